@@ -1,0 +1,245 @@
+"""The two documents that people write: Model and Workspace (`hotseat.dev/v1alpha1`).
+
+One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the docs. Field names follow
+Kubernetes (camelCase in documents, snake_case here); an unknown field is an error, because a misspelt one that is ignored is worse.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from hotseat.core.units import Bytes, Cores, Duration
+
+API_VERSION = "hotseat.dev/v1alpha1"
+DEFAULT_WORKSPACE = "default"
+SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
+
+# A Model's name becomes a Knative Service's, hence an RFC 1035 label.
+Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+# An alias is what clients send: `gpt-4o-mini`, `meta-llama/Llama-3.1-8B`, `qwen2.5:7b`.
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=253)]
+
+
+class Document(BaseModel):
+    """What all parts of documents share: camelCase outside, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+
+class Capability(StrEnum):
+    """What a Model can be asked for; each names the API routes that make sense for it."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
+    IMAGE = "image"
+
+
+class Metadata(Document):
+    """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Name = Field(description="Name that clients send as `model`; an RFC 1035 label.")
+    namespace: str | None = Field(default=None, description="Namespace on a cluster; ignored on one machine.")
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class EnvVar(Document):
+    """One environment variable of an engine."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    value: str = ""
+
+
+class Resources(Document):
+    """What a resident Model occupies."""
+
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=1, description="Whole GPUs (seats) that it holds. 0 runs beside anything."
+    )
+    accelerator_memory: Bytes | None = Field(
+        default=None, description="Accelerator memory that it claims; counts only where the Workspace states its own."
+    )
+    cpu: Cores | None = Field(default=None, description="CPU request.")
+    memory: Bytes | None = Field(default=None, description="Host memory request.")
+
+
+class Cache(Document):
+    """Where weights are kept."""
+
+    size: Bytes | None = Field(default=None, description="Size of the claim that is made for it.")
+    storage_class: str | None = Field(default=None, description="Storage class of that claim.")
+    existing_claim: Name | None = Field(default=None, description="A claim that exists already; excludes the other two.")
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.existing_claim and (self.size is not None or self.storage_class is not None):
+            raise ValueError("existingClaim excludes size and storageClass")
+        return self
+
+
+class OnIdle(StrEnum):
+    """How a Model leaves the accelerator."""
+
+    STOP = "Stop"
+    PARK = "Park"
+
+
+class Lifecycle(Document):
+    """How a Model comes and goes."""
+
+    idle_timeout: Duration = Field(
+        default=0.0, description="Unload after so long without a request (`0s`: stay until another needs the seat)."
+    )
+    release: OnIdle = Field(default=OnIdle.STOP, description="Stop the process, or Park it (keep it, free the accelerator).")
+    start_timeout: Duration = Field(default=300.0, description="Loading longer than this has failed.")
+    drain_timeout: Duration = Field(default=120.0, description="Requests in flight may finish for so long.")
+    stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
+    preload: bool = Field(default=False, description="Load at start, if there is a seat for it.")
+
+
+class Scheduling(Document):
+    """How a Model competes for the seat. Unset fields come from the Workspace's policy."""
+
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(default=0, description="Higher goes first among those that wait.")
+    min_residency: Duration | None = Field(default=None, description="Once ready, others wait so long while it is in use.")
+    max_wait: Duration | None = Field(default=None, description="Bound on the wait for a turn; widened, and said so, where it cannot be met.")
+
+
+class Health(Document):
+    """How an engine says that it is ready."""
+
+    path: Annotated[str, Field(pattern=r"^/")] | None = Field(
+        default=None, description="GET on it answers 2xx once ready; the engine knows a default."
+    )
+
+
+class ModelSpec(Document):
+    """What to serve, with what, and how it takes its turn."""
+
+    engine: str = Field(description="Server program: llamacpp, custom, external, mock, or one that a package adds.")
+    source: str | None = Field(
+        default=None, description="Weights: hf://org/repo[/file][@revision], ollama://name, file:///path, pvc://claim/path, or a path."
+    )
+    aliases: tuple[Alias, ...] = Field(default=(), description="Other names that clients may send.")
+    served_name: str | None = Field(default=None, description="Name to put into requests for the engine, where it wants another.")
+    url: Annotated[str, Field(pattern=r"^https?://[^/]+")] | None = Field(
+        default=None, description="Base URL of a server that runs already (engine external)."
+    )
+    image: str | None = Field(default=None, description="Container image (cluster).")
+    command: tuple[str, ...] = Field(default=(), description="Program and first arguments, instead of the engine's own.")
+    args: tuple[str, ...] = Field(default=(), description="More arguments for the engine.")
+    env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables for the engine.")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="Port that the engine listens on. On one machine a free one is chosen where none is given."
+    )
+    resources: Resources = Resources()
+    cache: Cache = Cache()
+    capabilities: tuple[Capability, ...] = Field(default=(), description="What it can be asked for; empty: whatever the engine says.")
+    lifecycle: Lifecycle = Lifecycle()
+    scheduling: Scheduling = Scheduling()
+    workspace: Name = Field(default=DEFAULT_WORKSPACE, description="Workspace whose accelerator it shares.")
+    health: Health = Health()
+    stop_command: tuple[str, ...] = Field(
+        default=(), description="Run to stop what escapes a process group (`docker stop …`), before SIGTERM."
+    )
+    concurrency: Annotated[int, Field(ge=0)] = Field(default=0, description="Most requests at once; the rest wait. 0: no limit.")
+    description: str = Field(default="", description="Shown in the list of models.")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Free form; shown in the list of models.")
+    unlisted: bool = Field(default=False, description="Served, but not in the list of models.")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.engine == "external" and self.url is None:
+            raise ValueError("engine external needs url")
+        if self.engine != "external" and self.url is not None:
+            raise ValueError("url is for engine external only")
+        if self.engine == "custom" and not self.command:
+            raise ValueError("engine custom needs command")
+        if self.source is not None and (match := re.match(r"^([a-z0-9+.-]+)://(.*)$", self.source)):
+            scheme, rest = match.groups()
+            if scheme not in SOURCE_SCHEMES:
+                raise ValueError(f"source has the scheme {scheme}://; allowed: {', '.join(s + '://' for s in SOURCE_SCHEMES)} or a path")
+            if not rest.strip("/"):
+                raise ValueError(f"source {self.source} names nothing")
+        names = [variable.name for variable in self.env]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"env sets {', '.join(doubled)} twice")
+        return self
+
+
+class Model(Document):
+    """Something that can be served."""
+
+    api_version: Literal["hotseat.dev/v1alpha1"] = API_VERSION
+    kind: Literal["Model"] = "Model"
+    metadata: Metadata
+    spec: ModelSpec
+
+    @property
+    def name(self) -> str:
+        """Name that clients send."""
+        return self.metadata.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name and aliases: everything that a client may send."""
+        return (self.metadata.name, *self.spec.aliases)
+
+
+class Capacity(Document):
+    """How much accelerator there is to share."""
+
+    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="Whole GPUs (seats).")
+    accelerator_memory: Bytes | None = Field(default=None, description="Accelerator memory; unset: only seats are counted.")
+
+
+class Queue(Document):
+    """How many requests may wait; what comes beyond is answered 429."""
+
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(default=1000, description="In the whole Workspace.")
+    max_waiting_per_model: Annotated[int, Field(ge=0, le=100_000)] | None = Field(default=None, description="For one Model.")
+
+
+class Policy(Document):
+    """Who is next, and the defaults for Models that say nothing."""
+
+    name: str = Field(default="batch", description="batch, or one that a package adds.")
+    max_wait: Duration = Field(default=30.0, description="Bound on the wait for a turn.")
+    min_residency: Duration = Field(default=0.0, description="Once ready, others wait so long while it is in use.")
+
+
+class WorkspaceSpec(Document):
+    """An amount of accelerator, and how it is shared."""
+
+    capacity: Capacity = Capacity()
+    default_model: str | None = Field(default=None, description="Model that answers requests which name none.")
+    queue: Queue = Queue()
+    policy: Policy = Policy()
+
+
+class Workspace(Document):
+    """An amount of accelerator and the Models that share it."""
+
+    api_version: Literal["hotseat.dev/v1alpha1"] = API_VERSION
+    kind: Literal["Workspace"] = "Workspace"
+    metadata: Metadata
+    spec: WorkspaceSpec = WorkspaceSpec()
+
+    @property
+    def name(self) -> str:
+        """Name that Models refer to."""
+        return self.metadata.name
+
+
+DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

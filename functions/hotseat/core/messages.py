@@ -1,0 +1,190 @@
+"""What the two machines, the routers and the runtimes say to each other.
+
+On one machine these objects are handed over; on a cluster they travel (demand as CloudEvents, residency as the Workspace's
+status). Times are seconds on the sender's clock and are compared only with times that came the same way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class SeatState(StrEnum):
+    """State of a holder: of what really occupies a seat."""
+
+    LOADING = "loading"
+    READY = "ready"
+    CLOSING = "closing"  # serves the batch it had; later requests wait
+    DRAINING = "draining"  # what is in flight may finish
+    RELEASING = "releasing"  # told to stop; not yet proven gone
+    UNPROVEN = "unproven"  # could not be proven gone: the seat stays taken until somebody settles it
+
+
+class CacheState(StrEnum):
+    """Where a Model's weights are."""
+
+    ABSENT = "absent"
+    FETCHING = "fetching"
+    CACHED = "cached"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """One holder of a seat, as routers see it."""
+
+    model: str
+    holder: str
+    state: SeatState
+    epoch: int  # of the decision that started it: the holder's identity
+    since: float  # when it entered this state
+    address: str | None = None  # http://host:port once ready
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a Model's waiting requests are sent away.
+
+    Requests that a router held when it first saw this epoch are answered with it; until `retry_at`, new ones are too.
+    """
+
+    epoch: int
+    code: str
+    message: str
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """Who holds the accelerator of one Workspace: the only thing that routers act on."""
+
+    epoch: int = 0
+    residents: tuple[Resident, ...] = ()
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    effective_max_wait: float | None = None  # seconds; above the asked-for bound where that cannot be met
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The requests of one Model that wait at one router."""
+
+    count: int
+    oldest: float  # arrival of the oldest
+    priority: int = 0  # highest among them
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """All that one router wants and does; a whole snapshot, so losing or repeating one does no harm."""
+
+    router: str
+    seq: int
+    seen_epoch: int
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)  # by model
+    in_flight: Mapping[str, int] = field(default_factory=dict)  # by holder
+    served: Mapping[str, int] = field(default_factory=dict)  # by holder: requests ever dispatched, so that short ones are seen
+    requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
+
+
+# Commands of the switching machine to a runtime -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring the weights of a Model; answered by CacheObserved."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Load a Model; answered by HolderReady or HolderFailed, and progress by HolderProgress."""
+
+    model: str
+    holder: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Take a holder off the accelerator; answered by HolderReleased or HolderUnproven.
+
+    `grace` is the time between asking and forcing, in seconds.
+    """
+
+    model: str
+    holder: str
+    epoch: int
+    grace: float
+
+
+RuntimeCommand = Fetch | Start | Stop
+
+
+# What a runtime observes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CacheObserved:
+    """State of a Model's weights. `done`/`total` are bytes, where known."""
+
+    now: float
+    model: str
+    state: CacheState
+    message: str = ""
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HolderReady:
+    """The engine answers at `address` (http://host:port)."""
+
+    now: float
+    holder: str
+    epoch: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class HolderFailed:
+    """The engine ended by itself, or never got ready. The seat is not free before HolderReleased."""
+
+    now: float
+    holder: str
+    epoch: int
+    reason: str  # CamelCase, as Kubernetes reasons: Exited, StartTimeout, OutOfMemory, CommandNotFound …
+    message: str  # with the last lines of its log, where there are any
+
+
+@dataclass(frozen=True, slots=True)
+class HolderReleased:
+    """Proof that nothing of this holder is left."""
+
+    now: float
+    holder: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class HolderUnproven:
+    """It should be gone, and nobody can show that it is."""
+
+    now: float
+    holder: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HolderAdopted:
+    """A holder found running at start; None as address: still loading."""
+
+    now: float
+    model: str
+    holder: str
+    epoch: int
+    address: str | None
+
+
+Observation = CacheObserved | HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderAdopted

@@ -1,0 +1,49 @@
+"""The edges of the core: what an adapter must do to be one. Each has one contract test suite for all its adapters."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from hotseat.core.documents import Model
+from hotseat.core.messages import Fetch, Observation, Start, Stop
+
+Observe = Callable[[Observation], None]
+
+
+class Runtime(Protocol):
+    """Runs engines. Commands return at once; what comes of them is told to `observe`, from any thread, in order per holder.
+
+    Every Start ends in exactly one HolderReleased or HolderUnproven (maybe after HolderReady, HolderFailed, a Stop), and an
+    Unproven one may still become Released. A Stop for a holder that is gone or never was is answered with HolderReleased.
+    Nothing is raised for what the world does; ValueError is for callers' mistakes.
+    """
+
+    def begin(self, models: Iterable[Model], observe: Observe) -> None:
+        """Take down or adopt what an earlier run left, tell the cache state of each model, and listen from now on."""
+
+    def update(self, models: Iterable[Model]) -> None:
+        """Replace the documents; holders that run go on as they are. Tells the cache state of each new or changed model."""
+
+    def fetch(self, order: Fetch) -> None:
+        """Bring the weights, without touching the accelerator. Repeating it while it runs does nothing."""
+
+    def start(self, order: Start) -> None:
+        """Load the model."""
+
+    def stop(self, order: Stop) -> None:
+        """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
+
+    def logs(self, model: str) -> "LogView | None":
+        """The engine's output; None for a model it does not know."""
+
+    def close(self) -> None:
+        """Stop whatever runs, at once if need be, and return when nothing is left."""
+
+
+class LogView(Protocol):
+    """Bounded output of one model's engine over its runs."""
+
+    def tail(self, lines: int) -> list[str]:
+        """Last lines, oldest first, without line ends."""
+
+    def read_after(self, position: int, timeout: float) -> tuple[int, list[str]]:
+        """Lines after a position (0: from the oldest kept) and the new position; waits up to `timeout` seconds for some."""

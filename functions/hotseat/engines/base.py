@@ -1,0 +1,65 @@
+"""What an engine is: how to run a server program and how to tell that it is ready. One small file each beside this one.
+
+Engines are found by the entry point group `hotseat.engines`, so another package can add one. They describe; runtimes act.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from hotseat.core.documents import Model
+
+ENTRY_POINTS = "hotseat.engines"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A process to start: `argv` without a shell, `env` on top of the runtime's own."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a runtime puts an engine: the address it shall listen on, and where the weights are."""
+
+    host: str
+    port: int
+    weights: str | None = None  # local path, once fetched; None where the engine gets them itself or needs none
+
+
+class EngineError(ValueError):
+    """This Model cannot run here; the message says what to do about it."""
+
+
+class Engine(Protocol):
+    """How to run one server program."""
+
+    name: str
+
+    def check(self, model: Model) -> list[str]:
+        """Say what is wrong with a Model's fields for this engine; empty if nothing. No I/O."""
+
+    def launch(self, model: Model, placement: Placement) -> Launch:
+        """Build the process that serves the model. EngineError: the program is not there, the weights are of a wrong kind …"""
+
+    def health_path(self, model: Model) -> str:
+        """Path whose GET answers 2xx once the engine can serve."""
+
+    def fetches(self, model: Model) -> bool:
+        """Whether weights must be fetched by hotseat before a start."""
+
+
+def engine_names() -> list[str]:
+    """Names of all installed engines, sorted."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+
+
+def load_engine(name: str) -> Engine:
+    """Engine of that name; KeyError if no installed package has it."""
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        engine: Engine = point.load()()
+        return engine
+    raise KeyError(name)
