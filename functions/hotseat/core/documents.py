@@ -1,38 +1,52 @@
 """The two documents that people write: Model and Workspace (`hotseat.dev/v1alpha1`).
 
-One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the docs. Field names follow
-Kubernetes (camelCase in documents, snake_case here); an unknown field is an error, because a misspelt one that is ignored is worse.
+One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the docs. Field names
+follow Kubernetes (camelCase in documents, snake_case here); an unknown field is an error, because a misspelt one that is
+ignored is worse. Rules between fields sit on the field that breaks them, so that an error can point at it.
 """
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from hotseat.core.units import Bytes, Cores, Duration
 
-API_VERSION = "hotseat.dev/v1alpha1"
+API_VERSION: Final = "hotseat.dev/v1alpha1"
 DEFAULT_WORKSPACE = "default"
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
 
 # A Model's name becomes a Knative Service's, hence an RFC 1035 label.
-Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 # An alias is what clients send: `gpt-4o-mini`, `meta-llama/Llama-3.1-8B`, `qwen2.5:7b`.
-Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=253)]
+ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PATH_PATTERN = r"^/"
+URL_PATTERN = r"^https?://[^/]+"
+# What each pattern asks for, in words for people.
+PATTERN_WORDS: Mapping[str, str] = {
+    NAME_PATTERN: "lower-case letters, digits and dashes, from a letter to a letter or digit",
+    ALIAS_PATTERN: "letters, digits and any of . _ : / @ + -, beginning with a letter or digit",
+    VARIABLE_PATTERN: "letters, digits and underscores, not beginning with a digit",
+    PATH_PATTERN: "a path that begins with /",
+    URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
+}
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
+Alias = Annotated[str, Field(pattern=ALIAS_PATTERN, max_length=253)]
 
 
 class Document(BaseModel):
     """What all parts of documents share: camelCase outside, unknown fields refused, immutable."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
 class Capability(StrEnum):
-    """What a Model can be asked for; each names the API routes that make sense for it."""
+    """What a Model can be asked for."""
 
     CHAT = "chat"
     COMPLETION = "completion"
@@ -43,22 +57,34 @@ class Capability(StrEnum):
     IMAGE = "image"
 
 
+# What a cluster writes into the metadata of its objects.
+CLUSTER_METADATA = frozenset({
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName", "generation",
+    "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+})  # fmt: skip
+
+
 class Metadata(Document):
     """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
 
-    model_config = ConfigDict(extra="ignore")
-
     name: Name = Field(description="Name that clients send as `model`; an RFC 1035 label.")
     namespace: str | None = Field(default=None, description="Namespace on a cluster; ignored on one machine.")
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels, as on any Kubernetes object.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, as on any Kubernetes object.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_what_a_cluster_adds(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if key not in CLUSTER_METADATA}
 
 
 class EnvVar(Document):
     """One environment variable of an engine."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    value: str = ""
+    name: Annotated[str, Field(pattern=VARIABLE_PATTERN)] = Field(description="Name of the variable.")
+    value: str = Field(default="", description="Its value; a number or true must be in quotes.")
 
 
 class Resources(Document):
@@ -79,13 +105,16 @@ class Cache(Document):
 
     size: Bytes | None = Field(default=None, description="Size of the claim that is made for it.")
     storage_class: str | None = Field(default=None, description="Storage class of that claim.")
-    existing_claim: Name | None = Field(default=None, description="A claim that exists already; excludes the other two.")
+    existing_claim: Name | None = Field(
+        default=None, description="A claim that exists already; excludes the other two."
+    )
 
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
-        if self.existing_claim and (self.size is not None or self.storage_class is not None):
+    @field_validator("existing_claim")
+    @classmethod
+    def _excludes_a_claim_of_ours(cls, claim: str | None, info: ValidationInfo) -> str | None:
+        if claim and (info.data.get("size") is not None or info.data.get("storage_class") is not None):
             raise ValueError("existingClaim excludes size and storageClass")
-        return self
+        return claim
 
 
 class OnIdle(StrEnum):
@@ -101,7 +130,9 @@ class Lifecycle(Document):
     idle_timeout: Duration = Field(
         default=0.0, description="Unload after so long without a request (`0s`: stay until another needs the seat)."
     )
-    release: OnIdle = Field(default=OnIdle.STOP, description="Stop the process, or Park it (keep it, free the accelerator).")
+    release: OnIdle = Field(
+        default=OnIdle.STOP, description="Stop the process, or Park it (keep it, free the accelerator)."
+    )
     start_timeout: Duration = Field(default=300.0, description="Loading longer than this has failed.")
     drain_timeout: Duration = Field(default=120.0, description="Requests in flight may finish for so long.")
     stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
@@ -111,15 +142,21 @@ class Lifecycle(Document):
 class Scheduling(Document):
     """How a Model competes for the seat. Unset fields come from the Workspace's policy."""
 
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(default=0, description="Higher goes first among those that wait.")
-    min_residency: Duration | None = Field(default=None, description="Once ready, others wait so long while it is in use.")
-    max_wait: Duration | None = Field(default=None, description="Bound on the wait for a turn; widened, and said so, where it cannot be met.")
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(
+        default=0, description="Higher goes first among those that wait."
+    )
+    min_residency: Duration | None = Field(
+        default=None, description="Once ready, others wait so long while it is in use."
+    )
+    max_wait: Duration | None = Field(
+        default=None, description="Bound on the wait for a turn; widened, and said so, where it cannot be met."
+    )
 
 
 class Health(Document):
     """How an engine says that it is ready."""
 
-    path: Annotated[str, Field(pattern=r"^/")] | None = Field(
+    path: Annotated[str, Field(pattern=PATH_PATTERN)] | None = Field(
         default=None, description="GET on it answers 2xx once ready; the engine knows a default."
     )
 
@@ -129,23 +166,32 @@ class ModelSpec(Document):
 
     engine: str = Field(description="Server program: llamacpp, custom, external, mock, or one that a package adds.")
     source: str | None = Field(
-        default=None, description="Weights: hf://org/repo[/file][@revision], ollama://name, file:///path, pvc://claim/path, or a path."
+        default=None,
+        description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
+        "pvc://claim/path, or a path (relative to the file's folder).",
     )
     aliases: tuple[Alias, ...] = Field(default=(), description="Other names that clients may send.")
-    served_name: str | None = Field(default=None, description="Name to put into requests for the engine, where it wants another.")
-    url: Annotated[str, Field(pattern=r"^https?://[^/]+")] | None = Field(
-        default=None, description="Base URL of a server that runs already (engine external)."
+    served_name: str | None = Field(
+        default=None, description="Name to put into requests for the engine, where it wants another."
+    )
+    url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
+        default=None, validate_default=True, description="Base URL of a server that runs already (engine external)."
     )
     image: str | None = Field(default=None, description="Container image (cluster).")
-    command: tuple[str, ...] = Field(default=(), description="Program and first arguments, instead of the engine's own.")
+    command: tuple[str, ...] = Field(
+        default=(), validate_default=True, description="Program and first arguments, instead of the engine's own."
+    )
     args: tuple[str, ...] = Field(default=(), description="More arguments for the engine.")
     env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables for the engine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        default=None, description="Port that the engine listens on. On one machine a free one is chosen where none is given."
+        default=None,
+        description="Port that the engine listens on. On one machine a free one is chosen where none is given.",
     )
     resources: Resources = Resources()
     cache: Cache = Cache()
-    capabilities: tuple[Capability, ...] = Field(default=(), description="What it can be asked for; empty: whatever the engine says.")
+    capabilities: tuple[Capability, ...] = Field(
+        default=(), description="What it can be asked for; empty: whatever the engine says."
+    )
     lifecycle: Lifecycle = Lifecycle()
     scheduling: Scheduling = Scheduling()
     workspace: Name = Field(default=DEFAULT_WORKSPACE, description="Workspace whose accelerator it shares.")
@@ -153,29 +199,52 @@ class ModelSpec(Document):
     stop_command: tuple[str, ...] = Field(
         default=(), description="Run to stop what escapes a process group (`docker stop …`), before SIGTERM."
     )
-    concurrency: Annotated[int, Field(ge=0)] = Field(default=0, description="Most requests at once; the rest wait. 0: no limit.")
+    concurrency: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Most requests at once; the rest wait. 0: no limit."
+    )
     description: str = Field(default="", description="Shown in the list of models.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Free form; shown in the list of models.")
     unlisted: bool = Field(default=False, description="Served, but not in the list of models.")
 
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        if self.engine == "external" and self.url is None:
+    @field_validator("source")
+    @classmethod
+    def _source_names_something(cls, source: str | None) -> str | None:
+        if source is not None and not source.strip():
+            raise ValueError("source is empty")
+        match = re.match(r"([A-Za-z0-9+.-]+):(//)?(.*)$", source or "", re.DOTALL)
+        if match is None or (match[2] is None and match[1] not in SOURCE_SCHEMES):
+            return source  # a path
+        if match[1] not in SOURCE_SCHEMES or match[2] is None:
+            schemes = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
+            raise ValueError(f"source begins with {match[1]}:{match[2] or ''}; allowed: {schemes} or a path")
+        if not match[3].strip("/"):
+            raise ValueError(f"source {source} names nothing")
+        return source
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_for_external(cls, url: str | None, info: ValidationInfo) -> str | None:
+        engine = info.data.get("engine")
+        if engine == "external" and url is None:
             raise ValueError("engine external needs url")
-        if self.engine != "external" and self.url is not None:
+        if engine is not None and engine != "external" and url is not None:
             raise ValueError("url is for engine external only")
-        if self.engine == "custom" and not self.command:
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _custom_needs_command(cls, command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("engine") == "custom" and not command:
             raise ValueError("engine custom needs command")
-        if self.source is not None and (match := re.match(r"^([a-z0-9+.-]+)://(.*)$", self.source)):
-            scheme, rest = match.groups()
-            if scheme not in SOURCE_SCHEMES:
-                raise ValueError(f"source has the scheme {scheme}://; allowed: {', '.join(s + '://' for s in SOURCE_SCHEMES)} or a path")
-            if not rest.strip("/"):
-                raise ValueError(f"source {self.source} names nothing")
-        names = [variable.name for variable in self.env]
+        return command
+
+    @field_validator("env")
+    @classmethod
+    def _env_sets_once(cls, env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+        names = [variable.name for variable in env]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"env sets {', '.join(doubled)} twice")
-        return self
+        return env
 
 
 class Model(Document):
@@ -201,14 +270,18 @@ class Capacity(Document):
     """How much accelerator there is to share."""
 
     gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="Whole GPUs (seats).")
-    accelerator_memory: Bytes | None = Field(default=None, description="Accelerator memory; unset: only seats are counted.")
+    accelerator_memory: Bytes | None = Field(
+        default=None, description="Accelerator memory; unset: only seats are counted."
+    )
 
 
 class Queue(Document):
     """How many requests may wait; what comes beyond is answered 429."""
 
     max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(default=1000, description="In the whole Workspace.")
-    max_waiting_per_model: Annotated[int, Field(ge=0, le=100_000)] | None = Field(default=None, description="For one Model.")
+    max_waiting_per_model: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="For one Model."
+    )
 
 
 class Policy(Document):

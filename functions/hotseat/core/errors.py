@@ -14,7 +14,9 @@ class HotseatError(Exception):
     code: str = "internal_error"
     type: ClassVar[str] = "server_error"
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after: float | None = None, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after: float | None = None, param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after

@@ -39,6 +39,7 @@ class Resident:
     epoch: int  # of the decision that started it: the holder's identity
     since: float  # when it entered this state
     address: str | None = None  # http://host:port once ready
+    leaving: str | None = None  # why it goes, where that is certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,10 @@ class Demand:
     seen_epoch: int
     waiting: Mapping[str, Waiting] = field(default_factory=dict)  # by model
     in_flight: Mapping[str, int] = field(default_factory=dict)  # by holder
-    served: Mapping[str, int] = field(default_factory=dict)  # by holder: requests ever dispatched, so that short ones are seen
+    served: Mapping[str, int] = field(
+        default_factory=dict
+    )  # by holder: requests ever dispatched, so that short ones are seen
+    closing: Mapping[str, int] = field(default_factory=dict)  # by model: how many of a closing batch still wait
     requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
 
 

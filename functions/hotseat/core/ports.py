@@ -33,7 +33,7 @@ class Runtime(Protocol):
         """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
 
     def logs(self, model: str) -> "LogView | None":
-        """The engine's output; None for a model it does not know."""
+        """Give the engine's output; None for a model it does not know."""
 
     def close(self) -> None:
         """Stop whatever runs, at once if need be, and return when nothing is left."""
@@ -43,7 +43,7 @@ class LogView(Protocol):
     """Bounded output of one model's engine over its runs."""
 
     def tail(self, lines: int) -> list[str]:
-        """Last lines, oldest first, without line ends."""
+        """Give the last lines, oldest first, without line ends."""
 
     def read_after(self, position: int, timeout: float) -> tuple[int, list[str]]:
-        """Lines after a position (0: from the oldest kept) and the new position; waits up to `timeout` seconds for some."""
+        """Give the lines after a position (0: from the oldest kept) and the new position; waits up to `timeout` seconds for some."""

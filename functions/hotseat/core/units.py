@@ -1,19 +1,23 @@
 """Durations and quantities as Kubernetes writes them, and as numbers once they are read.
 
 A duration is a Go duration string (`90s`, `5m`, `1h30m`, `250ms`), a memory quantity a Kubernetes one (`24Gi`, `500M`).
-In Python they are seconds (float) and bytes (int). Bare numbers are refused for durations: nobody should have to guess a unit.
+In Python they are seconds (float) and bytes (int). Bare numbers are refused for durations: nobody should have to guess
+a unit; and `m` for memory: it would be a thousandth of a byte, which nobody means.
 """
 
 import re
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 DURATION_PATTERN = r"^(0|([0-9]+(\.[0-9]+)?(ms|s|m|h))+)$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+BYTES_PATTERN = r"^[0-9]+(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+LIMIT = 2**63 - 1  # of what Kubernetes and Go hold: bytes, or nanoseconds (292 years)
 
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_QUANTITY_PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MULTIPLIER = {
     "": Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
@@ -22,15 +26,21 @@ _MULTIPLIER = {
 }  # fmt: skip
 
 
+class Unreadable(ValueError):
+    """No duration or quantity; the message is a noun phrase that says what would be one."""
+
+
 def parse_duration(value: Any) -> float:
-    """Seconds of a duration string; ValueError says what is allowed."""
-    if isinstance(value, str) and re.match(DURATION_PATTERN, value):
-        return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
-    raise ValueError("a duration such as 90s, 5m, 1h30m or 250ms")
+    """Read a duration string as seconds."""
+    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+        if seconds * 1e9 <= LIMIT:
+            return seconds
+    raise Unreadable("a duration such as 90s, 5m, 1h30m or 250ms")
 
 
 def format_duration(seconds: float) -> str:
-    """Shortest duration string that parses back to the same number of milliseconds."""
+    """Write seconds as the shortest duration string that parses back to the same number of milliseconds."""
     milliseconds = round(seconds * 1000)
     if milliseconds % 1000:
         return f"{milliseconds}ms"
@@ -41,29 +51,36 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_quantity(value: Any) -> Decimal:
-    """Number that a Kubernetes quantity stands for; ValueError says what is allowed."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return Decimal(str(value))
-    if isinstance(value, str) and re.match(QUANTITY_PATTERN, value):
-        number, unit = re.match(r"([0-9.]+)([A-Za-z]*)$", value).groups()  # type: ignore[union-attr]
-        return Decimal(number) * _MULTIPLIER[unit]
-    raise ValueError("a quantity such as 24Gi, 500M or 2")
+    """Read a Kubernetes quantity, or a number that is one already."""
+    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if isinstance(text, str) and (match := _QUANTITY_PARTS.fullmatch(text)):
+        quantity = Decimal(match[1]) * _MULTIPLIER[match[2] or ""]
+        if quantity <= LIMIT:
+            return quantity
+    raise Unreadable("a quantity such as 4, 0.5 or 500m")
+
+
+def parse_bytes(value: Any) -> int:
+    """Read a memory quantity as whole bytes, rounded up as Kubernetes does."""
+    try:
+        quantity = parse_quantity(value)
+    except Unreadable:
+        quantity = None
+    if quantity is None or (isinstance(value, str) and value.endswith("m")):
+        raise Unreadable("an amount of memory such as 24Gi, 500M or a number of bytes")
+    return int(quantity.to_integral_value(ROUND_CEILING))
 
 
 def format_bytes(count: float) -> str:
-    """Binary quantity with at most one decimal, for people (`1.5Gi`)."""
+    """Write a number of bytes with a binary unit and at most one decimal, for people (`1.5Gi`)."""
     for unit in ("", "Ki", "Mi", "Gi"):
-        if count < 1024:  # noqa: PLR2004
+        if count < 1024:  # noqa: PLR2004 - the step between binary units
             return f"{count:.1f}".removesuffix(".0") + unit
         count /= 1024
     return f"{count:.1f}".removesuffix(".0") + "Ti"
 
 
-def _bytes(value: Any) -> int:
-    return int(parse_quantity(value))
-
-
-def _plain(value: int) -> str:
+def _exact_bytes(value: int) -> str:
     for unit in ("Ti", "Gi", "Mi", "Ki"):
         if value and value % int(_MULTIPLIER[unit]) == 0:
             return f"{value // int(_MULTIPLIER[unit])}{unit}"
@@ -78,9 +95,9 @@ Duration = Annotated[
 ]
 Bytes = Annotated[
     int,
-    BeforeValidator(_bytes),
-    PlainSerializer(_plain, return_type=str),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": QUANTITY_PATTERN}]}),
+    BeforeValidator(parse_bytes),
+    PlainSerializer(_exact_bytes, return_type=str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": BYTES_PATTERN}]}),
 ]
 Cores = Annotated[
     float,

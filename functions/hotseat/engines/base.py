@@ -52,6 +52,11 @@ class Engine(Protocol):
         """Whether weights must be fetched by hotseat before a start."""
 
 
+def is_remote(source: str | None) -> bool:
+    """Whether a source names weights that are somewhere else: anything with a scheme but a file or a claim."""
+    return source is not None and "://" in source and not source.startswith(("file://", "pvc://"))
+
+
 def engine_names() -> list[str]:
     """Names of all installed engines, sorted."""
     return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})

@@ -1,0 +1,190 @@
+"""What `hotseat up` prints: a banner, a line per switch and per failure, and what is being loaded right now.
+
+A thread of its own does the writing, so that a terminal that is stopped (Ctrl-S), a full pipe or a closed one never
+holds up a switch: callers only queue. When nobody reads for long, lines are lost rather than piled up.
+"""
+
+import json
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import click
+
+from hotseat import __version__
+from hotseat.cli.events import Activity, Event, clock, failure, kind, line, passage, phases
+from hotseat.cli.terminal import REDRAW, LiveLine, is_live, table, took
+
+BACKLOG = 1000  # lines that may wait for a slow reader
+GOODBYE = 1.0  # seconds that close() waits for the last of them
+FREQUENT = frozenset({"demand.reported", "model.fetching"})  # too many for a log: the live line shows them
+
+ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, aliases, state
+
+
+def chat_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
+    """Commands to type next, given a model that can chat."""
+    key = ' -H "Authorization: Bearer $HOTSEAT_API_KEY"' if with_key else ""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    there = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
+    return [
+        f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+        f"hotseat{there} chat {model}",
+    ]
+
+
+class Console:
+    """Output of `hotseat up` on one stream: text for people, or one JSON object a line.
+
+    Its methods return at once, may be called from any thread, and never raise. It may be made before a fork: the writing
+    thread starts with the first line in each process.
+    """
+
+    def __init__(self, stream: TextIO, json_lines: bool, color: bool) -> None:
+        self._stream = stream
+        self._json = json_lines
+        self._color = color
+        self._live = is_live(stream) and not json_lines
+        self._line = LiveLine(stream)
+        self._activity = Activity()
+        self._waited: dict[str, int] = {}  # by switch: how many waited when it started
+        self._told: dict[str, str] = {}  # by model: the failure told last, which the switch's own event repeats
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(BACKLOG)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def banner(
+        self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int]], hints: Sequence[str]
+    ) -> None:
+        """Say where it listens, what it serves, how many GPUs each workspace has, and what to type next."""
+        self._later(lambda: self._banner(url, models, workspaces, hints))
+
+    def event(self, cloudevent: Event) -> None:
+        """Tell a switch or a failure, and keep the live line up to date with the rest."""
+        self._later(lambda: self._event(cloudevent))
+
+    def log(self, message: str) -> None:
+        """Tell anything else."""
+        now = datetime.now(UTC).isoformat()
+        self._later(lambda: self._say({"time": now}, "info", message, f"{clock({'time': now})}  {message}"))
+
+    def close(self) -> None:
+        """Write what is queued, as far as the stream takes it within a second, and erase the live line."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=GOODBYE)
+                thread.join(GOODBYE)
+
+    def _later(self, write: Callable[[], None]) -> None:
+        with suppress(queue.Full, RuntimeError):  # RuntimeError: no thread can be started any more
+            self._queue.put_nowait(write)
+            with self._lock:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._run, name="console", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        busy = ""
+        while True:
+            try:
+                write = self._queue.get(timeout=REDRAW if busy else None)
+            except queue.Empty:
+                write = _nothing
+            with suppress(Exception):  # a line that cannot be told or written is lost, and the next one tried
+                if write is None:
+                    if self._live:
+                        self._line.show("")
+                    return
+                write()
+                busy = self._activity.text(time.monotonic()) if self._live else ""
+                if self._live:
+                    self._line.show(busy)
+
+    def _banner(
+        self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int]], hints: Sequence[str]
+    ) -> None:
+        columns = ("name", "engine", "aliases", "state")
+        rows = [(name, engine, list(aliases), state) for name, engine, aliases, state in models]
+        known = {
+            "url": url,
+            "version": __version__,
+            "models": [dict(zip(columns, row, strict=True)) for row in rows],
+            "workspaces": [{"name": name, "gpus": gpus} for name, gpus in workspaces],
+        }
+        listed = table(["MODEL", "ENGINE", "STATE", "ALIASES"], [(n, e, s, ",".join(a)) for n, e, a, s in rows])
+        seats = ", ".join(f"{name} ({gpus} GPU{'' if gpus == 1 else 's'})" for name, gpus in workspaces)
+        text = "\n".join(
+            [
+                f"{self._styled(f'hotseat {__version__}', bold=True)} at {self._styled(url, bold=True)}, workspace {seats}",
+                "",
+                *(f"  {row}" for row in listed.split("\n")),
+                "",
+                *(["Try:", *(f"  {hint}" for hint in hints), ""] if hints else []),
+                "Ctrl-C lets requests in flight finish and stops; a second one stops at once.",
+                "",
+            ]
+        )
+        self._say({"time": datetime.now(UTC).isoformat(), **known}, "info", f"hotseat is up at {url}", text)
+
+    def _event(self, event: Event) -> None:
+        what = kind(event)
+        self._activity.see(event, time.monotonic())
+        text = self._told_as(what, event)
+        if self._json:
+            level = "error" if what.endswith(".failed") else "info"
+            if what not in FREQUENT:
+                self._say({"time": event.get("time")}, level, line(event).partition("  ")[2], "", event=dict(event))
+        elif text:
+            self._line.print(text)
+
+    def _told_as(self, what: str, event: Event) -> str:
+        """Lines for people; empty for what only the live line shows."""
+        data, at = event.get("data") or {}, clock(event)
+        match what:
+            case "switch.started":
+                self._waited[str(data.get("switch"))] = int(data.get("waiting") or 0)
+            case "switch.completed":
+                waited = self._waited.pop(str(data.get("switch")), 0)
+                word, who = passage(data)
+                extra = f"  ({waited} waited)" if waited else ""
+                return f"{at}  {self._styled(f'{word:<6}', fg='green')}  {who}   {phases(data)}{extra}"
+            case "switch.failed":
+                self._waited.pop(str(data.get("switch")), 0)
+                word, who = passage(data)
+                why = self._once(str(data.get("to") or ""), failure({**data, "reason": data.get("code")}))
+                return f"{at}  {self._styled('failed', fg='red')}  {who}   while in {data.get('phase', '?')}: {why}"
+            case "model.failed":
+                model, again = str(event.get("subject") or ""), data.get("retry_after")
+                first, _, log = self._once(model, failure(data)).partition("\n")
+                rest = f"   (next try in {took(again)})" if again else ""
+                return f"{at}  {self._styled('failed', fg='red')}  {model}   {first}{rest}" + (f"\n{log}" if log else "")
+            case "model.cached":
+                return f"{at}  {'cached':<6}  {event.get('subject')}"
+        return ""
+
+    def _once(self, model: str, why: str) -> str:
+        """Failure with the engine's last lines indented below; without them when they were told already."""
+        first, _, log = why.partition("\n")
+        if not log or self._told.get(model) == log:
+            return first
+        self._told[model] = log
+        return "\n".join([first, *(f"          | {row}" for row in log.split("\n"))])
+
+    def _say(self, head: dict[str, Any], level: str, message: str, text: str, **more: Any) -> None:
+        if self._json:
+            entry = {**head, "level": level, "message": message, **more}
+            text = json.dumps(entry, ensure_ascii=False, default=str)
+        self._line.print(text)
+
+    def _styled(self, text: str, **style: Any) -> str:
+        return click.style(text, **style) if self._color else text
+
+
+def _nothing() -> None:
+    """Stand for an empty queue: only the live line is redrawn."""

@@ -1,0 +1,164 @@
+"""What CloudEvents mean to somebody who watches: one line for each, and what is going on right now."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hotseat.cli.terminal import share, took
+
+PREFIX = "dev.hotseat."
+PHASES = ("wait", "drain", "release", "load", "total")
+
+Event = Mapping[str, Any]
+Data = Mapping[str, Any]
+
+
+def kind(event: Event) -> str:
+    """`switch.completed` of `dev.hotseat.switch.completed.v1`."""
+    return str(event.get("type", "")).removeprefix(PREFIX).rpartition(".v")[0]
+
+
+def clock(event: Event) -> str:
+    """Local time of day."""
+    try:
+        return datetime.fromisoformat(str(event["time"])).astimezone().strftime("%H:%M:%S")
+    except (KeyError, ValueError):
+        return "--:--:--"
+
+
+def models_of(value: Any) -> list[str]:
+    """Names in a field that holds one, several or none."""
+    return [value] if isinstance(value, str) and value else list(value or ())
+
+
+def passage(data: Data) -> tuple[str, str]:
+    """Word for what a switch does, and who goes and comes: (`switch`, `qwen → gemma`)."""
+    old, new = ", ".join(models_of(data.get("from"))), ", ".join(models_of(data.get("to")))
+    if old and new:
+        return "switch", f"{old} → {new}"
+    return ("load", new) if new else ("unload", old)
+
+
+def phases(data: Data) -> str:
+    """Durations of the phases that there were: `drain 0.01s  release 0.12s  load 1.31s  total 1.44s`."""
+    times = data.get("phases") or {}
+    return "  ".join(f"{phase} {took(times[phase])}" for phase in PHASES if times.get(phase) is not None)
+
+
+def line(event: Event) -> str:
+    """One line for any event: `12:31:07  switch.completed   gemma   qwen → gemma   load 1.31s …`."""
+    data = event.get("data") or {}
+    told = _TELLERS.get(kind(event), _anything)(data)
+    return f"{clock(event)}  {kind(event):<16}  {event.get('subject') or '-'}   {' '.join(told.split(chr(10)))}".rstrip()
+
+
+def _requested(data: Data) -> str:
+    return f"{data.get('waiting', '?')} waiting"
+
+
+def _started(data: Data) -> str:
+    return f"{passage(data)[1]}   {data.get('reason') or ''}"
+
+
+def _completed(data: Data) -> str:
+    return f"{passage(data)[1]}   {phases(data)}"
+
+
+def _switch_failed(data: Data) -> str:
+    return f"{passage(data)[1]}   while in {data.get('phase', '?')}: {data.get('message') or data.get('code') or '?'}"
+
+
+def _ready(data: Data) -> str:
+    return f"after {took(data.get('seconds'))}"
+
+
+def _released(data: Data) -> str:
+    return f"{data.get('reason') or ''}   after {took(data.get('seconds'))}"
+
+
+def _model_failed(data: Data) -> str:
+    again = data.get("retry_after")
+    return failure(data) + (f"   (next try in {took(again)})" if again else "")
+
+
+def _fetching(data: Data) -> str:
+    return f"{share(data.get('done'), data.get('total'))}   {data.get('message') or ''}"
+
+
+def _anything(data: Data) -> str:
+    return "  ".join(f"{key}={value}" for key, value in data.items())
+
+
+def failure(data: Data) -> str:
+    """Reason and message of a failure; the message may go on with the engine's last lines."""
+    reason, message = data.get("reason") or data.get("code") or "", data.get("message") or ""
+    return f"{reason}: {message}" if reason and message else str(reason or message)
+
+
+_TELLERS: Mapping[str, Callable[[Data], str]] = {
+    "switch.requested": _requested,
+    "switch.started": _started,
+    "switch.completed": _completed,
+    "switch.failed": _switch_failed,
+    "model.ready": _ready,
+    "model.released": _released,
+    "model.failed": _model_failed,
+    "model.fetching": _fetching,
+}
+
+
+@dataclass(slots=True)
+class _Doing:
+    """What is done for one model, since when (seconds on the caller's clock), and who must go first."""
+
+    what: str
+    since: float
+    leaving: set[str] = field(default_factory=set)
+
+
+class Activity:
+    """What is going on, as far as the events tell: who waits, loads or is fetched. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._doing: dict[str, _Doing] = {}
+        self._lock = threading.Lock()
+
+    def see(self, event: Event, now: float) -> None:
+        """Take an event into account."""
+        with self._lock:
+            self._see(kind(event), str(event.get("subject") or ""), event.get("data") or {}, now)
+
+    def text(self, now: float) -> str:
+        """One line about all of it; empty when nothing goes on."""
+        with self._lock:
+            return "   ".join(f"{model}  {doing.what}  {now - doing.since:.1f}s" for model, doing in self._doing.items())
+
+    def _see(self, what: str, subject: str, data: Data, now: float) -> None:
+        match what:
+            case "switch.requested":
+                self._doing.setdefault(subject, _Doing("waiting", now))
+            case "model.fetching":
+                said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
+                self._doing.setdefault(subject, _Doing(said, now)).what = said
+            case "switch.started":
+                leaving = set(models_of(data.get("from")))
+                for model in models_of(data.get("to")):
+                    said = f"waiting for {', '.join(sorted(leaving))} to leave" if leaving else "loading"
+                    self._doing[model] = _Doing(said, now, leaving)
+            case "model.released" | "model.parked":
+                self._gone(subject, now)
+            case "switch.completed" | "switch.failed":
+                for model in models_of(data.get("to")):
+                    self._doing.pop(model, None)
+            case "model.ready" | "model.woken" | "model.failed" | "model.cached":
+                self._doing.pop(subject, None)
+
+    def _gone(self, subject: str, now: float) -> None:
+        self._doing.pop(subject, None)
+        for doing in self._doing.values():
+            if subject in doing.leaving:
+                doing.leaving.discard(subject)
+                if not doing.leaving:
+                    doing.what, doing.since = "loading", now

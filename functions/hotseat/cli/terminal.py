@@ -1,0 +1,112 @@
+"""How things look on a terminal: plain tables, short ages, and one line that is rewritten in place."""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+NOTHING = "-"
+REDRAW = 0.1  # seconds between two drawings of a live line
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as kubectl writes them: three spaces between, no lines, `-` for what is not there; no line end."""
+    lines = [[*headers], *([cell or NOTHING for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    return "\n".join(
+        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def age(seconds: float) -> str:
+    """Round down to at most two units, as kubectl does: `45s`, `3m12s`, `5h10m`, `4d`."""
+    whole = max(0, int(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    return "".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count) or "0s"
+
+
+def took(seconds: float | None) -> str:
+    """Duration with the precision that a switch deserves: `0.12s`, `41.3s`, `2m5s`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 10:  # noqa: PLR2004
+        return f"{seconds:.2f}s"
+    return f"{seconds:.1f}s" if seconds < 100 else age(seconds)  # noqa: PLR2004
+
+
+def share(done: int | None, total: int | None) -> str:
+    """Progress of a download: `45%  1.2Gi of 2.7Gi`, or as much of it as is known."""
+    from hotseat.core.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
+
+    if done is None:
+        return ""
+    if not total:
+        return format_bytes(done)
+    return f"{100 * done // total}%  {format_bytes(done)} of {format_bytes(total)}"
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a line can be rewritten in place there."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class LiveLine:
+    """The last line of a terminal, rewritten in place. Safe to use from many threads; raises what the stream raises."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Show this instead, cut to the width of the terminal: a wrapped line could not be erased."""
+        text = text[: shutil.get_terminal_size().columns - 1]
+        with self._lock:
+            if text != self._shown:
+                self._write("\r\x1b[2K" + text)
+                self._shown = text
+
+    def print(self, line: str) -> None:
+        """Write a line that stays, above."""
+        with self._lock:
+            self._write(("\r\x1b[2K" if self._shown else "") + line + "\n" + self._shown)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+@contextmanager
+def live(stream: TextIO, text: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """Keep a line with the current `text()` on a terminal, until the body ends or calls what it is given.
+
+    Where the stream is no terminal, nothing is shown.
+    """
+    if not is_live(stream):
+        yield lambda: None
+        return
+    line, over = LiveLine(stream), threading.Event()
+
+    def draw() -> None:
+        with suppress(OSError):
+            while not over.wait(REDRAW):
+                line.show(text())
+
+    def stop() -> None:
+        if not over.is_set():
+            over.set()
+            thread.join()
+            line.show("")
+
+    thread = threading.Thread(target=draw, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop()

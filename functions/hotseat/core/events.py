@@ -1,0 +1,108 @@
+"""The CloudEvents of hotseat: one row a type. docs/events.md is made from this table, and a test compares the two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PREFIX = "dev.hotseat."
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One event type: what it says, and the fields of its data."""
+
+    type: str
+    meaning: str
+    data: Mapping[str, str]
+
+
+_SWITCH = {
+    "switch": "id of the switch",
+    "workspace": "Workspace",
+    "from": "models that leave",
+    "to": "model that comes",
+    "reason": "why",
+}
+_PHASES = {
+    "phases": "seconds: wait (oldest request until the decision), drain, release, load, total (decision until ready)"
+}
+
+KINDS: Mapping[str, Kind] = {
+    kind.type: kind
+    for kind in (
+        Kind(
+            "switch.requested",
+            "Requests wait for a model that is not resident.",
+            {"model": "model", "workspace": "Workspace", "waiting": "how many wait", "router": "id of the router"},
+        ),
+        Kind("switch.started", "A switch has been decided.", {**_SWITCH, "waiting": "how many wait for it"}),
+        Kind("switch.completed", "The model is ready.", {**_SWITCH, **_PHASES}),
+        Kind(
+            "switch.failed",
+            "The model did not get ready, or nobody wanted it any longer.",
+            {
+                **_SWITCH,
+                **_PHASES,
+                "phase": "drain, release or load",
+                "code": "reason in CamelCase",
+                "message": "what was seen",
+            },
+        ),
+        Kind(
+            "model.fetching",
+            "Weights are being fetched.",
+            {"done": "bytes", "total": "bytes or null", "message": "what is going on"},
+        ),
+        Kind("model.cached", "Weights are there.", {}),
+        Kind("model.ready", "The engine answers.", {"holder": "id of the holder", "seconds": "load time"}),
+        Kind(
+            "model.released",
+            "Proof was seen that nothing of the holder is left.",
+            {
+                "holder": "id of the holder",
+                "reason": "why it left",
+                "seconds": "time from the order to stop until the proof",
+            },
+        ),
+        Kind(
+            "model.failed",
+            "It could not be fetched or loaded, ended by itself, or could not be proven gone.",
+            {
+                "holder": "id of the holder, or null",
+                "reason": "CamelCase",
+                "message": "with the last lines of the engine's log",
+                "retry_after": "seconds of back-off, or null",
+            },
+        ),
+        Kind("model.parked", "The process is kept, the accelerator is free.", {"holder": "id of the holder"}),
+        Kind(
+            "model.woken",
+            "A parked engine is back on the accelerator.",
+            {"holder": "id of the holder", "seconds": "wake time"},
+        ),
+        Kind(
+            "demand.reported",
+            "What a router wants; at most once a second on one machine.",
+            {
+                "router": "id of the router",
+                "seq": "number of the snapshot",
+                "waiting": "by model",
+                "in_flight": "by holder",
+            },
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Something to tell the world: a key of KINDS, the model it is about, its data."""
+
+    type: str
+    subject: str
+    data: Mapping[str, Any]
+
+
+def event_type(kind: str) -> str:
+    """Full CloudEvents type of a key of KINDS."""
+    return f"{PREFIX}{kind}.v1"

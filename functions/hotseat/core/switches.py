@@ -1,0 +1,176 @@
+"""The ledger of switches: who left for whom, how long each phase took, and what switching has cost before. Pure."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from hotseat.core.events import Emit
+
+KEPT = 100
+_WEIGHT = 0.3  # of the newest measurement in a moving average
+
+
+@dataclass(slots=True)
+class Departure:
+    """One model's way off the accelerator; times are None until they come."""
+
+    model: str
+    closing: float | None = None
+    stopping: float | None = None
+    released: float | None = None
+
+
+@dataclass(slots=True)
+class Switch:
+    """One change of who holds the accelerator. Times are seconds on the machine's clock."""
+
+    id: str
+    workspace: str
+    to: str
+    reason: str
+    requested: float
+    decided: float
+    waiting: int
+    leaving: dict[str, Departure] = field(default_factory=dict)
+    started: float | None = None
+    ended: float | None = None
+    outcome: str = "running"
+    message: str = ""
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of each phase that has ended: wait, drain, release, load, total."""
+        result = {"wait": self.decided - self.requested}
+        gone = self.leaving.values()
+        drains = [d.stopping - d.closing for d in gone if d.stopping is not None and d.closing is not None]
+        releases = [d.released - d.stopping for d in gone if d.released is not None and d.stopping is not None]
+        result["drain"] = max(drains, default=0.0)
+        result["release"] = max(releases, default=0.0)
+        if self.started is not None and self.ended is not None:
+            result["load"] = self.ended - self.started
+        if self.ended is not None:
+            result["total"] = self.ended - self.decided
+        return {phase: round(seconds, 4) for phase, seconds in result.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Fields that its events share."""
+        return {
+            "switch": self.id,
+            "workspace": self.workspace,
+            "from": list(self.leaving),
+            "to": self.to,
+            "reason": self.reason,
+        }
+
+
+@dataclass(slots=True)
+class Costs:
+    """Moving averages of the seconds that loading and stopping each model takes."""
+
+    load: dict[str, float] = field(default_factory=dict)
+    stop: dict[str, float] = field(default_factory=dict)
+
+    def note_load(self, model: str, seconds: float) -> None:
+        """Learn from a load."""
+        self.load[model] = _average(self.load.get(model), seconds)
+
+    def note_stop(self, model: str, seconds: float) -> None:
+        """Learn from a stop."""
+        self.stop[model] = _average(self.stop.get(model), seconds)
+
+    def of(self, model: str) -> float:
+        """Seconds that switching to and away from a model takes; 0 while unknown."""
+        return self.load.get(model, 0.0) + self.stop.get(model, 0.0)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Switches under way, by the model that comes, and the last that ended."""
+
+    workspace: str
+    costs: Costs = field(default_factory=Costs)
+    _running: dict[str, Switch] = field(default_factory=dict)
+    _departures: dict[str, Departure] = field(default_factory=dict)
+    _ended: deque[Switch] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _count: int = 0
+
+    def leaving(self, model: str, now: float) -> None:
+        """Note that it was told to make room."""
+        self._departures[model] = Departure(model, closing=now)
+
+    def stays(self, model: str) -> None:
+        """Note that it may stay after all."""
+        self._departures.pop(model, None)
+        for switch in self._running.values():
+            switch.leaving.pop(model, None)
+
+    def stopping(self, model: str, now: float) -> None:
+        """Note that it is drained and being stopped."""
+        departure = self._departures.setdefault(model, Departure(model, closing=now))
+        departure.stopping = now
+
+    def released(self, model: str, now: float) -> None:
+        """Note that it is proven gone."""
+        departure = self._departures.pop(model, None)
+        if departure is not None:
+            departure.released = now
+
+    def decided(
+        self, model: str, now: float, requested: float, *, leaving: list[str], waiting: int, reason: str
+    ) -> list[Emit]:
+        """Note that a model shall come; says so once. `leaving` are those that make room."""
+        switch = self._running.get(model)
+        new = switch is None
+        if switch is None:
+            self._count += 1
+            decided = min(
+                [now, *(d.closing for m in leaving if (d := self._departures.get(m)) and d.closing is not None)]
+            )
+            switch = Switch(
+                f"{self.workspace}/{self._count}", self.workspace, model, reason, min(requested, now), now, waiting
+            )
+            switch.decided = max(decided, switch.requested)
+            self._running[model] = switch
+        for name in leaving:
+            if name in self._departures:
+                switch.leaving.setdefault(name, self._departures[name])
+        return [Emit("switch.started", model, {**switch.describe(), "waiting": waiting})] if new else []
+
+    def starting(self, model: str, now: float) -> None:
+        """Its engine is being started."""
+        if model in self._running:
+            self._running[model].started = now
+
+    def ready(self, model: str, now: float) -> list[Emit]:
+        """Note that it is ready."""
+        return self._end(model, now, "completed", "switch.completed", {})
+
+    def failed(self, model: str, now: float, phase: str, code: str, message: str) -> list[Emit]:
+        """Note that it did not get ready."""
+        return self._end(model, now, "failed", "switch.failed", {"phase": phase, "code": code, "message": message})
+
+    def failed_release(self, model: str, now: float, message: str) -> list[Emit]:
+        """Fail every switch that waits for a model that cannot be proven gone."""
+        waiting = [to for to, switch in self._running.items() if model in switch.leaving and switch.started is None]
+        return [e for to in waiting for e in self.failed(to, now, "release", "ReleaseUnproven", message)]
+
+    def abandon(self, wanted: set[str], now: float) -> list[Emit]:
+        """End the switches to models that nobody wants any longer."""
+        gone = [to for to in self._running if to not in wanted]
+        message = "it is not next any longer: nobody waits for it, or another goes first"
+        return [e for to in gone for e in self.failed(to, now, "drain", "Abandoned", message)]
+
+    def switches(self) -> tuple[Switch, ...]:
+        """All that are known, oldest first."""
+        return (*self._ended, *self._running.values())
+
+    def _end(self, model: str, now: float, outcome: str, event: str, extra: dict[str, str]) -> list[Emit]:
+        switch = self._running.pop(model, None)
+        if switch is None:
+            return []
+        switch.ended, switch.outcome, switch.message = now, outcome, extra.get("message", "")
+        self._ended.append(switch)
+        return [Emit(event, model, {**switch.describe(), "phases": switch.phases(), **extra})]
+
+
+def _average(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)

@@ -1,0 +1,205 @@
+"""YAML text to plain data that JSON could hold, with the place of every field: what pydantic and good messages need.
+
+PyYAML composes the nodes; the data is made here, because its constructor forgets where things stood, silently drops
+duplicate keys and expands aliases without a bound. JSON is read the same way: it is YAML but for tabs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from hotseat.manifests.problems import Path, Problem, dotted
+
+MAX_NODES = 100_000  # of one document, aliases expanded: thousands of models, or a bomb
+MAX_DEPTH = 50
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}  # JSON knows no dates
+_EXACT_INTEGER = 2**63
+
+
+class _TooMuch(Exception):  # noqa: N818 - not an error of ours
+    """The aliases of a document expand to more than anybody means."""
+
+
+@dataclass(slots=True)
+class Tree:
+    """One YAML document: its data (nulls dropped, as Kubernetes has it: unset), and where each part of it stands."""
+
+    data: Any = None
+    values: dict[Path, yaml.Node] = field(default_factory=dict)
+    keys: dict[Path, yaml.Node] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """Line and column of a field; of the nearest thing around it where it is missing."""
+        while path and path not in self.values:
+            path = path[:-1]
+        node = self.values[path]
+        if path in self.keys and not isinstance(node, yaml.ScalarNode):
+            node = self.keys[path]
+        return node.start_mark.line + 1, node.start_mark.column + 1
+
+    def key_place(self, path: Path) -> tuple[int, int]:
+        """Line and column of a field's name."""
+        node = self.keys.get(path)
+        return (node.start_mark.line + 1, node.start_mark.column + 1) if node else self.place(path)
+
+    def written(self, path: Path) -> str | None:
+        """Text of a plain scalar as it stands in the file (`on`, `1:30`), before YAML made something else of it."""
+        node = self.values.get(path)
+        return node.value if isinstance(node, yaml.ScalarNode) else None
+
+
+def parse(text: str, file: str) -> Iterator[Tree | Problem]:
+    """Read the documents of a file; empty ones are left out. A Problem says that the rest of the file is unreadable."""
+    try:
+        loader = yaml.SafeLoader(text)
+        while loader.check_node():  # type: ignore[no-untyped-call]
+            node = loader.get_node()  # type: ignore[no-untyped-call]
+            if node.tag != _TAG + "null":
+                yield _Builder(file).tree(node)
+    except yaml.reader.ReaderError as error:
+        line, column = _place_of(text, error.position)
+        yield Problem(file, f"the character {error.character!r} is not allowed in YAML", line=line, column=column)
+    except yaml.MarkedYAMLError as error:
+        yield _syntax_problem(error, file)
+    except (ValueError, OverflowError) as error:  # of an escape or a directive with a number out of range
+        yield Problem(file, f"not YAML: {error}")
+    except RecursionError:
+        yield Problem(file, "nested too deeply")
+
+
+def _place_of(text: str, position: int) -> tuple[int, int]:
+    return text.count("\n", 0, position) + 1, position - (text.rfind("\n", 0, position) + 1) + 1
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    what = error.problem or error.context or "cannot be read"
+    problem = Problem(file, f"not YAML: {what}{f' ({error.context})' if error.problem and error.context else ''}")
+    if mark is not None:
+        problem = replace(problem, line=mark.line + 1, column=mark.column + 1)
+    if "'\\t'" in what:
+        return replace(problem, suggestion="indent with spaces, YAML allows no tabs")
+    if "mapping values are not allowed" in what:
+        return replace(problem, suggestion="check the indentation, and put text that holds a colon in quotes")
+    return problem
+
+
+class _Builder:
+    """Makes one Tree; counts what it visits, so that aliases cannot explode."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._visited = 0
+        self._tree = Tree()
+        self._constructor = yaml.constructor.SafeConstructor()
+
+    def tree(self, node: yaml.Node) -> Tree:
+        try:
+            self._tree.data = self._value(node, ())
+        except _TooMuch as error:
+            line, column = node.start_mark.line + 1, node.start_mark.column + 1
+            self._tree.problems = [Problem(self._file, str(error), line=line, column=column)]
+            self._tree.data = None
+        return self._tree
+
+    def _visit(self, path: Path, depth: int) -> None:
+        self._visited += 1
+        if self._visited > MAX_NODES:
+            raise _TooMuch(f"more than {MAX_NODES} values, with all aliases expanded")
+        if len(path) + depth > MAX_DEPTH:
+            raise _TooMuch(f"nested more than {MAX_DEPTH} deep")
+
+    def _problem(self, message: str, node: yaml.Node, path: Path, **more: str) -> None:
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        self._tree.problems.append(
+            Problem(self._file, message, line=line, column=column, field=dotted(path), **more)  # type: ignore[arg-type]
+        )
+
+    def _value(self, node: yaml.Node, path: Path) -> Any:
+        self._visit(path, 0)
+        self._tree.values[path] = node
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._problem(f"the tag {_tag(node)} is not known", node, path, allowed="plain values")
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
+        return self._mapping(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        members: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key_node, value_node in self._merged(node, path, 0):
+            if isinstance(key_node, yaml.ScalarNode):
+                members[_clean(key_node.value)] = key_node, value_node
+            else:
+                hint = "put text that begins with { or [ in quotes"
+                self._problem("a field's name must be text", key_node, path, suggestion=hint)
+        self._tell_duplicates(node, path)
+        data = {}
+        for key, (key_node, value_node) in members.items():
+            self._tree.keys[*path, key] = key_node
+            value = self._value(value_node, (*path, key))
+            if value is not None:
+                data[key] = value
+        return data
+
+    def _tell_duplicates(self, node: yaml.MappingNode, path: Path) -> None:
+        first: dict[str, yaml.Node] = {}
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _TAG + "merge":
+                key = _clean(key_node.value)
+                if key in first:
+                    message = f"stands twice; first on line {first[key].start_mark.line + 1}"
+                    self._problem(message, key_node, (*path, key))
+                first.setdefault(key, key_node)
+
+    def _merged(self, node: yaml.Node, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        """Yield the members of a mapping, those merged with `<<` first, so that its own win."""
+        self._visit(path, depth)
+        if not isinstance(node, yaml.MappingNode):
+            self._problem("<< merges mappings only", node, path)
+            return
+        for key_node, value_node in node.value:
+            if key_node.tag == _TAG + "merge":
+                sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for source in reversed(sources):  # the first of several wins
+                    yield from self._merged(source, path, depth + 1)
+        for key_node, value_node in node.value:
+            if key_node.tag != _TAG + "merge":
+                yield key_node, value_node
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        if node.tag == _TAG + "null":
+            return None
+        if node.tag in (_TAG + "bool", _TAG + "int", _TAG + "float"):
+            return self._number(node)
+        if node.tag not in _TEXT_TAGS:
+            self._problem(f"the tag {_tag(node)} is not known", node, path, allowed="plain values")
+        if "\0" in node.value:
+            self._problem("holds a NUL character, which no program's arguments can", node, path)
+        return _clean(node.value)
+
+    def _number(self, node: yaml.ScalarNode) -> Any:
+        """Read a boolean or a number; what JSON cannot hold (`.nan`, `!!int x`, 80 digits) stays the text that it is."""
+        kind = node.tag.removeprefix(_TAG)
+        try:
+            value = getattr(self._constructor, f"construct_yaml_{kind}")(node)
+        except (ValueError, KeyError, IndexError, OverflowError):
+            return _clean(node.value)
+        if isinstance(value, bool) or abs(value) < _EXACT_INTEGER:
+            return value
+        return _clean(node.value)
+
+
+def _tag(node: yaml.Node) -> str:
+    return "!!" + node.tag.removeprefix(_TAG) if node.tag.startswith(_TAG) else node.tag
+
+
+def _clean(text: str) -> str:
+    """Join surrogate pairs, as JSON's \\u escapes write them, and replace lone ones: they are not Unicode text."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
