@@ -18,7 +18,7 @@ CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 30.0  # for what the server answers from memory; loads and streams have no limit here: Ctrl-C is theirs
 EXCERPT = 200  # characters quoted of an answer that is not hotseat's
 
-Query = str | int | bool | None
+Query = Mapping[str, str | int | bool | None]  # None: not sent
 
 
 class ClientError(click.ClickException):
@@ -28,17 +28,23 @@ class ClientError(click.ClickException):
 class ApiError(ClientError):
     """An answer that says no. `retry_after` is in seconds, as the server sent it."""
 
-    def __init__(self, message: str, *, status: int | None = None, code: str = "", retry_after: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str = "", retry_after: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.retry_after = retry_after
+        self.hint = ""
 
     def format_message(self) -> str:
         """Add what the user can do about it."""
+        hint = self.hint
         if self.status == 401:  # noqa: PLR2004
-            return f"{self.message} (give the key with --api-key or HOTSEAT_API_KEY)"
-        return f"{self.message} (try again in {self.retry_after} s)" if self.retry_after else self.message
+            hint = "give the key with --api-key or HOTSEAT_API_KEY"
+        elif self.retry_after:
+            hint = f"try again in {self.retry_after} s"
+        return f"{self.message.rstrip('.')}; {hint}" if hint else self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,8 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     the end is dropped.
     """
     decoder = io.IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")("replace"), translate=True)
-    rest, data, event, last_id = "", [], "", ""
+    data: list[str] = []
+    rest, event, last_id = "", "", ""
     for chunk in chunks:
         *lines, rest = (rest + decoder.decode(chunk)).split("\n")
         for line in lines:
@@ -97,16 +104,16 @@ class Client:
         self._pool = urllib3.PoolManager(retries=False)
         self._answer_timeout = answer_timeout
 
-    def get(self, path: str, part: str) -> Any:
-        """One part of the JSON object that a GET answers."""
+    def get(self, path: str, part: str) -> dict[str, Any]:
+        """JSON object that a GET answers, which has this part."""
         body = self._json("GET", path, self._answer_timeout)
         if not isinstance(body, dict) or part not in body:
             raise ClientError(f"what answers at {self.url}{path} is not a hotseat: no {part!r} in its answer")
-        return body[part]
+        return body
 
     def act(self, path: str, *, wait: bool) -> Any:
         """Body of a POST that orders something; with `wait` it returns once that is done, however long it takes."""
-        return self._json("POST", path, None if wait else self._answer_timeout, wait=wait)
+        return self._json("POST", path, None if wait else self._answer_timeout, {"wait": wait})
 
     def load(self, model: str, *, wait: bool = True) -> Any:
         """Load a model."""
@@ -123,15 +130,16 @@ class Client:
         path = f"/api/models/{quote(model)}/logs"
         with self.near_miss(model):
             if follow:
-                yield from (event.data for event in self.stream(path, lines=lines, follow=True) if event.comment is None)
+                stream = self.stream(path, {"lines": lines, "follow": True})
+                yield from (event.data for event in stream if event.comment is None)
                 return
-            with self._request("GET", path, self._answer_timeout, lines=lines) as response, self._explained():
+            with self._request("GET", path, self._answer_timeout, {"lines": lines}) as response, self._explained():
                 text = response.data.decode("utf-8", "replace")
         yield from text.removesuffix("\n").split("\n") if text else ()
 
     def events(self, *, history: int = 0, follow: bool = True) -> Iterator[dict[str, Any]]:
         """CloudEvents: the last of the past, then, with `follow`, those to come."""
-        for event in self.stream("/api/events", history=history, follow=None if follow else False):
+        for event in self.stream("/api/events", {"history": history, "follow": None if follow else False}):
             if event.comment is None:
                 yield _parsed(event.data)
 
@@ -139,24 +147,26 @@ class Client:
         """Ask for a streamed chat completion, with the loading state as comments."""
         headers = {"X-Hotseat-Loading": "comments", "Accept": "text/event-stream"}
         with self.near_miss(str(body.get("model", ""))):
-            yield from self.stream("/v1/chat/completions", method="POST", body={**body, "stream": True}, headers=headers)
+            yield from self.stream(
+                "/v1/chat/completions", method="POST", body={**body, "stream": True}, headers=headers
+            )
 
     def stream(
         self,
         path: str,
+        query: Query | None = None,
         *,
         method: str = "GET",
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        **query: Query,
     ) -> Iterator[ServerSentEvent]:
         """Events of a stream until the server ends it; the connection is closed when the iterator is."""
-        with self._request(method, path, None, body=body, headers=headers, **query) as response:
+        with self._request(method, path, None, query, body=body, headers=headers) as response:
             yield from read_events(self._chunks(response))
 
     def names(self) -> list[str]:
         """Everything that a request may name: models and aliases."""
-        models = self.get("/v1/models", "data")
+        models = self.get("/v1/models", "data")["data"]
         return [name for model in models for name in (model["id"], *model.get("aliases", ()))]
 
     @contextmanager
@@ -167,7 +177,7 @@ class Client:
         except ApiError as error:
             if error.code == "model_not_found":
                 with suppress(ClientError):  # the error is worth more than the hint
-                    error.message = f"{error.message.rstrip('.')}; {self._hint(name)}"
+                    error.hint = self._hint(name)
             raise
 
     def _hint(self, name: str) -> str:
@@ -175,8 +185,8 @@ class Client:
         close = get_close_matches(name, known, n=1, cutoff=0.5)
         return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}"
 
-    def _json(self, method: str, path: str, timeout: float | None, **query: Query) -> Any:
-        with self._request(method, path, timeout, **query) as response, self._explained():
+    def _json(self, method: str, path: str, timeout: float | None, query: Query | None = None) -> Any:
+        with self._request(method, path, timeout, query) as response, self._explained():
             return _parsed(response.data)
 
     @contextmanager
@@ -185,13 +195,13 @@ class Client:
         method: str,
         path: str,
         timeout: float | None,
+        query: Query | None = None,
         *,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        **query: Query,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Answer to a request, its body not yet read; ApiError for one that is not 2xx."""
-        sent = urlencode({key: str(value).lower() for key, value in query.items() if value is not None})
+        sent = urlencode({key: str(value).lower() for key, value in (query or {}).items() if value is not None})
         with self._explained():
             response = self._pool.request(
                 method,

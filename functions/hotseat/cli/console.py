@@ -22,7 +22,7 @@ from hotseat.cli.terminal import REDRAW, LiveLine, is_live, table, took
 
 BACKLOG = 1000  # lines that may wait for a slow reader
 GOODBYE = 1.0  # seconds that close() waits for the last of them
-FREQUENT = frozenset({"demand.reported", "model.fetching"})  # too many for a log: the live line shows them
+FETCH_LOG = 10.0  # seconds between two log lines about one download, where there is no live line
 
 ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, aliases, state
 
@@ -54,6 +54,7 @@ class Console:
         self._activity = Activity()
         self._waited: dict[str, int] = {}  # by switch: how many waited when it started
         self._told: dict[str, str] = {}  # by model: the failure told last, which the switch's own event repeats
+        self._fetched: dict[str, float] = {}  # by model: when its download was logged last
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(BACKLOG)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -136,12 +137,21 @@ class Console:
         what = kind(event)
         self._activity.see(event, time.monotonic())
         text = self._told_as(what, event)
-        if self._json:
+        if self._json and not self._too_often(what, event):
             level = "error" if what.endswith(".failed") else "info"
-            if what not in FREQUENT:
-                self._say({"time": event.get("time")}, level, line(event).partition("  ")[2], "", event=dict(event))
-        elif text:
+            message = " ".join(line(event).split()[1:])
+            self._say({"time": event.get("time")}, level, message, "", event=dict(event))
+        elif text and not self._json:
             self._line.print(text)
+
+    def _too_often(self, what: str, event: Event) -> bool:
+        """Whether a log has enough of these: demand at all, and the progress of a download that was told just now."""
+        if what == "model.fetching":
+            model, now = str(event.get("subject")), time.monotonic()
+            if now - self._fetched.get(model, -FETCH_LOG) < FETCH_LOG:
+                return True
+            self._fetched[model] = now
+        return what == "demand.reported"
 
     def _told_as(self, what: str, event: Event) -> str:
         """Lines for people; empty for what only the live line shows."""
@@ -149,6 +159,7 @@ class Console:
         match what:
             case "switch.started":
                 self._waited[str(data.get("switch"))] = int(data.get("waiting") or 0)
+                self._told.pop(str(data.get("to")), None)
             case "switch.completed":
                 waited = self._waited.pop(str(data.get("switch")), 0)
                 word, who = passage(data)
@@ -163,7 +174,9 @@ class Console:
                 model, again = str(event.get("subject") or ""), data.get("retry_after")
                 first, _, log = self._once(model, failure(data)).partition("\n")
                 rest = f"   (next try in {took(again)})" if again else ""
-                return f"{at}  {self._styled('failed', fg='red')}  {model}   {first}{rest}" + (f"\n{log}" if log else "")
+                return f"{at}  {self._styled('failed', fg='red')}  {model}   {first}{rest}" + (
+                    f"\n{log}" if log else ""
+                )
             case "model.cached":
                 return f"{at}  {'cached':<6}  {event.get('subject')}"
         return ""

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from hotseat.cli.terminal import share, took
+from hotseat.core.events import PREFIX
 
-PREFIX = "dev.hotseat."
+UNSEEN = 0.005  # seconds that are shown as 0.00s
 PHASES = ("wait", "drain", "release", "load", "total")
 
 Event = Mapping[str, Any]
@@ -42,16 +43,23 @@ def passage(data: Data) -> tuple[str, str]:
 
 
 def phases(data: Data) -> str:
-    """Durations of the phases that there were: `drain 0.01s  release 0.12s  load 1.31s  total 1.44s`."""
-    times = data.get("phases") or {}
-    return "  ".join(f"{phase} {took(times[phase])}" for phase in PHASES if times.get(phase) is not None)
+    """Durations of the phases that there were: `drain 0.01s  release 0.12s  load 1.31s  total 1.44s`.
+
+    A wait that cannot be seen is left out: most switches begin at once.
+    """
+    times = {phase: seconds for phase, seconds in (data.get("phases") or {}).items() if seconds is not None}
+    if times.get("wait", 0) < UNSEEN:
+        times.pop("wait", None)
+    return "  ".join(f"{phase} {took(times[phase])}" for phase in PHASES if phase in times)
 
 
 def line(event: Event) -> str:
     """One line for any event: `12:31:07  switch.completed   gemma   qwen → gemma   load 1.31s …`."""
     data = event.get("data") or {}
     told = _TELLERS.get(kind(event), _anything)(data)
-    return f"{clock(event)}  {kind(event):<16}  {event.get('subject') or '-'}   {' '.join(told.split(chr(10)))}".rstrip()
+    return (
+        f"{clock(event)}  {kind(event):<16}  {event.get('subject') or '-'}   {' '.join(told.split(chr(10)))}".rstrip()
+    )
 
 
 def _requested(data: Data) -> str:
@@ -133,7 +141,9 @@ class Activity:
     def text(self, now: float) -> str:
         """One line about all of it; empty when nothing goes on."""
         with self._lock:
-            return "   ".join(f"{model}  {doing.what}  {now - doing.since:.1f}s" for model, doing in self._doing.items())
+            return "   ".join(
+                f"{model}  {doing.what}  {now - doing.since:.1f}s" for model, doing in self._doing.items()
+            )
 
     def _see(self, what: str, subject: str, data: Data, now: float) -> None:
         match what:

@@ -199,23 +199,28 @@ class Admission:
         """Take a snapshot for the switcher; each has a higher sequence number."""
         self._seq += 1
         requested, self._announce = tuple(self._announce), []
-        waiting, closing = {}, {}
+        closing = {}
         for model, queue in self._queues.items():
-            if queue.arrived:
-                oldest = next(iter(queue.arrived.values()))[0]
-                waiting[model] = Waiting(len(queue.arrived), oldest, max(p for _, p in queue.arrived.values()))
-                if queue.mark >= 0 and (rest := sum(self._requests[r].order <= queue.mark for r in queue.arrived)):
-                    closing[model] = rest
+            if queue.mark >= 0 and (rest := sum(self._requests[r].order <= queue.mark for r in queue.arrived)):
+                closing[model] = rest
         return Demand(
             self.router,
             self._seq,
             self.residency.epoch,
-            waiting,
+            self.waiting_by_model(),
             dict(self._in_flight),
             dict(self._served),
             closing,
             requested,
         )
+
+    def waiting_by_model(self) -> dict[str, Waiting]:
+        """Say what waits; models for which nothing does are not in it."""
+        return {
+            model: Waiting(len(q.arrived), next(iter(q.arrived.values()))[0], max(p for _, p in q.arrived.values()))
+            for model, q in self._queues.items()
+            if q.arrived
+        }
 
     def waiting(self, model: str | None = None) -> int:
         """Count requests that wait, of one model or of all."""

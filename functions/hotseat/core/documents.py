@@ -67,7 +67,7 @@ CLUSTER_METADATA = frozenset({
 class Metadata(Document):
     """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
 
-    name: Name = Field(description="Name that clients send as `model`; an RFC 1035 label.")
+    name: Name = Field(description="What clients send as `model`, or Models as their workspace; an RFC 1035 label.")
     namespace: str | None = Field(default=None, description="Namespace on a cluster; ignored on one machine.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels, as on any Kubernetes object.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, as on any Kubernetes object.")
@@ -194,7 +194,9 @@ class ModelSpec(Document):
     )
     lifecycle: Lifecycle = Lifecycle()
     scheduling: Scheduling = Scheduling()
-    workspace: Name = Field(default=DEFAULT_WORKSPACE, description="Workspace whose accelerator it shares.")
+    workspace: Name = Field(
+        default=DEFAULT_WORKSPACE, description="Workspace whose accelerator it shares; where there is just one, that."
+    )
     health: Health = Health()
     stop_command: tuple[str, ...] = Field(
         default=(), description="Run to stop what escapes a process group (`docker stop …`), before SIGTERM."
@@ -250,8 +252,8 @@ class ModelSpec(Document):
 class Model(Document):
     """Something that can be served."""
 
-    api_version: Literal["hotseat.dev/v1alpha1"] = API_VERSION
-    kind: Literal["Model"] = "Model"
+    api_version: Literal["hotseat.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this format.")
+    kind: Literal["Model"] = Field(default="Model", description="What the document describes.")
     metadata: Metadata
     spec: ModelSpec
 
@@ -304,8 +306,8 @@ class WorkspaceSpec(Document):
 class Workspace(Document):
     """An amount of accelerator and the Models that share it."""
 
-    api_version: Literal["hotseat.dev/v1alpha1"] = API_VERSION
-    kind: Literal["Workspace"] = "Workspace"
+    api_version: Literal["hotseat.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this format.")
+    kind: Literal["Workspace"] = Field(default="Workspace", description="What the document describes.")
     metadata: Metadata
     spec: WorkspaceSpec = WorkspaceSpec()
 

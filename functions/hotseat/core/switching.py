@@ -458,7 +458,7 @@ class Switching:
         if not (held + terms.claim).fits(self.capacity):
             return
         epoch = self.epoch + 1
-        holder = Holder(model, f"{model}@{epoch}", epoch, SeatState.LOADING, now, terms, last_used=now)
+        holder = Holder(model, f"{self.workspace}/{model}@{epoch}", epoch, SeatState.LOADING, now, terms, last_used=now)
         self.holders[holder.id] = holder
         self._changed = True
         self.ledger.starting(model, now)

@@ -1,0 +1,1 @@
+"""Engines: how to run each server program."""

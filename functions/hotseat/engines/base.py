@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Say what is wrong with a Model's fields for this engine; empty if nothing. No I/O."""
 
     def launch(self, model: Model, placement: Placement) -> Launch:
-        """Build the process that serves the model. EngineError: the program is not there, the weights are of a wrong kind …"""
+        """Build the process that serves the model. EngineError: no such program, weights of a wrong kind."""
 
     def health_path(self, model: Model) -> str:
         """Path whose GET answers 2xx once the engine can serve."""

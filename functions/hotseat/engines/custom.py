@@ -77,7 +77,11 @@ def _problems(text: str) -> Iterator[str]:
         elif field not in FIELDS[:-1] and not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*", field):
             near = difflib.get_close_matches(field, FIELDS, n=1)
             allowed = ", ".join(f"{{{name}}}" for name in FIELDS)
-            yield f"unknown field {{{field}}}" + (f", did you mean {{{near[0]}}}?" if near else "") + f" Allowed: {allowed}"
+            yield (
+                f"unknown field {{{field}}}"
+                + (f", did you mean {{{near[0]}}}?" if near else "")
+                + f" Allowed: {allowed}"
+            )
 
 
 def _fill(text: str, value: Callable[[str], str]) -> str:

@@ -19,7 +19,9 @@ class External:
             "port": model.spec.port,
             "source": model.spec.source,
         }
-        problems += [f"engine external starts nothing, so {field} has no meaning" for field, value in ours.items() if value]
+        problems += [
+            f"engine external starts nothing, so {field} has no meaning" for field, value in ours.items() if value
+        ]
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:  # noqa: ARG002

@@ -20,7 +20,11 @@ class LlamaCpp:
 
     def check(self, model: Model) -> list[str]:
         """Want a source, and leave the arguments to us that say where it is and where to listen."""
-        problems = [] if model.spec.source else ["engine llamacpp needs source: a .gguf file, hf://org/repo/file.gguf or https://…"]
+        problems = (
+            []
+            if model.spec.source
+            else ["engine llamacpp needs source: a .gguf file, hf://org/repo/file.gguf or https://…"]
+        )
         taken = sorted({flag for arg in model.spec.args if (flag := arg.partition("=")[0]) in _OURS})
         problems += [f"args has {flag}, which hotseat sets itself" for flag in taken]
         return problems

@@ -79,9 +79,11 @@ class Problem(Exception):
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read llama-server's flags into fields of CommonParams, plus a few that need more than an assignment."""
     parser = argparse.ArgumentParser(
-        prog="hotseat.engines.llamacpp_wheel", description="llama.cpp's server.", allow_abbrev=False,
+        prog="hotseat.engines.llamacpp_wheel",
+        usage="%(prog)s --model FILE [flags of llama-server …]",
+        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-    )  # fmt: skip
+    )
     for flags, (field, kind) in VALUES.items():
         parser.add_argument(*flags, dest=field, type=kind, required=field == "model.path")
     for flags, (field, value) in SWITCHES.items():
@@ -118,14 +120,18 @@ def parameters(options: argparse.Namespace, wheel: Any) -> Any:
     params.hostnames = [options.host]
     params.model_alias = {name for name in options.alias.split(",") if name}
     params.api_keys = [key for key in options.api_key.split(",") if key]
-    params.flash_attn_type = _member(wheel.llama_flash_attn_type, "LLAMA_FLASH_ATTN_TYPE_", FLASH_ATTENTION[options.flash_attn])
+    params.flash_attn_type = _member(
+        wheel.llama_flash_attn_type, "LLAMA_FLASH_ATTN_TYPE_", FLASH_ATTENTION[options.flash_attn]
+    )
     params.n_parallel = options.parallel
     if options.parallel < 0:  # as llama-server does: four slots that share one context
         params.n_parallel, params.kv_unified = 4, True
     if options.rerank:
         params.embedding, params.pooling_type = True, wheel.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     if options.mlock or options.no_mmap:
-        mode = {(True, False): "MMAP_MLOCK", (True, True): "MLOCK", (False, True): "NONE"}[options.mlock, options.no_mmap]
+        mode = {(True, False): "MMAP_MLOCK", (True, True): "MLOCK", (False, True): "NONE"}[
+            options.mlock, options.no_mmap
+        ]
         params.load_mode = _member(wheel.llama_load_mode, "LLAMA_LOAD_MODE_", mode)
     if options.timeout is not None:
         params.timeout_read = params.timeout_write = options.timeout
@@ -167,12 +173,12 @@ def main(argv: list[str]) -> NoReturn:
     except Problem as problem:
         sys.exit(f"llamacpp: {problem}")
     try:
-        server = xllamacpp.Server(params)  # returns when the model is loaded
+        server = xllamacpp.Server(params)  # noqa: F841  # returns when the model is loaded; serves as long as it is referred to
     except Exception as error:  # whatever C++ throws
-        print(f"llamacpp: {error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"llamacpp: {error}\n")
+        sys.stderr.flush()
         os._exit(1)
     _await(ending)
-    del server  # needed until here
     os._exit(0)  # no destructors: what is in flight was drained before, and the system frees memory faster
 
 

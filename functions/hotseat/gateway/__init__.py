@@ -1,0 +1,1 @@
+"""HTTP in front: API families, operations, keys, and the relay to the engines."""

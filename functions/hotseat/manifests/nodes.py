@@ -20,8 +20,12 @@ _TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}  #
 _EXACT_INTEGER = 2**63
 
 
-class _TooMuch(Exception):  # noqa: N818 - not an error of ours
-    """The aliases of a document expand to more than anybody means."""
+class _TooMuch(Exception):
+    """The aliases of a document expand to more than anybody means, or it is nested deeper."""
+
+    def __init__(self, message: str, node: yaml.Node) -> None:
+        super().__init__(message)
+        self.line = node.start_mark.line + 1
 
 
 @dataclass(slots=True)
@@ -57,19 +61,22 @@ def parse(text: str, file: str) -> Iterator[Tree | Problem]:
     """Read the documents of a file; empty ones are left out. A Problem says that the rest of the file is unreadable."""
     try:
         loader = yaml.SafeLoader(text)
-        while loader.check_node():  # type: ignore[no-untyped-call]
-            node = loader.get_node()  # type: ignore[no-untyped-call]
-            if node.tag != _TAG + "null":
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and node.tag != _TAG + "null":
                 yield _Builder(file).tree(node)
+    except _TooMuch as error:
+        yield Problem(file, str(error), line=error.line)
     except yaml.reader.ReaderError as error:
         line, column = _place_of(text, error.position)
         yield Problem(file, f"the character {error.character!r} is not allowed in YAML", line=line, column=column)
     except yaml.MarkedYAMLError as error:
         yield _syntax_problem(error, file)
     except (ValueError, OverflowError) as error:  # of an escape or a directive with a number out of range
-        yield Problem(file, f"not YAML: {error}")
+        mark = loader.get_mark()
+        yield Problem(file, f"not YAML: {error}", line=mark.line + 1, column=mark.column + 1)
     except RecursionError:
-        yield Problem(file, "nested too deeply")
+        yield Problem(file, "nested too deeply", line=loader.get_mark().line + 1)
 
 
 def _place_of(text: str, position: int) -> tuple[int, int]:
@@ -99,37 +106,31 @@ class _Builder:
         self._constructor = yaml.constructor.SafeConstructor()
 
     def tree(self, node: yaml.Node) -> Tree:
-        try:
-            self._tree.data = self._value(node, ())
-        except _TooMuch as error:
-            line, column = node.start_mark.line + 1, node.start_mark.column + 1
-            self._tree.problems = [Problem(self._file, str(error), line=line, column=column)]
-            self._tree.data = None
+        self._tree.data = self._value(node, ())
         return self._tree
 
-    def _visit(self, path: Path, depth: int) -> None:
+    def _visit(self, node: yaml.Node, depth: int) -> None:
         self._visited += 1
         if self._visited > MAX_NODES:
-            raise _TooMuch(f"more than {MAX_NODES} values, with all aliases expanded")
-        if len(path) + depth > MAX_DEPTH:
-            raise _TooMuch(f"nested more than {MAX_DEPTH} deep")
+            raise _TooMuch(f"more than {MAX_NODES} values, with all aliases expanded", node)
+        if depth > MAX_DEPTH:
+            raise _TooMuch(f"nested more than {MAX_DEPTH} deep", node)
 
-    def _problem(self, message: str, node: yaml.Node, path: Path, **more: str) -> None:
+    def _problem(self, message: str, node: yaml.Node, path: Path, hint: str = "") -> None:
         line, column = node.start_mark.line + 1, node.start_mark.column + 1
-        self._tree.problems.append(
-            Problem(self._file, message, line=line, column=column, field=dotted(path), **more)  # type: ignore[arg-type]
-        )
+        field = dotted(path)
+        self._tree.problems.append(Problem(self._file, message, "", line, column, field, suggestion=hint))
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
-        self._visit(path, 0)
+        self._visit(node, len(path))
         self._tree.values[path] = node
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in (_TAG + "map", _TAG + "seq"):
-            self._problem(f"the tag {_tag(node)} is not known", node, path, allowed="plain values")
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._mapping(node, path)
+            self._problem(f"the tag {_tag(node)} is not known", node, path)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         members: dict[str, tuple[yaml.Node, yaml.Node]] = {}
@@ -138,7 +139,7 @@ class _Builder:
                 members[_clean(key_node.value)] = key_node, value_node
             else:
                 hint = "put text that begins with { or [ in quotes"
-                self._problem("a field's name must be text", key_node, path, suggestion=hint)
+                self._problem("a field's name must be text", key_node, path, hint)
         self._tell_duplicates(node, path)
         data = {}
         for key, (key_node, value_node) in members.items():
@@ -160,7 +161,7 @@ class _Builder:
 
     def _merged(self, node: yaml.Node, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         """Yield the members of a mapping, those merged with `<<` first, so that its own win."""
-        self._visit(path, depth)
+        self._visit(node, len(path) + depth)
         if not isinstance(node, yaml.MappingNode):
             self._problem("<< merges mappings only", node, path)
             return
@@ -179,7 +180,7 @@ class _Builder:
         if node.tag in (_TAG + "bool", _TAG + "int", _TAG + "float"):
             return self._number(node)
         if node.tag not in _TEXT_TAGS:
-            self._problem(f"the tag {_tag(node)} is not known", node, path, allowed="plain values")
+            self._problem(f"the tag {_tag(node)} is not known", node, path)
         if "\0" in node.value:
             self._problem("holds a NUL character, which no program's arguments can", node, path)
         return _clean(node.value)
@@ -201,5 +202,5 @@ def _tag(node: yaml.Node) -> str:
 
 
 def _clean(text: str) -> str:
-    """Join surrogate pairs, as JSON's \\u escapes write them, and replace lone ones: they are not Unicode text."""
+    """Join surrogate pairs, as the escapes of JSON write them, and replace lone ones: they are not Unicode text."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -35,10 +35,10 @@ class Problem:
             lines.append(f"    allowed: {self.allowed}")
         if self.suggestion:
             lines.append(f"    hint:    {self.suggestion}")
-        return "\n".join(lines)
+        return "\n".join(map(_printable, lines))
 
 
-class ManifestErrors(Exception):  # noqa: N818 - it is many
+class ManifestErrors(Exception):
     """The documents cannot be used. Holds every problem of all files, in the order of files and lines."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -49,6 +49,13 @@ class ManifestErrors(Exception):  # noqa: N818 - it is many
         """Write all of them for a terminal, one block each, and how many there are."""
         count = len(self.problems)
         return "\n".join([*map(str, self.problems), f"{count} problem{'' if count == 1 else 's'}"])
+
+
+def _printable(text: str) -> str:
+    """Escape control characters: what stands in a file must not command a terminal."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda match: ascii(match[0])[1:-1], text
+    )
 
 
 def dotted(path: Path) -> str:

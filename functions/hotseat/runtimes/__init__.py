@@ -1,0 +1,1 @@
+"""Runtimes: how engines are run, each a folder beside this one."""

@@ -44,7 +44,9 @@ def cached(source: str, cache_dir: Path) -> Path | None:
     if scheme == "pvc":
         raise SourceError(f"source {source}: pvc:// needs a cluster; on one machine use a path")
     if scheme not in _FETCHED:
-        raise SourceError(f"source {source}: {scheme}:// cannot be fetched; use {', '.join(s + '://' for s in _FETCHED)} or a path")
+        raise SourceError(
+            f"source {source}: {scheme}:// cannot be fetched; use {', '.join(s + '://' for s in _FETCHED)} or a path"
+        )
     folder = entry(source, cache_dir)
     try:
         path = folder / json.loads((folder / _NOTE).read_bytes())["path"]

@@ -116,7 +116,9 @@ class _Transfer:
             raise _Interrupted(f"answered {response.status}")
         if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise SourceError(f"{self.remote.shown} answered {response.status}{_hint(response.status)}")
-        if response.status == HTTPStatus.OK or not response.headers.get("Content-Range", "").startswith(f"bytes {self.done}-"):
+        if response.status == HTTPStatus.OK or not response.headers.get("Content-Range", "").startswith(
+            f"bytes {self.done}-"
+        ):
             self._restart()
             if response.status == HTTPStatus.PARTIAL_CONTENT:
                 raise _Interrupted("answered another range than the one asked for")

@@ -72,10 +72,10 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
 
 
 def _entry_point(here: Path, wanted: Wanted, names: list[str]) -> Path:
-    split_file = len({_SPLIT_GGUF.sub("", name) for name in names}) == 1 and _SPLIT_GGUF.search(names[0])
-    if wanted.pattern and (names == [wanted.pattern] or len(names) == 1 or split_file):
-        return here / names[0]
-    return here / wanted.pattern if (here / wanted.pattern).is_dir() else here
+    if not wanted.pattern or (here / wanted.pattern).is_dir():
+        return here / wanted.pattern
+    parts_of_one = _SPLIT_GGUF.search(names[0]) and len({_SPLIT_GGUF.sub("", name) for name in names}) == 1
+    return here / names[0] if len(names) == 1 or parts_of_one else here
 
 
 def _listing(pool: urllib3.PoolManager, endpoint: str, wanted: Wanted, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -85,16 +85,21 @@ def _listing(pool: urllib3.PoolManager, endpoint: str, wanted: Wanted, headers: 
     except HTTPError as error:
         raise SourceError(f"{endpoint} cannot be reached: {error}", retryable=True) from error
     if response.status in (401, 403, 404):
-        known = "is not there, or HF_TOKEN does not give access" if headers else "is not there, or is private or gated: set HF_TOKEN"
+        known = (
+            "is not there, or HF_TOKEN does not give access"
+            if headers
+            else "is not there, or is private or gated: set HF_TOKEN"
+        )
         raise SourceError(f"{wanted.repo}@{wanted.revision} {known} ({endpoint} answered {response.status})")
     if response.status != 200:  # noqa: PLR2004
         raise SourceError(f"{endpoint} answered {response.status}", retryable=True)
     try:
         listing: dict[str, Any] = json.loads(response.data)
-        listing["sha"], listing["siblings"]  # noqa: B018
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{endpoint} does not answer like a hub") from error
-    return listing
+        if isinstance(listing["siblings"], list) and isinstance(listing["sha"], str):
+            return listing
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise SourceError(f"{endpoint} does not answer like a hub")
 
 
 def _headers(env: Mapping[str, str]) -> dict[str, str]:

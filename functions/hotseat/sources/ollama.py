@@ -29,7 +29,9 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
     layers = _manifest(pool, f"{registry}/v2/{repository}/manifests/{tag or 'latest'}", source).get("layers", [])
     weights = [layer for layer in layers if layer.get("mediaType") == _WEIGHTS]
     if len(weights) != 1:
-        raise SourceError(f"{source} has {len(weights)} files of weights, expected one; run it by Ollama itself (engine custom)")
+        raise SourceError(
+            f"{source} has {len(weights)} files of weights, expected one; run it by Ollama itself (engine custom)"
+        )
     digest, size = weights[0]["digest"], weights[0]["size"]
     target = folder / f"{name.rpartition('/')[2]}-{tag or 'latest'}.gguf"
     remote = Remote(f"{registry}/v2/{repository}/blobs/{digest}", size=size, sha256=digest.removeprefix("sha256:"))

@@ -19,7 +19,7 @@ class Progress:
         self.total: int | None = None  # of all files, where the origin states it
 
     def file(self, name: str) -> Report:
-        """Reporter for the next file; earlier ones are whole by then."""
+        """Make the reporter of the next file; earlier ones are whole by then."""
         before = self._before
 
         def report(done: int, total: int | None) -> None:

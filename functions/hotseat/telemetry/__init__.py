@@ -1,0 +1,1 @@
+"""What hotseat says about itself: metrics and logs."""

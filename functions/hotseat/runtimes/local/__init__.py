@@ -1,0 +1,1 @@
+"""Runtime of one machine: models as child processes."""

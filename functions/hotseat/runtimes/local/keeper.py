@@ -14,6 +14,7 @@ stdout carries JSON lines to hotseat:
 stderr is the pipe that the engine's output goes to.
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -32,19 +33,19 @@ REASONS = {errno.ENOENT: "CommandNotFound", errno.EACCES: "CommandNotExecutable"
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2) where there is one; elsewhere hotseat's own sweep has to do."""
+    """Set an attribute of this process where the system has prctl; elsewhere hotseat's own sweep has to do."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def parents() -> dict[int, int]:
-    """Parent of every process that /proc shows."""
+def processes() -> dict[int, list[bytes]]:
+    """Every process that /proc shows: its state, parent, group, session …, the fields of proc_pid_stat(5) behind the name."""
     found = {}
     for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():  # noqa: PTH112, PTH208 - pathlib costs its import
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
-                    found[int(entry)] = int(file.read().rpartition(b")")[2].split()[1])
+                    found[int(entry)] = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue  # it went away meanwhile
     return found
@@ -53,8 +54,8 @@ def parents() -> dict[int, int]:
 def descendants(root: int) -> list[int]:
     """All processes below `root`, zombies included."""
     children: dict[int, list[int]] = {}
-    for pid, parent in parents().items():
-        children.setdefault(parent, []).append(pid)
+    for pid, fields in processes().items():
+        children.setdefault(int(fields[1]), []).append(pid)
     found, waiting = [], [root]
     while waiting:
         below = children.get(waiting.pop(), [])
@@ -65,10 +66,8 @@ def descendants(root: int) -> list[int]:
 
 def signal_process(pid: int, number: int) -> None:
     """Send a signal to one process, or with a negative pid to a group; no matter if it is gone or not ours."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 class Keeper:
@@ -222,7 +221,7 @@ class Keeper:
         return False
 
     def left_behind(self) -> None:
-        """The main process is gone: end what may remain of its tree, and what its stop command is for."""
+        """End what may remain now that the main process is gone, with what the stop command is for."""
         if self.stop_command:
             self.enter("COMMAND")
             return
@@ -242,16 +241,16 @@ class Keeper:
 
 def say(message: dict) -> None:  # type: ignore[type-arg]
     """Tell hotseat, if it still lives."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         os.write(1, json.dumps(message).encode() + b"\n")
-    except BrokenPipeError:
-        pass
 
 
 def main() -> None:
     """Be a keeper."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a service manager signals every process; ours end with hotseat, not before it
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a service manager signals every process; ours end with hotseat, not before it
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(reader, False)

@@ -54,7 +54,7 @@ class Keeper:
             self._send({"stop": grace})
 
     def messages(self) -> list[dict[str, Any]] | None:
-        """What it has said since the last call; None at the end of file, when it is dead."""
+        """Take what it has said since the last call; None at the end of file, when it is dead."""
         lines: list[bytes] = []
         while (data := read_ready(self.status)) is not None:
             if not data:
@@ -113,7 +113,7 @@ class Keepers:
 
 
 def read_ready(fd: int) -> bytes | None:
-    """What can be read now; None if nothing, empty at the end of file."""
+    """Read what is there; None if nothing, empty at the end of file."""
     try:
         return os.read(fd, CHUNK)
     except BlockingIOError:

@@ -2,6 +2,7 @@
 
 import logging
 import logging.handlers
+import sys
 import threading
 from collections import deque
 from itertools import islice
@@ -97,13 +98,15 @@ class _RotatedFile(logging.handlers.RotatingFileHandler):
     """A full disk costs lines, not the engine: the first error is logged, the others are not."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES - 1, delay=True, encoding="utf-8", errors="replace")
+        super().__init__(
+            path, maxBytes=FILE_BYTES, backupCount=FILES - 1, delay=True, encoding="utf-8", errors="replace"
+        )
         self._failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the name is logging's
         if not self._failed:
             self._failed = True
-            log.warning("cannot write %s", self.baseFilename, exc_info=True)
+            log.warning("cannot write %s: %s", self.baseFilename, sys.exc_info()[1])
 
 
 def _text(line: bytes) -> str:

@@ -9,7 +9,7 @@ import socket
 TIMEOUT = 1.0  # seconds for one answer; then the question is asked again on a new connection
 SHORTEST, LONGEST = 0.002, 0.015  # seconds between questions
 SHARE = 0.002  # between those, the pause is this share of the time that loading took so far
-HEAD_LIMIT = 65536
+CHUNK = 65536  # bytes; a health endpoint says less
 
 
 class Probe:
@@ -18,7 +18,9 @@ class Probe:
     def __init__(self, address: tuple[str, int], path: str, now: float) -> None:
         self._address = address
         host, port = address
-        self._request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: */*\r\nUser-Agent: hotseat\r\n\r\n".encode()
+        self._request = (
+            f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: */*\r\nUser-Agent: hotseat\r\n\r\n".encode()
+        )
         self._began = now
         self._socket: socket.socket | None = None
         self._asked = False
@@ -36,11 +38,14 @@ class Probe:
         try:
             if now >= self.due:
                 self._begin(now)
-            if self.events & select.POLLOUT:
+            if self.events == select.POLLOUT:
                 self._ask()
-            return self.events != 0 and self._read(now)
-        except (OSError, ValueError):  # refused, reset, timed out, no HTTP: not ready yet
-            self._pause(now, keep=False)
+            return self.events == select.POLLIN and self._read(now)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # refused, reset, no HTTP: not ready yet
+            self.close()
+            self._pause(now)
             return False
 
     def close(self) -> None:
@@ -65,41 +70,42 @@ class Probe:
     def _ask(self) -> None:
         """Send the question once the connection stands."""
         assert self._socket is not None  # noqa: S101 - events are only set with a socket
-        try:
-            self._socket.send(self._request)
-        except BlockingIOError:
-            return
+        self._socket.send(self._request)
         self.events = select.POLLIN
 
     def _read(self, now: float) -> bool:
         assert self._socket is not None  # noqa: S101
-        try:
-            data = self._socket.recv(HEAD_LIMIT)
-        except BlockingIOError:
-            return False
+        data = self._socket.recv(CHUNK)
         self._answer += data
-        version, _, rest = self._answer.partition(b" ")
-        if len(rest) >= 3 and version.startswith(b"HTTP/"):  # noqa: PLR2004 - digits of a status
-            if 200 <= int(rest[:3]) < 300:  # noqa: PLR2004
-                self.close()
-                return True
-            if _complete(self._answer) and data:
-                self._pause(now, keep=True)
-                return False
-        if not data or len(self._answer) > HEAD_LIMIT:
+        if (
+            not data or not self._answer[:5] == b"HTTP/"[: len(self._answer)]
+        ):  # the latter also where TCP connected us to ourselves
             raise ConnectionError
+        status = self._answer[9:12]
+        if len(status) < 3:  # noqa: PLR2004 - its digits
+            return False
+        if 200 <= int(status) < 300:  # noqa: PLR2004
+            self.close()
+            return True
+        if not _reusable(self._answer):
+            self.close()
+        self._pause(now)
         return False
 
-    def _pause(self, now: float, *, keep: bool) -> None:
-        if not keep:
-            self.close()
+    def _pause(self, now: float) -> None:
         self.events = 0
         self.due = now + min(max(SHORTEST, SHARE * (now - self._began)), LONGEST)
 
 
-def _complete(answer: bytes) -> bool:
-    """Whether the whole answer is here and its connection can be used again; False when in doubt."""
+def _reusable(answer: bytes) -> bool:
+    """Whether the whole answer is here and its connection stays; False when in doubt."""
     head, ended, body = answer.partition(b"\r\n\r\n")
     fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
-    length, connection = fields.get(b"content-length", b"x").strip(), fields.get(b"connection", b"").strip()
-    return bool(ended) and head.startswith(b"HTTP/1.1") and connection != b"close" and length.isdigit() and len(body) == int(length)
+    length, connection = fields.get(b"content-length", b"").strip(), fields.get(b"connection", b"").strip()
+    return (
+        bool(ended)
+        and head.startswith(b"HTTP/1.1")
+        and connection != b"close"
+        and length.isdigit()
+        and len(body) == int(length)
+    )

@@ -1,0 +1,185 @@
+"""`hotseat chat`: talk to a model, and see why it takes a while where it must be loaded first."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from hotseat.cli.client import Client, ClientError, stream_error
+from hotseat.cli.options import Command, connect, model_argument, server_options
+from hotseat.cli.terminal import live, share
+
+LOADING = "hotseat "  # how the comments about a model that is being loaded begin
+STDIN = "-"
+
+Message = dict[str, str]
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        'hotseat chat gemma "Why do cats purr?"',
+        "hotseat chat gemma",
+        'hotseat chat gemma --system "Answer in French." --temperature 0 < question.txt',
+        'git diff | hotseat chat gemma "Write a commit message for this:" -',
+    ],
+)
+@model_argument
+@click.argument("prompt", nargs=-1)
+@click.option("--system", help="Instruction that goes before the conversation.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="End the answer after so many tokens.")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), help="0: always the likeliest word; higher: more surprising."
+)
+@server_options(top=False)
+@click.pass_context
+def chat(  # noqa: PLR0917 - click passes them by name
+    ctx: click.Context,
+    model: str,
+    prompt: tuple[str, ...],
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+) -> None:
+    """Ask a model, and see the answer as it comes.
+
+    Without PROMPT it is a conversation (/bye or Ctrl-D ends it, Ctrl-C an answer), or the question is read from standard
+    input where that is no terminal. A PROMPT word `-` stands for standard input.
+    """
+    settings = {"max_tokens": max_tokens, "temperature": temperature}
+    body: dict[str, Any] = {"model": model} | {key: value for key, value in settings.items() if value is not None}
+    messages = [{"role": "system", "content": system}] if system else []
+    client = connect(ctx)
+    if not prompt and sys.stdin.isatty():
+        _converse(client, body, messages)
+        return
+    question = _question(prompt or (STDIN,))
+    if not question:
+        raise click.UsageError("there is nothing to ask: the prompt is empty", ctx)
+    Answer(client, {**body, "messages": [*messages, {"role": "user", "content": question}]}).show()
+
+
+def _question(words: tuple[str, ...]) -> str:
+    """Join the words; standard input, where named, gets paragraphs of its own."""
+    text = ""
+    for word in words:
+        part = sys.stdin.read().strip() if word == STDIN else word
+        text += ("\n\n" if word == STDIN and text else " " if text else "") + part
+    return text.strip()
+
+
+def _converse(client: Client, body: dict[str, Any], messages: list[Message]) -> None:
+    """Ask again and again, sending all that was said so far. An answer that failed is not part of it."""
+    with suppress(ImportError):  # a Python without it has a plainer prompt
+        import readline  # noqa: F401, PLC0415 - gives input() its editing and history
+    click.echo("/bye or Ctrl-D ends the conversation, Ctrl-C an answer.", err=True)
+    while True:
+        try:
+            said = input(">>> ").strip()
+        except EOFError:
+            click.echo()
+            return
+        if said == "/bye":
+            return
+        if not said:
+            continue
+        asked = [*messages, {"role": "user", "content": said}]
+        answer = Answer(client, {**body, "messages": asked})
+        try:
+            answer.show()
+        except KeyboardInterrupt:
+            click.echo()
+        except ClientError as error:
+            error.show()
+        if answer.text:
+            messages[:] = [*asked, {"role": "assistant", "content": answer.text}]
+
+
+class Answer:
+    """One streamed answer: the reply on standard output, what is done before it comes on standard error."""
+
+    def __init__(self, client: Client, body: dict[str, Any]) -> None:
+        self._client = client
+        self._body = body
+        self._state: dict[str, Any] = {}
+        self._began = time.monotonic()
+        self._thought = False
+        self.text = ""
+
+    def show(self) -> None:
+        """Print it as it comes; ClientError if it doesn't, or breaks off. `text` has what came."""
+        with live(sys.stderr, self._progress) as begin:
+            try:
+                for delta in self._deltas():
+                    self._print(delta, begin)
+            finally:
+                begin()
+                self._end_line()
+
+    def _deltas(self) -> Iterator[dict[str, Any]]:
+        """Yield what the answer grows by; the comments in between become the progress."""
+        finished = False
+        for event in self._client.chat(self._body):
+            if event.comment is not None:
+                self._loading(event.comment)
+            elif event.data == "[DONE]":
+                return
+            else:
+                chunk = _object(event.data)
+                if "error" in chunk:
+                    raise stream_error(chunk["error"])
+                for choice in chunk.get("choices") or ():
+                    finished = finished or bool(choice.get("finish_reason"))
+                    yield choice.get("delta") or {}
+        if not finished:
+            raise ClientError("the answer broke off")
+
+    def _print(self, delta: dict[str, Any], begin: Any) -> None:
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if thought and sys.stdout.isatty():  # thoughts are for people: a file or a pipe gets the answer alone
+            begin()
+            self._thought = True
+            click.secho(thought, dim=True, nl=False)
+        if said := delta.get("content"):
+            begin()
+            if self._thought:
+                click.echo("\n")
+                self._thought = False
+            self.text += said
+            click.echo(said, nl=False)
+
+    def _end_line(self) -> None:
+        if self._thought or (self.text and not self.text.endswith("\n")):
+            click.echo()
+
+    def _loading(self, comment: str) -> None:
+        with suppress(ValueError):  # a comment of somebody else
+            if comment.startswith(LOADING):
+                self._state = json.loads(comment.removeprefix(LOADING))
+
+    def _progress(self) -> str:
+        """One line about a model that is not ready; empty once it answers."""
+        state = self._state
+        if not state:
+            return ""
+        parts = [str(state.get("model") or self._body["model"]), str(state.get("state") or "")]
+        if state.get("state") == "waiting":
+            parts += [f"place {state['position']}"] if state.get("position") else []
+            parts += [f"after {state['resident']}"] if state.get("resident") else []
+        if progress := state.get("progress"):
+            parts.append(share(progress.get("done"), progress.get("total")))
+        return "  ".join([*parts, f"{time.monotonic() - self._began:.1f}s"])
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        chunk = json.loads(text)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise ClientError(f"the answer has a piece that is no JSON object: {text[:80]}")
+    return chunk

@@ -1,0 +1,209 @@
+"""Commands about a running hotseat: look at it, and load and unload its models."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hotseat import __version__
+from hotseat.cli.events import PHASES, Activity, line, models_of
+from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
+from hotseat.cli.terminal import age, is_live, live, table, took
+
+if TYPE_CHECKING:
+    from hotseat.cli.client import Client
+
+Row = Mapping[str, Any]
+
+
+def _since(moment: str | None) -> str:
+    """Age of an RFC 3339 time."""
+    return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
+
+
+def _print(output: str, raw: Any, names: Sequence[str], text: str) -> None:
+    """Print in the format asked for: what the server said, the bare names, or a table."""
+    if output == "json":
+        click.echo(json.dumps(raw, indent=2, ensure_ascii=False))
+    elif output == "name":
+        click.echo("".join(f"{name}\n" for name in names), nl=False)
+    else:
+        click.echo(text)
+
+
+@click.command(
+    cls=Command, examples=["hotseat models", "hotseat models -o json", "hotseat --url http://gpu-box:8000 models"]
+)
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def models(ctx: click.Context, output: str) -> None:
+    """List the models and their states."""
+    body = connect(ctx).get("/v1/models", "data")
+    listed = body["data"]
+    headers = ["NAME", "ENGINE", "STATE", "AGE", "WORKSPACE", "ALIASES", "DESCRIPTION"]
+    _print(output, body, [model["id"] for model in listed], table(headers, [_model_row(model) for model in listed]))
+
+
+def _model_row(model: Row) -> list[str]:
+    status = model.get("status") or {}
+    state, progress = str(status.get("value") or ""), status.get("progress") or {}
+    if progress.get("total"):
+        state += f"({100 * progress['done'] // progress['total']}%)"
+    return [
+        model["id"],
+        str(model.get("engine") or ""),
+        state,
+        _since(status.get("since")),
+        str(model.get("workspace") or ""),
+        ",".join(model.get("aliases") or ()),
+        str(model.get("description") or ""),
+    ]
+
+
+@click.command(cls=Command, examples=["hotseat ps", "hotseat ps -o name"])
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def ps(ctx: click.Context, output: str) -> None:
+    """Show who holds the accelerator, and who waits for it."""
+    body = connect(ctx).get("/running", "running")
+    text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
+    if body.get("waiting"):
+        rows = [[row["model"], str(row["count"]), age(row["oldest_seconds"])] for row in body["waiting"]]
+        text += "\n\n" + table(["WAITING", "COUNT", "OLDEST"], rows)
+    _print(output, body, [row["model"] for row in body["running"]], text)
+
+
+def _seats(body: Row) -> list[list[str]]:
+    """One row for each resident, and one for each workspace that has none."""
+    spaces = {space["name"]: (space.get("capacity") or {}).get("gpus") for space in body.get("workspaces") or ()}
+    rows = [
+        [
+            row["workspace"],
+            row["model"],
+            row["state"],
+            f"{row['gpus']}/{spaces.get(row['workspace'], '?')}",
+            str(row["in_flight"]),
+            _since(row.get("since")),
+            row.get("address") or "",
+        ]
+        for row in body["running"]
+    ]
+    empty = spaces.keys() - {row["workspace"] for row in body["running"]}
+    return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "0", "", ""] for name in empty)])
+
+
+@click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json"])
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def switches(ctx: click.Context, output: str) -> None:
+    """List the latest switches with the time that each phase took, newest last."""
+    body = connect(ctx).get("/api/switches", "switches")
+    rows = [
+        [
+            ",".join(models_of(row.get("from"))),
+            ",".join(models_of(row.get("to"))),
+            str(row.get("reason") or ""),
+            row["outcome"],
+            *(took((row.get("phases") or {}).get(phase)) for phase in PHASES),
+            _since(row.get("started_at")),
+        ]
+        for row in body["switches"]
+    ]
+    headers = ["FROM", "TO", "REASON", "OUTCOME", *(phase.upper() for phase in PHASES), "AGE"]
+    _print(output, body, [row["id"] for row in body["switches"]], table(headers, rows))
+
+
+@click.command(cls=Command, examples=["hotseat load gemma", "hotseat load gemma --no-wait"])
+@model_argument
+@click.option("--wait/--no-wait", default=True, help="Return when it is loaded (default), or at once.")
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
+    """Load a model, letting the one that has its place finish first."""
+    client = connect(ctx)
+    with _watching(client, f"{model}  waiting", wanted=wait):
+        answer = client.load(model, wait=wait)
+    _print(output, answer, [answer["model"]], f"{answer['model']} {answer['state']}")
+
+
+@click.command(cls=Command, examples=["hotseat unload gemma", "hotseat unload --all"])
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option("--all", "everything", is_flag=True, help="Unload all models.")
+@click.option("--wait/--no-wait", default=True, help="Return when the accelerator is free (default), or at once.")
+@output_option("table", "json")
+@server_options(top=False)
+@click.pass_context
+def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, output: str) -> None:
+    """Unload a model, or all of them, letting requests in flight finish."""
+    if (model is None) is not everything:
+        raise click.UsageError("name a model, or --all, but not both", ctx)
+    client = connect(ctx)
+    with _watching(client, f"{model or 'all'}  unloading", wanted=wait):
+        answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
+    done = "unloaded" if wait else "unloading"
+    _print(output, answer, [], f"{answer['model']} {answer['state']}" if model else f"all models {done}")
+
+
+@contextmanager
+def _watching(client: "Client", at_first: str, *, wanted: bool) -> Iterator[None]:
+    """Show on the terminal what the server does meanwhile, as its events tell."""
+    if not (wanted and is_live(sys.stderr)):
+        yield
+        return
+    activity, began = Activity(), time.monotonic()
+
+    def listen() -> None:
+        try:
+            for event in client.events():
+                activity.see(event, time.monotonic())
+        except click.ClickException:
+            return  # the command itself tells what is wrong
+
+    def text() -> str:
+        now = time.monotonic()
+        return activity.text(now) or f"{at_first}  {now - began:.1f}s"
+
+    threading.Thread(target=listen, name="events", daemon=True).start()
+    with live(sys.stderr, text):
+        yield
+
+
+@click.command(cls=Command, examples=["hotseat logs gemma -n 20", "hotseat logs gemma -f"])
+@model_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with the lines to come.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines of the past.")
+@server_options(top=False)
+@click.pass_context
+def logs(ctx: click.Context, model: str, follow: bool, lines: int) -> None:
+    """Print what a model's engine wrote."""
+    for text in connect(ctx).log_lines(model, lines, follow=follow):
+        click.echo(text)
+
+
+@click.command(cls=Command, examples=["hotseat events", "hotseat events --history 50 --no-follow -o json"])
+@click.option("-f/ ", "--follow/--no-follow", default=True, help="Go on with those to come (default), or end.")
+@click.option("--history", type=click.IntRange(min=0), default=10, show_default=True, help="Events of the past.")
+@output_option("table", "json")
+@server_options(top=False)
+@click.pass_context
+def events(ctx: click.Context, follow: bool, history: int, output: str) -> None:
+    """Print events, one a line: switches and their phases, what is ready, released, failed; `-o json` as CloudEvents."""
+    for event in connect(ctx).events(history=history, follow=follow):
+        click.echo(json.dumps(event, ensure_ascii=False) if output == "json" else line(event))
+
+
+@click.command(cls=Command, examples=["hotseat version", "hotseat version -o json"])
+@output_option("table", "json")
+def version(output: str) -> None:
+    """Print the version of this program."""
+    _print(output, {"version": __version__, "python": sys.version.split()[0]}, [], f"hotseat {__version__}")

@@ -1,0 +1,67 @@
+"""`hotseat validate` and `hotseat schema`: documents without anything being run."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from hotseat.core.documents import DOCUMENTS
+from hotseat.manifests import Manifest, ManifestErrors, load
+from hotseat.manifests.files import name_of
+from hotseat.manifests.schema import schema as schema_of
+
+INVALID = 2  # exit code
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hotseat validate models.yaml
+  hotseat validate models/ --output json
+  kubectl get models,workspaces -o yaml | hotseat validate -"""
+)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to tell.")
+@click.pass_context
+def validate(context: click.Context, files: tuple[Path, ...], output: str) -> None:
+    """Check documents, and do nothing else.
+
+    FILE is a file of Models and Workspaces, a folder of such files, or - for the standard input; all are checked
+    together. Every problem of all files is told at once, and the exit code is 2 if there is one.
+    """
+    try:
+        manifest = load(files)
+    except ManifestErrors as errors:
+        if output == "json":
+            click.echo(
+                json.dumps({"ok": False, "problems": [dataclasses.asdict(it) for it in errors.problems]}, indent=2)
+            )
+        else:
+            click.echo(str(errors), err=True)
+        context.exit(INVALID)
+    if output == "json":
+        counts = {"models": len(manifest.models), "workspaces": len(manifest.workspaces)}
+        click.echo(json.dumps({"ok": True, **counts, "problems": []}, indent=2))
+    else:
+        click.echo(f"{', '.join(map(name_of, files))}: {_summary(manifest)}: ok")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  hotseat schema > hotseat.schema.json
+  # yaml-language-server: $schema=hotseat.schema.json   (first line of models.yaml)"""
+)
+@click.argument("kind", required=False, type=click.Choice([kind.lower() for kind in DOCUMENTS]))
+def schema(kind: str | None) -> None:
+    """Print the JSON Schema of the documents, for editors.
+
+    KIND is model or workspace; without it, the schema is that of either.
+    """
+    click.echo(json.dumps(schema_of(kind and kind.capitalize()), indent=2))
+
+
+def _summary(manifest: Manifest) -> str:
+    models, workspaces = len(manifest.models), len(manifest.workspaces)
+    return f"{models} model{'' if models == 1 else 's'}, {workspaces} workspace{'' if workspaces == 1 else 's'}"

@@ -1,0 +1,98 @@
+"""The program `hotseat`: finds the command, and imports no more than it needs.
+
+`hotseat version` and the shell's completion must not wait for a web server's imports, hence the table.
+"""
+
+import io
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hotseat import __version__
+from hotseat.cli.options import server_options
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+INTERRUPTED = 130  # as a shell says it of SIGINT
+
+# Name (also that of the click command in the module), module, and what the overview says.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "up": ("hotseat.cli.up", "Serve the models of a file or a folder."),
+    "models": ("hotseat.cli.commands", "List the models and their states."),
+    "ps": ("hotseat.cli.commands", "Show who holds the accelerator, and who waits for it."),
+    "chat": ("hotseat.cli.chat", "Ask a model, and see the answer as it comes."),
+    "load": ("hotseat.cli.commands", "Load a model."),
+    "unload": ("hotseat.cli.commands", "Unload a model, or all of them."),
+    "logs": ("hotseat.cli.commands", "Print what a model's engine wrote."),
+    "events": ("hotseat.cli.commands", "Print events, one a line."),
+    "switches": ("hotseat.cli.commands", "List the latest switches with the time that each phase took."),
+    "validate": ("hotseat.cli.documents", "Check documents, and do nothing else."),
+    "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
+    "version": ("hotseat.cli.commands", "Print the version of this program."),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands that are imported when they run, not when they are listed."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Names in the order that the overview shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command; a near miss is told."""
+        if name not in COMMANDS:
+            close = get_close_matches(name, COMMANDS, n=1)
+            if close and not ctx.resilient_parsing:
+                ctx.fail(f"No such command '{name}'. Did you mean {close[0]}?")
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[name][0]), name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the overview."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Complete the names of commands, and the options of the program."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only when Tab is pressed
+
+        named = [CompletionItem(name, help=COMMANDS[name][1]) for name in COMMANDS if name.startswith(incomplete)]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # the terminal has written ^C
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+EPILOG = """
+\b
+Examples:
+  hotseat up -f models.yaml
+  hotseat chat gemma "Why do cats purr?"
+  hotseat ps
+"""
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@server_options(top=True)
+@click.version_option(__version__, prog_name="hotseat", message="%(prog)s %(version)s")
+def main() -> None:
+    """One accelerator, many models: they take turns.
+
+    `hotseat up` serves; the other commands look at a hotseat that runs, or at files.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an arrow in a locale without arrows is no reason to fail

@@ -1,0 +1,239 @@
+"""The desk: where requests of one Workspace wait. The shell around the admission machine.
+
+Threads bring requests here; one lock guards the machine, and each step under it takes microseconds. A request that must wait
+gets a file descriptor to be woken by, so that its thread can watch its client and its turn in one poll().
+"""
+
+import itertools
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from hotseat.core.admission import (
+    Admission,
+    Arrive,
+    Close,
+    Command,
+    Cut,
+    Dispatch,
+    Expire,
+    Finish,
+    Hold,
+    Leave,
+    LimitsChanged,
+    Reject,
+    ReportDemand,
+    ResidencySeen,
+    Stimulus,
+)
+from hotseat.core.errors import HotseatError, Unavailable
+from hotseat.core.messages import Demand, Residency
+
+Clock = Callable[[], float]
+
+
+class ClientGone(Exception):
+    """The client went away while its request waited."""
+
+
+class Client(Protocol):
+    """The connection of a request that waits."""
+
+    def fileno(self) -> int:
+        """Descriptor to poll, or -1 if there is none to watch."""
+
+    def departed(self) -> bool:
+        """Tell whether the client is gone, asked when the descriptor has news. Data that it sent early is no departure."""
+
+
+class Ticket:
+    """One request at the desk, from `submit` until `finish`; written by the desk only."""
+
+    __slots__ = ("_cancel", "_cut", "address", "arrived", "dispatched", "error", "holder", "model", "request", "wake")
+
+    def __init__(self, request: int, model: str, arrived: float) -> None:
+        self.request = request
+        self.model = model
+        self.arrived = arrived
+        self.dispatched: float | None = None
+        self.holder = ""
+        self.address = ""
+        self.error: HotseatError | None = None
+        self.wake: int | None = None  # descriptor that its thread polls while it waits
+        self._cut: HotseatError | None = None
+        self._cancel: Callable[[HotseatError], None] | None = None
+
+    @property
+    def waited(self) -> float:
+        """Seconds from its arrival to its dispatch."""
+        return 0.0 if self.dispatched is None else self.dispatched - self.arrived
+
+    def on_cut(self, cancel: Callable[[HotseatError], None]) -> None:
+        """Say how to end it, should its model be stopped under it. Called at once if that has happened already."""
+        self._cancel = cancel
+        if self._cut is not None:
+            cancel(self._cut)
+
+    def cut(self, error: HotseatError) -> None:
+        """End it."""
+        self._cut = error
+        if self._cancel is not None:
+            self._cancel(error)
+
+
+class Desk:
+    """Requests of one Workspace at this router. Thread-safe; `on_demand(urgent)` is called whenever demand has changed."""
+
+    def __init__(self, router: str, clock: Clock, on_demand: Callable[[bool], None]) -> None:
+        self._machine = Admission(router)
+        self._clock = clock
+        self._on_demand = on_demand
+        self._lock = threading.Lock()
+        self._tickets: dict[int, Ticket] = {}
+        self._ids = itertools.count(1)
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, model: str, priority: int = 0) -> Ticket:
+        """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told."""
+        now = self._clock()
+        with self._lock:
+            ticket = Ticket(next(self._ids), model, now)
+            self._tickets[ticket.request] = ticket
+            urgent = self._carry_out(self._machine.step(Arrive(now, ticket.request, model, priority)))
+        if urgent is not None:
+            self._on_demand(urgent)
+        if ticket.error is not None:
+            self.finish(ticket)
+            raise ticket.error
+        return ticket
+
+    def wait(self, ticket: Ticket, client: Client, timeout: float | None = None) -> bool:
+        """Wait for its turn: True once dispatched, False after `timeout` seconds. Raises a HotseatError or ClientGone."""
+        if ticket.dispatched is None and ticket.error is None:
+            self._poll(ticket, client, timeout)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.dispatched is not None
+
+    def _poll(self, ticket: Ticket, client: Client, timeout: float | None) -> None:
+        deadline = None if timeout is None else self._clock() + timeout
+        poller = select.poll()
+        wake = ticket.wake
+        assert wake is not None  # noqa: S101 — a held ticket has one until `finish`
+        poller.register(wake, select.POLLIN)
+        if client.fileno() >= 0:
+            poller.register(client.fileno(), select.POLLIN | select.POLLRDHUP)
+        while ticket.dispatched is None and ticket.error is None:
+            rest = None if deadline is None else max(0.0, deadline - self._clock()) * 1000
+            events = poller.poll(rest)
+            if not events:
+                return
+            if any(fd != wake for fd, _ in events):
+                if client.departed():
+                    raise ClientGone
+                poller.modify(
+                    client.fileno(), select.POLLRDHUP
+                )  # it sent more than its request: only its leaving matters now
+
+    def expire(self, ticket: Ticket) -> None:
+        """Say that its client does not want to wait any longer; `wait` raises then, unless it was dispatched just now."""
+        self._step(Expire(self._clock(), ticket.request))
+
+    def finish(self, ticket: Ticket) -> None:
+        """End it, however it went: relayed, failed, rejected, its client gone. Once is enough, twice does no harm."""
+        with self._lock:
+            if self._tickets.pop(ticket.request, None) is None:
+                return
+            stimulus = Leave if ticket.dispatched is None else Finish
+            urgent = self._carry_out(self._machine.step(stimulus(self._clock(), ticket.request)))
+            if ticket.wake is not None:
+                os.close(ticket.wake)
+                ticket.wake = None
+        if urgent is not None:
+            self._on_demand(urgent)
+
+    # The rest of the world --------------------------------------------------------------------------------------------
+
+    def see(self, residency: Residency) -> None:
+        """Take in who holds the accelerator now."""
+        self._step(ResidencySeen(self._clock(), residency))
+
+    def change(self, limits: LimitsChanged) -> None:
+        """Take in the documents."""
+        self._step(limits)
+
+    def close(self) -> None:
+        """Send away all that waits, take nothing more."""
+        self._step(Close(self._clock()))
+
+    def demand(self) -> Demand:
+        """Take a snapshot for the switcher."""
+        with self._lock:
+            return self._machine.demand()
+
+    def waiting(self, model: str | None = None) -> int:
+        """Count requests that wait."""
+        with self._lock:
+            return self._machine.waiting(model)
+
+    def in_flight(self, holder: str | None = None) -> int:
+        """Count requests that a holder, or all of them, are answering."""
+        with self._lock:
+            if holder is not None:
+                return self._machine.in_flight(holder)
+            return sum(ticket.dispatched is not None for ticket in self._tickets.values())
+
+    def queues(self) -> dict[str, tuple[int, float]]:
+        """By model: how many wait, and when the oldest arrived."""
+        with self._lock:
+            return {model: (w.count, w.oldest) for model, w in self._machine.waiting_by_model().items()}
+
+    def position(self, ticket: Ticket) -> int | None:
+        """Place in its model's queue, 1 for the next."""
+        with self._lock:
+            return self._machine.position(ticket.request)
+
+    @property
+    def residency(self) -> Residency:
+        """What it knows of who holds the accelerator."""
+        return self._machine.residency
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def _step(self, stimulus: Stimulus) -> None:
+        with self._lock:
+            urgent = self._carry_out(self._machine.step(stimulus))
+        if urgent is not None:
+            self._on_demand(urgent)
+
+    def _carry_out(self, commands: list[Command]) -> bool | None:
+        """Do what the machine says, under the lock. Returns whether demand changed, and how urgent that is."""
+        urgent: bool | None = None
+        for command in commands:
+            if isinstance(command, Dispatch):
+                ticket = self._tickets[command.request]
+                ticket.holder, ticket.address = command.holder, command.address
+                ticket.dispatched = self._clock()
+                self._wake(ticket)
+            elif isinstance(command, ReportDemand):
+                urgent = command.urgent or bool(urgent)
+            elif isinstance(command, Hold):
+                self._tickets[command.request].wake = _new_wake()
+            elif isinstance(command, Reject):
+                ticket = self._tickets[command.request]
+                ticket.error = command.error(command.message, code=command.code, retry_after=command.retry_after)
+                self._wake(ticket)
+            elif isinstance(command, Cut) and command.request in self._tickets:
+                self._tickets[command.request].cut(Unavailable(command.message, code="model_stopped", retry_after=1.0))
+        return urgent
+
+    def _wake(self, ticket: Ticket) -> None:
+        if ticket.wake is not None:
+            os.eventfd_write(ticket.wake, 1)
+
+
+def _new_wake() -> int:
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -1,0 +1,227 @@
+"""The house: all Workspaces of this process, with their desks and switchers over one runtime, and the names of all Models."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from hotseat.control.bus import Bus
+from hotseat.control.desk import Desk
+from hotseat.control.switcher import Switcher
+from hotseat.control.terms import capacity_of, limits_of, terms_of
+from hotseat.core.admission import LimitsChanged
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.errors import Conflict, Unavailable, UnknownModel
+from hotseat.core.events import Emit
+from hotseat.core.messages import CacheObserved, Demand, Observation, Residency
+from hotseat.core.policy import Policy
+from hotseat.core.ports import Runtime
+from hotseat.core.seats import DemandReported, ModelStatus, TermsChanged
+
+log = logging.getLogger(__name__)
+
+DEMAND_EVENTS = 1.0  # seconds between demand.reported events of a Workspace
+
+
+def load_policy(name: str) -> Policy:
+    """Policy of that name; KeyError if no installed package has it."""
+    for point in entry_points(group="hotseat.policies", name=name):
+        policy: Policy = point.load()()
+        return policy
+    raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where requests for one name go."""
+
+    model: Model
+    room: "Room"
+
+
+class Room:
+    """One Workspace: its document, its desk, its switcher."""
+
+    def __init__(
+        self, workspace: Workspace, runtime: Runtime, bus: Bus, router: str, clock: Callable[[], float]
+    ) -> None:
+        self.workspace = workspace
+        self._clock = clock
+        self._bus = bus
+        self._told = float("-inf")
+        self.switcher = Switcher(
+            workspace.name,
+            load_policy(workspace.spec.policy.name),
+            runtime,
+            clock,
+            demand=self._demand,
+            publish=self._publish,
+            emit=bus.emit,
+        )
+        self.desk = Desk(router, clock, self.switcher.demand_changed)
+
+    @property
+    def name(self) -> str:
+        """Name of the Workspace."""
+        return self.workspace.name
+
+    def change(self, workspace: Workspace, models: Iterable[Model]) -> None:
+        """Take in the documents."""
+        self.workspace = workspace
+        mine = list(models)
+        now = self._clock()
+        self.desk.change(
+            LimitsChanged(now, {m.name: limits_of(m, workspace) for m in mine}, workspace.spec.queue.max_waiting)
+        )
+        self.switcher.tell(TermsChanged(now, {m.name: terms_of(m, workspace) for m in mine}, capacity_of(workspace)))
+
+    def status(self, model: str) -> ModelStatus:
+        """State of one model; `unloaded` for one that the switcher has not seen yet."""
+        return next((s for s in self.switcher.status() if s.name == model), ModelStatus(model, "unloaded"))
+
+    def load(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
+        before = self.status(model)
+        self.switcher.load(model)
+        if timeout == 0:
+            return before
+        failed: list[ModelStatus] = []
+
+        def settled() -> bool:
+            status = self.status(model)
+            if status.state == "failed" and status != before:
+                failed.append(status)
+            return bool(failed) or status.state == "ready"
+
+        if not self.switcher.wait_for(settled, timeout):
+            raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
+        if failed:
+            raise Unavailable(f"{model} failed: {failed[0].message}", code="model_failed", retry_after=5.0)
+        return self.status(model)
+
+    def unload(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order an unload and wait until it is proven gone. timeout 0: do not wait."""
+        self.switcher.unload(model)
+        if timeout != 0 and not self.switcher.wait_for(
+            lambda: self.status(model).state in ("unloaded", "failed", "fetching"), timeout
+        ):
+            raise Unavailable(f"{model} still drains; it goes on unloading", code="unloading", retry_after=5.0)
+        return self.status(model)
+
+    def _publish(self, residency: Residency) -> None:
+        self.desk.see(residency)
+
+    def _demand(self) -> DemandReported:
+        demand = self.desk.demand()
+        now = self._clock()
+        if demand.waiting and now - self._told >= DEMAND_EVENTS:
+            self._told = now
+            self._bus.emit(self.name, demand.seen_epoch, _demand_event(demand))
+        return DemandReported(now, demand)
+
+
+def _demand_event(demand: Demand) -> Emit:
+    waiting = {model: {"count": w.count, "priority": w.priority} for model, w in demand.waiting.items()}
+    data = {"router": demand.router, "seq": demand.seq, "waiting": waiting, "in_flight": dict(demand.in_flight)}
+    return Emit("demand.reported", "", data)
+
+
+class House:
+    """All rooms. Documents may change while it runs; lookups take no lock."""
+
+    def __init__(self, runtime: Runtime, bus: Bus, clock: Callable[[], float]) -> None:
+        self.router = uuid.uuid4().hex[:8]
+        self.runtime = runtime
+        self.bus = bus
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.rooms: dict[str, Room] = {}
+        self._places: dict[str, Place] = {}
+        self._homes: dict[str, Room] = {}  # by model name
+        self._begun = False
+        self._closing = False
+
+    # Documents --------------------------------------------------------------------------------------------------------
+
+    def apply(self, workspaces: Iterable[Workspace], models: Iterable[Model]) -> None:
+        """Take in all documents; what did not change goes on undisturbed. A Workspace that is gone loses its Models first."""
+        with self._lock:
+            models = list(models)
+            named = {w.name: w for w in workspaces}
+            for name, workspace in named.items():
+                if name not in self.rooms:
+                    room = Room(workspace, self.runtime, self.bus, self.router, self._clock)
+                    self.rooms = self.rooms | {name: room}
+                    room.switcher.start()
+            places = {name: Place(m, self.rooms[m.spec.workspace]) for m in models for name in m.names}
+            self._homes |= {m.name: self.rooms[m.spec.workspace] for m in models}
+            if self._begun:
+                self.runtime.update(models)
+            self._places = places
+            for name, room in self.rooms.items():
+                room.change(named.get(name, room.workspace), [m for m in models if m.spec.workspace == name])
+            if not self._begun:
+                self._begun = True
+                self.runtime.begin(models, self.observe)
+
+    def observe(self, observation: Observation) -> None:
+        """Hand what the runtime saw to the switcher that it concerns."""
+        if isinstance(observation, CacheObserved):
+            room = self._homes.get(observation.model)
+        else:
+            room = self.rooms.get(observation.holder.partition("/")[0])
+        if room is None:
+            log.warning("the runtime speaks of something that no document names: %s", observation)
+            return
+        room.switcher.tell(observation)
+
+    # Lookups ----------------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Place:
+        """Model of that name or alias, else UnknownModel."""
+        place = self._places.get(name)
+        if place is None:
+            raise UnknownModel(f"The model `{name}` does not exist; GET /v1/models lists those that do.", param="model")
+        return place
+
+    def default(self) -> Place | None:
+        """Model that answers requests which name none, where a Workspace has one."""
+        for room in self.rooms.values():
+            if room.workspace.spec.default_model:
+                return self._places.get(room.workspace.spec.default_model)
+        return None
+
+    def places(self) -> Mapping[str, Place]:
+        """All Models by their own names, sorted."""
+        return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
+
+    def loadable(self, name: str) -> Place:
+        """Model that an operator may load or unload, else UnknownModel or Conflict."""
+        place = self.find(name)
+        if place.model.spec.engine == "external":
+            raise Conflict(f"{place.model.name} is external: hotseat neither loads nor unloads it")
+        return place
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._begun and not self._closing
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take no more requests and send away those that wait; what is in flight goes on."""
+        self._closing = True
+        for room in self.rooms.values():
+            room.desk.close()
+        self.bus.close()
+
+    def close(self, timeout: float) -> None:
+        """Take everything off the accelerator within `timeout` seconds, by force after that."""
+        self.drain()
+        emptied = [room.switcher.stop(timeout) for room in self.rooms.values()]
+        if not all(emptied):
+            log.warning("not everything left the accelerator in %.0f s; stopping it by force", timeout)
+        self.runtime.close()

@@ -1,0 +1,163 @@
+"""The switcher of one Workspace: one thread, which owns the switching machine and everything that it commands."""
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from hotseat.core.events import Emit
+from hotseat.core.messages import Fetch, Residency, Start, Stop
+from hotseat.core.policy import Policy
+from hotseat.core.ports import Runtime
+from hotseat.core.seats import (
+    Command,
+    DemandReported,
+    Load,
+    ModelStatus,
+    Publish,
+    Shutdown,
+    Stimulus,
+    Tick,
+    Unload,
+)
+from hotseat.core.switches import Switch
+from hotseat.core.switching import Switching
+
+log = logging.getLogger(__name__)
+
+SIGN_OF_LIFE = 1.0  # seconds between looks at demand that was not urgent
+
+
+class Switcher:
+    """Runs the machine. All stimuli go through one queue, so the machine needs no lock; readers get finished snapshots."""
+
+    def __init__(
+        self,
+        workspace: str,
+        policy: Policy,
+        runtime: Runtime,
+        clock: Callable[[], float],
+        *,
+        demand: Callable[[], DemandReported],
+        publish: Callable[[Residency], None],
+        emit: Callable[[str, int, Emit], None],
+    ) -> None:
+        self.workspace = workspace
+        self._machine = Switching(workspace, policy)
+        self._runtime = runtime
+        self._clock = clock
+        self._demand = demand
+        self._publish = publish
+        self._emit = emit
+        self._inbox: SimpleQueue[Stimulus | None] = SimpleQueue()
+        self._asked = threading.Event()  # a look at demand is in the inbox already
+        self._stale = False  # demand has changed without urgency
+        self._changed = threading.Condition()
+        self._steps = 0
+        self._stopped = False
+        self._status: tuple[ModelStatus, ...] = ()
+        self._switches: tuple[Switch, ...] = ()
+        self._thread = threading.Thread(target=self._run, name=f"switcher-{workspace}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to run."""
+        self._thread.start()
+
+    # Stimuli, from any thread -----------------------------------------------------------------------------------------
+
+    def tell(self, stimulus: Stimulus) -> None:
+        """Hand over an observation or an order."""
+        self._inbox.put(stimulus)
+
+    def demand_changed(self, urgent: bool) -> None:
+        """Look at demand: now, or within a second. Many calls in a row cost one look."""
+        if not urgent:
+            self._stale = True
+        elif not self._asked.is_set():
+            self._asked.set()
+            self._inbox.put(None)
+
+    def load(self, model: str) -> None:
+        """Order a load."""
+        self.tell(Load(self._clock(), model))
+
+    def unload(self, model: str) -> None:
+        """Order an unload."""
+        self.tell(Unload(self._clock(), model))
+
+    def stop(self, timeout: float) -> bool:
+        """Take everything off the accelerator, then end the thread. False if that took longer than `timeout` seconds."""
+        self.tell(Shutdown(self._clock()))
+        emptied = self.wait_for(lambda: not self._machine.holders, timeout)
+        self._stopped = True
+        self._inbox.put(None)
+        self._thread.join(timeout=5)
+        return emptied
+
+    # Reading, from any thread -----------------------------------------------------------------------------------------
+
+    def status(self) -> tuple[ModelStatus, ...]:
+        """State of every model after the last step."""
+        return self._status
+
+    def switches(self) -> tuple[Switch, ...]:
+        """Switches that are known after the last step, oldest first."""
+        return self._switches
+
+    @property
+    def effective_max_wait(self) -> float | None:
+        """Bound on waiting in force, while somebody waits."""
+        return self._machine.effective_max_wait
+
+    def wait_for(self, true: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until a condition holds after some step; False after `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(true, timeout)
+
+    # The thread -------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                self._turn()
+            except Exception:
+                log.exception("switcher of %s: a step failed", self.workspace)
+
+    def _turn(self) -> None:
+        stimulus = self._next()
+        commands = self._machine.step(stimulus)
+        for command in commands:
+            self._carry_out(command)
+        with self._changed:
+            self._steps += 1
+            self._status, self._switches = tuple(self._machine.status()), self._machine.switches
+            self._changed.notify_all()
+
+    def _next(self) -> Stimulus:
+        wake_at = self._machine.wake_at
+        now = self._clock()
+        timeout = SIGN_OF_LIFE if wake_at is None else min(SIGN_OF_LIFE, max(0.0, wake_at - now))
+        try:
+            stimulus = self._inbox.get(timeout=timeout)
+        except Empty:
+            if not self._stale:
+                return Tick(self._clock())
+            stimulus = None
+        if stimulus is not None:
+            return stimulus
+        self._asked.clear()
+        self._stale = False
+        return self._demand()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Publish():
+                self._publish(command.residency)
+            case Emit():
+                self._emit(self.workspace, self._machine.epoch, command)
+            case Start():
+                self._runtime.start(command)
+            case Stop():
+                self._runtime.stop(command)
+            case Fetch():
+                self._runtime.fetch(command)

@@ -1,0 +1,47 @@
+"""From the documents to what the two machines want to know."""
+
+from hotseat.core.admission import Limits
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.policy import Capacity, Claim
+from hotseat.core.seats import Terms
+
+# What can change without a restart of the engine.
+_SOFT = {
+    "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace", "served_name"
+}  # fmt: skip
+_SOFT_LIFECYCLE = {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"}
+
+
+def terms_of(model: Model, workspace: Workspace) -> Terms:
+    """Terms of a Model; what it leaves open comes from its Workspace's policy."""
+    spec, policy = model.spec, workspace.spec.policy
+    lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
+    counted = workspace.spec.capacity.accelerator_memory is not None
+    return Terms(
+        claim=Claim(resources.gpus, (resources.accelerator_memory or 0) if counted else 0),
+        priority=scheduling.priority,
+        max_wait=policy.max_wait if scheduling.max_wait is None else scheduling.max_wait,
+        min_residency=policy.min_residency if scheduling.min_residency is None else scheduling.min_residency,
+        idle_timeout=lifecycle.idle_timeout,
+        start_timeout=lifecycle.start_timeout,
+        drain_timeout=lifecycle.drain_timeout,
+        stop_timeout=lifecycle.stop_timeout,
+        preload=lifecycle.preload,
+        external=spec.url if spec.engine == "external" else None,
+        fingerprint=fingerprint(model),
+    )
+
+
+def fingerprint(model: Model) -> str:
+    """Everything that an engine has to be restarted for, as one string."""
+    return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), "lifecycle": _SOFT_LIFECYCLE})
+
+
+def limits_of(model: Model, workspace: Workspace) -> Limits:
+    """Bounds of a Model's requests."""
+    return Limits(model.spec.concurrency, workspace.spec.queue.max_waiting_per_model)
+
+
+def capacity_of(workspace: Workspace) -> Capacity:
+    """Read what a Workspace has to give."""
+    return Capacity(workspace.spec.capacity.gpus, workspace.spec.capacity.accelerator_memory)

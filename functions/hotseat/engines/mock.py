@@ -1,0 +1,39 @@
+"""An engine for tests and dry runs: it answers like OpenAI's API, loads nothing, and can be told to fail.
+
+`python -m hotseat.engines.mock_server --help` lists what a Model's `args` may say.
+"""
+
+import sys
+from pathlib import Path
+
+from hotseat.core.documents import Model
+from hotseat.engines.base import Launch, Placement
+from hotseat.engines.mock_server import options_problem
+
+_ROOT = Path(__file__).parents[2]  # what holds the package
+
+
+class Mock:
+    """Engine that only pretends."""
+
+    name = "mock"
+
+    def check(self, model: Model) -> list[str]:
+        """Read the args as the mock itself will."""
+        problem = options_problem(["--name", model.name, "--port", "0", *model.spec.args])
+        return [f"args: {problem}"] if problem else []
+
+    def launch(self, model: Model, placement: Placement) -> Launch:
+        """Start it without `site`, which is a third of its start time; the standard library is all it needs."""
+        argv = [sys.executable, "-S", "-P", "-m", "hotseat.engines.mock_server"]
+        argv += ["--name", model.name, "--host", placement.host, "--port", str(placement.port)]
+        argv += ["--gpus", str(model.spec.resources.gpus), *model.spec.args]
+        return Launch(tuple(argv), {"PYTHONPATH": str(_ROOT)})
+
+    def health_path(self, model: Model) -> str:
+        """Path that answers 503 while it pretends to load."""
+        return model.spec.health.path or "/health"
+
+    def fetches(self, model: Model) -> bool:  # noqa: ARG002
+        """Tell that it needs no weights, whatever the source says."""
+        return False

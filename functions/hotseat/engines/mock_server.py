@@ -1,0 +1,373 @@
+"""The mock engine's process: loading, seats, faults and routes.
+
+It holds an exclusive lock on a file per seat for as long as it lives, and dies loudly where it cannot get it: that is how every
+test sees two models on one seat. Standard library only, and little of it: its start is part of every switch that is measured.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+from hotseat.engines import mock_answers as answers
+from hotseat.engines.mock_http import Connection, Dropped, Gone, Request
+
+SEAT_TAKEN = 86  # exit status
+FAULTS = (
+    "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
+)  # fmt: skip
+INFERENCE = {
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/audio/transcriptions",
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _fault(text: str) -> str:
+    if text.partition(":")[0] not in FAULTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FAULTS)}")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hotseat.engines.mock_server", description="A mock engine.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--name", required=True, help="name that its answers bear")
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, required=True, help="0: any; the first line of output tells")
+    add("--load-time", type=float, default=0.0, metavar="S", help="answers 503 on /health for so long")
+    add("--listen-late", action="store_true", help="do not even listen before it is loaded")
+    add("--tokens", type=int, default=16, metavar="N", help="per answer, where the request sets no maximum")
+    add("--tokens-per-second", type=float, default=0.0, metavar="R", help="0: as fast as it goes")
+    add("--first-token", type=float, default=0.0, metavar="S", help="time before the first token")
+    add("--stop-time", type=float, default=0.0, metavar="S", help="time from SIGTERM to its end")
+    add("--memory", default="0", metavar="QUANTITY", help="claimed; shown in /stats")
+    add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping")
+    add("--sleep-time", type=float, default=0.0, metavar="S")
+    add("--wake-time", type=float, default=0.0, metavar="S")
+    add("--fault", type=_fault, action="append", default=[], metavar="FAULT", help=", ".join(FAULTS))
+    add("--child", action="store_true", help="fork a child that ignores SIGTERM and holds the seat too")
+    add("--log", metavar="FILE", help="append JSON lines: start, ready, request, done, term, exit")
+    add("--seat", action="append", metavar="FILE", help="lock this file; instead of those in HOTSEAT_MOCK_SEAT")
+    add(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many of the files in HOTSEAT_MOCK_SEAT (separated by colons)",
+    )
+    return parser
+
+
+def options_problem(argv: list[str]) -> str | None:
+    """Say what is wrong with the arguments; None if nothing is."""
+    try:
+        _parser().parse_args(argv)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+class Seats:
+    """Locks on files. They belong to the open files, so that a leaked child keeps them as it would keep a GPU."""
+
+    def __init__(self, model: str, files: list[str], count: int) -> None:
+        self._model, self._files, self._count = model, files, count
+        self._held: list[int] = []
+
+    def take(self) -> None:
+        """Take as many as are needed, or end the process: another model is where this one was let in."""
+        for file in self._files:
+            if len(self._held) == self._count:
+                return
+            seat = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(seat, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(seat, 200).decode()
+                os.close(seat)
+                if len(self._files) > self._count:
+                    continue
+                self._die(f"seat {file} is taken by {holder}")
+            os.truncate(seat, 0)
+            os.pwrite(seat, f"pid {os.getpid()} (model {self._model})".encode(), 0)
+            self._held.append(seat)
+        if len(self._held) < self._count:
+            self._die(f"{self._count - len(self._held)} of {self._count} seats missing, all of {self._files} are taken")
+
+    def _die(self, message: str) -> NoReturn:
+        sys.stderr.write(f"mock {self._model}: {message}\n")
+        sys.stderr.flush()
+        os._exit(SEAT_TAKEN)
+
+    def free(self) -> None:
+        """Give them back, for as long as the mock sleeps."""
+        for seat in self._held:
+            fcntl.flock(seat, fcntl.LOCK_UN)
+            os.close(seat)
+        self._held.clear()
+
+
+class Server:
+    """One mock engine."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.faults = {fault.partition(":")[0]: fault.partition(":")[2] for fault in options.fault}
+        shared = [file for file in os.environ.get("HOTSEAT_MOCK_SEAT", "").split(os.pathsep) if file]
+        files = options.seat or (shared if options.gpus else [])
+        self.seats = Seats(options.name, files, len(files) if options.seat else min(options.gpus, len(files) or 0))
+        self.ready = False
+        self.sleeping = False
+        self.lock = threading.Lock()  # counts, and what was last asked
+        self.counts = {"requests": 0, "open": 0, "cancelled": 0}
+        self.last: dict[str, Any] = {"body": None, "headers": None, "path": None}
+        self._log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if options.log else None
+
+    def log(self, event: str, **more: Any) -> None:
+        """Append one line; one write, so that several mocks may share a file."""
+        if self._log is not None:
+            line = {"time": time.time(), "event": event, "model": self.options.name, "pid": os.getpid(), **more}
+            os.write(self._log, json.dumps(line).encode() + b"\n")
+
+    # Coming and going -------------------------------------------------------------------------------------------------
+
+    def run(self) -> NoReturn:
+        """Load and serve until a signal."""
+        self.log("start")
+        signal.signal(signal.SIGTERM, lambda *_: self._told_to_stop())
+        signal.signal(signal.SIGINT, lambda *_: self._told_to_stop())
+        self.seats.take()
+        if self.options.child:
+            _leak_child()
+        if self.options.listen_late:
+            self._load()
+        listener = _listen(self.options.host, self.options.port)
+        sys.stdout.write(
+            f"mock {self.options.name} listens on http://{self.options.host}:{listener.getsockname()[1]}\n"
+        )
+        sys.stdout.flush()
+        if self.options.listen_late:
+            self._become_ready()
+        elif self.options.load_time or "exit-loading" in self.faults:
+            threading.Thread(target=self._load_beside, daemon=True).start()
+        else:
+            self._become_ready()
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=self._serve, args=(Connection(client),), daemon=True).start()
+
+    def _load(self) -> None:
+        time.sleep(self.options.load_time)
+        if "exit-loading" in self.faults:
+            sys.stderr.write(f"mock {self.options.name}: failed to load, as it was told to\n")
+            self._exit(int(self.faults["exit-loading"] or 1))
+
+    def _load_beside(self) -> None:
+        self._load()
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        if "never-ready" not in self.faults:
+            self.ready = True
+            self.log("ready")
+
+    def _told_to_stop(self) -> None:
+        self.log("term")
+        if "hang-stop" not in self.faults:
+            time.sleep(self.options.stop_time)
+            self._exit(0)
+
+    def _exit(self, status: int) -> NoReturn:
+        self.log("exit", status=status)
+        sys.stderr.flush()
+        os._exit(status)
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            for request in connection.requests():
+                if request.path in INFERENCE and request.method == "POST":
+                    self._inference(connection, request)
+                else:
+                    connection.reply(*self._plain(request))
+        except (Gone, Dropped):
+            pass
+        finally:
+            connection.close()
+
+    def _plain(self, request: Request) -> tuple[int, Any]:
+        """Status and body of everything that is no inference."""
+        match request.method, request.path:
+            case _, "/echo":
+                return 200, {
+                    "method": request.method,
+                    "headers": request.headers,
+                    "body": request.body.decode("latin-1"),
+                }
+            case "GET", "/health" if "no-health" not in self.faults:
+                return (200, {"status": "ok"}) if self.ready else (503, {"status": "loading"})
+            case "GET", "/v1/models":
+                return 200, {
+                    "object": "list",
+                    "data": [{"id": self.options.name, "object": "model", "owned_by": "mock"}],
+                }
+            case "GET", "/stats":
+                with self.lock:
+                    return 200, {
+                        **self.counts,
+                        "last": self.last,
+                        "memory": self.options.memory,
+                        "pid": os.getpid(),
+                        "sleeping": self.sleeping,
+                    }
+            case ("POST", "/sleep") | ("POST", "/wake_up") | ("GET", "/is_sleeping") if self.options.sleep:
+                return self._sleep(request.path)
+        return 404, answers.problem(f"no route {request.method} {request.path}", "not_found", "invalid_request_error")
+
+    def _sleep(self, path: str) -> tuple[int, Any]:
+        if path == "/sleep" and not self.sleeping:
+            time.sleep(self.options.sleep_time)
+            self.sleeping = True
+            self.seats.free()
+            self.log("sleep")
+        elif path == "/wake_up" and self.sleeping:
+            self.seats.take()
+            time.sleep(self.options.wake_time)
+            self.sleeping = False
+            self.log("wake")
+        return 200, {"is_sleeping": self.sleeping}
+
+    def _inference(self, connection: Connection, request: Request) -> None:
+        with self.lock:
+            self.counts["requests"] += 1
+            self.counts["open"] += 1
+            number = self.counts["requests"]
+        self.log("request", id=number, path=request.path)
+        cancelled = False
+        try:
+            self._answer(connection, request, number)
+        except Gone:
+            cancelled = True
+            raise
+        finally:
+            with self.lock:
+                self.counts["open"] -= 1
+                self.counts["cancelled"] += cancelled
+            self.log("done", id=number, cancelled=cancelled)
+
+    def _answer(self, connection: Connection, request: Request, number: int) -> None:
+        multipart = request.headers.get("content-type", "").startswith("multipart/")
+        try:
+            body = {} if multipart else request.json()
+        except ValueError:
+            return connection.reply(
+                400, answers.problem("the body is not JSON", "invalid_request", "invalid_request_error")
+            )
+        with self.lock:
+            self.last = {
+                "body": body or request.body.decode("latin-1"),
+                "headers": request.headers,
+                "path": request.path,
+            }
+        if self.sleeping or not self.ready:
+            return connection.reply(503, answers.problem("asleep" if self.sleeping else "loading", "not_ready"))
+        wishes = body.get("mock") or {}
+        fault, _, detail = wishes.get("fault", "").partition(":")
+        faults = {**self.faults, fault: detail} if fault else self.faults
+        if "hang" in faults:
+            connection.wait_until(float("inf"))
+        if "garbage" in faults:
+            connection.send(b"\x00\x15this is no HTTP\r\n\r\n")
+            raise Dropped
+        status = 500 if "error-500" in faults else wishes.get("status", 200)
+        if status != 200:  # noqa: PLR2004
+            return connection.reply(status, answers.problem(f"{self.options.name} was told to answer {status}", "mock"))
+        if request.path.endswith("/completions"):
+            return self._complete(connection, body, number, faults, chat="chat" in request.path)
+        connection.wait_until(time.monotonic() + wishes.get("first_token", self.options.first_token))
+        return connection.reply(200, self._at_once(request, body))
+
+    def _at_once(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        if request.path == "/v1/embeddings":
+            return answers.embeddings(self.options.name, body)
+        if request.path == "/v1/rerank":
+            return answers.rerank(self.options.name, body)
+        return answers.transcription(self.options.name, request.body)
+
+    def _complete(
+        self, connection: Connection, body: dict[str, Any], number: int, faults: dict[str, str], *, chat: bool
+    ) -> None:
+        wishes = body.get("mock") or {}
+        count = (
+            wishes.get("tokens") or body.get("max_completion_tokens") or body.get("max_tokens") or self.options.tokens
+        )
+        rate = wishes.get("tokens_per_second", self.options.tokens_per_second)
+        begin = time.monotonic() + wishes.get("first_token", self.options.first_token)
+        answer = answers.Answer(self.options.name, body, number, count, chat=chat)
+        streamed = bool(body.get("stream"))
+        if streamed:
+            connection.open_stream()
+        for index, token in enumerate(answer.tokens):
+            connection.wait_until(begin + (index / rate if rate else 0.0))
+            self._break_off(index, faults)
+            if streamed:
+                connection.event(answer.piece(token, first=index == 0))
+        if not streamed:
+            return connection.reply(200, answer.whole())
+        connection.event(answer.piece(None))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            connection.event(answer.usage_piece())
+        connection.event(b"[DONE]")
+        return connection.close_stream()
+
+    def _break_off(self, index: int, faults: dict[str, str]) -> None:
+        """Do what die-midstream and cut-midstream ask for, after so many tokens."""
+        if "die-midstream" in faults and index == int(faults["die-midstream"] or 3):
+            self._exit(1)
+        if "cut-midstream" in faults and index == int(faults["cut-midstream"] or 3):
+            raise Dropped
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(4096)
+    return listener
+
+
+def _leak_child() -> None:
+    """Leave a child behind that only SIGKILL ends, and that holds what its parent holds."""
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True:
+            time.sleep(3600)
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Run a mock engine."""
+    try:
+        options = _parser().parse_args(argv)
+    except ValueError as error:
+        sys.exit(f"hotseat.engines.mock_server: {error}")
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 65536)), most))
+    threading.stack_size(512 * 1024)  # a thread per stream, a thousand of them
+    Server(options).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

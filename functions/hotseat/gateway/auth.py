@@ -1,0 +1,48 @@
+"""Who may come in: API keys, compared in constant time, never logged, never passed on (the relay drops them)."""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hotseat.core.errors import Unauthorized
+
+
+class Keys:
+    """A set of API keys; an empty one lets everybody in."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._keys = [key.encode() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def check(self, environ: Mapping[str, Any]) -> None:
+        """Raise Unauthorized unless the request carries a key: Bearer, Basic (as its password) or x-api-key."""
+        if not self._keys:
+            return
+        given = _given(environ)
+        if given is None:
+            raise Unauthorized(
+                "An API key is needed: Authorization: Bearer KEY, or x-api-key: KEY.", code="missing_api_key"
+            )
+        found = False
+        for key in self._keys:  # all of them, whichever fits: the time it takes says nothing
+            found |= hmac.compare_digest(key, given)
+        if not found:
+            raise Unauthorized("The API key is not known here.")
+
+
+def _given(environ: Mapping[str, Any]) -> bytes | None:
+    header = environ.get("HTTP_AUTHORIZATION", "")
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() == "bearer" and rest.strip():
+        return str(rest).strip().encode("latin-1")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return None
+    key = environ.get("HTTP_X_API_KEY")
+    return str(key).encode("latin-1") if key else None

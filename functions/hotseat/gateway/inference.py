@@ -1,0 +1,191 @@
+"""One inference request from its arrival to its end: read, admit, wait, relay, count.
+
+This is the path that every completion takes, so it works on the WSGI environ and leaves the framework out. It is also the
+seam for a faster lane: whatever calls `Inference.handle` with an environ gets the same judgement.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from hotseat.control.desk import Client, ClientGone, Ticket
+from hotseat.control.house import House, Place
+from hotseat.core.documents import Capability
+from hotseat.core.errors import BadRequest, HotseatError, UpstreamFailed
+from hotseat.core.units import parse_duration
+from hotseat.gateway import relay
+from hotseat.gateway.body import Body, parse_body, read_body, rename_model
+from hotseat.telemetry.metrics import Metrics
+
+LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
+MAX_WAIT_HEADER = "HTTP_X_HOTSEAT_MAX_WAIT"
+_LOADING_INTERVAL = 0.5  # seconds between two comments
+_CLIENT_LEFT = 499
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One inference route: its label in metrics, and what a model must be able to do for it."""
+
+    label: str
+    capability: Capability
+
+
+class _Watched(Client):
+    """The connection of the client, to a desk."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._sock = relay.client_socket(environ)
+
+    def fileno(self) -> int:
+        return -1 if self._sock is None else self._sock.fileno()
+
+    def departed(self) -> bool:
+        return self._sock is not None and relay.departed(self._sock)
+
+
+class Inference:
+    """Handles inference requests. `max_body` is in bytes."""
+
+    def __init__(self, house: House, connections: relay.Connections, metrics: Metrics, max_body: int) -> None:
+        self._house = house
+        self._connections = connections
+        self._metrics = metrics
+        self._max_body = max_body
+
+    def handle(self, environ: Mapping[str, Any], route: Route, extra: Headers = ()) -> relay.ClientStream:
+        """Answer a request; the stream has ended then. HotseatError: nothing was sent, and this is what to tell the client."""
+        started = time.monotonic()
+        body = parse_body(read_body(environ, self._max_body))
+        place = self._place(body, route)
+        status, ticket = 500, None
+        try:
+            limit = _max_wait(environ)
+            ticket = place.room.desk.submit(place.model.name, place.model.spec.scheduling.priority)
+            job = _Job(environ, body, place, ticket, relay.client_stream(environ))
+            status = self._serve(job, limit, extra)
+        except HotseatError as error:
+            status = error.status
+            raise
+        finally:
+            if ticket is not None:
+                place.room.desk.finish(ticket)
+            waited = ticket.waited if ticket is not None else 0.0
+            self._metrics.request(place.model.name, route.label, status, time.monotonic() - started, waited)
+        return job.stream
+
+    def _place(self, body: Body, route: Route) -> Place:
+        place = self._house.default() if body.model is None else self._house.find(body.model)
+        if place is None:
+            raise BadRequest("The body names no `model`, and there is no default model.", param="model")
+        able = place.model.spec.capabilities
+        if able and route.capability not in able:
+            can = ", ".join(able)
+            message = f"The model `{place.model.name}` does not do {route.capability}; it does: {can}."
+            raise BadRequest(message, code="unsupported", param="model")
+        return place
+
+    def _serve(self, job: "_Job", limit: float | None, extra: Headers) -> int:
+        """Wait and relay; the status that the client saw. Raises HotseatError only while nothing was sent."""
+        try:
+            if job.ticket.dispatched is None:
+                _Wait(job, limit).run()
+            outcome = self._relay(job, extra)
+        except (ClientGone, relay.ClientGone):
+            job.stream.abort()
+            return _CLIENT_LEFT
+        except HotseatError as error:
+            if not job.stream.begun:
+                raise
+            with contextlib.suppress(relay.ClientGone):
+                job.stream.end(relay.openai_error_event(error))
+            return error.status
+        return _CLIENT_LEFT if outcome.how is relay.How.CLIENT_GONE else outcome.status or UpstreamFailed.status
+
+    def _relay(self, job: "_Job", extra: Headers) -> relay.Outcome:
+        name, asked = job.place.model.name, job.body.model
+        served = job.place.model.spec.served_name or (asked or name)
+        raw = job.body.raw if served == asked else rename_model(job.body, served)
+        call = relay.Call(
+            job.ticket.address, "POST", relay.request_target(job.environ), relay.RequestHeaders(job.environ), raw
+        )
+        exchange = relay.Exchange(self._connections, call)
+        job.ticket.on_cut(exchange.cancel)
+        return exchange.run(job.stream, extra=(("X-Hotseat-Model", name), *extra))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request that was admitted."""
+
+    environ: Mapping[str, Any]
+    body: Body
+    place: Place
+    ticket: Ticket
+    stream: relay.ClientStream
+
+
+class _Wait:
+    """The time that a request is held: until its turn, its client's limit (seconds), or its client's departure."""
+
+    def __init__(self, job: _Job, limit: float | None) -> None:
+        self._job = job
+        self._desk = job.place.room.desk
+        self._limit = limit
+        self._client = _Watched(job.environ)
+        self._tells = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
+
+    def run(self) -> None:
+        """Return once it is dispatched. Raises ClientGone, or what the client shall be told."""
+        if self._tells:
+            self._job.stream.begin("200 OK", _EVENT_STREAM)
+        while True:
+            elapsed = time.monotonic() - self._job.ticket.arrived
+            rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
+            if self._tells:
+                self._tell(elapsed)
+                rest = min(rest, _LOADING_INTERVAL)
+            if self._desk.wait(self._job.ticket, self._client, None if rest == inf else rest):
+                return
+            if self._limit is not None and time.monotonic() - self._job.ticket.arrived >= self._limit:
+                self._desk.expire(self._job.ticket)
+
+    def _tell(self, elapsed: float) -> None:
+        name = self._job.place.model.name
+        status = self._job.place.room.status(name)
+        residents = [r.model for r in self._desk.residency.residents if r.model != name and r.epoch]
+        state = {
+            "model": name,
+            "state": "waiting" if status.state == "unloaded" else status.state,
+            "position": self._desk.position(self._job.ticket),
+            "elapsed": round(elapsed, 2),
+            "progress": None if status.done is None else {"done": status.done, "total": status.total},
+            "resident": residents[0] if residents else None,
+        }
+        self._job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
+
+
+_EVENT_STREAM = [
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-cache"),
+    ("X-Accel-Buffering", "no"),
+]
+
+
+def _max_wait(environ: Mapping[str, Any]) -> float | None:
+    """Client's own limit on waiting: `X-Hotseat-Max-Wait: 20s`, or a number of seconds."""
+    text = environ.get(MAX_WAIT_HEADER)
+    if text is None:
+        return None
+    try:
+        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except ValueError:
+        raise BadRequest(
+            f"X-Hotseat-Max-Wait is {text!r}; allowed is a duration such as 20s, or a number of seconds."
+        ) from None

@@ -1,0 +1,233 @@
+"""Routes for people and probes: health, what runs, load and unload, logs, events, switches, metrics. No GET wakes a model."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from hotseat.control.bus import Bus
+from hotseat.control.house import House, Place, Room
+from hotseat.core.errors import BadRequest, NotFound, Unavailable
+from hotseat.core.ports import LogView
+from hotseat.core.switches import Switch
+from hotseat.core.units import parse_duration
+from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.relay import client_socket, departed
+from hotseat.telemetry.metrics import Metrics
+
+_BEAT = 1.0  # seconds between looks at whether a follower has left
+_KEEP_ALIVE = 15.0
+_NO_LIMIT = 1_000_000
+
+
+def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:  # noqa: C901 — one small function a route
+    """Routes outside the API families."""
+    blueprint = Blueprint("operations", __name__)
+
+    @blueprint.get("/health")
+    def health() -> Response:
+        return jsonify(status="ok")
+
+    @blueprint.get("/ready")
+    def ready() -> Response:
+        if not house.ready:
+            raise Unavailable("hotseat is starting or shutting down", code="not_ready", retry_after=1.0)
+        return jsonify(status="ready")
+
+    @blueprint.get("/running")
+    def running() -> Response:
+        rooms = house.rooms.values()
+        return jsonify(
+            running=[row for room in rooms for row in _running(room, house)],
+            waiting=[row for room in rooms for row in _waiting(room)],
+            workspaces=[_workspace(room) for room in rooms],
+        )
+
+    @blueprint.get("/api/switches")
+    def switches() -> Response:
+        known = [switch for room in house.rooms.values() for switch in room.switcher.switches()]
+        return jsonify(switches=[_switch(s) for s in sorted(known, key=lambda s: s.decided)])
+
+    @blueprint.post("/api/models/<name>/load")
+    def load(name: str) -> tuple[Response, int]:
+        place, wait = house.loadable(name), _wait()
+        state = place.room.load(place.model.name, wait).state
+        return jsonify(model=place.model.name, state=state), _done(wait)
+
+    @blueprint.post("/api/models/<name>/unload")
+    def unload(name: str) -> tuple[Response, int]:
+        place, wait = house.loadable(name), _wait()
+        state = place.room.unload(place.model.name, wait).state
+        return jsonify(model=place.model.name, state=state), _done(wait)
+
+    @blueprint.post("/api/models/unload")
+    def unload_all() -> tuple[Response, int]:
+        wait = _wait()
+        own = [p for p in house.places().values() if p.model.spec.engine != "external"]
+        for place in own:
+            place.room.unload(place.model.name, 0)
+        states = [(p.model.name, p.room.unload(p.model.name, wait).state) for p in own]
+        return jsonify(models=[{"model": name, "state": state} for name, state in states]), _done(wait)
+
+    @blueprint.get("/api/models/<name>/logs")
+    def logs(name: str) -> Response:
+        model = house.find(name).model
+        view = house.runtime.logs(model.name)
+        if view is None:
+            raise NotFound(f"there is no log of {model.name}: it is {model.spec.engine}")
+        lines = _count("lines", 100)
+        if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
+            return _events(_follow_log(view, lines, house))
+        return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
+
+    @blueprint.get("/api/events")
+    def events() -> Response:
+        history = _count("history", _NO_LIMIT)
+        last = request.headers.get("Last-Event-ID", "")
+        after = int(last) if last.isdigit() else max(0, bus.count - history)
+        return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"))
+
+    @blueprint.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return blueprint
+
+
+# What runs ------------------------------------------------------------------------------------------------------------
+
+
+def _running(room: Room, house: House) -> Iterator[dict[str, Any]]:
+    places = house.places()
+    for resident in room.desk.residency.residents:
+        place = places.get(resident.model)
+        yield {
+            "model": resident.model,
+            "state": resident.state.value,
+            "since": rfc3339(resident.since) if resident.since else None,
+            "address": resident.address,
+            "workspace": room.name,
+            "holder": resident.holder,
+            "epoch": resident.epoch,
+            "in_flight": room.desk.in_flight(resident.holder),
+            "gpus": _gpus(place),
+        }
+
+
+def _gpus(place: Place | None) -> int | None:
+    if place is None:
+        return None
+    return 0 if place.model.spec.engine == "external" else place.model.spec.resources.gpus
+
+
+def _waiting(room: Room) -> list[dict[str, Any]]:
+    now = time.monotonic()
+    return [
+        {"model": model, "count": count, "oldest_seconds": round(now - oldest, 3)}
+        for model, (count, oldest) in room.desk.queues().items()
+    ]
+
+
+def _workspace(room: Room) -> dict[str, Any]:
+    spec = room.workspace.spec
+    return {
+        "name": room.name,
+        "epoch": room.desk.residency.epoch,
+        "capacity": spec.capacity.model_dump(mode="json", by_alias=True),
+        "policy": spec.policy.name,
+        "max_wait": spec.policy.max_wait,
+        "effective_max_wait": room.switcher.effective_max_wait or spec.policy.max_wait,
+    }
+
+
+def _switch(switch: Switch) -> dict[str, Any]:
+    return {
+        "id": switch.id,
+        "workspace": switch.workspace,
+        "from": list(switch.leaving),
+        "to": switch.to,
+        "reason": switch.reason,
+        "outcome": switch.outcome,
+        "started_at": rfc3339(switch.decided),
+        "waiting": switch.waiting,
+        "phases": switch.phases(),
+        "message": switch.message,
+    }
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _wait() -> float | None:
+    """How long an order waits for its end: 0 not at all, None as long as it takes."""
+    text = request.args.get("wait", "false")
+    if text in ("true", "false"):
+        return None if text == "true" else 0
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise BadRequest(f"wait is {text!r}; allowed: true, false, {error}") from None
+
+
+def _done(wait: float | None) -> int:
+    return 202 if wait == 0 else 200
+
+
+def _count(name: str, default: int) -> int:
+    text = request.args.get(name, str(default))
+    if not text.isdigit():
+        raise BadRequest(f"{name} is {text!r}; allowed is a whole number from 0 on")
+    return int(text)
+
+
+# Streams of events ----------------------------------------------------------------------------------------------------
+
+
+def _events(stream: Iterator[bytes]) -> Response:
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return Response(_while_there(stream), mimetype="text/event-stream", headers=headers)
+
+
+def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass on until the client leaves: an empty piece stands for a beat without news."""
+    sock = client_socket(request.environ)
+    quiet = time.monotonic()
+
+    def generate() -> Iterator[bytes]:
+        nonlocal quiet
+        yield b": hotseat\n\n"
+        for piece in stream:
+            if sock is not None and departed(sock):
+                return
+            if piece:
+                yield piece
+            elif time.monotonic() - quiet >= _KEEP_ALIVE:
+                yield b": keep-alive\n\n"
+            else:
+                continue
+            quiet = time.monotonic()
+
+    return generate()
+
+
+def _follow_events(bus: Bus, after: int, *, follow: bool) -> Iterator[bytes]:
+    while True:
+        news = bus.after(after, _BEAT if follow else 0.0)
+        for number, event in news:
+            yield f"id: {number}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+            after = number
+        if not follow or (bus.closed and not news):
+            return
+        if not news:
+            yield b""
+
+
+def _follow_log(view: LogView, lines: int, house: House) -> Iterator[bytes]:
+    position, kept = view.read_after(0, 0.0)
+    for line in kept[len(kept) - lines :] if lines < len(kept) else kept:
+        yield f"data: {line}\n\n".encode()
+    while house.ready:
+        position, news = view.read_after(position, _BEAT)
+        yield b"".join(f"data: {line}\n\n".encode() for line in news)

@@ -1,0 +1,34 @@
+"""Carries one admitted request to an engine and the answer back.
+
+Two sides meet in an `Exchange`: pooled raw connections to engines (`pool`), and a `ClientStream` to the client (`streams`),
+of which there is one that writes to gunicorn's socket itself (`takeover`) and one for any other WSGI server.
+"""
+
+from hotseat.gateway.relay.exchange import Exchange, How, Outcome, openai_error_event
+from hotseat.gateway.relay.heads import Call, Headers, RequestHeaders, ResponseHead, end_to_end, request_target
+from hotseat.gateway.relay.pool import Connections
+from hotseat.gateway.relay.response import Relayed
+from hotseat.gateway.relay.streams import ClientGone, ClientStream, PlainStream, client_socket, departed
+from hotseat.gateway.relay.takeover import TakeoverStream, client_stream
+
+__all__ = [
+    "Call",
+    "ClientGone",
+    "ClientStream",
+    "Connections",
+    "Exchange",
+    "Headers",
+    "How",
+    "Outcome",
+    "PlainStream",
+    "Relayed",
+    "RequestHeaders",
+    "ResponseHead",
+    "TakeoverStream",
+    "client_socket",
+    "client_stream",
+    "departed",
+    "end_to_end",
+    "openai_error_event",
+    "request_target",
+]

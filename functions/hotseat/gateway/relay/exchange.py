@@ -1,0 +1,322 @@
+"""One request's way to an engine and its answer's way back, in the thread that serves the client.
+
+While it waits, the thread watches both sides: an engine that speaks, and a client that leaves. Nothing is read from the engine
+that the client has not taken before, so a slow client slows its engine and fills no memory here.
+"""
+
+import contextlib
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from hotseat.core.errors import HotseatError, UpstreamFailed
+from hotseat.gateway.relay.framing import Chunked, Counted, Framing, Garbled, UntilClose
+from hotseat.gateway.relay.heads import MAX_HEAD, Call, ResponseHead, encode_request, parse_response
+from hotseat.gateway.relay.pool import Connection, Connections
+from hotseat.gateway.relay.streams import ClientGone, ClientStream
+
+ErrorEvent = Callable[[HotseatError], bytes]
+
+_RECEIVE = 65536  # bytes at once
+_TOGETHER = 65536  # a request up to this size is sent in one go; a socket takes that much without waiting
+# A kept connection that the engine closed shows it within a round trip. One that breaks later breaks over the request itself,
+# which must not be put to the engine a second time.
+_RETRY_WITHIN = 1.0  # seconds
+_MAX_ERROR_BODY = 65536  # bytes of an engine's error that become an event
+_OK = 200
+_SWITCHING = 101
+
+
+class How(StrEnum):
+    """How an exchange ended."""
+
+    COMPLETED = "completed"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_FAILED = "upstream_failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What there is to count. Times are seconds; `first_byte` runs from the request to the engine's first byte."""
+
+    how: How
+    status: int | None  # the engine's; None if it never came to that
+    sent: int  # bytes to the client
+    chunks: int  # pieces that came from the engine
+    first_byte: float | None
+    duration: float
+    error: HotseatError | None = None
+
+
+class EngineRefusedError(UpstreamFailed):
+    """The engine's own error, for a client whose response has begun: `given` is its body, if that has the shape of one."""
+
+    def __init__(self, code: int, given: Any) -> None:
+        self.given = given if isinstance(given, dict) and "error" in given else None
+        super().__init__(f"The engine answered with status {code}.", code="upstream_error")
+
+    def body(self) -> dict[str, Any]:
+        """Body that the engine gave, else ours."""
+        return self.given or super().body()
+
+
+def openai_error_event(error: HotseatError) -> bytes:
+    """Error as an event of OpenAI's streams."""
+    return b"data: " + json.dumps(error.body(), separators=(",", ":")).encode() + b"\n\n"
+
+
+class Exchange:
+    """Carries one request. `run` once, in the client's thread; `cancel` from any."""
+
+    def __init__(self, connections: Connections, call: Call) -> None:
+        self._connections = connections
+        self._call = call
+        self._lock = threading.Lock()  # over the next three
+        self._connection: Connection | None = None
+        self._stream: ClientStream | None = None
+        self._error: HotseatError | None = None
+        self._status: int | None = None
+        self._chunks = 0
+        self._first_byte: float | None = None
+        self._in_events = False  # an error can be told as an event
+        self._last = b""  # what the client got last
+        # Set for as long as there is a connection:
+        self._poll = select.poll()
+        self._fd = -1
+        self._recv: Callable[[int], bytes] = _no_bytes
+
+    def cancel(self, error: HotseatError) -> None:
+        """Break off, wherever it stands; the client is told `error`. No effect once the engine's answer is through."""
+        with self._lock:
+            self._error = self._error or error
+            if self._connection is not None:
+                _shut_down(self._connection.sock)
+            if self._stream is not None:
+                self._stream.hurry()
+
+    def run(
+        self,
+        stream: ClientStream,
+        *,
+        extra: Iterable[tuple[str, str]] = (),
+        error_event: ErrorEvent = openai_error_event,
+    ) -> Outcome:
+        """Ask the engine and answer the client; `extra` headers go to the client.
+
+        HotseatError is raised only while nothing has been sent to the client; later it is told in the body. A stream that has
+        begun must be one of events: it is continued, and the engine's own head is dropped.
+        """
+        started = time.monotonic()
+        self._stream = stream
+        self._in_events = stream.begun
+        error = None
+        try:
+            head, rest = self._ask(stream.fileno())
+            self._answer(stream, head, rest, extra)
+            how = How.COMPLETED
+        except ClientGone:
+            stream.abort()
+            how = How.CLIENT_GONE if self._error is None else How.CANCELLED
+        except HotseatError as failure:
+            error = self._error or failure
+            self._drop()
+            if not stream.begun:
+                if error is failure:
+                    raise
+                raise error from failure
+            how = How.UPSTREAM_FAILED if self._error is None else How.CANCELLED
+            self._tell(stream, error_event(error))
+        finally:
+            self._drop()
+            with self._lock:
+                self._stream = None
+        return Outcome(
+            how, self._status, stream.sent, self._chunks, self._first_byte, time.monotonic() - started, error
+        )
+
+    def _ask(self, client: int) -> tuple[ResponseHead, bytes]:
+        """Send the request; the answer's head, and what came of the body with it."""
+        connection = self._connections.take(self._call.address)
+        while True:
+            self._hold(connection, client)
+            sent_at = time.monotonic()
+            self._put_request(connection)
+            data = self._receive()
+            elapsed = time.monotonic() - sent_at
+            if data:
+                self._first_byte = elapsed
+                return self._read_head(data)
+            if not connection.reused or elapsed > _RETRY_WITHIN:
+                raise UpstreamFailed("The engine closed the connection before it answered.")
+            self._drop()
+            connection = self._connections.connect(self._call.address)
+
+    def _put_request(self, connection: Connection) -> None:
+        body = self._call.body
+        try:
+            head = encode_request(self._call, connection.host)
+            if len(body) <= _TOGETHER:
+                connection.sock.sendall(head + body)
+            else:
+                connection.sock.sendall(head)
+                self._upload(connection.sock, memoryview(body))
+        except OSError:
+            connection.keep = False  # the engine may have answered before it closed: that is read next
+
+    def _upload(self, sock: socket.socket, rest: memoryview) -> None:
+        """Send a large body, watching for a client that leaves and an engine that answers before it has read it all."""
+        self._poll.modify(self._fd, select.POLLIN | select.POLLOUT)
+        try:
+            while rest:
+                if self._wait() & ~select.POLLOUT:
+                    raise BrokenPipeError
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[sock.send(rest, socket.MSG_DONTWAIT) :]
+        finally:
+            self._poll.modify(self._fd, select.POLLIN)
+
+    def _read_head(self, data: bytes) -> tuple[ResponseHead, bytes]:
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if max(end, len(data) if end < 4 else 0) > MAX_HEAD:  # noqa: PLR2004
+                raise UpstreamFailed("The engine's answer has too large a head.")
+            if end >= 4:  # noqa: PLR2004
+                head = parse_response(data[:end], self._call.method)
+                data = data[end:]
+                if head.code >= _OK:
+                    self._status = head.code
+                    return head, data
+                if head.code == _SWITCHING:
+                    raise UpstreamFailed("The engine changed the protocol, which nobody asked for.")
+            else:
+                more = self._receive()
+                if not more:
+                    raise UpstreamFailed("The engine closed the connection in the middle of its answer's head.")
+                data += more
+
+    def _answer(self, stream: ClientStream, head: ResponseHead, rest: bytes, extra: Iterable[tuple[str, str]]) -> None:
+        framing: Framing = Chunked() if head.chunked else UntilClose() if head.length is None else Counted(head.length)
+        try:
+            if stream.begun and (head.code != _OK or not head.event_stream or head.encoded):
+                raise EngineRefusedError(head.code, self._error_body(framing, rest))
+            piece = framing.feed(rest) if rest else b""
+            if piece:
+                self._chunks, self._last = 1, piece
+            if framing.done:
+                self._settle(keep=framing.clean and head.keep_alive)
+            if not stream.begun:
+                self._in_events = head.event_stream and not head.encoded and head.length is None
+                stream.begin(head.status, [*head.headers, *extra], piece, last=framing.done)
+            elif framing.done:
+                stream.end(piece)
+            else:
+                stream.write(piece)
+            if not framing.done:
+                self._pump(stream, framing, keep=head.keep_alive)
+        except Garbled as error:
+            raise UpstreamFailed(f"The engine's answer is malformed: {error}.") from error
+
+    def _pump(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
+        """Pass on each piece as it comes: one poll, one recv, one send."""
+        while True:
+            data = self._receive()
+            if data:
+                piece = framing.feed(data)
+            elif framing.closed():
+                piece = b""
+            else:
+                raise UpstreamFailed("The engine closed the connection in the middle of its answer.")
+            if piece:
+                self._chunks += 1
+                self._last = piece
+            if framing.done:
+                # Before the client hears of it: its next request may then have this connection.
+                self._settle(keep=keep and framing.clean)
+                stream.end(piece)
+                return
+            stream.write(piece)
+
+    def _error_body(self, framing: Framing, rest: bytes) -> Any:
+        body = framing.feed(rest) if rest else b""
+        while not framing.done and len(body) < _MAX_ERROR_BODY:
+            data = self._receive()
+            if not data:
+                break
+            body += framing.feed(data)
+        try:
+            return json.loads(body)
+        except ValueError:
+            return None
+
+    def _tell(self, stream: ClientStream, event: bytes) -> None:
+        """Say in a stream of events that it broke; where that cannot be said, break the connection too."""
+        if not self._in_events:
+            stream.abort()
+            return
+        whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
+        try:
+            stream.end(event if whole else b"\n\n" + event)
+        except ClientGone:
+            stream.abort()
+
+    def _receive(self) -> bytes:
+        """Wait for the engine's next bytes; none if it closed the connection, however it did."""
+        self._wait()
+        try:
+            data = self._recv(_RECEIVE)
+        except OSError:
+            data = b""
+        if self._error is not None:
+            raise self._error
+        return data
+
+    def _wait(self) -> int:
+        events = self._poll.poll()
+        if len(events) > 1 or events[0][0] != self._fd:
+            raise ClientGone
+        return events[0][1]
+
+    def _hold(self, connection: Connection, client: int) -> None:
+        with self._lock:
+            if self._error is not None:
+                connection.sock.close()
+                raise self._error
+            self._connection = connection
+        self._fd = connection.sock.fileno()
+        self._recv = connection.sock.recv
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        if client >= 0:
+            # A departure only: bytes that a client sends ahead are its next request.
+            self._poll.register(client, select.POLLRDHUP)
+
+    def _settle(self, *, keep: bool) -> None:
+        """Give the connection back, or close it."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            keep = keep and self._error is None  # a cancel has shut it down
+        if connection is None:
+            return
+        if keep and connection.keep:
+            self._connections.put(connection)
+        else:
+            connection.sock.close()
+
+    def _drop(self) -> None:
+        self._settle(keep=False)
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the engine was faster
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _no_bytes(_limit: int) -> bytes:
+    return b""

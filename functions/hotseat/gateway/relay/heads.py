@@ -1,0 +1,193 @@
+"""Heads of messages on their way through: how they are read, what is refused, what is not passed on (RFC 9110, 7.6.1)."""
+
+import re
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from hotseat.core.errors import UpstreamFailed
+
+Headers = list[tuple[str, str]]
+
+MAX_HEAD = 65536  # bytes of a response's head
+MAX_FIELDS = 128
+_STATUS = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+# Anchored to line starts, so that a line that is no field is missed whole and the count below tells.
+_FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
+_TARGET = re.compile(r"[\x21-\x7e]+")
+_METHOD = re.compile(r"[A-Z]+")
+
+_HOP_BY_HOP = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade",
+})  # fmt: skip
+# Of a request, beside the hop-by-hop ones: what we say ourselves, and the client's keys, which are for us and not the engine.
+_OURS = frozenset({"host", "content-length", "expect", "authorization", "x-api-key", "api-key"})
+_NOT_TO_ENGINE = _HOP_BY_HOP | _OURS
+_NAMED_ANYWAY = frozenset({"", "close", "keep-alive"})
+# Of a response: fields that say something about its framing or its kind, or that the server in front says itself.
+_SERVERS = frozenset({"date", "server"})
+_NOTED = (
+    _HOP_BY_HOP
+    | _SERVERS
+    | {"content-length", "content-type", "content-encoding", "cache-control", "x-accel-buffering"}
+)
+_BODILESS = frozenset({204, 304})
+_GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(slots=True)
+class Call:
+    """A request for an engine. `target` is path and query; `headers` are filtered, `own` (the engine's own key) are not."""
+
+    address: str  # http://host:port
+    method: str
+    target: str
+    headers: Iterable[tuple[str, str]] = ()
+    body: bytes = b""
+    own: Iterable[tuple[str, str]] = ()
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """What an engine's head said: `headers` are those for the client, the rest is about this hop."""
+
+    code: int
+    status: str  # as WSGI has it: `200 OK`
+    headers: Headers
+    length: int | None  # None: chunked, or until the connection closes
+    chunked: bool
+    keep_alive: bool
+    event_stream: bool
+    encoded: bool  # gzip and the like: nothing may be written in between
+
+
+def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Request headers that go to the engine: without hop-by-hop fields, those that Connection names, Host, Expect and keys."""
+    kept: Headers = []
+    named: set[str] = set()
+    for field in headers:
+        key = field[0].lower()
+        if key not in _NOT_TO_ENGINE:
+            kept.append(field)
+        elif key == "connection":
+            named |= _tokens(field[1])
+    return _without(kept, named) if named - _NAMED_ANYWAY else kept
+
+
+class RequestHeaders:
+    """Request headers of a WSGI environ, as pairs; cheaper to go through than a framework's own view of them."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def __iter__(self) -> Any:
+        for key, value in self._environ.items():
+            if key.startswith("HTTP_"):
+                yield key[5:].replace("_", "-").title(), value
+            elif key == "CONTENT_TYPE" and value:
+                yield "Content-Type", value
+
+
+def request_target(environ: Mapping[str, Any]) -> str:
+    """Path and query as the client wrote them, where the server tells; else quoted again."""
+    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
+    if raw.startswith("/"):
+        return raw.partition("#")[0]
+    path = quote(
+        (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"), safe="/:@!$&'()*+,;=~"
+    )
+    query = environ.get("QUERY_STRING", "")
+    return f"{path or '/'}?{query}" if query else path or "/"
+
+
+def encode_request(call: Call, host: str) -> bytes:
+    """Head of the request. ValueError: something in it would break the head apart."""
+    if not _TARGET.fullmatch(call.target) or not _METHOD.fullmatch(call.method):
+        raise ValueError("a method or target that cannot stand in a request line")
+    lines = [f"{call.method} {call.target} HTTP/1.1\r\n", f"Host: {host}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in end_to_end(call.headers)]
+    lines += [f"{name}: {value}\r\n" for name, value in call.own]
+    if call.body or call.method not in _GET_LIKE:
+        lines.append(f"Content-Length: {len(call.body)}\r\n")
+    return encode_head(lines)
+
+
+def encode_head(lines: list[str]) -> bytes:
+    """Bytes of the lines and the empty one. ValueError unless each has its one line break: no field smuggles one in."""
+    text = "".join(lines)
+    if not text.count("\r\n") == text.count("\n") == text.count("\r") == len(lines) or "\0" in text:
+        raise ValueError("a line break inside a header")
+    return (text + "\r\n").encode("latin-1")
+
+
+def parse_response(block: bytes, method: str) -> ResponseHead:
+    """Read a whole head, up to and with its empty line. UpstreamFailed: it is none, or its framing is ambiguous."""
+    text = block.decode("latin-1")
+    status = _STATUS.match(text)
+    if status is None:
+        raise UpstreamFailed("The engine's answer is not HTTP.")
+    fields = _FIELD.findall(text, status.end())
+    # One line break per field, and two more: a bare LF, a folded line or a line that is no field make the counts differ.
+    if text.count("\n") != len(fields) + 2 or len(fields) > MAX_FIELDS:
+        raise UpstreamFailed("The engine's answer has a malformed head.")
+    return _read_fields(fields, int(status[1]), int(status[2]), status[3] or "", method)
+
+
+def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: str) -> ResponseHead:
+    kept: Headers = []
+    noted: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        if key not in _NOTED:
+            kept.append((name, value))
+        else:
+            noted[key] = f"{noted[key]},{value}" if key in noted else value
+            if key not in _HOP_BY_HOP and key not in _SERVERS and key != "content-length":
+                kept.append((name, value))
+    named = _tokens(noted["connection"]) if "connection" in noted else frozenset()
+    if named - _NAMED_ANYWAY:
+        kept = _without(kept, named)
+    length, chunked = _framing(noted, code, method)
+    if "content-length" in noted and "transfer-encoding" not in noted:
+        kept.append(("Content-Length", noted["content-length"].partition(",")[0].strip()))
+    event_stream = noted.get("content-type", "").lower().startswith("text/event-stream")
+    if event_stream:
+        kept = _without(kept, {"x-accel-buffering"})
+        kept.append(("X-Accel-Buffering", "no"))
+        if "cache-control" not in noted:
+            kept.append(("Cache-Control", "no-cache"))
+    keep_alive = "close" not in named and (minor > 0 or "keep-alive" in named)
+    if "content-length" in noted and "transfer-encoding" in noted:
+        keep_alive = False  # one of the two lies: RFC 9112, 6.3
+    encoded = noted.get("content-encoding", "identity").strip().lower() != "identity"
+    return ResponseHead(code, f"{code} {reason}", kept, length, chunked, keep_alive, event_stream, encoded)
+
+
+def _framing(noted: Mapping[str, str], code: int, method: str) -> tuple[int | None, bool]:
+    """Length of the body (None: not told) and whether it is chunked."""
+    coding = noted.get("transfer-encoding")
+    lengths = (
+        {part.strip() for part in noted.get("content-length", "").split(",")} if "content-length" in noted else set()
+    )
+    if len(lengths) > 1 or not all(part.isascii() and part.isdigit() and len(part) < 20 for part in lengths):  # noqa: PLR2004
+        raise UpstreamFailed("The engine's answer has no valid Content-Length.")
+    if method == "HEAD" or code in _BODILESS:
+        return 0, False
+    if coding is not None:
+        if coding.strip().lower() != "chunked":
+            raise UpstreamFailed("The engine's answer has a transfer coding that nobody asked for.")
+        return None, True
+    return (int(lengths.pop()), False) if lengths else (None, False)
+
+
+def _tokens(value: str) -> set[str]:
+    return {token.strip().lower() for token in value.split(",")}
+
+
+def _without(headers: Headers, names: AbstractSet[str]) -> Headers:
+    return [field for field in headers if field[0].lower() not in names]

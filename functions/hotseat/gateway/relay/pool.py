@@ -1,0 +1,128 @@
+"""Connections to engines, kept open between requests."""
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from hotseat.core.errors import UpstreamFailed
+
+_LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at before use; a request costs less without
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One connection, owned by whoever took it. `host` is what goes into the Host header."""
+
+    sock: socket.socket
+    host: str
+    home: "_Bucket"
+    reused: bool = False
+    keep: bool = True  # False: it cannot carry another request
+    rested_at: float = 0.0
+
+
+class _Bucket:
+    """Idle connections of one address, the last used at the right."""
+
+    __slots__ = ("address", "idle")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.idle: deque[Connection] = deque()
+
+
+class Connections:
+    """Pool of idle connections per address: last in, first out; at most `idle` of each, none older than `max_rest` seconds.
+
+    An engine may close an idle connection at any time, so the one who takes a `reused` one must be ready to try a fresh one.
+    """
+
+    def __init__(
+        self,
+        *,
+        idle: int = 128,
+        max_rest: float = 60.0,
+        connect_timeout: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = idle
+        self._max_rest = max_rest
+        self._connect_timeout = connect_timeout
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: dict[str, _Bucket] = {}
+
+    def take(self, address: str) -> Connection:
+        """Take an idle connection, or a fresh one. UpstreamFailed: nobody listens there."""
+        while True:
+            with self._lock:
+                bucket = self._buckets.get(address)
+                connection = bucket.idle.pop() if bucket and bucket.idle else None
+            if connection is None:
+                return self.connect(address)
+            if self._clock() - connection.rested_at < _LOOK_AFTER or not _stale(connection.sock):
+                connection.reused = True
+                return connection
+            connection.sock.close()
+
+    def connect(self, address: str) -> Connection:
+        """Make a fresh connection."""
+        parts = urlsplit(address)
+        if parts.scheme != "http" or parts.hostname is None:
+            raise UpstreamFailed(f"No engine can be reached at {address!r}: only http:// addresses.")
+        with self._lock:
+            bucket = self._buckets.setdefault(address, _Bucket(address))
+        try:
+            sock = socket.create_connection((parts.hostname, parts.port or 80), timeout=self._connect_timeout)
+        except OSError as error:
+            raise UpstreamFailed(f"The engine does not accept connections: {error.strerror or error}.") from error
+        sock.settimeout(None)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # An engine's node that vanishes sends no FIN; requests may be silent for minutes, connections may not.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        return Connection(sock, parts.netloc.rpartition("@")[2], bucket)
+
+    def put(self, connection: Connection) -> None:
+        """Give a connection back, whose answer was read to its end."""
+        now = connection.rested_at = self._clock()
+        bucket = connection.home
+        with self._lock:
+            closing: list[Connection] = []
+            if self._buckets.get(bucket.address) is not bucket:
+                closing.append(connection)  # forgotten meanwhile
+            else:
+                bucket.idle.append(connection)
+                while len(bucket.idle) > self._limit or now - bucket.idle[0].rested_at > self._max_rest:
+                    closing.append(bucket.idle.popleft())
+        for each in closing:
+            each.sock.close()
+
+    def forget(self, address: str) -> None:
+        """Close what is idle at this address, and later what is in use: the engine there is gone, or going."""
+        with self._lock:
+            bucket = self._buckets.pop(address, None)
+        for connection in bucket.idle if bucket else ():
+            connection.sock.close()
+
+    def close(self) -> None:
+        """Forget all addresses."""
+        for address in list(self._buckets):
+            self.forget(address)
+
+
+def _stale(sock: socket.socket) -> bool:
+    """Whether the engine closed it, or said something that nobody asked for."""
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

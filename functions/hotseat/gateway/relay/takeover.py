@@ -1,0 +1,206 @@
+"""Writes a response straight to the socket that gunicorn read the request from.
+
+This leans on gunicorn's insides: the environ's `gunicorn.socket`, and the Response behind `start_response`, which is left
+as after a response with a length that was sent whole. tests/embedded/test_relay_gunicorn.py holds it to the pinned version.
+"""
+
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Any
+
+from hotseat.gateway.relay.heads import Headers, encode_head
+from hotseat.gateway.relay.streams import ClientGone, ClientStream, PlainStream, client_socket
+
+START_RESPONSE = (
+    "hotseat.start_response"  # environ key: WSGI's start_response, put there by the application's outermost layer
+)
+_FLUSH_GRACE = 1.0  # seconds that a client which takes nothing is given once its exchange is cancelled
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+_RESPONSE_FIELDS = ("req", "status", "headers_sent", "chunked", "response_length", "must_close", "sent")
+
+
+def client_stream(environ: Mapping[str, Any]) -> ClientStream:
+    """Choose the fastest stream that this request's server allows."""
+    start_response = environ[START_RESPONSE]
+    sock = client_socket(environ)
+    response = getattr(start_response, "__self__", None)
+    # Exactly these classes: TLS sockets and HTTP/2 responses are subclasses that frame their bytes themselves.
+    kind = type(response)
+    ours = kind.__module__ == "gunicorn.http.wsgi" and kind.__name__ == "Response" and type(sock) is socket.socket
+    if ours and sock is not None and all(hasattr(response, name) for name in _RESPONSE_FIELDS):
+        return TakeoverStream(
+            sock, response, modern=environ["SERVER_PROTOCOL"] == "HTTP/1.1", head=environ["REQUEST_METHOD"] == "HEAD"
+        )
+    return PlainStream(start_response, sock)
+
+
+class TakeoverStream:
+    """Response on gunicorn's own socket. `modern`: the client speaks HTTP/1.1; `head`: it asked with HEAD."""
+
+    __slots__ = (
+        "_chunked",
+        "_deadline",
+        "_head",
+        "_lock",
+        "_modern",
+        "_response",
+        "_sock",
+        "_wake",
+        "begun",
+        "ended",
+        "sent",
+    )
+
+    def __init__(self, sock: socket.socket, response: Any, *, modern: bool, head: bool) -> None:
+        self.begun = False
+        self.ended = False
+        self.sent = 0
+        self._sock = sock
+        self._response = response
+        self._modern = modern
+        self._head = head
+        self._chunked = False
+        self._lock = threading.Lock()  # over the next two
+        self._wake: int | None = None  # eventfd, while a write waits for the client
+        self._deadline: float | None = None
+
+    def fileno(self) -> int:
+        """Descriptor of the client's connection."""
+        return self._sock.fileno()
+
+    def begin(self, status: str, headers: Headers, data: bytes = b"", *, last: bool = False) -> None:
+        """Send the head, and what there is of the body, in one go."""
+        response = self._response
+        bodiless = self._head or status[:3] in ("204", "304")
+        counted = bodiless or any(name.lower() == "content-length" for name, _ in headers)
+        self._chunked = self._modern and not counted
+        close = (
+            response.must_close or response.req.should_close() or _pipelined(response) or not (counted or self._chunked)
+        )
+        lines = [f"HTTP/1.1 {status}\r\n", f"Date: {_http_date(int(time.time()))}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in headers]
+        if self._chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        if close or not self._modern:
+            lines.append("Connection: close\r\n" if close else "Connection: keep-alive\r\n")
+        message = encode_head(lines)
+        self._claim(status, close=close)
+        self._send(message + self._framed(b"" if bodiless else data, last=last))
+        self.ended = last
+
+    def write(self, data: bytes) -> None:
+        """Send more of the body, as one chunk where the body is chunked."""
+        if data:
+            self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self, data: bytes = b"") -> None:
+        """Send the last bytes and the end of a chunked body together."""
+        message = self._framed(data, last=True)
+        if message:
+            self._send(message)
+        self.ended = True
+
+    def abort(self) -> None:
+        """Reset the connection: an HTTP/1.0 client takes a mere close for the end of the body.
+
+        Only closing the last descriptor resets, and gunicorn still holds it: put another socket, already dead, in its place.
+        """
+        self._claim("499 Aborted", close=True)
+        self.ended = True
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        one, other = socket.socketpair()
+        with one, other:
+            os.dup2(one.fileno(), self._sock.fileno(), inheritable=False)
+
+    def hurry(self) -> None:
+        """Set the deadline, and wake a write that waits."""
+        with self._lock:
+            self._deadline = self._deadline or time.monotonic() + _FLUSH_GRACE
+            if self._wake is not None:
+                os.eventfd_write(self._wake, 1)
+
+    def finish(self) -> Iterable[bytes]:
+        """Return nothing: gunicorn takes the response for sent."""
+        self._response.sent = self.sent  # for its access log
+        return ()
+
+    def _claim(self, status: str, *, close: bool) -> None:
+        response = self._response
+        if not self.begun:
+            response.status = status
+            response.status_code = int(status[:3])
+        response.headers_sent = True
+        response.chunked = False
+        response.response_length = 0
+        if close:
+            response.must_close = True
+        self.begun = True
+
+    def _framed(self, data: bytes, *, last: bool) -> bytes:
+        if not self._chunked:
+            return data
+        end = b"0\r\n\r\n" if last else b""
+        return b"%x\r\n%b\r\n%b" % (len(data), data, end) if data else end
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._sock.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientGone from error
+        if sent < len(data):
+            self._send_slowly(memoryview(data)[sent:])
+        self.sent += len(data)
+
+    def _send_slowly(self, rest: memoryview) -> None:
+        """Wait for a client that reads slower than its engine writes; the engine feels it, since nobody reads from it now."""
+        with self._lock:
+            wake = self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        try:
+            watch = select.poll()
+            watch.register(self._sock, select.POLLOUT | select.POLLRDHUP)
+            watch.register(wake, select.POLLIN)
+            while rest:
+                rest = rest[self._send_some(watch, wake, rest) :]
+        finally:
+            with self._lock:
+                self._wake = None
+            os.close(wake)
+
+    def _send_some(self, watch: select.poll, wake: int, rest: memoryview) -> int:
+        limit = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
+        events = dict(watch.poll(limit))
+        if not events or events.get(self._sock.fileno(), 0) & _GONE:
+            raise ClientGone
+        if wake in events:
+            watch.unregister(wake)
+            return 0
+        try:
+            return self._sock.send(rest, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ClientGone from error
+
+
+@lru_cache(maxsize=1)
+def _http_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def _pipelined(response: Any) -> bool:
+    """Whether gunicorn has read on into a next request, which it would forget as soon as it waits for the socket again.
+
+    Saying `Connection: close` makes the client send it once more; keeping the connection lets it wait for nothing.
+    """
+    unreader = getattr(response.req, "unreader", None)
+    return unreader is not None and unreader.buf.getbuffer().nbytes > 0

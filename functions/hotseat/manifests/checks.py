@@ -1,0 +1,196 @@
+"""What can be wrong between documents, and between a document and what is installed here."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol
+
+from hotseat.core.documents import DEFAULT_WORKSPACE, Model, Workspace
+from hotseat.core.units import format_bytes
+from hotseat.manifests.entry import Entry
+from hotseat.manifests.problems import Path, Problem, did_you_mean, shown
+
+ENGINES = "hotseat.engines"
+POLICIES = "hotseat.policies"
+
+
+class Checker(Protocol):
+    """The part of an engine that matters here."""
+
+    def check(self, model: Model) -> list[str]:
+        """Say what is wrong with a Model's fields for this engine."""
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """What is installed: how to get each engine by its name, and the names of the policies."""
+
+    engines: Mapping[str, Callable[[], Checker]]
+    policies: frozenset[str]
+
+    @classmethod
+    def installed(cls) -> "Plugins":
+        """Find them by their entry points; an engine is imported only when a Model asks for it."""
+        engines = {point.name: partial(_create, point) for point in entry_points(group=ENGINES)}
+        return cls(engines, frozenset(point.name for point in entry_points(group=POLICIES)))
+
+
+def _create(point: EntryPoint) -> Checker:
+    engine: Checker = point.load()()
+    return engine
+
+
+def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator[Problem]:
+    """Yield what is wrong between documents. Not `complete`: some could not be read, so that any reference may be right."""
+    workspaces = [entry for entry in entries if entry.kind == "Workspace"]
+    models = [entry for entry in entries if entry.kind == "Model"]
+    yield from _one_of_a_name(workspaces)
+    yield from _one_of_a_claim(models)
+    yield from _engines(models, plugins)
+    yield from _policies(workspaces, plugins)
+    homes = {id(model): home_of(model, workspaces) for model in models}
+    if complete:
+        yield from _homeless(models, workspaces, homes)
+        yield from _defaults(models, workspaces, homes)
+    yield from _misfits(models, workspaces, homes)
+
+
+def home_of(model: Entry, workspaces: list[Entry]) -> str:
+    """Name of the Workspace that a Model belongs to: the stated one, the only one, or `default`."""
+    stated = model.get("spec", "workspace")
+    if isinstance(stated, str):
+        return stated
+    return workspaces[0].name if len(workspaces) == 1 else DEFAULT_WORKSPACE
+
+
+def _one_of_a_name(workspaces: list[Entry]) -> Iterator[Problem]:
+    first: dict[str, Entry] = {}
+    for entry in workspaces:
+        other = first.setdefault(entry.name, entry)
+        if entry.name and other is not entry:
+            path = ("metadata", "name")
+            yield entry.problem(f"another Workspace has the name {entry.name}: {other.where(path)}", path)
+
+
+def _one_of_a_claim(models: list[Entry]) -> Iterator[Problem]:
+    """Find names and aliases that are claimed twice: a client's request could go to either."""
+    first: dict[str, tuple[Entry, Path]] = {}
+    for entry in models:
+        for name, path in _claims(entry):
+            other, other_path = first.setdefault(name, (entry, path))
+            if (other, other_path) == (entry, path):
+                continue
+            if other is entry:
+                yield entry.problem(f"this Model states {name} twice", path)
+            else:
+                what = "has the name" if other_path == ("metadata", "name") else "has the alias"
+                yield entry.problem(f"{other.label} {what} {name} already: {other.where(other_path)}", path)
+
+
+def _claims(entry: Entry) -> Iterator[tuple[str, Path]]:
+    if entry.name:
+        yield entry.name, ("metadata", "name")
+    aliases = entry.get("spec", "aliases")
+    for index, alias in enumerate(aliases if isinstance(aliases, list) else ()):
+        if isinstance(alias, str):
+            yield alias, ("spec", "aliases", index)
+
+
+def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:
+    """Check that engines are installed, and ask each about its Models."""
+    loaded: dict[str, Checker | Exception] = {}
+    for entry in models:
+        name = entry.get("spec", "engine")
+        if not isinstance(name, str):
+            continue
+        if name not in plugins.engines:
+            yield _unknown(entry, ("spec", "engine"), name, plugins.engines, "no such engine is installed")
+            continue
+        if name not in loaded:
+            loaded[name] = _load(plugins.engines[name])
+        yield from _ask(entry, name, loaded[name])
+
+
+def _load(load: Callable[[], Checker]) -> Checker | Exception:
+    try:
+        return load()
+    except Exception as error:  # a package of somebody else's: whatever it raises is a problem to be told
+        return error
+
+
+def _ask(entry: Entry, name: str, engine: Checker | Exception) -> Iterator[Problem]:
+    if isinstance(engine, Exception):
+        yield entry.problem(f"the engine {name} cannot be loaded: {engine!r}", ("spec", "engine"))
+    elif isinstance(entry.document, Model):
+        try:
+            problems = engine.check(entry.document)
+        except Exception as error:  # likewise
+            problems = [f"the engine {name} failed to check this: {error!r}"]
+        for problem in problems:
+            yield entry.problem(problem, ("spec",), at_key=True)
+
+
+def _policies(workspaces: list[Entry], plugins: Plugins) -> Iterator[Problem]:
+    for entry in workspaces:
+        name = entry.get("spec", "policy", "name")
+        if isinstance(name, str) and name not in plugins.policies:
+            yield _unknown(entry, ("spec", "policy", "name"), name, plugins.policies, "no such policy is installed")
+
+
+def _homeless(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
+    names = [entry.name for entry in workspaces] or [DEFAULT_WORKSPACE]
+    for entry in models:
+        home = homes[id(entry)]
+        if home in names or not all(names):  # a Workspace whose name cannot be read may be the one
+            continue
+        stated = entry.get("spec", "workspace") is not None
+        message = (
+            "no such Workspace" if stated else "must be stated, as there are several Workspaces and none is default"
+        )
+        path = ("spec", "workspace")
+        if stated:
+            yield _unknown(entry, path, home, names, message)
+        else:
+            yield entry.problem(message, path, allowed=", ".join(sorted(names)))
+
+
+def _defaults(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
+    path = ("spec", "defaultModel")
+    owners = {name: homes[id(entry)] for entry in models for name, _ in _claims(entry)}
+    for entry in workspaces:
+        wanted = entry.get(*path)
+        if not isinstance(wanted, str) or owners.get(wanted) == entry.name:
+            continue
+        if wanted in owners:
+            yield entry.problem(f"{wanted} belongs to the Workspace {owners[wanted]}", path)
+        else:
+            here = [name for name, home in owners.items() if home == entry.name]
+            yield _unknown(entry, path, wanted, here, "no such Model or alias")
+
+
+def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
+    """Find Models that their Workspace could never hold. External ones occupy nothing of it."""
+    capacities = {
+        entry.name: entry.document.spec.capacity for entry in workspaces if isinstance(entry.document, Workspace)
+    }
+    for entry in models:
+        capacity = capacities.get(
+            homes[id(entry)], None if workspaces else Workspace.model_fields["spec"].default.capacity
+        )
+        if capacity is None or not isinstance(entry.document, Model) or entry.document.spec.engine == "external":
+            continue
+        wanted, where = entry.document.spec.resources, f"the Workspace {homes[id(entry)]} has"
+        if wanted.gpus > capacity.gpus:
+            message = f"can never fit: {where} {capacity.gpus}"
+            yield entry.problem(message, ("spec", "resources", "gpus"), found=str(wanted.gpus))
+        memory, limit = wanted.accelerator_memory, capacity.accelerator_memory
+        if memory is not None and limit is not None and memory > limit:
+            message = f"can never fit: {where} {format_bytes(limit)}"
+            yield entry.problem(message, ("spec", "resources", "acceleratorMemory"), found=format_bytes(memory))
+
+
+def _unknown(entry: Entry, path: Path, name: str, allowed: Iterable[str], message: str) -> Problem:
+    choices = sorted(allowed)
+    more = ", ".join(choices) or "none"
+    return entry.problem(message, path, found=shown(name), allowed=more, hint=did_you_mean(name, choices))

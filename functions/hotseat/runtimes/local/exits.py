@@ -1,0 +1,54 @@
+"""Why an engine ended, in a word for machines and a sentence for people."""
+
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+SHOWN_LINES = 5
+READ_LINES = 30  # in which a lack of memory is looked for: the traceback comes after it
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|outofmemory|cudaMalloc failed|unable to allocate .*buffer|std::bad_alloc", re.IGNORECASE
+)
+SIGNAL_REASONS: dict[int, str] = {
+    signal.SIGKILL: "Killed",
+    signal.SIGSEGV: "Segfault",
+    signal.SIGABRT: "Aborted",
+    signal.SIGTERM: "Terminated",
+}
+
+
+def oom_kills() -> int:
+    """How many processes the kernel killed for lack of memory since boot, in all control groups; 0 where it does not say."""
+    try:
+        fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(fields.get("oom_kill", 0))
+
+
+def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: bool) -> tuple[str, str]:
+    """Reason and message for an engine that ended by itself. `code` is negative for a signal, `output` the run's last lines."""
+    how = f"the engine exited with code {code}" if code >= 0 else f"the engine was ended by {_signal_name(-code)}"
+    if not ready:
+        how += " while it was loading"
+    if code == -signal.SIGKILL and oom_killed:
+        return "OutOfMemory", with_output(f"{how}: the kernel says out of memory", output)
+    if code != 0 and any(OUT_OF_MEMORY.search(line) for line in output[-READ_LINES:]):
+        return "OutOfMemory", with_output(f"{how}: out of memory", output)
+    if not ready:
+        return "ExitedWhileLoading", with_output(how, output)
+    return "Exited" if code >= 0 else SIGNAL_REASONS.get(-code, "Signal"), with_output(how, output)
+
+
+def with_output(message: str, output: Sequence[str]) -> str:
+    """Message with the last lines of the log, where there are any."""
+    shown = [line for line in output if line.strip()][-SHOWN_LINES:]
+    return "\n".join([f"{message}. Its last output:", *shown]) if shown else message
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -1,0 +1,320 @@
+"""One holder of a seat: an engine from its start to the proof that nothing of it is left, in one thread and one poll()."""
+
+import logging
+import os
+import secrets
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hotseat.core.documents import Model
+from hotseat.core.messages import HolderFailed, HolderReady, HolderReleased, HolderUnproven, Start
+from hotseat.core.ports import Observe
+from hotseat.engines.base import Engine
+from hotseat.runtimes.local.accelerators import Accelerators, Claim, make_claim
+from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills
+from hotseat.runtimes.local.keeper import descendants
+from hotseat.runtimes.local.keepers import Keeper, Keepers, read_ready
+from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, make_plan
+from hotseat.runtimes.local.leftovers import (
+    HOLDER_VARIABLE,
+    StateDir,
+    find_processes,
+    kill_all,
+    session_members,
+    wait_for_end,
+)
+from hotseat.runtimes.local.logs import Lines, ModelLog
+from hotseat.runtimes.local.probe import Probe
+
+PROOF_TIME = 10.0  # seconds beyond all graces; what is not proven gone by then is reported as unproven
+PROOF_PAUSE = 0.02  # seconds between looks at the driver, which cannot be awaited
+UNPROVEN_PAUSE = 1.0  # seconds between looks once it is unproven
+SWEEP_TIME = 2.0  # seconds for one attempt to kill what a dead keeper left
+DRAIN_CHUNKS = 16  # of output taken in before anything else gets its turn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all holders of a runtime share."""
+
+    observe: Observe
+    clock: Callable[[], float]
+    keepers: Keepers
+    ports: PortBook
+    state: StateDir
+    cache_dir: Path
+    accelerators: Accelerators | None
+    marks: Mapping[str, str]  # environment of every engine, by which its leftovers are known
+    ended: Callable[["Holder"], None]  # called just before HolderReleased
+    closing: threading.Event = field(default_factory=threading.Event)  # the runtime ends: wait for processes only
+
+
+class StopOrder:
+    """The Stop of a holder, or none yet: the only thing in it that other threads touch."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = True
+        self.fd, self._writer = os.pipe()  # readable once there is news
+        os.set_blocking(self.fd, False)
+        self.grace: float | None = None
+
+    def give(self, grace: float) -> bool:
+        """Order the end, or shorten its grace; False if the holder has ended."""
+        with self._lock:
+            if self._open:
+                self.grace = grace if self.grace is None else min(grace, self.grace)
+                os.write(self._writer, b".")
+            return self._open
+
+    def close(self) -> None:
+        """Take no more."""
+        with self._lock:
+            self._open = False
+            os.close(self.fd)
+            os.close(self._writer)
+
+
+class Holder(threading.Thread):
+    """Tells everything about one Start in order: maybe ready, maybe failed, maybe unproven, at last released."""
+
+    def __init__(self, order: Start, model: Model, engine: Engine, output: ModelLog, around: Surroundings) -> None:
+        super().__init__(name=f"holder-{order.holder}", daemon=True)
+        self.order = order
+        self.model = model
+        self.stop_order = StopOrder()
+        self._engine = engine
+        self._output = output
+        self._around = around
+        self._mark = f"{order.holder} {secrets.token_hex(8)}"  # in the environment of its processes
+        self._keeper: Keeper | None = None
+        self._probe: Probe | None = None
+        self._claim: Claim | None = None
+        self._lines = Lines()
+        self._begin_of_output = output.position
+        self._oom_kills = 0
+        self._engine_pid = 0
+        self._address = ""
+        self._told_grace: float | None = None  # what the keeper knows of the Stop
+        self._prove_by: float | None = None  # monotonic, once it is to end
+        self._ready = self._failed = self._unproven = self._empty = False
+
+    def run(self) -> None:
+        """Live, and whatever happens end with the proof."""
+        try:
+            with ExitStack() as stack:
+                if self.stop_order.grace is None:
+                    self._start(stack)
+                self._live()
+        except Exception as problem:
+            log.exception("holder %s", self.order.holder)
+            self._fail("InternalError", f"hotseat lost sight of the engine: {problem!r}")
+            if self._keeper is not None:
+                self._keeper.close()  # it kills the tree then
+        self._prove(self._processes_left)
+        self._prove(self._memory_left)
+        self._end()
+
+    # Start ------------------------------------------------------------------------------------------------------------
+
+    def _start(self, stack: ExitStack) -> None:
+        """Hand the engine to a keeper, or say why not."""
+        spec = self.model.spec
+        try:
+            port = stack.enter_context(self._around.ports.promise(spec.port))
+            marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
+            plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks)
+        except CannotStart as problem:
+            self._cannot_start(problem.reason, str(problem))
+            return
+        if plan.stop_command:
+            self._around.state.remember(self.order.holder, plan.stop_command)
+        self._claim = make_claim(self._around.accelerators) if spec.resources.gpus else None
+        self._oom_kills = oom_kills()
+        self._keeper = self._launch(plan)
+        self._address = f"http://{HOST}:{port}"
+        self._probe = Probe((HOST, port), plan.health_path, time.monotonic())
+        self._around.keepers.prepare()
+
+    def _launch(self, plan: Plan) -> Keeper:
+        keeper = self._around.keepers.take()
+        try:
+            keeper.launch(plan.argv, plan.env, plan.stop_command)
+        except BrokenPipeError:  # the spare one died at this moment
+            keeper.close()
+            keeper = self._around.keepers.take()
+            keeper.launch(plan.argv, plan.env, plan.stop_command)
+        return keeper
+
+    def _cannot_start(self, reason: str, message: str) -> None:
+        self._output.write([f"--- {self.order.holder} cannot start: {message} ---"])
+        self._fail(reason, message)
+
+    # Life -------------------------------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        """Serve all that happens, until the keeper says that the tree is empty, or is dead itself."""
+        while self._keeper is not None and not self._empty:
+            self._wait(self._keeper)
+            self._take_order(self._keeper)
+            messages = self._keeper.messages()
+            if messages is None:
+                self._fail(
+                    "KeeperKilled", "the process that watches over the engine was killed, and the engine with it"
+                )
+                return
+            for message in messages:
+                self._hear(message, self._keeper)
+            if self._engine_pid:
+                self._take_output(self._keeper)
+            self._ask()
+            if self._prove_by is not None and time.monotonic() >= self._prove_by:
+                self._tell_unproven(f"processes are still there: {_listed(descendants(self._keeper.pid))}")
+
+    def _wait(self, keeper: Keeper) -> None:
+        poll = select.poll()
+        for fd in (keeper.status, self.stop_order.fd):
+            poll.register(fd, select.POLLIN)
+        if self._engine_pid:  # not before, so that the line which says so comes first
+            poll.register(keeper.log, select.POLLIN)
+        times = [] if self._prove_by is None or self._unproven else [self._prove_by]
+        if self._probe is not None:
+            times.append(self._probe.due)
+            if (probed := self._probe.fd) is not None:
+                poll.register(probed, self._probe.events)
+        poll.poll(None if not times else max(0.0, min(times) - time.monotonic()) * 1000)
+
+    def _hear(self, message: dict[str, Any], keeper: Keeper) -> None:
+        """Act on what the keeper says."""
+        if "pid" in message:
+            self._engine_pid = message["pid"]
+            self._output.write([f"--- {self.order.holder} started, pid {self._engine_pid} ---"])
+            self._begin_of_output = self._output.position
+        elif "failed" in message:
+            self._cannot_start(message["failed"], message["message"])
+        elif "exited" in message:
+            self._take_output(keeper)
+            if self._engine_pid:
+                self._hear_exit(message["exited"])
+        elif "empty" in message:
+            self._empty = True
+
+    def _hear_exit(self, code: int) -> None:
+        """Say why the main process ended; others of the tree may live on."""
+        self._output.write(self._lines.rest())
+        oom_killed = oom_kills() != self._oom_kills
+        _, output = self._output.read_after(self._begin_of_output, 0)
+        reason, message = explain_exit(code, output[-READ_LINES:], ready=self._ready, oom_killed=oom_killed)
+        self._fail(reason, message)
+        self._output.write(
+            [f"--- {self.order.holder} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"]
+        )
+        self._expect_end(0.0)
+
+    def _take_output(self, keeper: Keeper) -> None:
+        for _ in range(DRAIN_CHUNKS):
+            data = read_ready(keeper.log)
+            if not data:
+                return
+            self._output.write(self._lines.feed(data))
+
+    def _take_order(self, keeper: Keeper) -> None:
+        """Pass a Stop on, and a shorter one again."""
+        read_ready(self.stop_order.fd)
+        grace = self.stop_order.grace
+        if grace is None or grace == self._told_grace:
+            return
+        self._told_grace = grace
+        keeper.stop(grace)
+        self._give_up_probe()
+        self._note_processes(keeper)
+        self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
+
+    def _ask(self) -> None:
+        """Go on asking whether the engine is ready."""
+        if self._probe is None or self._keeper is None or not self._probe.step(time.monotonic()):
+            return
+        self._give_up_probe()
+        self._ready = True
+        self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
+        self._note_processes(self._keeper)
+
+    # End --------------------------------------------------------------------------------------------------------------
+
+    def _prove(self, look: Callable[[], str]) -> None:
+        """Look until nothing remains; from the deadline on it is unproven, and looked at slowly."""
+        while remains := look():
+            self._expect_end(0.0)
+            if time.monotonic() >= (self._prove_by or 0.0):
+                self._tell_unproven(remains)
+            time.sleep(UNPROVEN_PAUSE if self._unproven else PROOF_PAUSE)
+
+    def _processes_left(self) -> str:
+        """Kill what a dead keeper left; say what is still there. Nothing to do where the keeper gave the proof."""
+        if self._keeper is None or self._empty:
+            return ""
+        wait_for_end([self._engine_pid] if self._engine_pid else [], SWEEP_TIME)  # the kernel kills it with its keeper
+
+        def find() -> list[int]:
+            marked = find_processes(HOLDER_VARIABLE, self._mark)
+            return marked + (session_members(self._engine_pid) if self._engine_pid else [])
+
+        left = kill_all(find, SWEEP_TIME)
+        return f"processes could not be killed: {_listed(left)}" if left else ""
+
+    def _memory_left(self) -> str:
+        """Ask the driver, where there is one."""
+        return "" if self._claim is None or self._around.closing.is_set() else self._claim.remains()
+
+    def _end(self) -> None:
+        """Say that it is gone, then tidy up: whoever waits for the seat does not wait for that."""
+        if self.model.spec.stop_command:
+            self._around.state.forget(self.order.holder)
+        self._around.ended(self)
+        self.stop_order.close()
+        self._around.observe(HolderReleased(self._around.clock(), self.order.holder, self.order.epoch))
+        self._give_up_probe()
+        if self._keeper is not None:
+            self._take_output(self._keeper)
+            self._keeper.close()
+        self._output.write(self._lines.rest())
+
+    def _expect_end(self, grace: float) -> None:
+        """Set the time by which it must be proven gone; only ever shortened."""
+        prove_by = time.monotonic() + grace + PROOF_TIME
+        self._prove_by = prove_by if self._prove_by is None else min(prove_by, self._prove_by)
+
+    def _note_processes(self, keeper: Keeper) -> None:
+        if self._claim is not None:
+            self._claim.note_processes(keeper.pid)
+
+    def _give_up_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
+    def _fail(self, reason: str, message: str) -> None:
+        """Tell that it ended by itself: once, and not if it was told to end."""
+        self._give_up_probe()
+        if not self._failed and self.stop_order.grace is None:
+            self._failed = True
+            self._around.observe(
+                HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message)
+            )
+
+    def _tell_unproven(self, reason: str) -> None:
+        if not self._unproven:
+            self._unproven = True
+            self._around.observe(HolderUnproven(self._around.clock(), self.order.holder, self.order.epoch, reason))
+
+
+def _listed(pids: list[int]) -> str:
+    return ", ".join(map(str, sorted(pids))) or "unknown ones"

@@ -1,0 +1,128 @@
+"""What is run for a Model on this machine: command, environment, address; and why it cannot be."""
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hotseat.core.documents import Model
+from hotseat.engines.base import Engine, EngineError, Placement, is_remote
+from hotseat.engines.custom import Custom
+from hotseat.runtimes.local.leftovers import HOLDER_VARIABLE, KEEPER_VARIABLE, STATE_VARIABLE
+from hotseat.sources.base import SourceError, cached
+
+HOST = "127.0.0.1"
+SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - the name of variables that engines must not see
+ATTEMPTS = 100  # to find a port that none of our own engines was promised
+
+
+class CannotStart(Exception):
+    """Nothing was started; `reason` is for HolderFailed."""
+
+    def __init__(self, message: str, reason: str = "CannotStart") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A process to be."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    stop_command: tuple[str, ...]
+    port: int
+    health_path: str
+
+
+class PortBook:
+    """Ports promised to engines that may not listen yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._promised: set[int] = set()
+
+    @contextlib.contextmanager
+    def promise(self, wanted: int | None) -> Iterator[int]:
+        """Keep a port for an engine: this one, or any free one. CannotStart if somebody listens there already."""
+        with self._lock:
+            port = wanted if wanted is not None else _free_port(self._promised)
+            if port in self._promised or not _can_listen(port):
+                raise CannotStart(f"port {port} is taken: something else listens on it", "PortTaken")
+            self._promised.add(port)
+        try:
+            yield port
+        finally:
+            with self._lock:
+                self._promised.discard(port)
+
+
+def make_plan(model: Model, engine: Engine, port: int, cache_dir: Path, marks: Mapping[str, str]) -> Plan:
+    """Say what to run. `marks` are the variables by which leftovers are known. CannotStart says why not."""
+    placement = Placement(HOST, port, _weights(model, engine, cache_dir))
+    try:
+        launch = engine.launch(model, placement)
+        stop_command = _fill(model, model.spec.stop_command, placement)
+    except EngineError as problem:
+        raise CannotStart(str(problem)) from problem
+    env = (
+        base_environment()
+        | dict(launch.env)
+        | {variable.name: variable.value for variable in model.spec.env}
+        | dict(marks)
+    )
+    return Plan(launch.argv, env, stop_command, port, model.spec.health.path or engine.health_path(model))
+
+
+def base_environment() -> dict[str, str]:
+    """Environment of this process without its own secrets, and without marks of another hotseat above it."""
+    marks = (HOLDER_VARIABLE, STATE_VARIABLE, KEEPER_VARIABLE)
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIX) and name not in marks
+    }
+
+
+def _weights(model: Model, engine: Engine, cache_dir: Path) -> str | None:
+    source = model.spec.source
+    if source is None or (is_remote(source) and not engine.fetches(model)):
+        return None
+    try:
+        path = cached(source, cache_dir)
+    except SourceError as problem:
+        raise CannotStart(str(problem)) from problem
+    if path is None:
+        raise CannotStart(f"the weights {source} are not here yet; fetch them first")
+    return str(path)
+
+
+def _fill(model: Model, command: tuple[str, ...], placement: Placement) -> tuple[str, ...]:
+    """Fill the fields of the custom engine's commands into another command."""
+    if not command:
+        return ()
+    spec = model.spec.model_copy(update={"command": command, "args": ()})
+    return Custom().launch(model.model_copy(update={"spec": spec}), placement).argv
+
+
+def _free_port(promised: Collection[int]) -> int:
+    for _ in range(ATTEMPTS):
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+        if port not in promised:
+            return port
+    raise CannotStart("no free port found", "PortTaken")
+
+
+def _can_listen(port: int) -> bool:
+    """Whether nobody listens there; old connections of a former engine do not count."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as problem:
+            return problem.errno != errno.EADDRINUSE  # anything else is for the engine to say
+    return True

@@ -1,0 +1,203 @@
+"""Runtime of one machine: models as child processes, each below a keeper that proves its end."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hotseat.core.documents import Model
+from hotseat.core.messages import CacheObserved, CacheState, Fetch, HolderReleased, Observation, Start, Stop
+from hotseat.core.ports import LogView, Observe
+from hotseat.engines.base import Engine, is_remote, load_engine
+from hotseat.runtimes.local.accelerators import Accelerators
+from hotseat.runtimes.local.fetching import Fetching
+from hotseat.runtimes.local.holder import PROOF_TIME, Holder, Surroundings
+from hotseat.runtimes.local.keepers import Keepers
+from hotseat.runtimes.local.launching import PortBook, base_environment
+from hotseat.runtimes.local.leftovers import KEEPER_VARIABLE, STATE_VARIABLE, StateDir
+from hotseat.runtimes.local.logs import ModelLog
+from hotseat.sources.base import SourceError, cached
+
+EXTERNAL = "external"  # the engine whose servers are neither started nor stopped
+CLOSE_GRACE = 2.0  # seconds between SIGTERM and SIGKILL when everything ends
+
+log = logging.getLogger(__name__)
+
+
+class LocalRuntime:
+    """A Runtime (see core/ports.py). `observe` is called from its threads and from the caller's; it must only hand on.
+
+    `state_dir` is how one instance after another finds what was left: one living instance each. `log_dir` None: no files.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        cache_dir: Path,
+        clock: Callable[[], float] = time.monotonic,
+        log_dir: Path | None = None,
+        *,
+        accelerators: Accelerators | None = None,
+        engines: Callable[[str], Engine] = load_engine,
+    ) -> None:
+        self._cache_dir = cache_dir
+        self._clock = clock
+        self._log_dir = log_dir
+        self._load_engine = engines
+        self._observe: Observe | None = None
+        self._lock = threading.Lock()  # guards the tables below; nothing is observed under it
+        self._models: dict[str, Model] = {}
+        self._engines: dict[str, Engine] = {}  # by name: finding one reads the metadata of all packages
+        self._logs: dict[str, ModelLog] = {}
+        self._holders: dict[str, Holder] = {}
+        self._fetches: dict[str, Fetching] = {}
+        self._threads: set[threading.Thread] = set()
+        self._state = state = StateDir(state_dir)
+        marks = {STATE_VARIABLE: str(state.path)}
+        self._child_env = base_environment() | marks
+        self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: "1"})
+        self._around = Surroundings(
+            self._tell, clock, self._keepers, PortBook(), state, cache_dir, accelerators, marks, self._forget
+        )
+
+    def begin(self, models: Iterable[Model], observe: Observe) -> None:
+        """Take down what an earlier instance left, and start. StateDirInUse if another instance lives."""
+        self._state.lock()
+        if left := self._state.take_down():
+            log.error("processes of an earlier run cannot be killed: %s", left)
+        self._observe = observe
+        self._keepers.prepare()
+        self.update(models)
+
+    def update(self, models: Iterable[Model]) -> None:
+        """Replace the documents; holders that run go on as they are. Tells the cache state of each new or changed model."""
+        wanted = {model.name: model for model in models}
+        with self._lock:
+            changed = [model for name, model in wanted.items() if self._models.get(name) != model]
+            self._models = wanted
+            for name in {model.spec.engine for model in changed} - self._engines.keys():
+                try:
+                    self._engines[name] = self._load_engine(name)
+                except KeyError:
+                    log.warning("no installed package has the engine %s", name)
+            for name in [name for name, fetch in self._fetches.items() if _source(wanted.get(name)) != fetch.source]:
+                self._fetches.pop(name).cancel()
+            running = {holder.model.name for holder in self._holders.values()}
+            for name in self._logs.keys() - wanted.keys() - running:
+                self._logs.pop(name).close()
+            for name in wanted.keys() - self._logs.keys():
+                self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
+        for model in changed:
+            self._tell_cache(model)
+
+    def fetch(self, order: Fetch) -> None:
+        """Bring the weights. Repeating it while it runs does nothing."""
+        with self._lock:
+            model = self._known(order.model)
+            if (running := self._fetches.get(model.name)) is not None and not running.over:
+                return
+            fetch = self._new_fetch(model)
+        if fetch is None:
+            self._tell_cache(model)
+
+    def start(self, order: Start) -> None:
+        """Load the model."""
+        with self._lock:
+            model = self._known(order.model)
+            if model.spec.engine not in self._engines:
+                raise ValueError(f"{order.model}: no installed package has the engine {model.spec.engine}")
+            if model.spec.engine == EXTERNAL:
+                raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to start")
+            if order.holder in self._holders:
+                raise ValueError(f"the holder {order.holder} exists")
+            holder = Holder(order, model, self._engines[model.spec.engine], self._logs[model.name], self._around)
+            self._holders[order.holder] = holder
+            self._run(holder)
+
+    def stop(self, order: Stop) -> None:
+        """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
+        with self._lock:
+            if (model := self._models.get(order.model)) is not None and model.spec.engine == EXTERNAL:
+                raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to stop")
+            holder = self._holders.get(order.holder)
+        if holder is None or not holder.stop_order.give(order.grace):
+            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+
+    def logs(self, model: str) -> LogView | None:
+        """Give the engine's output; None for a model it does not know."""
+        with self._lock:
+            return self._logs.get(model)
+
+    def close(self) -> None:
+        """Stop whatever runs and return when nothing is left; what cannot be killed is logged."""
+        with self._lock:
+            self._around.closing.set()
+            holders, fetches, threads = list(self._holders.values()), list(self._fetches.values()), list(self._threads)
+        for holder in holders:
+            holder.stop_order.give(CLOSE_GRACE)
+        for fetch in fetches:
+            fetch.cancel()
+        self._keepers.close()
+        end = time.monotonic() + 2 * CLOSE_GRACE + PROOF_TIME
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                log.error("%s did not end", thread.name)
+        for model_log in self._logs.values():
+            model_log.close()
+        self._state.unlock()
+
+    def _known(self, name: str) -> Model:
+        if self._observe is None or self._around.closing.is_set():
+            raise ValueError("the runtime has not begun, or is closed")
+        if name not in self._models:
+            raise ValueError(f"unknown model {name}")
+        return self._models[name]
+
+    def _run(self, thread: threading.Thread) -> None:
+        self._threads = {each for each in self._threads if each.is_alive()} | {thread}
+        thread.start()
+
+    def _new_fetch(self, model: Model) -> Fetching | None:
+        """Start a fetch, if there is anything to be fetched."""
+        if self._cache_state(model).state is not CacheState.ABSENT or model.spec.source is None:
+            return None
+        fetch = Fetching(model.name, model.spec.source, self._cache_dir, self._child_env, self._tell, clock=self._clock)
+        self._fetches[model.name] = fetch
+        self._run(fetch)
+        return fetch
+
+    def _cache_state(self, model: Model) -> CacheObserved:
+        """Look where the weights are. No network."""
+        source, engine = model.spec.source, self._engines.get(model.spec.engine)
+        state, message = CacheState.CACHED, ""
+        if engine is None:
+            state, message = CacheState.FAILED, f"no installed package has the engine {model.spec.engine}"
+        elif source is not None and model.spec.engine != EXTERNAL and (engine.fetches(model) or not is_remote(source)):
+            try:
+                if cached(source, self._cache_dir) is None:
+                    state = CacheState.ABSENT
+            except SourceError as problem:
+                state, message = CacheState.FAILED, str(problem)
+        return CacheObserved(self._clock(), model.name, state, message)
+
+    def _tell_cache(self, model: Model) -> None:
+        fetch = self._fetches.get(model.name)
+        if fetch is None or fetch.over:  # a running one tells by itself
+            self._tell(self._cache_state(model))
+
+    def _forget(self, holder: Holder) -> None:
+        with self._lock:
+            del self._holders[holder.order.holder]
+
+    def _tell(self, observation: Observation) -> None:
+        if self._observe is not None:
+            try:
+                self._observe(observation)
+            except Exception:
+                log.exception("observer of %s", observation)
+
+
+def _source(model: Model | None) -> str | None:
+    return None if model is None else model.spec.source

@@ -1,0 +1,118 @@
+"""Prometheus metrics. Switches and failures are counted from the events, requests by the gateway, the rest is read when scraped.
+
+docs/metrics.md is made from this registry, and a test compares the two. Labels are bounded: a `model` is always one that a
+document names, never what a client sent.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from hotseat.core.events import event_type
+
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of a gauge that is read when scraped."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+_READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "hotseat_requests_in_flight": ("Requests that an engine is answering.", ("model",)),
+    "hotseat_requests_waiting": ("Requests that wait for their model.", ("model",)),
+    "hotseat_oldest_wait_seconds": ("Time that the oldest waiting request has waited.", ("model",)),
+    "hotseat_residents": ("Holders of accelerator seats.", ("workspace", "model", "state")),
+    "hotseat_effective_max_wait_seconds": (
+        "Bound on waiting in force; above the asked one where it was widened.",
+        ("workspace",),
+    ),
+    "hotseat_events_undelivered_total": ("Events that the sink did not get.", ()),
+}
+
+
+class Metrics:
+    """All metrics of one process; `read` gives the values of the gauges."""
+
+    def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Readings(read))
+        self._requests = self._counter("hotseat_requests", "Requests answered.", "model", "route", "status")
+        self._seconds = self._histogram("hotseat_request_seconds", "Time from a request's arrival to its end.", "model")
+        self._wait = self._histogram(
+            "hotseat_wait_seconds", "Time that requests waited before they were dispatched.", "model"
+        )
+        self._switches = self._counter("hotseat_switches", "Switches that ended.", "from_model", "to_model", "outcome")
+        self._phases = self._histogram(
+            "hotseat_switch_phase_seconds", "Duration of a switch's phases.", "to_model", "phase"
+        )
+        self._loads = self._histogram(
+            "hotseat_load_seconds", "Time from an engine's start until it was ready.", "model"
+        )
+        self._failures = self._counter(
+            "hotseat_model_failures", "Failures to fetch, load, keep or release a model.", "model", "reason"
+        )
+        self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+
+    def request(self, model: str, route: str, status: int, seconds: float, waited: float) -> None:
+        """Count a request that has ended; a status of 499 says that its client left."""
+        key = (model, route, status)
+        children = self._cached.get(key)
+        if children is None:
+            children = self._cached[key] = (
+                self._requests.labels(model=model, route=route, status=str(status)),
+                self._seconds.labels(model=model),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
+        if waited:
+            self._wait.labels(model=model).observe(waited)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Count what an event says; a listener of the bus."""
+        kind, data, subject = event["type"], event["data"], event["subject"]
+        if kind in _ENDS:
+            for left in data["from"] or [""]:
+                self._switches.labels(from_model=left, to_model=data["to"], outcome=_ENDS[kind]).inc()
+            for phase, seconds in data["phases"].items():
+                self._phases.labels(to_model=data["to"], phase=phase).observe(seconds)
+        elif kind == event_type("model.ready"):
+            self._loads.labels(model=subject).observe(data["seconds"])
+        elif kind == event_type("model.failed"):
+            self._failures.labels(model=subject, reason=data["reason"]).inc()
+
+    def expose(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, registry=self.registry, buckets=_SECONDS)
+
+
+_ENDS = {event_type("switch.completed"): "completed", event_type("switch.failed"): "failed"}
+
+
+class _Readings(Collector):
+    def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        return [GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _READ.items()]
+
+    def collect(self) -> Iterable[Metric]:
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _READ.items()}
+        for reading in self._read():
+            names = _READ[reading.name][1]
+            families[reading.name].add_metric([reading.labels[n] for n in names], reading.value)
+        return families.values()

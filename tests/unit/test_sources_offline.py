@@ -1,0 +1,102 @@
+"""Which sources there are, and what is known about them without a network."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from hotseat.sources import hf
+from hotseat.sources.base import FILES, SourceError, cached, complete, entry, fetch_command
+from hotseat.sources.progress import Progress
+
+
+def test_a_local_path_is_there_or_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").touch()
+    assert cached(str(tmp_path / "a.gguf"), tmp_path) == tmp_path / "a.gguf"
+    assert cached(f"file://{tmp_path}/a.gguf", tmp_path) == tmp_path / "a.gguf"
+    with pytest.raises(SourceError, match=r"b\.gguf does not exist"):
+        cached(str(tmp_path / "b.gguf"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"), [("pvc://claim/a", "needs a cluster"), ("s3://bucket/a", "s3:// cannot be fetched")]
+)
+def test_what_one_machine_cannot_bring_is_an_error(source: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=reason):
+        cached(source, tmp_path)
+
+
+def test_a_remote_source_is_cached_once_it_is_noted_as_complete(tmp_path: Path) -> None:
+    source = "hf://org/repo/a.gguf"
+    path = entry(source, tmp_path) / FILES / "a.gguf"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert cached(source, tmp_path) is None
+    complete(source, tmp_path, path)
+    assert cached(source, tmp_path) == path
+    assert cached("hf://org/repo/a.gguf@v2", tmp_path) is None
+    path.unlink()
+    assert cached(source, tmp_path) is None
+
+
+def test_folders_in_the_cache_are_told_apart_and_keep_no_secrets(tmp_path: Path) -> None:
+    folder = entry("https://host/a.gguf?signature=secret#sha256=0", tmp_path)
+    assert folder.name.startswith("https-host-a.gguf-")
+    assert "secret" not in folder.name
+    assert folder != entry("https://host/a.gguf?signature=other", tmp_path)
+
+
+def test_the_child_is_told_source_and_cache(tmp_path: Path) -> None:
+    assert fetch_command("hf://a/b", tmp_path)[-5:] == (
+        "-m",
+        "hotseat.sources.fetch",
+        "hf://a/b",
+        "--cache",
+        str(tmp_path),
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("hf://org/repo", hf.Wanted("org/repo", "", "main")),
+        ("hf://org/repo@v1", hf.Wanted("org/repo", "", "v1")),
+        ("hf://org/repo/sub/a.gguf@refs/pr/1", hf.Wanted("org/repo", "sub/a.gguf", "refs/pr/1")),
+        ("hf://org/repo/*Q4*.gguf", hf.Wanted("org/repo", "*Q4*.gguf", "main")),
+    ],
+)
+def test_hf_sources_name_repository_files_and_revision(source: str, wanted: hf.Wanted) -> None:
+    assert hf.parse(source) == wanted
+
+
+@pytest.mark.parametrize("source", ["hf://org", "hf://org/", "hf://org//x", "hf://org/repo/../x"])
+def test_hf_sources_that_name_no_repository_are_refused(source: str) -> None:
+    with pytest.raises(SourceError, match="expected hf://org/repo"):
+        hf.parse(source)
+
+
+def test_an_hf_pattern_is_a_file_a_folder_or_a_glob() -> None:
+    def matching(pattern: str) -> list[str]:
+        return [
+            name for name in ("a.gguf", "sub/a.gguf", "sub/b.txt") if hf.Wanted("o/r", pattern, "main").matches(name)
+        ]
+
+    assert matching("") == ["a.gguf", "sub/a.gguf", "sub/b.txt"]
+    assert matching("a.gguf") == ["a.gguf"]
+    assert matching("sub") == ["sub/a.gguf", "sub/b.txt"]
+    assert matching("*.gguf") == ["a.gguf", "sub/a.gguf"]
+
+
+def test_progress_adds_files_up_and_says_no_more_than_ten_lines_a_second() -> None:
+    out = io.StringIO()
+    progress = Progress(out)
+    progress.total = 30
+    first = progress.file("a")
+    for done in range(1, 11):
+        first(done, 10)
+    progress.file("b")(20, 20)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert lines[0] == {"done": 1, "total": 30, "file": "a"}
+    assert lines[-2:] == [{"done": 10, "total": 30, "file": "a"}, {"done": 30, "total": 30, "file": "b"}]
+    assert len(lines) < 6
