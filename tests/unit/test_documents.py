@@ -126,7 +126,9 @@ def test_every_field_has_a_description(kind):
 
 
 def test_the_reference_is_up_to_date():
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "gen-docs", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "gen-docs", "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -99,7 +99,7 @@ def _tell_http(error: HTTPException) -> tuple[Response, int, list[tuple[str, str
 
 def _tell_bug(app: Flask) -> Callable[[Exception], tuple[Response, int, dict[str, str]]]:
     def tell(error: Exception) -> tuple[Response, int, dict[str, str]]:
-        app.logger.exception("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
+        app.logger.error("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
         return _tell(HotseatError("This is a bug in hotseat; its log says more."))
 
     return tell

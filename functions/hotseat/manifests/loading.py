@@ -31,8 +31,10 @@ def load(paths: Sequence[Path], plugins: Plugins | None = None) -> Manifest:
     found: list[Entry] = []
     problems: list[Problem] = []
     files: list[Text] = []
+    order: dict[str, int] = {}  # of the files, for their problems
     complete = True
     for text in read(paths):
+        order.setdefault(text.file if isinstance(text, Problem) else text.name, len(order))
         if isinstance(text, Problem):
             problems.append(text)
             complete = False
@@ -46,7 +48,6 @@ def load(paths: Sequence[Path], plugins: Plugins | None = None) -> Manifest:
                 complete = complete and bool(item.document)
     problems += check(found, plugins or Plugins.installed(), complete=complete)
     if problems:
-        order = {name: index for index, name in enumerate(dict.fromkeys(problem.file for problem in problems))}
         raise ManifestErrors(sorted(problems, key=lambda it: (order[it.file], it.line or 0, it.column or 0)))
     return _manifest(found, tuple(text.path for text in files if text.name != "<stdin>"))
 

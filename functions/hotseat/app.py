@@ -1,0 +1,175 @@
+"""The composition root: the one place that knows all adapters and puts them together.
+
+`App` lives in gunicorn's worker process: it owns the desks, the switchers and the engines, which die with it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import watchfiles
+
+from hotseat.control.bus import Bus, HttpSink, Listener
+from hotseat.control.house import House
+from hotseat.gateway.auth import Keys
+from hotseat.gateway.relay import Connections
+from hotseat.gateway.wsgi import Gateway, create_gateway
+from hotseat.manifests.loading import Manifest, load
+from hotseat.manifests.problems import ManifestErrors
+from hotseat.runtimes.local.accelerators import find_accelerators
+from hotseat.runtimes.local.runtime import LocalRuntime
+from hotseat.telemetry.metrics import Metrics, Reading
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 2**20
+SHUTDOWN_MARGIN = 10.0  # seconds for everything at the end that has no timeout of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to serve on one machine. `files` are documents, or folders of them."""
+
+    files: tuple[Path, ...]
+    state_dir: Path
+    cache_dir: Path
+    keys: tuple[str, ...] = ()
+    sink: str | None = None
+    max_body: int = MAX_BODY
+    cors: tuple[str, ...] = ()
+    watch: bool = True
+
+
+class App:
+    """Everything of one hotseat. `tell` gets messages for people, `listener` every event."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        *,
+        listener: Listener | None = None,
+        tell: Callable[[str], None] = log.info,
+    ) -> None:
+        self.settings = settings
+        self.manifest = manifest
+        self._tell = tell
+        self.bus = Bus()
+        logs = settings.state_dir / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.runtime = LocalRuntime(
+            settings.state_dir,
+            settings.cache_dir,
+            log_dir=logs,
+            accelerators=find_accelerators(),
+        )
+        self.house = House(self.runtime, self.bus, time.monotonic)
+        self.metrics = Metrics(self._read)
+        self.bus.subscribe(self.metrics.event)
+        self._sink = HttpSink(settings.sink) if settings.sink else None
+        for each in (listener, self._sink):
+            if each is not None:
+                self.bus.subscribe(each)
+        self._connections = Connections()
+        self._lock = threading.Lock()  # one reload, or the end, at a time
+        self._closed = False
+        self._stop_watching = threading.Event()
+        self.gateway: Gateway = create_gateway(
+            self.house,
+            self.bus,
+            self.metrics,
+            Keys(settings.keys),
+            self._connections,
+            max_body=settings.max_body,
+            cors=frozenset(settings.cors),
+        )
+
+    def begin(self) -> None:
+        """Take down what an earlier run left, take in the documents, and watch the files."""
+        self.house.apply(self.manifest.workspaces, self.manifest.models)
+        if self.settings.watch and self.settings.files:
+            threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def reload(self) -> None:
+        """Read the documents again and apply the difference; with an error in them everything stays as it is."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                manifest = load(self.settings.files)
+            except ManifestErrors as errors:
+                self._tell(f"not reloaded, all goes on as before:\n{errors}")
+                return
+            old, self.manifest = self.manifest, manifest
+            if (old.models, old.workspaces) == (manifest.models, manifest.workspaces):
+                return
+            self.house.apply(manifest.workspaces, manifest.models)
+            self._tell(f"reloaded: {_difference(old, manifest)}")
+
+    def close(self) -> None:
+        """Send away what waits, let what is in flight finish, stop the engines. Each Model's own timeouts bound it."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._stop_watching.set()
+        self.house.close(shutdown_time(self.manifest))
+        self._connections.close()
+        if self._sink is not None:
+            self._sink.close()
+
+    def _watch(self) -> None:
+        # Editors replace files: their folders are what can be watched.
+        folders = {path if path.is_dir() else path.parent for path in map(Path.absolute, self.settings.files)}
+        files = {path.absolute() for path in self.settings.files}
+
+        def ours(_change: Any, name: str) -> bool:
+            return Path(name) in files or Path(name).parent in files
+
+        for _ in watchfiles.watch(*folders, watch_filter=ours, stop_event=self._stop_watching, recursive=False):
+            try:
+                self.reload()
+            except Exception:
+                log.exception("reload failed")
+
+    def _read(self) -> Iterator[Reading]:
+        """Values of the gauges that are read when scraped."""
+        now = time.monotonic()
+        for room in self.house.rooms.values():
+            queues = room.desk.queues()
+            holders = room.desk.residency.residents
+            for place in self.house.places().values():
+                if place.room is room:
+                    name = place.model.name
+                    count, oldest = queues.get(name, (0, now))
+                    busy = sum(room.desk.in_flight(h.holder) for h in holders if h.model == name)
+                    yield Reading("hotseat_requests_waiting", {"model": name}, count)
+                    yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
+                    yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+            for holder in holders:
+                labels = {"workspace": room.name, "model": holder.model, "state": holder.state.value}
+                yield Reading("hotseat_residents", labels, 1)
+            bound = room.switcher.effective_max_wait or room.workspace.spec.policy.max_wait
+            yield Reading("hotseat_effective_max_wait_seconds", {"workspace": room.name}, bound)
+        yield Reading("hotseat_events_undelivered_total", {}, self._sink.dropped if self._sink else 0)
+
+
+def shutdown_time(manifest: Manifest) -> float:
+    """Seconds that an orderly end may take."""
+    times = [m.spec.lifecycle.drain_timeout + m.spec.lifecycle.stop_timeout for m in manifest.models]
+    return max(times, default=0.0) + SHUTDOWN_MARGIN
+
+
+def _difference(old: Manifest, new: Manifest) -> str:
+    before, after = {m.name: m for m in old.models}, {m.name: m for m in new.models}
+    parts = {
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+        "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
+    }
+    said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
+    return "; ".join(said) or "workspaces changed"

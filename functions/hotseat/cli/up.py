@@ -1,0 +1,167 @@
+"""`hotseat up`: serve the models of a file or a folder on this machine."""
+
+import ipaddress
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from hotseat.app import MAX_BODY, App, Settings, shutdown_time
+from hotseat.cli.console import Console, chat_hints
+from hotseat.cli.options import Command
+from hotseat.core.documents import Capability, Model
+from hotseat.core.units import parse_quantity
+from hotseat.gateway.server import SPARE_THREADS, Server
+from hotseat.manifests.loading import Manifest, load
+from hotseat.manifests.problems import ManifestErrors
+from hotseat.telemetry.logs import set_up_logging
+
+EXAMPLES = (
+    "hotseat up -f models.yaml",
+    "hotseat up -f models.d/ --port 9000 --api-key-file keys.txt",
+    "hotseat up -f models.yaml --host 0.0.0.0 --api-key sk-mine",
+)
+
+
+def _home(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / default) / "hotseat"
+
+
+def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    try:
+        return int(parse_quantity(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not {error}") from None
+
+
+@click.command(cls=Command, examples=EXAMPLES)
+@click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE|DIR",
+              help="Documents to serve; may be given several times, - is the standard input.")  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0: a free one."
+)
+@click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
+              help="Key that every route but /health wants; may be given several times.  [env var: HOTSEAT_API_KEY]")  # fmt: skip
+@click.option("--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), envvar="HOTSEAT_API_KEY_FILE",
+              help="File with one key a line.  [env var: HOTSEAT_API_KEY_FILE]")  # fmt: skip
+@click.option("--no-auth", is_flag=True, help="Allow another address than loopback without a key.")
+@click.option("--sink", metavar="URL", envvar="K_SINK", help="Send CloudEvents there, too.  [env var: K_SINK]")
+@click.option(
+    "--cors-origin", "cors", multiple=True, metavar="ORIGIN", help="Origin that browsers may call from; * for any."
+)
+@click.option(
+    "--max-body", default=f"{MAX_BODY // 2**20}Mi", show_default=True, callback=_size, help="Largest request body."
+)
+@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_STATE_DIR",
+              help="Logs, and what is needed to clean up after a crash.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
+@click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_CACHE_DIR",
+              help="Downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
+@click.option("--no-watch", is_flag=True, help="Do not reload when a file changes; SIGHUP still does.")
+@click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
+              help="Level of hotseat's own log, on standard error.")  # fmt: skip
+@click.option("--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: unless on a terminal]")
+def up(  # noqa: PLR0917 — one parameter an option
+    files: tuple[Path, ...],
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    api_key_file: Path | None,
+    no_auth: bool,
+    sink: str | None,
+    cors: tuple[str, ...],
+    max_body: int,
+    state_dir: Path | None,
+    cache_dir: Path | None,
+    no_watch: bool,
+    log_level: str,
+    json_lines: bool | None,
+) -> None:
+    """Serve the models of a file or a folder.
+
+    They take turns on the accelerator: a request for a model that is not loaded waits until the loaded one has finished what
+    it is doing, has been taken off, is proven gone, and the wanted one is ready. Editing the file, or SIGHUP, applies the
+    difference. Ctrl-C lets requests in flight finish; a second one stops at once.
+    """
+    json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
+    set_up_logging(log_level, json_lines=json_lines)
+    try:
+        manifest = load(files)
+    except ManifestErrors as errors:
+        click.echo(str(errors), err=True)
+        sys.exit(2)
+    all_keys = (*keys, *_read_keys(api_key_file))
+    if not all_keys and not no_auth and not _is_loopback(host):
+        raise click.UsageError(f"--host {host} is not loopback: give --api-key or --api-key-file, or say --no-auth")
+    port = _check_port(host, port)
+    settings = Settings(
+        files=tuple(path for path in files if str(path) != "-"),
+        state_dir=(state_dir or _home("XDG_STATE_HOME", ".local/state") / f"port-{port}").absolute(),
+        cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
+        keys=all_keys,
+        sink=sink,
+        max_body=max_body,
+        cors=cors,
+        watch=not no_watch,
+    )
+    _serve(settings, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+
+
+def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+
+    def create() -> App:
+        return App(settings, manifest, listener=console.event, tell=console.log)
+
+    def is_up() -> None:
+        chatty = [m for m in manifest.models if not m.spec.capabilities or Capability.CHAT in m.spec.capabilities]
+        hints = chat_hints(url, chatty[0].name, with_key=bool(settings.keys)) if chatty else []
+        console.banner(
+            url,
+            [(m.name, m.spec.engine, m.spec.aliases, _state(m)) for m in manifest.models],
+            [(w.name, w.spec.capacity.gpus) for w in manifest.workspaces],
+            hints,
+        )
+
+    waiting = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
+    bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    threads = min(waiting, 4000) + SPARE_THREADS
+    Server(create, is_up, bind=bind, threads=threads, graceful=shutdown_time(manifest)).run()
+
+
+def _state(model: Model) -> str:
+    return "ready" if model.spec.engine == "external" else "unloaded"
+
+
+def _read_keys(path: Path | None) -> list[str]:
+    """Keys of a file: one a line; empty lines and those that begin with # do not count."""
+    if path is None:
+        return []
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise click.UsageError(f"{path} holds no key")
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_port(host: str, port: int) -> int:
+    """Choose a port where none is given, and say at once where it is taken (gunicorn would try for five seconds)."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; --port chooses another"
+        ) from None

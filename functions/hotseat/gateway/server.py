@@ -1,0 +1,144 @@
+"""gunicorn inside `hotseat up`: one worker with many threads, and signals that mean what a person expects.
+
+The worker owns the engines. The arbiter keeps Ctrl-C (drain; a second one: at once) and SIGHUP (reload the documents, not
+the worker) from meeting them: it passes on what concerns the worker.
+"""
+
+import math
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+
+from hotseat.gateway.wsgi import Gateway
+
+SPARE_THREADS = 64  # beside those that hold waiting requests: for what is in flight, probes and followers
+SPARE_FILES = 256
+
+
+class Served(Protocol):
+    """What lives in the worker."""
+
+    gateway: Gateway
+
+    def begin(self) -> None:
+        """Start."""
+
+    def reload(self) -> None:
+        """Read the documents again."""
+
+    def close(self) -> None:
+        """End; what waits is sent away, what is in flight may finish."""
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """Serves what `create` makes in the worker process, at host:port; `up` is called there when it takes requests."""
+
+    def __init__(
+        self,
+        create: Callable[[], Served],
+        up: Callable[[], None],
+        *,
+        bind: str,
+        threads: int,
+        graceful: float,
+    ) -> None:
+        self._create = create
+        self._up = up
+        self._served: Served | None = None
+        self._ending: threading.Thread | None = None
+        self._options: Mapping[str, Any] = {
+            "bind": [bind],
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": threads,
+            # More than threads: connections that are kept alive must not be turned away while all threads are busy.
+            "worker_connections": 2 * threads + 1000,
+            "backlog": 2048,
+            "keepalive": 75,
+            "graceful_timeout": math.ceil(graceful),
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            "proc_name": "hotseat",
+            "post_worker_init": self._boot,
+            "worker_exit": self._exit,
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand our settings to gunicorn."""
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Gateway:
+        """Make the application, in the worker."""
+        _allow_files(self._options["worker_connections"] * 2 + SPARE_FILES)
+        self._served = self._create()
+        self._served.begin()
+        return self._served.gateway
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        _Arbiter(self).run()
+
+    def _boot(self, worker: Any) -> None:
+        stop = worker.handle_exit
+
+        def on_term(number: int, frame: Any) -> None:
+            self._end()
+            stop(number, frame)
+
+        signal.signal(signal.SIGTERM, on_term)
+        signal.signal(signal.SIGQUIT, _at_once)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
+        signal.signal(signal.SIGHUP, lambda *_: self._in_background("reload"))
+        self._up()
+
+    def _in_background(self, method: str) -> threading.Thread:
+        thread = threading.Thread(target=getattr(self._served, method), name=method)
+        thread.start()
+        return thread
+
+    def _end(self) -> None:
+        if self._ending is None and self._served is not None:
+            self._ending = self._in_background("close")
+
+    def _exit(self, _server: Any, _worker: Any) -> None:
+        self._end()
+        if self._ending is not None:
+            self._ending.join()
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """Ctrl-C drains (a second one, gunicorn sees to that, stops at once); SIGHUP is the worker's."""
+
+    def handle_int(self) -> None:
+        raise StopIteration
+
+    def handle_hup(self) -> None:
+        self.kill_workers(signal.SIGHUP)
+
+    def handle_usr2(self) -> None:
+        self.log.warning("SIGUSR2 is ignored: engines cannot be handed to another process")
+
+    def handle_ttin(self) -> None:
+        self.log.warning("SIGTTIN is ignored: one worker owns the engines")
+
+    handle_ttou = handle_ttin
+
+
+def _at_once(_number: int, _frame: Any) -> None:
+    os._exit(130)  # the keepers see it, and kill every engine's whole tree
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the soft limit on descriptors: a held request needs two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
