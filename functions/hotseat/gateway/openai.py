@@ -1,16 +1,14 @@
 """OpenAI's API: completions of all kinds, and the list of models."""
 
-from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify
 
 from hotseat.control.house import House, Place
 from hotseat.core.documents import Capability
 from hotseat.core.errors import UnknownModel
 from hotseat.gateway.clock import rfc3339
-from hotseat.gateway.inference import Inference, Route
-from hotseat.gateway.relay import Relayed
+from hotseat.gateway.inference import Route
 
 ROUTES = {
     "/v1/chat/completions": Route("chat", Capability.CHAT),
@@ -19,11 +17,12 @@ ROUTES = {
 }
 
 
-def openai_blueprint(house: House, inference: Inference, started: float) -> Blueprint:
+def openai_blueprint(house: House, started: float) -> Blueprint:
     """Routes under /v1. `started` (Unix time) is what models give as `created`."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():
-        blueprint.add_url_rule(path, route.label, _completion(inference, route), methods=["POST"])
+        # The gateway serves these before Flask routes anything (wsgi.py); here they make other methods a 405 with Allow.
+        blueprint.add_url_rule(path, route.label, _never, methods=["POST"])
 
     @blueprint.get("/v1/models")
     def models() -> Response:
@@ -41,11 +40,8 @@ def openai_blueprint(house: House, inference: Inference, started: float) -> Blue
     return blueprint
 
 
-def _completion(inference: Inference, route: Route) -> Callable[[], Response]:
-    def completion() -> Response:
-        return Relayed(inference.handle(request.environ, route, g.get("extra_headers", ())))
-
-    return completion
+def _never() -> Response:
+    raise AssertionError("the gateway serves inference before Flask routes it")
 
 
 def describe(place: Place, started: float) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._options: Mapping[str, Any] = {
             "bind": [bind],
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": "hotseat.gateway.worker.Worker",
             "threads": threads,
             # More than threads: connections that are kept alive must not be turned away while all threads are busy.
             "worker_connections": 2 * threads + 1000,

@@ -1,10 +1,10 @@
 """The Flask application: keys and errors around all routes."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from hotseat.control.bus import Bus
@@ -12,7 +12,7 @@ from hotseat.control.house import House
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.inference import Inference
-from hotseat.gateway.openai import openai_blueprint
+from hotseat.gateway.openai import ROUTES, openai_blueprint
 from hotseat.gateway.operations import operations_blueprint
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.relay.takeover import START_RESPONSE
@@ -22,12 +22,50 @@ OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 
 
 class Gateway(Flask):
-    """Flask that leaves WSGI's start_response where the relay finds it."""
+    """All routes in Flask, and before them one lane for inference: what every completion takes need not be routed twice."""
+
+    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
+        super().__init__("hotseat")
+        self.json.sort_keys = False  # type: ignore[attr-defined]
+        self._keys = keys
+        self._inference = inference
+        self._cors = cors
+        self.before_request(self._admit)
+        self.after_request(self._allow)
+        self.register_error_handler(HotseatError, _tell)
+        self.register_error_handler(HTTPException, _tell_http)
+        self.register_error_handler(Exception, self._tell_bug)
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
+        route = ROUTES.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
+        if route is None:
+            return super().wsgi_app(environ, start_response)
         environ[START_RESPONSE] = start_response
-        return super().wsgi_app(environ, start_response)
+        try:
+            self._keys.check(environ)
+            extra = _cors_headers(environ, self._cors) if self._cors else ()
+            return self._inference.handle(environ, route, extra).finish()
+        except Exception as error:  # Flask's handlers make the answer, in a request of its own
+            with self.request_context(environ):
+                response = self.finalize_request(self.handle_user_exception(error), from_error_handler=True)
+                return response(environ, start_response)
+
+    def _admit(self) -> Response | None:
+        if request.method == "OPTIONS" and (headers := _cors_headers(request.environ, self._cors)):
+            return Response(status=204, headers=headers)
+        if request.path not in OPEN_PATHS:
+            self._keys.check(request.environ)
+        return None
+
+    def _allow(self, response: Response) -> Response:
+        if request.method != "OPTIONS":
+            response.headers.extend(_cors_headers(request.environ, self._cors))
+        return response
+
+    def _tell_bug(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
+        self.logger.error("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
+        return _tell(HotseatError("This is a bug in hotseat; its log says more."))
 
 
 def create_gateway(
@@ -41,39 +79,19 @@ def create_gateway(
     cors: frozenset[str],
 ) -> Gateway:
     """Build the application. `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any)."""
-    app = Gateway("hotseat")
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.register_blueprint(openai_blueprint(house, Inference(house, connections, metrics, max_body), time.time()))
+    app = Gateway(keys, Inference(house, connections, metrics, max_body), cors)
+    app.register_blueprint(openai_blueprint(house, time.time()))
     app.register_blueprint(operations_blueprint(house, bus, metrics))
-    app.register_error_handler(HotseatError, _tell)
-    app.register_error_handler(HTTPException, _tell_http)
-    app.register_error_handler(Exception, _tell_bug(app))
-
-    @app.before_request
-    def _admit() -> Response | None:
-        if cors and (headers := _cors_headers(cors)):
-            g.extra_headers = headers
-            if request.method == "OPTIONS":
-                return Response(status=204, headers=headers)
-        if keys and request.path not in OPEN_PATHS:
-            keys.check(request.environ)
-        return None
-
-    @app.after_request
-    def _allow(response: Response) -> Response:
-        response.headers.extend(g.get("extra_headers", ()))
-        return response
-
     return app
 
 
-def _cors_headers(cors: frozenset[str]) -> list[tuple[str, str]]:
-    origin = request.headers.get("Origin")
+def _cors_headers(environ: Mapping[str, Any], cors: frozenset[str]) -> list[tuple[str, str]]:
+    origin = environ.get("HTTP_ORIGIN")
     if origin is None or not (cors & {"*", origin}):
         return []
     headers = [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
-    if request.method == "OPTIONS":
-        wanted = request.headers.get("Access-Control-Request-Headers", "Authorization, Content-Type")
+    if environ["REQUEST_METHOD"] == "OPTIONS":
+        wanted = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "Authorization, Content-Type")
         headers += [("Access-Control-Allow-Methods", "GET, POST, OPTIONS"), ("Access-Control-Allow-Headers", wanted)]
     return headers
 
@@ -95,11 +113,3 @@ def _tell_http(error: HTTPException) -> tuple[Response, int, list[tuple[str, str
     }
     kept = [(name, value) for name, value in error.get_headers() if name == "Allow"]
     return jsonify(error=body), status, kept
-
-
-def _tell_bug(app: Flask) -> Callable[[Exception], tuple[Response, int, dict[str, str]]]:
-    def tell(error: Exception) -> tuple[Response, int, dict[str, str]]:
-        app.logger.error("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
-        return _tell(HotseatError("This is a bug in hotseat; its log says more."))
-
-    return tell

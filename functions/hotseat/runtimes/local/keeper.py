@@ -23,6 +23,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -32,10 +33,9 @@ STOP_COMMAND_LEAST = 1.0  # seconds that it gets even where the grace is shorter
 REASONS = {errno.ENOENT: "CommandNotFound", errno.EACCES: "CommandNotExecutable"}
 
 
-def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process where the system has prctl; elsewhere hotseat's own sweep has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+def find_prctl() -> Callable[..., int]:
+    """Give prctl(2); elsewhere than on Linux nothing is done, and hotseat's own sweep has to do."""
+    return ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: 0
 
 
 def processes() -> dict[int, list[bytes]]:
@@ -75,6 +75,8 @@ class Keeper:
 
     def __init__(self, wakeup: int) -> None:
         self.wakeup = wakeup
+        self.prctl = find_prctl()
+        self.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.phase = "RUNNING"
         self.deadline: float | None = None  # of the phase, monotonic
         self.grace = STOP_COMMAND_TIMEOUT
@@ -139,11 +141,9 @@ class Keeper:
         if pid == 0:
             try:
                 os.setsid()
-                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != keeper:  # it died before the line above
                     os._exit(127)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-                    signal.signal(number, signal.SIG_DFL)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(2, 1)
                 os.execvpe(argv[0], argv, self.env)  # noqa: S606 - no shell is the point
@@ -247,17 +247,15 @@ def say(message: dict) -> None:  # type: ignore[type-arg]
 
 def main() -> None:
     """Be a keeper."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # a service manager signals every process; ours end with hotseat, not before it
+    # A service manager signals every process, but keepers end with hotseat, not before it. The handlers do nothing; SIG_IGN
+    # would be the engine's too (and Python's for the last two are), while handlers go at exec.
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, lambda *_: None)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(reader, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
     Keeper(reader).run()
     os._exit(0)  # the interpreter's own end would only cost time
 

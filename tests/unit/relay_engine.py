@@ -1,0 +1,234 @@
+"""Two ends for the relay's tests: an engine that follows a script, and a client on a socket that gunicorn might own."""
+
+import contextlib
+import socket
+import threading
+import time
+
+from hotseat.gateway.relay import Call, Connections, Exchange, TakeoverStream
+
+SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data):
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def sized(body, extra=b""):
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (len(body), extra, body)
+
+
+class Peer:
+    """One connection, as the engine's script sees it."""
+
+    def __init__(self, sock, engine):
+        self.sock, self._engine, self._rest = sock, engine, b""
+
+    def request(self):
+        """The next whole request; b"" when the relay closed the connection."""
+        data = self._rest
+        while b"\r\n\r\n" not in data:
+            more = self.sock.recv(65536)
+            if not more:
+                return b""
+            data += more
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+        while len(body) < length:
+            body += self.sock.recv(65536)
+        self._rest = body[length:]
+        request = head + b"\r\n\r\n" + body[:length]
+        self._engine.requests.append(request)
+        return request
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def reset(self):
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.sock.close()
+
+    def until_closed(self):
+        """Note when the relay has closed its end."""
+        with contextlib.suppress(OSError):
+            while self.sock.recv(65536):
+                pass
+        self._engine.closed_at = time.monotonic()
+        self._engine.closed.set()
+
+
+class Engine:
+    """Listens, and plays a script to each connection; the last script is for all that follow."""
+
+    def __init__(self, *scripts):
+        self._scripts = list(scripts)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "http://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.requests = []
+        self.connections = 0
+        self.closed = threading.Event()
+        self.closed_at = None
+        self._threads = []
+        self._peers = []
+        self._accepting = threading.Thread(target=self._accept)
+        self._accepting.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop_listening()
+        for sock in self._peers:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def stop_listening(self):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        self._listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                script = self._scripts[min(self.connections, len(self._scripts) - 1)]
+                self.connections += 1
+                self._peers.append(sock)
+                thread = threading.Thread(target=self._play, args=(script, sock))
+                self._threads.append(thread)
+                thread.start()
+
+    def _play(self, script, sock):
+        with sock, contextlib.suppress(OSError):
+            script(Peer(sock, self))
+
+
+def answers(response):
+    """Script: every request gets this."""
+
+    def script(peer):
+        while peer.request():
+            peer.send(response)
+
+    return script
+
+
+class FakeRequest:
+    """gunicorn's request, as far as the takeover looks at it."""
+
+    unreader = None
+
+    def __init__(self, close):
+        self._close = close
+
+    def should_close(self):
+        return self._close
+
+
+class FakeResponse:
+    """gunicorn's response, before anything was sent."""
+
+    def __init__(self, *, close=False):
+        self.req = FakeRequest(close)
+        self.status = None
+        self.headers_sent = self.must_close = False
+        self.chunked = None
+        self.response_length = None
+        self.sent = 0
+
+
+class Client:
+    """A client's connection and the stream that answers on it."""
+
+    def __init__(self, *, modern=True, head=False, close=False, buffers=None):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.sock = socket.socket()
+            if buffers:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+            self.sock.connect(listener.getsockname())
+            self.served, _ = listener.accept()
+        if buffers:
+            self.served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+        self.sock.settimeout(10)
+        self.response = FakeResponse(close=close)
+        self.stream = TakeoverStream(self.served, self.response, modern=modern, head=head)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+        self.served.close()
+
+    def received(self):
+        """All that came, once the server has closed; the connection as a server would leave it."""
+        self.served.close()
+        pieces = []
+        while piece := self.sock.recv(65536):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def answer(self):
+        head, _, body = self.received().partition(b"\r\n\r\n")
+        return head.decode("latin-1").split("\r\n"), body
+
+    def until(self, end):
+        data = b""
+        while not data.endswith(end):
+            piece = self.sock.recv(65536)
+            assert piece, data
+            data += piece
+        return data
+
+
+def dechunk(data):
+    """Payloads of the chunks, written apart from what is tested."""
+    pieces = []
+    while True:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size, 16)
+        if not length:
+            assert data == b"\r\n"
+            return pieces
+        pieces.append(data[:length])
+        assert data[length : length + 2] == b"\r\n"
+        data = data[length + 2 :]
+
+
+class Running:
+    """An exchange in a thread of its own; `result` waits for it."""
+
+    def __init__(self, engine, client, connections=None, **call):
+        self.connections = connections or Connections()
+        call = {"method": "POST", "target": "/v1/completions", "body": b"{}"} | call
+        extra = call.pop("extra", ())
+        self.exchange = Exchange(self.connections, Call(engine.address, **call))
+        self._outcome = self._raised = None
+        self._thread = threading.Thread(target=self._run, args=(client.stream, extra))
+        self._thread.start()
+
+    def _run(self, stream, extra):
+        try:
+            self._outcome = self.exchange.run(stream, extra=extra)
+        except Exception as error:
+            self._raised = error
+
+    def result(self):
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        if self._raised is not None:
+            raise self._raised
+        return self._outcome
+
+
+def relay(engine, client, connections=None, **call):
+    """One exchange from its start to its end."""
+    running = Running(engine, client, connections, **call)
+    try:
+        return running.result()
+    finally:
+        if connections is None:
+            running.connections.close()
