@@ -90,6 +90,12 @@ class Engine:
         self._accepting.join()
         self._listener.close()
 
+    def peer(self):
+        """The first connection's socket, once it was accepted."""
+        while not self._peers:
+            time.sleep(0.001)
+        return self._peers[0]
+
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:

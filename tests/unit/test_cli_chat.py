@@ -11,10 +11,11 @@ import sys
 import threading
 
 import pytest
-from cli_server import BROKEN, FakeHotseat, error, model, sse
 from click.testing import CliRunner
 
 from hotseat.cli.main import main
+
+from .cli_server import BROKEN, FakeHotseat, error, model, sse
 
 CHAT = "POST /v1/chat/completions"
 SILENCE = 1.0  # seconds

@@ -3,11 +3,12 @@
 from itertools import pairwise
 
 import pytest
-from cli_server import BROKEN, FakeHotseat, error, model, sse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotseat.cli.client import ApiError, Client, ClientError, ServerSentEvent, base_url, read_events
+
+from .cli_server import BROKEN, FakeHotseat, error, model, sse
 
 
 @pytest.fixture
@@ -121,6 +122,14 @@ def test_an_error_worth_another_try_says_when(fake, client):
         client.load("gemma")
     assert caught.value.format_message() == "gemma failed to load; try again in 5 s"
     assert (caught.value.status, caught.value.code) == (503, "load_failed")
+
+
+def test_advice_does_not_run_into_an_engines_last_words(fake, client):
+    message = "gemma failed. Its last output:\nout of memory"
+    fake.answers["POST /api/models/gemma/load"] = error(503, message, "load_failed", Retry_After="5")
+    with pytest.raises(ApiError) as caught:
+        client.load("gemma")
+    assert caught.value.format_message() == f"{message}\ntry again in 5 s"
 
 
 def test_a_misspelt_model_is_answered_with_the_near_one(fake, client):

@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
-from cli_server import FakeHotseat, error, model, sse
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 from hotseat import __version__
 from hotseat.cli.main import COMMANDS, main
+
+from .cli_server import FakeHotseat, error, model, sse
 
 OWN = [name for name, (module, _) in COMMANDS.items() if module in {"hotseat.cli.commands", "hotseat.cli.chat"}]
 

@@ -66,10 +66,10 @@ def test_a_wait_that_can_be_seen_is_told():
 
 
 def test_a_first_load_and_an_unload_are_named_so():
-    load = event("switch.completed", **GOES | {"from": []}, phases={"load": 1.31, "total": 1.31})
+    load = event("switch.completed", **GOES | {"from": []}, phases=PHASES | {"drain": 0.0, "release": 0.0})
     unload = event("switch.completed", **GOES | {"to": None}, phases={"drain": 0, "release": 0.2, "total": 0.2})
     assert printed(load, unload) == (
-        "12:31:07  load    gemma   load 1.31s  total 1.31s\n"
+        "12:31:07  load    gemma   load 1.31s  total 1.44s\n"
         "12:31:07  unload  qwen   drain 0.00s  release 0.20s  total 0.20s\n"
     )
 
@@ -81,7 +81,7 @@ SWITCH_FAILED = event("switch.failed", **GOES, phase="load", code="Exited", mess
 
 def test_a_failure_says_why_with_the_engines_last_lines_once():
     assert printed(STARTED, FAILED, SWITCH_FAILED) == (
-        "12:31:07  failed  gemma   Exited: ended with 1 while loading   (next try in 5.00s)\n"
+        "12:31:07  failed  gemma  (next try in 5.00s)   Exited: ended with 1 while loading\n"
         "          | loading weights\n"
         "          | out of memory\n"
         "12:31:07  failed  qwen → gemma   while in load: Exited: ended with 1 while loading\n"

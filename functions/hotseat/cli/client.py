@@ -44,7 +44,8 @@ class ApiError(ClientError):
             hint = "give the key with --api-key or HOTSEAT_API_KEY"
         elif self.retry_after:
             hint = f"try again in {self.retry_after} s"
-        return f"{self.message.rstrip('.')}; {hint}" if hint else self.message
+        between = "\n" if "\n" in self.message else "; "  # a message of many lines ends with an engine's own
+        return f"{self.message.rstrip('.')}{between}{hint}" if hint else self.message
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ A thread of its own does the writing, so that a terminal that is stopped (Ctrl-S
 holds up a switch: callers only queue. When nobody reads for long, lines are lost rather than piled up.
 """
 
+import atexit
 import json
 import queue
 import shlex
@@ -75,7 +76,7 @@ class Console:
         self._later(lambda: self._say({"time": now}, "info", message, f"{clock({'time': now})}  {message}"))
 
     def close(self) -> None:
-        """Write what is queued, as far as the stream takes it within a second, and erase the live line."""
+        """Write what is queued, as far as the stream takes it within a second, and erase the live line; also done at exit."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             with suppress(queue.Full):
@@ -89,6 +90,7 @@ class Console:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = threading.Thread(target=self._run, name="console", daemon=True)
                     self._thread.start()
+                    atexit.register(self.close)
 
     def _run(self) -> None:
         busy = ""
@@ -173,8 +175,8 @@ class Console:
             case "model.failed":
                 model, again = str(event.get("subject") or ""), data.get("retry_after")
                 first, _, log = self._once(model, failure(data)).partition("\n")
-                rest = f"   (next try in {took(again)})" if again else ""
-                return f"{at}  {self._styled('failed', fg='red')}  {model}   {first}{rest}" + (
+                rest = f"  (next try in {took(again)})" if again else ""
+                return f"{at}  {self._styled('failed', fg='red')}  {model}{rest}   {first}" + (
                     f"\n{log}" if log else ""
                 )
             case "model.cached":

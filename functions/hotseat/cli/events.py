@@ -45,12 +45,12 @@ def passage(data: Data) -> tuple[str, str]:
 def phases(data: Data) -> str:
     """Durations of the phases that there were: `drain 0.01s  release 0.12s  load 1.31s  total 1.44s`.
 
-    A wait that cannot be seen is left out: most switches begin at once.
+    A wait that cannot be seen is left out (most switches begin at once), and so is the leaving where nobody leaves.
     """
     times = {phase: seconds for phase, seconds in (data.get("phases") or {}).items() if seconds is not None}
-    if times.get("wait", 0) < UNSEEN:
-        times.pop("wait", None)
-    return "  ".join(f"{phase} {took(times[phase])}" for phase in PHASES if phase in times)
+    hidden = {"wait"} if times.get("wait", 0) < UNSEEN else set()
+    hidden |= set() if models_of(data.get("from")) else {"drain", "release"}
+    return "  ".join(f"{phase} {took(times[phase])}" for phase in PHASES if phase in times.keys() - hidden)
 
 
 def line(event: Event) -> str:

@@ -5,15 +5,16 @@ Invariants (tests/unit/test_admission_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
 - a request is dispatched only to a holder that the newest Residency shows as ready, or as closing if it waited before;
+- once a closing holder has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
 - a Residency that is not newer than the last one changes nothing.
 """
 
-import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable, UnknownModel
-from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
+from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
+from hotseat.core.queues import Queue, Request
 
 QUEUE_FULL_RETRY = 5.0  # seconds; a later policy computes it from the measured drain rate
 
@@ -137,26 +138,6 @@ class ReportDemand:
 Command = Dispatch | Hold | Reject | Cut | ReportDemand
 
 
-@dataclass(slots=True)
-class _Request:
-    model: str
-    order: int
-    holder: str | None = None  # None: waits
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The requests of one model that wait: by arrival for the oldest, by (priority, arrival) for the next."""
-
-    arrived: dict[int, tuple[float, int]] = field(
-        default_factory=dict
-    )  # request -> (time, priority), in order of arrival
-    heap: list[tuple[int, int, int]] = field(
-        default_factory=list
-    )  # (-priority, order, request); may hold requests that left
-    mark: int = -1  # while the model closes: the last order that belongs to the batch
-
-
 class Admission:
     """The machine. `step` takes a stimulus and returns the commands that follow from it, in order."""
 
@@ -165,12 +146,14 @@ class Admission:
         self.residency = Residency(epoch=-1)
         self._limits: Mapping[str, Limits] = {}
         self._max_waiting = 0
-        self._requests: dict[int, _Request] = {}
-        self._queues: dict[str, _Queue] = {}
+        self._requests: dict[int, Request] = {}
+        self._queues: dict[str, Queue] = {}  # none of them is empty
         self._waiting = 0
         self._in_flight: dict[str, int] = {}  # by holder
         self._served: dict[str, int] = {}  # by holder
         self._open: dict[str, list[Resident]] = {}  # holders that take requests, by model
+        self._batches: dict[str, int] = {}  # by holder that closes: the last order that it still serves
+        self._draining = False  # whether a switcher may be waiting for one to be drained
         self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
         self._announce: list[str] = []
         self._order = 0
@@ -198,11 +181,13 @@ class Admission:
     def demand(self) -> Demand:
         """Take a snapshot for the switcher; each has a higher sequence number."""
         self._seq += 1
-        requested, self._announce = tuple(self._announce), []
+        requested = tuple(model for model in dict.fromkeys(self._announce) if model in self._queues)
+        self._announce = []
         closing = {}
-        for model, queue in self._queues.items():
-            if queue.mark >= 0 and (rest := sum(self._requests[r].order <= queue.mark for r in queue.arrived)):
-                closing[model] = rest
+        for holder in self.residency.residents:
+            queue = self._queues.get(holder.model)
+            if queue and holder.holder in self._batches and (rest := queue.up_to(self._batches[holder.holder])):
+                closing[holder.model] = rest
         return Demand(
             self.router,
             self._seq,
@@ -215,19 +200,15 @@ class Admission:
         )
 
     def waiting_by_model(self) -> dict[str, Waiting]:
-        """Say what waits; models for which nothing does are not in it."""
-        return {
-            model: Waiting(len(q.arrived), next(iter(q.arrived.values()))[0], max(p for _, p in q.arrived.values()))
-            for model, q in self._queues.items()
-            if q.arrived
-        }
+        """Summarise what waits, for each model that somebody waits for."""
+        return {model: queue.summary() for model, queue in self._queues.items()}
 
     def waiting(self, model: str | None = None) -> int:
         """Count requests that wait, of one model or of all."""
         if model is None:
             return self._waiting
         queue = self._queues.get(model)
-        return len(queue.arrived) if queue else 0
+        return queue.count if queue else 0
 
     def in_flight(self, holder: str) -> int:
         """Count requests that a holder is answering."""
@@ -238,188 +219,195 @@ class Admission:
         known = self._requests.get(request)
         if known is None or known.holder is not None:
             return None
-        arrived = self._queues[known.model].arrived
-        mine = (-arrived[request][1], known.order)
-        return 1 + sum((-priority, self._requests[other].order) < mine for other, (_, priority) in arrived.items())
+        return 1 + self._queues[known.model].ahead_of(known)
 
     # Transitions ------------------------------------------------------------------------------------------------------
 
     def _arrive(self, s: Arrive) -> list[Command]:
         if self._closed:
-            return [Reject(s.request, Unavailable, "shutting_down", "hotseat is shutting down", 5.0)]
+            return [_shutting_down(s.request)]
         limits = self._limits.get(s.model)
         if limits is None:
             return [Reject(s.request, UnknownModel, "model_not_found", f"no model {s.model}")]
         refusal = self.residency.refusals.get(s.model)
-        if refusal is not None and refusal.retry_at is not None and refusal.retry_at > s.now:
+        if refusal is not None and _in_force(refusal, s.now):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
-        if holder := self._free_holder(s.model):
-            self._requests[s.request] = _Request(s.model, self._order)
-            return self._dispatch(s.request, holder)
-        queue = self._queues.get(s.model)
-        mine = len(queue.arrived) if queue else 0
-        if self._waiting >= self._max_waiting or (limits.max_waiting is not None and mine >= limits.max_waiting):
-            message = f"{self._waiting} requests wait already, {mine} of them for {s.model}"
-            return [Reject(s.request, QueueFull, "queue_full", message, QUEUE_FULL_RETRY)]
-        if queue is None:
-            queue = self._queues[s.model] = _Queue()
-        self._requests[s.request] = _Request(s.model, self._order)
-        queue.arrived[s.request] = (s.now, s.priority)
-        heapq.heappush(queue.heap, (-s.priority, self._order, s.request))
-        self._waiting += 1
-        if not mine:
-            self._announce.append(s.model)
-        return [Hold(s.request), ReportDemand(urgent=not mine)]
+        request = Request(s.model, s.priority, self._order, s.now)
+        if holder := self._ready_holder(s.model, limits.concurrency):
+            self._requests[s.request] = request
+            dispatch = self._dispatch(s.request, request, holder)
+            if self._in_flight[holder.holder] > 1:
+                return [dispatch]
+            return [dispatch, ReportDemand(urgent=self._watched())]
+        return self._hold(s.request, request, limits)
 
-    def _free_holder(self, model: str) -> Resident | None:
-        """Least loaded holder that takes a new request of this model now."""
-        holders = self._open.get(model)
-        if not holders:
-            return None
-        limit = self._limits[model].concurrency
-        best = min(holders, key=lambda h: self._in_flight.get(h.holder, 0)) if len(holders) > 1 else holders[0]
-        if best.state is not SeatState.READY or (limit and self._in_flight.get(best.holder, 0) >= limit):
-            return None
+    def _hold(self, id_: int, request: Request, limits: Limits) -> list[Command]:
+        """Let it wait, if there is room for it."""
+        queue = self._queues.get(request.model)
+        mine = queue.count if queue else 0
+        if self._waiting >= self._max_waiting or (limits.max_waiting is not None and mine >= limits.max_waiting):
+            message = f"{self._waiting} requests wait already, {mine} of them for {request.model}"
+            return [Reject(id_, QueueFull, "queue_full", message, QUEUE_FULL_RETRY)]
+        if queue is None:
+            queue = self._queues[request.model] = Queue()
+            self._announce.append(request.model)
+        self._requests[id_] = request
+        queue.add(id_, request)
+        self._waiting += 1
+        return [Hold(id_), ReportDemand(urgent=not mine)]
+
+    def _ready_holder(self, model: str, limit: int) -> Resident | None:
+        """Least loaded holder that takes any request of this model now."""
+        best, least = None, 0
+        for holder in self._open.get(model, ()):
+            load = self._in_flight.get(holder.holder, 0)
+            if holder.state is SeatState.READY and not (limit and load >= limit) and (best is None or load < least):
+                best, least = holder, load
         return best
 
-    def _dispatch(self, request: int, holder: Resident) -> list[Command]:
+    def _dispatch(self, id_: int, request: Request, holder: Resident) -> Dispatch:
         assert holder.address is not None  # noqa: S101 — `_see` opens holders with an address only
-        self._requests[request].holder = holder.holder
-        before = self._in_flight.get(holder.holder, 0)
-        self._in_flight[holder.holder] = before + 1
+        request.holder = holder
+        self._in_flight[holder.holder] = self._in_flight.get(holder.holder, 0) + 1
         self._served[holder.holder] = self._served.get(holder.holder, 0) + 1
-        commands: list[Command] = [Dispatch(request, holder.holder, holder.address)]
-        if not before:
-            commands.append(ReportDemand(urgent=self._watched()))
-        return commands
+        return Dispatch(id_, holder.holder, holder.address)
 
     def _watched(self) -> bool:
         """Whether somebody is waiting for work to end: then every edge matters at once."""
-        return self._waiting > 0 or any(
-            r.state in (SeatState.CLOSING, SeatState.DRAINING) for r in self.residency.residents
-        )
+        return self._waiting > 0 or self._draining
 
     def _serve(self, model: str) -> list[Command]:
         """Dispatch what waits for this model, as far as its holders and its bound allow."""
-        queue, holders, limits = self._queues.get(model), self._open.get(model), self._limits.get(model)
         commands: list[Command] = []
-        if queue is None or not holders or limits is None:
-            return commands
-        while queue.arrived:
-            while queue.heap[0][2] not in queue.arrived:
-                heapq.heappop(queue.heap)
-            order, request = queue.heap[0][1:]
-            best = min(holders, key=lambda h: self._in_flight.get(h.holder, 0))
-            if limits.concurrency and self._in_flight.get(best.holder, 0) >= limits.concurrency:
+        while queue := self._queues.get(model):
+            found = self._next(model, queue)
+            if found is None:
                 break
-            if best.state is SeatState.CLOSING and order > queue.mark:
-                # A later request of higher priority stands before the batch: look behind it.
-                rest = [r for r in queue.arrived if self._requests[r].order <= queue.mark]
-                if not rest:
-                    break
-                request = min(rest, key=lambda r: (-queue.arrived[r][1], self._requests[r].order))
-            self._unqueue(queue, request)
-            commands += self._dispatch(request, best)
+            id_, holder = found
+            request = self._requests[id_]
+            self._unqueue(id_, request)
+            commands.append(self._dispatch(id_, request, holder))
         return commands
 
-    def _unqueue(self, queue: _Queue, request: int) -> None:
-        del queue.arrived[request]
+    def _next(self, model: str, queue: Queue) -> tuple[int, Resident] | None:
+        """Request to dispatch now, and the holder for it: a ready one, else one that closes and owes its batch."""
+        limits = self._limits[model]
+        if ready := self._ready_holder(model, limits.concurrency):
+            first = queue.first()
+            return None if first is None else (first, ready)
+        for holder in self._open.get(model, ()):
+            full = limits.concurrency and self._in_flight.get(holder.holder, 0) >= limits.concurrency
+            if holder.state is SeatState.CLOSING and not full:
+                first = queue.first(self._batches[holder.holder])
+                if first is not None:
+                    return first, holder
+        return None
+
+    def _unqueue(self, id_: int, request: Request) -> None:
+        queue = self._queues[request.model]
+        queue.remove(id_, request)
         self._waiting -= 1
-        if not queue.arrived:
-            queue.heap.clear()
+        if not queue.count:
+            del self._queues[request.model]
 
-    def _end(self, request: int) -> list[Command]:
-        known = self._requests.pop(request, None)
-        if known is None:
+    def _end(self, id_: int) -> list[Command]:
+        request = self._requests.pop(id_, None)
+        if request is None:
             return []
-        if known.holder is None:
-            queue = self._queues[known.model]
-            self._unqueue(queue, request)
-            return [ReportDemand(urgent=not queue.arrived)]
-        left = self._in_flight[known.holder] - 1
+        if request.holder is None:
+            self._unqueue(id_, request)
+            return [ReportDemand(urgent=request.model not in self._queues)]
+        holder = request.holder.holder
+        left = self._in_flight[holder] - 1
         if left:
-            self._in_flight[known.holder] = left
+            self._in_flight[holder] = left
         else:
-            del self._in_flight[known.holder]
-        commands = self._serve(known.model) if self._waiting else []
-        if not left:
-            commands.append(ReportDemand(urgent=self._watched()))
-        return commands
-
-    def _expire(self, now: float, request: int) -> list[Command]:
-        known = self._requests.get(request)
-        if known is None or known.holder is not None:
+            del self._in_flight[holder]
+        next_ones = self._serve(request.model) if request.model in self._queues else []
+        idle = holder not in self._in_flight
+        if not next_ones and not idle:
             return []
-        waited = now - self._queues[known.model].arrived[request][0]
-        message = f"{known.model} did not get its turn within the {waited:.1f} s that the client allows"
-        return [Reject(request, Unavailable, "wait_timeout", message, 5.0), *self._end(request)]
+        emptied = bool(next_ones) and request.model not in self._queues
+        return [*next_ones, ReportDemand(urgent=emptied or (idle and self._watched()))]
+
+    def _expire(self, now: float, id_: int) -> list[Command]:
+        request = self._requests.get(id_)
+        if request is None or request.holder is not None:
+            return []
+        waited = now - request.arrived
+        message = f"{request.model} did not get its turn within the {waited:.1f} s that the client allows"
+        return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(id_)]
 
     def _see(self, now: float, residency: Residency) -> list[Command]:
         if residency.epoch <= self.residency.epoch:
             return []
-        self.residency = residency
-        self._open = {}
+        first, self.residency = self.residency.epoch < 0, residency
+        self._open, batches = {}, {}
         for resident in residency.residents:
             if resident.state in (SeatState.READY, SeatState.CLOSING) and resident.address is not None:
                 self._open.setdefault(resident.model, []).append(resident)
+            if resident.state is SeatState.CLOSING:
+                batches[resident.holder] = self._batches.get(resident.holder, self._order)
+        self._batches = batches
+        self._draining = any(r.state in (SeatState.CLOSING, SeatState.DRAINING) for r in residency.residents)
         known = {r.holder for r in residency.residents}
         self._served = {holder: count for holder, count in self._served.items() if holder in known}
         commands: list[Command] = []
         for model, refusal in residency.refusals.items():
             if refusal.epoch > self._refused.get(model, -1):
                 self._refused[model] = refusal.epoch
-                commands += self._refuse_all(model, refusal, now)
-        closing = {r.model for r in residency.residents if r.state is SeatState.CLOSING}
-        for model, queue in self._queues.items():
-            queue.mark = (queue.mark if queue.mark >= 0 else self._order) if model in closing else -1
+                if not first or _in_force(refusal, now):  # else it was spoken before this router was there
+                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(model)]
         for model in self._open:
             commands += self._serve(model)
-        return [*_without_reports(commands), *self._cut(residency), ReportDemand(urgent=True)]
+        return [*commands, *self._cut(), ReportDemand(urgent=True)]
 
-    def _cut(self, residency: Residency) -> list[Command]:
-        """End what is still in flight on holders that are being stopped."""
-        why = {}
-        for resident in residency.residents:
-            if resident.state is SeatState.RELEASING and self._in_flight.get(resident.holder):
-                ended = resident.leaving == "failed"
-                why[resident.holder] = (
-                    f"the engine of {resident.model} ended"
-                    if ended
-                    else f"{resident.model} is being stopped: the drain deadline is over"
-                )
-        if not why:
-            return []
-        return [Cut(request, why[known.holder]) for request, known in self._requests.items() if known.holder in why]
-
-    def _refuse_all(self, model: str, refusal: Refusal, now: float) -> list[Command]:
-        queue = self._queues.get(model)
+    def _cut(self) -> list[Command]:
+        """End what is in flight on holders that are told to stop, or gone. External servers are never stopped."""
+        residents = {r.holder: r for r in self.residency.residents}
         commands: list[Command] = []
-        for request in list(queue.arrived) if queue else []:
-            commands.append(_refuse(request, refusal, now))
-            self._end(request)
+        for id_, request in self._requests.items():
+            if request.holder is None or request.cut or request.holder.epoch == EXTERNAL_EPOCH:
+                continue
+            now = residents.get(request.holder.holder)
+            if now is not None and now.state not in (SeatState.RELEASING, SeatState.UNPROVEN):
+                continue
+            request.cut = True
+            if now is not None and now.leaving != "failed":
+                message = f"{request.model} is being stopped: the drain deadline is over"
+            else:
+                message = f"the engine of {request.model} ended"
+            commands.append(Cut(id_, message))
         return commands
+
+    def _dismiss(self, model: str) -> list[int]:
+        """Forget all that wait for a model; the caller says why to each."""
+        dismissed = self._queues[model].ids() if model in self._queues else []
+        for id_ in dismissed:
+            self._unqueue(id_, self._requests.pop(id_))
+        return dismissed
 
     def _change(self, models: Mapping[str, Limits], max_waiting: int) -> list[Command]:
         self._limits, self._max_waiting = models, max_waiting
         commands: list[Command] = []
-        for model, queue in self._queues.items():
-            if model not in models:
-                for request in list(queue.arrived):
-                    commands.append(Reject(request, UnknownModel, "model_not_found", f"{model} has been removed"))
-                    self._end(request)
+        for model in [m for m in self._queues if m not in models]:
+            message = f"{model} has been removed"
+            commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(model)]
         for model in self._open:
             commands += self._serve(model)
-        return [*_without_reports(commands), ReportDemand(urgent=True)]
+        return [*commands, ReportDemand(urgent=True)]
 
     def _close(self) -> list[Command]:
         self._closed = True
         commands: list[Command] = []
-        for queue in self._queues.values():
-            for request in list(queue.arrived):
-                commands.append(Reject(request, Unavailable, "shutting_down", "hotseat is shutting down", 5.0))
-                self._end(request)
+        for model in list(self._queues):
+            commands += [_shutting_down(id_) for id_ in self._dismiss(model)]
         return [*commands, ReportDemand(urgent=True)]
+
+
+def _in_force(refusal: Refusal, now: float) -> bool:
+    return refusal.retry_at is not None and refusal.retry_at > now
 
 
 def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
@@ -427,5 +415,5 @@ def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
     return Reject(request, Unavailable, refusal.code, refusal.message, retry)
 
 
-def _without_reports(commands: list[Command]) -> list[Command]:
-    return [c for c in commands if not isinstance(c, ReportDemand)]
+def _shutting_down(request: int) -> Reject:
+    return Reject(request, Unavailable, "shutting_down", "hotseat is shutting down", 5.0)

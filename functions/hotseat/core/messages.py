@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+EXTERNAL_EPOCH = 0  # of servers that run without us: no decision started them, and none stops them
+
 
 class SeatState(StrEnum):
     """State of a holder: of what really occupies a seat."""
@@ -102,7 +104,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Load a Model; answered by HolderReady or HolderFailed, and progress by HolderProgress."""
+    """Load a Model; answered by HolderReady or HolderFailed."""
 
     model: str
     holder: str

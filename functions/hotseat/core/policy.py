@@ -4,7 +4,6 @@ A policy looks at a View and names the set of models that should hold the accele
 decides nothing about safety: the switching machine starts a model only when it fits beside every holder that is left.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -33,6 +32,12 @@ class Claim:
         """Whether the capacity holds all of this."""
         return self.gpus <= capacity.gpus and (capacity.memory is None or self.memory <= capacity.memory)
 
+    def fits_beside(self, held: "Claim", capacity: "Capacity") -> bool:
+        """Whether the capacity holds this beside what is held. Of what it does not ask for, any shortage is no matter."""
+        total = held + self
+        gpus = not self.gpus or total.gpus <= capacity.gpus
+        return gpus and (not self.memory or capacity.memory is None or total.memory <= capacity.memory)
+
 
 NOTHING = Claim(0, 0)
 ONE_GPU = Claim(1, 0)
@@ -60,7 +65,8 @@ class ModelView:
     in_flight: int = 0
     seat: SeatState | None = None  # None: holds nothing
     leaving: bool = False  # will be gone, whatever a policy says
-    since: float = 0.0  # when it entered the state of its seat
+    promised: bool = False  # a switch to it has been decided, and others make room for it
+    ready_since: float = 0.0  # while ready or on its way out
     last_used: float = 0.0
     may_evict: bool = True  # False: takes a free seat only (a preload)
     switch_cost: float = 0.0  # seconds that its load and stop took before; 0: not known yet
@@ -96,74 +102,99 @@ class Policy(Protocol):
         """Name the models that should be resident."""
 
 
-_STAYS = (SeatState.LOADING, SeatState.READY, SeatState.CLOSING, SeatState.DRAINING)
+_GOING = (SeatState.CLOSING, SeatState.DRAINING)
+_STAYS = (SeatState.LOADING, SeatState.READY, *_GOING)
 
 
 class Batch:
     """Serve what is resident while it has work, then the model whose waiter is oldest, within a bound on waiting.
 
     A waiter older than the bound closes the resident's batch: what the resident held is still served, later requests wait
-    for its next turn. A switch that has been decided is not taken back while somebody still waits for it.
+    for its next turn. Once ready, a model keeps its seat for its minimum residency, used or not. A switch that has been
+    decided is not taken back while somebody still waits for it, whoever else comes: otherwise a model would be stopped for
+    one and then loaded again for another.
     """
 
     def decide(self, view: View) -> Decision:
         """See the class."""
         kept = {m.name: m for m in view.models if m.seat in _STAYS and not m.leaving}
-        chosen: dict[str, ModelView] = {}
+        held = sum((m.claim for m in (*kept.values(), *_stuck(view))), NOTHING)
+        held -= _shed(kept, held, view.capacity)
         wanting = [m for m in view.models if m.waiting and m.name not in kept]
-        widened = WIDEN * sum(m.switch_cost for m in view.models if m.waiting or (m.seat in _STAYS and m.in_flight))
+        widened = WIDEN * sum(m.switch_cost for m in view.models if m.waiting or (m.name in kept and m.in_flight))
+        due = {m.name: m.oldest + max(m.max_wait, widened) for m in wanting}
 
-        def bound(model: ModelView) -> float:
-            return max(model.max_wait, widened)
+        def order(model: ModelView) -> tuple[bool, bool, bool, int, float, str]:
+            overdue = due[model.name] <= view.now
+            priority = 0 if overdue else -model.priority
+            return (not model.may_evict, not model.promised, not overdue, priority, model.oldest, model.name)
 
-        def order(model: ModelView) -> tuple[bool, bool, int, float, str]:
-            overdue = view.now - model.oldest >= bound(model)
-            return (not model.may_evict, not overdue, 0 if overdue else -model.priority, model.oldest, model.name)
-
-        stuck = _sum(m.claim for m in view.models if m.seat is SeatState.UNPROVEN)
+        chosen: list[str] = []
         look_again: float | None = None
-        blocked = False
+        blocked = False  # whoever is first is served first: nobody overtakes by needing less
         for model in sorted(wanting, key=order):
-            taken = stuck + _sum(m.claim for m in (*kept.values(), *chosen.values()))
-            if (taken + model.claim).fits(view.capacity) and not (blocked and model.claim != NOTHING):
-                chosen[model.name] = model
-            elif model.may_evict and not blocked:
-                victims, look_again = self._victims(view, kept, taken, model, model.oldest + bound(model))
-                blocked = not victims  # whoever is first is served first: nobody overtakes by needing less
-                if victims:
-                    chosen[model.name] = model
-                for victim in victims:
-                    del kept[victim.name]
-        bounds = [bound(m) for m in wanting]
+            fits = model.claim.fits_beside(held, view.capacity)
+            victims: list[ModelView] = []
+            if not fits and model.may_evict and not blocked:
+                free_at = {m.name: _evictable_at(m, due[model.name]) for m in kept.values() if m.claim != NOTHING}
+                victims = _fewest([m for m in kept.values() if free_at.get(m.name, inf) <= view.now], held, model, view)
+                if not victims:
+                    blocked = True
+                    times = (*free_at.values(), *due.values())  # more to take, or another first
+                    look_again = min((at for at in times if view.now < at < inf), default=None)
+            if victims or (fits and not (blocked and model.claim != NOTHING)):
+                chosen.append(model.name)
+                held += model.claim
+            for victim in victims:
+                held -= victim.claim
+                del kept[victim.name]
+        bounds = [due[m.name] - m.oldest for m in wanting]
         return Decision((*kept, *chosen), look_again, max(bounds, default=None))
 
-    def _victims(
-        self, view: View, kept: dict[str, ModelView], taken: Claim, model: ModelView, overdue_at: float
-    ) -> tuple[list[ModelView], float | None]:
-        """Fewest residents that make room; if none do, the time when there will be more to choose from."""
-        free_at = {m.name: self._evictable_at(m, overdue_at) for m in kept.values() if m.claim != NOTHING}
-        victims: list[ModelView] = []
-        for victim in sorted((m for m in kept.values() if free_at.get(m.name, inf) <= view.now), key=_reluctance):
-            victims.append(victim)
-            if (taken - _sum(m.claim for m in victims) + model.claim).fits(view.capacity):
-                return victims, None
-        return [], min((at for at in free_at.values() if view.now < at < inf), default=None)
 
-    def _evictable_at(self, resident: ModelView, overdue_at: float) -> float:
-        """Time from which this resident may be taken off for a waiter that is overdue at `overdue_at`."""
-        if resident.seat in (SeatState.CLOSING, SeatState.DRAINING):
-            return 0.0  # decided already
-        if resident.seat is SeatState.LOADING:
-            return 0.0 if resident.idle else inf  # once ready it serves its batch first
-        earliest = resident.since + resident.min_residency
-        return earliest if resident.idle else max(earliest, overdue_at)
+def _stuck(view: View) -> list[ModelView]:
+    return [m for m in view.models if m.seat is SeatState.UNPROVEN]
+
+
+def _shed(kept: dict[str, ModelView], held: Claim, capacity: Capacity) -> Claim:
+    """Take off what a capacity that has shrunk does not hold; returns the claims of those."""
+    shed = NOTHING
+    for resident in sorted(kept.values(), key=_reluctance):
+        if (held - shed).fits(capacity):
+            break
+        if resident.claim != NOTHING:
+            del kept[resident.name]
+            shed += resident.claim
+    return shed
+
+
+def _evictable_at(resident: ModelView, due: float) -> float:
+    """Time from which this resident may be taken off for a waiter whose bound ends at `due`."""
+    if resident.seat in _GOING:
+        return 0.0  # decided already
+    if resident.seat is SeatState.LOADING:
+        return 0.0 if resident.idle else inf  # once ready it serves its batch first
+    earliest = resident.ready_since + resident.min_residency
+    return earliest if resident.idle else max(earliest, due)
+
+
+def _fewest(candidates: list[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
+    """Those of the candidates that have to go to make room for a model, or none where all of them would not do."""
+    victims: list[ModelView] = []
+    for candidate in sorted(candidates, key=_reluctance):
+        victims.append(candidate)
+        held -= candidate.claim
+        if model.claim.fits_beside(held, view.capacity):
+            break
+    else:
+        return []
+    for victim in reversed(victims[:-1]):
+        if model.claim.fits_beside(held + victim.claim, view.capacity):
+            victims.remove(victim)
+            held += victim.claim
+    return victims
 
 
 def _reluctance(model: ModelView) -> tuple[bool, bool, int, float, str]:
     """Sort key: who goes first. Those on their way out, the idle, the less important, the least recently used."""
-    leaving = model.seat in (SeatState.CLOSING, SeatState.DRAINING)
-    return (not leaving, not model.idle, model.priority, model.last_used, model.name)
-
-
-def _sum(claims: Iterable[Claim]) -> Claim:
-    return sum(claims, NOTHING)
+    return (model.seat not in _GOING, not model.idle, model.priority, model.last_used, model.name)

@@ -49,7 +49,7 @@ class Connections:
         connect_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limit = idle
+        self._limit = max(1, idle)
         self._max_rest = max_rest
         self._connect_timeout = connect_timeout
         self._clock = clock

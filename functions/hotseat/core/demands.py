@@ -1,0 +1,46 @@
+"""What all routers of a Workspace want and do: the newest snapshot of each. Pure."""
+
+from collections import deque
+
+from hotseat.core.messages import Demand
+
+_NONE = Demand(router="", seq=0, seen_epoch=0)
+_REMEMBERED = 256  # routers that left, whose late snapshots are known for what they are
+
+
+class Demands:
+    """The newest snapshot by router. Router ids are never used again, so one that left stays away."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, Demand] = {}
+        self._left: deque[str] = deque(maxlen=_REMEMBERED)
+
+    def note(self, demand: Demand) -> set[str] | None:
+        """Take in a snapshot; returns the holders that were used since the router's last. None: it is too old to count."""
+        last = self._newest.get(demand.router, _NONE)
+        if demand.seq <= last.seq or demand.router in self._left:
+            return None
+        self._newest[demand.router] = demand
+        return {*last.in_flight, *demand.in_flight, *(h for h, n in demand.served.items() if n != last.served.get(h, 0))}
+
+    def leave(self, router: str) -> set[str]:
+        """Forget a router; returns the holders that it was using."""
+        self._left.append(router)
+        return set(self._newest.pop(router, _NONE).in_flight)
+
+    def waiting(self, model: str, since_epoch: int = -1) -> tuple[int, float]:
+        """How many wait for a model and since when, as far as their routers have seen an epoch."""
+        rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
+        return sum(w.count for w in rows), min((w.oldest for w in rows), default=0.0)
+
+    def in_flight(self, holder: str) -> int:
+        """How many requests a holder is answering."""
+        return sum(d.in_flight.get(holder, 0) for d in self._newest.values())
+
+    def closing(self, model: str) -> int:
+        """How many of a closing batch still wait."""
+        return sum(d.closing.get(model, 0) for d in self._newest.values())
+
+    def all_saw(self, epoch: int) -> bool:
+        """Whether every router has seen an epoch."""
+        return all(d.seen_epoch >= epoch for d in self._newest.values())

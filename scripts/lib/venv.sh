@@ -1,0 +1,33 @@
+# Sourced by the scripts: a venv in this clone with hotseat and the extras that are asked for. No root needed.
+
+# ensure_venv EXTRA...: installs when pyproject.toml has changed since these extras were last installed, then activates.
+ensure_venv() {
+    local extras stamp python
+    extras=$(IFS=,; echo "$*")
+    stamp=".venv/.installed-${extras//,/-}"
+    if [ ! -x .venv/bin/python ]; then
+        python=$(find_python)
+        "$python" -m venv .venv || {
+            echo "cannot make a venv; on Debian: apt-get install python3-venv" >&2
+            exit 1
+        }
+    fi
+    . .venv/bin/activate
+    if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+        echo "installing hotseat[$extras] into .venv …" >&2
+        python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+        touch "$stamp"
+    fi
+}
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 or newer is needed; on Debian: apt-get install python3 python3-venv" >&2
+    exit 1
+}

@@ -1,0 +1,207 @@
+"""What every Runtime must do: the docstrings of hotseat.core.ports, as tests. A new runtime adds a Home."""
+
+import contextlib
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hotseat.core.documents import Model
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Fetch,
+    HolderFailed,
+    HolderReady,
+    HolderReleased,
+    Start,
+    Stop,
+)
+from hotseat.core.ports import Runtime
+from hotseat.runtimes.local.runtime import LocalRuntime
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fakes import FakeRuntime, Observations, small_model
+
+
+def models(folder: Path) -> list[Model]:
+    """quick loads at once; slow never finishes; broken fails while loading; stubborn ignores SIGTERM; lost has no weights."""
+    external = {"metadata": {"name": "external"}, "spec": {"engine": "external", "url": "http://127.0.0.1:9"}}
+    return [
+        small_model(folder, "quick"),
+        small_model(folder, "slow", "load=600"),
+        small_model(folder, "broken", "exit=3"),
+        small_model(folder, "stubborn", "ignore-term"),
+        small_model(folder, "lost", source="/missing/weights.gguf"),
+        Model.model_validate(external),
+    ]
+
+
+class FakeHome:
+    """FakeRuntime, told how the models behave."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = self.fake = FakeRuntime()
+        self.fake.slow, self.fake.stubborn, self.fake.broken = {"slow"}, {"stubborn"}, {"broken": "ExitedWhileLoading"}
+
+    def crash(self, ready: HolderReady) -> None:
+        self.fake.crash(ready.holder)
+
+
+class LocalHome:
+    """LocalRuntime with real processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = LocalRuntime(folder / "state", folder / "cache")
+
+    def crash(self, ready: HolderReady) -> None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{ready.address}/exit/7"):
+            pass
+
+
+Home = FakeHome | LocalHome
+
+
+@pytest.fixture(params=[FakeHome, LocalHome])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    home = request.param(tmp_path)
+    yield home
+    home.runtime.close()
+
+
+@pytest.fixture
+def runtime(home: Home) -> Runtime:
+    return home.runtime
+
+
+@pytest.fixture
+def told(runtime: Runtime, tmp_path: Path) -> Observations:
+    """Observer of a runtime that has begun."""
+    told = Observations()
+    runtime.begin(models(tmp_path), told)
+    return told
+
+
+def test_begin_tells_where_the_weights_of_each_model_are(told: Observations) -> None:
+    states = {each.model: each.state for each in told.seen if isinstance(each, CacheObserved)}
+    assert states.pop("lost") is CacheState.FAILED
+    assert set(states) == {"quick", "slow", "broken", "stubborn", "external"}
+    assert set(states.values()) == {CacheState.CACHED}
+    assert "/missing/weights.gguf" in told.await_one(CacheObserved, model="lost").message
+
+
+def test_a_holder_gets_ready_and_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@7", 7))
+    ready = told.await_one(HolderReady, "quick@7")
+    assert ready.epoch == 7
+    assert ready.address.startswith("http://")
+    runtime.stop(Stop("quick", "quick@7", 7, grace=5))
+    assert told.await_one(HolderReleased, "quick@7").epoch == 7
+    assert told.of_holder("quick@7") == ["HolderReady", "HolderReleased"]
+
+
+def test_a_stop_while_loading_releases_without_a_failure(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("slow", "slow@1", 1))
+    runtime.stop(Stop("slow", "slow@1", 1, grace=5))
+    told.await_one(HolderReleased, "slow@1")
+    assert told.of_holder("slow@1") == ["HolderReleased"]
+
+
+def test_a_failed_load_says_why_and_is_released(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("broken", "broken@1", 1))
+    told.await_one(HolderReleased, "broken@1")
+    assert told.of_holder("broken@1") == ["HolderFailed", "HolderReleased"]
+    failed = told.await_one(HolderFailed, "broken@1")
+    assert failed.reason == "ExitedWhileLoading"
+    assert failed.message
+
+
+def test_a_crash_is_told_without_being_asked(home: Home, runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    home.crash(told.await_one(HolderReady, "quick@1"))
+    told.await_one(HolderReleased, "quick@1")
+    assert told.of_holder("quick@1") == ["HolderReady", "HolderFailed", "HolderReleased"]
+    assert told.await_one(HolderFailed, "quick@1").reason == "Exited"
+
+
+def test_a_stop_for_a_holder_that_never_was_is_answered(runtime: Runtime, told: Observations) -> None:
+    runtime.stop(Stop("quick", "quick@99", 99, grace=5))
+    assert told.await_one(HolderReleased, "quick@99").epoch == 99
+
+
+def test_a_stop_for_a_holder_that_is_gone_is_answered_again(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("broken", "broken@1", 1))
+    told.await_one(HolderReleased, "broken@1")
+    runtime.stop(Stop("broken", "broken@1", 1, grace=5))
+    assert told.of_holder("broken@1").count("HolderReleased") == 2
+
+
+def test_a_second_stop_shortens_the_grace(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("stubborn", "stubborn@1", 1))
+    told.await_one(HolderReady, "stubborn@1")
+    runtime.stop(Stop("stubborn", "stubborn@1", 1, grace=600))
+    runtime.stop(Stop("stubborn", "stubborn@1", 1, grace=0))
+    told.await_one(HolderReleased, "stubborn@1")
+
+
+def test_callers_mistakes_are_errors(runtime: Runtime, told: Observations) -> None:
+    with pytest.raises(ValueError):
+        runtime.start(Start("nobody", "nobody@1", 1))
+    with pytest.raises(ValueError):
+        runtime.fetch(Fetch("nobody"))
+    with pytest.raises(ValueError):
+        runtime.start(Start("external", "external@1", 1))
+    with pytest.raises(ValueError):
+        runtime.stop(Stop("external", "external@1", 1, grace=0))
+    runtime.start(Start("slow", "slow@1", 1))
+    with pytest.raises(ValueError):
+        runtime.start(Start("slow", "slow@1", 1))
+
+
+def test_an_update_tells_of_what_changed_and_leaves_holders_alone(
+    runtime: Runtime, told: Observations, tmp_path: Path
+) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    told.await_one(HolderReady, "quick@1")
+    told.seen.clear()
+    changed = small_model(tmp_path, "slow", "load=300")
+    runtime.update([*(model for model in models(tmp_path) if model.name not in ("slow", "quick")), changed])
+    assert [each.model for each in told.seen if isinstance(each, CacheObserved)] == ["slow"]
+    assert told.of_holder("quick@1") == []
+    with pytest.raises(ValueError):
+        runtime.start(Start("quick", "quick@2", 2))
+    runtime.stop(Stop("quick", "quick@1", 1, grace=5))
+    told.await_one(HolderReleased, "quick@1")
+
+
+def test_a_fetch_of_what_is_there_says_so(runtime: Runtime, told: Observations) -> None:
+    told.seen.clear()
+    runtime.fetch(Fetch("quick"))
+    assert told.await_one(CacheObserved, model="quick").state is CacheState.CACHED
+
+
+def test_logs_have_positions_and_outlive_the_run(runtime: Runtime, told: Observations) -> None:
+    assert runtime.logs("nobody") is None
+    log = runtime.logs("broken")
+    assert log is not None
+    assert log.read_after(0, timeout=0) == (0, [])
+    runtime.start(Start("broken", "broken@1", 1))
+    told.await_one(HolderReleased, "broken@1")
+    position, lines = log.read_after(0, timeout=5)
+    assert "broken@1 started" in lines[0]
+    assert position == len(lines)
+    assert log.tail(1) == lines[-1:]
+    assert log.read_after(position, timeout=0) == (position, [])
+
+
+def test_close_stops_whatever_runs(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    runtime.start(Start("slow", "slow@2", 2))
+    told.await_one(HolderReady, "quick@1")
+    runtime.close()
+    assert told.of_holder("quick@1")[-1] == "HolderReleased"
+    assert told.of_holder("slow@2") == ["HolderReleased"]
+    with pytest.raises(ValueError):
+        runtime.start(Start("quick", "quick@3", 3))
