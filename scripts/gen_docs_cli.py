@@ -1,7 +1,6 @@
 """The section of docs/cli.md that lists every command with its options, made from the commands themselves."""
 
 from collections.abc import Collection, Iterator
-from importlib.util import find_spec
 
 import click
 
@@ -12,9 +11,8 @@ def commands() -> str:
     """Markdown of all commands, in the order of `hotseat --help`."""
     top = click.Context(main, info_name="hotseat")
     parts = ["## Options of every command", "", *_options(main, top)]
-    for name, (module, _) in COMMANDS.items():
-        if find_spec(module):
-            parts += _command(main.get_command(top, name), click.Context(main, info_name="hotseat"))
+    for name in COMMANDS:
+        parts += _command(main.get_command(top, name), click.Context(main, info_name="hotseat"))
     return "\n".join(parts)
 
 
@@ -57,8 +55,4 @@ def _prose(text: str) -> str:
 
 
 def _examples(command: click.Command) -> list[str]:
-    """Lines of the examples: of our own commands' field, or of an epilog that begins with `Examples:`."""
-    if found := getattr(command, "examples", ()):
-        return list(found)
-    lines = (command.epilog or "").replace("\b", "").strip().splitlines()
-    return [line.strip() for line in lines[1:] if line.strip()]
+    return list(getattr(command, "examples", ()))

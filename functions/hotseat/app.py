@@ -155,7 +155,7 @@ class App:
                 yield Reading("hotseat_residents", labels, 1)
             bound = room.switcher.effective_max_wait or room.workspace.spec.policy.max_wait
             yield Reading("hotseat_effective_max_wait_seconds", {"workspace": room.name}, bound)
-        yield Reading("hotseat_events_undelivered_total", {}, self._sink.dropped if self._sink else 0)
+        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 
 def shutdown_time(manifest: Manifest) -> float:

@@ -15,7 +15,11 @@ def chunk(data):
 
 
 def sized(body, extra=b""):
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (len(body), extra, body)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        len(body),
+        extra,
+        body,
+    )
 
 
 class Peer:
@@ -33,7 +37,9 @@ class Peer:
                 return b""
             data += more
         head, _, body = data.partition(b"\r\n\r\n")
-        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+        length = next(
+            (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
+        )
         while len(body) < length:
             body += self.sock.recv(65536)
         self._rest = body[length:]
@@ -63,7 +69,7 @@ class Engine:
     def __init__(self, *scripts):
         self._scripts = list(scripts)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "http://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests = []
         self.connections = 0
         self.closed = threading.Event()

@@ -6,10 +6,11 @@ import threading
 import time
 
 import pytest
-from .relay_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
 
 from hotseat.core.errors import Unavailable, UpstreamFailed
 from hotseat.gateway.relay import Call, Connections, Exchange, How
+
+from .relay_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
 
 AT_ONCE = 0.1  # seconds
 EVENTS = [("Content-Type", "text/event-stream")]
@@ -105,7 +106,14 @@ def test_a_pipelined_request_is_no_departure():
 
 @pytest.mark.parametrize(
     "part",
-    [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 100 Continue\r\n\r\n", b"junk\r\n\r\n", b"x" * 70_000],
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"junk\r\n\r\n",
+        b"x" * 70_000,
+    ],
 )
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_engine_that_breaks_before_its_head_is_whole_is_an_error_for_the_caller(part, reset):
@@ -123,9 +131,9 @@ def test_an_engine_that_breaks_before_its_head_is_whole_is_an_error_for_the_call
 
 
 def test_an_engine_that_switches_protocols_is_refused():
-    with Engine(answers(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")) as engine, Client() as client:
-        with pytest.raises(UpstreamFailed, match="protocol"):
-            relay(engine, client)
+    switches = answers(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+    with Engine(switches) as engine, Client() as client, pytest.raises(UpstreamFailed, match="protocol"):
+        relay(engine, client)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +310,12 @@ def test_a_stream_that_has_begun_is_continued_and_the_engines_head_dropped():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (sized(b'{"error": {"message": "context too long", "type": "invalid_request_error"}}').replace(b"200 OK", b"400 Bad"), "context too long"),
+        (
+            sized(b'{"error": {"message": "context too long", "type": "invalid_request_error"}}').replace(
+                b"200 OK", b"400 Bad"
+            ),
+            "context too long",
+        ),
         (sized(b"<html>").replace(b"200 OK", b"503 Busy"), "The engine answered with status 503."),
         (sized(b'{"choices": []}'), "The engine answered with status 200."),
     ],

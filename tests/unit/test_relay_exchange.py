@@ -6,10 +6,11 @@ import threading
 import tracemalloc
 
 import pytest
-from .relay_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
 
 from hotseat.core.errors import UpstreamFailed
 from hotseat.gateway.relay import Connections, How, PlainStream
+
+from .relay_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
 
 
 def test_an_answer_with_a_length_passes_untouched_in_one_piece():
@@ -20,12 +21,22 @@ def test_an_answer_with_a_length_passes_untouched_in_one_piece():
     assert got == body
     assert lines[0] == "HTTP/1.1 200 OK"
     assert lines[1].startswith("Date: ")
-    assert lines[2:] == ["Content-Type: application/json", "X-Request-Id: 7", f"Content-Length: {len(body)}", "X-Hotseat-Model: m"]
+    assert lines[2:] == [
+        "Content-Type: application/json",
+        "X-Request-Id: 7",
+        f"Content-Length: {len(body)}",
+        "X-Hotseat-Model: m",
+    ]
     assert engine.requests[0].endswith(b'\r\n\r\n{"a": 1}')
     assert (outcome.how, outcome.status, outcome.chunks, outcome.error) == (How.COMPLETED, 200, 1, None)
     assert 0 < outcome.first_byte <= outcome.duration
     response = client.response
-    assert (response.headers_sent, response.status, response.chunked, response.response_length) == (True, "200 OK", False, 0)
+    assert (response.headers_sent, response.status, response.chunked, response.response_length) == (
+        True,
+        "200 OK",
+        False,
+        0,
+    )
     assert not response.must_close
 
 

@@ -1,5 +1,7 @@
 """Bodies end where they say, however their bytes arrive."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,14 +17,15 @@ def chunked_bodies(draw):
     """A body, and its bytes on the wire."""
     pieces = draw(st.lists(st.binary(min_size=1, max_size=60), max_size=8))
     wire = b"".join(
-        draw(st.sampled_from([b"%x", b"%X", b"00%x"])) % len(piece) + draw(EXTENSIONS) + b"\r\n" + piece + b"\r\n" for piece in pieces
+        draw(st.sampled_from([b"%x", b"%X", b"00%x"])) % len(piece) + draw(EXTENSIONS) + b"\r\n" + piece + b"\r\n"
+        for piece in pieces
     )
     return b"".join(pieces), wire + b"0" + draw(EXTENSIONS) + b"\r\n" + b"".join(draw(TRAILERS)) + b"\r\n"
 
 
 def split(data, cuts):
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 @given(chunked_bodies(), st.lists(st.integers(0, 10_000), max_size=30))

@@ -3,10 +3,11 @@
 import socket
 
 import pytest
-from .relay_engine import Engine, answers, sized
 
 from hotseat.core.errors import UpstreamFailed
 from hotseat.gateway.relay import Connections, departed
+
+from .relay_engine import Engine, answers, sized
 
 
 class Clock:

@@ -21,7 +21,11 @@ class Demands:
         if demand.seq <= last.seq or demand.router in self._left:
             return None
         self._newest[demand.router] = demand
-        return {*last.in_flight, *demand.in_flight, *(h for h, n in demand.served.items() if n != last.served.get(h, 0))}
+        return {
+            *last.in_flight,
+            *demand.in_flight,
+            *(h for h, n in demand.served.items() if n != last.served.get(h, 0)),
+        }
 
     def leave(self, router: str) -> set[str]:
         """Forget a router; returns the holders that it was using."""

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hotseat.core.events import Emit
-from hotseat.core.messages import Demand, Observation, Residency, RuntimeCommand, SeatState
+from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation, Residency, RuntimeCommand, SeatState
 from hotseat.core.policy import ONE_GPU, Capacity, Claim
+
+GOING = (SeatState.CLOSING, SeatState.DRAINING)  # may still be taken back
+OCCUPIED = (SeatState.LOADING, SeatState.READY, *GOING)  # neither told to stop nor stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,16 @@ class Holder:
     terms: Terms
     address: str | None = None
     leaving: str | None = None  # why it will go, whatever a policy says
-    seen_by: int = 0  # epoch that routers must have seen before this state counts as theirs
+    ready_since: float | None = None
+    closing_since: float = 0.0  # the drain deadline counts from here
+    closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
     last_used: float = 0.0
-    served: int = 0
     stop_asked: float | None = None
 
-    def enter(self, state: SeatState, now: float, epoch: int) -> None:
-        """Change the state; routers have to see `epoch` for it to count."""
-        self.state, self.since, self.seen_by = state, now, epoch
+    @property
+    def staying(self) -> bool:
+        """Whether it may go on to hold its seat, as far as it goes by itself."""
+        return self.leaving is None and self.state in OCCUPIED
 
 
 @dataclass(slots=True)
@@ -126,6 +131,7 @@ class Failure:
     retry_at: float
     reason: str
     message: str
+    over: bool = False  # it has been ready since; the count still matters for the next back-off
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +145,20 @@ class ModelStatus:
     done: int | None = None
     total: int | None = None
     retry_at: float | None = None
+
+
+def status_of(
+    name: str, terms: Terms, holder: Holder | None, failure: Failure | None, cache: CacheObserved | None
+) -> ModelStatus:
+    """Say how a model is, from what is known of it."""
+    if terms.external:
+        return ModelStatus(name, SeatState.READY.value)
+    if holder is not None and not (holder.leaving == "failed" and holder.state is SeatState.RELEASING):
+        return ModelStatus(name, holder.state.value, holder.since)
+    if failure is not None and not failure.over:
+        return ModelStatus(name, "failed", None, f"{failure.reason}: {failure.message}", retry_at=failure.retry_at)
+    if cache is not None and cache.state is CacheState.FETCHING:
+        return ModelStatus(name, "fetching", cache.now, cache.message, cache.done, cache.total)
+    if cache is not None and cache.state is CacheState.FAILED:
+        return ModelStatus(name, "failed", None, cache.message)
+    return ModelStatus(name, "unloaded")

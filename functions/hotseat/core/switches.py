@@ -122,18 +122,18 @@ class Ledger:
         new = switch is None
         if switch is None:
             self._count += 1
-            decided = min(
-                [now, *(d.closing for m in leaving if (d := self._departures.get(m)) and d.closing is not None)]
-            )
-            switch = Switch(
-                f"{self.workspace}/{self._count}", self.workspace, model, reason, min(requested, now), now, waiting
-            )
-            switch.decided = max(decided, switch.requested)
+            id_ = f"{self.workspace}/{self._count}"
+            switch = Switch(id_, self.workspace, model, reason, min(requested, now), now, waiting)
             self._running[model] = switch
         for name in leaving:
             if name in self._departures:
                 switch.leaving.setdefault(name, self._departures[name])
         return [Emit("switch.started", model, {**switch.describe(), "waiting": waiting})] if new else []
+
+    def promised(self, model: str) -> bool:
+        """Whether a switch to it has been decided that still waits for others to leave."""
+        switch = self._running.get(model)
+        return switch is not None and switch.started is None
 
     def starting(self, model: str, now: float) -> None:
         """Its engine is being started."""

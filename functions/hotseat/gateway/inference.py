@@ -23,7 +23,7 @@ from hotseat.telemetry.metrics import Metrics
 
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
 MAX_WAIT_HEADER = "HTTP_X_HOTSEAT_MAX_WAIT"
-_LOADING_INTERVAL = 0.5  # seconds between two comments
+_LOADING_INTERVAL = 0.25  # seconds between two comments
 _CLIENT_LEFT = 499
 
 Headers = Sequence[tuple[str, str]]

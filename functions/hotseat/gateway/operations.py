@@ -50,13 +50,13 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
         known = [switch for room in house.rooms.values() for switch in room.switcher.switches()]
         return jsonify(switches=[_switch(s) for s in sorted(known, key=lambda s: s.decided)])
 
-    @blueprint.post("/api/models/<name>/load")
+    @blueprint.post("/api/models/<path:name>/load")
     def load(name: str) -> tuple[Response, int]:
         place, wait = house.loadable(name), _wait()
         state = place.room.load(place.model.name, wait).state
         return jsonify(model=place.model.name, state=state), _done(wait)
 
-    @blueprint.post("/api/models/<name>/unload")
+    @blueprint.post("/api/models/<path:name>/unload")
     def unload(name: str) -> tuple[Response, int]:
         place, wait = house.loadable(name), _wait()
         state = place.room.unload(place.model.name, wait).state
@@ -71,7 +71,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
         states = [(p.model.name, p.room.unload(p.model.name, wait).state) for p in own]
         return jsonify(models=[{"model": name, "state": state} for name, state in states]), _done(wait)
 
-    @blueprint.get("/api/models/<name>/logs")
+    @blueprint.get("/api/models/<path:name>/logs")
     def logs(name: str) -> Response:
         model = house.find(name).model
         view = house.runtime.logs(model.name)

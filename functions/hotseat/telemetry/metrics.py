@@ -26,6 +26,28 @@ class Reading:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric, for the docs: its name as scraped, its kind, labels and meaning."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+# Counters and histograms of seconds; prometheus_client adds `_total` to the names of counters.
+_COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "hotseat_requests": ("Requests answered.", ("model", "route", "status")),
+    "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),
+    "hotseat_model_failures": ("Failures to fetch, load, keep or release a model.", ("model", "reason")),
+}
+_HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "hotseat_request_seconds": ("Time from a request's arrival to its end.", ("model",)),
+    "hotseat_wait_seconds": ("Time that held requests waited before they were dispatched.", ("model",)),
+    "hotseat_switch_phase_seconds": ("Duration of a switch's phases.", ("to_model", "phase")),
+    "hotseat_load_seconds": ("Time from an engine's start until it was ready.", ("model",)),
+}
 _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests that an engine is answering.", ("model",)),
     "hotseat_requests_waiting": ("Requests that wait for their model.", ("model",)),
@@ -35,31 +57,36 @@ _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Bound on waiting in force; above the asked one where it was widened.",
         ("workspace",),
     ),
-    "hotseat_events_undelivered_total": ("Events that the sink did not get.", ()),
+    "hotseat_events_undelivered": ("Events that the sink did not get, ever.", ()),
 }
+
+
+def families() -> list[Family]:
+    """Every metric that there is, by name."""
+    rows = [Family(f"{name}_total", "counter", labels, text) for name, (text, labels) in _COUNTERS.items()]
+    rows += [Family(name, "histogram", labels, text) for name, (text, labels) in _HISTOGRAMS.items()]
+    rows += [Family(name, "gauge", labels, text) for name, (text, labels) in _READ.items()]
+    return sorted(rows, key=lambda family: family.name)
 
 
 class Metrics:
     """All metrics of one process; `read` gives the values of the gauges."""
 
     def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(_Readings(read))
-        self._requests = self._counter("hotseat_requests", "Requests answered.", "model", "route", "status")
-        self._seconds = self._histogram("hotseat_request_seconds", "Time from a request's arrival to its end.", "model")
-        self._wait = self._histogram(
-            "hotseat_wait_seconds", "Time that requests waited before they were dispatched.", "model"
-        )
-        self._switches = self._counter("hotseat_switches", "Switches that ended.", "from_model", "to_model", "outcome")
-        self._phases = self._histogram(
-            "hotseat_switch_phase_seconds", "Duration of a switch's phases.", "to_model", "phase"
-        )
-        self._loads = self._histogram(
-            "hotseat_load_seconds", "Time from an engine's start until it was ready.", "model"
-        )
-        self._failures = self._counter(
-            "hotseat_model_failures", "Failures to fetch, load, keep or release a model.", "model", "reason"
-        )
+        self.registry = registry = CollectorRegistry()
+        registry.register(_Readings(read))
+        counters = {n: Counter(n, text, labels, registry=registry) for n, (text, labels) in _COUNTERS.items()}
+        histograms = {
+            n: Histogram(n, text, labels, registry=registry, buckets=_SECONDS)
+            for n, (text, labels) in _HISTOGRAMS.items()
+        }
+        self._requests = counters["hotseat_requests"]
+        self._switches = counters["hotseat_switches"]
+        self._failures = counters["hotseat_model_failures"]
+        self._seconds = histograms["hotseat_request_seconds"]
+        self._wait = histograms["hotseat_wait_seconds"]
+        self._phases = histograms["hotseat_switch_phase_seconds"]
+        self._loads = histograms["hotseat_load_seconds"]
         self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def request(self, model: str, route: str, status: int, seconds: float, waited: float) -> None:
@@ -92,12 +119,6 @@ class Metrics:
     def expose(self) -> bytes:
         """All of it in Prometheus's text format."""
         return generate_latest(self.registry)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(name, text, labels, registry=self.registry, buckets=_SECONDS)
 
 
 _ENDS = {event_type("switch.completed"): "completed", event_type("switch.failed"): "failed"}
