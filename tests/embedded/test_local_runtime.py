@@ -66,7 +66,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[[], int]]:
     """Pid of the daemon that an engine was told to leave at `folder/daemon`."""
 
     def read() -> int:
-        until(lambda: (tmp_path / "daemon").exists())
+        until((tmp_path / "daemon").exists)
         return int((tmp_path / "daemon").read_text())
 
     yield read

@@ -15,9 +15,10 @@ from hotseat.core.messages import HolderReady, HolderReleased, Start, Stop
 from hotseat.runtimes.local.leftovers import StateDirInUse
 from hotseat.runtimes.local.runtime import LocalRuntime
 
-TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import Observations, small_model
+
+TESTS = Path(__file__).parents[1]
 
 OWNER = """
 import sys, time

@@ -30,13 +30,19 @@ ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, aliases, state
 
 def chat_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
     """Commands to type next, given a model that can chat."""
-    key = ' -H "Authorization: Bearer $HOTSEAT_API_KEY"' if with_key else ""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     there = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
-    return [
-        f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
-        f"hotseat{there} chat {model}",
-    ]
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
+    return [_curl(f"{url}/v1/chat/completions", body, with_key=with_key), f"hotseat{there} chat {model}"]
+
+
+def embedding_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
+    """Commands to type next, given a model that embeds."""
+    return [_curl(f"{url}/v1/embeddings", {"model": model, "input": "Hello!"}, with_key=with_key)]
+
+
+def _curl(url: str, body: dict[str, Any], *, with_key: bool) -> str:
+    key = ' -H "Authorization: Bearer $HOTSEAT_API_KEY"' if with_key else ""
+    return f"curl {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 class Console:

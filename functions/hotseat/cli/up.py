@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hotseat.app import MAX_BODY, App, Settings, shutdown_time
-from hotseat.cli.console import Console, chat_hints
+from hotseat.cli.console import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.core.documents import Capability, Model
 from hotseat.core.units import parse_quantity
@@ -116,14 +116,18 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         return App(settings, manifest, listener=console.event, tell=console.log)
 
     def is_up() -> None:
-        chatty = [m for m in manifest.models if not m.spec.capabilities or Capability.CHAT in m.spec.capabilities]
-        hints = chat_hints(url, chatty[0].name, with_key=bool(settings.keys)) if chatty else []
+        hints = [hint for capability in (Capability.CHAT, Capability.EMBEDDING) for hint in _hints(capability)]
         console.banner(
             url,
             [(m.name, m.spec.engine, m.spec.aliases, _state(m)) for m in manifest.models],
             [(w.name, w.spec.capacity.gpus) for w in manifest.workspaces],
             hints,
         )
+
+    def _hints(capability: Capability) -> list[str]:
+        able = [m.name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
+        make = chat_hints if capability is Capability.CHAT else embedding_hints
+        return make(url, able[0], with_key=bool(settings.keys)) if able else []
 
     waiting = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
     bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -69,6 +69,8 @@ class Room:
 
     def change(self, workspace: Workspace, models: Iterable[Model]) -> None:
         """Take in the documents."""
+        if workspace.spec.policy.name != self.workspace.spec.policy.name:
+            self.switcher.follow(load_policy(workspace.spec.policy.name))
         self.workspace = workspace
         mine = list(models)
         now = self._clock()

@@ -77,6 +77,10 @@ class Switcher:
             self._asked.set()
             self._inbox.put(None)
 
+    def follow(self, policy: Policy) -> None:
+        """Follow another policy from the next step on."""
+        self._machine.policy = policy
+
     def load(self, model: str) -> None:
         """Order a load."""
         self.tell(Load(self._clock(), model))

@@ -1,10 +1,10 @@
 """The vocabulary of the switching machine: what it hears, what it says, and what it keeps of each holder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hotseat.core.events import Emit
-from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation, Residency, RuntimeCommand, SeatState
+from hotseat.core.messages import Demand, Observation, Residency, RuntimeCommand, SeatState
 from hotseat.core.policy import ONE_GPU, Capacity, Claim
 
 GOING = (SeatState.CLOSING, SeatState.DRAINING)  # may still be taken back
@@ -112,6 +112,7 @@ class Holder:
     address: str | None = None
     leaving: str | None = None  # why it will go, whatever a policy says
     ready_since: float | None = None
+    ready_epoch: int = 0  # routers that have seen it have sent what waited
     closing_since: float = 0.0  # the drain deadline counts from here
     closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
     last_used: float = 0.0
@@ -121,6 +122,22 @@ class Holder:
     def staying(self) -> bool:
         """Whether it may go on to hold its seat, as far as it goes by itself."""
         return self.leaving is None and self.state in OCCUPIED
+
+    def leave(self, why: str) -> None:
+        """Let it go as soon as that can be, unless it has been told to already."""
+        if self.state in OCCUPIED:
+            self.leaving = self.leaving or why
+
+    def take_over(self, terms: Terms | None) -> bool:
+        """Go by new terms; None: no document names it. Returns whether it must be started anew for them."""
+        restart = terms is not None and terms.fingerprint != self.terms.fingerprint and self.staying
+        if terms is None or terms.fingerprint != self.terms.fingerprint:
+            self.leave("removed" if terms is None else "changed")
+        elif self.state in OCCUPIED:
+            self.terms = replace(terms, claim=self.terms.claim)  # it occupies what it was started with
+            if self.leaving in ("removed", "changed"):
+                self.leaving = None  # the documents are back to what it is
+        return restart
 
 
 @dataclass(slots=True)
@@ -145,20 +162,3 @@ class ModelStatus:
     done: int | None = None
     total: int | None = None
     retry_at: float | None = None
-
-
-def status_of(
-    name: str, terms: Terms, holder: Holder | None, failure: Failure | None, cache: CacheObserved | None
-) -> ModelStatus:
-    """Say how a model is, from what is known of it."""
-    if terms.external:
-        return ModelStatus(name, SeatState.READY.value)
-    if holder is not None and not (holder.leaving == "failed" and holder.state is SeatState.RELEASING):
-        return ModelStatus(name, holder.state.value, holder.since)
-    if failure is not None and not failure.over:
-        return ModelStatus(name, "failed", None, f"{failure.reason}: {failure.message}", retry_at=failure.retry_at)
-    if cache is not None and cache.state is CacheState.FETCHING:
-        return ModelStatus(name, "fetching", cache.now, cache.message, cache.done, cache.total)
-    if cache is not None and cache.state is CacheState.FAILED:
-        return ModelStatus(name, "failed", None, cache.message)
-    return ModelStatus(name, "unloaded")

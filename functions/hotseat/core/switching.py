@@ -17,10 +17,9 @@ from dataclasses import dataclass, field, replace
 from hotseat.core.demands import Demands
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
-    EXTERNAL_EPOCH,
     CacheObserved,
     CacheState,
-    Fetch,
+    Demand,
     HolderAdopted,
     HolderFailed,
     HolderReady,
@@ -28,18 +27,17 @@ from hotseat.core.messages import (
     HolderUnproven,
     Refusal,
     Residency,
-    Resident,
     SeatState,
     Start,
     Stop,
 )
 from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View
+from hotseat.core.prospects import Prospects, shortage
 from hotseat.core.seats import (
     GOING,
     OCCUPIED,
     Command,
     DemandReported,
-    Failure,
     Holder,
     Load,
     ModelStatus,
@@ -51,13 +49,12 @@ from hotseat.core.seats import (
     TermsChanged,
     Tick,
     Unload,
-    status_of,
 )
 from hotseat.core.switches import Ledger, Switch
+from hotseat.core.views import by_model, model_view, residents, status_of
 
-MAX_BACKOFF = 300.0  # seconds
+OFFER = 5.0  # seconds within which routers hear that a model is ready, if they hear at all
 STABLE = 60.0  # a holder that was ready for so long has wiped out earlier failures
-UNPROVEN_RETRY = 10.0
 
 
 @dataclass(slots=True)
@@ -72,13 +69,10 @@ class Switching:
     terms: Mapping[str, Terms] = field(default_factory=dict)
     capacity: Capacity = field(default_factory=Capacity)
     holders: dict[str, Holder] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
     residency: Residency = field(default_factory=Residency)
     ledger: Ledger = field(init=False)
+    prospects: Prospects = field(default_factory=Prospects)
     _demands: Demands = field(default_factory=Demands)
-    _cache: dict[str, CacheObserved] = field(default_factory=dict)
-    _wanted: dict[str, tuple[float, bool]] = field(default_factory=dict)  # by model: since when; whether it may evict
-    _refusals: dict[str, Refusal] = field(default_factory=dict)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
     _changed: bool = False
     _down: bool = False
@@ -87,13 +81,13 @@ class Switching:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.workspace)
 
-    def step(self, stimulus: Stimulus) -> list[Command]:
+    def step(self, stimulus: Stimulus) -> list[Command]:  # noqa: C901 — one arm a stimulus
         """Apply a stimulus, then decide."""
         now = stimulus.now
         self._out = []
         match stimulus:
             case DemandReported():
-                self._note_demand(stimulus)
+                self._note_demand(now, stimulus.demand)
             case RouterLeft():
                 self._note_use(self._demands.leave(stimulus.router), now)
             case TermsChanged():
@@ -117,15 +111,15 @@ class Switching:
 
     # What was said ----------------------------------------------------------------------------------------------------
 
-    def _note_demand(self, s: DemandReported) -> None:
-        used = self._demands.note(s.demand)
+    def _note_demand(self, now: float, demand: Demand) -> None:
+        used = self._demands.note(demand)
         if used is None:
             return
-        self._note_use(used, s.now)
-        for model in s.demand.requested:
+        self._note_use(used, now)
+        for model in demand.requested:
             if model in self.terms and not self._serves(model):
                 count = self._waiting(model)[0]
-                data = {"model": model, "workspace": self.workspace, "waiting": count, "router": s.demand.router}
+                data = {"model": model, "workspace": self.workspace, "waiting": count, "router": demand.router}
                 self._out.append(Emit("switch.requested", model, data))
 
     def _note_use(self, holders: set[str], now: float) -> None:
@@ -134,68 +128,42 @@ class Switching:
 
     def _change_terms(self, s: TermsChanged) -> None:
         old, self.terms, self.capacity, self._changed = self.terms, s.models, s.capacity, True
-        self._forget_shortage()
+        self.prospects.room_changed()
+        held = {holder.model for holder in self.holders.values()}
         for holder in self.holders.values():
-            self._apply_terms(holder, s.models.get(holder.model), s.now)
+            new = s.models.get(holder.model)
+            if holder.take_over(new) and new and not new.external:
+                self.prospects.order(holder.model, s.now, may_evict=True)
         for name, terms in s.models.items():
-            if terms.preload and name not in old and not any(h.model == name for h in self.holders.values()):
-                self._wanted[name] = (s.now, False)
+            if terms.preload and name not in old and name not in held:
+                self.prospects.order(name, s.now, may_evict=False)
             if name in old and old[name].fingerprint != terms.fingerprint:
-                self._forget(name)  # the mistake may have been mended
-                if name in self._cache:  # and it may be other weights; the runtime knows
-                    self._cache[name] = CacheObserved(s.now, name, CacheState.ABSENT)
-        for gone in set(old) - set(s.models):
-            self._forget(gone)
-            self._cache.pop(gone, None)
-            self._wanted.pop(gone, None)
-
-    def _apply_terms(self, holder: Holder, new: Terms | None, now: float) -> None:
-        if holder.state not in OCCUPIED:
-            return
-        if new is None:
-            holder.leaving = holder.leaving or "removed"
-        elif new.fingerprint != holder.terms.fingerprint:
-            if holder.leaving is None and not new.external:
-                self._wanted[holder.model] = (now, True)
-            holder.leaving = holder.leaving or "changed"
-        else:
-            holder.terms = replace(new, claim=holder.terms.claim)  # it occupies what it was started with
-            if holder.leaving in ("removed", "changed"):
-                holder.leaving = None  # the documents are back to what it is
-
-    def _forget(self, model: str) -> None:
-        self.failures.pop(model, None)
-        self._refusals.pop(model, None)
-
-    def _forget_shortage(self) -> None:
-        """Take back refusals for want of room: whether there is any has changed."""
-        kept = {model: r for model, r in self._refusals.items() if r.code not in ("too_large", "release_unproven")}
-        if kept != self._refusals:
-            self._refusals, self._changed = kept, True
+                self.prospects.mended(name, s.now)
+        for gone in old.keys() - s.models.keys():
+            self.prospects.remove(gone)
 
     def _order_load(self, now: float, model: str) -> None:
         if model not in self.terms or self.terms[model].external:
             return
-        if failure := self.failures.get(model):
-            failure.retry_at = now
-        if self._refusals.pop(model, None):
-            self._changed = True
-        if not any(h.model == model and h.state is SeatState.READY and h.staying for h in self.holders.values()):
-            self._wanted[model] = (self._wanted.get(model, (now, True))[0], True)
+        self.prospects.retry(model, now)
+        holder = by_model(self.holders.values()).get(model)
+        if holder is None or not holder.staying or holder.state is not SeatState.READY:
+            self.prospects.order(model, now, may_evict=True)
 
     def _order_unload(self, model: str) -> None:
         if model not in self.terms or self.terms[model].external:
             return
-        self._wanted.pop(model, None)
+        self.prospects.orders.pop(model, None)
         for holder in self.holders.values():
-            if holder.model == model and holder.state in OCCUPIED:
-                holder.leaving = holder.leaving or "unloaded"
+            if holder.model == model:
+                holder.leave("unloaded")
         if self._waiting(model)[0]:
-            self._refuse(model, "unloaded", f"{model} was unloaded by an operator while this request waited", None)
+            message = f"{model} was unloaded by an operator while this request waited"
+            self.prospects.refuse(model, Refusal(self.epoch + 1, "unloaded", message))
 
     def _shut_down(self) -> None:
         self._down = True
-        self._wanted.clear()
+        self.prospects.orders.clear()
         for holder in self.holders.values():
             if holder.state in OCCUPIED:
                 holder.leaving = "shutdown"
@@ -203,14 +171,9 @@ class Switching:
     # What was seen ----------------------------------------------------------------------------------------------------
 
     def _note_cache(self, s: CacheObserved) -> None:
-        before = self._cache.get(s.model)
-        self._cache[s.model] = s
-        if s.state is CacheState.FETCHING:
-            data = {"done": s.done, "total": s.total, "message": s.message}
-            self._out.append(Emit("model.fetching", s.model, data))
-        elif s.state is CacheState.CACHED and before is not None and before.state is not CacheState.CACHED:
-            self._out.append(Emit("model.cached", s.model, {}))
-        elif s.state is CacheState.FAILED and s.model in self.terms and self._asked_for(s.model):
+        self._out += self.prospects.note_cache(s)
+        asked = s.model in self.prospects.orders or self._waiting(s.model)[0]
+        if s.state is CacheState.FAILED and s.model in self.terms and asked:
             self._fail(s.now, s.model, None, "FetchFailed", s.message)
 
     def _adopt(self, s: HolderAdopted) -> None:
@@ -222,8 +185,7 @@ class Switching:
         )
         if s.address:
             holder.state, holder.ready_since = SeatState.READY, s.now
-            self._wanted.pop(s.model, None)
-            self._refusals.pop(s.model, None)
+            self.prospects.fulfil(s.model)
         if self._down:
             holder.leaving = "shutdown"
         elif terms is None:
@@ -249,21 +211,23 @@ class Switching:
                 self._note_failure(holder, s.now, "Vanished", "it ended without saying why")
                 self._note_release(holder, s.now)
             case HolderUnproven():
-                self._note_failure(holder, s.now, "ReleaseUnproven", s.reason)
-                if holder.state is not SeatState.UNPROVEN:
-                    self._go(holder, SeatState.UNPROVEN, s.now)
-                    data = {"holder": holder.id, "reason": "ReleaseUnproven", "message": s.reason, "retry_after": None}
-                    self._out.append(Emit("model.failed", holder.model, data))
-                    self._out += self.ledger.failed_release(holder.model, s.now, s.reason)
+                self._note_unproven(holder, s)
+
+    def _note_unproven(self, holder: Holder, s: HolderUnproven) -> None:
+        if holder.state is SeatState.UNPROVEN:
+            return
+        self._note_failure(holder, s.now, "ReleaseUnproven", s.reason)
+        self._go(holder, SeatState.UNPROVEN, s.now)
+        data = {"holder": holder.id, "reason": "ReleaseUnproven", "message": s.reason, "retry_after": None}
+        self._out.append(Emit("model.failed", holder.model, data))
+        self._out += self.ledger.failed_release(holder.model, s.now, s.reason)
 
     def _become_ready(self, holder: Holder, s: HolderReady) -> None:
         seconds = s.now - holder.since
-        holder.address, holder.ready_since, holder.last_used = s.address, s.now, s.now
+        holder.address, holder.last_used = s.address, s.now
+        holder.ready_since, holder.ready_epoch = s.now, self.epoch + 1
         self._go(holder, SeatState.READY, s.now)
-        self._wanted.pop(holder.model, None)
-        self._refusals.pop(holder.model, None)
-        if failure := self.failures.get(holder.model):
-            failure.over = True
+        self.prospects.fulfil(holder.model)
         self.ledger.costs.note_load(holder.model, seconds)
         self._out.append(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self._out += self.ledger.ready(holder.model, s.now)
@@ -280,7 +244,7 @@ class Switching:
         del self.holders[holder.id]
         self._changed = True
         if holder.state is SeatState.UNPROVEN:
-            self._forget_shortage()
+            self.prospects.room_changed()
         elif holder.leaving != "failed":
             self.ledger.costs.note_stop(holder.model, seconds)
         data = {"holder": holder.id, "reason": holder.leaving or "evicted", "seconds": round(seconds, 4)}
@@ -290,37 +254,20 @@ class Switching:
     def _fail(
         self, now: float, model: str, holder: str | None, reason: str, message: str, *, at_once: bool = False
     ) -> None:
-        """Count a failure; the model may be tried again after a growing back-off. `at_once`: the first time without one."""
-        count = self.failures[model].count + 1 if model in self.failures else 1
-        exponent = count - 2 if at_once else count - 1
-        delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
-        self.failures[model] = Failure(count, now + delay, reason, message)
-        self._wanted.pop(model, None)
+        delay = 0.0
+        if model in self.terms:
+            delay = self.prospects.fail(now, model, reason, message, self.epoch + 1, at_once=at_once)
         data = {"holder": holder, "reason": reason, "message": message, "retry_after": delay or None}
         self._out.append(Emit("model.failed", model, data))
         self._out += self.ledger.failed(model, now, "load", reason, message)
-        if delay:
-            self._refuse(model, "model_failed", f"{model} failed: {reason}: {message}", now + delay)
-
-    def _refuse(self, model: str, code: str, message: str, retry_at: float | None) -> None:
-        """Send away what waits for a model. The epoch is the one that `_decide` publishes with it."""
-        self._refusals[model] = Refusal(self.epoch + 1, code, message, retry_at)
-        self._changed = True
-
-    # What is wanted ---------------------------------------------------------------------------------------------------
 
     def _waiting(self, model: str) -> tuple[int, float]:
         """How many wait and since when; snapshots from before a refusal do not count: who waited then has been answered."""
-        refusal = self._refusals.get(model)
-        return self._demands.waiting(model, refusal.epoch if refusal else -1)
-
-    def _asked_for(self, model: str) -> bool:
-        return bool(self._waiting(model)[0]) or model in self._wanted
+        return self._demands.waiting(model, self.prospects.refused(model))
 
     def _serves(self, model: str) -> bool:
-        return bool(self.terms[model].external) or any(
-            h.model == model and h.state is SeatState.READY for h in self.holders.values()
-        )
+        ready = any(h.model == model and h.state is SeatState.READY for h in self.holders.values())
+        return ready or bool(self.terms[model].external)
 
     # Deciding ---------------------------------------------------------------------------------------------------------
 
@@ -336,92 +283,44 @@ class Switching:
             if model not in present:
                 self._start_if_free(model, now)
         self._out += self.ledger.abandon(present.union(decision.resident), now)
-        if self._changed:
+        if self._changed or self.prospects.changed:
             self._publish()
         if decision.look_again is not None:
             self._wakes.append(decision.look_again)
         self.wake_at = min((wake for wake in self._wakes if wake > now), default=None)
 
     def _ask_policy(self, now: float) -> Decision:
-        main: dict[str, Holder] = {}  # the one holder that counts for each model; adoption may have found more
-        for holder in self.holders.values():
-            if holder.model not in main or holder.staying:
-                main[holder.model] = holder
-        views = [
-            view
-            for name, terms in self.terms.items()
-            if not terms.external and (view := self._view(name, terms, main.get(name), now))
-        ]
+        main = by_model(self.holders.values())
+        views: list[ModelView] = []
+        for name, terms in self.terms.items():
+            waiting, order, mine = self._waiting(name), self.prospects.orders.get(name), main.get(name)
+            if terms.external or (mine is None and not waiting[0] and order is None):
+                continue
+            in_flight = self._demands.in_flight(mine.id) if mine else 0
+            view = model_view(name, terms, mine, waiting=waiting, order=order, in_flight=in_flight, ledger=self.ledger)
+            if view.waiting and not (mine and mine.staying) and not self._loadable(name, now):
+                view = replace(view, waiting=0)
+            views.append(view)
         for holder in self.holders.values():
             known = self.terms.get(holder.model)
             if main[holder.model] is not holder or known is None or known.external:
                 views.append(ModelView(holder.model, holder.terms.claim, seat=holder.state, leaving=True))
         return self.policy.decide(View(now, self.capacity, tuple(views)))
 
-    def _view(self, name: str, terms: Terms, holder: Holder | None, now: float) -> ModelView | None:
-        """Show the policy one model, unless it neither holds a seat nor can have one now."""
-        waiting, oldest = self._waiting(name)
-        may_evict = True
-        if name in self._wanted and (holder is None or holder.state is SeatState.LOADING):
-            since, ordered = self._wanted[name]
-            may_evict = ordered or waiting > 0
-            if holder is None or ordered:
-                waiting, oldest = waiting + 1, min(oldest, since) if waiting else since
-        staying = holder is not None and holder.staying
-        if not staying and waiting and not self._loadable(name, now):
-            waiting = 0
-        if holder is None and not waiting:
-            return None
-        return ModelView(
-            name=name,
-            claim=holder.terms.claim if holder and (staying or holder.state is SeatState.UNPROVEN) else terms.claim,
-            priority=terms.priority,
-            max_wait=terms.max_wait,
-            min_residency=terms.min_residency,
-            waiting=waiting,
-            oldest=oldest,
-            in_flight=self._demands.in_flight(holder.id) if holder else 0,
-            seat=holder.state if holder else None,
-            leaving=holder is not None and not staying,
-            promised=self.ledger.promised(name),
-            ready_since=(holder.ready_since or 0.0) if holder else 0.0,
-            last_used=holder.last_used if holder else 0.0,
-            may_evict=may_evict,
-            switch_cost=self.ledger.costs.of(name),
-        )
-
     def _loadable(self, model: str, now: float) -> bool:
         """Whether a start could succeed now; if not, see to it that it can, or that those who wait are told."""
-        failure, cache = self.failures.get(model), self._cache.get(model)
         if self._down:
             return False
-        if failure is not None and failure.retry_at > now:
-            self._wakes.append(failure.retry_at)
+        if (retry_at := self.prospects.retry_at(model)) > now:
+            self._wakes.append(retry_at)
             return False
-        if self._short_of_room(model, now):
-            return False
-        if cache is not None and cache.state in (CacheState.ABSENT, CacheState.FAILED):
-            self._cache[model] = replace(cache, state=CacheState.FETCHING, message="asked for")
-            self._out.append(Fetch(model))
-        return cache is not None and cache.state is CacheState.CACHED
-
-    def _short_of_room(self, model: str, now: float) -> bool:
-        """Whether no switch whatever could make room; those who wait are told then."""
         claim = self.terms[model].claim
-        stuck = [h for h in self.holders.values() if h.state is SeatState.UNPROVEN]
-        retry_at: float | None = None
-        if not claim.fits_beside(NOTHING, self.capacity):
-            code, message = "too_large", f"{model} claims more than the whole of {self.workspace} has"
-        elif any(h.model == model for h in stuck) or not claim.fits_beside(
-            sum((h.terms.claim for h in stuck), NOTHING), self.capacity
-        ):
-            code, message = "release_unproven", "the seat could not be proven free; a person has to look: hotseat ps"
-            retry_at = now + UNPROVEN_RETRY
-        else:
+        if refusal := shortage(model, claim, self.capacity, self.holders.values(), now=now, epoch=self.epoch + 1):
+            if self._waiting(model)[0]:
+                self.prospects.refuse(model, refusal)
             return False
-        if self._waiting(model)[0]:
-            self._refuse(model, code, message, retry_at)
-        return True
+        self._out += self.prospects.fetch(model)
+        return self.prospects.cached(model)
 
     def _steer(self, holder: Holder, wanted: bool, now: float) -> None:
         """Start taking it off, or keep it after all."""
@@ -432,13 +331,19 @@ class Switching:
                 code = (holder.leaving or "abandoned").capitalize()
                 self._out += self.ledger.failed(holder.model, now, "load", code, "it was stopped while it loaded")
                 self._stop(holder, now)
-            elif holder.state is SeatState.READY:
+            elif holder.state is SeatState.READY and (holder.leaving or self._offered(holder, now)):
                 self.ledger.leaving(holder.model, now)
                 self._go(holder, SeatState.CLOSING, now)
                 holder.closing_since, holder.closing_epoch = now, self.epoch + 1
         elif holder.state in GOING:
             self.ledger.stays(holder.model)
             self._go(holder, SeatState.READY, now)
+
+    def _offered(self, holder: Holder, now: float) -> bool:
+        """Whether its turn has begun: before what waited for it has been sent, closing it would make the load futile."""
+        until = (holder.ready_since or 0.0) + OFFER
+        self._wakes.append(until)
+        return now >= until or self._demands.all_saw(holder.ready_epoch)
 
     def _idle_out(self, holder: Holder, now: float) -> bool:
         """Whether nobody has used it for its idle timeout; not within its minimum residency."""
@@ -475,7 +380,7 @@ class Switching:
 
     def _begin_release(self, holder: Holder, why: str, now: float) -> None:
         if holder.ready_since is not None and now - holder.ready_since >= STABLE:
-            self.failures.pop(holder.model, None)
+            self.prospects.failures.pop(holder.model, None)
         self.ledger.stopping(holder.model, now)
         holder.leaving, holder.stop_asked = why, now
         self._go(holder, SeatState.RELEASING, now)
@@ -486,12 +391,12 @@ class Switching:
         held = sum((h.terms.claim for h in self.holders.values()), NOTHING)
         free = terms.claim.fits_beside(held, self.capacity)
         waiting, oldest = self._waiting(model)
-        since = min([oldest] * bool(waiting) + [self._wanted[model][0]] * (model in self._wanted), default=now)
-        leaving = (
-            [] if free else [h.model for h in self.holders.values() if not h.state in OCCUPIED or h.state in GOING]
-        )
+        order = self.prospects.orders.get(model)
+        requested = min([*([oldest] if waiting else []), *([order.since] if order else [])], default=now)
+        gone = () if free else (SeatState.CLOSING, SeatState.DRAINING, SeatState.RELEASING, SeatState.UNPROVEN)
+        leaving = [h.model for h in self.holders.values() if h.state in gone]
         reason = "demand" if waiting else "ordered"
-        self._out += self.ledger.decided(model, now, since, leaving=leaving, waiting=waiting, reason=reason)
+        self._out += self.ledger.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
         if not free:
             return
         epoch = self.epoch + 1
@@ -508,25 +413,19 @@ class Switching:
 
     def _publish(self) -> None:
         self.epoch += 1
-        residents = [
-            Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving) for h in self.holders.values()
-        ]
-        residents += [
-            Resident(name, f"{name}@external", SeatState.READY, EXTERNAL_EPOCH, 0.0, terms.external)
-            for name, terms in self.terms.items()
-            if terms.external
-        ]
-        self.residency = Residency(self.epoch, tuple(residents), dict(self._refusals), self.effective_max_wait)
-        self._changed = False
+        who, refusals = residents(self.holders.values(), self.terms), dict(self.prospects.refusals)
+        self.residency = Residency(self.epoch, who, refusals, self.effective_max_wait)
+        self._changed = self.prospects.changed = False
         self._out.append(Publish(self.residency))
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
-        by_model = {h.model: h for h in self.holders.values()}
+        holders = by_model(self.holders.values())
+        failures, cache = self.prospects.failures, self.prospects.cache
         return [
-            status_of(name, terms, by_model.get(name), self.failures.get(name), self._cache.get(name))
+            status_of(name, terms, holders.get(name), failures.get(name), cache.get(name))
             for name, terms in self.terms.items()
         ]
 

@@ -176,7 +176,7 @@ class Holder(threading.Thread):
             if self._engine_pid:
                 self._take_output(self._keeper)
             self._ask()
-            if self._prove_by is not None and time.monotonic() >= self._prove_by:
+            if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
                 self._tell_unproven(f"processes are still there: {_listed(descendants(self._keeper.pid))}")
 
     def _wait(self, keeper: Keeper) -> None:

@@ -177,9 +177,9 @@ class Keeper:
             self.deadline = None
             self.kill_all()
             return
-        self.deadline = time.monotonic() + (LINGER if phase == "LINGER" else self.grace)
+        times = {"COMMAND": max(self.grace, STOP_COMMAND_LEAST), "TERM": self.grace, "LINGER": min(self.grace, LINGER)}
+        self.deadline = time.monotonic() + times[phase]
         if phase == "COMMAND":
-            self.deadline = time.monotonic() + max(self.grace, STOP_COMMAND_LEAST)
             command, self.stop_command = self.stop_command, []
             self.helper, error = self.spawn(command)
             if error:

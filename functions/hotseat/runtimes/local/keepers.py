@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 KEEPER = Path(__file__).with_name("keeper.py")
 CHUNK = 65536
+
+log = logging.getLogger(__name__)
 
 
 class Keeper:
@@ -92,7 +95,10 @@ class Keepers:
         """Start the next keeper, if there is none."""
         with self._lock:
             if self._spare is None and not self._closed:
-                self._spare = Keeper(self._env)
+                try:
+                    self._spare = Keeper(self._env)
+                except OSError as problem:  # no memory, no descriptors: the engine that runs need not suffer
+                    log.warning("cannot keep a spare keeper: %s", problem)
 
     def take(self) -> Keeper:
         """Give away a living keeper; the caller closes it."""

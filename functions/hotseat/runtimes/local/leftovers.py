@@ -1,7 +1,9 @@
 """Processes that no keeper answers for any more: found by what stands in their environment, killed, and seen to be gone."""
 
+import contextlib
 import fcntl
 import json
+import logging
 import os
 import select
 import signal
@@ -19,6 +21,8 @@ KEEPER_VARIABLE = "HOTSEAT_KEEPER"  # in keepers only
 KEEPERS_TIME = 5.0  # seconds that the keepers of a dead hotseat get to finish what they do anyway
 STOP_COMMAND_TIME = 10.0  # seconds for a stop command that a dead hotseat left
 NO_PIDFD_PAUSE = 0.02  # seconds between looks where the system cannot tell of a process's end
+
+log = logging.getLogger(__name__)
 
 
 class StateDirInUse(RuntimeError):
@@ -60,14 +64,15 @@ class StateDir:
 
     def forget(self, holder: str) -> None:
         """Drop the note: the holder is gone."""
-        self._note(holder).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # at worst its command runs once more, at the next start
+            self._note(holder).unlink(missing_ok=True)
 
     def take_down(self) -> list[int]:
         """End whatever an earlier hotseat left; the processes that could not be ended. The lock must be held."""
         wait_for_end(find_processes(STATE_VARIABLE, str(self.path), KEEPER_VARIABLE), KEEPERS_TIME)
         left = kill_all(lambda: find_processes(STATE_VARIABLE, str(self.path)), KEEPERS_TIME)
         for note in self.path.glob("*.stop.json"):
-            _run_stop_command(json.loads(note.read_text()))
+            _run_stop_command(note)
             note.unlink()
         return left
 
@@ -127,8 +132,9 @@ def wait_for_end(pids: Sequence[int], time_limit: float) -> None:
             os.close(descriptor)
 
 
-def _run_stop_command(command: list[str]) -> None:
+def _run_stop_command(note: Path) -> None:
     try:
+        command = json.loads(note.read_text())
         subprocess.run(command, timeout=STOP_COMMAND_TIME, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return  # most likely there is nothing left to stop; and what is, the engine that starts next will tell
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        log.warning("the stop command in %s failed; most likely there was nothing left to stop", note, exc_info=True)

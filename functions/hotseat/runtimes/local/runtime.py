@@ -67,6 +67,8 @@ class LocalRuntime:
         if left := self._state.take_down():
             log.error("processes of an earlier run cannot be killed: %s", left)
         self._observe = observe
+        if self._log_dir is not None:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
         self._keepers.prepare()
         self.update(models)
 

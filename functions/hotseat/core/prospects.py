@@ -1,0 +1,144 @@
+"""What stands between each model and a seat, beside the seat itself: weights, failures, refusals, operators' orders. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from hotseat.core.events import Emit
+from hotseat.core.messages import CacheObserved, CacheState, Fetch, Refusal, SeatState
+from hotseat.core.policy import NOTHING, Capacity, Claim
+from hotseat.core.seats import Failure, Holder
+
+MAX_BACKOFF = 300.0  # seconds
+UNPROVEN_RETRY = 10.0  # seconds
+_SHORTAGES = ("too_large", "release_unproven")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Somebody wants a model resident without waiting for it: an operator, or a document that says preload or was changed."""
+
+    since: float
+    may_evict: bool
+
+
+@dataclass(slots=True)
+class Prospects:
+    """One book for all models. `changed` says that routers have to be told."""
+
+    failures: dict[str, Failure] = field(default_factory=dict)
+    cache: dict[str, CacheObserved] = field(default_factory=dict)
+    orders: dict[str, Order] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    changed: bool = False
+
+    # Orders -----------------------------------------------------------------------------------------------------------
+
+    def order(self, model: str, now: float, *, may_evict: bool) -> None:
+        """Want it resident from now on; an earlier order keeps its place."""
+        earlier = self.orders.get(model)
+        self.orders[model] = Order(earlier.since if earlier else now, may_evict)
+
+    def retry(self, model: str, now: float) -> None:
+        """Let it be tried again at once."""
+        if failure := self.failures.get(model):
+            failure.retry_at = now
+        self._welcome(model)
+
+    def fulfil(self, model: str) -> None:
+        """Note that it is ready: orders are carried out, and nobody is sent away any longer."""
+        self.orders.pop(model, None)
+        self._welcome(model)
+        if failure := self.failures.get(model):
+            failure.over = True
+
+    def mended(self, model: str, now: float) -> None:
+        """Note that its document has changed: a mistake may be mended, and it may want other weights."""
+        self.failures.pop(model, None)
+        self._welcome(model)
+        if model in self.cache:
+            self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
+
+    def remove(self, model: str) -> None:
+        """Forget a model that no document names any longer."""
+        for book in (self.failures, self.cache, self.orders):
+            book.pop(model, None)
+        self._welcome(model)
+
+    # Weights ----------------------------------------------------------------------------------------------------------
+
+    def note_cache(self, s: CacheObserved) -> list[Emit]:
+        """Take in where its weights are."""
+        before = self.cache.get(s.model)
+        self.cache[s.model] = s
+        if s.state is CacheState.FETCHING:
+            return [Emit("model.fetching", s.model, {"done": s.done, "total": s.total, "message": s.message})]
+        if s.state is CacheState.CACHED and before is not None and before.state is not CacheState.CACHED:
+            return [Emit("model.cached", s.model, {})]
+        return []
+
+    def cached(self, model: str) -> bool:
+        """Whether its weights are there."""
+        cache = self.cache.get(model)
+        return cache is not None and cache.state is CacheState.CACHED
+
+    def fetch(self, model: str) -> list[Fetch]:
+        """Ask for its weights, unless that has been done or the runtime has not spoken of them yet."""
+        cache = self.cache.get(model)
+        if cache is None or cache.state not in (CacheState.ABSENT, CacheState.FAILED):
+            return []
+        self.cache[model] = replace(cache, state=CacheState.FETCHING, message="asked for")
+        return [Fetch(model)]
+
+    # Failures and refusals --------------------------------------------------------------------------------------------
+
+    def fail(self, now: float, model: str, reason: str, message: str, epoch: int, *, at_once: bool) -> float:
+        """Count a failure; returns the growing back-off in seconds. `at_once`: the first one has none.
+
+        Who waits is sent away, if there is one: in the Residency of this epoch.
+        """
+        count = self.failures[model].count + 1 if model in self.failures else 1
+        exponent = count - 2 if at_once else count - 1
+        delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
+        self.failures[model] = Failure(count, now + delay, reason, message)
+        self.orders.pop(model, None)
+        if delay:
+            self.refuse(model, Refusal(epoch, "model_failed", f"{model} failed: {reason}: {message}", now + delay))
+        return delay
+
+    def retry_at(self, model: str) -> float:
+        """Time from which it may be tried."""
+        failure = self.failures.get(model)
+        return failure.retry_at if failure else 0.0
+
+    def refuse(self, model: str, refusal: Refusal) -> None:
+        """Send away what waits for a model."""
+        self.refusals[model] = refusal
+        self.changed = True
+
+    def refused(self, model: str) -> int:
+        """Epoch of its refusal, -1 for none: who waited at a router that had not seen it has been answered with it."""
+        refusal = self.refusals.get(model)
+        return refusal.epoch if refusal else -1
+
+    def room_changed(self) -> None:
+        """Take back refusals for want of room: there may be some now."""
+        for model in [m for m, refusal in self.refusals.items() if refusal.code in _SHORTAGES]:
+            self._welcome(model)
+
+    def _welcome(self, model: str) -> None:
+        if self.refusals.pop(model, None):
+            self.changed = True
+
+
+def shortage(
+    model: str, claim: Claim, capacity: Capacity, holders: Iterable[Holder], *, now: float, epoch: int
+) -> Refusal | None:
+    """Say why no switch whatever could make room for a model, if that is so."""
+    if not claim.fits_beside(NOTHING, capacity):
+        return Refusal(epoch, "too_large", f"{model} claims more than there is of the accelerator")
+    stuck = [h for h in holders if h.state is SeatState.UNPROVEN]
+    taken = sum((h.terms.claim for h in stuck), NOTHING)
+    if claim.fits_beside(taken, capacity) and not any(h.model == model for h in stuck):
+        return None
+    message = "the seat could not be proven free; a person has to look: hotseat ps"
+    return Refusal(epoch, "release_unproven", message, now + UNPROVEN_RETRY)

@@ -1,0 +1,82 @@
+"""How models and holders look from outside: to the policy, to routers, to people. Pure functions."""
+
+from collections.abc import Iterable, Mapping
+
+from hotseat.core.messages import EXTERNAL_EPOCH, CacheObserved, CacheState, Resident, SeatState
+from hotseat.core.policy import ModelView
+from hotseat.core.prospects import Order
+from hotseat.core.seats import Failure, Holder, ModelStatus, Terms
+from hotseat.core.switches import Ledger
+
+
+def by_model(holders: Iterable[Holder]) -> dict[str, Holder]:
+    """Choose the one holder that counts for each model: one that stays. Adoption may have found more."""
+    main: dict[str, Holder] = {}
+    for holder in holders:
+        if holder.model not in main or holder.staying:
+            main[holder.model] = holder
+    return main
+
+
+def model_view(
+    name: str,
+    terms: Terms,
+    holder: Holder | None,
+    *,
+    waiting: tuple[int, float],
+    order: Order | None,
+    in_flight: int,
+    ledger: Ledger,
+) -> ModelView:
+    """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads."""
+    count, oldest = waiting
+    may_evict = True
+    if order and (holder is None or (holder.state is SeatState.LOADING and order.may_evict)):
+        may_evict = order.may_evict or count > 0
+        count, oldest = count + 1, min(oldest, order.since) if count else order.since
+    occupies = holder is not None and (holder.staying or holder.state is SeatState.UNPROVEN)
+    return ModelView(
+        name=name,
+        claim=holder.terms.claim if holder and occupies else terms.claim,
+        priority=terms.priority,
+        max_wait=terms.max_wait,
+        min_residency=terms.min_residency,
+        waiting=count,
+        oldest=oldest,
+        in_flight=in_flight,
+        seat=holder.state if holder else None,
+        leaving=holder is not None and not holder.staying,
+        promised=ledger.promised(name),
+        ready_since=(holder.ready_since or 0.0) if holder else 0.0,
+        last_used=holder.last_used if holder else 0.0,
+        may_evict=may_evict,
+        switch_cost=ledger.costs.of(name),
+    )
+
+
+def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Resident, ...]:
+    """Show routers who holds a seat, and the servers that need none of ours."""
+    ours = (Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving) for h in holders)
+    external = (
+        Resident(name, f"{name}@external", SeatState.READY, EXTERNAL_EPOCH, 0.0, t.external)
+        for name, t in terms.items()
+        if t.external
+    )
+    return (*ours, *external)
+
+
+def status_of(
+    name: str, terms: Terms, holder: Holder | None, failure: Failure | None, cache: CacheObserved | None
+) -> ModelStatus:
+    """Say how a model is, from what is known of it."""
+    if terms.external:
+        return ModelStatus(name, SeatState.READY.value)
+    if holder is not None and not (holder.leaving == "failed" and holder.state is SeatState.RELEASING):
+        return ModelStatus(name, holder.state.value, holder.since)
+    if failure is not None and not failure.over:
+        return ModelStatus(name, "failed", None, f"{failure.reason}: {failure.message}", retry_at=failure.retry_at)
+    if cache is not None and cache.state is CacheState.FETCHING:
+        return ModelStatus(name, "fetching", cache.now, cache.message, cache.done, cache.total)
+    if cache is not None and cache.state is CacheState.FAILED:
+        return ModelStatus(name, "failed", None, cache.message)
+    return ModelStatus(name, "unloaded")

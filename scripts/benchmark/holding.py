@@ -1,0 +1,106 @@
+"""Part `held`: a thousand requests that wait for a model: what each costs, and whether every count is exact.
+
+One model answers a long request, so the other one's must wait. The first crowd leaves, the second is served. All the while
+/running and /metrics must agree with what is known here.
+"""
+
+import re
+import time
+from pathlib import Path
+
+from benchmark.client import Crowd, Unexpected, call, running
+from benchmark.report import Row
+from benchmark.servers import Server, hotseat, model
+from benchmark.switching import EngineLog
+
+HELD = 1000
+START = 0.2  # seconds that an engine takes to start
+LONG = "holder"  # the model with the long request
+WANTED = "wanted"
+SETTLE = 60.0  # seconds within which a count must become what it should be
+GONE = 1.0  # seconds, the target for a thousand departures to be noticed
+
+
+def measure_held(folder: Path) -> list[Row]:
+    """Memory per held request, and the counts."""
+    log = EngineLog(folder / "engines.log")
+    documents = [
+        {
+            "apiVersion": "hotseat.dev/v1alpha1",
+            "kind": "Workspace",
+            "metadata": {"name": "default"},
+            "spec": {"queue": {"maxWaiting": HELD}, "policy": {"maxWait": "10m"}},
+        },
+        *(model(name, log.env(name, START)) for name in (LONG, WANTED)),
+    ]
+    with hotseat(folder, documents) as server, Crowd(server.port) as long, Crowd(server.port) as crowd:
+        counts = _Counts(server)
+        call(server.port, "POST", f"/api/models/{LONG}/load?wait=true")
+        long.send([LONG], service_ms=99_999)
+        counts.expect({}, in_flight=1)
+        before = server.memory()
+        crowd.send([WANTED] * HELD)
+        counts.expect({WANTED: HELD}, in_flight=1)
+        each = (server.memory() - before) / HELD / 1000
+        crowd.leave()
+        gone = counts.expect({}, in_flight=1)
+        crowd.send([WANTED] * HELD)
+        counts.expect({WANTED: HELD}, in_flight=1)
+        known = len(log.lines())
+        long.leave()  # the long request ends, its model is idle
+        began = time.perf_counter()
+        statuses = crowd.read_all(SETTLE)
+        served = time.perf_counter() - began
+        counts.expect({}, in_flight=0)
+        if statuses != [200] * HELD:
+            raise Unexpected(f"answers of those that were held: {sorted(set(statuses))}, {len(statuses)} in all")
+        loads = sum(line.what == "start" for line in log.lines()[known:])
+    return [
+        Row("held", f"memory of each of {HELD:,} held requests", each, "KB", at_most=100),
+        Row("held", "observations of queues and residents", counts.observations),
+        Row("held", "… that were wrong", counts.wrong, at_most=0),
+        Row("held", f"time until {HELD:,} departures are counted", gone, "s", at_most=GONE),
+        Row("held", f"loads to serve {HELD:,} held requests", loads, at_most=1),
+        Row("held", f"time until all are answered, engine start {START:g} s", served, "s"),
+        Row("held", "engines that met another one", log.overlaps(), at_most=0),
+    ]
+
+
+class _Counts:
+    """Looks at /running and /metrics until they say what they should; what no moment could justify is counted as wrong."""
+
+    def __init__(self, server: Server) -> None:
+        self._port = server.port
+        self.observations = 0
+        self.wrong = 0
+
+    def expect(self, waiting: dict[str, int], in_flight: int) -> float:
+        """Seconds until the counts are these, and then three times more; Unexpected if they do not get there."""
+        began = time.perf_counter()
+        while (found := self._look()) != (waiting, in_flight):
+            if time.perf_counter() - began > SETTLE:
+                raise Unexpected(f"waiting and in flight should be {waiting}, {in_flight}, but are {found}")
+            time.sleep(0.01)
+        took = time.perf_counter() - began
+        for _ in range(3):
+            self.wrong += self._look() != (waiting, in_flight)
+            self.wrong += self._scrape() != (sum(waiting.values()), in_flight)
+        return took
+
+    def _look(self) -> tuple[dict[str, int], int]:
+        seen = running(self._port)
+        self.observations += 1
+        residents = seen["running"]
+        waiting = {row["model"]: row["count"] for row in seen["waiting"]}
+        self.wrong += len(residents) > 1 or any(count > HELD for count in waiting.values())
+        return waiting, sum(row["in_flight"] for row in residents)
+
+    def _scrape(self) -> tuple[int, int]:
+        """Read from /metrics how many wait and are in flight, over all models."""
+        self.observations += 1
+        text = call(self._port, "GET", "/metrics").decode()
+
+        def total(name: str) -> int:
+            return sum(int(float(value)) for value in re.findall(rf"^{name}{{.*}} (.*)$", text, re.MULTILINE))
+
+        return total("hotseat_requests_waiting"), total("hotseat_requests_in_flight")

@@ -1,0 +1,145 @@
+"""Weights are brought by a child process; here it is a script that plays one."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hotseat.core.documents import Model
+from hotseat.core.messages import CacheObserved, CacheState, Fetch, HolderFailed, Start
+from hotseat.runtimes.local import fetching
+from hotseat.runtimes.local.runtime import LocalRuntime
+from hotseat.sources.base import complete, entry
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fakes import Observations
+
+SOURCE = "https://example.invalid/weights.gguf"
+MODEL = Model.model_validate(
+    {
+        "metadata": {"name": "a"},
+        "spec": {"engine": "custom", "source": SOURCE, "command": ["/bin/true", "{port}", "{model}"]},
+    }
+)
+
+
+class Fetches:
+    """A runtime whose fetches run `script`, with the number of the attempt as `attempt`."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cache = folder / "cache"
+        self.runtime = LocalRuntime(folder / "state", self.cache)
+        self.told = Observations()
+        self.script = ""
+        self.attempts = 0
+        monkeypatch.setattr(fetching, "fetch_command", self._command)
+        monkeypatch.setattr(fetching, "FIRST_PAUSE", 0.01)
+
+    def _command(self, source: str, cache_dir: Path) -> tuple[str, ...]:
+        assert (source, cache_dir) == (SOURCE, self.cache)
+        self.attempts += 1
+        say = "def say(**what): print(json.dumps(what), flush=True)"
+        return (
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import json, sys, time\n{say}\nattempt = {self.attempts}\n{self.script}",
+        )
+
+    def fetch(self) -> None:
+        self.runtime.begin([MODEL], self.told)
+        assert self.told.await_one(CacheObserved).state is CacheState.ABSENT
+        self.runtime.fetch(Fetch("a"))
+
+
+@pytest.fixture
+def fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetches]:
+    fetches = Fetches(tmp_path, monkeypatch)
+    yield fetches
+    fetches.runtime.close()
+
+
+def states(told: Observations) -> list[CacheState]:
+    return [each.state for each in told.seen if isinstance(each, CacheObserved)]
+
+
+def test_progress_then_cached(fetches: Fetches) -> None:
+    fetches.script = "say(done=5, total=10, file='w')\nsay(path='/w')"
+    fetches.fetch()
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
+    progress = fetches.told.await_one(CacheObserved, done=5)
+    assert (progress.state, progress.total) == (CacheState.FETCHING, 10)
+
+
+def test_progress_is_throttled(fetches: Fetches) -> None:
+    fetches.script = "[say(done=n, total=None) for n in range(1000)]\nsay(path='/w')"
+    fetches.fetch()
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
+    assert len(states(fetches.told)) < 20
+
+
+def test_what_may_pass_is_tried_again(fetches: Fetches) -> None:
+    fetches.script = "if attempt < 3: say(error='busy', retryable=True); sys.exit(1)\nsay(path='/w')"
+    fetches.fetch()
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
+    assert fetches.attempts == 3
+
+
+def test_what_does_not_pass_fails_in_the_end(fetches: Fetches) -> None:
+    fetches.script = "sys.exit(9)"
+    fetches.fetch()
+    assert "code 9" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
+    assert fetches.attempts == 3
+
+
+def test_what_cannot_pass_fails_at_once_and_may_be_ordered_again(fetches: Fetches) -> None:
+    fetches.script = "say(error='no such file', retryable=False); sys.exit(1)"
+    fetches.fetch()
+    assert fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message == "no such file"
+    assert fetches.attempts == 1
+    fetches.script = "say(path='/w')"
+    fetches.runtime.fetch(Fetch("a"))
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
+
+
+def test_a_second_order_joins_the_first_and_close_kills_the_child(fetches: Fetches) -> None:
+    fetches.script = "say(done=1, total=2)\ntime.sleep(600)"
+    fetches.fetch()
+    fetches.told.await_one(CacheObserved, done=1)
+    fetches.runtime.fetch(Fetch("a"))
+    began = time.monotonic()
+    fetches.runtime.close()
+    assert time.monotonic() - began < 2
+    assert fetches.attempts == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch-a"]
+    assert not [child for child in psutil.Process().children() if "time.sleep(600)" in " ".join(child.cmdline())]
+    assert CacheState.FAILED not in states(fetches.told)
+
+
+def test_another_source_ends_the_fetch_of_the_old_one(fetches: Fetches) -> None:
+    fetches.script = "say(done=1, total=2)\ntime.sleep(600)"
+    fetches.fetch()
+    fetches.told.await_one(CacheObserved, done=1)
+    other = MODEL.model_copy(update={"spec": MODEL.spec.model_copy(update={"source": "/missing"})})
+    fetches.runtime.update([other])
+    assert "/missing" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
+
+
+def test_no_start_without_weights(fetches: Fetches) -> None:
+    fetches.runtime.begin([MODEL], fetches.told)
+    fetches.runtime.start(Start("a", "a@1", 1))
+    assert "not here yet" in fetches.told.await_one(HolderFailed, "a@1").message
+
+
+def test_weights_of_an_earlier_fetch_are_cached(fetches: Fetches) -> None:
+    weights = entry(SOURCE, fetches.cache) / "files" / "weights.gguf"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    complete(SOURCE, fetches.cache, weights)
+    fetches.runtime.begin([MODEL], fetches.told)
+    assert states(fetches.told) == [CacheState.CACHED]

@@ -1,0 +1,667 @@
+"""A simulated world around the two machines: routers, a runtime with a will of its own, a network that loses and reorders.
+
+What really is (`Body`: what occupies an accelerator; `Request`: what a client waits for) is kept here, apart from what the
+machines believe, and every command of theirs is held against it. Each action is a method that takes `pick`, a source of
+choices: Hypothesis drives it, and so can a plain random generator.
+"""
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from hotseat.core import admission, seats
+from hotseat.core.admission import Admission, Cut, Dispatch, Hold, Limits, Reject, ReportDemand
+from hotseat.core.events import KINDS, Emit
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    Fetch,
+    HolderAdopted,
+    HolderFailed,
+    HolderReady,
+    HolderReleased,
+    HolderUnproven,
+    Observation,
+    Residency,
+    SeatState,
+    Start,
+    Stop,
+)
+from hotseat.core.policy import NOTHING, Batch, Capacity, Claim
+from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
+from hotseat.core.switching import Switching
+
+Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
+
+MODELS = ("a", "b", "c", "d", "e")
+CLAIMS = (Claim(1), Claim(1), Claim(1, 4), Claim(1, 7), Claim(2, 4), Claim(3, 9), Claim(0, 0), Claim(0, 3))
+CAPACITIES = (Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10))
+EXTERNAL = Terms(external="http://outside", fingerprint="outside")
+
+
+@dataclass
+class Body:
+    """What occupies an accelerator: a process tree, a pod."""
+
+    model: str
+    holder: str
+    epoch: int
+    claim: Claim
+    fingerprint: str
+    state: str = "loading"  # loading, ready, dead (ended by itself, not yet reaped), stuck, gone
+    told: bool = False  # to stop
+    forced: bool = False  # to stop, after its drain deadline
+    news: deque[Observation] = field(default_factory=deque)  # on their way to the switcher, in order
+    told_news: list[Observation] = field(default_factory=list)  # those that arrived
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.holder}"
+
+
+@dataclass
+class Request:
+    model: str
+    router: str
+    holder: str | None = None
+    end: str | None = None
+    cut: bool = False
+    served: bool = False
+
+
+@dataclass
+class Router:
+    machine: Admission
+    inbox: deque[Residency] = field(default_factory=deque)
+
+
+class World:
+    """One Workspace."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.switching = Switching("w", Batch())
+        self.capacity = Capacity(1)
+        self.terms: dict[str, Terms] = {}
+        self.limits: dict[str, Limits] = {}
+        self.cached: dict[str, CacheState] = {}
+        self.fetching: set[str] = set()
+        self.bodies: dict[str, Body] = {}
+        self.before_change: set[str] = set()  # holders from before the capacity changed last
+        self.closing_since: dict[str, float] = {}
+        self.routers: dict[str, Router] = {}
+        self.crashed: list[str] = []  # routers whose end the switcher does not know yet
+        self.left: set[str] = set()
+        self.mail: list[Demand] = []
+        self.old_mail: deque[Demand] = deque(maxlen=20)
+        self.old_news: deque[Residency] = deque(maxlen=20)
+        self.requests: dict[int, Request] = {}
+        self.ended: dict[str, int] = {}
+        self.count = 0
+        self.down = False
+        self.starts = 0
+
+    # The machines ------------------------------------------------------------------------------------------------------
+
+    def tell(self, stimulus: seats.Stimulus) -> None:
+        """Let the switcher hear something and do what it says."""
+        for command in self.switching.step(stimulus):
+            match command:
+                case Start():
+                    self.start(command)
+                case Stop():
+                    self.stop(command)
+                case Fetch(model):
+                    assert model in self.terms
+                    self.fetching.add(model)
+                case Publish(residency):
+                    self.publish(residency)
+                case Emit(kind, _, data):
+                    assert kind in KINDS
+                    assert set(data) == set(KINDS[kind].data), (kind, data)
+        assert self.switching.wake_at is None or self.switching.wake_at > self.now
+
+    def start(self, order: Start) -> None:
+        terms = self.terms[order.model]
+        assert terms.external is None
+        assert not self.down
+        assert self.cached[order.model] is CacheState.CACHED
+        left = [b for b in self.bodies.values() if b.state != "gone"]
+        assert not [b for b in left if b.model == order.model], f"{order} beside an earlier holder"
+        held = sum((b.claim for b in left), NOTHING)
+        assert terms.claim.fits_beside(held, self.capacity), f"{order} does not fit beside {left}"
+        assert order.holder not in self.bodies
+        self.bodies[order.holder] = Body(order.model, order.holder, order.epoch, terms.claim, terms.fingerprint)
+        self.starts += 1
+
+    def stop(self, order: Stop) -> None:
+        body = self.bodies[order.holder]
+        assert (body.model, body.epoch) == (order.model, order.epoch)
+        assert not body.told, "told to stop twice"
+        body.told = True
+        terms = self.switching.holders[order.holder].terms
+        deadline = self.closing_since.get(order.holder, self.now) + terms.drain_timeout
+        body.forced = body.forced or self.now >= deadline
+        if not body.forced:
+            busy = {n: r.machine.in_flight(order.holder) for n, r in self.routers.items()}
+            assert not any(busy.values()), f"{order} before its drain deadline, in flight: {busy}"
+        if body.state == "gone" and not body.news:
+            body.news.append(HolderReleased(self.now, body.holder, body.epoch))
+
+    def publish(self, residency: Residency) -> None:
+        assert not self.old_news or residency.epoch > self.old_news[-1].epoch
+        self.old_news.append(residency)
+        for resident in residency.residents:
+            if resident.state is SeatState.CLOSING:
+                self.closing_since.setdefault(resident.holder, self.now)
+            elif resident.state is SeatState.READY:
+                self.closing_since.pop(resident.holder, None)
+        for router in self.routers.values():
+            router.inbox.append(residency)
+
+    def at(self, name: str, stimulus: admission.Stimulus) -> None:
+        """Let a router hear something and do what it says."""
+        cut: list[int] = []
+        for command in self.routers[name].machine.step(stimulus):
+            match command:
+                case Dispatch():
+                    self.dispatch(command)
+                case Hold(id_):
+                    assert self.requests[id_].holder is None
+                    assert self.requests[id_].end is None
+                case Reject(id_, _, code):
+                    assert self.requests[id_].holder is None, "rejected after its dispatch"
+                    self.end(id_, code)
+                case Cut(id_):
+                    request = self.requests[id_]
+                    assert request.holder is not None
+                    assert not request.cut
+                    request.cut = True
+                    cut.append(id_)
+                case ReportDemand():
+                    self.mail.append(self.routers[name].machine.demand())
+        for id_ in cut:
+            self.finish_one(id_)
+
+    def dispatch(self, command: Dispatch) -> None:
+        request = self.requests[command.request]
+        assert request.end is None
+        assert request.holder is None, "dispatched twice"
+        request.holder = command.holder
+        request.served = True
+        if command.address == EXTERNAL.external:
+            return
+        body = self.bodies[command.holder]
+        assert body.model == request.model
+        assert body.address == command.address
+        if body.forced:
+            return  # it was stopped after its deadline, and this router cannot have heard of it
+        # One that is dead is fair as long as the news of it has not come round.
+        assert body.state != "loading"
+        assert not body.told, f"dispatched to {body}, which was told to stop"
+        known = self.switching.holders.get(body.holder)
+        if known is not None and known.state in (SeatState.LOADING, SeatState.DRAINING):
+            raise AssertionError(f"dispatched to a holder that is {known.state}")
+
+    def end(self, id_: int, how: str) -> None:
+        request = self.requests.pop(id_)
+        assert request.end is None
+        request.end = how
+        self.ended[how] = self.ended.get(how, 0) + 1
+
+    def finish_one(self, id_: int) -> None:
+        router = self.requests[id_].router
+        self.end(id_, "finished")
+        self.at(router, admission.Finish(self.now, id_))
+
+    # Invariants --------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        left = [b for b in self.bodies.values() if b.state != "gone" and b.claim != NOTHING]
+        held = sum((b.claim for b in left), NOTHING)
+        if not held.fits(self.capacity):
+            # Only what was there before the capacity shrank, and what asks for nothing of which there is too little.
+            late = [b for b in left if b.holder not in self.before_change]
+            before = sum((b.claim for b in left if b.holder in self.before_change), NOTHING)
+            assert all(b.claim.fits_beside(before, self.capacity) for b in late), f"{left} on {self.capacity}"
+        for name, router in self.routers.items():
+            mine = {i: r for i, r in self.requests.items() if r.router == name}
+            assert router.machine._requests.keys() == mine.keys()
+            assert router.machine.waiting() == sum(r.holder is None for r in mine.values())
+            for holder in {r.holder for r in mine.values()} - {None}:
+                assert router.machine.in_flight(holder) == sum(r.holder == holder for r in mine.values())
+            for model in MODELS:
+                places = [router.machine.position(i) for i, r in mine.items() if r.model == model and not r.holder]
+                assert sorted(places) == list(range(1, len(places) + 1))
+
+    def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | admission.Stimulus) -> None:
+        if machine is self.switching:
+            self.tell(Tick(self.now))
+            self.tell(Tick(self.now))
+        before = pickle.dumps(machine)
+        assert machine.step(stimulus) == []
+        after = pickle.dumps(machine)
+        assert after == before, f"{stimulus} has changed something"
+
+    # Actions: requests --------------------------------------------------------------------------------------------------
+
+    def arrive(self, pick: Pick) -> None:
+        if not self.routers:
+            return
+        name = sorted(self.routers)[pick(len(self.routers))]
+        model = (*MODELS, "external", MODELS[0], MODELS[1])[pick(8)]
+        self.submit(name, model, priority=(0, 0, 5)[pick(3)])
+
+    def submit(self, router: str, model: str, priority: int = 0) -> Request:
+        self.count += 1
+        request = self.requests[self.count] = Request(model, router)
+        self.at(router, admission.Arrive(self.now, self.count, model, priority))
+        return request
+
+    def _one(self, pick: Pick, waiting: bool) -> int | None:
+        ids = [i for i, r in self.requests.items() if (r.holder is None) == waiting]
+        return ids[pick(len(ids))] if ids else None
+
+    def finish(self, pick: Pick) -> None:
+        if (id_ := self._one(pick, waiting=False)) is not None:
+            self.finish_one(id_)
+
+    def leave(self, pick: Pick) -> None:
+        if (id_ := self._one(pick, waiting=pick(4) > 0)) is not None:
+            router = self.requests[id_].router
+            self.end(id_, "left")
+            self.at(router, admission.Leave(self.now, id_))
+
+    def expire(self, pick: Pick) -> None:
+        if (id_ := self._one(pick, waiting=pick(8) > 0)) is not None:
+            dispatched = self.requests[id_].holder is not None
+            self.at(self.requests[id_].router, admission.Expire(self.now, id_))
+            assert (id_ in self.requests) == dispatched
+
+    # Actions: the network -----------------------------------------------------------------------------------------------
+
+    def deliver_demand(self, pick: Pick) -> None:
+        if self.mail:
+            self._hand_over(self.mail.pop(pick(len(self.mail)) if pick(3) == 0 else 0))
+
+    def _hand_over(self, demand: Demand) -> None:
+        self.old_mail.append(demand)
+        self.tell(DemandReported(self.now, demand))
+
+    def lose_demand(self, pick: Pick) -> None:
+        if self.mail:
+            self.mail.pop(pick(len(self.mail)))
+
+    def sign_of_life(self, _: Pick) -> None:
+        for router in self.routers.values():
+            self.mail.append(router.machine.demand())
+
+    def repeat_demand(self, pick: Pick) -> None:
+        if self.old_mail:
+            self.changes_nothing(self.switching, DemandReported(self.now, self.old_mail[pick(len(self.old_mail))]))
+
+    def deliver_residency(self, pick: Pick) -> None:
+        waiting = [n for n, r in sorted(self.routers.items()) if r.inbox]
+        if waiting:
+            self._take_in(waiting[pick(len(waiting))], skip=pick(4) == 0)
+
+    def _take_in(self, name: str, *, skip: bool = False) -> None:
+        inbox = self.routers[name].inbox
+        while skip and len(inbox) > 1:
+            inbox.popleft()
+        self.at(name, admission.ResidencySeen(self.now, inbox.popleft()))
+
+    def repeat_residency(self, pick: Pick) -> None:
+        if not self.routers or not self.old_news:
+            return
+        machine = self.routers[sorted(self.routers)[pick(len(self.routers))]].machine
+        old = [r for r in self.old_news if r.epoch <= machine.residency.epoch]
+        if old:
+            self.changes_nothing(machine, admission.ResidencySeen(self.now, old[pick(len(old))]))
+
+    # Actions: the runtime -----------------------------------------------------------------------------------------------
+
+    def _bodies(self, *states: str) -> list[Body]:
+        return [b for b in self.bodies.values() if b.state in states]
+
+    def become_ready(self, pick: Pick) -> None:
+        bodies = [b for b in self._bodies("loading") if not b.told]
+        if bodies:
+            self._ready(bodies[pick(len(bodies))])
+            self._maybe_tell(pick)
+
+    def _ready(self, body: Body) -> None:
+        body.state = "ready"
+        body.news.append(HolderReady(self.now, body.holder, body.epoch, body.address))
+
+    def fail(self, pick: Pick) -> None:
+        """An engine ends by itself, while loading or later."""
+        bodies = [b for b in self._bodies("loading", "ready") if not b.told]
+        if bodies:
+            body = bodies[pick(len(bodies))]
+            body.state = "dead"
+            if pick(4):
+                body.news.append(HolderFailed(self.now, body.holder, body.epoch, "Exited", "exit code 1"))
+            if pick(2):
+                self._gone(body)
+            self._maybe_tell(pick)
+
+    def release(self, pick: Pick) -> None:
+        """What was told to stop, or is dead, is proven gone, or cannot be."""
+        bodies = [b for b in self.bodies.values() if b.state == "dead" or (b.told and b.state in ("loading", "ready"))]
+        if bodies:
+            body = bodies[pick(len(bodies))]
+            if pick(5):
+                self._gone(body)
+            else:
+                body.state = "stuck"
+                body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
+            self._maybe_tell(pick)
+
+    def settle(self, pick: Pick) -> None:
+        """A person has settled what could not be proven."""
+        if bodies := self._bodies("stuck"):
+            self._gone(bodies[pick(len(bodies))])
+            self._maybe_tell(pick)
+
+    def _gone(self, body: Body) -> None:
+        body.state = "gone"
+        body.news.append(HolderReleased(self.now, body.holder, body.epoch))
+
+    def _maybe_tell(self, pick: Pick) -> None:
+        if pick(4):
+            self.observe(pick)
+
+    def observe(self, pick: Pick) -> None:
+        bodies = [b for b in self.bodies.values() if b.news]
+        if bodies:
+            self._tell_news(bodies[pick(len(bodies))])
+
+    def _tell_news(self, body: Body) -> None:
+        news = replace(body.news.popleft(), now=self.now)
+        body.told_news.append(news)
+        self.tell(news)
+
+    def repeat_observation(self, pick: Pick) -> None:
+        """What was told already, of holders that are there or long gone."""
+        told = [o for b in self.bodies.values() for o in b.told_news]
+        if told:
+            self.changes_nothing(self.switching, replace(told[pick(len(told))], now=self.now))
+
+    def stale_observation(self, pick: Pick) -> None:
+        """About a holder that is there, but of another epoch."""
+        if holders := list(self.switching.holders.values()):
+            holder = holders[pick(len(holders))]
+            epoch = holder.epoch + (-1, 1)[pick(2)]
+            kinds: tuple[Observation, ...] = (
+                HolderReady(self.now, holder.id, epoch, "http://stale"),
+                HolderFailed(self.now, holder.id, epoch, "Exited", ""),
+                HolderReleased(self.now, holder.id, epoch),
+                HolderUnproven(self.now, holder.id, epoch, ""),
+                HolderAdopted(self.now, holder.model, holder.id, epoch, "http://stale"),
+            )
+            self.changes_nothing(self.switching, kinds[pick(len(kinds))])
+
+    def fetch(self, pick: Pick) -> None:
+        if self.fetching:
+            model = sorted(self.fetching)[pick(len(self.fetching))]
+            self._fetched(model, (CacheState.CACHED, CacheState.CACHED, CacheState.FETCHING, CacheState.FAILED)[pick(4)])
+
+    def _fetched(self, model: str, state: CacheState) -> None:
+        if state is not CacheState.FETCHING:
+            self.fetching.discard(model)
+        self.cached[model] = state
+        self.tell(CacheObserved(self.now, model, state, "the disk is full" if state is CacheState.FAILED else ""))
+
+    # Actions: people ----------------------------------------------------------------------------------------------------
+
+    def order_load(self, pick: Pick) -> None:
+        self.tell(seats.Load(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
+
+    def order_unload(self, pick: Pick) -> None:
+        self.tell(seats.Unload(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
+
+    def change(self, pick: Pick) -> None:
+        """Somebody edits a document."""
+        terms, limits, capacity = dict(self.terms), dict(self.limits), self.capacity
+        kind = pick(8)
+        name = MODELS[pick(len(MODELS))]
+        if kind == 0:
+            terms.pop(name, None)
+        elif kind == 1:
+            capacity = CAPACITIES[pick(len(CAPACITIES))]
+        else:
+            if kind == 2 or name not in terms:
+                claim = CLAIMS[pick(len(CLAIMS))]
+                terms[name] = Terms(claim, fingerprint=f"{claim.gpus}/{claim.memory}/{pick(2)}", preload=pick(4) == 0)
+            terms[name] = replace(
+                terms[name],
+                priority=(0, 0, 5)[pick(3)],
+                max_wait=(30.0, 3.0, 0.0)[pick(3)],
+                min_residency=(0.0, 0.0, 3.3)[pick(3)],
+                idle_timeout=(0.0, 0.0, 7.1)[pick(3)],
+                drain_timeout=(20.3, 2.0, 0.0)[pick(3)],
+                start_timeout=20.0,
+            )
+            limits[name] = Limits((0, 0, 1, 2)[pick(4)], (None, None, 2)[pick(3)])
+        self.apply(terms, limits, capacity, cache_first=pick(2) == 0)
+
+    def apply(
+        self, terms: Mapping[str, Terms], limits: Mapping[str, Limits], capacity: Capacity, *, cache_first: bool
+    ) -> None:
+        old = self.terms
+        changed = [n for n, t in terms.items() if n not in old or old[n].fingerprint != t.fingerprint]
+        if capacity != self.capacity:
+            self.before_change = {b.holder for b in self.bodies.values()}
+        self.terms, self.limits, self.capacity = dict(terms), dict(limits), capacity
+        self.fetching &= self.terms.keys()
+        if cache_first:
+            self._tell_cache(changed)
+        self.tell(TermsChanged(self.now, self.terms, capacity))
+        if not cache_first:
+            self._tell_cache(changed)
+        for name in self.routers:
+            self.at(name, self._limits())
+
+    def _limits(self) -> admission.LimitsChanged:
+        return admission.LimitsChanged(self.now, {n: self.limits.get(n, Limits()) for n in self.terms}, 40)
+
+    def _tell_cache(self, models: list[str]) -> None:
+        for model in models:
+            if model != "external":
+                self.fetching.discard(model)
+                self.cached[model] = CacheState.CACHED if model != "e" else CacheState.ABSENT
+                self.tell(CacheObserved(self.now, model, self.cached[model]))
+
+    # Actions: time, and what comes and goes -----------------------------------------------------------------------------
+
+    def tick(self, pick: Pick) -> None:
+        wake = self.switching.wake_at
+        self.now = wake if wake is not None and pick(3) else self.now + (0.01, 0.5, 3.0, 31.0)[pick(4)]
+        self.tell(Tick(self.now))
+
+    def join(self, _: Pick) -> None:
+        """A router comes: it is enrolled before it hears who holds the accelerator."""
+        if len(self.routers) < 3:
+            name = f"r{len(self.routers) + len(self.left) + len(self.crashed)}"
+            router = self.routers[name] = Router(Admission(name))
+            self.at(name, self._limits())
+            self._hand_over(router.machine.demand())
+            if self.old_news:
+                router.inbox.append(self.switching.residency)
+
+    def part(self, pick: Pick) -> None:
+        """A router goes: in good order, or not."""
+        if len(self.routers) < 2:
+            return
+        name = sorted(self.routers)[pick(len(self.routers))]
+        if pick(2):
+            self.at(name, admission.Close(self.now))
+            for id_ in [i for i, r in self.requests.items() if r.router == name]:
+                self.finish_one(id_)
+            self._say_goodbye(name)
+        else:
+            self.crashed.append(name)
+            for id_ in [i for i, r in self.requests.items() if r.router == name]:
+                self.end(id_, "lost with its router")
+            del self.routers[name]
+
+    def miss(self, pick: Pick) -> None:
+        """Somebody notices that a router is gone."""
+        if self.crashed:
+            self._say_goodbye(self.crashed.pop(pick(len(self.crashed))))
+
+    def _say_goodbye(self, name: str) -> None:
+        self.routers.pop(name, None)
+        self.left.add(name)
+        self.tell(RouterLeft(self.now, name))
+
+    def restart_switcher(self, _: Pick) -> None:
+        """Another switcher takes over: it knows the epoch and the routers, and adopts what runs as the documents say."""
+        described = {(name, terms.fingerprint) for name, terms in self.terms.items()}
+        if self.down or any((b.model, b.fingerprint) not in described for b in self._bodies("stuck")):
+            return  # adoption goes by the documents; what a changed one occupies, it would not know
+        self.switching = Switching("w", Batch(), epoch=self.switching.epoch)
+        self.fetching.clear()
+        for name in list(self.crashed):
+            self.crashed.remove(name)
+            self.left.add(name)
+        self.mail = [d for d in self.mail if d.router in self.routers]
+        self.old_mail.clear()
+        for router in self.routers.values():
+            self._hand_over(router.machine.demand())
+        for body in self.bodies.values():
+            body.told_news.clear()
+            body.news.clear()
+        self.tell(TermsChanged(self.now, self.terms, self.capacity))
+        for body in self._bodies("loading", "ready", "dead", "stuck"):
+            if (body.model, body.fingerprint) not in described:
+                body.state, body.forced = "gone", True  # a runtime adopts nothing that no document describes
+                continue
+            address = body.address if body.state == "ready" and not body.told else None
+            body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
+            body.told = False  # it is told again, if need be
+            self.closing_since.pop(body.holder, None)
+            if body.state == "stuck":
+                body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
+            elif address is None:
+                body.state = "loading"
+            self.tell(HolderAdopted(self.now, body.model, body.holder, body.epoch, address))
+        for model, state in self.cached.items():
+            if model in self.terms:
+                self.cached[model] = CacheState.ABSENT if state is CacheState.FETCHING else state
+                self.tell(CacheObserved(self.now, model, self.cached[model]))
+
+    def shut_down(self, _: Pick) -> None:
+        if not self.down:
+            self.down = True
+            for name in self.routers:
+                self.at(name, admission.Close(self.now))
+            self.tell(seats.Shutdown(self.now))
+
+    # A fair world -------------------------------------------------------------------------------------------------------
+
+    def run_fairly(self, seconds: float) -> None:
+        """Everything arrives, loads, stops and finishes, until nothing moves or the time is over."""
+        end = self.now + seconds
+        for _ in range(2000):
+            if self._move():
+                continue
+            self.tell(Tick(self.now))
+            if self.mail or any(r.inbox for r in self.routers.values()) or any(b.news for b in self.bodies.values()):
+                continue
+            wake = self.switching.wake_at
+            if wake is None or wake > end:
+                self.now = end
+                self.tell(Tick(self.now))
+                return
+            self.now = wake
+            self.tell(Tick(self.now))
+        raise AssertionError("it does not come to rest")
+
+    def _move(self) -> bool:
+        """Let everything that can happen now happen once; returns whether there was anything."""
+        moved = False
+        while self.crashed:
+            self._say_goodbye(self.crashed.pop())
+        for name, router in self.routers.items():
+            while router.inbox:
+                moved = True
+                self._take_in(name)
+        for model in sorted(self.fetching):
+            moved = True
+            self._fetched(model, CacheState.CACHED)
+        for body in list(self.bodies.values()):
+            if body.state == "dead" or (body.told and body.state in ("loading", "ready")):
+                self._gone(body)
+            elif body.state == "loading" and not body.told:
+                self._ready(body)
+            while body.news:
+                moved = True
+                self._tell_news(body)
+        for id_ in [i for i, r in self.requests.items() if r.holder is not None]:
+            moved = True
+            self.finish_one(id_)
+        mail, self.mail = self.mail, []
+        for demand in mail:
+            moved = True
+            self._hand_over(demand)
+        return moved
+
+    def loadable(self, model: str) -> bool:
+        """Whether a request for it has to be served in a fair world, as it is."""
+        stuck = self._bodies("stuck")
+        held = sum((b.claim for b in stuck), NOTHING)
+        claim = self.terms[model].claim
+        mine = any(b.model == model for b in stuck)
+        return self.terms[model].external is not None or (
+            claim.fits_beside(NOTHING, self.capacity) and claim.fits_beside(held, self.capacity) and not mine
+        )
+
+    def all_ends_well(self) -> None:
+        """In a fair world every request ends, and every model that can be loaded is, for those who ask."""
+        if not self.routers:
+            self.join(lambda _: 0)
+        self.sign_of_life(lambda _: 0)
+        self.run_fairly(1000.0)  # past every deadline and back-off
+        self.check()
+        assert not self.requests, f"never ended: {self.requests}"
+        if self.down:
+            assert not [b for b in self.bodies.values() if b.state not in ("gone", "stuck")]
+            return
+        asked = {
+            model: self.submit(router, model)
+            for _ in range(2)
+            for model in self.terms
+            for router in self.routers
+        }
+        started = self.now
+        self.run_fairly(200.0)
+        self.check()
+        assert not self.requests, f"never ended: {self.requests}"
+        for model, request in asked.items():
+            if request.served != self.loadable(model) and request.end != "queue_full":
+                raise AssertionError(f"{model} asked for at {started}: {request}")
+
+
+ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
+    "arrive": 12, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14, "lose_demand": 1, "sign_of_life": 1,
+    "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1, "become_ready": 8, "fail": 2, "release": 8,
+    "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 1, "fetch": 3, "order_load": 1,
+    "order_unload": 1, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1, "restart_switcher": 1,
+}  # fmt: skip
+
+
+def begin(pick: Pick) -> World:
+    """A world with some models, one or more routers, and nothing loaded."""
+    world = World()
+    terms = {"external": EXTERNAL}
+    for name in MODELS[: 2 + pick(4)]:
+        claim = CLAIMS[pick(len(CLAIMS))]
+        terms[name] = Terms(claim, fingerprint=f"{claim.gpus}/{claim.memory}/0", start_timeout=20.0, drain_timeout=20.3)
+    world.apply(terms, {}, CAPACITIES[pick(len(CAPACITIES))], cache_first=False)
+    for _ in range(1 + pick(2)):
+        world.join(pick)
+    return world
