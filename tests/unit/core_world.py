@@ -484,7 +484,7 @@ class World:
 
     def join(self, _: Pick) -> None:
         """A router comes: it is enrolled before it hears who holds the accelerator."""
-        if len(self.routers) < 3:
+        if len(self.routers) < 3 and not self.down:
             name = f"r{len(self.routers) + len(self.left) + len(self.crashed)}"
             router = self.routers[name] = Router(Admission(name))
             self.at(name, self._limits())

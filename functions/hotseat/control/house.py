@@ -1,6 +1,7 @@
 """The house: all Workspaces of this process, with their desks and switchers over one runtime, and the names of all Models."""
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -59,6 +60,7 @@ class Room:
             demand=self._demand,
             publish=self._publish,
             emit=bus.emit,
+            give_up=_start_afresh,
         )
         self.desk = Desk(router, clock, self.switcher.demand_changed)
 
@@ -122,6 +124,12 @@ class Room:
             self._told = now
             self._bus.emit(self.name, demand.seen_epoch, _demand_event(demand))
         return DemandReported(now, demand)
+
+
+def _start_afresh() -> None:
+    """End this worker process at once: its engines die with it, and the arbiter starts another that begins from nothing."""
+    log.critical("the switcher cannot go on; this worker ends, and a new one starts afresh")
+    os._exit(70)
 
 
 def _demand_event(demand: Demand) -> Emit:

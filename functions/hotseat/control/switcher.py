@@ -25,11 +25,15 @@ from hotseat.core.switching import Switching
 
 log = logging.getLogger(__name__)
 
+HOPELESS = 3  # steps that fail in a row
 SIGN_OF_LIFE = 1.0  # seconds between looks at demand that was not urgent
 
 
 class Switcher:
-    """Runs the machine. All stimuli go through one queue, so the machine needs no lock; readers get finished snapshots."""
+    """Runs the machine. All stimuli go through one queue, so the machine needs no lock; readers get finished snapshots.
+
+    `give_up` is called when step after step fails, which only a bug does: better to start afresh than to let requests hang.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Switcher:
         demand: Callable[[], DemandReported],
         publish: Callable[[Residency], None],
         emit: Callable[[str, int, Emit], None],
+        give_up: Callable[[], None],
     ) -> None:
         self.workspace = workspace
         self._machine = Switching(workspace, policy)
@@ -49,6 +54,7 @@ class Switcher:
         self._demand = demand
         self._publish = publish
         self._emit = emit
+        self._give_up = give_up
         self._inbox: SimpleQueue[Stimulus | None] = SimpleQueue()
         self._asked = threading.Event()  # a look at demand is in the inbox already
         self._stale = False  # demand has changed without urgency
@@ -121,11 +127,16 @@ class Switcher:
     # The thread -------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        failures = 0
         while not self._stopped:
             try:
                 self._turn()
+                failures = 0
             except Exception:
                 log.exception("switcher of %s: a step failed", self.workspace)
+                failures += 1
+                if failures == HOPELESS:
+                    self._give_up()
 
     def _turn(self) -> None:
         stimulus = self._next()

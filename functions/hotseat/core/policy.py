@@ -120,7 +120,7 @@ class Batch:
         kept = {m.name: m for m in view.models if m.seat in _STAYS and not m.leaving}
         held = sum((m.claim for m in (*kept.values(), *_stuck(view))), NOTHING)
         held -= _shed(kept, held, view.capacity)
-        wanting = [m for m in view.models if m.waiting and m.name not in kept]
+        wanting = [m for m in view.models if m.waiting and (m.seat is None or m.leaving)]
         widened = WIDEN * sum(m.switch_cost for m in view.models if m.waiting or (m.name in kept and m.in_flight))
         due = {m.name: m.oldest + max(m.max_wait, widened) for m in wanting}
 
@@ -160,9 +160,7 @@ def _shed(kept: dict[str, ModelView], held: Claim, capacity: Capacity) -> Claim:
     """Take off what a capacity that has shrunk does not hold; returns the claims of those."""
     shed = NOTHING
     for resident in sorted(kept.values(), key=_reluctance):
-        if (held - shed).fits(capacity):
-            break
-        if resident.claim != NOTHING:
+        if not resident.claim.fits_beside(held - shed - resident.claim, capacity):
             del kept[resident.name]
             shed += resident.claim
     return shed

@@ -400,7 +400,9 @@ class Switching:
         if not free:
             return
         epoch = self.epoch + 1
-        holder = Holder(model, f"{model}@{epoch}", epoch, SeatState.LOADING, now, terms, last_used=now)
+        # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
+        name = f"{self.workspace}/{model}@{epoch}"
+        holder = Holder(model, name, epoch, SeatState.LOADING, now, terms, last_used=now)
         self.holders[holder.id] = holder
         self.ledger.starting(model, now)
         self._out.append(Start(model, holder.id, epoch))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
 
 from hotseat.gateway.wsgi import Gateway
 
@@ -78,8 +79,14 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Gateway:
         """Make the application, in the worker."""
         _allow_files(self._options["worker_connections"] * 2 + SPARE_FILES)
-        self._served = self._create()
-        self._served.begin()
+        try:
+            self._served = self._create()
+            self._served.begin()
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # the machine's fault, or the user's: gunicorn prints this without a traceback
+            raise AppImportError(str(error)) from error
         return self._served.gateway
 
     def run(self) -> None:

@@ -1,0 +1,124 @@
+"""Where other model switchers are known to fail: each a story that must end well here."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from .conftest import Up
+from .harness import CHAT, Hotseat, eventually, model, workspace
+
+
+@pytest.fixture(scope="module")
+def shared(shared_up: Up) -> Hotseat:
+    return shared_up(
+        model("a"),
+        model("b"),
+        model("brief", "--load-time", "0.02", lifecycle={"idleTimeout": "60ms"}),
+        model("idle", lifecycle={"idleTimeout": "200ms"}),
+        model("stuck", "--fault", "hang-stop", "--child", lifecycle={"stopTimeout": "200ms"}),
+        model("bad", "--fault", "exit-loading"),
+        model("fragile"),
+    )
+
+
+@pytest.fixture
+def hotseat(shared: Hotseat) -> Hotseat:
+    return shared.fresh()
+
+
+def test_an_unknown_model_evicts_nothing_and_is_told_so_at_once(hotseat: Hotseat) -> None:
+    hotseat.ask("a")
+    pid = hotseat.stats("a")["pid"]
+    answer = hotseat.ask("nobody")
+    assert (answer.status, answer.code) == (404, "model_not_found")
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert hotseat.running() == {"a": "ready"}
+    assert hotseat.stats("a")["pid"] == pid
+    assert [event["subject"] for event in hotseat.events("switch.requested")] == ["a"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/a", "/metrics", "/running", "/ready", "/health"])
+def test_looking_wakes_nothing(hotseat: Hotseat, path: str) -> None:
+    assert hotseat.get(path).status == 200
+    assert hotseat.call("HEAD", path).answer().status == 200
+    assert (hotseat.running(), hotseat.events("switch.requested")) == ({}, [])
+
+
+def test_a_get_of_an_inference_route_wakes_nothing(hotseat: Hotseat) -> None:
+    answer = hotseat.get(CHAT + "?model=a")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST, OPTIONS")
+    assert hotseat.running() == {}
+
+
+def test_a_failure_while_loading_is_no_200_even_for_a_stream(hotseat: Hotseat) -> None:
+    answer = hotseat.ask("bad", stream=True)
+    assert (answer.status, answer.code) == (503, "model_failed")
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_an_idle_timeout_that_races_a_request_never_answers_503(hotseat: Hotseat) -> None:
+    for number in range(24):
+        assert hotseat.ask("brief").by == "brief"
+        time.sleep(0.05 + number * 0.001)  # around the timeout, from before to behind it
+    assert hotseat.loads()["brief"] > 2, "it was unloaded in between"
+
+
+def test_a_stream_longer_than_the_idle_timeout_is_not_cut(hotseat: Hotseat) -> None:
+    long = hotseat.ask("idle", stream=True, mock={"tokens": 6, "tokens_per_second": 8})
+    assert len(long.data()) == 7
+    assert hotseat.loads() == {"idle": 1}
+    hotseat.wait_event("model.released", "idle")
+    assert hotseat.running() == {}
+
+
+def test_what_hangs_on_its_stop_is_killed_before_the_next_starts(hotseat: Hotseat) -> None:
+    hotseat.ask("stuck")
+    assert hotseat.ask("b").by == "b"
+    assert hotseat.moment("start", "b") - hotseat.moment("term", "stuck") >= 0.2
+    assert hotseat.events("model.released", "stuck")[0]["data"]["seconds"] >= 0.2
+
+
+def test_an_engine_that_crashes_is_told_and_comes_back_on_demand_with_a_growing_pause(hotseat: Hotseat) -> None:
+    hotseat.ask("fragile")
+    os.kill(hotseat.stats("fragile")["pid"], signal.SIGKILL)
+    failed = hotseat.wait_event("model.failed", "fragile")["data"]
+    assert (failed["reason"], failed["retry_after"]) == ("Killed", None)
+    assert hotseat.get("/v1/models/fragile").json()["status"]["value"] == "failed"
+    assert "mock fragile listens" in hotseat.get("/v1/models/fragile").json()["status"]["message"]
+    assert hotseat.ask("fragile").by == "fragile", "the first time at once"
+
+    os.kill(hotseat.stats("fragile")["pid"], signal.SIGKILL)
+    assert hotseat.wait_event("model.failed", "fragile", 2)["data"]["retry_after"] == 1.0
+    answer = hotseat.ask("fragile")
+    assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "model_failed", "1")
+    assert hotseat.ask("a").by == "a", "meanwhile another may have the seat"
+    assert eventually(lambda: hotseat.ask("fragile").status == 200, 3)
+
+
+def test_a_hot_model_starves_no_other(up: Up) -> None:
+    hotseat = up(model("hot"), model("cold"), workspace(policy={"maxWait": "1s"}))
+    hotseat.ask("hot")
+    over = threading.Event()
+    statuses: set[int] = set()
+
+    def client() -> None:
+        while not over.is_set():
+            statuses.add(hotseat.ask("hot", mock={"first_token": 0.05}).status)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    try:
+        began = time.monotonic()
+        assert hotseat.ask("cold").by == "cold"
+        waited = time.monotonic() - began
+        assert hotseat.wait_event("model.ready", "hot", 2), "and the hot one gets its next turn"
+    finally:
+        over.set()
+        for thread in clients:
+            thread.join()
+    assert 0.9 < waited < 1 + 0.05 + 0.1 + 0.6, "its maximum wait, the drain and the load; and a slow machine"
+    assert statuses == {200}

@@ -1,0 +1,94 @@
+"""Both machines in a simulated world, driven at random: what must hold after every step, and that all ends well.
+
+The world (core_world.py) holds each command against what really is: nothing starts that does not fit beside everything that
+is not proven gone, nothing is sent to a holder that has been told to stop, nothing is stopped under a request before its
+drain deadline, every request ends once, what is late or stale changes nothing. In the end the world becomes fair, and then
+every request has to end, and every model that can be loaded has to be loaded for those who ask.
+"""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from .core_world import ACTIONS, Pick, World, begin
+
+WEIGHTED = [name for name, weight in ACTIONS.items() for _ in range(weight)]
+CHOICES = st.integers(0, 2**40)
+
+
+def picks(number: int) -> Pick:
+    """Choices from one number, so that a smaller number is a simpler story."""
+    rest = number
+
+    def pick(n: int) -> int:
+        nonlocal rest
+        rest, choice = divmod(rest, n)
+        return choice
+
+    return pick
+
+
+class Core(RuleBasedStateMachine):
+    steps = 0
+    starts = 0
+    ended: dict[str, int]
+
+    world: World | None = None
+
+    @initialize(number=CHOICES)
+    def begin(self, number: int) -> None:
+        self.world = begin(picks(number))
+
+    @rule(name=st.sampled_from(WEIGHTED), number=CHOICES)
+    def something_happens(self, name: str, number: int) -> None:
+        Core.steps += 1
+        getattr(self.world, name)(picks(number))
+
+    @precondition(lambda self: self.world is not None and self.world.count > 4)
+    @rule(often=st.integers(0, 9))
+    def perhaps_it_is_over(self, often: int) -> None:
+        if not often:
+            self.world.shut_down(picks(0))
+
+    @invariant()
+    def nothing_is_broken(self) -> None:
+        if self.world is not None:
+            self.world.check()
+
+    def teardown(self) -> None:
+        if self.world is not None:
+            self.world.all_ends_well()
+            Core.starts += self.world.starts
+
+
+def test_ten_thousand_random_steps_break_nothing() -> None:
+    Core.steps = Core.starts = 0
+    run_state_machine_as_test(
+        Core,
+        settings=settings(
+            max_examples=250,
+            stateful_step_count=60,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert Core.steps >= 10_000
+    assert Core.starts >= 500  # else the world was too poor to try anything
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_longer_stories_break_nothing(seed: int) -> None:
+    """Without shrinking, hence fast: some hundred steps each, each world with habits of its own."""
+    chance = random.Random(seed)
+    names = list(ACTIONS)
+    weights = [weight * chance.choice((0.3, 1, 1, 3)) for weight in ACTIONS.values()]
+    world = begin(chance.randrange)
+    for _ in range(chance.randrange(20, 300)):
+        getattr(world, chance.choices(names, weights)[0])(chance.randrange)
+        world.check()
+    world.all_ends_well()
