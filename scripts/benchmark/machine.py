@@ -97,7 +97,7 @@ def _commit() -> str:
     git = shutil.which("git")
     if git is None:
         return ""
-    command = [git, "-C", HERE, "describe", "--always", "--dirty"]
+    command = [git, "-C", str(HERE), "describe", "--always", "--dirty"]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     return f" ({described.stdout.strip()})" if described.returncode == 0 else ""
 

@@ -27,7 +27,7 @@ class Plan:
     """How much is measured."""
 
     rounds: int
-    seconds: float  # of each run of wrk
+    seconds: int  # of each run of wrk
     chunks: int  # of each stream
 
 
@@ -37,8 +37,8 @@ def measure_relay(folder: Path, cores: Cores, plan: Plan, litellm: str | None) -
     rates: dict[str, list[float]] = {}
     with contestants(folder, cores, litellm) as servers:
         for server in servers:
-            _wrk(server, cores, 1, 0.5)  # pools filled, code paths warm
-            _wrk(server, cores, CONNECTIONS, 0.5)
+            _wrk(server, cores, 1, 1)  # pools filled, code paths warm
+            _wrk(server, cores, CONNECTIONS, 1)
         for _ in range(plan.rounds):
             for server in servers:
                 one = _wrk(server, cores, 1, plan.seconds)
@@ -89,9 +89,9 @@ def measure_chunks(folder: Path, cores: Cores, plan: Plan, litellm: str | None) 
     ]  # fmt: skip
 
 
-def _wrk(server: Server, cores: Cores, connections: int, seconds: float) -> dict[str, float]:
+def _wrk(server: Server, cores: Cores, connections: int, seconds: int) -> dict[str, float]:
     """Run wrk on the load's core; its figures (see post.lua), in microseconds and counts."""
-    options = ["-t1", f"-c{connections}", f"-d{seconds * 1000:.0f}ms" if seconds % 1 else f"-d{seconds:.0f}s"]
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s"]
     url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
     output = _on_load_core(cores, [find_tool("wrk"), *options, "-s", str(HERE / "post.lua"), url])
     match = re.search(r"^FIGURES (.*)$", output, re.MULTILINE)

@@ -164,8 +164,8 @@ def _process(
 
 
 def _show_end(name: str, output: Path) -> None:
-    for line in output.read_text(errors="replace").splitlines()[-10:]:
-        print(f"  {name}: {line[:300]}", file=sys.stderr)
+    for line in output.read_text(errors="replace").splitlines()[-5:]:
+        print(f"\n  {name}: {line[:200]}", end="", file=sys.stderr)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -26,7 +26,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 CHAT = "/v1/chat/completions"
-PATIENCE = 20.0  # seconds after which something that should happen has not
+PATIENCE = 10.0  # seconds after which something that should happen has not
 PREFIX = "dev.hotseat."
 
 Document = dict[str, Any]

@@ -16,7 +16,7 @@ def shared(shared_up: Up) -> Hotseat:
     return shared_up(
         model("a"),
         model("b"),
-        model("brief", "--load-time", "0.02", lifecycle={"idleTimeout": "60ms"}),
+        model("brief", "--load-time", "0.02", lifecycle={"idleTimeout": "40ms"}),
         model("idle", lifecycle={"idleTimeout": "200ms"}),
         model("stuck", "--fault", "hang-stop", "--child", lifecycle={"stopTimeout": "200ms"}),
         model("bad", "--fault", "exit-loading"),
@@ -49,7 +49,7 @@ def test_looking_wakes_nothing(hotseat: Hotseat, path: str) -> None:
 
 def test_a_get_of_an_inference_route_wakes_nothing(hotseat: Hotseat) -> None:
     answer = hotseat.get(CHAT + "?model=a")
-    assert (answer.status, answer.headers["Allow"]) == (405, "POST, OPTIONS")
+    assert (answer.status, set(answer.headers["Allow"].split(", "))) == (405, {"OPTIONS", "POST"})
     assert hotseat.running() == {}
 
 
@@ -60,9 +60,9 @@ def test_a_failure_while_loading_is_no_200_even_for_a_stream(hotseat: Hotseat) -
 
 
 def test_an_idle_timeout_that_races_a_request_never_answers_503(hotseat: Hotseat) -> None:
-    for number in range(24):
+    for number in range(20):
         assert hotseat.ask("brief").by == "brief"
-        time.sleep(0.05 + number * 0.001)  # around the timeout, from before to behind it
+        time.sleep(0.03 + number % 10 * 0.01)  # around the timeout, from before to behind it
     assert hotseat.loads()["brief"] > 2, "it was unloaded in between"
 
 
@@ -104,14 +104,15 @@ def test_a_hot_model_starves_no_other(up: Up) -> None:
     over = threading.Event()
     statuses: set[int] = set()
 
-    def client() -> None:
+    def client(seconds: float) -> None:
         while not over.is_set():
-            statuses.add(hotseat.ask("hot", mock={"first_token": 0.05}).status)
+            statuses.add(hotseat.ask("hot", mock={"first_token": seconds}).status)
 
-    clients = [threading.Thread(target=client) for _ in range(4)]
+    clients = [threading.Thread(target=client, args=(0.05 + number * 0.011,)) for number in range(4)]
     for thread in clients:
         thread.start()
     try:
+        eventually(lambda: hotseat.stats("hot")["requests"] > 8)
         began = time.monotonic()
         assert hotseat.ask("cold").by == "cold"
         waited = time.monotonic() - began
@@ -120,5 +121,5 @@ def test_a_hot_model_starves_no_other(up: Up) -> None:
         over.set()
         for thread in clients:
             thread.join()
-    assert 0.9 < waited < 1 + 0.05 + 0.1 + 0.6, "its maximum wait, the drain and the load; and a slow machine"
+    assert waited < 1 + 0.1 + 0.1 + 0.6, "its maximum wait, the drain and the load; and a slow machine"
     assert statuses == {200}

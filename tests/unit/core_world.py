@@ -407,7 +407,9 @@ class World:
     def fetch(self, pick: Pick) -> None:
         if self.fetching:
             model = sorted(self.fetching)[pick(len(self.fetching))]
-            self._fetched(model, (CacheState.CACHED, CacheState.CACHED, CacheState.FETCHING, CacheState.FAILED)[pick(4)])
+            self._fetched(
+                model, (CacheState.CACHED, CacheState.CACHED, CacheState.FETCHING, CacheState.FAILED)[pick(4)]
+            )
 
     def _fetched(self, model: str, state: CacheState) -> None:
         if state is not CacheState.FETCHING:
@@ -631,12 +633,7 @@ class World:
         if self.down:
             assert not [b for b in self.bodies.values() if b.state not in ("gone", "stuck")]
             return
-        asked = {
-            model: self.submit(router, model)
-            for _ in range(2)
-            for model in self.terms
-            for router in self.routers
-        }
+        asked = {model: self.submit(router, model) for _ in range(2) for model in self.terms for router in self.routers}
         started = self.now
         self.run_fairly(200.0)
         self.check()

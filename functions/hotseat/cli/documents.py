@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hotseat.cli.options import Command, output_option
 from hotseat.core.documents import DOCUMENTS
 from hotseat.manifests import Manifest, ManifestErrors, load
 from hotseat.manifests.files import name_of
@@ -15,14 +16,15 @@ INVALID = 2  # exit code
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  hotseat validate models.yaml
-  hotseat validate models/ --output json
-  kubectl get models,workspaces -o yaml | hotseat validate -"""
+    cls=Command,
+    examples=(
+        "hotseat validate models.yaml",
+        "hotseat validate models/ -o json",
+        "kubectl get models,workspaces -o yaml | hotseat validate -",
+    ),
 )
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to tell.")
+@output_option("text", "json")
 @click.pass_context
 def validate(context: click.Context, files: tuple[Path, ...], output: str) -> None:
     """Check documents, and do nothing else.
@@ -48,10 +50,11 @@ def validate(context: click.Context, files: tuple[Path, ...], output: str) -> No
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  hotseat schema > hotseat.schema.json
-  # yaml-language-server: $schema=hotseat.schema.json   (first line of models.yaml)"""
+    cls=Command,
+    examples=(
+        "hotseat schema > hotseat.schema.json",
+        "# yaml-language-server: $schema=hotseat.schema.json   (first line of models.yaml)",
+    ),
 )
 @click.argument("kind", required=False, type=click.Choice([kind.lower() for kind in DOCUMENTS]))
 def schema(kind: str | None) -> None:

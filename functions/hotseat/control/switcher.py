@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from enum import Enum
 from queue import Empty, SimpleQueue
 
 from hotseat.core.events import Emit
@@ -26,7 +27,15 @@ from hotseat.core.switching import Switching
 log = logging.getLogger(__name__)
 
 HOPELESS = 3  # steps that fail in a row
-SIGN_OF_LIFE = 1.0  # seconds between looks at demand that was not urgent
+SIGN_OF_LIFE = 1.0  # seconds between looks at demand where nothing was said
+SOON = 0.05  # seconds within which demand is looked at that has changed without urgency
+
+
+class _Look(Enum):
+    """A look at demand that is asked for."""
+
+    NOW = 1
+    LATER = 2
 
 
 class Switcher:
@@ -55,9 +64,10 @@ class Switcher:
         self._publish = publish
         self._emit = emit
         self._give_up = give_up
-        self._inbox: SimpleQueue[Stimulus | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Stimulus | _Look] = SimpleQueue()
         self._asked = threading.Event()  # a look at demand is in the inbox already
-        self._stale = False  # demand has changed without urgency
+        self._stale = False  # demand has changed without urgency, and the thread knows or is being told
+        self._look_at: float | None = None  # when it looks at that
         self._changed = threading.Condition()
         self._steps = 0
         self._stopped = False
@@ -76,12 +86,14 @@ class Switcher:
         self._inbox.put(stimulus)
 
     def demand_changed(self, urgent: bool) -> None:
-        """Look at demand: now, or within a second. Many calls in a row cost one look."""
+        """Look at demand: now, or soon. Many calls in a row cost one look."""
         if not urgent:
-            self._stale = True
+            if not self._stale:
+                self._stale = True
+                self._inbox.put(_Look.LATER)
         elif not self._asked.is_set():
             self._asked.set()
-            self._inbox.put(None)
+            self._inbox.put(_Look.NOW)
 
     def follow(self, policy: Policy) -> None:
         """Follow another policy from the next step on."""
@@ -100,7 +112,7 @@ class Switcher:
         self.tell(Shutdown(self._clock()))
         emptied = self.wait_for(lambda: not self._machine.holders, timeout)
         self._stopped = True
-        self._inbox.put(None)
+        self._inbox.put(_Look.NOW)
         self._thread.join(timeout=5)
         return emptied
 
@@ -149,19 +161,25 @@ class Switcher:
             self._changed.notify_all()
 
     def _next(self) -> Stimulus:
-        wake_at = self._machine.wake_at
-        now = self._clock()
-        timeout = SIGN_OF_LIFE if wake_at is None else min(SIGN_OF_LIFE, max(0.0, wake_at - now))
-        try:
-            stimulus = self._inbox.get(timeout=timeout)
-        except Empty:
-            if not self._stale:
-                return Tick(self._clock())
-            stimulus = None
-        if stimulus is not None:
-            return stimulus
-        self._asked.clear()
+        """Wait for what comes first: a stimulus, demand to look at, or the machine's own time."""
+        while True:
+            times = [t for t in (self._machine.wake_at, self._look_at) if t is not None]
+            timeout = max(0.0, min([SIGN_OF_LIFE, *(t - self._clock() for t in times)]))
+            try:
+                stimulus = self._inbox.get(timeout=timeout)
+            except Empty:
+                due = self._look_at is not None and self._look_at <= self._clock()
+                return self._look() if due else Tick(self._clock())
+            if stimulus is _Look.NOW:
+                return self._look()
+            if stimulus is not _Look.LATER:
+                return stimulus
+            self._look_at = self._clock() + SOON
+
+    def _look(self) -> Stimulus:
+        self._asked.clear()  # both before it looks: what changes from now on is asked for again
         self._stale = False
+        self._look_at = None
         return self._demand()
 
     def _carry_out(self, command: Command) -> None:

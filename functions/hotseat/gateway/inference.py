@@ -16,6 +16,7 @@ from hotseat.control.desk import Client, ClientGone, Ticket
 from hotseat.control.house import House, Place
 from hotseat.core.documents import Capability
 from hotseat.core.errors import BadRequest, HotseatError, UpstreamFailed
+from hotseat.core.messages import EXTERNAL_EPOCH
 from hotseat.core.units import parse_duration
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
@@ -159,7 +160,7 @@ class _Wait:
     def _tell(self, elapsed: float) -> None:
         name = self._job.place.model.name
         status = self._job.place.room.status(name)
-        residents = [r.model for r in self._desk.residency.residents if r.model != name and r.epoch]
+        residents = [r.model for r in self._desk.residency.residents if r.model != name and r.epoch != EXTERNAL_EPOCH]
         state = {
             "model": name,
             "state": "waiting" if status.state == "unloaded" else status.state,

@@ -1,0 +1,373 @@
+"""Every transition of the admission machine, as stories: what it hears, and exactly what it says."""
+
+import pytest
+
+from hotseat.core.admission import (
+    Admission,
+    Arrive,
+    Close,
+    Cut,
+    Dispatch,
+    Expire,
+    Finish,
+    Hold,
+    Leave,
+    Limits,
+    LimitsChanged,
+    Reject,
+    ReportDemand,
+    ResidencySeen,
+)
+from hotseat.core.errors import QueueFull, Unavailable, UnknownModel
+from hotseat.core.messages import Refusal, Residency, Resident, SeatState, Waiting
+
+READY, CLOSING, DRAINING = SeatState.READY, SeatState.CLOSING, SeatState.DRAINING
+LOADING, RELEASING, UNPROVEN = SeatState.LOADING, SeatState.RELEASING, SeatState.UNPROVEN
+AT_ONCE, LATER = ReportDemand(urgent=True), ReportDemand(urgent=False)
+
+
+def resident(model: str, state: SeatState = READY, *, of: int = 1, leaving: str | None = None) -> Resident:
+    """The holder of a model that epoch `of` started."""
+    address = None if state is LOADING else f"http://{model}{of}"
+    return Resident(model, f"{model}@{of}", state, of, 0.0, address, leaving)
+
+
+def seen(epoch: int, *residents: Resident, now: float = 0.0, refuse: dict[str, Refusal] | None = None) -> ResidencySeen:
+    return ResidencySeen(now, Residency(epoch, residents, refuse or {}))
+
+
+def to(request: int, model: str, of: int = 1) -> Dispatch:
+    return Dispatch(request, f"{model}@{of}", f"http://{model}{of}")
+
+
+def router(*, max_waiting: int = 100, **limits: Limits) -> Admission:
+    """A router that knows the models a and b, and has heard nothing of who is resident."""
+    admission = Admission("r")
+    admission.step(LimitsChanged(0.0, {"a": Limits(), "b": Limits()} | limits, max_waiting))
+    return admission
+
+
+# Arriving -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_for_a_ready_model_is_dispatched_at_once() -> None:
+    desk = router()
+    assert desk.step(seen(1, resident("a"))) == [AT_ONCE]
+    assert desk.step(Arrive(1.0, 1, "a")) == [to(1, "a"), LATER]
+    assert desk.step(Arrive(1.1, 2, "a")) == [to(2, "a")]  # no edge: some were in flight already
+    assert desk.in_flight("a@1") == 2
+    assert desk.step(Finish(2.0, 1)) == []
+    assert desk.step(Finish(2.1, 2)) == [LATER]
+    assert desk.in_flight("a@1") == 0
+
+
+def test_a_request_for_a_model_that_is_not_there_waits_and_the_first_one_is_told_at_once() -> None:
+    desk = router()
+    assert desk.step(Arrive(1.0, 1, "a")) == [Hold(1), AT_ONCE]
+    assert desk.step(Arrive(2.0, 2, "a", priority=5)) == [Hold(2), LATER]
+    assert desk.step(Arrive(3.0, 3, "b")) == [Hold(3), AT_ONCE]
+    demand = desk.demand()
+    assert demand.waiting == {"a": Waiting(2, 1.0, 5), "b": Waiting(1, 3.0, 0)}
+    assert demand.requested == ("a", "b")
+    assert (demand.router, demand.seq, demand.seen_epoch) == ("r", 1, -1)
+
+
+def test_what_waited_is_dispatched_when_its_model_is_ready_in_order_of_arrival() -> None:
+    desk = router()
+    for request in (1, 2, 3):
+        desk.step(Arrive(1.0, request, "a"))
+    assert desk.step(seen(1, resident("a", LOADING))) == [AT_ONCE]
+    assert desk.step(seen(2, resident("a"))) == [to(1, "a"), to(2, "a"), to(3, "a"), AT_ONCE]
+    assert desk.waiting() == 0
+    assert desk.demand().served == {"a@1": 3}
+
+
+def test_higher_priority_goes_first_and_position_says_so() -> None:
+    desk = router(a=Limits(concurrency=1))
+    for request, priority in ((1, 0), (2, 5), (3, 0), (4, 5), (5, -1)):
+        desk.step(Arrive(float(request), request, "a", priority))
+    assert [desk.position(request) for request in (2, 4, 1, 3, 5)] == [1, 2, 3, 4, 5]
+    assert desk.step(seen(1, resident("a"))) == [to(2, "a"), AT_ONCE]
+    assert desk.position(2) is None
+    assert [desk.step(Finish(9.0, r))[0] for r in (2, 4, 1, 3)] == [to(r, "a") for r in (4, 1, 3, 5)]
+
+
+def test_an_unknown_model_is_refused_and_wakes_nobody() -> None:
+    desk = router()
+    assert desk.step(Arrive(1.0, 1, "z")) == [Reject(1, UnknownModel, "model_not_found", "no model z")]
+    assert desk.demand().waiting == {}
+
+
+@pytest.mark.parametrize("full", [{"max_waiting": 2}, {"b": Limits(max_waiting=1)}])
+def test_a_full_queue_is_refused_but_not_to_those_who_need_not_wait(full: dict) -> None:
+    desk = router(**full)
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "b"))
+    message = "2 requests wait already, 1 of them for b"
+    assert desk.step(Arrive(1.0, 3, "b")) == [Reject(3, QueueFull, "queue_full", message, 5.0)]
+    desk.step(seen(1, resident("a")))
+    assert desk.step(Arrive(1.0, 4, "a")) == [to(4, "a")]
+
+
+def test_no_request_may_wait_where_the_queue_has_no_places() -> None:
+    desk = router(max_waiting=0)
+    message = "0 requests wait already, 0 of them for a"
+    assert desk.step(Arrive(1.0, 1, "a")) == [Reject(1, QueueFull, "queue_full", message, 5.0)]
+
+
+def test_two_holders_of_a_model_share_its_requests_and_a_closing_one_gets_none_of_the_new() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a", of=1), resident("a", of=2)))
+    assert [desk.step(Arrive(1.0, r, "a"))[0] for r in (1, 2, 3)] == [to(1, "a"), to(2, "a", of=2), to(3, "a")]
+    desk.step(seen(2, resident("a", of=1), resident("a", CLOSING, of=2)))
+    assert desk.step(Arrive(1.0, 4, "a")) == [to(4, "a")]
+
+
+# Bounds ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_on_concurrency_holds_the_rest() -> None:
+    desk = router(a=Limits(concurrency=2))
+    desk.step(seen(1, resident("a")))
+    assert [desk.step(Arrive(1.0, r, "a"))[0] for r in (1, 2, 3, 4)] == [to(1, "a"), to(2, "a"), Hold(3), Hold(4)]
+    assert desk.step(Finish(2.0, 1)) == [to(3, "a"), LATER]  # one less waits
+    assert desk.step(Finish(2.0, 2)) == [to(4, "a"), AT_ONCE]  # none waits any longer
+    assert desk.in_flight("a@1") == 2
+
+
+def test_with_a_bound_of_one_the_next_follows_with_a_single_report() -> None:
+    desk = router(a=Limits(concurrency=1))
+    desk.step(seen(1, resident("a")))
+    for request in (1, 2, 3):
+        desk.step(Arrive(1.0, request, "a"))
+    assert desk.step(Finish(2.0, 1)) == [to(2, "a"), LATER]
+
+
+def test_changed_limits_let_more_through() -> None:
+    desk = router(a=Limits(concurrency=1))
+    desk.step(seen(1, resident("a")))
+    for request in (1, 2, 3):
+        desk.step(Arrive(1.0, request, "a"))
+    assert desk.step(LimitsChanged(2.0, {"a": Limits(concurrency=2)}, 100)) == [to(2, "a"), AT_ONCE]
+
+
+def test_a_removed_model_sends_away_what_waits_and_lets_finish_what_is_in_flight() -> None:
+    desk = router(a=Limits(concurrency=1))
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "a"))
+    gone = Reject(2, UnknownModel, "model_not_found", "a has been removed")
+    assert desk.step(LimitsChanged(2.0, {"b": Limits()}, 100)) == [gone, AT_ONCE]
+    assert desk.step(Arrive(2.0, 3, "a")) == [Reject(3, UnknownModel, "model_not_found", "no model a")]
+    assert desk.step(Finish(3.0, 1)) == [LATER]
+
+
+# Ending ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_goes_takes_its_demand_with_it() -> None:
+    desk = router()
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(2.0, 2, "a"))
+    assert desk.step(Leave(3.0, 1)) == [LATER]
+    assert desk.demand().waiting == {"a": Waiting(1, 2.0, 0)}
+    assert desk.step(Leave(3.0, 2)) == [AT_ONCE]
+    assert desk.demand().waiting == {}
+    assert desk.step(seen(1, resident("a"))) == [AT_ONCE]  # nobody is dispatched
+
+
+def test_a_client_that_goes_before_anybody_was_told_has_requested_nothing() -> None:
+    desk = router()
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Leave(1.0, 1))
+    assert desk.demand().requested == ()
+    for request in (2, 3):
+        desk.step(Arrive(1.0, request, "a"))
+        desk.step(Leave(1.0, request))
+    desk.step(Arrive(1.0, 4, "a"))
+    assert desk.demand().requested == ("a",)
+    assert desk.demand().requested == ()  # said once
+
+
+def test_a_client_that_goes_in_the_middle_makes_room() -> None:
+    desk = router(a=Limits(concurrency=1))
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "a"))
+    assert desk.step(Leave(2.0, 1)) == [to(2, "a"), AT_ONCE]
+
+
+def test_waiting_ends_when_the_client_says_so_but_not_after_its_dispatch() -> None:
+    desk = router()
+    desk.step(Arrive(1.0, 1, "a"))
+    message = "a did not get its turn within the 2.5 s that the client allows"
+    assert desk.step(Expire(3.5, 1)) == [Reject(1, Unavailable, "wait_timeout", message, 5.0), AT_ONCE]
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(4.0, 2, "a"))
+    assert desk.step(Expire(5.0, 2)) == []
+    assert desk.in_flight("a@1") == 1
+
+
+@pytest.mark.parametrize("end", [Leave(2.0, 1), Finish(2.0, 1), Expire(2.0, 1), Leave(2.0, 99)])
+def test_ends_can_race(end: Leave | Finish | Expire) -> None:
+    desk = router()
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Leave(1.5, 1))
+    assert desk.step(end) == []
+
+
+def test_at_the_end_nothing_waits_and_nothing_new_is_taken() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "b"))
+
+    def away(request: int) -> Reject:
+        return Reject(request, Unavailable, "shutting_down", "hotseat is shutting down", 5.0)
+
+    assert desk.step(Close(2.0)) == [away(2), AT_ONCE]
+    assert desk.step(Arrive(2.0, 3, "a")) == [away(3)]
+    assert desk.step(Finish(3.0, 1)) == [LATER]  # what was in flight is not cut
+
+
+# Making room ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_closing_model_serves_the_batch_it_had_and_holds_what_comes_later() -> None:
+    desk = router(a=Limits(concurrency=1))
+    desk.step(seen(1, resident("a")))
+    for request in (1, 2, 3):
+        desk.step(Arrive(1.0, request, "a"))
+    assert desk.step(seen(2, resident("a", CLOSING))) == [AT_ONCE]
+    assert desk.demand().closing == {"a": 2}
+    assert desk.step(Arrive(2.0, 4, "a", priority=9)) == [Hold(4), LATER]  # important, but too late
+    assert desk.step(Finish(3.0, 1)) == [to(2, "a"), LATER]
+    assert desk.step(Finish(3.0, 2)) == [to(3, "a"), LATER]
+    assert desk.demand().closing == {}
+    assert desk.step(Finish(3.0, 3)) == [AT_ONCE]
+    assert desk.demand().waiting == {"a": Waiting(1, 2.0, 9)}
+    assert desk.step(seen(3, resident("a", READY))) == [to(4, "a"), AT_ONCE]  # taken back after all
+
+
+def test_a_batch_does_not_grow_with_later_news_of_the_same_closing() -> None:
+    """A bug once: the first request after the closing became part of the batch with the next Residency."""
+    desk = router()
+    desk.step(seen(1, resident("a", CLOSING)))
+    assert desk.step(Arrive(1.0, 1, "a")) == [Hold(1), AT_ONCE]
+    assert desk.step(seen(2, resident("a", CLOSING), resident("b", LOADING, of=2))) == [AT_ONCE]
+    assert desk.demand().closing == {}
+
+
+def test_each_closing_of_a_new_holder_has_a_batch_of_its_own() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a", CLOSING, of=1)))
+    desk.step(Arrive(1.0, 1, "a"))
+    assert desk.step(seen(9, resident("a", CLOSING, of=8))) == [to(1, "a", of=8), AT_ONCE]
+
+
+def test_a_draining_model_takes_nothing_and_its_last_request_is_told_at_once() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(seen(2, resident("a", DRAINING)))
+    assert desk.step(Arrive(2.0, 2, "a")) == [Hold(2), AT_ONCE]
+    desk.step(Leave(2.0, 2))
+    assert desk.step(Finish(3.0, 1)) == [AT_ONCE]
+    assert desk.demand().in_flight == {}
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (resident("a", RELEASING, leaving="evicted"), "a is being stopped: the drain deadline is over"),
+        (resident("a", UNPROVEN, leaving="evicted"), "a is being stopped: the drain deadline is over"),
+        (resident("a", RELEASING, leaving="failed"), "the engine of a ended"),
+        (resident("b", of=3), "the engine of a ended"),
+    ],
+    ids=["stopped", "stuck", "crashed", "gone unseen"],
+)
+def test_what_is_in_flight_on_a_holder_that_is_stopped_is_cut_once(now: Resident, message: str) -> None:
+    desk = router()
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    assert desk.step(seen(2, now)) == [Cut(1, message), AT_ONCE]
+    assert desk.step(seen(3, now)) == [AT_ONCE]
+    assert desk.in_flight("a@1") == 1  # until it finishes
+    assert desk.step(Finish(2.0, 1)) == [LATER]
+
+
+def test_a_request_to_a_server_outside_is_never_cut() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a", of=0)))
+    desk.step(Arrive(1.0, 1, "a"))
+    assert desk.step(seen(2)) == [AT_ONCE]  # its document was removed
+
+
+def test_what_was_served_is_counted_as_long_as_the_holder_is_there() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Finish(1.0, 1))
+    assert desk.demand().served == {"a@1": 1}
+    desk.step(seen(2))
+    assert desk.demand().served == {}
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_when_a_refusal_is_seen_gets_it_once_and_the_others_only_while_it_is_in_force() -> None:
+    desk = router()
+    desk.step(seen(1))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "b"))
+    refusal = {"a": Refusal(2, "model_failed", "a failed: Exited", retry_at=12.0)}
+    answer = Reject(1, Unavailable, "model_failed", "a failed: Exited", 10.0)
+    assert desk.step(seen(2, now=2.0, refuse=refusal)) == [answer, AT_ONCE]
+    assert desk.step(Arrive(11.5, 3, "a")) == [Reject(3, Unavailable, "model_failed", "a failed: Exited", 1.0)]
+    assert desk.step(Arrive(12.0, 4, "a")) == [Hold(4), AT_ONCE]
+    assert desk.step(seen(3, now=12.5, refuse=refusal)) == [AT_ONCE]  # that one has been carried out
+    again = {"a": Refusal(4, "model_failed", "a failed: Exited", retry_at=14.5)}
+    answer = Reject(4, Unavailable, "model_failed", "a failed: Exited", 2.0)
+    assert desk.step(seen(4, now=12.5, refuse=again)) == [answer, AT_ONCE]
+
+
+def test_a_refusal_without_a_time_is_for_those_who_wait_only() -> None:
+    desk = router()
+    desk.step(seen(1))
+    desk.step(Arrive(1.0, 1, "a"))
+    refusal = {"a": Refusal(2, "unloaded", "a was unloaded")}
+    assert desk.step(seen(2, refuse=refusal)) == [Reject(1, Unavailable, "unloaded", "a was unloaded"), AT_ONCE]
+    assert desk.step(Arrive(2.0, 2, "a")) == [Hold(2), AT_ONCE]
+
+
+def test_a_new_router_does_not_carry_out_what_is_over() -> None:
+    """A bug once: a router that came later answered its first waiters with a failure of long ago."""
+    desk = router()
+    desk.step(Arrive(100.0, 1, "a"))
+    desk.step(Arrive(100.0, 2, "b"))
+    refusals = {"a": Refusal(3, "model_failed", "a failed", 50.0), "b": Refusal(4, "model_failed", "b failed", 102.0)}
+    answer = Reject(2, Unavailable, "model_failed", "b failed", 2.0)
+    assert desk.step(seen(9, now=100.0, refuse=refusals)) == [answer, AT_ONCE]
+    assert desk.waiting("a") == 1
+
+
+# Stale news -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epoch", [4, 5])
+def test_a_residency_that_is_not_newer_changes_nothing(epoch: int) -> None:
+    desk = router()
+    desk.step(seen(5, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    assert desk.step(seen(epoch, resident("a", RELEASING), refuse={"b": Refusal(5, "model_failed", "")})) == []
+    assert desk.step(Arrive(1.0, 2, "a")) == [to(2, "a")]
+    assert desk.demand().seen_epoch == 5
+
+
+def test_edges_are_urgent_only_while_somebody_waits_for_them() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "b"))
+    assert desk.step(Arrive(1.0, 2, "a")) == [to(2, "a"), AT_ONCE]  # b waits for a to be idle
+    assert desk.step(Finish(2.0, 2)) == [AT_ONCE]

@@ -1,0 +1,213 @@
+"""The first policy: who should be resident, by what is wanted, what is there and what a switch costs."""
+
+from dataclasses import replace
+
+import pytest
+
+from hotseat.core.messages import SeatState
+from hotseat.core.policy import NOTHING, Batch, Capacity, Claim, Decision, ModelView, View
+
+READY, LOADING, CLOSING, DRAINING = SeatState.READY, SeatState.LOADING, SeatState.CLOSING, SeatState.DRAINING
+RELEASING, UNPROVEN = SeatState.RELEASING, SeatState.UNPROVEN
+
+
+def decide(*models: ModelView, now: float = 100.0, gpus: int = 1, memory: int | None = None) -> Decision:
+    return Batch().decide(View(now, Capacity(gpus, memory), models))
+
+
+def wants(name: str, *, since: float = 90.0, count: int = 1, **more: object) -> ModelView:
+    """A model that holds nothing and for which requests wait."""
+    return replace(ModelView(name, waiting=count, oldest=since), **more)
+
+
+def idle(name: str, *, last_used: float = 50.0, **more: object) -> ModelView:
+    """A resident that nobody uses."""
+    return replace(ModelView(name, seat=READY, ready_since=10.0, last_used=last_used), **more)
+
+
+def busy(name: str, **more: object) -> ModelView:
+    """A resident that is answering requests."""
+    return replace(ModelView(name, seat=READY, ready_since=10.0, last_used=99.0, in_flight=1), **more)
+
+
+# One seat -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_free_seat_goes_to_whoever_waits_and_nobody_waiting_changes_nothing() -> None:
+    assert decide(wants("a")) == Decision(("a",), None, 30.0)
+    assert decide(idle("a")) == Decision(("a",))
+    assert decide() == Decision()
+
+
+def test_an_idle_resident_makes_room_at_once() -> None:
+    assert decide(idle("a"), wants("b")) == Decision(("b",), None, 30.0)
+
+
+def test_a_busy_resident_stays_until_the_wait_has_reached_its_bound() -> None:
+    assert decide(busy("a"), wants("b", since=90.0)) == Decision(("a",), 120.0, 30.0)
+    assert decide(busy("a"), wants("b", since=90.0), now=120.0) == Decision(("b",), None, 30.0)
+
+
+def test_a_resident_for_which_requests_wait_is_busy_too() -> None:
+    assert decide(idle("a", waiting=3), wants("b")).resident == ("a",)
+
+
+@pytest.mark.parametrize("resident", [idle("a"), busy("a")], ids=["idle", "busy"])
+def test_a_minimum_residency_holds_whether_it_is_used_or_not(resident: ModelView) -> None:
+    resident = replace(resident, ready_since=80.0, min_residency=60.0)
+    assert decide(resident, wants("b", since=70.0)) == Decision(("a",), 140.0, 30.0)
+    assert decide(resident, wants("b", since=70.0), now=140.0).resident == ("b",)
+
+
+def test_the_oldest_waiter_is_next_and_a_higher_priority_goes_before_it() -> None:
+    old, young = wants("old", since=80.0), wants("young", since=85.0)
+    assert decide(young, old).resident == ("old",)
+    assert decide(replace(young, priority=1), old).resident == ("young",)
+
+
+def test_no_priority_goes_before_one_that_has_waited_too_long() -> None:
+    late = wants("late", since=60.0)
+    assert decide(wants("vip", since=99.0, priority=9), late).resident == ("late",)
+    assert decide(wants("vip", since=55.0, priority=9), late).resident == ("vip",)  # so has this one, and for longer
+
+
+def test_somebody_of_low_priority_who_comes_to_the_bound_first_sets_the_alarm() -> None:
+    """A bug once: only the first in the queue did."""
+    vip, other = wants("vip", since=95.0, priority=9), wants("other", since=80.0)
+    assert decide(busy("a"), vip, other) == Decision(("a",), 110.0, 30.0)
+    assert decide(busy("a"), vip, other, now=110.0).resident == ("other",)
+
+
+def test_a_loading_model_that_somebody_wants_is_left_to_load() -> None:
+    loading = ModelView("a", seat=LOADING, waiting=1, oldest=95.0)
+    assert decide(loading, wants("b", since=10.0), now=95.5) == Decision(("a",), None, 30.0)
+
+
+def test_a_loading_model_that_nobody_wants_any_longer_is_given_up_for_one_that_is_wanted() -> None:
+    assert decide(ModelView("a", seat=LOADING), wants("b")).resident == ("b",)
+    assert decide(ModelView("a", seat=LOADING)).resident == ("a",)
+
+
+# No flapping ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+def test_a_decided_switch_is_taken_back_only_when_nobody_waits_for_it_any_longer(state: SeatState) -> None:
+    going = busy("a", seat=state, waiting=5, oldest=99.0)
+    assert decide(going, wants("b", since=99.0, promised=True)).resident == ("b",)
+    assert decide(going).resident == ("a",)
+
+
+def test_a_decided_switch_goes_before_the_model_that_has_just_left_for_it() -> None:
+    """A bug once: what was left of the old model's batch had waited longer, so that it was loaded again, and again."""
+    left = ModelView("a", seat=RELEASING, leaving=True, waiting=9, oldest=10.0)
+    promised = wants("b", since=60.0, promised=True)
+    assert decide(left, promised).resident == ("b",)
+    assert decide(wants("a", since=10.0), promised).resident == ("b",)
+
+
+def test_a_model_whose_capacity_is_gone_does_not_come_back_in_the_same_breath() -> None:
+    """A bug once: a model that had to go, because there was less capacity, took the seat of the other as one that waits."""
+    one = busy("a", waiting=3, oldest=10.0, last_used=1.0)
+    other = busy("b", waiting=3, oldest=20.0)
+    assert decide(one, other).resident == ("b",)
+    assert decide(replace(one, seat=CLOSING), other).resident == ("b",)
+
+
+# The bound on waiting -------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_that_cannot_be_met_is_widened_and_said_so() -> None:
+    a, b = busy("a", switch_cost=20.0), wants("b", since=60.0, switch_cost=20.0, max_wait=30.0)
+    assert decide(a, b) == Decision(("a",), 120.0, 60.0)  # 1.5 times what one round of switches costs
+    assert decide(a, b, now=120.0).resident == ("b",)
+
+
+def test_models_that_nobody_wants_do_not_widen_it() -> None:
+    b = wants("b", since=80.0, switch_cost=10.0)
+    assert decide(busy("a", switch_cost=5.0), b, idle("c", switch_cost=99.0), gpus=2).effective_max_wait == 30.0
+
+
+# Several GPUs, and memory ---------------------------------------------------------------------------------------------
+
+
+def test_models_that_fit_beside_each_other_stay_together() -> None:
+    assert decide(busy("a"), wants("b"), wants("c"), gpus=3).resident == ("a", "b", "c")
+
+
+def test_the_least_recently_used_idle_resident_goes_first() -> None:
+    assert decide(idle("a", last_used=60.0), idle("b", last_used=40.0), wants("c"), gpus=2).resident == ("a", "c")
+
+
+def test_of_the_idle_the_less_important_goes_first() -> None:
+    first, second = idle("a", last_used=60.0), idle("b", last_used=40.0, priority=1)
+    assert decide(first, second, wants("c"), gpus=2).resident == ("b", "c")
+
+
+def test_no_more_than_needed_have_to_go() -> None:
+    """A bug once: those that were in the way of the search went, too."""
+    small, large = idle("small", last_used=1.0), idle("large", last_used=2.0, claim=Claim(2))
+    assert decide(small, large, wants("new", claim=Claim(2)), gpus=3).resident == ("small", "new")
+    assert decide(small, large, wants("new", claim=Claim(3)), gpus=3).resident == ("new",)
+
+
+def test_memory_counts_where_the_workspace_states_its_own() -> None:
+    resident, new = idle("a", claim=Claim(1, 6)), wants("b", claim=Claim(1, 6))
+    assert decide(resident, new, gpus=2, memory=10).resident == ("b",)
+    assert decide(resident, new, gpus=2).resident == ("a", "b")
+
+
+def test_nobody_overtakes_by_needing_less() -> None:
+    big, small = wants("big", since=80.0, claim=Claim(2)), wants("small", since=90.0)
+    assert decide(busy("a"), big, small, gpus=2) == Decision(("a",), 110.0, 30.0)
+    assert decide(busy("a"), replace(small, oldest=70.0), big, gpus=2).resident == ("a", "small")
+
+
+def test_a_model_that_claims_nothing_runs_beside_anything_even_where_the_others_hold_too_much() -> None:
+    free = wants("cpu", claim=NOTHING)
+    assert decide(busy("a"), wants("b"), free).resident == ("a", "cpu")
+    stuck = ModelView("x", seat=UNPROVEN, leaving=True, claim=Claim(2))
+    assert decide(stuck, free).resident == ("cpu",)
+    assert decide(stuck, idle("cpu", claim=NOTHING)).resident == ("cpu",)  # and is not stopped for that
+
+
+def test_what_could_not_be_proven_gone_takes_its_seat() -> None:
+    stuck = ModelView("a", seat=UNPROVEN, leaving=True)
+    assert decide(stuck, idle("b"), wants("c"), gpus=2).resident == ("c",)
+
+
+def test_what_leaves_anyway_holds_up_nobody() -> None:
+    assert decide(ModelView("a", seat=READY, leaving=True, in_flight=3), wants("b")).resident == ("b",)
+
+
+def test_a_capacity_that_has_shrunk_takes_off_the_least_needed_at_once() -> None:
+    keep, drop = busy("a"), idle("b", min_residency=1000.0)
+    assert decide(keep, drop, gpus=1).resident == ("a",)
+    assert decide(keep, drop, idle("cpu", claim=NOTHING), gpus=0).resident == ("cpu",)
+
+
+# Preload --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_preload_takes_a_free_seat_only() -> None:
+    preload = wants("p", since=1.0, may_evict=False)
+    assert decide(preload).resident == ("p",)
+    assert decide(idle("a"), preload) == Decision(("a",), None, 30.0)
+    assert decide(idle("a"), preload, gpus=2).resident == ("a", "p")
+
+
+def test_who_waits_goes_before_a_preload() -> None:
+    assert decide(wants("p", since=1.0, may_evict=False), wants("a")).resident == ("a",)
+
+
+def test_a_preload_does_not_hold_up_those_behind_it() -> None:
+    big = wants("p", since=1.0, may_evict=False, claim=Claim(2))
+    assert decide(big, wants("q", since=2.0, may_evict=False), busy("a"), gpus=2).resident == ("a", "q")
+
+
+# Size -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_models_are_no_problem() -> None:
+    models = [busy("m0"), *(wants(f"m{n}", since=100.0 - n) for n in range(1, 100))]
+    assert decide(*models).resident == ("m99",)
