@@ -67,14 +67,14 @@ class App:
             log_dir=logs,
             accelerators=find_accelerators(),
         )
-        self.house = House(self.runtime, self.bus, time.monotonic)
+        self._connections = Connections()
+        self.house = House(self.runtime, self.bus, time.monotonic, self._connections.forget)
         self.metrics = Metrics(self._read)
         self.bus.subscribe(self.metrics.event)
         self._sink = HttpSink(settings.sink) if settings.sink else None
         for each in (listener, self._sink):
             if each is not None:
                 self.bus.subscribe(each)
-        self._connections = Connections()
         self._lock = threading.Lock()  # one reload, or the end, at a time
         self._closed = False
         self._stop_watching = threading.Event()

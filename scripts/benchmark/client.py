@@ -43,20 +43,6 @@ def running(port: int) -> dict[str, Any]:
     return answer
 
 
-def wait_until_up(port: int, path: str, seconds: float) -> None:
-    """Return once GET is answered 2xx."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            call(port, "GET", path)
-        except (OSError, http.client.HTTPException, Unexpected):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-        else:
-            return
-
-
 def request_for(model: str, service_ms: int = 0) -> bytes:
     """Bytes of a plain chat request that takes the mock engine so long."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi there"}], "seed": service_ms})

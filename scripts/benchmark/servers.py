@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psutil
 from benchmark import client
 from benchmark.machine import Cores, compile_helper, find_tool
 
+START_TIME = 90.0  # seconds; LiteLLM needs many
 STOP_TIME = 15.0  # seconds for an orderly end; then it is killed
 
 
@@ -54,8 +56,7 @@ def hotseat(folder: Path, documents: Sequence[Mapping[str, Any]], core: int | No
     port = client.free_port()
     options = ["--port", str(port), "--state-dir", folder / "state", "--cache-dir", folder / "cache", "--no-watch"]
     command = [Path(sys.executable).with_name("hotseat"), "up", "-f", manifest, *options]
-    with _process("hotseat", command, folder, core) as pid:
-        client.wait_until_up(port, "/ready", 30)
+    with _process("hotseat", command, folder, core, (port, "/ready")) as pid:
         yield Server("hotseat", port, _worker(pid))
 
 
@@ -63,8 +64,7 @@ def hotseat(folder: Path, documents: Sequence[Mapping[str, Any]], core: int | No
 def mock(folder: Path, core: int | None = None) -> Iterator[Server]:
     """Run the engine itself, for what is measured without hotseat."""
     port = client.free_port()
-    with _process("mock", [compile_helper("mock"), str(port)], folder, core) as pid:
-        client.wait_until_up(port, "/", 10)
+    with _process("mock", [compile_helper("mock"), str(port)], folder, core, (port, "/")) as pid:
         yield Server("direct", port, pid)
 
 
@@ -98,8 +98,7 @@ http {{
 }}
 """)
     command = [find_tool("nginx"), "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
-    with _process("nginx", command, folder, core) as pid:
-        client.wait_until_up(port, "/", 10)
+    with _process("nginx", command, folder, core, (port, "/")) as pid:
         yield Server("nginx", port, _worker(pid))
 
 
@@ -111,9 +110,13 @@ def litellm(folder: Path, upstream: int, core: int, program: str) -> Iterator[Se
     config = folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": [{"model_name": "m", "litellm_params": parameters}]}))
     command = [program, "--config", config, "--host", client.HOST, "--port", str(port), "--num_workers", "1"]
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LITELLM_LOG": "ERROR"}
-    with _process("litellm", command, folder, core, quiet) as pid:
-        client.wait_until_up(port, "/health/liveliness", 120)
+    env = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it fetches one from the network otherwise
+        "LITELLM_TELEMETRY": "False",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no proxy here checks keys, all are on loopback
+    }
+    with _process("litellm", command, folder, core, (port, "/health/liveliness"), env=env) as pid:
         yield Server("LiteLLM", port, pid)
 
 
@@ -140,9 +143,18 @@ def _worker(parent: int) -> int:
 
 @contextlib.contextmanager
 def _process(
-    name: str, command: Sequence[object], folder: Path, core: int | None, env: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[object],
+    folder: Path,
+    core: int | None,
+    probe: tuple[int, str],
+    *,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
-    """Run it, in a session of its own so that Ctrl-C is ours alone; its last output is shown if anything goes wrong."""
+    """Run a program that answers at this port and path; its last output is shown if anything goes wrong.
+
+    It gets a session of its own, so that Ctrl-C is ours alone.
+    """
     pin = [] if core is None else [find_tool("taskset"), "-c", str(core)]
     output = folder / f"{name}.out"
     with output.open("ab") as file:
@@ -155,12 +167,24 @@ def _process(
             start_new_session=True,
         )
     try:
+        _wait_until_up(name, process, *probe)
         yield process.pid
     except Exception:
         _show_end(name, output)
         raise
     finally:
         _end(process)
+
+
+def _wait_until_up(name: str, process: subprocess.Popen[bytes], port: int, path: str) -> None:
+    """Return once GET is answered 2xx."""
+    end = time.monotonic() + START_TIME
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError, HTTPException, client.Unexpected):
+            client.call(port, "GET", path)
+            return
+        time.sleep(0.02)
+    raise client.Unexpected(f"{name} did not start")
 
 
 def _show_end(name: str, output: Path) -> None:

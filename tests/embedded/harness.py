@@ -196,6 +196,12 @@ class Hotseat:
     def get(self, path: str, **headers: str) -> Answer:
         return self.call("GET", path, **headers).answer()
 
+    def get_stream(self, path: str, **headers: str) -> Iterator[str]:
+        """Lines of an answer that does not end, as they come."""
+        call = self.call("GET", path, **headers)
+        assert call.begun().status == 200
+        return (line for line in call.lines() if not line.startswith(":"))
+
     def post(self, path: str, body: Any = None, **headers: str) -> Answer:
         return self.call("POST", path, body, **headers).answer()
 

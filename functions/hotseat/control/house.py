@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from hotseat.control.bus import Bus
-from hotseat.control.desk import Desk
+from hotseat.control.desk import Clock, Desk
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, limits_of, terms_of
 from hotseat.core.admission import LimitsChanged
@@ -46,11 +46,19 @@ class Room:
     """One Workspace: its document, its desk, its switcher."""
 
     def __init__(
-        self, workspace: Workspace, runtime: Runtime, bus: Bus, router: str, clock: Callable[[], float]
+        self,
+        workspace: Workspace,
+        runtime: Runtime,
+        bus: Bus,
+        router: str,
+        *,
+        clock: Clock,
+        forget: Callable[[str], None],
     ) -> None:
         self.workspace = workspace
         self._clock = clock
         self._bus = bus
+        self._forget = forget
         self._told = float("-inf")
         self.switcher = Switcher(
             workspace.name,
@@ -115,7 +123,11 @@ class Room:
         return self.status(model)
 
     def _publish(self, residency: Residency) -> None:
+        gone = {r.address for r in self.desk.residency.residents} - {r.address for r in residency.residents}
         self.desk.see(residency)
+        for address in gone:
+            if address is not None:
+                self._forget(address)
 
     def _demand(self) -> DemandReported:
         demand = self.desk.demand()
@@ -138,14 +150,19 @@ def _demand_event(demand: Demand) -> Emit:
     return Emit("demand.reported", "", data)
 
 
-class House:
-    """All rooms. Documents may change while it runs; lookups take no lock."""
+def _nothing(_address: str) -> None:
+    """Stand for nobody who keeps connections."""
 
-    def __init__(self, runtime: Runtime, bus: Bus, clock: Callable[[], float]) -> None:
+
+class House:
+    """All rooms. Documents may change while it runs; lookups take no lock. `forget` hears of addresses that are gone."""
+
+    def __init__(self, runtime: Runtime, bus: Bus, clock: Clock, forget: Callable[[str], None] = _nothing) -> None:
         self.router = uuid.uuid4().hex[:8]
         self.runtime = runtime
         self.bus = bus
         self._clock = clock
+        self._forget = forget
         self._lock = threading.Lock()
         self.rooms: dict[str, Room] = {}
         self._places: dict[str, Place] = {}
@@ -162,7 +179,7 @@ class House:
             named = {w.name: w for w in workspaces}
             for name, workspace in named.items():
                 if name not in self.rooms:
-                    room = Room(workspace, self.runtime, self.bus, self.router, self._clock)
+                    room = Room(workspace, self.runtime, self.bus, self.router, clock=self._clock, forget=self._forget)
                     self.rooms = self.rooms | {name: room}
                     room.switcher.start()
             places = {name: Place(m, self.rooms[m.spec.workspace]) for m in models for name in m.names}

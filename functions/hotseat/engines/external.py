@@ -1,5 +1,7 @@
 """A server that is running already: requests go there, but nobody loads or unloads it."""
 
+import re
+
 from hotseat.core.documents import Model
 from hotseat.engines.base import EngineError, Launch, Placement
 
@@ -12,6 +14,10 @@ class External:
     def check(self, model: Model) -> list[str]:
         """Want a url, and no fields that only a process of ours could follow."""
         problems = [] if model.spec.url else ["engine external needs url"]
+        if model.spec.url and not re.fullmatch(r"http://[^/]+/?", model.spec.url):
+            problems.append(
+                f"url is {model.spec.url}; allowed is http://HOST:PORT (requests go to the same path there)"
+            )
         ours = {
             "command": model.spec.command,
             "args": model.spec.args,

@@ -1,0 +1,994 @@
+"""Every transition of the switching machine, as stories: what it hears, and exactly what it says."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from hotseat.core.events import Emit
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    Fetch,
+    HolderAdopted,
+    HolderFailed,
+    HolderReady,
+    HolderReleased,
+    HolderUnproven,
+    Refusal,
+    Residency,
+    Resident,
+    SeatState,
+    Start,
+    Stop,
+    Waiting,
+)
+from hotseat.core.policy import NOTHING, Batch, Capacity, Claim
+from hotseat.core.seats import (
+    Command,
+    DemandReported,
+    Load,
+    ModelStatus,
+    Publish,
+    RouterLeft,
+    Shutdown,
+    Terms,
+    TermsChanged,
+    Tick,
+    Unload,
+)
+from hotseat.core.switching import Switching
+
+READY, CLOSING, DRAINING = SeatState.READY, SeatState.CLOSING, SeatState.DRAINING
+LOADING, RELEASING, UNPROVEN = SeatState.LOADING, SeatState.RELEASING, SeatState.UNPROVEN
+CACHED, ABSENT, FETCHING, FAILED = CacheState.CACHED, CacheState.ABSENT, CacheState.FETCHING, CacheState.FAILED
+SERVER = "http://outside"
+EXTERNAL = Resident("x", "x@external", READY, 0, 0.0, SERVER)
+SHORT = "the seat could not be proven free; a person has to look: hotseat ps"
+
+
+class House:
+    """A switching machine, and short ways of saying things to it."""
+
+    def __init__(self, capacity: Capacity | None = None, **models: Terms) -> None:
+        self.machine = Switching("w", Batch())
+        self.capacity = capacity or Capacity(1)
+        self.seq = 0
+        self.terms = models or {"a": Terms(), "b": Terms()}
+        self.machine.step(TermsChanged(0.0, self.terms, self.capacity))
+        for model in self.terms:
+            self.machine.step(CacheObserved(0.0, model, CACHED))
+
+    def demand(
+        self,
+        now: float,
+        waiting: Mapping[str, int] | None = None,
+        flight: Mapping[str, int] | None = None,
+        *,
+        closing: Mapping[str, int] | None = None,
+        since: float | None = None,
+        served: Mapping[str, int] | None = None,
+        seen: int | None = None,
+        router: str = "r",
+        requested: tuple[str, ...] = (),
+    ) -> list[Command]:
+        """A router's snapshot, of one that has seen the newest epoch unless told otherwise."""
+        self.seq += 1
+        since = now if since is None else since
+        queued = {model: Waiting(count, since) for model, count in (waiting or {}).items()}
+        seen = self.machine.epoch if seen is None else seen
+        snapshot = Demand(router, self.seq, seen, queued, flight or {}, served or {}, closing or {}, requested)
+        return self.machine.step(DemandReported(now, snapshot))
+
+    def ready(self, now: float, model: str, of: int) -> list[Command]:
+        return self.machine.step(HolderReady(now, f"{model}@{of}", of, f"http://{model}{of}"))
+
+    def released(self, now: float, model: str, of: int) -> list[Command]:
+        return self.machine.step(HolderReleased(now, f"{model}@{of}", of))
+
+    def failed(self, now: float, model: str, of: int) -> list[Command]:
+        return self.machine.step(HolderFailed(now, f"{model}@{of}", of, "Exited", "exit code 1"))
+
+    def unproven(self, now: float, model: str, of: int) -> list[Command]:
+        return self.machine.step(HolderUnproven(now, f"{model}@{of}", of, "pid 7 is still there"))
+
+    def tick(self, now: float) -> list[Command]:
+        return self.machine.step(Tick(now))
+
+    def change(self, now: float, *, capacity: Capacity | None = None, **models: Terms | None) -> list[Command]:
+        """Edit some documents; None removes one."""
+        self.terms = {name: terms for name, terms in (self.terms | models).items() if terms is not None}
+        self.capacity = capacity or self.capacity
+        return self.machine.step(TermsChanged(now, self.terms, self.capacity))
+
+    def states(self) -> dict[str, str]:
+        return {status.name: status.state for status in self.machine.status()}
+
+    def load(self, now: float, model: str = "a") -> int:
+        """Bring a model to ready, for a request that is in flight from then on; returns its epoch."""
+        self.demand(now, {model: 1})
+        of = next(h.epoch for h in self.machine.holders.values() if h.model == model)
+        self.ready(now, model, of)
+        self.demand(now, {}, {f"{model}@{of}": 1})
+        return of
+
+
+def who(model: str, state: SeatState, since: float, of: int, leaving: str | None = None) -> Resident:
+    """A resident; one that has been ready has an address."""
+    return Resident(
+        model, f"{model}@{of}", state, of, since, None if state is LOADING else f"http://{model}{of}", leaving
+    )
+
+
+def unready(model: str, state: SeatState, since: float, of: int, leaving: str) -> Resident:
+    """A resident that goes without having been ready."""
+    return Resident(model, f"{model}@{of}", state, of, since, None, leaving)
+
+
+def publish(
+    epoch: int, *residents: Resident, refuse: dict[str, Refusal] | None = None, bound: float | None = None
+) -> Publish:
+    return Publish(Residency(epoch, residents, refuse or {}, bound))
+
+
+def switch(number: int, to: str, *leaving: str, reason: str = "demand") -> dict[str, Any]:
+    return {"switch": f"w/{number}", "workspace": "w", "from": list(leaving), "to": to, "reason": reason}
+
+
+def started(number: int, to: str, *leaving: str, waiting: int = 1, reason: str = "demand") -> Emit:
+    return Emit("switch.started", to, switch(number, to, *leaving, reason=reason) | {"waiting": waiting})
+
+
+def completed(number: int, to: str, *leaving: str, reason: str = "demand", **phases: float) -> Emit:
+    nothing = {"wait": 0.0, "drain": 0.0, "release": 0.0, "load": 0.0, "total": 0.0}
+    return Emit("switch.completed", to, switch(number, to, *leaving, reason=reason) | {"phases": nothing | phases})
+
+
+def broken(
+    number: int, to: str, *leaving: str, phase: str, code: str, message: str, reason: str = "demand", **phases: float
+) -> Emit:
+    facts = switch(number, to, *leaving, reason=reason)
+    phases = {"wait": 0.0, "drain": 0.0, "release": 0.0} | phases
+    return Emit("switch.failed", to, facts | {"phases": phases, "phase": phase, "code": code, "message": message})
+
+
+def is_ready(model: str, of: int, seconds: float) -> Emit:
+    return Emit("model.ready", model, {"holder": f"{model}@{of}", "seconds": seconds})
+
+
+def is_released(model: str, of: int, reason: str, seconds: float) -> Emit:
+    return Emit("model.released", model, {"holder": f"{model}@{of}", "reason": reason, "seconds": seconds})
+
+
+def has_failed(model: str, of: int | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
+    holder = None if of is None else f"{model}@{of}"
+    data = {"holder": holder, "reason": reason, "message": message, "retry_after": retry_after}
+    return Emit("model.failed", model, data)
+
+
+def crash(model: str, epoch: int, retry_at: float) -> Refusal:
+    return Refusal(epoch, "model_failed", f"{model} failed: Exited: exit code 1", retry_at)
+
+
+# The first load -------------------------------------------------------------------------------------------------------
+
+
+def test_documents_alone_load_nothing_and_show_servers_outside_at_once() -> None:
+    machine = Switching("w", Batch())
+    terms = {"a": Terms(), "x": Terms(external=SERVER)}
+    assert machine.step(TermsChanged(0.0, terms, Capacity(1))) == [publish(1, EXTERNAL)]
+    assert machine.step(CacheObserved(0.0, "a", CACHED)) == []
+    assert machine.status() == [ModelStatus("a", "unloaded"), ModelStatus("x", "ready")]
+    assert machine.wake_at is None
+
+
+def test_the_first_request_loads_its_model_which_is_then_shown_as_ready() -> None:
+    house = House()
+    requested = Emit("switch.requested", "a", {"model": "a", "workspace": "w", "waiting": 2, "router": "r"})
+    assert house.demand(1.0, {"a": 2}, since=0.5, requested=("a",)) == [
+        requested,
+        started(1, "a", waiting=2),
+        Start("a", "a@2", 2),
+        publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
+    ]
+    assert house.machine.wake_at == 301.0  # its start timeout
+    assert house.states() == {"a": "loading", "b": "unloaded"}
+    assert house.ready(4.0, "a", 2) == [
+        is_ready("a", 2, 3.0),
+        completed(1, "a", wait=0.5, load=3.0, total=3.0),
+        publish(3, who("a", READY, 4.0, 2)),
+    ]
+    assert house.demand(4.0, {}, {"a@2": 2}) == []
+    assert house.states() == {"a": "ready", "b": "unloaded"}
+    assert house.machine.wake_at is None
+
+
+def test_a_request_for_a_ready_model_or_a_server_outside_is_no_request_for_a_switch() -> None:
+    house = House(a=Terms(), x=Terms(external=SERVER))
+    house.load(1.0)
+    assert house.demand(2.0, {"a": 1, "x": 1}, requested=("a", "x", "unknown")) == []
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_fetched_before_anything_makes_room_for_them() -> None:
+    house = House()
+    house.load(1.0)
+    house.machine.step(CacheObserved(1.0, "b", ABSENT))
+    assert house.demand(2.0, {"b": 1}) == [Fetch("b")]
+    assert house.demand(3.0, {"b": 1}) == []  # once
+    progress = Emit("model.fetching", "b", {"done": 5, "total": 10, "message": "half"})
+    assert house.machine.step(CacheObserved(4.0, "b", FETCHING, "half", 5, 10)) == [progress]
+    assert house.machine.status()[1] == ModelStatus("b", "fetching", 4.0, "half", 5, 10)
+    assert house.states()["a"] == "ready"
+    there = house.machine.step(CacheObserved(5.0, "b", CACHED))
+    assert there[0] == Emit("model.cached", "b", {})
+    assert there[1:] == [
+        started(2, "b", "a"),
+        publish(4, who("a", CLOSING, 5.0, 2), bound=30.0),
+    ]
+
+
+def test_a_fetch_that_fails_is_told_to_those_who_wait_and_tried_again_after_a_growing_pause() -> None:
+    house = House()
+    house.machine.step(CacheObserved(0.0, "a", ABSENT))
+    house.demand(1.0, {"a": 1})
+    for count, pause in enumerate((1.0, 2.0, 4.0)):
+        now = 10.0 * (count + 1)
+        refusal = Refusal(2 + count, "model_failed", "a failed: FetchFailed: no such file", now + pause)
+        assert house.machine.step(CacheObserved(now, "a", FAILED, "no such file")) == [
+            has_failed("a", None, "FetchFailed", "no such file", pause),
+            publish(2 + count, refuse={"a": refusal}),
+        ]
+        assert house.machine.status()[0] == ModelStatus(
+            "a", "failed", None, "FetchFailed: no such file", retry_at=now + pause
+        )
+        assert house.demand(now, {"a": 1}) == []  # somebody came in that moment: not yet
+        assert house.machine.wake_at == now + pause
+        assert house.tick(now + pause) == [Fetch("a")]
+
+
+def test_a_fetch_that_fails_unasked_is_no_failure_yet() -> None:
+    house = House()
+    assert house.machine.step(CacheObserved(1.0, "a", FAILED, "offline")) == []
+    assert house.machine.status()[0] == ModelStatus("a", "failed", None, "offline")
+    assert house.demand(2.0, {"a": 1}) == [Fetch("a")]
+
+
+# A switch -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_switch_closes_drains_releases_and_loads() -> None:
+    house = House(a=Terms(max_wait=5.0), b=Terms(max_wait=5.0, stop_timeout=7.0))
+    house.load(1.0)
+    assert house.demand(2.0, {"b": 1}, {"a@2": 3}) == []  # a is busy: b waits
+    assert house.machine.wake_at == 7.0
+    assert house.tick(7.0) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 7.0, 2), bound=5.0)]
+    assert house.demand(7.0, {"b": 1}, {"a@2": 3}, since=2.0, seen=3) == []  # it has not seen that yet
+    assert house.demand(7.1, {"b": 1, "a": 2}, {"a@2": 3}, since=2.0, closing={"a": 2}) == []  # its batch
+    assert house.demand(8.0, {"b": 1}, {"a@2": 2}, since=2.0) == [publish(5, who("a", DRAINING, 8.0, 2), bound=5.0)]
+    assert house.machine.wake_at == 127.0  # the drain deadline counts from the decision
+    assert house.demand(9.0, {"b": 1}, {"a@2": 1}, since=2.0, seen=4) == []
+    assert house.demand(10.0, {"b": 1}, since=2.0, seen=4) == [
+        Stop("a", "a@2", 2, 10.0),
+        publish(6, who("a", RELEASING, 10.0, 2, "evicted"), bound=5.0),
+    ]
+    assert house.released(10.5, "a", 2) == [
+        is_released("a", 2, "evicted", 0.5),
+        Start("b", "b@7", 7),
+        publish(7, who("b", LOADING, 10.5, 7), bound=5.0),
+    ]
+    assert house.ready(12.5, "b", 7) == [
+        is_ready("b", 7, 2.0),
+        completed(2, "b", "a", wait=5.0, drain=3.0, release=0.5, load=2.0, total=5.5),
+        publish(8, who("b", READY, 12.5, 7)),
+    ]
+
+
+def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(1.0, router="other")
+    assert house.demand(2.0, {"b": 1}) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 2.0, 2), bound=30.0)]
+    assert house.demand(2.1, {"b": 1}) == []  # the other one has not
+    assert house.demand(2.2, router="other") == [
+        Stop("a", "a@2", 2, 10.0),
+        publish(5, who("a", RELEASING, 2.2, 2, "evicted"), bound=30.0),
+    ]
+
+
+@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+def test_a_router_that_is_gone_is_awaited_no_longer(state: SeatState) -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(1.0, flight={"a@2": 1}, router="other")
+    house.demand(2.0, {"b": 1}, since=-30.0)
+    if state is DRAINING:
+        house.demand(2.0, flight={"a@2": 1}, router="other")
+        house.demand(2.0, {"b": 1}, since=-30.0)
+    epoch = house.machine.epoch
+    house.demand(2.1, {"b": 1}, since=-30.0)
+    assert house.states()["a"] == state.value
+    assert house.machine.step(RouterLeft(3.0, "other")) == [
+        Stop("a", "a@2", 2, 10.0),
+        publish(epoch + 1, who("a", RELEASING, 3.0, 2, "evicted"), bound=30.0),
+    ]
+
+
+@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state: SeatState) -> None:
+    house = House(a=Terms(drain_timeout=20.0), b=Terms())
+    house.load(1.0)
+    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+    if state is DRAINING:
+        house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+    assert house.states()["a"] == state.value
+    epoch = house.machine.epoch
+    assert house.machine.wake_at == 22.0
+    assert house.tick(21.9) == []
+    assert house.tick(22.0) == [
+        Stop("a", "a@2", 2, 10.0),
+        publish(epoch + 1, who("a", RELEASING, 22.0, 2, "evicted"), bound=30.0),
+    ]
+
+
+def test_a_switch_is_taken_back_when_nobody_waits_for_it_any_longer() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+    gone = "it is not next any longer: nobody waits for it, or another goes first"
+    assert house.demand(4.0, {}, {"a@2": 1}) == [
+        broken(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
+        publish(5, who("a", READY, 4.0, 2)),
+    ]
+    assert house.demand(5.0, {"b": 1}, {"a@2": 1}) == []  # it gets its minimum and its bound again
+
+
+def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+    assert house.demand(3.0, {"b": 1, "a": 4}, {"a@2": 1}, seen=3) == []  # another waiter for b, and some for a
+    assert house.states()["a"] == "closing"
+
+
+def test_what_is_left_of_a_batch_at_the_deadline_does_not_bring_the_old_model_back() -> None:
+    """A bug once: the old model's rest had waited longer than the new one's waiters, which then waited for ever."""
+    house = House(a=Terms(drain_timeout=20.0), b=Terms())
+    house.load(1.0)
+    house.demand(40.0, {"b": 1, "a": 9}, {"a@2": 1}, since=2.0, closing={"a": 9})
+    assert house.states()["a"] == "closing"
+    house.tick(60.0)
+    assert house.states()["a"] == "releasing"
+    house.demand(60.0, {"b": 1, "a": 9}, {}, since=1.5)
+    assert house.released(61.0, "a", 2)[1] == Start("b", "b@6", 6)
+
+
+def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it() -> None:
+    """A bug once: with an overdue waiter elsewhere and no time to drain, it was stopped in the moment it was ready."""
+    house = House(a=Terms(max_wait=0.0, drain_timeout=0.0), b=Terms(max_wait=0.0, drain_timeout=0.0))
+    house.demand(1.0, {"a": 1, "b": 1})
+    assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=0.0)
+    assert house.machine.wake_at == 7.0  # if a router does not hear at all
+    assert house.demand(2.0, {"b": 1}, {"a@2": 1}, seen=3) == [
+        Stop("a", "a@2", 2, 10.0),
+        started(2, "b", "a"),
+        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=0.0),
+    ]
+
+
+# Loading fails --------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_fails_is_told_to_those_who_wait_and_holds_the_seat_until_it_is_proven_free() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1, "b": 1})
+    assert house.failed(2.0, "a", 2) == [
+        has_failed("a", 2, "Exited", "exit code 1", 1.0),
+        broken(1, "a", phase="load", code="Exited", message="exit code 1", load=1.0, total=1.0),
+        started(2, "b", "a"),
+        publish(3, unready("a", RELEASING, 2.0, 2, "failed"), refuse={"a": crash("a", 3, 3.0)}, bound=30.0),
+    ]
+    assert house.states() == {"a": "failed", "b": "unloaded"}
+    assert house.failed(2.1, "a", 2) == []  # said twice
+    assert house.released(2.5, "a", 2) == [
+        is_released("a", 2, "failed", 0.5),
+        Start("b", "b@4", 4),
+        publish(4, who("b", LOADING, 2.5, 4), refuse={"a": crash("a", 3, 3.0)}, bound=30.0),
+    ]
+
+
+def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    house.failed(2.0, "a", 2)
+    assert house.released(2.0, "a", 2) == [
+        is_released("a", 2, "failed", 0.0),
+        publish(4, refuse={"a": crash("a", 3, 3.0)}),
+    ]
+    assert house.machine.status()[0] == ModelStatus("a", "failed", None, "Exited: exit code 1", retry_at=3.0)
+    assert house.demand(2.5, {"a": 1}, seen=2) == []  # from before the refusal: answered with it
+    assert house.machine.wake_at is None
+    assert house.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "a@5", 5)]
+    assert house.ready(5.0, "a", 5)[-1] == publish(6, who("a", READY, 5.0, 5))
+    house.failed(6.0, "a", 5)  # and again, soon: the count goes on
+    assert house.machine.prospects.failures["a"].retry_at == 7.0
+
+
+def test_a_start_that_takes_too_long_is_stopped() -> None:
+    house = House(a=Terms(start_timeout=20.0))
+    house.demand(1.0, {"a": 1})
+    assert house.machine.wake_at == 21.0
+    message = "not ready within 20 s"
+    refusal = Refusal(3, "model_failed", f"a failed: StartTimeout: {message}", 22.0)
+    assert house.tick(21.0) == [
+        Stop("a", "a@2", 2, 10.0),
+        has_failed("a", 2, "StartTimeout", message, 1.0),
+        broken(1, "a", phase="load", code="StartTimeout", message=message, load=20.0, total=20.0),
+        publish(3, unready("a", RELEASING, 21.0, 2, "failed"), refuse={"a": refusal}, bound=30.0),
+    ]
+    assert house.ready(21.5, "a", 2) == []  # too late
+
+
+def test_a_start_that_hangs_ends_even_if_nobody_says_anything_more() -> None:
+    """A bug once: the alarm for it was set by the next stimulus only."""
+    machine = Switching("w", Batch())
+    machine.step(CacheObserved(0.0, "p", CACHED))
+    machine.step(TermsChanged(0.0, {"p": Terms(preload=True, start_timeout=5.0)}, Capacity(1)))
+    assert machine.wake_at == 5.0
+
+
+def test_a_loading_model_is_given_up_for_one_that_is_wanted_and_its_switch_ends_there() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    message = "it was stopped while it loaded"
+    assert house.demand(2.0, {"b": 1}) == [
+        broken(1, "a", phase="load", code="Abandoned", message=message, load=1.0, total=1.0),
+        Stop("a", "a@2", 2, 10.0),
+        started(2, "b", "a"),
+        publish(3, unready("a", RELEASING, 2.0, 2, "evicted"), bound=30.0),
+    ]
+    assert house.failed(2.1, "a", 2) == []  # it was told to go: no failure of its own
+
+
+def test_a_loading_model_that_nobody_wants_any_longer_goes_on_where_nobody_else_does() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    assert house.demand(2.0, {}) == []
+
+
+# Ready, and then not any more -----------------------------------------------------------------------------------------
+
+
+def test_a_crash_frees_the_seat_and_the_first_one_costs_no_pause() -> None:
+    house = House()
+    house.load(1.0)
+    assert house.failed(2.0, "a", 2) == [
+        has_failed("a", 2, "Exited", "exit code 1"),
+        publish(4, who("a", RELEASING, 2.0, 2, "failed")),
+    ]
+    assert house.demand(2.0, {"a": 1}) == [started(2, "a", "a")]
+    assert house.released(3.0, "a", 2) == [
+        is_released("a", 2, "failed", 1.0),
+        Start("a", "a@5", 5),
+        publish(5, who("a", LOADING, 3.0, 5), bound=30.0),
+    ]
+
+
+def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:
+    house = House()
+    pauses = []
+    for count in range(12):
+        now = 1000.0 * (count + 1)
+        of = house.load(now)
+        house.failed(now + 1, "a", of)
+        house.released(now + 1, "a", of)
+        pauses.append(house.machine.prospects.failures["a"].retry_at - now - 1)
+    assert pauses == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+def test_a_thousand_failures_are_no_different() -> None:
+    """A bug once: two to the power of their number."""
+    house = House()
+    house.machine.step(Load(0.0, "a"))
+    house.machine.prospects.failures.clear()
+    house.failed(1.0, "a", 2)
+    house.machine.prospects.failures["a"].count = 5000
+    house.released(2.0, "a", 2)
+    house.demand(1000.0, {"a": 1})
+    house.failed(1001.0, "a", house.machine.epoch)
+    assert house.machine.prospects.failures["a"].retry_at == 1301.0
+
+
+def test_a_minute_of_health_wipes_out_earlier_failures() -> None:
+    house = House()
+    for now in (0.0, 1000.0):
+        of = house.load(now)
+        house.failed(now + 60.0, "a", of)
+        house.released(now + 60.0, "a", of)
+        assert house.machine.prospects.failures["a"].count == 1
+
+
+def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> None:
+    """A bug once: it counted from the last change of state."""
+    house = House()
+    house.failed(1.0, "a", house.load(0.0))
+    house.released(1.0, "a", 2)
+    of = house.load(10.0)
+    house.demand(100.0, {"b": 1}, {f"a@{of}": 1}, since=60.0)
+    assert house.states()["a"] == "closing"
+    house.failed(101.0, "a", of)
+    assert house.machine.prospects.failures["a"].count == 1
+
+
+def test_a_model_that_was_ready_after_its_failure_is_just_unloaded_later() -> None:
+    """A bug once: an old failure was shown for ever."""
+    house = House()
+    house.failed(1.0, "a", house.load(0.0))
+    house.released(1.0, "a", 2)
+    of = house.load(2.0)
+    house.demand(3.0)
+    house.machine.step(Unload(3.0, "a"))
+    house.demand(3.0)
+    house.released(4.0, "a", of)
+    assert house.machine.status()[0] == ModelStatus("a", "unloaded")
+
+
+def test_one_that_vanishes_without_a_word_has_crashed() -> None:
+    house = House()
+    house.load(1.0)
+    assert house.released(2.0, "a", 2) == [
+        has_failed("a", 2, "Vanished", "it ended without saying why"),
+        is_released("a", 2, "failed", 0.0),
+        publish(4),
+    ]
+
+
+# A release that cannot be proven --------------------------------------------------------------------------------------
+
+
+def test_without_proof_the_seat_stays_taken_and_who_waits_is_told() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(2.0)
+    house.demand(2.0, {"b": 1})
+    house.demand(2.0, {"b": 1})
+    refusal = {"b": Refusal(6, "release_unproven", SHORT, 22.0)}
+    assert house.unproven(12.0, "a", 2) == [
+        has_failed("a", 2, "ReleaseUnproven", "pid 7 is still there"),
+        broken(2, "b", "a", phase="release", code="ReleaseUnproven", message="pid 7 is still there", total=10.0),
+        publish(6, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=refusal),
+    ]
+    assert house.states() == {"a": "unproven", "b": "unloaded"}
+    assert house.unproven(12.5, "a", 2) == []
+    again = refusal | {"a": Refusal(7, "release_unproven", SHORT, 23.0)}
+    assert house.demand(13.0, {"a": 1}) == [publish(7, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=again)]
+
+
+def test_proof_that_comes_later_frees_the_seat_and_ends_the_refusals() -> None:
+    """A bug once: clients were sent away for some more seconds."""
+    house = House()
+    house.load(1.0)
+    house.machine.step(Unload(1.0, "a"))
+    house.demand(1.0)
+    house.unproven(2.0, "a", 2)
+    house.demand(3.0, {"b": 1})
+    assert "b" in house.machine.residency.refusals
+    assert house.released(5.0, "a", 2) == [is_released("a", 2, "unloaded", 4.0), publish(8)]
+
+
+def test_with_another_seat_free_the_rest_goes_on_but_a_stuck_model_does_not_load_beside_itself() -> None:
+    """A bug once: those who waited for the stuck model were neither served nor sent away."""
+    house = House(Capacity(3))
+    house.load(1.0)
+    house.machine.step(Unload(1.0, "a"))
+    house.demand(1.0)
+    house.unproven(2.0, "a", 2)
+    assert house.demand(3.0, {"b": 1})[:2] == [started(2, "b"), Start("b", "b@7", 7)]
+    assert house.demand(4.0, {"a": 1}) == [
+        publish(
+            8,
+            who("a", UNPROVEN, 2.0, 2, "unloaded"),
+            who("b", LOADING, 3.0, 7),
+            refuse={"a": Refusal(8, "release_unproven", SHORT, 14.0)},
+        )
+    ]
+
+
+def test_one_that_cannot_be_proven_gone_though_nobody_told_it_to_go_has_crashed_as_well() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    said = house.unproven(2.0, "a", 2)
+    assert said[0] == has_failed("a", 2, "ReleaseUnproven", "pid 7 is still there", 1.0)
+    assert said[1].type == "switch.failed"
+    assert house.states()["a"] == "unproven"
+
+
+# Room -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
+    """A bug once: it spoke of a seat that could not be proven free."""
+    house = House(Capacity(1, 10), a=Terms(Claim(2)), b=Terms(Claim(1, 11)))
+    refusals = {
+        model: Refusal(2, "too_large", f"{model} claims more than there is of the accelerator") for model in "ab"
+    }
+    assert house.demand(1.0, {"a": 1, "b": 1}) == [publish(2, refuse=refusals)]
+    assert house.change(2.0, capacity=Capacity(2, 20)) == [publish(3)]
+    assert house.demand(3.0, {"a": 1})[1] == Start("a", "a@4", 4)
+
+
+def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch_of_its_own() -> None:
+    house = House(Capacity(2))
+    assert house.demand(1.0, {"a": 1, "b": 1}) == [
+        started(1, "a"),
+        Start("a", "a@2", 2),
+        publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
+        started(2, "b"),
+        Start("b", "b@3", 3),
+        publish(3, who("a", LOADING, 1.0, 2), who("b", LOADING, 1.0, 3), bound=30.0),
+    ]
+
+
+def test_a_capacity_that_shrinks_drains_what_is_too_much_whatever_its_minimum_residency() -> None:
+    """A bug once: both stayed."""
+    house = House(Capacity(2), a=Terms(min_residency=999.0), b=Terms())
+    house.load(1.0, "a")
+    house.load(2.0, "b")
+    house.demand(2.5, {}, {"b@4": 1})
+    assert house.change(3.0, capacity=Capacity(1)) == [publish(6, who("a", CLOSING, 3.0, 2), who("b", READY, 2.0, 4))]
+    assert house.demand(3.0, {}, {"b@4": 1})[0] == Stop("a", "a@2", 2, 10.0)
+
+
+def test_a_model_that_claims_nothing_needs_no_seat() -> None:
+    house = House(Capacity(1), a=Terms(), cpu=Terms(NOTHING))
+    house.load(1.0)
+    assert house.demand(2.0, {"cpu": 1}, {"a@2": 1})[1] == Start("cpu", "cpu@4", 4)
+
+
+# Idle -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_request() -> None:
+    house = House(a=Terms(idle_timeout=10.0))
+    house.load(1.0)
+    assert house.machine.wake_at is None  # in use
+    house.demand(5.0)
+    assert house.machine.wake_at == 15.0
+    house.demand(9.0, served={"a@2": 2})  # one so short that it was never seen in flight
+    assert house.machine.wake_at == 19.0
+    assert house.tick(18.9) == []
+    assert house.tick(19.0) == [publish(4, who("a", CLOSING, 19.0, 2))]
+    assert house.demand(19.1) == [Stop("a", "a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "evicted"))]
+    assert house.released(20.0, "a", 2) == [is_released("a", 2, "evicted", 0.9), publish(6)]
+
+
+@pytest.mark.parametrize(("idle_timeout", "last"), [(0.7, 0.1), (0.1, 0.7), (1.1, 2.2), (3.3, 0.1)])
+def test_the_alarm_of_an_idle_timeout_is_never_a_moment_too_early(idle_timeout: float, last: float) -> None:
+    """A bug once: by rounding, the time at which it woke could be too early, and there was no second alarm."""
+    house = House(a=Terms(idle_timeout=idle_timeout))
+    house.load(0.0)
+    house.demand(last)
+    assert house.machine.wake_at is not None
+    house.tick(house.machine.wake_at)
+    assert house.states()["a"] == "closing"
+
+
+def test_a_request_that_comes_while_it_closes_for_idleness_keeps_it() -> None:
+    house = House(a=Terms(idle_timeout=10.0))
+    house.load(1.0)
+    house.demand(5.0)
+    house.tick(15.0)
+    assert house.demand(15.1, {}, {"a@2": 1}, seen=3) == [publish(5, who("a", READY, 15.1, 2))]
+
+
+def test_a_minimum_residency_keeps_also_the_idle() -> None:
+    house = House(a=Terms(idle_timeout=5.0, min_residency=60.0))
+    house.load(1.0)
+    house.demand(2.0)
+    assert house.machine.wake_at == 61.0
+    assert house.tick(60.0) == []
+    assert house.tick(61.0) == [publish(4, who("a", CLOSING, 61.0, 2))]
+
+
+def test_a_minimum_residency_does_not_begin_again_when_a_switch_is_taken_back() -> None:
+    """A bug once: it counted from the last change of state."""
+    house = House(a=Terms(min_residency=10.0), b=Terms())
+    house.load(1.0)
+    house.demand(12.0)
+    house.demand(12.0, {"b": 1}, seen=3)
+    house.demand(13.0, {}, seen=3)
+    assert house.states()["a"] == "ready"
+    house.demand(14.0, {"b": 1})
+    assert house.states()["a"] == "closing"
+
+
+def test_a_router_that_leaves_is_no_use_of_what_it_did_not_use() -> None:
+    """A bug once: the number of requests ever served went down with it, and that looked like one more."""
+    house = House(a=Terms(idle_timeout=10.0))
+    house.load(1.0)
+    house.demand(2.0, served={"a@2": 1})
+    house.demand(2.0, served={"a@2": 7}, router="other")
+    house.machine.step(RouterLeft(5.0, "other"))
+    house.demand(6.0, served={"a@2": 1})
+    assert house.machine.wake_at == 12.0
+
+
+# Orders ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_loads_a_model_that_nobody_waits_for() -> None:
+    house = House()
+    assert house.machine.step(Load(1.0, "a")) == [
+        started(1, "a", waiting=0, reason="ordered"),
+        Start("a", "a@2", 2),
+        publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
+    ]
+    assert house.machine.step(Load(1.5, "a")) == []
+    house.ready(2.0, "a", 2)
+    assert house.machine.step(Load(3.0, "a")) == []
+    assert house.tick(4.0) == []
+
+
+def test_an_ordered_model_is_not_given_up_while_it_loads() -> None:
+    """A bug once: traffic for another made it start over again and again."""
+    house = House()
+    house.machine.step(Load(1.0, "a"))
+    assert house.demand(2.0, {"b": 1}) == []
+    house.ready(3.0, "a", 2)
+    assert house.demand(3.0, {"b": 1})[0] == started(2, "b", "a")  # but then it is like any other
+
+
+def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    house.failed(2.0, "a", 2)
+    house.released(2.0, "a", 2)
+    house.demand(2.1)
+    assert house.machine.step(Load(2.2, "a")) == [
+        started(2, "a", waiting=0, reason="ordered"),
+        Start("a", "a@5", 5),
+        publish(5, who("a", LOADING, 2.2, 5), bound=30.0),
+    ]
+
+
+def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(2.0, {"a": 1}, {"a@2": 1})
+    message = "a was unloaded by an operator while this request waited"
+    refuse = {"a": Refusal(4, "unloaded", message)}
+    assert house.machine.step(Unload(2.0, "a")) == [publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)]
+    assert house.demand(3.0, {}, {"a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
+    assert house.demand(4.0) == [
+        Stop("a", "a@2", 2, 10.0),
+        publish(6, who("a", RELEASING, 4.0, 2, "unloaded"), refuse=refuse),
+    ]
+    assert house.demand(4.5, {"a": 1}) == [started(2, "a", "a")]  # who comes later gets it loaded again
+    assert house.released(5.0, "a", 2)[1] == Start("a", "a@7", 7)
+
+
+def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
+    house = House()
+    house.machine.step(Load(1.0, "a"))
+    message = "it was stopped while it loaded"
+    failed = broken(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
+    assert house.machine.step(Unload(2.0, "a")) == [
+        failed,
+        Stop("a", "a@2", 2, 10.0),
+        publish(3, unready("a", RELEASING, 2.0, 2, "unloaded")),
+    ]
+    assert house.released(2.5, "a", 2) == [is_released("a", 2, "unloaded", 0.5), publish(4)]
+
+
+@pytest.mark.parametrize("model", ["x", "unknown"])
+def test_servers_outside_and_unknown_models_are_neither_loaded_nor_unloaded(model: str) -> None:
+    house = House(x=Terms(external=SERVER))
+    house.demand(1.0, {"x": 1})
+    assert house.machine.step(Load(2.0, model)) == []
+    assert house.machine.step(Unload(2.0, model)) == []
+    assert house.machine.prospects.orders == {}
+
+
+# Documents ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_preload_is_loaded_when_its_weights_are_known_to_be_there_and_never_pushes_anybody_out() -> None:
+    house = House()
+    house.load(1.0)
+    assert house.change(2.0, p=Terms(preload=True)) == [publish(4, who("a", READY, 1.0, 2))]
+    assert house.machine.step(CacheObserved(2.0, "p", CACHED)) == []
+    house.machine.step(Unload(3.0, "a"))
+    house.demand(3.0)
+    assert house.released(4.0, "a", 2)[:3] == [
+        is_released("a", 2, "unloaded", 1.0),
+        started(2, "p", waiting=0, reason="ordered"),
+        Start("p", "p@7", 7),
+    ]
+
+
+def test_changes_that_need_no_restart_are_taken_over() -> None:
+    house = House(a=Terms(drain_timeout=20.0), b=Terms())
+    house.load(1.0)
+    assert house.change(2.0, a=Terms(drain_timeout=3.0)) == [publish(4, who("a", READY, 1.0, 2))]
+    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-60.0)
+    assert house.machine.wake_at == 5.0
+
+
+def test_what_a_model_occupies_is_what_it_was_started_with() -> None:
+    house = House(Capacity(2), a=Terms(Claim(2)), b=Terms())
+    house.load(1.0)
+    house.change(2.0, a=Terms(Claim(1)))
+    assert house.demand(3.0, {"b": 1}, {"a@2": 1}) == []
+
+
+def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_document() -> None:
+    house = House(a=Terms(fingerprint="1"))
+    house.load(1.0)
+    new = house.change(2.0, a=Terms(fingerprint="2", stop_timeout=99.0))
+    assert new == [publish(4, who("a", CLOSING, 2.0, 2, "changed"))]
+    assert house.machine.step(CacheObserved(2.0, "a", CACHED)) == [Emit("model.cached", "a", {})]
+    house.demand(2.5, {}, {"a@2": 1})
+    assert house.demand(3.0) == [Stop("a", "a@2", 2, 10.0), publish(6, who("a", RELEASING, 3.0, 2, "changed"))]
+    assert house.released(3.5, "a", 2) == [
+        is_released("a", 2, "changed", 0.5),
+        started(2, "a", waiting=0, reason="ordered"),
+        Start("a", "a@7", 7),
+        publish(7, who("a", LOADING, 3.5, 7), bound=30.0),
+    ]
+
+
+@pytest.mark.parametrize("first", ["the document", "the weights"])
+def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str) -> None:
+    """A bug once: news of the weights that came before the document was forgotten with it, and nobody asked again."""
+    house = House(a=Terms(fingerprint="1"))
+    there = CacheObserved(2.0, "a", CACHED)
+    if first == "the weights":
+        house.machine.step(there)
+    house.change(2.0, a=Terms(fingerprint="2"))
+    if first == "the document":
+        house.machine.step(there)
+        assert house.demand(3.0, {"a": 1})[1] == Start("a", "a@3", 3)
+    else:
+        assert house.demand(3.0, {"a": 1}) == [Fetch("a")]
+        assert house.machine.step(there)[2] == Start("a", "a@3", 3)
+
+
+def test_a_document_that_has_changed_may_have_mended_a_failure() -> None:
+    house = House(a=Terms(fingerprint="1"))
+    house.demand(1.0, {"a": 1})
+    house.failed(2.0, "a", 2)
+    house.released(2.0, "a", 2)
+    assert house.change(2.1, a=Terms(fingerprint="2"))[0] == Fetch("a")  # somebody waits, as far as it knows
+    assert house.machine.residency.refusals == {}
+
+
+def test_a_removed_model_is_drained_and_forgotten_and_may_come_back_in_time() -> None:
+    house = House()
+    house.load(1.0)
+    a = house.terms["a"]
+    assert house.change(2.0, a=None) == [publish(4, who("a", CLOSING, 2.0, 2, "removed"))]
+    assert house.change(2.5, a=a) == [publish(5, who("a", READY, 2.5, 2))]
+    house.change(3.0, a=None)
+    assert house.demand(3.0, {"b": 1}) == [
+        Stop("a", "a@2", 2, 10.0),
+        started(2, "b", "a"),
+        publish(7, who("a", RELEASING, 3.0, 2, "removed"), bound=30.0),
+    ]
+    assert house.released(4.0, "a", 2)[1] == Start("b", "b@8", 8)
+
+
+# Start, restart and shutdown ------------------------------------------------------------------------------------------
+
+
+def test_what_runs_already_is_adopted() -> None:
+    house = House(Capacity(2))
+    assert house.machine.step(HolderAdopted(1.0, "a", "pod-1", 41, "http://pod1")) == [
+        publish(42, Resident("a", "pod-1", READY, 41, 1.0, "http://pod1"))
+    ]
+    assert house.machine.step(HolderAdopted(1.0, "b", "pod-2", 40, None)) == [
+        publish(
+            43, Resident("a", "pod-1", READY, 41, 1.0, "http://pod1"), Resident("b", "pod-2", LOADING, 40, 1.0, None)
+        )
+    ]
+    assert house.machine.wake_at == 301.0
+    ready = house.machine.step(HolderReady(2.0, "pod-2", 40, "http://pod2"))
+    assert ready[0] == Emit("model.ready", "b", {"holder": "pod-2", "seconds": 1.0})
+
+
+def test_a_model_that_nobody_knows_or_that_is_there_twice_is_taken_off() -> None:
+    house = House(Capacity(3))
+    house.machine.step(HolderAdopted(1.0, "a", "pod-1", 5, "http://pod1"))
+    for model, holder, why in (("z", "pod-2", "removed"), ("a", "pod-3", "duplicate")):
+        said = house.machine.step(HolderAdopted(1.0, model, holder, 6, f"http://{holder}"))
+        assert Stop(model, holder, 6, 10.0) in said  # nobody is there to wait for
+        assert house.machine.holders[holder].leaving == why
+    house.demand(2.0, {"b": 1})
+    assert house.states() == {"a": "ready", "b": "loading"}
+
+
+def test_what_is_adopted_is_not_preloaded_again() -> None:
+    machine = Switching("w", Batch())
+    machine.step(TermsChanged(0.0, {"p": Terms(preload=True)}, Capacity(1)))
+    machine.step(HolderAdopted(0.0, "p", "pod", 3, "http://pod"))
+    machine.step(CacheObserved(0.0, "p", CACHED))
+    machine.step(Unload(1.0, "p"))
+    assert machine.step(HolderReleased(2.0, "pod", 3))[-1] == publish(6)
+
+
+def test_adopting_what_is_known_changes_nothing() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    house.machine.step(Unload(1.0, "a"))
+    assert house.machine.step(HolderAdopted(1.0, "a", "a@2", 2, "http://a")) == []
+    assert house.states()["a"] == "releasing"
+
+
+def test_at_the_end_everything_goes_and_nothing_comes() -> None:
+    house = House(Capacity(2))
+    house.load(1.0, "a")
+    house.demand(2.0, {"b": 1}, {"a@2": 1})
+    message = "it was stopped while it loaded"
+    assert house.machine.step(Shutdown(3.0)) == [
+        broken(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
+        Stop("b", "b@4", 4, 10.0),
+        publish(5, who("a", CLOSING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
+    ]
+    assert house.demand(3.0, {"b": 1})[0] == Stop("a", "a@2", 2, 10.0)
+    house.released(4.0, "a", 2)
+    house.released(4.0, "b", 4)
+    assert house.demand(5.0, {"a": 1, "b": 1}) == []
+    assert house.machine.step(Load(5.0, "a")) == []
+    adopted = house.machine.step(HolderAdopted(6.0, "a", "late", 3, "http://late"))
+    assert Stop("a", "late", 3, 10.0) not in adopted  # not before its router has seen it close
+    assert house.demand(6.0)[0] == Stop("a", "late", 3, 10.0)
+
+
+def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
+    house = House()
+    house.load(1.0)
+    house.change(1.0, a=None)
+    house.machine.step(Shutdown(2.0))
+    house.change(3.0, a=Terms())
+    assert house.demand(3.0)[0] == Stop("a", "a@2", 2, 10.0)
+
+
+# Stale news -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        HolderReady(9.0, "a@2", 1, "http://stale"),
+        HolderFailed(9.0, "a@2", 3, "Exited", ""),
+        HolderReleased(9.0, "a@2", 1),
+        HolderUnproven(9.0, "a@2", 1, ""),
+        HolderReleased(9.0, "a@1", 1),
+        HolderReady(9.0, "a@2", 2, "http://again"),
+    ],
+)
+def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: HolderReleased) -> None:
+    house = House()
+    house.load(1.0)
+    before = house.machine.residency
+    assert house.machine.step(stale) == []
+    assert house.machine.residency is before
+    assert house.machine.holders["a@2"].address == "http://a2"
+
+
+def test_snapshots_count_by_their_number_only() -> None:
+    house = House()
+    old = Demand("r", 1, 0, {"b": Waiting(1, 0.0)})
+    house.machine.step(DemandReported(1.0, Demand("r", 2, 0, {"a": Waiting(1, 0.0)})))
+    assert house.machine.step(DemandReported(2.0, old)) == []
+    assert house.machine.step(DemandReported(2.0, Demand("r", 2, 0, {}))) == []
+
+
+def test_a_late_snapshot_of_a_router_that_left_does_not_bring_it_back() -> None:
+    """A bug once: nobody would have seen it leave again, and every switch would have waited for its drain deadline."""
+    house = House()
+    house.machine.step(DemandReported(1.0, Demand("gone", 1, 0)))
+    house.machine.step(RouterLeft(2.0, "gone"))
+    assert house.machine.step(DemandReported(3.0, Demand("gone", 7, 0, {"b": Waiting(1, 0.0)}))) == []
