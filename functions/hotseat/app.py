@@ -32,7 +32,7 @@ SHUTDOWN_MARGIN = 10.0  # seconds for everything at the end that has no timeout 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to serve on one machine. `files` are documents, or folders of them."""
+    """How to serve on one machine. `files` are documents, or folders of them; none: what was read cannot be read again."""
 
     files: tuple[Path, ...]
     state_dir: Path
@@ -98,6 +98,9 @@ class App:
         """Read the documents again and apply the difference; with an error in them everything stays as it is."""
         with self._lock:
             if self._closed:
+                return
+            if not self.settings.files:
+                self._tell("not reloaded: the documents came from the standard input")
                 return
             try:
                 manifest = load(self.settings.files)

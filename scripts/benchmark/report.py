@@ -53,7 +53,7 @@ def median(values: Iterable[float]) -> float:
 
 def table(rows: Sequence[Row]) -> str:
     """Lay the rows out in columns."""
-    heads = ("part", "what", "value", "", "target", "")
+    heads = ("part", "what", "value", "unit", "target", "")
     cells = [heads, *((r.part, r.what, _number(r.value), r.unit, r.target, r.verdict) for r in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
     lines = []

@@ -159,7 +159,13 @@ class Hotseat:
         environment |= {"HOTSEAT_MOCK_SEAT": os.pathsep.join(files), **(env or {})}
         self._stderr = (folder / "stderr").open("a+")
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, text=True
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            start_new_session=True,
         )
         self.lines: list[dict[str, Any]] = []
         self._news = threading.Condition()
@@ -170,8 +176,7 @@ class Hotseat:
         try:
             self.url: str = self.wait_for(lambda: next((line["url"] for line in self.lines if "url" in line), None))
         except AssertionError:
-            self.process.kill()
-            self._end()
+            self._kill()
             raise AssertionError(f"hotseat did not start:\n{self.log()}") from None
         self.address = self.url.removeprefix("http://")
 
@@ -333,14 +338,29 @@ class Hotseat:
 
     def _end(self) -> None:
         try:
-            self.ended()
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.process.wait(PATIENCE)
+            eventually(lambda: not self._is_left())
+        except (subprocess.TimeoutExpired, AssertionError):
             raise AssertionError(f"hotseat did not end:\n{self.log()}") from None
         finally:
-            self.process.stdout.close()
-            self._stderr.close()
+            self._kill()
+
+    def _is_left(self) -> bool:
+        """Whether any of its own processes, arbiter and worker, is still there."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _kill(self) -> None:
+        """End what is left of hotseat itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._reader.join()  # it ends with the last process that has the other end
+        self.process.stdout.close()
+        self._stderr.close()
 
     def _read(self) -> None:
         for line in self.process.stdout:

@@ -75,6 +75,9 @@ class Request:
 class Router:
     machine: Admission
     inbox: deque[Residency] = field(default_factory=deque)
+    batches: dict[str, int] = field(
+        default_factory=dict
+    )  # by holder that it sees closing: the last request before that
 
 
 class World:
@@ -147,8 +150,14 @@ class World:
         if not body.forced:
             busy = {n: r.machine.in_flight(order.holder) for n, r in self.routers.items()}
             assert not any(busy.values()), f"{order} before its drain deadline, in flight: {busy}"
+            owed = [i for i, r in self.requests.items() if r.holder is None and i <= self._batch(r, order.holder)]
+            assert not [i for i in owed if self.requests[i].model == order.model], f"{order} still owes {owed}"
         if body.state == "gone" and not body.news:
             body.news.append(HolderReleased(self.now, body.holder, body.epoch))
+
+    def _batch(self, request: Request, holder: str) -> int:
+        router = self.routers.get(request.router)
+        return router.batches.get(holder, 0) if router else 0
 
     def publish(self, residency: Residency) -> None:
         assert not self.old_news or residency.epoch > self.old_news[-1].epoch
@@ -196,6 +205,8 @@ class World:
         body = self.bodies[command.holder]
         assert body.model == request.model
         assert body.address == command.address
+        batches = self.routers[request.router].batches
+        assert command.request <= batches.get(body.holder, command.request), "it came after the batch was closed"
         if body.forced:
             return  # it was stopped after its deadline, and this router cannot have heard of it
         # One that is dead is fair as long as the news of it has not come round.
@@ -311,7 +322,12 @@ class World:
         inbox = self.routers[name].inbox
         while skip and len(inbox) > 1:
             inbox.popleft()
-        self.at(name, admission.ResidencySeen(self.now, inbox.popleft()))
+        residency = inbox.popleft()
+        router = self.routers[name]
+        if residency.epoch > router.machine.residency.epoch:
+            closing = [r.holder for r in residency.residents if r.state is SeatState.CLOSING]
+            router.batches = {holder: router.batches.get(holder, self.count) for holder in closing}
+        self.at(name, admission.ResidencySeen(self.now, residency))
 
     def repeat_residency(self, pick: Pick) -> None:
         if not self.routers or not self.old_news:
@@ -539,22 +555,25 @@ class World:
             body.news.clear()
         self.tell(TermsChanged(self.now, self.terms, self.capacity))
         for body in self._bodies("loading", "ready", "dead", "stuck"):
-            if (body.model, body.fingerprint) not in described:
-                body.state, body.forced = "gone", True  # a runtime adopts nothing that no document describes
-                continue
-            address = body.address if body.state == "ready" and not body.told else None
-            body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
-            body.told = False  # it is told again, if need be
-            self.closing_since.pop(body.holder, None)
-            if body.state == "stuck":
-                body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
-            elif address is None:
-                body.state = "loading"
-            self.tell(HolderAdopted(self.now, body.model, body.holder, body.epoch, address))
+            self._adopt(body, described=(body.model, body.fingerprint) in described)
         for model, state in self.cached.items():
             if model in self.terms:
                 self.cached[model] = CacheState.ABSENT if state is CacheState.FETCHING else state
                 self.tell(CacheObserved(self.now, model, self.cached[model]))
+
+    def _adopt(self, body: Body, *, described: bool) -> None:
+        if not described:
+            body.state, body.forced = "gone", True  # a runtime adopts nothing that no document describes
+            return
+        address = body.address if body.state == "ready" and not body.told else None
+        body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
+        body.told = False  # it is told again, if need be
+        self.closing_since.pop(body.holder, None)
+        if body.state == "stuck":
+            body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
+        elif address is None:
+            body.state = "loading"
+        self.tell(HolderAdopted(self.now, body.model, body.holder, body.epoch, address))
 
     def shut_down(self, _: Pick) -> None:
         if not self.down:
@@ -583,7 +602,7 @@ class World:
             self.tell(Tick(self.now))
         raise AssertionError("it does not come to rest")
 
-    def _move(self) -> bool:
+    def _move(self) -> bool:  # noqa: C901 — one paragraph for each thing that can move
         """Let everything that can happen now happen once; returns whether there was anything."""
         moved = False
         while self.crashed:

@@ -82,16 +82,16 @@ class House:
         return self.machine.step(DemandReported(now, snapshot))
 
     def ready(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderReady(now, f"{model}@{of}", of, f"http://{model}{of}"))
+        return self.machine.step(HolderReady(now, f"w/{model}@{of}", of, f"http://{model}{of}"))
 
     def released(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderReleased(now, f"{model}@{of}", of))
+        return self.machine.step(HolderReleased(now, f"w/{model}@{of}", of))
 
     def failed(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderFailed(now, f"{model}@{of}", of, "Exited", "exit code 1"))
+        return self.machine.step(HolderFailed(now, f"w/{model}@{of}", of, "Exited", "exit code 1"))
 
     def unproven(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderUnproven(now, f"{model}@{of}", of, "pid 7 is still there"))
+        return self.machine.step(HolderUnproven(now, f"w/{model}@{of}", of, "pid 7 is still there"))
 
     def tick(self, now: float) -> list[Command]:
         return self.machine.step(Tick(now))
@@ -110,20 +110,20 @@ class House:
         self.demand(now, {model: 1})
         of = next(h.epoch for h in self.machine.holders.values() if h.model == model)
         self.ready(now, model, of)
-        self.demand(now, {}, {f"{model}@{of}": 1})
+        self.demand(now, {}, {f"w/{model}@{of}": 1})
         return of
 
 
 def who(model: str, state: SeatState, since: float, of: int, leaving: str | None = None) -> Resident:
     """A resident; one that has been ready has an address."""
     return Resident(
-        model, f"{model}@{of}", state, of, since, None if state is LOADING else f"http://{model}{of}", leaving
+        model, f"w/{model}@{of}", state, of, since, None if state is LOADING else f"http://{model}{of}", leaving
     )
 
 
 def unready(model: str, state: SeatState, since: float, of: int, leaving: str) -> Resident:
     """A resident that goes without having been ready."""
-    return Resident(model, f"{model}@{of}", state, of, since, None, leaving)
+    return Resident(model, f"w/{model}@{of}", state, of, since, None, leaving)
 
 
 def publish(
@@ -154,15 +154,15 @@ def broken(
 
 
 def is_ready(model: str, of: int, seconds: float) -> Emit:
-    return Emit("model.ready", model, {"holder": f"{model}@{of}", "seconds": seconds})
+    return Emit("model.ready", model, {"holder": f"w/{model}@{of}", "seconds": seconds})
 
 
 def is_released(model: str, of: int, reason: str, seconds: float) -> Emit:
-    return Emit("model.released", model, {"holder": f"{model}@{of}", "reason": reason, "seconds": seconds})
+    return Emit("model.released", model, {"holder": f"w/{model}@{of}", "reason": reason, "seconds": seconds})
 
 
 def has_failed(model: str, of: int | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
-    holder = None if of is None else f"{model}@{of}"
+    holder = None if of is None else f"w/{model}@{of}"
     data = {"holder": holder, "reason": reason, "message": message, "retry_after": retry_after}
     return Emit("model.failed", model, data)
 
@@ -189,7 +189,7 @@ def test_the_first_request_loads_its_model_which_is_then_shown_as_ready() -> Non
     assert house.demand(1.0, {"a": 2}, since=0.5, requested=("a",)) == [
         requested,
         started(1, "a", waiting=2),
-        Start("a", "a@2", 2),
+        Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
     ]
     assert house.machine.wake_at == 301.0  # its start timeout
@@ -199,7 +199,7 @@ def test_the_first_request_loads_its_model_which_is_then_shown_as_ready() -> Non
         completed(1, "a", wait=0.5, load=3.0, total=3.0),
         publish(3, who("a", READY, 4.0, 2)),
     ]
-    assert house.demand(4.0, {}, {"a@2": 2}) == []
+    assert house.demand(4.0, {}, {"w/a@2": 2}) == []
     assert house.states() == {"a": "ready", "b": "unloaded"}
     assert house.machine.wake_at is None
 
@@ -263,21 +263,21 @@ def test_a_fetch_that_fails_unasked_is_no_failure_yet() -> None:
 def test_a_switch_closes_drains_releases_and_loads() -> None:
     house = House(a=Terms(max_wait=5.0), b=Terms(max_wait=5.0, stop_timeout=7.0))
     house.load(1.0)
-    assert house.demand(2.0, {"b": 1}, {"a@2": 3}) == []  # a is busy: b waits
+    assert house.demand(2.0, {"b": 1}, {"w/a@2": 3}) == []  # a is busy: b waits
     assert house.machine.wake_at == 7.0
     assert house.tick(7.0) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 7.0, 2), bound=5.0)]
-    assert house.demand(7.0, {"b": 1}, {"a@2": 3}, since=2.0, seen=3) == []  # it has not seen that yet
-    assert house.demand(7.1, {"b": 1, "a": 2}, {"a@2": 3}, since=2.0, closing={"a": 2}) == []  # its batch
-    assert house.demand(8.0, {"b": 1}, {"a@2": 2}, since=2.0) == [publish(5, who("a", DRAINING, 8.0, 2), bound=5.0)]
+    assert house.demand(7.0, {"b": 1}, {"w/a@2": 3}, since=2.0, seen=3) == []  # it has not seen that yet
+    assert house.demand(7.1, {"b": 1, "a": 2}, {"w/a@2": 3}, since=2.0, closing={"a": 2}) == []  # its batch
+    assert house.demand(8.0, {"b": 1}, {"w/a@2": 2}, since=2.0) == [publish(5, who("a", DRAINING, 8.0, 2), bound=5.0)]
     assert house.machine.wake_at == 127.0  # the drain deadline counts from the decision
-    assert house.demand(9.0, {"b": 1}, {"a@2": 1}, since=2.0, seen=4) == []
+    assert house.demand(9.0, {"b": 1}, {"w/a@2": 1}, since=2.0, seen=4) == []
     assert house.demand(10.0, {"b": 1}, since=2.0, seen=4) == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         publish(6, who("a", RELEASING, 10.0, 2, "evicted"), bound=5.0),
     ]
     assert house.released(10.5, "a", 2) == [
         is_released("a", 2, "evicted", 0.5),
-        Start("b", "b@7", 7),
+        Start("b", "w/b@7", 7),
         publish(7, who("b", LOADING, 10.5, 7), bound=5.0),
     ]
     assert house.ready(12.5, "b", 7) == [
@@ -294,7 +294,7 @@ def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() ->
     assert house.demand(2.0, {"b": 1}) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 2.0, 2), bound=30.0)]
     assert house.demand(2.1, {"b": 1}) == []  # the other one has not
     assert house.demand(2.2, router="other") == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         publish(5, who("a", RELEASING, 2.2, 2, "evicted"), bound=30.0),
     ]
 
@@ -303,16 +303,16 @@ def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() ->
 def test_a_router_that_is_gone_is_awaited_no_longer(state: SeatState) -> None:
     house = House()
     house.load(1.0)
-    house.demand(1.0, flight={"a@2": 1}, router="other")
+    house.demand(1.0, flight={"w/a@2": 1}, router="other")
     house.demand(2.0, {"b": 1}, since=-30.0)
     if state is DRAINING:
-        house.demand(2.0, flight={"a@2": 1}, router="other")
+        house.demand(2.0, flight={"w/a@2": 1}, router="other")
         house.demand(2.0, {"b": 1}, since=-30.0)
     epoch = house.machine.epoch
     house.demand(2.1, {"b": 1}, since=-30.0)
     assert house.states()["a"] == state.value
     assert house.machine.step(RouterLeft(3.0, "other")) == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         publish(epoch + 1, who("a", RELEASING, 3.0, 2, "evicted"), bound=30.0),
     ]
 
@@ -321,15 +321,15 @@ def test_a_router_that_is_gone_is_awaited_no_longer(state: SeatState) -> None:
 def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state: SeatState) -> None:
     house = House(a=Terms(drain_timeout=20.0), b=Terms())
     house.load(1.0)
-    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     if state is DRAINING:
-        house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+        house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     assert house.states()["a"] == state.value
     epoch = house.machine.epoch
     assert house.machine.wake_at == 22.0
     assert house.tick(21.9) == []
     assert house.tick(22.0) == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         publish(epoch + 1, who("a", RELEASING, 22.0, 2, "evicted"), bound=30.0),
     ]
 
@@ -337,20 +337,20 @@ def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state:
 def test_a_switch_is_taken_back_when_nobody_waits_for_it_any_longer() -> None:
     house = House()
     house.load(1.0)
-    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
+    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     gone = "it is not next any longer: nobody waits for it, or another goes first"
-    assert house.demand(4.0, {}, {"a@2": 1}) == [
+    assert house.demand(4.0, {}, {"w/a@2": 1}) == [
         broken(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
         publish(5, who("a", READY, 4.0, 2)),
     ]
-    assert house.demand(5.0, {"b": 1}, {"a@2": 1}) == []  # it gets its minimum and its bound again
+    assert house.demand(5.0, {"b": 1}, {"w/a@2": 1}) == []  # it gets its minimum and its bound again
 
 
 def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
     house = House()
     house.load(1.0)
-    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-30.0)
-    assert house.demand(3.0, {"b": 1, "a": 4}, {"a@2": 1}, seen=3) == []  # another waiter for b, and some for a
+    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
+    assert house.demand(3.0, {"b": 1, "a": 4}, {"w/a@2": 1}, seen=3) == []  # another waiter for b, and some for a
     assert house.states()["a"] == "closing"
 
 
@@ -358,24 +358,24 @@ def test_what_is_left_of_a_batch_at_the_deadline_does_not_bring_the_old_model_ba
     """A bug once: the old model's rest had waited longer than the new one's waiters, which then waited for ever."""
     house = House(a=Terms(drain_timeout=20.0), b=Terms())
     house.load(1.0)
-    house.demand(40.0, {"b": 1, "a": 9}, {"a@2": 1}, since=2.0, closing={"a": 9})
+    house.demand(40.0, {"b": 1, "a": 9}, {"w/a@2": 1}, since=2.0, closing={"a": 9})
     assert house.states()["a"] == "closing"
     house.tick(60.0)
     assert house.states()["a"] == "releasing"
     house.demand(60.0, {"b": 1, "a": 9}, {}, since=1.5)
-    assert house.released(61.0, "a", 2)[1] == Start("b", "b@6", 6)
+    assert house.released(61.0, "a", 2)[1] == Start("b", "w/b@6", 6)
 
 
 def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it() -> None:
     """A bug once: with an overdue waiter elsewhere and no time to drain, it was stopped in the moment it was ready."""
     house = House(a=Terms(max_wait=0.0, drain_timeout=0.0), b=Terms(max_wait=0.0, drain_timeout=0.0))
-    house.demand(1.0, {"a": 1, "b": 1})
-    assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=0.0)
+    house.demand(1.0, {"a": 1, "b": 1}, since=-9.0)
+    assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=1.5)
     assert house.machine.wake_at == 7.0  # if a router does not hear at all
-    assert house.demand(2.0, {"b": 1}, {"a@2": 1}, seen=3) == [
-        Stop("a", "a@2", 2, 10.0),
+    assert house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-9.0, seen=3) == [
+        Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
-        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=0.0),
+        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=1.5),
     ]
 
 
@@ -395,7 +395,7 @@ def test_a_start_that_fails_is_told_to_those_who_wait_and_holds_the_seat_until_i
     assert house.failed(2.1, "a", 2) == []  # said twice
     assert house.released(2.5, "a", 2) == [
         is_released("a", 2, "failed", 0.5),
-        Start("b", "b@4", 4),
+        Start("b", "w/b@4", 4),
         publish(4, who("b", LOADING, 2.5, 4), refuse={"a": crash("a", 3, 3.0)}, bound=30.0),
     ]
 
@@ -411,7 +411,7 @@ def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal
     assert house.machine.status()[0] == ModelStatus("a", "failed", None, "Exited: exit code 1", retry_at=3.0)
     assert house.demand(2.5, {"a": 1}, seen=2) == []  # from before the refusal: answered with it
     assert house.machine.wake_at is None
-    assert house.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "a@5", 5)]
+    assert house.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "w/a@5", 5)]
     assert house.ready(5.0, "a", 5)[-1] == publish(6, who("a", READY, 5.0, 5))
     house.failed(6.0, "a", 5)  # and again, soon: the count goes on
     assert house.machine.prospects.failures["a"].retry_at == 7.0
@@ -424,10 +424,10 @@ def test_a_start_that_takes_too_long_is_stopped() -> None:
     message = "not ready within 20 s"
     refusal = Refusal(3, "model_failed", f"a failed: StartTimeout: {message}", 22.0)
     assert house.tick(21.0) == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         has_failed("a", 2, "StartTimeout", message, 1.0),
         broken(1, "a", phase="load", code="StartTimeout", message=message, load=20.0, total=20.0),
-        publish(3, unready("a", RELEASING, 21.0, 2, "failed"), refuse={"a": refusal}, bound=30.0),
+        publish(3, unready("a", RELEASING, 21.0, 2, "failed"), refuse={"a": refusal}),
     ]
     assert house.ready(21.5, "a", 2) == []  # too late
 
@@ -446,7 +446,7 @@ def test_a_loading_model_is_given_up_for_one_that_is_wanted_and_its_switch_ends_
     message = "it was stopped while it loaded"
     assert house.demand(2.0, {"b": 1}) == [
         broken(1, "a", phase="load", code="Abandoned", message=message, load=1.0, total=1.0),
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
         publish(3, unready("a", RELEASING, 2.0, 2, "evicted"), bound=30.0),
     ]
@@ -469,10 +469,11 @@ def test_a_crash_frees_the_seat_and_the_first_one_costs_no_pause() -> None:
         has_failed("a", 2, "Exited", "exit code 1"),
         publish(4, who("a", RELEASING, 2.0, 2, "failed")),
     ]
-    assert house.demand(2.0, {"a": 1}) == [started(2, "a", "a")]
+    assert house.demand(2.0, {"a": 1}) == []
     assert house.released(3.0, "a", 2) == [
         is_released("a", 2, "failed", 1.0),
-        Start("a", "a@5", 5),
+        started(2, "a"),
+        Start("a", "w/a@5", 5),
         publish(5, who("a", LOADING, 3.0, 5), bound=30.0),
     ]
 
@@ -517,7 +518,7 @@ def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> N
     house.failed(1.0, "a", house.load(0.0))
     house.released(1.0, "a", 2)
     of = house.load(10.0)
-    house.demand(100.0, {"b": 1}, {f"a@{of}": 1}, since=60.0)
+    house.demand(100.0, {"b": 1}, {f"w/a@{of}": 1}, since=60.0)
     assert house.states()["a"] == "closing"
     house.failed(101.0, "a", of)
     assert house.machine.prospects.failures["a"].count == 1
@@ -576,6 +577,7 @@ def test_proof_that_comes_later_frees_the_seat_and_ends_the_refusals() -> None:
     house.unproven(2.0, "a", 2)
     house.demand(3.0, {"b": 1})
     assert "b" in house.machine.residency.refusals
+    house.demand(4.0)
     assert house.released(5.0, "a", 2) == [is_released("a", 2, "unloaded", 4.0), publish(8)]
 
 
@@ -586,7 +588,7 @@ def test_with_another_seat_free_the_rest_goes_on_but_a_stuck_model_does_not_load
     house.machine.step(Unload(1.0, "a"))
     house.demand(1.0)
     house.unproven(2.0, "a", 2)
-    assert house.demand(3.0, {"b": 1})[:2] == [started(2, "b"), Start("b", "b@7", 7)]
+    assert house.demand(3.0, {"b": 1})[:2] == [started(2, "b"), Start("b", "w/b@7", 7)]
     assert house.demand(4.0, {"a": 1}) == [
         publish(
             8,
@@ -616,18 +618,19 @@ def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
         model: Refusal(2, "too_large", f"{model} claims more than there is of the accelerator") for model in "ab"
     }
     assert house.demand(1.0, {"a": 1, "b": 1}) == [publish(2, refuse=refusals)]
+    house.demand(1.5)
     assert house.change(2.0, capacity=Capacity(2, 20)) == [publish(3)]
-    assert house.demand(3.0, {"a": 1})[1] == Start("a", "a@4", 4)
+    assert house.demand(3.0, {"a": 1})[1] == Start("a", "w/a@4", 4)
 
 
 def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch_of_its_own() -> None:
     house = House(Capacity(2))
     assert house.demand(1.0, {"a": 1, "b": 1}) == [
         started(1, "a"),
-        Start("a", "a@2", 2),
+        Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
         started(2, "b"),
-        Start("b", "b@3", 3),
+        Start("b", "w/b@3", 3),
         publish(3, who("a", LOADING, 1.0, 2), who("b", LOADING, 1.0, 3), bound=30.0),
     ]
 
@@ -637,15 +640,15 @@ def test_a_capacity_that_shrinks_drains_what_is_too_much_whatever_its_minimum_re
     house = House(Capacity(2), a=Terms(min_residency=999.0), b=Terms())
     house.load(1.0, "a")
     house.load(2.0, "b")
-    house.demand(2.5, {}, {"b@4": 1})
+    house.demand(2.5, {}, {"w/b@4": 1})
     assert house.change(3.0, capacity=Capacity(1)) == [publish(6, who("a", CLOSING, 3.0, 2), who("b", READY, 2.0, 4))]
-    assert house.demand(3.0, {}, {"b@4": 1})[0] == Stop("a", "a@2", 2, 10.0)
+    assert house.demand(3.0, {}, {"w/b@4": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
 
 
 def test_a_model_that_claims_nothing_needs_no_seat() -> None:
     house = House(Capacity(1), a=Terms(), cpu=Terms(NOTHING))
     house.load(1.0)
-    assert house.demand(2.0, {"cpu": 1}, {"a@2": 1})[1] == Start("cpu", "cpu@4", 4)
+    assert house.demand(2.0, {"cpu": 1}, {"w/a@2": 1})[1] == Start("cpu", "w/cpu@4", 4)
 
 
 # Idle -----------------------------------------------------------------------------------------------------------------
@@ -657,11 +660,11 @@ def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_reque
     assert house.machine.wake_at is None  # in use
     house.demand(5.0)
     assert house.machine.wake_at == 15.0
-    house.demand(9.0, served={"a@2": 2})  # one so short that it was never seen in flight
+    house.demand(9.0, served={"w/a@2": 2})  # one so short that it was never seen in flight
     assert house.machine.wake_at == 19.0
     assert house.tick(18.9) == []
     assert house.tick(19.0) == [publish(4, who("a", CLOSING, 19.0, 2))]
-    assert house.demand(19.1) == [Stop("a", "a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "evicted"))]
+    assert house.demand(19.1) == [Stop("a", "w/a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "evicted"))]
     assert house.released(20.0, "a", 2) == [is_released("a", 2, "evicted", 0.9), publish(6)]
 
 
@@ -681,7 +684,7 @@ def test_a_request_that_comes_while_it_closes_for_idleness_keeps_it() -> None:
     house.load(1.0)
     house.demand(5.0)
     house.tick(15.0)
-    assert house.demand(15.1, {}, {"a@2": 1}, seen=3) == [publish(5, who("a", READY, 15.1, 2))]
+    assert house.demand(15.1, {}, {"w/a@2": 1}, seen=3) == [publish(5, who("a", READY, 15.1, 2))]
 
 
 def test_a_minimum_residency_keeps_also_the_idle() -> None:
@@ -709,10 +712,10 @@ def test_a_router_that_leaves_is_no_use_of_what_it_did_not_use() -> None:
     """A bug once: the number of requests ever served went down with it, and that looked like one more."""
     house = House(a=Terms(idle_timeout=10.0))
     house.load(1.0)
-    house.demand(2.0, served={"a@2": 1})
-    house.demand(2.0, served={"a@2": 7}, router="other")
+    house.demand(2.0, served={"w/a@2": 1})
+    house.demand(2.0, served={"w/a@2": 7}, router="other")
     house.machine.step(RouterLeft(5.0, "other"))
-    house.demand(6.0, served={"a@2": 1})
+    house.demand(6.0, served={"w/a@2": 1})
     assert house.machine.wake_at == 12.0
 
 
@@ -723,7 +726,7 @@ def test_an_operator_loads_a_model_that_nobody_waits_for() -> None:
     house = House()
     assert house.machine.step(Load(1.0, "a")) == [
         started(1, "a", waiting=0, reason="ordered"),
-        Start("a", "a@2", 2),
+        Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
     ]
     assert house.machine.step(Load(1.5, "a")) == []
@@ -749,7 +752,7 @@ def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
     house.demand(2.1)
     assert house.machine.step(Load(2.2, "a")) == [
         started(2, "a", waiting=0, reason="ordered"),
-        Start("a", "a@5", 5),
+        Start("a", "w/a@5", 5),
         publish(5, who("a", LOADING, 2.2, 5), bound=30.0),
     ]
 
@@ -757,17 +760,17 @@ def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
 def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
     house = House()
     house.load(1.0)
-    house.demand(2.0, {"a": 1}, {"a@2": 1})
+    house.demand(2.0, {"a": 1}, {"w/a@2": 1})
     message = "a was unloaded by an operator while this request waited"
     refuse = {"a": Refusal(4, "unloaded", message)}
     assert house.machine.step(Unload(2.0, "a")) == [publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)]
-    assert house.demand(3.0, {}, {"a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
+    assert house.demand(3.0, {}, {"w/a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
     assert house.demand(4.0) == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         publish(6, who("a", RELEASING, 4.0, 2, "unloaded"), refuse=refuse),
     ]
-    assert house.demand(4.5, {"a": 1}) == [started(2, "a", "a")]  # who comes later gets it loaded again
-    assert house.released(5.0, "a", 2)[1] == Start("a", "a@7", 7)
+    assert house.demand(4.5, {"a": 1}) == []
+    assert house.released(5.0, "a", 2)[2] == Start("a", "w/a@7", 7)  # who comes later gets it loaded again
 
 
 def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
@@ -777,7 +780,7 @@ def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
     failed = broken(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
     assert house.machine.step(Unload(2.0, "a")) == [
         failed,
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         publish(3, unready("a", RELEASING, 2.0, 2, "unloaded")),
     ]
     assert house.released(2.5, "a", 2) == [is_released("a", 2, "unloaded", 0.5), publish(4)]
@@ -802,18 +805,27 @@ def test_a_preload_is_loaded_when_its_weights_are_known_to_be_there_and_never_pu
     assert house.machine.step(CacheObserved(2.0, "p", CACHED)) == []
     house.machine.step(Unload(3.0, "a"))
     house.demand(3.0)
-    assert house.released(4.0, "a", 2)[:3] == [
-        is_released("a", 2, "unloaded", 1.0),
-        started(2, "p", waiting=0, reason="ordered"),
-        Start("p", "p@7", 7),
-    ]
+    assert house.released(4.0, "a", 2)[:2] == [is_released("a", 2, "unloaded", 1.0), Start("p", "w/p@7", 7)]
+
+
+def test_a_preload_that_is_still_loading_is_given_up_for_one_that_is_wanted_and_comes_back_later() -> None:
+    house = House(p=Terms(preload=True), b=Terms())
+    assert house.states()["p"] == "loading"
+    assert Stop("p", "w/p@2", 2, 10.0) in house.demand(1.0, {"b": 1})
+    of = house.released(2.0, "p", 2)[1].epoch
+    house.ready(3.0, "b", of)
+    house.demand(4.0)
+    assert house.states() == {"p": "unloaded", "b": "ready"}  # it pushes nobody out
+    house.machine.step(Unload(5.0, "b"))
+    house.demand(5.0)
+    assert house.released(6.0, "b", of)[1].model == "p"
 
 
 def test_changes_that_need_no_restart_are_taken_over() -> None:
     house = House(a=Terms(drain_timeout=20.0), b=Terms())
     house.load(1.0)
     assert house.change(2.0, a=Terms(drain_timeout=3.0)) == [publish(4, who("a", READY, 1.0, 2))]
-    house.demand(2.0, {"b": 1}, {"a@2": 1}, since=-60.0)
+    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-60.0)
     assert house.machine.wake_at == 5.0
 
 
@@ -821,7 +833,7 @@ def test_what_a_model_occupies_is_what_it_was_started_with() -> None:
     house = House(Capacity(2), a=Terms(Claim(2)), b=Terms())
     house.load(1.0)
     house.change(2.0, a=Terms(Claim(1)))
-    assert house.demand(3.0, {"b": 1}, {"a@2": 1}) == []
+    assert house.demand(3.0, {"b": 1}, {"w/a@2": 1}) == []
 
 
 def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_document() -> None:
@@ -830,12 +842,12 @@ def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_docum
     new = house.change(2.0, a=Terms(fingerprint="2", stop_timeout=99.0))
     assert new == [publish(4, who("a", CLOSING, 2.0, 2, "changed"))]
     assert house.machine.step(CacheObserved(2.0, "a", CACHED)) == [Emit("model.cached", "a", {})]
-    house.demand(2.5, {}, {"a@2": 1})
-    assert house.demand(3.0) == [Stop("a", "a@2", 2, 10.0), publish(6, who("a", RELEASING, 3.0, 2, "changed"))]
+    house.demand(2.5, {}, {"w/a@2": 1})
+    assert house.demand(3.0) == [Stop("a", "w/a@2", 2, 10.0), publish(6, who("a", RELEASING, 3.0, 2, "changed"))]
     assert house.released(3.5, "a", 2) == [
         is_released("a", 2, "changed", 0.5),
         started(2, "a", waiting=0, reason="ordered"),
-        Start("a", "a@7", 7),
+        Start("a", "w/a@7", 7),
         publish(7, who("a", LOADING, 3.5, 7), bound=30.0),
     ]
 
@@ -850,10 +862,10 @@ def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str
     house.change(2.0, a=Terms(fingerprint="2"))
     if first == "the document":
         house.machine.step(there)
-        assert house.demand(3.0, {"a": 1})[1] == Start("a", "a@3", 3)
+        assert house.demand(3.0, {"a": 1})[1] == Start("a", "w/a@3", 3)
     else:
         assert house.demand(3.0, {"a": 1}) == [Fetch("a")]
-        assert house.machine.step(there)[2] == Start("a", "a@3", 3)
+        assert house.machine.step(there)[2] == Start("a", "w/a@3", 3)
 
 
 def test_a_document_that_has_changed_may_have_mended_a_failure() -> None:
@@ -873,11 +885,11 @@ def test_a_removed_model_is_drained_and_forgotten_and_may_come_back_in_time() ->
     assert house.change(2.5, a=a) == [publish(5, who("a", READY, 2.5, 2))]
     house.change(3.0, a=None)
     assert house.demand(3.0, {"b": 1}) == [
-        Stop("a", "a@2", 2, 10.0),
+        Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
         publish(7, who("a", RELEASING, 3.0, 2, "removed"), bound=30.0),
     ]
-    assert house.released(4.0, "a", 2)[1] == Start("b", "b@8", 8)
+    assert house.released(4.0, "a", 2)[1] == Start("b", "w/b@8", 8)
 
 
 # Start, restart and shutdown ------------------------------------------------------------------------------------------
@@ -899,7 +911,7 @@ def test_what_runs_already_is_adopted() -> None:
 
 
 def test_a_model_that_nobody_knows_or_that_is_there_twice_is_taken_off() -> None:
-    house = House(Capacity(3))
+    house = House(Capacity(4))
     house.machine.step(HolderAdopted(1.0, "a", "pod-1", 5, "http://pod1"))
     for model, holder, why in (("z", "pod-2", "removed"), ("a", "pod-3", "duplicate")):
         said = house.machine.step(HolderAdopted(1.0, model, holder, 6, f"http://{holder}"))
@@ -922,21 +934,21 @@ def test_adopting_what_is_known_changes_nothing() -> None:
     house = House()
     house.demand(1.0, {"a": 1})
     house.machine.step(Unload(1.0, "a"))
-    assert house.machine.step(HolderAdopted(1.0, "a", "a@2", 2, "http://a")) == []
+    assert house.machine.step(HolderAdopted(1.0, "a", "w/a@2", 2, "http://a")) == []
     assert house.states()["a"] == "releasing"
 
 
 def test_at_the_end_everything_goes_and_nothing_comes() -> None:
     house = House(Capacity(2))
     house.load(1.0, "a")
-    house.demand(2.0, {"b": 1}, {"a@2": 1})
+    house.demand(2.0, {"b": 1}, {"w/a@2": 1})
     message = "it was stopped while it loaded"
     assert house.machine.step(Shutdown(3.0)) == [
         broken(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
-        Stop("b", "b@4", 4, 10.0),
+        Stop("b", "w/b@4", 4, 10.0),
         publish(5, who("a", CLOSING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
     ]
-    assert house.demand(3.0, {"b": 1})[0] == Stop("a", "a@2", 2, 10.0)
+    assert house.demand(3.0, {"b": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
     house.released(4.0, "a", 2)
     house.released(4.0, "b", 4)
     assert house.demand(5.0, {"a": 1, "b": 1}) == []
@@ -952,7 +964,7 @@ def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
     house.change(1.0, a=None)
     house.machine.step(Shutdown(2.0))
     house.change(3.0, a=Terms())
-    assert house.demand(3.0)[0] == Stop("a", "a@2", 2, 10.0)
+    assert house.demand(3.0)[0] == Stop("a", "w/a@2", 2, 10.0)
 
 
 # Stale news -----------------------------------------------------------------------------------------------------------
@@ -961,12 +973,12 @@ def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
 @pytest.mark.parametrize(
     "stale",
     [
-        HolderReady(9.0, "a@2", 1, "http://stale"),
-        HolderFailed(9.0, "a@2", 3, "Exited", ""),
-        HolderReleased(9.0, "a@2", 1),
-        HolderUnproven(9.0, "a@2", 1, ""),
-        HolderReleased(9.0, "a@1", 1),
-        HolderReady(9.0, "a@2", 2, "http://again"),
+        HolderReady(9.0, "w/a@2", 1, "http://stale"),
+        HolderFailed(9.0, "w/a@2", 3, "Exited", ""),
+        HolderReleased(9.0, "w/a@2", 1),
+        HolderUnproven(9.0, "w/a@2", 1, ""),
+        HolderReleased(9.0, "w/a@1", 1),
+        HolderReady(9.0, "w/a@2", 2, "http://again"),
     ],
 )
 def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: HolderReleased) -> None:
@@ -975,15 +987,15 @@ def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: Holde
     before = house.machine.residency
     assert house.machine.step(stale) == []
     assert house.machine.residency is before
-    assert house.machine.holders["a@2"].address == "http://a2"
+    assert house.machine.holders["w/a@2"].address == "http://a2"
 
 
 def test_snapshots_count_by_their_number_only() -> None:
-    house = House()
-    old = Demand("r", 1, 0, {"b": Waiting(1, 0.0)})
+    house = House(Capacity(2))
     house.machine.step(DemandReported(1.0, Demand("r", 2, 0, {"a": Waiting(1, 0.0)})))
-    assert house.machine.step(DemandReported(2.0, old)) == []
-    assert house.machine.step(DemandReported(2.0, Demand("r", 2, 0, {}))) == []
+    for late in (1, 2):
+        assert house.machine.step(DemandReported(2.0, Demand("r", late, 0, {"b": Waiting(1, 0.0)}))) == []
+    assert house.machine.step(DemandReported(2.0, Demand("r", 3, 0, {"b": Waiting(1, 0.0)}))) != []
 
 
 def test_a_late_snapshot_of_a_router_that_left_does_not_bring_it_back() -> None:

@@ -97,7 +97,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         raise click.UsageError(f"--host {host} is not loopback: give --api-key or --api-key-file, or say --no-auth")
     port = _check_port(host, port)
     settings = Settings(
-        files=tuple(path for path in files if str(path) != "-"),
+        files=() if Path("-") in files else files,
         state_dir=(state_dir or _home("XDG_STATE_HOME", ".local/state") / f"port-{port}").absolute(),
         cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
         keys=all_keys,

@@ -51,13 +51,26 @@ class Client(Protocol):
 class Ticket:
     """One request at the desk, from `submit` until `finish`; written by the desk only."""
 
-    __slots__ = ("_cancel", "_cut", "address", "arrived", "dispatched", "error", "holder", "model", "request", "wake")
+    __slots__ = (
+        "_cancel",
+        "_cut",
+        "address",
+        "arrived",
+        "dispatched",
+        "error",
+        "held",
+        "holder",
+        "model",
+        "request",
+        "wake",
+    )
 
     def __init__(self, request: int, model: str, arrived: float) -> None:
         self.request = request
         self.model = model
         self.arrived = arrived
         self.dispatched: float | None = None
+        self.held = False  # it had to wait
         self.holder = ""
         self.address = ""
         self.error: HotseatError | None = None
@@ -66,9 +79,9 @@ class Ticket:
         self._cancel: Callable[[HotseatError], None] | None = None
 
     @property
-    def waited(self) -> float:
-        """Seconds from its arrival to its dispatch."""
-        return 0.0 if self.dispatched is None else self.dispatched - self.arrived
+    def waited(self) -> float | None:
+        """Seconds from its arrival to its dispatch; None if it did not have to wait, or was never dispatched."""
+        return self.dispatched - self.arrived if self.held and self.dispatched is not None else None
 
     def on_cut(self, cancel: Callable[[HotseatError], None]) -> None:
         """Say how to end it, should its model be stopped under it. Called at once if that has happened already."""
@@ -221,7 +234,8 @@ class Desk:
             elif isinstance(command, ReportDemand):
                 urgent = command.urgent or bool(urgent)
             elif isinstance(command, Hold):
-                self._tickets[command.request].wake = _new_wake()
+                ticket = self._tickets[command.request]
+                ticket.held, ticket.wake = True, _new_wake()
             elif isinstance(command, Reject):
                 ticket = self._tickets[command.request]
                 ticket.error = command.error(command.message, code=command.code, retry_after=command.retry_after)

@@ -16,10 +16,10 @@ from hotseat.core.admission import LimitsChanged
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel
 from hotseat.core.events import Emit
-from hotseat.core.messages import CacheObserved, Demand, Observation, Residency
+from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, SeatState
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
-from hotseat.core.seats import DemandReported, ModelStatus, TermsChanged
+from hotseat.core.seats import DemandReported, Load, ModelStatus, TermsChanged, Unload
 
 log = logging.getLogger(__name__)
 
@@ -95,32 +95,44 @@ class Room:
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
-        before = self.status(model)
-        self.switcher.load(model)
+        before, order = self.status(model), Load(self._clock(), model)
         if timeout == 0:
+            self.switcher.tell(order)
             return before
-        failed: list[ModelStatus] = []
 
-        def settled() -> bool:
-            status = self.status(model)
-            if status.state == "failed" and status != before:
-                failed.append(status)
-            return bool(failed) or status.state == "ready"
+        def outcome() -> ModelStatus | None:
+            return None if self.switcher.is_ordered(model) else self.status(model)
 
-        if not self.switcher.wait_for(settled, timeout):
+        status = self.switcher.order(order, outcome, timeout)
+        if status is None:
             raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
-        if failed:
-            raise Unavailable(f"{model} failed: {failed[0].message}", code="model_failed", retry_after=5.0)
-        return self.status(model)
+        if status.state == "failed":
+            raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
+        if status.state != "ready":
+            raise Unavailable(f"{model} was unloaded before it was ready", code="unloaded", retry_after=5.0)
+        return status
 
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order an unload and wait until it is proven gone. timeout 0: do not wait."""
-        self.switcher.unload(model)
-        if timeout != 0 and not self.switcher.wait_for(
-            lambda: self.status(model).state in ("unloaded", "failed", "fetching"), timeout
-        ):
+        """Order an unload and wait until what was loaded is proven gone, or Unavailable. timeout 0: do not wait."""
+        order = Unload(self._clock(), model)
+        if timeout == 0:
+            self.switcher.tell(order)
+            return self.status(model)
+        leaving: set[str] = set()
+
+        def outcome() -> ModelStatus | None:
+            holders = self.switcher.holders(model)
+            if not leaving:
+                leaving.update(holders)
+            left = {holders[each] for each in leaving & holders.keys()}
+            return None if left - {SeatState.UNPROVEN} else self.status(model)
+
+        status = self.switcher.order(order, outcome, timeout)
+        if status is None:
             raise Unavailable(f"{model} still drains; it goes on unloading", code="unloading", retry_after=5.0)
-        return self.status(model)
+        if status.state == SeatState.UNPROVEN.value:
+            raise Unavailable(f"{model} could not be proven gone", code="release_unproven")
+        return status
 
     def _publish(self, residency: Residency) -> None:
         gone = {r.address for r in self.desk.residency.residents} - {r.address for r in residency.residents}

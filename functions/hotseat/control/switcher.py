@@ -7,19 +7,17 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 
 from hotseat.core.events import Emit
-from hotseat.core.messages import Fetch, Residency, Start, Stop
+from hotseat.core.messages import Fetch, Residency, SeatState, Start, Stop
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import (
     Command,
     DemandReported,
-    Load,
     ModelStatus,
     Publish,
     Shutdown,
     Stimulus,
     Tick,
-    Unload,
 )
 from hotseat.core.switches import Switch
 from hotseat.core.switching import Switching
@@ -36,6 +34,26 @@ class _Look(Enum):
 
     NOW = 1
     LATER = 2
+
+
+class _Order:
+    """An order that somebody waits for; `outcome` is None until it is settled, and asked on the switcher's thread only."""
+
+    def __init__(self, stimulus: Stimulus, outcome: Callable[[], ModelStatus | None]) -> None:
+        self.stimulus = stimulus
+        self.outcome = outcome
+        self.taken = False  # the machine has it
+        self.result: ModelStatus | None = None
+        self.over = threading.Event()
+
+    def see(self, stimulus: Stimulus) -> bool:
+        """Look after a step, which this stimulus was for; whether it is over."""
+        self.taken = self.taken or stimulus is self.stimulus
+        if self.taken:
+            self.result = self.outcome()
+            if self.result is not None:
+                self.over.set()
+        return self.over.is_set()
 
 
 class Switcher:
@@ -69,8 +87,9 @@ class Switcher:
         self._stale = False  # demand has changed without urgency, and the thread knows or is being told
         self._look_at: float | None = None  # when it looks at that
         self._changed = threading.Condition()
-        self._steps = 0
+        self._orders: list[_Order] = []
         self._stopped = False
+        self._ended = False
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
         self._thread = threading.Thread(target=self._run, name=f"switcher-{workspace}", daemon=True)
@@ -99,13 +118,24 @@ class Switcher:
         """Follow another policy from the next step on."""
         self._machine.policy = policy
 
-    def load(self, model: str) -> None:
-        """Order a load."""
-        self.tell(Load(self._clock(), model))
+    def order(
+        self, stimulus: Stimulus, outcome: Callable[[], ModelStatus | None], timeout: float | None
+    ) -> ModelStatus | None:
+        """Give an order and wait: what `outcome` gives first, of all steps from the order's own on; None if that comes too late.
 
-    def unload(self, model: str) -> None:
-        """Order an unload."""
-        self.tell(Unload(self._clock(), model))
+        It is asked at every step on the switcher's thread, so that nothing passes unseen.
+        """
+        order = _Order(stimulus, outcome)
+        with self._changed:
+            if self._ended:
+                return None
+            self._orders.append(order)
+        self.tell(stimulus)
+        order.over.wait(timeout)
+        with self._changed:
+            if order in self._orders:
+                self._orders.remove(order)
+        return order.result
 
     def stop(self, timeout: float) -> bool:
         """Take everything off the accelerator, then end the thread. False if that took longer than `timeout` seconds."""
@@ -125,6 +155,14 @@ class Switcher:
     def switches(self) -> tuple[Switch, ...]:
         """Switches that are known after the last step, oldest first."""
         return self._switches
+
+    def is_ordered(self, model: str) -> bool:
+        """Whether somebody ordered it, and it is neither ready yet nor failed nor unloaded since."""
+        return model in self._machine.prospects.orders
+
+    def holders(self, model: str) -> dict[str, SeatState]:
+        """Holders of a model and their states. For an order's outcome: on the switcher's thread."""
+        return {h.id: h.state for h in self._machine.holders.values() if h.model == model}
 
     @property
     def effective_max_wait(self) -> float | None:
@@ -149,6 +187,10 @@ class Switcher:
                 failures += 1
                 if failures == HOPELESS:
                     self._give_up()
+        with self._changed:
+            self._ended = True
+            for order in self._orders:
+                order.over.set()
 
     def _turn(self) -> None:
         stimulus = self._next()
@@ -156,8 +198,8 @@ class Switcher:
         for command in commands:
             self._carry_out(command)
         with self._changed:
-            self._steps += 1
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
+            self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
 
     def _next(self) -> Stimulus:

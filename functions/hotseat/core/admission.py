@@ -1,7 +1,7 @@
 """Admission: what happens to each request of one router, in one Workspace. Pure.
 
 Everything that decides whether a request is dispatched, held or sent away lives here; nothing here knows sockets or clocks.
-Invariants (tests/unit/test_admission_machine.py):
+Invariants (tests/unit/test_core_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
 - a request is dispatched only to a holder that the newest Residency shows as ready, or as closing if it waited before;

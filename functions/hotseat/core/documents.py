@@ -146,7 +146,7 @@ class Scheduling(Document):
         default=0, description="Higher goes first among those that wait."
     )
     min_residency: Duration | None = Field(
-        default=None, description="Once ready, others wait so long while it is in use."
+        default=None, description="Once ready, it keeps its seat for so long, used or not."
     )
     max_wait: Duration | None = Field(
         default=None, description="Bound on the wait for a turn; widened, and said so, where it cannot be met."
@@ -291,7 +291,7 @@ class Policy(Document):
 
     name: str = Field(default="batch", description="batch, or one that a package adds.")
     max_wait: Duration = Field(default=30.0, description="Bound on the wait for a turn.")
-    min_residency: Duration = Field(default=0.0, description="Once ready, others wait so long while it is in use.")
+    min_residency: Duration = Field(default=0.0, description="Once ready, it keeps its seat for so long, used or not.")
 
 
 class WorkspaceSpec(Document):

@@ -103,6 +103,12 @@ class Emit:
     data: Mapping[str, Any]
 
 
+def model_failed(model: str, holder: str | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
+    """Say that a model could not be fetched, loaded, kept or proven gone."""
+    data = {"holder": holder, "reason": reason, "message": message, "retry_after": retry_after}
+    return Emit("model.failed", model, data)
+
+
 def event_type(kind: str) -> str:
     """Full CloudEvents type of a key of KINDS."""
     return f"{PREFIX}{kind}.v1"

@@ -122,7 +122,8 @@ class Batch:
         held -= _shed(kept, held, view.capacity)
         wanting = [m for m in view.models if m.waiting and (m.seat is None or m.leaving)]
         widened = WIDEN * sum(m.switch_cost for m in view.models if m.waiting or (m.name in kept and m.in_flight))
-        due = {m.name: m.oldest + max(m.max_wait, widened) for m in wanting}
+        bounds = {m.name: max(m.max_wait, widened) for m in wanting}
+        due = {m.name: m.oldest + bounds[m.name] for m in wanting}
 
         def order(model: ModelView) -> tuple[bool, bool, bool, int, float, str]:
             overdue = due[model.name] <= view.now
@@ -148,8 +149,7 @@ class Batch:
             for victim in victims:
                 held -= victim.claim
                 del kept[victim.name]
-        bounds = [due[m.name] - m.oldest for m in wanting]
-        return Decision((*kept, *chosen), look_again, max(bounds, default=None))
+        return Decision((*kept, *chosen), look_again, max(bounds.values(), default=None))
 
 
 def _stuck(view: View) -> list[ModelView]:

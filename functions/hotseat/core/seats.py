@@ -123,6 +123,18 @@ class Holder:
         """Whether it may go on to hold its seat, as far as it goes by itself."""
         return self.leaving is None and self.state in OCCUPIED
 
+    @property
+    def drain_until(self) -> float:
+        """Deadline of what is in flight, while it makes room."""
+        return self.closing_since + self.terms.drain_timeout
+
+    @property
+    def idle_until(self) -> float | None:
+        """Time at which it goes for idleness, if it is not used before; None: never."""
+        if not self.terms.idle_timeout or self.ready_since is None:
+            return None
+        return max(self.last_used + self.terms.idle_timeout, self.ready_since + self.terms.min_residency)
+
     def leave(self, why: str) -> None:
         """Let it go as soon as that can be, unless it has been told to already."""
         if self.state in OCCUPIED:

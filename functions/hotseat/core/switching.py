@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hotseat.core.demands import Demands
-from hotseat.core.events import Emit
+from hotseat.core.events import Emit, model_failed
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -180,11 +180,10 @@ class Switching:
         if s.holder in self.holders:
             return
         terms = self.terms.get(s.model)
-        holder = Holder(
-            s.model, s.holder, s.epoch, SeatState.LOADING, s.now, terms or Terms(), s.address, last_used=s.now
-        )
+        state = SeatState.READY if s.address else SeatState.LOADING
+        holder = Holder(s.model, s.holder, s.epoch, state, s.now, terms or Terms(), s.address, last_used=s.now)
         if s.address:
-            holder.state, holder.ready_since = SeatState.READY, s.now
+            holder.ready_since = s.now
             self.prospects.fulfil(s.model)
         if self._down:
             holder.leaving = "shutdown"
@@ -218,8 +217,7 @@ class Switching:
             return
         self._note_failure(holder, s.now, "ReleaseUnproven", s.reason)
         self._go(holder, SeatState.UNPROVEN, s.now)
-        data = {"holder": holder.id, "reason": "ReleaseUnproven", "message": s.reason, "retry_after": None}
-        self._out.append(Emit("model.failed", holder.model, data))
+        self._out.append(model_failed(holder.model, holder.id, "ReleaseUnproven", s.reason))
         self._out += self.ledger.failed_release(holder.model, s.now, s.reason)
 
     def _become_ready(self, holder: Holder, s: HolderReady) -> None:
@@ -257,8 +255,7 @@ class Switching:
         delay = 0.0
         if model in self.terms:
             delay = self.prospects.fail(now, model, reason, message, self.epoch + 1, at_once=at_once)
-        data = {"holder": holder, "reason": reason, "message": message, "retry_after": delay or None}
-        self._out.append(Emit("model.failed", model, data))
+        self._out.append(model_failed(model, holder, reason, message, delay or None))
         self._out += self.ledger.failed(model, now, "load", reason, message)
 
     def _waiting(self, model: str) -> tuple[int, float]:
@@ -341,18 +338,17 @@ class Switching:
 
     def _offered(self, holder: Holder, now: float) -> bool:
         """Whether its turn has begun: before what waited for it has been sent, closing it would make the load futile."""
+        if self._demands.all_saw(holder.ready_epoch):
+            return True
         until = (holder.ready_since or 0.0) + OFFER
         self._wakes.append(until)
-        return now >= until or self._demands.all_saw(holder.ready_epoch)
+        return now >= until
 
     def _idle_out(self, holder: Holder, now: float) -> bool:
-        """Whether nobody has used it for its idle timeout; not within its minimum residency."""
-        terms = holder.terms
-        if not terms.idle_timeout or holder.ready_since is None:
+        """Whether nobody has used it for its idle timeout."""
+        until = holder.idle_until
+        if until is None or self._demands.in_flight(holder.id) or self._waiting(holder.model)[0]:
             return False
-        if self._demands.in_flight(holder.id) or self._waiting(holder.model)[0]:
-            return False
-        until = max(holder.last_used + terms.idle_timeout, holder.ready_since + terms.min_residency)
         self._wakes.append(until)
         return now >= until
 
@@ -366,10 +362,9 @@ class Switching:
                 reason = f"not ready within {holder.terms.start_timeout:g} s"
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
         elif holder.state in GOING:
-            deadline = holder.closing_since + holder.terms.drain_timeout
-            self._wakes.append(deadline)
+            self._wakes.append(holder.drain_until)
             closed = self._demands.all_saw(holder.closing_epoch) and not self._demands.closing(holder.model)
-            if now >= deadline or (closed and not self._demands.in_flight(holder.id)):
+            if now >= holder.drain_until or (closed and not self._demands.in_flight(holder.id)):
                 self._stop(holder, now)
             elif closed and holder.state is SeatState.CLOSING:
                 self._go(holder, SeatState.DRAINING, now)
@@ -395,6 +390,8 @@ class Switching:
         requested = min([*([oldest] if waiting else []), *([order.since] if order else [])], default=now)
         gone = () if free else (SeatState.CLOSING, SeatState.DRAINING, SeatState.RELEASING, SeatState.UNPROVEN)
         leaving = [h.model for h in self.holders.values() if h.state in gone]
+        if not free and not leaving:
+            return  # whoever is to make room has to begin its own turn first
         reason = "demand" if waiting else "ordered"
         self._out += self.ledger.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
         if not free:
@@ -402,10 +399,9 @@ class Switching:
         epoch = self.epoch + 1
         # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
         name = f"{self.workspace}/{model}@{epoch}"
-        holder = Holder(model, name, epoch, SeatState.LOADING, now, terms, last_used=now)
-        self.holders[holder.id] = holder
+        self.holders[name] = Holder(model, name, epoch, SeatState.LOADING, now, terms, last_used=now)
         self.ledger.starting(model, now)
-        self._out.append(Start(model, holder.id, epoch))
+        self._out.append(Start(model, name, epoch))
         self._wakes.append(now + terms.start_timeout)
         self._publish()  # an epoch of its own: it is the holder's identity
 
@@ -425,11 +421,7 @@ class Switching:
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
         holders = by_model(self.holders.values())
-        failures, cache = self.prospects.failures, self.prospects.cache
-        return [
-            status_of(name, terms, holders.get(name), failures.get(name), cache.get(name))
-            for name, terms in self.terms.items()
-        ]
+        return [status_of(name, terms, holders.get(name), self.prospects) for name, terms in self.terms.items()]
 
     @property
     def switches(self) -> tuple[Switch, ...]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
-from hotseat.core.messages import EXTERNAL_EPOCH, CacheObserved, CacheState, Resident, SeatState
+from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
 from hotseat.core.policy import ModelView
-from hotseat.core.prospects import Order
-from hotseat.core.seats import Failure, Holder, ModelStatus, Terms
+from hotseat.core.prospects import Order, Prospects
+from hotseat.core.seats import Holder, ModelStatus, Terms
 from hotseat.core.switches import Ledger
 
 
@@ -65,10 +65,9 @@ def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Re
     return (*ours, *external)
 
 
-def status_of(
-    name: str, terms: Terms, holder: Holder | None, failure: Failure | None, cache: CacheObserved | None
-) -> ModelStatus:
+def status_of(name: str, terms: Terms, holder: Holder | None, prospects: Prospects) -> ModelStatus:
     """Say how a model is, from what is known of it."""
+    failure, cache = prospects.failures.get(name), prospects.cache.get(name)
     if terms.external:
         return ModelStatus(name, SeatState.READY.value)
     if holder is not None and not (holder.leaving == "failed" and holder.state is SeatState.RELEASING):

@@ -57,22 +57,19 @@ def parse_body(raw: bytes) -> Body:
 
 
 def rename_model(body: Body, name: str) -> bytes:
-    """Put another value into the top-level `model`; everything else stays as the client wrote it."""
-    try:
-        text = body.raw.decode("utf-8-sig")
-    except UnicodeDecodeError:  # JSON may be UTF-16; no engine minds UTF-8 instead
-        text = body.raw.decode(json.detect_encoding(body.raw))
+    """Put another value into the top-level `model`; everything else stays as the client wrote it, though always as UTF-8."""
+    text = body.raw.decode(json.detect_encoding(body.raw), "surrogatepass")  # as json.loads reads it
     value = json.dumps(name)
-    if body.model is None:
-        at = text.index("{") + 1
-        comma = "" if text[at:].lstrip().startswith("}") else ", "
-        return f'{text[:at]}"model": {value}{comma}{text[at:]}'.encode()
     pieces, last = [], 0
     for key, start, end in _members(text):
         if key == "model":
             pieces += [text[last:start], value]
             last = end
-    return "".join([*pieces, text[last:]]).encode()
+    if not pieces:
+        last = text.index("{") + 1
+        comma = "" if text[last:].lstrip().startswith("}") else ", "
+        pieces = [text[:last], f'"model": {value}{comma}']
+    return "".join([*pieces, text[last:]]).encode("utf-8", "surrogatepass")
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:

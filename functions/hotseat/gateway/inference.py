@@ -77,7 +77,7 @@ class Inference:
         finally:
             if ticket is not None:
                 place.room.desk.finish(ticket)
-            waited = ticket.waited if ticket is not None else 0.0
+            waited = ticket.waited if ticket is not None else None
             self._metrics.request(place.model.name, route.label, status, time.monotonic() - started, waited)
         return job.stream
 

@@ -86,7 +86,9 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
     def events() -> Response:
         history = _count("history", _NO_LIMIT)
         last = request.headers.get("Last-Event-ID", "")
-        after = int(last) if last.isdigit() else max(0, bus.count - history)
+        # A number that was never given out comes from before a restart: then all is news.
+        known = last.isdecimal() and int(last) <= bus.count
+        after = int(last) if known else 0 if last else max(0, bus.count - history)
         return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"))
 
     @blueprint.get("/metrics")

@@ -114,6 +114,10 @@ class Server(BaseApplication):  # type: ignore[misc]
     def _end(self) -> None:
         if self._ending is None and self._served is not None:
             self._ending = self._in_background("close")
+            # The arbiter kills a worker that takes too long; this is for one whose arbiter was killed itself.
+            last = threading.Timer(self._options["graceful_timeout"], _at_once, (signal.SIGQUIT, None))
+            last.daemon = True
+            last.start()
 
     def _exit(self, _server: Any, _worker: Any) -> None:
         self._end()

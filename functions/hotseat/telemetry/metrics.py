@@ -89,8 +89,8 @@ class Metrics:
         self._loads = histograms["hotseat_load_seconds"]
         self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
-    def request(self, model: str, route: str, status: int, seconds: float, waited: float) -> None:
-        """Count a request that has ended; a status of 499 says that its client left."""
+    def request(self, model: str, route: str, status: int, seconds: float, waited: float | None) -> None:
+        """Count a request that has ended; a status of 499 says that its client left. waited None: it did not have to."""
         key = (model, route, status)
         children = self._cached.get(key)
         if children is None:
@@ -100,7 +100,7 @@ class Metrics:
             )
         children[0].inc()
         children[1].observe(seconds)
-        if waited:
+        if waited is not None:
             self._wait.labels(model=model).observe(waited)
 
     def event(self, event: Mapping[str, Any]) -> None:

@@ -142,7 +142,6 @@ class Holder(threading.Thread):
         self._keeper = self._launch(plan)
         self._address = f"http://{HOST}:{port}"
         self._probe = Probe((HOST, port), plan.health_path, time.monotonic())
-        self._around.keepers.prepare()
 
     def _launch(self, plan: Plan) -> Keeper:
         keeper = self._around.keepers.take()
@@ -198,6 +197,7 @@ class Holder(threading.Thread):
             self._engine_pid = message["pid"]
             self._output.write([f"--- {self.order.holder} started, pid {self._engine_pid} ---"])
             self._begin_of_output = self._output.position
+            self._around.keepers.prepare()  # not before: its start would slow this one's
         elif "failed" in message:
             self._cannot_start(message["failed"], message["message"])
         elif "exited" in message:
@@ -210,14 +210,20 @@ class Holder(threading.Thread):
     def _hear_exit(self, code: int) -> None:
         """Say why the main process ended; others of the tree may live on."""
         self._output.write(self._lines.rest())
-        oom_killed = oom_kills() != self._oom_kills
-        _, output = self._output.read_after(self._begin_of_output, 0)
-        reason, message = explain_exit(code, output[-READ_LINES:], ready=self._ready, oom_killed=oom_killed)
-        self._fail(reason, message)
+        self._give_up_probe()
+        if self.stop_order.grace is None:  # else nobody asks why
+            self._explain(code)
         self._output.write(
             [f"--- {self.order.holder} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"]
         )
         self._expect_end(0.0)
+
+    def _explain(self, code: int) -> None:
+        """Find out why it ended by itself, and tell."""
+        oom_killed = oom_kills() != self._oom_kills
+        _, output = self._output.read_after(self._begin_of_output, 0)
+        reason, message = explain_exit(code, output[-READ_LINES:], ready=self._ready, oom_killed=oom_killed)
+        self._fail(reason, message)
 
     def _take_output(self, keeper: Keeper) -> None:
         for _ in range(DRAIN_CHUNKS):

@@ -1,0 +1,129 @@
+"""The end: orderly for those who are being served, and without a trace on the accelerator however it comes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Up
+from .harness import Hotseat, eventually, model
+
+SLOW = {"stream": True, "mock": {"tokens": 20, "tokens_per_second": 40}}  # an answer of 0.5 s
+ENDLESS = {"stream": True, "mock": {"tokens": 10000, "tokens_per_second": 20}}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_to_the_end_what_is_in_flight_and_sends_away_what_waits(up: Up, number: int) -> None:
+    hotseat = up(model("a"), model("b"))
+    hotseat.ask("a")
+    streams = [hotseat.send("a", **SLOW), hotseat.send("a", **{**SLOW, "stream": False})]
+    streams[0].begun()
+    waiter = hotseat.send("b")
+    load = hotseat.call("POST", "/api/models/b/load?wait=true")
+    follower = hotseat.get_stream("/api/models/a/logs?follow=true")
+    next(follower)
+    eventually(lambda: hotseat.waiting("b"))
+    hotseat.signal(number)
+    answer = waiter.answer()
+    assert (answer.status, answer.code) == (503, "shutting_down")
+    assert "Retry-After" in answer.headers
+    assert load.answer().status == 503
+    assert len(streams[0].answer().data()) == 21
+    assert len(streams[1].answer().said.split()) == 20
+    assert hotseat.ended() == 0
+    assert hotseat.engines() == []
+    assert [row["event"] for row in hotseat.mock_lines() if row["model"] == "a"][-2:] == ["term", "exit"]
+    assert hotseat.loads()["b"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_time_it_stops_at_once(up: Up, number: int) -> None:
+    hotseat = up(model("a", "--fault", "hang-stop", "--child", lifecycle={"stopTimeout": "30s"}))
+    stream = hotseat.send("a", **ENDLESS)
+    stream.begun()
+    hotseat.signal(signal.SIGINT)
+    eventually(lambda: hotseat.running() != {"a": "ready"})
+    began = time.monotonic()
+    hotseat.signal(number)
+    hotseat.ended()
+    assert time.monotonic() - began < 3
+    eventually(lambda: not hotseat.engines(), 2)
+
+
+def test_an_idle_hotseat_is_gone_at_once(up: Up) -> None:
+    hotseat = up(model("a"))
+    hotseat.ask("a")
+    began = time.monotonic()
+    hotseat.signal(signal.SIGINT)
+    assert hotseat.ended() == 0
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("who", ["arbiter", "worker", "both"])
+def test_after_kill_9_no_engine_is_left(up: Up, who: str) -> None:
+    hotseat = up(model("a", "--fault", "hang-stop", "--child"))
+    hotseat.expected_errors = ["was sent SIGKILL"]
+    hotseat.ask("a")
+    engine, worker = hotseat.stats("a")["pid"], hotseat.worker()
+    left = hotseat.engines()
+    assert engine in left
+    if who != "arbiter":
+        os.kill(worker, signal.SIGKILL)
+    if who != "worker":
+        hotseat.signal(signal.SIGKILL)
+    eventually(lambda: not set(left) & set(hotseat.engines()), 3 if who == "arbiter" else 2)
+    if who == "worker":
+        hotseat.wait_for(lambda: sum("url" in line for line in hotseat.lines) == 2)
+        assert hotseat.ask("a").by == "a", "the next worker serves"
+
+
+def test_after_kill_9_the_next_one_begins_from_nothing(up: Up, tmp_path: Path) -> None:
+    first = up(model("a"), folder=tmp_path)
+    first.ask("a")
+    os.kill(first.worker(), signal.SIGSTOP)
+    first.signal(signal.SIGKILL)
+    first.ended()
+    os.killpg(first.process.pid, signal.SIGKILL)
+    second = up(model("a"), model("b"), folder=tmp_path)
+    assert second.ask("b").by == "b"
+    assert second.running() == {"b": "ready"}
+
+
+def test_two_of_one_state_folder_would_take_each_others_engines_for_left_over(up: Up) -> None:
+    hotseat = up(model("a"))
+    command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(hotseat.file), "--port", "0"]
+    done = subprocess.run(
+        [*command, "--state-dir", str(hotseat.state)], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode != 0
+    assert "another hotseat (pid " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert hotseat.ask("a").by == "a"
+
+
+def test_a_port_that_is_taken_is_said_at_once(up: Up) -> None:
+    hotseat: Hotseat = up(model("a"))
+    command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(hotseat.file)]
+    port = hotseat.address.partition(":")[2]
+    done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_documents_from_the_standard_input_cannot_be_reloaded(tmp_path: Path) -> None:
+    import json
+
+    command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", "-", "--port", "0"]
+    command += ["--state-dir", str(tmp_path / "state"), "--cache-dir", str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps(model("a")))
+        process.stdin.close()
+        assert [row["name"] for row in json.loads(process.stdout.readline())["models"]] == ["a"]
+        process.send_signal(signal.SIGHUP)
+        assert "not reloaded" in json.loads(process.stdout.readline())["message"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
