@@ -142,7 +142,7 @@ class App:
     def _read(self) -> Iterator[Reading]:
         """Values of the gauges that are read when scraped."""
         now = time.monotonic()
-        for room in self.house.rooms.values():
+        for room in self.house.rooms:
             queues = room.desk.queues()
             holders = room.desk.residency.residents
             for place in self.house.places().values():

@@ -275,7 +275,7 @@ class Hotseat:
         with self._news:
             found = [line["event"] for line in self.lines[self._forgotten[0] :] if "event" in line]
         wanted = kind and f"{PREFIX}{kind}.v1"
-        return [e for e in found if wanted in (None, e["type"]) and model in (None, e["subject"])]
+        return [e for e in found if wanted in (None, e["type"]) and model in (None, e.get("subject"))]
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """What the condition gives, once that is true; looked at with every line that hotseat prints."""

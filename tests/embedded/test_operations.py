@@ -54,7 +54,13 @@ def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None
     eventually(lambda: hotseat.waiting("b"))
     told = hotseat.get("/running").json()
     (row,) = told["running"]
-    assert (row["model"], row["state"], row["in_flight"], row["gpus"], row["workspace"]) == ("a", "ready", 1, 1, "default")
+    assert (row["model"], row["state"], row["in_flight"], row["gpus"], row["workspace"]) == (
+        "a",
+        "ready",
+        1,
+        1,
+        "default",
+    )
     assert row["address"].startswith("http://127.0.0.1:")
     assert [(row["model"], row["count"]) for row in told["waiting"]] == [("b", 1)]
     assert told["workspaces"][0]["capacity"]["gpus"] == 1
@@ -217,7 +223,11 @@ class TestCors:
 
 def test_two_workspaces_share_nothing_but_the_door(up: Up) -> None:
     documents = [workspace("east", policy={"maxWait": "5s"}), workspace("west", defaultModel="c")]
-    hotseat = up(*documents, *(model(name, workspace=home) for name, home in zip("abcd", ("east",) * 2 + ("west",) * 2, strict=True)), seats=2)
+    hotseat = up(
+        *documents,
+        *(model(name, workspace=home) for name, home in zip("abcd", ("east",) * 2 + ("west",) * 2, strict=True)),
+        seats=2,
+    )
     calls = {name: hotseat.send(name) for name in "abcd"}
     assert {name: call.answer().by for name, call in calls.items()} == {name: name for name in "abcd"}
     assert len(hotseat.running()) == 2
@@ -225,6 +235,11 @@ def test_two_workspaces_share_nothing_but_the_door(up: Up) -> None:
     assert hotseat.ask("a").by == "a"
     assert set(hotseat.running()) == {"a", "c"}
     sources = {event["subject"]: event["source"] for event in hotseat.events("switch.completed")}
-    assert sources == {"a": "/workspaces/east", "b": "/workspaces/east", "c": "/workspaces/west", "d": "/workspaces/west"}
+    assert sources == {
+        "a": "/workspaces/east",
+        "b": "/workspaces/east",
+        "c": "/workspaces/west",
+        "d": "/workspaces/west",
+    }
     told = {row["name"]: row["max_wait"] for row in hotseat.get("/running").json()["workspaces"]}
     assert told == {"east": 5, "west": 30}

@@ -1,5 +1,7 @@
 """The end: orderly for those who are being served, and without a trace on the accelerator however it comes."""
 
+import http.client
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Up
-from .harness import Hotseat, eventually, model
+from .harness import CHAT, Hotseat, chat, eventually, model
 
 SLOW = {"stream": True, "mock": {"tokens": 20, "tokens_per_second": 40}}  # an answer of 0.5 s
 ENDLESS = {"stream": True, "mock": {"tokens": 10000, "tokens_per_second": 20}}
@@ -42,11 +44,14 @@ def test_it_serves_to_the_end_what_is_in_flight_and_sends_away_what_waits(up: Up
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_time_it_stops_at_once(up: Up, number: int) -> None:
-    hotseat = up(model("a", "--fault", "hang-stop", "--child", lifecycle={"stopTimeout": "30s"}))
+    hotseat = up(model("a", "--fault", "hang-stop", "--child", lifecycle={"stopTimeout": "30s"}), model("b"))
+    hotseat.expected_errors = ["exited with code 130"]
     stream = hotseat.send("a", **ENDLESS)
     stream.begun()
-    hotseat.signal(signal.SIGINT)
-    eventually(lambda: hotseat.running() != {"a": "ready"})
+    waiter = hotseat.send("b")
+    eventually(lambda: hotseat.waiting("b"))
+    hotseat.signal(number)
+    assert waiter.answer().code == "shutting_down", "it drains"
     began = time.monotonic()
     hotseat.signal(number)
     hotseat.ended()
@@ -54,18 +59,68 @@ def test_the_second_time_it_stops_at_once(up: Up, number: int) -> None:
     eventually(lambda: not hotseat.engines(), 2)
 
 
-def test_an_idle_hotseat_is_gone_at_once(up: Up) -> None:
-    hotseat = up(model("a"))
+def test_while_it_drains_it_says_so(up: Up) -> None:
+    hotseat = up(model("a"), model("b"))
     hotseat.ask("a")
+    stream = hotseat.send("a", **SLOW)
+    stream.begun()
+    hotseat.signal(signal.SIGTERM)
+    eventually(lambda: hotseat.get("/ready").status == 503)
+    for name in ("a", "b", "nobody"):
+        answer = hotseat.ask(name)
+        assert (answer.status, answer.code) == (
+            (404, "model_not_found") if name == "nobody" else (503, "shutting_down")
+        )
+    assert hotseat.post("/api/models/b/load?wait=true").code == "shutting_down"
+    assert hotseat.running()["a"] in ("closing", "draining")
+    assert hotseat.get("/health").status == 200
+    assert len(stream.answer().data()) == 21
+    assert hotseat.ended() == 0
+
+
+def test_an_idle_hotseat_is_gone_at_once_whoever_is_still_connected(up: Up) -> None:
+    hotseat = up(model("a"))
+    kept = [http.client.HTTPConnection(hotseat.address, timeout=10) for _ in range(2)]
+    kept[0].request("POST", CHAT, json.dumps(chat("a")))
+    assert kept[0].getresponse().read()
+    kept[1].connect()
     began = time.monotonic()
     hotseat.signal(signal.SIGINT)
     assert hotseat.ended() == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 3
+    for connection in kept:
+        connection.close()
+
+
+def test_a_request_that_is_never_finished_holds_it_up_for_a_moment_only(up: Up) -> None:
+    hotseat = up(model("a"))
+    half = http.client.HTTPConnection(hotseat.address, timeout=10)
+    half.connect()
+    half.sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    eventually(lambda: hotseat.get("/health").status == 200)
+    began = time.monotonic()
+    hotseat.signal(signal.SIGINT)
+    assert hotseat.ended() == 0
+    assert time.monotonic() - began < 4
+    half.close()
+
+
+def test_what_an_external_server_answers_is_served_to_the_end(up: Up) -> None:
+    first = up(model("a"))
+    first.ask("a")
+    external = model("ext", engine="external", url=f"http://{first.address_of('a')}", args=[])
+    hotseat = up(external)
+    stream = hotseat.send("ext", **SLOW)
+    stream.begun()
+    hotseat.signal(signal.SIGINT)
+    assert len(stream.answer().data()) == 21
+    assert hotseat.ended() == 0
 
 
 @pytest.mark.parametrize("who", ["arbiter", "worker", "both"])
 def test_after_kill_9_no_engine_is_left(up: Up, who: str) -> None:
-    hotseat = up(model("a", "--fault", "hang-stop", "--child"))
+    stubborn = () if who == "arbiter" else ("--fault", "hang-stop", "--child")
+    hotseat = up(model("a", *stubborn, lifecycle={"stopTimeout": "300ms"}))
     hotseat.expected_errors = ["was sent SIGKILL"]
     hotseat.ask("a")
     engine, worker = hotseat.stats("a")["pid"], hotseat.worker()
@@ -86,7 +141,7 @@ def test_after_kill_9_the_next_one_begins_from_nothing(up: Up, tmp_path: Path) -
     first.ask("a")
     os.kill(first.worker(), signal.SIGSTOP)
     first.signal(signal.SIGKILL)
-    first.ended()
+    first.process.wait()
     os.killpg(first.process.pid, signal.SIGKILL)
     second = up(model("a"), model("b"), folder=tmp_path)
     assert second.ask("b").by == "b"
@@ -115,8 +170,6 @@ def test_a_port_that_is_taken_is_said_at_once(up: Up) -> None:
 
 
 def test_documents_from_the_standard_input_cannot_be_reloaded(tmp_path: Path) -> None:
-    import json
-
     command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", "-", "--port", "0"]
     command += ["--state-dir", str(tmp_path / "state"), "--cache-dir", str(tmp_path / "cache")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

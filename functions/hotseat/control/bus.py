@@ -49,7 +49,7 @@ class Bus:
             "id": uuid.uuid4().hex,
             "source": f"{self._source}/workspaces/{workspace}",
             "type": event_type(emit.type),
-            "subject": emit.subject,
+            **({"subject": emit.subject} if emit.subject else {}),  # an empty one is not allowed
             "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "epoch": epoch,
             "datacontenttype": "application/json",
@@ -137,7 +137,11 @@ class HttpSink:
                 if self._stop.is_set():
                     return
                 event = self._queue[0]
-            delivered = self._deliver(event)
+            try:
+                delivered = self._deliver(event)
+            except Exception:
+                log.exception("event %s could not be sent", event["type"])
+                delivered = False
             with self._news:
                 if self._queue and self._queue[0] is event:  # else it was pushed out, and counted, meanwhile
                     self._queue.popleft()

@@ -106,6 +106,8 @@ class Desk:
         self._lock = threading.Lock()
         self._tickets: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
+        self._closed = False
+        self._empty = threading.Event()  # closed, and nothing is left
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -165,6 +167,7 @@ class Desk:
             if ticket.wake is not None:
                 os.close(ticket.wake)
                 ticket.wake = None
+            self._note_empty()
         if urgent is not None:
             self._on_demand(urgent)
 
@@ -181,6 +184,13 @@ class Desk:
     def close(self) -> None:
         """Send away all that waits, take nothing more."""
         self._step(Close(self._clock()))
+        with self._lock:
+            self._closed = True
+            self._note_empty()
+
+    def wait_empty(self, timeout: float) -> bool:
+        """After `close`: wait until every request has ended; False after `timeout` seconds."""
+        return self._empty.wait(timeout)
 
     def demand(self) -> Demand:
         """Take a snapshot for the switcher."""
@@ -243,6 +253,10 @@ class Desk:
             elif isinstance(command, Cut) and command.request in self._tickets:
                 self._tickets[command.request].cut(Unavailable(command.message, code="model_stopped", retry_after=1.0))
         return urgent
+
+    def _note_empty(self) -> None:
+        if self._closed and not self._tickets:
+            self._empty.set()
 
     def _wake(self, ticket: Ticket) -> None:
         if ticket.wake is not None:

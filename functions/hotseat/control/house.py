@@ -56,6 +56,7 @@ class Room:
         forget: Callable[[str], None],
     ) -> None:
         self.workspace = workspace
+        self.retired = False  # no document names it any longer
         self._clock = clock
         self._bus = bus
         self._forget = forget
@@ -176,7 +177,7 @@ class House:
         self._clock = clock
         self._forget = forget
         self._lock = threading.Lock()
-        self.rooms: dict[str, Room] = {}
+        self._rooms: dict[str, Room] = {}
         self._places: dict[str, Place] = {}
         self._homes: dict[str, Room] = {}  # by model name
         self._begun = False
@@ -190,16 +191,17 @@ class House:
             models = list(models)
             named = {w.name: w for w in workspaces}
             for name, workspace in named.items():
-                if name not in self.rooms:
+                if name not in self._rooms:
                     room = Room(workspace, self.runtime, self.bus, self.router, clock=self._clock, forget=self._forget)
-                    self.rooms = self.rooms | {name: room}
+                    self._rooms = self._rooms | {name: room}
                     room.switcher.start()
-            places = {name: Place(m, self.rooms[m.spec.workspace]) for m in models for name in m.names}
-            self._homes |= {m.name: self.rooms[m.spec.workspace] for m in models}
+            places = {name: Place(m, self._rooms[m.spec.workspace]) for m in models for name in m.names}
+            self._homes |= {m.name: self._rooms[m.spec.workspace] for m in models}
             if self._begun:
                 self.runtime.update(models)
             self._places = places
-            for name, room in self.rooms.items():
+            for name, room in self._rooms.items():
+                room.retired = name not in named
                 room.change(named.get(name, room.workspace), [m for m in models if m.spec.workspace == name])
             if not self._begun:
                 self._begun = True
@@ -210,11 +212,16 @@ class House:
         if isinstance(observation, CacheObserved):
             room = self._homes.get(observation.model)
         else:
-            room = self.rooms.get(observation.holder.partition("/")[0])
+            room = self._rooms.get(observation.holder.partition("/")[0])
         if room is None:
             log.warning("the runtime speaks of something that no document names: %s", observation)
             return
         room.switcher.tell(observation)
+
+    @property
+    def rooms(self) -> list[Room]:
+        """All that a document names or that still hold something, in the order in which they came."""
+        return [room for room in self._rooms.values() if not room.retired or room.desk.residency.residents]
 
     # Lookups ----------------------------------------------------------------------------------------------------------
 
@@ -227,8 +234,8 @@ class House:
 
     def default(self) -> Place | None:
         """Model that answers requests which name none, where a Workspace has one."""
-        for room in self.rooms.values():
-            if room.workspace.spec.default_model:
+        for room in self.rooms:
+            if not room.retired and room.workspace.spec.default_model:
                 return self._places.get(room.workspace.spec.default_model)
         return None
 
@@ -237,8 +244,10 @@ class House:
         return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
 
     def loadable(self, name: str) -> Place:
-        """Model that an operator may load or unload, else UnknownModel or Conflict."""
+        """Model that an operator may load or unload, else UnknownModel, Conflict or Unavailable."""
         place = self.find(name)
+        if self._closing:
+            raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
         if place.model.spec.engine == "external":
             raise Conflict(f"{place.model.name} is external: hotseat neither loads nor unloads it")
         return place
@@ -253,14 +262,20 @@ class House:
     def drain(self) -> None:
         """Take no more requests and send away those that wait; what is in flight goes on."""
         self._closing = True
-        for room in self.rooms.values():
+        for room in self._rooms.values():
             room.desk.close()
         self.bus.close()
 
     def close(self, timeout: float) -> None:
         """Take everything off the accelerator within `timeout` seconds, by force after that."""
         self.drain()
-        emptied = [room.switcher.stop(timeout) for room in self.rooms.values()]
+        end = self._clock() + timeout
+        rooms = self._rooms.values()
+        for room in rooms:
+            room.switcher.shut_down()
+        emptied = [room.switcher.stop(max(0.0, end - self._clock())) for room in rooms]
         if not all(emptied):
             log.warning("not everything left the accelerator in %.0f s; stopping it by force", timeout)
+        for room in rooms:
+            room.desk.wait_empty(max(0.0, end - self._clock()))  # external servers still answer
         self.runtime.close()

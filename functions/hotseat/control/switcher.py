@@ -137,9 +137,12 @@ class Switcher:
                 self._orders.remove(order)
         return order.result
 
-    def stop(self, timeout: float) -> bool:
-        """Take everything off the accelerator, then end the thread. False if that took longer than `timeout` seconds."""
+    def shut_down(self) -> None:
+        """Begin to take everything off the accelerator."""
         self.tell(Shutdown(self._clock()))
+
+    def stop(self, timeout: float) -> bool:
+        """After `shut_down`: wait until nothing is left, then end the thread. False if that took longer than `timeout` seconds."""
         emptied = self.wait_for(lambda: not self._machine.holders, timeout)
         self._stopped = True
         self._inbox.put(_Look.NOW)

@@ -38,7 +38,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
 
     @blueprint.get("/running")
     def running() -> Response:
-        rooms = house.rooms.values()
+        rooms = house.rooms
         return jsonify(
             running=[row for room in rooms for row in _running(room, house)],
             waiting=[row for room in rooms for row in _waiting(room)],
@@ -47,7 +47,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
 
     @blueprint.get("/api/switches")
     def switches() -> Response:
-        known = [switch for room in house.rooms.values() for switch in room.switcher.switches()]
+        known = [switch for room in house.rooms for switch in room.switcher.switches()]
         return jsonify(switches=[_switch(s) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.post("/api/models/<path:name>/load")

@@ -4,6 +4,7 @@ The worker owns the engines. The arbiter keeps Ctrl-C (drain; a second one: at o
 the worker) from meeting them: it passes on what concerns the worker.
 """
 
+import contextlib
 import math
 import os
 import resource
@@ -20,6 +21,7 @@ from hotseat.gateway.wsgi import Gateway
 
 SPARE_THREADS = 64  # beside those that hold waiting requests: for what is in flight, probes and followers
 SPARE_FILES = 256
+FAREWELL = 2.0  # seconds for the last answers once no engine is left
 
 
 class Served(Protocol):
@@ -94,39 +96,50 @@ class Server(BaseApplication):  # type: ignore[misc]
         _Arbiter(self).run()
 
     def _boot(self, worker: Any) -> None:
-        stop = worker.handle_exit
-
-        def on_term(number: int, frame: Any) -> None:
-            self._end()
-            stop(number, frame)
-
-        signal.signal(signal.SIGTERM, on_term)
+        signal.signal(signal.SIGTERM, lambda *_: self._end(worker))
         signal.signal(signal.SIGQUIT, _at_once)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
-        signal.signal(signal.SIGHUP, lambda *_: self._in_background("reload"))
+        signal.signal(signal.SIGHUP, lambda *_: self._reload())
         self._up()
 
-    def _in_background(self, method: str) -> threading.Thread:
-        thread = threading.Thread(target=getattr(self._served, method), name=method)
-        thread.start()
-        return thread
+    def _reload(self) -> None:
+        if self._served is not None:
+            threading.Thread(target=self._served.reload, name="reload").start()
 
-    def _end(self) -> None:
+    def _end(self, worker: Any) -> None:
+        """Begin to end, once. Until nothing is in flight the worker still answers, if only that it shuts down."""
         if self._ending is None and self._served is not None:
-            self._ending = self._in_background("close")
-            # The arbiter kills a worker that takes too long; this is for one whose arbiter was killed itself.
-            last = threading.Timer(self._options["graceful_timeout"], _at_once, (signal.SIGQUIT, None))
-            last.daemon = True
-            last.start()
+            self._ending = threading.Thread(target=self._close, args=(self._served, worker), name="close")
+            self._ending.start()
+            _leave_in(self._options["graceful_timeout"])  # what the arbiter sees to, unless it was killed itself
 
-    def _exit(self, _server: Any, _worker: Any) -> None:
-        self._end()
+    def _close(self, served: Served, worker: Any) -> None:
+        try:
+            served.close()
+        finally:
+            with contextlib.suppress(OSError):  # its loop may have ended before
+                worker.handle_exit(signal.SIGTERM, None)
+            _leave_in(FAREWELL)
+
+    def _exit(self, _server: Any, worker: Any) -> None:
+        self._end(worker)
         if self._ending is not None:
             self._ending.join()
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """Ctrl-C drains (a second one, gunicorn sees to that, stops at once); SIGHUP is the worker's."""
+    """Ctrl-C or SIGTERM drains, a second one stops at once; SIGHUP is the worker's."""
+
+    _stopping = False
+
+    def signal(self, sig: int, frame: Any) -> None:
+        """Queue a signal. gunicorn knows the second SIGINT for what it is; the second SIGTERM means the same."""
+        super().signal(signal.SIGINT if self._stopping and sig == signal.SIGTERM else sig, frame)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the worker."""
+        self._stopping = True
+        super().stop(graceful)
 
     def handle_int(self) -> None:
         raise StopIteration
@@ -145,6 +158,13 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 def _at_once(_number: int, _frame: Any) -> None:
     os._exit(130)  # the keepers see it, and kill every engine's whole tree
+
+
+def _leave_in(seconds: float) -> None:
+    """End this process then, if it still runs: some client may never finish its request, or never take its answer."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _allow_files(wanted: int) -> None:

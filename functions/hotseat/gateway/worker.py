@@ -1,11 +1,15 @@
-"""gunicorn's threaded worker, with threads that stay with their connection for a moment.
+"""gunicorn's threaded worker, with threads that stay with their connection for a moment, and a quick end.
 
 gthread gives a kept-alive connection back to its main loop after each answer and takes a thread from the pool for the next
 request: two hand-overs, each of which waits for the interpreter's lock. A client that sends one request after another is
 served by one thread here, which is what makes the relay's added latency and its requests per second what they are.
+
+At its end gthread waits for connections on which nothing happens until they time out; here they are closed at once.
 """
 
+import os
 import select
+import signal
 import threading
 from typing import Any
 
@@ -23,6 +27,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._places = threading.Semaphore(STAYING)
+        self._orphaned = False
 
     def handle(self, conn: Any) -> Any:
         """Serve requests of one connection while they come quickly; then, or on any other end, as gthread does."""
@@ -37,3 +42,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         finally:
             self._places.release()
         return result
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """Take no more connections, and end with the last request. From any thread."""
+        if self.alive:
+            super().handle_exit(sig, frame)
+            self.method_queue.defer(self._close_idle)
+
+    def is_parent_alive(self) -> bool:
+        """Whether the arbiter lives; if not, end as if it had said so, and look after the engines until then."""
+        if not self._orphaned and self.ppid != os.getppid():
+            self._orphaned = True
+            signal.raise_signal(signal.SIGTERM)
+        return True
+
+    def _close_idle(self) -> None:
+        for conn in (*self.keepalived_conns, *self.pending_conns):
+            self.poller.unregister(conn.sock)
+            self.nr_conns -= 1
+            conn.close()
+        self.keepalived_conns.clear()
+        self.pending_conns.clear()

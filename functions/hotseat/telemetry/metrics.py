@@ -105,7 +105,7 @@ class Metrics:
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Count what an event says; a listener of the bus."""
-        kind, data, subject = event["type"], event["data"], event["subject"]
+        kind, data, subject = event["type"], event["data"], event.get("subject")
         if kind in _ENDS:
             for left in data["from"] or [""]:
                 self._switches.labels(from_model=left, to_model=data["to"], outcome=_ENDS[kind]).inc()

@@ -78,7 +78,8 @@ class Exchange:
     def __init__(self, connections: Connections, call: Call) -> None:
         self._connections = connections
         self._call = call
-        self._lock = threading.Lock()  # over the next three
+        self._lock = threading.Lock()  # over the next four
+        self._gone = False  # the client, while its answer was being passed on
         self._connection: Connection | None = None
         self._stream: ClientStream | None = None
         self._error: HotseatError | None = None
@@ -224,9 +225,13 @@ class Exchange:
             raise UpstreamFailed(f"The engine's answer is malformed: {error}.") from error
 
     def _pump(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
-        """Pass on each piece as it comes: one poll, one recv, one send."""
+        """Pass on each piece as it comes: one recv, one send."""
+        with self._connections.departures.watching(stream.fileno(), self._client_left):
+            self._pass_on(stream, framing, keep=keep)
+
+    def _pass_on(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
         while True:
-            data = self._receive()
+            data = self._take()
             if data:
                 piece = framing.feed(data)
             elif framing.closed():
@@ -269,13 +274,25 @@ class Exchange:
     def _receive(self) -> bytes:
         """Wait for the engine's next bytes; none if it closed the connection, however it did."""
         self._wait()
+        return self._take()
+
+    def _take(self) -> bytes:
+        """Receive without an eye on the client."""
         try:
             data = self._recv(_RECEIVE)
         except OSError:
             data = b""
         if self._error is not None:
             raise self._error
+        if self._gone:
+            raise ClientGone
         return data
+
+    def _client_left(self) -> None:
+        with self._lock:
+            self._gone = True
+            if self._connection is not None:
+                _shut_down(self._connection.sock)
 
     def _wait(self) -> int:
         events = self._poll.poll()
@@ -301,7 +318,7 @@ class Exchange:
         """Give the connection back, or close it."""
         with self._lock:
             connection, self._connection = self._connection, None
-            keep = keep and self._error is None  # a cancel has shut it down
+            keep = keep and self._error is None and not self._gone  # else it has been shut down
         if connection is None:
             return
         if keep and connection.keep:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hotseat.core.errors import UpstreamFailed
+from hotseat.gateway.relay.departures import Departures
 
 _LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at before use; a request costs less without
 
@@ -55,6 +56,7 @@ class Connections:
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket] = {}
+        self.departures = Departures()
 
     def take(self, address: str) -> Connection:
         """Take an idle connection, or a fresh one. UpstreamFailed: nobody listens there."""
@@ -115,6 +117,7 @@ class Connections:
         """Forget all addresses."""
         for address in list(self._buckets):
             self.forget(address)
+        self.departures.close()
 
 
 def _stale(sock: socket.socket) -> bool:

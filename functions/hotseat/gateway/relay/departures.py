@@ -1,0 +1,62 @@
+"""Notices clients that leave while their exchange waits for its engine alone.
+
+A stream passes thousands of pieces, and asking about the client before each costs a system call and two hand-overs of the
+interpreter's lock. One thread does it for all streams: it sleeps until somebody leaves.
+"""
+
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Callable, Iterator
+
+
+class Departures:
+    """Watches connections of clients, from its first use until `close`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gone: dict[int, Callable[[], None]] = {}  # by descriptor
+        self._epoll: select.epoll | None = None
+        self._bell = -1  # eventfd: time to end
+
+    @contextlib.contextmanager
+    def watching(self, fd: int, gone: Callable[[], None]) -> Iterator[None]:
+        """Call `gone` (once, quickly, from another thread) if the client leaves inside the block; never after it."""
+        if fd < 0:
+            yield
+            return
+        with self._lock:
+            self._gone[fd] = gone
+            self._poller().register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._gone[fd]
+                with contextlib.suppress(OSError):  # the stream was aborted: its descriptor is another one now
+                    self._poller().unregister(fd)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._lock:
+            if self._epoll is not None:
+                os.eventfd_write(self._bell, 1)
+
+    def _poller(self) -> select.epoll:
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+            self._epoll.register(self._bell, select.EPOLLIN)
+            threading.Thread(target=self._run, args=(self._epoll,), name="departures", daemon=True).start()
+        return self._epoll
+
+    def _run(self, epoll: select.epoll) -> None:
+        while True:
+            for fd, _ in epoll.poll():
+                if fd == self._bell:
+                    return
+                with self._lock:
+                    gone = self._gone.get(fd)
+                    if gone is not None:
+                        gone()
