@@ -91,7 +91,7 @@ def measure_chunks(folder: Path, cores: Cores, plan: Plan, litellm: str | None) 
 
 def _wrk(server: Server, cores: Cores, connections: int, seconds: int) -> dict[str, float]:
     """Run wrk on the load's core; its figures (see post.lua), in microseconds and counts."""
-    options = ["-t1", f"-c{connections}", f"-d{seconds}s"]
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
     output = _on_load_core(cores, [find_tool("wrk"), *options, "-s", str(HERE / "post.lua"), url])
     match = re.search(r"^FIGURES (.*)$", output, re.MULTILINE)

@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +224,7 @@ class Hotseat:
         self.calls.clear()
         assert self.post("/api/models/unload?wait=10s").status == 200
         eventually(lambda: not self.waiting())
+        self.catch_up()
         self._forgotten = (0, 0)
         self._forgotten = (len(self.lines), len(self.mock_lines()))
         return self
@@ -276,6 +276,15 @@ class Hotseat:
             found = [line["event"] for line in self.lines[self._forgotten[0] :] if "event" in line]
         wanted = kind and f"{PREFIX}{kind}.v1"
         return [e for e in found if wanted in (None, e["type"]) and model in (None, e.get("subject"))]
+
+    def catch_up(self) -> list[dict[str, Any]]:
+        """Wait until everything that has happened so far has been printed; all events since the start or `fresh`."""
+        told = [
+            json.loads(line[6:]) for line in self.get_stream("/api/events?follow=false") if line.startswith("data:")
+        ]
+        ids = {event["id"] for event in told if "demand.reported" not in event["type"]}
+        self.wait_for(lambda: ids <= {line["event"]["id"] for line in self.lines if "event" in line})
+        return self.events()
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """What the condition gives, once that is true; looked at with every line that hotseat prints."""
@@ -374,60 +383,3 @@ def _is_bad(line: str) -> bool:
     with contextlib.suppress(ValueError):
         return json.loads(line)["level"] not in ("debug", "info")
     return "[ERROR]" in line or "Traceback" in line or "Error:" in line
-
-
-class Receiver:
-    """A server of the test's own that keeps what it is sent: an external engine, or a sink of events.
-
-    It answers with the statuses of `plan` first, and with 200 after that; where `hanging` is set, not at all.
-    """
-
-    def __init__(self, *plan: int) -> None:
-        self.plan = list(plan)
-        self.hanging = False
-        self.requests: list[tuple[str, Mapping[str, str], bytes]] = []  # path, headers, body
-        self._over = threading.Event()
-        self._news = threading.Condition()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = receiver._take(self.path, self.headers, body)
-                answer = b'{"object": "mine"}'
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def wait_for(self, condition: Callable[[], Any]) -> None:
-        """Wait until that is true; looked at with every request."""
-        with self._news:
-            assert self._news.wait_for(condition, PATIENCE)
-
-    def close(self) -> None:
-        self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def _take(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        with self._news:
-            status = self.plan.pop(0) if self.plan else 200
-            self.requests.append((path, headers, body))
-            self._news.notify_all()
-        if self.hanging:
-            self._over.wait()
-        return status

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import Up
-from .harness import CHAT, Hotseat, Receiver, chat, model
+from .harness import CHAT, Hotseat, chat, model
+from .receiver import Receiver
 
 KEYS = ("sk-first", "sk-sécond")
 FIRST = {"Authorization": "Bearer sk-first"}
@@ -56,6 +57,7 @@ def test_a_key_opens_in_any_form(hotseat: Hotseat, headers: dict[str, str]) -> N
         ({}, "missing_api_key"),
         ({"Authorization": "Bearer "}, "missing_api_key"),
         ({"Authorization": "Basic !!"}, "missing_api_key"),
+        ({"Authorization": "Basic \xe9"}, "missing_api_key"),
         ({"Authorization": "Bearer sk-firs"}, "invalid_api_key"),
         ({"Authorization": "Bearer sk-firstx"}, "invalid_api_key"),
         (basic(""), "invalid_api_key"),

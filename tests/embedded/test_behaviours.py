@@ -47,6 +47,7 @@ def test_requests_for_one_model_join_one_load(hotseat: Hotseat) -> None:
     calls = [hotseat.send("a", f"number {n}") for n in range(6)]
     assert [call.answer().status for call in calls] == [200] * 6
     assert hotseat.loads() == {"a": 1}
+    hotseat.catch_up()
     assert len(hotseat.events("switch.started")) == 1
 
 
@@ -130,7 +131,7 @@ def test_unload_sends_waiters_away_and_lets_in_flight_finish(hotseat: Hotseat) -
     assert (answer.status, answer.json()) == (200, {"model": "a", "state": "unloaded"})
     assert len(long.answer().data()) == 13, "it was in flight, and ended well"
     assert hotseat.running() == {}
-    assert hotseat.events("model.released", "a")[0]["data"]["reason"] == "unloaded"
+    assert hotseat.wait_event("model.released", "a")["data"]["reason"] == "unloaded"
 
 
 def test_a_model_takes_no_more_at_once_than_it_wants(hotseat: Hotseat) -> None:

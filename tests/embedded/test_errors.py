@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Up
-from .harness import CHAT, Call, Hotseat, Receiver, chat, eventually, model, workspace
+from .harness import CHAT, Call, Hotseat, chat, eventually, model, workspace
+from .receiver import Receiver
 
 LIMIT = 64 * 1024
 
@@ -57,7 +58,7 @@ def test_a_body_that_makes_no_sense_is_400_and_wakes_nobody(hotseat: Hotseat, bo
     answer = hotseat.post(CHAT, body)
     assert (answer.status, answer.code) == (400, code)
     assert answer.json()["error"]["type"] == "invalid_request_error"
-    assert hotseat.events("switch.requested") == []
+    assert hotseat.catch_up() == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -169,7 +170,7 @@ def test_an_external_server_that_is_not_there_is_502_and_never_loaded(up: Up) ->
         assert (hotseat.ask("gone").status, hotseat.ask("gone").code) == (502, "upstream_failed")
         assert hotseat.post("/api/models/here/unload").status == 409
         assert hotseat.get("/v1/models/here").json()["status"]["value"] == "ready"
-        assert hotseat.events() == []
+        assert hotseat.catch_up() == []
     finally:
         there.close()
 

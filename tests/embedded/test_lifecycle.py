@@ -85,7 +85,7 @@ def test_preload_takes_free_seats_and_evicts_nobody(up: Up) -> None:
     hotseat = up(*documents, workspace(capacity={"gpus": 1}))
     hotseat.wait_event("switch.completed")
     assert len(hotseat.running()) == 1
-    assert hotseat.events("switch.requested") == []
+    assert "switch.requested" not in str(hotseat.catch_up())
     assert hotseat.events("switch.started")[0]["data"]["reason"] == "ordered"
     (first,) = hotseat.running()
     assert hotseat.ask(first).by == first

@@ -1,8 +1,5 @@
 """Routes for people and probes: what runs, load and unload, the list of models, logs, metrics, CORS."""
 
-import json
-import time
-
 import pytest
 
 from .conftest import Up
@@ -234,6 +231,7 @@ def test_two_workspaces_share_nothing_but_the_door(up: Up) -> None:
     assert hotseat.post(CHAT, {"messages": []}).by == "c"
     assert hotseat.ask("a").by == "a"
     assert set(hotseat.running()) == {"a", "c"}
+    hotseat.catch_up()
     sources = {event["subject"]: event["source"] for event in hotseat.events("switch.completed")}
     assert sources == {
         "a": "/workspaces/east",

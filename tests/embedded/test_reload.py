@@ -57,7 +57,7 @@ def test_a_model_that_changed_is_restarted_once_it_has_drained(up: Up) -> None:
     later = hotseat.send("a")
     assert len(long.answer().data()) == 13
     assert later.answer().json()["usage"]["completion_tokens"] == 3
-    assert hotseat.events("model.released", "a")[0]["data"]["reason"] == "changed"
+    assert hotseat.wait_event("model.released", "a")["data"]["reason"] == "changed"
     assert hotseat.loads() == {"a": 2}
 
 
@@ -73,6 +73,7 @@ def test_an_error_in_the_file_changes_nothing_and_is_told(up: Up) -> None:
     hotseat.write([model("a"), model("c")])
     assert wait_reload(hotseat, 2) == "reloaded: added c; removed b"
     eventually(lambda: hotseat.running() == {})
+    hotseat.catch_up()
     assert hotseat.events("model.released", "b")[-1]["data"]["reason"] == "removed"
     assert hotseat.ask("c").by == "c"
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Up
-from .harness import CHAT, Call, Hotseat, Receiver, chat, eventually, model, workspace
+from .harness import CHAT, Call, Hotseat, chat, eventually, model, workspace
+from .receiver import Receiver
 
 COMMENTS = {"X-Hotseat-Loading": "comments"}
 
@@ -157,3 +158,13 @@ def test_a_client_that_sends_its_next_request_ahead_is_not_taken_for_one_that_le
         b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
     )
     assert call.answer().by == "a"
+
+
+def test_clients_that_do_not_close_their_side_hold_up_nobody(hotseat: Hotseat) -> None:
+    hotseat.ask("a")
+    staying = [hotseat.send("a", headers={"Connection": "close"}) for _ in range(3)]
+    assert [call.begun().status for call in staying] == [200] * 3
+    began = time.monotonic()
+    for _ in range(5):
+        hotseat.ask("a")
+    assert time.monotonic() - began < 1

@@ -37,6 +37,7 @@ def test_an_unknown_model_evicts_nothing_and_is_told_so_at_once(hotseat: Hotseat
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert hotseat.running() == {"a": "ready"}
     assert hotseat.stats("a")["pid"] == pid
+    hotseat.catch_up()
     assert [event["subject"] for event in hotseat.events("switch.requested")] == ["a"]
 
 
@@ -44,7 +45,7 @@ def test_an_unknown_model_evicts_nothing_and_is_told_so_at_once(hotseat: Hotseat
 def test_looking_wakes_nothing(hotseat: Hotseat, path: str) -> None:
     assert hotseat.get(path).status == 200
     assert hotseat.call("HEAD", path).answer().status == 200
-    assert (hotseat.running(), hotseat.events("switch.requested")) == ({}, [])
+    assert (hotseat.running(), hotseat.catch_up()) == ({}, [])
 
 
 def test_a_get_of_an_inference_route_wakes_nothing(hotseat: Hotseat) -> None:
@@ -78,7 +79,7 @@ def test_what_hangs_on_its_stop_is_killed_before_the_next_starts(hotseat: Hotsea
     hotseat.ask("stuck")
     assert hotseat.ask("b").by == "b"
     assert hotseat.moment("start", "b") - hotseat.moment("term", "stuck") >= 0.2
-    assert hotseat.events("model.released", "stuck")[0]["data"]["seconds"] >= 0.2
+    assert hotseat.wait_event("model.released", "stuck")["data"]["seconds"] >= 0.2
 
 
 def test_an_engine_that_crashes_is_told_and_comes_back_on_demand_with_a_growing_pause(hotseat: Hotseat) -> None:

@@ -4,7 +4,9 @@ gthread gives a kept-alive connection back to its main loop after each answer an
 request: two hand-overs, each of which waits for the interpreter's lock. A client that sends one request after another is
 served by one thread here, which is what makes the relay's added latency and its requests per second what they are.
 
-At its end gthread waits for connections on which nothing happens until they time out; here they are closed at once.
+gthread closes connections on its main loop, and gives each client two seconds to close its side: one that does not holds up
+all others. Here a thread of the pool waits for that. And at its end gthread waits for connections on which nothing happens
+until they time out; here they are closed at once.
 """
 
 import os
@@ -42,6 +44,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         finally:
             self._places.release()
         return result
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Go on with a connection that is kept, or end it."""
+        if not fs.cancelled() and fs.exception() is None and fs.result() and self.alive:
+            super().finish_request(conn, fs)
+        else:
+            self.nr_conns -= 1
+            self.tpool.submit(conn.close, graceful=True)
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
         """Take no more connections, and end with the last request. From any thread."""

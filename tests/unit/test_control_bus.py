@@ -1,0 +1,59 @@
+"""The bus: a history with numbers, listeners that may fail, followers that wait."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from hotseat.control import bus as bus_module
+from hotseat.control.bus import Bus
+from hotseat.core.events import Emit
+
+
+def emit(bus: Bus, *subjects: str) -> None:
+    for subject in subjects:
+        bus.emit("default", 3, Emit("model.ready", subject, {"holder": "h"}))
+
+
+def test_events_are_numbered_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "HISTORY", 3)
+    bus = Bus()
+    emit(bus, *"abcde")
+    assert [(number, event["subject"]) for number, event in bus.after(0)] == [(3, "c"), (4, "d"), (5, "e")]
+    assert [number for number, _ in bus.after(4)] == [5]
+    assert (bus.after(5), bus.count) == ([], 5)
+
+
+def test_an_event_is_a_cloudevent() -> None:
+    bus = Bus("//host")
+    emit(bus, "a", "")
+    (_, event), (_, about_nobody) = bus.after(0)
+    assert event.items() >= {
+        "specversion": "1.0", "source": "//host/workspaces/default", "type": "dev.hotseat.model.ready.v1",
+        "subject": "a", "epoch": 3, "datacontenttype": "application/json", "data": {"holder": "h"},
+    }.items()  # fmt: skip
+    assert "subject" not in about_nobody, "the specification allows no empty one"
+
+
+def test_a_listener_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    bus, heard = Bus(), []
+
+    def bad(event: Any) -> None:
+        raise ValueError(event)
+
+    bus.subscribe(bad)
+    bus.subscribe(heard.append)
+    emit(bus, "a")
+    assert [event["subject"] for event in heard] == ["a"]
+    assert "a listener failed" in caplog.text
+
+
+def test_a_follower_waits_for_news_and_goes_home_at_the_end() -> None:
+    bus = Bus()
+    seen: list[list[Any]] = []
+    thread = threading.Thread(target=lambda: seen.extend([bus.after(0, 5), bus.after(1, 5)]))
+    thread.start()
+    emit(bus, "a")
+    bus.close()
+    thread.join(5)
+    assert ([len(news) for news in seen], bus.closed) == ([1, 0], True)

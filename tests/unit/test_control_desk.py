@@ -1,0 +1,154 @@
+"""The desk: threads that wait for their turn, for their client, for their time; each leaves nothing behind."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from hotseat.control.desk import ClientGone, Desk, Ticket
+from hotseat.core.admission import Limits, LimitsChanged
+from hotseat.core.errors import QueueFull, Unavailable
+from hotseat.core.messages import Residency, Resident, SeatState
+
+
+class FakeClient:
+    """A client on a socket pair."""
+
+    def __init__(self) -> None:
+        self.here, self.there = socket.socketpair()
+        self.early = False  # its news are bytes that it sent ahead
+
+    def fileno(self) -> int:
+        return self.here.fileno()
+
+    def departed(self) -> bool:
+        return not self.early
+
+
+@pytest.fixture
+def client() -> Iterator[FakeClient]:
+    client = FakeClient()
+    yield client
+    client.here.close()
+    client.there.close()
+
+
+class Told(list[bool]):
+    """What the desk said of demand."""
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def desk(told: Told) -> Desk:
+    desk = Desk("router", lambda: 100.0, told.append)
+    desk.change(LimitsChanged(100.0, {"a": Limits(), "b": Limits()}, 2))
+    told.clear()
+    return desk
+
+
+def ready(epoch: int, model: str = "a", state: SeatState = SeatState.READY) -> Residency:
+    return Residency(epoch, (Resident(model, f"{model}@1", state, 1, 0.0, "http://127.0.0.1:1"),))
+
+
+def waits(desk: Desk, ticket: Ticket, client: FakeClient) -> threading.Thread:
+    thread = threading.Thread(target=desk.wait, args=(ticket, client))
+    thread.start()
+    return thread
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def test_one_that_need_not_wait_costs_no_descriptor(desk: Desk) -> None:
+    desk.see(ready(1))
+    before = open_files()
+    ticket = desk.submit("a")
+    assert (ticket.address, ticket.held, ticket.waited, open_files()) == ("http://127.0.0.1:1", False, None, before)
+    assert desk.in_flight("a@1") == desk.in_flight() == 1
+    desk.finish(ticket)
+    assert desk.in_flight() == 0
+
+
+def test_one_that_waits_is_woken_by_its_turn(desk: Desk, client: FakeClient, told: Told) -> None:
+    before = open_files()
+    ticket = desk.submit("a")
+    assert (ticket.held, told, desk.waiting("a"), desk.position(ticket)) == (True, [True], 1, 1)
+    thread = waits(desk, ticket, client)
+    desk.see(ready(1))
+    thread.join(5)
+    assert (thread.is_alive(), ticket.dispatched, ticket.waited) == (False, 100.0, 0.0)
+    desk.finish(ticket)
+    desk.finish(ticket)
+    assert (desk.waiting(), desk.in_flight(), open_files()) == (0, 0, before)
+
+
+def test_a_time_limit_ends_the_wait_and_expiry_the_request(desk: Desk, client: FakeClient) -> None:
+    ticket = desk.submit("a")
+    assert desk.wait(ticket, client, 0.0) is False
+    desk.expire(ticket)
+    with pytest.raises(Unavailable, match="did not get its turn"):
+        desk.wait(ticket, client)
+    assert desk.waiting() == 0
+
+
+def test_a_client_that_leaves_is_noticed_and_its_demand_goes(desk: Desk, client: FakeClient, told: Told) -> None:
+    ticket = desk.submit("a")
+    client.there.close()
+    with pytest.raises(ClientGone):
+        desk.wait(ticket, client)
+    desk.finish(ticket)
+    assert (desk.waiting(), desk.demand().waiting, told[-1]) == (0, {}, True)
+
+
+def test_bytes_that_come_ahead_are_no_departure(desk: Desk, client: FakeClient) -> None:
+    client.early = True
+    ticket = desk.submit("a")
+    client.there.sendall(b"GET / HTTP/1.1")
+    assert desk.wait(ticket, client, 0.01) is False, "and it does not spin over them"
+    desk.see(ready(1))
+    assert desk.wait(ticket, client) is True
+
+
+def test_a_full_queue_is_said_at_once(desk: Desk) -> None:
+    tickets = [desk.submit("a"), desk.submit("b")]
+    with pytest.raises(QueueFull):
+        desk.submit("a")
+    assert desk.queues() == {"a": (1, 100.0), "b": (1, 100.0)}
+    for ticket in tickets:
+        desk.finish(ticket)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(desk: Desk, late: bool) -> None:
+    desk.see(ready(1))
+    ticket = desk.submit("a")
+    errors: list[object] = []
+    if not late:
+        ticket.on_cut(errors.append)
+    desk.see(ready(2, state=SeatState.RELEASING))
+    if late:
+        ticket.on_cut(errors.append)
+    assert [type(error) for error in errors] == [Unavailable]
+
+
+def test_a_closed_desk_sends_away_what_waits_and_is_empty_when_the_last_has_ended(
+    desk: Desk, client: FakeClient
+) -> None:
+    desk.see(ready(1))
+    served, held = desk.submit("a"), desk.submit("b")
+    desk.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        desk.wait(held, client)
+    desk.finish(held)
+    assert desk.wait_empty(0.0) is False
+    with pytest.raises(Unavailable):
+        desk.submit("a")
+    desk.finish(served)
+    assert desk.wait_empty(0.0) is True

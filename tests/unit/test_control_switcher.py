@@ -1,0 +1,129 @@
+"""The switcher's shell: looks at demand when it should, and settles every order that somebody waits for."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hotseat.control.switcher import SOON, Switcher
+from hotseat.core.messages import Demand
+from hotseat.core.policy import Batch
+from hotseat.core.seats import DemandReported, ModelStatus, Tick
+
+from ..fakes import FakeRuntime  # noqa: TID252
+
+
+class Looks:
+    """Counts looks at demand."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.news = threading.Condition()
+
+    def __call__(self) -> DemandReported:
+        with self.news:
+            self.times.append(time.monotonic())
+            self.news.notify_all()
+        return DemandReported(time.monotonic(), Demand("router", len(self.times), 0))
+
+    def wait(self, count: int) -> None:
+        with self.news:
+            assert self.news.wait_for(lambda: len(self.times) >= count, 5)
+
+
+@pytest.fixture
+def looks() -> Looks:
+    return Looks()
+
+
+@pytest.fixture
+def switcher(looks: Looks) -> Iterator[Switcher]:
+    switcher = Switcher(
+        "default", Batch(), FakeRuntime(), time.monotonic,
+        demand=looks, publish=lambda _: None, emit=lambda *_: None, give_up=lambda: None,
+    )  # fmt: skip
+    switcher.start()
+    yield switcher
+    switcher.shut_down()
+    assert switcher.stop(5)
+
+
+def test_urgent_demand_is_looked_at_at_once_and_the_rest_soon(switcher: Switcher, looks: Looks) -> None:
+    began = time.monotonic()
+    switcher.demand_changed(urgent=True)
+    looks.wait(1)
+    assert looks.times[0] - began < SOON
+    asked = time.monotonic()
+    for _ in range(100):
+        switcher.demand_changed(urgent=False)
+    looks.wait(2)
+    assert SOON * 0.9 <= looks.times[1] - asked < 10 * SOON
+    switcher.demand_changed(urgent=False)
+    looks.wait(3)
+    assert len(looks.times) == 3, "a hundred changes cost one look"
+
+
+def outcome_of(values: list[ModelStatus | None]) -> Callable[[], ModelStatus | None]:
+    return lambda: values.pop(0)
+
+
+def test_an_order_gets_the_first_outcome_from_its_own_step_on(switcher: Switcher) -> None:
+    ready = ModelStatus("a", "ready")
+    switcher.tell(Tick(time.monotonic()))
+    values = [None, ready, None]
+    thread_found: list[ModelStatus | None] = []
+    order = Tick(time.monotonic())
+    thread = threading.Thread(target=lambda: thread_found.append(switcher.order(order, outcome_of(values), 5)))
+    thread.start()
+    while len(values) > 1:
+        switcher.tell(Tick(time.monotonic()))
+    thread.join(5)
+    assert (thread_found, values) == ([ready], [None])
+
+
+def test_an_order_that_takes_too_long_is_let_go(switcher: Switcher) -> None:
+    assert switcher.order(Tick(time.monotonic()), lambda: None, 0.01) is None
+
+
+def test_at_the_end_nobody_waits_any_longer(looks: Looks) -> None:
+    switcher = Switcher(
+        "default", Batch(), FakeRuntime(), time.monotonic,
+        demand=looks, publish=lambda _: None, emit=lambda *_: None, give_up=lambda: None,
+    )  # fmt: skip
+    switcher.start()
+    asked = threading.Event()
+
+    def outcome() -> None:
+        asked.set()
+
+    found: list[ModelStatus | None] = []
+    thread = threading.Thread(target=lambda: found.append(switcher.order(Tick(time.monotonic()), outcome, None)))
+    thread.start()
+    assert asked.wait(5)
+    switcher.shut_down()
+    assert switcher.stop(5)
+    thread.join(5)
+    assert found == [None]
+    assert switcher.order(Tick(time.monotonic()), outcome, None) is None
+
+
+def test_it_gives_up_when_step_after_step_fails(looks: Looks, caplog: pytest.LogCaptureFixture) -> None:
+    gave_up = threading.Event()
+
+    def broken() -> DemandReported:
+        raise ValueError("a bug")
+
+    switcher = Switcher(
+        "default", Batch(), FakeRuntime(), time.monotonic,
+        demand=broken, publish=lambda _: None, emit=lambda *_: None, give_up=gave_up.set,
+    )  # fmt: skip
+    switcher.start()
+    for _ in range(3):
+        asked = time.monotonic()
+        while not gave_up.is_set() and time.monotonic() - asked < 0.05:
+            switcher.demand_changed(urgent=True)
+    assert gave_up.wait(5)
+    switcher.shut_down()
+    assert switcher.stop(5)
+    assert "a step failed" in caplog.text

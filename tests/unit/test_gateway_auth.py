@@ -1,0 +1,47 @@
+"""Keys: every form in which one may come, and none that opens by accident."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hotseat.core.errors import Unauthorized
+from hotseat.gateway.auth import Keys
+
+KEYS = Keys(["sk-one", "sk-zwö"])
+
+
+def bearer(key: bytes) -> dict[str, str]:
+    return {"HTTP_AUTHORIZATION": "Bearer " + key.decode("latin-1")}
+
+
+def test_without_keys_everybody_comes_in() -> None:
+    Keys().check({})
+    assert not Keys()
+    assert KEYS
+
+
+@pytest.mark.parametrize("key", ["sk-one", "sk-zwö"])
+def test_each_key_in_each_form(key: str) -> None:
+    raw = key.encode()
+    KEYS.check(bearer(raw))
+    KEYS.check({"HTTP_X_API_KEY": raw.decode("latin-1")})
+    KEYS.check({"HTTP_AUTHORIZATION": "basic " + base64.b64encode(b"who:" + raw).decode()})
+
+
+@given(st.binary(max_size=20), st.sampled_from(["Bearer ", "Basic ", "Digest ", ""]))
+def test_nothing_else_opens(given_: bytes, scheme: str) -> None:
+    header = given_.decode("latin-1").replace("\n", "").replace("\r", "")
+    for environ in ({"HTTP_AUTHORIZATION": scheme + header}, {"HTTP_X_API_KEY": header}, {}):
+        with pytest.raises(Unauthorized):
+            KEYS.check(environ)
+
+
+def test_a_missing_key_is_told_from_a_wrong_one() -> None:
+    with pytest.raises(Unauthorized) as missing:
+        KEYS.check({"HTTP_AUTHORIZATION": "Bearer"})
+    with pytest.raises(Unauthorized) as wrong:
+        KEYS.check(bearer(b"sk-on"))
+    assert (missing.value.code, wrong.value.code) == ("missing_api_key", "invalid_api_key")
+    assert "sk-on" not in wrong.value.message
