@@ -365,7 +365,7 @@ class Switching:
             self._wakes.append(holder.drain_until)
             closed = self._demands.all_saw(holder.closing_epoch) and not self._demands.closing(holder.model)
             if now >= holder.drain_until or (closed and not self._demands.in_flight(holder.id)):
-                self._stop(holder, now)
+                self._stop(holder, now, "idle" if self._idle_out(holder, now) else "evicted")
             elif closed and holder.state is SeatState.CLOSING:
                 self._go(holder, SeatState.DRAINING, now)
 
