@@ -665,7 +665,7 @@ def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_reque
     assert house.tick(18.9) == []
     assert house.tick(19.0) == [publish(4, who("a", CLOSING, 19.0, 2))]
     assert house.demand(19.1) == [Stop("a", "w/a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "idle"))]
-    assert house.released(20.0, "a", 2) == [is_released("a", 2, "evicted", 0.9), publish(6)]
+    assert house.released(20.0, "a", 2) == [is_released("a", 2, "idle", 0.9), publish(6)]
 
 
 @pytest.mark.parametrize(("idle_timeout", "last"), [(0.7, 0.1), (0.1, 0.7), (1.1, 2.2), (3.3, 0.1)])
