@@ -120,7 +120,8 @@ class FakeRuntime:
             self.ready(order.holder)
 
     def stop(self, order: Stop) -> None:
-        self._ours(order.model)
+        if order.holder not in self.holders:
+            self._ours(order.model)
         self.commands.append(order)
         if order.holder not in self.holders:
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
@@ -177,8 +178,11 @@ class FakeAccelerators:
     def __init__(self) -> None:
         self.used = 0
         self.listed: dict[int, int] = {}
+        self.problem: Exception | None = None  # raised by each look
 
     def snapshot(self) -> dict[int, tuple[int, dict[int, int]]]:
+        if self.problem is not None:
+            raise self.problem
         return {0: (self.used, dict(self.listed))}
 
 

@@ -41,6 +41,7 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
+    places: int = 1000  # requests that may take long, at once
     watch: bool = True
 
 
@@ -86,6 +87,7 @@ class App:
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
+            places=settings.places,
         )
 
     def begin(self) -> None:

@@ -65,7 +65,13 @@ def stream(url: str, body: dict[str, Any]) -> str:
 
 
 def chat(model: str, question: str) -> dict[str, Any]:
-    return {"model": model, "max_tokens": 24, "temperature": 0, "messages": [{"role": "user", "content": question}]}
+    return {
+        "model": model,
+        "max_tokens": 24,
+        "temperature": 0,
+        "stop": ["\n"],
+        "messages": [{"role": "user", "content": question}],
+    }
 
 
 def shown(text: str) -> str:
@@ -76,8 +82,9 @@ def check(url: str) -> None:
     steps: list[tuple[str, Callable[[], str]]] = [
         ("gemma", lambda: said(ask(f"{url}/v1/chat/completions", chat("gemma", "What is the capital of France?")))),
         ("gemma-embed", lambda: vector(ask(f"{url}/v1/embeddings", {"model": "gemma-embed", "input": "Paris"}))),
-        ("gemma-long, streamed", lambda: stream(f"{url}/v1/chat/completions", chat("gemma-long", "Name three colours."))),
-        ("gpt-4o-mini (an alias of gemma), streamed", lambda: stream(f"{url}/v1/chat/completions", chat("gpt-4o-mini", "Say hello."))),
+        ("gemma-long, streamed", lambda: stream(f"{url}/v1/chat/completions", chat("gemma-long", "What is the capital of Italy?"))),
+        ("gpt-4o-mini (an alias of gemma), streamed",
+         lambda: stream(f"{url}/v1/chat/completions", chat("gpt-4o-mini", "What is the opposite of hot?"))),
         ("text-embedding-3-small (an alias of gemma-embed)",
          lambda: vector(ask(f"{url}/v1/embeddings", {"model": "text-embedding-3-small", "input": ["Paris", "Rome"]}))),
         ("gemma-long, completion", lambda: ask(f"{url}/v1/completions", {"model": "gemma-long", "prompt": "One, two,", "max_tokens": 12})
@@ -116,7 +123,8 @@ def table(switches: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/demo --check")
+    parser = argparse.ArgumentParser(prog="scripts/demo")
+    parser.add_argument("--check", action="store_true", help="(this is what it does)")
     parser.add_argument("--port", type=int, default=8000)
     with hotseat(parser.parse_args().port) as url:
         check(url)

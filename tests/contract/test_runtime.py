@@ -176,6 +176,16 @@ def test_an_update_tells_of_what_changed_and_leaves_holders_alone(
     told.await_one(HolderReleased, "quick@1")
 
 
+def test_what_runs_is_stopped_although_its_document_says_external_since(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    told.await_one(HolderReady, "quick@1")
+    spec = {"engine": "external", "url": "http://127.0.0.1:9"}
+    runtime.update([Model.model_validate({"metadata": {"name": "quick"}, "spec": spec})])
+    runtime.stop(Stop("quick", "quick@1", 1, grace=5))
+    told.await_one(HolderReleased, "quick@1")
+    assert told.of_holder("quick@1") == ["HolderReady", "HolderReleased"]
+
+
 def test_a_fetch_of_what_is_there_says_so(runtime: Runtime, told: Observations) -> None:
     told.seen.clear()
     runtime.fetch(Fetch("quick"))

@@ -1,6 +1,7 @@
 """Real processes that misbehave: whatever they do, nothing of them is left when the seat is called free."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ import pytest
 from hotseat.core.documents import Model
 from hotseat.core.messages import CacheObserved, HolderFailed, HolderReady, HolderReleased, HolderUnproven, Start, Stop
 from hotseat.runtimes.local import holder as holder_module
+from hotseat.runtimes.local.holder import Holder
+from hotseat.runtimes.local.leftovers import find_processes
 from hotseat.runtimes.local.runtime import LocalRuntime
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -282,6 +285,100 @@ def test_the_driver_has_the_last_word(tmp_path: Path, monkeypatch: pytest.Monkey
     gpu.used = 1 << 30
     house.released("a")
     house.runtime.close()
+
+
+def test_a_look_at_the_driver_that_fails_proves_nothing_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holder_module, "PROOF_TIME", 0.1)
+    monkeypatch.setattr(holder_module, "UNPROVEN_PAUSE", 0.02)
+    gpu = FakeAccelerators()
+    house = House(tmp_path, gpu)
+    house.begin(small_model(tmp_path, "a"))
+    house.load("a")
+    gpu.problem = RuntimeError("the GPU has fallen off the bus")
+    house.stop("a", grace=0.1)
+    assert "fallen off the bus" in house.told.await_one(HolderUnproven, "a@1").reason
+    gpu.problem = None
+    house.released("a")
+    house.runtime.close()
+
+
+def test_a_look_at_the_processes_that_fails_is_repeated(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def find(variable: str, value: str) -> list[int]:
+        looks.append(value)
+        if len(looks) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/proc")
+        return find_processes(variable, value)
+
+    monkeypatch.setattr(holder_module, "find_processes", find)
+    house.begin(small_model(tmp_path, "a"))
+    house.load("a")
+    os.kill(keeper_of(engine_pid(house, "a")), signal.SIGKILL)
+    house.released("a")
+    assert len(looks) == 2
+    assert house.told.of_holder("a@1") == ["HolderReady", "HolderFailed", "HolderReleased"]
+
+
+@pytest.mark.parametrize("lacking", ["descriptors", "threads"])
+def test_a_start_for_which_hotseat_lacks_something_fails_and_leaves_nothing(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    def no_pipe() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def no_thread(self: Holder) -> None:
+        raise RuntimeError("can't start new thread")
+
+    house.begin(small_model(tmp_path, "a"))
+    descriptors = psutil.Process().num_fds()
+    with monkeypatch.context() as patch:
+        if lacking == "threads":
+            patch.setattr(Holder, "start", no_thread)
+        else:
+            patch.setattr(os, "pipe", no_pipe)
+        house.runtime.start(Start("a", "a@1", 1))
+    assert house.told.of_holder("a@1") == ["HolderFailed", "HolderReleased"]
+    assert house.failed("a").reason == "CannotStart"
+    assert house.failed("a").message.endswith(("Too many open files", "can't start new thread"))
+    assert psutil.Process().num_fds() == descriptors
+    house.load("a")  # the same holder: nothing is in its way
+
+
+def test_a_keeper_that_was_closed_is_not_read_by_a_number_that_is_another_ones_now(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.begin(small_model(tmp_path, "a"))
+    ready = house.load("a")
+    holder = house.runtime._holders["a@1"]
+    keeper = holder._keeper
+    assert keeper is not None
+    number, close = keeper.log, keeper.close
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.write(writer, b"somebody else's")
+
+    def close_and_reuse() -> None:
+        monkeypatch.setattr(keeper, "close", close)
+        close()
+        os.dup2(reader, number)
+
+    def lose_sight() -> None:
+        raise OSError("a test says so")
+
+    monkeypatch.setattr(keeper, "close", close_and_reuse)
+    monkeypatch.setattr(keeper, "messages", lose_sight)
+    get(ready, "/say/anything")  # wakes the thread
+    house.released("a")
+    holder.join(10)
+    assert house.failed("a").reason == "InternalError"
+    assert os.read(number, 100) == b"somebody else's"
+    for descriptor in (number, reader, writer):
+        os.close(descriptor)
 
 
 def test_models_without_a_gpu_do_not_ask_the_driver(tmp_path: Path) -> None:

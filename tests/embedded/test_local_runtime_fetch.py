@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -76,11 +77,67 @@ def test_progress_then_cached(fetches: Fetches) -> None:
     assert (progress.state, progress.total) == (CacheState.FETCHING, 10)
 
 
-def test_progress_is_throttled(fetches: Fetches) -> None:
-    fetches.script = "[say(done=n, total=None) for n in range(1000)]\nsay(path='/w')"
+def test_progress_is_told_once_a_second_over_all_attempts(fetches: Fetches) -> None:
+    fetches.script = """
+for n in range(1, 31):
+    say(done=n, total=None)
+    time.sleep(0.01)
+if attempt == 1:
+    say(error='busy', retryable=True)
+    sys.exit(1)
+say(path='/w')
+"""
     fetches.fetch()
     fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
-    assert len(states(fetches.told)) < 20
+    told = zip(fetches.told.seen, fetches.told.times, strict=True)
+    times = [time for each, time in told if isinstance(each, CacheObserved) and each.done is not None]
+    assert times
+    assert all(later - earlier > 0.9 for earlier, later in pairwise(times))
+
+
+def test_lines_that_are_no_answer_are_passed_over(fetches: Fetches) -> None:
+    fetches.script = """
+print("Downloading", 5, "[]", "null", "[1, 2]", sep="\\n")
+say(done="much", total=[])
+say(done=5, total="unknown")
+say(path="/w")
+print(5)
+"""
+    fetches.fetch()
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
+    assert [each.done for each in fetches.told.seen if isinstance(each, CacheObserved)] == [None, None, 5, None]
+    assert fetches.told.await_one(CacheObserved, done=5).total is None
+
+
+def test_a_failure_of_a_strange_type_is_told_as_text(fetches: Fetches) -> None:
+    fetches.script = "say(error=5, retryable=0); sys.exit(1)"
+    fetches.fetch()
+    assert fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message == "5"
+
+
+def test_what_nobody_expected_ends_the_fetch_and_its_child_and_may_be_ordered_again(fetches: Fetches) -> None:
+    fetches.script = "print('[' * 100_000, flush=True)\ntime.sleep(600)"  # deeper than a parser goes
+    fetches.fetch()
+    assert "RecursionError" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
+    assert not [child for child in psutil.Process().children() if "time.sleep(600)" in " ".join(child.cmdline())]
+    fetches.script = "say(path='/w')"
+    fetches.runtime.fetch(Fetch("a"))
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
+
+
+def test_a_fetch_without_a_thread_is_told_and_may_be_ordered_again(
+    fetches: Fetches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(self: fetching.Fetching) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fetches.script = "say(path='/w')"
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching.Fetching, "start", no_thread)
+        fetches.fetch()
+    assert "new thread" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
+    fetches.runtime.fetch(Fetch("a"))
+    fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
 
 
 def test_what_may_pass_is_tried_again(fetches: Fetches) -> None:

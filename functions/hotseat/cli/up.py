@@ -18,6 +18,9 @@ from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.telemetry.logs import set_up_logging
 
+RESERVED_THREADS = 64  # for probes, and for saying no
+MOST_HELD = 7000
+
 EXAMPLES = (
     "hotseat up -f models.yaml",
     "hotseat up -f models.d/ --port 9000 --api-key-file keys.txt",
@@ -105,6 +108,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         max_body=max_body,
         cors=cors,
         watch=not no_watch,
+        places=_threads(manifest) - RESERVED_THREADS,
     )
     _serve(settings, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
 
@@ -113,7 +117,8 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
     def create() -> App:
-        return App(settings, manifest, listener=console.event, tell=console.log)
+        # In the worker, and again in one that takes a dead one's place: the documents may have changed since.
+        return App(settings, _newest(settings, manifest), listener=console.event, tell=console.log)
 
     def is_up() -> None:
         hints = [hint for capability in (Capability.CHAT, Capability.EMBEDDING) for hint in _hints(capability)]
@@ -129,10 +134,20 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         make = chat_hints if capability is Capability.CHAT else embedding_hints
         return make(url, able[0], with_key=bool(settings.keys)) if able else []
 
-    waiting = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
     bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    threads = min(waiting, 4000) + SPARE_THREADS
-    Server(create, is_up, bind=bind, threads=threads, graceful=shutdown_time(manifest)).run()
+    Server(create, is_up, bind=bind, threads=_threads(manifest), graceful=shutdown_time(manifest)).run()
+
+
+def _threads(manifest: Manifest) -> int:
+    return min(sum(w.spec.queue.max_waiting for w in manifest.workspaces), MOST_HELD) + SPARE_THREADS
+
+
+def _newest(settings: Settings, manifest: Manifest) -> Manifest:
+    try:
+        return load(settings.files) if settings.files else manifest
+    except ManifestErrors as errors:
+        click.echo(f"the documents as they were at the start are used:\n{errors}", err=True)
+        return manifest
 
 
 def _state(model: Model) -> str:

@@ -31,6 +31,8 @@ from hotseat.core.admission import (
 from hotseat.core.errors import HotseatError, Unavailable
 from hotseat.core.messages import Demand, Residency
 
+LONGEST_POLL = 3600.0  # seconds; poll() takes no more than a few weeks, and a client may ask for more
+
 Clock = Callable[[], float]
 
 
@@ -142,7 +144,7 @@ class Desk:
         if client.fileno() >= 0:
             poller.register(client.fileno(), select.POLLIN | select.POLLRDHUP)
         while ticket.dispatched is None and ticket.error is None:
-            rest = None if deadline is None else max(0.0, deadline - self._clock()) * 1000
+            rest = None if deadline is None else min(max(0.0, deadline - self._clock()), LONGEST_POLL) * 1000
             events = poller.poll(rest)
             if not events:
                 return

@@ -109,6 +109,9 @@ class Room:
             raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
         if status.state == "failed":
             raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
+        refusal = self.desk.residency.refusals.get(model)
+        if status.state != "ready" and refusal is not None:
+            raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
         if status.state != "ready":
             raise Unavailable(f"{model} was unloaded before it was ready", code="unloaded", retry_after=5.0)
         return status

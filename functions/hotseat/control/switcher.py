@@ -7,7 +7,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 
 from hotseat.core.events import Emit
-from hotseat.core.messages import Fetch, Residency, SeatState, Start, Stop
+from hotseat.core.messages import Fetch, HolderFailed, HolderReleased, Residency, SeatState, Start, Stop
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import (
@@ -199,7 +199,10 @@ class Switcher:
         stimulus = self._next()
         commands = self._machine.step(stimulus)
         for command in commands:
-            self._carry_out(command)
+            try:
+                self._carry_out(command)
+            except Exception:  # the others matter no less: a Publish lost would leave routers with what is not true
+                log.exception("switcher of %s: %s failed", self.workspace, command)
         with self._changed:
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._orders = [order for order in self._orders if not order.see(stimulus)]
@@ -234,8 +237,16 @@ class Switcher:
             case Emit():
                 self._emit(self.workspace, self._machine.epoch, command)
             case Start():
-                self._runtime.start(command)
+                self._start(command)
             case Stop():
                 self._runtime.stop(command)
             case Fetch():
                 self._runtime.fetch(command)
+
+    def _start(self, order: Start) -> None:
+        try:
+            self._runtime.start(order)
+        except ValueError as error:  # the documents have changed meanwhile: nothing was started
+            now = self._clock()
+            self.tell(HolderFailed(now, order.holder, order.epoch, "CannotStart", str(error)))
+            self.tell(HolderReleased(now, order.holder, order.epoch))

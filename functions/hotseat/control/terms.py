@@ -7,7 +7,7 @@ from hotseat.core.seats import Terms
 
 # What can change without a restart of the engine.
 _SOFT = {
-    "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace", "served_name"
+    "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace"
 }  # fmt: skip
 _SOFT_LIFECYCLE = {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"}
 

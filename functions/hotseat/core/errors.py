@@ -49,6 +49,14 @@ class Unauthorized(HotseatError):
     type = "authentication_error"
 
 
+class Forbidden(HotseatError):
+    """Known, or not asked who it is, but not allowed."""
+
+    status = 403
+    code = "origin_not_allowed"
+    type = "permission_error"
+
+
 class UnknownModel(HotseatError):
     """No Model of that name or alias."""
 

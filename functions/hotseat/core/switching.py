@@ -313,7 +313,7 @@ class Switching:
             return False
         claim = self.terms[model].claim
         if refusal := shortage(model, claim, self.capacity, self.holders.values(), now=now, epoch=self.epoch + 1):
-            if self._waiting(model)[0]:
+            if self.prospects.orders.pop(model, None) or self._waiting(model)[0]:
                 self.prospects.refuse(model, refusal)
             return False
         self._out += self.prospects.fetch(model)

@@ -107,11 +107,14 @@ class Inference:
             with contextlib.suppress(relay.ClientGone):
                 job.stream.end(relay.openai_error_event(error))
             return error.status
-        return _CLIENT_LEFT if outcome.how is relay.How.CLIENT_GONE else outcome.status or UpstreamFailed.status
+        if outcome.how is relay.How.CLIENT_GONE:
+            return _CLIENT_LEFT
+        return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status
 
     def _relay(self, job: "_Job", extra: Headers) -> relay.Outcome:
         name, asked = job.place.model.name, job.body.model
-        served = job.place.model.spec.served_name or (asked or name)
+        # An engine that we start knows its model by one name; what a server that is not ours calls it, its clients know.
+        served = job.place.model.spec.served_name or (asked if asked and job.place.model.spec.url else name)
         raw = job.body.raw if served == asked else rename_model(job.body, served)
         call = relay.Call(
             job.ticket.address, "POST", relay.request_target(job.environ), relay.RequestHeaders(job.environ), raw

@@ -14,6 +14,7 @@ from hotseat.core.ports import LogView
 from hotseat.core.switches import Switch
 from hotseat.core.units import parse_duration
 from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.places import Places
 from hotseat.gateway.relay import client_socket, departed
 from hotseat.telemetry.metrics import Metrics
 
@@ -22,7 +23,7 @@ _KEEP_ALIVE = 15.0
 _NO_LIMIT = 1_000_000
 
 
-def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:  # noqa: C901 — one small function a route
+def operations_blueprint(house: House, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:  # noqa: C901 — one small function a route
     """Routes outside the API families."""
     blueprint = Blueprint("operations", __name__)
 
@@ -53,13 +54,15 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
     @blueprint.post("/api/models/<path:name>/load")
     def load(name: str) -> tuple[Response, int]:
         place, wait = house.loadable(name), _wait()
-        state = place.room.load(place.model.name, wait).state
+        with places:
+            state = place.room.load(place.model.name, wait).state
         return jsonify(model=place.model.name, state=state), _done(wait)
 
     @blueprint.post("/api/models/<path:name>/unload")
     def unload(name: str) -> tuple[Response, int]:
         place, wait = house.loadable(name), _wait()
-        state = place.room.unload(place.model.name, wait).state
+        with places:
+            state = place.room.unload(place.model.name, wait).state
         return jsonify(model=place.model.name, state=state), _done(wait)
 
     @blueprint.post("/api/models/unload")
@@ -68,7 +71,8 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
         own = [p for p in house.places().values() if p.model.spec.engine != "external"]
         for place in own:
             place.room.unload(place.model.name, 0)
-        states = [(p.model.name, p.room.unload(p.model.name, wait).state) for p in own]
+        with places:
+            states = [(p.model.name, p.room.unload(p.model.name, wait).state) for p in own]
         return jsonify(models=[{"model": name, "state": state} for name, state in states]), _done(wait)
 
     @blueprint.get("/api/models/<path:name>/logs")
@@ -79,7 +83,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
             raise NotFound(f"there is no log of {model.name}: it is {model.spec.engine}")
         lines = _count("lines", 100)
         if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
-            return _events(_follow_log(view, lines, house))
+            return _events(_follow_log(view, lines, house), places)
         return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
 
     @blueprint.get("/api/events")
@@ -87,9 +91,9 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics) -> Blueprint:
         history = _count("history", _NO_LIMIT)
         last = request.headers.get("Last-Event-ID", "")
         # A number that was never given out comes from before a restart: then all is news.
-        known = last.isdecimal() and int(last) <= bus.count
+        known = last.isascii() and last.isdecimal() and len(last) < 19 and int(last) <= bus.count  # noqa: PLR2004
         after = int(last) if known else 0 if last else max(0, bus.count - history)
-        return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"))
+        return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"), places)
 
     @blueprint.get("/metrics")
     def prometheus() -> Response:
@@ -179,7 +183,7 @@ def _done(wait: float | None) -> int:
 
 def _count(name: str, default: int) -> int:
     text = request.args.get(name, str(default))
-    if not text.isdigit():
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
         raise BadRequest(f"{name} is {text!r}; allowed is a whole number from 0 on")
     return int(text)
 
@@ -187,9 +191,12 @@ def _count(name: str, default: int) -> int:
 # Streams of events ----------------------------------------------------------------------------------------------------
 
 
-def _events(stream: Iterator[bytes]) -> Response:
+def _events(stream: Iterator[bytes], places: Places) -> Response:
+    places.take()
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return Response(_while_there(stream), mimetype="text/event-stream", headers=headers)
+    response = Response(_while_there(stream), mimetype="text/event-stream", headers=headers)
+    response.call_on_close(places.give_back)
+    return response
 
 
 def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:

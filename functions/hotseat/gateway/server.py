@@ -19,7 +19,7 @@ from gunicorn.errors import AppImportError
 
 from hotseat.gateway.wsgi import Gateway
 
-SPARE_THREADS = 64  # beside those that hold waiting requests: for what is in flight, probes and followers
+SPARE_THREADS = 1000  # beside those that hold waiting requests: for what is in flight, and followers. Made when needed
 SPARE_FILES = 256
 FAREWELL = 2.0  # seconds for the last answers once no engine is left
 

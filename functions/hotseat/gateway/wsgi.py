@@ -3,17 +3,19 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from hotseat.control.bus import Bus
 from hotseat.control.house import House
-from hotseat.core.errors import HotseatError
+from hotseat.core.errors import Forbidden, HotseatError
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.openai import ROUTES, openai_blueprint
 from hotseat.gateway.operations import operations_blueprint
+from hotseat.gateway.places import Places
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.relay.takeover import START_RESPONSE
 from hotseat.telemetry.metrics import Metrics
@@ -24,12 +26,13 @@ OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 class Gateway(Flask):
     """All routes in Flask, and before them one lane for inference: what every completion takes need not be routed twice."""
 
-    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
+    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str], places: Places) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self._keys = keys
         self._inference = inference
         self._cors = cors
+        self._places = places
         self.before_request(self._admit)
         self.after_request(self._allow)
         self.register_error_handler(HotseatError, _tell)
@@ -43,9 +46,10 @@ class Gateway(Flask):
             return super().wsgi_app(environ, start_response)
         environ[START_RESPONSE] = start_response
         try:
-            self._keys.check(environ)
+            self._let_in(environ)
             extra = _cors_headers(environ, self._cors) if self._cors else ()
-            return self._inference.handle(environ, route, extra).finish()
+            with self._places:
+                return self._inference.handle(environ, route, extra).finish()
         except Exception as error:  # Flask's handlers make the answer, in a request of its own
             with self.request_context(environ):
                 response = self.finalize_request(self.handle_user_exception(error), from_error_handler=True)
@@ -55,8 +59,16 @@ class Gateway(Flask):
         if request.method == "OPTIONS" and (headers := _cors_headers(request.environ, self._cors)):
             return Response(status=204, headers=headers)
         if request.path not in OPEN_PATHS:
-            self._keys.check(request.environ)
+            self._let_in(request.environ)
         return None
+
+    def _let_in(self, environ: Mapping[str, Any]) -> None:
+        self._keys.check(environ)
+        origin = environ.get("HTTP_ORIGIN")
+        # Without keys, any web page that somebody here looks at could use the accelerator.
+        foreign = origin and not self._keys and environ["REQUEST_METHOD"] == "POST" and not self._cors & {"*", origin}
+        if foreign and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
+            raise Forbidden(f"Web pages from {origin} may not ask here; --cors-origin allows them.")
 
     def _allow(self, response: Response) -> Response:
         if request.method != "OPTIONS":
@@ -77,11 +89,17 @@ def create_gateway(
     *,
     max_body: int,
     cors: frozenset[str],
+    places: int,
 ) -> Gateway:
-    """Build the application. `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any)."""
-    app = Gateway(keys, Inference(house, connections, metrics, max_body), cors)
+    """Build the application.
+
+    `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any); `places` is how many requests that
+    may take long are taken at once.
+    """
+    room = Places(places)
+    app = Gateway(keys, Inference(house, connections, metrics, max_body), cors, room)
     app.register_blueprint(openai_blueprint(house, time.time()))
-    app.register_blueprint(operations_blueprint(house, bus, metrics))
+    app.register_blueprint(operations_blueprint(house, bus, metrics, room))
     return app
 
 

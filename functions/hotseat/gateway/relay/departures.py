@@ -58,5 +58,13 @@ class Departures:
                     return
                 with self._lock:
                     gone = self._gone.get(fd)
-                    if gone is not None:
+                    if gone is None:
+                        continue
+                    # The news may be of an earlier connection, whose descriptor this one has got since.
+                    now = select.poll()
+                    now.register(fd, select.POLLRDHUP)
+                    if now.poll(0):
                         gone()
+                    else:
+                        with contextlib.suppress(OSError):
+                            epoll.modify(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)

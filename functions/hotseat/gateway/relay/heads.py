@@ -17,6 +17,7 @@ _STATUS = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff
 # Anchored to line starts, so that a line that is no field is missed whole and the count below tells.
 _FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
 _TARGET = re.compile(r"[\x21-\x7e]+")
+_AS_IS = "".join(map(chr, range(0x21, 0x7F)))  # a client's raw bytes beyond these are quoted
 _METHOD = re.compile(r"[A-Z]+")
 
 _HOP_BY_HOP = frozenset({
@@ -97,7 +98,8 @@ def request_target(environ: Mapping[str, Any]) -> str:
     """Path and query as the client wrote them, where the server tells; else quoted again."""
     raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
     if raw.startswith("/"):
-        return raw.partition("#")[0]
+        target = raw.partition("#")[0]
+        return target if _TARGET.fullmatch(target) else quote(target.encode("latin-1"), safe=_AS_IS)
     path = quote(
         (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"), safe="/:@!$&'()*+,;=~"
     )

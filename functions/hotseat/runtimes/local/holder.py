@@ -81,6 +81,7 @@ class StopOrder:
             self._open = False
             os.close(self.fd)
             os.close(self._writer)
+            self.fd = self._writer = -1  # the numbers are others' from now on
 
 
 class Holder(threading.Thread):
@@ -257,7 +258,7 @@ class Holder(threading.Thread):
 
     def _prove(self, look: Callable[[], str]) -> None:
         """Look until nothing remains; from the deadline on it is unproven, and looked at slowly."""
-        while remains := look():
+        while remains := _seen(look):
             self._expect_end(0.0)
             if time.monotonic() >= (self._prove_by or 0.0):
                 self._tell_unproven(remains)
@@ -320,6 +321,14 @@ class Holder(threading.Thread):
         if not self._unproven:
             self._unproven = True
             self._around.observe(HolderUnproven(self._around.clock(), self.order.holder, self.order.epoch, reason))
+
+
+def _seen(look: Callable[[], str]) -> str:
+    """Give what a look says remains. One that fails proves nothing, and must not end the thread that owes the proof."""
+    try:
+        return look()
+    except Exception as problem:
+        return f"what remains cannot be seen: {problem!r}"
 
 
 def _listed(pids: list[int]) -> str:

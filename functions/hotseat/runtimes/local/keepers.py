@@ -68,13 +68,15 @@ class Keeper:
 
     def close(self) -> None:
         """Close the pipes, which kills what may be left, and take in the process, which ends at once."""
+        self.status = self.log = -1  # the numbers are others' from now on
         self._control.close()
         for pipe in self._pipes:
             pipe.close()
         try:
             self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:  # it waits for a process that cannot be killed, and will end with it
-            threading.Thread(target=self._process.wait, daemon=True, name="keeper-reaper").start()
+            with contextlib.suppress(RuntimeError):  # no thread to be had: a zombie stays, which harms nobody
+                threading.Thread(target=self._process.wait, daemon=True, name="keeper-reaper").start()
 
     def _send(self, order: dict[str, Any]) -> None:
         data = json.dumps(order).encode() + b"\n"
@@ -119,7 +121,9 @@ class Keepers:
 
 
 def read_ready(fd: int) -> bytes | None:
-    """Read what is there; None if nothing, empty at the end of file."""
+    """Read what is there; None if nothing, empty at the end of file and for what we closed (-1)."""
+    if fd < 0:
+        return b""
     try:
         return os.read(fd, CHUNK)
     except BlockingIOError:

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hotseat.core.documents import Model
-from hotseat.core.messages import CacheObserved, CacheState, Fetch, HolderReleased, Observation, Start, Stop
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Fetch,
+    HolderFailed,
+    HolderReleased,
+    Observation,
+    Start,
+    Stop,
+)
 from hotseat.core.ports import LogView, Observe
 from hotseat.engines.base import Engine, is_remote, load_engine
 from hotseat.runtimes.local.accelerators import Accelerators
@@ -99,8 +108,13 @@ class LocalRuntime:
             model = self._known(order.model)
             if (running := self._fetches.get(model.name)) is not None and not running.over:
                 return
-            fetch = self._new_fetch(model)
-        if fetch is None:
+            try:
+                fetch, problem = self._new_fetch(model), None
+            except RuntimeError as error:  # no thread can be started
+                fetch, problem = None, error
+        if problem is not None:
+            self._tell(CacheObserved(self._clock(), model.name, CacheState.FAILED, f"cannot fetch: {problem}"))
+        elif fetch is None:
             self._tell_cache(model)
 
     def start(self, order: Start) -> None:
@@ -113,16 +127,21 @@ class LocalRuntime:
                 raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to start")
             if order.holder in self._holders:
                 raise ValueError(f"the holder {order.holder} exists")
-            holder = Holder(order, model, self._engines[model.spec.engine], self._logs[model.name], self._around)
-            self._holders[order.holder] = holder
-            self._run(holder)
+            problem = self._hold(order, model)
+        if problem is not None:
+            log.error("%s cannot start: %s", order.holder, problem)
+            self._tell(
+                HolderFailed(self._clock(), order.holder, order.epoch, "CannotStart", f"cannot start: {problem}")
+            )
+            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
 
     def stop(self, order: Stop) -> None:
         """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
         with self._lock:
-            if (model := self._models.get(order.model)) is not None and model.spec.engine == EXTERNAL:
-                raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to stop")
-            holder = self._holders.get(order.holder)
+            holder = self._holders.get(order.holder)  # first: its document may say external only since it runs
+            model = self._models.get(order.model)
+        if holder is None and model is not None and model.spec.engine == EXTERNAL:
+            raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to stop")
         if holder is None or not holder.stop_order.give(order.grace):
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
 
@@ -158,16 +177,29 @@ class LocalRuntime:
         return self._models[name]
 
     def _run(self, thread: threading.Thread) -> None:
+        thread.start()  # before it is noted: one that could not start cannot be joined
         self._threads = {each for each in self._threads if each.is_alive()} | {thread}
-        thread.start()
+
+    def _hold(self, order: Start, model: Model) -> Exception | None:
+        """Make the holder and its thread; on failure (no descriptor, no thread) nothing of it stays."""
+        holder = None
+        try:
+            holder = Holder(order, model, self._engines[model.spec.engine], self._logs[model.name], self._around)
+            self._run(holder)
+        except Exception as problem:
+            if holder is not None:
+                holder.stop_order.close()
+            return problem
+        self._holders[order.holder] = holder  # its thread cannot have ended: that takes the lock, which we have
+        return None
 
     def _new_fetch(self, model: Model) -> Fetching | None:
         """Start a fetch, if there is anything to be fetched."""
         if self._cache_state(model).state is not CacheState.ABSENT or model.spec.source is None:
             return None
         fetch = Fetching(model.name, model.spec.source, self._cache_dir, self._child_env, self._tell, clock=self._clock)
-        self._fetches[model.name] = fetch
         self._run(fetch)
+        self._fetches[model.name] = fetch
         return fetch
 
     def _cache_state(self, model: Model) -> CacheObserved:
