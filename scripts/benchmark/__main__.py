@@ -53,7 +53,7 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
 
 
 def _plan(quick: bool) -> Plan:
-    return Plan(2, 1, 100) if quick else Plan(5, 3, 200)
+    return Plan(2, 1, 200) if quick else Plan(5, 3, 200)
 
 
 def _notes(cores: Cores, options: argparse.Namespace) -> list[str]:

@@ -55,3 +55,13 @@ def test_a_descriptor_that_another_connection_took_over_does_no_harm(departures)
 def test_without_a_connection_to_watch_nothing_happens(departures):
     with departures.watching(-1, lambda: pytest.fail("nobody is there")):
         pass
+
+
+def test_news_of_a_connection_that_is_gone_does_not_hit_the_next_one_with_its_descriptor(departures):
+    ours, theirs = socket.socketpair()
+    gone = threading.Event()
+    with ours, departures.watching(ours.fileno(), gone.set):
+        departures._tell(departures._epoll, ours.fileno())  # as the thread does, late
+        assert not gone.is_set()
+        theirs.close()
+        assert gone.wait(5), "it is still watched"

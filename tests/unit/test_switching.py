@@ -623,6 +623,15 @@ def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
     assert house.demand(3.0, {"a": 1})[1] == Start("a", "w/a@4", 4)
 
 
+def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
+    """A bug once: whoever had given it waited for ever, since only waiting requests were told."""
+    house = House(a=Terms(Claim(2)))
+    refusal = Refusal(2, "too_large", "a claims more than there is of the accelerator")
+    assert house.machine.step(Load(1.0, "a")) == [publish(2, refuse={"a": refusal})]
+    assert not house.machine.prospects.orders
+    assert house.tick(2.0) == []
+
+
 def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch_of_its_own() -> None:
     house = House(Capacity(2))
     assert house.demand(1.0, {"a": 1, "b": 1}) == [

@@ -56,15 +56,18 @@ class Departures:
             for fd, _ in epoll.poll():
                 if fd == self._bell:
                     return
-                with self._lock:
-                    gone = self._gone.get(fd)
-                    if gone is None:
-                        continue
-                    # The news may be of an earlier connection, whose descriptor this one has got since.
-                    now = select.poll()
-                    now.register(fd, select.POLLRDHUP)
-                    if now.poll(0):
-                        gone()
-                    else:
-                        with contextlib.suppress(OSError):
-                            epoll.modify(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+                self._tell(epoll, fd)
+
+    def _tell(self, epoll: select.epoll, fd: int) -> None:
+        with self._lock:
+            gone = self._gone.get(fd)
+            if gone is None:
+                return
+            # The news may be of an earlier connection, whose descriptor this one has got since.
+            now = select.poll()
+            now.register(fd, select.POLLRDHUP)
+            if now.poll(0):
+                gone()
+            else:
+                with contextlib.suppress(OSError):
+                    epoll.modify(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
