@@ -100,7 +100,7 @@ def test_silence_is_no_after_a_while(probe: Probe, server: socket.socket) -> Non
             assert advance(probe, TIMEOUT)
 
 
-@pytest.mark.parametrize(("loading", "pause"), [(0.1, SHORTEST), (2.0, 0.002), (600.0, LONGEST)])
+@pytest.mark.parametrize(("loading", "pause"), [(0.1, SHORTEST), (8.0, 0.004), (600.0, LONGEST)])
 def test_the_pause_grows_with_the_time_that_loading_takes(
     probe: Probe, server: socket.socket, loading: float, pause: float
 ) -> None:

@@ -8,7 +8,7 @@ import socket
 
 TIMEOUT = 1.0  # seconds for one answer; then the question is asked again on a new connection
 SHORTEST, LONGEST = 0.001, 0.015  # seconds between questions
-SHARE = 0.001  # between those, the pause is this share of the time that loading took so far
+SHARE = 0.0005  # between those, the pause is this share of the time that loading took so far
 CHUNK = 65536  # bytes; a health endpoint says less
 
 
