@@ -21,6 +21,11 @@ def error(status, message, code, **headers):
     return status, body, headers
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Stay quiet: a client that leaves early is no news, and its traceback would land in what a test compares."""
+
+
 class FakeHotseat:
     """`answers` maps "METHOD /path" to a body (dict, str, iterable of chunks), (status, body, headers), or a callable."""
 
@@ -48,7 +53,7 @@ class FakeHotseat:
 
             do_POST = do_GET  # noqa: N815 - http.server wants this name
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = _Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
