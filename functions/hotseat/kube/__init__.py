@@ -1,0 +1,1 @@
+"""What every adapter to Kubernetes shares: client and watches, names, the objects of a Model, what a pod's status proves."""

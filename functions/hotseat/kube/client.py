@@ -1,0 +1,183 @@
+"""A small client of the API server: JSON in and out, watches as iterators. Credentials are the `kubernetes` package's business.
+
+The package's own client turns every object into Python classes and back, which loses fields of kinds that it does not know
+and costs milliseconds on the path of a switch; its connections and its reading of kubeconfigs are used here.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client as library
+from kubernetes import config as library_config
+
+from hotseat.kube.names import MANAGER
+
+Json = dict[str, Any]
+
+_TIMEOUT = urllib3.Timeout(connect=5.0, read=15.0)
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+CONFLICT, GONE, NOT_FOUND = 409, 410, 404
+
+
+class KubeError(Exception):
+    """The API server refused or could not be reached (status 0)."""
+
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class Kube:
+    """One API server, with one identity. Thread-safe. Every method raises KubeError."""
+
+    def __init__(self, configuration: library.Configuration, namespace: str = "default") -> None:
+        self.namespace = namespace
+        self._configuration = configuration
+        self._url = configuration.host.rstrip("/")
+        self._http = urllib3.PoolManager(
+            maxsize=16,
+            timeout=_TIMEOUT,
+            retries=False,
+            cert_reqs="CERT_REQUIRED" if configuration.verify_ssl else "CERT_NONE",
+            ca_certs=configuration.ssl_ca_cert,
+            cert_file=configuration.cert_file,
+            key_file=configuration.key_file,
+        )
+
+    @classmethod
+    def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+        """Use the pod's own identity where there is one and no kubeconfig is named, else the kubeconfig's (KUBECONFIG, ~/.kube).
+
+        KubeError with status 0: there is neither.
+        """
+        configuration = library.Configuration()
+        if kubeconfig is None and _NAMESPACE_FILE.exists():
+            library_config.load_incluster_config(client_configuration=configuration)
+            return cls(configuration, _NAMESPACE_FILE.read_text().strip())
+        name = str(kubeconfig) if kubeconfig else None
+        try:
+            library_config.load_kube_config(name, context=context, client_configuration=configuration)
+            contexts, current = library_config.list_kube_config_contexts(name)
+        except (library_config.ConfigException, OSError) as error:
+            raise KubeError(0, f"no usable kubeconfig: {error}") from error
+        chosen = next((c for c in contexts if c["name"] == context), current)
+        return cls(configuration, chosen["context"].get("namespace", "default"))
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, **query: str) -> Json:
+        """Read an object or a list."""
+        return self._call("GET", path, query=query)
+
+    def find(self, path: str) -> Json | None:
+        """Read an object; None if there is none."""
+        try:
+            return self._call("GET", path)
+        except KubeError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    def watch(self, path: str, version: str, *, selector: str = "", seconds: int = 300) -> Iterator[Json]:
+        """Yield events ({type, object}) after a resourceVersion, for at most `seconds`. KubeError 410: list again."""
+        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}
+        query |= {"allowWatchBookmarks": "true", **({"labelSelector": selector} if selector else {})}
+        response = self._open("GET", path, query, timeout=urllib3.Timeout(connect=5.0, read=seconds + 10.0))
+        rest = b""
+        try:
+            for piece in response.stream(65536, decode_content=True):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    event: Json = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise KubeError(status.get("code", 0), status.get("message", ""), status.get("reason", ""))
+                    yield event
+        except urllib3.exceptions.HTTPError as error:
+            raise KubeError(0, str(error)) from error
+        finally:
+            response.close()
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def create(self, path: str, body: Json) -> Json:
+        """Create an object; 409 if it is there already."""
+        return self._call("POST", path, body)
+
+    def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
+        """Apply on the server's side: our fields become as given, those that we gave before and left out now go."""
+        query = {"fieldManager": MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
+        return self._call("PATCH", path, body, query, content_type="application/apply-patch+yaml")
+
+    def merge(self, path: str, body: Json) -> Json:
+        """Patch by JSON merge; with `metadata.resourceVersion` in it, only if nobody else wrote meanwhile (409)."""
+        return self._call("PATCH", path, body, {"fieldManager": MANAGER}, content_type="application/merge-patch+json")
+
+    def delete(self, path: str, *, uid: str = "", grace: int | None = None, background: bool = False) -> None:
+        """Delete an object, if it still is that uid (409 otherwise)."""
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        if background:
+            options["propagationPolicy"] = "Background"
+        self._call("DELETE", path, options)
+
+    # The wire ---------------------------------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Json:
+        response = self._open(method, path, query or {}, body, content_type)
+        try:
+            result: Json = json.loads(response.read())
+        except (ValueError, urllib3.exceptions.HTTPError) as error:
+            raise KubeError(0, f"{method} {path}: {error}") from error
+        finally:
+            response.release_conn()
+        return result
+
+    def _open(  # noqa: PLR0917
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json | None = None,
+        content_type: str = "application/json",
+        timeout: urllib3.Timeout = _TIMEOUT,
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self._url}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "hotseat"}
+        if token := self._configuration.get_api_key_with_prefix("authorization"):
+            headers["Authorization"] = token
+        data = json.dumps(body) if body is not None else None
+        try:
+            response = self._http.request(
+                method, url, body=data, headers=headers, timeout=timeout, preload_content=False
+            )
+            if response.status < 400:  # noqa: PLR2004
+                return response
+            text = response.read()
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise KubeError(0, f"{method} {path}: {error}") from error
+        response.release_conn()
+        raise _error(response.status, text)
+
+
+def _error(status: int, text: bytes) -> KubeError:
+    try:
+        said = json.loads(text)
+        return KubeError(status, said.get("message", ""), said.get("reason", ""))
+    except ValueError:
+        return KubeError(status, text.decode(errors="replace")[:500])
