@@ -159,8 +159,8 @@ class Kube:
     ) -> urllib3.BaseHTTPResponse:
         url = f"{self._url}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "hotseat"}
-        if token := self._configuration.get_api_key_with_prefix("authorization"):
-            headers["Authorization"] = token
+        for setting in self._configuration.auth_settings().values():  # refreshes what expires
+            headers[setting["key"]] = setting["value"]
         data = json.dumps(body) if body is not None else None
         try:
             response = self._http.request(
