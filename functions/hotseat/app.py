@@ -158,7 +158,7 @@ class App:
             for holder in holders:
                 labels = {"workspace": room.name, "model": holder.model, "state": holder.state.value}
                 yield Reading("hotseat_residents", labels, 1)
-            bound = room.switcher.effective_max_wait or room.workspace.spec.policy.max_wait
+            bound = room.effective_max_wait or room.workspace.spec.policy.max_wait
             yield Reading("hotseat_effective_max_wait_seconds", {"workspace": room.name}, bound)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 

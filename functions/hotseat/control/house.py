@@ -5,21 +5,22 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from hotseat.control.bus import Bus
 from hotseat.control.desk import Clock, Desk
+from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, limits_of, terms_of
 from hotseat.core.admission import LimitsChanged
 from hotseat.core.documents import Model, Workspace
-from hotseat.core.errors import Conflict, Unavailable, UnknownModel
+from hotseat.core.errors import Unavailable
 from hotseat.core.events import Emit
 from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, SeatState
 from hotseat.core.policy import Policy
-from hotseat.core.ports import Runtime
+from hotseat.core.ports import LogView, Runtime
 from hotseat.core.seats import DemandReported, Load, ModelStatus, TermsChanged, Unload
+from hotseat.core.switches import Switch
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,7 @@ def load_policy(name: str) -> Policy:
     raise KeyError(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where requests for one name go."""
-
-    model: Model
-    room: "Room"
-
-
-class Room:
+class LocalRoom:
     """One Workspace: its document, its desk, its switcher."""
 
     def __init__(
@@ -93,6 +86,15 @@ class Room:
     def status(self, model: str) -> ModelStatus:
         """State of one model; `unloaded` for one that the switcher has not seen yet."""
         return next((s for s in self.switcher.status() if s.name == model), ModelStatus(model, "unloaded"))
+
+    def switches(self) -> tuple[Switch, ...]:
+        """Switches that are known, oldest first."""
+        return self.switcher.switches()
+
+    @property
+    def effective_max_wait(self) -> float | None:
+        """Bound on waiting in force, while somebody waits."""
+        return self.switcher.effective_max_wait
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
@@ -170,21 +172,20 @@ def _nothing(_address: str) -> None:
     """Stand for nobody who keeps connections."""
 
 
-class House:
-    """All rooms. Documents may change while it runs; lookups take no lock. `forget` hears of addresses that are gone."""
+class House(Register):
+    """All rooms, with their switchers. Documents may change while it runs. `forget` hears of addresses that are gone."""
+
+    _rooms: Mapping[str, LocalRoom]
 
     def __init__(self, runtime: Runtime, bus: Bus, clock: Clock, forget: Callable[[str], None] = _nothing) -> None:
+        super().__init__()
         self.router = uuid.uuid4().hex[:8]
         self.runtime = runtime
         self.bus = bus
         self._clock = clock
         self._forget = forget
         self._lock = threading.Lock()
-        self._rooms: dict[str, Room] = {}
-        self._places: dict[str, Place] = {}
-        self._homes: dict[str, Room] = {}  # by model name
-        self._begun = False
-        self._closing = False
+        self._homes: dict[str, LocalRoom] = {}  # by model name
 
     # Documents --------------------------------------------------------------------------------------------------------
 
@@ -195,8 +196,10 @@ class House:
             named = {w.name: w for w in workspaces}
             for name, workspace in named.items():
                 if name not in self._rooms:
-                    room = Room(workspace, self.runtime, self.bus, self.router, clock=self._clock, forget=self._forget)
-                    self._rooms = self._rooms | {name: room}
+                    room = LocalRoom(
+                        workspace, self.runtime, self.bus, self.router, clock=self._clock, forget=self._forget
+                    )
+                    self._rooms = {**self._rooms, name: room}
                     room.switcher.start()
             places = {name: Place(m, self._rooms[m.spec.workspace]) for m in models for name in m.names}
             self._homes |= {m.name: self._rooms[m.spec.workspace] for m in models}
@@ -221,44 +224,9 @@ class House:
             return
         room.switcher.tell(observation)
 
-    @property
-    def rooms(self) -> list[Room]:
-        """All that a document names or that still hold something, in the order in which they came."""
-        return [room for room in self._rooms.values() if not room.retired or room.desk.residency.residents]
-
-    # Lookups ----------------------------------------------------------------------------------------------------------
-
-    def find(self, name: str) -> Place:
-        """Model of that name or alias, else UnknownModel."""
-        place = self._places.get(name)
-        if place is None:
-            raise UnknownModel(f"The model `{name}` does not exist; GET /v1/models lists those that do.", param="model")
-        return place
-
-    def default(self) -> Place | None:
-        """Model that answers requests which name none, where a Workspace has one."""
-        for room in self.rooms:
-            if not room.retired and room.workspace.spec.default_model:
-                return self._places.get(room.workspace.spec.default_model)
-        return None
-
-    def places(self) -> Mapping[str, Place]:
-        """All Models by their own names, sorted."""
-        return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
-
-    def loadable(self, name: str) -> Place:
-        """Model that an operator may load or unload, else UnknownModel, Conflict or Unavailable."""
-        place = self.find(name)
-        if self._closing:
-            raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
-        if place.model.spec.engine == "external":
-            raise Conflict(f"{place.model.name} is external: hotseat neither loads nor unloads it")
-        return place
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests are taken."""
-        return self._begun and not self._closing
+    def logs(self, model: str) -> LogView | None:
+        """Give the output of a model's engine; None for one that runs elsewhere."""
+        return self.runtime.logs(model)
 
     # The end ----------------------------------------------------------------------------------------------------------
 

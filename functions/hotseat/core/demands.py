@@ -1,6 +1,7 @@
 """What all routers of a Workspace want and do: the newest snapshot of each. Pure."""
 
 from collections import deque
+from collections.abc import Iterable
 
 from hotseat.core.messages import Demand
 
@@ -14,6 +15,11 @@ class Demands:
     def __init__(self) -> None:
         self._newest: dict[str, Demand] = {}
         self._left: deque[str] = deque(maxlen=_REMEMBERED)
+        self._silent: set[str] = set()  # enrolled, but not heard yet
+
+    def expect(self, routers: Iterable[str]) -> None:
+        """Know of routers that will report, or leave."""
+        self._silent |= set(routers) - self._newest.keys() - set(self._left)
 
     def note(self, demand: Demand) -> set[str] | None:
         """Take in a snapshot; returns the holders that were used since the router's last. None: it is too old to count."""
@@ -21,6 +27,7 @@ class Demands:
         if demand.seq <= last.seq or demand.router in self._left:
             return None
         self._newest[demand.router] = demand
+        self._silent.discard(demand.router)
         return {
             *last.in_flight,
             *demand.in_flight,
@@ -30,6 +37,7 @@ class Demands:
     def leave(self, router: str) -> set[str]:
         """Forget a router; returns the holders that it was using."""
         self._left.append(router)
+        self._silent.discard(router)
         return set(self._newest.pop(router, _NONE).in_flight)
 
     def waiting(self, model: str, since_epoch: int = -1) -> tuple[int, float]:
@@ -47,4 +55,4 @@ class Demands:
 
     def all_saw(self, epoch: int) -> bool:
         """Whether every router has seen an epoch."""
-        return all(d.seen_epoch >= epoch for d in self._newest.values())
+        return not self._silent and all(d.seen_epoch >= epoch for d in self._newest.values())

@@ -184,13 +184,16 @@ class HolderUnproven:
 
 @dataclass(frozen=True, slots=True)
 class HolderAdopted:
-    """A holder found running at start; None as address: still loading."""
+    """A holder found at start, which an earlier run of ours began or a person did."""
 
     now: float
     model: str
     holder: str
     epoch: int
-    address: str | None
+    address: str | None  # None: not ready
+    releasing: bool = False  # it has been told to stop already
+    fingerprint: str | None = None  # of the document that it was started with; None: not known, taken for today's
+    gpus: int | None = None  # what it occupies; None: not known, taken for what the document says
 
 
 Observation = CacheObserved | HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderAdopted

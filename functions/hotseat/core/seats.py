@@ -40,6 +40,14 @@ class DemandReported:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolled:
+    """Routers that may have requests in flight, though they have not been heard yet: nothing is drained before they are."""
+
+    now: float
+    routers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RouterLeft:
     """A router said goodbye, or is known to be gone."""
 
@@ -86,7 +94,7 @@ class Tick:
     now: float
 
 
-Stimulus = DemandReported | RouterLeft | TermsChanged | Load | Unload | Shutdown | Tick | Observation
+Stimulus = DemandReported | Enrolled | RouterLeft | TermsChanged | Load | Unload | Shutdown | Tick | Observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from hotseat.core.seats import (
     OCCUPIED,
     Command,
     DemandReported,
+    Enrolled,
     Holder,
     Load,
     ModelStatus,
@@ -88,6 +89,8 @@ class Switching:
         match stimulus:
             case DemandReported():
                 self._note_demand(now, stimulus.demand)
+            case Enrolled():
+                self._demands.expect(stimulus.routers)
             case RouterLeft():
                 self._note_use(self._demands.leave(stimulus.router), now)
             case TermsChanged():
@@ -181,14 +184,19 @@ class Switching:
             return
         terms = self.terms.get(s.model)
         state = SeatState.READY if s.address else SeatState.LOADING
-        holder = Holder(s.model, s.holder, s.epoch, state, s.now, terms or Terms(), s.address, last_used=s.now)
-        if s.address:
+        found = terms or Terms()
+        claim = found.claim if s.gpus is None else replace(found.claim, gpus=s.gpus)
+        found = replace(found, claim=claim, fingerprint=found.fingerprint if s.fingerprint is None else s.fingerprint)
+        holder = Holder(s.model, s.holder, s.epoch, state, s.now, found, s.address, last_used=s.now)
+        if s.releasing:
+            holder.state, holder.leaving, holder.stop_asked = SeatState.RELEASING, "evicted", s.now
+        elif s.address:
             holder.ready_since = s.now
             self.prospects.fulfil(s.model)
         if self._down:
-            holder.leaving = "shutdown"
-        elif terms is None:
-            holder.leaving = "removed"
+            holder.leave("shutdown")
+        elif holder.take_over(terms) and terms and not terms.external:
+            self.prospects.order(s.model, s.now, may_evict=True)
         elif any(h.model == s.model and h.staying for h in self.holders.values()):
             holder.leaving = "duplicate"
         self.holders[s.holder] = holder

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from hotseat.control.desk import Client, ClientGone, Ticket
-from hotseat.control.house import House, Place
+from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
 from hotseat.core.errors import BadRequest, HotseatError, UpstreamFailed
 from hotseat.core.messages import EXTERNAL_EPOCH
@@ -54,7 +54,7 @@ class _Watched(Client):
 class Inference:
     """Handles inference requests. `max_body` is in bytes."""
 
-    def __init__(self, house: House, connections: relay.Connections, metrics: Metrics, max_body: int) -> None:
+    def __init__(self, house: Register, connections: relay.Connections, metrics: Metrics, max_body: int) -> None:
         self._house = house
         self._connections = connections
         self._metrics = metrics

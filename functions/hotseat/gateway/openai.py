@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from hotseat.control.house import House, Place
+from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
 from hotseat.core.errors import UnknownModel
 from hotseat.gateway.clock import rfc3339
@@ -17,7 +17,7 @@ ROUTES = {
 }
 
 
-def openai_blueprint(house: House, started: float) -> Blueprint:
+def openai_blueprint(house: Register, started: float) -> Blueprint:
     """Routes under /v1. `started` (Unix time) is what models give as `created`."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from hotseat.control.bus import Bus
-from hotseat.control.house import House, Place, Room
+from hotseat.control.register import Place, Register, Room
 from hotseat.core.errors import BadRequest, NotFound, Unavailable
 from hotseat.core.ports import LogView
 from hotseat.core.switches import Switch
@@ -23,7 +23,7 @@ _KEEP_ALIVE = 15.0
 _NO_LIMIT = 1_000_000
 
 
-def operations_blueprint(house: House, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:  # noqa: C901 — one small function a route
+def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:  # noqa: C901 — one small function a route
     """Routes outside the API families."""
     blueprint = Blueprint("operations", __name__)
 
@@ -48,7 +48,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics, places: Place
 
     @blueprint.get("/api/switches")
     def switches() -> Response:
-        known = [switch for room in house.rooms for switch in room.switcher.switches()]
+        known = [switch for room in house.rooms for switch in room.switches()]
         return jsonify(switches=[_switch(s) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.post("/api/models/<path:name>/load")
@@ -78,7 +78,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics, places: Place
     @blueprint.get("/api/models/<path:name>/logs")
     def logs(name: str) -> Response:
         model = house.find(name).model
-        view = house.runtime.logs(model.name)
+        view = house.logs(model.name)
         if view is None:
             raise NotFound(f"there is no log of {model.name}: it is {model.spec.engine}")
         lines = _count("lines", 100)
@@ -105,7 +105,7 @@ def operations_blueprint(house: House, bus: Bus, metrics: Metrics, places: Place
 # What runs ------------------------------------------------------------------------------------------------------------
 
 
-def _running(room: Room, house: House) -> Iterator[dict[str, Any]]:
+def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
     places = house.places()
     for resident in room.desk.residency.residents:
         place = places.get(resident.model)
@@ -144,7 +144,7 @@ def _workspace(room: Room) -> dict[str, Any]:
         "capacity": spec.capacity.model_dump(mode="json", by_alias=True),
         "policy": spec.policy.name,
         "max_wait": spec.policy.max_wait,
-        "effective_max_wait": room.switcher.effective_max_wait or spec.policy.max_wait,
+        "effective_max_wait": room.effective_max_wait or spec.policy.max_wait,
     }
 
 
@@ -233,7 +233,7 @@ def _follow_events(bus: Bus, after: int, *, follow: bool) -> Iterator[bytes]:
             yield b""
 
 
-def _follow_log(view: LogView, lines: int, house: House) -> Iterator[bytes]:
+def _follow_log(view: LogView, lines: int, house: Register) -> Iterator[bytes]:
     position, kept = view.read_after(0, 0.0)
     for line in kept[len(kept) - lines :] if lines < len(kept) else kept:
         yield f"data: {line}\n\n".encode()

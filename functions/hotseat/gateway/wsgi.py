@@ -9,7 +9,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from hotseat.control.bus import Bus
-from hotseat.control.house import House
+from hotseat.control.register import Register
 from hotseat.core.errors import Forbidden, HotseatError
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.inference import Inference
@@ -81,7 +81,7 @@ class Gateway(Flask):
 
 
 def create_gateway(
-    house: House,
+    house: Register,
     bus: Bus,
     metrics: Metrics,
     keys: Keys,

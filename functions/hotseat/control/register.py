@@ -1,0 +1,99 @@
+"""Which Models there are, by all their names, and the rooms where requests for them wait. What a gateway looks things up in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hotseat.control.desk import Desk
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.errors import Conflict, Unavailable, UnknownModel
+from hotseat.core.ports import LogView
+from hotseat.core.seats import ModelStatus
+from hotseat.core.switches import Switch
+
+
+class Room(Protocol):
+    """One Workspace as a gateway sees it."""
+
+    workspace: Workspace
+    desk: Desk
+    retired: bool  # no document names it any longer
+
+    @property
+    def name(self) -> str:
+        """Name of the Workspace."""
+
+    @property
+    def effective_max_wait(self) -> float | None:
+        """Bound on waiting in force, while somebody waits."""
+
+    def status(self, model: str) -> ModelStatus:
+        """State of one model; `unloaded` for one that is not known yet."""
+
+    def switches(self) -> Sequence[Switch]:
+        """Switches that are known, oldest first."""
+
+    def load(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
+
+    def unload(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where requests for one name go."""
+
+    model: Model
+    room: Room
+
+
+class Register:
+    """Lookups; they take no lock. Whoever fills it replaces `_places` and `_rooms` as a whole."""
+
+    def __init__(self) -> None:
+        self._rooms: Mapping[str, Room] = {}
+        self._places: Mapping[str, Place] = {}
+        self._begun = False
+        self._closing = False
+
+    @property
+    def rooms(self) -> list[Room]:
+        """All that a document names or that still hold something, in the order in which they came."""
+        return [room for room in self._rooms.values() if not room.retired or room.desk.residency.residents]
+
+    def find(self, name: str) -> Place:
+        """Model of that name or alias, else UnknownModel."""
+        place = self._places.get(name)
+        if place is None:
+            raise UnknownModel(f"The model `{name}` does not exist; GET /v1/models lists those that do.", param="model")
+        return place
+
+    def default(self) -> Place | None:
+        """Model that answers requests which name none, where a Workspace has one."""
+        for room in self.rooms:
+            if not room.retired and room.workspace.spec.default_model:
+                return self._places.get(room.workspace.spec.default_model)
+        return None
+
+    def places(self) -> Mapping[str, Place]:
+        """All Models by their own names, sorted."""
+        return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
+
+    def loadable(self, name: str) -> Place:
+        """Model that an operator may load or unload, else UnknownModel, Conflict or Unavailable."""
+        place = self.find(name)
+        if self._closing:
+            raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
+        if place.model.spec.engine == "external":
+            raise Conflict(f"{place.model.name} is external: hotseat neither loads nor unloads it")
+        return place
+
+    def logs(self, model: str) -> LogView | None:  # noqa: ARG002
+        """Give the output of a model's engine; None where there is none to be had."""
+        return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._begun and not self._closing

@@ -1,0 +1,180 @@
+"""Demand and residency as they travel: JSON on a cluster's wire, and back.
+
+Times inside a process are seconds on its own monotonic clock; on the wire they are UTC, so that two machines can compare them
+as well as their clocks agree. A signature shows that a router of ours sent a snapshot: HMAC-SHA256 over its canonical JSON.
+"""
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
+from hotseat.core.switches import Departure, Switch
+
+Json = dict[str, Any]
+
+
+def stamp(moment: float) -> str:
+    """Write a time of this process's monotonic clock as RFC 3339."""
+    wall = datetime.fromtimestamp(moment - time.monotonic() + time.time(), UTC)
+    return wall.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(text: str) -> float:
+    """Read such a time onto this process's monotonic clock."""
+    return datetime.fromisoformat(text).timestamp() - time.time() + time.monotonic()
+
+
+def demand_to_json(workspace: str, demand: Demand) -> Json:
+    """Write a snapshot."""
+    waiting = {
+        model: {"count": w.count, "oldest": stamp(w.oldest), "priority": w.priority}
+        for model, w in demand.waiting.items()
+    }
+    return {
+        "workspace": workspace,
+        "router": demand.router,
+        "seq": demand.seq,
+        "seen_epoch": demand.seen_epoch,
+        "waiting": waiting,
+        "in_flight": dict(demand.in_flight),
+        "served": dict(demand.served),
+        "closing": dict(demand.closing),
+        "requested": list(demand.requested),
+    }
+
+
+def demand_from_json(data: Any) -> tuple[str, Demand]:
+    """Read a snapshot and the Workspace that it is about. ValueError: it is none."""
+    try:
+        waiting = {
+            str(model): Waiting(int(w["count"]), moment(w["oldest"]), int(w["priority"]))
+            for model, w in data["waiting"].items()
+        }
+        demand = Demand(
+            str(data["router"]),
+            int(data["seq"]),
+            int(data["seen_epoch"]),
+            waiting,
+            _counts(data["in_flight"]),
+            _counts(data["served"]),
+            _counts(data["closing"]),
+            tuple(str(model) for model in data["requested"]),
+        )
+        return str(data["workspace"]), demand
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no snapshot of demand: {error!r}") from error
+
+
+def _counts(data: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in data.items()}
+
+
+def sign(key: bytes, data: Any) -> str:
+    """Sign JSON data, however it is spelt."""
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return hmac.new(key, canonical, hashlib.sha256).hexdigest()
+
+
+def signed(key: bytes, data: Any, signature: str) -> bool:
+    """Whether that key made this signature. In constant time."""
+    return hmac.compare_digest(sign(key, data), signature)
+
+
+def residency_to_status(residency: Residency) -> Json:
+    """Write who holds what, as fields of a Workspace's status. Fields that have no value are null, so that a merge removes them."""
+    return {
+        "epoch": residency.epoch,
+        "residents": [
+            {
+                "model": r.model,
+                "holder": r.holder,
+                "state": r.state.value,
+                "epoch": r.epoch,
+                **({"since": stamp(r.since)} if r.since else {}),
+                **({"address": r.address} if r.address else {}),
+                **({"leaving": r.leaving} if r.leaving else {}),
+            }
+            for r in residency.residents
+        ],
+        "refusals": [
+            {
+                "model": model,
+                "epoch": r.epoch,
+                "code": r.code,
+                "message": r.message,
+                **({"retryAt": stamp(r.retry_at)} if r.retry_at is not None else {}),
+            }
+            for model, r in residency.refusals.items()
+        ],
+        "effectiveMaxWait": None if residency.effective_max_wait is None else round(residency.effective_max_wait, 3),
+    }
+
+
+def residency_from_status(status: Mapping[str, Any]) -> Residency:
+    """Read who holds what."""
+    residents = tuple(
+        Resident(
+            r["model"],
+            r["holder"],
+            SeatState(r["state"]),
+            r["epoch"],
+            moment(r["since"]) if r.get("since") else 0.0,
+            r.get("address"),
+            r.get("leaving"),
+        )
+        for r in status.get("residents") or ()
+    )
+    refusals = {
+        r["model"]: Refusal(r["epoch"], r["code"], r["message"], moment(r["retryAt"]) if r.get("retryAt") else None)
+        for r in status.get("refusals") or ()
+    }
+    return Residency(status.get("epoch", 0), residents, refusals, status.get("effectiveMaxWait"))
+
+
+def switch_to_json(switch: Switch) -> Json:
+    """Write a switch for people, with what it takes to read it back."""
+    return {
+        "id": switch.id,
+        "from": list(switch.leaving),
+        "to": switch.to,
+        "reason": switch.reason,
+        "outcome": switch.outcome,
+        "message": switch.message,
+        "waiting": switch.waiting,
+        "startedAt": stamp(switch.decided),
+        **({"endedAt": stamp(switch.ended)} if switch.ended is not None else {}),
+        "phases": switch.phases(),
+    }
+
+
+def switch_from_json(workspace: str, data: Mapping[str, Any]) -> Switch:
+    """Read a switch, as far as people see it: its phases are what they were."""
+    switch = _Told(
+        data["id"],
+        workspace,
+        data["to"],
+        data["reason"],
+        moment(data["startedAt"]),
+        moment(data["startedAt"]),
+        data["waiting"],
+        {name: Departure(name) for name in data["from"]},
+        ended=moment(data["endedAt"]) if data.get("endedAt") else None,
+        outcome=data["outcome"],
+        message=data.get("message", ""),
+    )
+    switch.told = dict(data["phases"])
+    return switch
+
+
+class _Told(Switch):
+    """A switch that another process made."""
+
+    told: dict[str, float]
+
+    def phases(self) -> dict[str, float]:
+        return self.told
