@@ -1,0 +1,103 @@
+"""The router function: takes requests, holds those that wait, relays the rest to pods. It only reads its Workspaces."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from hotseat.cluster.settings import Settings, read_settings
+from hotseat.control.bus import Bus
+from hotseat.control.carrier import Carrier
+from hotseat.control.remote import RemoteHouse
+from hotseat.gateway.auth import Keys
+from hotseat.gateway.relay import Connections
+from hotseat.gateway.server import Server
+from hotseat.gateway.wsgi import create_gateway
+from hotseat.kube.client import Json, Kube
+from hotseat.kube.names import WORKSPACES
+from hotseat.kube.watching import Change, Watcher
+from hotseat.telemetry.logs import set_up_logging
+from hotseat.telemetry.metrics import Metrics, Reading
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 2**20
+GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
+SYNC = 30.0
+
+
+class RouterApp:
+    """Everything of one router."""
+
+    def __init__(self, settings: Settings) -> None:
+        kube = Kube.connect()
+        self._connections = Connections()
+        carrier = Carrier(settings.broker, settings.switcher, settings.key)
+        self.house = RemoteHouse(settings.pod, carrier, self._connections.forget)
+        self._bus = Bus()
+        self._metrics = Metrics(self._read)
+        namespace = settings.namespace or kube.namespace
+        self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
+        self.gateway = create_gateway(
+            self.house,
+            self._bus,
+            self._metrics,
+            Keys(settings.keys),
+            self._connections,
+            max_body=MAX_BODY,
+            cors=frozenset(),
+            places=settings.threads,
+        )
+
+    def begin(self) -> None:
+        """Follow the Workspaces."""
+        self._watcher.start()
+        if not self._watcher.wait_synced(SYNC):
+            raise RuntimeError("the API server does not show the Workspaces; are the CRDs and the Role there?")
+        self.house.begin()
+
+    def reload(self) -> None:
+        """Do nothing: documents come from the API server."""
+
+    def close(self) -> None:
+        """Let what is in flight finish, and leave."""
+        self.house.close(GRACEFUL)
+        self._watcher.stop()
+        self._bus.close()
+        self._connections.close()
+
+    def _see(self, change: Change, workspace: Json) -> None:
+        if change is Change.GONE:
+            self.house.drop(workspace["metadata"]["name"])
+        else:
+            self.house.take(workspace)
+
+    def _read(self) -> Iterator[Reading]:
+        now = time.monotonic()
+        for room in self.house.rooms:
+            queues = room.desk.queues()
+            holders = room.desk.residency.residents
+            for place in self.house.places().values():
+                if place.room is room:
+                    name = place.model.name
+                    count, oldest = queues.get(name, (0, now))
+                    busy = sum(room.desk.in_flight(h.holder) for h in holders if h.model == name)
+                    yield Reading("hotseat_requests_waiting", {"model": name}, count)
+                    yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
+                    yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+
+
+def main() -> None:
+    """Serve."""
+    settings = read_settings()
+    set_up_logging(settings.log_level, json_lines=True)
+    Server(
+        lambda: RouterApp(settings),
+        lambda: log.info("router %s serves", settings.pod),
+        bind=f"0.0.0.0:{settings.port}",
+        threads=settings.threads + 64,
+        graceful=GRACEFUL + 5,
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

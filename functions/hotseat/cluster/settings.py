@@ -1,0 +1,65 @@
+"""What the two functions of a cluster read from their environment."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of both; docs/cluster.md has a table of them, and a test compares it with `VARIABLES`."""
+
+    namespace: str | None
+    broker: str
+    switcher: str
+    key: bytes
+    keys: tuple[str, ...]
+    image: str
+    gpu_resource: str
+    port: int
+    pod: str
+    log_level: str
+    threads: int
+
+
+VARIABLES = {
+    "HOTSEAT_NAMESPACE": "Namespace whose Workspaces and Models are served (default: the pod's own).",
+    "HOTSEAT_BROKER_URL": "Where events are published (default: K_SINK, as a SinkBinding sets it). Empty: no Broker is used.",
+    "HOTSEAT_SWITCHER_URL": "Where the router reaches the switcher directly.",
+    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand; router and switcher share it.",
+    "HOTSEAT_API_KEY_FILE": "File with one client key a line. Without it the router asks for none.",
+    "HOTSEAT_IMAGE": "Image of hotseat: for fetch Jobs, and for engines that name no image of their own.",
+    "HOTSEAT_GPU_RESOURCE": "Extended resource that a GPU is (default nvidia.com/gpu).",
+    "HOTSEAT_LOG_LEVEL": "debug, info, warning or error (default info).",
+    "HOTSEAT_THREADS": "Most requests at once, waiting ones included (default 1500).",
+    "PORT": "Port to listen on (default 8080).",
+}
+
+
+def read_settings() -> Settings:
+    """Read the environment. Ends the process with a message where something needed is missing."""
+    env = os.environ
+    key_file = Path(env.get("HOTSEAT_DEMAND_KEY_FILE", "/etc/hotseat/demand/key"))
+    try:
+        key = key_file.read_bytes().strip()
+    except OSError as error:
+        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {error}")
+    if len(key) < 16:  # noqa: PLR2004
+        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} holds fewer than 16 characters")
+    api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
+    lines = api.read_text().splitlines() if api is not None and api.exists() else []
+    return Settings(
+        namespace=env.get("HOTSEAT_NAMESPACE") or None,
+        broker=env.get("HOTSEAT_BROKER_URL", env.get("K_SINK", "")),
+        switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),
+        key=key,
+        keys=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
+        image=env.get("HOTSEAT_IMAGE", "hotseat"),
+        gpu_resource=env.get("HOTSEAT_GPU_RESOURCE", "nvidia.com/gpu"),
+        port=int(env.get("PORT", "8080")),
+        pod=env.get("HOSTNAME") or socket.gethostname(),
+        log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
+        threads=int(env.get("HOTSEAT_THREADS", "1500")),
+    )

@@ -1,0 +1,109 @@
+"""How a router's words reach the switcher: as CloudEvents through the Broker, and directly where that takes too long."""
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import urllib3
+
+from hotseat.control.wire import Json, sign
+from hotseat.core.errors import Unavailable
+from hotseat.core.events import event_type
+
+log = logging.getLogger(__name__)
+
+SIGNATURE = "signature"  # extension attribute of our events
+_TIMEOUT = 2.0  # seconds for one delivery
+
+
+class Carrier:
+    """Sends snapshots and orders. `broker` or `switcher` may be empty: that way is not taken then."""
+
+    def __init__(self, broker: str, switcher: str, key: bytes) -> None:
+        self.broker = broker
+        self.switcher = switcher.rstrip("/")
+        self._key = key
+        self._http = urllib3.PoolManager(retries=False, maxsize=8)
+
+    def event(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
+        """Make the HTTP headers of a signed event."""
+        return {
+            "Content-Type": "application/json",
+            "ce-specversion": "1.0",
+            "ce-id": uuid.uuid4().hex,
+            "ce-source": f"/workspaces/{workspace}",
+            "ce-type": event_type(kind),
+            "ce-time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            f"ce-{SIGNATURE}": sign(self._key, data),
+        }
+
+    def through_broker(self, workspace: str, kind: str, data: Json) -> bool:
+        """Publish; whether the Broker took it."""
+        return self._post(self.broker, workspace, kind, data)
+
+    def directly(self, workspace: str, kind: str, data: Json) -> bool:
+        """Hand it to the switcher; whether that took it."""
+        return self._post(f"{self.switcher}/demand", workspace, kind, data)
+
+    def order(self, order: Json, timeout: float | None) -> tuple[int, Json]:
+        """Give the switcher an order and read its answer. Unavailable: it could not be reached."""
+        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, order)}
+        limit = urllib3.Timeout(connect=_TIMEOUT, read=None if timeout is None else timeout + _TIMEOUT)
+        try:
+            response = self._http.request(
+                "POST", f"{self.switcher}/orders", body=json.dumps(order), headers=headers, timeout=limit
+            )
+            answer: Any = json.loads(response.data or b"{}")
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            message = f"the switcher could not be reached: {error}"
+            raise Unavailable(message, code="switcher_unreachable", retry_after=5.0) from error
+        return response.status, answer
+
+    def _post(self, url: str, workspace: str, kind: str, data: Json) -> bool:
+        headers = self.event(workspace, kind, data)
+        try:
+            response = self._http.request("POST", url, body=json.dumps(data), headers=headers, timeout=_TIMEOUT)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            log.debug("%s: %s", url, error)
+            return False
+        return response.status < 300  # noqa: PLR2004
+
+
+class Newest(threading.Thread):
+    """Sends the newest of what it is given, one at a time: a slow receiver costs what is out of date, nothing else."""
+
+    def __init__(self, name: str, send: Callable[[Json], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._send = send
+        self._news = threading.Condition()
+        self._next: Json | None = None
+        self._closed = False
+
+    def put(self, what: Json) -> None:
+        """Send this, unless something newer comes first."""
+        with self._news:
+            self._next = what
+            self._news.notify()
+
+    def close(self) -> None:
+        """End."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+
+    def run(self) -> None:
+        """Send until closed."""
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._next is not None or self._closed)
+                what, self._next = self._next, None
+                if what is None:
+                    return
+            try:
+                self._send(what)
+            except Exception:
+                log.exception("%s failed", self.name)

@@ -1,0 +1,197 @@
+"""The router's half of a Workspace whose switcher is another process: what it knows comes from the Workspace's status."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from hotseat.control.carrier import Carrier
+from hotseat.control.desk import Desk
+from hotseat.control.register import Place, Register, Room
+from hotseat.control.reporter import Reporter
+from hotseat.control.terms import limits_of
+from hotseat.control.wire import Json, moment, residency_from_status, stamp, switch_from_json
+from hotseat.core.admission import Limits, LimitsChanged
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.errors import Unavailable
+from hotseat.core.seats import ModelStatus
+from hotseat.core.switches import Switch
+
+log = logging.getLogger(__name__)
+
+
+class RemoteRoom(Room):
+    """One Workspace. Nothing is dispatched before the switcher has enrolled this router."""
+
+    def __init__(
+        self, workspace: Workspace, router: str, pod: str, carrier: Carrier, forget: Callable[[str], None]
+    ) -> None:
+        self.workspace = workspace
+        self.retired = False
+        self.models: tuple[Model, ...] = ()
+        self._router = router
+        self._carrier = carrier
+        self._forget = forget
+        self._statuses: Mapping[str, ModelStatus] = {}
+        self._switches: tuple[Switch, ...] = ()
+        self._limits: Mapping[str, Limits] = {}
+        self.desk = Desk(router, time.monotonic, self._demand_changed)
+        self.reporter = Reporter(workspace.name, pod, carrier, self.desk.demand)
+        self.reporter.start()
+
+    @property
+    def name(self) -> str:
+        """Name of the Workspace."""
+        return self.workspace.name
+
+    @property
+    def effective_max_wait(self) -> float | None:
+        """Bound on waiting in force, while somebody waits."""
+        return self.desk.residency.effective_max_wait
+
+    def see(self, workspace: Workspace, status: Json) -> None:
+        """Take in the Workspace as the API server shows it."""
+        self.workspace = workspace
+        rows = [row for row in status.get("models") or () if "spec" in row]
+        self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
+        self._statuses = {row["name"]: _status(row) for row in rows}
+        self._switches = tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ())
+        limits = {m.name: limits_of(m, workspace) for m in self.models}
+        if limits != self._limits:
+            self._limits = limits
+            self.desk.change(LimitsChanged(time.monotonic(), limits, workspace.spec.queue.max_waiting))
+        mine = next((r for r in status.get("routers") or () if r["id"] == self._router), None)
+        if mine is not None:
+            old, new = self.desk.residency, residency_from_status(status)
+            self.desk.see(new)
+            for address in {r.address for r in old.residents} - {r.address for r in new.residents}:
+                if address is not None:
+                    self._forget(address)
+        self.reporter.echoed(mine is not None, mine.get("brokerSeq", 0) if mine else 0)
+
+    def status(self, model: str) -> ModelStatus:
+        """State of one model."""
+        return self._statuses.get(model, ModelStatus(model, "unloaded"))
+
+    def switches(self) -> Sequence[Switch]:
+        """Switches that the status shows, oldest first."""
+        return self._switches
+
+    def load(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
+        return self._order("load", model, timeout)
+
+    def unload(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
+        return self._order("unload", model, timeout)
+
+    def goodbye(self) -> None:
+        """Leave: nothing is in flight here any longer, and nothing will be."""
+        self.reporter.close()
+        try:
+            self._carrier.order(self._signed("goodbye", ""), 1.0)
+        except Unavailable as error:
+            log.warning("no goodbye to the switcher of %s: %s", self.name, error)
+
+    def _demand_changed(self, urgent: bool) -> None:
+        self.reporter.changed(urgent)
+
+    def _order(self, what: str, model: str, timeout: float | None) -> ModelStatus:
+        status, answer = self._carrier.order(self._signed(what, model) | {"wait": timeout}, timeout)
+        if status >= 300:  # noqa: PLR2004
+            error = answer.get("error", {})
+            raise Unavailable(error.get("message", f"HTTP {status}"), code=error.get("code"), retry_after=5.0)
+        return ModelStatus(model, answer["state"], message=answer.get("message", ""))
+
+    def _signed(self, what: str, model: str) -> Json:
+        return {
+            "order": what,
+            "workspace": self.name,
+            "model": model,
+            "router": self._router,
+            "id": uuid.uuid4().hex,
+            "at": stamp(time.monotonic()),
+            "wait": 0,
+        }
+
+
+class RemoteHouse(Register):
+    """All Workspaces of a namespace, as a router sees them. Called on one thread: that of the watch."""
+
+    _rooms: Mapping[str, RemoteRoom]
+
+    def __init__(self, pod: str, carrier: Carrier, forget: Callable[[str], None]) -> None:
+        super().__init__()
+        self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
+        self._pod = pod
+        self._carrier = carrier
+        self._forget = forget
+
+    def take(self, document: Json) -> None:
+        """Take in a Workspace that is new or has changed."""
+        name = document["metadata"]["name"]
+        try:
+            workspace = Workspace.model_validate({"metadata": {"name": name}, "spec": document.get("spec") or {}})
+        except ValidationError as error:
+            log.warning("Workspace %s is not understood: %s", name, error)
+            return
+        room = self._rooms.get(name)
+        if room is None:
+            room = RemoteRoom(workspace, self.router, self._pod, self._carrier, self._forget)
+            self._rooms = {**self._rooms, name: room}
+        room.retired = False
+        room.see(workspace, document.get("status") or {})
+        self._refill()
+
+    def drop(self, name: str) -> None:
+        """Take in that a Workspace is gone."""
+        if name in self._rooms:
+            self._rooms[name].retired = True
+            self._rooms[name].see(self._rooms[name].workspace, {})
+            self._refill()
+
+    def begin(self) -> None:
+        """Take requests from now on."""
+        self._begun = True
+
+    def close(self, timeout: float) -> None:
+        """Send away what waits, let what is in flight finish for so many seconds, and say goodbye."""
+        self._closing = True
+        end = time.monotonic() + timeout
+        for room in self._rooms.values():
+            room.desk.close()
+        for room in self._rooms.values():
+            if room.desk.wait_empty(max(0.0, end - time.monotonic())):
+                room.goodbye()
+
+    def _refill(self) -> None:
+        places: dict[str, Place] = {}
+        for room in self._rooms.values():
+            for model in () if room.retired else room.models:
+                for name in model.names:
+                    places.setdefault(name, Place(model, room))
+        self._places = places
+
+
+def _model(row: Mapping[str, Any], workspace: str) -> Model | None:
+    try:
+        spec = {**row["spec"], "workspace": workspace}
+        return Model.model_validate({"metadata": {"name": row["name"]}, "spec": spec})
+    except ValidationError as error:
+        log.warning("model %s is not understood: %s", row["name"], error)
+        return None
+
+
+def _status(row: Mapping[str, Any]) -> ModelStatus:
+    return ModelStatus(
+        row["name"],
+        row.get("state", "unloaded"),
+        moment(row["since"]) if row.get("since") else None,
+        row.get("message", ""),
+        row.get("done"),
+        row.get("total"),
+        moment(row["retryAt"]) if row.get("retryAt") else None,
+    )
