@@ -225,7 +225,7 @@ class TestChild:
     def test_failures_are_told_on_the_last_line(self, origin: Origin, tmp_path: Path) -> None:
         with child(f"{origin.url}/none", tmp_path) as process:
             last = json.loads(process.communicate(timeout=20)[0].splitlines()[-1])
-        assert process.returncode == 1
+        assert process.returncode == 2
         assert last == {"error": f"{origin.url}/none answered 404: no such file", "retryable": False}
 
 

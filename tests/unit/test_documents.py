@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hotseat.core.documents import DOCUMENTS, PATTERN_WORDS, Metadata, Model, ModelSpec, Workspace
+from hotseat.core.base import PATTERN_WORDS
+from hotseat.core.documents import DOCUMENTS, Metadata, Model, ModelSpec, Workspace
 from hotseat.core.units import BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
 from hotseat.manifests import Plugins, load
 from hotseat.manifests.fields import walk

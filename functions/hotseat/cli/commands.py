@@ -182,7 +182,7 @@ def _watching(client: "Client", at_first: str, *, wanted: bool) -> Iterator[None
 @model_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines to come.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines of the past.")
-@server_options(top=False)
+@server_options(top=False, short=False)  # -n are lines
 @click.pass_context
 def logs(ctx: click.Context, model: str, follow: bool, lines: int) -> None:
     """Print what a model's engine wrote."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hotseat import __version__
-from hotseat.cli.options import server_options
+from hotseat.cli.options import PLUGIN, server_options
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "switches": ("hotseat.cli.commands", "List the latest switches with the time that each phase took."),
     "validate": ("hotseat.cli.documents", "Check documents, and do nothing else."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
+    "doctor": ("hotseat.cli.doctor", "Check everything in a cluster that hotseat needs."),
     "version": ("hotseat.cli.commands", "Print the version of this program."),
 }
 
@@ -96,3 +97,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an arrow in a locale without arrows is no reason to fail
+
+
+def kubectl_plugin() -> None:
+    """Run as `kubectl hotseat`: the same program, pointed at the kubeconfig's cluster."""
+    main.main(prog_name="kubectl hotseat", obj=PLUGIN)
+
+
+def kn_plugin() -> None:
+    """Run as `kn hotseat`, likewise."""
+    main.main(prog_name="kn hotseat", obj=PLUGIN)

@@ -1,15 +1,19 @@
 """What the commands share: which hotseat they talk to, how they print, and examples in their help."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:  # the HTTP client takes longer to import than `hotseat version` takes to run
     from click.shell_completion import CompletionItem
 
     from hotseat.cli.client import Client
+    from hotseat.cli.cluster import Cluster
 
+PLUGIN: Final = "plugin"  # as the context's obj: started as `kubectl hotseat` or `kn hotseat`
 DEFAULT_URL = "http://127.0.0.1:8000"
 COMPLETION_TIMEOUT = 1.0  # seconds that a pressed Tab may take
 
@@ -31,22 +35,44 @@ class Command(click.Command):
                 formatter.write("".join(f"  {example}\n" for example in self.examples))
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Remember an option wherever it stands on the command line; the last one given counts."""
-    if value is not None:
-        ctx.meta[f"hotseat.{param.name}"] = value
+    if not value or param.name is None:
+        return
+    ctx.meta[f"hotseat.{param.name}"] = value
+    if param.name == "url":
+        ctx.meta["hotseat.url_typed"] = ctx.get_parameter_source("url") is not ParameterSource.ENVIRONMENT
 
 
-def server_options(*, top: bool) -> Callable[[AnyCommand], AnyCommand]:
-    """Options --url and --api-key. Those of the whole program (`top`) read the environment; a command's own win."""
+def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
+    """Options that say which hotseat. Those of the whole program (`top`) read the environment; a command's own win."""
     where = f"Where hotseat answers  [env var: HOTSEAT_URL; default: {DEFAULT_URL}]"
     key = "Key that it wants  [env var: HOTSEAT_API_KEY]"
 
     def add(command: AnyCommand) -> AnyCommand:
+        command = cluster_options(short=short)(command)
+        text = "Ask the router in the cluster of the kubeconfig; so do the next three"
+        command = click.option("--cluster", is_flag=True, help=text, expose_value=False, callback=_keep)(command)
         for name, metavar, text in (("--api-key", "KEY", key), ("--url", "URL", where)):
             envvar = "HOTSEAT" + name[1:].replace("-", "_").upper() if top else None
             option = click.option(name, metavar=metavar, envvar=envvar, help=text, expose_value=False, callback=_keep)
             command = option(command)
+        return command
+
+    return add
+
+
+def cluster_options(*, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
+    """Options that name a cluster and a namespace; without `short`, -n is free for something else."""
+    options = (
+        (("-n",) * short + ("--namespace",), "NAME", "Namespace of the router  [default: the context's]"),
+        (("--context",), "NAME", "Context of the kubeconfig  [default: its current one]"),
+        (("--kubeconfig",), "FILE", "File that names clusters  [env var: KUBECONFIG; default: ~/.kube/config]"),
+    )
+
+    def add(command: AnyCommand) -> AnyCommand:
+        for names, metavar, text in options:
+            command = click.option(*names, metavar=metavar, help=text, expose_value=False, callback=_keep)(command)
         return command
 
     return add
@@ -64,15 +90,47 @@ def connect(ctx: click.Context, **settings: float) -> "Client":
     from hotseat.cli.client import Client  # noqa: PLC0415 - see above
 
     try:
-        return Client(ctx.meta.get("hotseat.url", DEFAULT_URL), ctx.meta.get("hotseat.api_key"), **settings)
+        return Client(_url(ctx), ctx.meta.get("hotseat.api_key"), **settings)
     except ValueError as error:
         raise click.UsageError(f"--url or HOTSEAT_URL: {error}", ctx) from error
+
+
+def _url(ctx: click.Context) -> str:
+    """Choose: --url, what names a cluster, HOTSEAT_URL, the cluster for the plugins of kubectl and kn, this machine."""
+    url: str | None = ctx.meta.get("hotseat.url")
+    if url and (ctx.meta["hotseat.url_typed"] or not _names_cluster(ctx)):
+        return url
+    if not in_cluster(ctx):
+        return DEFAULT_URL
+    from hotseat.cli.cluster import router_url  # noqa: PLC0415 - most commands need no Kubernetes
+
+    return router_url(ctx, cluster(ctx))
+
+
+def cluster(ctx: click.Context) -> "Cluster":
+    """Gather what the options say about a cluster."""
+    from hotseat.cli.cluster import Cluster  # noqa: PLC0415 - see above
+
+    kubeconfig = ctx.meta.get("hotseat.kubeconfig")
+    path = Path(kubeconfig).expanduser() if kubeconfig else None
+    return Cluster(path, ctx.meta.get("hotseat.context"), ctx.meta.get("hotseat.namespace"))
+
+
+def in_cluster(ctx: click.Context) -> bool:
+    """Tell whether the hotseat that is meant may be found by a kubeconfig alone."""
+    return ctx.obj is PLUGIN or _names_cluster(ctx)
+
+
+def _names_cluster(ctx: click.Context) -> bool:
+    return any(f"hotseat.{name}" in ctx.meta for name in ("cluster", "kubeconfig", "context", "namespace"))
 
 
 def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Names of models for the shell; none where no hotseat answers."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only when Tab is pressed
 
+    if in_cluster(ctx) and "hotseat.url" not in ctx.meta:
+        return []  # the way there takes longer than a person who pressed Tab waits
     try:
         names = connect(ctx, answer_timeout=COMPLETION_TIMEOUT).names()
     except click.ClickException:

@@ -56,9 +56,14 @@ class _Order:
         return self.over.is_set()
 
 
+def _nothing() -> None:
+    """Stand for nobody who looks after every step."""
+
+
 class Switcher:
     """Runs the machine. All stimuli go through one queue, so the machine needs no lock; readers get finished snapshots.
 
+    `turned` is called after every step; `epoch` is the last one of an earlier run.
     `give_up` is called when step after step fails, which only a bug does: better to start afresh than to let requests hang.
     """
 
@@ -73,15 +78,18 @@ class Switcher:
         publish: Callable[[Residency], None],
         emit: Callable[[str, int, Emit], None],
         give_up: Callable[[], None],
+        turned: Callable[[], None] = _nothing,
+        epoch: int = 0,
     ) -> None:
         self.workspace = workspace
-        self._machine = Switching(workspace, policy)
+        self._machine = Switching(workspace, policy, epoch)
         self._runtime = runtime
         self._clock = clock
         self._demand = demand
         self._publish = publish
         self._emit = emit
         self._give_up = give_up
+        self._turned = turned
         self._inbox: SimpleQueue[Stimulus | _Look] = SimpleQueue()
         self._asked = threading.Event()  # a look at demand is in the inbox already
         self._stale = False  # demand has changed without urgency, and the thread knows or is being told
@@ -92,6 +100,7 @@ class Switcher:
         self._ended = False
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
+        self._queue: dict[str, tuple[int, float, int]] = {}
         self._thread = threading.Thread(target=self._run, name=f"switcher-{workspace}", daemon=True)
 
     def start(self) -> None:
@@ -167,6 +176,10 @@ class Switcher:
         """Holders of a model and their states. For an order's outcome: on the switcher's thread."""
         return {h.id: h.state for h in self._machine.holders.values() if h.model == model}
 
+    def queue(self) -> dict[str, tuple[int, float, int]]:
+        """By model: how many wait at all routers, since when, and how many requests are in flight. As of now, more or less."""
+        return self._queue
+
     @property
     def effective_max_wait(self) -> float | None:
         """Bound on waiting in force, while somebody waits."""
@@ -205,8 +218,10 @@ class Switcher:
                 log.exception("switcher of %s: %s failed", self.workspace, command)
         with self._changed:
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
+            self._queue = self._machine.queue()
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
+        self._turned()
 
     def _next(self) -> Stimulus:
         """Wait for what comes first: a stimulus, demand to look at, or the machine's own time."""

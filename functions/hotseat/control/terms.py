@@ -12,8 +12,8 @@ _SOFT = {
 _SOFT_LIFECYCLE = {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"}
 
 
-def terms_of(model: Model, workspace: Workspace) -> Terms:
-    """Terms of a Model; what it leaves open comes from its Workspace's policy."""
+def terms_of(model: Model, workspace: Workspace, mark: str | None = None) -> Terms:
+    """Terms of a Model; what it leaves open comes from its Workspace's policy. `mark` stands for its fingerprint, where given."""
     spec, policy = model.spec, workspace.spec.policy
     lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
     counted = workspace.spec.capacity.accelerator_memory is not None
@@ -28,7 +28,7 @@ def terms_of(model: Model, workspace: Workspace) -> Terms:
         stop_timeout=lifecycle.stop_timeout,
         preload=lifecycle.preload,
         external=spec.url if spec.engine == "external" else None,
-        fingerprint=fingerprint(model),
+        fingerprint=fingerprint(model) if mark is None else mark,
     )
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
@@ -18,15 +19,21 @@ from hotseat.core.switches import Departure, Switch
 Json = dict[str, Any]
 
 
+@cache
+def _offset() -> float:
+    """Seconds from this process's monotonic clock to UTC: one value, so that the same moment is always written the same."""
+    return time.time() - time.monotonic()
+
+
 def stamp(moment: float) -> str:
     """Write a time of this process's monotonic clock as RFC 3339."""
-    wall = datetime.fromtimestamp(moment - time.monotonic() + time.time(), UTC)
+    wall = datetime.fromtimestamp(moment + _offset(), UTC)
     return wall.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def moment(text: str) -> float:
     """Read such a time onto this process's monotonic clock."""
-    return datetime.fromisoformat(text).timestamp() - time.time() + time.monotonic()
+    return datetime.fromisoformat(text).timestamp() - _offset()
 
 
 def demand_to_json(workspace: str, demand: Demand) -> Json:

@@ -6,43 +6,18 @@ ignored is worse. Rules between fields sit on the field that breaks them, so tha
 """
 
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from hotseat.core.base import PATH_PATTERN, URL_PATTERN, VARIABLE_PATTERN, Alias, Argument, Document, Name, ObjectName
 from hotseat.core.units import Bytes, Cores, Duration
+from hotseat.core.vllm import VllmSettings
 
 API_VERSION: Final = "hotseat.dev/v1alpha1"
 DEFAULT_WORKSPACE = "default"
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
-
-# A Model's name becomes a Knative Service's, hence an RFC 1035 label.
-NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-# An alias is what clients send: `gpt-4o-mini`, `meta-llama/Llama-3.1-8B`, `qwen2.5:7b`.
-ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
-VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
-PATH_PATTERN = r"^/"
-URL_PATTERN = r"^https?://[^/]+"
-# What each pattern asks for, in words for people.
-PATTERN_WORDS: Mapping[str, str] = {
-    NAME_PATTERN: "lower-case letters, digits and dashes, from a letter to a letter or digit",
-    ALIAS_PATTERN: "letters, digits and any of . _ : / @ + -, beginning with a letter or digit",
-    VARIABLE_PATTERN: "letters, digits and underscores, not beginning with a digit",
-    PATH_PATTERN: "a path that begins with /",
-    URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
-}
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
-Alias = Annotated[str, Field(pattern=ALIAS_PATTERN, max_length=253)]
-
-
-class Document(BaseModel):
-    """What all parts of documents share: camelCase outside, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
 class Capability(StrEnum):
@@ -96,8 +71,22 @@ class Resources(Document):
     accelerator_memory: Bytes | None = Field(
         default=None, description="Accelerator memory that it claims; counts only where the Workspace states its own."
     )
-    cpu: Cores | None = Field(default=None, description="CPU request.")
+    cpu: Cores | None = Field(default=None, description="CPU request: 4 or 500m (a cluster takes no bare 0.5).")
     memory: Bytes | None = Field(default=None, description="Host memory request.")
+
+
+class OnDelete(StrEnum):
+    """What becomes of the weights when their Model is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class FetchBy(StrEnum):
+    """Who brings the weights."""
+
+    JOB = "Job"
+    ENGINE = "Engine"
 
 
 class Cache(Document):
@@ -105,8 +94,15 @@ class Cache(Document):
 
     size: Bytes | None = Field(default=None, description="Size of the claim that is made for it.")
     storage_class: str | None = Field(default=None, description="Storage class of that claim.")
-    existing_claim: Name | None = Field(
+    existing_claim: ObjectName | None = Field(
         default=None, description="A claim that exists already; excludes the other two."
+    )
+    on_delete: OnDelete = Field(
+        default=OnDelete.RETAIN, description="Keep or delete that claim when the Model is deleted (cluster)."
+    )
+    fetch_by: FetchBy = Field(
+        default=FetchBy.JOB,
+        description="Job: hotseat brings the weights before a GPU is taken. Engine: the engine does while it loads.",
     )
 
     @field_validator("existing_claim")
@@ -164,13 +160,15 @@ class Health(Document):
 class ModelSpec(Document):
     """What to serve, with what, and how it takes its turn."""
 
-    engine: str = Field(description="Server program: llamacpp, custom, external, mock, or one that a package adds.")
+    engine: Annotated[str, Field(min_length=1)] = Field(
+        description="Server program: llamacpp, vllm, custom, external, mock, or one that a package adds."
+    )
     source: str | None = Field(
         default=None,
         description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
         "pvc://claim/path, or a path (relative to the file's folder).",
     )
-    aliases: tuple[Alias, ...] = Field(default=(), description="Other names that clients may send.")
+    aliases: tuple[Alias, ...] = Field(default=(), max_length=100, description="Other names that clients may send.")
     served_name: str | None = Field(
         default=None, description="Name to put into requests for the engine, where it wants another."
     )
@@ -178,10 +176,13 @@ class ModelSpec(Document):
         default=None, validate_default=True, description="Base URL of a server that runs already (engine external)."
     )
     image: str | None = Field(default=None, description="Container image (cluster).")
-    command: tuple[str, ...] = Field(
-        default=(), validate_default=True, description="Program and first arguments, instead of the engine's own."
+    command: tuple[Argument, ...] = Field(
+        default=(),
+        max_length=100,
+        validate_default=True,
+        description="Program and first arguments, instead of the engine's own.",
     )
-    args: tuple[str, ...] = Field(default=(), description="More arguments for the engine.")
+    args: tuple[Argument, ...] = Field(default=(), max_length=100, description="More arguments for the engine.")
     env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables for the engine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None,
@@ -203,6 +204,17 @@ class ModelSpec(Document):
     )
     concurrency: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Most requests at once; the rest wait. 0: no limit."
+    )
+    vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
+    pod_template: dict[str, Any] | None = Field(
+        default=None, description="metadata and spec that are merged over the pod's (strategic merge; cluster)."
+    )
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
+        default=(), description="Secrets to pull the image with (cluster)."
+    )
+    credentials: ObjectName | None = Field(
+        default=None,
+        description="A Secret that is the environment of fetching and of the engine: HF_TOKEN, AWS_… (cluster).",
     )
     description: str = Field(default="", description="Shown in the list of models.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Free form; shown in the list of models.")
@@ -247,6 +259,23 @@ class ModelSpec(Document):
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"env sets {', '.join(doubled)} twice")
         return env
+
+    @field_validator("vllm")
+    @classmethod
+    def _vllm_is_for_vllm(cls, vllm: VllmSettings | None, info: ValidationInfo) -> VllmSettings | None:
+        if vllm is not None and info.data.get("engine", "vllm") != "vllm":
+            raise ValueError("vllm is for engine vllm only")
+        return vllm
+
+    @field_validator("pod_template")
+    @classmethod
+    def _pod_template_is_one(cls, template: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key, part in (template or {}).items():
+            if key not in ("metadata", "spec"):
+                raise ValueError(f"podTemplate has {key}; allowed: metadata, spec")
+            if not isinstance(part, dict):
+                raise ValueError(f"podTemplate.{key} is no mapping")  # noqa: TRY004 - of a document, not of a caller
+        return template
 
 
 class Model(Document):

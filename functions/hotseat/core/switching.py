@@ -431,6 +431,12 @@ class Switching:
         holders = by_model(self.holders.values())
         return [status_of(name, terms, holders.get(name), self.prospects) for name, terms in self.terms.items()]
 
+    def queue(self) -> dict[str, tuple[int, float, int]]:
+        """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
+        held = {h.model: self._demands.in_flight(h.id) for h in self.holders.values()}
+        rows = {name: (*self._waiting(name), held.get(name, 0)) for name in self.terms}
+        return {name: row for name, row in rows.items() if row[0] or row[2]}
+
     @property
     def switches(self) -> tuple[Switch, ...]:
         """Switches under way and the last that ended, oldest first."""

@@ -13,11 +13,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
-
-from hotseat.gateway.wsgi import Gateway
 
 SPARE_THREADS = 1000  # beside those that hold waiting requests: for what is in flight, and followers. Made when needed
 SPARE_FILES = 256
@@ -27,7 +26,9 @@ FAREWELL = 2.0  # seconds for the last answers once no engine is left
 class Served(Protocol):
     """What lives in the worker."""
 
-    gateway: Gateway
+    @property
+    def gateway(self) -> Flask:
+        """WSGI application."""
 
     def begin(self) -> None:
         """Start."""
@@ -78,7 +79,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Gateway:
+    def load(self) -> Flask:
         """Make the application, in the worker."""
         _allow_files(self._options["worker_connections"] * 2 + SPARE_FILES)
         try:

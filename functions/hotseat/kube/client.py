@@ -83,6 +83,16 @@ class Kube:
                 return None
             raise
 
+    def text(self, path: str, **query: str) -> str:
+        """Read what is no JSON: a pod's log."""
+        response = self._open("GET", path, query)
+        try:
+            return response.read().decode(errors="replace")
+        except urllib3.exceptions.HTTPError as error:
+            raise KubeError(0, f"GET {path}: {error}") from error
+        finally:
+            response.release_conn()
+
     def watch(self, path: str, version: str, *, selector: str = "", seconds: int = 300) -> Iterator[Json]:
         """Yield events ({type, object}) after a resourceVersion, for at most `seconds`. KubeError 410: list again."""
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}

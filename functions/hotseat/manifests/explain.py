@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from hotseat.core.documents import DOCUMENTS, PATTERN_WORDS
+from hotseat.core.base import PATTERN_WORDS
+from hotseat.core.documents import DOCUMENTS
 from hotseat.core.units import Unreadable
 from hotseat.manifests import fields
 from hotseat.manifests.entry import Entry

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from hotseat.core.documents import Document
+from hotseat.core.base import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +52,5 @@ def _part(annotation: Any) -> tuple[type[Document] | None, bool]:
         return annotation, False
     for argument in get_args(annotation):
         if isinstance(argument, type) and issubclass(argument, Document):
-            return argument, True
+            return argument, get_origin(annotation) is tuple
     return None, False

@@ -6,13 +6,14 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from hotseat.core.documents import DOCUMENTS, Document
+from hotseat.core.base import Document
+from hotseat.core.documents import DOCUMENTS
 from hotseat.manifests.fields import walk
 
 _REQUIRED = ["apiVersion", "kind"]  # have defaults for those who make documents in Python, but not in files
 
 
-class _Schema(GenerateJsonSchema):
+class DocumentSchema(GenerateJsonSchema):
     """Pydantic's schema without what only repeats: titles made from names, and null for what is unset."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -33,7 +34,7 @@ def schema(kind: str | None = None) -> dict[str, Any]:
     """Build the schema of one document of a kind; of any document if none is given."""
     kinds = [kind] if kind else list(DOCUMENTS)
     inputs: list[Any] = [(name, "validation", TypeAdapter(DOCUMENTS[name])) for name in kinds]
-    _, shared = TypeAdapter.json_schemas(inputs, by_alias=True, schema_generator=_Schema)
+    _, shared = TypeAdapter.json_schemas(inputs, by_alias=True, schema_generator=DocumentSchema)
     definitions = shared["$defs"]
     for name in kinds:
         definitions[name]["required"] = [*_REQUIRED, *definitions[name]["required"]]

@@ -1,18 +1,21 @@
 """The child process that fetches one source: `python -m hotseat.sources.fetch SOURCE --cache DIR`.
 
 A process of its own, so that it can be killed at any moment and its memory goes with it. Exit status 0 with a last line
-{"path": …}, or 1 with {"error": …, "retryable": …}.
+{"path": …}; or with {"error": …, "retryable": …} 1 where another try may help, and 2 where it will not.
 """
 
 import argparse
 import fcntl
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from hotseat.sources import hf, https, ollama
 from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, split
 from hotseat.sources.progress import Progress
 
+RETRYABLE, HOPELESS = 1, 2  # exit status
 FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch}
 
 
@@ -37,18 +40,24 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hotseat.sources.fetch", description="Fetch weights into a cache folder.")
     parser.add_argument("source")
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--termination-log", type=Path, help="File that gets the last line too (cluster).")
     options = parser.parse_args(argv)
     progress = Progress(sys.stdout)
+    last, code = _run(options.source, options.cache, progress)
+    progress.say(last)
+    if options.termination_log:
+        options.termination_log.write_text(json.dumps(last))
+    return code
+
+
+def _run(source: str, cache_dir: Path, progress: Progress) -> tuple[dict[str, Any], int]:
+    """Fetch, and give the last word and the exit status."""
     try:
-        path = fetch(options.source, options.cache, progress)
+        return {"path": str(fetch(source, cache_dir, progress))}, 0
     except SourceError as error:
-        progress.say({"error": str(error), "retryable": error.retryable})
-        return 1
+        return {"error": str(error), "retryable": error.retryable}, RETRYABLE if error.retryable else HOPELESS
     except OSError as error:  # the disk is full, the cache is not ours to write …
-        progress.say({"error": str(error), "retryable": False})
-        return 1
-    progress.say({"path": str(path)})
-    return 0
+        return {"error": str(error), "retryable": False}, HOPELESS
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""How the commands find a cluster, and the router in it, with nothing but a kubeconfig.
+
+The router's own address is used where it answers from here; else `kubectl port-forward` makes a way to one of its pods.
+"""
+
+import re
+import shutil
+import subprocess
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import click
+import urllib3
+
+from hotseat.cli.client import ClientError
+from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.names import PODS
+from hotseat.kube.parts import ROUTER, Part, condition, find_part
+
+HEALTH_TIMEOUT: Final = 1.0  # seconds that the router's own address has to answer
+FORWARD_TIMEOUT: Final = 10.0  # seconds that kubectl has to say where it listens
+_LISTENING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the options say about a cluster; None is left to the kubeconfig."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: str | None = None
+
+    def connect(self) -> Kube:
+        """Find the API server; KubeError with status 0 if no kubeconfig names it. It is not called yet."""
+        return Kube.connect(self.kubeconfig, self.context)
+
+
+def router_url(ctx: click.Context, cluster: Cluster) -> str:
+    """Find an address of the router of a namespace that answers until the command ends."""
+    try:
+        kube = cluster.connect()
+        namespace = cluster.namespace or kube.namespace
+        router = find_part(kube, namespace, ROUTER)
+        if router is None:
+            hint = "name another namespace with --namespace, or run `kubectl hotseat doctor`"
+            raise ClientError(f"there is no router in namespace {namespace}; {hint}")
+        if router.url and _answers(router.url):
+            return router.url
+        pods = kube.get(PODS.path(namespace), labelSelector=router.selector)["items"]
+    except KubeError as error:
+        raise ClientError(f"the cluster does not tell where its router is: {error}") from error
+    return _forward(ctx, cluster, namespace, router, _serving_pod(router, pods))
+
+
+def _answers(url: str) -> bool:
+    """Tell whether a hotseat answers there at once."""
+    try:
+        with urllib3.PoolManager(retries=False) as pool:
+            response = pool.request("GET", f"{url}/health", timeout=HEALTH_TIMEOUT)
+            return response.status == 200 and response.json().get("status") == "ok"  # noqa: PLR2004
+    except (urllib3.exceptions.HTTPError, ValueError, AttributeError):
+        return False
+
+
+def _serving_pod(router: Part, pods: list[Json]) -> str:
+    """Choose the youngest pod that is ready: it is of the newest Revision."""
+    ready = [
+        pod["metadata"]
+        for pod in pods
+        if condition(pod, "Ready").get("status") == "True" and "deletionTimestamp" not in pod["metadata"]
+    ]
+    if not ready:
+        raise ClientError(f"no pod of {router.name} is ready; run `kubectl hotseat doctor`")
+    return str(max(ready, key=lambda meta: meta["creationTimestamp"])["name"])
+
+
+def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Part, pod: str) -> str:
+    """Let kubectl forward a free port of this machine to a pod, for as long as the command runs."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        where = f"{router.url} does not answer from here, and " if router.url else ""
+        raise ClientError(
+            f"{where}there is no kubectl to reach the router with: install it, or name an address with --url"
+        )
+    command = [kubectl, f"--namespace={namespace}"]
+    command += [f"--kubeconfig={cluster.kubeconfig}"] if cluster.kubeconfig else []
+    command += [f"--context={cluster.context}"] if cluster.context else []
+    command += ["port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{router.port}"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C ends an answer of `chat`, not the way to the router
+    )
+    ctx.find_root().call_on_close(lambda: _end(process))
+    return f"http://127.0.0.1:{_port(process)}"
+
+
+def _port(process: subprocess.Popen[str]) -> str:
+    """Read the port from what kubectl prints, and go on reading, so that it never waits for us."""
+    output = process.stdout
+    assert output is not None  # noqa: S101 - it is a pipe
+    late = threading.Timer(FORWARD_TIMEOUT, process.kill)
+    late.start()
+    said: list[str] = []
+    try:
+        for line in output:
+            if match := _LISTENING.match(line):
+                threading.Thread(target=_drain, args=(output,), name="kubectl", daemon=True).start()
+                return match[1]
+            said.append(line.strip())
+    finally:
+        late.cancel()
+    output.close()
+    raise ClientError(f"kubectl port-forward failed: {' '.join(said) or f'nothing in {FORWARD_TIMEOUT:.0f} s'}")
+
+
+def _drain(output: IO[str]) -> None:
+    with output:
+        deque(output, maxlen=0)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=2.0)
+        return
+    process.kill()
+    process.wait()

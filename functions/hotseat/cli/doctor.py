@@ -1,0 +1,97 @@
+"""`hotseat doctor`: what a cluster lacks for hotseat, what each thing is for, and what to do."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import click
+
+from hotseat.cli.options import Command, cluster, cluster_options, output_option
+from hotseat.kube.checks import Finding, Verdict
+from hotseat.kube.client import KubeError
+from hotseat.kube.doctor import Doctor
+
+_MARKS = {Verdict.OK: "ok", Verdict.WRONG: "WRONG", Verdict.ADVICE: "advice", Verdict.UNKNOWN: "unknown"}
+_WORDS = {Verdict.WRONG: "wrong", Verdict.ADVICE: "to consider", Verdict.UNKNOWN: "unknown", Verdict.OK: "ok"}
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "hotseat doctor",
+        "hotseat doctor --context gpu-box -n models",
+        "hotseat doctor --fix",
+        "kubectl hotseat doctor",
+    ),
+)
+@click.option("--fix", is_flag=True, help="Change what is wrong in Knative's ConfigMaps, after asking for each key.")
+@click.option("--yes", is_flag=True, help="With --fix: do not ask.")
+@output_option("text", "json")
+@cluster_options()
+@click.pass_context
+def doctor(ctx: click.Context, fix: bool, yes: bool, output: str) -> None:
+    """Check everything in a cluster that hotseat needs.
+
+    Versions, settings of Knative, documents, storage, GPUs, Broker, router and switcher. For each thing that is wrong it says
+    what that is for, and what to do. What may not be read with your rights is `unknown`. The exit code is 1 if something is
+    wrong. Nothing is changed without --fix, and then only keys of Knative's ConfigMaps.
+    """
+    if yes and not fix:
+        raise click.UsageError("--yes goes with --fix", ctx)
+    try:
+        where = cluster(ctx)
+        kube = where.connect()
+    except KubeError as error:
+        raise click.ClickException(f"{error}; name one with --kubeconfig") from error
+    patient = Doctor(kube, where.namespace or kube.namespace)
+    findings = patient.examine()
+    if fix:
+        if output == "text":
+            click.echo(_text(findings) + "\n")
+        if _repair(patient, findings, ask=not yes):
+            findings = patient.examine()
+        elif output == "text":
+            ctx.exit(_code(findings))
+    click.echo(_json(findings) if output == "json" else _text(findings))
+    ctx.exit(_code(findings))
+
+
+def _repair(patient: Doctor, findings: Sequence[Finding], *, ask: bool) -> bool:
+    """Set what can be set here; tell whether anything was changed."""
+    changed = False
+    for finding in findings:
+        if (patch := finding.patch) is None:
+            continue
+        where = f"{patch.namespace}/{patch.name} {patch.key}"
+        click.echo(f"{where}: {finding.seen} -> {patch.value}   ({finding.why})", err=True)
+        if ask and not click.confirm("  change it?", err=True):
+            continue
+        try:
+            patient.repair(patch)
+        except KubeError as error:
+            click.echo(f"  not changed: {error}", err=True)
+        else:
+            changed = True
+    return changed
+
+
+def _code(findings: Sequence[Finding]) -> int:
+    return int(any(finding.verdict is Verdict.WRONG for finding in findings))
+
+
+def _text(findings: Sequence[Finding]) -> str:
+    width = max(len(finding.subject) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{_MARKS[finding.verdict]:<8} {finding.subject:<{width}}   {finding.seen}")
+        lines += [f"{'':8} for: {finding.why}"] if finding.why else []
+        lines += [f"{'':8} do:  {finding.remedy}"] if finding.remedy else []
+    count = Counter(finding.verdict for finding in findings)
+    told = (f"{count[verdict]} {word}" for verdict, word in _WORDS.items() if count[verdict])
+    return "\n".join([*lines, "", ", ".join(told)])
+
+
+def _json(findings: Sequence[Finding]) -> str:
+    rows = [dataclasses.asdict(finding) for finding in findings]
+    return json.dumps({"ok": not _code(findings), "findings": rows}, indent=2, ensure_ascii=False)

@@ -1,0 +1,177 @@
+"""One Workspace in the switcher: its switching machine, the routers that it knows, and its status."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hotseat.cluster import statuses
+from hotseat.cluster.writer import StatusWriter
+from hotseat.control.bus import Bus
+from hotseat.control.house import load_policy
+from hotseat.control.switcher import Switcher
+from hotseat.control.terms import capacity_of, terms_of
+from hotseat.control.wire import residency_from_status, residency_to_status
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.messages import Demand, Residency
+from hotseat.core.ports import Runtime
+from hotseat.core.seats import DemandReported, Enrolled, RouterLeft, TermsChanged
+from hotseat.kube.client import Json, Kube
+from hotseat.kube.names import WORKSPACES
+
+log = logging.getLogger(__name__)
+
+ECHO_DELAY = 0.1  # seconds; a router goes another way after 0.5
+STATUS_DELAY = 0.2
+
+
+@dataclass(slots=True)
+class Router:
+    """A router that may have requests in flight."""
+
+    id: str
+    pod: str
+    seq: int = 0
+    broker_seq: int = 0  # the last snapshot that came through the Broker
+
+
+class Chamber:
+    """One Workspace. `status` is what an earlier run left: its epochs go on, and its routers are waited for."""
+
+    def __init__(
+        self, workspace: Workspace, status: Mapping[str, Any], *, runtime: Runtime, bus: Bus, kube: Kube, namespace: str
+    ) -> None:
+        self.workspace = workspace
+        self.generation = 0
+        self.turned: Callable[[], None] = _nothing  # called after every step, too
+        self.models: tuple[Model, ...] = ()
+        self._lock = threading.Lock()
+        self._routers = {
+            r["id"]: Router(r["id"], r.get("pod", ""), r.get("seq", 0), r.get("brokerSeq", 0))
+            for r in status.get("routers") or ()
+        }
+        self._residency = residency_from_status(status)
+        self._broker_ok: bool | None = None
+        self._shown: list[Json] = list(status.get("conditions") or ())
+        self.switcher = Switcher(
+            workspace.name,
+            load_policy(workspace.spec.policy.name),
+            runtime,
+            time.monotonic,
+            demand=_never,
+            publish=self._publish,
+            emit=bus.emit,
+            give_up=_start_afresh,
+            turned=self._turned,
+            epoch=self._residency.epoch,
+        )
+        self.switcher.tell(Enrolled(time.monotonic(), tuple(self._routers)))
+        path = WORKSPACES.path(namespace, workspace.name, "status")
+        self._writer = StatusWriter(kube, path, self.build)
+
+    @property
+    def name(self) -> str:
+        """Name of the Workspace."""
+        return self.workspace.name
+
+    @property
+    def residency(self) -> Residency:
+        """The newest that was published."""
+        return self._residency
+
+    @property
+    def routers(self) -> list[Router]:
+        """Routers that are enrolled."""
+        with self._lock:
+            return list(self._routers.values())
+
+    def start(self) -> None:
+        """Begin to decide and to write."""
+        self.switcher.start()
+        self._writer.start()
+
+    def stop(self) -> None:
+        """Write no more. What is resident stays."""
+        self._writer.close()
+
+    def change(self, workspace: Workspace, generation: int, models: Iterable[Model], marks: Mapping[str, str]) -> None:
+        """Take in the documents; `marks` are fingerprints of Models that are not told by their documents alone."""
+        if workspace.spec.policy.name != self.workspace.spec.policy.name:
+            self.switcher.follow(load_policy(workspace.spec.policy.name))
+        self.workspace, self.generation, self.models = workspace, generation, tuple(models)
+        terms = {m.name: terms_of(m, workspace, marks.get(m.name)) for m in self.models}
+        self.switcher.tell(TermsChanged(time.monotonic(), terms, capacity_of(workspace)))
+        self._writer.mark()
+
+    def report(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
+        """Take in a router's snapshot. One that is not known yet is enrolled; an older one of its pod is gone."""
+        with self._lock:
+            router = self._routers.get(demand.router)
+            new = router is None
+            if router is None:
+                router = self._routers[demand.router] = Router(demand.router, pod)
+            router.seq = max(router.seq, demand.seq)
+            if through_broker:
+                router.broker_seq = max(router.broker_seq, demand.seq)
+            if demand.waiting:
+                self._broker_ok = router.broker_seq >= demand.seq
+            former = [r.id for r in self._routers.values() if pod and r.pod == pod and r.id != demand.router]
+        self.switcher.tell(DemandReported(time.monotonic(), demand))
+        if new:
+            for id_ in former:
+                self.leave(id_)
+        if new or demand.waiting:
+            self._writer.mark(0.0 if new else ECHO_DELAY)
+
+    def leave(self, router: str) -> None:
+        """Take in that a router is gone."""
+        with self._lock:
+            known = self._routers.pop(router, None)
+        if known is not None:
+            log.info("router %s has left %s", router, self.name)
+            self.switcher.tell(RouterLeft(time.monotonic(), router))
+            self._writer.mark(ECHO_DELAY)
+
+    def build(self) -> Json:
+        """Make the whole status."""
+        rows, queue = self.switcher.status(), self.switcher.queue()
+        return {
+            "observedGeneration": self.generation,
+            **residency_to_status(self._residency),
+            "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in self.routers],
+            "models": statuses.model_rows(self.models, rows),
+            "switches": statuses.switch_rows(self.switcher.switches()),
+            "queue": statuses.queue_rows(queue),
+            "resident": ", ".join(r.model for r in self._residency.residents) or None,
+            "waiting": sum(waiting for waiting, _, _ in queue.values()),
+            "conditions": self._conditions(),
+        }
+
+    def _conditions(self) -> list[Json]:
+        new = statuses.workspace_conditions(self.generation, self._residency, broker_ok=self._broker_ok)
+        self._shown = statuses.keep_times(new, self._shown)
+        return self._shown
+
+    def _publish(self, residency: Residency) -> None:
+        self._residency = residency
+        self._writer.mark()
+
+    def _turned(self) -> None:
+        self._writer.mark(STATUS_DELAY)
+        self.turned()
+
+
+def _nothing() -> None:
+    """Stand for nobody who looks."""
+
+
+def _never() -> DemandReported:
+    raise RuntimeError("demand comes by itself here")
+
+
+def _start_afresh() -> None:
+    log.critical("the switcher cannot go on; this process ends, and the next one goes on from what it sees")
+    os._exit(70)

@@ -1,0 +1,96 @@
+"""The documents of a namespace: Workspaces, Models, and ksvcs that carry our label, read into what the core understands."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from hotseat.core.documents import DEFAULT_WORKSPACE, Model, Workspace
+from hotseat.kube.adoption import adopt, is_adopted
+from hotseat.kube.client import Json
+from hotseat.kube.containers import CannotMake
+from hotseat.kube.conventions import ClusterSettings
+from hotseat.kube.merge import MergeError
+from hotseat.kube.names import FINGERPRINT
+from hotseat.kube.objects import claim_of, service_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A Model as it was read. An adopted one has no uid: its ksvc is somebody else's."""
+
+    model: Model
+    generation: int
+    uid: str | None
+    problem: str = ""
+    objects: tuple[Json, ...] = ()  # claim and ksvc that it wants
+    mark: str = ""  # changes with everything that it must be started anew for
+    status: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """All that was read, and what could not be."""
+
+    workspaces: Mapping[str, tuple[Workspace, Json]]
+    models: Mapping[str, Read]
+
+
+def read(
+    workspaces: Iterable[Json],
+    models: Iterable[Json],
+    services: Iterable[Json],
+    settings: ClusterSettings,
+    paths: Mapping[str, str],
+) -> Documents:
+    """Read everything. `paths`: where the weights of Models are. A Model's own object goes before a ksvc of its name."""
+    rooms: dict[str, tuple[Workspace, Json]] = {}
+    for each in workspaces:
+        try:
+            rooms[each["metadata"]["name"]] = (_workspace(each), each)
+        except ValidationError as error:
+            log.warning("Workspace %s: %s", each["metadata"]["name"], error)
+    home = next(iter(rooms)) if len(rooms) == 1 else DEFAULT_WORKSPACE
+    found: dict[str, Read] = {}
+    for each in models:
+        if "deletionTimestamp" not in each["metadata"] and (made := _model(each, settings, paths, home)):
+            found[made.model.name] = made
+    for each in services:
+        name = each["metadata"]["name"]
+        if is_adopted(each) and name not in found and "deletionTimestamp" not in each["metadata"]:
+            adopted = adopt(each, settings.gpu_resource)
+            annotations = each["spec"]["template"].get("metadata", {}).get("annotations") or {}
+            generation = each["metadata"].get("generation", 1)
+            mark = annotations.get(FINGERPRINT, f"generation-{generation}")
+            found[name] = Read(adopted.model, generation, None, "; ".join(adopted.problems), (), mark)
+    return Documents(rooms, found)
+
+
+def _workspace(document: Json) -> Workspace:
+    meta = document["metadata"]
+    return Workspace.model_validate({"metadata": {"name": meta["name"]}, "spec": document.get("spec") or {}})
+
+
+def _model(document: Json, settings: ClusterSettings, paths: Mapping[str, str], home: str) -> Read | None:
+    meta = document["metadata"]
+    status = document.get("status") or {}
+    try:
+        model = Model.model_validate(
+            {"metadata": {"name": meta["name"]}, "spec": {"workspace": home, **document["spec"]}}
+        )
+    except ValidationError as error:
+        log.warning("Model %s: %s", meta["name"], error)
+        return None
+    objects: tuple[Json, ...] = ()
+    problem, mark = "", ""
+    try:
+        claim = claim_of(model, settings, meta["uid"])
+        service = service_of(model, settings, meta["uid"], paths.get(model.name))
+        objects = tuple(each for each in (claim, service) if each is not None)
+        mark = service["metadata"]["annotations"][FINGERPRINT] if service else ""
+    except (CannotMake, MergeError) as error:
+        problem = str(error)
+    return Read(model, meta["generation"], meta["uid"], problem, objects, mark, status)

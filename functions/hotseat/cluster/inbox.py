@@ -1,0 +1,112 @@
+"""What the switcher takes over HTTP: demand from the Broker or from routers, orders from routers, and what people read.
+
+Demand is answered 202 with an empty body before anything is done with it; what is not signed by a router of ours is refused.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+
+from hotseat.control.carrier import SIGNATURE
+from hotseat.control.wire import Json, demand_from_json, moment, signed
+from hotseat.core.errors import BadRequest, Forbidden, HotseatError
+from hotseat.core.events import event_type
+from hotseat.core.messages import Demand
+from hotseat.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+DEMAND = event_type("demand.reported")
+ORDER_AGE = 30.0  # seconds; an order that was caught and sent again later is refused
+
+OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, through the Broker?
+
+
+def create_inbox(  # noqa: C901 — one small function a route
+    key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Json], ready: Callable[[], bool], metrics: Metrics
+) -> Flask:
+    """Build the application."""
+    app = Flask("hotseat-switcher")
+    seen = _Seen()
+
+    @app.post("/")
+    def from_broker() -> tuple[str, int]:
+        return _take(through_broker=True)
+
+    @app.post("/demand")
+    def from_router() -> tuple[str, int]:
+        return _take(through_broker=False)
+
+    def _take(*, through_broker: bool) -> tuple[str, int]:
+        kind, signature, data = _event()
+        if kind != DEMAND:
+            return "", 202  # somebody else's event: not ours to judge
+        if not signed(key, data, signature):
+            raise Forbidden("this demand is not signed by a router of ours")
+        try:
+            workspace, demand = demand_from_json(data)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        on_demand(workspace, demand, str(data.get("pod", "")), through_broker)
+        return "", 202
+
+    @app.post("/orders")
+    def orders() -> Response:
+        order = request.get_json(force=True, silent=True)
+        if not isinstance(order, dict) or not signed(key, order, request.headers.get("X-Hotseat-Signature", "")):
+            raise Forbidden("this order is not signed by a router of ours")
+        if abs(time.monotonic() - moment(order["at"])) > ORDER_AGE or not seen.first(order["id"]):
+            raise Forbidden("this order is too old, or was given already")
+        return jsonify(on_order(order))
+
+    @app.get("/health")
+    def health() -> Response:
+        return jsonify(status="ok")
+
+    @app.get("/ready")
+    def is_ready() -> tuple[Response, int]:
+        return jsonify(status="ready" if ready() else "starting"), 200 if ready() else 503
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.errorhandler(HotseatError)
+    def tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
+        return jsonify(error.body()), error.status, error.headers()
+
+    return app
+
+
+def _event() -> tuple[str, str, Any]:
+    """Type, signature and data of a CloudEvent in binary or structured form."""
+    body = request.get_data(cache=False)
+    try:
+        content: Any = json.loads(body or b"null")
+    except ValueError:
+        raise BadRequest("the body is no JSON") from None
+    if request.mimetype == "application/cloudevents+json" and isinstance(content, dict):
+        return str(content.get("type", "")), str(content.get(SIGNATURE, "")), content.get("data")
+    return request.headers.get("ce-type", ""), request.headers.get(f"ce-{SIGNATURE}", ""), content
+
+
+class _Seen:
+    """Ids of the last orders."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids: deque[str] = deque(maxlen=1000)
+
+    def first(self, id_: str) -> bool:
+        """Whether it was never seen; it has been now."""
+        with self._lock:
+            if id_ in self._ids:
+                return False
+            self._ids.append(id_)
+            return True

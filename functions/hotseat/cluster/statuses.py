@@ -1,0 +1,179 @@
+"""The rows and conditions of statuses, from what the switching machine knows. Pure, but for the time of day of new conditions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hotseat.control.wire import Json, stamp, switch_to_json
+from hotseat.core.documents import Model
+from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
+from hotseat.core.seats import ModelStatus
+from hotseat.core.switches import Switch
+
+SHOWN_SWITCHES = 20
+
+# What a router needs of a Model's spec.
+ROUTED = {
+    "engine", "aliases", "served_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
+    "unlisted", "resources",
+}  # fmt: skip
+
+PHASES: Mapping[str, str] = {
+    "unloaded": "Unloaded",
+    "fetching": "Fetching",
+    "failed": "Failed",
+    SeatState.LOADING.value: "Loading",
+    SeatState.READY.value: "Ready",
+    SeatState.CLOSING.value: "Draining",
+    SeatState.DRAINING.value: "Draining",
+    SeatState.RELEASING.value: "Releasing",
+    SeatState.UNPROVEN.value: "ReleaseUnproven",
+}
+
+
+def model_rows(models: Iterable[Model], rows: Sequence[ModelStatus]) -> list[Json]:
+    """Write what routers have to know of each model: how to name and route it, and how it is."""
+    known = {row.name: row for row in rows}
+    return [{**_row(known.get(m.name, ModelStatus(m.name, "unloaded"))), "spec": _routed(m)} for m in models]
+
+
+def _row(status: ModelStatus) -> Json:
+    row: Json = {"name": status.name, "state": status.state}
+    if status.since is not None and status.state != "fetching":
+        row["since"] = stamp(status.since)
+    if status.message:
+        row["message"] = status.message
+    if status.done is not None:
+        row["done"] = status.done
+    if status.total is not None:
+        row["total"] = status.total
+    if status.retry_at is not None:
+        row["retryAt"] = stamp(status.retry_at)
+    return row
+
+
+def _routed(model: Model) -> Json:
+    spec: Json = model.spec.model_dump(mode="json", by_alias=True, include=ROUTED, exclude_defaults=True)
+    return {"engine": model.spec.engine, **spec}
+
+
+def switch_rows(switches: Sequence[Switch]) -> list[Json]:
+    """Write the last switches, oldest first."""
+    return [switch_to_json(switch) for switch in switches[-SHOWN_SWITCHES:]]
+
+
+def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:
+    """Write what waits and what is in flight, by model."""
+    return [
+        {
+            "model": model,
+            "waiting": waiting,
+            "inFlight": in_flight,
+            **({"oldest": stamp(oldest)} if waiting else {}),
+        }
+        for model, (waiting, oldest, in_flight) in queue.items()
+    ]
+
+
+def workspace_conditions(generation: int, residency: Residency, *, broker_ok: bool | None) -> list[Json]:
+    """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
+    stuck = [r for r in residency.residents if r.state is SeatState.UNPROVEN]
+    message = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
+    ready = condition(
+        "Ready",
+        not stuck,
+        "ReleaseUnproven" if stuck else "Switching",
+        f"could not be proven gone: {message}" if stuck else "",
+        generation,
+    )
+    reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
+    return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
+
+
+def model_status(
+    status: ModelStatus,
+    *,
+    model: Model,
+    generation: int,
+    resident: Resident | None,
+    cache: tuple[CacheState, str, int | None, int | None] | None,
+    switches: Sequence[Switch],
+    problem: str,
+) -> Json:
+    """Make a Model's status. `problem`: why its objects cannot be made or are not as they should be."""
+    state = resident.state if resident is not None and resident.epoch != EXTERNAL_EPOCH else None
+    cached = cache is not None and cache[0] is CacheState.CACHED
+    failed = status.state in ("failed", SeatState.UNPROVEN.value)
+    serves = status.state == SeatState.READY.value
+    phase = "Failed" if problem and state is None else PHASES.get(status.state, "Pending")
+    fetch = cache[1] if cache else ""
+    conditions = [
+        condition(
+            "Ready",
+            not failed and not problem and cached,
+            _why(phase, cached=cached),
+            problem or status.message,
+            generation,
+        ),
+        condition(
+            "Cached",
+            cached,
+            "Cached" if cached else cache[0].value.capitalize() if cache else "Unknown",
+            fetch,
+            generation,
+        ),
+        condition("Resident", serves, phase, "", generation),
+        condition(
+            "Degraded",
+            failed or bool(problem),
+            phase if failed or problem else "AsExpected",
+            problem or status.message,
+            generation,
+        ),
+    ]
+    last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
+    return {
+        "observedGeneration": generation,
+        "phase": phase,
+        "workspace": model.spec.workspace,
+        "conditions": conditions,
+        "address": resident.address if resident is not None else None,
+        "replicas": 1 if state is not None else 0,
+        "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
+        "lastSwitch": _last(last) if last is not None else None,
+    }
+
+
+def _why(phase: str, *, cached: bool) -> str:
+    return phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+
+
+def _last(switch: Switch) -> Json:
+    return {
+        "id": switch.id,
+        "outcome": switch.outcome,
+        **({"endedAt": stamp(switch.ended)} if switch.ended is not None else {}),
+        "seconds": switch.phases().get("total"),
+    }
+
+
+def condition(kind: str, true: bool | None, reason: str, message: str, generation: int) -> Json:
+    """Make a condition; None is Unknown. Its time of transition is added by `keep_times`."""
+    return {
+        "type": kind,
+        "status": "Unknown" if true is None else str(true),
+        "reason": reason,
+        "message": message,
+        "observedGeneration": generation,
+    }
+
+
+def keep_times(new: list[Json], old: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """Give each condition the time since which its status is what it is."""
+    before = {c["type"]: c for c in old}
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    for each in new:
+        same = before.get(each["type"], {})
+        kept = same.get("lastTransitionTime") if same.get("status") == each["status"] else None
+        each["lastTransitionTime"] = kept or now
+    return new

@@ -1,0 +1,101 @@
+"""vLLM: `vllm serve`, with the typed settings of a Model as its flags."""
+
+import re
+import shutil
+from collections.abc import Iterator
+
+from hotseat.core.documents import FetchBy, Model
+from hotseat.engines.base import EngineError, Launch, Placement, is_remote
+
+IMAGE = "vllm/vllm-openai:v0.11.0"  # where a Model names none; its program is `vllm` on the PATH
+
+_OURS = ("--host", "--port", "--model", "--served-model-name")
+_PARALLEL = re.compile(r"--(tensor|pipeline|data)-parallel-size\b|-[tpd]p\b")
+_HUB = "hf://"
+
+
+class Vllm:
+    """Engine for models as Hugging Face repositories hold them."""
+
+    name = "vllm"
+
+    def check(self, model: Model) -> list[str]:
+        """Want a source that vLLM can read, GPUs for each part of it, and our own arguments left to us."""
+        spec = model.spec
+        problems = [] if spec.source else ["engine vllm needs source: hf://org/repo, or a folder with such a model"]
+        if (spec.source or "").startswith("ollama://"):
+            problems.append("source is ollama://…, which engine vllm cannot read; use hf://org/repo")
+        if spec.cache.fetch_by is FetchBy.ENGINE and is_remote(spec.source) and not _is_repository(spec.source):
+            problems.append(
+                f"cache.fetchBy is Engine, but vllm fetches whole repositories only (hf://org/repo[@revision]), not {spec.source}"
+            )
+        flags = (arg.partition("=")[0].replace("_", "-") for arg in spec.args)
+        problems += [f"args has {flag}, which hotseat sets itself" for flag in sorted(set(flags) & set(_OURS))]
+        parts = spec.vllm.tensor_parallel_size if spec.vllm else None
+        if parts and 0 < spec.resources.gpus < parts:
+            problems.append(f"vllm.tensorParallelSize is {parts}, but resources.gpus is {spec.resources.gpus}")
+        return problems
+
+    def launch(self, model: Model, placement: Placement) -> Launch:
+        """Build the command line for a machine that has vLLM."""
+        if not model.spec.command and shutil.which("vllm") is None:
+            raise EngineError("engine vllm needs vllm on the PATH: pip install vllm, or name the program in command")
+        return Launch(command_line(model, placement))
+
+    def health_path(self, model: Model) -> str:
+        """Path that nobody answers while it loads."""
+        return model.spec.health.path or "/health"
+
+    def fetches(self, model: Model) -> bool:
+        """Tell that weights are ours to bring, unless the Model says otherwise.
+
+        vLLM could fetch a repository itself, but only while it holds the GPU and within the start timeout.
+        """
+        return is_remote(model.spec.source) and model.spec.cache.fetch_by is FetchBy.JOB
+
+
+def command_line(model: Model, placement: Placement) -> tuple[str, ...]:
+    """Build it for wherever `vllm` is, this machine or an image; `command` replaces `vllm serve`, `args` come last and so win."""
+    argv = [*(model.spec.command or ("vllm", "serve")), *_weights(model, placement)]
+    argv += ["--host", placement.host, "--port", str(placement.port)]
+    argv += ["--served-model-name", model.spec.served_name or model.name]
+    return (*argv, *_settings(model), *model.spec.args)
+
+
+def _weights(model: Model, placement: Placement) -> tuple[str, ...]:
+    source = model.spec.source
+    if placement.weights is not None:
+        return (placement.weights,)
+    if source is None:
+        raise EngineError(f"{model.name}: engine vllm needs weights, but it has no source")
+    if not source.startswith(_HUB):
+        return (source.removeprefix("file://"),)
+    repository, _, revision = source.removeprefix(_HUB).partition("@")
+    return (repository.rstrip("/"), "--revision", revision) if revision else (repository.rstrip("/"),)
+
+
+def _settings(model: Model) -> Iterator[str]:
+    """Yield the flags of the typed settings. What is unset has none: its default is the business of that vLLM."""
+    settings = model.spec.vllm
+    values = settings.model_dump(mode="json", exclude_none=True) if settings else {}
+    gpus = model.spec.resources.gpus
+    if gpus > 1 and not any(_PARALLEL.match(arg.replace("_", "-")) for arg in model.spec.args):
+        values.setdefault("tensor_parallel_size", gpus)
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if value is True:
+            yield f"--{flag}"
+        elif value is False:
+            yield from _off(flag)
+        elif value != "":
+            yield from (f"--{flag}", str(value))
+
+
+def _off(flag: str) -> Iterator[str]:
+    # The others are off unless asked for, and their negation is unknown to some versions.
+    if flag in ("enable-chunked-prefill", "enable-prefix-caching"):
+        yield f"--no-{flag}"
+
+
+def _is_repository(source: str | None) -> bool:
+    return re.fullmatch(r"hf://[^/@]+/[^/@]+/?(@[^/]+)?", source or "") is not None

@@ -1,0 +1,285 @@
+"""What `hotseat doctor` judges: objects of a cluster in, findings out. No I/O.
+
+A finding that is not `ok` says what the thing is for and what to do about it, as a command where there is one.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from hotseat.kube.client import Json
+from hotseat.kube.names import GROUP, VERSION
+from hotseat.kube.parts import Part, condition
+
+NVIDIA: Final = "nvidia.com/gpu"
+_GPUS: Final = (NVIDIA, "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe")
+SERVING: Final = "knative-serving"
+EVENTING: Final = "knative-eventing"
+
+KUBERNETES_FROM: Final = (1, 29)  # rules of CRDs in CEL are stable since
+KNATIVE_FROM: Final = (1, 18)  # older ones were never tried
+
+INSTALL: Final = "kubectl apply -k knative/"
+_KNATIVE_HELP = "https://knative.dev/docs/install/yaml-install/"
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+class Verdict(StrEnum):
+    """How a thing stands. Only `wrong` makes the doctor fail."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    ADVICE = "advice"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One key of a ConfigMap, set to another value."""
+
+    namespace: str
+    name: str
+    key: str
+    value: str
+
+    @property
+    def body(self) -> Json:
+        """Merge patch that does it."""
+        return {"data": {self.key: self.value}}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    seen: str
+    why: str = ""
+    remedy: str = ""
+    patch: Patch | None = None
+
+
+def ok(subject: str, seen: str) -> Finding:
+    """Nothing to do."""
+    return Finding(subject, Verdict.OK, seen)
+
+
+def wrong(subject: str, seen: str, why: str, remedy: str) -> Finding:
+    """Something that hotseat cannot work with."""
+    return Finding(subject, Verdict.WRONG, seen, why, remedy)
+
+
+def advice(subject: str, seen: str, why: str, remedy: str) -> Finding:
+    """Something that would be better otherwise."""
+    return Finding(subject, Verdict.ADVICE, seen, why, remedy)
+
+
+def unknown(subject: str, seen: str, remedy: str = "") -> Finding:
+    """Something that could not be looked at."""
+    return Finding(subject, Verdict.UNKNOWN, seen, remedy=remedy)
+
+
+# Versions -------------------------------------------------------------------------------------------------------------
+
+
+def kubernetes(version: Json) -> Finding:
+    """Judge what /version says."""
+    seen = str(version.get("gitVersion", "unknown"))
+    if _older(seen, KUBERNETES_FROM):
+        why = "the API server checks our documents with CEL rules"
+        return wrong("Kubernetes", seen, why, f"upgrade to {_written(KUBERNETES_FROM)} or newer")
+    return ok("Kubernetes", seen)
+
+
+def knative(title: str, crds: Mapping[str, bool], controller: Json | None, why: str) -> Finding:
+    """Judge one half of Knative by its CRDs (name to presence) and the Deployment of its controller."""
+    if missing := [name for name, there in crds.items() if not there]:
+        return wrong(title, f"no CRD {', '.join(missing)}", why, f"install {title}: {_KNATIVE_HELP}")
+    if controller is None:
+        return unknown(title, "its CRDs are there, its controller is not in the usual namespace")
+    seen = controller["metadata"].get("labels", {}).get("app.kubernetes.io/version", "unknown")
+    if condition(controller, "Available").get("status") != "True":
+        meta = controller["metadata"]
+        look = f"kubectl -n {meta['namespace']} describe deployment {meta['name']}"
+        return wrong(title, f"{seen}, its controller is not available", why, look)
+    if _older(seen, KNATIVE_FROM):
+        tried = f"hotseat is tried with {_written(KNATIVE_FROM)} and newer"
+        return advice(title, seen, tried, f"upgrade: {_KNATIVE_HELP}")
+    return ok(title, seen)
+
+
+def _older(seen: str, least: tuple[int, int]) -> bool:
+    """Compare what has a number; a build without one (`devel`) counts as new."""
+    match = re.match(r"v?(\d+)\.(\d+)", seen)
+    return match is not None and (int(match[1]), int(match[2])) < least
+
+
+def _written(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+# Ours -----------------------------------------------------------------------------------------------------------------
+
+
+def own_crd(plural: str, found: Json | None, current: Json | None) -> Finding:
+    """Judge one of our CRDs; `current` is that of this version of hotseat, where it is known."""
+    subject, why = f"CRD {plural}.{GROUP}", f"{plural} are documents of the API server"
+    do = "kubectl apply --server-side -f crds/"
+    if found is None:
+        return wrong(subject, "missing", why, do)
+    version = next((each for each in found["spec"]["versions"] if each["name"] == VERSION), None)
+    if version is None or not version["served"]:
+        return wrong(subject, f"does not serve {VERSION}", why, do)
+    if condition(found, "Established").get("status") != "True":
+        return wrong(subject, "not established", why, f"kubectl describe crd {plural}.{GROUP}")
+    if current is not None:
+        wanted = next(each for each in current["spec"]["versions"] if each["name"] == VERSION)
+        if wanted["schema"] != version["schema"]:
+            return wrong(subject, "is of another version of hotseat", "fields that it lacks are refused", do)
+    return ok(subject, VERSION)
+
+
+def part(component: str, found: Part | None, namespace: str) -> Finding:
+    """Judge the router or the switcher."""
+    why = {"router": "takes the requests", "switcher": "decides which models are loaded, and loads them"}[component]
+    if found is None:
+        return wrong(component, f"not in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
+    named = f"{_typed(found)} {found.name}"
+    if not found.ready:
+        look = f"kubectl -n {namespace} get pods -l {found.selector}; kubectl -n {namespace} describe {named}"
+        return wrong(component, f"{named} is not ready: {found.trouble}", why, look)
+    return ok(component, f"{named} is ready")
+
+
+def _typed(found: Part) -> str:
+    return "ksvc" if found.resource.api.startswith("serving.") else "deployment"
+
+
+def demand_secrets(parts: Mapping[str, Part | None]) -> Iterator[Finding]:
+    """Judge what router and switcher say about the key that they share; whether the Secret is there is not known here."""
+    known = {name: each.demand_secret for name, each in parts.items() if each is not None}
+    why = "the switcher obeys only demand that is signed with the key that it shares with the router"
+    for name, secret in known.items():
+        if not secret:
+            yield wrong(
+                "demand key",
+                f"the {name} mounts none",
+                why,
+                f"mount the Secret where HOTSEAT_DEMAND_KEY_FILE says: {INSTALL}",
+            )
+    if len({secret for secret in known.values() if secret}) > 1:
+        seen = ", ".join(f"the {name} uses {secret}" for name, secret in known.items())
+        yield wrong("demand key", seen, why, "mount the same Secret into both")
+
+
+def demand_secret(name: str, found: Json | None, namespace: str) -> Finding:
+    """Judge the Secret itself."""
+    make = f"kubectl -n {namespace} create secret generic {name} --from-literal=key=$(openssl rand -hex 32)"
+    why = "router and switcher do not start without it"
+    if found is None:
+        return wrong("demand key", f"no Secret {name}", why, make)
+    if not any(found.get("data", {}).values()):
+        return wrong(
+            "demand key", f"Secret {name} is empty", why, f"kubectl -n {namespace} delete secret {name}; {make}"
+        )
+    return ok("demand key", f"Secret {name}")
+
+
+# The cluster ----------------------------------------------------------------------------------------------------------
+
+
+def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
+    """Judge what the claims of caches are made from."""
+    names = [each["metadata"]["name"] for each in classes]
+    default = [each["metadata"]["name"] for each in classes if _is_default(each)]
+    why = "the weights of Models are kept on volumes"
+    if not names:
+        return wrong("storage class", "none", why, "install a CSI driver or another provisioner of volumes")
+    caches = [model["spec"].get("cache") or {} for model in models]
+    asked = {cache["storageClass"] for cache in caches if cache.get("storageClass")}
+    if missing := sorted(asked - set(names)):
+        return wrong("storage class", f"Models ask for {', '.join(missing)}", why, f"there are: {', '.join(names)}")
+    if not default:
+        patch = f'{{"metadata":{{"annotations":{{"{_DEFAULT_CLASS}":"true"}}}}}}'
+        mark = f"kubectl patch storageclass {names[0]} -p {shlex.quote(patch)}"
+        explain = "without a default each Model must name one in spec.cache.storageClass"
+        return advice("storage class", f"{', '.join(names)}, none of them the default", explain, mark)
+    return ok("storage class", f"{default[0]} (default)")
+
+
+def _is_default(storage_class: Json) -> bool:
+    annotations = storage_class["metadata"].get("annotations") or {}
+    return bool(annotations.get(_DEFAULT_CLASS) == "true")
+
+
+def gpus(resource: str, nodes: Sequence[Json], workspaces: Sequence[Json], models: Sequence[Json]) -> Finding:
+    """Judge whether the nodes have the GPUs that Workspaces share out, and one node what the largest Model takes."""
+    usable = [node for node in nodes if _usable(node)]
+    per_node = [_allocatable(node, resource) for node in usable]
+    there, largest = sum(per_node), max(per_node, default=0)
+    claimed = sum((each["spec"].get("capacity") or {}).get("gpus", 1) for each in workspaces)
+    biggest = max(((each["spec"].get("resources") or {}).get("gpus", 1) for each in models), default=0)
+    seen = f"{there} {resource} on {sum(map(bool, per_node))} of {len(nodes)} nodes; Workspaces share out {claimed}"
+    look = "kubectl get nodes -o custom-columns=NAME:.metadata.name,GPUS:.status.allocatable." + resource.replace(
+        ".", r"\."
+    )
+    others = sorted({name for name in _GPUS if name != resource for node in usable if _allocatable(node, name)})
+    if not there and others:
+        why = "Models ask for the one that the switcher is told to ask for"
+        return wrong(
+            "GPUs", f"{seen}; there is {others[0]}", why, f"set HOTSEAT_GPU_RESOURCE={others[0]} on the switcher"
+        )
+    if claimed > there:
+        why = "a Model beyond what the nodes have stays Pending until its start fails"
+        do = f"lower spec.capacity.gpus of the Workspaces, or see that the device plugin runs: {look}"
+        return wrong("GPUs", seen, why, do)
+    if biggest > largest:
+        return wrong("GPUs", f"a Model takes {biggest}, no node has more than {largest}", "a pod is on one node", look)
+    if not there:
+        return advice(
+            "GPUs", "none", "Models with resources.gpus above 0 stay Pending", f"install a device plugin: {look}"
+        )
+    return ok("GPUs", seen)
+
+
+def _allocatable(node: Json, resource: str) -> int:
+    return int(node.get("status", {}).get("allocatable", {}).get(resource, "0"))
+
+
+def _usable(node: Json) -> bool:
+    cordoned = node.get("spec", {}).get("unschedulable", False)
+    return not cordoned and condition(node, "Ready").get("status") == "True"
+
+
+def broker(found: Sequence[Json], namespace: str) -> Finding:
+    """Judge whether events have a way from the router to the switcher."""
+    why = "the router's events go through it; without it they take a slower way, and nobody else hears of switches"
+    if not found:
+        return wrong("Broker", f"none in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
+    return _all_ready("Broker", found, namespace, why)
+
+
+def triggers(found: Iterable[Json], namespace: str) -> Finding:
+    """Judge whether a Trigger hands demand to the switcher."""
+    why = "it hands the router's demand to the switcher"
+    ours = [each for each in found if "hotseat" in str(each["spec"].get("filter") or each["spec"].get("filters"))]
+    if not ours:
+        return wrong(
+            "Trigger", f"none for dev.hotseat events in namespace {namespace}", why, f"{INSTALL} -n {namespace}"
+        )
+    return _all_ready("Trigger", ours, namespace, why)
+
+
+def _all_ready(kind: str, found: Sequence[Json], namespace: str, why: str) -> Finding:
+    for each in found:
+        state = condition(each, "Ready")
+        if state.get("status") != "True":
+            name = each["metadata"]["name"]
+            said = state.get("message") or state.get("reason") or "no condition yet"
+            look = f"kubectl -n {namespace} describe {kind.lower()} {name}"
+            return wrong(kind, f"{name} is not ready: {said}", why, look)
+    return ok(kind, ", ".join(each["metadata"]["name"] for each in found))

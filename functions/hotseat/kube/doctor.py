@@ -1,0 +1,178 @@
+"""Look at everything in a cluster that hotseat rests on. Nothing is changed but by `repair`, one key at a time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from hotseat.kube import checks
+from hotseat.kube.checks import EVENTING, SERVING, Finding, Patch, unknown, wrong
+from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.knative import KOURIER, judge, settings
+from hotseat.kube.names import (
+    BROKERS,
+    CONFIG_MAPS,
+    CRDS,
+    DEPLOYMENTS,
+    GROUP,
+    MODELS,
+    NODES,
+    STORAGE_CLASSES,
+    WORKSPACES,
+    Resource,
+)
+from hotseat.kube.parts import ROUTER, SWITCHER, Part, find_part
+from hotseat.manifests.crd import definition
+
+_FORBIDDEN = (401, 403)
+_SERVING_CRDS = (
+    "services.serving.knative.dev",
+    "revisions.serving.knative.dev",
+    "podautoscalers.autoscaling.internal.knative.dev",
+    "serverlessservices.networking.internal.knative.dev",
+)
+_EVENTING_CRDS = ("brokers.eventing.knative.dev", "triggers.eventing.knative.dev")
+_TRIGGERS: Final = Resource("eventing.knative.dev/v1", "Trigger", "triggers")
+_SECRETS: Final = Resource("v1", "Secret", "secrets")
+
+Check = Callable[[], Iterator[Finding]]
+
+
+class Doctor:
+    """One look at a cluster, for one namespace. What it may not see is `unknown`, never an error."""
+
+    def __init__(self, kube: Kube, namespace: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._parts: dict[str, Part | None] = {}
+
+    def examine(self) -> list[Finding]:
+        """Look at everything; only the first thing where the API server does not answer."""
+        self._parts.clear()
+        try:
+            found = [checks.kubernetes(self._kube.get("/version"))]
+        except KubeError as error:
+            why = "nothing can be seen without it"
+            return [wrong("API server", str(error), why, "check --kubeconfig and --context: kubectl cluster-info")]
+        looks: list[tuple[str, Check]] = [
+            ("Knative Serving", self._serving),
+            ("Knative Eventing", self._eventing),
+            ("settings of Knative", self._settings),
+            ("setting of Kourier", self._kourier),
+            ("our CRDs", self._crds),
+            ("storage class", self._storage),
+            ("Broker", self._broker),
+            ("Trigger", self._triggers),
+            (ROUTER, lambda: self._part(ROUTER)),
+            (SWITCHER, lambda: self._part(SWITCHER)),
+            ("demand key", self._secret),
+            ("GPUs", self._gpus),
+        ]
+        for subject, look in looks:
+            found += self._guarded(subject, look)
+        return found
+
+    def repair(self, patch: Patch) -> None:
+        """Set one key of a ConfigMap. KubeError if that is refused."""
+        self._kube.merge(CONFIG_MAPS.path(patch.namespace, patch.name), patch.body)
+
+    def _guarded(self, subject: str, look: Check) -> Iterator[Finding]:
+        try:
+            yield from look()
+        except KubeError as error:
+            ask = "ask for the right to read it" if error.status in _FORBIDDEN else "try again"
+            yield unknown(subject, str(error), ask)
+
+    # One thing each ---------------------------------------------------------------------------------------------------
+
+    def _serving(self) -> Iterator[Finding]:
+        why = "each Model is a Knative Service"
+        yield self._knative("Knative Serving", _SERVING_CRDS, SERVING, "controller", why)
+
+    def _eventing(self) -> Iterator[Finding]:
+        why = "router and switcher talk in CloudEvents"
+        yield self._knative("Knative Eventing", _EVENTING_CRDS, EVENTING, "eventing-controller", why)
+
+    def _knative(self, title: str, crds: tuple[str, ...], namespace: str, controller: str, why: str) -> Finding:
+        there = {name: self._kube.find(CRDS.path(name=name)) is not None for name in crds}
+        return checks.knative(title, there, self._kube.find(DEPLOYMENTS.path(namespace, controller)), why)
+
+    def _settings(self) -> Iterator[Finding]:
+        configs: dict[str, Json | None] = {}
+        for setting in settings(self._models(), self._images()):
+            name = setting.config
+            if name not in configs:
+                configs[name] = self._kube.find(CONFIG_MAPS.path(SERVING, name))
+            config = configs[name]
+            subject = f"{name} {setting.key}"
+            yield judge(setting, config) if config else unknown(subject, f"no ConfigMap {name} in {SERVING}")
+
+    def _kourier(self) -> Iterator[Finding]:
+        config = self._kube.find(CONFIG_MAPS.path(SERVING, KOURIER.config))
+        if config is not None:  # there are other gateways
+            yield judge(KOURIER, config)
+
+    def _crds(self) -> Iterator[Finding]:
+        for resource in (MODELS, WORKSPACES):
+            found = self._kube.find(CRDS.path(name=f"{resource.plural}.{GROUP}"))
+            yield checks.own_crd(resource.plural, found, definition(resource.kind))
+
+    def _storage(self) -> Iterator[Finding]:
+        yield checks.storage(self._kube.get(STORAGE_CLASSES.path())["items"], self._models())
+
+    def _gpus(self) -> Iterator[Finding]:
+        switcher = self._parts.get(SWITCHER)
+        resource = switcher.variable("HOTSEAT_GPU_RESOURCE", checks.NVIDIA) if switcher else checks.NVIDIA
+        if resource:  # without one, Models take turns and no scheduler knows of it
+            nodes = self._kube.get(NODES.path())["items"]
+            yield checks.gpus(resource, nodes, self._items(WORKSPACES), self._items(MODELS))
+
+    def _broker(self) -> Iterator[Finding]:
+        yield checks.broker(self._items(BROKERS, self._namespace), self._namespace)
+
+    def _triggers(self) -> Iterator[Finding]:
+        yield checks.triggers(self._items(_TRIGGERS, self._namespace), self._namespace)
+
+    def _part(self, component: str) -> Iterator[Finding]:
+        yield checks.part(component, self._find(component), self._namespace)
+
+    def _find(self, component: str) -> Part | None:
+        if component not in self._parts:
+            self._parts[component] = find_part(self._kube, self._namespace, component)
+        return self._parts[component]
+
+    def _images(self) -> list[str]:
+        """Images of router and switcher, as far as they may be seen."""
+        images: list[str] = []
+        for component in (ROUTER, SWITCHER):
+            with suppress(KubeError):
+                part = self._find(component)
+                images += part.images if part else []
+        return images
+
+    def _secret(self) -> Iterator[Finding]:
+        yield from checks.demand_secrets(self._parts)
+        names = {each.demand_secret for each in self._parts.values() if each is not None and each.demand_secret}
+        for name in sorted(names):
+            found = self._kube.find(_SECRETS.path(self._namespace, name))
+            yield checks.demand_secret(name, found, self._namespace)
+
+    def _models(self) -> list[Json]:
+        """Models that may be seen: what is judged by them can be judged without them, too."""
+        try:
+            return self._items(MODELS)
+        except KubeError as error:
+            if error.status in _FORBIDDEN:
+                return []
+            raise
+
+    def _items(self, resource: Resource, namespace: str = "") -> list[Json]:
+        """Objects of a kind: of all namespaces where that may be seen, else of ours; none where there is no such kind."""
+        try:
+            items: list[Json] = self._kube.get(resource.path(namespace))["items"]
+        except KubeError as error:
+            if error.status == NOT_FOUND:
+                return []
+            if error.status in _FORBIDDEN and not namespace:
+                return self._items(resource, self._namespace)
+            raise
+        return items

@@ -1,0 +1,119 @@
+"""Settings of Knative that hotseat needs, with what each is for and how to judge its value. No I/O."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hotseat.core.units import Unreadable, parse_duration
+from hotseat.kube.checks import SERVING, Finding, Patch, Verdict, ok
+from hotseat.kube.client import Json
+
+LONGEST_REQUEST: Final = 3600  # seconds that a stream, or a request that waits for its turn, may take
+START: Final = 300  # seconds that loading may take, unless a Model says otherwise
+_OPERATOR: Final = "KnativeServing"  # kind of the operator's object; it undoes changes of the ConfigMaps that it owns
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of a ConfigMap in Knative Serving's namespace."""
+
+    config: str
+    key: str
+    default: str  # what Knative takes where the key is missing
+    wanted: str
+    why: str
+    good: Callable[[str], bool]
+    advisory: bool = False
+
+
+def _feature(name: str, why: str, *, advisory: bool = False) -> Setting:
+    def good(value: str) -> bool:
+        return value.lower() in {"enabled", "allowed"}
+
+    return Setting("config-features", f"kubernetes.podspec-{name}", "disabled", "enabled", why, good, advisory)
+
+
+def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Setting]:
+    """Yield what Models and the images of hotseat itself need; what none of them uses is advice."""
+    used = {field for model in models for field in _pod_fields(model)}
+    yield _feature("persistent-volume-claim", "Models keep their weights on a volume")
+    yield _feature("persistent-volume-write", "engines write into their cache: compiled kernels, lock files")
+    yield _feature("nodeselector", "a Model's pods must go where the right GPU is")
+    yield _feature("tolerations", "nodes with GPUs are often tainted")
+    yield _feature("runtimeclassname", "some clusters hand out GPUs only to the runtime class nvidia")
+    yield _feature("init-containers", "a pod template may prepare something before its engine starts")
+    why = "fsGroup makes a volume writable for an engine that is not root"
+    yield _feature("securitycontext", why, advisory="securityContext" not in used)
+    yield _feature("affinity", "a pod template may ask for nodes by affinity", advisory="affinity" not in used)
+    why = "Models begin with no pod: they are loaded only when it is their turn"
+    yield Setting("config-autoscaler", "allow-zero-initial-scale", "false", "true", why, _is_true)
+    why = f"a long stream, or a wait for the turn, is cut at this many seconds; at least {LONGEST_REQUEST}"
+    key = "max-revision-timeout-seconds"
+    yield Setting("config-defaults", key, "600", "7200", why, lambda value: int(value) >= LONGEST_REQUEST)
+    why = "a pod that waits a moment for its GPU must not make its Knative Service fail"
+    yield Setting("config-deployment", "pod-is-always-schedulable", "false", "true", why, _is_true)
+    why = f"Knative gives up what loads for longer, where a Knative Service says nothing of its own; at least {START}s"
+    key = "progress-deadline"
+    yield Setting("config-deployment", key, "600s", "600s", why, lambda value: parse_duration(value) >= START)
+    yield _tag_resolving([*images, *(str(model["spec"]["image"]) for model in models if model["spec"].get("image"))])
+
+
+KOURIER: Final = Setting(
+    "config-kourier", "stream-idle-timeout", "0s", "0s",
+    "a stream that says nothing for so long is cut: a request that waits for its turn says nothing",
+    lambda value: parse_duration(value) == 0, advisory=True,
+)  # fmt: skip
+
+
+def judge(setting: Setting, config: Json) -> Finding:
+    """Judge the value that a ConfigMap gives, or the default where it gives none."""
+    subject = f"{setting.config} {setting.key}"
+    value = str((config.get("data") or {}).get(setting.key, setting.default))
+    seen = value if setting.key in (config.get("data") or {}) else f"{value} (default)"
+    try:
+        if setting.good(value):
+            return ok(subject, seen)
+    except (ValueError, Unreadable):
+        seen += " (unreadable)"
+    verdict = Verdict.ADVICE if setting.advisory else Verdict.WRONG
+    owner = next((each for each in config["metadata"].get("ownerReferences", ()) if each["kind"] == _OPERATOR), None)
+    if owner is not None:
+        body = {"spec": {"config": {setting.config.removeprefix("config-"): {setting.key: setting.wanted}}}}
+        remedy = (
+            f"kubectl -n {SERVING} patch knativeserving {owner['name']} --type merge -p {shlex.quote(json.dumps(body))}"
+        )
+        return Finding(subject, verdict, seen, setting.why, remedy)
+    patch = Patch(SERVING, setting.config, setting.key, setting.wanted)
+    remedy = (
+        f"kubectl -n {SERVING} patch configmap {setting.config} --type merge -p {shlex.quote(json.dumps(patch.body))}"
+    )
+    return Finding(subject, verdict, seen, setting.why, remedy, patch)
+
+
+def _is_true(value: str) -> bool:
+    return value.lower() == "true"
+
+
+def _pod_fields(model: Json) -> Sequence[str]:
+    return list(((model["spec"].get("podTemplate") or {}).get("spec") or {}).keys())
+
+
+def _tag_resolving(images: Sequence[str]) -> Setting:
+    """Images that were put on the nodes by hand are in no registry where Knative could look up their digest."""
+    default = "kind.local,ko.local,dev.local"
+    local = sorted({image.split("/")[0] for image in images if _is_local(image)})
+    why = "Knative looks up the digest of an image in its registry, which fails for images that are only on the nodes"
+
+    def good(value: str) -> bool:
+        return set(local) <= {each.strip() for each in value.split(",")}
+
+    wanted = ",".join(dict.fromkeys([*default.split(","), *local]))
+    return Setting("config-deployment", "registries-skipping-tag-resolving", default, wanted, why, good)
+
+
+def _is_local(image: str) -> bool:
+    """Tell a registry that is none on the network by its name."""
+    host, slash, _ = image.partition("/")
+    return bool(slash) and "@sha256:" not in image and (host.endswith(".local") or host.split(":")[0] == "localhost")

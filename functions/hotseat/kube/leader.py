@@ -1,0 +1,98 @@
+"""Leadership by a Lease: of several switchers in a namespace one acts. A process that starts anew in its pod goes on at once."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from hotseat.kube.client import CONFLICT, Json, Kube, KubeError
+from hotseat.kube.names import LEASES
+
+log = logging.getLogger(__name__)
+
+DURATION = 15  # seconds without a renewal after which another may take over
+RENEW = 3.0
+RETRY = 1.0
+
+
+class Leader(threading.Thread):
+    """Waits for leadership, says so once, keeps it, and says when it is lost. `identity`: this pod."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        name: str,
+        identity: str,
+        *,
+        leads: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        super().__init__(name="leader", daemon=True)
+        self._kube = kube
+        self._path = LEASES.path(namespace, name)
+        self._collection = LEASES.path(namespace)
+        self._name = name
+        self._identity = identity
+        self._leads = leads
+        self._lost = lost
+        self._closed = threading.Event()
+        self._seen: tuple[str, float] = ("", 0.0)  # another's last renewal, and when it was first seen here
+        self.leading = False
+
+    def close(self) -> None:
+        """Give leadership back, so that the next need not wait for it to run out."""
+        self._closed.set()
+        if self.leading:
+            try:
+                self._kube.merge(self._path, {"spec": {"holderIdentity": ""}})
+            except KubeError as error:
+                log.warning("the Lease was not given back: %s", error)
+
+    def run(self) -> None:
+        """Lead, or wait to."""
+        renewed = 0.0
+        while not self._closed.is_set():
+            try:
+                mine = self._try()
+            except KubeError as error:
+                log.warning("Lease: %s", error)
+                mine = self.leading and time.monotonic() - renewed < DURATION - RENEW
+            else:
+                renewed = time.monotonic() if mine else renewed
+            if mine and not self.leading:
+                self.leading = True
+                self._leads()
+            elif self.leading and not mine:
+                self.leading = False
+                self._lost()
+                return
+            self._closed.wait(RENEW if mine else RETRY)
+
+    def _try(self) -> bool:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        spec: Json = {"holderIdentity": self._identity, "leaseDurationSeconds": DURATION, "renewTime": now}
+        lease = self._kube.find(self._path)
+        try:
+            if lease is None:
+                body = {"apiVersion": LEASES.api, "kind": LEASES.kind, "metadata": {"name": self._name}}
+                self._kube.create(self._collection, {**body, "spec": {**spec, "acquireTime": now}})
+                return True
+            found = lease.get("spec", {})
+            if found.get("holderIdentity") not in ("", None, self._identity) and not self._run_out(found):
+                return False
+            version = lease["metadata"]["resourceVersion"]
+            self._kube.merge(self._path, {"metadata": {"resourceVersion": version}, "spec": spec})
+        except KubeError as error:
+            if error.status == CONFLICT:
+                return False
+            raise
+        return True
+
+    def _run_out(self, spec: Json) -> bool:
+        """Whether another's Lease was not renewed for its time, by this machine's clock alone."""
+        renewed = str(spec.get("renewTime"))
+        if renewed != self._seen[0]:
+            self._seen = (renewed, time.monotonic())
+        return bool(time.monotonic() - self._seen[1] > spec.get("leaseDurationSeconds", DURATION))

@@ -1,0 +1,180 @@
+"""The objects that a Model becomes: its claim and its Knative Service; and whether those that are there still say the same.
+
+Pure: a Model and settings in, JSON for server-side apply out.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hotseat.core.documents import Model, OnDelete
+from hotseat.core.units import Unreadable, parse_quantity
+from hotseat.engines.base import is_remote
+from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
+from hotseat.kube.conventions import CACHE, WEIGHTS, ClusterSettings
+from hotseat.kube.merge import merge
+from hotseat.kube.names import (
+    AUTOSCALING_CLASS,
+    CLAIMS,
+    CLASS_ANNOTATION,
+    FINGERPRINT,
+    GROUP,
+    MODEL,
+    MODELS,
+    SERVICES,
+    WORKSPACE,
+)
+
+Json = dict[str, Any]
+
+_LOCAL: Final = {"networking.knative.dev/visibility": "cluster-local"}
+_DEADLINE_MARGIN: Final = 60.0  # seconds after a startTimeout until Knative gives a Revision up
+
+
+def labels_of(model: Model) -> dict[str, str]:
+    """Labels of everything that belongs to a Model."""
+    return {MODEL: model.name, WORKSPACE: model.spec.workspace}
+
+
+def owner_of(model: Model, uid: str) -> Json:
+    """Make the reference by which an object is deleted with its Model."""
+    owner = {"apiVersion": MODELS.api, "kind": MODELS.kind, "name": model.name, "uid": uid}
+    return {**owner, "controller": True, "blockOwnerDeletion": True}
+
+
+def is_owned(item: Json) -> bool:
+    """Whether an object was made of a Model."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return any(each["kind"] == MODELS.kind and each["apiVersion"].startswith(f"{GROUP}/") for each in owners)
+
+
+def claim_name(model: Model) -> str | None:
+    """Name of the claim that holds the cache; None where nothing needs to outlive a pod."""
+    cache = model.spec.cache
+    if cache.existing_claim:
+        return cache.existing_claim
+    wanted = is_remote(model.spec.source) or cache.size is not None or cache.storage_class is not None
+    return f"{model.name}-cache" if wanted and model.spec.url is None else None
+
+
+def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
+    """Claim of the cache; None where there is one already, or none is needed. One that is to be retained has no owner."""
+    name = claim_name(model)
+    if name is None or model.spec.cache.existing_claim:
+        return None
+    size = model.spec.cache.size if model.spec.cache.size is not None else settings.claim_size
+    spec: Json = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": bytes_quantity(size)}}}
+    storage_class = model.spec.cache.storage_class or settings.storage_class
+    if storage_class:
+        spec["storageClassName"] = storage_class
+    claim = _object(CLAIMS.api, CLAIMS.kind, name, model, settings)
+    if model.spec.cache.on_delete == OnDelete.DELETE:
+        claim["metadata"]["ownerReferences"] = [owner_of(model, uid)]
+    return {**claim, "spec": spec}
+
+
+def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str | None = None) -> Json | None:
+    """Knative Service of a Model; None for one that runs elsewhere (engine external).
+
+    `weights`: their path in the cache, as the fetch Job told it. CannotMake, MergeError: what is wrong with the Model.
+    """
+    if model.spec.url is not None:
+        return None
+    template = _template(model, settings, program_of(model, settings, weights))
+    mark = fingerprint(template)
+    template["metadata"]["annotations"][FINGERPRINT] = mark
+    service = _object(SERVICES.api, SERVICES.kind, model.name, model, settings)
+    service["metadata"]["labels"] |= _LOCAL
+    service["metadata"]["annotations"] = {FINGERPRINT: mark}
+    service["metadata"]["ownerReferences"] = [owner_of(model, uid)]
+    return {**service, "spec": {"template": template}}
+
+
+def cache_volume(model: Model) -> Json:
+    """Volume of the cache: the claim, or a folder that ends with the pod."""
+    claim = claim_name(model)
+    if claim is None:
+        return {"name": "cache", "emptyDir": {}}
+    return {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
+
+
+def pull_secrets(model: Model, settings: ClusterSettings) -> list[Json]:
+    """Secrets to pull images with: the Model's, and those of hotseat's own image."""
+    return [{"name": name} for name in dict.fromkeys((*model.spec.image_pull_secrets, *settings.pull_secrets))]
+
+
+def fingerprint(part: Json) -> str:
+    """Digest of a part of an object: the same for the same content, in whatever order its fields come."""
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def drifted(wanted: Any, found: Any) -> bool:
+    """Whether an object no longer says what we made it say. What others add (defaults, statuses) is no drift."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(found, Mapping):
+            return bool(wanted) or found is not None  # an empty map may be left out
+        return any(drifted(value, found.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        if not isinstance(found, list) or len(wanted) != len(found):
+            return bool(wanted) or bool(found)
+        return any(drifted(one, other) for one, other in zip(wanted, found, strict=True))
+    return not _same(wanted, found)
+
+
+def is_current(service: Json, revision: Json) -> bool:
+    """Whether a Revision was made of this template: its fingerprint alone would also be that of a template with drift in it."""
+    return not drifted(service["spec"]["template"], revision)
+
+
+def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSettings) -> Json:
+    metadata: Json = {"name": name, "namespace": settings.namespace, "labels": labels_of(model)}
+    return {"apiVersion": api, "kind": kind, "metadata": metadata}
+
+
+def _template(model: Model, settings: ClusterSettings, program: Program) -> Json:
+    """Pod template of the ksvc: ours, the user's over it, and what hotseat cannot do without once more."""
+    volumes, mounts = _volumes(model, program)
+    spec: Json = {
+        "containerConcurrency": concurrency_of(model),
+        "timeoutSeconds": settings.timeout,
+        "responseStartTimeoutSeconds": settings.timeout,
+        "automountServiceAccountToken": False,
+        "containers": [container_of(model, program, settings, mounts)],
+        "volumes": volumes,
+    }
+    if secrets := pull_secrets(model, settings):
+        spec["imagePullSecrets"] = secrets
+    deadline = max(settings.progress_deadline, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
+    annotations = {"serving.knative.dev/progress-deadline": f"{deadline}s"}
+    template = merge({"metadata": {"annotations": annotations}, "spec": spec}, model.spec.pod_template or {})
+    metadata = template.setdefault("metadata", {})
+    metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(model)}
+    fixed = {CLASS_ANNOTATION: AUTOSCALING_CLASS, "autoscaling.knative.dev/initial-scale": "0"}
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), **fixed}
+    return template
+
+
+def _volumes(model: Model, program: Program) -> tuple[list[Json], list[Json]]:
+    volumes: list[Json] = [cache_volume(model), {"name": "tmp", "emptyDir": {}}]
+    mounts: list[Json] = [{"name": "cache", "mountPath": CACHE}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    if not program.own:  # engines of several processes (vLLM) talk through shared memory, of which a pod has 64 MiB
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+    if model.spec.source and model.spec.source.startswith("pvc://"):
+        claim = model.spec.source.removeprefix("pvc://").partition("/")[0]
+        volumes.append({"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": "weights", "mountPath": WEIGHTS, "readOnly": True})
+    return volumes, mounts
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    if wanted == found:
+        return True
+    if found is None:  # the API server leaves these out
+        return wanted in (False, 0, "")
+    try:
+        return parse_quantity(wanted) == parse_quantity(found)  # 1000m is written back as 1
+    except Unreadable:
+        return False

@@ -1,0 +1,160 @@
+"""What a pod's JSON proves: that it holds a node's devices, serves, cannot go on, or is gone. Pure.
+
+A pod that was bound to a node holds what it was given there until its own status shows a terminal phase *and* every container
+terminated: a phase alone is also written by those who do not know (the garbage collector of pods of lost nodes), and an object
+that vanished without such a status may have been forced out of the API server while its processes run on.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+TERMINAL_PHASES: Final = ("Succeeded", "Failed")
+OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"  # a person says: this node is off
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+QUEUE_PROXY: Final = "queue-proxy"
+
+# Why a container does not start, in words of ours; those that heal by themselves within seconds are not among them.
+_WAITING: Final = {
+    "ErrImagePull": "ImagePull",
+    "ImagePullBackOff": "ImagePull",
+    "ErrImageNeverPull": "ImagePull",
+    "ImageInspectError": "ImagePull",
+    "InvalidImageName": "ImagePull",
+    "CreateContainerConfigError": "CreateContainerConfigError",
+    "CreateContainerError": "CreateContainerError",
+    "RunContainerError": "RunContainerError",
+    "CrashLoopBackOff": "CrashLoopBackOff",
+}
+_NEVER_RAN: Final = ("StartError", "ContainerCannotRun")  # reasons of a container that ended before its program began
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a pod will not serve: a CamelCase reason and a sentence."""
+
+    reason: str
+    message: str
+
+
+def uid(pod: Json) -> str:
+    """Give its identity."""
+    return str(pod["metadata"]["uid"])
+
+
+def node(pod: Json) -> str | None:
+    """Name the node that it is bound to; None: it holds nothing yet."""
+    return pod["spec"].get("nodeName") or None
+
+
+def address(pod: Json) -> str | None:
+    """Give its IP, once it has one."""
+    return pod.get("status", {}).get("podIP") or None
+
+
+def going(pod: Json) -> bool:
+    """Whether somebody has deleted it."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def ready(pod: Json) -> bool:
+    """Whether the kubelet found it ready, and it is not going."""
+    return not going(pod) and _condition(pod, "Ready").get("status") == "True"
+
+
+def terminal(pod: Json) -> bool:
+    """Whether its own status proves that nothing of it runs any more."""
+    status = pod.get("status", {})
+    if status.get("phase") not in TERMINAL_PHASES:
+        return False
+    seen = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    if any("terminated" not in each.get("state", {}) for each in seen + status.get("ephemeralContainerStatuses", [])):
+        return False
+    if seen:
+        return len(seen) >= len(pod["spec"].get("containers", []))
+    return bool(status.get("reason"))  # the kubelet turned it away: nothing was started
+
+
+def gone_without_trace(pod: Json) -> bool:
+    """Whether its deletion, of which this is the last that was seen, proves that it is gone."""
+    return node(pod) is None or terminal(pod)
+
+
+def settles(found: Json | None) -> bool:
+    """Whether a node (None: its object was deleted) is gone for good, and all pods on it with it."""
+    return found is None or any(taint["key"] == OUT_OF_SERVICE for taint in found["spec"].get("taints", []))
+
+
+def gpus(pod: Json) -> int:
+    """Count the GPUs that it was given."""
+    limits = (each.get("resources", {}).get("limits", {}) for each in pod["spec"].get("containers", []))
+    return sum(int(limit.get(GPU_RESOURCE, 0)) for limit in limits)
+
+
+def engine_container(pod: Json) -> str:
+    """Name the container whose output is the engine's."""
+    names = [str(each["name"]) for each in pod["spec"].get("containers", []) if each["name"] != QUEUE_PROXY]
+    return "user-container" if not names or "user-container" in names else names[0]
+
+
+def unschedulable(pod: Json) -> str | None:
+    """Say why no node takes it at the moment; None if one has, or the scheduler has not looked yet."""
+    condition = _condition(pod, "PodScheduled")
+    if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
+        return str(condition.get("message") or "no node takes its pod")
+    return None
+
+
+def failure(pod: Json, *, was_ready: bool) -> Failure | None:
+    """Say why it will not serve, or serves no more; None while there is hope. Of a pod that nobody deleted."""
+    status = pod.get("status", {})
+    if status.get("phase") == "Failed" and status.get("reason"):
+        reason, message = status["reason"], status.get("message", "")
+        return Failure("Evicted", message) if reason == "Evicted" else Failure("PodRejected", f"{reason}: {message}")
+    for each in status.get("initContainerStatuses", []):
+        if found := _of_container(each, was_ready=was_ready, may_end=True):
+            return found
+    for each in sorted(status.get("containerStatuses", []), key=lambda each: bool(each["name"] == QUEUE_PROXY)):
+        if found := _of_container(each, was_ready=was_ready):
+            return found
+    if status.get("phase") in TERMINAL_PHASES:
+        return Failure("Exited" if was_ready else "ExitedWhileLoading", f"its pod ended as {status['phase']}")
+    return None
+
+
+def deleted(pod: Json) -> Failure:
+    """Say that somebody else deleted it, and what is known of why."""
+    target = _condition(pod, "DisruptionTarget")
+    why = target.get("message") or target.get("reason") or "somebody deleted it"
+    return Failure("PodDeleted", f"pod {pod['metadata']['name']} goes: {why}")
+
+
+def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Failure | None:
+    name, state = status["name"], status.get("state", {})
+    ended = state.get("terminated")
+    if ended is None and status.get("restartCount", 0) > 0:
+        ended = status.get("lastState", {}).get("terminated")
+    if ended and not (may_end and ended.get("exitCode") == 0):
+        return _of_exit(name, ended, was_ready=was_ready)
+    waiting = state.get("waiting", {})
+    if reason := _WAITING.get(waiting.get("reason", "")):
+        return Failure(reason, f"{name}: {waiting.get('message') or waiting['reason']}")
+    return None
+
+
+def _of_exit(name: str, ended: Json, *, was_ready: bool) -> Failure:
+    code, reason, said = ended.get("exitCode", -1), ended.get("reason", ""), str(ended.get("message", "")).strip()
+    if reason == "OOMKilled":
+        return Failure("OutOfMemory", f"{name} was killed: it needed more host memory than its limit allows")
+    if reason in _NEVER_RAN:
+        return Failure("RunContainerError", f"{name}: {said or reason}")
+    tail = f": {said}" if said else ""
+    return Failure("Exited" if was_ready else "ExitedWhileLoading", f"{name} ended with code {code}{tail}")
+
+
+def _condition(pod: Json, kind: str) -> Json:
+    for each in pod.get("status", {}).get("conditions", []):
+        if each["type"] == kind:
+            return dict(each)
+    return {}

@@ -1,0 +1,120 @@
+"""What pydantic and the engines check between fields, as CEL for an API server.
+
+Each rule is the twin of a check in core/documents.py, core/vllm.py, checks.py or an engine; one table of bad documents in the
+tests is run through both. Engines that other packages add are asked by the switcher only.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hotseat.core.documents import SOURCE_SCHEMES
+
+_SCHEMES = "|".join(SOURCE_SCHEMES)
+_SCHEME_LIST = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
+_FIELD = r"\{(port|host|model|name|source|env:[A-Za-z_][A-Za-z0-9_]*)\}"
+
+Rule = tuple[str, str]  # CEL, and what to say where it is false
+
+
+def for_engine(name: str, rule: str) -> str:
+    """Make a rule of Models' specs hold for one engine only."""
+    return f"self.engine != '{name}' || ({rule})"
+
+
+def each(field: str, pattern: str, *, matches: bool) -> str:
+    """Make a rule that all texts of a list match a pattern, or that none does."""
+    return f"!has(self.{field}) || self.{field}.all(text, {'' if matches else '!'}text.matches(r'{pattern}'))"
+
+
+def any_uses(name: str) -> str:
+    """Make a test whether a command or its args use a field in braces; doubled braces are none."""
+    pattern = r"^([^{}]|\{\{|\}\}|\{[^{}]*\})*\{" + name + r"\}"
+    return " || ".join(
+        f"(has(self.{field}) && self.{field}.exists(text, text.matches(r'{pattern}')))" for field in ("command", "args")
+    )
+
+
+def _engines() -> Iterator[Rule]:
+    """Yield what the engines of this package check."""
+    yield for_engine("llamacpp", "has(self.source)"), "engine llamacpp needs source"
+    taken = "^(-m|--model|--host|--port)(=|$)"
+    yield for_engine("llamacpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
+    yield for_engine("vllm", "has(self.source)"), "engine vllm needs source"
+    taken = "^--(host|port|model|served[-_]model[-_]name)(=|$)"
+    yield for_engine("vllm", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
+    readable = "!has(self.source) || !self.source.startsWith('ollama://')"
+    yield for_engine("vllm", readable), "engine vllm cannot read ollama://; use hf://org/repo"
+    here = "!has(self.source) || !self.source.contains('://') || self.source.matches(r'^(file|pvc)://')"
+    whole = r"self.source.matches(r'^hf://[^/@]+/[^/@]+/?(@[^/]+)?$')"
+    itself = f"self.cache.fetchBy != 'Engine' || {here} || {whole}"
+    yield for_engine("vllm", itself), "cache.fetchBy is Engine, but vllm fetches whole repositories only"
+    split = "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || self.resources.gpus == 0"
+    fits = f"{split} || self.vllm.tensorParallelSize <= self.resources.gpus"
+    yield for_engine("vllm", fits), "vllm.tensorParallelSize is more than resources.gpus"
+    plain = r"!has(self.url) || self.url.matches(r'^http://[^/]+/?$')"
+    yield for_engine("external", plain), "url of engine external must be http://HOST:PORT"
+    for field in ("command", "args", "env"):
+        nothing = f"!has(self.{field}) || size(self.{field}) == 0"
+        yield for_engine("external", nothing), f"engine external starts nothing, so {field} has no meaning"
+    for field in ("port", "source"):
+        yield (
+            for_engine("external", f"!has(self.{field})"),
+            f"engine external starts nothing, so {field} has no meaning",
+        )
+    for field in ("command", "args"):
+        pattern = r"^([^{}]|\{\{|\}\}|" + _FIELD + ")*$"
+        message = f"{field}: fields are {{port}}, {{host}}, {{model}}, {{name}}, {{source}}, {{env:NAME}}; double other braces"
+        yield for_engine("custom", each(field, pattern, matches=True)), message
+    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but there is no source"
+    listens = f"has(self.port) || {any_uses('port')}"
+    yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
+
+
+# By the class of the part, and its field or "" for the part itself; `self` is what a rule sits on.
+RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
+    ("Model", ""): (
+        (
+            "!has(self.spec.aliases) || !(self.metadata.name in self.spec.aliases)",
+            "the name stands in spec.aliases as well",
+        ),
+    ),
+    ("ModelSpec", ""): (
+        ("self.engine != 'external' || has(self.url)", "engine external needs url"),
+        ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
+        (for_engine("custom", "has(self.command) && size(self.command) > 0"), "engine custom needs command"),
+        ("self.engine == 'vllm' || !has(self.vllm)", "vllm is for engine vllm only"),
+        *_engines(),
+    ),
+    ("ModelSpec", "source"): (
+        (r"self.matches(r'\S')", "source is empty"),
+        (
+            rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
+            f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
+        ),
+        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source names nothing"),
+    ),
+    ("Cache", ""): (
+        (
+            "!has(self.existingClaim) || (!has(self.size) && !has(self.storageClass))",
+            "existingClaim excludes size and storageClass",
+        ),
+    ),
+    ("VllmSettings", ""): (
+        (
+            "!has(self.enableAutoToolChoice) || !self.enableAutoToolChoice || (has(self.toolCallParser) && self.toolCallParser != '')",
+            "enableAutoToolChoice needs toolCallParser",
+        ),
+    ),
+}
+
+# What the pattern of a quantity or a duration lets through, and Kubernetes cannot hold.
+QUANTITY: Rule = (
+    "type(self) == int || quantity(string(self)).isLessThan(quantity('9223372036854775807'))",
+    "too large for a quantity",
+)
+DURATION: Rule = ("duration(self) >= duration('0s')", "too long for a duration")
+
+
+def as_validations(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
+    """Write rules as an OpenAPI schema has them."""
+    return [{"rule": rule, "message": message} for rule, message in rules]

@@ -1,0 +1,115 @@
+"""What the runtime does to the world.
+
+Every scale carries the resourceVersion that it saw, and is not even tried by a switcher that another took over from.
+"""
+
+from collections.abc import Mapping
+
+from hotseat.kube import pods
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, REVISION, Resource
+from hotseat.runtimes.knative.watched import SWITCHER, annotations
+
+REPLICA_SETS = Resource("apps/v1", "ReplicaSet", "replicasets")
+POD_GRACE = 1  # seconds: queue-proxy would use up to 30 of whatever it gets, and nothing is in flight any more
+_ATTEMPTS = 5
+_FORBIDDEN = 403
+
+
+class SupersededError(Exception):
+    """Another switcher has taken over."""
+
+
+class Hands:
+    """The writes, and the reads that must be fresh. `identity` is this switcher's. Every method raises KubeError."""
+
+    def __init__(self, kube: Kube, namespace: str, identity: str) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._identity = identity
+
+    def take_over(self, deployment: Json) -> Json | None:
+        """Mark a Deployment as ours, whoever's it was: nobody who saw it before can change it now. None: it is gone."""
+        return self._patch(deployment, {"metadata": {"annotations": {SWITCHER: self._identity}}}, forcibly=True)
+
+    def scale(self, deployment: Json, replicas: int, marks: Mapping[str, str | None] | None = None) -> Json | None:
+        """Scale and mark in one write, so that a pod never is without the holder that it was made for. None: it is gone.
+
+        SupersededError: another switcher took it over.
+        """
+        marks = {SWITCHER: self._identity, **(marks or {})}
+        return self._patch(deployment, {"metadata": {"annotations": marks}, "spec": {"replicas": replicas}})
+
+    def _patch(self, seen: Json | None, change: Json, *, forcibly: bool = False) -> Json | None:
+        name = seen["metadata"]["name"] if seen else ""
+        path = DEPLOYMENTS.path(self._namespace, name)
+        for _ in range(_ATTEMPTS):
+            if seen is None:
+                return None
+            if not forcibly and annotations(seen).get(SWITCHER, self._identity) != self._identity:
+                raise SupersededError(f"{annotations(seen)[SWITCHER]} has taken over {name}")
+            version = {"resourceVersion": seen["metadata"]["resourceVersion"]}
+            try:
+                return self._kube.merge(path, {**change, "metadata": {**change["metadata"], **version}})
+            except KubeError as error:
+                if error.status not in (CONFLICT, NOT_FOUND):
+                    raise
+            seen = self._kube.find(path)
+        raise KubeError(CONFLICT, f"the Deployment {name} changes faster than it can be scaled")
+
+    def delete(self, name: str, uid: str) -> None:
+        """Have a pod end. One that is gone, or is another by now, is no error."""
+        try:
+            self._kube.delete(PODS.path(self._namespace, name), uid=uid, grace=POD_GRACE)
+        except KubeError as error:
+            if error.status not in (CONFLICT, NOT_FOUND):
+                raise
+
+    def mark(self, name: str, marks: Mapping[str, str]) -> None:
+        """Write on a pod whose it is, for the time when its Deployment is gone."""
+        try:
+            self._kube.merge(PODS.path(self._namespace, name), {"metadata": {"annotations": dict(marks)}})
+        except KubeError as error:
+            if error.status != NOT_FOUND:
+                raise
+
+    def last_pods(self, revision: str) -> list[Json] | None:
+        """List a Revision's pods, once no ReplicaSet will make another; None: one may.
+
+        A Deployment that says "zero" is not enough: the ReplicaSet's controller may not have heard of it yet.
+        """
+        selector = f"{REVISION}={revision}"
+        sets = self._kube.get(REPLICA_SETS.path(self._namespace), labelSelector=selector)["items"]
+        if not all(_is_still(each) for each in sets):
+            return None
+        items: list[Json] = self._kube.get(PODS.path(self._namespace), labelSelector=selector)["items"]
+        return items
+
+    def node_is_gone(self, name: str) -> bool:
+        """Whether a node is gone for good. One that we may not look at is not known to be."""
+        try:
+            return pods.settles(self._kube.find(NODES.path(name=name)))
+        except KubeError as error:
+            if error.status == _FORBIDDEN:
+                return False
+            raise
+
+    def node_is_lost(self, name: str) -> bool:
+        """Whether nothing is heard of a node: its state is unknown, or it is gone."""
+        try:
+            found = self._kube.find(NODES.path(name=name))
+        except KubeError as error:
+            if error.status == _FORBIDDEN:
+                return False
+            raise
+        if pods.settles(found) or found is None:
+            return True
+        conditions = found.get("status", {}).get("conditions", [])
+        return any(each["type"] == "Ready" and each["status"] == "Unknown" for each in conditions)
+
+
+def _is_still(replica_set: Json) -> bool:
+    """Whether a ReplicaSet's controller knows that it wants no pods, and has none left to delete."""
+    status, meta = replica_set.get("status", {}), replica_set["metadata"]
+    observed = status.get("observedGeneration", 0) >= meta.get("generation", 1)
+    return observed and not replica_set["spec"].get("replicas", 1) and not status.get("replicas", 0)

@@ -1,0 +1,6 @@
+"""The switcher as a function: its settings come from the environment, everything else from the package."""
+
+from hotseat.cluster.switcher import main
+
+if __name__ == "__main__":
+    main()

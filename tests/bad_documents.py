@@ -1,0 +1,241 @@
+"""Documents that `hotseat validate` and an API server with our CRDs must both refuse, and some that both must take."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def model(engine: str | None = "mock", *, name: str = "a", head: Json | None = None, **spec: Any) -> Json:
+    if engine is not None:
+        spec = {"engine": engine} | spec
+    return {
+        "apiVersion": "hotseat.dev/v1alpha1",
+        "kind": "Model",
+        "metadata": {"name": name} | (head or {}),
+        "spec": spec,
+    }
+
+
+def workspace(**spec: Any) -> Json:
+    return {"apiVersion": "hotseat.dev/v1alpha1", "kind": "Workspace", "metadata": {"name": "a"}, "spec": spec}
+
+
+def custom(*command: str, **spec: Any) -> Json:
+    return model("custom", command=["serve", *command], **spec)
+
+
+def vllm(**spec: Any) -> Json:
+    return model("vllm", **{"source": "hf://o/r"} | spec)
+
+
+PORT = "{port}"
+# Field that `hotseat validate` points to, and words of the API server's refusal.
+BAD: dict[str, tuple[Json, str, str]] = {
+    # What is not known.
+    "misspelt field": (model(aliasses=["b"]), "spec.aliasses", 'unknown field "spec.aliasses"'),
+    "snake case": (model(served_name="b"), "spec.served_name", 'unknown field "spec.served_name"'),
+    "field of another part": (model(idleTimeout="5m"), "spec.idleTimeout", 'unknown field "spec.idleTimeout"'),
+    "field in a list": (model(env=[{"name": "A", "nam": "b"}]), "spec.env[0].nam", 'unknown field "spec.env[0].nam"'),
+    "field of the metadata": (model(head={"lables": {}}), "metadata.lables", 'unknown field "metadata.lables"'),
+    "field of the document": (model() | {"specs": {}}, "specs", 'unknown field "specs"'),
+    "field of a workspace": (workspace(gpus=2), "spec.gpus", 'unknown field "spec.gpus"'),
+    "value of an enum": (model(lifecycle={"release": "Parc"}), "spec.lifecycle.release", "supported values"),
+    "value in a list": (model(capabilities=["embeddings"]), "spec.capabilities[0]", "supported values"),
+    "value of onDelete": (model(cache={"onDelete": "Keep"}), "spec.cache.onDelete", "supported values"),
+    "value of fetchBy": (model(cache={"fetchBy": "job"}), "spec.cache.fetchBy", "supported values"),
+    # What is missing.
+    "no engine": (model(None), "spec.engine", "spec.engine: Required value"),
+    "empty engine": (model(""), "spec.engine", "should be at least 1 chars long"),
+    "no spec": ({key: value for key, value in model().items() if key != "spec"}, "spec", "spec: Required value"),
+    "variable without a name": (model(env=[{"value": "1"}]), "spec.env[0].name", "spec.env[0].name: Required value"),
+    # What is of another type.
+    "number for text": (model(args=["-c", 8192]), "spec.args[1]", "must be of type string"),
+    "boolean for text": (model(aliases=[True]), "spec.aliases[0]", "must be of type string"),
+    "number for a variable": (model(env=[{"name": "A", "value": 1}]), "spec.env[0].value", "must be of type string"),
+    "text for a number": (model(port="80"), "spec.port", "must be of type integer"),
+    "text for a boolean": (model(unlisted="true"), "spec.unlisted", "must be of type boolean"),
+    "fraction": (model(port=80.5), "spec.port", "must be of type integer"),
+    "text for a list": (model(args="-c 8192"), "spec.args", "must be of type array"),
+    "mapping for a list": (model(env={"A": "b"}), "spec.env", "spec.env"),
+    "list for a mapping": (model(resources=[1]), "spec.resources", "must be of type object"),
+    "text for a mapping": (model(head={"labels": "x"}), "metadata.labels", "labels"),
+    "null in a list": (model(args=[None]), "spec.args[0]", "must be of type string"),
+    "NUL": (model(env=[{"name": "A", "value": "a\0b"}]), "spec.env[0].value", "spec.env[0].value in body should match"),
+    "NUL for people": (model(description="\0"), "spec.description", "spec.description in body should match"),
+    # What is out of bounds.
+    "port": (model(port=70000), "spec.port", "less than or equal to 65535"),
+    "GPUs": (model(resources={"gpus": -1}), "spec.resources.gpus", "greater than or equal to 0"),
+    "many GPUs": (model(resources={"gpus": 65}), "spec.resources.gpus", "less than or equal to 64"),
+    "priority": (model(scheduling={"priority": 1001}), "spec.scheduling.priority", "less than or equal to 1000"),
+    "concurrency": (model(concurrency=-1), "spec.concurrency", "greater than or equal to 0"),
+    "queue": (workspace(queue={"maxWaiting": -1}), "spec.queue.maxWaiting", "greater than or equal to 0"),
+    "queue of a model": (
+        workspace(queue={"maxWaitingPerModel": 100_001}), "spec.queue.maxWaitingPerModel", "less than or equal to 100000"
+    ),
+    "capacity": (workspace(capacity={"gpus": 1025}), "spec.capacity.gpus", "less than or equal to 1024"),
+    "many arguments": (model(args=["x"] * 101), "spec.args", "must have at most 100 items"),
+    "long argument": (model(args=["x" * 8193]), "spec.args[0]", "may not be more than 8192"),
+    "many aliases": (model(aliases=[f"b{n}" for n in range(101)]), "spec.aliases", "must have at most 100 items"),
+    # What is spelt wrong.
+    "name": (model(name="qwen2.5"), "metadata.name", "metadata.name"),
+    "name that begins with a digit": (model(name="7b"), "metadata.name", "metadata.name"),
+    "long name": (model(name="a" * 64), "metadata.name", "may not be more than 63"),
+    "alias": (model(aliases=["-x"]), "spec.aliases[0]", "spec.aliases[0] in body should match"),
+    "long alias": (model(aliases=["x" * 254]), "spec.aliases[0]", "may not be more than 253"),
+    "workspace": (model(workspace="A"), "spec.workspace", "spec.workspace in body should match"),
+    "variable": (model(env=[{"name": "A-B"}]), "spec.env[0].name", "spec.env[0].name in body should match"),
+    "path": (model(health={"path": "health"}), "spec.health.path", "spec.health.path in body should match"),
+    "url": (model("external", url="ftp://h"), "spec.url", "spec.url in body should match"),
+    "claim": (model(cache={"existingClaim": "A"}), "spec.cache.existingClaim", "existingClaim in body should match"),
+    "pull secret": (model(imagePullSecrets=["a_b"]), "spec.imagePullSecrets[0]", "imagePullSecrets[0] in body should"),
+    "credentials": (model(credentials="a/b"), "spec.credentials", "spec.credentials in body should match"),
+    # Quantities and durations.
+    "number for a duration": (model(lifecycle={"idleTimeout": 300}), "spec.lifecycle.idleTimeout", "of type string"),
+    "duration without a unit": (model(lifecycle={"idleTimeout": "300"}), "spec.lifecycle.idleTimeout", "should match"),
+    "words for a duration": (workspace(policy={"maxWait": "5 minutes"}), "spec.policy.maxWait", "should match"),
+    "negative duration": (model(scheduling={"maxWait": "-5s"}), "spec.scheduling.maxWait", "should match"),
+    "endless duration": (model(lifecycle={"startTimeout": "3000000h"}), "spec.lifecycle.startTimeout", "startTimeout"),
+    "GB": (model(resources={"memory": "24GB"}), "spec.resources.memory", "spec.resources.memory in body should match"),
+    "thousandths of a byte": (model(resources={"memory": "512m"}), "spec.resources.memory", "should match"),
+    "negative memory": (model(resources={"memory": -1}), "spec.resources.memory", "greater than or equal to 0"),
+    "endless memory": (model(cache={"size": "99999P"}), "spec.cache.size", "too large for a quantity"),
+    "endless CPU": (model(resources={"cpu": "99999P"}), "spec.resources.cpu", "too large for a quantity"),
+    "list for a quantity": (model(resources={"cpu": [1]}), "spec.resources.cpu", "spec.resources.cpu"),
+    "memory of a workspace": (
+        workspace(capacity={"acceleratorMemory": "80 Gi"}), "spec.capacity.acceleratorMemory", "should match"
+    ),
+    # Sources.
+    "unknown scheme": (model(source="hg://o/r"), "spec.source", "source begins with something unknown"),
+    "scheme in capitals": (model(source="HF://o/r"), "spec.source", "source begins with something unknown"),
+    "scheme without slashes": (model(source="hf:o/r"), "spec.source", "source begins with something unknown"),
+    "scheme alone": (model(source="hf://"), "spec.source", "source names nothing"),
+    "slashes alone": (model(source="file:///"), "spec.source", "source names nothing"),
+    "empty source": (model(source=""), "spec.source", "source is empty"),
+    "blank source": (model(source=" "), "spec.source", "source is empty"),
+    # What does not go together.
+    "claim and size": (
+        model(cache={"existingClaim": "a", "size": "1Gi"}),
+        "spec.cache.existingClaim",
+        "existingClaim excludes size and storageClass",
+    ),
+    "claim and class": (
+        model(cache={"existingClaim": "a", "storageClass": "b"}),
+        "spec.cache.existingClaim",
+        "existingClaim excludes size and storageClass",
+    ),
+    "variable twice": (model(env=[{"name": "A"}, {"name": "A"}]), "spec.env", "Duplicate value"),
+    "alias twice": (model(aliases=["b", "b"]), "spec.aliases[1]", "Duplicate value"),
+    "name as alias": (model(aliases=["b", "a"]), "spec.aliases[1]", "the name stands in spec.aliases as well"),
+    "pod template": (model(podTemplate={"specs": {}}), "spec.podTemplate", 'unknown field "spec.podTemplate.specs"'),
+    "part of a pod template": (model(podTemplate={"spec": []}), "spec.podTemplate", "must be of type object"),
+    # Engines.
+    "external without url": (model("external"), "spec.url", "engine external needs url"),
+    "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
+    "external by TLS": (model("external", url="https://h"), "spec", "url of engine external must be http://HOST:PORT"),
+    "external with a path": (model("external", url="http://h/v1"), "spec", "url of engine external must be http://HOST:PORT"),
+    **{
+        f"external with {field}": (
+            model("external", url="http://h", **{field: value}),
+            "spec",
+            f"engine external starts nothing, so {field} has no meaning",
+        )
+        for field, value in {
+            "command": ["x"], "args": ["x"], "env": [{"name": "A"}], "port": 80, "source": "/x",
+        }.items()
+    },
+    "custom without command": (model("custom"), "spec.command", "engine custom needs command"),
+    "custom with an empty command": (model("custom", command=[], port=80), "spec.command", "engine custom needs command"),
+    "unknown field in braces": (custom(PORT, "{prot}"), "spec", "command: fields are {port}, {host}"),
+    "empty braces": (custom(PORT, "{}"), "spec", "command: fields are {port}, {host}"),
+    "single brace": (custom(PORT, "{port"), "spec", "command: fields are {port}, {host}"),
+    "single brace after doubled ones": (custom(PORT, "{{port}"), "spec", "command: fields are {port}, {host}"),
+    "bad variable in braces": (custom(PORT, args=["{env:1}"]), "spec", "args: fields are {port}, {host}"),
+    "model without a source": (custom(PORT, "-m={model}"), "spec", "{model} is used, but there is no source"),
+    "model in args without a source": (custom(PORT, args=["{model}"]), "spec", "{model} is used, but there is no source"),
+    "listens nowhere": (custom(), "spec", "neither command nor args contain {port}, and port is not set"),
+    "doubled braces are no port": (custom("{{port}}"), "spec", "neither command nor args contain {port}, and port is not set"),
+    "llamacpp without a source": (model("llamacpp"), "spec", "engine llamacpp needs source"),
+    "port of llamacpp": (model("llamacpp", source="/x", args=["--port=1"]), "spec", "args has what hotseat sets itself: ^(-m"),
+    "model of llamacpp": (model("llamacpp", source="/x", args=["-m", "y"]), "spec", "args has what hotseat sets itself: ^(-m"),
+    # vLLM.
+    "vllm without a source": (model("vllm"), "spec", "engine vllm needs source"),
+    "vllm from ollama": (vllm(source="ollama://x"), "spec", "engine vllm cannot read ollama://"),
+    "host of vllm": (vllm(args=["--host", "::"]), "spec", "args has what hotseat sets itself: ^--(host"),
+    "name of vllm": (vllm(args=["--served_model_name=x"]), "spec", "args has what hotseat sets itself: ^--(host"),
+    "vllm fetches a file": (
+        vllm(source="hf://o/r/f.gguf", cache={"fetchBy": "Engine"}), "spec", "vllm fetches whole repositories only"
+    ),
+    "vllm fetches by https": (
+        vllm(source="https://h/f", cache={"fetchBy": "Engine"}), "spec", "vllm fetches whole repositories only"
+    ),
+    "settings of vllm": (model(vllm={}), "spec.vllm", "vllm is for engine vllm only"),
+    "more parts than GPUs": (
+        vllm(vllm={"tensorParallelSize": 2}), "spec", "vllm.tensorParallelSize is more than resources.gpus"
+    ),
+    "tool choice without a parser": (
+        vllm(vllm={"enableAutoToolChoice": True}), "spec.vllm.enableAutoToolChoice", "enableAutoToolChoice needs toolCallParser"
+    ),
+    "tool choice with the parser none": (
+        vllm(vllm={"enableAutoToolChoice": True, "toolCallParser": ""}),
+        "spec.vllm.enableAutoToolChoice",
+        "enableAutoToolChoice needs toolCallParser",
+    ),
+    **{
+        f"vllm.{field}: {value}": (vllm(vllm={field: value}), f"spec.vllm.{field}", words)
+        for field, value, words in (
+            ("toolCallParser", "herms", "supported values"),
+            ("reasoningParser", "r1", "supported values"),
+            ("dtype", "int8", "supported values"),
+            ("tensorParallelSize", 0, "greater than or equal to 1"),
+            ("maxModelLen", 511, "greater than or equal to 512"),
+            ("gpuMemoryUtilization", 0.05, "greater than or equal to 0.1"),
+            ("gpuMemoryUtilization", 1.01, "less than or equal to 1"),
+            ("gpuMemoryUtilization", "0.9", "must be of type number"),
+            ("maxNumBatchedTokens", 0, "greater than or equal to 1"),
+            ("maxNumSeqs", 0, "greater than or equal to 1"),
+            ("cpuOffloadGB", -1, "greater than or equal to 0"),
+            ("cpuOffloadGb", 1, 'unknown field "spec.vllm.cpuOffloadGb"'),
+            ("enablePrefixCaching", "yes", "must be of type boolean"),
+        )
+    },
+}  # fmt: skip
+
+GOOD: dict[str, Json] = {
+    "all of vllm": vllm(
+        vllm={
+            "toolCallParser": "hermes", "reasoningParser": "", "tensorParallelSize": 2, "maxModelLen": 512,
+            "gpuMemoryUtilization": 1, "enableChunkedPrefill": True, "maxNumBatchedTokens": 1, "maxNumSeqs": 1,
+            "dtype": "half", "disableCustomAllReduce": True, "enablePrefixCaching": False, "cpuOffloadGB": 0.5,
+            "enableAutoToolChoice": True,
+        },
+        resources={"gpus": 1 + 1},
+        source="hf://o/r@main",
+        cache={"fetchBy": "Engine", "onDelete": "Delete", "existingClaim": "a.b"},
+        args=["--port-range", "1"],
+    ),
+    "vllm without a GPU": vllm(vllm={"tensorParallelSize": 2}, resources={"gpus": 0}),
+    "vllm that reads a claim": vllm(source="pvc://c/p", cache={"fetchBy": "Engine"}),
+    "fields in braces": custom("{port}{host}", "{{x}}", "{{{name}}}", "{env:A_1}", "{model}", source="s3://b/k"),
+    "a port of its own": custom("x", port=80),
+    "external": model("external", url="http://h:80/"),
+    "llamacpp": model("llamacpp", source="/x", args=["--model-alias", "--ports"]),
+    **{
+        f"source {source}": model(source=source)
+        for source in ("a.gguf", "./a b", "~/m", "/m", "qwen2.5:7b", "ollama://x", "pvc://c/p", "https://h/x", "file://m")
+    },
+    "quantities": model(
+        resources={"cpu": 4, "memory": 2**40, "acceleratorMemory": "1.5Gi", "gpus": 0}, cache={"size": "9000P"}
+    ),
+    "thousandths of a core": model(resources={"cpu": "500m"}),
+    "durations": model(lifecycle={"idleTimeout": "0", "startTimeout": "1h30m", "drainTimeout": "250ms"}),
+    "long duration": model(lifecycle={"startTimeout": "2562047h"}),
+    "what a cluster runs": model(
+        podTemplate={"metadata": {"labels": {"a": "b"}}, "spec": {"tolerations": [{"operator": "Exists"}]}},
+        imagePullSecrets=["1.a"],
+        credentials="hub",
+        metadata={"any": {"thing": [1, None]}},
+        env=[{"name": "A"}, {"name": "B", "value": ""}],
+    ),
+    "workspace": workspace(capacity={"gpus": 2, "acceleratorMemory": "80Gi"}, policy={"maxWait": "1m"}),
+    "workspace that says nothing": {key: value for key, value in workspace().items() if key != "spec"},
+}  # fmt: skip

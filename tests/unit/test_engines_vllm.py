@@ -1,0 +1,108 @@
+"""Engine vllm: a Model's source and typed settings become a command line."""
+
+from pathlib import Path
+
+import pytest
+
+from hotseat.core.documents import Model
+from hotseat.engines.base import EngineError, Placement, load_engine
+from hotseat.engines.vllm import command_line
+
+ENGINE = load_engine("vllm")
+
+
+def model(**spec: object) -> Model:
+    spec = {"engine": "vllm", "source": "hf://org/repo"} | spec
+    return Model.model_validate({"metadata": {"name": "chat"}, "spec": spec})
+
+
+def arguments(weights: str | None = None, **spec: object) -> list[str]:
+    """What follows the part that all have."""
+    line = command_line(model(**spec), Placement("0.0.0.0", 8080, weights))
+    common = ["--host", "0.0.0.0", "--port", "8080", "--served-model-name"]
+    at = line.index("--host")
+    assert list(line[:2]) == ["vllm", "serve"]
+    assert list(line[at : at + 5]) == common
+    return [*line[2:at], *line[at + 5 :]]
+
+
+def test_weights_are_a_path_once_fetched_and_a_repository_before() -> None:
+    assert arguments("/cache/x") == ["/cache/x", "chat"]
+    assert arguments() == ["org/repo", "chat"]
+    assert arguments(source="hf://org/repo/@v1", servedName="gpt") == ["org/repo", "--revision", "v1", "gpt"]
+    with pytest.raises(EngineError, match="needs weights"):
+        arguments(source=None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "flags"),
+    [
+        ("toolCallParser", "llama3_json", ["--tool-call-parser", "llama3_json"]),
+        ("toolCallParser", "", []),
+        ("reasoningParser", "deepseek_r1", ["--reasoning-parser", "deepseek_r1"]),
+        ("tensorParallelSize", 2, ["--tensor-parallel-size", "2"]),
+        ("maxModelLen", 8192, ["--max-model-len", "8192"]),
+        ("gpuMemoryUtilization", 0.85, ["--gpu-memory-utilization", "0.85"]),
+        ("enableChunkedPrefill", True, ["--enable-chunked-prefill"]),
+        ("enableChunkedPrefill", False, ["--no-enable-chunked-prefill"]),
+        ("maxNumBatchedTokens", 4096, ["--max-num-batched-tokens", "4096"]),
+        ("maxNumSeqs", 16, ["--max-num-seqs", "16"]),
+        ("dtype", "bfloat16", ["--dtype", "bfloat16"]),
+        ("disableCustomAllReduce", True, ["--disable-custom-all-reduce"]),
+        ("disableCustomAllReduce", False, []),
+        ("enablePrefixCaching", True, ["--enable-prefix-caching"]),
+        ("enablePrefixCaching", False, ["--no-enable-prefix-caching"]),
+        ("cpuOffloadGB", 4, ["--cpu-offload-gb", "4.0"]),
+        ("enableAutoToolChoice", False, []),
+    ],
+)
+def test_a_setting_is_a_flag(field: str, value: object, flags: list[str]) -> None:
+    assert arguments(vllm={field: value}) == ["org/repo", "chat", *flags]
+
+
+def test_tool_choice_comes_with_its_parser() -> None:
+    flags = ["--tool-call-parser", "hermes", "--enable-auto-tool-choice"]
+    assert arguments(vllm={"enableAutoToolChoice": True, "toolCallParser": "hermes"})[2:] == flags
+
+
+def test_all_gpus_are_used_unless_somebody_says_how() -> None:
+    four = {"gpus": 4}
+    assert arguments(resources=four)[2:] == ["--tensor-parallel-size", "4"]
+    assert arguments(resources=four, vllm={"tensorParallelSize": 2})[2:] == ["--tensor-parallel-size", "2"]
+    for args in (["--pipeline-parallel-size=4"], ["-dp", "4"], ["--tensor_parallel_size", "2"]):
+        assert arguments(resources=four, args=args)[2:] == args
+
+
+def test_args_come_last_and_so_win_and_command_replaces_the_program() -> None:
+    assert arguments(vllm={"dtype": "half"}, args=["--dtype", "float"])[2:] == ["--dtype", "half", "--dtype", "float"]
+    line = command_line(model(command=["/opt/vllm", "serve", "-v"]), Placement("h", 1))
+    assert line[:4] == ("/opt/vllm", "serve", "-v", "org/repo")
+
+
+def test_a_machine_without_vllm_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match="pip install vllm"):
+        ENGINE.launch(model(), Placement("127.0.0.1", 1))
+    assert ENGINE.launch(model(command=["x"]), Placement("127.0.0.1", 1)).argv[:2] == ("x", "org/repo")
+    (tmp_path / "vllm").touch(mode=0o755)
+    assert ENGINE.launch(model(), Placement("127.0.0.1", 1)).argv[:3] == ("vllm", "serve", "org/repo")
+
+
+def test_weights_are_fetched_before_a_gpu_is_taken_unless_the_model_says_otherwise() -> None:
+    assert ENGINE.fetches(model())
+    assert not ENGINE.fetches(model(cache={"fetchBy": "Engine"}))
+    assert not ENGINE.fetches(model(source="/models/x"))
+    assert ENGINE.health_path(model()) == "/health"
+
+
+def test_problems_name_the_field_and_the_way_out() -> None:
+    assert ENGINE.check(model()) == []
+    assert ENGINE.check(model(source=None)) == [
+        "engine vllm needs source: hf://org/repo, or a folder with such a model"
+    ]
+    assert ENGINE.check(model(vllm={"tensorParallelSize": 2})) == [
+        "vllm.tensorParallelSize is 2, but resources.gpus is 1"
+    ]
+    assert ENGINE.check(model(args=["--served_model_name=x", "--dtype", "half"])) == [
+        "args has --served-model-name, which hotseat sets itself"
+    ]
