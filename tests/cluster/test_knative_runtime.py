@@ -175,7 +175,7 @@ def test_a_crash_of_a_resident_model(kube: Kube, namespace: str, home: Home) -> 
     assert home.told.of_holder("default/one@30") == ["HolderReady", "HolderFailed", "HolderReleased"]
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("delay", [0.2, 0.5, 0.9])
 def test_a_stop_at_any_moment_of_loading(kube: Kube, namespace: str, home: Home, delay: float) -> None:
     holder = f"default/two@4{int(delay * 10)}"
     home.runtime.start(Start("two", holder, 40))

@@ -34,7 +34,7 @@ def ksvc(name, url="http://127.0.0.1:9", image="registry.example.com/hotseat@sha
         "containers": [
             {
                 "image": image,
-                "env": [{"name": key, "value": value} for key, value in env.items()],
+                "env": [{"name": key} | ({"value": value} if value else {}) for key, value in env.items()],
                 "volumeMounts": [{"name": "key", "mountPath": "/etc/hotseat/demand"}],
             }
         ],

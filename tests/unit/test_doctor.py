@@ -144,7 +144,7 @@ ILLS = [
 
 
 @pytest.mark.parametrize(("path", "answer", "subject", "seen", "remedy"), ILLS, ids=lambda each: str(each)[:40])
-def test_one_thing_that_is_wrong(api, doctor, path, answer, subject, seen, remedy):
+def test_one_thing_that_is_wrong(api, doctor, path, answer, subject, seen, remedy):  # noqa: PLR0917
     api.answers[f"GET {path}"] = answer
     result = doctor("-o", "json")
     listed = [each for each in json.loads(result.stdout)["findings"] if each["subject"] == subject]
@@ -225,7 +225,7 @@ def test_an_empty_cluster_is_told_what_to_install(api, doctor):
     result = doctor("-o", "json")
     assert result.exit_code == 1
     wrong = {name for name, each in findings(result).items() if each["verdict"] == "wrong"}
-    assert {"Knative Serving", "Knative Eventing", "Broker", "router", "switcher"} <= wrong
+    assert {"Knative Serving", "Knative Eventing", "Broker", "router", "switcher", "demand key"} <= wrong
 
 
 def test_without_an_api_server_it_says_just_that(tmp_path):

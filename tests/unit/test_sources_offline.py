@@ -20,7 +20,7 @@ def test_a_local_path_is_there_or_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"), [("pvc://claim/a", "needs a cluster"), ("s3://bucket/a", "s3:// cannot be fetched")]
+    ("source", "reason"), [("pvc://claim/a", "needs a cluster"), ("gs://bucket/a", "gs:// cannot be fetched")]
 )
 def test_what_one_machine_cannot_bring_is_an_error(source: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=reason):

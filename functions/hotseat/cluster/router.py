@@ -31,11 +31,11 @@ class RouterApp:
     def __init__(self, settings: Settings) -> None:
         kube = Kube.connect()
         self._connections = Connections()
-        carrier = Carrier(settings.broker, settings.switcher, settings.key)
+        namespace = settings.namespace or kube.namespace
+        carrier = Carrier(settings.broker_of(namespace), settings.switcher, settings.key)
         self.house = RemoteHouse(settings.pod, carrier, self._connections.forget)
         self._bus = Bus()
         self._metrics = Metrics(self._read)
-        namespace = settings.namespace or kube.namespace
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
         self.gateway = create_gateway(
             self.house,

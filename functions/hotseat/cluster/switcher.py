@@ -51,7 +51,7 @@ class SwitcherApp:
         self._bus = Bus(f"/namespaces/{namespace}")
         self._metrics = Metrics(self._gauges)
         self._bus.subscribe(self._metrics.event)
-        self._sink = HttpSink(settings.broker) if settings.broker else None
+        self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
         if self._sink is not None:
             self._bus.subscribe(self._sink)
         self._dirty = threading.Event()
@@ -133,6 +133,7 @@ class SwitcherApp:
                 log.warning("waiting for the API server")
         self._scribe.start()
         self._read()
+        self._open()
         self._enter()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
         self._leading = True
@@ -146,6 +147,7 @@ class SwitcherApp:
         for each in self._documents.models.values():
             for item in each.objects:
                 self._make(item)
+        self._open()  # before the runtime speaks of its Models
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._enter()
         self._settle()
@@ -161,14 +163,11 @@ class SwitcherApp:
             self._scribe.forget(name.partition("/")[2])
         self._uids = found
 
-    def _enter(self) -> None:
-        """Give each Workspace its documents."""
-        models = self._documents.models
-        self._homes = {name: r.model.spec.workspace for name, r in models.items()}
+    def _open(self) -> None:
+        """Make a chamber for each new Workspace."""
+        self._homes = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
         for name, (workspace, document) in self._documents.workspaces.items():
-            chamber = self._chambers.get(name)
-            new = chamber is None
-            if chamber is None:
+            if name not in self._chambers:
                 chamber = Chamber(
                     workspace,
                     document.get("status") or {},
@@ -179,11 +178,16 @@ class SwitcherApp:
                 )
                 chamber.turned = self._scribe.mark
                 self._chambers[name] = chamber
+                chamber.start()
+
+    def _enter(self) -> None:
+        """Give each Workspace its documents."""
+        models = self._documents.models
+        for name, (workspace, document) in self._documents.workspaces.items():
+            chamber = self._chambers[name]
             mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
             marks = {r.model.name: r.mark for r in mine}
             chamber.change(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
-            if new:
-                chamber.start()
         for name in self._chambers.keys() - self._documents.workspaces.keys():
             chamber = self._chambers[name]
             chamber.change(chamber.workspace, chamber.generation, (), {})

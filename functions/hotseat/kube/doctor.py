@@ -20,7 +20,7 @@ from hotseat.kube.names import (
     WORKSPACES,
     Resource,
 )
-from hotseat.kube.parts import ROUTER, SWITCHER, Part, find_part
+from hotseat.kube.parts import DEMAND_SECRET, ROUTER, SWITCHER, Part, find_part
 from hotseat.manifests.crd import definition
 
 _FORBIDDEN = (401, 403)
@@ -152,7 +152,7 @@ class Doctor:
     def _secret(self) -> Iterator[Finding]:
         yield from checks.demand_secrets(self._parts)
         names = {each.demand_secret for each in self._parts.values() if each is not None and each.demand_secret}
-        for name in sorted(names):
+        for name in sorted(names or {DEMAND_SECRET}):
             found = self._kube.find(_SECRETS.path(self._namespace, name))
             yield checks.demand_secret(name, found, self._namespace)
 

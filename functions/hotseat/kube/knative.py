@@ -10,7 +10,7 @@ from hotseat.core.units import Unreadable, parse_duration
 from hotseat.kube.checks import SERVING, Finding, Patch, Verdict, ok
 from hotseat.kube.client import Json
 
-LONGEST_REQUEST: Final = 3600  # seconds that a stream, or a request that waits for its turn, may take
+LONGEST_REQUEST: Final = 7200  # seconds: timeoutSeconds of the router, which waits and streams for so long
 START: Final = 300  # seconds that loading may take, unless a Model says otherwise
 _OPERATOR: Final = "KnativeServing"  # kind of the operator's object; it undoes changes of the ConfigMaps that it owns
 
@@ -49,9 +49,9 @@ def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Set
     yield _feature("affinity", "a pod template may ask for nodes by affinity", advisory="affinity" not in used)
     why = "Models begin with no pod: they are loaded only when it is their turn"
     yield Setting("config-autoscaler", "allow-zero-initial-scale", "false", "true", why, _is_true)
-    why = f"a long stream, or a wait for the turn, is cut at this many seconds; at least {LONGEST_REQUEST}"
+    why = f"the router asks for {LONGEST_REQUEST} seconds, so that no long stream and no wait for a turn is cut"
     key = "max-revision-timeout-seconds"
-    yield Setting("config-defaults", key, "600", "7200", why, lambda value: int(value) >= LONGEST_REQUEST)
+    yield Setting("config-defaults", key, "600", str(LONGEST_REQUEST), why, lambda value: int(value) >= LONGEST_REQUEST)
     why = "a pod that waits a moment for its GPU must not make its Knative Service fail"
     yield Setting("config-deployment", "pod-is-always-schedulable", "false", "true", why, _is_true)
     why = f"Knative gives up what loads for longer, where a Knative Service says nothing of its own; at least {START}s"

@@ -113,12 +113,12 @@ def fingerprint(part: Json) -> str:
 def drifted(wanted: Any, found: Any) -> bool:
     """Whether an object no longer says what we made it say. What others add (defaults, statuses) is no drift."""
     if isinstance(wanted, Mapping):
-        if not isinstance(found, Mapping):
-            return bool(wanted) or found is not None  # an empty map may be left out
-        return any(drifted(value, found.get(key)) for key, value in wanted.items())
+        found = {} if found is None else found  # the API server leaves out what is empty
+        return not isinstance(found, Mapping) or any(drifted(value, found.get(key)) for key, value in wanted.items())
     if isinstance(wanted, list):
+        found = [] if found is None else found
         if not isinstance(found, list) or len(wanted) != len(found):
-            return bool(wanted) or bool(found)
+            return True
         return any(drifted(one, other) for one, other in zip(wanted, found, strict=True))
     return not _same(wanted, found)
 
@@ -172,7 +172,7 @@ def _volumes(model: Model, program: Program) -> tuple[list[Json], list[Json]]:
 def _same(wanted: Any, found: Any) -> bool:
     if wanted == found:
         return True
-    if found is None:  # the API server leaves these out
+    if found is None:
         return wanted in (False, 0, "")
     try:
         return parse_quantity(wanted) == parse_quantity(found)  # 1000m is written back as 1

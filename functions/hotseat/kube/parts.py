@@ -8,6 +8,7 @@ from hotseat.kube.names import DEPLOYMENTS, QUEUE_PORT, SERVICE, SERVICES, Resou
 
 ROUTER: Final = "router"
 SWITCHER: Final = "switcher"
+DEMAND_SECRET: Final = "hotseat-demand"  # as knative/ names it
 
 _KEY_FILE = "/etc/hotseat/demand/key"  # where it is read from unless HOTSEAT_DEMAND_KEY_FILE says otherwise
 
@@ -76,9 +77,9 @@ class Part:
         return [image for image in (*own, self.variable("HOTSEAT_IMAGE", "")) if image]
 
     def variable(self, name: str, default: str) -> str:
-        """Value of an environment variable, as far as it stands in the pod template."""
+        """Value of an environment variable, as far as the pod template tells it; the API server leaves out an empty one."""
         values = (env for each in self._pod["containers"] for env in each.get("env", ()) if env["name"] == name)
-        return next((str(env["value"]) for env in values if "value" in env), default)
+        return next((str(env.get("value", "")) for env in values if "valueFrom" not in env), default)
 
     @property
     def _pod(self) -> Json:

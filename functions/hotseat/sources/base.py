@@ -13,7 +13,7 @@ from pathlib import Path
 LOCK = "lock"
 FILES = "files"
 _NOTE = "done.json"
-_FETCHED = ("hf", "https", "http", "ollama")
+_FETCHED = ("hf", "https", "http", "ollama", "s3")
 
 
 class SourceError(Exception):

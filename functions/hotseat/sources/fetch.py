@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hotseat.sources import hf, https, ollama
+from hotseat.sources import hf, https, ollama, s3
 from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, split
 from hotseat.sources.progress import Progress
 
 RETRYABLE, HOPELESS = 1, 2  # exit status
-FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch}
+FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch, "s3": s3.fetch}
 
 
 def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:

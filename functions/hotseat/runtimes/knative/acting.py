@@ -40,22 +40,27 @@ class Hands:
         marks = {SWITCHER: self._identity, **(marks or {})}
         return self._patch(deployment, {"metadata": {"annotations": marks}, "spec": {"replicas": replicas}})
 
-    def _patch(self, seen: Json | None, change: Json, *, forcibly: bool = False) -> Json | None:
-        name = seen["metadata"]["name"] if seen else ""
-        path = DEPLOYMENTS.path(self._namespace, name)
+    def _patch(self, seen: Json, change: Json, *, forcibly: bool = False) -> Json | None:
+        """Merge into the newest of a Deployment; what was seen of it may be old, which costs another attempt."""
+        path = DEPLOYMENTS.path(self._namespace, seen["metadata"]["name"])
+        newest: Json | None = seen
         for _ in range(_ATTEMPTS):
-            if seen is None:
+            if newest is None:
                 return None
-            if not forcibly and annotations(seen).get(SWITCHER, self._identity) != self._identity:
-                raise SupersededError(f"{annotations(seen)[SWITCHER]} has taken over {name}")
-            version = {"resourceVersion": seen["metadata"]["resourceVersion"]}
-            try:
-                return self._kube.merge(path, {**change, "metadata": {**change["metadata"], **version}})
-            except KubeError as error:
-                if error.status not in (CONFLICT, NOT_FOUND):
-                    raise
-            seen = self._kube.find(path)
-        raise KubeError(CONFLICT, f"the Deployment {name} changes faster than it can be scaled")
+            if forcibly or self._may_change(newest):
+                version = {"resourceVersion": newest["metadata"]["resourceVersion"]}
+                try:
+                    return self._kube.merge(path, {**change, "metadata": {**change["metadata"], **version}})
+                except KubeError as error:
+                    if error.status not in (CONFLICT, NOT_FOUND):
+                        raise
+            elif newest is not seen:
+                raise SupersededError(f"{annotations(newest)[SWITCHER]} has taken over {newest['metadata']['name']}")
+            newest = self._kube.find(path)
+        raise KubeError(CONFLICT, f"{path} changes faster than it can be scaled")
+
+    def _may_change(self, deployment: Json) -> bool:
+        return annotations(deployment).get(SWITCHER, self._identity) == self._identity
 
     def delete(self, name: str, uid: str) -> None:
         """Have a pod end. One that is gone, or is another by now, is no error."""

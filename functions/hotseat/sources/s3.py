@@ -1,0 +1,111 @@
+"""s3://bucket/key: one object, or with a slash at its end everything below it. No SDK: signed URLs (Signature Version 4).
+
+AWS_ENDPOINT_URL names another store (MinIO, Ceph …), AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
+mean what they mean to Amazon's own tools. Without a key the request is unsigned: a public bucket.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote, urlencode, urlsplit
+from xml.etree import ElementTree as ET
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from hotseat.sources.base import SourceError, split
+from hotseat.sources.download import Remote, download, make_pool
+from hotseat.sources.progress import Progress
+
+VALID = 12 * 3600  # seconds that a signed URL serves, resumed downloads included
+
+
+def fetch(source: str, folder: Path, progress: Progress) -> Path:
+    """Bring it into `folder`; return the file or the folder."""
+    bucket, _, key = split(source)[1].partition("/")
+    if not bucket or not key:
+        raise SourceError(f"source {source}: expected s3://bucket/key, or s3://bucket/folder/")
+    pool = make_pool()
+    whole = key.endswith("/")
+    objects = list(_list(pool, bucket, key, source)) if whole else [(key, None)]
+    if not objects:
+        raise SourceError(f"{source} holds no objects")
+    if whole:
+        progress.total = sum(size for _, size in objects if size)
+    for name, size in objects:
+        # A folder keeps its shape; one object is known by its own name.
+        target = folder / (name.removeprefix(key) if whole else name.rpartition("/")[2])
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise SourceError(f"{source} lists an object {name!r}, which would lie outside of its folder")
+        download(pool, Remote(url(os.environ, bucket, name), size=size), target, progress.file(target.name))
+    return folder if whole else target
+
+
+def url(
+    env: Mapping[str, str], bucket: str, key: str, query: Mapping[str, str] | None = None, now: datetime | None = None
+) -> str:
+    """Build the URL of a GET, signed if there is a key. An endpoint of one's own gets the bucket as part of the path."""
+    region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+    base = f"{endpoint.rstrip('/')}/{bucket}" if endpoint else f"https://{bucket}.s3.{region}.amazonaws.com"
+    parts = urlsplit(f"{base}/{quote(key)}")
+    fields = dict(query or {})
+    if env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"):
+        fields |= _signed(env, region, parts.netloc, parts.path, fields, now or datetime.now(UTC))
+    return parts._replace(query=_encoded(fields)).geturl()
+
+
+def _signed(  # noqa: PLR0917
+    env: Mapping[str, str], region: str, host: str, path: str, query: Mapping[str, str], now: datetime
+) -> dict[str, str]:
+    """Give the query with its signature, as Amazon's documents call the steps."""
+    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    fields = {
+        **query,
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": f"{env['AWS_ACCESS_KEY_ID']}/{scope}",
+        "X-Amz-Date": stamp,
+        "X-Amz-Expires": str(VALID),
+        "X-Amz-SignedHeaders": "host",
+    }
+    if env.get("AWS_SESSION_TOKEN"):
+        fields["X-Amz-Security-Token"] = env["AWS_SESSION_TOKEN"]
+    request = "\n".join(("GET", path, _encoded(fields), f"host:{host}", "", "host", "UNSIGNED-PAYLOAD"))
+    text = "\n".join(("AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(request.encode()).hexdigest()))
+    secret = f"AWS4{env['AWS_SECRET_ACCESS_KEY']}".encode()
+    for part in scope.split("/"):
+        secret = hmac.digest(secret, part.encode(), "sha256")
+    return {**fields, "X-Amz-Signature": hmac.digest(secret, text.encode(), "sha256").hex()}
+
+
+def _encoded(fields: Mapping[str, str]) -> str:
+    return urlencode(sorted(fields.items()), quote_via=quote, safe="")
+
+
+def _list(pool: urllib3.PoolManager, bucket: str, prefix: str, source: str) -> Iterator[tuple[str, int]]:
+    """Yield keys and sizes below a prefix; folders that some tools leave as empty objects are no files."""
+    query = {"list-type": "2", "prefix": prefix}
+    while True:
+        try:
+            response = pool.request("GET", url(os.environ, bucket, "", query))
+        except HTTPError as error:
+            raise SourceError(f"{source}: the store cannot be reached: {error}", retryable=True) from error
+        if response.status != 200:  # noqa: PLR2004
+            again = response.status in (429, 500, 502, 503, 504)
+            raise SourceError(f"{source}: the store answered {response.status} to a listing", retryable=again)
+        try:
+            answer = ET.fromstring(response.data)  # noqa: S314 - expat refuses entities that grow
+        except ET.ParseError as error:
+            raise SourceError(f"{source}: the store's listing cannot be read: {error}") from error
+        for item in answer.iterfind("{*}Contents"):
+            key = item.findtext("{*}Key", "")
+            if not key.endswith("/"):
+                yield key, int(item.findtext("{*}Size", "0"))
+        token = answer.findtext("{*}NextContinuationToken")
+        if not token:
+            return
+        query = {**query, "continuation-token": token}

@@ -1,0 +1,114 @@
+"""A ksvc that carries our label is a Model without any Model object."""
+
+from typing import Any
+
+import pytest
+
+from hotseat.core.documents import Capability
+from hotseat.kube.adoption import adopt, is_adopted
+
+GPU = "nvidia.com/gpu"
+CLASS = {"autoscaling.knative.dev/class": "gpu.hotseat.dev"}
+
+
+def service(
+    annotations: dict[str, str] | None = None, *, template: dict[str, str] | None = None, **pod: Any
+) -> dict[str, Any]:
+    """What `kn service apply` makes."""
+    pod = {"containers": [{"name": "user-container", "resources": {"limits": {GPU: "2"}}}], **pod}
+    return {
+        "metadata": {
+            "name": "whisper",
+            "namespace": "llm",
+            "labels": {"hotseat.dev/workspace": "lab"},
+            "annotations": annotations or {},
+        },
+        "spec": {"template": {"metadata": {"annotations": {**CLASS, **(template or {})}}, "spec": pod}},
+    }
+
+
+def test_the_label_makes_it_one_unless_a_model_made_it() -> None:
+    assert is_adopted(service())
+    owned = service()
+    owned["metadata"]["ownerReferences"] = [{"apiVersion": "hotseat.dev/v1alpha1", "kind": "Model", "name": "whisper"}]
+    assert not is_adopted(owned)
+    foreign = service()
+    foreign["metadata"]["ownerReferences"] = [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "x"}]
+    assert is_adopted(foreign)
+    unlabelled = service()
+    unlabelled["metadata"]["labels"] = {}
+    assert not is_adopted(unlabelled)
+
+
+def test_name_workspace_gpus_and_limit_are_its_own() -> None:
+    adopted = adopt(service(containerConcurrency=8), GPU)
+    assert adopted.problems == ()
+    assert (adopted.model.name, adopted.model.metadata.namespace) == ("whisper", "llm")
+    assert adopted.model.spec.engine == "container"
+    assert adopted.model.spec.workspace == "lab"
+    assert adopted.model.spec.resources.gpus == 2
+    assert adopted.model.spec.concurrency == 8
+    assert adopt(service(containers=[{"name": "x"}]), GPU).model.spec.resources.gpus == 0
+
+
+def test_annotations_say_the_rest() -> None:
+    said = {
+        "aliases": "whisper-1, org/Whisper",
+        "priority": "-5",
+        "max-wait": "2m",
+        "min-residency": "30s",
+        "concurrency": "3",
+        "served-name": "w",
+        "capabilities": "transcription",
+        "description": "hears",
+        "preload": "true",
+        "start-timeout": "10m",
+        "gpus": "1",
+    }
+    adopted = adopt(service({f"hotseat.dev/{name}": text for name, text in said.items()}), GPU)
+    spec = adopted.model.spec
+    assert adopted.problems == ()
+    assert spec.aliases == ("whisper-1", "org/Whisper")
+    assert (spec.scheduling.priority, spec.scheduling.max_wait, spec.scheduling.min_residency) == (-5, 120.0, 30.0)
+    assert (spec.concurrency, spec.served_name, spec.description) == (3, "w", "hears")
+    assert spec.capabilities == (Capability.TRANSCRIPTION,)
+    assert (spec.lifecycle.preload, spec.lifecycle.start_timeout) == (True, 600.0)
+    assert spec.resources.gpus == 1
+
+
+def test_those_of_the_service_win_over_those_of_its_template() -> None:
+    both = service(
+        {"hotseat.dev/priority": "2"}, template={"hotseat.dev/priority": "1", "hotseat.dev/description": "t"}
+    )
+    spec = adopt(both, GPU).model.spec
+    assert (spec.scheduling.priority, spec.description) == (2, "t")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("priority", "high", "a valid integer"),
+        ("priority", "5000", "less than or equal to 1000"),
+        ("max-wait", "30", "a duration such as 90s"),
+        ("aliases", "fine,not fine", "letters, digits and any of"),
+        ("capabilities", "dance", "'chat'"),
+        ("gpus", "-1", "greater than or equal to 0"),
+        ("preload", "maybe", "a valid boolean"),
+    ],
+)
+def test_a_wrong_one_is_told_and_the_others_count(name: str, text: str, allowed: str) -> None:
+    key = f"hotseat.dev/{name}"
+    adopted = adopt(service({"hotseat.dev/served-name": "w", key: text}), GPU)
+    assert len(adopted.problems) == 1
+    assert f"annotation {key} is {text!r}; allowed: " in adopted.problems[0]
+    assert allowed in adopted.problems[0]
+    assert adopted.model.spec.served_name == "w"
+    assert adopted.model.spec.scheduling.priority == 0
+    assert adopted.model.spec.aliases == ()
+
+
+def test_without_our_class_it_says_who_scales_it() -> None:
+    forgotten = service()
+    del forgotten["spec"]["template"]["metadata"]
+    (problem,) = adopt(forgotten, GPU).problems
+    assert "autoscaling.knative.dev/class: gpu.hotseat.dev" in problem
