@@ -1,4 +1,4 @@
-"""The switcher as a function: its settings come from the environment, everything else from the package."""
+"""The switcher as a function: its settings come from the environment, everything else from the package."""  # noqa: INP001 - a folder to deploy, not a package
 
 from hotseat.cluster.switcher import main
 

@@ -28,6 +28,7 @@ from hotseat.core.policy import NOTHING, Batch, Capacity, Claim
 from hotseat.core.seats import (
     Command,
     DemandReported,
+    Enrolled,
     Load,
     ModelStatus,
     Publish,
@@ -1013,3 +1014,40 @@ def test_a_late_snapshot_of_a_router_that_left_does_not_bring_it_back() -> None:
     house.machine.step(DemandReported(1.0, Demand("gone", 1, 0)))
     house.machine.step(RouterLeft(2.0, "gone"))
     assert house.machine.step(DemandReported(3.0, Demand("gone", 7, 0, {"b": Waiting(1, 0.0)}))) == []
+
+
+def test_nothing_is_drained_before_every_enrolled_router_was_heard() -> None:
+    machine = Switching("w", Batch(), epoch=7)
+    machine.step(Enrolled(0.0, ("r1",)))
+    machine.step(TermsChanged(0.0, {"a": Terms(), "b": Terms()}, Capacity(1)))
+    for model in ("a", "b"):
+        machine.step(CacheObserved(0.0, model, CacheState.CACHED))
+    machine.step(HolderAdopted(0.0, "a", "w/a@5", 5, "http://a"))
+    machine.step(Unload(1.0, "a"))
+    assert machine.holders["w/a@5"].state is SeatState.CLOSING  # r1 may have requests in flight there
+    said = machine.step(DemandReported(2.0, Demand("r1", 1, machine.epoch)))
+    assert any(isinstance(command, Stop) for command in said)
+
+
+def test_an_adopted_holder_that_runs_an_older_document_is_started_anew() -> None:
+    machine = Switching("w", Batch())
+    machine.step(TermsChanged(0.0, {"a": Terms(fingerprint="new")}, Capacity(1)))
+    machine.step(CacheObserved(0.0, "a", CacheState.CACHED))
+    machine.step(HolderAdopted(0.0, "a", "w/a@5", 5, "http://a", fingerprint="old"))
+    said = [*machine.step(Tick(10.0)), *machine.step(Tick(20.0))]
+    stopped = [h for h in machine.holders.values() if h.leaving]
+    assert [h.leaving for h in stopped] == ["changed"]
+    said = machine.step(HolderReleased(21.0, "w/a@5", 5))
+    assert any(isinstance(command, Start) for command in said)
+
+
+def test_an_adopted_holder_that_is_going_already_keeps_its_seat_until_it_is_gone() -> None:
+    machine = Switching("w", Batch())
+    machine.step(TermsChanged(0.0, {"a": Terms(), "b": Terms()}, Capacity(1)))
+    for model in ("a", "b"):
+        machine.step(CacheObserved(0.0, model, CacheState.CACHED))
+    machine.step(HolderAdopted(0.0, "a", "w/a@5", 5, None, releasing=True, gpus=1))
+    said = machine.step(Load(1.0, "b"))
+    assert not any(isinstance(command, Start) for command in said)
+    said = machine.step(HolderReleased(2.0, "w/a@5", 5))
+    assert [command.model for command in said if isinstance(command, Start)] == ["b"]

@@ -30,7 +30,7 @@ class Settings:
 
 VARIABLES = {
     "HOTSEAT_NAMESPACE": "Namespace whose Workspaces and Models are served (default: the pod's own).",
-    "HOTSEAT_BROKER_URL": "Where events are published (default: K_SINK, as a SinkBinding sets it). {namespace} in it is filled in. Empty: no Broker is used.",
+    "HOTSEAT_BROKER_URL": "Where events are published (default: K_SINK). {namespace} in it is filled in. Empty: no Broker is used.",
     "HOTSEAT_SWITCHER_URL": "Where the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand; router and switcher share it.",
     "HOTSEAT_API_KEY_FILE": "File with one client key a line. Without it the router asks for none.",

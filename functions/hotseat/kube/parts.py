@@ -8,7 +8,7 @@ from hotseat.kube.names import DEPLOYMENTS, QUEUE_PORT, SERVICE, SERVICES, Resou
 
 ROUTER: Final = "router"
 SWITCHER: Final = "switcher"
-DEMAND_SECRET: Final = "hotseat-demand"  # as knative/ names it
+DEMAND_SECRET: Final = "hotseat-demand"  # noqa: S105 - its name, as in knative/
 
 _KEY_FILE = "/etc/hotseat/demand/key"  # where it is read from unless HOTSEAT_DEMAND_KEY_FILE says otherwise
 

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import subprocess
 import time
 
 from testcluster.building import build_binaries, build_images, install_packages, pack_folder
@@ -88,4 +89,7 @@ def main() -> None:
     for name, function in (("env", env), ("status", status), ("down", down)):
         commands.add_parser(name).set_defaults(run=function)
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{error.cmd[0]} failed with {error.returncode}: {' '.join(error.cmd[1:])}") from None

@@ -4,8 +4,6 @@ import logging
 import threading
 import time
 
-import urllib3
-
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
 from hotseat.kube.names import PODS
@@ -48,7 +46,7 @@ class PodLog:
             since = {"sinceTime": self._until[:19] + "Z"} if self._until else {"tailLines": str(FIRST_LINES)}
             try:
                 path = PODS.path(self._namespace, pod["metadata"]["name"], "log")
-                text = _read_text(self._kube, path, container=pods.engine_container(pod), timestamps="true", **since)
+                text = self._kube.text(path, container=pods.engine_container(pod), timestamps="true", **since)
             except KubeError as error:
                 log.debug("output of %s: %s", pod["metadata"]["name"], error)
                 return
@@ -84,13 +82,3 @@ class PodLog:
             found = self._kept.read_after(position, max(0.0, min(POLL, left)))
             if found[1] or left <= POLL:
                 return found
-
-
-def _read_text(kube: Kube, path: str, **query: str) -> str:
-    response = kube._open("GET", path, query)  # noqa: SLF001 - the client's public methods read JSON only
-    try:
-        return response.read().decode("utf-8", "replace")
-    except urllib3.exceptions.HTTPError as error:
-        raise KubeError(0, str(error)) from error
-    finally:
-        response.release_conn()

@@ -1,0 +1,110 @@
+"""Models and Workspaces as a cluster holds them, read into what the core understands."""
+
+from typing import Any
+
+from hotseat.cluster import statuses
+from hotseat.cluster.documents import Documents, read
+from hotseat.core.documents import Model
+from hotseat.core.messages import CacheState, Residency, Resident, SeatState
+from hotseat.core.seats import ModelStatus
+from hotseat.kube.conventions import ClusterSettings
+
+SETTINGS = ClusterSettings("hotseat:1", "ns")
+Json = dict[str, Any]
+
+
+def workspace(name: str = "default") -> Json:
+    return {"metadata": {"name": name, "uid": f"w-{name}", "generation": 1}, "spec": {"capacity": {"gpus": 1}}}
+
+
+def model(name: str, **spec: Any) -> Json:
+    return {"metadata": {"name": name, "uid": f"m-{name}", "generation": 2}, "spec": {"engine": "mock", **spec}}
+
+
+def adopted(name: str) -> Json:
+    template = {
+        "metadata": {"annotations": {"autoscaling.knative.dev/class": "gpu.hotseat.dev"}},
+        "spec": {"containers": [{"image": "x", "resources": {"limits": {"nvidia.com/gpu": 1}}}]},
+    }
+    labels = {"hotseat.dev/workspace": "default"}
+    return {"metadata": {"name": name, "uid": "k", "generation": 3, "labels": labels}, "spec": {"template": template}}
+
+
+def test_a_model_becomes_a_ksvc_and_belongs_to_the_only_workspace_there_is() -> None:
+    found = read([workspace("gpu")], [model("a")], [], SETTINGS, {}).models["a"]
+    assert found.model.spec.workspace == "gpu"
+    assert [item["kind"] for item in found.objects] == ["Service"]
+    assert found.objects[0]["metadata"]["ownerReferences"][0]["uid"] == "m-a"
+    assert (found.uid, found.generation, found.problem) == ("m-a", 2, "")
+
+
+def test_what_routing_alone_needs_makes_no_new_revision() -> None:
+    def mark(**spec: Any) -> str:
+        return read([workspace()], [model("a", **spec)], [], SETTINGS, {}).models["a"].mark
+
+    assert mark() == mark(aliases=["gpt-4o"], scheduling={"priority": 5}, description="x")
+    assert mark() != mark(args=["load=1"])
+
+
+def test_a_labelled_ksvc_is_a_model_without_any_model_object() -> None:
+    found = read([workspace()], [], [adopted("k")], SETTINGS, {}).models["k"]
+    assert (found.uid, found.model.spec.resources.gpus, found.objects) == (None, 1, ())
+
+
+def test_a_model_goes_before_a_ksvc_of_its_name_and_a_deleted_one_is_none() -> None:
+    both = read([workspace()], [model("k")], [adopted("k")], SETTINGS, {})
+    assert both.models["k"].uid == "m-k"
+    going = model("a")
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert read([workspace()], [going], [], SETTINGS, {}) == Documents(both.workspaces, {})
+
+
+def test_a_model_that_cannot_be_made_says_why() -> None:
+    found = read([workspace()], [model("a", engine="nobody-has-this")], [], SETTINGS, {}).models["a"]
+    assert "nobody-has-this" in found.problem
+    assert found.objects == ()
+
+
+def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "") -> Json:
+    made = statuses.model_status(
+        ModelStatus("a", state),
+        model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}}),
+        generation=2,
+        resident=Resident("a", "default/a@1", SeatState.READY, 1, 0.0, "http://p") if state == "ready" else None,
+        cache=(cached, "", None, None),
+        switches=(),
+        problem=problem,
+    )
+    return made | {c["type"]: c["status"] for c in made["conditions"]}
+
+
+def test_conditions_say_whether_it_could_serve_serves_and_is_cached() -> None:
+    unloaded = status("unloaded")
+    assert (unloaded["phase"], unloaded["Ready"], unloaded["Cached"], unloaded["Resident"]) == (
+        "Unloaded",
+        "True",
+        "True",
+        "False",
+    )
+    ready = status("ready")
+    assert (ready["phase"], ready["Resident"], ready["address"], ready["replicas"]) == ("Ready", "True", "http://p", 1)
+    absent = status("unloaded", cached=CacheState.FETCHING)
+    assert (absent["Ready"], absent["Cached"]) == ("False", "False")
+    failed = status("failed")
+    assert (failed["phase"], failed["Ready"], failed["Degraded"]) == ("Failed", "False", "True")
+    assert status("unloaded", problem="no engine")["phase"] == "Failed"
+
+
+def test_a_condition_keeps_the_time_since_which_it_is_what_it_is() -> None:
+    old = [{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]
+    same, other = (statuses.condition("Ready", value, "Because", "", 1) for value in (True, False))
+    assert statuses.keep_times([same], old)[0]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
+    assert statuses.keep_times([other], old)[0]["lastTransitionTime"] != "2020-01-01T00:00:00Z"
+
+
+def test_a_seat_that_is_not_proven_free_makes_the_workspace_not_ready() -> None:
+    stuck = Residency(3, (Resident("a", "default/a@1", SeatState.UNPROVEN, 1, 0.0),))
+    ready, events = statuses.workspace_conditions(1, stuck, broker_ok=False)
+    assert (ready["status"], ready["reason"]) == ("False", "ReleaseUnproven")
+    assert "default/a@1" in ready["message"]
+    assert (events["status"], events["reason"]) == ("False", "DemandCameDirectly")

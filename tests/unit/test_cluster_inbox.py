@@ -1,0 +1,97 @@
+"""What the switcher lets in: demand and orders of our routers, and nothing else."""
+
+import time
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from hotseat.cluster.inbox import create_inbox
+from hotseat.control.carrier import Carrier
+from hotseat.control.wire import Json, demand_to_json, sign, stamp
+from hotseat.core.messages import Demand, Waiting
+from hotseat.telemetry.metrics import Metrics
+
+KEY = b"0123456789abcdef"
+TAKEN = list[tuple[str, Demand, str, bool]]
+
+
+@pytest.fixture
+def taken() -> TAKEN:
+    return []
+
+
+@pytest.fixture
+def orders() -> list[Json]:
+    return []
+
+
+@pytest.fixture
+def inbox(taken: TAKEN, orders: list[Json]) -> FlaskClient:
+    def carry_out(order: Json) -> Json:
+        orders.append(order)
+        return {"state": "ready"}
+
+    app = create_inbox(KEY, lambda *told: taken.append(told), carry_out, lambda: True, Metrics(lambda: iter(())))
+    return app.test_client()
+
+
+def demand() -> Json:
+    return demand_to_json("w", Demand("r1", 1, 0, {"a": Waiting(1, time.monotonic())})) | {"pod": "router-0"}
+
+
+def headers(data: Json, key: bytes = KEY) -> dict[str, str]:
+    return Carrier("", "", key).event("w", "demand.reported", data)
+
+
+def test_a_signed_snapshot_is_taken_and_answered_202_with_nothing(inbox: FlaskClient, taken: TAKEN) -> None:
+    data = demand()
+    answer = inbox.post("/", json=data, headers=headers(data))
+    assert (answer.status_code, answer.data) == (202, b"")
+    workspace, told, pod, through_broker = taken[0]
+    assert (workspace, told.router, pod, through_broker) == ("w", "r1", "router-0", True)
+    assert inbox.post("/demand", json=data, headers=headers(data)).status_code == 202
+    assert taken[1][3] is False
+
+
+def test_the_structured_form_of_an_event_is_understood_too(inbox: FlaskClient, taken: TAKEN) -> None:
+    data = demand()
+    event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "dev.hotseat.demand.reported.v1"}
+    body = event | {"signature": sign(KEY, data), "data": data}
+    assert inbox.post("/", json=body, headers={"Content-Type": "application/cloudevents+json"}).status_code == 202
+    assert taken[0][1].router == "r1"
+
+
+def test_demand_that_is_not_ours_is_refused_so_that_no_broker_tries_again(inbox: FlaskClient, taken: TAKEN) -> None:
+    data = demand()
+    forged = headers(data, b"somebody else's key")
+    assert inbox.post("/", json=data, headers=forged).status_code == 403
+    unsigned = {k: v for k, v in headers(data).items() if k != "ce-signature"}
+    assert inbox.post("/", json=data, headers=unsigned).status_code == 403
+    assert inbox.post("/", json=data | {"seq": 99}, headers=headers(data)).status_code == 403
+    assert taken == []
+
+
+def test_foreign_events_change_nothing(inbox: FlaskClient, taken: TAKEN) -> None:
+    foreign = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "com.example.other"}
+    assert inbox.post("/", json={"a": 1}, headers=foreign).status_code == 202
+    assert inbox.post("/", data=b"{", headers={"ce-type": "x"}).status_code == 400
+    assert taken == []
+
+
+def order(**changes: Any) -> Json:
+    now = stamp(time.monotonic())
+    return {"order": "load", "workspace": "w", "model": "a", "router": "r", "id": "1", "at": now, "wait": 0, **changes}
+
+
+def give(inbox: FlaskClient, what: Json, key: bytes = KEY) -> int:
+    return inbox.post("/orders", json=what, headers={"X-Hotseat-Signature": sign(key, what)}).status_code
+
+
+def test_an_order_is_carried_out_once(inbox: FlaskClient, orders: list[Json]) -> None:
+    what = order()
+    assert give(inbox, what) == 200
+    assert give(inbox, what) == 403  # caught and sent again
+    assert give(inbox, order(id="2", at=stamp(time.monotonic() - 60))) == 403
+    assert give(inbox, order(id="3"), b"not the key, sorry") == 403
+    assert len(orders) == 1

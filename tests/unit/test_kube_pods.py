@@ -1,0 +1,122 @@
+"""What a pod's status proves, and what it does not."""
+
+import pytest
+
+from hotseat.kube import pods
+
+
+def container(name: str = "user-container", restarts: int = 0, last: dict | None = None, **state: dict) -> dict:
+    return {"name": name, "state": state, "restartCount": restarts, "lastState": {"terminated": last} if last else {}}
+
+
+def pod(phase: str = "Running", *statuses: dict, init: tuple[dict, ...] = (), **status: object) -> dict:
+    spec = {"nodeName": "node", "containers": [{"name": "user-container"}, {"name": "queue-proxy"}]}
+    return {
+        "metadata": {"uid": "u", "name": "p"},
+        "spec": spec,
+        "status": {"phase": phase, "containerStatuses": list(statuses), "initContainerStatuses": list(init), **status},
+    }
+
+
+ENDED = container(terminated={"exitCode": 0})
+PROXY_ENDED = container("queue-proxy", terminated={"exitCode": 137})
+RUNS = container(running={})
+
+
+@pytest.mark.parametrize(
+    ("found", "proven"),
+    [
+        pytest.param(pod("Failed", ENDED, PROXY_ENDED), True, id="phase and every container"),
+        pytest.param(pod("Succeeded", ENDED, PROXY_ENDED, init=(ENDED,)), True, id="with an init container"),
+        pytest.param(pod("Running", ENDED, PROXY_ENDED), False, id="containers alone"),
+        pytest.param(pod("Failed", RUNS, PROXY_ENDED), False, id="a phase that the garbage collector wrote"),
+        pytest.param(pod("Failed", ENDED, PROXY_ENDED, init=(RUNS,)), False, id="a sidecar runs on"),
+        pytest.param(pod("Failed", ENDED), False, id="nothing is known of one container"),
+        pytest.param(pod("Failed", container(waiting={}), PROXY_ENDED), False, id="one may be about to start"),
+        pytest.param(pod("Failed", reason="UnexpectedAdmissionError"), True, id="the kubelet turned it away"),
+        pytest.param(pod("Failed"), False, id="the kubelet never said anything"),
+        pytest.param(
+            pod("Failed", ENDED, PROXY_ENDED, ephemeralContainerStatuses=[RUNS]), False, id="a debugger is in it"
+        ),
+    ],
+)
+def test_only_a_terminal_phase_with_all_containers_terminated_is_proof(found: dict, proven: bool) -> None:
+    assert pods.terminal(found) is proven
+    assert pods.gone_without_trace(found) is proven
+
+
+def test_a_pod_that_was_never_bound_left_nothing() -> None:
+    unbound = pod("Pending")
+    del unbound["spec"]["nodeName"]
+    assert pods.node(unbound) is None
+    assert pods.gone_without_trace(unbound)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason", "word"),
+    [
+        (pod("Pending", container(waiting={"reason": "ErrImagePull", "message": "no such host"})), "ImagePull", "no such host"),
+        (pod("Pending", container(waiting={"reason": "ImagePullBackOff"})), "ImagePull", "ImagePullBackOff"),
+        (pod("Pending", container(waiting={"reason": "InvalidImageName"})), "ImagePull", "InvalidImageName"),
+        (pod("Pending", container(waiting={"reason": "CreateContainerConfigError", "message": "no secret"})), "CreateContainerConfigError", "secret"),
+        (pod("Pending", container(waiting={"reason": "CreateContainerError"})), "CreateContainerError", ""),
+        (pod("Running", container(waiting={"reason": "CrashLoopBackOff"})), "CrashLoopBackOff", ""),
+        (pod("Running", container(terminated={"exitCode": 137, "reason": "OOMKilled"})), "OutOfMemory", "memory"),
+        (pod("Running", container(terminated={"exitCode": 3, "message": "bad file\n"})), "ExitedWhileLoading", "code 3: bad file"),
+        (pod("Running", container(terminated={"exitCode": 128, "reason": "StartError", "message": "no such file"})), "RunContainerError", "no such file"),
+        (pod("Running", container(restarts=1, last={"exitCode": 5}, running={})), "ExitedWhileLoading", "code 5"),
+        (pod("Running", container(restarts=2, last={"exitCode": 137, "reason": "OOMKilled"}, waiting={"reason": "CrashLoopBackOff"})), "OutOfMemory", ""),
+        (pod("Pending", init=(container("fetch", terminated={"exitCode": 2}),)), "ExitedWhileLoading", "fetch"),
+        (pod("Failed", reason="Evicted", message="low on disk"), "Evicted", "low on disk"),
+        (pod("Failed", reason="UnexpectedAdmissionError", message="no GPU"), "PodRejected", "no GPU"),
+        (pod("Running", RUNS, container("queue-proxy", terminated={"exitCode": 1})), "ExitedWhileLoading", "queue-proxy"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_by_its_own_reason(found: dict, reason: str, word: str) -> None:
+    failure = pods.failure(found, was_ready=False)
+    assert failure is not None
+    assert failure.reason == reason
+    assert word in failure.message
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pod("Pending", container(waiting={"reason": "ContainerCreating"})),
+        pod("Pending", container(waiting={"reason": "PodInitializing"}), init=(container(running={}),)),
+        pod("Running", RUNS, init=(container("fetch", terminated={"exitCode": 0}),)),
+    ],
+)
+def test_what_may_still_become_something_is_no_failure(found: dict) -> None:
+    assert pods.failure(found, was_ready=False) is None
+
+
+def test_an_end_after_it_was_ready_is_called_otherwise() -> None:
+    failure = pods.failure(pod("Running", container(terminated={"exitCode": 1})), was_ready=True)
+    assert failure is not None
+    assert failure.reason == "Exited"
+
+
+def test_the_engine_that_ended_is_blamed_rather_than_its_proxy() -> None:
+    both = pod("Running", PROXY_ENDED, container(terminated={"exitCode": 3}))
+    failure = pods.failure(both, was_ready=True)
+    assert failure is not None
+    assert "user-container" in failure.message
+
+
+def test_nodes_that_are_gone_for_good() -> None:
+    assert pods.settles(None)
+    assert pods.settles({"spec": {"taints": [{"key": pods.OUT_OF_SERVICE, "effect": "NoExecute"}]}})
+    assert not pods.settles({"spec": {"taints": [{"key": "node.kubernetes.io/unreachable"}]}})
+
+
+def test_the_scheduler_says_why_not() -> None:
+    refused = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "1 Insufficient nvidia.com/gpu",
+    }
+    assert pods.unschedulable(pod("Pending", conditions=[refused])) == "1 Insufficient nvidia.com/gpu"
+    assert pods.unschedulable(pod("Pending", conditions=[{**refused, "reason": "SchedulingGated"}])) is None
+    assert pods.unschedulable(pod("Pending")) is None

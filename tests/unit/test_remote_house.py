@@ -1,0 +1,70 @@
+"""A router whose switcher is elsewhere: it knows what the Workspace's status says, and serves only once it is enrolled."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hotseat.control.carrier import Carrier
+from hotseat.control.remote import RemoteHouse
+from hotseat.core.errors import UnknownModel
+
+
+@pytest.fixture
+def house() -> Iterator[RemoteHouse]:
+    house = RemoteHouse("pod-1", Carrier("", "http://127.0.0.1:9", b"0123456789abcdef"), lambda _address: None)
+    yield house
+    for room in house.rooms:
+        room.reporter.close()
+
+
+def document(router: str | None, **status: Any) -> dict[str, Any]:
+    rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "aliases": ["gpt"]}}]
+    resident = {"model": "a", "holder": "w/a@1", "state": "ready", "epoch": 1, "address": "http://10.0.0.1:8012"}
+    full = {
+        "epoch": 2,
+        "models": rows,
+        "residents": [resident],
+        "routers": [{"id": router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}] if router else [],
+    }
+    return {"metadata": {"name": "w"}, "spec": {}, "status": full | status}
+
+
+def test_names_come_from_the_status(house: RemoteHouse) -> None:
+    house.take(document(None))
+    assert house.find("gpt").model.name == "a"
+    assert house.find("a").room.status("a").state == "ready"
+    with pytest.raises(UnknownModel):
+        house.find("b")
+
+
+def test_nothing_is_dispatched_before_this_router_is_enrolled(house: RemoteHouse) -> None:
+    house.take(document(None))
+    desk = house.find("a").room.desk
+    ticket = desk.submit("a")
+    assert ticket.dispatched is None
+    house.take(document("another-router"))
+    assert ticket.dispatched is None
+    house.take(document(house.router))
+    assert ticket.dispatched is not None
+    assert ticket.address == "http://10.0.0.1:8012"
+    desk.finish(ticket)
+
+
+def test_a_status_that_is_older_than_the_last_changes_nothing(house: RemoteHouse) -> None:
+    house.take(document(house.router, epoch=5))
+    house.take(document(house.router, epoch=4, residents=[]))
+    assert house.find("a").room.desk.residency.epoch == 5
+
+
+def test_a_workspace_that_is_gone_takes_its_models_along(house: RemoteHouse) -> None:
+    house.take(document(house.router))
+    house.drop("w")
+    with pytest.raises(UnknownModel):
+        house.find("a")
+
+
+def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) -> None:
+    rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
+    house.take(document(house.router, models=rows))
+    assert list(house.places()) == ["b"]

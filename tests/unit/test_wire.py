@@ -1,0 +1,66 @@
+"""Demand and residency on a cluster's wire: what is written is what is read, and only our routers are believed."""
+
+import json
+import time
+
+import pytest
+
+from hotseat.control.wire import (
+    demand_from_json,
+    demand_to_json,
+    moment,
+    residency_from_status,
+    residency_to_status,
+    sign,
+    signed,
+    stamp,
+)
+from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
+
+KEY = b"0123456789abcdef"
+
+
+def test_a_snapshot_survives_the_journey() -> None:
+    now = round(time.monotonic(), 3)
+    sent = Demand("r1", 7, 3, {"a": Waiting(2, now, 5)}, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",))
+    workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
+    assert workspace == "w"
+    assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
+    assert (read.router, read.seq, read.seen_epoch) == ("r1", 7, 3)
+    assert (read.in_flight, read.served, read.closing, read.requested) == ({"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",))
+
+
+@pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])
+def test_what_is_no_snapshot_is_refused(broken: object) -> None:
+    with pytest.raises(ValueError, match="no snapshot"):
+        demand_from_json(broken)
+
+
+def test_a_residency_survives_the_journey_through_the_status() -> None:
+    now = time.monotonic()
+    resident = Resident("a", "w/a@4", SeatState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed")
+    sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5)
+    read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
+    assert (read.epoch, read.effective_max_wait) == (9, 31.5)
+    assert read.residents[0].since == pytest.approx(now, abs=0.002)
+    assert read.residents[0].holder == "w/a@4"
+    assert read.residents[0].state is SeatState.CLOSING
+    assert read.refusals["b"].retry_at == pytest.approx(now + 2, abs=0.002)
+
+
+def test_a_status_that_nobody_has_written_yet_is_an_empty_residency() -> None:
+    assert residency_from_status({}) == Residency(0, (), {}, None)
+
+
+def test_the_same_moment_is_always_written_the_same() -> None:
+    now = time.monotonic()
+    assert stamp(now) == stamp(now)
+    assert moment(stamp(now)) == pytest.approx(now, abs=0.002)
+
+
+def test_a_signature_holds_however_the_json_is_spelt_and_for_nothing_else() -> None:
+    data = {"router": "r", "waiting": {"ä": {"count": 1}}, "seq": 1}
+    respelt = json.loads(json.dumps(dict(reversed(data.items())), indent=2))
+    assert signed(KEY, respelt, sign(KEY, data))
+    assert not signed(KEY, data | {"seq": 2}, sign(KEY, data))
+    assert not signed(b"another key 1234", data, sign(KEY, data))
