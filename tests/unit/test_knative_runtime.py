@@ -1,0 +1,496 @@
+"""The Knative runtime against an API server in memory: every way in which a pod comes, goes, or fails to."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hotseat.core.documents import Model
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Fetch,
+    HolderAdopted,
+    HolderFailed,
+    HolderReady,
+    HolderReleased,
+    HolderUnproven,
+    Start,
+    Stop,
+)
+from hotseat.kube.names import DEPLOYMENTS, NODES, PODS
+from hotseat.runtimes.knative.runtime import KnativeRuntime
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fake_kube import NS, Clock, FakeCluster, merged
+from fakes import Observations
+from knative_home import NoFetcher
+
+A, B = "default/a@1", "default/b@2"
+DEPLOYMENT = DEPLOYMENTS.path(NS, "a-00001-deployment")
+
+
+def model(name: str) -> Model:
+    return Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock"}})
+
+
+class Home:
+    """A cluster with the ksvcs a and b, and one switcher's runtime after another."""
+
+    def __init__(self) -> None:
+        self.kube, self.clock, self.fetcher = FakeCluster(), Clock(), NoFetcher()
+        self.kube.add_service("a")
+        self.kube.add_service("b")
+        self.runtimes: list[KnativeRuntime] = []
+
+    def begin(self, identity: str = "first") -> Observations:
+        self.told = Observations()
+        self.runtime = KnativeRuntime(
+            self.kube, NS, self.fetcher, identity=identity, clock=self.clock, ask=self.kube.ask
+        )
+        self.runtimes.append(self.runtime)
+        self.runtime.begin([model("a"), model("b")], self.told)
+        return self.told
+
+    def again(self) -> Observations:
+        """Kill the switcher, and let another begin."""
+        self.runtime.close()
+        return self.begin(f"switcher-{len(self.runtimes)}")
+
+    def start(self, holder: str = A) -> dict:
+        """Start a model, and give its pod."""
+        name = holder.partition("/")[2].partition("@")[0]
+        self.runtime.start(Start(name, holder, int(holder[-1])))
+        await_true(lambda: self.kube.pods(name))
+        return self.kube.pods(name)[-1]
+
+    def resident(self, holder: str = A) -> dict:
+        """Start a model, and give its pod once it serves."""
+        pod = self.kube.serve(self.start(holder))
+        self.told.await_one(HolderReady, holder)
+        return pod
+
+    def stop(self, holder: str = A, grace: float = 10.0) -> None:
+        self.runtime.stop(Stop(holder.partition("/")[2].partition("@")[0], holder, int(holder[-1]), grace))
+
+    def going(self, pod: dict) -> bool:
+        newest = self.kube.find(PODS.path(NS, pod["metadata"]["name"]))
+        return newest is None or "deletionTimestamp" in newest["metadata"]
+
+    def scale(self) -> int:
+        return int(self.kube.objects[DEPLOYMENT]["spec"]["replicas"])
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.ahead += seconds
+        self.runtime.settle([])  # it looks at the clock whenever something happens
+
+
+def await_true(question: Callable[[], object]) -> None:
+    until = time.monotonic() + 5
+    while not question():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def never(question: Callable[[], object]) -> None:
+    until = time.monotonic() + 0.15
+    while time.monotonic() < until:
+        assert not question()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    home = Home()
+    home.begin()
+    yield home
+    for runtime in home.runtimes:
+        runtime.close()
+    home.kube.close()
+
+
+# Up and down ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_comes_and_goes(home: Home) -> None:
+    pod = home.resident()
+    ready = home.told.await_one(HolderReady, A)
+    assert ready.address == f"http://{home.kube.find(PODS.path(NS, pod['metadata']['name']))['status']['podIP']}:8012"
+    marks = home.kube.objects[DEPLOYMENT]["metadata"]["annotations"]
+    assert (marks["hotseat.dev/holder"], marks["hotseat.dev/epoch"]) == (A, "1")
+    home.kube.calls.clear()
+    home.stop()
+    await_true(lambda: home.scale() == 0)
+    assert [verb for verb, path in home.kube.calls][:2] == ["delete", "merge"]  # its pod by uid first, then its scale
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.kube.end(pod, keep=True)  # its status is the proof; that its object goes later means nothing
+    home.told.await_one(HolderReleased, A)
+    assert home.told.of_holder(A) == ["HolderReady", "HolderReleased"]
+
+
+def test_it_is_ready_only_when_its_queue_proxy_says_so(home: Home) -> None:
+    pod = home.kube.run(home.start())
+    never(lambda: home.told.of_holder(A))
+    home.kube.serving.add(pod["status"]["podIP"])
+    home.told.await_one(HolderReady, A)
+
+
+def test_the_replacement_that_a_replica_set_makes_meanwhile_means_nothing(home: Home) -> None:
+    pod = home.resident()
+    home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 300)  # somebody deletes it: at once there is another
+    await_true(lambda: len(home.kube.pods("a")) == 1)  # and at once the runtime deletes that
+    assert home.told.await_one(HolderFailed, A).reason == "PodDeleted"
+    assert home.going(pod)
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+
+
+def test_a_replacement_that_got_a_gpu_is_waited_for_too(home: Home) -> None:
+    pod = home.resident()
+    home.kube.away = True
+    home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 300)
+    replacement = home.kube.run(home.kube.pods("a")[-1])
+    home.kube.away = False
+    await_true(lambda: home.going(replacement))
+    home.kube.end(pod)
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.kube.end(replacement)
+    home.told.await_one(HolderReleased, A)
+
+
+def test_a_stop_before_anything_was_scheduled_releases_at_once(home: Home) -> None:
+    home.start()
+    home.stop()
+    home.told.await_one(HolderReleased, A)
+    assert home.kube.pods("a") == []
+    assert home.told.of_holder(A) == ["HolderReleased"]
+
+
+def test_a_replica_set_that_has_not_come_to_rest_may_still_make_a_pod(home: Home) -> None:
+    home.start()
+    at = "/apis/apps/v1/namespaces/test/replicasets/a-00001-rs"
+    replicate, home.kube._replicate = home.kube._replicate, lambda at: None  # its controller sleeps
+    home.stop()
+    await_true(lambda: home.scale() == 0)
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    assert home.kube.objects[at]["spec"]["replicas"] == 1
+    home.kube._replicate = replicate
+    home.kube._replicate_all()
+    home.told.await_one(HolderReleased, A)
+
+
+def test_the_same_model_again_has_nothing_to_do_with_what_it_left(home: Home) -> None:
+    old = home.resident()
+    home.stop()
+    await_true(lambda: home.going(old))
+    home.kube.end(old, keep=True)
+    home.told.await_one(HolderReleased, A)
+    home.runtime.start(Start("a", "default/a@3", 3))
+    await_true(lambda: len(home.kube.pods("a")) == 2)
+    home.kube.remove(PODS.path(NS, old["metadata"]["name"]))
+    home.kube.serve(home.kube.pods("a")[-1])
+    home.told.await_one(HolderReady, "default/a@3")
+    assert home.told.of_holder("default/a@3") == ["HolderReady"]
+
+
+def test_the_newest_revision_is_started(home: Home) -> None:
+    home.kube.add_service("a", revision="00002")
+    pod = home.start()
+    assert pod["metadata"]["name"].startswith("a-00002-")
+
+
+# Without proof --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(home: Home) -> None:
+    pod = home.resident()
+    home.kube.force(pod)
+    assert home.told.await_one(HolderFailed, A).reason == "PodDeleted"
+    assert pod["metadata"]["uid"] in home.told.await_one(HolderUnproven, A).reason
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.runtime.settle(["another", pod["metadata"]["uid"]])
+    home.told.await_one(HolderReleased, A)
+
+
+def test_the_next_switcher_knows_what_was_unproven(home: Home) -> None:
+    pod = home.resident()
+    home.kube.force(pod)
+    home.told.await_one(HolderUnproven, A)
+    await_true(lambda: "hotseat.dev/unproven" in home.kube.objects[DEPLOYMENT]["metadata"]["annotations"])
+    told = home.again()
+    assert told.await_one(HolderAdopted, A).releasing
+    told.await_one(HolderUnproven, A)
+    home.runtime.settle([pod["metadata"]["uid"]])
+    told.await_one(HolderReleased, A)
+    await_true(lambda: "hotseat.dev/unproven" not in home.kube.objects[DEPLOYMENT]["metadata"]["annotations"])
+
+
+@pytest.mark.parametrize("how", ["deleted", "out of service"])
+def test_a_pod_on_a_lost_node_holds_until_the_node_is_gone_for_good(home: Home, how: str) -> None:
+    home.resident()
+    home.stop()
+    await_true(lambda: home.scale() == 0)
+    home.pass_time(39)
+    never(lambda: "HolderUnproven" in home.told.of_holder(A))
+    home.pass_time(2)  # the grace and 30 s are over
+    assert "on node node has not ended" in home.told.await_one(HolderUnproven, A).reason
+    at = NODES.path(name="node")
+    if how == "deleted":
+        home.kube.remove(at)
+    else:
+        taint = {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}
+        home.kube.put(at, merged(home.kube.objects[at], {"spec": {"taints": [taint]}}))
+    home.pass_time(3)
+    home.told.await_one(HolderReleased, A)
+    assert home.told.of_holder(A) == ["HolderReady", "HolderUnproven", "HolderReleased"]
+
+
+def test_a_resident_model_on_a_lost_node_has_failed(home: Home) -> None:
+    pod = home.resident()
+    at = NODES.path(name="node")
+    home.kube.put(at, {**home.kube.objects[at], "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    home.kube.say(pod, conditions=[{"type": "Ready", "status": "False"}])  # busy, as far as anybody can tell
+    never(lambda: "HolderFailed" in home.told.of_holder(A))
+    home.kube.put(at, {**home.kube.objects[at], "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    home.pass_time(3)
+    assert home.told.await_one(HolderFailed, A).reason == "NodeLost"
+
+
+def test_a_second_stop_shortens_the_time_for_the_proof(home: Home) -> None:
+    home.resident()
+    home.stop(grace=600)
+    home.stop(grace=0)
+    home.pass_time(31)
+    home.told.await_one(HolderUnproven, A)
+
+
+def test_a_service_deleted_by_hand_holds_until_its_pod_has_ended(home: Home) -> None:
+    pod = home.resident()
+    home.kube.delete_service("a")
+    assert home.told.await_one(HolderFailed, A).reason == "PodDeleted"
+    await_true(lambda: ("delete", PODS.path(NS, pod["metadata"]["name"])) in home.kube.calls)  # its grace was an hour
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_new_switcher_finds_the_ending_pod_of_a_deleted_service(home: Home, labelled: bool) -> None:
+    if not labelled:  # made by kn: its pods carry no label of ours, but the runtime's mark
+        home.kube.add_service("kn", labelled=False)
+        home.runtime.start(Start("a", "default/a@9", 9))
+    name = "a" if labelled else "kn"
+    home.runtime.update([model("a"), model("b"), model("kn")])
+    holder = f"default/{name}@1"
+    pod = home.resident(holder)
+    await_true(lambda: "annotations" in home.kube.objects[PODS.path(NS, pod["metadata"]["name"])]["metadata"])
+    home.runtime.close()
+    home.kube.delete_service(name)
+    told = home.again()
+    assert told.await_one(HolderAdopted, holder).releasing
+    home.kube.end(pod)
+    told.await_one(HolderReleased, holder)
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_is_told_with_the_last_words(home: Home) -> None:
+    pod = home.resident()
+    home.kube.texts[PODS.path(NS, pod["metadata"]["name"], "log")] = "2026-01-01T00:00:00.000000001Z out of luck\n"
+    home.kube.crash(pod, 7)
+    failed = home.told.await_one(HolderFailed, A)
+    assert failed.reason == "Exited"
+    assert "code 7" in failed.message
+    assert "out of luck" in failed.message
+    await_true(lambda: home.going(pod))
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+    assert home.told.of_holder(A) == ["HolderReady", "HolderFailed", "HolderReleased"]
+
+
+def test_running_out_of_memory_while_loading(home: Home) -> None:
+    pod = home.kube.run(home.start())
+    home.kube.crash(pod, 137, "OOMKilled", restarts=1)
+    assert home.told.await_one(HolderFailed, A).reason == "OutOfMemory"
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+    assert home.told.of_holder(A) == ["HolderFailed", "HolderReleased"]
+
+
+def test_an_image_that_cannot_be_pulled(home: Home) -> None:
+    pod = home.kube.bind(home.start())
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
+    home.kube.say(pod, containerStatuses=[{"name": "user-container", "state": waiting}])
+    failed = home.told.await_one(HolderFailed, A)
+    assert (failed.reason, failed.message) == ("ImagePull", "user-container: no such image")
+
+
+def test_a_pod_that_no_node_takes(home: Home) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
+    home.kube.say(home.start(), conditions=[condition])
+    home.pass_time(5)
+    never(lambda: home.told.of_holder(A))  # the scheduler may just not know yet that one is
+    home.pass_time(6)
+    failed = home.told.await_one(HolderFailed, A)
+    assert (failed.reason, failed.message) == ("Unschedulable", "no GPU is free")
+    home.told.await_one(HolderReleased, A)
+
+
+def test_a_model_without_a_service(home: Home) -> None:
+    home.kube.delete_service("a")
+    home.runtime.start(Start("a", A, 1))
+    never(lambda: home.told.of_holder(A))  # it may be about to be made
+    home.pass_time(11)
+    failed = home.told.await_one(HolderFailed, A)
+    assert (failed.reason, failed.message) == ("ServiceNotReady", "there is no Knative Service a")
+    home.told.await_one(HolderReleased, A)
+
+
+def test_a_quota_that_forbids_its_pod(home: Home) -> None:
+    home.kube._replicate = lambda at: None
+    home.runtime.start(Start("a", A, 1))
+    await_true(lambda: home.scale() == 1)
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    home.kube.put(DEPLOYMENT, merged(home.kube.objects[DEPLOYMENT], {"status": {"conditions": [condition]}}))
+    assert home.told.await_one(HolderFailed, A).message == "exceeded quota"
+
+
+# A switcher ends, and another begins ----------------------------------------------------------------------------------
+
+
+def test_closing_leaves_models_alone_and_the_next_adopts_them(home: Home) -> None:
+    pod = home.resident()
+    told = home.again()
+    adopted = told.await_one(HolderAdopted, A)
+    assert (adopted.model, adopted.epoch, adopted.releasing, adopted.gpus) == ("a", 1, False, 1)
+    assert adopted.address == home.runtimes[0]._observe.await_one(HolderReady, A).address
+    assert not home.going(pod)
+    home.stop()
+    await_true(lambda: home.going(pod))
+    home.kube.end(pod)
+    told.await_one(HolderReleased, A)
+
+
+def test_killed_while_a_model_loads(home: Home) -> None:
+    pod = home.start()
+    told = home.again()
+    adopted = told.await_one(HolderAdopted, A)
+    assert (adopted.address, adopted.releasing) == (None, False)
+    home.kube.serve(pod)
+    told.await_one(HolderReady, A)
+
+
+def test_killed_between_the_delete_and_the_scale(home: Home) -> None:
+    pod = home.resident()
+    home.runtime.close()
+    home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 1)
+    replacement = home.kube.pods("a")[-1]
+    assert replacement["metadata"]["uid"] != pod["metadata"]["uid"]
+    told = home.again()
+    told.await_one(HolderAdopted, A)
+    home.stop()
+    await_true(lambda: home.scale() == 0)
+    never(lambda: "HolderReleased" in told.of_holder(A))
+    home.kube.end(pod)
+    told.await_one(HolderReleased, A)
+
+
+def test_killed_while_a_pod_ends(home: Home) -> None:
+    pod = home.resident()
+    home.stop()
+    await_true(lambda: home.scale() == 0)
+    told = home.again()
+    assert told.await_one(HolderAdopted, A).releasing
+    never(lambda: "HolderReleased" in told.of_holder(A))
+    home.kube.end(pod)
+    told.await_one(HolderReleased, A)
+
+
+def test_killed_when_all_was_over(home: Home) -> None:
+    pod = home.resident()
+    home.stop()
+    await_true(lambda: home.scale() == 0)
+    home.kube.end(pod, keep=True)
+    home.told.await_one(HolderReleased, A)
+    told = home.again()
+    assert not [each for each in told.seen if isinstance(each, HolderAdopted)]
+
+
+def test_pods_of_an_older_revision_count(home: Home) -> None:
+    home.resident()
+    home.kube.add_service("a", revision="00002")
+    told = home.again()
+    assert told.await_one(HolderAdopted, A).model == "a"
+
+
+def test_what_somebody_else_scales_up_is_a_holder(home: Home) -> None:
+    home.kube.add_service("wild", replicas=1, labelled=False)
+    adopted = home.told.await_one(HolderAdopted, model="wild")
+    assert adopted.address is None
+    home.kube.serve(home.kube.pods("wild")[0])
+    home.told.await_one(HolderReady, adopted.holder)
+
+
+def test_a_switcher_that_was_taken_over_from_changes_nothing(home: Home) -> None:
+    home.resident()
+    first = home.runtime
+    told = home.begin("second")  # the first lives on, and does not know that it leads no more
+    told.await_one(HolderAdopted, A)
+    home.kube.calls.clear()
+    first.start(Start("b", B, 2))
+    await_true(first.superseded.is_set)
+    first.stop(Stop("a", A, 1, 0))
+    never(lambda: home.kube.calls)
+
+
+# The API server -------------------------------------------------------------------------------------------------------
+
+
+def test_it_goes_on_when_the_api_server_is_back(home: Home) -> None:
+    pod = home.resident()
+    home.kube.away = True
+    home.stop()
+    never(lambda: home.scale() == 0)
+    home.kube.away = False
+    await_true(lambda: home.scale() == 0)
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+
+
+def test_a_scale_whose_answer_was_lost_is_known_to_have_happened(home: Home) -> None:
+    home.kube.lose_next_answer = True
+    pod = home.kube.run(home.start())
+    home.stop()
+    await_true(lambda: home.going(pod))
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+
+
+# Weights and output ---------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_the_fetchers_business(home: Home) -> None:
+    home.fetcher.absent = {"b"}
+    told = home.again()
+    assert told.await_one(CacheObserved, model="a").state is CacheState.CACHED
+    assert told.await_one(CacheObserved, model="b").state is CacheState.ABSENT
+    home.runtime.fetch(Fetch("b"))
+    assert home.fetcher.fetched == ["b"]
+    home.runtime.close()
+    assert home.fetcher.closed
+
+
+def test_output_is_followed_over_the_lines_that_were_read(home: Home) -> None:
+    pod = home.resident()
+    at, output = PODS.path(NS, pod["metadata"]["name"], "log"), home.runtime.logs("a")
+    home.kube.texts[at] = "2026-01-01T00:00:00.000000001Z one\n2026-01-01T00:00:00.000000002Z two\n"
+    assert output.tail(1) == ["two"]
+    position, _ = output.read_after(0, 0)
+    home.kube.texts[at] += "2026-01-01T00:00:00.000000002Z three\n"
+    assert output.read_after(position, 0) == (position + 1, ["three"])
+    assert home.runtime.logs("nobody") is None
