@@ -68,7 +68,11 @@ class FakeKube:
                 r.plural for r in (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS)
             } | {"serverlessservices"}:
                 raise KubeError(NOT_FOUND, f"{path} not found")
-            items = [each for at, each in self.objects.items() if _in(at, path) and _fits(each, query.get("labelSelector", ""))]
+            items = [
+                each
+                for at, each in self.objects.items()
+                if _in(at, path) and _fits(each, query.get("labelSelector", ""))
+            ]
             return {"items": copy.deepcopy(items), "metadata": {"resourceVersion": str(self._last)}}
 
     def find(self, path: str) -> Json | None:
@@ -197,7 +201,11 @@ class FakeCluster(FakeKube):
         labels = {REVISION: revision, SERVICE: name, **({WORKSPACE: "default"} if labelled else {})}
         meta = {"namespace": NS, "labels": labels}
         status = {"latestCreatedRevisionName": revision, "observedGeneration": 1}
-        service = {"metadata": {"name": name, "namespace": NS, "labels": {WORKSPACE: "default"}}, "spec": {}, "status": status}
+        service = {
+            "metadata": {"name": name, "namespace": NS, "labels": {WORKSPACE: "default"}},
+            "spec": {},
+            "status": status,
+        }
         if self.find(SERVICES.path(NS, name)):
             self.merge(SERVICES.path(NS, name, "status"), {"status": status})
         else:
@@ -256,7 +264,11 @@ class FakeCluster(FakeKube):
         """End its engine."""
         ended = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
         state = {"waiting": {"reason": "CrashLoopBackOff"}} if restarts else ended
-        first = {**_container("user-container", state), "restartCount": restarts, "lastState": ended if restarts else {}}
+        first = {
+            **_container("user-container", state),
+            "restartCount": restarts,
+            "lastState": ended if restarts else {},
+        }
         return self.say(pod, containerStatuses=[first, _container("queue-proxy", {"running": {}})])
 
     def end(self, pod: Json, *, keep: bool = False) -> None:
@@ -308,7 +320,9 @@ class FakeCluster(FakeKube):
         set_at = REPLICA_SETS.path(NS, f"{labels[REVISION]}-rs")
         mine = [pod for pod in self.pods() if pod["metadata"]["labels"] == labels]
         active = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"] and not _over(pod)]
-        old = self.objects.get(set_at, {"metadata": {"name": f"{labels[REVISION]}-rs", "namespace": NS, "labels": labels}})
+        old = self.objects.get(
+            set_at, {"metadata": {"name": f"{labels[REVISION]}-rs", "namespace": NS, "labels": labels}}
+        )
         written = self.put(set_at, merged(old, {"spec": {"replicas": wanted}}))
         status = {"replicas": wanted, "observedGeneration": written["metadata"]["generation"]}
         self.put(set_at, merged(written, {"status": status}))
@@ -320,7 +334,11 @@ class FakeCluster(FakeKube):
             spec = {"containers": [{"name": "user-container", **limits}, {"name": "queue-proxy"}]}
             self.put(
                 PODS.path(NS, name),
-                {"metadata": {"name": name, "namespace": NS, "labels": labels}, "spec": spec, "status": {"phase": "Pending"}},
+                {
+                    "metadata": {"name": name, "namespace": NS, "labels": labels},
+                    "spec": spec,
+                    "status": {"phase": "Pending"},
+                },
             )
             self._live(PODS.path(NS, name))
 

@@ -123,7 +123,7 @@ def test_a_model_comes_and_goes(home: Home) -> None:
     home.kube.calls.clear()
     home.stop()
     await_true(lambda: home.scale() == 0)
-    assert [verb for verb, path in home.kube.calls][:2] == ["delete", "merge"]  # its pod by uid first, then its scale
+    assert [verb for verb, path in home.kube.calls][:2] == ["merge", "delete"]  # scale first, so that no replacement is made; its pod right after
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod, keep=True)  # its status is the proof; that its object goes later means nothing
     home.told.await_one(HolderReleased, A)
@@ -332,6 +332,7 @@ def test_an_image_that_cannot_be_pulled(home: Home) -> None:
 def test_a_pod_that_no_node_takes(home: Home) -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
     home.kube.say(home.start(), conditions=[condition])
+    await_true(lambda: home.runtime._holdings.get(A).unschedulable_since)
     home.pass_time(5)
     never(lambda: home.told.of_holder(A))  # the scheduler may just not know yet that one is
     home.pass_time(6)

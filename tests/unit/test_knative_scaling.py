@@ -59,7 +59,10 @@ def test_from_a_new_revision_to_serving_and_back(kube: FakeCluster) -> None:
     reconcile(kube)
     assert set(conditions(kube).values()) == {"Unknown", "True"}
     assert conditions(kube)["Active"] == "Unknown"
-    assert (kube.objects[AUTOSCALER]["status"]["desiredScale"], kube.objects[AUTOSCALER]["status"]["actualScale"]) == (1, 0)
+    assert (kube.objects[AUTOSCALER]["status"]["desiredScale"], kube.objects[AUTOSCALER]["status"]["actualScale"]) == (
+        1,
+        0,
+    )
 
     kube.serve(kube.pods("a")[0])
     reconcile(kube)
@@ -89,7 +92,9 @@ def test_drift_is_repaired(kube: FakeCluster) -> None:
 
 
 def test_autoscalers_of_other_classes_are_left_alone(kube: FakeCluster) -> None:
-    kube.objects[AUTOSCALER]["metadata"]["annotations"] = {"autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev"}
+    kube.objects[AUTOSCALER]["metadata"]["annotations"] = {
+        "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev"
+    }
     assert reconcile(kube) == []
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hotseat.kube import pods
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
-from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, REVISION, Resource
+from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, REVISION, SERVICES, Resource
 from hotseat.runtimes.knative.watched import SWITCHER, annotations
 
 REPLICA_SETS = Resource("apps/v1", "ReplicaSet", "replicasets")
@@ -27,6 +27,10 @@ class Hands:
         self._kube = kube
         self._namespace = namespace
         self._identity = identity
+
+    def service(self, name: str) -> Json | None:
+        """Read a ksvc: what a watch knows may be older than the document that a start is meant for."""
+        return self._kube.find(SERVICES.path(self._namespace, name))
 
     def take_over(self, deployment: Json) -> Json | None:
         """Mark a Deployment as ours, whoever's it was: nobody who saw it before can change it now. None: it is gone."""

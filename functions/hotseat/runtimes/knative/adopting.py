@@ -3,7 +3,7 @@
 from hotseat.kube import pods
 from hotseat.kube.client import Json
 from hotseat.kube.names import FINGERPRINT, QUEUE_PORT, SERVICE, WORKSPACE
-from hotseat.runtimes.knative.holding import HeldPod, Holding
+from hotseat.runtimes.knative.holding import FOREIGN_GRACE, HeldPod, Holding
 from hotseat.runtimes.knative.watched import EPOCH, HOLDER, Watched, annotations, labels, revision_of
 
 UNPROVEN = (
@@ -52,7 +52,7 @@ def adopt(watched: Watched, revision: str, now: float, *more: Json) -> Holding |
         holding.pods.setdefault(uid, HeldPod(uid, name, node, present=False))
     main = holding.main
     if not scaled_up(deployment) or (main is None and holding.pods) or (main is not None and pods.going(main.last)):
-        holding.stop(now, 0.0)
+        holding.stop(now, FOREIGN_GRACE)
     holding.ready = main is not None and not holding.stopping and pods.ready(main.last) and bool(address_of(main))
     return holding
 

@@ -34,7 +34,7 @@ class Bringing:
             pod.marked = True
 
     def _scale_up(self, holding: Holding, now: float) -> Failure | None:
-        revision, why = _newest_revision(self._watched.services.named(holding.model), holding.model)
+        revision, why = _newest_revision(self._hands.service(holding.model), holding.model)
         deployment = self._watched.deployment(revision) if revision else None
         if deployment is None or "deletionTimestamp" in deployment["metadata"]:
             until = holding.began + MISSING_AFTER

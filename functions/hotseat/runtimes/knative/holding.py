@@ -7,6 +7,7 @@ from hotseat.kube.pods import Failure, deleted, failure, going, node, terminal, 
 
 UNSCHEDULABLE_AFTER = 10.0  # seconds: the scheduler needs a moment to see that the last holder's GPU is free
 MISSING_AFTER = 10.0  # seconds within which the ksvc, its Revision and Deployment are there
+FOREIGN_GRACE = 40.0  # seconds that a pod takes which somebody else deleted: queue-proxy drains for 30, and no later grace shortens that
 PROOF_TIME = 30.0  # seconds after the grace; what is not proven gone then will hardly prove itself
 
 

@@ -10,6 +10,8 @@ from hotseat.kube.names import PODS
 from hotseat.runtimes.local.logs import ModelLog
 
 POLL = 0.5  # seconds between looks, while somebody follows
+LAST_WORDS = 0.5  # seconds that a failure waits for the engine's last lines
+LAST_LINES = 10
 FIRST_LINES = 500  # of a pod that is read for the first time
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,14 @@ class PodLog:
             new.append(said)
         self._kept.write(new)
 
-    def kept(self, lines: int) -> list[str]:
-        """Give the last lines that were read already."""
-        return self._kept.tail(lines)
+    def last_words(self, after: str) -> str:
+        """Give the last lines after a line of ours, as far as they can be had at once: others wait for whoever asks this."""
+        reader = threading.Thread(target=self.pull, name="last-words", daemon=True)
+        reader.start()
+        reader.join(LAST_WORDS)
+        lines = self._kept.tail(FIRST_LINES)
+        begin = max((number for number, line in enumerate(lines, 1) if line == after), default=0)
+        return "\n".join(lines[begin:][-LAST_LINES:])
 
     def tail(self, lines: int) -> list[str]:
         """Give the last lines, oldest first, without line ends."""

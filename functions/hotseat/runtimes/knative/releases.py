@@ -1,4 +1,4 @@
-"""The end of a holder: its pods go first, then its scale; it is released once all of them are proven gone and none will follow."""
+"""The end of a holder: its scale goes, its pods at once after it; it is released once all of them are proven gone and none will follow."""
 
 from hotseat.kube.client import KubeError
 from hotseat.runtimes.knative.acting import Hands
@@ -19,8 +19,8 @@ class Releases:
 
     def step(self, holding: Holding, now: float) -> None:
         """Do whatever can be done now."""
-        self._delete_pods(holding)
         self._scale_down(holding)
+        self._delete_pods(holding)
         if not holding.quiet:
             self._await_quiet(holding, now)
         self._look_at_nodes(holding, now)
@@ -39,7 +39,12 @@ class Releases:
             self._hands.scale(deployment, 0, {UNPROVEN: unproven_mark(holding)})
 
     def _delete_pods(self, holding: Holding) -> None:
-        """Before the scale: a ReplicaSet would give its pods the long grace, and a preStop that runs is not shortened."""
+        """Give each pod one second, right after the scale and before it has come by two controllers to the ReplicaSet.
+
+        After: that would give its pods the long grace, and a preStop that runs is not shortened. Before: it would make a
+        replacement, which may get a node of its own and start; and one that goes before its kubelet said anything about it
+        leaves no proof that it is gone.
+        """
         for pod in holding.pods.values():
             if pod.present and not pod.proven and not pod.deleted:
                 self._hands.delete(pod.name, pod.uid)

@@ -38,7 +38,7 @@ from hotseat.runtimes.knative.adopting import (
 )
 from hotseat.runtimes.knative.bringing import Bringing
 from hotseat.runtimes.knative.fetching import Fetcher
-from hotseat.runtimes.knative.holding import Holding
+from hotseat.runtimes.knative.holding import FOREIGN_GRACE, Holding
 from hotseat.runtimes.knative.logs import PodLog
 from hotseat.runtimes.knative.probing import Ask, Probe, ask_queue
 from hotseat.runtimes.knative.register import NOBODYS, Register
@@ -47,8 +47,6 @@ from hotseat.runtimes.knative.scaling import Scaler
 from hotseat.runtimes.knative.watched import Watched, labels, revision_of
 
 RETRY = 0.25  # seconds after an error of the API server
-LAST_WORDS = 0.5  # seconds that a failure waits for the engine's last lines
-LAST_LINES = 10
 EXTERNAL = "external"
 _WITH_OUTPUT = frozenset({"Exited", "ExitedWhileLoading", "OutOfMemory", "CrashLoopBackOff"})
 
@@ -135,18 +133,18 @@ class KnativeRuntime:
         if self._known(order.model).spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
         self._holdings.add(Holding(order.model, order.holder, order.epoch, self._clock()))
-        self._log_of(order.model).note(f"--- {order.holder} started ---")
+        self._log_of(order.model).note(_started(order.holder))
         self._wake()
 
     def stop(self, order: Stop) -> None:
         """Stop and prove; also while loading."""
         model = self._models.get(order.model)
-        if order.holder not in self._holdings and model is not None and model.spec.engine == EXTERNAL:
+        if order.holder in self._holdings:
+            self._inbox.put(partial(self._stop, order, self._clock()))
+        elif model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
-        if self._worker.is_alive():
-            self._inbox.put(partial(self._stop, order))
         else:
-            self._stop(order)
+            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Give the engine's output; None for a model it does not know."""
@@ -181,11 +179,14 @@ class KnativeRuntime:
                 pass
             for holding in self._holdings.all():
                 if not self._closed and not self.superseded.is_set():
-                    self._advance(holding)
+                    self._do(partial(self._advance, holding))
 
     def _do(self, job: Callable[[], None]) -> None:
         try:
             job()
+        except SupersededError as error:
+            log.error("%s: this switcher acts no more", error)  # noqa: TRY400 - it says all
+            self.superseded.set()
         except Exception:
             log.exception("knative runtime")
 
@@ -203,17 +204,13 @@ class KnativeRuntime:
                     self._bring_up(holding, now)
                 if holding.stopping:
                     self._take_down(holding, now)
-            except SupersededError as error:
-                log.error("%s: %s; this switcher acts no more", holding.id, error)  # noqa: TRY400 - it says all
-                self.superseded.set()
-                return
             except KubeError as error:
                 log.warning("%s: %s", holding.id, error)
                 holding.retry_at = now + RETRY
                 holding.look_again(holding.retry_at)
-            except Exception:
-                log.exception("%s", holding.id)
-                holding.look_again(now + 1.0)
+            except Exception:  # a mistake of ours, or another switcher's rights: told where all jobs' are
+                holding.look_again(now + UNPROVEN_PAUSE)
+                raise
         if holding.stopping:
             self._conclude(holding, now)
 
@@ -257,21 +254,14 @@ class KnativeRuntime:
 
     def _fail(self, holding: Holding, failure: pods.Failure) -> None:
         """Tell why at once, and have it end."""
-        message = failure.message
-        if failure.reason in _WITH_OUTPUT and (words := self._last_words(holding)):
-            message = f"{message}; it said: {words}"
+        message, first = failure.message, next(iter(holding.pods.values()), None)
+        if failure.reason in _WITH_OUTPUT and first is not None:
+            output = self._log_of(holding.model)
+            output.follow(first.last)
+            if words := output.last_words(_started(holding.id)):
+                message = f"{message}; it said: {words}"
         self._tell(HolderFailed(self._clock(), holding.id, holding.epoch, failure.reason, message))
-        holding.stop(self._clock(), 0.0)
-
-    def _last_words(self, holding: Holding) -> str:
-        if (first := next(iter(holding.pods.values()), None)) is None:
-            return ""
-        output = self._log_of(holding.model)
-        output.follow(first.last)
-        reader = threading.Thread(target=output.pull, name="last-words", daemon=True)
-        reader.start()
-        reader.join(LAST_WORDS)  # a kubelet that does not answer must not hold up the others
-        return "\n".join(line for line in output.kept(LAST_LINES) if not line.startswith("---"))
+        holding.stop(self._clock(), FOREIGN_GRACE if failure.reason == "PodDeleted" else 0.0)
 
     def _take_down(self, holding: Holding, now: float) -> None:
         if (probe := self._probes.pop(holding.id, None)) is not None:
@@ -354,12 +344,12 @@ class KnativeRuntime:
             )
         )
 
-    def _stop(self, order: Stop) -> None:
+    def _stop(self, order: Stop, asked: float) -> None:
         holding = self._holdings.get(order.holder)
         if holding is None:
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
         else:
-            holding.stop(self._clock(), order.grace)
+            holding.stop(asked, order.grace)
             holding.retry_at = 0.0
 
     def _settle(self, uids: frozenset[str]) -> None:
@@ -404,3 +394,7 @@ class KnativeRuntime:
                 self._observe(observation)
             except Exception:
                 log.exception("observer of %s", observation)
+
+
+def _started(holder: str) -> str:
+    return f"--- {holder} started ---"

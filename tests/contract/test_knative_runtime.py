@@ -1,0 +1,63 @@
+"""The contract of every Runtime (test_runtime.py), kept by the Knative runtime over a lively API server in memory.
+
+Two of its tests are not for a cluster: weights of a local path, and that closing stops what runs (here the next switcher
+adopts it, see tests/unit/test_knative_runtime.py).
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hotseat.core.messages import HolderReady
+from hotseat.core.ports import Runtime
+from hotseat.runtimes.knative.runtime import KnativeRuntime
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
+    test_a_crash_is_told_without_being_asked,
+    test_a_failed_load_says_why_and_is_released,
+    test_a_fetch_of_what_is_there_says_so,
+    test_a_holder_gets_ready_and_is_released_by_a_stop,
+    test_a_stop_for_a_holder_that_is_gone_is_answered_again,
+    test_a_stop_for_a_holder_that_never_was_is_answered,
+    test_a_stop_while_loading_releases_without_a_failure,
+    test_an_update_tells_of_what_changed_and_leaves_holders_alone,
+    test_callers_mistakes_are_errors,
+    test_logs_have_positions_and_outlive_the_run,
+    test_what_runs_is_stopped_although_its_document_says_external_since,
+    told,
+)
+
+from fake_kube import NS, FakeCluster
+from knative_home import NoFetcher
+
+
+class KnativeHome:
+    """KnativeRuntime with pods that live by themselves."""
+
+    def __init__(self) -> None:
+        self.kube = FakeCluster()
+        self.kube.lively = True
+        self.kube.behaviour = {"slow": "slow", "broken": "broken"}
+        for name in ("quick", "slow", "broken", "stubborn"):
+            self.kube.add_service(name)
+        self.runtime = KnativeRuntime(self.kube, NS, NoFetcher(), identity="it", ask=self.kube.ask)
+
+    def crash(self, ready: HolderReady) -> None:
+        self.kube.crash(self.kube.pods("quick")[0], 7)
+
+
+@pytest.fixture
+def home() -> Iterator[KnativeHome]:
+    home = KnativeHome()
+    yield home
+    home.runtime.close()
+    home.kube.close()
+
+
+@pytest.fixture
+def runtime(home: KnativeHome) -> Runtime:
+    return home.runtime
