@@ -123,7 +123,10 @@ def test_a_model_comes_and_goes(home: Home) -> None:
     home.kube.calls.clear()
     home.stop()
     await_true(lambda: home.scale() == 0)
-    assert [verb for verb, path in home.kube.calls][:2] == ["merge", "delete"]  # scale first, so that no replacement is made; its pod right after
+    assert [verb for verb, path in home.kube.calls][:2] == [
+        "merge",
+        "delete",
+    ]  # scale first, so that no replacement is made; its pod right after
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod, keep=True)  # its status is the proof; that its object goes later means nothing
     home.told.await_one(HolderReleased, A)
