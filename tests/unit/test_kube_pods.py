@@ -120,3 +120,15 @@ def test_the_scheduler_says_why_not() -> None:
     assert pods.unschedulable(pod("Pending", conditions=[refused])) == "1 Insufficient nvidia.com/gpu"
     assert pods.unschedulable(pod("Pending", conditions=[{**refused, "reason": "SchedulingGated"}])) is None
     assert pods.unschedulable(pod("Pending")) is None
+
+
+def test_an_adopted_pod_without_a_gpu_limit_claims_what_its_document_says() -> None:
+    from hotseat.runtimes.knative.adopting import gpus_of
+    from hotseat.runtimes.knative.holding import Holding
+
+    holding = Holding("a", "w/a@1", 1, 0.0, "a-00001", scaled=True)
+    container = {"name": "engine", "resources": {"limits": {"amd.com/gpu": 1}}}
+    holding.see(
+        {"metadata": {"uid": "u", "name": "p"}, "spec": {"nodeName": "n", "containers": [container]}, "status": {}}
+    )
+    assert gpus_of(holding) is None

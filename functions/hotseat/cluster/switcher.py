@@ -136,10 +136,15 @@ class SwitcherApp:
         self._open()
         self._enter()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
+        threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
         self._leading = True
         self._forget_routers()
         self._dirty.set()
         log.info("this switcher leads %s", self.namespace)
+
+    def _watch_successor(self) -> None:
+        self._runtime.superseded.wait()
+        _die()
 
     def _apply(self) -> None:
         """Bring everything into line with the documents: objects first, so that a restart finds the new Revision."""

@@ -36,7 +36,7 @@ class Runtime(Protocol):
         """Give the engine's output; None for a model it does not know."""
 
     def close(self) -> None:
-        """Stop whatever runs, at once if need be, and return when nothing is left."""
+        """End: on one machine nothing is left running; on a cluster models stay, for the next switcher to adopt."""
 
 
 class LogView(Protocol):

@@ -69,8 +69,8 @@ def fingerprint_of(holding: Holding) -> str | None:
 
 
 def gpus_of(holding: Holding) -> int | None:
-    """Count what it occupies; None where no pod tells."""
-    return next((pods.gpus(pod.last) for pod in holding.pods.values() if pod.last), None)
+    """Count what it occupies; None where no pod tells: what it needs then is what the documents say."""
+    return next((count for pod in holding.pods.values() if pod.last and (count := pods.gpus(pod.last))), None)
 
 
 def unproven_pods(deployment: Json | None) -> list[tuple[str, str, str]]:
