@@ -294,7 +294,7 @@ class KnativeRuntime:
             self._scaler.touch(revision_of(item))
         if resource is PODS:
             self._inbox.put(partial(self._note_pod, change, item))
-        elif resource is DEPLOYMENTS:
+        elif resource in (DEPLOYMENTS, POD_AUTOSCALERS):  # whose class may be heard of after what was scaled up
             self._inbox.put(partial(self._note_deployment, revision_of(item)))
         else:
             self._wake()
