@@ -124,13 +124,17 @@ class FakeKube:
                 raise KubeError(0, "connection reset")
             return result
 
-    def delete(self, path: str, *, uid: str = "", grace: int | None = None, background: bool = False) -> None:
+    def delete(
+        self, path: str, *, uid: str = "", version: str = "", grace: int | None = None, background: bool = False
+    ) -> None:
         with self.changed:
             self._reach()
             if path not in self.objects:
                 raise KubeError(NOT_FOUND, f"{path} not found")
             if uid and self.objects[path]["metadata"]["uid"] != uid:
                 raise KubeError(CONFLICT, "another uid")
+            if version and self.objects[path]["metadata"]["resourceVersion"] != version:
+                raise KubeError(CONFLICT, "it has changed")
             self.calls.append(("delete", path))
             self.end_of(path, grace)
 
@@ -294,10 +298,18 @@ class FakeCluster(FakeKube):
             self._replicate(at)
         elif _in(at, PODS.path(NS)):
             self._live(at)
+        elif _in(at, REPLICA_SETS.path(NS)):
+            meta = self.objects[at]["metadata"]
+            if "deletionTimestamp" in meta and not meta.get("finalizers"):
+                self.remove(at)
+            self._replicate_all()
 
     def end_of(self, at: str, grace: int | None) -> None:
         item = self.objects[at]
-        if not _in(at, PODS.path(NS)) or not item["spec"].get("nodeName") or grace == 0:
+        if _in(at, REPLICA_SETS.path(NS)) and item["metadata"].get("finalizers"):
+            going = {"deletionTimestamp": "2026-01-01T00:00:00Z", "generation": item["metadata"]["generation"] + 1}
+            self.put(at, merged(item, {"metadata": going}))
+        elif not _in(at, PODS.path(NS)) or not item["spec"].get("nodeName") or grace == 0:
             self.remove(at)
         elif "deletionTimestamp" not in item["metadata"]:
             self.put(at, merged(item, {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}))
@@ -326,6 +338,8 @@ class FakeCluster(FakeKube):
         written = self.put(set_at, merged(old, {"spec": {"replicas": wanted}}))
         status = {"replicas": wanted, "observedGeneration": written["metadata"]["generation"]}
         self.put(set_at, merged(written, {"status": status}))
+        if "deletionTimestamp" in written["metadata"]:
+            return
         for pod in active[wanted:]:
             self.end_of(_at(pod), 300)
         for _ in range(wanted - len(active)):

@@ -126,7 +126,7 @@ def test_the_switcher_has_the_rights_that_it_uses():
         "serving.knative.dev/revisions": READ,
         "networking.internal.knative.dev/serverlessservices": [*READ, "create", "patch"],
         "apps/deployments": [*READ, "patch"],
-        "apps/replicasets": ["list"],
+        "apps/replicasets": ["list", "patch", "delete"],
         "/pods": [*READ, "patch", "delete"],
         "/pods/log": ["get"],
         "/persistentvolumeclaims": [*READ, "create", "patch", "delete"],

@@ -21,6 +21,7 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.kube.names import DEPLOYMENTS, NODES, PODS
+from hotseat.runtimes.knative.freezing import REPLICA_SETS, Freezer
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +31,7 @@ from knative_home import NoFetcher
 
 A, B = "default/a@1", "default/b@2"
 DEPLOYMENT = DEPLOYMENTS.path(NS, "a-00001-deployment")
+REPLICA_SET = REPLICA_SETS.path(NS, "a-00001-rs")
 
 
 def model(name: str) -> Model:
@@ -87,6 +89,11 @@ class Home:
         self.runtime.settle([])  # it looks at the clock whenever something happens
 
 
+def frozen(home: Home) -> bool:
+    replica_set = home.kube.find(REPLICA_SET)
+    return replica_set is not None and "deletionTimestamp" in replica_set["metadata"]
+
+
 def await_true(question: Callable[[], object]) -> None:
     until = time.monotonic() + 5
     while not question():
@@ -123,10 +130,15 @@ def test_a_model_comes_and_goes(home: Home) -> None:
     home.kube.calls.clear()
     home.stop()
     await_true(lambda: home.scale() == 0)
-    assert [verb for verb, path in home.kube.calls][:2] == [
-        "merge",
-        "delete",
-    ]  # scale first, so that no replacement is made; its pod right after
+    await_true(lambda: not frozen(home))
+    replica_set, its_pod = REPLICA_SET, PODS.path(NS, pod["metadata"]["name"])
+    assert home.kube.calls == [
+        ("merge", replica_set),  # our finalizer: it stays
+        ("delete", replica_set),  # frozen, so that nobody makes a replacement or gives the pod a longer time
+        ("delete", its_pod),
+        ("merge", DEPLOYMENT),
+        ("merge", replica_set),  # and it may go: its Deployment wants nothing
+    ]
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod, keep=True)  # its status is the proof; that its object goes later means nothing
     home.told.await_one(HolderReleased, A)
@@ -174,14 +186,33 @@ def test_a_stop_before_anything_was_scheduled_releases_at_once(home: Home) -> No
 
 def test_a_replica_set_that_has_not_come_to_rest_may_still_make_a_pod(home: Home) -> None:
     home.start()
-    at = "/apis/apps/v1/namespaces/test/replicasets/a-00001-rs"
     replicate, home.kube._replicate = home.kube._replicate, lambda at: None  # its controller sleeps
     home.stop()
+    never(lambda: home.scale() == 0)
+    home.pass_time(3)  # it goes on without it
     await_true(lambda: home.scale() == 0)
     never(lambda: "HolderReleased" in home.told.of_holder(A))
-    assert home.kube.objects[at]["spec"]["replicas"] == 1
+    assert home.kube.objects[REPLICA_SET]["spec"]["replicas"] == 1
     home.kube._replicate = replicate
     home.kube._replicate_all()
+    home.told.await_one(HolderReleased, A)
+
+
+def test_a_pod_that_gets_a_node_while_it_is_deleted_is_not_deleted_as_if_it_had_none(home: Home) -> None:
+    pod = home.start()
+    delete = home.kube.delete
+
+    def bound_meanwhile(path: str, **options: object) -> None:
+        if "/pods/" in path and not home.kube.find(path)["spec"].get("nodeName"):
+            home.kube.run(pod)
+        delete(path, **options)
+
+    home.kube.delete = bound_meanwhile
+    home.stop()
+    await_true(lambda: home.going(pod))
+    assert home.kube.find(PODS.path(NS, pod["metadata"]["name"])), "it ends in its own time, and says so"
+    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    home.kube.end(pod)
     home.told.await_one(HolderReleased, A)
 
 
@@ -386,6 +417,29 @@ def test_killed_while_a_model_loads(home: Home) -> None:
     assert (adopted.address, adopted.releasing) == (None, False)
     home.kube.serve(pod)
     told.await_one(HolderReady, A)
+
+
+def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
+    pod = home.resident()
+    home.runtime.close()
+    Freezer(home.kube, NS).freeze("a-00001")
+    told = home.again()
+    assert told.await_one(HolderAdopted, A).address, "it serves"
+    assert frozen(home)
+    home.stop()
+    await_true(lambda: home.going(pod))
+    home.kube.end(pod)
+    told.await_one(HolderReleased, A)
+    assert not frozen(home)
+
+
+def test_killed_before_a_replica_set_was_let_go(home: Home) -> None:
+    home.runtime.close()
+    Freezer(home.kube, NS).freeze("a-00001")
+    assert frozen(home)
+    home.again()
+    assert not frozen(home)
+    home.resident()
 
 
 def test_killed_between_the_delete_and_the_scale(home: Home) -> None:

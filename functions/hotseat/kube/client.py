@@ -128,11 +128,14 @@ class Kube:
         """Patch by JSON merge; with `metadata.resourceVersion` in it, only if nobody else wrote meanwhile (409)."""
         return self._call("PATCH", path, body, {"fieldManager": MANAGER}, content_type="application/merge-patch+json")
 
-    def delete(self, path: str, *, uid: str = "", grace: int | None = None, background: bool = False) -> None:
-        """Delete an object, if it still is that uid (409 otherwise)."""
+    def delete(
+        self, path: str, *, uid: str = "", version: str = "", grace: int | None = None, background: bool = False
+    ) -> None:
+        """Delete an object, if it still is that uid, and of that resourceVersion (409 otherwise)."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": version}
+        if given := {key: value for key, value in preconditions.items() if value}:
+            options["preconditions"] = given
         if grace is not None:
             options["gracePeriodSeconds"] = grace
         if background:

@@ -31,6 +31,7 @@ def build(arguments: argparse.Namespace) -> None:
 def up(arguments: argparse.Namespace) -> None:
     build(arguments)
     if not is_up():
+        stop_kubernetes()  # what a machine that went down left: pods without processes, images half imported
         say("starting Kubernetes")
         start_kubernetes()
     import_packed_images()

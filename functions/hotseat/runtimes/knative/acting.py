@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 from hotseat.kube import pods
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
-from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, REVISION, SERVICES, Resource
+from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, SERVICES
 from hotseat.runtimes.knative.watched import SWITCHER, annotations
 
-REPLICA_SETS = Resource("apps/v1", "ReplicaSet", "replicasets")
 POD_GRACE = 1  # seconds: queue-proxy would use up to 30 of whatever it gets, and nothing is in flight any more
 _ATTEMPTS = 5
 _FORBIDDEN = 403
@@ -59,20 +58,37 @@ class Hands:
                     if error.status not in (CONFLICT, NOT_FOUND):
                         raise
             elif newest is not seen:
-                raise SupersededError(f"{annotations(newest)[SWITCHER]} has taken over {newest['metadata']['name']}")
+                self.check(newest)
             newest = self._kube.find(path)
         raise KubeError(CONFLICT, f"{path} changes faster than it can be scaled")
+
+    def check(self, deployment: Json | None) -> None:
+        """SupersededError: another switcher took it over."""
+        if deployment is not None and not self._may_change(deployment):
+            raise SupersededError(
+                f"{annotations(deployment)[SWITCHER]} has taken over {deployment['metadata']['name']}"
+            )
 
     def _may_change(self, deployment: Json) -> bool:
         return annotations(deployment).get(SWITCHER, self._identity) == self._identity
 
-    def delete(self, name: str, uid: str) -> None:
-        """Have a pod end. One that is gone, or is another by now, is no error."""
+    def delete(self, pod: Json) -> bool:
+        """Have a pod end, as it was last seen; False: it has changed since, and the watch will tell how.
+
+        A pod without a node is gone at once with its DELETE. A node that it got at that very moment would run it, and nothing
+        would be heard of it: so only what was seen without a node, and is still that, is deleted.
+        """
+        meta, unbound = pod["metadata"], pods.node(pod) is None
+        version = meta["resourceVersion"] if unbound else ""
         try:
-            self._kube.delete(PODS.path(self._namespace, name), uid=uid, grace=POD_GRACE)
+            self._kube.delete(
+                PODS.path(self._namespace, meta["name"]), uid=meta["uid"], version=version, grace=POD_GRACE
+            )
         except KubeError as error:
             if error.status not in (CONFLICT, NOT_FOUND):
                 raise
+            return error.status == NOT_FOUND or not unbound
+        return True
 
     def mark(self, name: str, marks: Mapping[str, str]) -> None:
         """Write on a pod whose it is, for the time when its Deployment is gone."""
@@ -81,18 +97,6 @@ class Hands:
         except KubeError as error:
             if error.status != NOT_FOUND:
                 raise
-
-    def last_pods(self, revision: str) -> list[Json] | None:
-        """List a Revision's pods, once no ReplicaSet will make another; None: one may.
-
-        A Deployment that says "zero" is not enough: the ReplicaSet's controller may not have heard of it yet.
-        """
-        selector = f"{REVISION}={revision}"
-        sets = self._kube.get(REPLICA_SETS.path(self._namespace), labelSelector=selector)["items"]
-        if not all(_is_still(each) for each in sets):
-            return None
-        items: list[Json] = self._kube.get(PODS.path(self._namespace), labelSelector=selector)["items"]
-        return items
 
     def node_is_gone(self, name: str) -> bool:
         """Whether a node is gone for good. One that we may not look at is not known to be."""
@@ -115,10 +119,3 @@ class Hands:
             return True
         conditions = found.get("status", {}).get("conditions", [])
         return any(each["type"] == "Ready" and each["status"] == "Unknown" for each in conditions)
-
-
-def _is_still(replica_set: Json) -> bool:
-    """Whether a ReplicaSet's controller knows that it wants no pods, and has none left to delete."""
-    status, meta = replica_set.get("status", {}), replica_set["metadata"]
-    observed = status.get("observedGeneration", 0) >= meta.get("generation", 1)
-    return observed and not replica_set["spec"].get("replicas", 1) and not status.get("replicas", 0)

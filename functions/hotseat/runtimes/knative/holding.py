@@ -44,8 +44,10 @@ class Holding:
     ready: bool = False
     stopping: bool = False
     unproven: bool = False
+    frozen: bool = False  # nothing makes another pod before we let it
     quiet: bool = False  # nothing will make another pod
     down_generation: int | None = None  # of the Deployment, once its scale is 0; 0: there is no Deployment
+    freeze_by: float | None = None  # when its pods are deleted with or without that
     prove_by: float = 0.0
     unschedulable_since: float | None = None
     retry_at: float = 0.0  # the API server refused; not before then again

@@ -1,11 +1,16 @@
-"""The end of a holder: its scale goes, its pods at once after it; it is released once all of them are proven gone and none will follow."""
+"""The end of a holder: its pods go, then its scale; it is released once all of them are proven gone and none will follow."""
 
 from hotseat.kube.client import KubeError
 from hotseat.runtimes.knative.acting import Hands
 from hotseat.runtimes.knative.adopting import UNPROVEN, scaled_up, unproven_mark
+from hotseat.runtimes.knative.freezing import Freezer
 from hotseat.runtimes.knative.holding import HeldPod, Holding
 from hotseat.runtimes.knative.watched import Watched
 
+FREEZE_PAUSE = (
+    0.01  # seconds between questions whether a ReplicaSet's controller knows that it goes: it does within some 15 ms
+)
+FREEZE_TIME = 2.0  # seconds that it has for that
 QUIET_PAUSE = 0.1  # seconds between questions whether a ReplicaSet has come to rest
 UNPROVEN_PAUSE = 2.0  # seconds between looks at the node of a pod that is not proven gone
 
@@ -13,15 +18,22 @@ UNPROVEN_PAUSE = 2.0  # seconds between looks at the node of a pod that is not p
 class Releases:
     """Steps towards a release, each repeatable. KubeError: try again later."""
 
-    def __init__(self, hands: Hands, watched: Watched) -> None:
+    def __init__(self, hands: Hands, freezer: Freezer, watched: Watched) -> None:
         self._hands = hands
+        self._freezer = freezer
         self._watched = watched
 
     def step(self, holding: Holding, now: float) -> None:
         """Do whatever can be done now."""
-        self._scale_down(holding)
+        if holding.revision is None:  # it was never scaled up
+            holding.quiet = True
+        if not holding.quiet:
+            self._begin_anew(holding)
+            if not self._freeze(holding, now):
+                return
         self._delete_pods(holding)
         if not holding.quiet:
+            self._scale_down(holding)
             self._await_quiet(holding, now)
         self._look_at_nodes(holding, now)
 
@@ -38,45 +50,58 @@ class Releases:
         if deployment is not None:
             self._hands.scale(deployment, 0, {UNPROVEN: unproven_mark(holding)})
 
-    def _delete_pods(self, holding: Holding) -> None:
-        """Give each pod one second, right after the scale and before it has come by two controllers to the ReplicaSet.
+    def _freeze(self, holding: Holding, now: float) -> bool:
+        """See to it that nobody makes another pod, or ends the one that there is in its own way. True: it is time to act.
 
-        After: that would give its pods the long grace, and a preStop that runs is not shortened. Before: it would make a
-        replacement, which may get a node of its own and start; and one that goes before its kubelet said anything about it
-        leaves no proof that it is gone.
+        Where no controller answers, nobody makes another pod either, for the time being.
         """
+        revision = holding.revision or ""
+        if holding.frozen or (holding.freeze_by is not None and now >= holding.freeze_by):
+            return True
+        self._hands.check(self._watched.deployment(revision))
+        holding.frozen = self._freezer.freeze(revision)
+        if not holding.frozen:
+            holding.freeze_by = holding.freeze_by or now + FREEZE_TIME
+            holding.look_again(now + FREEZE_PAUSE)
+            return False
+        for pod in self._freezer.pods(revision):
+            holding.see(pod)
+        return True
+
+    def _delete_pods(self, holding: Holding) -> None:
+        """Give each pod one second: nothing is in flight any more."""
         for pod in holding.pods.values():
             if pod.present and not pod.proven and not pod.deleted:
-                self._hands.delete(pod.name, pod.uid)
-                pod.deleted = True
+                pod.deleted = self._hands.delete(pod.last)
 
-    def _scale_down(self, holding: Holding) -> None:
-        if holding.revision is None:  # it was never scaled up
-            holding.down_generation, holding.quiet = 0, True
-            return
-        deployment = self._watched.deployment(holding.revision)
+    def _begin_anew(self, holding: Holding) -> None:
+        """Do all of it again where somebody else has scaled it up again."""
+        deployment = self._watched.deployment(holding.revision or "")
         if holding.down_generation is not None and deployment is not None:
             later = deployment["metadata"].get("generation", 0) > holding.down_generation
-            if later and scaled_up(deployment):  # somebody else scaled it up again
-                holding.down_generation, holding.quiet = None, False
+            if later and scaled_up(deployment):
+                holding.down_generation, holding.frozen, holding.freeze_by = None, False, None
+
+    def _scale_down(self, holding: Holding) -> None:
         if holding.down_generation is None:
+            deployment = self._watched.deployment(holding.revision or "")
             written = self._hands.scale(deployment, 0) if deployment is not None else None
             holding.down_generation = 0 if written is None else int(written["metadata"].get("generation", 0))
 
     def _await_quiet(self, holding: Holding, now: float) -> None:
-        """See to it that every pod is known, and that there will be no other."""
-        deployment = self._watched.deployment(holding.revision or "")
+        """Let the ReplicaSets go as soon as none of them, and none that the Deployment makes after them, will make a pod."""
+        revision = holding.revision or ""
+        deployment = self._watched.deployment(revision)
         if deployment is not None:
             seen = min(
                 deployment["metadata"].get("generation", 0), deployment.get("status", {}).get("observedGeneration", 0)
             )
             if seen < (holding.down_generation or 0):
                 return  # the watch will tell
-        items = self._hands.last_pods(holding.revision or "")
-        if items is None:
+        if not self._freezer.thaw(revision):
             holding.look_again(now + QUIET_PAUSE)
             return
-        for item in items:
+        for item in self._freezer.pods(revision):
             holding.see(item)
         holding.quiet = True
         self._delete_pods(holding)

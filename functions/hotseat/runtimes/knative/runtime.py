@@ -38,6 +38,7 @@ from hotseat.runtimes.knative.adopting import (
 )
 from hotseat.runtimes.knative.bringing import Bringing
 from hotseat.runtimes.knative.fetching import Fetcher
+from hotseat.runtimes.knative.freezing import Freezer
 from hotseat.runtimes.knative.holding import FOREIGN_GRACE, Holding
 from hotseat.runtimes.knative.logs import PodLog
 from hotseat.runtimes.knative.probing import Ask, Probe, ask_queue
@@ -79,7 +80,8 @@ class KnativeRuntime:
         self._hands = Hands(kube, namespace, identity)
         self._watched = Watched(kube, namespace, self._heard)
         self._scaler = Scaler(kube, namespace, self._watched)
-        self._releases = Releases(self._hands, self._watched)
+        self._freezer = Freezer(kube, namespace)
+        self._releases = Releases(self._hands, self._freezer, self._watched)
         self._bringing = Bringing(self._hands, self._watched)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._holdings = Register()
@@ -104,12 +106,14 @@ class KnativeRuntime:
             log.warning("waiting for the API server")
         for deployment in self._watched.deployments.objects:
             if self._watched.ours(deployment):
-                self._take_over(deployment)
+                self._insist(partial(self._hands.take_over, deployment))
         for pod in self._watched.pods.objects:
             if pods.terminal(pod):
                 self._holdings.assign(pod, NOBODYS)
         for revision in revisions_that_hold(self._watched):
             self._adopt(revision)
+        held = {each.revision for each in self._holdings.all() if each.revision}
+        self._insist(partial(self._freezer.thaw_all_but, held))
         self._fetcher.begin(self._tell)
         self.update(models)
         self._scaler.start()
@@ -359,12 +363,12 @@ class KnativeRuntime:
 
     # Small things -----------------------------------------------------------------------------------------------------
 
-    def _take_over(self, deployment: Json) -> None:
+    def _insist(self, job: Callable[[], object]) -> None:
         while not self._closed:
             try:
-                self._hands.take_over(deployment)
+                job()
             except KubeError as error:
-                log.warning("taking over %s: %s", deployment["metadata"]["name"], error)
+                log.warning("to begin: %s", error)
                 time.sleep(RETRY)
             else:
                 return
