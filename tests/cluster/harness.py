@@ -124,7 +124,7 @@ class Hotseat:
     def apply(self, *documents: Json | str) -> None:
         """Apply documents, given as JSON or as YAML text."""
         parts = [each if isinstance(each, str) else json.dumps(each) for each in documents]
-        self.kubectl("apply", "-f", "-", given="\n---\n".join(parts))
+        self.kubectl("apply", "-f", "-", given="\n---\n".join(["# as YAML", *parts]))
 
     def delete(self, kind: str, name: str, *options: str) -> None:
         self.kubectl("delete", kind, name, "--ignore-not-found", *options)
