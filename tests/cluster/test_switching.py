@@ -24,7 +24,12 @@ spec:
           env: [{name: HOTSEAT_MOCK_SEAT, value: /cache/seat-default}]
           readinessProbe: {httpGet: {path: /health}, periodSeconds: 1}
           resources: {limits: {LIMIT}}
-          securityContext: {runAsUser: 65532}
+          securityContext:
+            runAsNonRoot: true
+            runAsUser: 65532
+            allowPrivilegeEscalation: false
+            capabilities: {drop: [ALL]}
+            seccompProfile: {type: RuntimeDefault}
           volumeMounts: [{name: cache, mountPath: /cache}]
       volumes: [{name: cache, persistentVolumeClaim: {claimName: seat}}]
 """

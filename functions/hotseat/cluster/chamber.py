@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 ECHO_DELAY = 0.1  # seconds; a router goes another way after 0.5
 STATUS_DELAY = 0.2
+CATCH_UP = 5.0  # seconds
 
 
 @dataclass(slots=True)
@@ -89,8 +90,10 @@ class Chamber:
             return list(self._routers.values())
 
     def start(self) -> None:
-        """Begin to decide and to write."""
+        """Begin to decide and to write. Nothing is published before all that was adopted has been taken in."""
         self.switcher.start()
+        if not self.switcher.wait_caught_up(CATCH_UP):
+            log.warning("%s: the switcher is slow to begin", self.name)
         self._writer.start()
 
     def stop(self) -> None:

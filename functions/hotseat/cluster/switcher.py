@@ -136,6 +136,8 @@ class SwitcherApp:
         self._open()
         self._enter()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
+        for chamber in self._chambers.values():  # only now: routers shall not hear of a Workspace without its residents
+            chamber.start()
         threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
         self._leading = True
         self._forget_routers()
@@ -183,7 +185,8 @@ class SwitcherApp:
                 )
                 chamber.turned = self._scribe.mark
                 self._chambers[name] = chamber
-                chamber.start()
+                if self._leading:
+                    chamber.start()
 
     def _enter(self) -> None:
         """Give each Workspace its documents."""

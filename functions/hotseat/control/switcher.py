@@ -98,6 +98,7 @@ class Switcher:
         self._orders: list[_Order] = []
         self._stopped = False
         self._ended = False
+        self._caught_up = threading.Event()  # there was nothing more to be told about, once
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
         self._queue: dict[str, tuple[int, float, int]] = {}
@@ -106,6 +107,10 @@ class Switcher:
     def start(self) -> None:
         """Begin to run."""
         self._thread.start()
+
+    def wait_caught_up(self, timeout: float) -> bool:
+        """After `start`: wait until it has taken in all that it was told before; False if that takes longer."""
+        return self._caught_up.wait(timeout)
 
     # Stimuli, from any thread -----------------------------------------------------------------------------------------
 
@@ -221,6 +226,8 @@ class Switcher:
             self._queue = self._machine.queue()
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
+        if self._inbox.empty():
+            self._caught_up.set()
         self._turned()
 
     def _next(self) -> Stimulus:

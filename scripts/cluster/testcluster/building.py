@@ -23,6 +23,7 @@ PACKAGES = {
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "iptables": "iptables",
     "conntrack": "conntrack",
+    "buildah": "buildah",  # for scripts/image
     "mmdebstrap": "mmdebstrap",
     "openssl": "openssl",
     "iproute2": "ip",

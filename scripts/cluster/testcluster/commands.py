@@ -18,7 +18,7 @@ USAGE = """A real one-node Kubernetes with Knative Serving, Eventing and Kourier
   cluster import ARCHIVE           import an image archive (docker or OCI)
   cluster load TAG FOLDER          make an image of a folder on top of the Python base, as dev.local/TAG
   cluster env                      print what a shell needs: eval "$(scripts/cluster/cluster env)"
-  cluster status | logs NAME | down
+  cluster status | is-up | logs NAME | down
 """
 
 
@@ -59,6 +59,10 @@ def status(_: argparse.Namespace) -> None:
     kubectl("get", "pods", "-A", "-o", "wide")
 
 
+def is_it_up(_: argparse.Namespace) -> None:
+    raise SystemExit(0 if is_up() else 1)
+
+
 def logs(arguments: argparse.Namespace) -> None:
     sh("tail", "-n", "60", STATE / "logs" / f"{arguments.name}.log")
 
@@ -87,7 +91,7 @@ def main() -> None:
     command = commands.add_parser("logs")
     command.add_argument("name")
     command.set_defaults(run=logs)
-    for name, function in (("env", env), ("status", status), ("down", down)):
+    for name, function in (("env", env), ("status", status), ("is-up", is_it_up), ("down", down)):
         commands.add_parser(name).set_defaults(run=function)
     arguments = parser.parse_args()
     try:

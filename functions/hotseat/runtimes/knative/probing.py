@@ -1,6 +1,7 @@
 """The question to a pod's queue-proxy whether it serves: asked often at first, because each pause delays a switch."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import urllib3
@@ -8,7 +9,7 @@ import urllib3
 from hotseat.kube.names import QUEUE_PORT
 
 SHORTEST, LONGEST = 0.01, 0.25  # seconds between questions
-GROWTH = 1.1
+SHARE = 0.02  # of the time that it has taken so far: a load is never found to be over much later than it was
 TIMEOUT = 1.0  # seconds for one answer
 _HEADERS = {"User-Agent": "Knative-Activator-Probe", "K-Network-Probe": "queue"}
 _OK = 200
@@ -43,10 +44,10 @@ class Probe:
         self._cancelled.set()
 
     def _run(self) -> None:
-        pause = SHORTEST
+        began = time.monotonic()
         while not self._cancelled.is_set():
             if self._ask(self._ip):
                 self._say()
                 return
-            self._cancelled.wait(pause)
-            pause = min(pause * GROWTH, LONGEST)
+            taken = time.monotonic() - began
+            self._cancelled.wait(min(max(SHORTEST, SHARE * taken), LONGEST))

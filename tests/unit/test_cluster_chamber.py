@@ -1,0 +1,45 @@
+"""One Workspace in the switcher, and what routers hear of it."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from hotseat.cluster.chamber import Chamber
+from hotseat.control.bus import Bus
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.messages import HolderAdopted
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fakes import FakeRuntime
+
+
+class Writes:
+    """The API server, as far as a status needs it."""
+
+    def __init__(self) -> None:
+        self.statuses: list[dict[str, Any]] = []
+        self.written = threading.Event()
+
+    def merge(self, _path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.statuses.append(body["status"])
+        self.written.set()
+        return body
+
+
+def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_residents() -> None:
+    kube, workspace = (
+        Writes(),
+        Workspace.model_validate({"metadata": {"name": "default"}, "spec": {"capacity": {"gpus": 1}}}),
+    )
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
+    before = {"epoch": 7, "residents": [], "routers": [{"id": "r", "pod": "r-1", "seq": 3}]}
+    chamber = Chamber(workspace, before, runtime=FakeRuntime(), bus=Bus(), kube=kube, namespace="test")
+    chamber.change(workspace, 1, [model], {})
+    chamber.switcher.tell(HolderAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    assert not kube.statuses
+    chamber.start()
+    assert kube.written.wait(5)
+    assert [(each["model"], each["state"]) for each in kube.statuses[0]["residents"]] == [("a", "ready")]
+    assert kube.statuses[0]["epoch"] >= 7
+    chamber.stop()
