@@ -92,7 +92,7 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
     early = wait_until(lambda: (a := hotseat.chat("gemma")).status != 404 and a, 30)
     assert early.status == 503, "it is not loaded before its weights are there"
     assert int(early.headers["Retry-After"]) > 0
-    assert "weights" in early.error
+    assert early.body["error"]["code"] == "weights_not_cached"
 
     def halfway() -> bool:
         cached = hotseat.status("model", "gemma").get("cached") or {}
@@ -125,7 +125,9 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
 def test_weights_that_are_not_what_was_asked_for_are_not_loaded(
     hotseat: Hotseat, guard: Guard, weights: Weights
 ) -> None:
-    hotseat.apply(model("forged", engine="custom", source=f"{weights.url}#sha256={'0' * 64}", command=["s", "{model}"]))
+    hotseat.apply(
+        model("forged", engine="custom", source=f"{weights.url}#sha256={'0' * 64}", command=["s", "{port}", "{model}"])
+    )
     wait_until(lambda: hotseat.condition("model", "forged", "Cached").get("reason") == "Failed", 90, "the fetch fails")
     said = hotseat.condition("model", "forged", "Cached")["message"]
     assert "sha256" in said

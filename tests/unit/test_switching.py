@@ -258,6 +258,31 @@ def test_a_fetch_that_fails_unasked_is_no_failure_yet() -> None:
     assert house.demand(2.0, {"a": 1}) == [Fetch("a")]
 
 
+def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
+    house = House(a=Terms(), b=Terms(fetch_ahead=True, refuse_uncached=True))
+    house.load(1.0)
+    assert house.machine.step(CacheObserved(1.0, "b", ABSENT)) == [Fetch("b")]  # nobody has asked
+    said = "the weights of b are not there yet and are being fetched"
+    refusal = Refusal(4, "weights_not_cached", said, 7.0)
+    assert house.demand(2.0, {"b": 1}) == [publish(4, who("a", READY, 1.0, 2), refuse={"b": refusal})]
+    assert house.demand(3.0, {"b": 1}, seen=3) == []  # the router has not seen that yet
+    house.machine.step(CacheObserved(4.0, "b", FETCHING, "", 5_000_000, 20_000_000))
+    later = Refusal(5, "weights_not_cached", f"{said}: 5 MB of 20 MB (25%)", 13.0)
+    assert house.demand(8.0, {"b": 1}, seen=4) == [publish(5, who("a", READY, 1.0, 2), refuse={"b": later})]
+    there = house.machine.step(CacheObserved(9.0, "b", CACHED))
+    assert there == [Emit("model.cached", "b", {}), publish(6, who("a", READY, 1.0, 2))]
+
+
+def test_weights_that_cannot_come_ahead_are_a_failure_though_nobody_waits() -> None:
+    house = House(a=Terms(fetch_ahead=True, refuse_uncached=True))
+    house.machine.step(CacheObserved(1.0, "a", ABSENT))
+    failed = house.machine.step(CacheObserved(2.0, "a", FAILED, "sha256 is another"))
+    refusal = Refusal(2, "model_failed", "a failed: FetchFailed: sha256 is another", 3.0)
+    assert failed == [has_failed("a", None, "FetchFailed", "sha256 is another", 1.0), publish(2, refuse={"a": refusal})]
+    assert house.tick(4.0) == [], "it is tried again when somebody asks"
+    assert house.demand(5.0, {"a": 1}, seen=2)[0] == Fetch("a")
+
+
 # A switch -------------------------------------------------------------------------------------------------------------
 
 

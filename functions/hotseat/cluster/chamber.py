@@ -105,7 +105,7 @@ class Chamber:
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             self.switcher.follow(load_policy(workspace.spec.policy.name))
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
-        terms = {m.name: terms_of(m, workspace, marks.get(m.name)) for m in self.models}
+        terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True) for m in self.models}
         self.switcher.tell(TermsChanged(time.monotonic(), terms, capacity_of(workspace)))
         self._writer.mark()
 

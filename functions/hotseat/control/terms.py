@@ -1,7 +1,7 @@
 """From the documents to what the two machines want to know."""
 
 from hotseat.core.admission import Limits
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model, WhileAbsent, Workspace
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.seats import Terms
 
@@ -12,10 +12,14 @@ _SOFT = {
 _SOFT_LIFECYCLE = {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"}
 
 
-def terms_of(model: Model, workspace: Workspace, mark: str | None = None) -> Terms:
-    """Terms of a Model; what it leaves open comes from its Workspace's policy. `mark` stands for its fingerprint, where given."""
+def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahead: bool = False) -> Terms:
+    """Terms of a Model; what it leaves open comes from its Workspace's policy. `mark` stands for its fingerprint, where given.
+
+    `ahead`: weights are brought before anybody asks for them; who does so earlier is refused unless the Model says otherwise.
+    """
     spec, policy = model.spec, workspace.spec.policy
     lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
+    default = WhileAbsent.REFUSE if ahead else WhileAbsent.WAIT
     counted = workspace.spec.capacity.accelerator_memory is not None
     return Terms(
         claim=Claim(resources.gpus, (resources.accelerator_memory or 0) if counted else 0),
@@ -29,6 +33,8 @@ def terms_of(model: Model, workspace: Workspace, mark: str | None = None) -> Ter
         preload=lifecycle.preload,
         external=spec.url if spec.engine == "external" else None,
         fingerprint=fingerprint(model) if mark is None else mark,
+        fetch_ahead=ahead,
+        refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
     )
 
 

@@ -89,6 +89,13 @@ class FetchBy(StrEnum):
     ENGINE = "Engine"
 
 
+class WhileAbsent(StrEnum):
+    """What becomes of a request whose Model's weights are not there yet."""
+
+    REFUSE = "Refuse"
+    WAIT = "Wait"
+
+
 class Cache(Document):
     """Where weights are kept."""
 
@@ -103,6 +110,11 @@ class Cache(Document):
     fetch_by: FetchBy = Field(
         default=FetchBy.JOB,
         description="Job: hotseat brings the weights before a GPU is taken. Engine: the engine does while it loads.",
+    )
+    while_absent: WhileAbsent | None = Field(
+        default=None,
+        description="Requests while hotseat still brings the weights: Refuse (503, Retry-After and the progress; what a cluster "
+        "does if this is left open) or Wait (what `hotseat up` does).",
     )
 
     @field_validator("existing_claim")

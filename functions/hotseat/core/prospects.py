@@ -10,6 +10,7 @@ from hotseat.core.seats import Failure, Holder
 
 MAX_BACKOFF = 300.0  # seconds
 UNPROVEN_RETRY = 10.0  # seconds
+FETCH_RETRY = 5.0  # seconds
 _SHORTAGES = ("too_large", "release_unproven")
 
 
@@ -72,6 +73,8 @@ class Prospects:
         self.cache[s.model] = s
         if s.state is CacheState.FETCHING:
             return [Emit("model.fetching", s.model, {"done": s.done, "total": s.total, "message": s.message})]
+        if s.state is CacheState.CACHED:
+            self._welcome(s.model, "weights_not_cached")
         if s.state is CacheState.CACHED and before is not None and before.state is not CacheState.CACHED:
             return [Emit("model.cached", s.model, {})]
         return []
@@ -81,13 +84,25 @@ class Prospects:
         cache = self.cache.get(model)
         return cache is not None and cache.state is CacheState.CACHED
 
-    def fetch(self, model: str) -> list[Fetch]:
-        """Ask for its weights, unless that has been done or the runtime has not spoken of them yet."""
+    def fetch(self, model: str, *, again: bool = True) -> list[Fetch]:
+        """Ask for its weights, unless that has been done or the runtime has not spoken of them yet; `again`: where it has failed."""
         cache = self.cache.get(model)
-        if cache is None or cache.state not in (CacheState.ABSENT, CacheState.FAILED):
+        states = (CacheState.ABSENT, CacheState.FAILED) if again else (CacheState.ABSENT,)
+        if cache is None or cache.state not in states:
             return []
         self.cache[model] = replace(cache, state=CacheState.FETCHING, message="asked for")
         return [Fetch(model)]
+
+    def refuse_uncached(self, model: str, now: float, epoch: int) -> None:
+        """Send away who waits for it while its weights are not there, with how far they are."""
+        cache = self.cache.get(model)
+        if cache is None or cache.state is CacheState.CACHED:
+            return
+        progress = "" if cache.done is None else f": {cache.done / 1e6:.0f} MB"
+        if cache.done is not None and cache.total:
+            progress += f" of {cache.total / 1e6:.0f} MB ({100 * cache.done // cache.total}%)"
+        message = f"the weights of {model} are not there yet and are being fetched{progress}"
+        self.refuse(model, Refusal(epoch, "weights_not_cached", message, now + FETCH_RETRY))
 
     # Failures and refusals --------------------------------------------------------------------------------------------
 
@@ -125,8 +140,10 @@ class Prospects:
         for model in [m for m, refusal in self.refusals.items() if refusal.code in _SHORTAGES]:
             self._welcome(model)
 
-    def _welcome(self, model: str) -> None:
-        if self.refusals.pop(model, None):
+    def _welcome(self, model: str, code: str | None = None) -> None:
+        """Take a refusal back: any, or one for this reason only."""
+        if model in self.refusals and code in (None, self.refusals[model].code):
+            del self.refusals[model]
             self.changed = True
 
 

@@ -26,6 +26,8 @@ class Terms:
     preload: bool = False
     external: str | None = None  # address of a server that is never loaded or unloaded
     fingerprint: str = ""
+    fetch_ahead: bool = False  # its weights are brought before anybody asks for it
+    refuse_uncached: bool = False  # who asks for it before they are there is told to come again
 
 
 # Stimuli beside Demand and Observation --------------------------------------------------------------------------------

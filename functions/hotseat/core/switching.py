@@ -176,7 +176,8 @@ class Switching:
     def _note_cache(self, s: CacheObserved) -> None:
         self._out += self.prospects.note_cache(s)
         asked = s.model in self.prospects.orders or self._waiting(s.model)[0]
-        if s.state is CacheState.FAILED and s.model in self.terms and asked:
+        terms = self.terms.get(s.model)
+        if s.state is CacheState.FAILED and terms and (asked or terms.refuse_uncached):
             self._fail(s.now, s.model, None, "FetchFailed", s.message)
 
     def _adopt(self, s: HolderAdopted) -> None:
@@ -278,6 +279,9 @@ class Switching:
 
     def _decide(self, now: float) -> None:
         self._wakes = []
+        for name, terms in self.terms.items():
+            if terms.fetch_ahead:
+                self._out += self.prospects.fetch(name, again=False)
         decision = self._ask_policy(now)
         self.effective_max_wait = decision.effective_max_wait
         for holder in list(self.holders.values()):
@@ -325,6 +329,8 @@ class Switching:
                 self.prospects.refuse(model, refusal)
             return False
         self._out += self.prospects.fetch(model)
+        if self.terms[model].refuse_uncached and self._waiting(model)[0]:
+            self.prospects.refuse_uncached(model, now, self.epoch + 1)
         return self.prospects.cached(model)
 
     def _steer(self, holder: Holder, wanted: bool, now: float) -> None:

@@ -63,11 +63,12 @@ class Hands:
         raise KubeError(CONFLICT, f"{path} changes faster than it can be scaled")
 
     def check(self, deployment: Json | None) -> None:
-        """SupersededError: another switcher took it over."""
-        if deployment is not None and not self._may_change(deployment):
-            raise SupersededError(
-                f"{annotations(deployment)[SWITCHER]} has taken over {deployment['metadata']['name']}"
-            )
+        """SupersededError: another switcher took it over. What was seen of it may be from before we did that ourselves."""
+        if deployment is None or self._may_change(deployment):
+            return
+        newest = self._kube.find(DEPLOYMENTS.path(self._namespace, deployment["metadata"]["name"]))
+        if newest is not None and not self._may_change(newest):
+            raise SupersededError(f"{annotations(newest)[SWITCHER]} has taken over {newest['metadata']['name']}")
 
     def _may_change(self, deployment: Json) -> bool:
         return annotations(deployment).get(SWITCHER, self._identity) == self._identity
