@@ -225,6 +225,8 @@ class TestDrift:
             return str(service(**spec)["metadata"]["annotations"][FINGERPRINT])
 
         assert mark() == mark(aliases=["gpt-4o"], scheduling={"priority": 5}, description="x")
+        assert mark() == mark(cache={"onDelete": "Delete"})
+        assert mark(cache={"fetchBy": "Engine"}) == mark(cache={"fetchBy": "Engine", "onDelete": "Delete"}) != mark()
         assert mark() != mark(args=["--load-time", "2"])
         assert mark() != mark(resources={"gpus": 2})
 
