@@ -19,6 +19,7 @@ from hotseat.control.bus import Bus, Event, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.seats import ModelStatus
+from hotseat.gateway.readings import of_seats
 from hotseat.gateway.server import Server
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
@@ -316,11 +317,7 @@ class SwitcherApp:
 
     def _gauges(self) -> Iterator[Reading]:
         for chamber in list(self._chambers.values()):
-            for resident in chamber.residency.residents:
-                labels = {"workspace": chamber.name, "model": resident.model, "state": resident.state.value}
-                yield Reading("hotseat_residents", labels, 1)
-            bound = chamber.switcher.effective_max_wait or chamber.workspace.spec.policy.max_wait
-            yield Reading("hotseat_effective_max_wait_seconds", {"workspace": chamber.name}, bound)
+            yield from of_seats(chamber.workspace, chamber.residency.residents, chamber.switcher.effective_max_wait)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 
