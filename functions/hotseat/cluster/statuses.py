@@ -1,7 +1,7 @@
 """The rows and conditions of statuses, from what the switching machine knows. Pure, but for the time of day of new conditions."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from hotseat.control.wire import Json, stamp, switch_to_json
@@ -9,6 +9,7 @@ from hotseat.core.documents import Model
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
+from hotseat.core.units import format_time
 
 SHOWN_SWITCHES = 20
 
@@ -171,7 +172,7 @@ def condition(kind: str, true: bool | None, reason: str, message: str, generatio
 def keep_times(new: list[Json], old: Iterable[Mapping[str, Any]]) -> list[Json]:
     """Give each condition the time since which its status is what it is."""
     before = {c["type"]: c for c in old}
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = format_time(time.time(), "seconds")
     for each in new:
         same = before.get(each["type"], {})
         kept = same.get("lastTransitionTime") if same.get("status") == each["status"] else None
