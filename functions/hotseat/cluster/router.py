@@ -1,7 +1,6 @@
 """The router function: takes requests, holds those that wait, relays the rest to pods. It only reads its Workspaces."""
 
-import logging
-
+from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
 from hotseat.control.bus import Bus
 from hotseat.control.carrier import Carrier
@@ -9,15 +8,11 @@ from hotseat.control.remote import RemoteHouse
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.readings import of_requests
 from hotseat.gateway.relay import Connections
-from hotseat.gateway.server import Server
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.kube.client import Json, Kube
 from hotseat.kube.names import WORKSPACES
 from hotseat.kube.watching import Change, Watcher
-from hotseat.telemetry.logs import set_up_logging
 from hotseat.telemetry.metrics import Metrics
-
-log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 2**20
 GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
@@ -74,14 +69,7 @@ class RouterApp:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    set_up_logging(settings.log_level, json_lines=True)
-    Server(
-        lambda: RouterApp(settings),
-        lambda: log.info("router %s serves", settings.pod),
-        bind=f"0.0.0.0:{settings.port}",
-        threads=settings.threads + 64,
-        graceful=GRACEFUL + 5,
-    ).run()
+    serve(settings, RouterApp, up="router %s serves", threads=settings.threads + 64, graceful=GRACEFUL + 5)
 
 
 if __name__ == "__main__":
