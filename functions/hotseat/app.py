@@ -15,6 +15,7 @@ import watchfiles
 
 from hotseat.control.bus import Bus, HttpSink, Listener
 from hotseat.control.house import House
+from hotseat.gateway import readings
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import Gateway, create_gateway
@@ -143,23 +144,9 @@ class App:
 
     def _read(self) -> Iterator[Reading]:
         """Values of the gauges that are read when scraped."""
-        now = time.monotonic()
+        yield from readings.of_requests(self.house)
         for room in self.house.rooms:
-            queues = room.desk.queues()
-            holders = room.desk.residency.residents
-            for place in self.house.places().values():
-                if place.room is room:
-                    name = place.model.name
-                    count, oldest = queues.get(name, (0, now))
-                    busy = sum(room.desk.in_flight(h.holder) for h in holders if h.model == name)
-                    yield Reading("hotseat_requests_waiting", {"model": name}, count)
-                    yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
-                    yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
-            for holder in holders:
-                labels = {"workspace": room.name, "model": holder.model, "state": holder.state.value}
-                yield Reading("hotseat_residents", labels, 1)
-            bound = room.effective_max_wait or room.workspace.spec.policy.max_wait
-            yield Reading("hotseat_effective_max_wait_seconds", {"workspace": room.name}, bound)
+            yield from readings.of_seats(room.workspace, room.desk.residency.residents, room.effective_max_wait)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

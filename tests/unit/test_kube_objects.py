@@ -11,7 +11,7 @@ from hotseat.kube.containers import CannotMake, bytes_quantity, cores_quantity, 
 from hotseat.kube.conventions import ClusterSettings
 from hotseat.kube.merge import MergeError
 from hotseat.kube.names import FINGERPRINT
-from hotseat.kube.objects import claim_of, drifted, is_current, is_owned, service_of
+from hotseat.kube.objects import claim_of, drifted, is_owned, service_of
 
 Json = dict[str, Any]
 SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm")
@@ -225,6 +225,8 @@ class TestDrift:
             return str(service(**spec)["metadata"]["annotations"][FINGERPRINT])
 
         assert mark() == mark(aliases=["gpt-4o"], scheduling={"priority": 5}, description="x")
+        assert mark() == mark(cache={"onDelete": "Delete"})
+        assert mark(cache={"fetchBy": "Engine"}) == mark(cache={"fetchBy": "Engine", "onDelete": "Delete"}) != mark()
         assert mark() != mark(args=["--load-time", "2"])
         assert mark() != mark(resources={"gpus": 2})
 
@@ -238,10 +240,8 @@ class TestDrift:
         pod["containers"][0]["ports"][0] |= {"name": "user-port", "protocol": "TCP"}
         pod["containers"][0]["resources"]["requests"]["cpu"] = "1000m"
         assert not drifted(wanted, found)
-        assert is_current(wanted, {"metadata": found["spec"]["template"]["metadata"], "spec": pod})
         pod["containers"][0]["image"] = "other"
         assert drifted(wanted, found)
-        assert not is_current(wanted, {"metadata": found["spec"]["template"]["metadata"], "spec": pod})
 
     def test_an_element_more_or_less_is_drift(self) -> None:
         wanted = service()

@@ -42,14 +42,12 @@ RUNS = container(running={})
 )
 def test_only_a_terminal_phase_with_all_containers_terminated_is_proof(found: dict, proven: bool) -> None:
     assert pods.terminal(found) is proven
-    assert pods.gone_without_trace(found) is proven
 
 
-def test_a_pod_that_was_never_bound_left_nothing() -> None:
+def test_a_pod_that_was_never_bound_names_no_node() -> None:
     unbound = pod("Pending")
     del unbound["spec"]["nodeName"]
     assert pods.node(unbound) is None
-    assert pods.gone_without_trace(unbound)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Durations and quantities: what is read, what is refused, and that writing brings back what was read."""
+"""Durations, quantities and times: what is read, what is refused, and that writing brings back what was read."""
 
 from decimal import Decimal
 
@@ -10,6 +10,7 @@ from hotseat.core.units import (
     Unreadable,
     format_bytes,
     format_duration,
+    format_time,
     parse_bytes,
     parse_duration,
     parse_quantity,
@@ -80,3 +81,9 @@ def test_a_thousandth_of_a_byte_is_refused_as_nobody_means_it():
 
 def test_bytes_are_written_for_people():
     assert [format_bytes(it) for it in (0, 1023, 1536, 24 * 2**30, 5 * 2**40)] == ["0", "1023", "1.5Ki", "24Gi", "5Ti"]
+
+
+def test_a_time_is_written_in_utc_as_precisely_as_is_asked():
+    assert format_time(0.9994) == "1970-01-01T00:00:00.999Z"
+    assert format_time(86400, "seconds") == "1970-01-02T00:00:00Z"
+    assert format_time(0.5, "microseconds") == "1970-01-01T00:00:00.500000Z"

@@ -12,6 +12,7 @@ from hotseat.cluster import statuses
 from hotseat.cluster.writer import StatusWriter
 from hotseat.control.bus import Bus
 from hotseat.control.house import load_policy
+from hotseat.control.operating import Operator
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, terms_of
 from hotseat.control.wire import residency_from_status, residency_to_status
@@ -69,6 +70,7 @@ class Chamber:
             turned=self._turned,
             epoch=self._residency.epoch,
         )
+        self.operator = Operator(self.switcher, time.monotonic, lambda: self._residency)
         self.switcher.tell(Enrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
         self._writer = StatusWriter(kube, path, self.build)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, jsonify, request
 
 from hotseat.control.carrier import SIGNATURE
 from hotseat.control.wire import Json, demand_from_json, moment, signed
@@ -28,22 +28,28 @@ ORDER_AGE = 30.0  # seconds; an order that was caught and sent again later is re
 OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, through the Broker?
 
 
-def create_inbox(  # noqa: C901 — one small function a route
+def create_inbox(
     key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Json], ready: Callable[[], bool], metrics: Metrics
 ) -> Flask:
     """Build the application."""
     app = Flask("hotseat-switcher")
+    app.register_blueprint(_from_routers(key, on_demand, on_order))
+    app.register_blueprint(_for_people(ready, metrics))
+
+    @app.errorhandler(HotseatError)
+    def tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
+        return jsonify(error.body()), error.status, error.headers()
+
+    return app
+
+
+def _from_routers(key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Json]) -> Blueprint:
+    blueprint = Blueprint("from_routers", __name__)
     seen = _Seen()
 
-    @app.post("/")
-    def from_broker() -> tuple[str, int]:
-        return _take(through_broker=True)
-
-    @app.post("/demand")
-    def from_router() -> tuple[str, int]:
-        return _take(through_broker=False)
-
-    def _take(*, through_broker: bool) -> tuple[str, int]:
+    @blueprint.post("/", defaults={"through_broker": True})
+    @blueprint.post("/demand", defaults={"through_broker": False})
+    def take(*, through_broker: bool) -> tuple[str, int]:
         kind, signature, data = _event()
         if kind != DEMAND:
             return "", 202  # somebody else's event: not ours to judge
@@ -56,7 +62,7 @@ def create_inbox(  # noqa: C901 — one small function a route
         on_demand(workspace, demand, str(data.get("pod", "")), through_broker)
         return "", 202
 
-    @app.post("/orders")
+    @blueprint.post("/orders")
     def orders() -> Response:
         order = request.get_json(force=True, silent=True)
         if not isinstance(order, dict) or not signed(key, order, request.headers.get("X-Hotseat-Signature", "")):
@@ -65,23 +71,25 @@ def create_inbox(  # noqa: C901 — one small function a route
             raise Forbidden("this order is too old, or was given already")
         return jsonify(on_order(order))
 
-    @app.get("/health")
+    return blueprint
+
+
+def _for_people(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
+    blueprint = Blueprint("for_people", __name__)
+
+    @blueprint.get("/health")
     def health() -> Response:
         return jsonify(status="ok")
 
-    @app.get("/ready")
+    @blueprint.get("/ready")
     def is_ready() -> tuple[Response, int]:
         return jsonify(status="ready" if ready() else "starting"), 200 if ready() else 503
 
-    @app.get("/metrics")
+    @blueprint.get("/metrics")
     def prometheus() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.errorhandler(HotseatError)
-    def tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
-        return jsonify(error.body()), error.status, error.headers()
-
-    return app
+    return blueprint
 
 
 def _event() -> tuple[str, str, Any]:

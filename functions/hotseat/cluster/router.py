@@ -1,24 +1,18 @@
 """The router function: takes requests, holds those that wait, relays the rest to pods. It only reads its Workspaces."""
 
-import logging
-import time
-from collections.abc import Iterator
-
+from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
 from hotseat.control.bus import Bus
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.readings import of_requests
 from hotseat.gateway.relay import Connections
-from hotseat.gateway.server import Server
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.kube.client import Json, Kube
 from hotseat.kube.names import WORKSPACES
 from hotseat.kube.watching import Change, Watcher
-from hotseat.telemetry.logs import set_up_logging
-from hotseat.telemetry.metrics import Metrics, Reading
-
-log = logging.getLogger(__name__)
+from hotseat.telemetry.metrics import Metrics
 
 MAX_BODY = 64 * 2**20
 GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
@@ -35,7 +29,7 @@ class RouterApp:
         carrier = Carrier(settings.broker_of(namespace), settings.switcher, settings.key)
         self.house = RemoteHouse(settings.pod, carrier, self._connections.forget)
         self._bus = Bus()
-        self._metrics = Metrics(self._read)
+        self._metrics = Metrics(lambda: of_requests(self.house))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
         self.gateway = create_gateway(
             self.house,
@@ -71,32 +65,11 @@ class RouterApp:
         else:
             self.house.take(workspace)
 
-    def _read(self) -> Iterator[Reading]:
-        now = time.monotonic()
-        for room in self.house.rooms:
-            queues = room.desk.queues()
-            holders = room.desk.residency.residents
-            for place in self.house.places().values():
-                if place.room is room:
-                    name = place.model.name
-                    count, oldest = queues.get(name, (0, now))
-                    busy = sum(room.desk.in_flight(h.holder) for h in holders if h.model == name)
-                    yield Reading("hotseat_requests_waiting", {"model": name}, count)
-                    yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
-                    yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
-
 
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    set_up_logging(settings.log_level, json_lines=True)
-    Server(
-        lambda: RouterApp(settings),
-        lambda: log.info("router %s serves", settings.pod),
-        bind=f"0.0.0.0:{settings.port}",
-        threads=settings.threads + 64,
-        graceful=GRACEFUL + 5,
-    ).run()
+    serve(settings, RouterApp, up="router %s serves", threads=settings.threads + 64, graceful=GRACEFUL + 5)
 
 
 if __name__ == "__main__":

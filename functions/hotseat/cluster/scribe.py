@@ -4,9 +4,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
+from hotseat.core.units import format_time
 from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
 from hotseat.kube.names import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
@@ -125,7 +125,7 @@ def _message(reason: str, data: Mapping[str, Any]) -> str:
 
 def _record(reference: Json, kind: str, message: str, namespace: str) -> Json:
     reason, _, text = message.partition(": ")
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = format_time(time.time(), "seconds")
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -1,7 +1,7 @@
 """The rows and conditions of statuses, from what the switching machine knows. Pure, but for the time of day of new conditions."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from hotseat.control.wire import Json, stamp, switch_to_json
@@ -9,8 +9,11 @@ from hotseat.core.documents import Model
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
+from hotseat.core.units import format_time
 
 SHOWN_SWITCHES = 20
+
+Cache = tuple[CacheState, str, int | None, int | None]  # how a fetch stands: state, message, bytes here, bytes in all
 
 # What a router needs of a Model's spec.
 ROUTED = {
@@ -96,56 +99,40 @@ def model_status(
     model: Model,
     generation: int,
     resident: Resident | None,
-    cache: tuple[CacheState, str, int | None, int | None] | None,
+    cache: Cache | None,
     switches: Sequence[Switch],
     problem: str,
 ) -> Json:
     """Make a Model's status. `problem`: why its objects cannot be made or are not as they should be."""
-    state = resident.state if resident is not None and resident.epoch != EXTERNAL_EPOCH else None
-    cached = cache is not None and cache[0] is CacheState.CACHED
-    failed = status.state in ("failed", SeatState.UNPROVEN.value)
-    serves = status.state == SeatState.READY.value
-    phase = "Failed" if problem and state is None else PHASES.get(status.state, "Pending")
-    fetch = cache[1] if cache else ""
-    conditions = [
-        condition(
-            "Ready",
-            not failed and not problem and cached,
-            _why(phase, cached=cached),
-            problem or status.message,
-            generation,
-        ),
-        condition(
-            "Cached",
-            cached,
-            "Cached" if cached else cache[0].value.capitalize() if cache else "Unknown",
-            fetch,
-            generation,
-        ),
-        condition("Resident", serves, phase, "", generation),
-        condition(
-            "Degraded",
-            failed or bool(problem),
-            phase if failed or problem else "AsExpected",
-            problem or status.message,
-            generation,
-        ),
-    ]
+    holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
+    phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
     return {
         "observedGeneration": generation,
         "phase": phase,
         "workspace": model.spec.workspace,
-        "conditions": conditions,
+        "conditions": _model_conditions(status, phase, cache, problem, generation),
         "address": resident.address if resident is not None else None,
-        "replicas": 1 if state is not None else 0,
+        "replicas": int(holds),
         "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
         "lastSwitch": _last(last) if last is not None else None,
     }
 
 
-def _why(phase: str, *, cached: bool) -> str:
-    return phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+def _model_conditions(
+    status: ModelStatus, phase: str, cache: Cache | None, problem: str, generation: int
+) -> list[Json]:
+    cached = cache is not None and cache[0] is CacheState.CACHED
+    bad = bool(problem) or status.state in ("failed", SeatState.UNPROVEN.value)
+    message = problem or status.message
+    why = phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+    fetch, said = (cache[0].value.capitalize(), cache[1]) if cache else ("Unknown", "")
+    return [
+        condition("Ready", cached and not bad, why, message, generation),
+        condition("Cached", cached, fetch, said, generation),
+        condition("Resident", status.state == SeatState.READY.value, phase, "", generation),
+        condition("Degraded", bad, phase if bad else "AsExpected", message, generation),
+    ]
 
 
 def _last(switch: Switch) -> Json:
@@ -171,7 +158,7 @@ def condition(kind: str, true: bool | None, reason: str, message: str, generatio
 def keep_times(new: list[Json], old: Iterable[Mapping[str, Any]]) -> list[Json]:
     """Give each condition the time since which its status is what it is."""
     before = {c["type"]: c for c in old}
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    now = format_time(time.time(), "seconds")
     for each in new:
         same = before.get(each["type"], {})
         kept = same.get("lastTransitionTime") if same.get("status") == each["status"] else None

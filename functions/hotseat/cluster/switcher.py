@@ -14,12 +14,13 @@ from hotseat.cluster.fetching import JobFetcher
 from hotseat.cluster.inbox import create_inbox
 from hotseat.cluster.orders import Orders
 from hotseat.cluster.scribe import Scribe
+from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
 from hotseat.control.bus import Bus, Event, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.seats import ModelStatus
-from hotseat.gateway.server import Server
+from hotseat.gateway.readings import of_seats
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
 from hotseat.kube.conventions import ClusterSettings
@@ -28,7 +29,6 @@ from hotseat.kube.names import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, W
 from hotseat.kube.objects import drifted
 from hotseat.kube.watching import Change, Watcher
 from hotseat.runtimes.knative.runtime import KnativeRuntime
-from hotseat.telemetry.logs import set_up_logging
 from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
@@ -319,11 +319,7 @@ class SwitcherApp:
 
     def _gauges(self) -> Iterator[Reading]:
         for chamber in list(self._chambers.values()):
-            for resident in chamber.residency.residents:
-                labels = {"workspace": chamber.name, "model": resident.model, "state": resident.state.value}
-                yield Reading("hotseat_residents", labels, 1)
-            bound = chamber.switcher.effective_max_wait or chamber.workspace.spec.policy.max_wait
-            yield Reading("hotseat_effective_max_wait_seconds", {"workspace": chamber.name}, bound)
+            yield from of_seats(chamber.workspace, chamber.residency.residents, chamber.switcher.effective_max_wait)
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 
@@ -335,14 +331,7 @@ def _die() -> None:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    set_up_logging(settings.log_level, json_lines=True)
-    Server(
-        lambda: SwitcherApp(settings),
-        lambda: log.info("switcher %s waits to lead", settings.pod),
-        bind=f"0.0.0.0:{settings.port}",
-        threads=64,
-        graceful=10,
-    ).run()
+    serve(settings, SwitcherApp, up="switcher %s waits to lead", threads=64, graceful=10)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import urllib3
@@ -19,6 +20,7 @@ from cloudevents.core.bindings.http import to_binary_event
 from cloudevents.core.v1.event import CloudEvent
 
 from hotseat.core.events import Emit, event_type
+from hotseat.core.units import format_time
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Bus:
             "source": f"{self._source}/workspaces/{workspace}",
             "type": event_type(emit.type),
             **({"subject": emit.subject} if emit.subject else {}),  # an empty one is not allowed
-            "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "time": format_time(time.time(), "microseconds"),
             "epoch": epoch,
             "datacontenttype": "application/json",
             "data": dict(emit.data),

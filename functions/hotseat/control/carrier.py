@@ -3,9 +3,9 @@
 import json
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import urllib3
@@ -13,6 +13,7 @@ import urllib3
 from hotseat.control.wire import Json, sign
 from hotseat.core.errors import Unavailable
 from hotseat.core.events import event_type
+from hotseat.core.units import format_time
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Carrier:
             "ce-id": uuid.uuid4().hex,
             "ce-source": f"/workspaces/{workspace}",
             "ce-type": event_type(kind),
-            "ce-time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ce-time": format_time(time.time()),
             f"ce-{SIGNATURE}": sign(self._key, data),
         }
 

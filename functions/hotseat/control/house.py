@@ -9,17 +9,17 @@ from importlib.metadata import entry_points
 
 from hotseat.control.bus import Bus
 from hotseat.control.desk import Clock, Desk
+from hotseat.control.operating import Operator
 from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, limits_of, terms_of
 from hotseat.core.admission import LimitsChanged
 from hotseat.core.documents import Model, Workspace
-from hotseat.core.errors import Unavailable
 from hotseat.core.events import Emit
-from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, SeatState
+from hotseat.core.messages import CacheObserved, Demand, Observation, Residency
 from hotseat.core.policy import Policy
 from hotseat.core.ports import LogView, Runtime
-from hotseat.core.seats import DemandReported, Load, ModelStatus, TermsChanged, Unload
+from hotseat.core.seats import DemandReported, ModelStatus, TermsChanged
 from hotseat.core.switches import Switch
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class LocalRoom:
             give_up=_start_afresh,
         )
         self.desk = Desk(router, clock, self.switcher.demand_changed)
+        self._operator = Operator(self.switcher, clock, lambda: self.desk.residency)
 
     @property
     def name(self) -> str:
@@ -85,7 +86,7 @@ class LocalRoom:
 
     def status(self, model: str) -> ModelStatus:
         """State of one model; `unloaded` for one that the switcher has not seen yet."""
-        return next((s for s in self.switcher.status() if s.name == model), ModelStatus(model, "unloaded"))
+        return self._operator.status(model)
 
     def switches(self) -> tuple[Switch, ...]:
         """Switches that are known, oldest first."""
@@ -98,47 +99,11 @@ class LocalRoom:
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
-        before, order = self.status(model), Load(self._clock(), model)
-        if timeout == 0:
-            self.switcher.tell(order)
-            return before
-
-        def outcome() -> ModelStatus | None:
-            return None if self.switcher.is_ordered(model) else self.status(model)
-
-        status = self.switcher.order(order, outcome, timeout)
-        if status is None:
-            raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
-        if status.state == "failed":
-            raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
-        refusal = self.desk.residency.refusals.get(model)
-        if status.state != "ready" and refusal is not None:
-            raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
-        if status.state != "ready":
-            raise Unavailable(f"{model} was unloaded before it was ready", code="unloaded", retry_after=5.0)
-        return status
+        return self._operator.load(model, timeout)
 
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order an unload and wait until what was loaded is proven gone, or Unavailable. timeout 0: do not wait."""
-        order = Unload(self._clock(), model)
-        if timeout == 0:
-            self.switcher.tell(order)
-            return self.status(model)
-        leaving: set[str] = set()
-
-        def outcome() -> ModelStatus | None:
-            holders = self.switcher.holders(model)
-            if not leaving:
-                leaving.update(holders)
-            left = {holders[each] for each in leaving & holders.keys()}
-            return None if left - {SeatState.UNPROVEN} else self.status(model)
-
-        status = self.switcher.order(order, outcome, timeout)
-        if status is None:
-            raise Unavailable(f"{model} still drains; it goes on unloading", code="unloading", retry_after=5.0)
-        if status.state == SeatState.UNPROVEN.value:
-            raise Unavailable(f"{model} could not be proven gone", code="release_unproven")
-        return status
+        """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
+        return self._operator.unload(model, timeout)
 
     def _publish(self, residency: Residency) -> None:
         gone = {r.address for r in self.desk.residency.residents} - {r.address for r in residency.residents}

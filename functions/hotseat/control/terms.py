@@ -9,7 +9,10 @@ from hotseat.core.seats import Terms
 _SOFT = {
     "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace"
 }  # fmt: skip
-_SOFT_LIFECYCLE = {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"}
+_SOFT_PARTS = {
+    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"},
+    "cache": {"on_delete"},
+}
 
 
 def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahead: bool = False) -> Terms:
@@ -40,7 +43,7 @@ def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahe
 
 def fingerprint(model: Model) -> str:
     """Everything that an engine has to be restarted for, as one string."""
-    return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), "lifecycle": _SOFT_LIFECYCLE})
+    return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), **_SOFT_PARTS})
 
 
 def limits_of(model: Model, workspace: Workspace) -> Limits:

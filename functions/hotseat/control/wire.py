@@ -9,12 +9,13 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
 from hotseat.core.switches import Departure, Switch
+from hotseat.core.units import format_time
 
 Json = dict[str, Any]
 
@@ -27,8 +28,7 @@ def _offset() -> float:
 
 def stamp(moment: float) -> str:
     """Write a time of this process's monotonic clock as RFC 3339."""
-    wall = datetime.fromtimestamp(moment + _offset(), UTC)
-    return wall.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_time(moment + _offset())
 
 
 def moment(text: str) -> float:

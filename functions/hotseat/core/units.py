@@ -1,4 +1,4 @@
-"""Durations and quantities as Kubernetes writes them, and as numbers once they are read.
+"""Durations, quantities and times as Kubernetes writes them, and as numbers once they are read.
 
 A duration is a Go duration string (`90s`, `5m`, `1h30m`, `250ms`), a memory quantity a Kubernetes one (`24Gi`, `500M`).
 In Python they are seconds (float) and bytes (int). Bare numbers are refused for durations: nobody should have to guess
@@ -6,6 +6,7 @@ a unit; and `m` for memory: it would be a thousandth of a byte, which nobody mea
 """
 
 import re
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any
 
@@ -48,6 +49,11 @@ def format_duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     text = (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "") + (f"{rest}s" if rest else "")
     return text or "0s"
+
+
+def format_time(seconds: float, precision: str = "milliseconds") -> str:
+    """Write seconds since 1970 (Unix time) as RFC 3339, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def parse_quantity(value: Any) -> Decimal:

@@ -192,6 +192,8 @@ def _own_env(model: Model) -> dict[str, str]:
         exclude_defaults=True,
         include={"metadata": {"name"}, "spec": {**dict.fromkeys(kept, True), "cache": {"fetch_by"}}},
     )
+    if document["spec"].get("cache") == {}:  # set in other ways only
+        del document["spec"]["cache"]
     env = {MODEL_VARIABLE: json.dumps(document, sort_keys=True, separators=(",", ":"))}
     if model.spec.source and model.spec.source.startswith("pvc://"):
         env[WEIGHTS_VARIABLE] = str(weights_path(model, None))

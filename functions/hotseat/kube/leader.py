@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
+from hotseat.core.units import format_time
 from hotseat.kube.client import CONFLICT, Json, Kube, KubeError
 from hotseat.kube.names import LEASES
 
@@ -71,7 +71,7 @@ class Leader(threading.Thread):
             self._closed.wait(RENEW if mine else RETRY)
 
     def _try(self) -> bool:
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        now = format_time(time.time(), "microseconds")
         spec: Json = {"holderIdentity": self._identity, "leaseDurationSeconds": DURATION, "renewTime": now}
         lease = self._kube.find(self._path)
         try:

@@ -57,7 +57,6 @@ CRDS: Final = Resource(
     "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
 )
 SERVICES: Final = Resource("serving.knative.dev/v1", "Service", "services")  # Knative's
-REVISIONS: Final = Resource("serving.knative.dev/v1", "Revision", "revisions")
 POD_AUTOSCALERS: Final = Resource("autoscaling.internal.knative.dev/v1alpha1", "PodAutoscaler", "podautoscalers")
 SERVERLESS_SERVICES: Final = Resource(
     "networking.internal.knative.dev/v1alpha1", "ServerlessService", "serverlessservices"

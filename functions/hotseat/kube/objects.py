@@ -123,11 +123,6 @@ def drifted(wanted: Any, found: Any) -> bool:
     return not _same(wanted, found)
 
 
-def is_current(service: Json, revision: Json) -> bool:
-    """Whether a Revision was made of this template: its fingerprint alone would also be that of a template with drift in it."""
-    return not drifted(service["spec"]["template"], revision)
-
-
 def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSettings) -> Json:
     metadata: Json = {"name": name, "namespace": settings.namespace, "labels": labels_of(model)}
     return {"apiVersion": api, "kind": kind, "metadata": metadata}

@@ -76,11 +76,6 @@ def terminal(pod: Json) -> bool:
     return bool(status.get("reason"))  # the kubelet turned it away: nothing was started
 
 
-def gone_without_trace(pod: Json) -> bool:
-    """Whether its deletion, of which this is the last that was seen, proves that it is gone."""
-    return node(pod) is None or terminal(pod)
-
-
 def settles(found: Json | None) -> bool:
     """Whether a node (None: its object was deleted) is gone for good, and all pods on it with it."""
     return found is None or any(taint["key"] == OUT_OF_SERVICE for taint in found["spec"].get("taints", []))

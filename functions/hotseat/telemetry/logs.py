@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from datetime import UTC, datetime
+
+from hotseat.core.units import format_time
 
 
 class JsonLines(logging.Formatter):
@@ -12,9 +13,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format a record; an exception goes into a field of its own."""
         line = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": format_time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

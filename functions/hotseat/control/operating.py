@@ -1,0 +1,65 @@
+"""What operators order of a Workspace, and how it ended: load and unload."""
+
+from collections.abc import Callable
+
+from hotseat.control.switcher import Switcher
+from hotseat.core.errors import Unavailable
+from hotseat.core.messages import Residency, SeatState
+from hotseat.core.seats import Load, ModelStatus, Unload
+
+
+class Operator:
+    """Gives a switcher orders and waits for their outcome. `residency` is the newest that it has published."""
+
+    def __init__(self, switcher: Switcher, clock: Callable[[], float], residency: Callable[[], Residency]) -> None:
+        self._switcher = switcher
+        self._clock = clock
+        self._residency = residency
+
+    def status(self, model: str) -> ModelStatus:
+        """State of one model; `unloaded` for one that the switcher has not seen yet."""
+        return next((s for s in self._switcher.status() if s.name == model), ModelStatus(model, "unloaded"))
+
+    def load(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
+        before, order = self.status(model), Load(self._clock(), model)
+        if timeout == 0:
+            self._switcher.tell(order)
+            return before
+
+        def outcome() -> ModelStatus | None:
+            return None if self._switcher.is_ordered(model) else self.status(model)
+
+        status = self._switcher.order(order, outcome, timeout)
+        if status is None:
+            raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
+        if status.state == "failed":
+            raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
+        refusal = self._residency().refusals.get(model)
+        if status.state != "ready" and refusal is not None:
+            raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
+        if status.state != "ready":
+            raise Unavailable(f"{model} was unloaded before it was ready", code="unloaded", retry_after=5.0)
+        return status
+
+    def unload(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order an unload and wait until what was loaded is proven gone, or Unavailable. timeout 0: do not wait."""
+        order = Unload(self._clock(), model)
+        if timeout == 0:
+            self._switcher.tell(order)
+            return self.status(model)
+        leaving: set[str] = set()
+
+        def outcome() -> ModelStatus | None:
+            holders = self._switcher.holders(model)
+            if not leaving:
+                leaving.update(holders)
+            left = {holders[each] for each in leaving & holders.keys()}
+            return None if left - {SeatState.UNPROVEN} else self.status(model)
+
+        status = self._switcher.order(order, outcome, timeout)
+        if status is None:
+            raise Unavailable(f"{model} still drains; it goes on unloading", code="unloading", retry_after=5.0)
+        if status.state == SeatState.UNPROVEN.value:
+            raise Unavailable(f"{model} could not be proven gone", code="release_unproven")
+        return status

@@ -1,0 +1,32 @@
+"""Values of the gauges that are read when somebody scrapes: what routers know, and what switchers know."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from hotseat.control.register import Register
+from hotseat.core.documents import Workspace
+from hotseat.core.messages import Resident
+from hotseat.telemetry.metrics import Reading
+
+
+def of_requests(house: Register) -> Iterator[Reading]:
+    """Who waits and who is answered, by Model."""
+    for place in house.places().values():
+        name, desk = place.model.name, place.room.desk
+        queues, now = desk.queues(), time.monotonic()
+        count, oldest = queues.get(name, (0, now))
+        busy = sum(desk.in_flight(each.holder) for each in desk.residency.residents if each.model == name)
+        yield Reading("hotseat_requests_waiting", {"model": name}, count)
+        yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
+        yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+
+
+def of_seats(
+    workspace: Workspace, residents: Iterable[Resident], effective_max_wait: float | None
+) -> Iterator[Reading]:
+    """Who holds seats of a Workspace, and how long others may have to wait for one."""
+    for each in residents:
+        labels = {"workspace": workspace.name, "model": each.model, "state": each.state.value}
+        yield Reading("hotseat_residents", labels, 1)
+    bound = effective_max_wait or workspace.spec.policy.max_wait
+    yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)

@@ -1,0 +1,93 @@
+"""What operators are told of their orders, on one machine and in a cluster alike."""
+
+from collections.abc import Callable
+
+import pytest
+
+from hotseat.control.operating import Operator
+from hotseat.core.errors import Unavailable
+from hotseat.core.messages import Refusal, Residency, SeatState
+from hotseat.core.seats import Load, ModelStatus, Stimulus, Unload
+
+
+class Steps:
+    """A switcher whose steps are given: each is a model's state, and the states of its holders after that step."""
+
+    def __init__(self, *steps: tuple[str, dict[str, SeatState]]) -> None:
+        self.steps = list(steps)
+        self.told: list[Stimulus] = []
+
+    def status(self) -> tuple[ModelStatus, ...]:
+        return (ModelStatus("a", self.steps[0][0], message="why"),)
+
+    def holders(self, _model: str) -> dict[str, SeatState]:
+        return self.steps[0][1]
+
+    def is_ordered(self, _model: str) -> bool:
+        return self.steps[0][0] == "loading"
+
+    def tell(self, stimulus: Stimulus) -> None:
+        self.told.append(stimulus)
+
+    def order(
+        self, stimulus: Stimulus, outcome: Callable[[], ModelStatus | None], _timeout: float | None
+    ) -> ModelStatus | None:
+        self.told.append(stimulus)
+        while (found := outcome()) is None and len(self.steps) > 1:
+            self.steps.pop(0)
+        return found
+
+
+def operator(steps: Steps, **refusals: Refusal) -> Operator:
+    return Operator(steps, lambda: 1.0, lambda: Residency(1, (), refusals))
+
+
+LOADING = ("loading", {"w/a@1": SeatState.LOADING})
+READY = ("ready", {"w/a@1": SeatState.READY})
+GONE: tuple[str, dict[str, SeatState]] = ("unloaded", {})
+UNPROVEN = ("unproven", {"w/a@1": SeatState.UNPROVEN})
+
+
+def test_a_load_ends_ready_and_an_unload_with_nothing_left() -> None:
+    steps = Steps(LOADING, READY)
+    assert operator(steps).load("a", None).state == "ready"
+    assert operator(Steps(READY, GONE)).unload("a", None).state == "unloaded"
+    assert steps.told == [Load(1.0, "a")]
+
+
+def test_who_does_not_wait_is_told_how_it_is_now() -> None:
+    steps = Steps(READY)
+    assert operator(steps).unload("a", 0).state == "ready"
+    assert steps.told == [Unload(1.0, "a")]
+
+
+def test_an_unload_waits_for_what_was_there_when_it_came_only() -> None:
+    anew = ("loading", {"w/a@2": SeatState.LOADING})
+    assert operator(Steps(READY, anew)).unload("a", None).state == "loading"
+
+
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [
+        ((LOADING,), "loading"),
+        ((LOADING, ("failed", {})), "model_failed"),
+        ((LOADING, GONE), "unloaded"),
+    ],
+)
+def test_a_load_that_did_not_end_ready_says_why(steps: tuple[tuple[str, dict]], code: str) -> None:
+    with pytest.raises(Unavailable) as told:
+        operator(Steps(*steps)).load("a", 5)
+    assert told.value.code == code
+
+
+def test_a_load_that_was_refused_is_told_with_what_requests_are() -> None:
+    with pytest.raises(Unavailable, match="more than there is") as told:
+        operator(Steps(LOADING, GONE), a=Refusal(1, "too_large", "a claims more than there is", None)).load("a", 5)
+    assert told.value.code == "too_large"
+
+
+@pytest.mark.parametrize(("last", "code"), [(READY, "unloading"), (UNPROVEN, "release_unproven")])
+def test_an_unload_without_proof_is_no_success(last: tuple[str, dict], code: str) -> None:
+    with pytest.raises(Unavailable) as told:
+        operator(Steps(READY, last)).unload("a", 5)
+    assert told.value.code == code
