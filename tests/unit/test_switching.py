@@ -269,6 +269,7 @@ def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
     house.machine.step(CacheObserved(4.0, "b", FETCHING, "", 5_000_000, 20_000_000))
     later = Refusal(5, "weights_not_cached", f"{said}: 5 MB of 20 MB (25%)", 13.0)
     assert house.demand(8.0, {"b": 1}, seen=4) == [publish(5, who("a", READY, 1.0, 2), refuse={"b": later})]
+    assert house.demand(8.5, {}, seen=5) == []  # it has been sent away
     there = house.machine.step(CacheObserved(9.0, "b", CACHED))
     assert there == [Emit("model.cached", "b", {}), publish(6, who("a", READY, 1.0, 2))]
 

@@ -259,7 +259,15 @@ def import_image(archive: pathlib.Path) -> None:
 
 def stop_kubernetes() -> None:
     """End every process of the cluster, and leave nothing of it but the cache."""
-    for name in ("claims", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
+    for name in (
+        "claims",
+        "kubelet",
+        "kube-proxy",
+        "kube-scheduler",
+        "kube-controller-manager",
+        "kube-apiserver",
+        "etcd",
+    ):
         stop(name)
     stop("containerd")
     for pid in pod_processes():
