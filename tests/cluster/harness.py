@@ -47,7 +47,7 @@ class Answer:
 
     status: int
     body: Json
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage  # in any case
     seconds: float
 
     @property
@@ -175,7 +175,7 @@ class Hotseat:
             said = json.loads(content)
         except ValueError:
             said = {"text": content.decode(errors="replace")}
-        return Answer(response.status, said, dict(response.getheaders()), time.monotonic() - began)
+        return Answer(response.status, said, response.headers, time.monotonic() - began)
 
     def chat(self, model: str, timeout: float = 90, **body: Any) -> Answer:
         messages = [{"role": "user", "content": "hello"}]

@@ -101,7 +101,8 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
     wait_until(halfway, 60, "progress in the status")
     assert hotseat.status("model", "gemma")["phase"] == "Fetching"
     (job,) = hotseat.get("jobs", "", "-l", "hotseat.dev/model=gemma")["items"]
-    assert GPU_RESOURCE not in str(job["spec"]["template"]), "it takes no GPU"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert "gpu" not in str(container.get("resources")), "it takes no GPU"
     (pod,) = hotseat.pods("batch.kubernetes.io/job-name")
     hotseat.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=1")  # a node is drained, say
     assert hotseat.residents() == {"alpha": "ready"}, "nobody has left for it"

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from hotseat.cluster.statuses import model_rows
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
+from hotseat.core.documents import Model
 from hotseat.core.errors import UnknownModel
 
 
@@ -68,3 +70,21 @@ def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) 
     rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
     house.take(document(house.router, models=rows))
     assert list(house.places()) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"engine": "mock"},
+        {"engine": "custom", "command": ["s", "--port", "{port}"], "source": "hf://o/r", "aliases": ["x"]},
+        {"engine": "vllm", "source": "hf://o/r", "vllm": {"maxModelLen": 4096}, "credentials": "hf"},
+        {"engine": "llamacpp", "source": "pvc://weights/a.gguf"},
+        {"engine": "external", "url": "http://10.0.0.9:8000"},
+    ],
+    ids=lambda spec: spec["engine"],
+)
+def test_what_the_switcher_writes_of_a_model_is_understood(house: RemoteHouse, spec: dict[str, Any]) -> None:
+    model = Model.model_validate({"metadata": {"name": "m"}, "spec": spec})
+    house.take(document(None, models=model_rows([model], [])))
+    found = house.find("m").model
+    assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)

@@ -179,6 +179,8 @@ class RemoteHouse(Register):
 def _model(row: Mapping[str, Any], workspace: str) -> Model | None:
     try:
         spec = {**row["spec"], "workspace": workspace}
+        if spec.get("engine") == "custom":
+            spec["command"] = ["-"]  # it must have one, but which is nobody's business here
         return Model.model_validate({"metadata": {"name": row["name"]}, "spec": spec})
     except ValidationError as error:
         log.warning("model %s is not understood: %s", row["name"], error)

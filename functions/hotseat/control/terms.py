@@ -11,7 +11,7 @@ _SOFT = {
 }  # fmt: skip
 _SOFT_PARTS = {
     "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"},
-    "cache": {"on_delete"},
+    "cache": {"on_delete", "while_absent"},
 }
 
 
