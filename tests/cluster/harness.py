@@ -19,10 +19,24 @@ from typing import Any, Self, TypeVar
 
 from hotseat.core.messages import Demand, Waiting
 from hotseat.engines.mock_server import SEAT_TAKEN
+from hotseat.kube.client import Kube
+from hotseat.kube.names import BROKERS, CLAIMS, JOBS, MODELS, NODES, PODS, SERVICES, WORKSPACES, Resource
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
+KINDS = {
+    "broker": BROKERS,
+    "jobs": JOBS,
+    "ksvc": SERVICES,
+    "model": MODELS,
+    "nodes": NODES,
+    "pod": PODS,
+    "pods": PODS,
+    "pvc": CLAIMS,
+    "trigger": Resource("eventing.knative.dev/v1", "Trigger", "triggers"),
+    "workspace": WORKSPACES,
+}
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("HOTSEAT_TEST_IMAGE", "dev.local/hotseat:dev")
 GATEWAY = os.environ.get("HOTSEAT_TEST_GATEWAY", "127.0.0.1:80")  # where a Host header finds a Knative Service
@@ -90,6 +104,7 @@ class Hotseat:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self.key = secrets.token_hex(32)
+        self.kube = Kube.connect(Path(os.environ["HOTSEAT_TEST_KUBECONFIG"]))
 
     # Objects ----------------------------------------------------------------------------------------------------------
 
@@ -115,11 +130,10 @@ class Hotseat:
     def delete(self, kind: str, name: str, *options: str) -> None:
         self.kubectl("delete", kind, name, "--ignore-not-found", *options)
 
-    def get(self, kind: str, name: str = "", *options: str) -> Json:
-        """Read an object or, without a name, a list; empty where there is none."""
-        text = self.kubectl("get", kind, *([name] if name else []), "-o", "json", "--ignore-not-found", *options)
-        found: Json = json.loads(text) if text else {}
-        return found
+    def get(self, kind: str, name: str = "", selector: str = "") -> Json:
+        """Read an object or, without a name, a list; empty where there is none. Not by kubectl: that costs more than all else."""
+        path = KINDS[kind].path(self.namespace, name)
+        return (self.kube.find(path) or {}) if name else self.kube.get(path, labelSelector=selector)
 
     def status(self, kind: str, name: str) -> Json:
         return self.get(kind, name).get("status", {})
@@ -136,7 +150,7 @@ class Hotseat:
         return {r["model"]: r["state"] for r in self.status("workspace", workspace).get("residents", [])}
 
     def pods(self, label: str) -> list[Json]:
-        return list(self.get("pods", "", "-l", label)["items"])
+        return list(self.get("pods", selector=label)["items"])
 
     def pods_of(self, model: str) -> list[Json]:
         return self.pods(f"serving.knative.dev/service={model}")

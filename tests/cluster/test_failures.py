@@ -11,6 +11,13 @@ from hotseat.control.wire import demand_to_json, sign
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
+HUNGRY = {
+    "engine": "custom",
+    "command": ["python3", "-c", "b'x' * (1 << 30)", "{port}"],
+    "podTemplate": {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"memory": "100Mi"}}}]}},
+}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def models(hotseat: Hotseat) -> None:
     hotseat.apply(model("alpha"), model("beta"))
@@ -27,6 +34,7 @@ def models(hotseat: Hotseat) -> None:
             {"args": ["--fault", "never-ready"], "lifecycle": {"startTimeout": "5s", "stopTimeout": "1s"}},
             "5",
         ),
+        ("hungry", HUNGRY, "host memory"),
         ("greedy", {"resources": {"gpus": 1, "memory": "900Gi"}}, "nsufficient memory"),
     ],
 )

@@ -100,7 +100,7 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
 
     wait_until(halfway, 60, "progress in the status")
     assert hotseat.status("model", "gemma")["phase"] == "Fetching"
-    (job,) = hotseat.get("jobs", "", "-l", "hotseat.dev/model=gemma")["items"]
+    (job,) = hotseat.get("jobs", selector="hotseat.dev/model=gemma")["items"]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert "gpu" not in str(container.get("resources")), "it takes no GPU"
     (pod,) = hotseat.pods("batch.kubernetes.io/job-name")

@@ -33,7 +33,8 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
         Workspace.model_validate({"metadata": {"name": "default"}, "spec": {"capacity": {"gpus": 1}}}),
     )
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
-    before = {"epoch": 7, "residents": [], "routers": [{"id": "r", "pod": "r-1", "seq": 3}]}
+    begun = {"id": "default/6", "from": [], "to": "a", "outcome": "running", "startedAt": "2026-01-01T00:00:00Z"}
+    before = {"epoch": 7, "residents": [], "routers": [{"id": "r", "pod": "r-1", "seq": 3}], "switches": [begun]}
     chamber = Chamber(workspace, before, runtime=FakeRuntime(), bus=Bus(), kube=kube, namespace="test")
     chamber.change(workspace, 1, [model], {})
     chamber.switcher.tell(HolderAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
@@ -42,4 +43,6 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     assert kube.written.wait(5)
     assert [(each["model"], each["state"]) for each in kube.statuses[0]["residents"]] == [("a", "ready")]
     assert kube.statuses[0]["epoch"] >= 7
+    (row,) = kube.statuses[0]["switches"]
+    assert (row["id"], row["outcome"]) == ("default/6", "failed"), "nobody else would end it"
     chamber.stop()

@@ -5,16 +5,24 @@ from typing import Any
 
 import pytest
 
-from hotseat.cluster.statuses import model_rows
+from hotseat.cluster.statuses import model_rows, switch_rows
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.core.documents import Model
 from hotseat.core.errors import UnknownModel
+from hotseat.core.events import Emit
+from hotseat.core.switches import Ledger
 
 
 @pytest.fixture
-def house() -> Iterator[RemoteHouse]:
-    house = RemoteHouse("pod-1", Carrier("", "http://127.0.0.1:9", b"0123456789abcdef"), lambda _address: None)
+def told() -> list[Emit]:
+    return []
+
+
+@pytest.fixture
+def house(told: list[Emit]) -> Iterator[RemoteHouse]:
+    carrier = Carrier("", "http://127.0.0.1:9", b"0123456789abcdef")
+    house = RemoteHouse("pod-1", carrier, lambda _address: None, lambda _workspace, _epoch, emit: told.append(emit))
     yield house
     for room in house.rooms:
         room.reporter.close()
@@ -88,3 +96,27 @@ def test_what_the_switcher_writes_of_a_model_is_understood(house: RemoteHouse, s
     house.take(document(None, models=model_rows([model], [])))
     found = house.find("m").model
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
+
+
+def test_who_follows_a_routers_events_hears_of_each_switch_once(house: RemoteHouse, told: list[Emit]) -> None:
+    ledger = Ledger("w", 7)
+
+    def show() -> list[str]:
+        told.clear()
+        house.take(document(None, switches=switch_rows([], ledger.switches())))
+        return [f"{each.type} {each.subject} {each.data['switch']}" for each in told]
+
+    ledger.decided("old", 1.0, 1.0, leaving=[], waiting=1, reason="demand")
+    ledger.ready("old", 2.0)
+    assert show() == [], "what was before is no news"
+    ledger.decided("b", 3.0, 3.0, leaving=[], waiting=2, reason="demand")
+    assert show() == ["switch.started b w/9"]
+    assert told[0].data["waiting"] == 2
+    assert show() == []
+    ledger.ready("b", 4.0)
+    assert show() == ["switch.completed b w/9"]
+    assert told[0].data["phases"]["total"] == 1.0
+    ledger.decided("c", 5.0, 5.0, leaving=[], waiting=1, reason="demand")
+    ledger.failed("c", 6.0, "load", "Exited", "code 3")
+    assert show() == ["switch.started c w/10", "switch.failed c w/10"]
+    assert told[1].data["message"] == "code 3"

@@ -58,6 +58,7 @@ class Chamber:
         self._residency = residency_from_status(status)
         self._broker_ok: bool | None = None
         self._shown: list[Json] = list(status.get("conditions") or ())
+        self._earlier = [statuses.left_behind(row) for row in status.get("switches") or ()]
         self.switcher = Switcher(
             workspace.name,
             load_policy(workspace.spec.policy.name),
@@ -148,7 +149,7 @@ class Chamber:
             **residency_to_status(self._residency),
             "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in self.routers],
             "models": statuses.model_rows(self.models, rows),
-            "switches": statuses.switch_rows(self.switcher.switches()),
+            "switches": statuses.switch_rows(self._earlier, self.switcher.switches()),
             "queue": statuses.queue_rows(queue),
             "resident": ", ".join(r.model for r in self._residency.residents) or None,
             "waiting": sum(waiting for waiting, _, _ in queue.values()),

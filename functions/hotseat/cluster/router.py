@@ -27,8 +27,8 @@ class RouterApp:
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace
         carrier = Carrier(settings.broker_of(namespace), settings.switcher, settings.key)
-        self.house = RemoteHouse(settings.pod, carrier, self._connections.forget)
-        self._bus = Bus()
+        self._bus = Bus()  # to be followed here; the switcher publishes for everybody else
+        self.house = RemoteHouse(settings.pod, carrier, self._connections.forget, self._bus.emit)
         self._metrics = Metrics(lambda: of_requests(self.house))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
         self.gateway = create_gateway(

@@ -60,9 +60,17 @@ def _routed(model: Model) -> Json:
     return {"engine": model.spec.engine, **spec}
 
 
-def switch_rows(switches: Sequence[Switch]) -> list[Json]:
-    """Write the last switches, oldest first."""
-    return [switch_to_json(switch) for switch in switches[-SHOWN_SWITCHES:]]
+def switch_rows(earlier: Sequence[Json], switches: Sequence[Switch]) -> list[Json]:
+    """Write the last switches, oldest first; `earlier`: rows of switchers before this one."""
+    return [*earlier, *(switch_to_json(switch) for switch in switches)][-SHOWN_SWITCHES:]
+
+
+def left_behind(row: Json) -> Json:
+    """Make of a row what it is once its switcher has ended: nobody will end it any more."""
+    if row.get("outcome") != "running":
+        return row
+    message = "its switcher ended meanwhile; the next one goes on from what it found"
+    return {**row, "outcome": "failed", "message": message, "endedAt": stamp(time.monotonic())}
 
 
 def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:

@@ -17,26 +17,37 @@ from hotseat.control.wire import Json, moment, residency_from_status, stamp, swi
 from hotseat.core.admission import Limits, LimitsChanged
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.errors import Unavailable
+from hotseat.core.events import Emit
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
 
 log = logging.getLogger(__name__)
+
+Tell = Callable[[str, int, Emit], None]  # Workspace, epoch, event
 
 
 class RemoteRoom(Room):
     """One Workspace. Nothing is dispatched before the switcher has enrolled this router."""
 
     def __init__(
-        self, workspace: Workspace, router: str, pod: str, carrier: Carrier, forget: Callable[[str], None]
+        self,
+        workspace: Workspace,
+        router: str,
+        pod: str,
+        carrier: Carrier,
+        *,
+        forget: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self.workspace = workspace
+        self._tell = tell
         self.retired = False
         self.models: tuple[Model, ...] = ()
         self._router = router
         self._carrier = carrier
         self._forget = forget
         self._statuses: Mapping[str, ModelStatus] = {}
-        self._switches: tuple[Switch, ...] = ()
+        self._switches: tuple[Switch, ...] | None = None
         self._limits: Mapping[str, Limits] = {}
         self.desk = Desk(router, time.monotonic, self._demand_changed)
         self.reporter = Reporter(workspace.name, pod, carrier, self.desk.demand)
@@ -58,7 +69,7 @@ class RemoteRoom(Room):
         rows = [row for row in status.get("models") or () if "spec" in row]
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
         self._statuses = {row["name"]: _status(row) for row in rows}
-        self._switches = tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ())
+        self._announce(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
         limits = {m.name: limits_of(m, workspace) for m in self.models}
         if limits != self._limits:
             self._limits = limits
@@ -78,7 +89,7 @@ class RemoteRoom(Room):
 
     def switches(self) -> Sequence[Switch]:
         """Switches that the status shows, oldest first."""
-        return self._switches
+        return self._switches or ()
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
@@ -95,6 +106,20 @@ class RemoteRoom(Room):
             self._carrier.order(self._signed("goodbye", ""), 1.0)
         except Unavailable as error:
             log.warning("no goodbye to the switcher of %s: %s", self.name, error)
+
+    def _announce(self, switches: tuple[Switch, ...]) -> None:
+        """Tell those who follow this router's events what has happened since the last look; at the first, nothing is news."""
+        known = {switch.id: switch.outcome for switch in (switches if self._switches is None else self._switches)}
+        for switch in switches:
+            if switch.id not in known:
+                self._say("switch.started", switch, waiting=switch.waiting)
+            if switch.outcome not in ("running", known.get(switch.id)):
+                why = {"message": switch.message} if switch.message else {}
+                self._say(f"switch.{switch.outcome}", switch, phases=switch.phases(), **why)
+        self._switches = switches
+
+    def _say(self, what: str, switch: Switch, **more: Any) -> None:
+        self._tell(self.name, self.desk.residency.epoch, Emit(what, switch.to, {**switch.describe(), **more}))
 
     def _demand_changed(self, urgent: bool) -> None:
         self.reporter.changed(urgent)
@@ -123,12 +148,13 @@ class RemoteHouse(Register):
 
     _rooms: Mapping[str, RemoteRoom]
 
-    def __init__(self, pod: str, carrier: Carrier, forget: Callable[[str], None]) -> None:
+    def __init__(self, pod: str, carrier: Carrier, forget: Callable[[str], None], tell: Tell) -> None:
         super().__init__()
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
         self._pod = pod
         self._carrier = carrier
         self._forget = forget
+        self._tell = tell
 
     def take(self, document: Json) -> None:
         """Take in a Workspace that is new or has changed."""
@@ -140,7 +166,7 @@ class RemoteHouse(Register):
             return
         room = self._rooms.get(name)
         if room is None:
-            room = RemoteRoom(workspace, self.router, self._pod, self._carrier, self._forget)
+            room = RemoteRoom(workspace, self.router, self._pod, self._carrier, forget=self._forget, tell=self._tell)
             self._rooms = {**self._rooms, name: room}
         room.retired = False
         room.see(workspace, document.get("status") or {})

@@ -84,14 +84,14 @@ class Costs:
 
 @dataclass(slots=True)
 class Ledger:
-    """Switches under way, by the model that comes, and the last that ended."""
+    """Switches under way, by the model that comes, and the last that ended. `count`: at least as many as there were before."""
 
     workspace: str
+    count: int = 0
     costs: Costs = field(default_factory=Costs)
     _running: dict[str, Switch] = field(default_factory=dict)
     _departures: dict[str, Departure] = field(default_factory=dict)
     _ended: deque[Switch] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _count: int = 0
 
     def leaving(self, model: str, now: float) -> None:
         """Note that it was told to make room."""
@@ -121,8 +121,8 @@ class Ledger:
         switch = self._running.get(model)
         new = switch is None
         if switch is None:
-            self._count += 1
-            id_ = f"{self.workspace}/{self._count}"
+            self.count += 1
+            id_ = f"{self.workspace}/{self.count}"
             switch = Switch(id_, self.workspace, model, reason, min(requested, now), now, waiting)
             self._running[model] = switch
         for name in leaving:

@@ -80,7 +80,7 @@ class Switching:
     _out: list[Command] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.workspace)
+        self.ledger = Ledger(self.workspace, self.epoch)  # each switch is an epoch at least
 
     def step(self, stimulus: Stimulus) -> list[Command]:  # noqa: C901 — one arm a stimulus
         """Apply a stimulus, then decide."""

@@ -1,0 +1,132 @@
+"""Nodes that are drained or lost, and an API server that is away."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from harness import GPU_RESOURCE, ROOT, Guard, Hotseat, model, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+GHOST = {"hotseat.dev/test": "ghost"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(hotseat: Hotseat) -> None:
+    hotseat.apply(model("alpha"), model("beta"))
+    wait_until(lambda: hotseat.is_ready("alpha") and hotseat.is_ready("beta"), 60, "services of the models")
+
+
+def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: Hotseat, guard: Guard) -> None:
+    assert hotseat.chat("alpha").status == 200
+    (pod,) = hotseat.pods_of("alpha")
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod["metadata"]["name"], "namespace": hotseat.namespace},
+    }
+    path = f"/api/v1/namespaces/{hotseat.namespace}/pods/{pod['metadata']['name']}/eviction"
+    hotseat.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))  # what `kubectl drain` does
+    wait_until(lambda: hotseat.residents().get("alpha") != "ready", 10, "it is seen to go")
+    answer = wait_until(lambda: (a := hotseat.chat("alpha")).status == 200 and a, 90, "it is loaded again")
+    assert answer.body["model"] == "alpha"
+    assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
+
+
+@pytest.fixture
+def ghost(hotseat: Hotseat) -> Iterator[str]:
+    """A node without a kubelet: pods are bound to it, and nobody ever says what became of them."""
+    name = f"ghost-{hotseat.namespace}"
+    labels = {**GHOST, "kubernetes.io/os": "linux"}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    binding = f"{hotseat.namespace}-nodes"
+    account = f"{hotseat.namespace}:hotseat-switcher"
+    hotseat.kubectl("apply", "-k", str(ROOT / "knative/nodes"))
+    hotseat.kubectl(
+        "create", "clusterrolebinding", binding, "--clusterrole=hotseat-nodes", f"--serviceaccount={account}"
+    )
+    hotseat.apply(node)
+    resources = {"cpu": "4", "memory": "8Gi", "pods": "20", **({GPU_RESOURCE: "1"} if GPU_RESOURCE else {})}
+    status = {"capacity": resources, "allocatable": resources, "conditions": [_ready()]}
+    hotseat.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+    yield name
+    hotseat.delete("node", name)
+    hotseat.delete("clusterrolebinding", binding)
+
+
+def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
+    hotseat: Hotseat, guard: Guard, ghost: str
+) -> None:
+    hotseat.apply(
+        model(
+            "stray",
+            podTemplate={"spec": {"nodeSelector": GHOST, "tolerations": [{"operator": "Exists"}]}},
+            lifecycle={"startTimeout": "5s", "stopTimeout": "1s"},
+        )
+    )
+    wait_until(lambda: hotseat.get("ksvc", "stray"), 30)
+    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    answer = hotseat.chat("stray")
+    assert answer.status == 503
+    pods = [each for each in hotseat.pods_of("stray") if each["spec"].get("nodeName")]
+    assert [each["spec"]["nodeName"] for each in pods] == [ghost]
+    wait_until(lambda: hotseat.residents().get("stray") == "unproven", 90, "the seat is not free")
+    refused = hotseat.chat("beta")
+    assert (refused.status, refused.body["error"]["code"]) == (503, "release_unproven")
+    assert hotseat.status("model", "stray")["phase"] == "ReleaseUnproven"
+    assert pods[0]["metadata"]["uid"] in hotseat.status("model", "stray")["conditions"][0]["message"] + refused.error
+    assert not hotseat.pods_of("beta"), "and nobody gets it"
+    hotseat.delete("node", ghost)
+    answer = wait_until(lambda: (a := hotseat.chat("beta")).status == 200 and a, 60, "its node is gone, and it with it")
+    assert answer.body["model"] == "beta"
+    hotseat.delete("model", "stray")
+
+
+@contextmanager
+def cut_off(hotseat: Hotseat) -> Iterator[None]:
+    """Let router and switcher reach the API server no longer; everything else goes on."""
+    addresses = [hotseat.component(each)["status"]["podIP"] for each in ("router", "switcher")]
+    endpoints = json.loads(hotseat.kubectl("get", "--raw", "/api/v1/namespaces/default/endpoints/kubernetes"))
+    port = str(endpoints["subsets"][0]["ports"][0]["port"])
+    rules = [
+        (chain, "-s", each, "-p", "tcp", "--dport", port, "-j", "DROP")
+        for each in addresses
+        for chain in ("INPUT", "FORWARD")
+    ]
+    for rule in rules:
+        subprocess.run(["iptables", "-I", *rule], check=True)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            subprocess.run(["iptables", "-D", *rule], check=True)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("HOTSEAT_TEST_OWN_CLUSTER"), reason="meddles with the network of the cluster's node"
+)
+def test_what_is_resident_is_served_while_the_api_server_is_away(hotseat: Hotseat, guard: Guard) -> None:
+    assert hotseat.chat("alpha").status == 200
+    (pod,) = hotseat.pods_of("alpha")
+    with cut_off(hotseat):
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            answer = hotseat.chat("alpha", timeout=10)
+            assert (answer.status, answer.body.get("model")) == (200, "alpha"), answer.error
+            assert answer.seconds < 2
+            time.sleep(0.25)
+    for name in ("beta", "alpha"):
+        answer = wait_until(
+            lambda name=name: (a := hotseat.chat(name)).status == 200 and a, 60, f"{name}, with it back"
+        )
+        assert answer.body["model"] == name
+    assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
+
+
+def _ready() -> dict[str, str]:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
