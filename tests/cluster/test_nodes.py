@@ -21,7 +21,8 @@ def models(hotseat: Hotseat) -> None:
     wait_until(lambda: hotseat.is_ready("alpha") and hotseat.is_ready("beta"), 60, "services of the models")
 
 
-def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: Hotseat, guard: Guard) -> None:
+def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: Hotseat) -> None:
+    """Without the guard: its ReplicaSet makes a replacement at once, which may start on the other GPU before it is deleted."""
     assert hotseat.chat("alpha").status == 200
     (pod,) = hotseat.pods_of("alpha")
     eviction = {
@@ -77,8 +78,10 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
     wait_until(lambda: hotseat.residents().get("stray") == "unproven", 90, "the seat is not free")
     refused = hotseat.chat("beta")
     assert (refused.status, refused.body["error"]["code"]) == (503, "release_unproven")
-    assert hotseat.status("model", "stray")["phase"] == "ReleaseUnproven"
-    assert pods[0]["metadata"]["uid"] in hotseat.status("model", "stray")["conditions"][0]["message"] + refused.error
+    wait_until(lambda: hotseat.status("model", "stray")["phase"] == "ReleaseUnproven", 10, "its phase")
+    wait_until(
+        lambda: pods[0]["metadata"]["uid"] in json.dumps(hotseat.status("model", "stray")), 10, "which pod it is"
+    )
     assert not hotseat.pods_of("beta"), "and nobody gets it"
     hotseat.delete("node", ghost)
     answer = wait_until(lambda: (a := hotseat.chat("beta")).status == 200 and a, 60, "its node is gone, and it with it")

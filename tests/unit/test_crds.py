@@ -113,7 +113,7 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
         {
             **residency_to_status(Residency(3, (resident,), {"b": Refusal(3, "failed", "why", 9.0)}, 45.0)),
             "models": model_rows([document], [known]),
-            "switches": switch_rows([switch]),
+            "switches": switch_rows([], [switch]),
             "queue": queue_rows({"a": (1, 5.0, 2)}),
         }
     )
