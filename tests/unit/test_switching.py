@@ -590,7 +590,7 @@ def test_without_proof_the_seat_stays_taken_and_who_waits_is_told() -> None:
         publish(6, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=refusal),
     ]
     assert house.states() == {"a": "unproven", "b": "unloaded"}
-    assert house.machine.status()[0].message == "still there", "what a person has to look at"
+    assert house.machine.status()[0].message == "pid 7 is still there", "what a person has to look at"
     assert house.unproven(12.5, "a", 2) == []
     again = refusal | {"a": Refusal(7, "release_unproven", SHORT, 23.0)}
     assert house.demand(13.0, {"a": 1}) == [publish(7, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=again)]

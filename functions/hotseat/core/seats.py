@@ -127,6 +127,7 @@ class Holder:
     closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
     last_used: float = 0.0
     stop_asked: float | None = None
+    left: str = ""  # what is not proven gone, for a person to look at
 
     @property
     def staying(self) -> bool:

@@ -226,6 +226,7 @@ class Switching:
             return
         self._note_failure(holder, s.now, "ReleaseUnproven", s.reason)
         self._go(holder, SeatState.UNPROVEN, s.now)
+        holder.left = s.reason
         self._out.append(model_failed(holder.model, holder.id, "ReleaseUnproven", s.reason))
         self._out += self.ledger.failed_release(holder.model, s.now, s.reason)
 

@@ -71,8 +71,7 @@ def status_of(name: str, terms: Terms, holder: Holder | None, prospects: Prospec
     if terms.external:
         return ModelStatus(name, SeatState.READY.value)
     if holder is not None and not (holder.leaving == "failed" and holder.state is SeatState.RELEASING):
-        why = failure.message if failure is not None and holder.state is SeatState.UNPROVEN else ""
-        return ModelStatus(name, holder.state.value, holder.since, why)  # of what a person has to look at
+        return ModelStatus(name, holder.state.value, holder.since, holder.left)
     if failure is not None and not failure.over:
         return ModelStatus(name, "failed", None, f"{failure.reason}: {failure.message}", retry_at=failure.retry_at)
     if cache is not None and cache.state is CacheState.FETCHING:
