@@ -5,6 +5,7 @@ and costs milliseconds on the path of a switch; its connections and its reading 
 """
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes import client as library
 from kubernetes import config as library_config
+from urllib3.connection import HTTPConnection
 
 from hotseat.kube.names import MANAGER
 
@@ -21,6 +23,20 @@ Json = dict[str, Any]
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=15.0)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, GONE, NOT_FOUND = 409, 410, 404
+
+# A watch may be silent for minutes: that the other side is gone without a word is found out by TCP, within some 20 s. As far as
+# this system has it: the command line also runs where the cluster's own parts do not.
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 5,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 20_000,
+}  # seconds; ms the last
+_SOCKET_OPTIONS = [
+    *HTTPConnection.default_socket_options,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, key), value) for key, value in _KEEPALIVE.items() if hasattr(socket, key)),
+]
 
 
 class KubeError(Exception):
@@ -47,6 +63,7 @@ class Kube:
             ca_certs=configuration.ssl_ca_cert,
             cert_file=configuration.cert_file,
             key_file=configuration.key_file,
+            socket_options=_SOCKET_OPTIONS,
         )
 
     @classmethod
