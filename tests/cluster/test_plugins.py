@@ -55,5 +55,5 @@ def test_what_has_been(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
     assert hotseat.chat("beta").status == 200
     assert "beta" in plugin(hotseat, "switches")
-    events = [json.loads(line) for line in plugin(hotseat, "events", "-o", "json").splitlines()]
+    events = [json.loads(line) for line in plugin(hotseat, "events", "--no-follow", "-o", "json").splitlines()]
     assert "dev.hotseat.switch.completed.v1" in {each["type"] for each in events}

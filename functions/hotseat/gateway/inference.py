@@ -25,6 +25,9 @@ from hotseat.telemetry.metrics import Metrics
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
 MAX_WAIT_HEADER = "HTTP_X_HOTSEAT_MAX_WAIT"
 _LOADING_INTERVAL = 0.25  # seconds between two comments
+# Seconds before the first. A reverse proxy written in Go (Knative's own among them) may break an answer off that begins while it
+# still looks whether there is more of the request: golang/go issue 40747 and its kin.
+_LOADING_DELAY = 0.1
 _CLIENT_LEFT = 499
 
 Headers = Sequence[tuple[str, str]]
@@ -147,12 +150,12 @@ class _Wait:
 
     def run(self) -> None:
         """Return once it is dispatched. Raises ClientGone, or what the client shall be told."""
-        if self._tells:
-            self._job.stream.begin("200 OK", _EVENT_STREAM)
         while True:
             elapsed = time.monotonic() - self._job.ticket.arrived
             rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
-            if self._tells:
+            if self._tells and elapsed < _LOADING_DELAY:
+                rest = min(rest, _LOADING_DELAY - elapsed)
+            elif self._tells:
                 self._tell(elapsed)
                 rest = min(rest, _LOADING_INTERVAL)
             if self._desk.wait(self._job.ticket, self._client, None if rest == inf else rest):
@@ -161,6 +164,8 @@ class _Wait:
                 self._desk.expire(self._job.ticket)
 
     def _tell(self, elapsed: float) -> None:
+        if not self._job.stream.begun:
+            self._job.stream.begin("200 OK", _EVENT_STREAM)
         name = self._job.place.model.name
         status = self._job.place.room.status(name)
         residents = [r.model for r in self._desk.residency.residents if r.model != name and r.epoch != EXTERNAL_EPOCH]
