@@ -502,7 +502,7 @@ def test_a_switcher_that_was_taken_over_from_changes_nothing(home: Home) -> None
     first.start(Start("b", B, 2))
     await_true(first.superseded.is_set)
     first.stop(Stop("a", A, 1, 0))
-    never(lambda: home.kube.calls)
+    never(lambda: [path for _, path in home.kube.calls if "/apps/" in path or "/pods/" in path])
 
 
 # The API server -------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_the_serverless_service_is_the_autoscalers_own(kube: FakeCluster) -> Non
     (owner,) = built["metadata"]["ownerReferences"]
     assert (owner["uid"], owner["controller"]) == (autoscaler["metadata"]["uid"], True)
     target = autoscaler["spec"]["scaleTargetRef"]
-    assert built["spec"] == {"mode": "Serve", "objectRef": target, "protocolType": "http1", "numActivators": 0}
+    assert built["spec"] == {"mode": "Serve", "objectRef": target, "protocolType": "http1"}
 
 
 def test_drift_is_repaired(kube: FakeCluster) -> None:

@@ -64,6 +64,7 @@ class Releases:
             holding.freeze_by = holding.freeze_by or now + FREEZE_TIME
             holding.look_again(now + FREEZE_PAUSE)
             return False
+        self._delete_pods(holding)
         for pod in self._freezer.pods(revision):
             holding.see(pod)
         return True

@@ -15,6 +15,7 @@ from hotseat.kube.names import AUTOSCALING_CLASS, CLASS_ANNOTATION, POD_AUTOSCAL
 from hotseat.runtimes.knative.watched import Watched, is_ours
 
 PAUSE = 0.5  # seconds before what failed is tried again
+GATHER = 0.1  # seconds in which changes gather: nothing waits for a status, and a switch needs the API server more
 
 # States as (Active, its reason, SKSReady, Ready), see the class's contract: a Revision at zero is Ready, its autoscaler is not.
 IDLE = ("False", "NoTraffic", "Unknown", "False")
@@ -33,6 +34,7 @@ class Scaler:
         self._namespace = namespace
         self._watched = watched
         self._touched: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scaler", daemon=True)
 
     def start(self) -> None:
@@ -45,6 +47,7 @@ class Scaler:
 
     def stop(self) -> None:
         """End."""
+        self._stopped.set()
         self._touched.put(None)
         if self._thread.is_alive():
             self._thread.join(1.0)
@@ -55,6 +58,7 @@ class Scaler:
             wanted: set[str | None] = set()
             try:
                 wanted.add(self._touched.get(timeout=PAUSE if failed else None))
+                self._stopped.wait(GATHER)
                 while True:
                     wanted.add(self._touched.get_nowait())
             except queue.Empty:
@@ -119,8 +123,7 @@ def serverless_service(autoscaler: Json) -> Json:
         "spec": {
             "mode": "Serve",
             "objectRef": spec["scaleTargetRef"],
-            "protocolType": spec["protocolType"],
-            "numActivators": 0,
+            "protocolType": spec["protocolType"],  # numActivators is 0, which the API server leaves out
         },
     }
 
