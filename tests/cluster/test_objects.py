@@ -120,6 +120,8 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
     assert claims == ["gemma-cache"]
     assert hotseat.chat("alpha").status == 200
     assert hotseat.chat("gemma", max_tokens=4).status == 200, "and in turn again, from the claim"
+    hotseat.delete("model", "gemma")
+    wait_until(lambda: hotseat.residents() == {}, 60, "a resident model that is deleted leaves its seat")
     assert hotseat.chat("alpha").status == 200
 
 
