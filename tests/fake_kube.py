@@ -18,14 +18,13 @@ from hotseat.kube.names import (
     NODES,
     POD_AUTOSCALERS,
     PODS,
+    REPLICA_SETS,
     REVISION,
     SERVICE,
     SERVICES,
     WORKSPACE,
-    Resource,
 )
 
-REPLICA_SETS = Resource("apps/v1", "ReplicaSet", "replicasets")
 NS = "test"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hotseat.cluster.chamber import Chamber
 from hotseat.control.bus import Bus
 from hotseat.core.documents import Model, Workspace
-from hotseat.core.messages import HolderAdopted
+from hotseat.core.messages import Demand, HolderAdopted
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeRuntime
@@ -46,3 +46,48 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     (row,) = kube.statuses[0]["switches"]
     assert (row["id"], row["outcome"]) == ("default/6", "failed"), "nobody else would end it"
     chamber.stop()
+
+
+def open_chamber(policy: str = "batch") -> Chamber:
+    return Chamber(following(policy), {}, runtime=FakeRuntime(), bus=Bus(), kube=Writes(), namespace="test")
+
+
+def following(policy: str) -> Workspace:
+    return Workspace.model_validate({"metadata": {"name": "default"}, "spec": {"policy": {"name": policy}}})
+
+
+def routers(chamber: Chamber) -> list[str]:
+    return [router.id for router in chamber.routers]
+
+
+def test_a_late_word_of_a_router_that_has_left_does_not_deafen_the_one_that_lives_in_its_pod_now() -> None:
+    chamber = open_chamber()
+    chamber.report(Demand("old", 1, 0), "router-0", through_broker=True)
+    chamber.report(Demand("new", 1, 0), "router-0", through_broker=False)
+    assert routers(chamber) == ["new"], "a pod has one router"
+    chamber.report(Demand("old", 2, 0), "router-0", through_broker=True)
+    assert routers(chamber) == ["new"]
+
+
+def test_a_router_whose_goodbye_is_faster_than_its_first_word_is_not_enrolled() -> None:
+    chamber = open_chamber()
+    chamber.leave("brief")
+    chamber.report(Demand("brief", 1, 0), "router-0", through_broker=True)
+    assert routers(chamber) == []
+
+
+def ready(chamber: Chamber) -> tuple[str, str, str]:
+    (found,) = [each for each in chamber.build()["conditions"] if each["type"] == "Ready"]
+    return found["status"], found["reason"], found["message"]
+
+
+def test_a_policy_that_nobody_has_costs_a_workspace_its_readiness_and_not_its_work() -> None:
+    chamber = open_chamber("fairest")
+    state, reason, message = ready(chamber)
+    assert (state, reason) == ("False", "UnknownPolicy")
+    assert "fairest" in message
+    assert "there is: batch" in message
+    chamber.change(following("batch"), 2, (), {})
+    assert ready(chamber)[:2] == ("True", "Switching")
+    chamber.change(following("nicest"), 3, (), {})
+    assert ready(chamber)[1] == "UnknownPolicy"

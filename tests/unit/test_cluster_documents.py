@@ -108,3 +108,10 @@ def test_a_seat_that_is_not_proven_free_makes_the_workspace_not_ready() -> None:
     assert (ready["status"], ready["reason"]) == ("False", "ReleaseUnproven")
     assert "default/a@1" in ready["message"]
     assert (events["status"], events["reason"]) == ("False", "DemandCameDirectly")
+
+
+def test_a_ksvc_that_is_no_model_costs_only_itself() -> None:
+    elsewhere, greedy = adopted("elsewhere"), adopted("greedy")
+    elsewhere["metadata"]["labels"]["hotseat.dev/workspace"] = "My_WS"
+    greedy["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = 65
+    assert list(read([workspace()], [], [elsewhere, greedy, adopted("k")], SETTINGS, {}).models) == ["k"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from hotseat.cluster.inbox import create_inbox
+from hotseat.cluster.inbox import MAX_BODY, create_inbox
 from hotseat.control.carrier import Carrier
 from hotseat.control.wire import Json, demand_to_json, sign, stamp
 from hotseat.core.messages import Demand, Waiting
@@ -77,6 +77,14 @@ def test_foreign_events_change_nothing(inbox: FlaskClient, taken: TAKEN) -> None
     assert inbox.post("/", json={"a": 1}, headers=foreign).status_code == 202
     assert inbox.post("/", data=b"{", headers={"ce-type": "x"}).status_code == 400
     assert taken == []
+
+
+@pytest.mark.parametrize("path", ["/", "/demand", "/orders"])
+def test_what_is_too_large_is_refused_before_it_is_read(inbox: FlaskClient, path: str) -> None:
+    answer = inbox.post(path, data=b" " * (MAX_BODY + 1), headers={"ce-type": "x"})
+    assert answer.status_code == 413
+    assert answer.json is not None
+    assert answer.json["error"]["code"] == "request_too_large"
 
 
 def order(**changes: Any) -> Json:

@@ -20,8 +20,8 @@ from hotseat.core.messages import (
     Start,
     Stop,
 )
-from hotseat.kube.names import DEPLOYMENTS, NODES, PODS
-from hotseat.runtimes.knative.freezing import REPLICA_SETS, Freezer
+from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
+from hotseat.runtimes.knative.freezing import Freezer
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -239,6 +239,18 @@ def test_the_newest_revision_is_started(home: Home) -> None:
 # Without proof --------------------------------------------------------------------------------------------------------
 
 
+def test_what_is_scaled_up_again_while_it_ends_is_scaled_down_again(home: Home) -> None:
+    pod = home.resident()
+    home.stop()
+    await_true(lambda: home.scale() == 0 and not frozen(home))
+    home.kube.merge(DEPLOYMENT, {"spec": {"replicas": 1}})
+    home.kube.control(DEPLOYMENT)
+    await_true(lambda: home.scale() == 0)
+    home.kube.end(pod)
+    home.told.await_one(HolderReleased, A)
+    assert home.kube.pods("a") == []
+
+
 def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(home: Home) -> None:
     pod = home.resident()
     home.kube.force(pod)
@@ -433,6 +445,20 @@ def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
     assert not frozen(home)
 
 
+def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
+    pod = home.resident()
+    home.runtime.close()
+    Freezer(home.kube, NS).freeze("a-00001")
+    home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 1)
+    home.kube.end(pod)
+    assert (home.scale(), home.kube.pods("a")) == (1, [])
+    told = home.again()
+    assert told.await_one(HolderAdopted, A).releasing, "nobody makes the pod that it would wait for"
+    told.await_one(HolderReleased, A)
+    assert home.scale() == 0
+    assert not frozen(home)
+
+
 def test_killed_before_a_replica_set_was_let_go(home: Home) -> None:
     home.runtime.close()
     Freezer(home.kube, NS).freeze("a-00001")
@@ -491,6 +517,11 @@ def test_what_somebody_else_scales_up_is_a_holder(home: Home) -> None:
     assert adopted.address is None
     home.kube.serve(home.kube.pods("wild")[0])
     home.told.await_one(HolderReady, adopted.holder)
+
+
+def test_a_service_made_by_hand_may_have_its_label_at_itself_only(home: Home) -> None:
+    home.kube.add_service("wild", replicas=1, labelled=False)
+    assert home.told.await_one(HolderAdopted, model="wild").holder.startswith("default/wild@")
 
 
 def test_a_switcher_that_was_taken_over_from_changes_nothing(home: Home) -> None:

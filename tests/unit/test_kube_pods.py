@@ -21,6 +21,8 @@ def pod(phase: str = "Running", *statuses: dict, init: tuple[dict, ...] = (), **
 ENDED = container(terminated={"exitCode": 0})
 PROXY_ENDED = container("queue-proxy", terminated={"exitCode": 137})
 RUNS = container(running={})
+WAITS, PROXY_WAITS = container(waiting={"reason": "PodInitializing"}), container("queue-proxy", waiting={})
+INIT_FAILED = container("init", terminated={"exitCode": 137})
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,28 @@ RUNS = container(running={})
         pytest.param(pod("Failed", ENDED, PROXY_ENDED, init=(RUNS,)), False, id="a sidecar runs on"),
         pytest.param(pod("Failed", ENDED), False, id="nothing is known of one container"),
         pytest.param(pod("Failed", container(waiting={}), PROXY_ENDED), False, id="one may be about to start"),
+        pytest.param(
+            pod("Failed", WAITS, PROXY_WAITS, init=(INIT_FAILED,)), True, id="it was stopped in its init container"
+        ),
+        pytest.param(
+            pod("Failed", WAITS, PROXY_WAITS, init=(INIT_FAILED, WAITS)), True, id="in the first of two init containers"
+        ),
+        pytest.param(pod("Failed", WAITS, PROXY_WAITS, init=(ENDED,)), False, id="init is through: it may be starting"),
+        pytest.param(
+            pod("Failed", {**WAITS, "containerID": "x"}, PROXY_WAITS, init=(INIT_FAILED,)), False, id="one was begun"
+        ),
+        pytest.param(
+            pod(
+                "Failed",
+                WAITS,
+                PROXY_WAITS,
+                init=(INIT_FAILED,),
+                conditions=[{"type": "DisruptionTarget", "status": "True"}],
+            ),
+            False,
+            id="its phase was written by somebody else",
+        ),
+        pytest.param(pod("Failed", init=(ENDED, ENDED)), False, id="only init containers are known of"),
         pytest.param(pod("Failed", reason="UnexpectedAdmissionError"), True, id="the kubelet turned it away"),
         pytest.param(pod("Failed"), False, id="the kubelet never said anything"),
         pytest.param(

@@ -4,8 +4,10 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 from hotseat.cluster import statuses
@@ -18,6 +20,7 @@ from hotseat.control.terms import capacity_of, terms_of
 from hotseat.control.wire import residency_from_status, residency_to_status
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.messages import Demand, Residency
+from hotseat.core.policy import Batch, Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import DemandReported, Enrolled, RouterLeft, TermsChanged
 from hotseat.kube.client import Json, Kube
@@ -28,6 +31,7 @@ log = logging.getLogger(__name__)
 ECHO_DELAY = 0.1  # seconds; a router goes another way after 0.5
 STATUS_DELAY = 0.2
 CATCH_UP = 5.0  # seconds
+REMEMBERED = 1000  # routers that have left
 
 
 @dataclass(slots=True)
@@ -55,13 +59,15 @@ class Chamber:
             r["id"]: Router(r["id"], r.get("pod", ""), r.get("seq", 0), r.get("brokerSeq", 0))
             for r in status.get("routers") or ()
         }
+        self._left: deque[str] = deque(maxlen=REMEMBERED)  # ids are never used again
         self._residency = residency_from_status(status)
         self._broker_ok: bool | None = None
         self._shown: list[Json] = list(status.get("conditions") or ())
         self._earlier = [statuses.left_behind(row) for row in status.get("switches") or ()]
+        policy, self._policy_problem = _policy_of(workspace)
         self.switcher = Switcher(
             workspace.name,
-            load_policy(workspace.spec.policy.name),
+            policy,
             runtime,
             time.monotonic,
             demand=_never,
@@ -106,15 +112,21 @@ class Chamber:
     def change(self, workspace: Workspace, generation: int, models: Iterable[Model], marks: Mapping[str, str]) -> None:
         """Take in the documents; `marks` are fingerprints of Models that are not told by their documents alone."""
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
-            self.switcher.follow(load_policy(workspace.spec.policy.name))
+            policy, self._policy_problem = _policy_of(workspace)
+            self.switcher.follow(policy)
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
         terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True) for m in self.models}
         self.switcher.tell(TermsChanged(time.monotonic(), terms, capacity_of(workspace)))
         self._writer.mark()
 
     def report(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
-        """Take in a router's snapshot. One that is not known yet is enrolled; an older one of its pod is gone."""
+        """Take in a router's snapshot. One that is not known yet is enrolled; an older one of its pod is gone.
+
+        One that has left may still be heard of, late or once more: that says nothing of the one that lives in its pod now.
+        """
         with self._lock:
+            if demand.router in self._left:
+                return
             router = self._routers.get(demand.router)
             new = router is None
             if router is None:
@@ -133,8 +145,10 @@ class Chamber:
             self._writer.mark(0.0 if new else ECHO_DELAY)
 
     def leave(self, router: str) -> None:
-        """Take in that a router is gone."""
+        """Take in that a router is gone, for good; its goodbye may come before its first snapshot."""
         with self._lock:
+            if router not in self._left:
+                self._left.append(router)
             known = self._routers.pop(router, None)
         if known is not None:
             log.info("router %s has left %s", router, self.name)
@@ -157,7 +171,9 @@ class Chamber:
         }
 
     def _conditions(self) -> list[Json]:
-        new = statuses.workspace_conditions(self.generation, self._residency, broker_ok=self._broker_ok)
+        new = statuses.workspace_conditions(
+            self.generation, self._residency, broker_ok=self._broker_ok, policy_problem=self._policy_problem
+        )
         self._shown = statuses.keep_times(new, self._shown)
         return self._shown
 
@@ -168,6 +184,18 @@ class Chamber:
     def _turned(self) -> None:
         self._writer.mark(STATUS_DELAY)
         self.turned()
+
+
+def _policy_of(workspace: Workspace) -> tuple[Policy, str]:
+    """Give the policy that it names. Where there is none of that name: batch, and a problem in words."""
+    name = workspace.spec.policy.name
+    try:
+        return load_policy(name), ""
+    except KeyError:
+        there = ", ".join(sorted(entry_points(group="hotseat.policies").names))
+        problem = f"there is no policy {name} in the switcher's image; there is: {there}. batch is followed instead"
+        log.warning("Workspace %s: %s", workspace.name, problem)
+        return Batch(), problem
 
 
 def _nothing() -> None:

@@ -61,12 +61,19 @@ def read(
     for each in services:
         name = each["metadata"]["name"]
         if is_adopted(each) and name not in found and "deletionTimestamp" not in each["metadata"]:
-            adopted = adopt(each, settings.gpu_resource)
-            annotations = each["spec"]["template"].get("metadata", {}).get("annotations") or {}
-            generation = each["metadata"].get("generation", 1)
-            mark = annotations.get(FINGERPRINT, f"generation-{generation}")
-            found[name] = Read(adopted.model, generation, None, "; ".join(adopted.problems), (), mark)
+            try:
+                found[name] = _adopted(each, settings)
+            except ValidationError as error:  # its label or its pod template; whatever it runs is counted all the same
+                log.warning("ksvc %s: %s", name, error)
     return Documents(rooms, found)
+
+
+def _adopted(service: Json, settings: ClusterSettings) -> Read:
+    adopted = adopt(service, settings.gpu_resource)
+    annotations = service["spec"]["template"].get("metadata", {}).get("annotations") or {}
+    generation = service["metadata"].get("generation", 1)
+    mark = annotations.get(FINGERPRINT, f"generation-{generation}")
+    return Read(adopted.model, generation, None, "; ".join(adopted.problems), (), mark)
 
 
 def _workspace(document: Json) -> Workspace:

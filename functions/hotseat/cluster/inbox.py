@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from hotseat.control.carrier import SIGNATURE
 from hotseat.control.wire import Json, demand_from_json, moment, signed
-from hotseat.core.errors import BadRequest, Forbidden, HotseatError
+from hotseat.core.errors import BadRequest, Forbidden, HotseatError, TooLarge
 from hotseat.core.events import event_type
 from hotseat.core.messages import Demand
 from hotseat.telemetry.metrics import Metrics
@@ -23,6 +24,7 @@ from hotseat.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 DEMAND = event_type("demand.reported")
+MAX_BODY = 2**20  # bytes; a signature is checked on the whole body, which anybody in the cluster may send
 ORDER_AGE = 30.0  # seconds; an order that was caught and sent again later is refused
 
 OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, through the Broker?
@@ -33,12 +35,17 @@ def create_inbox(
 ) -> Flask:
     """Build the application."""
     app = Flask("hotseat-switcher")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.register_blueprint(_from_routers(key, on_demand, on_order))
     app.register_blueprint(_for_people(ready, metrics))
 
     @app.errorhandler(HotseatError)
     def tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
         return jsonify(error.body()), error.status, error.headers()
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def refuse(_error: RequestEntityTooLarge) -> tuple[Response, int, dict[str, str]]:
+        return tell(TooLarge(f"The body has more than {MAX_BODY} bytes."))
 
     return app
 

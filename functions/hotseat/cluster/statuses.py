@@ -86,17 +86,16 @@ def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:
     ]
 
 
-def workspace_conditions(generation: int, residency: Residency, *, broker_ok: bool | None) -> list[Json]:
+def workspace_conditions(
+    generation: int, residency: Residency, *, broker_ok: bool | None, policy_problem: str = ""
+) -> list[Json]:
     """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
     stuck = [r for r in residency.residents if r.state is SeatState.UNPROVEN]
-    message = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
-    ready = condition(
-        "Ready",
-        not stuck,
-        "ReleaseUnproven" if stuck else "Switching",
-        f"could not be proven gone: {message}" if stuck else "",
-        generation,
-    )
+    unproven = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
+    problems = [f"could not be proven gone: {unproven}"] if stuck else []
+    problems += [policy_problem] if policy_problem else []
+    why = "ReleaseUnproven" if stuck else "UnknownPolicy" if policy_problem else "Switching"
+    ready = condition("Ready", not problems, why, "; ".join(problems), generation)
     reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
 

@@ -11,12 +11,14 @@ from hotseat.cluster import statuses
 from hotseat.cluster.chamber import Chamber
 from hotseat.cluster.documents import Documents, Read, read
 from hotseat.cluster.fetching import JobFetcher
+from hotseat.cluster.handover import Handover
 from hotseat.cluster.inbox import create_inbox
 from hotseat.cluster.orders import Orders
 from hotseat.cluster.scribe import Scribe
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
 from hotseat.control.bus import Bus, Event, HttpSink
+from hotseat.core.documents import Workspace
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.seats import ModelStatus
@@ -58,6 +60,7 @@ class SwitcherApp:
         self._marks: dict[str, tuple[object, ...]] = {}
         self._closed = False
         self._chambers: dict[str, Chamber] = {}
+        self._handover = Handover(self._chambers)
         self._documents = Documents({}, {})
         self._uids: Mapping[str, str] = {}
         self._homes: dict[str, str] = {}  # Workspace by Model
@@ -133,14 +136,13 @@ class SwitcherApp:
                 log.warning("waiting for the API server")
         self._scribe.start()
         self._read()
-        self._open()
         self._enter()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
         for chamber in self._chambers.values():  # only now: routers shall not hear of a Workspace without its residents
             chamber.start()
         threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
-        self._leading = True
         self._forget_routers()
+        self._leading = True
         self._dirty.set()
         log.info("this switcher leads %s", self.namespace)
 
@@ -154,7 +156,6 @@ class SwitcherApp:
         for each in self._documents.models.values():
             for item in each.objects:
                 self._make(item)
-        self._open()  # before the runtime speaks of its Models
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._enter()
         self._settle()
@@ -169,36 +170,31 @@ class SwitcherApp:
         for name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
             self._scribe.forget(name.partition("/")[2])
         self._uids = found
-
-    def _open(self) -> None:
-        """Make a chamber for each new Workspace."""
         self._homes = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
-        for name, (workspace, document) in self._documents.workspaces.items():
-            if name not in self._chambers:
-                chamber = Chamber(
-                    workspace,
-                    document.get("status") or {},
-                    runtime=self._runtime,
-                    bus=self._bus,
-                    kube=self._kube,
-                    namespace=self.namespace,
-                )
-                chamber.turned = self._scribe.mark
-                self._chambers[name] = chamber
-                if self._leading:
-                    chamber.start()
 
     def _enter(self) -> None:
-        """Give each Workspace its documents."""
+        """Give each Workspace its documents, and a new one its chamber."""
         models = self._documents.models
         for name, (workspace, document) in self._documents.workspaces.items():
-            chamber = self._chambers[name]
+            chamber = self._chambers.get(name) or self._chamber(workspace, document)
             mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
             marks = {r.model.name: r.mark for r in mine}
             chamber.change(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
+            if name not in self._chambers:
+                self._handover.open(chamber)
+                if self._leading:
+                    chamber.start()
         for name in self._chambers.keys() - self._documents.workspaces.keys():
             chamber = self._chambers[name]
             chamber.change(chamber.workspace, chamber.generation, (), {})
+
+    def _chamber(self, workspace: Workspace, document: Json) -> Chamber:
+        status = document.get("status") or {}
+        chamber = Chamber(
+            workspace, status, runtime=self._runtime, bus=self._bus, kube=self._kube, namespace=self.namespace
+        )
+        chamber.turned = self._scribe.mark
+        return chamber
 
     def _make(self, item: Json) -> None:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
@@ -242,11 +238,7 @@ class SwitcherApp:
             self._scribe.mark()
         else:
             name = observation.holder.partition("/")[0]
-        chamber = self._chambers.get(name)
-        if chamber is None:
-            log.warning("nobody's: %s", observation)
-            return
-        chamber.switcher.tell(observation)
+        self._handover.tell(name, observation)
 
     def _demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
         if not self._leading:

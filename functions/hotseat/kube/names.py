@@ -51,6 +51,7 @@ CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 JOBS: Final = Resource("batch/v1", "Job", "jobs")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
+REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 STORAGE_CLASSES: Final = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses", namespaced=False)
 CRDS: Final = Resource(

@@ -5,8 +5,11 @@ terminated: a phase alone is also written by those who do not know (the garbage 
 that vanished without such a status may have been forced out of the API server while its processes run on.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
+
+from hotseat.core.units import parse_quantity
 
 Json = dict[str, Any]
 
@@ -68,12 +71,14 @@ def terminal(pod: Json) -> bool:
     status = pod.get("status", {})
     if status.get("phase") not in TERMINAL_PHASES:
         return False
-    seen = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-    if any("terminated" not in each.get("state", {}) for each in seen + status.get("ephemeralContainerStatuses", [])):
+    first, main = status.get("initContainerStatuses", []), status.get("containerStatuses", [])
+    if not first and not main:
+        return bool(status.get("reason"))  # the kubelet turned it away: nothing was started
+    if len(main) < len(pod["spec"].get("containers", [])):
         return False
-    if seen:
-        return len(seen) >= len(pod["spec"].get("containers", []))
-    return bool(status.get("reason"))  # the kubelet turned it away: nothing was started
+    stopped_early = _ended_while_initializing(pod)
+    seen = [*first, *main, *status.get("ephemeralContainerStatuses", [])]
+    return all("terminated" in each.get("state", {}) or (stopped_early and _never_started(each)) for each in seen)
 
 
 def settles(found: Json | None) -> bool:
@@ -84,7 +89,7 @@ def settles(found: Json | None) -> bool:
 def gpus(pod: Json) -> int:
     """Count the GPUs that it was given."""
     limits = (each.get("resources", {}).get("limits", {}) for each in pod["spec"].get("containers", []))
-    return sum(int(limit.get(GPU_RESOURCE, 0)) for limit in limits)
+    return sum(math.ceil(parse_quantity(limit.get(GPU_RESOURCE, 0))) for limit in limits)  # 1 may be written 1000m
 
 
 def engine_container(pod: Json) -> str:
@@ -123,6 +128,18 @@ def deleted(pod: Json) -> Failure:
     target = _condition(pod, "DisruptionTarget")
     why = target.get("message") or target.get("reason") or "somebody deleted it"
     return Failure("PodDeleted", f"pod {pod['metadata']['name']} goes: {why}")
+
+
+def _ended_while_initializing(pod: Json) -> bool:
+    """Whether it ended before its init containers were through: those after them were not begun, and stay as they were."""
+    states = [each.get("state", {}) for each in pod["status"].get("initContainerStatuses", [])]
+    through = all(state.get("terminated", {}).get("exitCode") == 0 for state in states)
+    return not through and not _condition(pod, "DisruptionTarget")  # whose phase somebody else may have written
+
+
+def _never_started(status: Json) -> bool:
+    waits = "waiting" in status.get("state", {}) and not status.get("restartCount", 0)
+    return waits and not status.get("containerID") and not status.get("lastState", {}).get("terminated")
 
 
 def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Failure | None:

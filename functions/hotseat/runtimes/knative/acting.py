@@ -101,22 +101,22 @@ class Hands:
 
     def node_is_gone(self, name: str) -> bool:
         """Whether a node is gone for good. One that we may not look at is not known to be."""
-        try:
-            return pods.settles(self._kube.find(NODES.path(name=name)))
-        except KubeError as error:
-            if error.status == _FORBIDDEN:
-                return False
-            raise
+        known, found = self._node(name)
+        return known and pods.settles(found)
 
     def node_is_lost(self, name: str) -> bool:
         """Whether nothing is heard of a node: its state is unknown, or it is gone."""
-        try:
-            found = self._kube.find(NODES.path(name=name))
-        except KubeError as error:
-            if error.status == _FORBIDDEN:
-                return False
-            raise
-        if pods.settles(found) or found is None:
-            return True
+        known, found = self._node(name)
+        if not known or found is None or pods.settles(found):
+            return known
         conditions = found.get("status", {}).get("conditions", [])
         return any(each["type"] == "Ready" and each["status"] == "Unknown" for each in conditions)
+
+    def _node(self, name: str) -> tuple[bool, Json | None]:
+        """Whether anything can be known of a node, and the node; None: there is none of that name."""
+        try:
+            return True, self._kube.find(NODES.path(name=name))
+        except KubeError as error:
+            if error.status == _FORBIDDEN:
+                return False, None
+            raise

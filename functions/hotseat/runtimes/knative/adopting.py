@@ -21,15 +21,18 @@ def scaled_up(deployment: Json | None) -> bool:
     return deployment is not None and int(deployment["spec"].get("replicas", 0)) > 0
 
 
-def revisions_that_hold(watched: Watched) -> list[str]:
+def revisions_that_hold(watched: Watched) -> set[str]:
     """Name the Revisions of models that are scaled up, or of which something is left."""
     found = [each for each in watched.pods.objects if holds_a_seat(each)]
     found += [each for each in watched.deployments.objects if scaled_up(each) or UNPROVEN in annotations(each)]
-    return sorted({revision_of(each) for each in found if watched.ours(each)})
+    return {revision_of(each) for each in found if watched.ours(each)}
 
 
-def adopt(watched: Watched, revision: str, now: float, *more: Json) -> Holding | None:
-    """Make a holding of all that is there of a Revision; None: nothing. `more`: pods whose objects are gone already."""
+def adopt(watched: Watched, revision: str, now: float, *more: Json, frozen: bool = False) -> Holding | None:
+    """Make a holding of all that is there of a Revision; None: nothing. `more`: pods whose objects are gone already.
+
+    `frozen`: its release had begun, and nobody makes another pod of it.
+    """
     deployment = watched.deployment(revision)
     there = sorted(
         (pod for pod in watched.pods_of(revision) if not pods.terminal(pod)),
@@ -41,8 +44,10 @@ def adopt(watched: Watched, revision: str, now: float, *more: Json) -> Holding |
     marks = next((annotations(each) for each in items if HOLDER in annotations(each)), {})
     all_labels = [labels(each) for each in items]
     model = next((each[SERVICE] for each in all_labels if SERVICE in each), revision)
+    if (service := watched.services.named(model)) is not None:  # one made by hand may have the label there only
+        all_labels.append(labels(service))
     workspace = next((each[WORKSPACE] for each in all_labels if WORKSPACE in each), "workspace")
-    epoch = int(marks.get(EPOCH, "1"))
+    epoch = int(marks[EPOCH]) if marks.get(EPOCH, "").isdecimal() else 1  # anybody may write there
     holding = Holding(model, marks.get(HOLDER, f"{workspace}/{model}@{epoch}"), epoch, now, revision, scaled=True)
     for pod in there:
         holding.see(pod).marked = HOLDER in annotations(pod)
@@ -51,7 +56,11 @@ def adopt(watched: Watched, revision: str, now: float, *more: Json) -> Holding |
     for uid, name, node in unproven_pods(deployment):
         holding.pods.setdefault(uid, HeldPod(uid, name, node, present=False))
     main = holding.main
-    if not scaled_up(deployment) or (main is None and holding.pods) or (main is not None and pods.going(main.last)):
+    if (
+        not scaled_up(deployment)
+        or (main is None and (holding.pods or frozen))
+        or (main is not None and pods.going(main.last))
+    ):
         holding.stop(now, FOREIGN_GRACE)
     holding.ready = main is not None and not holding.stopping and pods.ready(main.last) and bool(address_of(main))
     return holding

@@ -7,9 +7,8 @@ for as long as that is needed. That its controller knows is exact: the timestamp
 """
 
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
-from hotseat.kube.names import PODS, REVISION, Resource
+from hotseat.kube.names import PODS, REPLICA_SETS, REVISION
 
-REPLICA_SETS = Resource("apps/v1", "ReplicaSet", "replicasets")
 FINALIZER = "hotseat.dev/release"
 
 
@@ -42,11 +41,10 @@ class Freezer:
         items: list[Json] = self._kube.get(PODS.path(self._namespace), labelSelector=f"{REVISION}={revision}")["items"]
         return items
 
-    def thaw_all_but(self, revisions: set[str]) -> None:
-        """Let go what an earlier switcher left frozen."""
-        for each in self._kube.get(REPLICA_SETS.path(self._namespace), labelSelector=REVISION)["items"]:
-            if each["metadata"]["labels"][REVISION] not in revisions:
-                self._thaw(each)
+    def frozen(self) -> set[str]:
+        """Name the Revisions of which an earlier switcher left something frozen."""
+        items = self._kube.get(REPLICA_SETS.path(self._namespace), labelSelector=REVISION)["items"]
+        return {each["metadata"]["labels"][REVISION] for each in items if _is_ours(each)}
 
     def _of(self, revision: str) -> list[Json]:
         path = REPLICA_SETS.path(self._namespace)

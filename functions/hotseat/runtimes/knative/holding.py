@@ -44,6 +44,7 @@ class Holding:
     ready: bool = False
     stopping: bool = False
     unproven: bool = False
+    remembered: bool = False  # that it is unproven is written where the next switcher finds it
     frozen: bool = False  # nothing makes another pod before we let it
     quiet: bool = False  # nothing will make another pod
     down_generation: int | None = None  # of the Deployment, once its scale is 0; 0: there is no Deployment

@@ -27,10 +27,9 @@ class Releases:
         """Do whatever can be done now."""
         if holding.revision is None:  # it was never scaled up
             holding.quiet = True
-        if not holding.quiet:
-            self._begin_anew(holding)
-            if not self._freeze(holding, now):
-                return
+        self._begin_anew(holding)
+        if not holding.quiet and not self._freeze(holding, now):
+            return
         self._delete_pods(holding)
         if not holding.quiet:
             self._scale_down(holding)
@@ -81,7 +80,7 @@ class Releases:
         if holding.down_generation is not None and deployment is not None:
             later = deployment["metadata"].get("generation", 0) > holding.down_generation
             if later and scaled_up(deployment):
-                holding.down_generation, holding.frozen, holding.freeze_by = None, False, None
+                holding.down_generation, holding.frozen, holding.freeze_by, holding.quiet = None, False, None, False
 
     def _scale_down(self, holding: Holding) -> None:
         if holding.down_generation is None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 from hotseat.core.documents import Model
 from hotseat.core.messages import (
@@ -50,6 +51,8 @@ from hotseat.runtimes.knative.watched import Watched, labels, revision_of
 RETRY = 0.25  # seconds after an error of the API server
 EXTERNAL = "external"
 _WITH_OUTPUT = frozenset({"Exited", "ExitedWhileLoading", "OutOfMemory", "CrashLoopBackOff"})
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +109,14 @@ class KnativeRuntime:
             log.warning("waiting for the API server")
         for deployment in self._watched.deployments.objects:
             if self._watched.ours(deployment):
-                self._insist(partial(self._hands.take_over, deployment))
+                self._insist(partial(self._hands.take_over, deployment), None)
         for pod in self._watched.pods.objects:
             if pods.terminal(pod):
                 self._holdings.assign(pod, NOBODYS)
-        for revision in revisions_that_hold(self._watched):
-            self._adopt(revision)
-        held = {each.revision for each in self._holdings.all() if each.revision}
-        self._insist(partial(self._freezer.thaw_all_but, held))
+        frozen = self._insist(self._freezer.frozen, set[str]())
+        for revision in sorted(frozen | revisions_that_hold(self._watched)):
+            if not self._adopt(revision, frozen=revision in frozen) and revision in frozen:
+                self._insist(partial(self._freezer.thaw, revision), None)  # nothing else is left of it
         self._fetcher.begin(self._tell)
         self.update(models)
         self._scaler.start()
@@ -284,7 +287,10 @@ class KnativeRuntime:
         if self._releases.overdue(holding, now):
             holding.unproven = True
             self._tell(HolderUnproven(now, holding.id, holding.epoch, holding.unproven_because()))
-            if error := try_to_remember(self._releases, holding):
+        if holding.unproven and not holding.remembered:
+            error = try_to_remember(self._releases, holding)
+            holding.remembered = error is None
+            if error:
                 log.warning("%s: %s", holding.id, error)
         holding.look_again(now + UNPROVEN_PAUSE if holding.unproven or holding.lost else holding.prove_by)
 
@@ -326,11 +332,12 @@ class KnativeRuntime:
         if not starting and self._holdings.of_revision(revision) is None:
             self._adopt(revision)
 
-    def _adopt(self, revision: str, *more: Json) -> None:
+    def _adopt(self, revision: str, *more: Json, frozen: bool = False) -> bool:
+        """Take in a holder that somebody else made, and tell of it; False: there is none."""
         now = self._clock()
-        holding = adopt(self._watched, revision, now, *more)
+        holding = adopt(self._watched, revision, now, *more, frozen=frozen)
         if holding is None:
-            return
+            return False
         if holding.id in self._holdings or self._worker.is_alive():  # the name was another's before
             holding.id = f"{holding.id}-{next(iter(holding.pods), revision)[:8]}"
         self._holdings.add(holding)
@@ -347,6 +354,7 @@ class KnativeRuntime:
                 gpus=gpus_of(holding),
             )
         )
+        return True
 
     def _stop(self, order: Stop, asked: float) -> None:
         holding = self._holdings.get(order.holder)
@@ -363,15 +371,15 @@ class KnativeRuntime:
 
     # Small things -----------------------------------------------------------------------------------------------------
 
-    def _insist(self, job: Callable[[], object]) -> None:
+    def _insist(self, job: Callable[[], T], otherwise: T) -> T:
+        """Do it until the API server answers; `otherwise` where that is not waited for any more."""
         while not self._closed:
             try:
-                job()
+                return job()
             except KubeError as error:
                 log.warning("to begin: %s", error)
                 time.sleep(RETRY)
-            else:
-                return
+        return otherwise
 
     def _tell_cache(self, model: Model, otherwise: Callable[[Model], None]) -> None:
         if self._fetcher.needs_fetch(model):

@@ -1,0 +1,95 @@
+"""What runs before its Workspace is there counts once it is."""
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hotseat.cluster.documents import read
+from hotseat.cluster.handover import Handover
+from hotseat.cluster.settings import Settings
+from hotseat.cluster.switcher import SwitcherApp
+from hotseat.core.messages import CacheObserved, CacheState, HolderAdopted, HolderReady, HolderReleased, Observation
+from hotseat.kube.client import Kube
+from hotseat.kube.conventions import ClusterSettings
+
+WORKSPACE = {"metadata": {"name": "default", "generation": 1}, "spec": {"capacity": {"gpus": 1}}}
+HOLDER = "default/a@7"
+NOW = time.monotonic()
+ADOPTED = HolderAdopted(NOW, "a", HOLDER, 7, None)
+READY = HolderReady(NOW, HOLDER, 7, "http://10.0.0.1:8012")
+RELEASED = HolderReleased(NOW, HOLDER, 7)
+CACHED = CacheObserved(NOW, "a", CacheState.CACHED)
+
+
+class Statuses:
+    """The API server, as far as a Workspace's status needs it."""
+
+    namespace = "test"
+
+    def __init__(self) -> None:
+        self.status: dict[str, Any] = {}
+        self.written = threading.Event()
+
+    def merge(self, _path: str, body: dict[str, Any]) -> None:
+        self.status |= body["status"]
+        self.written.set()
+
+
+@pytest.fixture
+def kube() -> Statuses:
+    return Statuses()
+
+
+@pytest.fixture
+def app(kube: Statuses, monkeypatch: pytest.MonkeyPatch) -> SwitcherApp:
+    monkeypatch.setattr(Kube, "connect", lambda: kube)
+    return SwitcherApp(
+        Settings(
+            namespace="test", broker="", switcher="", key=b"k" * 16, keys=(), image="hotseat", gpu_resource="gpu",
+            port=0, pod="switcher-0", log_level="info", threads=1,
+        )
+    )  # fmt: skip
+
+
+def residents(app: SwitcherApp, kube: Statuses, seen: list[Observation]) -> list[tuple[str, str]]:
+    """Let the runtime see this, and only then make the Workspace; what its first status says."""
+    model = {"metadata": {"name": "a", "uid": "m", "generation": 1}, "spec": {"engine": "mock"}}
+    app._homes = {"a": "default"}
+    app._leading = True
+    for observation in seen:
+        app._observe(observation)
+    app._documents = read([WORKSPACE], [model], [], ClusterSettings("hotseat", "test"), {})
+    app._enter()
+    assert kube.written.wait(5)
+    app._chambers["default"].stop()
+    return [(each["holder"], each["state"]) for each in kube.status["residents"]]
+
+
+def test_a_pod_that_ran_before_its_workspace_was_made_is_counted(app: SwitcherApp, kube: Statuses) -> None:
+    assert residents(app, kube, [CACHED, ADOPTED]) == [(HOLDER, "loading")]
+
+
+def test_what_became_of_it_meanwhile_is_known_too(app: SwitcherApp, kube: Statuses) -> None:
+    assert residents(app, kube, [ADOPTED, READY]) == [(HOLDER, "ready")]
+
+
+def test_what_has_gone_meanwhile_takes_no_seat(app: SwitcherApp, kube: Statuses) -> None:
+    assert residents(app, kube, [ADOPTED, READY, RELEASED]) == []
+
+
+def test_what_was_adopted_again_is_not_taken_for_gone(app: SwitcherApp, kube: Statuses) -> None:
+    assert residents(app, kube, [ADOPTED, RELEASED, ADOPTED]) == [(HOLDER, "loading")]
+
+
+def test_holders_are_told_first_so_that_nothing_is_started_on_their_seats() -> None:
+    told: list[Observation] = []
+    chamber: Any = SimpleNamespace(name="default", switcher=SimpleNamespace(tell=told.append))
+    handover = Handover({})
+    for observation in (CACHED, ADOPTED):
+        handover.tell("default", observation)
+    handover.open(chamber)
+    handover.tell("default", READY)
+    assert told == [ADOPTED, CACHED, READY]
