@@ -494,6 +494,18 @@ def test_killed_while_a_pod_ends(home: Home) -> None:
     told.await_one(HolderReleased, A)
 
 
+def test_killed_while_a_pod_ends_on_a_node_that_is_gone_since(home: Home) -> None:
+    pod = home.resident()
+    home.stop()
+    await_true(lambda: home.scale() == 0 and home.going(pod))
+    home.runtime.close()
+    home.kube.remove(NODES.path(name="node"))  # its pod's object stays for a while
+    told = home.again()
+    assert told.await_one(HolderAdopted, A).releasing
+    home.pass_time(6)
+    told.await_one(HolderReleased, A)
+
+
 def test_killed_when_all_was_over(home: Home) -> None:
     pod = home.resident()
     home.stop()

@@ -8,6 +8,7 @@ from hotseat.kube.pods import Failure, deleted, failure, going, node, terminal, 
 UNSCHEDULABLE_AFTER = 10.0  # seconds: the scheduler needs a moment to see that the last holder's GPU is free
 MISSING_AFTER = 10.0  # seconds within which the ksvc, its Revision and Deployment are there
 FOREIGN_GRACE = 40.0  # seconds that a pod takes which somebody else deleted: queue-proxy drains for 30, and no later grace shortens that
+SUSPECT_AFTER = 5.0  # seconds; a pod that has not ended by then may be on a node that is gone
 PROOF_TIME = 30.0  # seconds after the grace; what is not proven gone then will hardly prove itself
 
 
@@ -50,6 +51,7 @@ class Holding:
     down_generation: int | None = None  # of the Deployment, once its scale is 0; 0: there is no Deployment
     freeze_by: float | None = None  # when its pods are deleted with or without that
     prove_by: float = 0.0
+    suspect_at: float = 0.0
     unschedulable_since: float | None = None
     retry_at: float = 0.0  # the API server refused; not before then again
     look_at: float | None = None  # a next look that no event will cause
@@ -94,6 +96,7 @@ class Holding:
         """Have it end; a second call may only shorten the time for its proof."""
         prove_by = now + grace + PROOF_TIME
         self.prove_by = min(self.prove_by, prove_by) if self.stopping else prove_by
+        self.suspect_at = self.suspect_at or now + SUSPECT_AFTER
         self.stopping = True
 
     def look_again(self, when: float) -> None:

@@ -108,7 +108,7 @@ class Releases:
 
     def _look_at_nodes(self, holding: Holding, now: float) -> None:
         """Where the pods themselves say nothing more, a node that is gone for good is the proof."""
-        silent: list[HeldPod] = holding.lost if now < holding.prove_by else [p for p in holding.left if p.holds]
+        silent: list[HeldPod] = holding.lost if now < holding.suspect_at else [p for p in holding.left if p.holds]
         if not silent or now < holding.node_look_at:
             return
         holding.node_look_at = now + UNPROVEN_PAUSE

@@ -292,7 +292,8 @@ class KnativeRuntime:
             holding.remembered = error is None
             if error:
                 log.warning("%s: %s", holding.id, error)
-        holding.look_again(now + UNPROVEN_PAUSE if holding.unproven or holding.lost else holding.prove_by)
+        often = holding.unproven or holding.lost or now >= holding.suspect_at
+        holding.look_again(now + UNPROVEN_PAUSE if often else holding.suspect_at)
 
     # What it hears ----------------------------------------------------------------------------------------------------
 
