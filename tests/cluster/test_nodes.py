@@ -38,6 +38,48 @@ def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: H
     assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
 
 
+@contextmanager
+def cut_off(hotseat: Hotseat) -> Iterator[None]:
+    """Let router and switcher reach the API server no longer; everything else goes on."""
+    addresses = [hotseat.component(each)["status"]["podIP"] for each in ("router", "switcher")]
+    endpoints = json.loads(hotseat.kubectl("get", "--raw", "/api/v1/namespaces/default/endpoints/kubernetes"))
+    port = str(endpoints["subsets"][0]["ports"][0]["port"])
+    rules = [
+        (chain, "-s", each, "-p", "tcp", "--dport", port, "-j", "DROP")
+        for each in addresses
+        for chain in ("INPUT", "FORWARD")
+    ]
+    for rule in rules:
+        subprocess.run(["iptables", "-I", *rule], check=True)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            subprocess.run(["iptables", "-D", *rule], check=True)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("HOTSEAT_TEST_OWN_CLUSTER"), reason="meddles with the network of the cluster's node"
+)
+def test_what_is_resident_is_served_while_the_api_server_is_away(hotseat: Hotseat, guard: Guard) -> None:
+    assert hotseat.chat("alpha").status == 200
+    (pod,) = hotseat.pods_of("alpha")
+    with cut_off(hotseat):
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            answer = hotseat.chat("alpha", timeout=10)
+            assert (answer.status, answer.body.get("model")) == (200, "alpha"), answer.error
+            assert answer.seconds < 2
+            time.sleep(0.25)
+    for name in ("beta", "alpha"):
+        answer = wait_until(
+            lambda name=name: (a := hotseat.chat(name)).status == 200 and a, 60, f"{name}, with it back"
+        )
+        assert answer.body["model"] == name
+    assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
+
+
+# The last, for what is left of it stays for a while: the garbage collector of pods is in no hurry.
 @pytest.fixture
 def ghost(hotseat: Hotseat) -> Iterator[str]:
     """A node without a kubelet: pods are bound to it, and nobody ever says what became of them."""
@@ -87,47 +129,6 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
     answer = wait_until(lambda: (a := hotseat.chat("beta")).status == 200 and a, 60, "its node is gone, and it with it")
     assert answer.body["model"] == "beta"
     hotseat.delete("model", "stray")
-
-
-@contextmanager
-def cut_off(hotseat: Hotseat) -> Iterator[None]:
-    """Let router and switcher reach the API server no longer; everything else goes on."""
-    addresses = [hotseat.component(each)["status"]["podIP"] for each in ("router", "switcher")]
-    endpoints = json.loads(hotseat.kubectl("get", "--raw", "/api/v1/namespaces/default/endpoints/kubernetes"))
-    port = str(endpoints["subsets"][0]["ports"][0]["port"])
-    rules = [
-        (chain, "-s", each, "-p", "tcp", "--dport", port, "-j", "DROP")
-        for each in addresses
-        for chain in ("INPUT", "FORWARD")
-    ]
-    for rule in rules:
-        subprocess.run(["iptables", "-I", *rule], check=True)
-    try:
-        yield
-    finally:
-        for rule in rules:
-            subprocess.run(["iptables", "-D", *rule], check=True)
-
-
-@pytest.mark.skipif(
-    not os.environ.get("HOTSEAT_TEST_OWN_CLUSTER"), reason="meddles with the network of the cluster's node"
-)
-def test_what_is_resident_is_served_while_the_api_server_is_away(hotseat: Hotseat, guard: Guard) -> None:
-    assert hotseat.chat("alpha").status == 200
-    (pod,) = hotseat.pods_of("alpha")
-    with cut_off(hotseat):
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            answer = hotseat.chat("alpha", timeout=10)
-            assert (answer.status, answer.body.get("model")) == (200, "alpha"), answer.error
-            assert answer.seconds < 2
-            time.sleep(0.25)
-    for name in ("beta", "alpha"):
-        answer = wait_until(
-            lambda name=name: (a := hotseat.chat(name)).status == 200 and a, 60, f"{name}, with it back"
-        )
-        assert answer.body["model"] == name
-    assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
 
 
 def _ready() -> dict[str, str]:

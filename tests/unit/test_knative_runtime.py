@@ -532,8 +532,9 @@ def test_what_somebody_else_scales_up_is_a_holder(home: Home) -> None:
 
 
 def test_a_service_made_by_hand_may_have_its_label_at_itself_only(home: Home) -> None:
+    home.runtime.close()
     home.kube.add_service("wild", replicas=1, labelled=False)
-    assert home.told.await_one(HolderAdopted, model="wild").holder.startswith("default/wild@")
+    assert home.again().await_one(HolderAdopted, model="wild").holder.startswith("default/wild@")
 
 
 def test_a_switcher_that_was_taken_over_from_changes_nothing(home: Home) -> None:
