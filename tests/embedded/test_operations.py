@@ -159,6 +159,9 @@ def test_metrics_after_known_traffic(up: Up) -> None:
     left.leave()
     waiter.answer()
 
+    eventually(
+        lambda: hotseat.metrics().get(("hotseat_requests_total", "a", "chat", "200")) == 3
+    )  # counted once answered
     after = hotseat.metrics()
     assert {key[1:]: n for key, n in after.items() if key[0] == "hotseat_requests_total"} == {
         ("a", "chat", "200"): 3,
