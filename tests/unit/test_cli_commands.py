@@ -279,7 +279,7 @@ def completions(words, incomplete):
 
 
 def test_the_shell_completes_commands_and_models(fake, models, monkeypatch):
-    assert completions([], "s") == ["switches", "schema"]
+    assert completions([], "s") == ["switches", "schema", "simulate"]
     with fake.serving() as url:
         monkeypatch.setenv("HOTSEAT_URL", url)
         assert completions(["load"], "g") == ["gemma", "gpt-4o", "g"]

@@ -5,14 +5,27 @@ from dataclasses import replace
 import pytest
 
 from hotseat.core.messages import SeatState
-from hotseat.core.policy import NOTHING, Batch, Capacity, Claim, Decision, ModelView, View
+from hotseat.core.policy import (
+    NOTHING,
+    Batch,
+    Capacity,
+    Claim,
+    Decision,
+    Fifo,
+    ModelView,
+    Policy,
+    Priority,
+    View,
+)
 
 READY, LOADING, CLOSING, DRAINING = SeatState.READY, SeatState.LOADING, SeatState.CLOSING, SeatState.DRAINING
 RELEASING, UNPROVEN = SeatState.RELEASING, SeatState.UNPROVEN
 
 
-def decide(*models: ModelView, now: float = 100.0, gpus: int = 1, memory: int | None = None) -> Decision:
-    return Batch().decide(View(now, Capacity(gpus, memory), models))
+def decide(
+    *models: ModelView, now: float = 100.0, gpus: int = 1, memory: int | None = None, policy: Policy | None = None
+) -> Decision:
+    return (policy or Batch()).decide(View(now, Capacity(gpus, memory), models))
 
 
 def wants(name: str, *, since: float = 90.0, count: int = 1, **more: object) -> ModelView:
@@ -203,6 +216,64 @@ def test_who_waits_goes_before_a_preload() -> None:
 def test_a_preload_does_not_hold_up_those_behind_it() -> None:
     big = wants("p", since=1.0, may_evict=False, claim=Claim(2))
     assert decide(big, wants("q", since=2.0, may_evict=False), busy("a"), gpus=2).resident == ("a", "q")
+
+
+# The policies `fifo` and `priority` -----------------------------------------------------------------------------------
+
+STRICT = pytest.mark.parametrize("policy", [Fifo(), Priority()], ids=["fifo", "priority"])
+
+
+@STRICT
+def test_the_oldest_of_all_is_next_without_any_bound(policy: Policy) -> None:
+    assert decide(wants("young", since=99.0), wants("old", since=98.0), policy=policy) == Decision(("old",))
+    assert decide(busy("a"), wants("b", since=99.9), policy=policy) == Decision(("b",))
+    assert decide(idle("a"), wants("b", since=99.9), policy=policy) == Decision(("b",))
+    assert decide(policy=policy) == Decision()
+
+
+@STRICT
+def test_a_resident_whose_own_oldest_is_older_goes_on(policy: Policy) -> None:
+    resident = busy("a", waiting=2, oldest=90.0)
+    assert decide(resident, wants("b", since=91.0), policy=policy) == Decision(("a",))
+    assert decide(resident, wants("b", since=89.0), policy=policy) == Decision(("b",))
+
+
+@STRICT
+@pytest.mark.parametrize("resident", [idle("a"), busy("a")], ids=["idle", "busy"])
+def test_a_minimum_residency_holds_under_them_too(policy: Policy, resident: ModelView) -> None:
+    resident = replace(resident, ready_since=80.0, min_residency=60.0)
+    assert decide(resident, wants("b", since=70.0), policy=policy) == Decision(("a",), 140.0)
+    assert decide(resident, wants("b", since=70.0), now=140.0, policy=policy).resident == ("b",)
+
+
+@STRICT
+def test_what_is_loading_or_draining_is_left_to_it_under_them_too(policy: Policy) -> None:
+    loading = ModelView("a", seat=LOADING, waiting=1, oldest=95.0)
+    assert decide(loading, wants("b", since=10.0), policy=policy).resident == ("a",)
+    draining = busy("a", seat=DRAINING, waiting=5, oldest=10.0, priority=9)
+    assert decide(draining, wants("b", since=99.0, promised=True), policy=policy).resident == ("b",)
+    assert decide(draining, policy=policy).resident == ("a",)
+
+
+def test_fifo_knows_no_priorities_and_takes_no_decided_switch_back() -> None:
+    old, vip = wants("old", since=80.0), wants("vip", since=90.0, priority=9)
+    assert decide(old, vip, policy=Fifo()).resident == ("old",)
+    assert decide(old, replace(vip, promised=True), policy=Fifo()).resident == ("vip",)
+
+
+def test_priority_goes_before_any_age_and_before_what_is_served() -> None:
+    vip, late = wants("vip", since=99.0, priority=1), wants("late", since=1.0)
+    assert decide(late, vip, policy=Priority()).resident == ("vip",)
+    assert decide(busy("a", waiting=5, oldest=1.0), vip, policy=Priority()).resident == ("vip",)
+    assert decide(busy("a", priority=1), late, policy=Priority()) == Decision(("a",))
+    assert decide(idle("a", priority=1), late, policy=Priority()).resident == ("late",)
+
+
+@STRICT
+def test_a_preload_evicts_nobody_under_them_either(policy: Policy) -> None:
+    preload = wants("p", since=1.0, may_evict=False)
+    assert decide(idle("a"), preload, policy=policy).resident == ("a",)
+    assert decide(preload, wants("a"), policy=policy).resident == ("a",)
 
 
 # Size -----------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "switches": ("hotseat.cli.commands", "List the latest switches with the time that each phase took."),
     "validate": ("hotseat.cli.documents", "Check documents, and do nothing else."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
+    "simulate": ("hotseat.cli.simulate", "Run a made-up load through the scheduler, in simulated time."),
     "doctor": ("hotseat.cli.doctor", "Check everything in a cluster that hotseat needs."),
     "version": ("hotseat.cli.commands", "Print the version of this program."),
 }

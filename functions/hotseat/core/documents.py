@@ -330,7 +330,7 @@ class Queue(Document):
 class Policy(Document):
     """Who is next, and the defaults for Models that say nothing."""
 
-    name: str = Field(default="batch", description="batch, or one that a package adds.")
+    name: str = Field(default="batch", description="batch, fifo, priority, or one that a package adds.")
     max_wait: Duration = Field(default=30.0, description="Bound on the wait for a turn.")
     min_residency: Duration = Field(default=0.0, description="Once ready, it keeps its seat for so long, used or not.")
 

@@ -4,6 +4,7 @@ A policy looks at a View and names the set of models that should hold the accele
 decides nothing about safety: the switching machine starts a model only when it fits beside every holder that is left.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -117,10 +118,8 @@ class Batch:
 
     def decide(self, view: View) -> Decision:
         """See the class."""
-        kept = {m.name: m for m in view.models if m.seat in _STAYS and not m.leaving}
-        held = sum((m.claim for m in (*kept.values(), *_stuck(view))), NOTHING)
-        held -= _shed(kept, held, view.capacity)
-        wanting = [m for m in view.models if m.waiting and (m.seat is None or m.leaving)]
+        kept, held = _residents(view)
+        wanting = _wanting(view)
         widened = WIDEN * sum(m.switch_cost for m in view.models if m.waiting or (m.name in kept and m.in_flight))
         bounds = {m.name: max(m.max_wait, widened) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
@@ -130,26 +129,96 @@ class Batch:
             priority = 0 if overdue else -model.priority
             return (not model.may_evict, not model.promised, not overdue, priority, model.oldest, model.name)
 
-        chosen: list[str] = []
-        look_again: float | None = None
-        blocked = False  # whoever is first is served first: nobody overtakes by needing less
-        for model in sorted(wanting, key=order):
-            fits = model.claim.fits_beside(held, view.capacity)
-            victims: list[ModelView] = []
-            if not fits and model.may_evict and not blocked:
-                free_at = {m.name: _evictable_at(m, due[model.name]) for m in kept.values() if m.claim != NOTHING}
-                victims = _fewest([m for m in kept.values() if free_at.get(m.name, inf) <= view.now], held, model, view)
-                if not victims:
-                    blocked = True
-                    times = (*free_at.values(), *due.values())  # more to take, or another first
-                    look_again = min((at for at in times if view.now < at < inf), default=None)
-            if victims or (fits and not (blocked and model.claim != NOTHING)):
-                chosen.append(model.name)
-                held += model.claim
-            for victim in victims:
-                held -= victim.claim
-                del kept[victim.name]
-        return Decision((*kept, *chosen), look_again, max(bounds.values(), default=None))
+        def free_at(resident: ModelView, waiter: ModelView) -> float:
+            return _evictable_at(resident, due[waiter.name])
+
+        resident, look_again = _seat(view, kept, held, sorted(wanting, key=order), free_at=free_at, alarms=due.values())
+        return Decision(resident, look_again, max(bounds.values(), default=None))
+
+
+class Fifo:
+    """Serve strictly by the oldest request that waits, whatever that costs: no bound, no priorities, no batches beyond a turn.
+
+    A resident whose own oldest is younger than another model's makes room at once: what it held is still served. As under
+    Batch, minimum residency holds, and a decided switch is not taken back while somebody waits for it.
+    """
+
+    def decide(self, view: View) -> Decision:
+        """See the class."""
+        return _in_order(view, lambda _: 0)
+
+
+class Priority:
+    """Serve strictly by priority, among equals as Fifo does. A busy resident makes room for none of lower priority.
+
+    So a model of low priority may wait for ever. Minimum residency and drains hold for the high ones, too.
+    """
+
+    def decide(self, view: View) -> Decision:
+        """See the class."""
+        return _in_order(view, lambda model: -model.priority)
+
+
+def _in_order(view: View, rank: Callable[[ModelView], int]) -> Decision:
+    """Decide by rank, the lowest first, then by age."""
+    kept, held = _residents(view)
+
+    def order(model: ModelView) -> tuple[bool, int, bool, float, str]:
+        return (not model.may_evict, rank(model), not model.promised, model.oldest, model.name)
+
+    def free_at(resident: ModelView, waiter: ModelView) -> float:
+        mine = (rank(resident), resident.oldest if resident.waiting else inf)
+        first = resident.seat not in _GOING and not resident.idle and mine <= (rank(waiter), waiter.oldest)
+        return inf if first else _evictable_at(resident, -inf)
+
+    resident, look_again = _seat(view, kept, held, sorted(_wanting(view), key=order), free_at=free_at)
+    return Decision(resident, look_again)
+
+
+def _residents(view: View) -> tuple[dict[str, ModelView], Claim]:
+    """Those that may stay, by name, and what is taken beside what the capacity makes us shed at once."""
+    kept = {m.name: m for m in view.models if m.seat in _STAYS and not m.leaving}
+    held = sum((m.claim for m in (*kept.values(), *_stuck(view))), NOTHING)
+    return kept, held - _shed(kept, held, view.capacity)
+
+
+def _wanting(view: View) -> list[ModelView]:
+    return [m for m in view.models if m.waiting and (m.seat is None or m.leaving)]
+
+
+def _seat(
+    view: View,
+    kept: dict[str, ModelView],
+    held: Claim,
+    queue: list[ModelView],
+    *,
+    free_at: Callable[[ModelView, ModelView], float],
+    alarms: Iterable[float] = (),
+) -> tuple[tuple[str, ...], float | None]:
+    """Give seats to a queue of models in its order; returns all that should be resident, and when to look again.
+
+    `free_at(resident, waiter)`: from when the one may be taken off for the other. `alarms`: times at which the order changes.
+    """
+    chosen: list[str] = []
+    look_again: float | None = None
+    blocked = False  # whoever is first is served first: nobody overtakes by needing less
+    for model in queue:
+        fits = model.claim.fits_beside(held, view.capacity)
+        victims: list[ModelView] = []
+        if not fits and model.may_evict and not blocked:
+            times = {m.name: free_at(m, model) for m in kept.values() if m.claim != NOTHING}
+            victims = _fewest([m for m in kept.values() if times.get(m.name, inf) <= view.now], held, model, view)
+            if not victims:
+                blocked = True
+                # More to take, or another first.
+                look_again = min((at for at in (*times.values(), *alarms) if view.now < at < inf), default=None)
+        if victims or (fits and not (blocked and model.claim != NOTHING)):
+            chosen.append(model.name)
+            held += model.claim
+        for victim in victims:
+            held -= victim.claim
+            del kept[victim.name]
+    return (*kept, *chosen), look_again
 
 
 def _stuck(view: View) -> list[ModelView]:

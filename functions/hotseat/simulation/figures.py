@@ -1,0 +1,124 @@
+"""What a simulation measures. Times are seconds of simulated time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long some have waited; without any there are no times."""
+
+    count: int
+    mean: float | None = None
+    p50: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Waits":
+        """Sum them up. A percentile is the least of them that so many do not exceed."""
+        if not seconds:
+            return cls(0)
+        ordered = sorted(seconds)
+        p50, p99 = (ordered[ceil(share * len(ordered)) - 1] for share in (0.50, 0.99))
+        return cls(len(ordered), *(round(s, 4) for s in (sum(ordered) / len(ordered), p50, p99, ordered[-1])))
+
+
+@dataclass(slots=True)
+class Stay:
+    """One model on the accelerator. Times are None until they come; `ready` stays so where it was stopped while loading."""
+
+    model: str
+    started: float
+    ready: float | None = None
+    stopped: float | None = None
+    released: float | None = None
+
+    def switching(self, end: float) -> float:
+        """Seconds until `end` in which it held a seat without being able to serve."""
+        released = end if self.released is None else self.released
+        stopped = released if self.stopped is None else self.stopped
+        return (stopped if self.ready is None else self.ready) - self.started + released - stopped
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that happened and is counted, as it happens."""
+
+    waits: dict[str, list[float]]  # by model: from a request's arrival to its dispatch
+    turns: dict[str, list[float]]  # by model: at each time that it got ready, for how long somebody had waited for that
+    stays: list[Stay] = field(default_factory=list)
+    requests: int = 0
+    answered: int = 0
+    refused: int = 0
+    cut: int = 0  # ended with an error, because the drain deadline was over
+    idle: float = 0.0  # GPU-seconds in which somebody waited, and a seat neither served anybody nor was being switched
+    last_arrival: float = 0.0
+    last_answer: float = 0.0
+    widest: float | None = None  # the longest bound on waiting that was in force
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """One model's part."""
+
+    loads: int
+    waits: Waits
+    turns: Waits
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is told of a run. Every request of it ends up in `answered`, `refused`, `cut` or `unanswered`."""
+
+    policy: str
+    requests: int
+    answered: int
+    refused: int
+    cut: int
+    unanswered: int  # when nothing more would have happened
+    seconds: float  # until the last answer
+    offered: float  # requests a second that came
+    throughput: float  # requests a second that were answered
+    switches: int  # loads; each but the first comes with a stop
+    switching: float  # GPU-seconds of loading and stopping
+    idle: float  # see Record
+    lost: float  # share of all GPU time that went into these two
+    effective_max_wait: float | None
+    waits: Waits
+    turns: Waits
+    models: Mapping[str, ModelFigures]
+
+
+def figures(policy: str, record: Record, gpus: int) -> Figures:
+    """Sum up a run that is over."""
+    seconds = record.last_answer
+    switching = sum(stay.switching(seconds) for stay in record.stays if stay.started <= seconds)
+    loads = [stay.model for stay in record.stays]
+    return Figures(
+        policy=policy,
+        requests=record.requests,
+        answered=record.answered,
+        refused=record.refused,
+        cut=record.cut,
+        unanswered=record.requests - record.answered - record.refused - record.cut,
+        seconds=round(seconds, 4),
+        offered=_ratio(record.requests, record.last_arrival),
+        throughput=_ratio(record.answered, seconds),
+        switches=len(loads),
+        switching=round(switching, 4),
+        idle=round(record.idle, 4),
+        lost=_ratio(switching + record.idle, seconds * gpus),
+        effective_max_wait=record.widest,
+        waits=Waits.of([each for some in record.waits.values() for each in some]),
+        turns=Waits.of([each for some in record.turns.values() for each in some]),
+        models={
+            name: ModelFigures(loads.count(name), Waits.of(waits), Waits.of(record.turns[name]))
+            for name, waits in record.waits.items()
+        },
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return round(part / whole, 4) if whole else 0.0
