@@ -58,7 +58,7 @@ class Hands:
                     if error.status not in (CONFLICT, NOT_FOUND):
                         raise
             elif newest is not seen:
-                self.check(newest)
+                raise _superseded(newest)
             newest = self._kube.find(path)
         raise KubeError(CONFLICT, f"{path} changes faster than it can be scaled")
 
@@ -68,7 +68,7 @@ class Hands:
             return
         newest = self._kube.find(DEPLOYMENTS.path(self._namespace, deployment["metadata"]["name"]))
         if newest is not None and not self._may_change(newest):
-            raise SupersededError(f"{annotations(newest)[SWITCHER]} has taken over {newest['metadata']['name']}")
+            raise _superseded(newest)
 
     def _may_change(self, deployment: Json) -> bool:
         return annotations(deployment).get(SWITCHER, self._identity) == self._identity
@@ -120,3 +120,7 @@ class Hands:
             if error.status == _FORBIDDEN:
                 return False, None
             raise
+
+
+def _superseded(deployment: Json) -> SupersededError:
+    return SupersededError(f"{annotations(deployment)[SWITCHER]} has taken over {deployment['metadata']['name']}")

@@ -7,7 +7,7 @@ for as long as that is needed. That its controller knows is exact: the timestamp
 """
 
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
-from hotseat.kube.names import PODS, REPLICA_SETS, REVISION
+from hotseat.kube.names import PODS, REPLICA_SETS, REVISION, Resource
 
 FINALIZER = "hotseat.dev/release"
 
@@ -38,17 +38,18 @@ class Freezer:
 
     def pods(self, revision: str) -> list[Json]:
         """List the pods of a Revision, as they are now."""
-        items: list[Json] = self._kube.get(PODS.path(self._namespace), labelSelector=f"{REVISION}={revision}")["items"]
-        return items
+        return self._list(PODS, f"{REVISION}={revision}")
 
     def frozen(self) -> set[str]:
         """Name the Revisions of which an earlier switcher left something frozen."""
-        items = self._kube.get(REPLICA_SETS.path(self._namespace), labelSelector=REVISION)["items"]
-        return {each["metadata"]["labels"][REVISION] for each in items if _is_ours(each)}
+        sets = self._list(REPLICA_SETS, REVISION)
+        return {each["metadata"]["labels"][REVISION] for each in sets if _is_ours(each)}
 
     def _of(self, revision: str) -> list[Json]:
-        path = REPLICA_SETS.path(self._namespace)
-        items: list[Json] = self._kube.get(path, labelSelector=f"{REVISION}={revision}")["items"]
+        return self._list(REPLICA_SETS, f"{REVISION}={revision}")
+
+    def _list(self, resource: Resource, selector: str) -> list[Json]:
+        items: list[Json] = self._kube.get(resource.path(self._namespace), labelSelector=selector)["items"]
         return items
 
     def _freeze(self, replica_set: Json) -> None:

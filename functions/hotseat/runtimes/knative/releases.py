@@ -1,5 +1,7 @@
 """The end of a holder: its pods go, then its scale; it is released once all of them are proven gone and none will follow."""
 
+import logging
+
 from hotseat.kube.client import KubeError
 from hotseat.runtimes.knative.acting import Hands
 from hotseat.runtimes.knative.adopting import UNPROVEN, scaled_up, unproven_mark
@@ -8,11 +10,13 @@ from hotseat.runtimes.knative.holding import HeldPod, Holding
 from hotseat.runtimes.knative.watched import Watched
 
 FREEZE_PAUSE = (
-    0.01  # seconds between questions whether a ReplicaSet's controller knows that it goes: it does within some 15 ms
+    0.01  # seconds between questions whether a ReplicaSet's controller knows that it goes; some 15 ms are usual
 )
 FREEZE_TIME = 2.0  # seconds that it has for that
 QUIET_PAUSE = 0.1  # seconds between questions whether a ReplicaSet has come to rest
 UNPROVEN_PAUSE = 2.0  # seconds between looks at the node of a pod that is not proven gone
+
+log = logging.getLogger(__name__)
 
 
 class Releases:
@@ -43,11 +47,15 @@ class Releases:
         left = holding.left
         return now >= holding.prove_by or (holding.quiet and bool(left) and left == holding.lost)
 
-    def remember_unproven(self, holding: Holding) -> None:
-        """Write on the Deployment what is left, so that the next switcher knows; nothing where that cannot be."""
+    def remember(self, holding: Holding) -> None:
+        """Write on its Deployment, where there is one, what is left, so that the next switcher knows."""
         deployment = self._watched.deployment(holding.revision) if holding.revision else None
-        if deployment is not None:
-            self._hands.scale(deployment, 0, {UNPROVEN: unproven_mark(holding)})
+        try:
+            if deployment is not None:
+                self._hands.scale(deployment, 0, {UNPROVEN: unproven_mark(holding)})
+            holding.remembered = True
+        except KubeError as error:
+            log.warning("%s: %s", holding.id, error)
 
     def _freeze(self, holding: Holding, now: float) -> bool:
         """See to it that nobody makes another pod, or ends the one that there is in its own way. True: it is time to act.
@@ -62,11 +70,7 @@ class Releases:
         if not holding.frozen:
             holding.freeze_by = holding.freeze_by or now + FREEZE_TIME
             holding.look_again(now + FREEZE_PAUSE)
-            return False
-        self._delete_pods(holding)
-        for pod in self._freezer.pods(revision):
-            holding.see(pod)
-        return True
+        return holding.frozen
 
     def _delete_pods(self, holding: Holding) -> None:
         """Give each pod one second: nothing is in flight any more."""
@@ -117,12 +121,3 @@ class Releases:
                 for pod in silent:
                     if pod.node == name:
                         holding.settle(pod.uid)
-
-
-def try_to_remember(releases: Releases, holding: Holding) -> KubeError | None:
-    """Remember what is unproven; gives the error that kept it from that."""
-    try:
-        releases.remember_unproven(holding)
-    except KubeError as error:
-        return error
-    return None

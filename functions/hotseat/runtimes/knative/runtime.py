@@ -44,7 +44,7 @@ from hotseat.runtimes.knative.holding import FOREIGN_GRACE, Holding
 from hotseat.runtimes.knative.logs import PodLog
 from hotseat.runtimes.knative.probing import Ask, Probe, ask_queue
 from hotseat.runtimes.knative.register import NOBODYS, Register
-from hotseat.runtimes.knative.releases import UNPROVEN_PAUSE, Releases, try_to_remember
+from hotseat.runtimes.knative.releases import UNPROVEN_PAUSE, Releases
 from hotseat.runtimes.knative.scaling import Scaler
 from hotseat.runtimes.knative.watched import Watched, labels, revision_of
 
@@ -282,16 +282,13 @@ class KnativeRuntime:
             self._log_of(holding.model).note(f"--- {holding.id} ended ---")
             self._tell(HolderReleased(now, holding.id, holding.epoch))
             if holding.unproven:
-                try_to_remember(self._releases, holding)  # that nothing is left
+                self._releases.remember(holding)  # that nothing is left
             return
         if self._releases.overdue(holding, now):
             holding.unproven = True
             self._tell(HolderUnproven(now, holding.id, holding.epoch, holding.unproven_because()))
         if holding.unproven and not holding.remembered:
-            error = try_to_remember(self._releases, holding)
-            holding.remembered = error is None
-            if error:
-                log.warning("%s: %s", holding.id, error)
+            self._releases.remember(holding)
         often = holding.unproven or holding.lost or now >= holding.suspect_at
         holding.look_again(now + UNPROVEN_PAUSE if often else holding.suspect_at)
 
