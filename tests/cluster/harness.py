@@ -39,7 +39,7 @@ KINDS = {
 }
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("HOTSEAT_TEST_IMAGE", "dev.local/hotseat:dev")
-GATEWAY = os.environ.get("HOTSEAT_TEST_GATEWAY", "127.0.0.1:80")  # where a Host header finds a Knative Service
+GATEWAY = os.environ.get("HOTSEAT_TEST_GATEWAY")  # HOST:PORT of the Knative Services; without it, that of Kourier's pod
 # Empty: models take turns without a limit that the scheduler would see, where others use the cluster's GPUs meanwhile.
 GPU_RESOURCE = os.environ.get("HOTSEAT_TEST_GPU_RESOURCE", "nvidia.com/gpu")
 SEAT = "/cache/seat"
@@ -105,6 +105,13 @@ class Hotseat:
         self.namespace = namespace
         self.key = secrets.token_hex(32)
         self.kube = Kube.connect(Path(os.environ["HOTSEAT_TEST_KUBECONFIG"]))
+        self.gateway = GATEWAY or self._gateway()
+
+    def _gateway(self) -> str:
+        """Find Kourier's pod. Not the machine's port 80, which may be somebody else's."""
+        pods = self.kube.get(PODS.path("kourier-system"), labelSelector="app=3scale-kourier-gateway")["items"]
+        (address,) = [each["status"]["podIP"] for each in pods if each["status"].get("phase") == "Running"]
+        return f"{address}:8080"
 
     # Objects ----------------------------------------------------------------------------------------------------------
 
@@ -177,7 +184,7 @@ class Hotseat:
     def request(self, method: str, path: str, body: Json | None = None, timeout: float = 90) -> Answer:
         """Ask the router through the cluster's gateway."""
         began = time.monotonic()
-        connection = http.client.HTTPConnection(GATEWAY, timeout=timeout)
+        connection = http.client.HTTPConnection(self.gateway, timeout=timeout)
         headers = {"Host": f"hotseat-router.{self.namespace}.localhost", "Content-Type": "application/json"}
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -194,6 +201,14 @@ class Hotseat:
     def chat(self, model: str, timeout: float = 90, **body: Any) -> Answer:
         messages = [{"role": "user", "content": "hello"}]
         return self.request("POST", "/v1/chat/completions", {"model": model, "messages": messages, **body}, timeout)
+
+    def served(self, model: str, seconds: float = 60) -> Answer:
+        """Ask until it is served; give that answer."""
+        until = time.monotonic() + seconds
+        while (answer := self.chat(model, max_tokens=1)).status != 200:
+            assert time.monotonic() < until, f"{model}: not served within {seconds:.0f} s; the last answer: {answer}"
+            time.sleep(STEP)
+        return answer
 
     def chat_aside(self, model: str, timeout: float = 90, **body: Any) -> "Aside":
         return Aside(lambda: self.chat(model, timeout, **body))

@@ -43,7 +43,7 @@ def test_who_waits_for_a_model_that_cannot_be_had_hears_why(
 ) -> None:
     hotseat.apply(model(name, **spec))
     wait_until(lambda: hotseat.get("ksvc", name), 30)
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
     answer = hotseat.chat(name)
     assert answer.status == 503, answer
     assert said in answer.error
@@ -62,7 +62,7 @@ def test_a_resident_engine_that_dies_is_found_and_comes_back(hotseat: Hotseat, g
         "exec", pod["metadata"]["name"], "-c", "engine", "--", "python", "-c", "import os; os.kill(1, 15)", check=False
     )
     wait_until(lambda: pod["metadata"]["uid"] not in [p["metadata"]["uid"] for p in hotseat.pods_of("alpha")], 60)
-    assert wait_until(lambda: (a := hotseat.chat("alpha")).status == 200 and a, 60).body["model"] == "alpha"
+    assert hotseat.served("alpha").body["model"] == "alpha"
 
 
 def test_foreign_replayed_and_unsigned_demand_changes_nothing(hotseat: Hotseat, guard: Guard) -> None:

@@ -33,7 +33,7 @@ def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: H
     path = f"/api/v1/namespaces/{hotseat.namespace}/pods/{pod['metadata']['name']}/eviction"
     hotseat.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))  # what `kubectl drain` does
     wait_until(lambda: hotseat.residents().get("alpha") != "ready", 10, "it is seen to go")
-    answer = wait_until(lambda: (a := hotseat.chat("alpha")).status == 200 and a, 90, "it is loaded again")
+    answer = hotseat.served("alpha", 90)
     assert answer.body["model"] == "alpha"
     assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
 
@@ -112,7 +112,7 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
         )
     )
     wait_until(lambda: hotseat.get("ksvc", "stray"), 30)
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
     answer = hotseat.chat("stray")
     assert answer.status == 503
     pods = [each for each in hotseat.pods_of("stray") if each["spec"].get("nodeName")]
@@ -126,7 +126,7 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
     )
     assert not hotseat.pods_of("beta"), "and nobody gets it"
     hotseat.delete("node", ghost)
-    answer = wait_until(lambda: (a := hotseat.chat("beta")).status == 200 and a, 60, "its node is gone, and it with it")
+    answer = hotseat.served("beta")
     assert answer.body["model"] == "beta"
     hotseat.delete("model", "stray")
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 def models(hotseat: Hotseat) -> None:
     hotseat.apply(model("alpha"), model("beta"))
     wait_until(lambda: hotseat.is_ready("alpha") and hotseat.is_ready("beta"), 60, "services of the models")
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
 
 
 def plugin(hotseat: Hotseat, *args: str, fails: bool = False) -> str:

@@ -56,7 +56,7 @@ def test_what_is_resident_stays_when_the_switcher_goes(hotseat: Hotseat, guard: 
 def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
     hotseat: Hotseat, guard: Guard, phase: str
 ) -> None:
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
     long = hotseat.chat_aside("alpha", max_tokens=120) if phase == "draining" else None
     if long:  # for 15 s; its batch is closed after the 10 s that beta waits at most
         wait_until(lambda: any(q["inFlight"] for q in hotseat.status("workspace", "default")["queue"]), 10)
@@ -78,7 +78,7 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
 
 @pytest.mark.parametrize("state", ["releasing", "loading"])
 def test_a_switcher_that_is_killed_goes_on_in_the_same_pod(hotseat: Hotseat, guard: Guard, state: str) -> None:
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
     asked = hotseat.chat_aside("beta")
     wait_until(lambda: state in (state_of(hotseat, "alpha"), state_of(hotseat, "beta")), 20, state)
     kill_worker(hotseat, "switcher")
@@ -87,17 +87,17 @@ def test_a_switcher_that_is_killed_goes_on_in_the_same_pod(hotseat: Hotseat, gua
 
 
 def test_a_router_that_is_killed_closes_its_connections(hotseat: Hotseat, guard: Guard) -> None:
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
     held = hotseat.chat_aside("beta")
     wait_until(lambda: held.done or any(q["waiting"] for q in hotseat.status("workspace", "default")["queue"]), 10)
     kill_worker(hotseat, "router")
     wait_until(lambda: held.done, 10, "its connection is closed")
-    answer = wait_until(lambda: (a := hotseat.chat("beta")).status == 200 and a, 60, "the next one serves")
+    answer = hotseat.served("beta")
     assert answer.body["model"] == "beta"
 
 
 def test_a_router_that_dies_leaves_nobody_hanging(hotseat: Hotseat, guard: Guard) -> None:
-    wait_until(lambda: hotseat.chat("alpha").status == 200, 60)
+    hotseat.served("alpha")
     long = hotseat.chat_aside("alpha", max_tokens=400)  # 50 s
     held = hotseat.chat_aside("beta")
     wait_until(lambda: any(q["waiting"] for q in hotseat.status("workspace", "default")["queue"]), 10)
@@ -105,7 +105,7 @@ def test_a_router_that_dies_leaves_nobody_hanging(hotseat: Hotseat, guard: Guard
     kill(hotseat, "router")
     wait_until(lambda: long.done and held.done, 30, "both connections closed")
     wait_until(lambda: hotseat.component("router")["metadata"]["name"] != former, 30)
-    answer = wait_until(lambda: (a := hotseat.chat("beta")).status == 200 and a, 60, "the next router serves")
+    answer = hotseat.served("beta")
     assert answer.body["model"] == "beta"
     wait_until(
         lambda: former not in [r["pod"] for r in hotseat.status("workspace", "default")["routers"]],

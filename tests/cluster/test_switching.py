@@ -99,7 +99,7 @@ def test_an_unknown_name_is_refused_and_moves_nobody(hotseat: Hotseat, guard: Gu
 
 def test_a_request_in_flight_is_finished_before_its_model_goes(hotseat: Hotseat, guard: Guard) -> None:
     hotseat.apply(model("slow", "--tokens-per-second", "8"))
-    assert wait_until(lambda: (a := hotseat.chat("slow", max_tokens=1)).status == 200 and a, 60)
+    assert hotseat.served("slow")
     long = hotseat.chat_aside("slow", max_tokens=40)
     wait_until(
         lambda: any(q["inFlight"] for q in hotseat.status("workspace", "default")["queue"]), 10, "a request in flight"
@@ -168,7 +168,7 @@ def test_two_workspaces_do_not_know_each_other(hotseat: Hotseat, guard: Guard) -
     hotseat.apply(workspace("second"), model("gamma", workspace="second"))
     wait_until(lambda: hotseat.is_ready("gamma"), 60)
     assert hotseat.chat("beta").status == 200
-    wait_until(lambda: (a := hotseat.chat("gamma")).status == 200 and a, 60, "the second Workspace's own model")
+    hotseat.served("gamma")
     assert hotseat.residents() == {"beta": "ready"}
     assert hotseat.residents("second") == {"gamma": "ready"}
     assert hotseat.chat("alpha").status == 200
