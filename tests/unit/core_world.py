@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from hotseat.core import admission, seats
 from hotseat.core.admission import Admission, Cut, Dispatch, Hold, Limits, Reject, ReportDemand
+from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
 from hotseat.core.messages import (
     CacheObserved,
@@ -29,7 +30,7 @@ from hotseat.core.messages import (
     Start,
     Stop,
 )
-from hotseat.core.policy import NOTHING, Batch, Capacity, Claim
+from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
 from hotseat.core.switching import Switching
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hotseat.control.switcher import SOON, Switcher
+from hotseat.core.batch import Batch
 from hotseat.core.messages import Demand
-from hotseat.core.policy import Batch
 from hotseat.core.seats import DemandReported, ModelStatus, Tick
 
 from ..fakes import FakeRuntime  # noqa: TID252

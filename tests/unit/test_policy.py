@@ -4,19 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from hotseat.core.batch import Batch
 from hotseat.core.messages import SeatState
-from hotseat.core.policy import (
-    NOTHING,
-    Batch,
-    Capacity,
-    Claim,
-    Decision,
-    Fifo,
-    ModelView,
-    Policy,
-    Priority,
-    View,
-)
+from hotseat.core.orders import Fifo, Priority
+from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View
 
 READY, LOADING, CLOSING, DRAINING = SeatState.READY, SeatState.LOADING, SeatState.CLOSING, SeatState.DRAINING
 RELEASING, UNPROVEN = SeatState.RELEASING, SeatState.UNPROVEN

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from hotseat.core.admission import Dispatch, Finish
-from hotseat.core.policy import Batch, Fifo, Policy, Priority
+from hotseat.core.batch import Batch
+from hotseat.core.orders import Fifo, Priority
+from hotseat.core.policy import Policy
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import Figures, Record, Stay, Waits, figures
 from hotseat.simulation.load import SHAPES, Asked, Plan, bursts, hot_and_cold, poisson, rate

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hotseat.core.batch import Batch
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
     CacheObserved,
@@ -24,7 +25,7 @@ from hotseat.core.messages import (
     Stop,
     Waiting,
 )
-from hotseat.core.policy import NOTHING, Batch, Capacity, Claim
+from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.seats import (
     Command,
     DemandReported,

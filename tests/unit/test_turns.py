@@ -15,8 +15,9 @@ from hotseat.core.admission import (
     ReportDemand,
     ResidencySeen,
 )
+from hotseat.core.batch import Batch
 from hotseat.core.messages import CacheObserved, CacheState, HolderReady, HolderReleased, Start, Stop
-from hotseat.core.policy import Batch, Capacity
+from hotseat.core.policy import Capacity
 from hotseat.core.seats import DemandReported, Publish, Stimulus, Terms, TermsChanged, Tick
 from hotseat.core.switching import Switching
 

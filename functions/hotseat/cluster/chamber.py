@@ -18,9 +18,10 @@ from hotseat.control.operating import Operator
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, terms_of
 from hotseat.control.wire import residency_from_status, residency_to_status
+from hotseat.core.batch import Batch
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.messages import Demand, Residency
-from hotseat.core.policy import Batch, Policy
+from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import DemandReported, Enrolled, RouterLeft, TermsChanged
 from hotseat.kube.client import Json, Kube
