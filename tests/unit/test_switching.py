@@ -398,12 +398,12 @@ def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it
     """A bug once: with an overdue waiter elsewhere and no time to drain, it was stopped in the moment it was ready."""
     house = House(a=Terms(max_wait=0.0, drain_timeout=0.0), b=Terms(max_wait=0.0, drain_timeout=0.0))
     house.demand(1.0, {"a": 1, "b": 1}, since=-9.0)
-    assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=1.5)
+    assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=11.0)
     assert house.machine.wake_at == 7.0  # if a router does not hear at all
     assert house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-9.0, seen=3) == [
         Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
-        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=1.5),
+        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=11.0),
     ]
 
 

@@ -1,37 +1,121 @@
-"""The policy that hotseat has by default. Pure."""
+"""The policy that hotseat has by default. Pure.
 
+Models that take turns on one accelerator are a polling system with switch-over times. What is known of those, and what this
+policy makes of it (docs/scheduling.md has the figures):
+
+- Serving a model until nobody waits for it (exhaustive service) keeps up with any load below 1, and so does serving what waited
+  when its turn began (gated service). So a turn never ends before that, however long others have waited.
+- One round takes the sum of all switches / (1 - load) on average. A bound on waiting below that cannot be met, and honouring
+  it all the same is what makes throughput collapse: it is widened to that.
+- Where several wait, the turn of the second can only be in time if that of the first is early enough.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+
+from hotseat.core.messages import SeatState
 from hotseat.core.placing import evictable_at, residents, seat, those_wanting
 from hotseat.core.policy import Decision, ModelView, View
 
-# A bound on waiting below what one round of switches costs cannot be met; honouring it all the same is what makes
-# throughput collapse. The factor is the one that polling systems with switch-over times ask for at moderate load.
-WIDEN = 1.5
+FULL = 0.85  # no load above this is believed: a round would take for ever
+UNMEASURED = 1 / 3  # taken for the load of models that never have kept anybody waiting once they were loaded
+LINGER = 0.1  # of what switching away and back takes: as long may a seat stay idle for a request that is likely to come
 
 
 class Batch:
     """Serve what is resident while it has work, then the model whose waiter is oldest, within a bound on waiting.
 
-    A waiter older than the bound closes the resident's batch: what the resident held is still served, later requests wait
-    for its next turn. Once ready, a model keeps its seat for its minimum residency, used or not. A switch that has been
-    decided is not taken back while somebody still waits for it, whoever else comes: otherwise a model would be stopped for
-    one and then loaded again for another.
+    When the bound of a waiter has come so near that only those ahead of it and the resident's own batch fit in between, the
+    turn ends: what waited when that waiter came is still served, later requests wait for the next turn. Once ready, a model
+    keeps its seat for its minimum residency, used or not. A switch that has been decided is not taken back while somebody
+    still waits for it, whoever else comes: otherwise a model would be stopped for one and then loaded again for another.
     """
 
     def decide(self, view: View) -> Decision:
         """See the class."""
         kept, held = residents(view)
         wanting = those_wanting(view)
-        widened = WIDEN * sum(m.switch_cost for m in view.models if m.waiting or (m.name in kept and m.in_flight))
-        bounds = {m.name: max(m.max_wait, widened) for m in wanting}
+        takers = [m for m in view.models if m.waiting or (m.name in kept and m.in_flight)]
+        round_ = _round(takers) / max(1, len(kept))
+        bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
 
-        def order(model: ModelView) -> tuple[bool, bool, bool, int, float, str]:
+        def order(model: ModelView) -> tuple[bool, bool, bool, float, float, str]:
             overdue = due[model.name] <= view.now
-            priority = 0 if overdue else -model.priority
+            priority = 0.0 if overdue else -model.priority
             return (not model.may_evict, not model.promised, not overdue, priority, model.oldest, model.name)
 
-        def free_at(resident: ModelView, waiter: ModelView) -> float:
-            return evictable_at(resident, due[waiter.name])
+        queue = sorted(wanting, key=order)
+        leads = _leads(queue, max(1, len(kept)))
+        last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
+        lingering = {r.name: _lingers_until(r, queue) for r in kept.values()} if queue else {}
 
-        resident, look_again = seat(view, kept, held, sorted(wanting, key=order), free_at=free_at, alarms=due.values())
-        return Decision(resident, look_again, max(bounds.values(), default=None))
+        def free_at(resident: ModelView, waiter: ModelView) -> float:
+            at = evictable_at(resident, last_call - _rest(resident, waiter))
+            return max(at, min(lingering[resident.name], last_call)) if resident.idle else at
+
+        resident, look_again = seat(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
+        return Decision(
+            resident, look_again, _promise(view, kept, queue, bounds, leads), _cut_off(view, resident, queue)
+        )
+
+
+def _round(takers: Sequence[ModelView]) -> float:
+    """Seconds between two turns of a model, on average, while these take turns on one seat."""
+    load = sum(m.arrivals / m.pace for m in takers if m.pace)
+    if not all(m.pace for m in takers):
+        load = max(load, UNMEASURED)
+    return sum(m.switch_cost + m.uncertainty for m in takers) / (1 - min(load, FULL))
+
+
+def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
+    """Seconds that the turns ahead of each take, as long as each serves just what waits when it begins."""
+    leads, ahead = {}, 0.0
+    for model in queue:
+        leads[model.name] = ahead / seats
+        ahead += model.switch_cost + model.uncertainty + model.drain
+        if model.pace:
+            ahead += (model.waiting + model.arrivals * ahead) / model.pace
+    return leads
+
+
+def _rest(resident: ModelView, waiter: ModelView) -> float:
+    """Seconds that a resident still takes for the batch that it owes before it may be told to leave for a waiter."""
+    batch = 0.0 if _has_served_its_batch(resident, waiter) or not resident.pace else resident.waiting / resident.pace
+    return resident.switch_cost + batch if resident.seat is SeatState.LOADING else batch
+
+
+def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
+    """Whether whoever waits for it came later than the other's wait began, and than its own turn did."""
+    return not resident.waiting or resident.oldest > max(waiter.oldest, resident.ready_since)
+
+
+def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
+    """Until when an idle resident is worth keeping: as long as its next request mostly came at once, and few wait elsewhere."""
+    longest = LINGER * (resident.switch_cost + queue[0].switch_cost)
+    soon = sum(gap <= longest for gap in resident.gaps)
+    pays = 2 * soon > len(resident.gaps) and soon / len(resident.gaps) > LINGER * sum(m.waiting for m in queue)
+    return resident.last_used + longest if pays else 0.0
+
+
+def _promise(
+    view: View,
+    kept: Mapping[str, ModelView],
+    queue: Sequence[ModelView],
+    bounds: Mapping[str, float],
+    leads: Mapping[str, float],
+) -> float | None:
+    """Give the bound that will be kept, one switch and drain aside: more than was asked for where those ahead take longer."""
+    if not queue:
+        return None
+    rest = min((_rest(resident, queue[0]) for resident in kept.values()), default=0.0)
+    late = [m for m in queue if m.may_evict and not m.promised]  # for one that is promised, its switch is under way
+    return round(max(*bounds.values(), *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
+
+
+def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) -> frozenset[str]:
+    """Of those that leave now: who has served its batch, so that what waits for it is for its next turn."""
+    if not queue:
+        return frozenset()
+    ready = (m for m in view.models if m.seat is SeatState.READY and not m.leaving and m.waiting)
+    return frozenset(m.name for m in ready if m.name not in resident and _has_served_its_batch(m, queue[0]))

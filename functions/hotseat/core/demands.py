@@ -34,6 +34,10 @@ class Demands:
             *(h for h, n in demand.served.items() if n != last.served.get(h, 0)),
         }
 
+    def newest(self, router: str) -> Demand:
+        """Give the snapshot of a router that counts; an empty one before its first."""
+        return self._newest.get(router, _NONE)
+
     def leave(self, router: str) -> set[str]:
         """Forget a router; returns the holders that it was using."""
         self._left.append(router)

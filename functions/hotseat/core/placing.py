@@ -85,7 +85,20 @@ def evictable_at(resident: ModelView, due: float) -> float:
 
 
 def _fewest(candidates: list[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
-    """Those of the candidates that have to go to make room for a model, or none where all of them would not do."""
+    """Those of the candidates that have to go to make room for a model, or none where all of them would not do.
+
+    The cheapest first, and of those never more than needed; or the one that is enough alone, where all of those cost more.
+    """
+    several = _cheapest_first(candidates, held, model, view)
+    if len(several) > 1:
+        enough = [m for m in candidates if model.claim.fits_beside(held - m.claim, view.capacity)]
+        one = min(enough, key=_reluctance, default=None)
+        if one is not None and _reluctance(one)[:3] <= max(_reluctance(m)[:3] for m in several):
+            return [one] if one.keeping <= sum(m.keeping for m in several) else several
+    return several
+
+
+def _cheapest_first(candidates: list[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
     victims: list[ModelView] = []
     for candidate in sorted(candidates, key=_reluctance):
         victims.append(candidate)
@@ -101,6 +114,6 @@ def _fewest(candidates: list[ModelView], held: Claim, model: ModelView, view: Vi
     return victims
 
 
-def _reluctance(model: ModelView) -> tuple[bool, bool, int, float, str]:
-    """Sort key: who goes first. Those on their way out, the idle, the less important, the least recently used."""
-    return (model.seat not in GOING, not model.idle, model.priority, model.last_used, model.name)
+def _reluctance(model: ModelView) -> tuple[bool, bool, int, float, float, str]:
+    """Sort key: who goes first. Those on their way out, the idle, the less important, the cheaper, the least recently used."""
+    return (model.seat not in GOING, not model.idle, model.priority, model.keeping, model.last_used, model.name)

@@ -5,9 +5,12 @@ decides nothing about safety: the switching machine starts a model only when it 
 """
 
 from dataclasses import dataclass
+from math import exp
 from typing import Protocol
 
 from hotseat.core.messages import SeatState
+
+SOON = 600.0  # seconds ahead that a policy thinks of when it asks who will be needed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,22 @@ class ModelView:
     ready_since: float = 0.0  # while ready or on its way out
     last_used: float = 0.0
     may_evict: bool = True  # False: takes a free seat only (a preload)
-    switch_cost: float = 0.0  # seconds that its load and stop took before; 0: not known yet
+    switch_cost: float = 0.0  # seconds that its load and stop take, as they did before; 0: not known yet
+    uncertainty: float = 0.0  # seconds by which that differs from time to time
+    drain: float = 0.0  # seconds that what is in flight takes when it is told to leave; 0: not known yet
+    arrivals: float = 0.0  # requests a second that have come lately
+    pace: float = 0.0  # answers a second while more wait than it takes at a time; 0: not known yet
+    gaps: tuple[float, ...] = ()  # the last times, in seconds, from when nobody wanted it until its next request
 
     @property
     def idle(self) -> bool:
         """Nobody uses it and nobody waits for it."""
         return not self.waiting and not self.in_flight
+
+    @property
+    def keeping(self) -> float:
+        """What is saved by keeping it, in seconds: what bringing it back takes, as likely as it is needed before long."""
+        return self.switch_cost * (1 - exp(-self.arrivals * SOON))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,9 @@ class Decision:
     resident: tuple[str, ...] = ()
     look_again: float | None = None
     effective_max_wait: float | None = None
+    cut_off: frozenset[str] = (
+        frozenset()
+    )  # of those that leave: whose waiting requests are for its next turn, not for this
 
 
 class Policy(Protocol):

@@ -123,7 +123,8 @@ class Holder:
     leaving: str | None = None  # why it will go, whatever a policy says
     ready_since: float | None = None
     ready_epoch: int = 0  # routers that have seen it have sent what waited
-    closing_since: float = 0.0  # the drain deadline counts from here
+    closing_since: float = 0.0
+    dispatched: float = 0.0  # when it was last given a request
     closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
     last_used: float = 0.0
     stop_asked: float | None = None
@@ -136,8 +137,8 @@ class Holder:
 
     @property
     def drain_until(self) -> float:
-        """Deadline of what is in flight, while it makes room."""
-        return self.closing_since + self.terms.drain_timeout
+        """Deadline of what is in flight, while it makes room: counted from the last request that it was given."""
+        return max(self.closing_since, self.dispatched) + self.terms.drain_timeout
 
     @property
     def idle_until(self) -> float | None:

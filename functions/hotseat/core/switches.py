@@ -62,24 +62,58 @@ class Switch:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A moving average of seconds, and of how far they were from it."""
+
+    mean: float = 0.0
+    spread: float = 0.0
+
+    def after(self, seconds: float) -> "Estimate":
+        """Learn from one more."""
+        off = seconds - self.mean
+        return Estimate(self.mean + _WEIGHT * off, self.spread + _WEIGHT * (abs(off) - self.spread))
+
+
+UNKNOWN = Estimate()
+
+
 @dataclass(slots=True)
 class Costs:
-    """Moving averages of the seconds that loading and stopping each model takes."""
+    """What loading and stopping each model takes, learned from each time."""
 
-    load: dict[str, float] = field(default_factory=dict)
-    stop: dict[str, float] = field(default_factory=dict)
+    load: dict[str, Estimate] = field(default_factory=dict)
+    drain: dict[str, Estimate] = field(default_factory=dict)
+    stop: dict[str, Estimate] = field(default_factory=dict)
 
     def note_load(self, model: str, seconds: float) -> None:
         """Learn from a load."""
-        self.load[model] = _average(self.load.get(model), seconds)
+        _learn(self.load, model, seconds)
+
+    def note_drain(self, model: str, seconds: float) -> None:
+        """Learn how long what was in flight took, when nothing came after it."""
+        _learn(self.drain, model, seconds)
 
     def note_stop(self, model: str, seconds: float) -> None:
         """Learn from a stop."""
-        self.stop[model] = _average(self.stop.get(model), seconds)
+        _learn(self.stop, model, seconds)
 
     def of(self, model: str) -> float:
         """Seconds that switching to and away from a model takes; 0 while unknown."""
-        return self.load.get(model, 0.0) + self.stop.get(model, 0.0)
+        return sum(book.get(model, UNKNOWN).mean for book in (self.load, self.stop))
+
+    def uncertainty(self, model: str) -> float:
+        """Seconds by which that differs from time to time."""
+        return sum(book.get(model, UNKNOWN).spread for book in (self.load, self.stop))
+
+    def draining(self, model: str) -> float:
+        """Seconds that its drain takes, as a rule no more than that."""
+        drain = self.drain.get(model, UNKNOWN)
+        return drain.mean + drain.spread
+
+
+def _learn(book: dict[str, Estimate], model: str, seconds: float) -> None:
+    book[model] = book[model].after(seconds) if model in book else Estimate(seconds)
 
 
 @dataclass(slots=True)
@@ -170,7 +204,3 @@ class Ledger:
         switch.ended, switch.outcome, switch.message = now, outcome, extra.get("message", "")
         self._ended.append(switch)
         return [Emit(event, model, {**switch.describe(), "phases": switch.phases(), **extra})]
-
-
-def _average(old: float | None, new: float) -> float:
-    return new if old is None else old + _WEIGHT * (new - old)

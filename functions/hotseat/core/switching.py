@@ -33,6 +33,7 @@ from hotseat.core.messages import (
 )
 from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View
 from hotseat.core.prospects import Prospects, shortage
+from hotseat.core.rates import Rates
 from hotseat.core.seats import (
     GOING,
     OCCUPIED,
@@ -73,6 +74,7 @@ class Switching:
     residency: Residency = field(default_factory=Residency)
     ledger: Ledger = field(init=False)
     prospects: Prospects = field(default_factory=Prospects)
+    rates: Rates = field(default_factory=Rates)
     _demands: Demands = field(default_factory=Demands)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
     _changed: bool = False
@@ -115,10 +117,15 @@ class Switching:
     # What was said ----------------------------------------------------------------------------------------------------
 
     def _note_demand(self, now: float, demand: Demand) -> None:
+        last = self._demands.newest(demand.router)
         used = self._demands.note(demand)
         if used is None:
             return
         self._note_use(used, now)
+        self.rates.note(now, last, demand, {h.id: h.model for h in self.holders.values()})
+        for holder in self.holders.values():
+            if demand.served.get(holder.id, 0) > last.served.get(holder.id, 0):
+                holder.dispatched = now
         for model in demand.requested:
             if model in self.terms and not self._serves(model):
                 count = self._waiting(model)[0]
@@ -144,6 +151,7 @@ class Switching:
                 self.prospects.mended(name, s.now)
         for gone in old.keys() - s.models.keys():
             self.prospects.remove(gone)
+            self.rates.forget(gone)
 
     def _order_load(self, now: float, model: str) -> None:
         if model not in self.terms or self.terms[model].external:
@@ -286,7 +294,7 @@ class Switching:
         decision = self._ask_policy(now)
         self.effective_max_wait = decision.effective_max_wait
         for holder in list(self.holders.values()):
-            self._steer(holder, holder.model in decision.resident, now)
+            self._steer(holder, now, wanted=holder.model in decision.resident, cut_off=holder.model in decision.cut_off)
             self._advance(holder, now)
         present = {h.model for h in self.holders.values()}
         for model in decision.resident:
@@ -307,7 +315,17 @@ class Switching:
             if terms.external or (mine is None and not waiting[0] and order is None):
                 continue
             in_flight = self._demands.in_flight(mine.id) if mine else 0
-            view = model_view(name, terms, mine, waiting=waiting, order=order, in_flight=in_flight, ledger=self.ledger)
+            view = model_view(
+                name,
+                terms,
+                mine,
+                waiting=waiting,
+                order=order,
+                in_flight=in_flight,
+                ledger=self.ledger,
+                rates=self.rates,
+                now=now,
+            )
             if view.waiting and not (mine and mine.staying) and not self._loadable(name, now):
                 view = replace(view, waiting=0)
             views.append(view)
@@ -334,8 +352,8 @@ class Switching:
             self.prospects.refuse_uncached(model, now, self.epoch + 1)
         return self.prospects.cached(model)
 
-    def _steer(self, holder: Holder, wanted: bool, now: float) -> None:
-        """Start taking it off, or keep it after all."""
+    def _steer(self, holder: Holder, now: float, *, wanted: bool, cut_off: bool) -> None:
+        """Start taking it off, or keep it after all. `cut_off`: what waits for it is not of this turn."""
         if holder.state not in OCCUPIED:
             return
         if holder.leaving or not wanted or self._idle_out(holder, now):
@@ -345,7 +363,7 @@ class Switching:
                 self._stop(holder, now)
             elif holder.state is SeatState.READY and (holder.leaving or self._offered(holder, now)):
                 self.ledger.leaving(holder.model, now)
-                self._go(holder, SeatState.CLOSING, now)
+                self._go(holder, SeatState.DRAINING if cut_off else SeatState.CLOSING, now)
                 holder.closing_since, holder.closing_epoch = now, self.epoch + 1
         elif holder.state in GOING:
             self.ledger.stays(holder.model)
@@ -385,6 +403,8 @@ class Switching:
                 self._go(holder, SeatState.DRAINING, now)
 
     def _stop(self, holder: Holder, now: float, why: str = "evicted") -> None:
+        if holder.state is SeatState.DRAINING:
+            self.ledger.costs.note_drain(holder.model, now - holder.since)
         self._begin_release(holder, holder.leaving or why, now)
         self._out.append(Stop(holder.model, holder.id, holder.epoch, holder.terms.stop_timeout))
 

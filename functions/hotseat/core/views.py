@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
 from hotseat.core.policy import ModelView
 from hotseat.core.prospects import Order, Prospects
+from hotseat.core.rates import Rates
 from hotseat.core.seats import Holder, ModelStatus, Terms
 from hotseat.core.switches import Ledger
 
@@ -27,6 +28,8 @@ def model_view(
     order: Order | None,
     in_flight: int,
     ledger: Ledger,
+    rates: Rates,
+    now: float,
 ) -> ModelView:
     """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads."""
     count, oldest = waiting
@@ -51,6 +54,11 @@ def model_view(
         last_used=holder.last_used if holder else 0.0,
         may_evict=may_evict,
         switch_cost=ledger.costs.of(name),
+        drain=ledger.costs.draining(name),
+        uncertainty=ledger.costs.uncertainty(name),
+        arrivals=rates.arrivals(name, now),
+        pace=rates.pace(name),
+        gaps=rates.gaps(name),
     )
 
 

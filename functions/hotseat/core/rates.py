@@ -1,0 +1,95 @@
+"""How fast requests come for each model, and how fast it answers them while it has plenty of them: learned from demand. Pure."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp
+
+from hotseat.core.messages import Demand
+
+MEMORY = 900.0  # seconds after which an arrival counts for a third
+PACE_MEMORY = 120.0  # the same of an answer, in seconds with plenty to do: only those tell of the pace
+GAPS = 8  # how many idle times are remembered
+_YOUNG = 30.0  # seconds that a first burst is taken to have been spread over
+_ENOUGH = 1.0  # seconds with plenty to do before a pace is believed
+
+
+@dataclass(slots=True)
+class _Flow:
+    """One model at all routers. Counts fade with time, so that they are rates once they are divided by it."""
+
+    born: float
+    at: float  # the counts are of this time
+    waiting: int = 0
+    in_flight: int = 0
+    arrived: float = 0.0
+    answered: float = 0.0
+    plenty: float = 0.0  # seconds with requests waiting while others were answered
+    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
+
+    def pass_to(self, now: float) -> bool:
+        """Let time pass; returns whether there was plenty to do meanwhile."""
+        seconds, self.at = now - self.at, now
+        self.arrived *= exp(-seconds / MEMORY)
+        plenty = self.waiting > 0 and self.in_flight > 0
+        if plenty:
+            fading = exp(-seconds / PACE_MEMORY)
+            self.plenty = self.plenty * fading + seconds
+            self.answered *= fading
+        return plenty
+
+
+@dataclass(slots=True)
+class Rates:
+    """One book for all models of a Workspace."""
+
+    _flows: dict[str, _Flow] = field(default_factory=dict)
+
+    def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
+        """Take in a router's snapshot after its last one; `model_of` says what each holder is of. Who waited and left came all the same."""
+        served: dict[str, int] = {}
+        flying: dict[str, int] = {}
+        for holder, count in new.served.items():
+            if holder in model_of:
+                model = model_of[holder]
+                served[model] = served.get(model, 0) + count - last.served.get(holder, 0)
+        for counts, sign in ((new.in_flight, 1), (last.in_flight, -1)):
+            for holder, count in counts.items():
+                if holder in model_of:
+                    flying[model_of[holder]] = flying.get(model_of[holder], 0) + sign * count
+        for model in {*served, *flying, *new.waiting, *last.waiting}:
+            waiting = sum(d.waiting[model].count * sign for d, sign in ((new, 1), (last, -1)) if model in d.waiting)
+            self._add(now, model, served.get(model, 0), flying.get(model, 0), waiting)
+
+    def _add(self, now: float, model: str, served: int, flying: int, waiting: int) -> None:
+        flow = self._flows.setdefault(model, _Flow(now, now))
+        if flow.arrived and not flow.waiting and not flow.in_flight and served + waiting > 0:
+            flow.gaps.append(now - flow.at)  # it was noted last when it became idle
+        if flow.pass_to(now):
+            flow.answered += max(0, served - flying)
+        flow.arrived += max(0, served + waiting)
+        flow.waiting = max(0, flow.waiting + waiting)
+        flow.in_flight = max(0, flow.in_flight + flying)
+
+    def forget(self, model: str) -> None:
+        """Forget a model."""
+        self._flows.pop(model, None)
+
+    def arrivals(self, model: str, now: float) -> float:
+        """Give the requests a second that have come lately."""
+        flow = self._flows.get(model)
+        if flow is None:
+            return 0.0
+        return (
+            flow.arrived * exp((flow.at - now) / MEMORY) / (MEMORY * (1 - exp(-max(now - flow.born, _YOUNG) / MEMORY)))
+        )
+
+    def gaps(self, model: str) -> tuple[float, ...]:
+        """Give the seconds from when nobody wanted it until its next request, the last few times."""
+        flow = self._flows.get(model)
+        return tuple(flow.gaps) if flow is not None else ()
+
+    def pace(self, model: str) -> float:
+        """Give the answers a second while more wait than it takes at a time; 0: not known, since that has not happened yet."""
+        flow = self._flows.get(model)
+        return flow.answered / flow.plenty if flow is not None and flow.plenty >= _ENOUGH else 0.0
