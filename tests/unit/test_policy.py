@@ -132,6 +132,75 @@ def test_models_that_nobody_wants_do_not_widen_it() -> None:
     assert decide(busy("a", switch_cost=5.0), b, idle("c", switch_cost=99.0), gpus=2).effective_max_wait == 30.0
 
 
+def test_the_measured_load_widens_it_too() -> None:
+    a = busy("a", switch_cost=20.0, arrivals=1.2, pace=4.0)
+    b = wants("b", since=60.0, switch_cost=20.0, arrivals=1.2, pace=4.0)
+    assert decide(a, b).effective_max_wait == pytest.approx(40.0 / (1 - 0.6))
+    swamped = replace(b, arrivals=9.0)  # no load above 0.85 is believed
+    assert decide(a, swamped).effective_max_wait == pytest.approx(40.0 / 0.15, abs=0.001)
+
+
+def test_a_turn_ends_early_enough_for_the_second_in_line() -> None:
+    b, c = wants("b", since=90.0, switch_cost=5.0, waiting=8, pace=2.0), wants("c", since=91.0)
+    alone, both = decide(busy("a"), b), decide(busy("a"), b, c)
+    assert alone.look_again == 120.0
+    ahead = 5.0 + (8 + 8**0.5) / 2.0  # the switch to b and its batch, and what chance may add to that
+    assert both.look_again == pytest.approx(121.0 - ahead)
+    assert decide(busy("a"), b, c, now=both.look_again or 0.0).resident == ("b",)
+
+
+def test_what_waits_ahead_of_the_bound_is_said_before_it_is_missed() -> None:
+    b, c = wants("b", since=99.0, switch_cost=5.0, waiting=100, pace=2.0), wants("c", since=99.5, max_wait=20.0)
+    assert decide(busy("a"), b, c).effective_max_wait == pytest.approx(0.5 + 5.0 + (100 + 10) / 2.0)
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_ends_still_serves_what_waited_when_the_others_wait_began() -> None:
+    a = busy("a", waiting=40, oldest=55.0)
+    decision = decide(a, wants("b", since=60.0))
+    assert (decision.resident, decision.cut_off) == (("b",), frozenset())
+    later = decide(replace(a, oldest=61.0), wants("b", since=60.0))
+    assert (later.resident, later.cut_off) == (("b",), frozenset({"a"}))
+
+
+def test_a_turn_serves_at_least_what_waited_when_it_began() -> None:
+    a = busy("a", waiting=40, oldest=98.0, ready_since=99.0)
+    decision = decide(a, wants("b", since=20.0))
+    assert (decision.resident, decision.cut_off) == (("b",), frozenset())
+    assert decide(replace(a, oldest=99.5), wants("b", since=20.0)).cut_off == {"a"}
+
+
+def test_a_turn_ends_by_so_much_earlier_as_its_batch_takes() -> None:
+    a = busy("a", waiting=40, oldest=55.0, pace=4.0)
+    assert decide(a, wants("b", since=90.0)).look_again == 110.0
+
+
+# Lingering ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_resident_stays_a_moment_where_its_next_request_mostly_came_at_once() -> None:
+    a = idle("a", last_used=99.9, switch_cost=10.0, gaps=(0.2,) * 7 + (60.0,))
+    b = wants("b", switch_cost=10.0)
+    assert decide(a, b) == Decision(("a",), pytest.approx(101.9), 30.0)
+    assert decide(a, b, now=101.9).resident == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "waiting", "since"),
+    [
+        ((), 1, 90.0),  # nothing is known of it
+        ((0.2,) * 4 + (60.0,) * 4, 1, 90.0),  # as often it did not come
+        ((0.2,) * 8, 11, 90.0),  # too many wait for that
+        ((0.2,) * 8, 1, 69.0),  # their time has come
+    ],
+)
+def test_it_does_not_where_that_does_not_pay(gaps: tuple[float, ...], waiting: int, since: float) -> None:
+    a = idle("a", last_used=99.9, switch_cost=10.0, gaps=gaps)
+    assert decide(a, wants("b", switch_cost=10.0, count=waiting, since=since)).resident == ("b",)
+
+
 # Several GPUs, and memory ---------------------------------------------------------------------------------------------
 
 
@@ -146,6 +215,22 @@ def test_the_least_recently_used_idle_resident_goes_first() -> None:
 def test_of_the_idle_the_less_important_goes_first() -> None:
     first, second = idle("a", last_used=60.0), idle("b", last_used=40.0, priority=1)
     assert decide(first, second, wants("c"), gpus=2).resident == ("b", "c")
+
+
+def test_of_the_idle_the_one_that_is_cheap_to_bring_back_goes_first() -> None:
+    slow = idle("slow", last_used=20.0, switch_cost=60.0, arrivals=0.01)
+    quick = idle("quick", last_used=90.0, switch_cost=3.0, arrivals=0.01)
+    assert decide(slow, quick, wants("c"), gpus=2).resident == ("slow", "c")
+    # Nobody has asked for it for long: bringing it back will not be needed soon.
+    assert decide(replace(slow, arrivals=0.0), quick, wants("c"), gpus=2).resident == ("quick", "c")
+
+
+def test_one_that_is_enough_goes_rather_than_two_that_cost_more_together() -> None:
+    small = [idle(name, switch_cost=30.0, arrivals=0.01) for name in ("a", "b")]
+    big = idle("big", switch_cost=40.0, arrivals=0.01, claim=Claim(2))
+    new = wants("new", claim=Claim(2))
+    assert decide(*small, big, new, gpus=4).resident == ("a", "b", "new")
+    assert decide(*small, replace(big, switch_cost=80.0), new, gpus=4).resident == ("big", "new")
 
 
 def test_no_more_than_needed_have_to_go() -> None:

@@ -11,7 +11,7 @@ policy makes of it (docs/scheduling.md has the figures):
 """
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, sqrt
 
 from hotseat.core.messages import SeatState
 from hotseat.core.placing import evictable_at, residents, seat, those_wanting
@@ -54,10 +54,9 @@ class Batch:
             at = evictable_at(resident, last_call - _rest(resident, waiter))
             return max(at, min(lingering[resident.name], last_call)) if resident.idle else at
 
+        promise = _promise(view, tuple(kept.values()), queue, bounds, leads)
         resident, look_again = seat(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
-        return Decision(
-            resident, look_again, _promise(view, kept, queue, bounds, leads), _cut_off(view, resident, queue)
-        )
+        return Decision(resident, look_again, promise, _cut_off(view, resident, queue))
 
 
 def _round(takers: Sequence[ModelView]) -> float:
@@ -75,7 +74,8 @@ def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
         leads[model.name] = ahead / seats
         ahead += model.switch_cost + model.uncertainty + model.drain
         if model.pace:
-            ahead += (model.waiting + model.arrivals * ahead) / model.pace
+            batch = model.waiting + model.arrivals * ahead
+            ahead += (batch + sqrt(batch)) / model.pace  # and as many more as chance may bring
     return leads
 
 
@@ -100,7 +100,7 @@ def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
 
 def _promise(
     view: View,
-    kept: Mapping[str, ModelView],
+    kept: Sequence[ModelView],
     queue: Sequence[ModelView],
     bounds: Mapping[str, float],
     leads: Mapping[str, float],
@@ -108,8 +108,10 @@ def _promise(
     """Give the bound that will be kept, one switch and drain aside: more than was asked for where those ahead take longer."""
     if not queue:
         return None
-    rest = min((_rest(resident, queue[0]) for resident in kept.values()), default=0.0)
-    late = [m for m in queue if m.may_evict and not m.promised]  # for one that is promised, its switch is under way
+    rest = min((_rest(resident, queue[0]) for resident in kept), default=0.0)
+    # For one that is promised its switch is under way, and the drain: as soon as the batch before it has been served.
+    in_turn = any(resident.seat is SeatState.CLOSING and resident.waiting for resident in kept)
+    late = [m for m in queue if m.may_evict and (in_turn or not m.promised)]
     return round(max(*bounds.values(), *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
 
 

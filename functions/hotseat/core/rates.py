@@ -11,7 +11,7 @@ MEMORY = 900.0  # seconds after which an arrival counts for a third
 PACE_MEMORY = 120.0  # the same of an answer, in seconds with plenty to do: only those tell of the pace
 GAPS = 8  # how many idle times are remembered
 _YOUNG = 30.0  # seconds that a first burst is taken to have been spread over
-_ENOUGH = 1.0  # seconds with plenty to do before a pace is believed
+_ENOUGH = 20  # answers before a pace is believed
 
 
 @dataclass(slots=True)
@@ -46,10 +46,13 @@ class Rates:
     _flows: dict[str, _Flow] = field(default_factory=dict)
 
     def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
-        """Take in a router's snapshot after its last one; `model_of` says what each holder is of. Who waited and left came all the same."""
+        """Take in a router's snapshot after its last one; `model_of`: of which model each holder is.
+
+        Who waited and left came all the same. What a router had done before it was first heard of is not known to be recent.
+        """
         served: dict[str, int] = {}
         flying: dict[str, int] = {}
-        for holder, count in new.served.items():
+        for holder, count in new.served.items() if last.seq else ():
             if holder in model_of:
                 model = model_of[holder]
                 served[model] = served.get(model, 0) + count - last.served.get(holder, 0)
@@ -59,12 +62,13 @@ class Rates:
                     flying[model_of[holder]] = flying.get(model_of[holder], 0) + sign * count
         for model in {*served, *flying, *new.waiting, *last.waiting}:
             waiting = sum(d.waiting[model].count * sign for d, sign in ((new, 1), (last, -1)) if model in d.waiting)
-            self._add(now, model, served.get(model, 0), flying.get(model, 0), waiting)
+            if served.get(model) or flying.get(model) or waiting:
+                self._add(now, model, served.get(model, 0), flying.get(model, 0), waiting)
 
     def _add(self, now: float, model: str, served: int, flying: int, waiting: int) -> None:
         flow = self._flows.setdefault(model, _Flow(now, now))
         if flow.arrived and not flow.waiting and not flow.in_flight and served + waiting > 0:
-            flow.gaps.append(now - flow.at)  # it was noted last when it became idle
+            flow.gaps.append(now - flow.at)  # its last change was that it became idle
         if flow.pass_to(now):
             flow.answered += max(0, served - flying)
         flow.arrived += max(0, served + waiting)
@@ -92,4 +96,4 @@ class Rates:
     def pace(self, model: str) -> float:
         """Give the answers a second while more wait than it takes at a time; 0: not known, since that has not happened yet."""
         flow = self._flows.get(model)
-        return flow.answered / flow.plenty if flow is not None and flow.plenty >= _ENOUGH else 0.0
+        return flow.answered / flow.plenty if flow is not None and flow.plenty and flow.answered >= _ENOUGH else 0.0
