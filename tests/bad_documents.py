@@ -62,6 +62,11 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "null in a list": (model(args=[None]), "spec.args[0]", "must be of type string"),
     "NUL": (model(env=[{"name": "A", "value": "a\0b"}]), "spec.env[0].value", "spec.env[0].value in body should match"),
     "NUL for people": (model(description="\0"), "spec.description", "spec.description in body should match"),
+    # Fallbacks.
+    "fallback without a model": (model(fallback={"after": "1s"}), "spec.fallback.model", "spec.fallback.model: Required value"),
+    "name for a fallback": (model(fallback="b"), "spec.fallback", "must be of type object"),
+    "reason of a fallback": (model(fallback={"model": "other", "when": ["Idle"]}), "spec.fallback.when[0]", "supported values"),
+    "bound of a fallback": (model(fallback={"model": "other", "after": 2}), "spec.fallback.after", "must be of type string"),
     # What is out of bounds.
     "port": (model(port=70000), "spec.port", "less than or equal to 65535"),
     "GPUs": (model(resources={"gpus": -1}), "spec.resources.gpus", "greater than or equal to 0"),
@@ -236,6 +241,8 @@ GOOD: dict[str, Json] = {
         metadata={"any": {"thing": [1, None]}},
         env=[{"name": "A"}, {"name": "B", "value": ""}],
     ),
+    "fallback": model(fallback={"model": "other", "when": ["Failed"], "after": "0s"}),
+    "fallback that is put off": model(fallback={"model": "other", "when": []}),
     "workspace": workspace(capacity={"gpus": 2, "acceleratorMemory": "80Gi"}, policy={"maxWait": "1m"}),
     "workspace that says nothing": {key: value for key, value in workspace().items() if key != "spec"},
 }  # fmt: skip

@@ -292,6 +292,34 @@ class World:
             self.at(self.requests[id_].router, admission.Expire(self.now, id_))
             assert (id_ in self.requests) == dispatched
 
+    def divert(self, pick: Pick) -> None:
+        """Another model answers a request that waits; its own stays wanted until it is there, or something speaks against it."""
+        if (id_ := self._one(pick, waiting=pick(8) > 0)) is None:
+            return
+        request = self.requests[id_]
+        if dispatched := request.holder is not None:
+            self.changes_nothing(self.routers[request.router].machine, admission.Divert(self.now, id_))
+        else:
+            self.end(id_, "diverted")
+            self.at(request.router, admission.Divert(self.now, id_))
+            self._is_wanted(request.router, request.model)
+        assert (id_ in self.requests) == dispatched
+
+    def want(self, pick: Pick) -> None:
+        """A fallback shall come that no request waits for."""
+        if self.routers:
+            name = sorted(self.routers)[pick(len(self.routers))]
+            model = (*MODELS, "external", "unheard-of")[pick(7)]
+            self.at(name, admission.Want(self.now, model))
+            self._is_wanted(name, model)
+
+    def _is_wanted(self, router: str, model: str) -> None:
+        machine = self.routers[router].machine
+        there = any(r.model == model and r.state is SeatState.READY for r in machine.residency.residents)
+        refusal = machine.residency.refusals.get(model)
+        against = model not in self.terms or self.down or (refusal and (refusal.retry_at or 0.0) > self.now)
+        assert (model in machine._wants) == (not there and not against)
+
     # Actions: the network -----------------------------------------------------------------------------------------------
 
     def deliver_demand(self, pick: Pick) -> None:
@@ -650,6 +678,8 @@ class World:
         self.run_fairly(1000.0)  # past every deadline and back-off
         self.check()
         assert not self.requests, f"never ended: {self.requests}"
+        wanted = {model for router in self.routers.values() for model in router.machine._wants.snapshot()}
+        assert not [model for model in wanted if self.loadable(model)], f"never loaded: {wanted}"
         if self.down:
             assert not [b for b in self.bodies.values() if b.state not in ("gone", "stuck")]
             return
@@ -664,7 +694,7 @@ class World:
 
 
 ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
-    "arrive": 12, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14, "lose_demand": 1, "sign_of_life": 1,
+    "divert": 2, "want": 1, "arrive": 12, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14, "lose_demand": 1, "sign_of_life": 1,
     "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1, "become_ready": 8, "fail": 2, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 1, "fetch": 3, "order_load": 1,
     "order_unload": 1, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1, "restart_switcher": 1,

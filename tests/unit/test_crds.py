@@ -35,7 +35,9 @@ def read(tmp_path):
         path = tmp_path / "it.json"
         path.write_text(json.dumps(document))
         roomy = tmp_path / "workspace.json"
-        roomy.write_text(json.dumps(workspace(capacity={"gpus": 1024})))
+        roomy.write_text(
+            json.dumps({"kind": "List", "items": [workspace(capacity={"gpus": 1024}), model(name="other")]})
+        )
         load([path, roomy] if document["kind"] == "Model" else [path])
 
     return read

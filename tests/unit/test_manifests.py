@@ -254,6 +254,23 @@ def test_two_workspaces_of_one_name_are_told(write):
             [workspace("w", policy={"name": "bach"})],
             ["spec.policy.name: no such policy is installed", "did you mean batch?"],
         ),
+        (
+            [model("chat"), model("big", fallback={"model": "chad"})],
+            ["Model/big: spec.fallback.model: no such Model or alias", "allowed: big, chat", "did you mean chat?"],
+        ),
+        (
+            [model("a", aliases=["x"], fallback={"model": "x"})],
+            ["Model/a: spec.fallback.model: a Model is no fallback for itself", 'found:   "x"'],
+        ),
+        (
+            [
+                model("start", fallback={"model": "a"}),
+                model("a", aliases=["x"], fallback={"model": "b"}),
+                model("b", fallback={"model": "c"}),
+                model("c", fallback={"model": "x"}),
+            ],
+            ["Model/a: spec.fallback.model: the fallbacks go round in a circle: a -> b -> c -> a"],
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_told(write, documents, words):

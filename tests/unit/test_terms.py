@@ -19,6 +19,7 @@ def model(**changes: object) -> Model:
         {"cache": {"onDelete": "Delete"}},
         {"lifecycle": {"idleTimeout": "5m", "preload": True}},
         {"aliases": ["gpt-4o"], "concurrency": 3},
+        {"fallback": {"model": "b"}},
     ],
 )
 def test_what_an_engine_never_sees_changes_while_it_stays(changes: dict) -> None:

@@ -22,12 +22,19 @@ KEY = b"0123456789abcdef"
 
 def test_a_snapshot_survives_the_journey() -> None:
     now = round(time.monotonic(), 3)
-    sent = Demand("r1", 7, 3, {"a": Waiting(2, now, 5)}, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",))
+    sent = Demand("r1", 7, 3, {"a": Waiting(2, now, 5)}, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now})
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
     assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
     assert (read.router, read.seq, read.seen_epoch) == ("r1", 7, 3)
     assert (read.in_flight, read.served, read.closing, read.requested) == ({"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",))
+    assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
+
+
+def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> None:
+    written = demand_to_json("w", Demand("r1", 7, 3))
+    del written["wanted"]
+    assert demand_from_json(written)[1].wanted == {}
 
 
 @pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])

@@ -18,6 +18,7 @@ from hotseat.core.admission import (
     Command,
     Cut,
     Dispatch,
+    Divert,
     Expire,
     Finish,
     Hold,
@@ -27,6 +28,7 @@ from hotseat.core.admission import (
     ReportDemand,
     ResidencySeen,
     Stimulus,
+    Want,
 )
 from hotseat.core.errors import HotseatError, Unavailable
 from hotseat.core.messages import Demand, Residency
@@ -113,13 +115,16 @@ class Desk:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, model: str, priority: int = 0) -> Ticket:
-        """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told."""
+    def submit(self, model: str, priority: int = 0, *, at_once: bool = False) -> Ticket:
+        """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told.
+
+        One that shall be answered `at_once` never waits: Unavailable.
+        """
         now = self._clock()
         with self._lock:
             ticket = Ticket(next(self._ids), model, now)
             self._tickets[ticket.request] = ticket
-            urgent = self._carry_out(self._machine.step(Arrive(now, ticket.request, model, priority)))
+            urgent = self._carry_out(self._machine.step(Arrive(now, ticket.request, model, priority, at_once)))
         if urgent is not None:
             self._on_demand(urgent)
         if ticket.error is not None:
@@ -158,6 +163,18 @@ class Desk:
     def expire(self, ticket: Ticket) -> None:
         """Say that its client does not want to wait any longer; `wait` raises then, unless it was dispatched just now."""
         self._step(Expire(self._clock(), ticket.request))
+
+    def divert(self, ticket: Ticket) -> bool:
+        """End its wait, as another model answers it; its own stays wanted. False: it was dispatched just now."""
+        self._step(Divert(self._clock(), ticket.request))
+        if ticket.dispatched is not None:
+            return False
+        self.finish(ticket)
+        return True
+
+    def want(self, model: str) -> None:
+        """Have a model brought that no request waits for."""
+        self._step(Want(self._clock(), model))
 
     def finish(self, ticket: Ticket) -> None:
         """End it, however it went: relayed, failed, rejected, its client gone. Once is enough, twice does no harm."""

@@ -7,7 +7,8 @@ from hotseat.core.seats import Terms
 
 # What can change without a restart of the engine.
 _SOFT = {
-    "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace"
+    "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
+    "fallback",
 }  # fmt: skip
 _SOFT_PARTS = {
     "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"},

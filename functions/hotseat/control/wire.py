@@ -52,6 +52,7 @@ def demand_to_json(workspace: str, demand: Demand) -> Json:
         "served": dict(demand.served),
         "closing": dict(demand.closing),
         "requested": list(demand.requested),
+        "wanted": {model: stamp(since) for model, since in demand.wanted.items()},
     }
 
 
@@ -71,6 +72,9 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
             _counts(data["served"]),
             _counts(data["closing"]),
             tuple(str(model) for model in data["requested"]),
+            {
+                str(model): moment(since) for model, since in (data.get("wanted") or {}).items()
+            },  # of routers that have it
         )
         return str(data["workspace"]), demand
     except (KeyError, TypeError, AttributeError) as error:

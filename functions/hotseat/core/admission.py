@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable, UnknownModel
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
 from hotseat.core.queues import Queue, Request
+from hotseat.core.wants import Wants
 
 QUEUE_FULL_RETRY = 5.0  # seconds; a later policy computes it from the measured drain rate
 
@@ -38,6 +39,7 @@ class Arrive:
     request: int
     model: str
     priority: int = 0
+    at_once: bool = False  # it is not to wait: dispatched now, or rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,22 @@ class Expire:
 
 
 @dataclass(frozen=True, slots=True)
+class Divert:
+    """Another model answers it: it waits no longer, but its model is still wanted. Nothing happens if it was dispatched."""
+
+    now: float
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A model shall come, though no request waits for it."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResidencySeen:
     """News of who holds the accelerator."""
 
@@ -88,7 +106,7 @@ class Close:
     now: float
 
 
-Stimulus = Arrive | Leave | Finish | Expire | ResidencySeen | LimitsChanged | Close
+Stimulus = Arrive | Leave | Finish | Expire | Divert | Want | ResidencySeen | LimitsChanged | Close
 
 # Commands -------------------------------------------------------------------------------------------------------------
 
@@ -156,11 +174,12 @@ class Admission:
         self._draining = False  # whether a switcher may be waiting for one to be drained
         self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
         self._announce: list[str] = []
+        self._wants = Wants()
         self._order = 0
         self._seq = 0
         self._closed = False
 
-    def step(self, stimulus: Stimulus) -> list[Command]:
+    def step(self, stimulus: Stimulus) -> list[Command]:  # noqa: PLR0911 — one arm a stimulus
         """Apply a stimulus. A request id that is not known (any more) is ignored: ends can race."""
         match stimulus:
             case Arrive():
@@ -169,6 +188,10 @@ class Admission:
                 return self._end(request)
             case Expire(now, request):
                 return self._expire(now, request)
+            case Divert(now, request):
+                return self._divert(now, request)
+            case Want(now, model):
+                return self._want(now, model, now)
             case ResidencySeen(now, residency):
                 return self._see(now, residency)
             case LimitsChanged(_, models, max_waiting):
@@ -181,7 +204,9 @@ class Admission:
     def demand(self) -> Demand:
         """Take a snapshot for the switcher; each has a higher sequence number."""
         self._seq += 1
-        requested = tuple(model for model in dict.fromkeys(self._announce) if model in self._queues)
+        requested = tuple(
+            model for model in dict.fromkeys(self._announce) if model in self._queues or model in self._wants
+        )
         self._announce = []
         closing = {}
         for holder in self.residency.residents:
@@ -197,6 +222,7 @@ class Admission:
             dict(self._served),
             closing,
             requested,
+            self._wants.snapshot(),
         )
 
     def waiting_by_model(self) -> dict[str, Waiting]:
@@ -240,7 +266,7 @@ class Admission:
             if self._in_flight[holder.holder] > 1:
                 return [dispatch]
             return [dispatch, ReportDemand(urgent=self._watched())]
-        return self._hold(s.request, request, limits)
+        return [_not_at_once(s)] if s.at_once else self._hold(s.request, request, limits)
 
     def _hold(self, id_: int, request: Request, limits: Limits) -> list[Command]:
         """Let it wait, if there is room for it."""
@@ -251,11 +277,13 @@ class Admission:
             return [Reject(id_, QueueFull, "queue_full", message, QUEUE_FULL_RETRY)]
         if queue is None:
             queue = self._queues[request.model] = Queue()
+        new = not mine and request.model not in self._wants  # one that is wanted anyway comes as fast without haste
+        if new:
             self._announce.append(request.model)
         self._requests[id_] = request
         queue.add(id_, request)
         self._waiting += 1
-        return [Hold(id_), ReportDemand(urgent=not mine)]
+        return [Hold(id_), ReportDemand(urgent=new)]
 
     def _ready_holder(self, model: str, limit: int) -> Resident | None:
         """Least loaded holder that takes any request of this model now."""
@@ -317,7 +345,8 @@ class Admission:
             return []
         if request.holder is None:
             self._unqueue(id_, request)
-            return [ReportDemand(urgent=request.model not in self._queues)]
+            gone = request.model not in self._queues and request.model not in self._wants
+            return [ReportDemand(urgent=gone)]
         holder = request.holder.holder
         left = self._in_flight[holder] - 1
         if left:
@@ -339,6 +368,27 @@ class Admission:
         message = f"{request.model} did not get its turn within the {waited:.1f} s that the client allows"
         return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(id_)]
 
+    def _divert(self, now: float, id_: int) -> list[Command]:
+        request = self._requests.get(id_)
+        if request is None or request.holder is not None:
+            return []
+        return [*self._want(now, request.model, request.arrived), *self._end(id_)]
+
+    def _want(self, now: float, model: str, since: float) -> list[Command]:
+        """Keep the wish for a model that is not there and that nothing speaks against."""
+        refusal = self.residency.refusals.get(model)
+        if self._closed or model not in self._limits or (refusal is not None and _in_force(refusal, now)):
+            return []
+        if self._is_ready(model) or not self._wants.add(model, since):
+            return []
+        new = model not in self._queues
+        if new:
+            self._announce.append(model)
+        return [ReportDemand(urgent=new)]
+
+    def _is_ready(self, model: str) -> bool:
+        return any(holder.state is SeatState.READY for holder in self._open.get(model, ()))
+
     def _see(self, now: float, residency: Residency) -> list[Command]:
         if residency.epoch <= self.residency.epoch:
             return []
@@ -357,8 +407,10 @@ class Admission:
         for model, refusal in residency.refusals.items():
             if refusal.epoch > self._refused.get(model, -1):
                 self._refused[model] = refusal.epoch
+                self._wants.settle([model])
                 if not first or _in_force(refusal, now):  # else it was spoken before this router was there
                     commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(model)]
+        self._wants.settle([model for model in self._open if self._is_ready(model)])
         for model in self._open:
             commands += self._serve(model)
         return [*commands, *self._cut(), ReportDemand(urgent=True)]
@@ -390,6 +442,7 @@ class Admission:
 
     def _change(self, models: Mapping[str, Limits], max_waiting: int) -> list[Command]:
         self._limits, self._max_waiting = models, max_waiting
+        self._wants.keep(models)
         commands: list[Command] = []
         for model in [m for m in self._queues if m not in models]:
             message = f"{model} has been removed"
@@ -400,6 +453,7 @@ class Admission:
 
     def _close(self) -> list[Command]:
         self._closed = True
+        self._wants.keep(())
         commands: list[Command] = []
         for model in list(self._queues):
             commands += [_shutting_down(id_) for id_ in self._dismiss(model)]
@@ -413,6 +467,10 @@ def _in_force(refusal: Refusal, now: float) -> bool:
 def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
     retry = None if refusal.retry_at is None else max(1.0, refusal.retry_at - now)
     return Reject(request, Unavailable, refusal.code, refusal.message, retry)
+
+
+def _not_at_once(s: Arrive) -> Reject:
+    return Reject(s.request, Unavailable, "not_resident", f"{s.model} cannot answer at once")
 
 
 def _shutting_down(request: int) -> Reject:

@@ -49,6 +49,11 @@ class Demands:
         rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
         return sum(w.count for w in rows), min((w.oldest for w in rows), default=0.0)
 
+    def wanted(self, model: str, since_epoch: int = -1) -> float | None:
+        """Since when a model is wanted that nobody waits for, as far as routers have seen an epoch; None: it is not."""
+        rows = [d.wanted[model] for d in self._newest.values() if model in d.wanted and d.seen_epoch >= since_epoch]
+        return min(rows, default=None)
+
     def in_flight(self, holder: str) -> int:
         """How many requests a holder is answering."""
         return sum(d.in_flight.get(holder, 0) for d in self._newest.values())

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hotseat.core.base import PATH_PATTERN, URL_PATTERN, VARIABLE_PATTERN, Alias, Argument, Document, Name, ObjectName
+from hotseat.core.fallback import Fallback
 from hotseat.core.units import Bytes, Cores, Duration
 from hotseat.core.vllm import VllmSettings
 
@@ -231,6 +232,7 @@ class ModelSpec(Document):
     description: str = Field(default="", description="Shown in the list of models.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Free form; shown in the list of models.")
     unlisted: bool = Field(default=False, description="Served, but not in the list of models.")
+    fallback: Fallback | None = Field(default=None, description="Another Model that answers while this one cannot.")
 
     @field_validator("source")
     @classmethod

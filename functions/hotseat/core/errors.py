@@ -105,6 +105,10 @@ class UpstreamFailed(HotseatError):
     type = "server_error"
 
 
+class Unreachable(UpstreamFailed):
+    """The engine takes no connection: it has seen nothing of the request."""
+
+
 class Unavailable(HotseatError):
     """Not now: loading failed or timed out, unloaded while waiting, shutting down. Worth trying again."""
 

@@ -90,6 +90,7 @@ class Demand:
     )  # by holder: requests ever dispatched, so that short ones are seen
     closing: Mapping[str, int] = field(default_factory=dict)  # by model: how many of a closing batch still wait
     requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
+    wanted: Mapping[str, float] = field(default_factory=dict)  # by model: since when, though nobody waits (see `wants`)
 
 
 # Commands of the switching machine to a runtime -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ the policy wants. Invariants (tests/unit/test_core_machine.py):
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from hotseat.core.demands import Demands
 from hotseat.core.events import Emit, model_failed
@@ -32,7 +33,7 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View
-from hotseat.core.prospects import Prospects, shortage
+from hotseat.core.prospects import Order, Prospects, shortage
 from hotseat.core.rates import Rates
 from hotseat.core.seats import (
     GOING,
@@ -54,6 +55,7 @@ from hotseat.core.seats import (
 )
 from hotseat.core.switches import Ledger, Switch
 from hotseat.core.views import by_model, model_view, residents, status_of
+from hotseat.core.wants import evicts_at
 
 OFFER = 5.0  # seconds within which routers hear that a model is ready, if they hear at all
 STABLE = 60.0  # a holder that was ready for so long has wiped out earlier failures
@@ -183,7 +185,7 @@ class Switching:
 
     def _note_cache(self, s: CacheObserved) -> None:
         self._out += self.prospects.note_cache(s)
-        asked = s.model in self.prospects.orders or self._waiting(s.model)[0]
+        asked = s.model in self.prospects.orders or self._waiting(s.model)[0] or self._wanted(s.model) is not None
         terms = self.terms.get(s.model)
         if s.state is CacheState.FAILED and terms and (asked or terms.refuse_uncached):
             self._fail(s.now, s.model, None, "FetchFailed", s.message)
@@ -280,6 +282,25 @@ class Switching:
         """How many wait and since when; snapshots from before a refusal do not count: who waited then has been answered."""
         return self._demands.waiting(model, self.prospects.refused(model))
 
+    def _wanted(self, model: str) -> float | None:
+        """Since when it is wanted by requests that another model answered; None: it is not."""
+        return self._demands.wanted(model, self.prospects.refused(model))
+
+    def _order(self, model: str, holder: Holder | None, now: float) -> Order | None:
+        """Find an order for it, or make one of the wish for it, which may evict once that costs no more than it brings."""
+        order, since = self.prospects.orders.get(model), self._wanted(model)
+        if since is None or (order and order.may_evict):
+            return order
+        if holder is not None or self.ledger.promised(model):
+            return Order(since, may_evict=True)
+        at = evicts_at(since, self.terms[model].max_wait, self.holders.values(), self.ledger.costs, self._unused)
+        if at < inf:
+            self._wakes.append(at)
+        return Order(since, at <= now)
+
+    def _unused(self, holder: Holder) -> bool:
+        return not self._demands.in_flight(holder.id) and not self._waiting(holder.model)[0]
+
     def _serves(self, model: str) -> bool:
         ready = any(h.model == model and h.state is SeatState.READY for h in self.holders.values())
         return ready or bool(self.terms[model].external)
@@ -311,7 +332,8 @@ class Switching:
         main = by_model(self.holders.values())
         views: list[ModelView] = []
         for name, terms in self.terms.items():
-            waiting, order, mine = self._waiting(name), self.prospects.orders.get(name), main.get(name)
+            waiting, mine = self._waiting(name), main.get(name)
+            order = self._order(name, mine, now)
             if terms.external or (mine is None and not waiting[0] and order is None):
                 continue
             in_flight = self._demands.in_flight(mine.id) if mine else 0
@@ -380,7 +402,7 @@ class Switching:
     def _idle_out(self, holder: Holder, now: float) -> bool:
         """Whether nobody has used it for its idle timeout."""
         until = holder.idle_until
-        if until is None or self._demands.in_flight(holder.id) or self._waiting(holder.model)[0]:
+        if until is None or not self._unused(holder):
             return False
         self._wakes.append(until)
         return now >= until
@@ -427,7 +449,9 @@ class Switching:
         leaving = [h.model for h in self.holders.values() if h.state in gone]
         if not free and not leaving:
             return  # whoever is to make room has to begin its own turn first
-        reason = "demand" if waiting else "ordered"
+        wanted = self._wanted(model)
+        requested = requested if wanted is None else min(requested, wanted)
+        reason = "demand" if waiting or wanted is not None else "ordered"
         self._out += self.ledger.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
         if not free:
             return

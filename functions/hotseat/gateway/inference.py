@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from hotseat.control.desk import Client, ClientGone, Ticket
+from hotseat.control.desk import Client, ClientGone
 from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
-from hotseat.core.errors import BadRequest, HotseatError, UpstreamFailed
+from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
 from hotseat.core.messages import EXTERNAL_EPOCH
 from hotseat.core.units import parse_duration
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
+from hotseat.gateway.course import Course
 from hotseat.telemetry.metrics import Metrics
 
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
@@ -67,40 +68,34 @@ class Inference:
         """Answer a request; the stream has ended then. HotseatError: nothing was sent, and this is what to tell the client."""
         started = time.monotonic()
         body = parse_body(read_body(environ, self._max_body))
-        place = self._place(body, route)
-        status, ticket = 500, None
+        course = Course(self._house, self._place(body), body.model, route.capability)
+        status = 500
         try:
             limit = _max_wait(environ)
-            ticket = place.room.desk.submit(place.model.name, place.model.spec.scheduling.priority)
-            job = _Job(environ, body, place, ticket, relay.client_stream(environ))
+            course.submit()
+            job = _Job(environ, body, course, relay.client_stream(environ))
             status = self._serve(job, limit, extra)
         except HotseatError as error:
             status = error.status
             raise
         finally:
-            if ticket is not None:
-                place.room.desk.finish(ticket)
-            waited = ticket.waited if ticket is not None else None
-            self._metrics.request(place.model.name, route.label, status, time.monotonic() - started, waited)
+            course.finish()
+            name = course.place.model.name
+            self._metrics.request(name, route.label, status, time.monotonic() - started, course.waited)
+            if course.detour is not None:
+                self._metrics.fallback(course.detour.wanted, name, course.detour.reason)
         return job.stream
 
-    def _place(self, body: Body, route: Route) -> Place:
+    def _place(self, body: Body) -> Place:
         place = self._house.default() if body.model is None else self._house.find(body.model)
         if place is None:
             raise BadRequest("The body names no `model`, and there is no default model.", param="model")
-        able = place.model.spec.capabilities
-        if able and route.capability not in able:
-            can = ", ".join(able)
-            message = f"The model `{place.model.name}` does not do {route.capability}; it does: {can}."
-            raise BadRequest(message, code="unsupported", param="model")
         return place
 
     def _serve(self, job: "_Job", limit: float | None, extra: Headers) -> int:
         """Wait and relay; the status that the client saw. Raises HotseatError only while nothing was sent."""
         try:
-            if job.ticket.dispatched is None:
-                _Wait(job, limit).run()
-            outcome = self._relay(job, extra)
+            outcome = self._answer(job, limit, extra)
         except (ClientGone, relay.ClientGone):
             job.stream.abort()
             return _CLIENT_LEFT
@@ -114,17 +109,30 @@ class Inference:
             return _CLIENT_LEFT
         return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status
 
+    def _answer(self, job: "_Job", limit: float | None, extra: Headers) -> relay.Outcome:
+        """Relay it once it is dispatched, elsewhere where nobody takes it; the comments of a begun stream tell of a fallback."""
+        while True:
+            if job.course.ticket.dispatched is None:
+                _Wait(job, limit).run()
+            if job.stream.begun and job.course.detour is not None:
+                _comment(job, _of_detour(job.course))
+            try:
+                return self._relay(job, extra)
+            except Unreachable as error:
+                if not job.course.give_way(error):
+                    raise
+
     def _relay(self, job: "_Job", extra: Headers) -> relay.Outcome:
-        name, asked = job.place.model.name, job.body.model
+        course, spec = job.course, job.course.place.model.spec
         # An engine that we start knows its model by one name; what a server that is not ours calls it, its clients know.
-        served = job.place.model.spec.served_name or (asked if asked and job.place.model.spec.url else name)
-        raw = job.body.raw if served == asked else rename_model(job.body, served)
+        served = spec.served_name or (course.asked if course.asked and spec.url else course.place.model.name)
+        raw = job.body.raw if served == job.body.model else rename_model(job.body, served)
         call = relay.Call(
-            job.ticket.address, "POST", relay.request_target(job.environ), relay.RequestHeaders(job.environ), raw
+            course.ticket.address, "POST", relay.request_target(job.environ), relay.RequestHeaders(job.environ), raw
         )
         exchange = relay.Exchange(self._connections, call)
-        job.ticket.on_cut(exchange.cancel)
-        return exchange.run(job.stream, extra=(("X-Hotseat-Model", name), *extra))
+        course.ticket.on_cut(exchange.cancel)
+        return exchange.run(job.stream, extra=(*course.headers, *extra))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +141,7 @@ class _Job:
 
     environ: Mapping[str, Any]
     body: Body
-    place: Place
-    ticket: Ticket
+    course: Course
     stream: relay.ClientStream
 
 
@@ -143,7 +150,7 @@ class _Wait:
 
     def __init__(self, job: _Job, limit: float | None) -> None:
         self._job = job
-        self._desk = job.place.room.desk
+        self._course = job.course
         self._limit = limit
         self._client = _Watched(job.environ)
         self._tells = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
@@ -151,33 +158,59 @@ class _Wait:
     def run(self) -> None:
         """Return once it is dispatched. Raises ClientGone, or what the client shall be told."""
         while True:
-            elapsed = time.monotonic() - self._job.ticket.arrived
+            elapsed = time.monotonic() - self._course.began
             rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
             if self._tells and elapsed < _LOADING_DELAY:
                 rest = min(rest, _LOADING_DELAY - elapsed)
             elif self._tells:
                 self._tell(elapsed)
                 rest = min(rest, _LOADING_INTERVAL)
-            if self._desk.wait(self._job.ticket, self._client, None if rest == inf else rest):
+            look = self._course.look(self._limit)
+            if self._turn(rest if look is None else min(rest, look)):
                 return
-            if self._limit is not None and time.monotonic() - self._job.ticket.arrived >= self._limit:
-                self._desk.expire(self._job.ticket)
+            if self._limit is not None and time.monotonic() - self._course.began >= self._limit:
+                self._course.place.room.desk.expire(self._course.ticket)
+
+    def _turn(self, rest: float) -> bool:
+        """Wait for so many seconds; whether it was dispatched. What is refused meanwhile may go on elsewhere."""
+        try:
+            return self._course.place.room.desk.wait(self._course.ticket, self._client, None if rest == inf else rest)
+        except HotseatError as error:
+            if not self._course.give_way(error):
+                raise
+            return self._course.ticket.dispatched is not None
 
     def _tell(self, elapsed: float) -> None:
         if not self._job.stream.begun:
             self._job.stream.begin("200 OK", _EVENT_STREAM)
-        name = self._job.place.model.name
-        status = self._job.place.room.status(name)
-        residents = [r.model for r in self._desk.residency.residents if r.model != name and r.epoch != EXTERNAL_EPOCH]
+        name, room = self._course.place.model.name, self._course.place.room
+        status = room.status(name)
+        residents = [r.model for r in room.desk.residency.residents if r.model != name and r.epoch != EXTERNAL_EPOCH]
         state = {
             "model": name,
             "state": "waiting" if status.state == "unloaded" else status.state,
-            "position": self._desk.position(self._job.ticket),
+            "position": room.desk.position(self._course.ticket),
             "elapsed": round(elapsed, 2),
             "progress": None if status.done is None else {"done": status.done, "total": status.total},
             "resident": residents[0] if residents else None,
         }
-        self._job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
+        _comment(self._job, state)
+
+
+def _comment(job: _Job, state: Mapping[str, Any]) -> None:
+    job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
+
+
+def _of_detour(course: Course) -> dict[str, Any]:
+    """Say in a comment what the header would: a stream that has begun has sent its headers."""
+    assert course.detour is not None  # noqa: S101
+    return {
+        "model": course.detour.wanted,
+        "state": "fallback",
+        "fallback": course.place.model.name,
+        "reason": course.detour.reason.lower(),
+        "elapsed": round(time.monotonic() - course.began, 2),
+    }
 
 
 _EVENT_STREAM = [

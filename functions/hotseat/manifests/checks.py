@@ -9,6 +9,7 @@ from typing import Protocol
 from hotseat.core.documents import DEFAULT_WORKSPACE, Model, Workspace
 from hotseat.core.units import format_bytes
 from hotseat.manifests.entry import Entry
+from hotseat.manifests.fallbacks import check_fallbacks
 from hotseat.manifests.problems import Path, Problem, did_you_mean, shown
 
 ENGINES = "hotseat.engines"
@@ -54,6 +55,8 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
         yield from _homeless(models, workspaces, homes)
         yield from _defaults(models, workspaces, homes)
     yield from _misfits(models, workspaces, homes)
+    owners = {name: entry for entry in models for name, _ in _claims(entry)}
+    yield from check_fallbacks(owners, complete=complete)
 
 
 def home_of(model: Entry, workspaces: list[Entry]) -> str:

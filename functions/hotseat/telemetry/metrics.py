@@ -38,8 +38,9 @@ class Family:
 
 # Counters and histograms of seconds; prometheus_client adds `_total` to the names of counters.
 _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "hotseat_requests": ("Requests answered.", ("model", "route", "status")),
+    "hotseat_requests": ("Requests answered, by the model that did.", ("model", "route", "status")),
     "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),
+    "hotseat_fallbacks": ("Requests that went to a fallback of their model.", ("model", "fallback", "reason")),
     "hotseat_model_failures": ("Failures to fetch, load, keep or release a model.", ("model", "reason")),
 }
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -82,6 +83,7 @@ class Metrics:
         }
         self._requests = counters["hotseat_requests"]
         self._switches = counters["hotseat_switches"]
+        self._fallbacks = counters["hotseat_fallbacks"]
         self._failures = counters["hotseat_model_failures"]
         self._seconds = histograms["hotseat_request_seconds"]
         self._wait = histograms["hotseat_wait_seconds"]
@@ -102,6 +104,10 @@ class Metrics:
         children[1].observe(seconds)
         if waited is not None:
             self._wait.labels(model=model).observe(waited)
+
+    def fallback(self, model: str, fallback: str, reason: str) -> None:
+        """Count a request for a model that went to another."""
+        self._fallbacks.labels(model=model, fallback=fallback, reason=reason.lower()).inc()
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Count what an event says; a listener of the bus."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from hotseat.core.errors import UpstreamFailed
+from hotseat.core.errors import Unreachable, UpstreamFailed
 from hotseat.gateway.relay.departures import Departures
 
 _LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at before use; a request costs less without
@@ -81,7 +81,7 @@ class Connections:
         try:
             sock = socket.create_connection((parts.hostname, parts.port or 80), timeout=self._connect_timeout)
         except OSError as error:
-            raise UpstreamFailed(f"The engine does not accept connections: {error.strerror or error}.") from error
+            raise Unreachable(f"The engine does not accept connections: {error.strerror or error}.") from error
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # An engine's node that vanishes sends no FIN; requests may be silent for minutes, connections may not.

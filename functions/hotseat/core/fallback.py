@@ -1,0 +1,94 @@
+"""Another Model that answers instead: what a document says of it, and when that holds. Pure.
+
+Nobody waits for a fallback but where there is nothing else to wait for: it is taken when it can answer at once, or can be
+brought without taking anybody's seat. The wanted Model stays wanted meanwhile (see `wants`).
+"""
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from pydantic import Field
+
+from hotseat.core.base import Alias, Document
+from hotseat.core.errors import HotseatError, Unreachable
+from hotseat.core.units import Duration
+
+_ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
+_ON_THE_WAY = ("loading", "fetching")  # states of a ModelStatus
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
+
+
+class Reason(StrEnum):
+    """Why another Model answers."""
+
+    LOADING = "Loading"
+    WAITING = "Waiting"
+    FAILED = "Failed"
+    UNSUPPORTED = "Unsupported"
+
+
+# Codes of refusals after which there is no use in waiting, and what they mean to a client that would take another Model.
+_REFUSALS = {
+    "model_failed": Reason.FAILED,
+    "too_large": Reason.FAILED,
+    "release_unproven": Reason.FAILED,
+    "weights_not_cached": Reason.LOADING,
+    "queue_full": Reason.WAITING,
+}
+
+
+class Fallback(Document):
+    """Another Model that answers requests for this one; the answer says so in its header X-Hotseat-Fallback."""
+
+    model: Alias = Field(
+        description="Name or alias of the other Model, in any Workspace. One that would have to take a seat from others is not "
+        "used; its own fallback is looked at then."
+    )
+    when: tuple[Reason, ...] = Field(
+        default=tuple(Reason),
+        description="Loading: this one is being fetched or loaded. Waiting: for its turn, or for a free place. Failed: it cannot "
+        "be loaded or reached. Unsupported: it does not state the capability that is asked for, and the other does. Empty: never.",
+    )
+    after: Duration = Field(
+        default=2.0,
+        description="Bound on the wait (Loading, Waiting): beyond it the other answers; at once where the wait is known to be longer.",
+    )
+
+
+def due(
+    fallback: Fallback, state: str, waited: float, soonest: float | None, limit: float | None = None
+) -> Reason | None:
+    """Say why another shall answer a request that waits, if it shall.
+
+    `state` of the wanted model as in a ModelStatus; `waited` so far, `soonest` until it can be ready (None: not known) and the
+    client's own `limit` on waiting in seconds.
+    """
+    reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
+    bound = _bound(fallback, limit)
+    late = waited >= bound or (soonest is not None and waited + soonest > bound)
+    return reason if late and reason in fallback.when else None
+
+
+def refused(fallback: Fallback | None, error: HotseatError) -> Reason | None:
+    """Say why another shall answer a request that was refused, if it shall."""
+    reason = Reason.FAILED if isinstance(error, Unreachable) else _REFUSALS.get(error.code)
+    return reason if fallback is not None and reason in fallback.when else None
+
+
+def look_again(fallback: Fallback, waited: float, limit: float | None = None) -> float:
+    """Seconds until `due` is worth asking again: when the bound is reached, and now and then, as what it goes by changes."""
+    pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, waited / 2))
+    rest = _bound(fallback, limit) - waited
+    return min(pause, rest) if rest > 0 else pause
+
+
+def does(stated: Collection[str], capability: str) -> bool:
+    """Whether a fallback answers such requests. One that states nothing chats and completes; anything else has to be stated.
+
+    Vectors of different embedding models do not mix, so none is asked for them that was not meant to be.
+    """
+    return capability in (stated or _ASSUMED)
+
+
+def _bound(fallback: Fallback, limit: float | None) -> float:
+    return fallback.after if limit is None else min(fallback.after, limit)

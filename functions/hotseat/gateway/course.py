@@ -1,0 +1,185 @@
+"""The course of one request: from the Model that it names to the one that answers it, which may be a fallback."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hotseat.control.desk import Ticket
+from hotseat.control.register import Place, Register, Room
+from hotseat.core.documents import Capability
+from hotseat.core.errors import BadRequest, HotseatError, UnknownModel
+from hotseat.core.fallback import Reason, does, due, look_again, refused
+from hotseat.core.seats import ModelStatus
+
+HEADER = "X-Hotseat-Fallback"
+
+
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """Why another Model answers than the one that was asked for."""
+
+    wanted: str
+    reason: Reason
+
+
+class Course:
+    """Where one request stands. `asked` is the name under which its Model is known to whoever sent it there.
+
+    Whatever happens, `finish` ends it.
+    """
+
+    def __init__(self, house: Register, place: Place, asked: str | None, capability: Capability) -> None:
+        """BadRequest: the Model does not do what is asked, and none does it instead."""
+        self.place, self.asked = place, asked
+        self.detour: Detour | None = None
+        self.began = time.monotonic()
+        self._house = house
+        self._capability = capability
+        self._passed = {place.model.name}  # Models that it will not come back to
+        self._ticket: Ticket | None = None
+        self._held = False
+        self._go_by_kind()
+
+    @property
+    def ticket(self) -> Ticket:
+        """Its ticket at the desk of its place, after `submit`."""
+        assert self._ticket is not None  # noqa: S101
+        return self._ticket
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds from its arrival to its dispatch, wherever it waited; None if it did not have to, or was never dispatched."""
+        dispatched = self._ticket.dispatched if self._ticket is not None else None
+        return dispatched - self.began if self._held and dispatched is not None else None
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Headers for the client: who answers, and why another than was asked for."""
+        name = self.place.model.name
+        own = (("X-Hotseat-Model", name),)
+        if self.detour is None:
+            return own
+        text = f"model={self.detour.wanted}, fallback={name}, reason={self.detour.reason.lower()}"
+        return (*own, (HEADER, text))
+
+    def submit(self) -> None:
+        """Bring it to the desk: it is dispatched then, or waits. Raises what the client shall be told."""
+        try:
+            self._stand(self.place.room.desk.submit(self.place.model.name, self._priority(self.place)))
+        except HotseatError as error:
+            if not self.give_way(error):
+                raise
+
+    def look(self, limit: float | None) -> float | None:
+        """See whether it has waited long enough and can be answered elsewhere; its ticket is dispatched then.
+
+        `limit` is the client's own, in seconds. Returns seconds until the next look; None: none is needed.
+        """
+        model, fallback = self.place.model, self.place.model.spec.fallback
+        if fallback is None or self.ticket.dispatched is not None:
+            return None
+        waited = time.monotonic() - self.began
+        status = self.place.room.status(model.name)
+        reason = due(fallback, status.state, waited, soonest(self.place.room, status, time.monotonic()), limit)
+        if reason is not None:
+            if self._answered_at_once(reason):
+                return None
+            for place, _ in self._others():
+                if _needs_no_seat(place):  # it may answer before the wanted one does: whoever is first
+                    place.room.desk.want(place.model.name)
+                    break
+        return look_again(fallback, waited, limit)
+
+    def give_way(self, error: HotseatError) -> bool:
+        """Go elsewhere after a refusal: where it can be answered at once, else where it can wait without taking a seat."""
+        reason = refused(self.place.model.spec.fallback, error)
+        if reason is None:
+            return False
+        if self._answered_at_once(reason):
+            return True
+        seatless = ((place, asked) for place, asked in self._others() if _needs_no_seat(place))
+        return any(self._moved(place, asked, reason, at_once=False) for place, asked in seatless)
+
+    def finish(self) -> None:
+        """End it, however it went."""
+        if self._ticket is not None:
+            self.place.room.desk.finish(self._ticket)
+
+    # Moving -----------------------------------------------------------------------------------------------------------
+
+    def _go_by_kind(self) -> None:
+        """Leave a Model that does not do what is asked for the first that states it; as if that had been asked for."""
+        spec = self.place.model.spec
+        if not spec.capabilities or self._capability in spec.capabilities:
+            return
+        if spec.fallback is not None and Reason.UNSUPPORTED in spec.fallback.when:
+            for place, asked in self._others():
+                self._arrive(place, asked, Reason.UNSUPPORTED)
+                return
+        can = ", ".join(spec.capabilities)
+        message = f"The model `{self.place.model.name}` does not do {self._capability}; it does: {can}."
+        raise BadRequest(message, code="unsupported", param="model")
+
+    def _others(self) -> Iterator[tuple[Place, str]]:
+        """Yield what the chain of fallbacks offers for this request, and the name that its document gives it."""
+        passed = set(self._passed)
+        fallback = self.place.model.spec.fallback
+        while fallback is not None:
+            try:
+                place = self._house.find(fallback.model)
+            except UnknownModel:  # a cluster takes documents one by one: it may come yet
+                return
+            if place.model.name in passed:
+                return
+            passed.add(place.model.name)
+            if does(place.model.spec.capabilities, self._capability):
+                yield place, fallback.model
+            fallback = place.model.spec.fallback
+
+    def _answered_at_once(self, reason: Reason) -> bool:
+        return any(self._moved(place, asked, reason, at_once=True) for place, asked in self._others())
+
+    def _moved(self, place: Place, asked: str, reason: Reason, *, at_once: bool) -> bool:
+        """Take a place elsewhere, then leave the one that it has; True: it is in the hands of one of them."""
+        try:
+            ticket = place.room.desk.submit(place.model.name, self._priority(place), at_once=at_once)
+        except HotseatError:
+            return False
+        old = self._ticket
+        if old is not None and old.dispatched is None and not self.place.room.desk.divert(old):
+            place.room.desk.finish(ticket)  # its turn has come this moment
+            return True
+        self.finish()
+        self._arrive(place, asked, reason)
+        self._stand(ticket)
+        return True
+
+    def _arrive(self, place: Place, asked: str, reason: Reason) -> None:
+        self.detour = self.detour or Detour(self.place.model.name, reason)
+        self.place, self.asked = place, asked
+        self._passed.add(place.model.name)
+
+    def _stand(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._held = self._held or ticket.held
+
+    @staticmethod
+    def _priority(place: Place) -> int:
+        return place.model.spec.scheduling.priority
+
+
+def soonest(room: Room, status: ModelStatus, now: float) -> float | None:
+    """Seconds until a model can be ready at the earliest: what is left of a load as long as its last; None: not known."""
+    if status.state == "ready":
+        return None
+    last = next((s for s in reversed(room.switches()) if s.to == status.name and s.outcome == "completed"), None)
+    load = None if last is None else last.phases().get("load")
+    if load is None or status.state != "loading" or status.since is None:
+        return load
+    return max(0.0, load - (now - status.since))
+
+
+def _needs_no_seat(place: Place) -> bool:
+    """Whether it can be loaded beside anything; an external one is always there."""
+    wanted = place.model.spec.resources
+    return not wanted.gpus and not wanted.accelerator_memory
