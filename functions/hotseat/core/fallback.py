@@ -15,6 +15,7 @@ from hotseat.core.units import Duration
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
 _ON_THE_WAY = ("loading", "fetching")  # states of a ModelStatus
+_SETTLED = 0.05  # seconds within which a model that was asked for loads, if there is a seat for it
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 
 
@@ -63,6 +64,8 @@ def due(
     `state` of the wanted model as in a ModelStatus; `waited` so far, `soonest` until it can be ready (None: not known) and the
     client's own `limit` on waiting in seconds.
     """
+    if state == "unloaded" and waited < _SETTLED:
+        return None  # whether it loads or has to wait is not known yet
     reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
     bound = _bound(fallback, limit)
     late = waited >= bound or (soonest is not None and waited + soonest > bound)
@@ -77,6 +80,8 @@ def refused(fallback: Fallback | None, error: HotseatError) -> Reason | None:
 
 def look_again(fallback: Fallback, waited: float, limit: float | None = None) -> float:
     """Seconds until `due` is worth asking again: when the bound is reached, and now and then, as what it goes by changes."""
+    if waited < _SETTLED:
+        return _SETTLED - waited
     pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, waited / 2))
     rest = _bound(fallback, limit) - waited
     return min(pause, rest) if rest > 0 else pause

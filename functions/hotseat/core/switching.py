@@ -170,7 +170,7 @@ class Switching:
         for holder in self.holders.values():
             if holder.model == model:
                 holder.leave("unloaded")
-        if self._waiting(model)[0]:
+        if self._waiting(model)[0] or self._wanted(model) is not None:
             message = f"{model} was unloaded by an operator while this request waited"
             self.prospects.refuse(model, Refusal(self.epoch + 1, "unloaded", message))
 

@@ -1,0 +1,195 @@
+"""The course of a request at a router of a cluster: fallbacks in other Workspaces, chains, and documents that lead nowhere."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hotseat.cluster.statuses import model_rows
+from hotseat.control.carrier import Carrier
+from hotseat.control.remote import RemoteHouse
+from hotseat.control.wire import stamp
+from hotseat.core.documents import Capability, Model
+from hotseat.core.errors import BadRequest, Unavailable, UpstreamFailed
+from hotseat.core.seats import ModelStatus
+from hotseat.gateway.course import Course, soonest
+
+NOW: dict[str, Any] = {"after": "0s"}
+
+
+def model(name: str, **spec: Any) -> Model:
+    return Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock", **spec}})
+
+
+class World(RemoteHouse):
+    """A router's house, told what a switcher would have written."""
+
+    epoch = 0
+
+    def tell(self, workspace: str, *models: Model, ready: tuple[str, ...] = (), **status: Any) -> None:
+        self.epoch += 1
+        states = dict.fromkeys(ready, "ready") | status.pop("states", {})
+        known = [ModelStatus(m.name, states.get(m.name, "unloaded")) for m in models]
+        resident = [
+            {"model": n, "holder": f"w/{n}@1", "state": "ready", "epoch": 1, "address": f"http://{n}"} for n in ready
+        ]
+        status = {"epoch": self.epoch, "models": model_rows(models, known), "residents": resident, **status}
+        status["routers"] = [{"id": self.router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}]
+        self.take({"metadata": {"name": workspace}, "spec": {}, "status": status})
+
+    def course(self, name: str, capability: Capability = Capability.CHAT) -> Course:
+        return Course(self, self.find(name), name, capability)
+
+    def wanted(self, name: str) -> bool:
+        return name in self.find(name).room.desk.demand().wanted
+
+    def held(self) -> int:
+        return sum(room.desk.waiting() + room.desk.in_flight() for room in self.rooms)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    carrier = Carrier("", "http://127.0.0.1:9", b"0123456789abcdef")
+    world = World("pod-1", carrier, lambda _address: None, lambda *_: None)
+    yield world
+    assert world.held() == 0, "every course was finished"
+    for room in world.rooms:
+        room.reporter.close()
+
+
+def looked(course: Course, limit: float | None = None) -> float | None:
+    """What a look says once the switcher has had its moment."""
+    course.began -= 0.1
+    return course.look(limit)
+
+
+def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(world: World) -> None:
+    world.tell("gpu", model("big", fallback={"model": "tiny", **NOW}), states={"big": "loading"})
+    world.tell("cpu", model("small", aliases=["tiny"], resources={"gpus": 0}), ready=("small",))
+    course = world.course("big")
+    course.submit()
+    assert (course.ticket.dispatched, world.find("big").room.desk.waiting()) == (None, 1)
+    assert looked(course) is None
+    assert (course.ticket.address, course.place.model.name, course.asked) == ("http://small", "small", "tiny")
+    assert dict(course.headers) == {
+        "X-Hotseat-Model": "small",
+        "X-Hotseat-Fallback": "model=big, fallback=small, reason=loading",
+    }
+    assert (world.find("big").room.desk.waiting(), world.wanted("big"), world.wanted("small")) == (0, True, False)
+    assert course.waited == pytest.approx(0.1, abs=0.1)
+    course.finish()
+
+
+def test_one_that_needs_no_seat_is_brought_and_whoever_is_first_answers(world: World) -> None:
+    big, small = model("big", fallback={"model": "small", **NOW}), model("small", resources={"gpus": 0})
+    world.tell("gpu", big, states={"big": "loading"})
+    world.tell("cpu", small)
+    course = world.course("big")
+    course.submit()
+    assert looked(course) is not None, "it goes on waiting, and looks again"
+    assert (course.ticket.dispatched, world.wanted("small"), world.wanted("big")) == (None, True, False)
+    world.tell("gpu", big, ready=("big",))
+    assert looked(course) is None
+    assert (course.ticket.address, course.detour) == ("http://big", None)
+    course.finish()
+
+
+def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:
+    world.tell("gpu", model("big", fallback={"model": "other", **NOW}), model("other"), states={"big": "loading"})
+    course = world.course("big")
+    course.submit()
+    assert looked(course) is not None
+    assert not world.wanted("other")
+    course.finish()
+
+
+def test_a_refusal_goes_on_to_whoever_can_answer(world: World) -> None:
+    refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": stamp(time.monotonic() + 60)}
+    chain = [
+        model("a", fallback={"model": "b"}),
+        model("b", fallback={"model": "c"}),
+        model("c", resources={"gpus": 0}),
+    ]
+    world.tell("w", *chain, refusals=[{"model": "a", **refusal}])
+    course = world.course("a")
+    course.submit()
+    assert course.ticket.dispatched is None
+    assert dict(course.headers)["X-Hotseat-Fallback"] == "model=a, fallback=c, reason=failed"
+    assert (world.find("c").room.desk.waiting("c"), world.wanted("a")) == (1, False)
+    course.finish()
+
+
+def test_a_refusal_that_nobody_makes_good_is_told(world: World) -> None:
+    refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": stamp(time.monotonic() + 60)}
+    models = model("a", fallback={"model": "b"}), model("b"), model("c", resources={"gpus": 0})
+    world.tell("w", *models, refusals=[{"model": "a", **refusal}])
+    course = world.course("a")
+    with pytest.raises(Unavailable, match="no"):
+        course.submit()
+    assert course.detour is None
+    course.finish()
+
+
+def test_documents_that_lead_in_a_circle_or_nowhere_lead_no_further(world: World) -> None:
+    """An API server takes documents one by one: it cannot see that."""
+    seatless = {"resources": {"gpus": 0}}
+    world.tell(
+        "w",
+        model("a", fallback={"model": "b", **NOW}, **seatless),
+        model("b", fallback={"model": "a", **NOW}, **seatless),
+        model("c", fallback={"model": "nobody", **NOW}),
+        states={"a": "loading", "c": "loading"},
+    )
+    for name in ("a", "c"):
+        course = world.course(name)
+        course.submit()
+        assert looked(course) is not None
+        course.finish()
+    course = world.course("a")
+    course.submit()
+    error = UpstreamFailed("it has seen the request")
+    assert not course.give_way(error)
+    failed = Unavailable("no", code="model_failed")
+    assert course.give_way(failed)
+    assert course.place.model.name == "b"
+    assert not course.give_way(failed), "it does not come back to where it was"
+    course.finish()
+
+
+def test_what_a_model_does_not_do_goes_to_the_one_that_states_it(world: World) -> None:
+    world.tell(
+        "w",
+        model("chat", capabilities=["chat"], fallback={"model": "small"}),
+        model("small", fallback={"model": "vectors"}),
+        model("vectors", capabilities=["embedding"]),
+        model("strict", capabilities=["chat"], fallback={"model": "vectors", "when": ["Failed"]}),
+    )
+    course = world.course("chat", Capability.EMBEDDING)
+    assert (course.place.model.name, course.asked) == ("vectors", "vectors")
+    assert dict(course.headers)["X-Hotseat-Fallback"] == "model=chat, fallback=vectors, reason=unsupported"
+    for name, capability in (("strict", Capability.EMBEDDING), ("chat", Capability.RERANK)):
+        with pytest.raises(BadRequest, match=f"`{name}` does not do {capability}"):
+            world.course(name, capability)
+
+
+def test_a_client_that_leaves_takes_its_request_along_and_no_wish_is_left(world: World) -> None:
+    world.tell("w", model("big", fallback={"model": "small"}), model("small"), states={"big": "loading"})
+    course = world.course("big")
+    course.submit()
+    course.finish()
+    assert not world.wanted("big")
+
+
+def test_a_load_takes_as_long_as_the_last_one(world: World) -> None:
+    at = time.monotonic()
+    switch = {"id": "w/1", "from": [], "to": "a", "reason": "demand", "waiting": 1, "startedAt": stamp(at)}
+    ended = {"outcome": "completed", "endedAt": stamp(at), "phases": {"load": 12.0}}
+    running = {"outcome": "running", "phases": {"wait": 1.0}}
+    world.tell("w", model("a"), model("b"), switches=[switch | ended, switch | running | {"id": "w/2"}])
+    room = world.find("a").room
+    assert soonest(room, ModelStatus("a", "unloaded"), at) == 12.0
+    assert soonest(room, ModelStatus("a", "loading", at - 5.0), at) == pytest.approx(7.0)
+    assert soonest(room, ModelStatus("a", "loading", at - 50.0), at) == 0.0
+    assert soonest(room, ModelStatus("a", "ready", at), at) is None
+    assert soonest(room, ModelStatus("b", "loading", at), at) is None, "it never was"

@@ -1,0 +1,201 @@
+"""Models that are wanted though nobody waits for them: how long, and when somebody has to go for that."""
+
+from math import inf
+
+import pytest
+
+from hotseat.core.admission import Arrive, Close, Divert, Hold, LimitsChanged, Reject, ReportDemand, Want
+from hotseat.core.errors import Unavailable
+from hotseat.core.messages import Demand, Refusal, SeatState, Start
+from hotseat.core.policy import NOTHING
+from hotseat.core.seats import Command, DemandReported, Holder, Terms, Unload
+from hotseat.core.switches import Costs
+from hotseat.core.wants import Wants, evicts_at
+
+from .test_admission import AT_ONCE, LATER, READY, resident, router, seen, to
+from .test_switching import House
+
+CLOSING, LOADING = SeatState.CLOSING, SeatState.LOADING
+
+
+# At a router ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_diverted_request_waits_no_longer_and_leaves_its_wish() -> None:
+    desk = router()
+    assert desk.step(Arrive(1.0, 1, "a")) == [Hold(1), AT_ONCE]
+    assert desk.step(Divert(3.0, 1)) == [LATER, LATER]
+    demand = desk.demand()
+    assert (desk.waiting(), demand.waiting, demand.wanted) == (0, {}, {"a": 1.0})
+    assert demand.requested == ("a",), "it is what sets everything in motion"
+
+
+def test_a_model_that_is_wanted_already_makes_no_haste() -> None:
+    desk = router()
+    desk.step(Want(1.0, "a"))
+    desk.demand()
+    assert desk.step(Arrive(2.0, 1, "a")) == [Hold(1), LATER]
+    assert desk.step(Divert(3.0, 1)) == [LATER]
+    assert (desk.demand().wanted, desk.demand().requested) == ({"a": 1.0}, ())
+
+
+def test_a_wish_is_over_when_its_model_is_ready_or_refused_or_gone() -> None:
+    for end in (
+        seen(1, resident("a")),
+        seen(1, refuse={"a": Refusal(1, "unloaded", "")}),
+        LimitsChanged(2.0, {}, 9),
+        Close(2.0),
+    ):
+        desk = router()
+        assert desk.step(Want(1.0, "a")) == [ReportDemand(urgent=True)]
+        assert desk.step(seen(0, resident("a", LOADING))) == [AT_ONCE]
+        assert desk.demand().wanted == {"a": 1.0}
+        desk.step(end)
+        assert desk.demand().wanted == {}, end
+
+
+def test_nothing_is_wanted_that_is_there_or_refused_or_unknown() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a"), refuse={"b": Refusal(1, "model_failed", "", retry_at=9.0)}))
+    for model in ("a", "b", "z"):
+        assert desk.step(Want(5.0, model)) == []
+    assert desk.demand().wanted == {}
+    assert desk.step(Want(9.5, "b")) == [ReportDemand(urgent=True)], "its back-off is over"
+
+
+def test_a_dispatched_request_is_not_diverted() -> None:
+    desk = router()
+    desk.step(seen(1, resident("a")))
+    assert desk.step(Arrive(1.0, 1, "a")) == [to(1, "a"), LATER]
+    assert desk.step(Divert(2.0, 1)) == []
+    assert (desk.in_flight("a@1"), desk.demand().wanted) == (1, {})
+
+
+def test_a_request_that_is_not_to_wait_is_dispatched_or_rejected() -> None:
+    desk = router()
+    message = "a cannot answer at once"
+    assert desk.step(Arrive(1.0, 1, "a", at_once=True)) == [Reject(1, Unavailable, "not_resident", message)]
+    assert (desk.waiting(), desk.demand().requested) == (0, ())
+    desk.step(seen(1, resident("a")))
+    assert desk.step(Arrive(1.0, 2, "a", at_once=True)) == [to(2, "a"), LATER]
+
+
+def test_the_first_wish_counts() -> None:
+    wants = Wants()
+    assert [wants.add("a", 5.0), wants.add("a", 3.0), wants.add("a", 7.0)] == [True, False, False]
+    assert wants.snapshot() == {"a": 3.0}
+
+
+# At the switcher ------------------------------------------------------------------------------------------------------
+
+
+def wanted(house: House, now: float, *, flight: dict[str, int] | None = None, **models: float) -> list[Command]:
+    house.seq += 1
+    demand = Demand("r", house.seq, house.machine.epoch, in_flight=flight or {}, wanted=models)
+    return house.machine.step(DemandReported(now, demand))
+
+
+def started(commands: list[Command]) -> list[str]:
+    return [command.model for command in commands if isinstance(command, Start)]
+
+
+def states(house: House) -> dict[str, str]:
+    return {name: state for name, state in house.states().items() if state != "unloaded"}
+
+
+def resident_a(load: float = 10.0, **terms: float) -> House:
+    """A house in which a is ready after a load of so many seconds, and nobody uses it."""
+    house = House(a=Terms(), b=Terms(**terms))
+    house.demand(0.0, {"a": 1})
+    house.ready(load, "a", 2)
+    house.demand(load, {})
+    return house
+
+
+def test_a_wish_loads_what_fits() -> None:
+    house = House()
+    commands = wanted(house, 1.0, a=0.5)
+    assert started(commands) == ["a"]
+    assert house.machine.switches[0].reason == "demand"
+    house.ready(2.0, "a", 2)
+    wanted(house, 3.0)
+    assert states(house) == {"a": "ready"}
+
+
+def test_a_wish_takes_nothing_off_before_that_has_rested_for_what_it_costs() -> None:
+    house = resident_a(load=10.0)
+    wanted(house, 12.0, b=12.0)
+    assert (states(house), house.machine.wake_at) == ({"a": "ready"}, 20.0)
+    house.tick(19.9)
+    assert states(house) == {"a": "ready"}
+    house.tick(20.0)
+    assert states(house) == {"a": "closing"}
+
+
+def test_what_is_used_has_its_turn_first() -> None:
+    house = resident_a(load=10.0, max_wait=15.0)
+    for now in range(12, 25):
+        wanted(house, float(now), b=12.0, flight={"w/a@2": 1})
+        assert states(house) == {"a": "ready"}
+    wanted(house, 27.0, b=12.0, flight={"w/a@2": 1})
+    assert states(house) == {"a": "closing"}, "15 s are over since it was wanted"
+
+
+def test_a_resident_that_has_rested_goes_at_once() -> None:
+    house = resident_a(load=1.0)
+    wanted(house, 60.0, b=60.0)
+    assert states(house) == {"a": "closing"}
+
+
+def test_who_waits_is_not_held_up_by_that() -> None:
+    house = resident_a(load=10.0)
+    house.demand(12.0, {"b": 1})
+    assert states(house)["a"] != "ready"
+
+
+def test_a_load_for_a_wish_is_finished_though_others_wait() -> None:
+    house = House()
+    wanted(house, 1.0, a=1.0)
+    house.seq += 1
+    assert states(house) == {"a": "loading"}
+    wanted(house, 1.5, a=1.0, b=1.5)
+    assert states(house) == {"a": "loading"}
+
+
+def test_an_unload_ends_a_wish() -> None:
+    house = House()
+    wanted(house, 1.0, a=1.0)
+    house.machine.step(Unload(2.0, "a"))
+    assert house.machine.residency.refusals["a"].code == "unloaded"
+    commands = house.released(3.0, "a", 2)
+    assert (started(commands), states(house)) == ([], {})
+
+
+def test_a_wish_that_was_there_when_its_model_failed_brings_it_no_more() -> None:
+    house = House()
+    seen_epoch = house.machine.epoch
+    wanted(house, 1.0, a=1.0)
+    house.failed(2.0, "a", 2)
+    assert started(house.released(3.0, "a", 2)) == []
+    assert started(house.tick(500.0)) == [], "its back-off is over, but the router has not said so since"
+    assert seen_epoch < house.machine.residency.refusals["a"].epoch
+
+
+@pytest.mark.parametrize(
+    ("state", "used", "idle", "at"),
+    [
+        (READY, 50.0, True, 60.0),  # it has rested
+        (READY, 50.0, False, 140.0),  # in use: a turn, since it was wanted
+        (READY, 200.0, True, 140.0),  # not unused for long enough before that
+        (LOADING, 50.0, True, inf),
+        (SeatState.UNPROVEN, 50.0, True, inf),
+        (CLOSING, 50.0, False, -inf),
+    ],
+)
+def test_when_a_resident_goes_for_a_wish(state: SeatState, used: float, idle: bool, at: float) -> None:
+    costs = Costs({"a": 8.0}, {"a": 2.0})
+    holder = Holder("a", "w/a@1", 1, state, 20.0, Terms(), ready_since=20.0, last_used=used)
+    assert evicts_at(110.0, 30.0, [holder], costs, lambda _: idle) == at
+    seatless = Holder("c", "w/c@2", 2, READY, 20.0, Terms(claim=NOTHING), ready_since=20.0, last_used=500.0)
+    assert evicts_at(110.0, 30.0, [seatless], costs, lambda _: True) == -inf
+    assert evicts_at(110.0, 30.0, [holder, seatless], costs, lambda _: idle) == at
