@@ -65,7 +65,7 @@ def looked(course: Course, limit: float | None = None) -> float | None:
 
 
 def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(world: World) -> None:
-    world.tell("gpu", model("big", fallback={"model": "tiny", **NOW}), states={"big": "loading"})
+    world.tell("gpu", model("big", fallback={"model": "tiny", "after": "90ms"}), states={"big": "loading"})
     world.tell("cpu", model("small", aliases=["tiny"], resources={"gpus": 0}), ready=("small",))
     course = world.course("big")
     course.submit()
@@ -79,6 +79,25 @@ def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(wo
     assert (world.find("big").room.desk.waiting(), world.wanted("big"), world.wanted("small")) == (0, True, False)
     assert course.waited == pytest.approx(0.1, abs=0.1)
     course.finish()
+
+
+def test_a_wait_that_is_known_to_be_too_long_is_not_begun_so_that_it_puts_nobody_out(world: World) -> None:
+    """A waiter may take an idle model off at once; a wish has to let it rest first."""
+    at = stamp(time.monotonic())
+    loaded = {"id": "w/1", "from": [], "to": "big", "reason": "demand", "waiting": 1, "startedAt": at, "endedAt": at}
+    loaded |= {"outcome": "completed", "phases": {"load": 60.0}}
+    models = model("big", fallback={"model": "small"}), model("other"), model("small", resources={"gpus": 0})
+    world.tell("w", *models, ready=("other", "small"), switches=[loaded])
+    desk = world.find("big").room.desk
+    desk.demand()
+    course = world.course("big")
+    course.submit()
+    demand = desk.demand()
+    assert (course.ticket.address, course.waited) == ("http://small", None)
+    assert (demand.waiting, list(demand.wanted), demand.requested) == ({}, ["big"], ("big",))
+    assert dict(course.headers)["X-Hotseat-Fallback"] == "model=big, fallback=small, reason=waiting"
+    course.finish()
+    assert world.wanted("big")
 
 
 def test_one_that_needs_no_seat_is_brought_and_whoever_is_first_answers(world: World) -> None:

@@ -21,8 +21,7 @@ def when(*reasons: str, after: str = "2s") -> Fallback:
         ("loading", 1.9, 0.2, Reason.LOADING),
         ("fetching", 2.0, None, Reason.LOADING),
         ("loading", 2.0, 0.0, Reason.LOADING),
-        ("unloaded", 0.0, 60.0, None),  # whether it loads is seen in a moment
-        ("unloaded", 0.1, 60.0, Reason.WAITING),
+        ("unloaded", 0.0, 60.0, Reason.WAITING),
         ("ready", 2.0, None, Reason.WAITING),  # all its places are taken
         ("closing", 1.0, None, None),
     ],
@@ -38,6 +37,8 @@ def test_only_the_stated_reasons_count() -> None:
     assert due(when("Waiting"), "draining", 9.0, None) is Reason.WAITING
     assert due(when("Loading"), "ready", 9.0, None) is None
     assert due(when(), "loading", 9.0, None) is None
+    assert due(when("Waiting"), "unloaded", 0.0, 60.0) is None, "whether it loads is seen in a moment"
+    assert due(when("Waiting"), "unloaded", 0.1, 60.0) is Reason.WAITING
 
 
 def test_a_client_that_waits_less_long_moves_the_bound() -> None:

@@ -5,7 +5,7 @@ from math import inf
 import pytest
 
 from hotseat.core.admission import Arrive, Close, Divert, Hold, LimitsChanged, Reject, ReportDemand, Want
-from hotseat.core.errors import Unavailable
+from hotseat.core.errors import NotResident
 from hotseat.core.messages import Demand, Refusal, SeatState, Start
 from hotseat.core.policy import NOTHING
 from hotseat.core.seats import Command, DemandReported, Holder, Terms, Unload
@@ -74,7 +74,7 @@ def test_a_dispatched_request_is_not_diverted() -> None:
 def test_a_request_that_is_not_to_wait_is_dispatched_or_rejected() -> None:
     desk = router()
     message = "a cannot answer at once"
-    assert desk.step(Arrive(1.0, 1, "a", at_once=True)) == [Reject(1, Unavailable, "not_resident", message)]
+    assert desk.step(Arrive(1.0, 1, "a", at_once=True)) == [Reject(1, NotResident, "not_resident", message)]
     assert (desk.waiting(), desk.demand().requested) == (0, ())
     desk.step(seen(1, resident("a")))
     assert desk.step(Arrive(1.0, 2, "a", at_once=True)) == [to(2, "a"), LATER]
@@ -193,9 +193,43 @@ def test_a_wish_that_was_there_when_its_model_failed_brings_it_no_more() -> None
     ],
 )
 def test_when_a_resident_goes_for_a_wish(state: SeatState, used: float, idle: bool, at: float) -> None:
-    costs = Costs({"a": 8.0}, {"a": 2.0})
+    costs = Costs()
+    costs.note_load("a", 8.0)
+    costs.note_stop("a", 2.0)
     holder = Holder("a", "w/a@1", 1, state, 20.0, Terms(), ready_since=20.0, last_used=used)
     assert evicts_at(110.0, 30.0, [holder], costs, lambda _: idle) == at
     seatless = Holder("c", "w/c@2", 2, READY, 20.0, Terms(claim=NOTHING), ready_since=20.0, last_used=500.0)
     assert evicts_at(110.0, 30.0, [seatless], costs, lambda _: True) == -inf
     assert evicts_at(110.0, 30.0, [holder, seatless], costs, lambda _: idle) == at
+
+
+def test_two_models_that_are_only_ever_wanted_take_turns_that_are_worth_their_loads() -> None:
+    """A load takes 10 s; requests for both come every second, and what is not resident is answered by a fallback."""
+    house, since, loads, ready_seconds = House(), {}, [], 0
+    began: dict[str, float] = {}
+    served: dict[str, int] = {}
+    for second in range(1, 1001):
+        now = float(second)
+        resident = next(iter(house.machine.holders.values()), None)
+        if resident and resident.state is LOADING and now - began[resident.model] >= 10:
+            house.ready(now, resident.model, resident.epoch)
+        if resident and resident.state is SeatState.RELEASING:
+            house.released(now, resident.model, resident.epoch)
+        there = {h.model: h.id for h in house.machine.holders.values() if h.state is READY}
+        for model in ("a", "b"):
+            if model in there:
+                since.pop(model, None)
+                served[there[model]] = served.get(there[model], 0) + 1  # one that came and was answered
+                ready_seconds += 1
+            else:
+                since.setdefault(model, now)
+        house.seq += 1
+        demand = Demand("r", house.seq, house.machine.epoch, served=dict(served), wanted=dict(since))
+        house.machine.step(DemandReported(now, demand))
+        for holder in house.machine.holders.values():
+            if holder.state is LOADING and holder.id not in loads:
+                loads.append(holder.id)
+                began[holder.model] = now
+    assert {load.partition("@")[0] for load in loads} == {"w/a", "w/b"}
+    assert len(loads) <= 26, "a turn is 30 s"
+    assert ready_seconds >= 650

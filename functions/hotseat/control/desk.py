@@ -118,7 +118,7 @@ class Desk:
     def submit(self, model: str, priority: int = 0, *, at_once: bool = False) -> Ticket:
         """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told.
 
-        One that shall be answered `at_once` never waits: Unavailable.
+        One that shall be answered `at_once` never waits: NotResident.
         """
         now = self._clock()
         with self._lock:

@@ -12,7 +12,7 @@ Invariants (tests/unit/test_core_machine.py):
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hotseat.core.errors import HotseatError, QueueFull, Unavailable, UnknownModel
+from hotseat.core.errors import HotseatError, NotResident, QueueFull, Unavailable, UnknownModel
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
 from hotseat.core.queues import Queue, Request
 from hotseat.core.wants import Wants
@@ -470,7 +470,7 @@ def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
 
 
 def _not_at_once(s: Arrive) -> Reject:
-    return Reject(s.request, Unavailable, "not_resident", f"{s.model} cannot answer at once")
+    return Reject(s.request, NotResident, NotResident.code, f"{s.model} cannot answer at once")
 
 
 def _shutting_down(request: int) -> Reject:

@@ -115,3 +115,9 @@ class Unavailable(HotseatError):
     status = 503
     code = "model_unavailable"
     type = "server_error"
+
+
+class NotResident(Unavailable):
+    """A request that was not to wait would have to."""
+
+    code = "not_resident"

@@ -64,7 +64,7 @@ def due(
     `state` of the wanted model as in a ModelStatus; `waited` so far, `soonest` until it can be ready (None: not known) and the
     client's own `limit` on waiting in seconds.
     """
-    if state == "unloaded" and waited < _SETTLED:
+    if state == "unloaded" and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
         return None  # whether it loads or has to wait is not known yet
     reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
     bound = _bound(fallback, limit)

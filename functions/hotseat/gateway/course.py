@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hotseat.control.desk import Ticket
 from hotseat.control.register import Place, Register, Room
 from hotseat.core.documents import Capability
-from hotseat.core.errors import BadRequest, HotseatError, UnknownModel
+from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
 from hotseat.core.fallback import Reason, does, due, look_again, refused
+from hotseat.core.messages import EXTERNAL_EPOCH
 from hotseat.core.seats import ModelStatus
 
 HEADER = "X-Hotseat-Fallback"
@@ -62,10 +64,20 @@ class Course:
         text = f"model={self.detour.wanted}, fallback={name}, reason={self.detour.reason.lower()}"
         return (*own, (HEADER, text))
 
-    def submit(self) -> None:
-        """Bring it to the desk: it is dispatched then, or waits. Raises what the client shall be told."""
+    def submit(self, limit: float | None = None) -> None:
+        """Bring it to the desk: it is dispatched then, or waits. Raises what the client shall be told.
+
+        Where its wait is known to be too long it does not begin: whoever waits has a claim that a wish has not (`core.wants`).
+        """
+        desk, model = self.place.room.desk, self.place.model
         try:
-            self._stand(self.place.room.desk.submit(self.place.model.name, self._priority(self.place)))
+            if model.spec.fallback is not None:
+                with suppress(NotResident):
+                    return self._stand(desk.submit(model.name, self._priority(self.place), at_once=True))
+                reason = self._due(limit)
+                if reason is not None and self._answered_at_once(reason):
+                    return None
+            return self._stand(desk.submit(model.name, self._priority(self.place)))
         except HotseatError as error:
             if not self.give_way(error):
                 raise
@@ -75,12 +87,10 @@ class Course:
 
         `limit` is the client's own, in seconds. Returns seconds until the next look; None: none is needed.
         """
-        model, fallback = self.place.model, self.place.model.spec.fallback
+        fallback = self.place.model.spec.fallback
         if fallback is None or self.ticket.dispatched is not None:
             return None
-        waited = time.monotonic() - self.began
-        status = self.place.room.status(model.name)
-        reason = due(fallback, status.state, waited, soonest(self.place.room, status, time.monotonic()), limit)
+        reason = self._due(limit)
         if reason is not None:
             if self._answered_at_once(reason):
                 return None
@@ -88,7 +98,7 @@ class Course:
                 if _needs_no_seat(place):  # it may answer before the wanted one does: whoever is first
                     place.room.desk.want(place.model.name)
                     break
-        return look_again(fallback, waited, limit)
+        return look_again(fallback, time.monotonic() - self.began, limit)
 
     def give_way(self, error: HotseatError) -> bool:
         """Go elsewhere after a refusal: where it can be answered at once, else where it can wait without taking a seat."""
@@ -104,6 +114,14 @@ class Course:
         """End it, however it went."""
         if self._ticket is not None:
             self.place.room.desk.finish(self._ticket)
+
+    def _due(self, limit: float | None) -> Reason | None:
+        model, room, now = self.place.model, self.place.room, time.monotonic()
+        assert model.spec.fallback is not None  # noqa: S101
+        status = room.status(model.name)
+        others = (r for r in room.desk.residency.residents if r.model != model.name and r.epoch != EXTERNAL_EPOCH)
+        state = "loading" if status.state == "unloaded" and not any(others) else status.state  # it will, this moment
+        return due(model.spec.fallback, state, now - self.began, soonest(room, status, now), limit)
 
     # Moving -----------------------------------------------------------------------------------------------------------
 
@@ -149,6 +167,8 @@ class Course:
         if old is not None and old.dispatched is None and not self.place.room.desk.divert(old):
             place.room.desk.finish(ticket)  # its turn has come this moment
             return True
+        if old is None and reason in (Reason.LOADING, Reason.WAITING):
+            self.place.room.desk.want(self.place.model.name)
         self.finish()
         self._arrive(place, asked, reason)
         self._stand(ticket)

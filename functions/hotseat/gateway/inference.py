@@ -72,7 +72,7 @@ class Inference:
         status = 500
         try:
             limit = _max_wait(environ)
-            course.submit()
+            course.submit(limit)
             job = _Job(environ, body, course, relay.client_stream(environ))
             status = self._serve(job, limit, extra)
         except HotseatError as error:
