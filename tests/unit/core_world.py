@@ -164,7 +164,7 @@ class World:
         assert not self.old_news or residency.epoch > self.old_news[-1].epoch
         self.old_news.append(residency)
         for resident in residency.residents:
-            if resident.state is SeatState.CLOSING:
+            if resident.state in (SeatState.CLOSING, SeatState.DRAINING):  # which may come at once
                 self.closing_since.setdefault(resident.holder, self.now)
             elif resident.state is SeatState.READY:
                 self.closing_since.pop(resident.holder, None)
