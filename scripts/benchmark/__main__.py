@@ -16,6 +16,7 @@ from benchmark.holding import measure_held
 from benchmark.machine import Cores, Missing, check_tools, compile_helper, describe, find_cores
 from benchmark.relaying import Plan, measure_chunks, measure_relay
 from benchmark.report import Row, table, write_json
+from benchmark.scheduling import measure_scheduling
 from benchmark.switching import measure_burst, measure_starvation, measure_switch
 
 BUSY_LOAD = 0.5  # load average above which the machine is not quiet
@@ -48,6 +49,7 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
     "switch": lambda folder, _, o: measure_switch(folder, 3 if o.quick else 20),
     "burst": lambda folder, _, o: measure_burst(folder, 2 if o.quick else 5),
     "starvation": lambda folder, _, o: measure_starvation(folder, *((6, 2, 0.3) if o.quick else (18, 5, 1.0))),
+    "scheduling": lambda folder, _, o: measure_scheduling(folder, 300 if o.quick else 1500),
     "held": lambda folder, *_: measure_held(folder),
 }
 
