@@ -36,7 +36,8 @@ class Batch:
         kept, held = residents(view)
         wanting = those_wanting(view)
         takers = [m for m in view.models if m.waiting or (m.name in kept and m.in_flight)]
-        round_ = _round(takers) / max(1, len(kept))
+        seats = max(1, len(kept))
+        round_ = _round(takers, seats)
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
 
@@ -46,7 +47,7 @@ class Batch:
             return (not model.may_evict, not model.promised, not overdue, priority, model.oldest, model.name)
 
         queue = sorted(wanting, key=order)
-        leads = _leads(queue, max(1, len(kept)))
+        leads = _leads(queue, seats)
         last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
         lingering = {r.name: _lingers_until(r, queue) for r in kept.values()} if queue else {}
 
@@ -59,12 +60,12 @@ class Batch:
         return Decision(resident, look_again, promise, _cut_off(view, resident, queue))
 
 
-def _round(takers: Sequence[ModelView]) -> float:
-    """Seconds between two turns of a model, on average, while these take turns on one seat."""
-    load = sum(m.arrivals / m.pace for m in takers if m.pace)
+def _round(takers: Sequence[ModelView], seats: int) -> float:
+    """Seconds between two turns of a model, on average, while these take turns on so many seats."""
+    load = sum(m.arrivals / m.pace for m in takers if m.pace) / seats
     if not all(m.pace for m in takers):
         load = max(load, UNMEASURED)
-    return sum(m.switch_cost + m.uncertainty for m in takers) / (1 - min(load, FULL))
+    return sum(m.switch_cost + m.uncertainty for m in takers) / seats / (1 - min(load, FULL))
 
 
 def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
