@@ -15,7 +15,7 @@ from math import inf, sqrt
 
 from hotseat.core.messages import SeatState
 from hotseat.core.placing import evictable_at, residents, seat, those_wanting
-from hotseat.core.policy import Decision, ModelView, View
+from hotseat.core.policy import NOTHING, Decision, ModelView, View
 
 FULL = 0.85  # no load above this is believed: a round would take for ever
 UNMEASURED = 1 / 3  # taken for the load of models that never have kept anybody waiting once they were loaded
@@ -36,7 +36,7 @@ class Batch:
         kept, held = residents(view)
         wanting = those_wanting(view)
         takers = [m for m in view.models if m.waiting or (m.name in kept and m.in_flight)]
-        seats = max(1, len(kept))
+        seats = max(1, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
         round_ = _round(takers, seats)
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
