@@ -36,7 +36,7 @@ class Batch:
         kept, held = residents(view)
         wanting = those_wanting(view)
         takers = [m for m in view.models if m.waiting or (m.name in kept and m.in_flight)]
-        seats = max(1, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
+        seats = _seats(view, takers)
         round_ = _round(takers, seats)
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
@@ -58,6 +58,13 @@ class Batch:
         promise = _promise(view, tuple(kept.values()), queue, bounds, leads)
         resident, look_again = seat(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
         return Decision(resident, look_again, promise, _cut_off(view, resident, queue))
+
+
+def _seats(view: View, takers: Sequence[ModelView]) -> int:
+    """Count the models that can be resident at a time: those that are, or as many of these as the GPUs are enough for."""
+    gpus = sum(m.claim.gpus for m in takers)
+    enough = view.capacity.gpus * len(takers) // gpus if gpus else 0
+    return max(1, enough, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
 
 
 def _round(takers: Sequence[ModelView], seats: int) -> float:
