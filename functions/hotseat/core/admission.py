@@ -6,18 +6,21 @@ Invariants (tests/unit/test_core_machine.py):
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
 - a request is dispatched only to a holder that the newest Residency shows as ready, or as closing if it waited before;
 - once a closing holder has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
-- a Residency that is not newer than the last one changes nothing.
+- a Residency that is not newer than the last one changes nothing;
+- no tenant with a waiting request is passed over for more than one round of the others of its priority.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hotseat.core.drains import bounded
 from hotseat.core.errors import HotseatError, NotResident, QueueFull, Unavailable, UnknownModel
+from hotseat.core.hall import Hall
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
-from hotseat.core.queues import Queue, Request
+from hotseat.core.outlook import ready_in
+from hotseat.core.queues import Queue, Request, Sharing
+from hotseat.core.quotas import Quotas
 from hotseat.core.wants import Wants
-
-QUEUE_FULL_RETRY = 5.0  # seconds; a later policy computes it from the measured drain rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Arrive:
     model: str
     priority: int = 0
     at_once: bool = False  # it is not to wait: dispatched now, or rejected
+    tenant: str = ""
+    deadline: float | None = None  # when its client gives up; one that cannot be met is refused at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class LimitsChanged:
     now: float
     models: Mapping[str, Limits]
     max_waiting: int
+    max_waiting_per_tenant: int | None = None
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +170,9 @@ class Admission:
         self.router = router
         self.residency = Residency(epoch=-1)
         self._limits: Mapping[str, Limits] = {}
-        self._max_waiting = 0
         self._requests: dict[int, Request] = {}
-        self._queues: dict[str, Queue] = {}  # none of them is empty
-        self._waiting = 0
+        self._hall = Hall()
+        self._queues: Mapping[str, Queue] = self._hall.queues  # none of them is empty
         self._in_flight: dict[str, int] = {}  # by holder
         self._served: dict[str, int] = {}  # by holder
         self._open: dict[str, list[Resident]] = {}  # holders that take requests, by model
@@ -184,8 +190,8 @@ class Admission:
         match stimulus:
             case Arrive():
                 return self._arrive(stimulus)
-            case Finish(_, request) | Leave(_, request):
-                return self._end(request)
+            case Finish(now, request) | Leave(now, request):
+                return self._end(now, request)
             case Expire(now, request):
                 return self._expire(now, request)
             case Divert(now, request):
@@ -194,10 +200,10 @@ class Admission:
                 return self._want(now, model, now)
             case ResidencySeen(now, residency):
                 return self._see(now, residency)
-            case LimitsChanged(_, models, max_waiting):
-                return self._change(models, max_waiting)
-            case Close():
-                return self._close()
+            case LimitsChanged():
+                return self._change(stimulus)
+            case Close(now):
+                return self._close(now)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class Admission:
     def waiting(self, model: str | None = None) -> int:
         """Count requests that wait, of one model or of all."""
         if model is None:
-            return self._waiting
+            return self._hall.count
         queue = self._queues.get(model)
         return queue.count if queue else 0
 
@@ -245,7 +251,20 @@ class Admission:
         known = self._requests.get(request)
         if known is None or known.holder is not None:
             return None
-        return 1 + self._queues[known.model].ahead_of(known)
+        return self._hall.place(known)
+
+    def estimate(self, request: int, now: float) -> float | None:
+        """Seconds until its turn, as the queue has moved so far and not before its model can be ready; None: nothing is known."""
+        known = self._requests.get(request)
+        if known is None or known.holder is not None:
+            return None
+        rate = self._hall.rate(known.model, now)
+        by_rate = self._hall.place(known) / rate if rate else 0.0
+        return max(by_rate, self._ready_in(known.model, now)) or None
+
+    def rate(self, model: str, now: float) -> float | None:
+        """Give the requests per second that left the model's queue for an engine while somebody waited; None while nothing is known."""
+        return self._hall.rate(model, now)
 
     # Transitions ------------------------------------------------------------------------------------------------------
 
@@ -259,7 +278,7 @@ class Admission:
         if refusal is not None and _in_force(refusal, s.now):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
-        request = Request(s.model, s.priority, self._order, s.now)
+        request = Request(s.model, s.priority, self._order, s.now, tenant=s.tenant, deadline=s.deadline)
         if holder := self._ready_holder(s.model, limits.concurrency):
             self._requests[s.request] = request
             dispatch = self._dispatch(s.request, request, holder)
@@ -269,21 +288,53 @@ class Admission:
         return [_not_at_once(s)] if s.at_once else self._hold(s.request, request, limits)
 
     def _hold(self, id_: int, request: Request, limits: Limits) -> list[Command]:
-        """Let it wait, if there is room for it."""
-        queue = self._queues.get(request.model)
-        mine = queue.count if queue else 0
-        if self._waiting >= self._max_waiting or (limits.max_waiting is not None and mine >= limits.max_waiting):
-            message = f"{self._waiting} requests wait already, {mine} of them for {request.model}"
-            return [Reject(id_, QueueFull, "queue_full", message, QUEUE_FULL_RETRY)]
-        if queue is None:
-            queue = self._queues[request.model] = Queue()
-        new = not mine and request.model not in self._wants  # one that is wanted anyway comes as fast without haste
+        """Let it wait, if there is room for it and it can have its turn in time."""
+        if full := self._hall.full(request, limits.max_waiting):
+            return [Reject(id_, QueueFull, "queue_full", *full)]
+        first = self._hall.add(id_, request, open_=request.model in self._open)
+        if too_late := self._too_late(id_, request, request.arrived):
+            self._hall.remove(request.arrived, id_, request)
+            return [too_late]
+        self._requests[id_] = request
+        new = first and request.model not in self._wants  # one that is wanted anyway comes as fast without haste
         if new:
             self._announce.append(request.model)
-        self._requests[id_] = request
-        queue.add(id_, request)
-        self._waiting += 1
         return [Hold(id_), ReportDemand(urgent=new)]
+
+    # Deadlines --------------------------------------------------------------------------------------------------------
+
+    def _ready_in(self, model: str, now: float) -> float:
+        """Seconds until a model can take requests at the soonest."""
+        return 0.0 if model in self._open else ready_in(self.residency, model, now)
+
+    def _too_late(self, id_: int, request: Request, now: float) -> Reject | None:
+        """Refuse one that waits and could not have its turn in time however well everything went."""
+        if request.deadline is None:
+            return None
+        model, left = request.model, request.deadline - now
+        slots = self._limits[model].concurrency
+        if slots and model in self._open:
+            slots = 1  # they are all taken, or it would not wait; one may become free at any moment
+        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
+        if left > 0 and least <= left:
+            return None
+        message = f"the turn of this request for {model} cannot come in the {max(0.0, left):.1f} s that its client still waits: "
+        message += f"it takes {least:.1f} s at the least"
+        return Reject(id_, Unavailable, "deadline_unreachable", message, bounded(least))
+
+    def _sweep(self, now: float, model: str) -> list[Command]:
+        """Send away those that can no longer be in time, from the earliest deadline on."""
+        commands: list[Command] = []
+        while (queue := self._queues.get(model)) and (earliest := queue.next_deadline()):
+            id_ = earliest[1]
+            too_late = self._too_late(id_, self._requests[id_], now)
+            if too_late is None:
+                break
+            commands.append(too_late)
+            self._hall.remove(now, id_, self._requests.pop(id_))
+        return commands
+
+    # Dispatching ------------------------------------------------------------------------------------------------------
 
     def _ready_holder(self, model: str, limit: int) -> Resident | None:
         """Least loaded holder that takes any request of this model now."""
@@ -303,9 +354,9 @@ class Admission:
 
     def _watched(self) -> bool:
         """Whether somebody is waiting for work to end: then every edge matters at once."""
-        return self._waiting > 0 or self._draining
+        return self._hall.count > 0 or self._draining
 
-    def _serve(self, model: str) -> list[Command]:
+    def _serve(self, now: float, model: str) -> list[Command]:
         """Dispatch what waits for this model, as far as its holders and its bound allow."""
         commands: list[Command] = []
         while queue := self._queues.get(model):
@@ -314,7 +365,7 @@ class Admission:
                 break
             id_, holder = found
             request = self._requests[id_]
-            self._unqueue(id_, request)
+            self._hall.remove(now, id_, request, served=True)
             commands.append(self._dispatch(id_, request, holder))
         return commands
 
@@ -332,19 +383,12 @@ class Admission:
                     return first, holder
         return None
 
-    def _unqueue(self, id_: int, request: Request) -> None:
-        queue = self._queues[request.model]
-        queue.remove(id_, request)
-        self._waiting -= 1
-        if not queue.count:
-            del self._queues[request.model]
-
-    def _end(self, id_: int) -> list[Command]:
+    def _end(self, now: float, id_: int) -> list[Command]:
         request = self._requests.pop(id_, None)
         if request is None:
             return []
         if request.holder is None:
-            self._unqueue(id_, request)
+            self._hall.remove(now, id_, request)
             gone = request.model not in self._queues and request.model not in self._wants
             return [ReportDemand(urgent=gone)]
         holder = request.holder.holder
@@ -353,7 +397,9 @@ class Admission:
             self._in_flight[holder] = left
         else:
             del self._in_flight[holder]
-        next_ones = self._serve(request.model) if request.model in self._queues else []
+        next_ones: list[Command] = []
+        if request.model in self._queues:
+            next_ones = [*self._serve(now, request.model), *self._sweep(now, request.model)]
         idle = holder not in self._in_flight
         if not next_ones and not idle:
             return []
@@ -366,13 +412,13 @@ class Admission:
             return []
         waited = now - request.arrived
         message = f"{request.model} did not get its turn within the {waited:.1f} s that the client allows"
-        return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(id_)]
+        return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(now, id_)]
 
     def _divert(self, now: float, id_: int) -> list[Command]:
         request = self._requests.get(id_)
         if request is None or request.holder is not None:
             return []
-        return [*self._want(now, request.model, request.arrived), *self._end(id_)]
+        return [*self._want(now, request.model, request.arrived), *self._end(now, id_)]
 
     def _want(self, now: float, model: str, since: float) -> list[Command]:
         """Keep the wish for a model that is not there and that nothing speaks against."""
@@ -400,20 +446,38 @@ class Admission:
             if resident.state is SeatState.CLOSING:
                 batches[resident.holder] = self._batches.get(resident.holder, self._order)
         self._batches = batches
+        self._close_batches(residency)
         self._draining = any(r.state in (SeatState.CLOSING, SeatState.DRAINING) for r in residency.residents)
         known = {r.holder for r in residency.residents}
         self._served = {holder: count for holder, count in self._served.items() if holder in known}
+        for model in self._queues:
+            self._hall.watch(now, model, open_=model in self._open)
+        commands = self._refuse_waiters(now, first=first)
+        self._wants.settle([model for model in self._open if self._is_ready(model)])
+        for model in self._open:
+            commands += self._serve(now, model)
+        for model in list(self._queues):
+            commands += self._sweep(now, model)
+        return [*commands, *self._cut(), ReportDemand(urgent=True)]
+
+    def _refuse_waiters(self, now: float, *, first: bool) -> list[Command]:
+        """Send away those whose model is refused. `first`: this is the first Residency that this router sees."""
         commands: list[Command] = []
-        for model, refusal in residency.refusals.items():
+        for model, refusal in self.residency.refusals.items():
             if refusal.epoch > self._refused.get(model, -1):
                 self._refused[model] = refusal.epoch
                 self._wants.settle([model])
                 if not first or _in_force(refusal, now):  # else it was spoken before this router was there
-                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(model)]
-        self._wants.settle([model for model in self._open if self._is_ready(model)])
-        for model in self._open:
-            commands += self._serve(model)
-        return [*commands, *self._cut(), ReportDemand(urgent=True)]
+                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model)]
+        return commands
+
+    def _close_batches(self, residency: Residency) -> None:
+        """Tell each queue which batches of it are owed."""
+        lasts: dict[str, set[int]] = {}
+        for resident in residency.residents:
+            if resident.holder in self._batches:
+                lasts.setdefault(resident.model, set()).add(self._batches[resident.holder])
+        self._hall.close_batches(lasts)
 
     def _cut(self) -> list[Command]:
         """End what is in flight on holders that are told to stop, or gone. External servers are never stopped."""
@@ -433,30 +497,31 @@ class Admission:
             commands.append(Cut(id_, message))
         return commands
 
-    def _dismiss(self, model: str) -> list[int]:
+    def _dismiss(self, now: float, model: str) -> list[int]:
         """Forget all that wait for a model; the caller says why to each."""
         dismissed = self._queues[model].ids() if model in self._queues else []
         for id_ in dismissed:
-            self._unqueue(id_, self._requests.pop(id_))
+            self._hall.remove(now, id_, self._requests.pop(id_))
         return dismissed
 
-    def _change(self, models: Mapping[str, Limits], max_waiting: int) -> list[Command]:
-        self._limits, self._max_waiting = models, max_waiting
-        self._wants.keep(models)
+    def _change(self, s: LimitsChanged) -> list[Command]:
+        self._limits = s.models
+        self._wants.keep(s.models)
         commands: list[Command] = []
-        for model in [m for m in self._queues if m not in models]:
+        for model in [m for m in self._queues if m not in s.models]:
             message = f"{model} has been removed"
-            commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(model)]
+            commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
+        self._hall.change(Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant), s.sharing, s.models)
         for model in self._open:
-            commands += self._serve(model)
+            commands += self._serve(s.now, model)
         return [*commands, ReportDemand(urgent=True)]
 
-    def _close(self) -> list[Command]:
+    def _close(self, now: float) -> list[Command]:
         self._closed = True
         self._wants.keep(())
         commands: list[Command] = []
         for model in list(self._queues):
-            commands += [_shutting_down(id_) for id_ in self._dismiss(model)]
+            commands += [_shutting_down(id_) for id_ in self._dismiss(now, model)]
         return [*commands, ReportDemand(urgent=True)]
 
 

@@ -1,11 +1,13 @@
 """What all routers of a Workspace want and do: the newest snapshot of each. Pure."""
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 
 from hotseat.core.messages import Demand
 
 _NONE = Demand(router="", seq=0, seen_epoch=0)
+Waiters = tuple[Mapping[str, int], float | None]  # how many wait of each tenant, and their earliest deadline
+NOBODY: Waiters = ({}, None)
 _REMEMBERED = 256  # routers that left, whose late snapshots are known for what they are
 
 
@@ -53,6 +55,14 @@ class Demands:
         """Since when a model is wanted that nobody waits for, as far as routers have seen an epoch; None: it is not."""
         rows = [d.wanted[model] for d in self._newest.values() if model in d.wanted and d.seen_epoch >= since_epoch]
         return min(rows, default=None)
+
+    def waiters(self, model: str, since_epoch: int = -1) -> Waiters:
+        """Say of which tenants how many wait for a model, and their earliest deadline; as far as their routers have seen an epoch."""
+        rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
+        tenants: Mapping[str, int] = (
+            rows[0].tenants if len(rows) == 1 else sum((Counter(w.tenants) for w in rows), Counter())
+        )
+        return tenants, min((w.deadline for w in rows if w.deadline is not None), default=None)
 
     def in_flight(self, holder: str) -> int:
         """How many requests a holder is answering."""

@@ -65,6 +65,8 @@ class Residency:
     residents: tuple[Resident, ...] = ()
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     effective_max_wait: float | None = None  # seconds; above the asked-for bound where that cannot be met
+    outlook: Mapping[str, float] = field(default_factory=dict)  # by model: seconds until it can be ready at the soonest
+    at: float = field(default=0.0, compare=False)  # when this was so
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Waiting:
     count: int
     oldest: float  # arrival of the oldest
     priority: int = 0  # highest among them
+    tenants: Mapping[str, int] = field(default_factory=dict)  # those of whom most wait; empty: nobody has a name
+    deadline: float | None = None  # earliest of those whose clients set one
 
 
 @dataclass(frozen=True, slots=True)

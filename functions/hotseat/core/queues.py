@@ -1,71 +1,146 @@
-"""The requests of one model that wait at one router, in the order in which they are served. Pure."""
+"""The requests of one model that wait at one router, and who of them is next. Pure.
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+The highest priority goes first, where a priority counts one higher for each `ageing` that its oldest waiter has waited; among
+tenants of one priority, turns.py decides. Adding, removing and finding the next cost the same for any number that wait.
+"""
 
-from hotseat.core.messages import Resident, Waiting
+from heapq import heapify, heappop, heappush, nlargest
+
+from hotseat.core.messages import Waiting
+from hotseat.core.turns import Lane, Rank, Request, Ring, Sharing
+
+__all__ = ["Queue", "Request", "Sharing"]
+
+SHOWN_TENANTS = 16  # in a snapshot: those of whom most wait
+EXACT_TENANTS = 64  # up to which positions are exact
 
 
-@dataclass(slots=True)
-class Request:
-    """One request from its arrival to its end; `order` counts arrivals at this router."""
+class _Batch:
+    """What waited when a batch was closed: how many of it still do, and the rings as they were then."""
 
-    model: str
-    priority: int
-    order: int
-    arrived: float
-    holder: Resident | None = None  # None: waits
-    cut: bool = False
+    __slots__ = ("lanes", "ranks", "rest")
+
+    def __init__(self, rest: int, ranks: Ring[Rank]) -> None:
+        self.rest = rest
+        self.ranks = ranks
+        self.lanes: dict[Rank, Ring[Lane]] = {rank: rank.ring.copy() for rank in ranks.members()}
 
 
 class Queue:
-    """A lane for each priority, each in order of arrival: adding, removing and finding the next cost the same for any length."""
+    """Requests in ranks by priority, each in lanes by tenant. `batches` that closed are known by the last order in them."""
 
-    __slots__ = ("_lanes", "count")
+    __slots__ = ("_batches", "_deadlines", "_newest", "_ranks", "_ring", "_sharing", "count", "tenants")
 
-    def __init__(self) -> None:
+    def __init__(self, sharing: Sharing | None = None) -> None:
         self.count = 0
-        self._lanes: dict[int, OrderedDict[int, Request]] = {}  # none of them is empty
+        self.tenants: dict[str, int] = {}  # how many wait of each
+        self._sharing = sharing or Sharing()
+        self._ranks: dict[int, Rank] = {}  # an empty one keeps what its tenants have had
+        self._ring: Ring[Rank] = Ring()
+        self._batches: dict[int, _Batch] = {}
+        self._newest = 0  # order of the newest that ever waited
+        self._deadlines: list[tuple[float, int, Request]] = []  # a heap, also of some that wait no longer
 
-    def add(self, request: int, known: Request) -> None:
-        """Append to the lane of its priority."""
-        self._lanes.setdefault(known.priority, OrderedDict())[request] = known
+    def add(self, id_: int, request: Request) -> None:
+        """Append to the lane of its priority and tenant."""
+        rank = self._ranks.get(request.priority)
+        if rank is None:
+            rank = self._ranks[request.priority] = Rank(request.priority, self._sharing)
+        rank.add(id_, request)
+        self._ring.add(rank)
         self.count += 1
+        self.tenants[request.tenant] = self.tenants.get(request.tenant, 0) + 1
+        self._newest = max(self._newest, request.order)
+        if request.deadline is not None:
+            heappush(self._deadlines, (request.deadline, id_, request))
 
-    def remove(self, request: int, known: Request) -> None:
-        """Take out one that is in it."""
-        lane = self._lanes[known.priority]
-        del lane[request]
-        if not lane:
-            del self._lanes[known.priority]
+    def remove(self, id_: int, request: Request, *, served: bool = False) -> None:
+        """Take out one that is in it; `served`: because it is being dispatched, which counts against its tenant's share."""
+        rank = self._ranks[request.priority]
+        if served:
+            rank.charge(request.tenant)
+        rank.remove(id_, request)
         self.count -= 1
+        left = self.tenants[request.tenant] - 1
+        if left:
+            self.tenants[request.tenant] = left
+        else:
+            del self.tenants[request.tenant]
+        for last, batch in self._batches.items():
+            batch.rest -= request.order <= last
+        if request.deadline is not None:
+            self._forget_deadline(request)
 
     def first(self, last: int | None = None) -> int | None:
-        """Next to serve: the oldest of the highest priority; with `last`, only among those up to that order."""
-        for priority in sorted(self._lanes, reverse=True):
-            request, known = next(iter(self._lanes[priority].items()))
-            if last is None or known.order <= last:
-                return request
-        return None
+        """Id of the next to serve; with `last`, of the batch that closed with that order."""
+        batch = None if last is None else self._batches.get(last)
+        if last is not None and batch is None:
+            return None  # nobody of it waits: this queue began later
+        rank = (self._ring if batch is None else batch.ranks).first(last)
+        if rank is None:
+            return None
+        lane = (rank.ring if batch is None else batch.lanes[rank]).first(last)
+        return None if lane is None else lane.first()
+
+    def close_batches(self, lasts: set[int]) -> None:
+        """Know these batches, and no others: one that is not known yet has everything in it that waits."""
+        self._batches = {last: batch for last, batch in self._batches.items() if last in lasts}
+        for last in lasts - self._batches.keys():
+            if last >= self._newest:
+                self._batches[last] = _Batch(self.count, self._ring.copy())
 
     def up_to(self, last: int) -> int:
-        """Count those up to this order."""
-        return sum(known.order <= last for _, known in self._all())
+        """How many of that batch still wait."""
+        batch = self._batches.get(last)
+        return batch.rest if batch else 0
+
+    def share(self, sharing: Sharing) -> None:
+        """Let them take turns in another way from now on."""
+        if sharing == self._sharing:
+            return
+        self._sharing = sharing
+        for rank in self._ranks.values():
+            rank.share(sharing)
+        self._ring = Ring(self._ring.members())
+        for batch in self._batches.values():
+            batch.ranks = Ring(batch.ranks.members())
 
     def ahead_of(self, mine: Request) -> int:
-        """Count those that are served before this one."""
-        rank = (-mine.priority, mine.order)
-        return sum((-other.priority, other.order) < rank for _, other in self._all())
+        """How many are served before this one, as things are: if nobody comes or leaves, and priorities grow no more."""
+        rank = self._ranks[mine.priority]
+        higher = (other for other in self._ranks.values() if len(other) and other is not rank and other.key < rank.key)
+        return rank.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
 
     def ids(self) -> list[int]:
         """List all, in order of arrival."""
-        return [request for request, _ in sorted(self._all(), key=lambda item: item[1].order)]
+        return [id_ for _, id_ in sorted(pair for rank in self._ranks.values() for pair in rank.ids())]
+
+    def next_deadline(self) -> tuple[float, int] | None:
+        """Earliest deadline of those that wait, and whose it is."""
+        deadlines = self._deadlines
+        while deadlines and not self._waits(deadlines[0]):
+            heappop(deadlines)
+        return deadlines[0][:2] if deadlines else None
 
     def summary(self) -> Waiting:
-        """Say how many wait, since when, and of what priority. Not for an empty queue."""
-        oldest = min(next(iter(lane.values())).arrived for lane in self._lanes.values())
-        return Waiting(self.count, oldest, max(self._lanes))
+        """Say what a policy may know of it. Not for an empty queue."""
+        there = [rank for rank in self._ranks.values() if len(rank)]
+        oldest, priority = min(rank.since for rank in there), max(rank.priority for rank in there)
+        deadline = self.next_deadline()
+        return Waiting(self.count, oldest, priority, self._most(), deadline[0] if deadline else None)
 
-    def _all(self) -> Iterator[tuple[int, Request]]:
-        return (item for lane in self._lanes.values() for item in lane.items())
+    def _most(self) -> dict[str, int]:
+        """Those tenants of whom most wait. Of one that has no name nothing is said where it is the only one."""
+        if len(self.tenants) <= SHOWN_TENANTS:
+            return {} if self.tenants.keys() == {""} else dict(self.tenants)
+        return dict(nlargest(SHOWN_TENANTS, self.tenants.items(), key=lambda item: item[1]))
+
+    def _waits(self, entry: tuple[float, int, Request]) -> bool:
+        return entry[2].deadline is not None
+
+    def _forget_deadline(self, request: Request) -> None:
+        """Mark it as over; when most of them are, throw those away."""
+        request.deadline = None
+        if len(self._deadlines) > 2 * self.count + 16:
+            self._deadlines = [entry for entry in self._deadlines if self._waits(entry)]
+            heapify(self._deadlines)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from hotseat.core.demands import Demands
+from hotseat.core.demands import NOBODY, Demands
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.messages import (
     CacheObserved,
@@ -32,6 +32,7 @@ from hotseat.core.messages import (
     Start,
     Stop,
 )
+from hotseat.core.outlook import outlook
 from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View
 from hotseat.core.prospects import Order, Prospects, shortage
 from hotseat.core.rates import Rates
@@ -323,7 +324,7 @@ class Switching:
                 self._start_if_free(model, now)
         self._out += self.ledger.abandon(present.union(decision.resident), now)
         if self._changed or self.prospects.changed:
-            self._publish()
+            self._publish(now)
         if decision.look_again is not None:
             self._wakes.append(decision.look_again)
         self.wake_at = min((wake for wake in self._wakes if wake > now), default=None)
@@ -337,6 +338,7 @@ class Switching:
             if terms.external or (mine is None and not waiting[0] and order is None):
                 continue
             in_flight = self._demands.in_flight(mine.id) if mine else 0
+            waiters = self._demands.waiters(name, self.prospects.refused(name)) if waiting[0] else NOBODY
             view = model_view(
                 name,
                 terms,
@@ -347,6 +349,7 @@ class Switching:
                 ledger=self.ledger,
                 rates=self.rates,
                 now=now,
+                waiters=waiters,
             )
             if view.waiting and not (mine and mine.staying) and not self._loadable(name, now):
                 view = replace(view, waiting=0)
@@ -462,16 +465,17 @@ class Switching:
         self.ledger.starting(model, now)
         self._out.append(Start(model, name, epoch))
         self._wakes.append(now + terms.start_timeout)
-        self._publish()  # an epoch of its own: it is the holder's identity
+        self._publish(now)  # an epoch of its own: it is the holder's identity
 
     def _go(self, holder: Holder, state: SeatState, now: float) -> None:
         holder.state, holder.since = state, now
         self._changed = True
 
-    def _publish(self) -> None:
+    def _publish(self, now: float) -> None:
         self.epoch += 1
         who, refusals = residents(self.holders.values(), self.terms), dict(self.prospects.refusals)
-        self.residency = Residency(self.epoch, who, refusals, self.effective_max_wait)
+        soonest = outlook(now, self.terms, self.holders.values(), self.ledger.costs, self.capacity)
+        self.residency = Residency(self.epoch, who, refusals, self.effective_max_wait, soonest, now)
         self._changed = self.prospects.changed = False
         self._out.append(Publish(self.residency))
 

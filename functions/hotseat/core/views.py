@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from hotseat.core.demands import NOBODY, Waiters
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
 from hotseat.core.policy import ModelView
 from hotseat.core.prospects import Order, Prospects
@@ -30,6 +31,7 @@ def model_view(
     ledger: Ledger,
     rates: Rates,
     now: float,
+    waiters: Waiters = NOBODY,
 ) -> ModelView:
     """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads."""
     count, oldest = waiting
@@ -59,6 +61,8 @@ def model_view(
         arrivals=rates.arrivals(name, now),
         pace=rates.pace(name),
         gaps=rates.gaps(name),
+        tenants=waiters[0],
+        deadline=waiters[1],
     )
 
 
