@@ -6,9 +6,10 @@ choices: Hypothesis drives it, and so can a plain random generator.
 """
 
 import pickle
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 from hotseat.core import admission, seats
 from hotseat.core.admission import Admission, Cut, Dispatch, Hold, Limits, Reject, ReportDemand
@@ -31,6 +32,7 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.core.policy import NOTHING, Capacity, Claim
+from hotseat.core.queues import Sharing
 from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
 from hotseat.core.switching import Switching
 
@@ -39,6 +41,8 @@ Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
 MODELS = ("a", "b", "c", "d", "e")
 CLAIMS = (Claim(1), Claim(1), Claim(1, 4), Claim(1, 7), Claim(2, 4), Claim(3, 9), Claim(0, 0), Claim(0, 3))
 CAPACITIES = (Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10))
+TENANTS = ("", "", "x", "y", "z")
+WEIGHTS = {"x": 3.0, "y": 0.5}
 EXTERNAL = Terms(external="http://outside", fingerprint="outside")
 
 
@@ -70,6 +74,12 @@ class Request:
     end: str | None = None
     cut: bool = False
     served: bool = False
+    held: bool = False
+    tenant: str = ""
+    priority: int = 0
+    passed: Counter[str] = field(
+        default_factory=Counter
+    )  # turns of other tenants while this one was the next of its own
 
 
 @dataclass
@@ -90,6 +100,9 @@ class World:
         self.capacity = Capacity(1)
         self.terms: dict[str, Terms] = {}
         self.limits: dict[str, Limits] = {}
+        self.most = 40  # that may wait at a router
+        self.most_of_tenant: int | None = None
+        self.ageing = 0.0
         self.cached: dict[str, CacheState] = {}
         self.fetching: set[str] = set()
         self.bodies: dict[str, Body] = {}
@@ -181,6 +194,8 @@ class World:
                 case Hold(id_):
                     assert self.requests[id_].holder is None
                     assert self.requests[id_].end is None
+                    self.requests[id_].held = True
+                    self.check_quotas(name, self.requests[id_])
                 case Reject(id_, _, code):
                     assert self.requests[id_].holder is None, "rejected after its dispatch"
                     self.end(id_, code)
@@ -199,6 +214,8 @@ class World:
         request = self.requests[command.request]
         assert request.end is None
         assert request.holder is None, "dispatched twice"
+        if request.held:
+            self.check_turn(command.request, command.holder)
         request.holder = command.holder
         request.served = True
         if command.address == EXTERNAL.external:
@@ -216,6 +233,31 @@ class World:
         known = self.switching.holders.get(body.holder)
         if known is not None and known.state in (SeatState.LOADING, SeatState.DRAINING):
             raise AssertionError(f"dispatched to a holder that is {known.state}")
+
+    def check_turn(self, id_: int, holder: str) -> None:
+        """No other tenant of this priority has been passed over for more than one round, as far as its requests may go there."""
+        request, stride = self.requests[id_], {t: 1 / WEIGHTS.get(t, 1.0) for t in TENANTS}
+        last = self.routers[request.router].batches.get(holder, self.count)
+        heads: dict[str, Request] = {}
+        for other_id, other in self.requests.items():
+            same = (other.router, other.model, other.priority) == (request.router, request.model, request.priority)
+            if same and other.held and other.holder is None and other_id <= last:
+                heads.setdefault(other.tenant, other)
+        assert heads[request.tenant] is request, "its tenant has an older one"
+        for tenant, head in heads.items():
+            if tenant != request.tenant:
+                head.passed[request.tenant] += 1
+                assert head.passed[request.tenant] <= ceil(stride[tenant] / stride[request.tenant]) + 1, (
+                    f"{head} was passed over"
+                )
+
+    def check_quotas(self, router: str, request: Request) -> None:
+        """None waits beyond what may."""
+        mine = [r for r in self.requests.values() if r.router == router and r.held and r.holder is None]
+        assert len(mine) <= self.most
+        bound = self.limits.get(request.model, Limits()).max_waiting
+        assert bound is None or sum(r.model == request.model for r in mine) <= bound
+        assert self.most_of_tenant is None or sum(r.tenant == request.tenant for r in mine) <= self.most_of_tenant
 
     def end(self, id_: int, how: str) -> None:
         request = self.requests.pop(id_)
@@ -247,6 +289,10 @@ class World:
             for model in MODELS:
                 places = [router.machine.position(i) for i, r in mine.items() if r.model == model and not r.holder]
                 assert sorted(places) == list(range(1, len(places) + 1))
+            waiting = router.machine.waiting_by_model()
+            assert sum(w.count for w in waiting.values()) == sum(
+                sum(w.tenants.values()) or w.count for w in waiting.values()
+            )
 
     def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | admission.Stimulus) -> None:
         if machine is self.switching:
@@ -264,12 +310,16 @@ class World:
             return
         name = sorted(self.routers)[pick(len(self.routers))]
         model = (*MODELS, "external", MODELS[0], MODELS[1])[pick(8)]
-        self.submit(name, model, priority=(0, 0, 5)[pick(3)])
+        patience = (None, None, None, 0.0, 1.0, 30.0)[pick(6)]
+        self.submit(name, model, priority=(0, 0, 5)[pick(3)], tenant=TENANTS[pick(5)], patience=patience)
 
-    def submit(self, router: str, model: str, priority: int = 0) -> Request:
+    def submit(
+        self, router: str, model: str, priority: int = 0, tenant: str = "", patience: float | None = None
+    ) -> Request:
         self.count += 1
-        request = self.requests[self.count] = Request(model, router)
-        self.at(router, admission.Arrive(self.now, self.count, model, priority))
+        request = self.requests[self.count] = Request(model, router, tenant=tenant, priority=priority)
+        deadline = None if patience is None else self.now + patience
+        self.at(router, admission.Arrive(self.now, self.count, model, priority, tenant, deadline))
         return request
 
     def _one(self, pick: Pick, waiting: bool) -> int | None:
@@ -473,6 +523,8 @@ class World:
     def change(self, pick: Pick) -> None:
         """Somebody edits a document."""
         terms, limits, capacity = dict(self.terms), dict(self.limits), self.capacity
+        self.most, self.most_of_tenant = (40, 40, 40, 6)[pick(4)], (None, None, None, 4)[pick(4)]
+        self.ageing = (0.0, 1.0, 30.0)[pick(3)]
         kind = pick(8)
         name = MODELS[pick(len(MODELS))]
         if kind == 0:
@@ -513,7 +565,9 @@ class World:
             self.at(name, self._limits())
 
     def _limits(self) -> admission.LimitsChanged:
-        return admission.LimitsChanged(self.now, {n: self.limits.get(n, Limits()) for n in self.terms}, 40)
+        limits = {n: self.limits.get(n, Limits()) for n in self.terms}
+        sharing = Sharing(self.ageing, WEIGHTS)
+        return admission.LimitsChanged(self.now, limits, self.most, self.most_of_tenant, sharing)
 
     def _tell_cache(self, models: list[str]) -> None:
         for model in models:

@@ -98,12 +98,18 @@ def test_an_unknown_model_is_refused_and_wakes_nobody() -> None:
     assert desk.demand().waiting == {}
 
 
-@pytest.mark.parametrize("full", [{"max_waiting": 2}, {"b": Limits(max_waiting=1)}])
-def test_a_full_queue_is_refused_but_not_to_those_who_need_not_wait(full: dict) -> None:
+@pytest.mark.parametrize(
+    ("full", "message"),
+    [
+        ({"max_waiting": 2}, "as many requests wait already as may: queue.maxWaiting is 2"),
+        ({"b": Limits(max_waiting=1)}, "as many requests for b wait already as may: queue.maxWaitingPerModel is 1"),
+    ],
+    ids=["in all", "for one model"],
+)
+def test_a_full_queue_is_refused_but_not_to_those_who_need_not_wait(full: dict, message: str) -> None:
     desk = router(**full)
     desk.step(Arrive(1.0, 1, "a"))
     desk.step(Arrive(1.0, 2, "b"))
-    message = "2 requests wait already, 1 of them for b"
     assert desk.step(Arrive(1.0, 3, "b")) == [Reject(3, QueueFull, "queue_full", message, 5.0)]
     desk.step(seen(1, resident("a")))
     assert desk.step(Arrive(1.0, 4, "a")) == [to(4, "a")]
@@ -111,8 +117,141 @@ def test_a_full_queue_is_refused_but_not_to_those_who_need_not_wait(full: dict) 
 
 def test_no_request_may_wait_where_the_queue_has_no_places() -> None:
     desk = router(max_waiting=0)
-    message = "0 requests wait already, 0 of them for a"
+    message = "as many requests wait already as may: queue.maxWaiting is 0"
     assert desk.step(Arrive(1.0, 1, "a")) == [Reject(1, QueueFull, "queue_full", message, 5.0)]
+
+
+def test_a_tenant_with_as_many_waiting_as_it_may_is_refused_and_others_are_not() -> None:
+    desk = Admission("r")
+    desk.step(LimitsChanged(0.0, {"a": Limits(), "b": Limits()}, 100, max_waiting_per_tenant=2))
+    desk.step(Arrive(1.0, 1, "a", tenant="key-1"))
+    desk.step(Arrive(1.0, 2, "b", tenant="key-1"))
+    message = "as many requests of the tenant key-1 wait already as may: queue.maxWaitingPerTenant is 2"
+    assert desk.step(Arrive(1.0, 3, "b", tenant="key-1")) == [Reject(3, QueueFull, "queue_full", message, 5.0)]
+    assert desk.step(Arrive(1.0, 4, "b", tenant="key-2")) == [Hold(4), LATER]
+    desk.step(Leave(2.0, 1))
+    assert desk.step(Arrive(2.0, 5, "b", tenant="key-1")) == [Hold(5), LATER]
+    nameless = "as many requests without the name of a tenant wait already as may: queue.maxWaitingPerTenant is 0"
+    desk.step(LimitsChanged(3.0, {"a": Limits(), "b": Limits()}, 100, max_waiting_per_tenant=0))
+    assert desk.step(Arrive(3.0, 6, "a")) == [Reject(6, QueueFull, "queue_full", nameless, 5.0)]
+
+
+def draining(concurrency: int = 1, waiting: int = 100) -> tuple[Admission, int]:
+    """A router whose model a has served twenty of those that waited, two a second; and the id of the next to finish."""
+    desk = router(a=Limits(concurrency=concurrency), max_waiting=waiting)
+    desk.step(seen(1, resident("a")))
+    for request in range(1, waiting + concurrency + 1):
+        desk.step(Arrive(0.0, request, "a"))
+    for request in range(1, 21):
+        desk.step(Finish(request / 2, request))
+    return desk, 21
+
+
+def test_who_is_turned_away_is_told_to_come_when_half_of_the_queue_will_have_been_served() -> None:
+    desk, _ = draining()
+    assert desk.rate("a", 10.0) == pytest.approx(2.0, rel=0.01)
+    for request in range(200, 220):
+        desk.step(Arrive(10.0, request, "a"))
+    refused = desk.step(Arrive(10.0, 300, "a"))[0]
+    assert (refused.code, refused.retry_after) == ("queue_full", pytest.approx(100 / 2 / 2.0, rel=0.01))
+
+
+def test_an_estimate_goes_by_how_the_queue_has_moved() -> None:
+    desk, _ = draining()
+    assert (desk.position(101), desk.estimate(101, 10.0)) == (80, pytest.approx(40.0, rel=0.01))
+    assert desk.estimate(21, 10.0) is None, "it does not wait"
+    assert router().estimate(1, 1.0) is None
+
+
+def test_tenants_take_turns_where_a_bound_on_concurrency_makes_them_wait() -> None:
+    desk = router(a=Limits(concurrency=4), max_waiting=2000)
+    desk.step(seen(1, resident("a")))
+    for request in range(1, 1005):
+        desk.step(Arrive(1.0, request, "a", tenant="many"))
+    assert desk.step(Arrive(2.0, 2000, "a", tenant="one")) == [Hold(2000), LATER]
+    assert desk.position(2000) <= 2
+    done = [desk.step(Finish(3.0, request))[0].request for request in (1, 2)]
+    assert 2000 in done
+
+
+# Deadlines ------------------------------------------------------------------------------------------------------------
+
+
+def too_late(request: int, left: float, least: float) -> Reject:
+    message = f"the turn of this request for a cannot come in the {left:.1f} s that its client still waits: it takes "
+    message += f"{least:.1f} s at the least"
+    return Reject(request, Unavailable, "deadline_unreachable", message, max(1.0, least))
+
+
+def outlook(epoch: int, *residents: Resident, **seconds: float) -> ResidencySeen:
+    return ResidencySeen(5.0, Residency(epoch, residents, outlook=seconds, at=5.0))
+
+
+def test_who_cannot_be_served_in_time_is_refused_at_once_and_wakes_nobody() -> None:
+    desk = router()
+    desk.step(outlook(1, resident("b"), a=20.0))
+    assert desk.step(Arrive(60.0, 1, "a", deadline=79.0)) == [too_late(1, 19.0, 20.0)]
+    assert (desk.waiting(), desk.demand().waiting, desk.demand().requested) == (0, {}, ())
+    assert desk.step(Arrive(60.0, 2, "a", deadline=80.1)) == [Hold(2), AT_ONCE]
+    assert desk.step(Arrive(60.0, 3, "a")) == [Hold(3), LATER]
+    assert desk.demand().waiting["a"].deadline == 80.1
+    assert desk.step(Arrive(60.0, 4, "b", deadline=60.0)) == [to(4, "b"), AT_ONCE], "it need not wait"
+
+
+def test_nobody_is_refused_on_a_guess() -> None:
+    desk = router()
+    desk.step(outlook(1, resident("b")))
+    assert desk.step(Arrive(6.0, 1, "a", deadline=6.01)) == [Hold(1), AT_ONCE]
+    assert desk.step(Arrive(6.0, 2, "a", deadline=6.0)) == [too_late(2, 0.0, 0.0)], "not now is never"
+
+
+def test_who_waits_is_sent_away_when_the_outlook_gets_worse() -> None:
+    desk = router()
+    desk.step(outlook(1, resident("a", RELEASING)))
+    for request, deadline in ((1, 30.0), (2, 60.0), (3, None), (4, 20.0)):
+        desk.step(Arrive(5.0, request, "a", deadline=deadline))
+    assert desk.step(outlook(2, resident("b"), a=40.0)) == [too_late(4, 15.0, 40.0), too_late(1, 25.0, 40.0), AT_ONCE]
+    assert desk.waiting("a") == 2
+
+
+def test_what_loads_comes_nearer_with_time() -> None:
+    desk = router()
+    desk.step(outlook(1, resident("a", LOADING), a=20.0))
+    assert desk.step(Arrive(20.0, 1, "a", deadline=25.1)) == [Hold(1), AT_ONCE]
+    assert desk.estimate(1, 20.0) == pytest.approx(5.0)
+    assert desk.step(Arrive(20.0, 2, "a", deadline=24.9)) == [too_late(2, 4.9, 5.0)]
+
+
+def test_a_long_queue_refuses_who_is_in_a_hurry_by_twice_the_pace_that_was_seen() -> None:
+    desk, _ = draining(waiting=100)
+    refused = desk.step(Arrive(10.0, 200, "a", deadline=10.0 + 79 / 4))[0]
+    assert (refused.code, refused.retry_after) == ("deadline_unreachable", pytest.approx(80 / 4, rel=0.01))
+    assert desk.step(Arrive(10.0, 201, "a", deadline=10.0 + 81 / 4)) == [Hold(201), LATER]
+    assert desk.step(Arrive(10.0, 202, "a", priority=1, deadline=11.0)) == [Hold(202), LATER], "it goes first"
+
+
+def test_a_queue_that_gets_slow_sends_away_who_will_be_too_late() -> None:
+    desk, next_one = draining(waiting=100)
+    desk.step(Arrive(10.0, 200, "a", deadline=40.0))
+    assert desk.step(Finish(10.5, next_one)) == [to(22, "a"), LATER]
+    after = desk.step(Finish(30.0, next_one + 1))
+    assert [type(command) for command in after] == [Dispatch, Reject, ReportDemand]
+    assert (after[1].request, after[1].code) == (200, "deadline_unreachable")
+
+
+def test_without_a_bound_on_concurrency_a_long_queue_is_no_reason() -> None:
+    """All of them begin at once when their model is ready."""
+    desk = router(max_waiting=1000)
+    for request in range(1, 501):
+        desk.step(Arrive(0.0, request, "a"))
+    desk.step(seen(1, resident("a"), now=50.0))
+    desk.step(seen(2, resident("b"), now=51.0))
+    for request in range(501, 901):
+        desk.step(Arrive(60.0, request, "a"))
+    assert desk.step(Arrive(60.0, 901, "a", deadline=61.0)) == [Hold(901), LATER]
+
+
+# A model's holders ----------------------------------------------------------------------------------------------------
 
 
 def test_two_holders_of_a_model_share_its_requests_and_a_closing_one_gets_none_of_the_new() -> None:

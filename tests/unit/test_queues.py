@@ -295,21 +295,27 @@ class Plain:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["come", "come", "come", "serve", "serve", "batch", "leave", "close"]), st.integers(0, 999)),
+    st.tuples(
+        st.sampled_from(["come", "come", "come", "serve", "serve", "batch", "leave", "close"]), st.integers(0, 999)
+    ),
     max_size=60,
 )
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(STEPS, st.sampled_from([0.0, 3.0]), st.sampled_from([{}, {"a": 3.0, "b": 0.3}]))
-def test_it_does_what_a_plain_queue_does(steps: list[tuple[str, int]], ageing: float, weights: dict[str, float]) -> None:
+def test_it_does_what_a_plain_queue_does(
+    steps: list[tuple[str, int]], ageing: float, weights: dict[str, float]
+) -> None:
     line, plain = Line(ageing=ageing, weights=weights), Plain(weights, ageing)
     places: list[int] = []
     came = 0
     for now, (what, number) in enumerate(steps):
         last = next(iter(plain.batches), None)
         if what == "come":
-            id_ = line.come("abc"[number % 3], number // 3 % 3, at=float(now), deadline=(None, float(number))[number % 2])
+            id_ = line.come(
+                "abc"[number % 3], number // 3 % 3, at=float(now), deadline=(None, float(number))[number % 2]
+            )
             plain.add(id_, line.waiting[id_])
             came = id_
         elif what == "close":

@@ -129,9 +129,13 @@ def unready(model: str, state: SeatState, since: float, of: int, leaving: str) -
 
 
 def publish(
-    epoch: int, *residents: Resident, refuse: dict[str, Refusal] | None = None, bound: float | None = None
+    epoch: int,
+    *residents: Resident,
+    refuse: dict[str, Refusal] | None = None,
+    bound: float | None = None,
+    outlook: dict[str, float] | None = None,
 ) -> Publish:
-    return Publish(Residency(epoch, residents, refuse or {}, bound))
+    return Publish(Residency(epoch, residents, refuse or {}, bound, outlook or {}))
 
 
 def switch(number: int, to: str, *leaving: str, reason: str = "demand") -> dict[str, Any]:
@@ -403,7 +407,7 @@ def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it
     assert house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-9.0, seen=3) == [
         Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
-        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=11.0),
+        publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=11.0, outlook={"a": 0.5}),
     ]
 
 

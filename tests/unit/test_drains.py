@@ -1,0 +1,110 @@
+"""How fast a queue drains, and what clients are told from that."""
+
+import pytest
+
+from hotseat.core.drains import MEMORY, RELIABLE, Drain, Drains, retry_after, soonest
+from hotseat.core.quotas import Crowd, Quotas
+
+
+def steady(per_second: float, seconds: float, drain: Drain | None = None, start: float = 0.0) -> Drain:
+    drain = drain or Drain()
+    drain.run(start, on=True)
+    for number in range(1, round(seconds * per_second) + 1):
+        drain.note(start + number / per_second)
+    return drain
+
+
+def test_nothing_is_known_before_anything_was_served() -> None:
+    drain = Drain()
+    drain.run(0.0, on=True)
+    assert drain.rate(10.0) is None
+
+
+def test_a_steady_stream_is_measured_as_what_it_is() -> None:
+    assert steady(4.0, 600.0).rate(600.0) == pytest.approx(4.0, rel=0.01)
+
+
+def test_turns_and_the_time_between_them_are_both_in_the_rate() -> None:
+    """A model that serves a hundred at once, once in fifty seconds."""
+    drain = Drain()
+    drain.run(0.0, on=True)
+    for turn in range(1, 40):
+        for _ in range(100):
+            drain.note(50.0 * turn)
+    assert drain.rate(50.0 * 39 + 25) == pytest.approx(2.0, rel=0.1)
+
+
+def test_an_idle_night_does_not_make_a_queue_slow_but_a_standstill_does() -> None:
+    drain = steady(4.0, 600.0)
+    drain.run(600.0, on=False)
+    assert drain.rate(40_000.0) == pytest.approx(4.0, rel=0.01)
+    drain.run(40_000.0, on=True)
+    assert drain.rate(40_000.0 + MEMORY) == pytest.approx(1.34, rel=0.01), "a third of what it was"
+
+
+def test_what_is_new_outweighs_what_is_old() -> None:
+    drain = steady(1.0, 600.0)
+    assert steady(10.0, 3 * MEMORY, drain, 600.0).rate(600.0 + 3 * MEMORY) == pytest.approx(10.0, rel=0.06)
+
+
+def test_the_pace_of_a_model_counts_only_while_it_takes_requests_and_needs_some_evidence() -> None:
+    drains, now = Drains(), 0.0
+    drains.watch(now, "a", waits=True, open_=False, any_waits=True)
+    drains.watch(now := 90.0, "a", waits=True, open_=True, any_waits=True)
+    for number in range(RELIABLE):
+        drains.note(now := 90.0 + (number + 1) / 2, "a")
+    assert drains.pace(now, "a") is None
+    for _ in range(RELIABLE):
+        drains.note(now := now + 0.5, "a")
+    assert drains.pace(now, "a") == pytest.approx(2.0, rel=0.01)
+    assert drains.rate(now, "a") < 0.25 < drains.pace(now, "a")
+    assert drains.rate(now) == drains.rate(now, "a")
+    drains.forget({"b"})
+    assert (drains.rate(now, "a"), drains.pace(now, "a")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "seconds"),
+    [(100, 2.0, 25.0), (100, None, 5.0), (100, 0.0, 5.0), (1, 100.0, 1.0), (0, 2.0, 1.0), (10_000, 0.1, 300.0)],
+)
+def test_who_is_turned_away_comes_again_when_half_of_the_queue_is_served(
+    count: float, rate: float | None, seconds: float
+) -> None:
+    assert retry_after(count, rate) == seconds
+
+
+def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
+    drains = Drains()
+    for model in ("a", "b"):
+        drains.watch(0.0, model, waits=True, open_=True, any_waits=True)
+    for second in range(1, 41):
+        drains.note(float(second), "a")
+        for _ in range(3):
+            drains.note(float(second), "b")
+    crowd = Crowd("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2)
+    quotas = Quotas(total=400, per_model=20, per_tenant=10)
+    said = {
+        quotas: ("requests of the tenant key-1 wait already as may: queue.maxWaitingPerTenant is 10", 10 / 2 / (4 / 2)),
+        Quotas(400, 20): ("requests for a wait already as may: queue.maxWaitingPerModel is 20", 20 / 2 / 1),
+        Quotas(400, 21, 11): ("requests wait already as may: queue.maxWaiting is 400", 400 / 2 / 4),
+    }
+    for each, (words, seconds) in said.items():
+        message, retry = each.full(crowd, drains, 40.0)
+        assert (message, retry) == (f"as many {words}", pytest.approx(seconds, rel=0.05))
+    assert Quotas(401, 21, 11).full(crowd, drains, 40.0) is None
+
+
+@pytest.mark.parametrize(
+    ("ready_in", "place", "slots", "pace", "seconds"),
+    [
+        (7.0, 1, 4, 2.0, 7.0),
+        (7.0, 44, 4, 2.0, 7.0 + 40 / 4),  # 40 have to go before, at twice the pace that was seen at best
+        (0.0, 1, 1, 2.0, 0.0),
+        (7.0, 500, 0, 2.0, 7.0),  # all of them begin at once
+        (7.0, 500, 4, None, 7.0),
+    ],
+)
+def test_the_soonest_counts_only_what_cannot_be_avoided(
+    ready_in: float, place: int, slots: int, pace: float | None, seconds: float
+) -> None:
+    assert soonest(ready_in, place, slots, pace) == seconds

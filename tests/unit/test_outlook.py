@@ -1,0 +1,118 @@
+"""The soonest that a model can be ready: never too late, never guessed."""
+
+import random
+
+import pytest
+
+from hotseat.core.batch import Batch
+from hotseat.core.messages import Residency, Resident, SeatState
+from hotseat.core.outlook import LEAST, outlook, ready_in
+from hotseat.core.policy import Capacity, Claim
+from hotseat.core.seats import Holder, Terms
+from hotseat.core.switches import Costs, Estimate
+from hotseat.simulation.load import Asked
+from hotseat.simulation.world import Engine, World
+
+LOADING, READY, RELEASING = SeatState.LOADING, SeatState.READY, SeatState.RELEASING
+STOPS = {"a": Estimate(4.0), "b": Estimate(2.0)}
+COSTS = Costs(load={"a": Estimate(20.0), "b": Estimate(60.0)}, stop=STOPS)
+TERMS = {"a": Terms(), "b": Terms(), "new": Terms(), "outside": Terms(external="http://outside")}
+
+
+def holder(model: str, state: SeatState, since: float = 0.0, *, claim: Claim | None = None) -> Holder:
+    stop_asked = since if state is RELEASING else None
+    terms = Terms(claim) if claim else Terms()
+    return Holder(model, f"w/{model}@1", 1, state, since, terms, stop_asked=stop_asked)
+
+
+@pytest.mark.parametrize(
+    ("holders", "expected"),
+    [
+        ([], {"a": 10.0, "b": 30.0}),
+        ([holder("a", READY)], {"b": 2.0 + 30.0}),
+        ([holder("a", SeatState.CLOSING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
+        ([holder("a", RELEASING, 99.5)], {"a": 1.5 + 10.0, "b": 1.5 + 30.0}),
+        ([holder("a", RELEASING, 50.0)], {"a": 10.0, "b": 30.0}),  # it takes longer than it did
+        ([holder("b", LOADING, 90.0)], {"a": 1.0 + 10.0, "b": 20.0}),
+        ([holder("b", LOADING, 60.0)], {"a": 1.0 + 10.0}),
+        ([holder("new", READY)], {"a": 10.0, "b": 30.0}),  # nobody knows how long it takes to stop
+        ([holder("b", SeatState.UNPROVEN)], {"a": 10.0}),
+        ([holder("a", READY, claim=Claim(0))], {"b": 30.0}),  # there is room beside it
+    ],
+)
+def test_what_has_to_leave_and_what_has_to_load_is_counted_at_half_of_what_it_took(
+    holders: list[Holder], expected: dict[str, float]
+) -> None:
+    assert LEAST == 0.5
+    assert outlook(100.0, TERMS, holders, COSTS, Capacity(1)) == pytest.approx(expected)
+
+
+def test_of_those_in_the_way_the_quickest_is_reckoned_with() -> None:
+    holders = [holder("a", READY), holder("new", LOADING)]
+    costs = Costs(load=COSTS.load, stop=STOPS | {"new": Estimate(3.0)})
+    assert outlook(100.0, TERMS, holders, costs, Capacity(2)) == pytest.approx({"b": 1.5 + 30.0})
+
+
+@pytest.mark.parametrize(
+    ("took", "seconds"),
+    [(Estimate(60.0), 30.0), (Estimate(60.0, 5.0), 30.0), (Estimate(60.0, 15.0), 15.0), (Estimate(60.0, 30.0), None)],
+)
+def test_a_load_that_takes_now_longer_and_now_shorter_counts_with_less_still(
+    took: Estimate, seconds: float | None
+) -> None:
+    assert outlook(100.0, TERMS, [], Costs(load={"b": took}), Capacity(1)).get("b") == seconds
+
+
+def seen(model: str, state: SeatState) -> Resident:
+    return Resident(model, f"w/{model}@1", state, 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("residents", "seconds"),
+    [
+        ((seen("a", READY),), 32.0),  # nothing has begun: an hour later it is as far away
+        ((seen("a", RELEASING),), 22.0),
+        ((seen("b", LOADING),), 22.0),
+        ((seen("a", LOADING),), 32.0),  # that does not bring b nearer
+    ],
+)
+def test_what_is_under_way_gets_nearer_with_time(residents: tuple[Resident, ...], seconds: float) -> None:
+    residency = Residency(1, residents, outlook={"b": 32.0}, at=100.0)
+    assert ready_in(residency, "b", 110.0) == pytest.approx(seconds)
+    assert ready_in(residency, "b", 99.0) == 32.0, "a clock that is behind makes nothing longer"
+    assert ready_in(residency, "unheard-of", 110.0) == 0.0
+    assert ready_in(residency, "b", 5000.0) in (0.0, 32.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_model_is_ever_ready_before_its_outlook_says(seed: int) -> None:
+    """A thousand requests for three models that take turns on one seat: each outlook is held against what then happens."""
+    chance = random.Random(seed)
+    engines = {"a": Engine(4.0, 1.0), "b": Engine(20.0, 3.0), "c": Engine(1.0, 0.2)}
+    world = Watched(Batch(), engines)
+    at = 0.0
+    load = [Asked(at := at + chance.expovariate(0.5), chance.choice("abc"), 0.5) for _ in range(1000)]
+    world.run(load)
+    assert world.compared > 500
+    assert world.refusable > 100, "it has to be good for something, too"
+
+
+class Watched(World):
+    """A simulated world that remembers the outlooks of its router."""
+
+    def __init__(self, *args: object) -> None:
+        self.promises: dict[str, list[tuple[float, float]]] = {}  # by model: when it was said, and the soonest
+        self.compared = self.refusable = 0
+        super().__init__(*args)
+
+    def _see(self, residency: Residency) -> None:
+        for resident in residency.residents:
+            if resident.state is READY:
+                for said, soonest in self.promises.pop(resident.model, ()):
+                    assert resident.since >= said + soonest - 1e-6
+                    self.compared += 1
+        super()._see(residency)
+        for model in self._engines:
+            if soonest := ready_in(self.router.residency, model, self.now):
+                self.promises.setdefault(model, []).append((self.now, soonest))
+                self.refusable += soonest > 1.0
