@@ -22,10 +22,14 @@ KEY = b"0123456789abcdef"
 
 def test_a_snapshot_survives_the_journey() -> None:
     now = round(time.monotonic(), 3)
-    sent = Demand("r1", 7, 3, {"a": Waiting(2, now, 5)}, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now})
+    waiting = {"a": Waiting(2, now, 5, {"key-1": 2}, now + 9), "b": Waiting(1, now)}
+    sent = Demand("r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now})
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
     assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
+    assert read.waiting["a"].deadline == pytest.approx(now + 9, abs=0.002)
+    assert read.waiting["a"].tenants == {"key-1": 2}
+    assert (read.waiting["b"].tenants, read.waiting["b"].deadline) == ({}, None)
     assert (read.router, read.seq, read.seen_epoch) == ("r1", 7, 3)
     assert (read.in_flight, read.served, read.closing, read.requested) == ({"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",))
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
@@ -46,17 +50,34 @@ def test_what_is_no_snapshot_is_refused(broken: object) -> None:
 def test_a_residency_survives_the_journey_through_the_status() -> None:
     now = time.monotonic()
     resident = Resident("a", "w/a@4", SeatState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed")
-    sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5)
+    sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5, {"c": 12.25}, now - 5)
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
     assert (read.epoch, read.effective_max_wait) == (9, 31.5)
     assert read.residents[0].since == pytest.approx(now, abs=0.002)
     assert read.residents[0].holder == "w/a@4"
+    assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
     assert read.residents[0].state is SeatState.CLOSING
     assert read.refusals["b"].retry_at == pytest.approx(now + 2, abs=0.002)
 
 
 def test_a_status_that_nobody_has_written_yet_is_an_empty_residency() -> None:
     assert residency_from_status({}) == Residency(0, (), {}, None)
+
+
+def test_peers_that_know_neither_tenants_nor_outlooks_are_understood() -> None:
+    """A router or a switcher of the release before this one."""
+    data = demand_to_json("w", Demand("r1", 7, 3, {"a": Waiting(2, 1.0, 5, {"key-1": 2}, 9.0)}))
+    del data["waiting"]["a"]["tenants"], data["waiting"]["a"]["deadline"]
+    assert demand_from_json(data)[1].waiting["a"] == Waiting(2, pytest.approx(1.0, abs=0.002), 5)
+    status = residency_to_status(Residency(9, (), {}, None, {"c": 12.25}, 3.0))
+    del status["outlook"], status["outlookAt"]
+    assert residency_from_status(status) == Residency(9)
+
+
+def test_an_outlook_that_is_over_is_taken_out_of_the_status() -> None:
+    """The status is merged: a list replaces the one before, and null removes; a mapping would keep what is not named."""
+    status = residency_to_status(Residency(9))
+    assert (status["outlook"], status["outlookAt"]) == ([], None)
 
 
 def test_the_same_moment_is_always_written_the_same() -> None:

@@ -12,8 +12,7 @@ from hotseat.control.desk import Clock, Desk
 from hotseat.control.operating import Operator
 from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher
-from hotseat.control.terms import capacity_of, limits_of, terms_of
-from hotseat.core.admission import LimitsChanged
+from hotseat.control.terms import capacity_of, limits_changed, terms_of
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.events import Emit
 from hotseat.core.messages import CacheObserved, Demand, Observation, Residency
@@ -79,9 +78,7 @@ class LocalRoom:
         self.workspace = workspace
         mine = list(models)
         now = self._clock()
-        self.desk.change(
-            LimitsChanged(now, {m.name: limits_of(m, workspace) for m in mine}, workspace.spec.queue.max_waiting)
-        )
+        self.desk.change(limits_changed(now, mine, workspace))
         self.switcher.tell(TermsChanged(now, {m.name: terms_of(m, workspace) for m in mine}, capacity_of(workspace)))
 
     def status(self, model: str) -> ModelStatus:

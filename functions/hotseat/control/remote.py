@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,9 +13,9 @@ from hotseat.control.carrier import Carrier
 from hotseat.control.desk import Desk
 from hotseat.control.register import Place, Register, Room
 from hotseat.control.reporter import Reporter
-from hotseat.control.terms import limits_of
+from hotseat.control.terms import limits_changed
 from hotseat.control.wire import Json, moment, residency_from_status, stamp, switch_from_json
-from hotseat.core.admission import Limits, LimitsChanged
+from hotseat.core.admission import LimitsChanged
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.errors import Unavailable
 from hotseat.core.events import Emit
@@ -48,7 +49,7 @@ class RemoteRoom(Room):
         self._forget = forget
         self._statuses: Mapping[str, ModelStatus] = {}
         self._switches: tuple[Switch, ...] | None = None
-        self._limits: Mapping[str, Limits] = {}
+        self._limits: LimitsChanged | None = None  # what the desk knows; its time is of no matter
         self.desk = Desk(router, time.monotonic, self._demand_changed)
         self.reporter = Reporter(workspace.name, pod, carrier, self.desk.demand)
         self.reporter.start()
@@ -70,10 +71,10 @@ class RemoteRoom(Room):
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
         self._statuses = {row["name"]: _status(row) for row in rows}
         self._announce(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
-        limits = {m.name: limits_of(m, workspace) for m in self.models}
+        limits = limits_changed(0.0, self.models, workspace)
         if limits != self._limits:
             self._limits = limits
-            self.desk.change(LimitsChanged(time.monotonic(), limits, workspace.spec.queue.max_waiting))
+            self.desk.change(replace(limits, now=time.monotonic()))
         mine = next((r for r in status.get("routers") or () if r["id"] == self._router), None)
         if mine is not None:
             old, new = self.desk.residency, residency_from_status(status)

@@ -1,8 +1,11 @@
 """From the documents to what the two machines want to know."""
 
-from hotseat.core.admission import Limits
+from collections.abc import Iterable
+
+from hotseat.core.admission import Limits, LimitsChanged
 from hotseat.core.documents import Model, WhileAbsent, Workspace
 from hotseat.core.policy import Capacity, Claim
+from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms
 
 # What can change without a restart of the engine.
@@ -50,6 +53,18 @@ def fingerprint(model: Model) -> str:
 def limits_of(model: Model, workspace: Workspace) -> Limits:
     """Bounds of a Model's requests."""
     return Limits(model.spec.concurrency, workspace.spec.queue.max_waiting_per_model)
+
+
+def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) -> LimitsChanged:
+    """Say what a router needs to know of the documents: who may wait, and how those who do take turns."""
+    spec = workspace.spec
+    return LimitsChanged(
+        now,
+        {m.name: limits_of(m, workspace) for m in models},
+        spec.queue.max_waiting,
+        spec.queue.max_waiting_per_tenant,
+        Sharing(spec.policy.ageing, spec.tenants.weights),
+    )
 
 
 def capacity_of(workspace: Workspace) -> Capacity:

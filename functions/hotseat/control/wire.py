@@ -39,7 +39,13 @@ def moment(text: str) -> float:
 def demand_to_json(workspace: str, demand: Demand) -> Json:
     """Write a snapshot."""
     waiting = {
-        model: {"count": w.count, "oldest": stamp(w.oldest), "priority": w.priority}
+        model: {
+            "count": w.count,
+            "oldest": stamp(w.oldest),
+            "priority": w.priority,
+            **({"tenants": dict(w.tenants)} if w.tenants else {}),
+            **({"deadline": stamp(w.deadline)} if w.deadline is not None else {}),
+        }
         for model, w in demand.waiting.items()
     }
     return {
@@ -60,7 +66,13 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
     """Read a snapshot and the Workspace that it is about. ValueError: it is none."""
     try:
         waiting = {
-            str(model): Waiting(int(w["count"]), moment(w["oldest"]), int(w["priority"]))
+            str(model): Waiting(
+                int(w["count"]),
+                moment(w["oldest"]),
+                int(w["priority"]),
+                _counts(w.get("tenants") or {}),
+                moment(w["deadline"]) if w.get("deadline") else None,
+            )
             for model, w in data["waiting"].items()
         }
         demand = Demand(
@@ -123,6 +135,8 @@ def residency_to_status(residency: Residency) -> Json:
             for model, r in residency.refusals.items()
         ],
         "effectiveMaxWait": None if residency.effective_max_wait is None else round(residency.effective_max_wait, 3),
+        "outlook": [{"model": model, "seconds": round(seconds, 3)} for model, seconds in residency.outlook.items()],
+        "outlookAt": stamp(residency.at) if residency.outlook else None,
     }
 
 
@@ -144,7 +158,14 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
         r["model"]: Refusal(r["epoch"], r["code"], r["message"], moment(r["retryAt"]) if r.get("retryAt") else None)
         for r in status.get("refusals") or ()
     }
-    return Residency(status.get("epoch", 0), residents, refusals, status.get("effectiveMaxWait"))
+    return Residency(
+        status.get("epoch", 0),
+        residents,
+        refusals,
+        status.get("effectiveMaxWait"),
+        {each["model"]: each["seconds"] for each in status.get("outlook") or ()},
+        moment(status["outlookAt"]) if status.get("outlookAt") else 0.0,
+    )
 
 
 def switch_to_json(switch: Switch) -> Json:

@@ -15,6 +15,7 @@ OBJECT_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATH_PATTERN = r"^/"
 URL_PATTERN = r"^https?://[^/]+"
+HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
 # What each pattern asks for, in words for people.
 PATTERN_WORDS: Mapping[str, str] = {
     NAME_PATTERN: "lower-case letters, digits and dashes, from a letter to a letter or digit",
@@ -22,6 +23,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     OBJECT_PATTERN: "lower-case letters, digits, dashes and dots, from a letter or digit to another",
     VARIABLE_PATTERN: "letters, digits and underscores, not beginning with a digit",
     PATH_PATTERN: "a path that begins with /",
+    HEADER_PATTERN: "the name of a header: letters, digits and dashes",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }
 

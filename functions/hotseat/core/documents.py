@@ -11,13 +11,24 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from hotseat.core.base import PATH_PATTERN, URL_PATTERN, VARIABLE_PATTERN, Alias, Argument, Document, Name, ObjectName
+from hotseat.core.base import (
+    HEADER_PATTERN,
+    PATH_PATTERN,
+    URL_PATTERN,
+    VARIABLE_PATTERN,
+    Alias,
+    Argument,
+    Document,
+    Name,
+    ObjectName,
+)
 from hotseat.core.fallback import Fallback
 from hotseat.core.units import Bytes, Cores, Duration
 from hotseat.core.vllm import VllmSettings
 
 API_VERSION: Final = "hotseat.dev/v1alpha1"
 DEFAULT_WORKSPACE = "default"
+SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
 
 
@@ -327,6 +338,9 @@ class Queue(Document):
     max_waiting_per_model: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
         default=None, description="For one Model."
     )
+    max_waiting_per_tenant: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="Of one tenant, for all Models."
+    )
 
 
 class Policy(Document):
@@ -335,6 +349,30 @@ class Policy(Document):
     name: str = Field(default="batch", description="batch, fifo, priority, or one that a package adds.")
     max_wait: Duration = Field(default=30.0, description="Bound on the wait for a turn.")
     min_residency: Duration = Field(default=0.0, description="Once ready, it keeps its seat for so long, used or not.")
+    # As long as maxWait: whoever asks for one step less goes before those who come that bound later.
+    ageing: Duration = Field(
+        default=30.0,
+        description="For each such time that a request has waited, its priority in its Model's queue counts one higher; `0s`: never.",
+    )
+
+
+class Tenants(Document):
+    """Whose requests take turns with whose, in the queue of one Model. Without a header, a tenant is an API key: key-1, key-2, …"""
+
+    header: Annotated[str, Field(pattern=HEADER_PATTERN, max_length=100)] | None = Field(
+        default=None,
+        description="Header of a request that names its tenant, where something in front of hotseat sets it; without it, the key does.",
+    )
+    weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
+        default_factory=dict, max_length=1000, description="Share of a tenant beside the others; 1 where it is not named."
+    )
+
+    @field_validator("header")
+    @classmethod
+    def _header_is_no_secret(cls, header: str | None) -> str | None:
+        if header is not None and header.lower() in SECRET_HEADERS:
+            raise ValueError(f"header {header} carries secrets, and the names of tenants are shown")
+        return header
 
 
 class WorkspaceSpec(Document):
@@ -344,6 +382,7 @@ class WorkspaceSpec(Document):
     default_model: str | None = Field(default=None, description="Model that answers requests which name none.")
     queue: Queue = Queue()
     policy: Policy = Policy()
+    tenants: Tenants = Tenants()
 
 
 class Workspace(Document):

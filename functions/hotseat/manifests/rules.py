@@ -7,7 +7,7 @@ tests is run through both. Engines that other packages add are asked by the swit
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hotseat.core.documents import SOURCE_SCHEMES
+from hotseat.core.documents import SECRET_HEADERS, SOURCE_SCHEMES
 
 _SCHEMES = "|".join(SOURCE_SCHEMES)
 _SCHEME_LIST = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
@@ -97,6 +97,12 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         (
             "!has(self.existingClaim) || (!has(self.size) && !has(self.storageClass))",
             "existingClaim excludes size and storageClass",
+        ),
+    ),
+    ("Tenants", "header"): (
+        (
+            f"!self.matches(r'^(?i:{'|'.join(SECRET_HEADERS)})$')",
+            "header carries secrets, and the names of tenants are shown",
         ),
     ),
     ("VllmSettings", ""): (

@@ -136,6 +136,13 @@ class Queued(Document):
     in_flight: int = Field(default=0, description="Requests that are being answered.")
 
 
+class Outlook(Document):
+    """How soon a Model can be ready at best."""
+
+    model: str = Field(description="The Model.")
+    seconds: float = Field(default=0.0, description="Seconds from outlookAt on, by what loading and stopping took before.")
+
+
 class WorkspaceStatus(Document):
     """The truth about who holds what of the Workspace."""
 
@@ -153,3 +160,7 @@ class WorkspaceStatus(Document):
     queue: tuple[Queued, ...] = Field(default=(), description="Models that somebody waits for or talks to.")
     switches: tuple[Switched, ...] = Field(default=(), description="The last switches, newest last.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Ready, and what is wrong.")
+    outlook: tuple[Outlook, ...] = Field(
+        default=(), description="Models that are not ready and how soon they can be, where that is known."
+    )
+    outlook_at: Time | None = Field(default=None, description="When outlook was so.")
