@@ -104,7 +104,8 @@ def test_loading_is_told_in_comments_to_those_who_ask(hotseat: Hotseat) -> None:
     assert (states[-1]["model"], states[-1]["state"], states[-1]["resident"]) == ("b", "loading", None)
     assert len(states) >= 2
     assert [state["elapsed"] for state in states] == sorted(state["elapsed"] for state in states)
-    assert all(set(state) == {"model", "state", "position", "elapsed", "progress", "resident"} for state in states)
+    fields = {"model", "state", "position", "estimate", "elapsed", "progress", "resident"}
+    assert all(set(state) == fields for state in states)
     rest = [line for line in lines if not line.startswith(":")]
     assert (json.loads(rest[0][6:])["choices"][0]["delta"]["content"], rest[-1]) == ("b:", "data: [DONE]")
 

@@ -319,7 +319,7 @@ class World:
         self.count += 1
         request = self.requests[self.count] = Request(model, router, tenant=tenant, priority=priority)
         deadline = None if patience is None else self.now + patience
-        self.at(router, admission.Arrive(self.now, self.count, model, priority, tenant, deadline))
+        self.at(router, admission.Arrive(self.now, self.count, model, priority, tenant=tenant, deadline=deadline))
         return request
 
     def _one(self, pick: Pick, waiting: bool) -> int | None:

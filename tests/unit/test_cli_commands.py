@@ -83,7 +83,13 @@ def running(fake):
                 "workspace": "default", "holder": "default/4", "epoch": 4, "in_flight": 2, "gpus": 1,
             }
         ],
-        "waiting": [{"model": "gemma", "count": 3, "oldest_seconds": 1.5}],
+        "waiting": [
+            {
+                "model": "gemma", "count": 14, "oldest_seconds": 1.5, "rate": 0.4567,
+                "tenants": {"key-1": 1, "key-2": 12, "": 1},
+            },
+            {"model": "phi", "count": 3, "oldest_seconds": 0.1, "rate": None, "tenants": {}},
+        ],
         "workspaces": [{"name": "default", **space}, {"name": "spare", **space}],
     }  # fmt: skip
 
@@ -94,8 +100,9 @@ def test_ps_shows_who_holds_the_accelerator_and_who_waits(hotseat, running):
         ["default", "qwen", "draining", "1/1", "2", "5s", "http://127.0.0.1:5801"],
         ["spare", "-", "free", "0/1", "0", "-", "-"],
         [""],
-        ["WAITING", "COUNT", "OLDEST"],
-        ["gemma", "3", "1s"],
+        ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"],
+        ["gemma", "14", "1s", "0.46/s", "key-2:12,-:1,key-1:1"],
+        ["phi", "3", "0s", "-", "-"],
     ]
     assert hotseat("ps", "-o", "name").stdout == "qwen\n"
 

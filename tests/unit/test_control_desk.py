@@ -10,7 +10,7 @@ import pytest
 from hotseat.control.desk import ClientGone, Desk, Ticket
 from hotseat.core.admission import Limits, LimitsChanged
 from hotseat.core.errors import QueueFull, Unavailable
-from hotseat.core.messages import Residency, Resident, SeatState
+from hotseat.core.messages import Residency, Resident, SeatState, Waiting
 
 
 class FakeClient:
@@ -79,7 +79,7 @@ def test_one_that_need_not_wait_costs_no_descriptor(desk: Desk) -> None:
 def test_one_that_waits_is_woken_by_its_turn(desk: Desk, client: FakeClient, told: Told) -> None:
     before = open_files()
     ticket = desk.submit("a")
-    assert (ticket.held, told, desk.waiting("a"), desk.position(ticket)) == (True, [True], 1, 1)
+    assert (ticket.held, told, desk.waiting("a"), desk.standing(ticket)) == (True, [True], 1, (1, None))
     thread = waits(desk, ticket, client)
     desk.see(ready(1))
     thread.join(5)
@@ -87,6 +87,30 @@ def test_one_that_waits_is_woken_by_its_turn(desk: Desk, client: FakeClient, tol
     desk.finish(ticket)
     desk.finish(ticket)
     assert (desk.waiting(), desk.in_flight(), open_files()) == (0, 0, before)
+
+
+def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClient) -> None:
+    now = 100.0
+    desk = Desk("router", lambda: now, lambda _: None)
+    desk.change(LimitsChanged(now, {"a": Limits(concurrency=1)}, 100))
+    desk.see(ready(1))
+    tickets = [desk.submit("a", tenant=f"key-{number}") for number in range(12)]
+    assert (tickets[0].position, tickets[3].position, tickets[3].estimate) == (None, 3, None), (
+        "nothing was measured yet"
+    )
+    for ticket in tickets[:11]:
+        now += 2.0
+        desk.finish(ticket)
+    late = [desk.submit("a"), desk.submit("a")]
+    assert (late[1].position, late[1].estimate) == (2, pytest.approx(4.0, rel=0.05))
+    now += 1.0
+    desk.finish(tickets[11])
+    assert desk.standing(late[0]) == (None, None)
+    assert desk.standing(late[1]) == (1, pytest.approx(2.0, rel=0.1))
+    assert desk.lines(["a", "b"]) == {"a": (Waiting(1, 122.0), pytest.approx(0.5, rel=0.1)), "b": (None, None)}
+    with pytest.raises(Unavailable) as refused:
+        desk.submit("a", timeout=0.0)
+    assert refused.value.code == "deadline_unreachable"
 
 
 def test_a_time_limit_ends_the_wait_and_expiry_the_request(desk: Desk, client: FakeClient) -> None:

@@ -113,7 +113,9 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
     switch = Switch("s", "w", "a", "demand", 1.0, 2.0, 1, started=3.0, ended=4.0, outcome="completed")
     WorkspaceStatus.model_validate(
         {
-            **residency_to_status(Residency(3, (resident,), {"b": Refusal(3, "failed", "why", 9.0)}, 45.0, {"b": 3.5}, 7.0)),
+            **residency_to_status(
+                Residency(3, (resident,), {"b": Refusal(3, "failed", "why", 9.0)}, 45.0, {"b": 3.5}, 7.0)
+            ),
             "models": model_rows([document], [known]),
             "switches": switch_rows([], [switch]),
             "queue": queue_rows({"a": (1, 5.0, 2)}),

@@ -17,7 +17,7 @@ def bearer(key: bytes) -> dict[str, str]:
 
 
 def test_without_keys_everybody_comes_in() -> None:
-    Keys().check({})
+    assert Keys().check({}) == "", "and nobody has a name"
     assert not Keys()
     assert KEYS
 
@@ -25,9 +25,10 @@ def test_without_keys_everybody_comes_in() -> None:
 @pytest.mark.parametrize("key", ["sk-one", "sk-zwö"])
 def test_each_key_in_each_form(key: str) -> None:
     raw = key.encode()
-    KEYS.check(bearer(raw))
-    KEYS.check({"HTTP_X_API_KEY": raw.decode("latin-1")})
-    KEYS.check({"HTTP_AUTHORIZATION": "basic " + base64.b64encode(b"who:" + raw).decode()})
+    name = {"sk-one": "key-1", "sk-zwö": "key-2"}[key]
+    assert KEYS.check(bearer(raw)) == name
+    assert KEYS.check({"HTTP_X_API_KEY": raw.decode("latin-1")}) == name
+    assert KEYS.check({"HTTP_AUTHORIZATION": "basic " + base64.b64encode(b"who:" + raw).decode()}) == name
 
 
 @given(st.binary(max_size=20), st.sampled_from(["Bearer ", "Basic ", "Digest ", ""]))

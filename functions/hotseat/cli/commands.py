@@ -76,9 +76,17 @@ def ps(ctx: click.Context, output: str) -> None:
     body = connect(ctx).get("/running", "running")
     text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
     if body.get("waiting"):
-        rows = [[row["model"], str(row["count"]), age(row["oldest_seconds"])] for row in body["waiting"]]
-        text += "\n\n" + table(["WAITING", "COUNT", "OLDEST"], rows)
+        text += "\n\n" + table(
+            ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
+        )
     _print(output, body, [row["model"] for row in body["running"]], text)
+
+
+def _queue_row(row: Row) -> list[str]:
+    rate, tenants = row.get("rate"), row.get("tenants") or {}
+    most = sorted(tenants.items(), key=lambda item: (-item[1], item[0]))
+    named = ",".join(f"{name or '-'}:{count}" for name, count in most)
+    return [row["model"], str(row["count"]), age(row["oldest_seconds"]), f"{rate:.2g}/s" if rate else "", named]
 
 
 def _seats(body: Row) -> list[list[str]]:

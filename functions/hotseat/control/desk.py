@@ -8,7 +8,7 @@ import itertools
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hotseat.core.admission import (
@@ -31,7 +31,7 @@ from hotseat.core.admission import (
     Want,
 )
 from hotseat.core.errors import HotseatError, Unavailable
-from hotseat.core.messages import Demand, Residency
+from hotseat.core.messages import Demand, Residency, Waiting
 
 LONGEST_POLL = 3600.0  # seconds; poll() takes no more than a few weeks, and a client may ask for more
 
@@ -62,9 +62,11 @@ class Ticket:
         "arrived",
         "dispatched",
         "error",
+        "estimate",
         "held",
         "holder",
         "model",
+        "position",
         "request",
         "wake",
     )
@@ -75,6 +77,8 @@ class Ticket:
         self.arrived = arrived
         self.dispatched: float | None = None
         self.held = False  # it had to wait
+        self.position: int | None = None  # its place in the queue when it came
+        self.estimate: float | None = None  # seconds until its turn, as it looked then
         self.holder = ""
         self.address = ""
         self.error: HotseatError | None = None
@@ -115,16 +119,29 @@ class Desk:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, model: str, priority: int = 0, *, at_once: bool = False) -> Ticket:
+    def submit(
+        self,
+        model: str,
+        priority: int = 0,
+        *,
+        at_once: bool = False,
+        tenant: str = "",
+        timeout: float | None = None,
+    ) -> Ticket:
         """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told.
 
-        One that shall be answered `at_once` never waits: NotResident.
+        One that shall be answered `at_once` never waits: NotResident. `timeout`: seconds after which its client has no use for
+        an answer; one that cannot be in time is refused at once.
         """
         now = self._clock()
+        deadline = None if timeout is None else now + timeout
         with self._lock:
             ticket = Ticket(next(self._ids), model, now)
             self._tickets[ticket.request] = ticket
-            urgent = self._carry_out(self._machine.step(Arrive(now, ticket.request, model, priority, at_once)))
+            arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline)
+            urgent = self._carry_out(self._machine.step(arrival))
+            if ticket.held:
+                ticket.position, ticket.estimate = self._standing(ticket, now)
         if urgent is not None:
             self._on_demand(urgent)
         if ticket.error is not None:
@@ -233,10 +250,19 @@ class Desk:
         with self._lock:
             return {model: (w.count, w.oldest) for model, w in self._machine.waiting_by_model().items()}
 
-    def position(self, ticket: Ticket) -> int | None:
-        """Place in its model's queue, 1 for the next."""
+    def lines(self, models: Iterable[str]) -> dict[str, tuple[Waiting | None, float | None]]:
+        """By model: what waits, if anything does, and how many a second are served while somebody waits, if that is known."""
         with self._lock:
-            return self._machine.position(ticket.request)
+            now, waiting = self._clock(), self._machine.waiting_by_model()
+            return {model: (waiting.get(model), self._machine.rate(model, now)) for model in models}
+
+    def standing(self, ticket: Ticket) -> tuple[int | None, float | None]:
+        """Place in its model's queue, 1 for the next, and about how many seconds it still waits; None: it does not, or nobody knows."""
+        with self._lock:
+            return self._standing(ticket, self._clock())
+
+    def _standing(self, ticket: Ticket, now: float) -> tuple[int | None, float | None]:
+        return self._machine.position(ticket.request), self._machine.estimate(ticket.request, now)
 
     @property
     def residency(self) -> Residency:

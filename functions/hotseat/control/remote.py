@@ -15,7 +15,6 @@ from hotseat.control.register import Place, Register, Room
 from hotseat.control.reporter import Reporter
 from hotseat.control.terms import limits_changed
 from hotseat.control.wire import Json, moment, residency_from_status, stamp, switch_from_json
-from hotseat.core.admission import LimitsChanged
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.errors import Unavailable
 from hotseat.core.events import Emit
@@ -49,7 +48,7 @@ class RemoteRoom(Room):
         self._forget = forget
         self._statuses: Mapping[str, ModelStatus] = {}
         self._switches: tuple[Switch, ...] | None = None
-        self._limits: LimitsChanged | None = None  # what the desk knows; its time is of no matter
+        self._limits = limits_changed(0.0, (), workspace)  # what the desk was told
         self.desk = Desk(router, time.monotonic, self._demand_changed)
         self.reporter = Reporter(workspace.name, pod, carrier, self.desk.demand)
         self.reporter.start()

@@ -357,14 +357,16 @@ class Policy(Document):
 
 
 class Tenants(Document):
-    """Whose requests take turns with whose, in the queue of one Model. Without a header, a tenant is an API key: key-1, key-2, …"""
+    """Whose requests take turns with whose, in the queue of one Model. Without a header, a tenant is an API key, by its number."""
 
     header: Annotated[str, Field(pattern=HEADER_PATTERN, max_length=100)] | None = Field(
         default=None,
         description="Header of a request that names its tenant, where something in front of hotseat sets it; without it, the key does.",
     )
     weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
-        default_factory=dict, max_length=1000, description="Share of a tenant beside the others; 1 where it is not named."
+        default_factory=dict,
+        max_length=1000,
+        description="Share of a tenant beside the others; 1 where it is not named.",
     )
 
     @field_validator("header")

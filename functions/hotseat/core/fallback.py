@@ -35,6 +35,7 @@ _REFUSALS = {
     "release_unproven": Reason.FAILED,
     "weights_not_cached": Reason.LOADING,
     "queue_full": Reason.WAITING,
+    "deadline_unreachable": Reason.WAITING,
 }
 
 

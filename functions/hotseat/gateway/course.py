@@ -12,6 +12,7 @@ from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownMo
 from hotseat.core.fallback import Reason, does, due, look_again, refused
 from hotseat.core.messages import EXTERNAL_EPOCH
 from hotseat.core.seats import ModelStatus
+from hotseat.gateway.asking import Asking
 
 HEADER = "X-Hotseat-Fallback"
 
@@ -37,6 +38,7 @@ class Course:
         self.began = time.monotonic()
         self._house = house
         self._capability = capability
+        self._asking = Asking()
         self._passed = {place.model.name}  # Models that it will not come back to
         self._ticket: Ticket | None = None
         self._held = False
@@ -58,26 +60,37 @@ class Course:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Headers for the client: who answers, and why another than was asked for."""
         name = self.place.model.name
-        own = (("X-Hotseat-Model", name),)
+        own = (("X-Hotseat-Model", name), *self.queue_headers)
         if self.detour is None:
             return own
         text = f"model={self.detour.wanted}, fallback={name}, reason={self.detour.reason.lower()}"
         return (*own, (HEADER, text))
 
-    def submit(self, limit: float | None = None) -> None:
+    @property
+    def queue_headers(self) -> tuple[tuple[str, str], ...]:
+        """Headers for the client where it was held: its place in the queue when it came, and the seconds that it looked then."""
+        ticket = self._ticket
+        if ticket is None:
+            return ()
+        place = () if ticket.position is None else (("X-Queue-Position", str(ticket.position)),)
+        wait = () if ticket.estimate is None else (("X-Queue-Estimate", f"{ticket.estimate:.1f}"),)
+        return (*place, *wait)
+
+    def submit(self, asking: Asking | None = None) -> None:
         """Bring it to the desk: it is dispatched then, or waits. Raises what the client shall be told.
 
+        `asking`: what its headers say of how it may wait.
         Where its wait is known to be too long it does not begin: whoever waits has a claim that a wish has not (`core.wants`).
         """
-        desk, model = self.place.room.desk, self.place.model
+        self._asking = asking or self._asking
         try:
-            if model.spec.fallback is not None:
+            if self.place.model.spec.fallback is not None:
                 with suppress(NotResident):
-                    return self._stand(desk.submit(model.name, self._priority(self.place), at_once=True))
-                reason = self._due(limit)
+                    return self._stand(self._bring(self.place, at_once=True))
+                reason = self._due(self._asking.limit)
                 if reason is not None and self._answered_at_once(reason):
                     return None
-            return self._stand(desk.submit(model.name, self._priority(self.place)))
+            return self._stand(self._bring(self.place))
         except HotseatError as error:
             if not self.give_way(error):
                 raise
@@ -160,7 +173,7 @@ class Course:
     def _moved(self, place: Place, asked: str, reason: Reason, *, at_once: bool) -> bool:
         """Take a place elsewhere, then leave the one that it has; True: it is in the hands of one of them."""
         try:
-            ticket = place.room.desk.submit(place.model.name, self._priority(place), at_once=at_once)
+            ticket = self._bring(place, at_once=at_once)
         except HotseatError:
             return False
         old = self._ticket
@@ -183,9 +196,12 @@ class Course:
         self._ticket = ticket
         self._held = self._held or ticket.held
 
-    @staticmethod
-    def _priority(place: Place) -> int:
-        return place.model.spec.scheduling.priority
+    def _bring(self, place: Place, *, at_once: bool = False) -> Ticket:
+        its, rest = self._asking, None
+        if its.timeout is not None:
+            rest = max(0.0, its.timeout - (time.monotonic() - self.began))
+        desk, name = place.room.desk, place.model.name
+        return desk.submit(name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest)
 
 
 def soonest(room: Room, status: ModelStatus, now: float) -> float | None:

@@ -17,14 +17,13 @@ from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
 from hotseat.core.messages import EXTERNAL_EPOCH
-from hotseat.core.units import parse_duration
 from hotseat.gateway import relay
+from hotseat.gateway.asking import asking
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
 from hotseat.gateway.course import Course
 from hotseat.telemetry.metrics import Metrics
 
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
-MAX_WAIT_HEADER = "HTTP_X_HOTSEAT_MAX_WAIT"
 _LOADING_INTERVAL = 0.25  # seconds between two comments
 # Seconds before the first. A reverse proxy written in Go (Knative's own among them) may break an answer off that begins while it
 # still looks whether there is more of the request: golang/go issue 40747 and its kin.
@@ -64,17 +63,22 @@ class Inference:
         self._metrics = metrics
         self._max_body = max_body
 
-    def handle(self, environ: Mapping[str, Any], route: Route, extra: Headers = ()) -> relay.ClientStream:
-        """Answer a request; the stream has ended then. HotseatError: nothing was sent, and this is what to tell the client."""
+    def handle(
+        self, environ: Mapping[str, Any], route: Route, extra: Headers = (), *, key: str = ""
+    ) -> relay.ClientStream:
+        """Answer a request; the stream has ended then. HotseatError: nothing was sent, and this is what to tell the client.
+
+        `key` is the name of the key that it came with.
+        """
         started = time.monotonic()
         body = parse_body(read_body(environ, self._max_body))
         course = Course(self._house, self._place(body), body.model, route.capability)
         status = 500
         try:
-            limit = _max_wait(environ)
-            course.submit(limit)
+            it = asking(environ, course.place.room.workspace.spec.tenants, key)
+            course.submit(it)
             job = _Job(environ, body, course, relay.client_stream(environ))
-            status = self._serve(job, limit, extra)
+            status = self._serve(job, it.limit, extra)
         except HotseatError as error:
             status = error.status
             raise
@@ -182,14 +186,16 @@ class _Wait:
 
     def _tell(self, elapsed: float) -> None:
         if not self._job.stream.begun:
-            self._job.stream.begin("200 OK", _EVENT_STREAM)
+            self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._course.queue_headers])
         name, room = self._course.place.model.name, self._course.place.room
         status = room.status(name)
+        position, estimate = room.desk.standing(self._course.ticket)
         residents = [r.model for r in room.desk.residency.residents if r.model != name and r.epoch != EXTERNAL_EPOCH]
         state = {
             "model": name,
             "state": "waiting" if status.state == "unloaded" else status.state,
-            "position": room.desk.position(self._course.ticket),
+            "position": position,
+            "estimate": None if estimate is None else round(estimate, 1),
             "elapsed": round(elapsed, 2),
             "progress": None if status.done is None else {"done": status.done, "total": status.total},
             "resident": residents[0] if residents else None,
@@ -218,16 +224,3 @@ _EVENT_STREAM = [
     ("Cache-Control", "no-cache"),
     ("X-Accel-Buffering", "no"),
 ]
-
-
-def _max_wait(environ: Mapping[str, Any]) -> float | None:
-    """Client's own limit on waiting: `X-Hotseat-Max-Wait: 20s`, or a number of seconds."""
-    text = environ.get(MAX_WAIT_HEADER)
-    if text is None:
-        return None
-    try:
-        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
-    except ValueError:
-        raise BadRequest(
-            f"X-Hotseat-Max-Wait is {text!r}; allowed is a duration such as 20s, or a number of seconds."
-        ) from None

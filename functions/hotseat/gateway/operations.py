@@ -46,6 +46,10 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
             workspaces=[_workspace(room) for room in rooms],
         )
 
+    @blueprint.get("/api/queue")
+    def queue() -> Response:
+        return jsonify(queue=[row for room in house.rooms for row in _queue(room, house)])
+
     @blueprint.get("/api/switches")
     def switches() -> Response:
         known = [switch for room in house.rooms for switch in room.switches()]
@@ -131,9 +135,35 @@ def _gpus(place: Place | None) -> int | None:
 def _waiting(room: Room) -> list[dict[str, Any]]:
     now = time.monotonic()
     return [
-        {"model": model, "count": count, "oldest_seconds": round(now - oldest, 3)}
-        for model, (count, oldest) in room.desk.queues().items()
+        {
+            "model": model,
+            "count": waiting.count,
+            "oldest_seconds": round(now - waiting.oldest, 3),
+            "rate": _rounded(rate),
+            "tenants": dict(waiting.tenants),
+        }
+        for model, (waiting, rate) in room.desk.lines(room.desk.queues()).items()
+        if waiting is not None
     ]
+
+
+def _queue(room: Room, house: Register) -> Iterator[dict[str, Any]]:
+    """One row for each Model of a Workspace, whether or not somebody waits for it."""
+    now = time.monotonic()
+    mine = [name for name, place in house.places().items() if place.room is room]
+    for model, (waiting, rate) in room.desk.lines(mine).items():
+        yield {
+            "model": model,
+            "workspace": room.name,
+            "waiting": waiting.count if waiting else 0,
+            "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
+            "rate": _rounded(rate),
+            "tenants": dict(waiting.tenants) if waiting else {},
+        }
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 4)
 
 
 def _workspace(room: Room) -> dict[str, Any]:

@@ -46,10 +46,10 @@ class Gateway(Flask):
             return super().wsgi_app(environ, start_response)
         environ[START_RESPONSE] = start_response
         try:
-            self._let_in(environ)
+            key = self._let_in(environ)
             extra = _cors_headers(environ, self._cors) if self._cors else ()
             with self._places:
-                return self._inference.handle(environ, route, extra).finish()
+                return self._inference.handle(environ, route, extra, key=key).finish()
         except Exception as error:  # Flask's handlers make the answer, in a request of its own
             with self.request_context(environ):
                 response = self.finalize_request(self.handle_user_exception(error), from_error_handler=True)
@@ -62,13 +62,15 @@ class Gateway(Flask):
             self._let_in(request.environ)
         return None
 
-    def _let_in(self, environ: Mapping[str, Any]) -> None:
-        self._keys.check(environ)
+    def _let_in(self, environ: Mapping[str, Any]) -> str:
+        """Return the name of its key."""
+        key = self._keys.check(environ)
         origin = environ.get("HTTP_ORIGIN")
         # Without keys, any web page that somebody here looks at could use the accelerator.
         foreign = origin and not self._keys and environ["REQUEST_METHOD"] == "POST" and not self._cors & {"*", origin}
         if foreign and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
             raise Forbidden(f"Web pages from {origin} may not ask here; --cors-origin allows them.")
+        return key
 
     def _allow(self, response: Response) -> Response:
         if request.method != "OPTIONS":

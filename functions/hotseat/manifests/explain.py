@@ -93,7 +93,11 @@ def _suggestion(entry: Entry, detail: ErrorDetails, error: object) -> str:
         hint = did_you_mean(value, re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected", "")))
     elif kind == "string_pattern_mismatch" and detail["loc"] == ("metadata", "name"):
         hint = _as_name(value)
-    elif kind in ("bool_type", "int_type", "float_type") and isinstance(value, str) and re.fullmatch(r"true|false|[0-9]+", value):
+    elif (
+        kind in ("bool_type", "int_type", "float_type")
+        and isinstance(value, str)
+        and re.fullmatch(r"true|false|[0-9]+", value)
+    ):
         hint = f"without quotes: {value}"
     return hint
 

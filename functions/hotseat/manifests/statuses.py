@@ -140,7 +140,9 @@ class Outlook(Document):
     """How soon a Model can be ready at best."""
 
     model: str = Field(description="The Model.")
-    seconds: float = Field(default=0.0, description="Seconds from outlookAt on, by what loading and stopping took before.")
+    seconds: float = Field(
+        default=0.0, description="Seconds from outlookAt on, by what loading and stopping took before."
+    )
 
 
 class WorkspaceStatus(Document):

@@ -1,0 +1,69 @@
+"""Headers that say how a request may wait: who it is for, how important, how long."""
+
+import pytest
+
+from hotseat.core.documents import Tenants
+from hotseat.core.errors import BadRequest
+from hotseat.gateway.asking import Asking, asking
+
+BY_KEY, NAMED = Tenants(), Tenants(header="X-Team")
+
+
+def ask(tenants: Tenants = BY_KEY, key: str = "key-3", **headers: str) -> Asking:
+    return asking({f"HTTP_{name.upper()}": value for name, value in headers.items()}, tenants, key)
+
+
+def test_a_request_that_says_nothing_belongs_to_its_key_and_waits_as_long_as_it_takes() -> None:
+    assert ask() == Asking("key-3", 0, None, None)
+    assert ask(key="").tenant == ""
+
+
+@pytest.mark.parametrize(
+    ("tenants", "given", "tenant"),
+    [
+        (NAMED, "blue", "blue"),
+        (NAMED, " blue team ", "blue team"),
+        (NAMED, "münchen".encode().decode("latin-1"), "münchen"),
+        (NAMED, "", "key-3"),
+        (NAMED, "  ", "key-3"),
+        (BY_KEY, "blue", "key-3"),  # nobody has said that this header is to be believed
+    ],
+)
+def test_a_tenant_is_what_the_header_says_that_the_workspace_names(tenants: Tenants, given: str, tenant: str) -> None:
+    assert ask(tenants, x_team=given).tenant == tenant
+
+
+@pytest.mark.parametrize("given", ["x" * 101, "a\tb", "\xff\xfe"])
+def test_what_is_no_name_of_a_tenant_is_400(given: str) -> None:
+    with pytest.raises(BadRequest, match="X-Team is no name of a tenant"):
+        ask(NAMED, x_team=given)
+
+
+@pytest.mark.parametrize(
+    ("text", "priority"),
+    [("0", 0), ("7", 7), ("+7", 7), ("-7", -7), ("1000", 1000), ("1001", 1000), ("-99999999999", -1000)],
+)
+def test_a_priority_is_kept_within_those_of_documents(text: str, priority: int) -> None:
+    assert ask(x_priority=text).priority == priority
+
+
+@pytest.mark.parametrize("text", ["", "high", "1.5", "1e3", "1_0", "--1", "9" * 40, "\u0661"])
+def test_what_is_no_priority_is_400(text: str) -> None:
+    with pytest.raises(BadRequest, match="X-Priority is"):
+        ask(x_priority=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20", 20.0), ("0.5", 0.5), ("1m30s", 90.0), ("250ms", 0.25), ("0", 0.0)]
+)
+def test_times_are_seconds_or_durations_and_the_shorter_one_ends_the_wait(text: str, seconds: float) -> None:
+    assert ask(x_request_timeout=text).timeout == ask(x_hotseat_max_wait=text).max_wait == seconds
+    assert ask(x_request_timeout=text, x_hotseat_max_wait="10s").limit == min(seconds, 10.0)
+    assert ask().limit is None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1e3", "inf", "nan", "5 s"])
+@pytest.mark.parametrize("header", ["X-Request-Timeout", "X-Hotseat-Max-Wait"])
+def test_what_is_no_time_is_400(header: str, text: str) -> None:
+    with pytest.raises(BadRequest, match=f"{header} is"):
+        ask(**{header.lower().replace("-", "_"): text})
