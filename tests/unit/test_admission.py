@@ -230,6 +230,16 @@ def test_a_long_queue_refuses_who_is_in_a_hurry_by_twice_the_pace_that_was_seen(
     assert desk.step(Arrive(10.0, 202, "a", priority=1, deadline=11.0)) == [Hold(202), LATER], "it goes first"
 
 
+def test_a_closing_model_may_be_taken_back_and_then_begin_with_many_at_once() -> None:
+    desk, _ = draining(concurrency=4, waiting=20)
+    for request in range(21, 25):
+        desk.step(Finish(11.0, request))
+    assert desk.step(seen(2, resident("a", CLOSING), now=11.0)) == [AT_ONCE]
+    late = [desk.step(Arrive(11.0, request, "a", deadline=11.01))[0] for request in range(31, 36)]
+    assert late[:4] == [Hold(31), Hold(32), Hold(33), Hold(34)]
+    assert (late[4].request, late[4].code) == (35, "deadline_unreachable")
+
+
 def test_a_queue_that_gets_slow_sends_away_who_will_be_too_late() -> None:
     desk, next_one = draining(waiting=100)
     desk.step(Arrive(10.0, 200, "a", deadline=40.0))

@@ -9,7 +9,7 @@ from hotseat.cluster.statuses import model_rows, switch_rows
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.core.documents import Model
-from hotseat.core.errors import UnknownModel
+from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.events import Emit
 from hotseat.core.switches import Ledger
 
@@ -72,6 +72,23 @@ def test_a_workspace_that_is_gone_takes_its_models_along(house: RemoteHouse) -> 
     house.drop("w")
     with pytest.raises(UnknownModel):
         house.find("a")
+
+
+def test_a_bound_that_changes_alone_is_taken_in(house: RemoteHouse) -> None:
+    """A bug once: only what changed of some model made the desk look at the Workspace again."""
+    bounded = document(None)
+    house.take(bounded)
+    desk = house.find("a").room.desk
+    tickets = [desk.submit("a")]
+    house.take(bounded | {"spec": {"queue": {"maxWaiting": 1}}})
+    with pytest.raises(QueueFull, match="maxWaiting is 1"):
+        desk.submit("a")
+    house.take(bounded | {"spec": {"queue": {"maxWaitingPerTenant": 1}}})
+    with pytest.raises(QueueFull, match="maxWaitingPerTenant is 1"):
+        desk.submit("a")
+    tickets.append(desk.submit("a", tenant="key-1"))
+    for ticket in tickets:
+        desk.finish(ticket)
 
 
 def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) -> None:

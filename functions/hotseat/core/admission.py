@@ -307,15 +307,20 @@ class Admission:
         """Seconds until a model can take requests at the soonest."""
         return 0.0 if model in self._open else ready_in(self.residency, model, now)
 
+    def _slots(self, model: str) -> int:
+        """How many requests may begin at once when a model takes them, 0: all. At the least one: it may become free at any moment."""
+        each = self._limits[model].concurrency
+        if model not in self._open:
+            return each * max(1, sum(r.model == model for r in self.residency.residents))
+        free = sum(max(0, each - self._in_flight.get(holder.holder, 0)) for holder in self._open[model])
+        return max(1, free) if each else 0
+
     def _too_late(self, id_: int, request: Request, now: float) -> Reject | None:
         """Refuse one that waits and could not have its turn in time however well everything went."""
         if request.deadline is None:
             return None
         model, left = request.model, request.deadline - now
-        slots = self._limits[model].concurrency
-        if slots and model in self._open:
-            slots = 1  # they are all taken, or it would not wait; one may become free at any moment
-        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
+        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=self._slots(model))
         if left > 0 and least <= left:
             return None
         message = f"the turn of this request for {model} cannot come in the {max(0.0, left):.1f} s that its client still waits: "
