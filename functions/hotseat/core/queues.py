@@ -133,7 +133,10 @@ class Queue:
         """Those tenants of whom most wait. Of one that has no name nothing is said where it is the only one."""
         if len(self.tenants) <= SHOWN_TENANTS:
             return {} if self.tenants.keys() == {""} else dict(self.tenants)
-        return dict(nlargest(SHOWN_TENANTS, self.tenants.items(), key=lambda item: item[1]))
+        return {
+            tenant: self.tenants[tenant]
+            for tenant in nlargest(SHOWN_TENANTS, self.tenants, key=self.tenants.__getitem__)
+        }
 
     def _waits(self, entry: tuple[float, int, Request]) -> bool:
         return entry[2].deadline is not None
