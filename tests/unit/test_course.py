@@ -13,6 +13,7 @@ from hotseat.control.wire import stamp
 from hotseat.core.documents import Capability, Model
 from hotseat.core.errors import BadRequest, Unavailable, UpstreamFailed
 from hotseat.core.seats import ModelStatus
+from hotseat.gateway.asking import Asking
 from hotseat.gateway.course import Course, soonest
 
 NOW: dict[str, Any] = {"after": "0s"}
@@ -112,6 +113,36 @@ def test_one_that_needs_no_seat_is_brought_and_whoever_is_first_answers(world: W
     assert looked(course) is None
     assert (course.ticket.address, course.detour) == ("http://big", None)
     course.finish()
+
+
+def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_is_left_of_its_time(
+    world: World,
+) -> None:
+    known = {"outlook": [{"model": "big", "seconds": 30.0}], "outlookAt": stamp(time.monotonic())}
+    world.tell("gpu", model("big", fallback={"model": "small", "after": "1m"}), states={"big": "unloaded"}, **known)
+    world.tell("cpu", model("small", resources={"gpus": 0}), ready=("small",))
+    asking = Asking("key-1", priority=3, timeout=20.0)
+    course = world.course("big")
+    course.submit(asking)
+    assert (course.ticket.address, course.detour.reason) == ("http://small", "Waiting")
+    assert world.wanted("big"), "it shall come for those who follow"
+    course.finish()
+    world.tell("gpu", model("big"), states={"big": "unloaded"}, **known)
+    with pytest.raises(Unavailable, match="30[.]0 s at the least"):
+        world.course("big").submit(asking)
+
+
+def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> None:
+    world.tell("gpu", model("big"), states={"big": "loading"})
+    first, second = world.course("big"), world.course("big")
+    first.submit(Asking("key-1"))
+    second.submit(Asking("key-2", priority=3, timeout=60.0))
+    ((waiting, _),) = first.place.room.desk.lines(["big"]).values()
+    assert (waiting.tenants, waiting.priority) == ({"key-1": 1, "key-2": 1}, 3)
+    assert waiting.deadline == pytest.approx(time.monotonic() + 60.0, abs=5.0)
+    assert (first.queue_headers, second.queue_headers) == ((("X-Queue-Position", "1"),),) * 2, "it overtook"
+    for course in (first, second):
+        course.finish()
 
 
 def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:
