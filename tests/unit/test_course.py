@@ -128,7 +128,7 @@ def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_i
     assert world.wanted("big"), "it shall come for those who follow"
     course.finish()
     world.tell("gpu", model("big"), states={"big": "unloaded"}, **known)
-    with pytest.raises(Unavailable, match="30[.]0 s at the least"):
+    with pytest.raises(Unavailable, match=r"30\.0 s at the least"):
         world.course("big").submit(asking)
 
 
