@@ -24,6 +24,7 @@ from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.accelerators import find_accelerators
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.metrics import Metrics, Reading
+from hotseat.telemetry.requests import RequestLog
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Settings:
     cors: tuple[str, ...] = ()
     places: int = 1000  # requests that may take long, at once
     watch: bool = True
+    request_log: Path | None = None  # a line for each request that ended is appended to it
 
 
 class App:
@@ -77,6 +79,7 @@ class App:
         for each in (listener, self._sink):
             if each is not None:
                 self.bus.subscribe(each)
+        self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self._lock = threading.Lock()  # one reload, or the end, at a time
         self._closed = False
         self._stop_watching = threading.Event()
@@ -89,6 +92,7 @@ class App:
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
             places=settings.places,
+            request_log=self._request_log,
         )
 
     def begin(self) -> None:
@@ -125,8 +129,9 @@ class App:
         self._stop_watching.set()
         self.house.close(shutdown_time(self.manifest))
         self._connections.close()
-        if self._sink is not None:
-            self._sink.close()
+        for each in (self._sink, self._request_log):
+            if each is not None:
+                each.close()
 
     def _watch(self) -> None:
         # Editors replace files: their folders are what can be watched.

@@ -18,8 +18,9 @@ from benchmark.switching import EngineLog
 from hotseat.core.batch import Batch
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import figures
-from hotseat.simulation.load import Asked, Plan, poisson, rate
-from hotseat.simulation.world import Engine, World
+from hotseat.simulation.floor import Engine
+from hotseat.simulation.load import Asked, Part, Plan, poisson
+from hotseat.simulation.world import World
 
 SLOTS, SERVICE, LOAD = 8, 0.2, 0.8
 CASES = ((2, 1.0), (4, 3.0), (4, 0.3))  # models, seconds that an engine takes to start
@@ -48,14 +49,15 @@ def measure_scheduling(folder: Path, requests: int) -> list[Row]:
     """Send this many requests in each case."""
     rows: list[Row] = []
     for models, start in CASES:
-        plan = Plan([f"m{n}" for n in range(models)], rate(LOAD, SLOTS, SERVICE), requests, SERVICE)
-        asked = list(poisson(plan))
+        names = [f"m{n}" for n in range(models)]
+        parts = [Part(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
+        asked = list(poisson(Plan(parts, LOAD, requests=requests)))
         place = folder / f"{models}-{start:g}"
         place.mkdir()
         log = EngineLog(place / "engines.log")
-        outcome = _real(place, log, plan.models, start, asked)
+        outcome = _real(place, log, names, start, asked)
         loads = sum(line.what == "start" for line in log.lines())
-        rows += _rows(f"{models} models that start in {start:g} s", outcome, loads, _simulated(plan, start, asked))
+        rows += _rows(f"{models} models that start in {start:g} s", outcome, loads, _simulated(names, start, asked))
         rows.append(Row("scheduling", "engines that met another one", log.overlaps(), at_most=0))
     return rows
 
@@ -79,9 +81,9 @@ def _rows(case: str, real: Outcome, loads: int, simulated: tuple[Outcome, int]) 
     return rows
 
 
-def _simulated(plan: Plan, start: float, asked: Sequence[Asked]) -> tuple[Outcome, int]:
+def _simulated(names: Sequence[str], start: float, asked: Sequence[Asked]) -> tuple[Outcome, int]:
     terms = Terms(max_wait=MAX_WAIT)
-    world = World(Batch(), dict.fromkeys(plan.models, Engine(start, 0.0, SLOTS, terms)))
+    world = World(Batch(), dict.fromkeys(names, Engine(start, 0.0, SLOTS, terms)))
     record = world.run(asked)
     told = figures("batch", record, 1)
     return Outcome([each for some in record.waits.values() for each in some], told.seconds), told.switches

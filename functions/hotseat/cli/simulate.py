@@ -1,26 +1,29 @@
 """`hotseat simulate`: what a policy would make of a load, in simulated time."""
 
-import dataclasses
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from hotseat.cli import simulate_plot, simulate_tables
 from hotseat.cli.options import Command, output_option
-from hotseat.cli.terminal import table, took
-from hotseat.control.house import load_policy
-from hotseat.core.policy import Policy
-from hotseat.core.seats import Terms
+from hotseat.cli.simulate_case import Case
+from hotseat.cli.simulate_cast import parse_models
+from hotseat.cli.terminal import took
 from hotseat.core.units import Unreadable, parse_duration
-from hotseat.simulation.figures import Figures, Waits, figures
-from hotseat.simulation.load import SHAPES, Plan, rate
-from hotseat.simulation.world import Engine, World
+from hotseat.simulation.figures import Figures, Record, figures
+from hotseat.simulation.load import SHAPES
+from hotseat.simulation.trace import Trace
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+
+ON_TERMINAL = "-"  # as --plot
 
 
 def _duration(value: str) -> float:
@@ -43,58 +46,49 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
     return add
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Case:
-    """The options, by their names."""
-
-    models: int
-    load: float
-    requests: int
-    shape: str
-    gpus: int
-    slots: int
-    load_time: float
-    stop_time: float
-    service_time: float
-    max_wait: float
-    min_residency: float
-    drain_timeout: float
-    seed: int
-
-    def play(self, name: str, policy: Policy) -> Figures:
-        """Run it under one policy."""
-        names = [f"model-{number}" for number in range(1, self.models + 1)]
-        terms = Terms(
-            max_wait=self.max_wait,
-            min_residency=self.min_residency,
-            start_timeout=2 * self.load_time + 1,  # no load fails here
-            drain_timeout=self.drain_timeout,
-        )
-        world = World(
-            policy, dict.fromkeys(names, Engine(self.load_time, self.stop_time, self.slots, terms)), gpus=self.gpus
-        )
-        offered = rate(self.load, self.slots, self.service_time, self.gpus)
-        plan = Plan(names, offered, self.requests, self.service_time, self.seed)
-        return figures(name, world.run(SHAPES[self.shape](plan)), self.gpus)
-
-
 @click.command(
     cls=Command,
     examples=(
         "hotseat simulate --models 4 --load 0.8 --load-time 3s",
-        "hotseat simulate --compare batch,fifo --load-time 30s --max-wait 60s",
+        "hotseat simulate --compare batch,fifo,naive --load-time 30s --max-wait 60s",
         "hotseat simulate --shape hot-cold --load 0.7 --max-wait 30s -o json",
+        "hotseat simulate --shape day --load 0.5 --service-spread 1 --plot -",
+        "hotseat simulate --model small=weight=5,load-time=3s --model large=load-time=60s,slots=2,gpus=2 --gpus 2",
+        "hotseat simulate -f models.yaml --trace requests.jsonl --compare batch,fifo",
     ),
 )
 @click.option("--models", type=click.IntRange(1), default=4, show_default=True, help="How many models take turns.")
 @click.option(
+    "--model", "given", multiple=True, metavar="NAME[=KEY=VALUE,…]", callback=parse_models, help="A model, instead of --models;"
+    " or what differs for one of -f or --trace. May be given several times. KEY is weight, load-time, stop-time, service-time,"
+    " slots, gpus, priority, max-wait or min-residency.",
+)  # fmt: skip
+@click.option(
+    "-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR", help="Documents whose Models"
+    " take turns, with their scheduling; may be given several times. How long anything takes is not in them.",
+)  # fmt: skip
+@click.option("--workspace", metavar="NAME", help="Workspace of these documents, where there are several.")
+@click.option(
+    "--trace", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE", help="Request log of a hotseat"
+    " (`hotseat up --request-log FILE`), or a CSV file with its columns, instead of a made-up load.",
+)  # fmt: skip
+@click.option(
     "--load", type=click.FloatRange(0, min_open=True), default=0.8, show_default=True, help="Share of what the GPUs could"
     " answer if switching took no time; nothing keeps up with 1 or more.",
 )  # fmt: skip
-@click.option("--requests", type=click.IntRange(1), default=10_000, show_default=True, help="How many requests come.")
+@click.option(
+    "--requests", type=click.IntRange(1), help="How many requests come.  [default: 10000; 40 for alternate; day: see --duration]"
+)  # fmt: skip
+@click.option(
+    "--duration",
+    type=_duration,
+    metavar="DURATION",
+    help="For how long requests come, instead.  [default for day: 24h]",
+)
 @click.option(
     "--shape", type=click.Choice(list(SHAPES)), default="poisson", show_default=True, help="How they come: one by one; in"
-    " groups for one model; or one by one and 98% of them for the first model.",
+    " groups for one model; one by one and 98% of them for the first model; as people come over a day, with 1.6 times the load"
+    " at four in the afternoon and 0.4 times at night; or all at once, for each model in turn.",
 )  # fmt: skip
 @click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="How many models fit at a time.")
 @click.option(
@@ -108,88 +102,77 @@ class _Case:
     ("--min-residency", "0s", "The Workspace's minResidency."),
     ("--drain-timeout", "120s", "The Models' drainTimeout: requests beyond it are cut off."),
 )
-@click.option("--policy", default="batch", show_default=True, metavar="NAME", help="Policy to follow.")
-@click.option("--compare", metavar="NAME,NAME…", help="Several policies under the same load, side by side.")
+@click.option(
+    "--service-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="How much service times vary:"
+    " standard deviation over mean, lognormal.",
+)  # fmt: skip
+@click.option(
+    "--load-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="How much load times vary, likewise."
+)  # fmt: skip
+@click.option(
+    "--routers",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="How many routers requests come to, in turn.",
+)
+@click.option("--policy", metavar="NAME", help="Policy to follow.  [default: that of the documents, else batch]")
+@click.option("--compare", metavar="NAME,NAME…", help="Several policies under the same load, side by side; naive is a plain"
+              " proxy that switches at each change of the model.")  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same load.")
+@click.option("--plot", metavar="FILE.png|-", help="Draw who was resident over time and how many waited: a PNG (needs"
+              " matplotlib), or - on the terminal.")  # fmt: skip
 @output_option("table", "json")
 @click.pass_context
-def simulate(ctx: click.Context, /, policy: str, compare: str | None, output: str, **options: Any) -> None:
+def simulate(
+    ctx: click.Context, /, policy: str | None, compare: str | None, plot: str | None, output: str, **options: Any
+) -> None:
     """Run a made-up load through the scheduler, in simulated time.
 
     It runs the code that decides in a real hotseat, without engines and without waiting: it takes seconds for hours. It
     prints what was answered or cut off by the drain timeout, how long requests waited until they were dispatched and models
-    until their turn, and the GPU time that went into switching or was left idle while somebody waited.
+    until their turn, and what became of the GPUs' time. docs/simulate.md says what is modelled, and what is not.
     """
-    case = _Case(**options)
-    if case.models == 1 and case.shape == "hot-cold":
-        raise click.UsageError("--shape hot-cold needs --models 2 or more", ctx)
-    if not case.service_time:
-        raise click.UsageError("--service-time: an answer takes some time", ctx)
-    policies = [(name, _policy(name, ctx)) for name in (compare.split(",") if compare else [policy])]
+    case = Case(**options)
+    case.check(ctx)
+    if plot and plot != ON_TERMINAL:
+        simulate_plot.check(Path(plot))
+    log = case.log()
+    cast = case.cast(log)
+    asked = case.asked(cast, log)
+    names = list(dict.fromkeys(compare.split(","))) if compare else [policy or cast.policy]
+    players = {name: case.player(name, cast) for name in names}
     began = time.monotonic()
-    results = [case.play(name, policy) for name, policy in policies]
+    records = {name: play(asked()) for name, play in players.items()}
+    results = [figures(name, record, cast.capacity.gpus) for name, record in records.items()]
+    if plot and plot != ON_TERMINAL:
+        simulate_plot.png(records, Path(plot))
     if output == "json":
-        given = dataclasses.asdict(case)
-        click.echo(json.dumps({"options": given, "results": [dataclasses.asdict(r) for r in results]}, indent=2))
+        click.echo(json.dumps(_as_json(options, log, results), indent=2, default=str))
         return
-    click.echo(_summary(results) + "\n\n" + _by_model(results))
+    _print(results, log, case.trace, records if plot else {}, drawn=plot == ON_TERMINAL)
     if sys.stderr.isatty():
         simulated = took(sum(result.seconds for result in results))
         click.echo(f"\n{simulated} simulated in {took(time.monotonic() - began)}", err=True)
 
 
-def _policy(name: str, ctx: click.Context) -> Policy:
-    try:
-        return load_policy(name)
-    except KeyError:
-        there = ", ".join(sorted(entry_points(group="hotseat.policies").names))
-        raise click.UsageError(f"there is no policy {name!r}; there is: {there}", ctx) from None
+def _as_json(options: Mapping[str, Any], log: Trace | None, results: Sequence[Figures]) -> dict[str, Any]:
+    read = log and {"requests": len(log.asked), "assumed": log.assumed, "left_out": log.left_out}
+    return {"options": options, **({"trace": read} if read else {}), "results": [asdict(it) for it in results]}
 
 
-def _summary(results: Sequence[Figures]) -> str:
-    headers = (
-        "POLICY",
-        "ANSWERED",
-        "CUT",
-        "REQ/S",
-        *_WAITS,
-        "TURN P99",
-        "BOUND",
-        "SWITCHES",
-        "SWITCHING",
-        "IDLE",
-        "LOST",
-    )
-    rows = [
-        (
-            it.policy,
-            f"{it.answered} of {it.requests}",
-            str(it.cut),
-            f"{it.throughput:.2f} of {it.offered:.2f}",
-            *_waits(it.waits),
-            took(it.turns.p99),
-            took(it.effective_max_wait),
-            str(it.switches),
-            took(it.switching),
-            took(it.idle),
-            f"{it.lost:.1%}",
-        )
-        for it in results
-    ]
-    return table(headers, rows)
-
-
-def _by_model(results: Sequence[Figures]) -> str:
-    rows = [
-        (result.policy, name, str(it.waits.count), *_waits(it.waits), took(it.turns.p99), str(it.loads))
-        for result in results
-        for name, it in result.models.items()
-    ]
-    return table(("POLICY", "MODEL", "REQUESTS", *_WAITS, "TURN P99", "LOADS"), rows)
-
-
-_WAITS = ("MEAN WAIT", "P50", "P99", "MAX")
-
-
-def _waits(waits: Waits) -> list[str]:
-    return [took(seconds) for seconds in (waits.mean, waits.p50, waits.p99, waits.max)]
+def _print(
+    results: Sequence[Figures], log: Trace | None, file: Path | None, records: Mapping[str, Record], *, drawn: bool
+) -> None:
+    if log is not None:
+        told = f"{file}: {len(log.asked)} requests"
+        if log.assumed:
+            told += f"; {log.assumed} that no engine got are taken to need what is usual for their model"
+        if log.left_out:
+            told += f"; {log.left_out} more that were wrong by themselves are left out"
+        click.echo(told, err=True)
+    parts = [simulate_tables.summary(results), simulate_tables.gpu_time(results), simulate_tables.by_model(results)]
+    if drawn:
+        columns = shutil.get_terminal_size().columns
+        parts += [simulate_plot.text(name, record, columns) for name, record in records.items()]
+    click.echo("\n\n".join(parts))

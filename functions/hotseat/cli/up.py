@@ -39,6 +39,19 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
         raise click.BadParameter(f"{value!r} is not {error}") from None
 
 
+def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path | None:
+    """Say at once where nothing can be appended."""
+    if value is None:
+        return None
+    if str(value) == "-":
+        raise click.BadParameter("the standard output is for events; give a file")
+    try:
+        with value.open("ab"):
+            return value
+    except OSError as error:
+        raise click.BadParameter(f"{value} cannot be written: {error.strerror or error}") from None
+
+
 @click.command(cls=Command, examples=EXAMPLES)
 @click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE|DIR",
               help="Documents to serve; may be given several times, - is the standard input.")  # fmt: skip
@@ -62,6 +75,9 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
               help="Logs, and what is needed to clean up after a crash.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_CACHE_DIR",
               help="Downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
+@click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
+              help="Append a JSON line for each request that ended: `hotseat simulate --trace` reads it. Nothing of what was asked or"
+              " answered is in it.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
 @click.option("--no-watch", is_flag=True, help="Do not reload when a file changes; SIGHUP still does.")
 @click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
               help="Level of hotseat's own log, on standard error.")  # fmt: skip
@@ -78,6 +94,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     max_body: int,
     state_dir: Path | None,
     cache_dir: Path | None,
+    request_log: Path | None,
     no_watch: bool,
     log_level: str,
     json_lines: bool | None,
@@ -109,6 +126,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         cors=cors,
         watch=not no_watch,
         places=_threads(manifest) - RESERVED_THREADS,
+        request_log=request_log and request_log.absolute(),
     )
     _serve(settings, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
 

@@ -13,6 +13,7 @@ from hotseat.kube.client import Json, Kube
 from hotseat.kube.names import WORKSPACES
 from hotseat.kube.watching import Change, Watcher
 from hotseat.telemetry.metrics import Metrics
+from hotseat.telemetry.requests import RequestLog
 
 MAX_BODY = 64 * 2**20
 GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
@@ -31,6 +32,7 @@ class RouterApp:
         self.house = RemoteHouse(settings.pod, carrier, self._connections.forget, self._bus.emit)
         self._metrics = Metrics(lambda: of_requests(self.house))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
+        self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self.gateway = create_gateway(
             self.house,
             self._bus,
@@ -40,6 +42,7 @@ class RouterApp:
             max_body=MAX_BODY,
             cors=frozenset(),
             places=settings.threads,
+            request_log=self._request_log,
         )
 
     def begin(self) -> None:
@@ -58,6 +61,8 @@ class RouterApp:
         self._watcher.stop()
         self._bus.close()
         self._connections.close()
+        if self._request_log is not None:
+            self._request_log.close()
 
     def _see(self, change: Change, workspace: Json) -> None:
         if change is Change.GONE:

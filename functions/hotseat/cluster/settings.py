@@ -22,6 +22,7 @@ class Settings:
     pod: str
     log_level: str
     threads: int
+    request_log: str = ""
 
     def broker_of(self, namespace: str) -> str:
         """Where a namespace's events are published; empty for nowhere."""
@@ -38,6 +39,8 @@ VARIABLES = {
     "HOTSEAT_GPU_RESOURCE": "Extended resource that a GPU is (default nvidia.com/gpu).",
     "HOTSEAT_LOG_LEVEL": "debug, info, warning or error (default info).",
     "HOTSEAT_THREADS": "Most requests at once, waiting ones included (default 1500).",
+    "HOTSEAT_REQUEST_LOG": "Where the router writes a line for each request that ended: a file, or - for the pod's own log "
+    "(default: nowhere).",
     "PORT": "Port to listen on (default 8080).",
 }
 
@@ -66,4 +69,5 @@ def read_settings() -> Settings:
         pod=env.get("HOSTNAME") or socket.gethostname(),
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
         threads=int(env.get("HOTSEAT_THREADS", "1500")),
+        request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
     )

@@ -53,8 +53,12 @@ class Course:
     @property
     def waited(self) -> float | None:
         """Seconds from its arrival to its dispatch, wherever it waited; None if it did not have to, or was never dispatched."""
-        dispatched = self._ticket.dispatched if self._ticket is not None else None
-        return dispatched - self.began if self._held and dispatched is not None else None
+        return self.dispatched - self.began if self._held and self.dispatched is not None else None
+
+    @property
+    def dispatched(self) -> float | None:
+        """When an engine got it, on the monotonic clock; None if none did."""
+        return None if self._ticket is None else self._ticket.dispatched
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:

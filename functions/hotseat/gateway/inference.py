@@ -22,6 +22,7 @@ from hotseat.gateway.asking import asking
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
 from hotseat.gateway.course import Course
 from hotseat.telemetry.metrics import Metrics
+from hotseat.telemetry.requests import Ended, RequestLog
 
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
 _LOADING_INTERVAL = 0.25  # seconds between two comments
@@ -55,13 +56,21 @@ class _Watched(Client):
 
 
 class Inference:
-    """Handles inference requests. `max_body` is in bytes."""
+    """Handles inference requests. `max_body` is in bytes; each that ends is noted in `request_log`, where there is one."""
 
-    def __init__(self, house: Register, connections: relay.Connections, metrics: Metrics, max_body: int) -> None:
+    def __init__(
+        self,
+        house: Register,
+        connections: relay.Connections,
+        metrics: Metrics,
+        max_body: int,
+        request_log: RequestLog | None = None,
+    ) -> None:
         self._house = house
         self._connections = connections
         self._metrics = metrics
         self._max_body = max_body
+        self._request_log = request_log
 
     def handle(
         self, environ: Mapping[str, Any], route: Route, extra: Headers = (), *, key: str = ""
@@ -84,10 +93,12 @@ class Inference:
             raise
         finally:
             course.finish()
-            name = course.place.model.name
-            self._metrics.request(name, route.label, status, time.monotonic() - started, course.waited)
+            name, seconds = course.place.model.name, time.monotonic() - started
+            self._metrics.request(name, route.label, status, seconds, course.waited)
             if course.detour is not None:
                 self._metrics.fallback(course.detour.wanted, name, course.detour.reason)
+            if self._request_log is not None:
+                self._request_log.note(_ended(course, route, status, seconds))
         return job.stream
 
     def _place(self, body: Body) -> Place:
@@ -217,6 +228,21 @@ def _of_detour(course: Course) -> dict[str, Any]:
         "reason": course.detour.reason.lower(),
         "elapsed": round(time.monotonic() - course.began, 2),
     }
+
+
+def _ended(course: Course, route: Route, status: int, seconds: float) -> Ended:
+    """Say for the log what became of a request that has taken so many seconds."""
+    model, begun = course.place.model, course.dispatched
+    return Ended(
+        time.time() - seconds,
+        model.name,
+        route.label,
+        None if begun is None else max(0.0, seconds - (time.monotonic() - begun)),
+        seconds,
+        status,
+        model.spec.scheduling.priority,
+        wanted=None if course.detour is None else course.detour.wanted,
+    )
 
 
 _EVENT_STREAM = [

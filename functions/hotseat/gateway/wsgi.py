@@ -19,6 +19,7 @@ from hotseat.gateway.places import Places
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.relay.takeover import START_RESPONSE
 from hotseat.telemetry.metrics import Metrics
+from hotseat.telemetry.requests import RequestLog
 
 OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 
@@ -92,6 +93,7 @@ def create_gateway(
     max_body: int,
     cors: frozenset[str],
     places: int,
+    request_log: RequestLog | None = None,
 ) -> Gateway:
     """Build the application.
 
@@ -99,7 +101,7 @@ def create_gateway(
     may take long are taken at once.
     """
     room = Places(places)
-    app = Gateway(keys, Inference(house, connections, metrics, max_body), cors, room)
+    app = Gateway(keys, Inference(house, connections, metrics, max_body, request_log), cors, room)
     app.register_blueprint(openai_blueprint(house, time.time()))
     app.register_blueprint(operations_blueprint(house, bus, metrics, room))
     return app

@@ -1,7 +1,7 @@
 """What a simulation measures. Times are seconds of simulated time."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 
@@ -34,29 +34,56 @@ class Stay:
     ready: float | None = None
     stopped: float | None = None
     released: float | None = None
+    gpus: int = 1
 
     def switching(self, end: float) -> float:
-        """Seconds until `end` in which it held a seat without being able to serve."""
-        released = end if self.released is None else self.released
-        stopped = released if self.stopped is None else self.stopped
-        return (stopped if self.ready is None else self.ready) - self.started + released - stopped
+        """GPU-seconds until `end` in which it held seats without being able to serve."""
+        times = (self.started, self.ready, self.stopped, self.released)
+        started, ready, stopped, released = (end if at is None else min(at, end) for at in times)
+        return ((stopped if self.ready is None else ready) - started + released - stopped) * self.gpus
+
+
+@dataclass(slots=True)
+class Used:
+    """GPU-seconds of seats that were not being switched."""
+
+    serving: float = 0.0  # answered somebody
+    idle: float = 0.0  # answered nobody, while somebody waited
+    spare: float = 0.0  # nobody waited for anything
+
+    def copy(self) -> "Used":
+        """Keep what it is now."""
+        return replace(self)
 
 
 @dataclass(slots=True)
 class Record:
     """Everything that happened and is counted, as it happens."""
 
-    waits: dict[str, list[float]]  # by model: from a request's arrival to its dispatch
+    waits: dict[str, list[float]]  # by model: from a request's arrival until its answer was begun
+    arrivals: dict[str, list[float]]  # by model: when those arrived, in the same order
     turns: dict[str, list[float]]  # by model: at each time that it got ready, for how long somebody had waited for that
+    loads: dict[str, int]  # by model
     stays: list[Stay] = field(default_factory=list)
+    used: Used = field(default_factory=Used)
+    until_answer: Used = field(default_factory=Used)  # the same, until the last answer
     requests: int = 0
     answered: int = 0
     refused: int = 0
     cut: int = 0  # ended with an error, because the drain deadline was over
-    idle: float = 0.0  # GPU-seconds in which somebody waited, and a seat neither served anybody nor was being switched
     last_arrival: float = 0.0
     last_answer: float = 0.0
     widest: float | None = None  # the longest bound on waiting that was in force
+
+    @classmethod
+    def of(cls, models: Iterable[str]) -> "Record":
+        """Begin one in which nothing has happened."""
+        names = list(models)
+
+        def empty() -> dict[str, list[float]]:
+            return {name: [] for name in names}
+
+        return cls(empty(), empty(), empty(), dict.fromkeys(names, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +97,10 @@ class ModelFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is told of a run. Every request of it ends up in `answered`, `refused`, `cut` or `unanswered`."""
+    """What is told of a run. Every request of it ends up in `answered`, `refused`, `cut` or `unanswered`.
+
+    The GPU time until the last answer is the sum of `serving`, `switching`, `idle` and `spare`, in GPU-seconds.
+    """
 
     policy: str
     requests: int
@@ -82,9 +112,11 @@ class Figures:
     offered: float  # requests a second that came
     throughput: float  # requests a second that were answered
     switches: int  # loads; each but the first comes with a stop
-    switching: float  # GPU-seconds of loading and stopping
-    idle: float  # see Record
-    lost: float  # share of all GPU time that went into these two
+    serving: float  # somebody was answered
+    switching: float  # loading and stopping
+    idle: float  # nobody was answered, while somebody waited
+    spare: float  # nobody was answered, and nobody waited
+    lost: float  # share of all GPU time that was switching or idle
     effective_max_wait: float | None
     waits: Waits
     turns: Waits
@@ -93,9 +125,8 @@ class Figures:
 
 def figures(policy: str, record: Record, gpus: int) -> Figures:
     """Sum up a run that is over."""
-    seconds = record.last_answer
+    seconds, used = record.last_answer, record.until_answer
     switching = sum(stay.switching(seconds) for stay in record.stays if stay.started <= seconds)
-    loads = [stay.model for stay in record.stays]
     return Figures(
         policy=policy,
         requests=record.requests,
@@ -106,15 +137,17 @@ def figures(policy: str, record: Record, gpus: int) -> Figures:
         seconds=round(seconds, 4),
         offered=_ratio(record.requests, record.last_arrival),
         throughput=_ratio(record.answered, seconds),
-        switches=len(loads),
+        switches=len(record.stays),
+        serving=round(used.serving, 4),
         switching=round(switching, 4),
-        idle=round(record.idle, 4),
-        lost=_ratio(switching + record.idle, seconds * gpus),
+        idle=round(used.idle, 4),
+        spare=round(used.spare, 4),
+        lost=_ratio(switching + used.idle, seconds * gpus),
         effective_max_wait=record.widest,
         waits=Waits.of([each for some in record.waits.values() for each in some]),
         turns=Waits.of([each for some in record.turns.values() for each in some]),
         models={
-            name: ModelFigures(loads.count(name), Waits.of(waits), Waits.of(record.turns[name]))
+            name: ModelFigures(record.loads[name], Waits.of(waits), Waits.of(record.turns[name]))
             for name, waits in record.waits.items()
         },
     )

@@ -1,16 +1,21 @@
 """Who asks for what, and when: loads that are made, each the same for the same seed."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 HOT_SHARE = 0.98  # of all requests, for the one hot model
 BURST = 20  # requests at once, on average
+DAY = 86_400.0  # seconds
+SWING = 0.6  # a day's busiest and quietest hour differ from its mean by so much of it
+QUIETEST = 4 * 3600.0  # seconds after midnight; the busiest hour is twelve later
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request: when it comes, for which model, and how many seconds its answer takes."""
+    """One request: when it comes, for which model, and how many seconds its answer takes once it is begun."""
 
     at: float
     model: str
@@ -19,57 +24,127 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a load is made from. All answers take `service` seconds, so that what drains is known."""
+class Part:
+    """One model of a load: its weight among the others, and its requests. `seats`: the GPUs that one of them takes up."""
 
-    models: Sequence[str]
-    rate: float  # requests a second, of all models together
-    requests: int
-    service: float
+    model: str
+    weight: float = 1.0
+    seconds: float = 2.0
+    priority: int = 0
+    seats: float = 0.125
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a load is made from. It ends after so many requests or so many seconds, whichever comes first.
+
+    `load`: the share of all GPUs that answering would keep busy if switching took no time. `spread`: how much the time that an
+    answer takes varies, as a coefficient of variation; 0: not at all, so that what drains is known.
+    """
+
+    parts: Sequence[Part]
+    load: float
+    gpus: int = 1
+    requests: int | None = None
+    duration: float | None = None
+    spread: float = 0.0
     seed: int = 1
 
 
-def rate(utilisation: float, slots: int, service: float, gpus: int = 1) -> float:
-    """Give the requests a second that keep this share of all slots busy; more than 1 could not be served by any switcher."""
-    return utilisation * slots * gpus / service
+def varied(random: Random, mean: float, spread: float) -> float:
+    """Draw a time of this mean and coefficient of variation: lognormal, as times of service are."""
+    if not spread or not mean:
+        return mean
+    variance = math.log(1 + spread * spread)
+    return random.lognormvariate(math.log(mean) - variance / 2, math.sqrt(variance))
 
 
-def poisson(plan: Plan, weights: Mapping[str, float] | None = None) -> Iterator[Asked]:
-    """Yield arrivals that know nothing of each other; each model's share is its weight's, without weights an equal one."""
-    return _draw(plan, weights, lambda _: 1, 1.0)
+def rate(plan: Plan, weights: Sequence[float]) -> float:
+    """Give the requests a second that are this load; with more than 1 no switcher could keep up."""
+    seats = sum(w * part.seconds * part.seats for w, part in zip(weights, plan.parts, strict=True))
+    return plan.load * plan.gpus * sum(weights) / seats
 
 
-def bursts(plan: Plan, weights: Mapping[str, float] | None = None) -> Iterator[Asked]:
+def poisson(plan: Plan) -> Iterator[Asked]:
+    """Yield arrivals that know nothing of each other; each model's share is its weight's."""
+    return _draw(plan, _weights(plan), _steady)
+
+
+def bursts(plan: Plan) -> Iterator[Asked]:
     """Yield groups of requests for one model at the same moment, of geometric size; the rate of requests is as planned."""
-    return _draw(plan, weights, _geometric, BURST)
+    return _draw(plan, _weights(plan), _steady, _geometric, BURST)
 
 
 def hot_and_cold(plan: Plan) -> Iterator[Asked]:
     """Yield nearly everything for the first model; the others share the rest."""
-    hot, *cold = plan.models
-    return poisson(plan, {hot: HOT_SHARE} | {name: (1 - HOT_SHARE) / len(cold) for name in cold})
+    others = len(plan.parts) - 1
+    return _draw(plan, [HOT_SHARE, *[(1 - HOT_SHARE) / others] * others], _steady)
+
+
+def day(plan: Plan) -> Iterator[Asked]:
+    """Yield what people ask for in a day from midnight, or in several: a sine around the planned load, least at four."""
+    return _draw(plan, _weights(plan), _sine)
+
+
+def alternate(plan: Plan) -> Iterator[Asked]:
+    """Yield one request for each model in turn, all at once: what a switcher should sort, and a plain proxy does not."""
+    _, services = _randoms(plan)
+    for part in itertools.islice(itertools.cycle(plan.parts), plan.requests):
+        yield Asked(0.0, part.model, varied(services, part.seconds, plan.spread), part.priority)
 
 
 SHAPES: Mapping[str, Callable[[Plan], Iterator[Asked]]] = {
     "poisson": poisson,
     "bursts": bursts,
     "hot-cold": hot_and_cold,
+    "day": day,
+    "alternate": alternate,
 }
+UNWEIGHTED = ("hot-cold", "alternate")  # shapes that have shares of their own
 
 
 def _draw(
-    plan: Plan, weights: Mapping[str, float] | None, size: Callable[[Random], int], mean_size: float
+    plan: Plan,
+    weights: Sequence[float],
+    times: Callable[[Random, float], Iterator[float]],
+    size: Callable[[Random], int] = lambda _: 1,
+    mean_size: float = 1.0,
 ) -> Iterator[Asked]:
-    random = Random(plan.seed)  # noqa: S311 - a load is no secret, and has to come again
-    names = list(weights or plan.models)
-    shares = list(weights.values()) if weights else [1.0] * len(names)
-    now, left = 0.0, plan.requests
-    while left:
-        now += random.expovariate(plan.rate / mean_size)
-        (name,) = random.choices(names, shares)
-        for _ in range(min(left, size(random))):
+    arrivals, services = _randoms(plan)
+    left = math.inf if plan.requests is None else plan.requests
+    end = math.inf if plan.duration is None else plan.duration
+    cumulated = list(itertools.accumulate(weights))
+    for now in times(arrivals, rate(plan, weights) / mean_size):
+        if now >= end or not left:
+            return
+        (part,) = arrivals.choices(plan.parts, cum_weights=cumulated)
+        for _ in range(int(min(left, size(arrivals)))):
             left -= 1
-            yield Asked(now, name, plan.service)
+            yield Asked(now, part.model, varied(services, part.seconds, plan.spread), part.priority)
+
+
+def _weights(plan: Plan) -> list[float]:
+    return [part.weight for part in plan.parts]
+
+
+def _randoms(plan: Plan) -> tuple[Random, Random]:
+    """One for arrivals and one for services: so the same requests come, however long their answers take."""
+    return Random(plan.seed), Random(f"{plan.seed}/services")  # noqa: S311 - a load is no secret, and has to come again
+
+
+def _steady(random: Random, per_second: float) -> Iterator[float]:
+    now = 0.0
+    while True:
+        now += random.expovariate(per_second)
+        yield now
+
+
+def _sine(random: Random, per_second: float) -> Iterator[float]:
+    """Thin out arrivals at the day's highest rate."""
+    for now in _steady(random, per_second * (1 + SWING)):
+        level = 1 - SWING * math.cos(math.tau * (now - QUIETEST) / DAY)
+        if random.random() * (1 + SWING) < level:
+            yield now
 
 
 def _geometric(random: Random) -> int:

@@ -1,0 +1,72 @@
+"""The request log's writer: every line, in order, on whatever is at its path."""
+
+import json
+import logging
+from pathlib import Path
+
+from hotseat.telemetry import requests
+from hotseat.telemetry.requests import Ended, RequestLog
+
+
+def ended(number: int) -> Ended:
+    return Ended(1000.0 + number, "a", "chat", 0.123456, 2.0, 200, 1)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(row) for row in path.read_text().splitlines()]
+
+
+def test_a_line_says_when_which_model_how_long_and_how_it_ended(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path / "requests.jsonl")
+    log.note(ended(0))
+    log.note(Ended(1001.5, "b", "embeddings", None, 0.5, 429, 0, "tenant"))
+    log.close()
+    assert lines(tmp_path / "requests.jsonl") == [
+        {"time": "1970-01-01T00:16:40.000Z", "model": "a", "route": "chat", "waited": 0.1235, "seconds": 2.0, "status": 200,
+         "priority": 1},
+        {"time": "1970-01-01T00:16:41.500Z", "model": "b", "route": "embeddings", "waited": None, "seconds": 0.5, "status": 429,
+         "priority": 0, "tenant": "tenant"},
+    ]  # fmt: skip
+
+
+def test_what_was_there_stays_and_a_thousand_lines_come_whole(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"earlier": true}\n')
+    log = RequestLog(path)
+    for number in range(1000):
+        log.note(ended(number))
+    log.close()
+    assert len(lines(path)) == 1001
+    assert lines(path)[0] == {"earlier": True}
+
+
+def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    log = RequestLog(path)
+    log._open().write(b"1\n")
+    path.rename(tmp_path / "old")
+    log._open().write(b"2\n")
+    log._open().write(b"3\n")
+    assert ((tmp_path / "old").read_text(), path.read_text()) == ("1\n", "2\n3\n")
+    log._file.close()
+
+
+def test_a_disk_that_takes_nothing_is_told_and_holds_nobody_up(tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(requests, "BACKLOG", 5)
+    folder = tmp_path / "gone"
+    log = RequestLog(folder / "requests.jsonl")
+    with caplog.at_level(logging.WARNING):
+        log.note(ended(0))
+        log.close()
+    assert "cannot be written, lines are lost" in caplog.text
+    assert "lacks 1 lines" in caplog.text
+
+
+def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(requests, "BACKLOG", 3)
+    log = RequestLog(tmp_path / "requests.jsonl")
+    log._thread = object()  # it never writes
+    for number in range(10):
+        log.note(ended(number))
+    assert log._queue.qsize() == 3
+    assert log._lost == 7
