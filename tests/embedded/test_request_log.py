@@ -1,0 +1,44 @@
+"""The request log of a hotseat that runs, and the simulator that plays it again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from .conftest import Up
+from .harness import eventually, model, workspace
+
+
+def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    pool = workspace(queue={"maxWaitingPerModel": 2})
+    documents = (pool, model("a", "--first-token", "0.2", scheduling={"priority": 3}), model("b", aliases=["other"]))
+    hotseat = up(*documents, options=("--request-log", str(path), "--api-key", "sk-secret"))
+    key = {"Authorization": "Bearer sk-secret"}
+    asked = [hotseat.send("a", "a private matter", headers=key), hotseat.send("other", "another", headers=key)]
+    assert [call.answer().status for call in asked] == [200, 200]
+    assert hotseat.send("nobody", headers=key).answer().status == 404
+    assert hotseat.send("a", headers={**key, "X-Hotseat-Max-Wait": "soon"}).answer().status == 400
+
+    def lines() -> list[dict]:
+        return [json.loads(row) for row in path.read_text().splitlines()]
+
+    eventually(lambda: len(lines()) == 3)
+    told = {(line["model"], line["status"]): line for line in lines()}
+    assert set(told) == {("a", 200), ("b", 200), ("a", 400)}
+    first = told["a", 200]
+    assert first.items() >= {"route": "chat", "priority": 3}.items()
+    assert 0.1 <= first["waited"] <= first["seconds"] - 0.2, "it waited for the load, and the answer takes 0.2 s"
+    assert told["a", 400]["waited"] is None
+    assert not [word for word in ("private", "another", "secret") if word in path.read_text()]
+
+    program = str(Path(sys.executable).with_name("hotseat"))
+    played = subprocess.run(
+        [program, "simulate", "--trace", str(path), "-f", str(hotseat.file), "-o", "json", "--load-time", "100ms"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    report = json.loads(played.stdout)
+    assert report["trace"] == {"requests": 2, "assumed": 0, "left_out": 1}
+    assert report["results"][0]["answered"] == 2
