@@ -4,6 +4,10 @@ import json
 import logging
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from hotseat.cli.main import main
 from hotseat.telemetry import requests
 from hotseat.telemetry.requests import Ended, RequestLog
 
@@ -70,3 +74,25 @@ def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -
         log.note(ended(number))
     assert log._queue.qsize() == 3
     assert log._lost == 7
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("-", "the standard output is for events; give a file"),
+        ("/nowhere/requests.jsonl", "cannot be written: No such file"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_before_anything_is_served(where: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("apiVersion: hotseat.dev/v1alpha1\nkind: Model\nmetadata: {name: a}\nspec: {engine: mock}\n")
+    result = CliRunner().invoke(main, ["up", "-f", str(file), "--request-log", where])
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_the_standard_output_is_taken_as_it_is(capfd) -> None:
+    log = RequestLog(requests.STDOUT)
+    log.note(ended(0))
+    log.close()
+    assert json.loads(capfd.readouterr().out)["model"] == "a"
