@@ -1,6 +1,6 @@
 """What `batch` promises, held against whole simulated runs: a bound that is kept, or widened and said so, and no more than that."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 
 import pytest
@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotseat.core.batch import Batch
-from hotseat.core.messages import Residency, SeatState
+from hotseat.core.messages import Start
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import Policy
 from hotseat.core.seats import Stimulus, Terms
 from hotseat.simulation.figures import Figures, figures
-from hotseat.simulation.load import SHAPES, Asked, Plan, rate
-from hotseat.simulation.world import Engine, World
+from hotseat.simulation.floor import Engine
+from hotseat.simulation.load import SHAPES, Asked, Part, Plan
+from hotseat.simulation.world import World
 
 SLOTS, SERVICE = 8, 2.0
 DRAIN = 2 * SERVICE + 0.1  # what is in flight, after the last of the batch, and word of it
@@ -32,15 +33,14 @@ class Witness(World):
         super()._tell(stimulus)
         bound = self.switching.effective_max_wait
         if bound is not None and (not self.said or self.said[-1][1] != bound):
-            self.said.append((self.now, bound))
+            self.said.append((self.floor.now, bound))
 
-    def _see(self, residency: Residency) -> None:
-        ready = {r.holder: r.model for r in residency.residents if r.state is SeatState.READY}
-        fresh = {model for holder, model in ready.items() if holder not in self._seen_ready}
-        for model, waiting in self.router.waiting_by_model().items():
-            if model in fresh:
-                self.over.append(self.now - waiting.oldest - max(self._said_since(waiting.oldest), default=0.0))
-        super()._see(residency)
+    def _get_ready(self, order: Start, holder: str) -> None:
+        waiting = self.routers[0].machine.waiting_by_model().get(order.model)
+        if waiting is not None:
+            said = max(self._said_since(waiting.oldest), default=0.0)
+            self.over.append(self.floor.now - waiting.oldest - said)
+        super()._get_ready(order, holder)
 
     def _said_since(self, time: float) -> Iterator[float]:
         for at, bound in reversed(self.said):
@@ -65,7 +65,8 @@ def play(
     names = [f"m{number}" for number in range(models)]
     engine = Engine(0.9 * switch, 0.1 * switch, SLOTS, terms)
     world = Witness(policy or Batch(), dict.fromkeys(names, engine))
-    record = world.run(SHAPES[shape](Plan(names, rate(load, SLOTS, SERVICE), requests, SERVICE, seed)))
+    parts = [Part(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
+    record = world.run(SHAPES[shape](Plan(parts, load, requests=requests, seed=seed)))
     return figures("it", record, 1), max(world.over)
 
 
@@ -131,20 +132,22 @@ class Loop(Witness):
     """Beside its load a client that asks one model again as soon as it has its answer, `pause` seconds later."""
 
     def follow(self, model: str, pause: float, times: int) -> None:
-        self._pause, self._left = pause, times
-        self._at(self.now, self._arrive_again, model)
+        give, self._left = self.floor.give, times
 
-    def _arrive_again(self, model: str) -> None:
-        self._left -= 1
-        self._await_next = lambda: None  # type: ignore[method-assign]
-        self._arrive(Asked(self.now, model, 0.5))
-        del self._await_next
+        def ask(model: str) -> None:
+            self._left -= 1
+            self.floor.come(Asked(self.floor.now, model, 0.5))
 
-    def _finish(self, request: int) -> None:
-        mine = self._flying.get(request, "").startswith("simulated/m0")
-        super()._finish(request)
-        if mine and self._left > 0:
-            self._at(self.now + self._pause, self._arrive_again, "m0")
+        def watched(request: int, holder: str, done: Callable[[int], None]) -> None:
+            def and_again(request: int) -> None:
+                done(request)
+                if holder.startswith(f"simulated/{model}@") and self._left > 0:
+                    self.floor.at(self.floor.now + pause, ask, model)
+
+            give(request, holder, and_again)
+
+        self.floor.give = watched  # type: ignore[method-assign]
+        self.floor.at(self.floor.now, ask, model)
 
 
 @pytest.mark.parametrize(("pause", "loads"), [(0.05, range(2, 40)), (5.0, range(80, 200))])

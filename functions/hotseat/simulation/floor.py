@@ -99,15 +99,19 @@ class Floor:
 
     def _await_next(self) -> None:
         if asked := next(self._load, None):
-            self.at(asked.at, self._come, asked)
+            self.at(asked.at, self._come_of_load, asked)
 
-    def _come(self, asked: Asked) -> None:
+    def _come_of_load(self, asked: Asked) -> None:
+        self.come(asked)
+        self._await_next()
+
+    def come(self, asked: Asked) -> None:
+        """Let a request come now: the load's, or another."""
         record = self.record
         record.requests += 1
         record.last_arrival = self.now
         self.waiting[record.requests] = asked
         self._arrive(record.requests, asked)
-        self._await_next()
 
     def give(self, request: int, holder: str, done: Callable[[int], None]) -> None:
         """Send a waiting request to an engine that is ready; `done(request)` once it is answered."""
