@@ -23,13 +23,13 @@ def lines(path: Path) -> list[dict]:
 def test_a_line_says_when_which_model_how_long_and_how_it_ended(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "requests.jsonl")
     log.note(ended(0))
-    log.note(Ended(1001.5, "b", "embeddings", None, 0.5, 429, 0, "tenant"))
+    log.note(Ended(1001.5, "b", "embeddings", None, 0.5, 429, 0, "tenant", "a"))
     log.close()
     assert lines(tmp_path / "requests.jsonl") == [
         {"time": "1970-01-01T00:16:40.000Z", "model": "a", "route": "chat", "waited": 0.1235, "seconds": 2.0, "status": 200,
          "priority": 1},
         {"time": "1970-01-01T00:16:41.500Z", "model": "b", "route": "embeddings", "waited": None, "seconds": 0.5, "status": 429,
-         "priority": 0, "tenant": "tenant"},
+         "priority": 0, "tenant": "tenant", "wanted": "a"},
     ]  # fmt: skip
 
 
