@@ -104,15 +104,18 @@ class Watched(World):
         self.promises: dict[str, list[tuple[float, float]]] = {}  # by model: when it was said, and the soonest
         self.compared = self.refusable = 0
         super().__init__(*args)
+        self._router = self.routers[0]
+        self._really_see, self._router.see = self._router.see, self._see
 
     def _see(self, residency: Residency) -> None:
+        now = self.floor.now
         for resident in residency.residents:
             if resident.state is READY:
                 for said, soonest in self.promises.pop(resident.model, ()):
                     assert resident.since >= said + soonest - 1e-6
                     self.compared += 1
-        super()._see(residency)
-        for model in self._engines:
-            if soonest := ready_in(self.router.residency, model, self.now):
-                self.promises.setdefault(model, []).append((self.now, soonest))
+        self._really_see(residency)
+        for model in self.switching.terms:
+            if soonest := ready_in(self._router.machine.residency, model, now):
+                self.promises.setdefault(model, []).append((now, soonest))
                 self.refusable += soonest > 1.0

@@ -38,7 +38,7 @@ class Course:
         self.began = time.monotonic()
         self._house = house
         self._capability = capability
-        self._asking = Asking()
+        self.asking = Asking()
         self._passed = {place.model.name}  # Models that it will not come back to
         self._ticket: Ticket | None = None
         self._held = False
@@ -86,12 +86,12 @@ class Course:
         `asking`: what its headers say of how it may wait.
         Where its wait is known to be too long it does not begin: whoever waits has a claim that a wish has not (`core.wants`).
         """
-        self._asking = asking or self._asking
+        self.asking = asking or self.asking
         try:
             if self.place.model.spec.fallback is not None:
                 with suppress(NotResident):
                     return self._stand(self._bring(self.place, at_once=True))
-                reason = self._due(self._asking.limit)
+                reason = self._due(self.asking.limit)
                 if reason is not None and self._answered_at_once(reason):
                     return None
             return self._stand(self._bring(self.place))
@@ -201,7 +201,7 @@ class Course:
         self._held = self._held or ticket.held
 
     def _bring(self, place: Place, *, at_once: bool = False) -> Ticket:
-        its, rest = self._asking, None
+        its, rest = self.asking, None
         if its.timeout is not None:
             rest = max(0.0, its.timeout - (time.monotonic() - self.began))
         desk, name = place.room.desk, place.model.name

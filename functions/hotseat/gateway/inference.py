@@ -240,7 +240,8 @@ def _ended(course: Course, route: Route, status: int, seconds: float) -> Ended:
         None if begun is None else max(0.0, seconds - (time.monotonic() - begun)),
         seconds,
         status,
-        model.spec.scheduling.priority,
+        course.asking.priority,
+        course.asking.tenant or None,
         wanted=None if course.detour is None else course.detour.wanted,
     )
 
