@@ -12,10 +12,10 @@ from .harness import eventually, model, workspace
 def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     pool = workspace(queue={"maxWaitingPerModel": 2})
-    documents = (pool, model("a", "--first-token", "0.2", scheduling={"priority": 3}), model("b", aliases=["other"]))
+    documents = (pool, model("a", "--first-token", "0.2"), model("b", aliases=["other"]))
     hotseat = up(*documents, options=("--request-log", str(path), "--api-key", "sk-secret"))
     key = {"Authorization": "Bearer sk-secret"}
-    asked = [hotseat.send("a", "a private matter", headers=key), hotseat.send("other", "another", headers=key)]
+    asked = [hotseat.send("a", "a private matter", headers={**key, "X-Priority": "3"}), hotseat.send("other", "another", headers=key)]
     assert [call.answer().status for call in asked] == [200, 200]
     assert hotseat.send("nobody", headers=key).answer().status == 404
     assert hotseat.send("a", headers={**key, "X-Hotseat-Max-Wait": "soon"}).answer().status == 400
@@ -27,7 +27,7 @@ def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path
     told = {(line["model"], line["status"]): line for line in lines()}
     assert set(told) == {("a", 200), ("b", 200), ("a", 400)}
     first = told["a", 200]
-    assert first.items() >= {"route": "chat", "priority": 3}.items()
+    assert first.items() >= {"route": "chat", "priority": 3, "tenant": "key-1"}.items()
     assert 0.1 <= first["waited"] <= first["seconds"] - 0.2, "it waited for the load, and the answer takes 0.2 s"
     assert told["a", 400]["waited"] is None
     assert not [word for word in ("private", "another", "secret") if word in path.read_text()]
