@@ -74,6 +74,8 @@ KINDS: Mapping[str, Kind] = {
                 "retry_after": "seconds of back-off, or null",
             },
         ),
+        Kind("model.pinned", "It keeps its seat, whoever else asks for one, until it is unpinned.", {}),
+        Kind("model.unpinned", "Others may have its seat again.", {}),
         Kind("model.parked", "The process is kept, the accelerator is free.", {"holder": "id of the holder"}),
         Kind(
             "model.woken",

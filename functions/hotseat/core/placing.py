@@ -45,7 +45,7 @@ def seat(
         fits = model.claim.fits_beside(held, view.capacity)
         victims: list[ModelView] = []
         if not fits and model.may_evict and not blocked:
-            times = {m.name: free_at(m, model) for m in kept.values() if m.claim != NOTHING}
+            times = {m.name: free_at(m, model) for m in kept.values() if m.claim != NOTHING and not m.pinned}
             victims = _fewest([m for m in kept.values() if times.get(m.name, inf) <= view.now], held, model, view)
             if not victims:
                 blocked = True
@@ -114,6 +114,10 @@ def _cheapest_first(candidates: list[ModelView], held: Claim, model: ModelView, 
     return victims
 
 
-def _reluctance(model: ModelView) -> tuple[bool, bool, int, float, float, str]:
-    """Sort key: who goes first. Those on their way out, the idle, the less important, the cheaper, the least recently used."""
-    return (model.seat not in GOING, not model.idle, model.priority, model.keeping, model.last_used, model.name)
+def _reluctance(model: ModelView) -> tuple[bool, bool, bool, int, float, float, str]:
+    """Sort key: who goes first. Those on their way out, the idle, the less important, the cheaper, the least recently used.
+
+    Never a pinned one for others, and last where the capacity shrinks.
+    """
+    on_its_way, rest = model.seat in GOING, (model.priority, model.keeping, model.last_used, model.name)
+    return (model.pinned, not on_its_way, not model.idle, *rest)

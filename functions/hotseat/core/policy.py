@@ -6,6 +6,7 @@ decides nothing about safety: the switching machine starts a model only when it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from math import exp
 from typing import Protocol
 
@@ -50,6 +51,15 @@ class Capacity:
     memory: int | None = None
 
 
+class Wish(IntEnum):
+    """Why a model should be resident though nobody waits for it; a higher one may take the seat of a lower one."""
+
+    NONE = 0
+    DEFAULT = 1  # of its Workspace, which has been quiet for so long that it returns
+    SCHEDULED = 2  # a window of its schedule is open
+    PINNED = 3
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """One model as a policy sees it. Times are seconds on the same clock as the View's `now`."""
@@ -76,6 +86,8 @@ class ModelView:
     gaps: tuple[float, ...] = ()  # the last times, in seconds, from when nobody wanted it until its next request
     tenants: Mapping[str, int] = field(default_factory=dict)  # how many wait of those of whom most do; empty: no names
     deadline: float | None = None  # earliest that a client of those who wait has set
+    pinned: bool = False  # while resident it makes room for nobody
+    wish: Wish = Wish.NONE  # granted after the policy has decided (granting.py), where it is in nobody's way
 
     @property
     def idle(self) -> bool:
@@ -107,6 +119,7 @@ class Decision:
     cut_off: frozenset[str] = (
         frozenset()
     )  # of those that leave: whose waiting requests are for its next turn, not for this
+    obliging: tuple[str, ...] = ()  # not resident for the sake of a wish (granting.py): no policy's business
 
 
 class Policy(Protocol):

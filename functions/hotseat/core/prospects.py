@@ -11,7 +11,7 @@ from hotseat.core.seats import Failure, Holder
 MAX_BACKOFF = 300.0  # seconds
 UNPROVEN_RETRY = 10.0  # seconds
 FETCH_RETRY = 5.0  # seconds
-_SHORTAGES = ("too_large", "release_unproven")
+_SHORTAGES = ("too_large", "release_unproven", "pinned")
 
 
 @dataclass(frozen=True, slots=True)

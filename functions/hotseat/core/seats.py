@@ -28,6 +28,10 @@ class Terms:
     fingerprint: str = ""
     fetch_ahead: bool = False  # its weights are brought before anybody asks for it
     refuse_uncached: bool = False  # who asks for it before they are there is told to come again
+    pinned: bool = False  # its document says so: it is loaded, and makes room for nobody
+    wanted: bool = False  # a window of its schedule is open
+    kept: bool = False  # that window pins it
+    return_after: float = 0.0  # it is the default, and comes back after so much quiet; 0: it does not
 
 
 # Stimuli beside Demand and Observation --------------------------------------------------------------------------------
@@ -83,6 +87,22 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """An operator wants it resident, and in nobody's favour off again."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpin:
+    """An operator takes that back, whoever pinned it. It stays until its seat is wanted."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Everything goes."""
 
@@ -96,7 +116,9 @@ class Tick:
     now: float
 
 
-Stimulus = DemandReported | Enrolled | RouterLeft | TermsChanged | Load | Unload | Shutdown | Tick | Observation
+Stimulus = (
+    DemandReported | Enrolled | RouterLeft | TermsChanged | Load | Unload | Pin | Unpin | Shutdown | Tick | Observation
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +208,4 @@ class ModelStatus:
     done: int | None = None
     total: int | None = None
     retry_at: float | None = None
+    pinned: bool = False

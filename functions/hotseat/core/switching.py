@@ -17,6 +17,7 @@ from math import inf
 
 from hotseat.core.demands import NOBODY, Demands
 from hotseat.core.events import Emit, model_failed
+from hotseat.core.granting import decide
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -33,8 +34,8 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.core.outlook import outlook
-from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View
-from hotseat.core.prospects import Order, Prospects, shortage
+from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View, Wish
+from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seats import (
     GOING,
@@ -45,6 +46,7 @@ from hotseat.core.seats import (
     Holder,
     Load,
     ModelStatus,
+    Pin,
     Publish,
     RouterLeft,
     Shutdown,
@@ -53,10 +55,12 @@ from hotseat.core.seats import (
     TermsChanged,
     Tick,
     Unload,
+    Unpin,
 )
 from hotseat.core.switches import Ledger, Switch
-from hotseat.core.views import by_model, model_view, residents, status_of
+from hotseat.core.views import by_model, model_view, residents, statuses
 from hotseat.core.wants import evicts_at
+from hotseat.core.wishes import Wishes
 
 OFFER = 5.0  # seconds within which routers hear that a model is ready, if they hear at all
 STABLE = 60.0  # a holder that was ready for so long has wiped out earlier failures
@@ -78,8 +82,10 @@ class Switching:
     ledger: Ledger = field(init=False)
     prospects: Prospects = field(default_factory=Prospects)
     rates: Rates = field(default_factory=Rates)
+    wishes: Wishes = field(default_factory=Wishes)
     _demands: Demands = field(default_factory=Demands)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
+    _obliging: tuple[str, ...] = ()  # make room for a wish: nobody uses them
     _changed: bool = False
     _down: bool = False
     _out: list[Command] = field(default_factory=list)
@@ -100,8 +106,10 @@ class Switching:
                 self._note_use(self._demands.leave(stimulus.router), now)
             case TermsChanged():
                 self._change_terms(stimulus)
-            case Load():
-                self._order_load(now, stimulus.model)
+            case Load() | Pin():
+                self._order_load(now, stimulus.model, pin=isinstance(stimulus, Pin))
+            case Unpin():
+                self.wishes.unpin(stimulus.model, self.terms.get(stimulus.model))
             case Unload():
                 self._order_unload(stimulus.model)
             case Shutdown():
@@ -155,12 +163,18 @@ class Switching:
         for gone in old.keys() - s.models.keys():
             self.prospects.remove(gone)
             self.rates.forget(gone)
+        for name in self.wishes.follow(old, s.models):
+            self._order_load(s.now, name)
 
-    def _order_load(self, now: float, model: str) -> None:
+    def _order_load(self, now: float, model: str, *, pin: bool = False) -> None:
         if model not in self.terms or self.terms[model].external:
             return
-        self.prospects.retry(model, now)
         holder = by_model(self.holders.values()).get(model)
+        if pin and not (holder and holder.staying) and (refusal := self._no_room(model, now)):
+            self.prospects.refuse(model, refusal)  # it would be pinned for a seat that it can never have
+            return
+        self.wishes.ask(model, pin=pin)
+        self.prospects.retry(model, now)
         if holder is None or not holder.staying or holder.state is not SeatState.READY:
             self.prospects.order(model, now, may_evict=True)
 
@@ -168,6 +182,7 @@ class Switching:
         if model not in self.terms or self.terms[model].external:
             return
         self.prospects.orders.pop(model, None)
+        self.wishes.dismiss(model)
         for holder in self.holders.values():
             if holder.model == model:
                 holder.leave("unloaded")
@@ -309,12 +324,13 @@ class Switching:
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        self._wakes = []
+        self._wakes = self.wishes.look(now, self.terms, self.holders.values(), self.queue)
+        self._out += self.wishes.news(self.holders.values(), self.prospects)
         for name, terms in self.terms.items():
             if terms.fetch_ahead:
                 self._out += self.prospects.fetch(name, again=False)
         decision = self._ask_policy(now)
-        self.effective_max_wait = decision.effective_max_wait
+        self.effective_max_wait, self._obliging = decision.effective_max_wait, decision.obliging
         for holder in list(self.holders.values()):
             self._steer(holder, now, wanted=holder.model in decision.resident, cut_off=holder.model in decision.cut_off)
             self._advance(holder, now)
@@ -334,8 +350,8 @@ class Switching:
         views: list[ModelView] = []
         for name, terms in self.terms.items():
             waiting, mine = self._waiting(name), main.get(name)
-            order = self._order(name, mine, now)
-            if terms.external or (mine is None and not waiting[0] and order is None):
+            order, wish = self._order(name, mine, now), self.wishes.wish(name, terms, now)
+            if terms.external or (mine is None and not waiting[0] and order is None and not wish):
                 continue
             in_flight = self._demands.in_flight(mine.id) if mine else 0
             waiters = self._demands.waiters(name, self.prospects.refused(name)) if waiting[0] else NOBODY
@@ -350,15 +366,16 @@ class Switching:
                 rates=self.rates,
                 now=now,
                 waiters=waiters,
+                wish=wish,
             )
-            if view.waiting and not (mine and mine.staying) and not self._loadable(name, now):
-                view = replace(view, waiting=0)
+            if (view.waiting or wish) and not (mine and mine.staying) and not self._loadable(name, now):
+                view = replace(view, waiting=0, wish=Wish.NONE)
             views.append(view)
         for holder in self.holders.values():
             known = self.terms.get(holder.model)
             if main[holder.model] is not holder or known is None or known.external:
                 views.append(ModelView(holder.model, holder.terms.claim, seat=holder.state, leaving=True))
-        return self.policy.decide(View(now, self.capacity, tuple(views)))
+        return decide(self.policy, View(now, self.capacity, tuple(views)))
 
     def _loadable(self, model: str, now: float) -> bool:
         """Whether a start could succeed now; if not, see to it that it can, or that those who wait are told."""
@@ -367,8 +384,7 @@ class Switching:
         if (retry_at := self.prospects.retry_at(model)) > now:
             self._wakes.append(retry_at)
             return False
-        claim = self.terms[model].claim
-        if refusal := shortage(model, claim, self.capacity, self.holders.values(), now=now, epoch=self.epoch + 1):
+        if refusal := self._no_room(model, now):
             if self.prospects.orders.pop(model, None) or self._waiting(model)[0]:
                 self.prospects.refuse(model, refusal)
             return False
@@ -376,6 +392,11 @@ class Switching:
         if self.terms[model].refuse_uncached and self._waiting(model)[0]:
             self.prospects.refuse_uncached(model, now, self.epoch + 1)
         return self.prospects.cached(model)
+
+    def _no_room(self, model: str, now: float) -> Refusal | None:
+        """Say why no switch could make room for it, if that is so."""
+        claim, holders = self.terms[model].claim, self.holders.values()
+        return self.wishes.no_room(model, claim, self.capacity, holders, now=now, epoch=self.epoch + 1)
 
     def _steer(self, holder: Holder, now: float, *, wanted: bool, cut_off: bool) -> None:
         """Start taking it off, or keep it after all. `cut_off`: what waits for it is not of this turn."""
@@ -405,7 +426,7 @@ class Switching:
     def _idle_out(self, holder: Holder, now: float) -> bool:
         """Whether nobody has used it for its idle timeout."""
         until = holder.idle_until
-        if until is None or not self._unused(holder):
+        if until is None or not self._unused(holder) or self.wishes.stays_idle(holder.model, holder.terms):
             return False
         self._wakes.append(until)
         return now >= until
@@ -420,10 +441,13 @@ class Switching:
                 reason = f"not ready within {holder.terms.start_timeout:g} s"
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
         elif holder.state in GOING:
-            self._wakes.append(holder.drain_until)
+            until, idle = holder.drain_until, self._idle_out(holder, now)
+            if idle or holder.model in self._obliging:  # nobody waits for its seat: a request that comes now is served
+                until = max(until, holder.closing_since + OFFER)
+            self._wakes.append(until)
             closed = self._demands.all_saw(holder.closing_epoch) and not self._demands.closing(holder.model)
-            if now >= holder.drain_until or (closed and not self._demands.in_flight(holder.id)):
-                self._stop(holder, now, "idle" if self._idle_out(holder, now) else "evicted")
+            if now >= until or (closed and not self._demands.in_flight(holder.id)):
+                self._stop(holder, now, "idle" if idle else "evicted")
             elif closed and holder.state is SeatState.CLOSING:
                 self._go(holder, SeatState.DRAINING, now)
 
@@ -454,7 +478,9 @@ class Switching:
             return  # whoever is to make room has to begin its own turn first
         wanted = self._wanted(model)
         requested = requested if wanted is None else min(requested, wanted)
-        reason = "demand" if waiting or wanted is not None else "ordered"
+        reason = (
+            "demand" if waiting or wanted is not None else "ordered" if order else self.wishes.reason(model, terms, now)
+        )
         self._out += self.ledger.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
         if not free:
             return
@@ -484,7 +510,7 @@ class Switching:
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
         holders = by_model(self.holders.values())
-        return [status_of(name, terms, holders.get(name), self.prospects) for name, terms in self.terms.items()]
+        return statuses(self.terms, holders, self.prospects, self.wishes.pinned)
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""

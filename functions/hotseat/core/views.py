@@ -1,10 +1,11 @@
 """How models and holders look from outside: to the policy, to routers, to people. Pure functions."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from hotseat.core.demands import NOBODY, Waiters
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
-from hotseat.core.policy import ModelView
+from hotseat.core.policy import ModelView, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seats import Holder, ModelStatus, Terms
@@ -32,6 +33,7 @@ def model_view(
     rates: Rates,
     now: float,
     waiters: Waiters = NOBODY,
+    wish: Wish = Wish.NONE,
 ) -> ModelView:
     """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads."""
     count, oldest = waiting
@@ -63,6 +65,8 @@ def model_view(
         gaps=rates.gaps(name),
         tenants=waiters[0],
         deadline=waiters[1],
+        wish=wish,
+        pinned=wish is Wish.PINNED,
     )
 
 
@@ -75,6 +79,14 @@ def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Re
         if t.external
     )
     return (*ours, *external)
+
+
+def statuses(
+    terms: Mapping[str, Terms], holders: Mapping[str, Holder], prospects: Prospects, pinned: frozenset[str]
+) -> list[ModelStatus]:
+    """Say how all models are, in the order of the documents; `holders` are the ones that count."""
+    rows = [status_of(name, each, holders.get(name), prospects) for name, each in terms.items()]
+    return [replace(row, pinned=True) if row.name in pinned else row for row in rows]
 
 
 def status_of(name: str, terms: Terms, holder: Holder | None, prospects: Prospects) -> ModelStatus:

@@ -1,0 +1,103 @@
+"""What a wish may do to a policy's decision: take a free seat, or that of an idle model, and be in nobody's way. Pure.
+
+A policy knows demand; this is laid over whatever it decided. So every policy has wishes, also one that never heard of them,
+and none of them can make a request wait for longer than a drain that nobody is in.
+"""
+
+from dataclasses import replace
+from math import inf
+
+from hotseat.core.messages import SeatState
+from hotseat.core.policy import NOTHING, Claim, Decision, ModelView, Policy, View, Wish
+
+_GOING = (SeatState.CLOSING, SeatState.DRAINING)
+_STAYING = (SeatState.LOADING, SeatState.READY, *_GOING)
+
+
+def decide(policy: Policy, view: View) -> Decision:
+    """Let a policy decide, and grant the wishes that its decision leaves room for."""
+    decision = policy.decide(view)
+    resident, look_again = grant(view, decision)
+    obliging = tuple(name for name in decision.resident if name not in resident)
+    return replace(decision, resident=resident, look_again=look_again, obliging=obliging)
+
+
+def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
+    """Add what is wished for, instead of idle models where need be; wishes wait while anybody waits for a seat.
+
+    Pinned residents stay, whatever the policy says, as far as the capacity holds them. Returns all that should be resident,
+    and when to look again.
+    """
+    models: dict[str, ModelView] = {}
+    for model in view.models:
+        models.setdefault(model.name, model)  # the holder that counts comes first
+    resident = _with_pinned(view, models, decision.resident)
+    wishes = [m for m in models.values() if m.wish and m.name not in resident]
+    if not wishes or any(m.waiting and m.may_evict and (m.seat is None or m.leaving) for m in models.values()):
+        return resident, decision.look_again
+    look_again = [] if decision.look_again is None else [decision.look_again]
+    for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
+        held = [models[name] for name in resident if name in models] + _stuck(view)
+        times = {m.name: _free_at(m, wish) for m in held}
+        victims = _fewest([m for m in held if times[m.name] <= view.now], _sum(held), wish, view)
+        if victims is None:
+            look_again += [at for at in times.values() if view.now < at < inf]
+        else:
+            resident = (*(name for name in resident if name not in victims), wish.name)
+    return resident, min(look_again, default=None)
+
+
+def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
+    """Put back pinned residents that a policy left out, and leave out what does not fit beside them."""
+    pinned = {m.name for m in models.values() if m.pinned and m.seat in _STAYING and not m.leaving}
+    if pinned <= set(resident):
+        return resident
+    held, kept = _sum(_stuck(view)), list[str]()
+    for name in sorted({*resident, *pinned} & models.keys(), key=lambda n: (n not in pinned, n not in resident, n)):
+        if models[name].claim.fits_beside(held, view.capacity):
+            held += models[name].claim
+            kept.append(name)
+    return tuple(kept)
+
+
+def _free_at(resident: ModelView, wish: ModelView) -> float:
+    """Give the time from which a resident may go for a wish; inf: it may not.
+
+    One that was used lately stays for as long as taking it off and bringing it back would cost: whoever pays rent up to the
+    price, and buys then, never pays more than twice what was needed. The default's own quiet time is what people said.
+    """
+    if resident.seat is None or resident.leaving:
+        return inf if resident.may_evict else -inf  # a preload that has not begun
+    if resident.pinned or resident.wish >= wish.wish or not resident.idle or resident.claim == NOTHING:
+        return inf
+    if resident.seat in _GOING:
+        return -inf
+    if resident.seat is not SeatState.READY:
+        return inf  # it loads
+    patience = 0.0 if wish.wish is Wish.DEFAULT else resident.switch_cost + wish.switch_cost
+    return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
+
+
+def _fewest(candidates: list[ModelView], held: Claim, wish: ModelView, view: View) -> set[str] | None:
+    """Choose those that have to go, the least recently used first; None where all of them would not do."""
+    victims: list[ModelView] = []
+    for candidate in sorted(candidates, key=lambda m: (m.seat is SeatState.READY, m.last_used, m.name)):
+        if wish.claim.fits_beside(held, view.capacity):
+            break
+        victims.append(candidate)
+        held -= candidate.claim
+    if not wish.claim.fits_beside(held, view.capacity):
+        return None
+    for victim in reversed(victims[:-1]):
+        if wish.claim.fits_beside(held + victim.claim, view.capacity):
+            victims.remove(victim)
+            held += victim.claim
+    return {victim.name for victim in victims}
+
+
+def _stuck(view: View) -> list[ModelView]:
+    return [m for m in view.models if m.seat is SeatState.UNPROVEN]
+
+
+def _sum(models: list[ModelView]) -> Claim:
+    return sum((m.claim for m in models), NOTHING)
