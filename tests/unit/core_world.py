@@ -34,7 +34,7 @@ from hotseat.core.messages import (
 from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
-from hotseat.core.switching import Switching
+from hotseat.core.switching import OFFER, Switching
 
 Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
 
@@ -119,12 +119,18 @@ class World:
         self.count = 0
         self.down = False
         self.starts = 0
+        self.pins: set[str] = set()  # what people pinned, as far as the machine took it
+        self.unpins: set[str] = set()  # what they unpinned although its document pins it
+        self.left_for_wishes = 0
 
     # The machines ------------------------------------------------------------------------------------------------------
 
     def tell(self, stimulus: seats.Stimulus) -> None:
         """Let the switcher hear something and do what it says."""
-        for command in self.switching.step(stimulus):
+        before = {h.id: h.state for h in self.switching.holders.values()}
+        commands = self.switching.step(stimulus)
+        self.hold_against_wishes(before)
+        for command in commands:
             match command:
                 case Start():
                     self.start(command)
@@ -139,6 +145,27 @@ class World:
                     assert kind in KINDS
                     assert set(data) == set(KINDS[kind].data), (kind, data)
         assert self.switching.wake_at is None or self.switching.wake_at > self.now
+
+    def hold_against_wishes(self, before: Mapping[str, SeatState]) -> None:
+        """Where nobody waits for a seat, who makes room does so for a wish: nobody may be using it."""
+        machine, queue = self.switching, self.switching.queue()
+        held = sum((h.terms.claim for h in machine.holders.values()), NOTHING)
+        seated = {h.model for h in machine.holders.values() if h.staying}
+        asked = [model for model in {*queue, *machine.prospects.orders} if model not in seated]
+        for holder in machine.holders.values():
+            if holder.state is SeatState.CLOSING and before.get(holder.id) is SeatState.READY and not holder.leaving:
+                assert not self.pinned(holder.model) or not held.fits(self.capacity), f"{holder} is pinned"
+                if not asked and held.fits(self.capacity):
+                    self.left_for_wishes += holder.model not in self.idle_ones
+                    assert holder.model not in queue, f"{holder} makes room for a wish, and is used: {queue}"
+
+    @property
+    def idle_ones(self) -> set[str]:
+        return {name for name, terms in self.terms.items() if terms.idle_timeout}
+
+    def pinned(self, model: str) -> bool:
+        terms = self.terms.get(model, Terms())
+        return model in self.pins or ((terms.pinned or terms.kept) and model not in self.unpins)
 
     def start(self, order: Start) -> None:
         terms = self.terms[order.model]
@@ -158,8 +185,13 @@ class World:
         assert (body.model, body.epoch) == (order.model, order.epoch)
         assert not body.told, "told to stop twice"
         body.told = True
+        if self.pinned(order.model) and self.switching.holders[order.holder].leaving in ("evicted", "idle"):
+            held = sum((h.terms.claim for h in self.switching.holders.values()), NOTHING)
+            assert not held.fits(self.capacity), f"{order} for another, and it is pinned"
         terms = self.switching.holders[order.holder].terms
-        deadline = self.closing_since.get(order.holder, self.now) + terms.drain_timeout
+        gentle = self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching._obliging
+        drain = max(terms.drain_timeout, OFFER) if gentle else terms.drain_timeout
+        deadline = self.closing_since.get(order.holder, self.now) + drain
         body.forced = body.forced or self.now >= deadline
         if not body.forced:
             busy = {n: r.machine.in_flight(order.holder) for n, r in self.routers.items()}
@@ -520,6 +552,41 @@ class World:
     def order_unload(self, pick: Pick) -> None:
         self.tell(seats.Unload(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
 
+    def order_pin(self, pick: Pick) -> None:
+        model = (*MODELS, "external", "unheard-of")[pick(7)]
+        self.tell(seats.Pin(self.now, model))
+        if model in self.switching.wishes.pinned:  # it is not, where it could never be loaded beside those that are
+            if not self.terms[model].pinned:
+                self.pins.add(model)
+            self.unpins.discard(model)
+
+    def order_unpin(self, pick: Pick) -> None:
+        self._unpin((*MODELS, "external", "unheard-of")[pick(7)])
+
+    def _unpin(self, model: str) -> None:
+        self.pins.discard(model)
+        if self.pinned(model):
+            self.unpins.add(model)
+        self.tell(seats.Unpin(self.now, model))
+        assert model not in self.switching.wishes.pinned
+
+    def open_window(self, pick: Pick) -> None:
+        """A window of a schedule opens or closes, or an annotation comes or goes."""
+        name = MODELS[pick(len(MODELS))]
+        if name in self.terms:
+            kind = pick(6)
+            wishes = {"wanted": kind in (1, 2, 3), "kept": kind == 2, "pinned": kind == 4}
+            self._tell_terms({**self.terms, name: replace(self.terms[name], **wishes)})
+
+    def _tell_terms(self, terms: Mapping[str, Terms]) -> None:
+        self.terms = dict(terms)
+        self._follow_terms()
+        self.tell(TermsChanged(self.now, self.terms, self.capacity))
+
+    def _follow_terms(self) -> None:
+        self.pins = {m for m in self.pins if m in self.terms and not self.terms[m].pinned}
+        self.unpins = {m for m in self.unpins if m in self.terms and (self.terms[m].pinned or self.terms[m].kept)}
+
     def change(self, pick: Pick) -> None:
         """Somebody edits a document."""
         terms, limits, capacity = dict(self.terms), dict(self.limits), self.capacity
@@ -543,6 +610,7 @@ class World:
                 idle_timeout=(0.0, 0.0, 7.1)[pick(3)],
                 drain_timeout=(20.3, 2.0, 0.0)[pick(3)],
                 start_timeout=20.0,
+                return_after=(0.0, 0.0, 0.0, 4.3)[pick(4)],
             )
             limits[name] = Limits((0, 0, 1, 2)[pick(4)], (None, None, 2)[pick(3)])
         self.apply(terms, limits, capacity, cache_first=pick(2) == 0)
@@ -555,6 +623,7 @@ class World:
         if capacity != self.capacity:
             self.before_change = {b.holder for b in self.bodies.values()}
         self.terms, self.limits, self.capacity = dict(terms), dict(limits), capacity
+        self._follow_terms()
         self.fetching &= self.terms.keys()
         if cache_first:
             self._tell_cache(changed)
@@ -625,6 +694,7 @@ class World:
         if self.down or any((b.model, b.fingerprint) not in described for b in self._bodies("stuck")):
             return  # adoption goes by the documents; what a changed one occupies, it would not know
         self.switching = Switching("w", Batch(), epoch=self.switching.epoch)
+        self.pins, self.unpins = set(), set()  # what it is not told again
         self.fetching.clear()
         for name in list(self.crashed):
             self.crashed.remove(name)
@@ -737,6 +807,10 @@ class World:
         if self.down:
             assert not [b for b in self.bodies.values() if b.state not in ("gone", "stuck")]
             return
+        for model in MODELS:  # else some may find no room, ever
+            if self.pinned(model):
+                self._unpin(model)
+        self.run_fairly(30.0)
         asked = {model: self.submit(router, model) for _ in range(2) for model in self.terms for router in self.routers}
         started = self.now
         self.run_fairly(200.0)
@@ -751,7 +825,7 @@ ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
     "divert": 2, "want": 1, "arrive": 12, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14, "lose_demand": 1, "sign_of_life": 1,
     "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1, "become_ready": 8, "fail": 2, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 1, "fetch": 3, "order_load": 1,
-    "order_unload": 1, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1, "restart_switcher": 1,
+    "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1, "restart_switcher": 1,
 }  # fmt: skip
 
 

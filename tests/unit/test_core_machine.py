@@ -2,7 +2,7 @@
 
 The world (core_world.py) holds each command against what really is: nothing starts that does not fit beside everything that
 is not proven gone, nothing is sent to a holder that has been told to stop, nothing is stopped under a request before its
-drain deadline, every request ends once, what is late or stale changes nothing. In the end the world becomes fair, and then
+drain deadline, nothing pinned makes room for others, no wish takes what somebody uses, every request ends once, what is late or stale changes nothing. In the end the world becomes fair, and then
 every request has to end, and every model that can be loaded has to be loaded for those who ask.
 """
 
@@ -41,6 +41,7 @@ def picks(number: int) -> Pick:
 class Core(RuleBasedStateMachine):
     steps = 0
     starts = 0
+    left_for_wishes = 0
     ended: dict[str, int]
 
     world: World | None = None
@@ -69,10 +70,11 @@ class Core(RuleBasedStateMachine):
         if self.world is not None:
             self.world.all_ends_well()
             Core.starts += self.world.starts
+            Core.left_for_wishes += self.world.left_for_wishes
 
 
 def test_ten_thousand_random_steps_break_nothing() -> None:
-    Core.steps = Core.starts = 0
+    Core.steps = Core.starts = Core.left_for_wishes = 0
     run_state_machine_as_test(
         Core,
         settings=settings(
@@ -86,6 +88,7 @@ def test_ten_thousand_random_steps_break_nothing() -> None:
     )
     assert Core.steps >= 10_000
     assert Core.starts >= 500  # else the world was too poor to try anything
+    assert Core.left_for_wishes >= 10
 
 
 @pytest.mark.parametrize("seed", range(100))

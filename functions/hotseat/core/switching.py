@@ -173,7 +173,7 @@ class Switching:
         if pin and not (holder and holder.staying) and (refusal := self._no_room(model, now)):
             self.prospects.refuse(model, refusal)  # it would be pinned for a seat that it can never have
             return
-        self.wishes.ask(model, pin=pin)
+        self.wishes.ask(model, self.terms[model], pin=pin)
         self.prospects.retry(model, now)
         if holder is None or not holder.staying or holder.state is not SeatState.READY:
             self.prospects.order(model, now, may_evict=True)

@@ -48,12 +48,13 @@ class Wishes:
         """Wish for it no longer, until somebody asks for it again."""
         self._dismissed.add(model)
 
-    def ask(self, model: str, *, pin: bool = False) -> None:
+    def ask(self, model: str, terms: Terms, *, pin: bool = False) -> None:
         """Note that an operator asks for it, and maybe pins it until it is unpinned."""
         self._dismissed.discard(model)
         if pin:
-            self._pins.add(model)
             self._unpins.discard(model)
+            if not terms.pinned:
+                self._pins.add(model)
 
     def follow(self, old: Mapping[str, Terms], new: Mapping[str, Terms]) -> list[str]:
         """Take in the documents; returns the models that they pin and did not before.
