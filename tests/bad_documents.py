@@ -24,6 +24,10 @@ def custom(*command: str, **spec: Any) -> Json:
     return model("custom", command=["serve", *command], **spec)
 
 
+def window(**fields: Any) -> Json:
+    return model(lifecycle={"schedule": [fields]})
+
+
 def vllm(**spec: Any) -> Json:
     return model("vllm", **{"source": "hf://o/r"} | spec)
 
@@ -115,6 +119,26 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "memory of a workspace": (
         workspace(capacity={"acceleratorMemory": "80 Gi"}), "spec.capacity.acceleratorMemory", "should match"
     ),
+    # Windows of a schedule.
+    "window without a duration": (window(start="0 8 * * *"), "spec.lifecycle.schedule[0].duration", "schedule[0].duration: Required"),
+    "window without a start": (window(duration="1h"), "spec.lifecycle.schedule[0].start", "schedule[0].start: Required"),
+    "window that is never open": (
+        window(start="0 8 * * *", duration="0s"), "spec.lifecycle.schedule[0].duration", "the window would never be open"
+    ),
+    "name of a time zone": (
+        window(start="0 8 * * *", duration="1h", timeZone="Europe/ Berlin"), "spec.lifecycle.schedule[0].timeZone", "should match"
+    ),
+    **{
+        f"cron {start}": (window(start=start, duration="1h"), "spec.lifecycle.schedule[0].start", "start in body should match")
+        for start in (
+            "0 8 * *", "0 8 * * * *", "@daily", "60 8 * * *", "0 24 * * *", "0 8 0 * *", "0 8 * 13 *", "0 8 * * 8",
+            "0 8 * * Monday", "*/0 * * * *", "0  8 * * *", "0 8 * * 5L",
+        )
+    },
+    "many windows": (
+        model(lifecycle={"schedule": [{"start": "0 8 * * *", "duration": "1h"}] * 21}), "spec.lifecycle.schedule", "must have at most 20"
+    ),
+    "return to nothing": (workspace(returnToDefault="5m"), "spec.returnToDefault", "returnToDefault needs defaultModel"),
     # Sources.
     "unknown scheme": (model(source="hg://o/r"), "spec.source", "source begins with something unknown"),
     "scheme in capitals": (model(source="HF://o/r"), "spec.source", "source begins with something unknown"),
@@ -240,6 +264,14 @@ GOOD: dict[str, Json] = {
     "thousandths of a core": model(resources={"cpu": "500m"}),
     "durations": model(lifecycle={"idleTimeout": "0", "startTimeout": "1h30m", "drainTimeout": "250ms"}),
     "long duration": model(lifecycle={"startTimeout": "2562047h"}),
+    "windows": model(
+        lifecycle={
+            "schedule": [
+                {"start": "0 8 * * 1-5", "duration": "10h", "timeZone": "Europe/Berlin", "pinned": True},
+                {"start": "*/15,7 0-6/2 1,15 jan-MAR,12 MON", "duration": "1m", "timeZone": "Etc/GMT+1"},
+            ]
+        }
+    ),
     "what a cluster runs": model(
         podTemplate={"metadata": {"labels": {"a": "b"}}, "spec": {"tolerations": [{"operator": "Exists"}]}},
         imagePullSecrets=["1.a"],

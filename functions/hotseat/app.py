@@ -152,6 +152,8 @@ class App:
         yield from readings.of_requests(self.house)
         for room in self.house.rooms:
             yield from readings.of_seats(room.workspace, room.desk.residency.residents, room.effective_max_wait)
+            mine = [place.model.name for place in self.house.places().values() if place.room is room]
+            yield from readings.of_pins(room.workspace, map(room.status, mine))
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

@@ -252,7 +252,7 @@ def test_both_plugins_are_programs_of_the_package(monkeypatch):
 
 
 def test_all_that_a_cluster_is_asked_for_is_a_command():
-    assert {"models", "ps", "load", "unload", "events", "switches", "chat", "doctor"} <= set(COMMANDS)
+    assert {"models", "ps", "load", "unload", "pin", "unpin", "events", "switches", "chat", "doctor"} <= set(COMMANDS)
 
 
 def test_a_way_by_kubectl_serves_json_to_programs(place, tmp_path):

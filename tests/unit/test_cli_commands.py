@@ -150,6 +150,25 @@ def test_unload_one_or_all(fake, hotseat):
     assert hotseat("unload", "--all", "--no-wait").stdout == "all models unloading\n"
 
 
+def test_pin_waits_for_the_load_and_unpin_for_nothing(fake, hotseat):
+    fake.answers["POST /api/models/gemma/pin"] = {"model": "gemma", "state": "ready", "pinned": True}
+    fake.answers["POST /api/models/gemma/unpin"] = {"model": "gemma", "state": "ready", "pinned": False}
+    assert hotseat("pin", "gemma").stdout == "gemma ready, pinned\n"
+    assert fake.last.query == {"wait": "true"}
+    assert hotseat("unpin", "gemma").stdout == "gemma ready\n"
+    fake.answers["POST /api/models/qwen/pin"] = error(503, "qwen does not fit beside gemma: pinned.", "pinned")
+    refused = hotseat("pin", "qwen", "--no-wait")
+    assert refused.exit_code == 1
+    assert "qwen does not fit beside gemma" in refused.stderr
+
+
+def test_ps_and_models_mark_what_is_pinned(fake, hotseat, running, models):
+    fake.answers["GET /running"]["running"][0] |= {"state": "ready", "pinned": True}
+    assert rows(hotseat("ps").stdout)[1][2] == "ready,pinned"
+    fake.answers["GET /v1/models"]["data"][0]["status"]["pinned"] = True
+    assert rows(hotseat("models").stdout)[1][2] == "ready,pinned"
+
+
 @pytest.mark.parametrize("args", [["unload"], ["unload", "gemma", "--all"], ["logs"], ["logs", "gemma", "-n", "-1"]])
 def test_a_command_that_makes_no_sense_asks_nothing(fake, hotseat, args):
     result = hotseat(*args)

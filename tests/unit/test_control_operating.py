@@ -7,7 +7,7 @@ import pytest
 from hotseat.control.operating import Operator
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import Refusal, Residency, SeatState
-from hotseat.core.seats import Load, ModelStatus, Stimulus, Unload
+from hotseat.core.seats import Load, ModelStatus, Pin, Stimulus, Unload, Unpin
 
 
 class Steps:
@@ -91,3 +91,18 @@ def test_an_unload_without_proof_is_no_success(last: tuple[str, dict], code: str
     with pytest.raises(Unavailable) as told:
         operator(Steps(READY, last)).unload("a", 5)
     assert told.value.code == code
+
+
+def test_a_pin_waits_as_a_load_does_and_an_unpin_for_its_step_only() -> None:
+    steps = Steps(LOADING, READY)
+    assert operator(steps).pin("a", None).state == "ready"
+    assert operator(steps).unpin("a").state == "ready"
+    assert steps.told == [Pin(1.0, "a"), Unpin(1.0, "a")]
+
+
+@pytest.mark.parametrize("timeout", [0, 5])
+def test_a_pin_beside_which_there_is_no_room_is_refused_whether_or_not_somebody_waits(timeout: float) -> None:
+    refusal = Refusal(1, "pinned", "a does not fit beside b: pinned", None)
+    with pytest.raises(Unavailable, match="beside b") as told:
+        operator(Steps(GONE), a=refusal).pin("a", timeout)
+    assert told.value.code == "pinned"

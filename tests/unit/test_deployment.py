@@ -114,7 +114,7 @@ def test_the_router_reads_workspaces_and_no_more():
 
 def test_the_switcher_has_the_rights_that_it_uses():
     assert rules("hotseat-switcher") == {
-        "hotseat.dev/models": READ,
+        "hotseat.dev/models": [*READ, "patch"],
         "hotseat.dev/workspaces": READ,
         "hotseat.dev/models/status": ["patch"],
         "hotseat.dev/workspaces/status": ["patch"],

@@ -251,6 +251,26 @@ def test_two_workspaces_of_one_name_are_told(write):
             ["spec.engine: the engine broken cannot be loaded: ImportError('no libpicky.so')"],
         ),
         (
+            [model("a", lifecycle={"schedule": [{"start": "0 8 30 2 *", "duration": "1h"}]})],
+            ["spec.lifecycle.schedule[0].start: is no time of cron: Bad day-of-month", 'found:   "0 8 30 2 *"'],
+        ),
+        (
+            [
+                model(
+                    "a", lifecycle={"schedule": [{"start": "0 8 * * *", "duration": "1h", "timeZone": "Mars/Olympus"}]}
+                )
+            ],
+            ["spec.lifecycle.schedule[0].timeZone: is no time zone that is known here", 'found:   "Mars/Olympus"'],
+        ),
+        (
+            [model("a") | {"metadata": {"name": "a", "annotations": {"hotseat.dev/pinned": "yes"}}}],
+            [
+                'metadata.annotations["hotseat.dev/pinned"]: is not allowed',
+                'found:   "yes"',
+                'allowed: "true" or "false"',
+            ],
+        ),
+        (
             [workspace("w", policy={"name": "bach"})],
             ["spec.policy.name: no such policy is installed", "did you mean batch?"],
         ),

@@ -11,6 +11,7 @@ from hotseat.control.remote import RemoteHouse
 from hotseat.core.documents import Model
 from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.events import Emit
+from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Ledger
 
 
@@ -46,6 +47,14 @@ def test_names_come_from_the_status(house: RemoteHouse) -> None:
     assert house.find("a").room.status("a").state == "ready"
     with pytest.raises(UnknownModel):
         house.find("b")
+
+
+def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(house: RemoteHouse) -> None:
+    house.take(document(None))
+    assert not house.find("a").room.status("a").pinned
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
+    house.take(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
+    assert house.find("a").room.status("a").pinned
 
 
 def test_nothing_is_dispatched_before_this_router_is_enrolled(house: RemoteHouse) -> None:

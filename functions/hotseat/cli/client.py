@@ -126,6 +126,16 @@ class Client:
         with self.near_miss(model):
             return self.act(f"/api/models/{quote(model)}/unload", wait=wait)
 
+    def pin(self, model: str, *, wait: bool = True) -> Any:
+        """Load a model and keep it loaded."""
+        with self.near_miss(model):
+            return self.act(f"/api/models/{quote(model)}/pin", wait=wait)
+
+    def unpin(self, model: str) -> Any:
+        """Let others have its place again."""
+        with self.near_miss(model):
+            return self.act(f"/api/models/{quote(model)}/unpin", wait=False)
+
     def log_lines(self, model: str, lines: int, *, follow: bool) -> Iterator[str]:
         """Last lines of an engine's output and, with `follow`, those to come."""
         path = f"/api/models/{quote(model)}/logs"

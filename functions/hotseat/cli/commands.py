@@ -1,4 +1,4 @@
-"""Commands about a running hotseat: look at it, and load and unload its models."""
+"""Commands about a running hotseat: look at it, load and unload its models, pin and unpin them."""
 
 import json
 import sys
@@ -56,6 +56,7 @@ def _model_row(model: Row) -> list[str]:
     state, progress = str(status.get("value") or ""), status.get("progress") or {}
     if progress.get("total"):
         state += f"({100 * progress['done'] // progress['total']}%)"
+    state += ",pinned" if status.get("pinned") else ""
     return [
         model["id"],
         str(model.get("engine") or ""),
@@ -96,7 +97,7 @@ def _seats(body: Row) -> list[list[str]]:
         [
             row["workspace"],
             row["model"],
-            row["state"],
+            row["state"] + (",pinned" if row.get("pinned") else ""),
             f"{row['gpus']}/{spaces.get(row['workspace'], '?')}",
             str(row["in_flight"]),
             _since(row.get("since")),
@@ -160,6 +161,34 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
     done = "unloaded" if wait else "unloading"
     _print(output, answer, [], f"{answer['model']} {answer['state']}" if model else f"all models {done}")
+
+
+@click.command(cls=Command, examples=["hotseat pin gemma", "hotseat pin gemma --no-wait"])
+@model_argument
+@click.option("--wait/--no-wait", default=True, help="Return when it is loaded (default), or at once.")
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
+    """Load a model and keep it loaded: no other gets its place before `unpin`.
+
+    It stays however idle it is. Requests for models that do not fit beside it are answered 503 meanwhile.
+    """
+    client = connect(ctx)
+    with _watching(client, f"{model}  waiting", wanted=wait):
+        answer = client.pin(model, wait=wait)
+    _print(output, answer, [answer["model"]], f"{answer['model']} {answer['state']}, pinned")
+
+
+@click.command(cls=Command, examples=["hotseat unpin gemma"])
+@model_argument
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def unpin(ctx: click.Context, model: str, output: str) -> None:
+    """Let other models have a model's place again, whatever pinned it: `pin`, its document or its schedule."""
+    answer = connect(ctx).unpin(model)
+    _print(output, answer, [answer["model"]], f"{answer['model']} {answer['state']}")
 
 
 @contextmanager

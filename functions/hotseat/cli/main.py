@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "chat": ("hotseat.cli.chat", "Ask a model, and see the answer as it comes."),
     "load": ("hotseat.cli.commands", "Load a model."),
     "unload": ("hotseat.cli.commands", "Unload a model, or all of them."),
+    "pin": ("hotseat.cli.commands", "Load a model and keep it loaded."),
+    "unpin": ("hotseat.cli.commands", "Let other models have a model's place again."),
     "logs": ("hotseat.cli.commands", "Print what a model's engine wrote."),
     "events": ("hotseat.cli.commands", "Print events, one a line."),
     "switches": ("hotseat.cli.commands", "List the latest switches with the time that each phase took."),

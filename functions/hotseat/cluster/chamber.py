@@ -17,13 +17,14 @@ from hotseat.control.house import load_policy
 from hotseat.control.operating import Operator
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, terms_of
+from hotseat.control.timetable import Timetable
 from hotseat.control.wire import residency_from_status, residency_to_status
 from hotseat.core.batch import Batch
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.messages import Demand, Residency
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
-from hotseat.core.seats import DemandReported, Enrolled, RouterLeft, TermsChanged
+from hotseat.core.seats import DemandReported, Enrolled, RouterLeft
 from hotseat.kube.client import Json, Kube
 from hotseat.kube.names import WORKSPACES
 
@@ -79,6 +80,7 @@ class Chamber:
             epoch=self._residency.epoch,
         )
         self.operator = Operator(self.switcher, time.monotonic, lambda: self._residency)
+        self.timetable = Timetable(self.switcher.tell, time.monotonic)
         self.switcher.tell(Enrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
         self._writer = StatusWriter(kube, path, self.build)
@@ -108,6 +110,7 @@ class Chamber:
 
     def stop(self) -> None:
         """Write no more. What is resident stays."""
+        self.timetable.close()
         self._writer.close()
 
     def change(self, workspace: Workspace, generation: int, models: Iterable[Model], marks: Mapping[str, str]) -> None:
@@ -117,7 +120,7 @@ class Chamber:
             self.switcher.follow(policy)
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
         terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True) for m in self.models}
-        self.switcher.tell(TermsChanged(time.monotonic(), terms, capacity_of(workspace)))
+        self.timetable.follow(self.models, terms, capacity_of(workspace))
         self._writer.mark()
 
     def report(self, demand: Demand, pod: str, *, through_broker: bool) -> None:

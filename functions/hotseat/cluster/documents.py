@@ -1,12 +1,12 @@
 """The documents of a namespace: Workspaces, Models, and ksvcs that carry our label, read into what the core understands."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from hotseat.core.documents import DEFAULT_WORKSPACE, Model, Workspace
+from hotseat.core.documents import DEFAULT_WORKSPACE, PINNED, Model, Workspace
 from hotseat.kube.adoption import adopt, is_adopted
 from hotseat.kube.client import Json
 from hotseat.kube.containers import CannotMake
@@ -14,6 +14,7 @@ from hotseat.kube.conventions import ClusterSettings
 from hotseat.kube.merge import MergeError
 from hotseat.kube.names import FINGERPRINT
 from hotseat.kube.objects import claim_of, service_of
+from hotseat.manifests import windows
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +86,8 @@ def _model(document: Json, settings: ClusterSettings, paths: Mapping[str, str], 
     meta = document["metadata"]
     status = document.get("status") or {}
     try:
-        model = Model.model_validate(
-            {"metadata": {"name": meta["name"]}, "spec": {"workspace": home, **document["spec"]}}
-        )
+        known = {"name": meta["name"], "annotations": _pin(document)}
+        model = Model.model_validate({"metadata": known, "spec": {"workspace": home, **document["spec"]}})
     except ValidationError as error:
         log.warning("Model %s: %s", meta["name"], error)
         return None
@@ -100,4 +100,23 @@ def _model(document: Json, settings: ClusterSettings, paths: Mapping[str, str], 
         mark = service["metadata"]["annotations"][FINGERPRINT] if service else ""
     except (CannotMake, MergeError) as error:
         problem = str(error)
-    return Read(model, meta["generation"], meta["uid"], problem, objects, mark, status)
+    wrong = [f"lifecycle.schedule[{n}].{field} {why}" for n, field, why in _schedule(model)]
+    return Read(
+        model, meta["generation"], meta["uid"], "; ".join([problem] * bool(problem) + wrong), objects, mark, status
+    )
+
+
+def _schedule(model: Model) -> Iterator[tuple[int, str, str]]:
+    """Yield what is wrong with a schedule that the API server cannot know: the window's number, its field, and why."""
+    for number, window in enumerate(model.spec.lifecycle.schedule):
+        yield from ((number, field, why) for field, why in windows.problems(window))
+
+
+def _pin(document: Json) -> dict[str, str]:
+    """Take the one annotation of a Model that is ours to follow."""
+    value = (document["metadata"].get("annotations") or {}).get(PINNED)
+    if value not in (None, "true", "false"):
+        log.warning(
+            '%s: the annotation %s is %r; allowed: "true" or "false"', document["metadata"]["name"], PINNED, value
+        )
+    return {} if value is None else {PINNED: value}

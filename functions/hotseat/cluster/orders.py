@@ -1,17 +1,21 @@
-"""Orders that routers pass on: load and unload for operators, and a router's own goodbye."""
+"""Orders that routers pass on: load, unload, pin and unpin for operators, and a router's own goodbye."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hotseat.cluster.chamber import Chamber
+from hotseat.cluster.pinning import Pinning
+from hotseat.control.operating import Operator
 from hotseat.control.wire import Json
-from hotseat.core.errors import BadRequest, UnknownModel
+from hotseat.core.errors import BadRequest, Unavailable, UnknownModel
+from hotseat.core.seats import ModelStatus
 
 
 class Orders:
     """Carries orders out, and waits for their end where that is asked for."""
 
-    def __init__(self, chambers: Mapping[str, Chamber]) -> None:
+    def __init__(self, chambers: Mapping[str, Chamber], pinning: Pinning) -> None:
         self._chambers = chambers
+        self._pinning = pinning
 
     def carry_out(self, order: Json) -> Json:
         """Do it. HotseatError: what the operator is told."""
@@ -24,8 +28,27 @@ class Orders:
             return {"state": "left"}
         if model not in {m.name for m in chamber.models}:
             raise UnknownModel(f"there is no model {model}")
-        if what not in ("load", "unload"):
-            raise BadRequest(f"order is {what!r}; allowed: load, unload, goodbye")
-        carry_out = chamber.operator.load if what == "load" else chamber.operator.unload
-        status = carry_out(model, order.get("wait"))
-        return {"state": status.state, "message": status.message}
+        known: dict[str, Callable[[Operator, str, float | None], ModelStatus]] = {
+            "load": Operator.load,
+            "unload": Operator.unload,
+            "pin": self._pin,
+            "unpin": self._unpin,
+        }
+        if what not in known:
+            raise BadRequest(f"order is {what!r}; allowed: {', '.join(known)}, goodbye")
+        status = known[what](chamber.operator, model, order.get("wait"))
+        return {"state": status.state, "message": status.message, "pinned": status.pinned}
+
+    def _pin(self, operator: Operator, model: str, wait: float | None) -> ModelStatus:
+        """Pin it here and now, where that can be; then write it down, and it is the document's."""
+        status = operator.pin(model, 0)
+        try:
+            self._pinning.keep(model, pinned=True)
+        except Unavailable:
+            operator.unpin(model)
+            raise
+        return status if wait == 0 else operator.load(model, wait)
+
+    def _unpin(self, operator: Operator, model: str, _wait: float | None) -> ModelStatus:
+        self._pinning.keep(model, pinned=False)
+        return operator.unpin(model)

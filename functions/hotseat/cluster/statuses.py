@@ -52,6 +52,8 @@ def _row(status: ModelStatus) -> Json:
         row["total"] = status.total
     if status.retry_at is not None:
         row["retryAt"] = stamp(status.retry_at)
+    if status.pinned:
+        row["pinned"] = True
     return row
 
 
@@ -123,6 +125,7 @@ def model_status(
         "replicas": int(holds),
         "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
         "lastSwitch": _last(last) if last is not None else None,
+        "pinned": status.pinned,
     }
 
 

@@ -14,6 +14,7 @@ from hotseat.cluster.fetching import JobFetcher
 from hotseat.cluster.handover import Handover
 from hotseat.cluster.inbox import create_inbox
 from hotseat.cluster.orders import Orders
+from hotseat.cluster.pinning import Pinning
 from hotseat.cluster.scribe import Scribe
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
@@ -22,7 +23,7 @@ from hotseat.core.documents import Workspace
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.seats import ModelStatus
-from hotseat.gateway.readings import of_seats
+from hotseat.gateway.readings import of_pins, of_seats
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
 from hotseat.kube.conventions import ClusterSettings
@@ -80,7 +81,7 @@ class SwitcherApp:
         self._watchers = (self._workspaces, self._models, self._services, self._claims, self._routers)
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_die)
         self._leading = False
-        orders = Orders(self._chambers)
+        orders = Orders(self._chambers, Pinning(self._kube, namespace, lambda: self._documents))
         self.gateway = create_inbox(
             settings.key, self._demand, orders.carry_out, lambda: not self._closed, self._metrics
         )
@@ -312,6 +313,7 @@ class SwitcherApp:
     def _gauges(self) -> Iterator[Reading]:
         for chamber in list(self._chambers.values()):
             yield from of_seats(chamber.workspace, chamber.residency.residents, chamber.switcher.effective_max_wait)
+            yield from of_pins(chamber.workspace, chamber.switcher.status())
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

@@ -13,12 +13,13 @@ from hotseat.control.operating import Operator
 from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, limits_changed, terms_of
+from hotseat.control.timetable import Timetable
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.events import Emit
 from hotseat.core.messages import CacheObserved, Demand, Observation, Residency
 from hotseat.core.policy import Policy
 from hotseat.core.ports import LogView, Runtime
-from hotseat.core.seats import DemandReported, ModelStatus, TermsChanged
+from hotseat.core.seats import DemandReported, ModelStatus
 from hotseat.core.switches import Switch
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class LocalRoom:
         )
         self.desk = Desk(router, clock, self.switcher.demand_changed)
         self._operator = Operator(self.switcher, clock, lambda: self.desk.residency)
+        self.timetable = Timetable(self.switcher.tell, clock)
 
     @property
     def name(self) -> str:
@@ -79,7 +81,7 @@ class LocalRoom:
         mine = list(models)
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
-        self.switcher.tell(TermsChanged(now, {m.name: terms_of(m, workspace) for m in mine}, capacity_of(workspace)))
+        self.timetable.follow(mine, {m.name: terms_of(m, workspace) for m in mine}, capacity_of(workspace))
 
     def status(self, model: str) -> ModelStatus:
         """State of one model; `unloaded` for one that the switcher has not seen yet."""
@@ -101,6 +103,14 @@ class LocalRoom:
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
         """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
         return self._operator.unload(model, timeout)
+
+    def pin(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load that nothing else's demand undoes, and wait for it as `load` does."""
+        return self._operator.pin(model, timeout)
+
+    def unpin(self, model: str) -> ModelStatus:
+        """Let others have its seat again."""
+        return self._operator.unpin(model)
 
     def _publish(self, residency: Residency) -> None:
         gone = {r.address for r in self.desk.residency.residents} - {r.address for r in residency.residents}
@@ -205,6 +215,7 @@ class House(Register):
         end = self._clock() + timeout
         rooms = self._rooms.values()
         for room in rooms:
+            room.timetable.close()
             room.switcher.shut_down()
         emptied = [room.switcher.stop(max(0.0, end - self._clock())) for room in rooms]
         if not all(emptied):

@@ -1,11 +1,13 @@
-"""What operators order of a Workspace, and how it ended: load and unload."""
+"""What operators order of a Workspace, and how it ended: load and unload, pin and unpin."""
 
 from collections.abc import Callable
 
 from hotseat.control.switcher import Switcher
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import Residency, SeatState
-from hotseat.core.seats import Load, ModelStatus, Unload
+from hotseat.core.seats import Load, ModelStatus, Pin, Unload, Unpin
+
+AT_ONCE = 5.0  # seconds for what takes the switcher one step
 
 
 class Operator:
@@ -26,7 +28,30 @@ class Operator:
         if timeout == 0:
             self._switcher.tell(order)
             return before
+        return self._until_ready(order, model, timeout)
 
+    def pin(self, model: str, timeout: float | None) -> ModelStatus:
+        """Pin it and wait as `load` does. Unavailable `pinned`: it never fits beside those that are pinned already.
+
+        Whether it is pinned is known at once, also with timeout 0.
+        """
+        order = Pin(self._clock(), model)
+        if timeout != 0:
+            return self._until_ready(order, model, timeout)
+        status = self._switcher.order(order, lambda: self.status(model), AT_ONCE)
+        if status is None:
+            raise Unavailable(f"the switcher does not answer; {model} will be pinned", code="busy", retry_after=5.0)
+        refusal = self._residency().refusals.get(model)
+        if refusal is not None and not status.pinned:
+            raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
+        return status
+
+    def unpin(self, model: str) -> ModelStatus:
+        """Unpin it; whatever pinned it."""
+        status = self._switcher.order(Unpin(self._clock(), model), lambda: self.status(model), AT_ONCE)
+        return self.status(model) if status is None else status
+
+    def _until_ready(self, order: Load | Pin, model: str, timeout: float | None) -> ModelStatus:
         def outcome() -> ModelStatus | None:
             return None if self._switcher.is_ordered(model) else self.status(model)
 

@@ -39,6 +39,12 @@ class Room(Protocol):
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
         """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
 
+    def pin(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load that nothing else's demand undoes, and wait for it as `load` does; Unavailable where others are pinned."""
+
+    def unpin(self, model: str) -> ModelStatus:
+        """Let others have its seat again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

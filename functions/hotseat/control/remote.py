@@ -99,6 +99,14 @@ class RemoteRoom(Room):
         """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
         return self._order("unload", model, timeout)
 
+    def pin(self, model: str, timeout: float | None) -> ModelStatus:
+        """Order a load that nothing else's demand undoes, and wait for it as `load` does; Unavailable where others are pinned."""
+        return self._order("pin", model, timeout)
+
+    def unpin(self, model: str) -> ModelStatus:
+        """Let others have its seat again."""
+        return self._order("unpin", model, 0)
+
     def goodbye(self) -> None:
         """Leave: nothing is in flight here any longer, and nothing will be."""
         self.reporter.close()
@@ -129,7 +137,8 @@ class RemoteRoom(Room):
         if status >= 300:  # noqa: PLR2004
             error = answer.get("error", {})
             raise Unavailable(error.get("message", f"HTTP {status}"), code=error.get("code"), retry_after=5.0)
-        return ModelStatus(model, answer["state"], message=answer.get("message", ""))
+        pinned = bool(answer.get("pinned", False))
+        return ModelStatus(model, answer["state"], message=answer.get("message", ""), pinned=pinned)
 
     def _signed(self, what: str, model: str) -> Json:
         return {
@@ -222,4 +231,5 @@ def _status(row: Mapping[str, Any]) -> ModelStatus:
         row.get("done"),
         row.get("total"),
         moment(row["retryAt"]) if row.get("retryAt") else None,
+        row.get("pinned", False),
     )

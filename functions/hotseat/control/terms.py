@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from hotseat.core.admission import Limits, LimitsChanged
-from hotseat.core.documents import Model, WhileAbsent, Workspace
+from hotseat.core.documents import PINNED, Model, WhileAbsent, Workspace
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms
@@ -14,7 +14,7 @@ _SOFT = {
     "fallback",
 }  # fmt: skip
 _SOFT_PARTS = {
-    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release"},
+    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release", "schedule"},
     "cache": {"on_delete", "while_absent"},
 }
 
@@ -42,6 +42,8 @@ def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahe
         fingerprint=fingerprint(model) if mark is None else mark,
         fetch_ahead=ahead,
         refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
+        pinned=model.metadata.annotations.get(PINNED) == "true",
+        return_after=workspace.spec.return_to_default if workspace.spec.default_model in model.names else 0.0,
     )
 
 

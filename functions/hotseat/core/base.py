@@ -16,6 +16,24 @@ VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATH_PATTERN = r"^/"
 URL_PATTERN = r"^https?://[^/]+"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
+
+
+def _cron_field(value: str) -> str:
+    """One of cron's fields: `*` or values or ranges, each with a step, in a list."""
+    item = rf"(\*|{value}(-{value})?)(/[1-9][0-9]?)?"
+    return f"{item}(,{item})*"
+
+
+# What five fields of cron look like; ranges that run backwards and days that never come are found by who evaluates it.
+_CRON_FIELDS = (
+    "[0-5]?[0-9]",
+    "([01]?[0-9]|2[0-3])",
+    "(0?[1-9]|[12][0-9]|3[01])",
+    "(0?[1-9]|1[0-2]|[A-Za-z]{3})",
+    "([0-7]|[A-Za-z]{3})",
+)
+CRON_PATTERN = f"^{' '.join(map(_cron_field, _CRON_FIELDS))}$"
+ZONE_PATTERN = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
 # What each pattern asks for, in words for people.
 PATTERN_WORDS: Mapping[str, str] = {
     NAME_PATTERN: "lower-case letters, digits and dashes, from a letter to a letter or digit",
@@ -24,6 +42,9 @@ PATTERN_WORDS: Mapping[str, str] = {
     VARIABLE_PATTERN: "letters, digits and underscores, not beginning with a digit",
     PATH_PATTERN: "a path that begins with /",
     HEADER_PATTERN: "the name of a header: letters, digits and dashes",
+    CRON_PATTERN: "five fields of cron, with one space between them: minute (0-59), hour (0-23), day of month (1-31), month (1-12 or "
+    "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",
+    ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }
 

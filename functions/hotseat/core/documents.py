@@ -23,12 +23,14 @@ from hotseat.core.base import (
     ObjectName,
 )
 from hotseat.core.fallback import Fallback
+from hotseat.core.schedule import Window
 from hotseat.core.units import Bytes, Cores, Duration
 from hotseat.core.vllm import VllmSettings
 
 API_VERSION: Final = "hotseat.dev/v1alpha1"
 DEFAULT_WORKSPACE = "default"
 SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
 
 
@@ -157,6 +159,11 @@ class Lifecycle(Document):
     drain_timeout: Duration = Field(default=120.0, description="Requests in flight may finish for so long.")
     stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
     preload: bool = Field(default=False, description="Load at start, if there is a seat for it.")
+    schedule: tuple[Window, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Windows of time in which it is wanted resident. It takes the seats of idle Models only; outside nothing is forced.",
+    )
 
 
 class Scheduling(Document):
@@ -385,6 +392,18 @@ class WorkspaceSpec(Document):
     queue: Queue = Queue()
     policy: Policy = Policy()
     tenants: Tenants = Tenants()
+    return_to_default: Duration = Field(
+        default=0.0,
+        description="Load defaultModel again after nobody has used or waited for any Model for so long (`0s`: never). It takes the "
+        "seats of idle Models only, and keeps its own however idle it is.",
+    )
+
+    @field_validator("return_to_default")
+    @classmethod
+    def _return_needs_a_default(cls, seconds: float, info: ValidationInfo) -> float:
+        if seconds and not info.data.get("default_model"):
+            raise ValueError("returnToDefault needs defaultModel")
+        return seconds
 
 
 class Workspace(Document):

@@ -65,5 +65,6 @@ def describe(place: Place, started: float) -> dict[str, Any]:
             "since": None if not status.since else rfc3339(status.since),
             "message": status.message,
             "progress": progress,
+            "pinned": status.pinned,
         },
     }

@@ -1,4 +1,4 @@
-"""Routes for people and probes: health, what runs, load and unload, logs, events, switches, metrics. No GET wakes a model."""
+"""Routes for people and probes: health, what runs, load, unload, pin and unpin, logs, events, switches, metrics. No GET wakes a model."""
 
 import json
 import time
@@ -79,6 +79,20 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
             states = [(p.model.name, p.room.unload(p.model.name, wait).state) for p in own]
         return jsonify(models=[{"model": name, "state": state} for name, state in states]), _done(wait)
 
+    @blueprint.post("/api/models/<path:name>/pin")
+    def pin(name: str) -> tuple[Response, int]:
+        place, wait = house.loadable(name), _wait()
+        with places:
+            state = place.room.pin(place.model.name, wait).state
+        return jsonify(model=place.model.name, state=state, pinned=True), _done(wait)
+
+    @blueprint.post("/api/models/<path:name>/unpin")
+    def unpin(name: str) -> Response:
+        place = house.loadable(name)
+        with places:
+            status = place.room.unpin(place.model.name)
+        return jsonify(model=place.model.name, state=status.state, pinned=status.pinned)
+
     @blueprint.get("/api/models/<path:name>/logs")
     def logs(name: str) -> Response:
         model = house.find(name).model
@@ -123,6 +137,7 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
             "epoch": resident.epoch,
             "in_flight": room.desk.in_flight(resident.holder),
             "gpus": _gpus(place),
+            "pinned": room.status(resident.model).pinned,
         }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from hotseat.control.register import Register
 from hotseat.core.documents import Workspace
 from hotseat.core.messages import Resident
+from hotseat.core.seats import ModelStatus
 from hotseat.telemetry.metrics import Reading
 
 
@@ -30,3 +31,10 @@ def of_seats(
         yield Reading("hotseat_residents", labels, 1)
     bound = effective_max_wait or workspace.spec.policy.max_wait
     yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
+
+
+def of_pins(workspace: Workspace, rows: Iterable[ModelStatus]) -> Iterator[Reading]:
+    """Which Models make room for nobody."""
+    for row in rows:
+        if row.pinned:
+            yield Reading("hotseat_pinned", {"workspace": workspace.name, "model": row.name}, 1)

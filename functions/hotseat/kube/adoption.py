@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from hotseat.core.base import PATTERN_WORDS
-from hotseat.core.documents import Model
+from hotseat.core.documents import PINNED, Model
 from hotseat.core.units import Unreadable, parse_quantity
 from hotseat.kube.names import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, WORKSPACE
 from hotseat.kube.objects import is_owned
@@ -80,12 +80,15 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
             problems.append(f"annotation {PREFIX}{name} is {text!r}; allowed: {wanted}")
         else:
             spec = trial
-    return Adopted(_model(service, spec), tuple(problems))
+    pinned = annotations.get(PINNED, "false")
+    if pinned not in ("true", "false"):
+        problems.append(f"annotation {PINNED} is {pinned!r}; allowed: 'true' or 'false'")
+    return Adopted(_model(service, spec, pinned), tuple(problems))
 
 
-def _model(service: Json, spec: Json) -> Model:
+def _model(service: Json, spec: Json, pinned: str = "false") -> Model:
     meta = service["metadata"]
-    metadata = {"name": meta["name"], "namespace": meta.get("namespace")}
+    metadata = {"name": meta["name"], "namespace": meta.get("namespace"), "annotations": {PINNED: pinned}}
     return Model.model_validate({"metadata": metadata, "spec": {**spec, "workspace": meta["labels"][WORKSPACE]}})
 
 

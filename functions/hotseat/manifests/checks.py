@@ -6,8 +6,9 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from hotseat.core.documents import DEFAULT_WORKSPACE, Model, Workspace
+from hotseat.core.documents import DEFAULT_WORKSPACE, PINNED, Model, Workspace
 from hotseat.core.units import format_bytes
+from hotseat.manifests import windows
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.fallbacks import check_fallbacks
 from hotseat.manifests.problems import Path, Problem, did_you_mean, shown
@@ -57,6 +58,7 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     yield from _misfits(models, workspaces, homes)
     owners = {name: entry for entry in models for name, _ in _claims(entry)}
     yield from check_fallbacks(owners, complete=complete)
+    yield from _lifecycles(models)
 
 
 def home_of(model: Entry, workspaces: list[Entry]) -> str:
@@ -191,6 +193,22 @@ def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, s
         if memory is not None and limit is not None and memory > limit:
             message = f"can never fit: {where} {format_bytes(limit)}"
             yield entry.problem(message, ("spec", "resources", "acceleratorMemory"), found=format_bytes(memory))
+
+
+def _lifecycles(models: list[Entry]) -> Iterator[Problem]:
+    """Find windows that never open or whose time zone is not known here, and pins that are neither on nor off."""
+    for entry in models:
+        if not isinstance(entry.document, Model):
+            continue
+        for index, window in enumerate(entry.document.spec.lifecycle.schedule):
+            path: Path = ("spec", "lifecycle", "schedule", index)
+            found = {"start": window.start, "timeZone": window.time_zone}
+            for field, message in windows.problems(window):
+                yield entry.problem(message, (*path, field), found=shown(found[field]))
+        pinned = entry.document.metadata.annotations.get(PINNED)
+        if pinned not in (None, "true", "false"):
+            path = ("metadata", "annotations", PINNED)
+            yield entry.problem("is not allowed", path, found=shown(pinned), allowed='"true" or "false", in quotes')
 
 
 def _unknown(entry: Entry, path: Path, name: str, allowed: Iterable[str], message: str) -> Problem:

@@ -105,6 +105,13 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "header carries secrets, and the names of tenants are shown",
         ),
     ),
+    ("Window", ""): (("duration(self.duration) > duration('0s')", "duration is 0: the window would never be open"),),
+    ("WorkspaceSpec", ""): (
+        (
+            "!has(self.returnToDefault) || duration(self.returnToDefault) == duration('0s') || has(self.defaultModel)",
+            "returnToDefault needs defaultModel",
+        ),
+    ),
     ("VllmSettings", ""): (
         (
             "!has(self.enableAutoToolChoice) || !self.enableAutoToolChoice || (has(self.toolCallParser) && self.toolCallParser != '')",

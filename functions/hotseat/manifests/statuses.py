@@ -66,6 +66,7 @@ class ModelStatus(Document):
     cached: Cached = Field(default=Cached(), description="How much of the weights is here.")
     last_switch: LastSwitch | None = Field(default=None, description="The last switch to this Model.")
     workspace: str = Field(default="", description="Workspace that it belongs to.")
+    pinned: bool = Field(default=False, description="While it is resident, it makes room for no other.")
 
 
 class Resident(Document):
@@ -91,6 +92,7 @@ class Listed(Document):
     done: int = Field(default=0, description="Bytes of its weights that are here.")
     total: int = Field(default=0, description="Bytes of its weights in all, where known.")
     retry_at: Time = Field(default="", description="When it may be tried again.")
+    pinned: bool = Field(default=False, description="While it is resident, it makes room for no other.")
 
 
 class Refusal(Document):

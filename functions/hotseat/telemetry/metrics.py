@@ -54,6 +54,7 @@ _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_waiting": ("Requests that wait for their model.", ("model",)),
     "hotseat_oldest_wait_seconds": ("Time that the oldest waiting request has waited.", ("model",)),
     "hotseat_residents": ("Holders of accelerator seats.", ("workspace", "model", "state")),
+    "hotseat_pinned": ("Models that are pinned: resident, they make room for no other.", ("workspace", "model")),
     "hotseat_effective_max_wait_seconds": (
         "Bound on waiting in force; above the asked one where it was widened.",
         ("workspace",),

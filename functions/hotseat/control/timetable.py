@@ -1,0 +1,92 @@
+"""The timetable of one Workspace: tells its switcher the terms of the models, and again when a window opens or closes.
+
+The core knows no wall time. What schedules say is looked up here, from wall time, and reaches it as plain terms.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from hotseat.core.documents import Model
+from hotseat.core.policy import Capacity
+from hotseat.core.seats import Terms, TermsChanged
+from hotseat.manifests.windows import look
+
+log = logging.getLogger(__name__)
+
+LONGEST = 60.0  # seconds between looks at the time: it may be set anew, and a machine that slept has missed some
+
+
+class Timetable:
+    """`tell` gets the stimuli, with the time of `clock`; `today` is wall time. Thread-safe."""
+
+    def __init__(
+        self,
+        tell: Callable[[TermsChanged], None],
+        clock: Callable[[], float],
+        today: Callable[[], float] = time.time,
+    ) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._today = today
+        self._lock = threading.Lock()
+        self._scheduled: tuple[Model, ...] = ()
+        self._terms: Mapping[str, Terms] = {}
+        self._capacity = Capacity()
+        self._told: Mapping[str, Terms] = {}
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def follow(self, models: Iterable[Model], terms: Mapping[str, Terms], capacity: Capacity) -> None:
+        """Take in the documents, and tell what holds now."""
+        with self._lock:
+            self._scheduled = tuple(m for m in models if m.spec.lifecycle.schedule)
+            self._terms, self._capacity = terms, capacity
+            self._look(anyway=True)
+
+    def look(self) -> float | None:
+        """Look at the time; returns the seconds until something changes, None if nothing will."""
+        with self._lock:
+            return self._look(anyway=False)
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        with self._lock:
+            self._closed = True
+            self._cancel()
+
+    def _look(self, *, anyway: bool) -> float | None:
+        self._cancel()
+        if self._closed:
+            return None
+        now = datetime.fromtimestamp(self._today(), UTC)
+        terms, changes = dict(self._terms), list[datetime]()
+        for model in self._scheduled:
+            found = look(model.spec.lifecycle.schedule, now)
+            terms[model.name] = replace(terms[model.name], wanted=found.wanted, kept=found.pinned)
+            changes += [found.until] if found.until is not None else []
+        if anyway or terms != self._told:
+            self._told = terms
+            self._tell(TermsChanged(self._clock(), terms, self._capacity))
+        if not changes:
+            return None
+        rest = (min(changes) - now).total_seconds()
+        self._timer = threading.Timer(min(rest, LONGEST), self._again)
+        self._timer.daemon = True
+        self._timer.name = "timetable"
+        self._timer.start()
+        return rest
+
+    def _again(self) -> None:
+        try:
+            self.look()
+        except Exception:
+            log.exception("the schedules cannot be looked up")
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

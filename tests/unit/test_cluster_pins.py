@@ -1,0 +1,157 @@
+"""Pins on a cluster: orders become annotations, and annotations are followed."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hotseat.cluster.chamber import Chamber
+from hotseat.cluster.documents import Documents, read
+from hotseat.cluster.orders import Orders
+from hotseat.cluster.pinning import Pinning
+from hotseat.control.bus import Bus
+from hotseat.control.terms import terms_of
+from hotseat.core.documents import Model, Workspace
+from hotseat.core.errors import BadRequest, Unavailable
+from hotseat.core.messages import HolderAdopted
+from hotseat.kube.client import KubeError
+from hotseat.kube.conventions import ClusterSettings
+
+from ..fakes import FakeRuntime  # noqa: TID252
+from .test_cluster_documents import adopted, model, workspace
+
+SETTINGS = ClusterSettings("hotseat:1", "ns")
+PINNED = "hotseat.dev/pinned"
+Json = dict[str, Any]
+
+
+class Api:
+    """The API server: keeps annotations, or refuses them."""
+
+    def __init__(self) -> None:
+        self.patches: list[tuple[str, Any]] = []
+        self.refuses = False
+
+    def merge(self, path: str, body: Json) -> Json:
+        if path.endswith("/status"):
+            return body
+        if self.refuses:
+            raise KubeError(403, "Forbidden", "models is forbidden")
+        self.patches.append(
+            (path.rsplit("/", 2)[-2] + "/" + path.rsplit("/", 1)[-1], body["metadata"]["annotations"][PINNED])
+        )
+        return body
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def chamber(api: Api) -> Iterator[Chamber]:
+    home = Workspace.model_validate({"metadata": {"name": "default"}})
+    chamber = Chamber(home, {}, runtime=FakeRuntime(), bus=Bus(), kube=api, namespace="ns")
+    documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
+    chamber.change(home, 1, [r.model for r in documents.models.values()], {})
+    chamber.switcher.tell(HolderAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    chamber.start()
+    yield chamber
+    chamber.stop()
+    chamber.switcher.shut_down()
+    chamber.switcher.stop(0.0)
+
+
+@pytest.fixture
+def orders(api: Api, chamber: Chamber) -> Orders:
+    documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
+    return Orders({"default": chamber}, Pinning(api, "ns", lambda: documents))
+
+
+def order(what: str, name: str = "a", wait: float | None = 0) -> Json:
+    return {"order": what, "workspace": "default", "model": name, "wait": wait}
+
+
+def pinned(chamber: Chamber) -> list[str]:
+    return [row["name"] for row in chamber.build()["models"] if row.get("pinned")]
+
+
+def test_a_pin_holds_at_once_and_is_written_on_the_model(orders: Orders, chamber: Chamber, api: Api) -> None:
+    assert orders.carry_out(order("pin")) == {"state": "ready", "message": "", "pinned": True}
+    assert api.patches == [("models/a", "true")]
+    assert pinned(chamber) == ["a"]
+    assert orders.carry_out(order("unpin"))["pinned"] is False
+    assert api.patches[1:] == [("models/a", None)]
+    assert pinned(chamber) == []
+
+
+def test_a_pin_that_waits_answers_when_the_model_is_there(orders: Orders) -> None:
+    assert orders.carry_out(order("pin", wait=5.0))["state"] == "ready"
+
+
+def test_a_pin_that_cannot_be_kept_is_none(orders: Orders, chamber: Chamber, api: Api) -> None:
+    api.refuses = True
+    with pytest.raises(Unavailable, match="could not be written") as told:
+        orders.carry_out(order("pin"))
+    assert told.value.code == "pin_not_kept"
+    assert pinned(chamber) == []
+
+
+def test_a_pin_without_room_is_refused_before_anything_is_written(orders: Orders, api: Api) -> None:
+    orders.carry_out(order("pin", "a"))
+    with pytest.raises(Unavailable, match="hotseat unpin a") as told:
+        orders.carry_out(order("pin", "b"))
+    assert told.value.code == "pinned"
+    assert api.patches == [("models/a", "true")]
+
+
+def test_an_order_that_an_older_switcher_would_not_know_is_named(orders: Orders) -> None:
+    with pytest.raises(BadRequest, match="allowed: load, unload, pin, unpin, goodbye"):
+        orders.carry_out(order("park"))
+
+
+def is_pinned(found: Documents, name: str) -> bool:
+    return terms_of(found.models[name].model, found.workspaces["default"][0]).pinned
+
+
+@pytest.mark.parametrize(("value", "holds"), [("true", True), ("false", False), ("yes", False)])
+def test_the_next_switcher_reads_the_annotation(value: str, holds: bool) -> None:
+    document = model("a")
+    document["metadata"]["annotations"] = {PINNED: value, "somebody/else": "x"}
+    found = read([workspace()], [document], [], SETTINGS, {})
+    assert is_pinned(found, "a") is holds
+    assert found.models["a"].problem == ""
+
+
+def test_a_ksvc_is_pinned_on_itself_against_its_template(api: Api) -> None:
+    service = adopted("k")
+    service["spec"]["template"]["metadata"]["annotations"][PINNED] = "true"
+    found = read([workspace()], [], [service], SETTINGS, {})
+    assert is_pinned(found, "k")
+    Pinning(api, "ns", lambda: found).keep("k", pinned=False)
+    assert api.patches == [("services/k", "false")]
+    service["metadata"]["annotations"] = {PINNED: "false"}
+    assert not is_pinned(read([workspace()], [], [service], SETTINGS, {}), "k")
+    service["metadata"]["annotations"] = {PINNED: "on"}
+    assert "hotseat.dev/pinned is 'on'; allowed" in read([workspace()], [], [service], SETTINGS, {}).models["k"].problem
+
+
+def test_a_schedule_that_no_api_server_can_judge_is_the_models_problem() -> None:
+    bad = model("a", lifecycle={"schedule": [{"start": "0 8 * * 5-1", "duration": "1h", "timeZone": "Europe/Berlni"}]})
+    problem = read([workspace()], [bad], [], SETTINGS, {}).models["a"].problem
+    assert problem == (
+        "lifecycle.schedule[0].timeZone is no time zone that is known here; "
+        "lifecycle.schedule[0].start is no time of cron: Bad day-of-week"
+    )
+
+
+def test_the_default_model_may_be_named_by_an_alias() -> None:
+    home = Workspace.model_validate(
+        {"metadata": {"name": "w"}, "spec": {"defaultModel": "gpt", "returnToDefault": "5m"}}
+    )
+    named, other = (
+        Model.model_validate({"metadata": {"name": n}, "spec": {"engine": "mock", "aliases": aliases}})
+        for n, aliases in (("a", ["gpt"]), ("b", []))
+    )
+    assert (terms_of(named, home).return_after, terms_of(other, home).return_after) == (300.0, 0.0)
