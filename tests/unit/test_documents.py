@@ -140,7 +140,7 @@ def test_the_examples_of_the_reference_are_right(tmp_path):
     for index, example in enumerate(examples):
         path = tmp_path / f"{index}.yaml"
         path.write_text(example)
-        assert len(load([path], plugins).models) == 2
+        assert load([path], plugins).models
 
 
 class Silent:

@@ -36,14 +36,17 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
     if not wishes or any(m.waiting and m.may_evict and (m.seat is None or m.leaving) for m in models.values()):
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
+    there = [models[name] for name in resident if name in models]
+    taken = _sum([*there, *_stuck(view)])
     for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
-        held = [models[name] for name in resident if name in models] + _stuck(view)
-        times = {m.name: _free_at(m, wish) for m in held}
-        victims = _fewest([m for m in held if times[m.name] <= view.now], _sum(held), wish, view)
+        times = [(_free_at(m, wish), m) for m in there]
+        victims = _fewest([m for at, m in times if at <= view.now], taken, wish, view)
         if victims is None:
-            look_again += [at for at in times.values() if view.now < at < inf]
-        else:
-            resident = (*(name for name in resident if name not in victims), wish.name)
+            look_again += [at for at, _ in times if view.now < at < inf]
+            continue
+        resident = (*(name for name in resident if name not in victims), wish.name)
+        there = [models[name] for name in resident if name in models]
+        taken = _sum([*there, *_stuck(view)])
     return resident, min(look_again, default=None)
 
 
