@@ -113,7 +113,8 @@ class Wishes:
     ) -> Refusal | None:
         """Say why no switch could make room for a model, if that is so: for what there is, or for those that are pinned."""
         holders = list(holders)
-        if refusal := shortage(model, claim, capacity, holders, now=now, epoch=epoch):
+        refusal = shortage(model, claim, capacity, holders, now=now, epoch=epoch)
+        if refusal or not self._blocking:
             return refusal
         taken = [
             h for h in holders if h.model != model and (h.state is SeatState.UNPROVEN or self._keeps_others_out(h))
