@@ -151,7 +151,8 @@ class World:
         machine, queue = self.switching, self.switching.queue()
         held = sum((h.terms.claim for h in machine.holders.values()), NOTHING)
         seated = {h.model for h in machine.holders.values() if h.staying}
-        asked = [model for model in {*queue, *machine.prospects.orders} if model not in seated]
+        wanted = {model for model in machine.terms if machine._wanted(model) is not None}
+        asked = {*queue, *machine.prospects.orders, *wanted} - seated
         for holder in machine.holders.values():
             if holder.state is SeatState.CLOSING and before.get(holder.id) is SeatState.READY and not holder.leaving:
                 assert not self.pinned(holder.model) or not held.fits(self.capacity), f"{holder} is pinned"
@@ -802,15 +803,15 @@ class World:
         self.run_fairly(1000.0)  # past every deadline and back-off
         self.check()
         assert not self.requests, f"never ended: {self.requests}"
+        for model in MODELS:  # else some may find no room, ever
+            if self.pinned(model):
+                self._unpin(model)
+        self.run_fairly(200.0)
         wanted = {model for router in self.routers.values() for model in router.machine._wants.snapshot()}
         assert not [model for model in wanted if self.loadable(model)], f"never loaded: {wanted}"
         if self.down:
             assert not [b for b in self.bodies.values() if b.state not in ("gone", "stuck")]
             return
-        for model in MODELS:  # else some may find no room, ever
-            if self.pinned(model):
-                self._unpin(model)
-        self.run_fairly(30.0)
         asked = {model: self.submit(router, model) for _ in range(2) for model in self.terms for router in self.routers}
         started = self.now
         self.run_fairly(200.0)

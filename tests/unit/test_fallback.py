@@ -51,6 +51,7 @@ def test_a_client_that_waits_less_long_moves_the_bound() -> None:
     [
         (Unavailable("", code="model_failed"), Reason.FAILED),
         (Unavailable("", code="too_large"), Reason.FAILED),
+        (Unavailable("", code="pinned"), Reason.WAITING),
         (Unavailable("", code="release_unproven"), Reason.FAILED),
         (Unreachable(""), Reason.FAILED),
         (Unavailable("", code="weights_not_cached"), Reason.LOADING),

@@ -8,6 +8,7 @@ from hotseat.core.messages import HolderAdopted, SeatState, Start, Stop
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import Capacity, Claim, Decision, ModelView, Policy, View, Wish
 from hotseat.core.seats import Command, Load, Pin, Terms, Unload, Unpin
+from hotseat.core.switches import Estimate
 from hotseat.core.switching import OFFER
 
 from .test_switching import House
@@ -265,14 +266,12 @@ def test_a_model_used_lately_stays_for_as_long_as_changing_it_and_back_would_cos
     house = House()
     house.load(1.0, "a")
     house.demand(2.0)
-    house.machine.ledger.costs.load.update(a=20.0, b=10.0)
-    house.machine.ledger.costs.stop.update(a=1.0, b=2.0)
     house.machine.step(Unload(3.0, "a"))
     house.demand(3.0)
     house.released(4.0, "a", 2)
     house.load(5.0, "b")
-    house.machine.ledger.costs.load.update(a=20.0, b=10.0)
-    house.machine.ledger.costs.stop.update(a=1.0, b=2.0)
+    house.machine.ledger.costs.load.update(a=Estimate(20.0), b=Estimate(10.0))
+    house.machine.ledger.costs.stop.update(a=Estimate(1.0), b=Estimate(2.0))
     house.demand(6.0)
     house.change(7.0, a=Terms())
     house.change(8.0, a=OPEN)

@@ -36,6 +36,7 @@ _REFUSALS = {
     "weights_not_cached": Reason.LOADING,
     "queue_full": Reason.WAITING,
     "deadline_unreachable": Reason.WAITING,
+    "pinned": Reason.WAITING,
 }
 
 

@@ -82,9 +82,9 @@ def _free_at(resident: ModelView, wish: ModelView) -> float:
 
 
 def _fewest(candidates: list[ModelView], held: Claim, wish: ModelView, view: View) -> set[str] | None:
-    """Choose those that have to go, the least recently used first; None where all of them would not do."""
+    """Choose those that have to go, the cheapest first, then the least recently used; None where all of them would not do."""
     victims: list[ModelView] = []
-    for candidate in sorted(candidates, key=lambda m: (m.seat is SeatState.READY, m.last_used, m.name)):
+    for candidate in sorted(candidates, key=lambda m: (m.seat is SeatState.READY, m.keeping, m.last_used, m.name)):
         if wish.claim.fits_beside(held, view.capacity):
             break
         victims.append(candidate)

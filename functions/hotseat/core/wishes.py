@@ -76,6 +76,7 @@ class Wishes:
         if returning or self._dismissed:
             rows, used = queue(), max((h.last_used for h in holders), default=0.0)
             self._dismissed -= {model for model, (waiting, _, _) in rows.items() if waiting}
+            self._dismissed -= {h.model for h in holders if h.staying}  # it was loaded since, for whomever
             self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
         self.pinned = frozenset(m for m, t in terms.items() if self._is_pinned(m, t))
         return [at for t in returning if (at := self._returns_at(t)) is not None]
