@@ -15,7 +15,10 @@ def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path
     documents = (pool, model("a", "--first-token", "0.2"), model("b", aliases=["other"]))
     hotseat = up(*documents, options=("--request-log", str(path), "--api-key", "sk-secret"))
     key = {"Authorization": "Bearer sk-secret"}
-    asked = [hotseat.send("a", "a private matter", headers={**key, "X-Priority": "3"}), hotseat.send("other", "another", headers=key)]
+    asked = [
+        hotseat.send("a", "a private matter", headers={**key, "X-Priority": "3"}),
+        hotseat.send("other", "another", headers=key),
+    ]
     assert [call.answer().status for call in asked] == [200, 200]
     assert hotseat.send("nobody", headers=key).answer().status == 404
     assert hotseat.send("a", headers={**key, "X-Hotseat-Max-Wait": "soon"}).answer().status == 400

@@ -345,6 +345,22 @@ def test_priority_goes_before_any_age_and_before_what_is_served() -> None:
     assert decide(idle("a", priority=1), late, policy=Priority()).resident == ("late",)
 
 
+def test_who_has_waited_for_long_is_more_important_than_its_priority_says() -> None:
+    low, high = wants("low", since=10.0, ageing=30.0), wants("high", since=99.0, priority=2, ageing=30.0)
+    for policy in (Batch(), Priority()):
+        late = replace(low, max_wait=1e9)
+        assert decide(late, high, policy=policy).resident == ("low",)  # 3 by its age
+        assert decide(replace(late, oldest=70.0), replace(high, priority=4), policy=policy).resident == ("high",)
+        assert decide(replace(late, ageing=0.0), high, policy=policy).resident == ("high",)
+
+
+def test_under_priority_a_busy_resident_makes_room_for_one_that_has_aged_past_it() -> None:
+    top, low = busy("top", priority=2), wants("low", since=90.0, ageing=30.0)
+    assert decide(top, low, policy=Priority()) == Decision(("top",), 150.0)
+    assert decide(top, low, policy=Priority(), now=150.5).resident == ("low",)
+    assert decide(top, replace(low, ageing=0.0), policy=Priority()) == Decision(("top",))
+
+
 @STRICT
 def test_a_preload_evicts_nobody_under_them_either(policy: Policy) -> None:
     preload = wants("p", since=1.0, may_evict=False)

@@ -41,6 +41,7 @@ def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahe
         external=spec.url if spec.engine == "external" else None,
         fingerprint=fingerprint(model) if mark is None else mark,
         fetch_ahead=ahead,
+        ageing=policy.ageing,
         refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
         pinned=model.metadata.annotations.get(PINNED) == "true",
         return_after=workspace.spec.return_to_default if workspace.spec.default_model in model.names else 0.0,

@@ -43,8 +43,8 @@ class Batch:
 
         def order(model: ModelView) -> tuple[bool, bool, bool, float, float, str]:
             overdue = due[model.name] <= view.now
-            priority = 0.0 if overdue else -model.priority
-            return (not model.may_evict, not model.promised, not overdue, priority, model.oldest, model.name)
+            urgency = 0.0 if overdue else -model.urgency(view.now)
+            return (not model.may_evict, not model.promised, not overdue, urgency, model.oldest, model.name)
 
         queue = sorted(wanting, key=order)
         leads = _leads(queue, seats)

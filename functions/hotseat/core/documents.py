@@ -359,7 +359,8 @@ class Policy(Document):
     # As long as maxWait: whoever asks for one step less goes before those who come that bound later.
     ageing: Duration = Field(
         default=30.0,
-        description="For each such time that a request has waited, its priority in its Model's queue counts one higher; `0s`: never.",
+        description="For each such time that a request has waited, its priority, and that of its Model among others, counts one higher; "
+        "`0s`: never.",
     )
 
 

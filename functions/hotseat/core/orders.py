@@ -22,25 +22,32 @@ class Fifo:
 class Priority:
     """Serve strictly by priority, among equals as Fifo does. A busy resident makes room for none of lower priority.
 
-    So a model of low priority may wait for ever. Minimum residency and drains hold for the high ones, too.
+    Without `ageing` a model of low priority may wait for ever. Minimum residency and drains hold for the high ones, too.
     """
 
     def decide(self, view: View) -> Decision:
         """See the class."""
-        return _in_order(view, lambda model: -model.priority)
+        return _in_order(view, lambda model: -model.urgency(view.now))
 
 
-def _in_order(view: View, rank: Callable[[ModelView], int]) -> Decision:
+def _in_order(view: View, rank: Callable[[ModelView], float]) -> Decision:
     """Decide by rank, the lowest first, then by age."""
     kept, held = residents(view)
 
-    def order(model: ModelView) -> tuple[bool, int, bool, float, str]:
+    def order(model: ModelView) -> tuple[bool, float, bool, float, str]:
         return (not model.may_evict, rank(model), not model.promised, model.oldest, model.name)
 
     def free_at(resident: ModelView, waiter: ModelView) -> float:
         mine = (rank(resident), resident.oldest if resident.waiting else inf)
         first = resident.seat not in GOING and not resident.idle and mine <= (rank(waiter), waiter.oldest)
-        return inf if first else evictable_at(resident, -inf)
+        return _outranked_at(resident, waiter) if first else evictable_at(resident, -inf)
 
     resident, look_again = seat(view, kept, held, sorted(those_wanting(view), key=order), free_at=free_at)
     return Decision(resident, look_again)
+
+
+def _outranked_at(resident: ModelView, waiter: ModelView) -> float:
+    """Time from which a waiter has aged past a resident that is only answering: nobody there ages with it."""
+    if resident.waiting or not waiter.ageing or resident.priority <= waiter.priority:
+        return inf
+    return waiter.oldest + (resident.priority - waiter.priority) * waiter.ageing

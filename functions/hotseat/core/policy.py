@@ -88,6 +88,7 @@ class ModelView:
     deadline: float | None = None  # earliest that a client of those who wait has set
     pinned: bool = False  # while resident it makes room for nobody
     wish: Wish = Wish.NONE  # granted after the policy has decided (granting.py), where it is in nobody's way
+    ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
 
     @property
     def idle(self) -> bool:
@@ -98,6 +99,10 @@ class ModelView:
     def keeping(self) -> float:
         """What is saved by keeping it, in seconds: what bringing it back takes, as likely as it is needed before long."""
         return self.switch_cost * (1 - exp(-self.arrivals * SOON))
+
+    def urgency(self, now: float) -> float:
+        """Give its priority, one higher for each `ageing` that its oldest has waited."""
+        return self.priority + ((now - self.oldest) / self.ageing if self.waiting and self.ageing else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

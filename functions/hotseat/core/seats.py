@@ -32,6 +32,7 @@ class Terms:
     wanted: bool = False  # a window of its schedule is open
     kept: bool = False  # that window pins it
     return_after: float = 0.0  # it is the default, and comes back after so much quiet; 0: it does not
+    ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
 
 
 # Stimuli beside Demand and Observation --------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def model_view(
         arrivals=rates.arrivals(name, now),
         pace=rates.pace(name),
         gaps=rates.gaps(name),
+        ageing=terms.ageing,
         tenants=waiters[0],
         deadline=waiters[1],
         wish=wish,
