@@ -7,7 +7,7 @@ choices: Hypothesis drives it, and so can a plain random generator.
 
 import pickle
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 
@@ -15,6 +15,7 @@ from hotseat.core import admission, seats
 from hotseat.core.admission import Admission, Cut, Dispatch, Hold, Limits, Reject, ReportDemand
 from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
+from hotseat.core.memory import raised
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -22,6 +23,7 @@ from hotseat.core.messages import (
     Fetch,
     HolderAdopted,
     HolderFailed,
+    HolderMeasured,
     HolderReady,
     HolderReleased,
     HolderUnproven,
@@ -40,7 +42,12 @@ Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
 
 MODELS = ("a", "b", "c", "d", "e")
 CLAIMS = (Claim(1), Claim(1), Claim(1, 4), Claim(1, 7), Claim(2, 4), Claim(3, 9), Claim(0, 0), Claim(0, 3))
-CAPACITIES = (Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10))
+DEVICES = ("gpu-a", "gpu-b", "gpu-c")
+CAPACITIES = (
+    Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10),  # sums, as on a cluster
+    Capacity(1, None, DEVICES[:1]), Capacity(2, None, DEVICES[1:]), Capacity(3, None, DEVICES),
+    Capacity(1, 8, DEVICES[:1]), Capacity(2, 14, DEVICES[:2]), Capacity(3, 30, DEVICES),
+)  # fmt: skip
 TENANTS = ("", "", "x", "y", "z")
 WEIGHTS = {"x": 3.0, "y": 0.5}
 EXTERNAL = Terms(external="http://outside", fingerprint="outside")
@@ -55,6 +62,7 @@ class Body:
     epoch: int
     claim: Claim
     fingerprint: str
+    devices: tuple[str, ...] = ()
     state: str = "loading"  # loading, ready, dead (ended by itself, not yet reaped), stuck, gone
     told: bool = False  # to stop
     forced: bool = False  # to stop, after its drain deadline
@@ -64,6 +72,11 @@ class Body:
     @property
     def address(self) -> str:
         return f"http://{self.holder}"
+
+    def share(self, capacity: Capacity) -> int:
+        """What it takes of each of its devices: a whole one where it claims no memory, or none is counted."""
+        whole = not self.claim.memory or capacity.memory is None
+        return capacity.each if whole else -(-self.claim.memory // self.claim.gpus)
 
 
 @dataclass
@@ -91,6 +104,21 @@ class Router:
     )  # by holder that it sees closing: the last request before that
 
 
+def fit_together(bodies: list[Body], capacity: Capacity) -> bool:
+    """Whether these may be there side by side, counted device by device where there are devices."""
+    if capacity.memory is not None and sum(b.claim.memory for b in bodies) > capacity.memory:
+        return False
+    if not capacity.devices:
+        return sum(b.claim.gpus for b in bodies) <= capacity.gpus
+    if any(len(set(b.devices)) != b.claim.gpus for b in bodies):
+        return False
+    taken = {device: 0 for body in bodies for device in body.devices}
+    for body in bodies:
+        for device in body.devices:
+            taken[device] += body.share(capacity)
+    return all(device in capacity.devices and amount <= capacity.each for device, amount in taken.items())
+
+
 class World:
     """One Workspace."""
 
@@ -98,6 +126,7 @@ class World:
         self.now = 100.0
         self.switching = Switching("w", Batch())
         self.capacity = Capacity(1)
+        self.grown: dict[str, int] = {}  # by model: the most memory that the switcher was told of, beyond its claim
         self.terms: dict[str, Terms] = {}
         self.limits: dict[str, Limits] = {}
         self.most = 40  # that may wait at a router
@@ -118,7 +147,7 @@ class World:
         self.ended: dict[str, int] = {}
         self.count = 0
         self.down = False
-        self.starts = 0
+        self.starts = self.replicas = self.outgrown = 0
         self.pins: set[str] = set()  # what people pinned, as far as the machine took it
         self.unpins: set[str] = set()  # what they unpinned although its document pins it
         self.left_for_wishes = 0
@@ -144,21 +173,28 @@ class World:
                 case Emit(kind, _, data):
                     assert kind in KINDS
                     assert set(data) == set(KINDS[kind].data), (kind, data)
+                    self.outgrown += kind == "model.outgrown"
         assert self.switching.wake_at is None or self.switching.wake_at > self.now
 
     def hold_against_wishes(self, before: Mapping[str, SeatState]) -> None:
         """Where nobody waits for a seat, who makes room does so for a wish: nobody may be using it."""
         machine, queue = self.switching, self.switching.queue()
-        held = sum((h.terms.claim for h in machine.holders.values()), NOTHING)
+        roomy = self.roomy()
         seated = {h.model for h in machine.holders.values() if h.staying}
         wanted = {model for model in machine.terms if machine._wanted(model) is not None}
         asked = {*queue, *machine.prospects.orders, *wanted} - seated
         for holder in machine.holders.values():
             if holder.state is SeatState.CLOSING and before.get(holder.id) is SeatState.READY and not holder.leaving:
-                assert not self.pinned(holder.model) or not held.fits(self.capacity), f"{holder} is pinned"
-                if not asked and held.fits(self.capacity):
+                assert not self.pinned(holder.model) or not roomy, f"{holder} is pinned"
+                if not asked and roomy:
                     self.left_for_wishes += holder.model not in self.idle_ones
                     assert holder.model not in queue, f"{holder} makes room for a wish, and is used: {queue}"
+
+    def roomy(self) -> bool:
+        """Whether the capacity holds all that the switcher knows of."""
+        claims = [h.occupied(self.capacity) for h in self.switching.holders.values()]
+        held = sum(claims, NOTHING)
+        return all(claim.fits_beside(held - claim, self.capacity) for claim in claims)
 
     @property
     def idle_ones(self) -> set[str]:
@@ -174,21 +210,54 @@ class World:
         assert not self.down
         assert self.cached[order.model] is CacheState.CACHED
         left = [b for b in self.bodies.values() if b.state != "gone"]
-        assert not [b for b in left if b.model == order.model], f"{order} beside an earlier holder"
-        held = sum((b.claim for b in left), NOTHING)
-        assert terms.claim.fits_beside(held, self.capacity), f"{order} does not fit beside {left}"
+        if mates := [b for b in left if b.model == order.model]:
+            assert len(mates) < terms.replicas, f"{order} beside {mates}"
+            assert not [b for b in mates if b.told or b.state in ("loading", "stuck")], f"{order} beside {mates}"
+            assert not self.hungry(), f"{order} while {self.hungry()} wait for a seat"
+            assert not [b for b in left if b.told], f"{order} while others make room"
+            self.replicas += 1
         assert order.holder not in self.bodies
-        self.bodies[order.holder] = Body(order.model, order.holder, order.epoch, terms.claim, terms.fingerprint)
+        known = self.switching.terms[order.model]  # it may not have heard of a new document yet
+        claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
+        devices = order.devices
+        body = Body(order.model, order.holder, order.epoch, claim, terms.fingerprint, devices)
+        if claim.gpus and self.capacity.devices:
+            # Elsewhere there may be too many for a capacity that has shrunk.
+            assert not [b for b in left if b.claim.gpus and not b.devices], f"{order} beside one that may be anywhere"
+            here = [b for b in left if {*b.devices} & {*devices}]
+            taken = {
+                device: sum(b.share(self.capacity) for b in [*here, body] if device in b.devices) for device in devices
+            }
+            assert len(taken) == claim.gpus, order
+            assert taken.keys() <= {*self.capacity.devices}, order
+            assert max(taken.values()) <= self.capacity.each, f"{order} does not fit beside {here}"
+        else:
+            assert devices == ()
+            held = sum((b.claim for b in left), NOTHING)
+            assert claim.fits_beside(held, self.capacity), f"{order} does not fit beside {left}"
+        self.bodies[order.holder] = body
         self.starts += 1
+
+    def hungry(self) -> set[str]:
+        """Models that the switcher knows to be wanted, that could be loaded, and that have no engine that it knows of."""
+        known = {name for name in self.terms if self.switching._waiting(name)[0] and self.loadable(name)}
+        known -= {holder.model for holder in self.switching.holders.values()}
+        ready = {name for name in known if self.switching.prospects.cached(name) and not self.terms[name].external}
+        return {name for name in ready if self.switching.prospects.retry_at(name) <= self.now}
+
+    def claim(self, model: str) -> Claim:
+        """What a model is known to take."""
+        claim = self.terms[model].claim
+        return raised(claim, self.grown[model], self.capacity) if model in self.grown else claim
 
     def stop(self, order: Stop) -> None:
         body = self.bodies[order.holder]
         assert (body.model, body.epoch) == (order.model, order.epoch)
         assert not body.told, "told to stop twice"
         body.told = True
-        if self.pinned(order.model) and self.switching.holders[order.holder].leaving in ("evicted", "idle"):
-            held = sum((h.terms.claim for h in self.switching.holders.values()), NOTHING)
-            assert not held.fits(self.capacity), f"{order} for another, and it is pinned"
+        holder = self.switching.holders[order.holder]
+        if self.pinned(order.model) and holder.replica == 1 and holder.leaving in ("evicted", "idle"):
+            assert not self.roomy(), f"{order} for another, and it is pinned"
         terms = self.switching.holders[order.holder].terms
         gentle = self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching._obliging
         drain = max(terms.drain_timeout, OFFER) if gentle else terms.drain_timeout
@@ -264,6 +333,9 @@ class World:
         assert body.state != "loading"
         assert not body.told, f"dispatched to {body}, which was told to stop"
         known = self.switching.holders.get(body.holder)
+        unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.closing_epoch
+        if known is not None and known.state is SeatState.DRAINING and unaware:
+            return  # it drains without closing before; it is not stopped before this router has seen that
         if known is not None and known.state in (SeatState.LOADING, SeatState.DRAINING):
             raise AssertionError(f"dispatched to a holder that is {known.state}")
 
@@ -307,12 +379,14 @@ class World:
 
     def check(self) -> None:
         left = [b for b in self.bodies.values() if b.state != "gone" and b.claim != NOTHING]
-        held = sum((b.claim for b in left), NOTHING)
-        if not held.fits(self.capacity):
-            # Only what was there before the capacity shrank, and what asks for nothing of which there is too little.
+        if not fit_together(left, self.capacity):
+            # Only what was there before the capacity shrank or a model grew, and what asks for nothing of which there is
+            # too little.
             late = [b for b in left if b.holder not in self.before_change]
-            before = sum((b.claim for b in left if b.holder in self.before_change), NOTHING)
-            assert all(b.claim.fits_beside(before, self.capacity) for b in late), f"{left} on {self.capacity}"
+            before = self._held(b for b in left if b.holder in self.before_change)
+            for body in late:
+                claim = body.claim.placed(body.devices, self.capacity)
+                assert claim.fits_beside(before, self.capacity), f"{left} on {self.capacity}"
         for name, router in self.routers.items():
             mine = {i: r for i, r in self.requests.items() if r.router == name}
             assert router.machine._requests.keys() == mine.keys()
@@ -326,6 +400,9 @@ class World:
             assert sum(w.count for w in waiting.values()) == sum(
                 sum(w.tenants.values()) or w.count for w in waiting.values()
             )
+
+    def _held(self, bodies: Iterable[Body]) -> Claim:
+        return sum((b.claim.placed(b.devices, self.capacity) for b in bodies), NOTHING)
 
     def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | admission.Stimulus) -> None:
         if machine is self.switching:
@@ -345,6 +422,18 @@ class World:
         model = (*MODELS, "external", MODELS[0], MODELS[1])[pick(8)]
         patience = (None, None, None, 0.0, 1.0, 30.0)[pick(6)]
         self.submit(name, model, priority=(0, 0, 5)[pick(3)], tenant=TENANTS[pick(5)], patience=patience)
+
+    def crowd(self, pick: Pick) -> None:
+        """Several come at once for a model that is ready, and the switcher hears of it when some have waited."""
+        for name, router in sorted(self.routers.items()):
+            ready = sorted({r.model for r in router.machine.residency.residents if r.state is SeatState.READY})
+            if ready:
+                model = ready[pick(len(ready))]
+                for _ in range(3):
+                    self.submit(name, model)
+                self.now += 1.1
+                self._hand_over(router.machine.demand())
+                return
 
     def submit(
         self, router: str, model: str, priority: int = 0, tenant: str = "", patience: float | None = None
@@ -464,6 +553,18 @@ class World:
         body.state = "ready"
         body.news.append(HolderReady(self.now, body.holder, body.epoch, body.address))
 
+    def measure(self, pick: Pick) -> None:
+        """A ready engine is seen to take some memory, maybe more than it claims."""
+        bodies = [b for b in self._bodies("ready") if b.claim.memory]
+        if bodies:
+            body = bodies[pick(len(bodies))]
+            memory = body.claim.memory + (-1, 0, 1, 3)[pick(4)]
+            if body.holder in self.switching.holders and memory > body.claim.memory:
+                self.before_change = set(self.bodies)
+                body.claim = raised(body.claim, memory, self.capacity)
+                self.grown[body.model] = max(memory, self.grown.get(body.model, 0))
+            self.tell(HolderMeasured(self.now, body.holder, body.epoch, memory))
+
     def fail(self, pick: Pick) -> None:
         """An engine ends by itself, while loading or later."""
         bodies = [b for b in self._bodies("loading", "ready") if not b.told]
@@ -529,6 +630,7 @@ class World:
                 HolderReleased(self.now, holder.id, epoch),
                 HolderUnproven(self.now, holder.id, epoch, ""),
                 HolderAdopted(self.now, holder.model, holder.id, epoch, "http://stale"),
+                HolderMeasured(self.now, holder.id, epoch, 10**12),
             )
             self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
@@ -612,8 +714,9 @@ class World:
                 drain_timeout=(20.3, 2.0, 0.0)[pick(3)],
                 start_timeout=20.0,
                 return_after=(0.0, 0.0, 0.0, 4.3)[pick(4)],
+                replicas=(1, 1, 2, 3)[pick(4)],
             )
-            limits[name] = Limits((0, 0, 1, 2)[pick(4)], (None, None, 2)[pick(3)])
+            limits[name] = Limits((0, 1, 1, 2)[pick(4)], (None, None, 2)[pick(3)])
         self.apply(terms, limits, capacity, cache_first=pick(2) == 0)
 
     def apply(
@@ -625,6 +728,8 @@ class World:
             self.before_change = {b.holder for b in self.bodies.values()}
         self.terms, self.limits, self.capacity = dict(terms), dict(limits), capacity
         self._follow_terms()
+        for name in {*changed, *(old.keys() - terms.keys())}:
+            self.grown.pop(name, None)
         self.fetching &= self.terms.keys()
         if cache_first:
             self._tell_cache(changed)
@@ -697,6 +802,7 @@ class World:
         self.switching = Switching("w", Batch(), epoch=self.switching.epoch)
         self.pins, self.unpins = set(), set()  # what it is not told again
         self.fetching.clear()
+        self.grown.clear()  # it is not remembered
         for name in list(self.crashed):
             self.crashed.remove(name)
             self.left.add(name)
@@ -719,6 +825,7 @@ class World:
         if not described:
             body.state, body.forced = "gone", True  # a runtime adopts nothing that no document describes
             return
+        body.claim = self.terms[body.model].claim  # what it has grown to will be seen again
         address = body.address if body.state == "ready" and not body.told else None
         body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
         body.told = False  # it is told again, if need be
@@ -727,7 +834,7 @@ class World:
             body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
         elif address is None:
             body.state = "loading"
-        self.tell(HolderAdopted(self.now, body.model, body.holder, body.epoch, address))
+        self.tell(HolderAdopted(self.now, body.model, body.holder, body.epoch, address, devices=body.devices))
 
     def shut_down(self, _: Pick) -> None:
         if not self.down:
@@ -788,8 +895,7 @@ class World:
     def loadable(self, model: str) -> bool:
         """Whether a request for it has to be served in a fair world, as it is."""
         stuck = self._bodies("stuck")
-        held = sum((b.claim for b in stuck), NOTHING)
-        claim = self.terms[model].claim
+        held, claim = self._held(stuck), self.claim(model)
         mine = any(b.model == model for b in stuck)
         return self.terms[model].external is not None or (
             claim.fits_beside(NOTHING, self.capacity) and claim.fits_beside(held, self.capacity) and not mine
@@ -818,26 +924,33 @@ class World:
         self.check()
         assert not self.requests, f"never ended: {self.requests}"
         for model, request in asked.items():
+            states = {b.state for b in self.bodies.values() if b.model == model}
+            if "stuck" in states and ("ready" in states or self.terms[model].replicas > 1):
+                continue  # served as long as another of its holders is there
             if request.served != self.loadable(model) and request.end != "queue_full":
                 raise AssertionError(f"{model} asked for at {started}: {request}")
 
 
 ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
-    "divert": 2, "want": 1, "arrive": 12, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14, "lose_demand": 1, "sign_of_life": 1,
-    "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1, "become_ready": 8, "fail": 2, "release": 8,
+    "divert": 2, "want": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14,
+    "lose_demand": 1, "sign_of_life": 1, "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1,
+    "become_ready": 8, "measure": 4, "fail": 2, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 1, "fetch": 3, "order_load": 1,
-    "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1, "restart_switcher": 1,
+    "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1,
+    "restart_switcher": 1,
 }  # fmt: skip
 
 
 def begin(pick: Pick) -> World:
     """A world with some models, one or more routers, and nothing loaded."""
     world = World()
-    terms = {"external": EXTERNAL}
+    terms, limits = {"external": EXTERNAL}, {}
     for name in MODELS[: 2 + pick(4)]:
         claim = CLAIMS[pick(len(CLAIMS))]
-        terms[name] = Terms(claim, fingerprint=f"{claim.gpus}/{claim.memory}/0", start_timeout=20.0, drain_timeout=20.3)
-    world.apply(terms, {}, CAPACITIES[pick(len(CAPACITIES))], cache_first=False)
+        mark, replicas = f"{claim.gpus}/{claim.memory}/0", (1, 2, 3)[pick(3)]
+        limits[name] = Limits((0, 1, 2)[replicas - 1])
+        terms[name] = Terms(claim, fingerprint=mark, start_timeout=20.0, drain_timeout=20.3, replicas=replicas)
+    world.apply(terms, limits, CAPACITIES[pick(len(CAPACITIES))], cache_first=False)
     for _ in range(1 + pick(2)):
         world.join(pick)
     return world

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from .core_world import ACTIONS, Pick, World, begin
+from .core_world import ACTIONS, CAPACITIES, Pick, World, begin
 
 WEIGHTED = [name for name, weight in ACTIONS.items() for _ in range(weight)]
 CHOICES = st.integers(0, 2**40)
@@ -102,3 +102,23 @@ def test_longer_stories_break_nothing(seed: int) -> None:
         getattr(world, chance.choices(names, weights)[0])(chance.randrange)
         world.check()
     world.all_ends_well()
+
+
+def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
+    """Stories with room and crowds, so that what is rare above happens often enough to break something."""
+    replicas = outgrown = 0
+    names = list(ACTIONS)
+    weights = [weight * {"crowd": 5, "measure": 4}.get(name, 1) for name, weight in ACTIONS.items()]
+    for seed in range(40):
+        chance = random.Random(seed)
+        world = begin(chance.randrange)
+        capacity = CAPACITIES[-1 - seed % 2]
+        world.apply(world.terms, world.limits, capacity, cache_first=False)
+        for _ in range(100):
+            getattr(world, chance.choices(names, weights)[0])(chance.randrange)
+            world.check()
+        world.all_ends_well()
+        replicas += world.replicas
+        outgrown += world.outgrown
+    assert replicas >= 5
+    assert outgrown >= 10

@@ -76,6 +76,11 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind("model.pinned", "It keeps its seat, whoever else asks for one, until it is unpinned.", {}),
         Kind("model.unpinned", "Others may have its seat again.", {}),
+        Kind(
+            "model.outgrown",
+            "It takes more accelerator memory than its document claims, and is placed by that from now on.",
+            {"holder": "id of the holder", "claimed": "bytes, as it was placed by until now", "seen": "bytes"},
+        ),
         Kind("model.parked", "The process is kept, the accelerator is free.", {"holder": "id of the holder"}),
         Kind(
             "model.woken",

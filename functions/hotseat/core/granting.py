@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import inf
 
 from hotseat.core.messages import SeatState
-from hotseat.core.policy import NOTHING, Claim, Decision, ModelView, Policy, View, Wish
+from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
 
 _GOING = (SeatState.CLOSING, SeatState.DRAINING)
 _STAYING = (SeatState.LOADING, SeatState.READY, *_GOING)
@@ -37,7 +37,7 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]
-    taken = _sum([*there, *_stuck(view)])
+    taken = _sum([*there, *_stuck(view)], view.capacity)
     for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
         times = [(_free_at(m, wish), m) for m in there]
         victims = _fewest([m for at, m in times if at <= view.now], taken, wish, view)
@@ -46,7 +46,7 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
             continue
         resident = (*(name for name in resident if name not in victims), wish.name)
         there = [models[name] for name in resident if name in models]
-        taken = _sum([*there, *_stuck(view)])
+        taken = _sum([*there, *_stuck(view)], view.capacity)
     return resident, min(look_again, default=None)
 
 
@@ -55,10 +55,14 @@ def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, 
     pinned = {m.name for m in models.values() if m.pinned and m.seat in _STAYING and not m.leaving}
     if pinned <= set(resident):
         return resident
-    held, kept = _sum(_stuck(view)), list[str]()
-    for name in sorted({*resident, *pinned} & models.keys(), key=lambda n: (n not in pinned, n not in resident, n)):
+    held, kept = _sum(_stuck(view), view.capacity), list[str]()
+
+    def order(name: str) -> tuple[bool, bool, bool, str]:
+        return (name not in pinned, models[name].seat is None, name not in resident, name)
+
+    for name in sorted({*resident, *pinned} & models.keys(), key=order):
         if models[name].claim.fits_beside(held, view.capacity):
-            held += models[name].claim
+            held += models[name].claim.placed_beside(held, view.capacity)
             kept.append(name)
     return tuple(kept)
 
@@ -102,5 +106,9 @@ def _stuck(view: View) -> list[ModelView]:
     return [m for m in view.models if m.seat is SeatState.UNPROVEN]
 
 
-def _sum(models: list[ModelView]) -> Claim:
-    return sum((m.claim for m in models), NOTHING)
+def _sum(models: list[ModelView], capacity: Capacity) -> Claim:
+    """Add up what they take: those that come, on the devices that they will get."""
+    held = NOTHING
+    for model in sorted(models, key=lambda m: m.seat is None):
+        held += model.claim.placed_beside(held, capacity)
+    return held

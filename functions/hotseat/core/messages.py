@@ -42,6 +42,7 @@ class Resident:
     since: float  # when it entered this state
     address: str | None = None  # http://host:port once ready
     leaving: str | None = None  # why it goes, where that is certain
+    devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +110,15 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Load a Model; answered by HolderReady or HolderFailed."""
+    """Load a Model; answered by HolderReady or HolderFailed.
+
+    `devices` are the GPUs that it is to use; empty where it needs none, or where somebody else hands them out.
+    """
 
     model: str
     holder: str
     epoch: int
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,19 @@ class HolderAdopted:
     releasing: bool = False  # it has been told to stop already
     fingerprint: str | None = None  # of the document that it was started with; None: not known, taken for today's
     gpus: int | None = None  # what it occupies; None: not known, taken for what the document says
+    devices: tuple[str, ...] = ()  # GPUs that it was started with, where we handed them out
 
 
-Observation = CacheObserved | HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderAdopted
+@dataclass(frozen=True, slots=True)
+class HolderMeasured:
+    """What a ready holder was seen to take of the accelerator's memory, in bytes over all its devices."""
+
+    now: float
+    holder: str
+    epoch: int
+    memory: int
+
+
+Observation = (
+    CacheObserved | HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderAdopted | HolderMeasured
+)

@@ -51,12 +51,12 @@ def seat(
                 blocked = True
                 # More to take, or another first.
                 look_again = min((at for at in (*times.values(), *alarms) if view.now < at < inf), default=None)
-        if victims or (fits and not (blocked and model.claim != NOTHING)):
-            chosen.append(model.name)
-            held += model.claim
         for victim in victims:
             held -= victim.claim
             del kept[victim.name]
+        if victims or (fits and not (blocked and model.claim != NOTHING)):
+            chosen.append(model.name)
+            held += model.claim.placed_beside(held, view.capacity)
     return (*kept, *chosen), look_again
 
 

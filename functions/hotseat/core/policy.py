@@ -10,45 +10,83 @@ from enum import IntEnum
 from math import exp
 from typing import Protocol
 
+from hotseat.core.devices import Shares, choose, free_on, still_hold, without
 from hotseat.core.messages import SeatState
 
 SOON = 600.0  # seconds ahead that a policy thinks of when it asks who will be needed again
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a Workspace has to give; memory None: not counted.
+
+    `devices` are the names of its GPUs where they are ours to hand out, as on one machine: what fits is then asked of each of
+    them, and a claim of memory shares them. Without (a cluster's device plugin does it) only sums are known, and GPUs are whole.
+    """
+
+    gpus: int = 1
+    memory: int | None = None
+    devices: tuple[str, ...] = ()
+
+    @property
+    def each(self) -> int:
+        """What one of the devices has to give: bytes, or itself where memory is not counted."""
+        return 1 if self.memory is None else self.memory // len(self.devices)
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """An amount of accelerator: whole GPUs, and bytes of memory where they are counted."""
+    """An amount of accelerator: GPUs, and bytes of memory where they are counted. `on`: which GPUs that is, once it is placed."""
 
     gpus: int = 1
     memory: int = 0
+    on: Shares = ()
 
     def __add__(self, other: "Claim") -> "Claim":
-        return Claim(self.gpus + other.gpus, self.memory + other.memory)
+        return Claim(self.gpus + other.gpus, self.memory + other.memory, self.on + other.on)
 
     def __sub__(self, other: "Claim") -> "Claim":
-        return Claim(self.gpus - other.gpus, self.memory - other.memory)
+        on = without(self.on, other.on) if other.on else self.on
+        return Claim(self.gpus - other.gpus, self.memory - other.memory, on)
 
-    def fits(self, capacity: "Capacity") -> bool:
-        """Whether the capacity holds all of this."""
-        return self.gpus <= capacity.gpus and (capacity.memory is None or self.memory <= capacity.memory)
-
-    def fits_beside(self, held: "Claim", capacity: "Capacity") -> bool:
+    def fits_beside(self, held: "Claim", capacity: Capacity) -> bool:
         """Whether the capacity holds this beside what is held. Of what it does not ask for, any shortage is no matter."""
-        total = held + self
-        gpus = not self.gpus or total.gpus <= capacity.gpus
-        return gpus and (not self.memory or capacity.memory is None or total.memory <= capacity.memory)
+        return self.place(held, capacity) is not None
+
+    def place(self, held: "Claim", capacity: Capacity) -> tuple[str, ...] | None:
+        """Choose its devices beside what is held: none where there are none to choose. None: it does not fit."""
+        if self.memory and capacity.memory is not None and held.memory + self.memory > capacity.memory:
+            return None
+        counted = not capacity.devices or capacity.memory is None
+        if counted and self.gpus and held.gpus + self.gpus > capacity.gpus:
+            return None
+        if not self.gpus or not capacity.devices:
+            return ()
+        if len(held.on) < held.gpus:
+            return None  # nobody knows where some of it is
+        free = free_on(capacity.devices, capacity.each, held.on)
+        if self.on:
+            return tuple(device for device, _ in self.on) if still_hold(self.on, free) else None
+        return choose(self.gpus, self._share(capacity), free)
+
+    def placed(self, devices: tuple[str, ...], capacity: Capacity) -> "Claim":
+        """Make it one that is on these devices."""
+        if not devices or not capacity.devices:
+            return self
+        share = self._share(capacity)
+        return Claim(self.gpus, self.memory, tuple((device, share) for device in devices))
+
+    def placed_beside(self, held: "Claim", capacity: Capacity) -> "Claim":
+        """Make it one on the devices that it would get; where it does not fit, they are not known."""
+        return self.placed(self.place(held, capacity) or (), capacity)
+
+    def _share(self, capacity: Capacity) -> int:
+        """How much it takes of each of its devices: all, where it claims no memory or none is counted."""
+        return -(-self.memory // self.gpus) if self.memory and capacity.memory is not None else capacity.each
 
 
 NOTHING = Claim(0, 0)
 ONE_GPU = Claim(1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What a Workspace has to give; memory None: not counted."""
-
-    gpus: int = 1
-    memory: int | None = None
 
 
 class Wish(IntEnum):

@@ -154,7 +154,7 @@ def shortage(
     if not claim.fits_beside(NOTHING, capacity):
         return Refusal(epoch, "too_large", f"{model} claims more than there is of the accelerator")
     stuck = [h for h in holders if h.state is SeatState.UNPROVEN]
-    taken = sum((h.terms.claim for h in stuck), NOTHING)
+    taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
     if claim.fits_beside(taken, capacity) and not any(h.model == model for h in stuck):
         return None
     message = "the seat could not be proven free; a person has to look: hotseat ps"

@@ -9,6 +9,7 @@ from hotseat.core.policy import ONE_GPU, Capacity, Claim
 
 GOING = (SeatState.CLOSING, SeatState.DRAINING)  # may still be taken back
 OCCUPIED = (SeatState.LOADING, SeatState.READY, *GOING)  # neither told to stop nor stuck
+LINGER = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Terms:
     kept: bool = False  # that window pins it
     return_after: float = 0.0  # it is the default, and comes back after so much quiet; 0: it does not
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
+    replicas: int = 1  # holders that it may have at a time
 
 
 # Stimuli beside Demand and Observation --------------------------------------------------------------------------------
@@ -152,6 +154,17 @@ class Holder:
     last_used: float = 0.0
     stop_asked: float | None = None
     left: str = ""  # what is not proven gone, for a person to look at
+    devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
+    replica: int = 1  # 1: its model's main holder; see replicas.py
+
+    @property
+    def seat(self) -> str:
+        """Name of its seat: its model's own, or that with a number."""
+        return self.model if self.replica == 1 else f"{self.model}#{self.replica}"
+
+    def occupied(self, capacity: Capacity) -> Claim:
+        """Give what it takes of the accelerator, and of which devices."""
+        return self.terms.claim.placed(self.devices, capacity)
 
     @property
     def staying(self) -> bool:
@@ -166,6 +179,8 @@ class Holder:
     @property
     def idle_until(self) -> float | None:
         """Time at which it goes for idleness, if it is not used before; None: never."""
+        if self.replica > 1 and self.ready_since is not None:
+            return self.last_used + min(self.terms.idle_timeout or LINGER, LINGER)
         if not self.terms.idle_timeout or self.ready_since is None:
             return None
         return max(self.last_used + self.terms.idle_timeout, self.ready_since + self.terms.min_residency)

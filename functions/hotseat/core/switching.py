@@ -5,25 +5,29 @@ It is level-triggered: after every stimulus it looks at the whole of what it kno
 the policy wants. Invariants (tests/unit/test_core_machine.py):
 
 - what holders claim, known to be ready or not yet proven gone, never exceeds the capacity (one that shrinks empties first);
-- a model starts only when no earlier holder of it is left;
+- a model starts only when no earlier holder of it is left, but for replicas, which start beside ready ones and evict nobody;
 - before the drain deadline, a holder is stopped only when nothing is in flight on it and no router will send it more;
 - an observation about another epoch than the holder's changes nothing;
 - a model that is wanted and can be loaded is eventually loaded.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 
 from hotseat.core.demands import NOBODY, Demands
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.granting import decide
+from hotseat.core.memory import Memory
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
     HolderAdopted,
     HolderFailed,
+    HolderMeasured,
     HolderReady,
     HolderReleased,
     HolderUnproven,
@@ -34,9 +38,11 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.core.outlook import outlook
-from hotseat.core.policy import NOTHING, Capacity, Decision, ModelView, Policy, View, Wish
+from hotseat.core.placing import those_wanting
+from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
+from hotseat.core.replicas import Replicas, next_number, replica_views, tidy
 from hotseat.core.seats import (
     GOING,
     OCCUPIED,
@@ -83,6 +89,8 @@ class Switching:
     prospects: Prospects = field(default_factory=Prospects)
     rates: Rates = field(default_factory=Rates)
     wishes: Wishes = field(default_factory=Wishes)
+    memory: Memory = field(default_factory=Memory)
+    replicas: Replicas = field(default_factory=Replicas)
     _demands: Demands = field(default_factory=Demands)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
     _obliging: tuple[str, ...] = ()  # make room for a wish: nobody uses them
@@ -118,7 +126,7 @@ class Switching:
                 self._note_cache(stimulus)
             case HolderAdopted():
                 self._adopt(stimulus)
-            case HolderReady() | HolderFailed() | HolderReleased() | HolderUnproven():
+            case HolderReady() | HolderFailed() | HolderReleased() | HolderUnproven() | HolderMeasured():
                 self._note_holder(stimulus)
             case Tick():
                 pass
@@ -148,7 +156,9 @@ class Switching:
             self.holders[holder].last_used = now
 
     def _change_terms(self, s: TermsChanged) -> None:
-        old, self.terms, self.capacity, self._changed = self.terms, s.models, s.capacity, True
+        old, self.capacity, self._changed = self.terms, s.capacity, True
+        self.memory.keep(old, s.models)
+        self.terms = self.memory.learnt(s.models, s.capacity)
         self.prospects.room_changed()
         held = {holder.model for holder in self.holders.values()}
         for holder in self.holders.values():
@@ -214,7 +224,7 @@ class Switching:
         found = terms or Terms()
         claim = found.claim if s.gpus is None else replace(found.claim, gpus=s.gpus)
         found = replace(found, claim=claim, fingerprint=found.fingerprint if s.fingerprint is None else s.fingerprint)
-        holder = Holder(s.model, s.holder, s.epoch, state, s.now, found, s.address, last_used=s.now)
+        holder = Holder(s.model, s.holder, s.epoch, state, s.now, found, s.address, last_used=s.now, devices=s.devices)
         if s.releasing:
             holder.state, holder.leaving, holder.stop_asked = SeatState.RELEASING, "evicted", s.now
         elif s.address:
@@ -224,13 +234,14 @@ class Switching:
             holder.leave("shutdown")
         elif holder.take_over(terms) and terms and not terms.external:
             self.prospects.order(s.model, s.now, may_evict=True)
-        elif any(h.model == s.model and h.staying for h in self.holders.values()):
-            holder.leaving = "duplicate"
+        elif twins := [h for h in self.holders.values() if h.model == s.model and h.staying]:
+            holder.replica = next_number(twins)
+            holder.leaving = "duplicate" if len(twins) >= found.replicas else holder.leaving
         self.holders[s.holder] = holder
         self.epoch = max(self.epoch, s.epoch)
         self._changed = True
 
-    def _note_holder(self, s: HolderReady | HolderFailed | HolderReleased | HolderUnproven) -> None:
+    def _note_holder(self, s: HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderMeasured) -> None:
         holder = self.holders.get(s.holder)
         if holder is None or holder.epoch != s.epoch:
             return
@@ -246,6 +257,9 @@ class Switching:
                 self._note_release(holder, s.now)
             case HolderUnproven():
                 self._note_unproven(holder, s)
+            case HolderMeasured():
+                self._out += self.memory.note(holder, s.memory, self.capacity)
+                self.terms = self.memory.learnt(self.terms, self.capacity)
 
     def _note_unproven(self, holder: Holder, s: HolderUnproven) -> None:
         if holder.state is SeatState.UNPROVEN:
@@ -254,7 +268,7 @@ class Switching:
         self._go(holder, SeatState.UNPROVEN, s.now)
         holder.left = s.reason
         self._out.append(model_failed(holder.model, holder.id, "ReleaseUnproven", s.reason))
-        self._out += self.ledger.failed_release(holder.model, s.now, s.reason)
+        self._out += self.ledger.failed_release(holder.seat, s.now, s.reason)
 
     def _become_ready(self, holder: Holder, s: HolderReady) -> None:
         seconds = s.now - holder.since
@@ -262,9 +276,10 @@ class Switching:
         holder.ready_since, holder.ready_epoch = s.now, self.epoch + 1
         self._go(holder, SeatState.READY, s.now)
         self.prospects.fulfil(holder.model)
+        self.replicas.succeeded(holder.model)
         self.ledger.costs.note_load(holder.model, seconds)
         self._out.append(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
-        self._out += self.ledger.ready(holder.model, s.now)
+        self._out += self.ledger.ready(holder.seat, s.now)
 
     def _note_failure(self, holder: Holder, now: float, reason: str, message: str) -> None:
         if holder.state not in OCCUPIED:
@@ -276,6 +291,7 @@ class Switching:
     def _note_release(self, holder: Holder, now: float) -> None:
         seconds = now - (holder.stop_asked if holder.stop_asked is not None else now)
         del self.holders[holder.id]
+        self.memory.seen.pop(holder.id, None)
         self._changed = True
         if holder.state is SeatState.UNPROVEN:
             self.prospects.room_changed()
@@ -283,12 +299,15 @@ class Switching:
             self.ledger.costs.note_stop(holder.model, seconds)
         data = {"holder": holder.id, "reason": holder.leaving or "evicted", "seconds": round(seconds, 4)}
         self._out.append(Emit("model.released", holder.model, data))
-        self.ledger.released(holder.model, now)
+        self.ledger.released(holder.seat, now)
 
     def _fail(
         self, now: float, model: str, holder: str | None, reason: str, message: str, *, at_once: bool = False
     ) -> None:
         delay = 0.0
+        if holder is not None and self.holders[holder].replica > 1:
+            self._out.append(model_failed(model, holder, reason, message, self.replicas.failed(model, now)))
+            return
         if model in self.terms:
             delay = self.prospects.fail(now, model, reason, message, self.epoch + 1, at_once=at_once)
         self._out.append(model_failed(model, holder, reason, message, delay or None))
@@ -324,20 +343,24 @@ class Switching:
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
+        tidy(self.holders.values(), self.terms)
         self._wakes = self.wishes.look(now, self.terms, self.holders.values(), self.queue)
         self._out += self.wishes.news(self.holders.values(), self.prospects)
         for name, terms in self.terms.items():
             if terms.fetch_ahead:
                 self._out += self.prospects.fetch(name, again=False)
-        decision = self._ask_policy(now)
+        decision, hungry = self._ask_policy(now)
         self.effective_max_wait, self._obliging = decision.effective_max_wait, decision.obliging
         for holder in list(self.holders.values()):
-            self._steer(holder, now, wanted=holder.model in decision.resident, cut_off=holder.model in decision.cut_off)
+            wanted, cut_off = holder.seat in decision.resident, holder.seat in decision.cut_off
+            self._steer(holder, now, wanted=wanted, cut_off=cut_off or holder.replica > 1)
             self._advance(holder, now)
-        present = {h.model for h in self.holders.values()}
+        present = {name for h in self.holders.values() for name in (h.model, h.seat)}
         for model in decision.resident:
             if model not in present:
                 self._start_if_free(model, now)
+        if not hungry - present - {h.model for h in self.holders.values()}:
+            self._add_replicas(now)
         self._out += self.ledger.abandon(present.union(decision.resident), now)
         if self._changed or self.prospects.changed:
             self._publish(now)
@@ -345,9 +368,11 @@ class Switching:
             self._wakes.append(decision.look_again)
         self.wake_at = min((wake for wake in self._wakes if wake > now), default=None)
 
-    def _ask_policy(self, now: float) -> Decision:
+    def _ask_policy(self, now: float) -> tuple[Decision, set[str]]:
+        """Ask who should be resident; also gives those for whom somebody waits without a seat."""
         main = by_model(self.holders.values())
         views: list[ModelView] = []
+        show = partial(model_view, ledger=self.ledger, rates=self.rates, now=now, capacity=self.capacity)
         for name, terms in self.terms.items():
             waiting, mine = self._waiting(name), main.get(name)
             order, wish = self._order(name, mine, now), self.wishes.wish(name, terms, now)
@@ -355,27 +380,31 @@ class Switching:
                 continue
             in_flight = self._demands.in_flight(mine.id) if mine else 0
             waiters = self._demands.waiters(name, self.prospects.refused(name)) if waiting[0] else NOBODY
-            view = model_view(
-                name,
-                terms,
-                mine,
-                waiting=waiting,
-                order=order,
-                in_flight=in_flight,
-                ledger=self.ledger,
-                rates=self.rates,
-                now=now,
-                waiters=waiters,
-                wish=wish,
+            view = show(
+                name, terms, mine, waiting=waiting, order=order, in_flight=in_flight, waiters=waiters, wish=wish
             )
             if (view.waiting or wish) and not (mine and mine.staying) and not self._loadable(name, now):
                 view = replace(view, waiting=0, wish=Wish.NONE)
             views.append(view)
+            if terms.replicas > 1:
+                views += replica_views(view, self.holders.values(), self.capacity)
+        seen = {view.name for view in views}
         for holder in self.holders.values():
-            known = self.terms.get(holder.model)
-            if main[holder.model] is not holder or known is None or known.external:
-                views.append(ModelView(holder.model, holder.terms.claim, seat=holder.state, leaving=True))
-        return decide(self.policy, View(now, self.capacity, tuple(views)))
+            if holder.seat not in seen or not (holder.staying or main.get(holder.model) is holder):
+                claim = holder.occupied(self.capacity)
+                views.append(ModelView(holder.seat, claim, seat=holder.state, leaving=True))
+        shown = View(now, self.capacity, tuple(views))
+        wished = [m for m in views if m.wish and (m.seat is None or m.leaving)]
+        return decide(self.policy, shown), {m.name for m in (*those_wanting(shown), *wished)}
+
+    def _add_replicas(self, now: float) -> None:
+        """Start more engines of models whose own are all full. Only where nobody else waits for a seat."""
+        holders = list(self.holders.values())
+        for name, number in self.replicas.wanted(self.terms, holders, self._demands, now, self._wakes):
+            terms = self.terms[name]
+            devices = terms.claim.place(self._held(), self.capacity)
+            if devices is not None and self.prospects.cached(name):
+                self._start(name, terms, devices, now, replica=number)
 
     def _loadable(self, model: str, now: float) -> bool:
         """Whether a start could succeed now; if not, see to it that it can, or that those who wait are told."""
@@ -405,14 +434,14 @@ class Switching:
         if holder.leaving or not wanted or self._idle_out(holder, now):
             if holder.state is SeatState.LOADING:
                 code = (holder.leaving or "abandoned").capitalize()
-                self._out += self.ledger.failed(holder.model, now, "load", code, "it was stopped while it loaded")
+                self._out += self.ledger.failed(holder.seat, now, "load", code, "it was stopped while it loaded")
                 self._stop(holder, now)
             elif holder.state is SeatState.READY and (holder.leaving or self._offered(holder, now)):
-                self.ledger.leaving(holder.model, now)
+                self.ledger.leaving(holder.seat, now)
                 self._go(holder, SeatState.DRAINING if cut_off else SeatState.CLOSING, now)
                 holder.closing_since, holder.closing_epoch = now, self.epoch + 1
         elif holder.state in GOING:
-            self.ledger.stays(holder.model)
+            self.ledger.stays(holder.seat)
             self._go(holder, SeatState.READY, now)
 
     def _offered(self, holder: Holder, now: float) -> bool:
@@ -426,7 +455,7 @@ class Switching:
     def _idle_out(self, holder: Holder, now: float) -> bool:
         """Whether nobody has used it for its idle timeout."""
         until = holder.idle_until
-        if until is None or not self._unused(holder) or self.wishes.stays_idle(holder.model, holder.terms):
+        if until is None or not self._unused(holder) or self.wishes.stays_idle(holder):
             return False
         self._wakes.append(until)
         return now >= until
@@ -442,10 +471,11 @@ class Switching:
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
         elif holder.state in GOING:
             until, idle = holder.drain_until, self._idle_out(holder, now)
-            if idle or holder.model in self._obliging:  # nobody waits for its seat: a request that comes now is served
+            if idle or holder.seat in self._obliging:  # nobody waits for its seat: a request that comes now is served
                 until = max(until, holder.closing_since + OFFER)
             self._wakes.append(until)
-            closed = self._demands.all_saw(holder.closing_epoch) and not self._demands.closing(holder.model)
+            owes = holder.replica == 1 and self._demands.closing(holder.model)
+            closed = self._demands.all_saw(holder.closing_epoch) and not owes
             if now >= until or (closed and not self._demands.in_flight(holder.id)):
                 self._stop(holder, now, "idle" if idle else "evicted")
             elif closed and holder.state is SeatState.CLOSING:
@@ -460,20 +490,23 @@ class Switching:
     def _begin_release(self, holder: Holder, why: str, now: float) -> None:
         if holder.ready_since is not None and now - holder.ready_since >= STABLE:
             self.prospects.failures.pop(holder.model, None)
-        self.ledger.stopping(holder.model, now)
+        self.ledger.stopping(holder.seat, now)
         holder.leaving, holder.stop_asked = why, now
         self._go(holder, SeatState.RELEASING, now)
+
+    def _held(self) -> Claim:
+        return sum((h.occupied(self.capacity) for h in self.holders.values()), NOTHING)
 
     def _start_if_free(self, model: str, now: float) -> None:
         """Note that it is next, and start it if everything that is left leaves room for it."""
         terms = self.terms[model]
-        held = sum((h.terms.claim for h in self.holders.values()), NOTHING)
-        free = terms.claim.fits_beside(held, self.capacity)
+        devices = terms.claim.place(self._held(), self.capacity)
+        free = devices is not None
         waiting, oldest = self._waiting(model)
         order = self.prospects.orders.get(model)
         requested = min([*([oldest] if waiting else []), *([order.since] if order else [])], default=now)
         gone = () if free else (SeatState.CLOSING, SeatState.DRAINING, SeatState.RELEASING, SeatState.UNPROVEN)
-        leaving = [h.model for h in self.holders.values() if h.state in gone]
+        leaving = [h.seat for h in self.holders.values() if h.state in gone]
         if not free and not leaving:
             return  # whoever is to make room has to begin its own turn first
         wanted = self._wanted(model)
@@ -482,14 +515,19 @@ class Switching:
             "demand" if waiting or wanted is not None else "ordered" if order else self.wishes.reason(model, terms, now)
         )
         self._out += self.ledger.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
-        if not free:
-            return
+        if devices is not None:
+            self.ledger.starting(model, now)
+            self._start(model, terms, devices, now)
+
+    def _start(self, model: str, terms: Terms, devices: tuple[str, ...], now: float, *, replica: int = 1) -> None:
         epoch = self.epoch + 1
         # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
         name = f"{self.workspace}/{model}@{epoch}"
-        self.holders[name] = Holder(model, name, epoch, SeatState.LOADING, now, terms, last_used=now)
-        self.ledger.starting(model, now)
-        self._out.append(Start(model, name, epoch))
+        holder = Holder(
+            model, name, epoch, SeatState.LOADING, now, terms, last_used=now, devices=devices, replica=replica
+        )
+        self.holders[name] = holder
+        self._out.append(Start(model, name, epoch, devices))
         self._wakes.append(now + terms.start_timeout)
         self._publish(now)  # an epoch of its own: it is the holder's identity
 
@@ -514,8 +552,10 @@ class Switching:
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
-        held = {h.model: self._demands.in_flight(h.id) for h in self.holders.values()}
-        rows = {name: (*self._waiting(name), held.get(name, 0)) for name in self.terms}
+        held = Counter[str]()
+        for h in self.holders.values():
+            held[h.model] += self._demands.in_flight(h.id)
+        rows = {name: (*self._waiting(name), held[name]) for name in self.terms}
         return {name: row for name, row in rows.items() if row[0] or row[2]}
 
     @property

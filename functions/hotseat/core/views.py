@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hotseat.core.demands import NOBODY, Waiters
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
-from hotseat.core.policy import ModelView, Wish
+from hotseat.core.policy import Capacity, ModelView, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seats import Holder, ModelStatus, Terms
@@ -13,10 +13,10 @@ from hotseat.core.switches import Ledger
 
 
 def by_model(holders: Iterable[Holder]) -> dict[str, Holder]:
-    """Choose the one holder that counts for each model: one that stays. Adoption may have found more."""
+    """Choose the one holder that counts for each model: one that stays, no replica. Adoption may have found more."""
     main: dict[str, Holder] = {}
     for holder in holders:
-        if holder.model not in main or holder.staying:
+        if holder.replica == 1 and (holder.model not in main or holder.staying):
             main[holder.model] = holder
     return main
 
@@ -32,6 +32,7 @@ def model_view(
     ledger: Ledger,
     rates: Rates,
     now: float,
+    capacity: Capacity,
     waiters: Waiters = NOBODY,
     wish: Wish = Wish.NONE,
 ) -> ModelView:
@@ -44,7 +45,7 @@ def model_view(
     occupies = holder is not None and (holder.staying or holder.state is SeatState.UNPROVEN)
     return ModelView(
         name=name,
-        claim=holder.terms.claim if holder and occupies else terms.claim,
+        claim=holder.occupied(capacity) if holder and occupies else terms.claim,
         priority=terms.priority,
         max_wait=terms.max_wait,
         min_residency=terms.min_residency,
@@ -73,7 +74,7 @@ def model_view(
 
 def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Resident, ...]:
     """Show routers who holds a seat, and the servers that need none of ours."""
-    ours = (Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving) for h in holders)
+    ours = (Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving, h.devices) for h in holders)
     external = (
         Resident(name, f"{name}@external", SeatState.READY, EXTERNAL_EPOCH, 0.0, t.external)
         for name, t in terms.items()

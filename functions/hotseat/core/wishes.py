@@ -105,9 +105,12 @@ class Wishes:
         """Say why a switch to it was made that nobody asked for."""
         return _REASONS[self.wish(model, terms, now)]
 
-    def stays_idle(self, model: str, terms: Terms) -> bool:
+    def stays_idle(self, holder: Holder) -> bool:
         """Whether it keeps its seat however long it is idle: else it would go for that, and come back for the wish."""
-        return model not in self._dismissed and (model in self.pinned or terms.wanted or terms.return_after > 0)
+        model, terms = holder.model, holder.terms
+        if holder.replica > 1 or model in self._dismissed:
+            return False
+        return model in self.pinned or terms.wanted or terms.return_after > 0
 
     def no_room(
         self, model: str, claim: Claim, capacity: Capacity, holders: Iterable[Holder], *, now: float, epoch: int
@@ -120,7 +123,7 @@ class Wishes:
         taken = [
             h for h in holders if h.model != model and (h.state is SeatState.UNPROVEN or self._keeps_others_out(h))
         ]
-        if claim.fits_beside(sum((h.terms.claim for h in taken), NOTHING), capacity):
+        if claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
             return None
         names = sorted({h.model for h in taken} & self.pinned)
         message = f"{model} does not fit beside {', '.join(names)}: pinned. To make room: hotseat unpin {names[0]}"
@@ -135,7 +138,7 @@ class Wishes:
         return terms.external is None and (by_terms or model in self._pins)
 
     def _keeps_others_out(self, holder: Holder) -> bool:
-        return holder.staying and holder.model in self.pinned
+        return holder.staying and holder.replica == 1 and holder.model in self.pinned
 
 
 def _wishes(terms: Terms) -> bool:

@@ -1,0 +1,214 @@
+"""Which GPUs a model gets: of one Workspace, and of the machine that Workspaces share."""
+
+import logging
+
+import pytest
+from hotseat.control.devices import hand_out
+
+from hotseat.core.batch import Batch
+from hotseat.core.documents import Workspace
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    HolderAdopted,
+    HolderReady,
+    HolderReleased,
+    SeatState,
+    Start,
+    Stop,
+    Waiting,
+)
+from hotseat.core.policy import NOTHING, Capacity, Claim, ModelView, View
+from hotseat.core.seats import DemandReported, Terms, TermsChanged, Unload
+from hotseat.core.switching import Switching
+
+FOUR = Capacity(4, None, ("0", "1", "2", "3"))
+TWO_OF_24 = Capacity(2, 48, ("0", "1"))  # each has 24
+
+
+def held(*placed: tuple[Claim, tuple[str, ...]], capacity: Capacity = TWO_OF_24) -> Claim:
+    return sum((claim.placed(devices, capacity) for claim, devices in placed), NOTHING)
+
+
+# One claim ------------------------------------------------------------------------------------------------------------
+
+
+def test_whole_gpus_go_to_one_holder_each() -> None:
+    assert Claim(2).place(NOTHING, FOUR) == ("0", "1")
+    taken = held((Claim(2), ("0", "1")), capacity=FOUR)
+    assert Claim(2).place(taken, FOUR) == ("2", "3")
+    assert Claim(3).place(taken, FOUR) is None
+    assert (taken - Claim(2).placed(("0", "1"), FOUR)) == NOTHING
+
+
+def test_what_needs_no_gpu_gets_none_and_always_fits() -> None:
+    assert NOTHING.place(held((Claim(4), FOUR.devices), capacity=FOUR), FOUR) == ()
+
+
+def test_claims_of_memory_share_a_gpu_and_the_fullest_that_does_goes_first() -> None:
+    taken = held((Claim(1, 10), ("0",)))
+    assert Claim(1, 14).place(taken, TWO_OF_24) == ("0",)  # leaves the other one whole
+    assert Claim(1, 15).place(taken, TWO_OF_24) == ("1",)
+
+
+def test_room_in_the_sum_that_no_gpu_has_is_no_room() -> None:
+    taken = held((Claim(1, 14), ("0",)), (Claim(1, 14), ("1",)))
+    assert taken.memory + 20 <= TWO_OF_24.memory
+    assert Claim(1, 20).place(taken, TWO_OF_24) is None
+    assert Claim(1, 10).place(taken, TWO_OF_24) == ("0",)
+    assert Claim(2, 20).place(taken, TWO_OF_24) == ("0", "1")  # 10 on each
+
+
+def test_no_gpu_holds_more_than_it_has() -> None:
+    assert Claim(1, 25).place(NOTHING, TWO_OF_24) is None
+    assert Claim(2, 48).place(NOTHING, TWO_OF_24) == ("0", "1")
+    assert Claim(2, 49).place(NOTHING, TWO_OF_24) is None
+
+
+def test_what_claims_no_memory_has_its_gpu_to_itself() -> None:
+    assert Claim(1).place(held((Claim(1, 1), ("0",))), TWO_OF_24) == ("1",)
+    assert Claim(1, 1).place(held((Claim(1), ("0",)), (Claim(1), ("1",))), TWO_OF_24) is None
+
+
+def test_beside_what_may_be_on_any_gpu_nothing_is_placed() -> None:
+    """One that was started before GPUs were handed out."""
+    assert Claim(1).place(Claim(1), FOUR) is None
+    assert NOTHING.place(Claim(1), FOUR) == ()
+
+
+def test_what_is_placed_stays_where_it_is_or_not_at_all() -> None:
+    placed = Claim(1).placed(("1",), FOUR)
+    assert placed.place(NOTHING, FOUR) == ("1",)
+    assert placed.place(held((Claim(1), ("1",)), capacity=FOUR), FOUR) is None
+    assert placed.place(NOTHING, Capacity(1, None, ("0",))) is None  # the GPU does not belong to the Workspace any more
+
+
+def test_without_devices_there_are_only_sums_and_whole_gpus() -> None:
+    assert Claim(1, 20).place(Claim(1, 20), Capacity(2, 48)) == ()
+    assert Claim(1, 4).place(Claim(2, 8), Capacity(2, 48)) is None
+
+
+# Policies and the machine ---------------------------------------------------------------------------------------------
+
+
+def test_a_policy_evicts_nobody_where_going_would_leave_holes_on_two_gpus() -> None:
+    def resident(name: str, memory: int, device: str, in_flight: int = 0) -> ModelView:
+        claim = Claim(1, memory).placed((device,), TWO_OF_24)
+        return ModelView(name, claim, seat=SeatState.READY, in_flight=in_flight, last_used=50.0)
+
+    models = (
+        resident("busy-0", 12, "0", in_flight=1),
+        resident("idle-0", 6, "0"),
+        resident("busy-1", 14, "1", in_flight=1),
+        resident("idle-1", 4, "1"),
+        ModelView("wants-12", Claim(1, 12), waiting=1, oldest=99.0),
+    )
+    decision = Batch().decide(View(100.0, TWO_OF_24, models))
+    assert set(decision.resident) == {"busy-0", "busy-1", "idle-1", "wants-12"}
+    larger = ModelView("wants-14", Claim(1, 14), waiting=1, oldest=99.0)
+    waits = Batch().decide(View(100.0, TWO_OF_24, (*models[:-1], larger)))
+    assert set(waits.resident) == {"busy-0", "idle-0", "busy-1", "idle-1"}
+
+
+class Machine:
+    """A switching machine whose engines do what they are told."""
+
+    def __init__(self, capacity: Capacity, **models: Terms) -> None:
+        self.machine = Switching("w", Batch())
+        self.models = models
+        self.seq = 0
+        self.starts: dict[str, Start] = {}
+        self.stops: list[Stop] = []
+        self.tell(TermsChanged(0.0, models, capacity))
+        for name in models:
+            self.tell(CacheObserved(0.0, name, CacheState.CACHED))
+
+    def tell(self, stimulus: object) -> None:
+        for command in self.machine.step(stimulus):
+            if isinstance(command, Start):
+                self.starts[command.model] = command
+            elif isinstance(command, Stop):
+                self.stops.append(command)
+
+    def want(self, now: float, *models: str) -> None:
+        self.seq += 1
+        waiting = {model: Waiting(1, now) for model in models}
+        self.tell(DemandReported(now, Demand("r", self.seq, self.machine.epoch, waiting)))
+
+    def ready(self, now: float, model: str) -> None:
+        start = self.starts[model]
+        self.tell(HolderReady(now, start.holder, start.epoch, f"http://{model}"))
+
+
+def test_starts_name_gpus_that_nobody_else_has() -> None:
+    house = Machine(FOUR, a=Terms(Claim(1)), b=Terms(Claim(2)), c=Terms(Claim(1)), cpu=Terms(NOTHING))
+    house.want(1.0, "a", "b", "c", "cpu")
+    assert {name: start.devices for name, start in house.starts.items()} == {
+        "a": ("0",), "b": ("1", "2"), "c": ("3",), "cpu": ()
+    }  # fmt: skip
+    assert {r.model: r.devices for r in house.machine.residency.residents}["b"] == ("1", "2")
+
+
+def test_a_gpu_is_not_given_again_before_its_holder_is_proven_gone() -> None:
+    house = Machine(Capacity(2, None, ("0", "1")), a=Terms(), b=Terms(), c=Terms())
+    house.want(1.0, "a", "b")
+    house.ready(2.0, "a")
+    house.ready(2.0, "b")
+    house.want(3.0, "b")
+    house.tell(Unload(3.0, "a"))
+    house.want(3.1)
+    assert [stop.model for stop in house.stops] == ["a"]
+    house.want(4.0, "c", "b")
+    assert "c" not in house.starts
+    gone = house.stops[0]
+    house.tell(HolderReleased(5.0, gone.holder, gone.epoch))
+    assert house.starts["c"].devices == ("0",)
+
+
+def test_adoption_keeps_the_gpus() -> None:
+    house = Machine(Capacity(2, None, ("0", "1")), a=Terms(), b=Terms())
+    house.tell(HolderAdopted(1.0, "a", "w/a@7", 7, "http://a", devices=("0",)))
+    house.want(2.0, "b")
+    assert house.starts["b"].devices == ("1",)
+    assert house.machine.residency.residents[0].devices == ("0",)
+
+
+def test_a_workspace_that_gets_other_gpus_empties_the_old_ones() -> None:
+    house = Machine(Capacity(1, None, ("0",)), a=Terms())
+    house.want(1.0, "a")
+    house.ready(2.0, "a")
+    house.want(3.0)
+    house.tell(TermsChanged(4.0, house.models, Capacity(1, None, ("1",))))
+    house.want(4.1)
+    house.want(4.2)
+    assert [stop.model for stop in house.stops] == ["a"]
+
+
+# Workspaces of one machine --------------------------------------------------------------------------------------------
+
+
+def workspace(name: str, gpus: int, *devices: str) -> Workspace:
+    capacity = {"gpus": gpus, **({"devices": devices} if devices else {})}
+    return Workspace.model_validate({"metadata": {"name": name}, "spec": {"capacity": capacity}})
+
+
+def test_workspaces_get_gpus_one_after_the_other() -> None:
+    assert hand_out([workspace("a", 2), workspace("b", 1)], {}, None) == {"a": ("0", "1"), "b": ("2",)}
+
+
+def test_what_a_workspace_states_is_its_own() -> None:
+    assert hand_out([workspace("a", 2), workspace("b", 1, "0")], {}, None) == {"b": ("0",), "a": ("1", "2")}
+
+
+def test_a_workspace_keeps_its_gpus_while_others_come_and_go() -> None:
+    before = {"old": ("0",), "b": ("1", "2")}  # the old one still holds something
+    assert hand_out([workspace("a", 1), workspace("b", 1)], before, None) == {"a": ("3",), "b": ("1",)}
+    assert hand_out([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "2")) == {"a": ("2",), "b": ("1",)}
+    assert hand_out([workspace("b", 3)], {"b": ("1", "2")}, None) == {"b": ("1", "2", "0")}
+
+
+def test_where_there_are_too_few_none_are_handed_out_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert hand_out([workspace("a", 1), workspace("b", 2)], {}, ("5", "7")) == {"a": ("5",), "b": ()}
+    assert "Workspace b has capacity.gpus 2, but hotseat sees 2 GPUs here" in caplog.text
