@@ -76,6 +76,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "GPUs": (model(resources={"gpus": -1}), "spec.resources.gpus", "greater than or equal to 0"),
     "many GPUs": (model(resources={"gpus": 65}), "spec.resources.gpus", "less than or equal to 64"),
     "priority": (model(scheduling={"priority": 1001}), "spec.scheduling.priority", "less than or equal to 1000"),
+    "replicas": (model(scheduling={"replicas": 0}), "spec.scheduling.replicas", "greater than or equal to 1"),
     "concurrency": (model(concurrency=-1), "spec.concurrency", "greater than or equal to 0"),
     "queue": (workspace(queue={"maxWaiting": -1}), "spec.queue.maxWaiting", "greater than or equal to 0"),
     "queue of a model": (
@@ -92,6 +93,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "alias": (model(aliases=["-x"]), "spec.aliases[0]", "spec.aliases[0] in body should match"),
     "long alias": (model(aliases=["x" * 254]), "spec.aliases[0]", "may not be more than 253"),
     "workspace": (model(workspace="A"), "spec.workspace", "spec.workspace in body should match"),
+    "device": (workspace(capacity={"devices": ["0,1"]}), "spec.capacity.devices[0]", "devices[0] in body should match"),
     "variable": (model(env=[{"name": "A-B"}]), "spec.env[0].name", "spec.env[0].name in body should match"),
     "path": (model(health={"path": "health"}), "spec.health.path", "spec.health.path in body should match"),
     "url": (model("external", url="ftp://h"), "spec.url", "spec.url in body should match"),
@@ -163,6 +165,18 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "name as alias": (model(aliases=["b", "a"]), "spec.aliases[1]", "the name stands in spec.aliases as well"),
     "pod template": (model(podTemplate={"specs": {}}), "spec.podTemplate", 'unknown field "spec.podTemplate.specs"'),
     "part of a pod template": (model(podTemplate={"spec": []}), "spec.podTemplate", "must be of type object"),
+    "replicas on one port": (
+        model(scheduling={"replicas": 2}, concurrency=1, port=80), "spec.scheduling", "replicas cannot share a fixed port"
+    ),
+    "replicas without a bound": (
+        model(scheduling={"replicas": 2}), "spec.concurrency", "scheduling.replicas needs concurrency"
+    ),
+    "fewer devices than GPUs": (
+        workspace(capacity={"gpus": 2, "devices": ["0"]}), "spec.capacity.devices", "devices names more or fewer GPUs"
+    ),
+    "device twice": (
+        workspace(capacity={"gpus": 2, "devices": ["0", "0"]}), "spec.capacity.devices", "Duplicate value"
+    ),
     # Engines.
     "external without url": (model("external"), "spec.url", "engine external needs url"),
     "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
@@ -282,5 +296,7 @@ GOOD: dict[str, Json] = {
     "fallback": model(fallback={"model": "other", "when": ["Failed"], "after": "0s"}),
     "fallback that is put off": model(fallback={"model": "other", "when": []}),
     "workspace": workspace(capacity={"gpus": 2, "acceleratorMemory": "80Gi"}, policy={"maxWait": "1m"}),
+    "GPUs by name": workspace(capacity={"gpus": 2, "devices": ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"]}),
+    "replicas": model(scheduling={"replicas": 3}, concurrency=4),
     "workspace that says nothing": {key: value for key, value in workspace().items() if key != "spec"},
 }  # fmt: skip

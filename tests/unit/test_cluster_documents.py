@@ -65,10 +65,10 @@ def test_a_model_that_cannot_be_made_says_why() -> None:
     assert found.objects == ()
 
 
-def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "") -> Json:
+def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "", **spec: Any) -> Json:
     made = statuses.model_status(
         ModelStatus("a", state),
-        model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}}),
+        model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", **spec}}),
         generation=2,
         resident=Resident("a", "default/a@1", SeatState.READY, 1, 0.0, "http://p") if state == "ready" else None,
         cache=(cached, "", None, None),
@@ -115,3 +115,11 @@ def test_a_ksvc_that_is_no_model_costs_only_itself() -> None:
     elsewhere["metadata"]["labels"]["hotseat.dev/workspace"] = "My_WS"
     greedy["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = 65
     assert list(read([workspace()], [], [elsewhere, greedy, adopted("k")], SETTINGS, {}).models) == ["k"]
+
+
+def test_a_model_with_replicas_is_told_that_a_cluster_has_one_pod_of_it() -> None:
+    several = status("ready", scheduling={"replicas": 3}, concurrency=1)
+    assert (several["Ready"], several["Replicated"]) == ("True", "False")
+    (said,) = [c for c in several["conditions"] if c["type"] == "Replicated"]
+    assert "scheduling.replicas is 3" in said["message"]
+    assert "Replicated" not in status("ready")

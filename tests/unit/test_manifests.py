@@ -242,6 +242,20 @@ def test_two_workspaces_of_one_name_are_told(write):
             ["spec.resources.acceleratorMemory: can never fit: the Workspace w has 24Gi", "found:   48Gi"],
         ),
         (
+            [
+                model("a", resources={"acceleratorMemory": "30Gi"}),
+                workspace("w", capacity={"gpus": 2, "acceleratorMemory": "48Gi"}),
+            ],
+            ["can never fit on 1: the Workspace w has 24Gi on each of its 2 GPUs", "found:   30Gi"],
+        ),
+        (
+            [
+                workspace("default", capacity={"devices": ["1"]}),
+                workspace("w", capacity={"gpus": 2, "devices": ["0", "1"]}),
+            ],
+            ["Workspace/w: spec.capacity.devices[1]: the GPU 1 belongs to the Workspace default already"],
+        ),
+        (
             [model("a", engine="mok")],
             ["spec.engine: no such engine is installed", "allowed: broken, mock, picky", "did you mean mock?"],
         ),

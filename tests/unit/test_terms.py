@@ -13,6 +13,12 @@ def model(**changes: object) -> Model:
     return Model.model_validate({"metadata": {"name": "a"}, "spec": {**SPEC, **changes}})
 
 
+def test_replicas_are_for_one_machine_and_change_while_a_model_stays() -> None:
+    several = model(scheduling={"replicas": 3}, concurrency=1)
+    assert (terms_of(several, WORKSPACE).replicas, terms_of(several, WORKSPACE, ahead=True).replicas) == (3, 1)
+    assert fingerprint(several) == fingerprint(model())
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -116,11 +116,17 @@ def model_status(
     holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
     phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
+    conditions = _model_conditions(status, phase, cache, problem, generation)
+    if model.spec.scheduling.replicas > 1:
+        message = (
+            f"scheduling.replicas is {model.spec.scheduling.replicas}, but on a cluster a Model has one pod for now"
+        )
+        conditions.append(condition("Replicated", False, "OnePodOnly", message, generation))
     return {
         "observedGeneration": generation,
         "phase": phase,
         "workspace": model.spec.workspace,
-        "conditions": _model_conditions(status, phase, cache, problem, generation),
+        "conditions": conditions,
         "address": resident.address if resident is not None else None,
         "replicas": int(holds),
         "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,

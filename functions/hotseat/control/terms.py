@@ -45,6 +45,7 @@ def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahe
         refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
         pinned=model.metadata.annotations.get(PINNED) == "true",
         return_after=workspace.spec.return_to_default if workspace.spec.default_model in model.names else 0.0,
+        replicas=1 if ahead else scheduling.replicas,  # a cluster's runtime has one pod of a Model
     )
 
 

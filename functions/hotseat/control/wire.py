@@ -121,6 +121,7 @@ def residency_to_status(residency: Residency) -> Json:
                 **({"since": stamp(r.since)} if r.since else {}),
                 **({"address": r.address} if r.address else {}),
                 **({"leaving": r.leaving} if r.leaving else {}),
+                **({"devices": list(r.devices)} if r.devices else {}),
             }
             for r in residency.residents
         ],
@@ -151,6 +152,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
             moment(r["since"]) if r.get("since") else 0.0,
             r.get("address"),
             r.get("leaving"),
+            tuple(r.get("devices") or ()),
         )
         for r in status.get("residents") or ()
     )

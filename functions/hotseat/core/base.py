@@ -34,6 +34,8 @@ _CRON_FIELDS = (
 )
 CRON_PATTERN = f"^{' '.join(map(_cron_field, _CRON_FIELDS))}$"
 ZONE_PATTERN = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"
+# A GPU as its vendor's software knows it: a number, `GPU-8932f937-d72c-4106-c12f-20bd9faed9f6`, `MIG-…`, `0.1`.
+DEVICE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:./_-]*$"
 # What each pattern asks for, in words for people.
 PATTERN_WORDS: Mapping[str, str] = {
     NAME_PATTERN: "lower-case letters, digits and dashes, from a letter to a letter or digit",
@@ -45,6 +47,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     CRON_PATTERN: "five fields of cron, with one space between them: minute (0-59), hour (0-23), day of month (1-31), month (1-12 or "
     "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",
     ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",
+    DEVICE_PATTERN: "a number or a UUID of a GPU",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }
 
@@ -52,6 +55,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 ObjectName = Annotated[str, Field(pattern=OBJECT_PATTERN, max_length=253)]
 # Bounds are what an API server needs to know the cost of the rules on them.
 Argument = Annotated[str, Field(max_length=8192)]
+DeviceName = Annotated[str, Field(pattern=DEVICE_PATTERN, max_length=100)]
 Alias = Annotated[str, Field(pattern=ALIAS_PATTERN, max_length=253)]
 
 

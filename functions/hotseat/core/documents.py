@@ -18,6 +18,7 @@ from hotseat.core.base import (
     VARIABLE_PATTERN,
     Alias,
     Argument,
+    DeviceName,
     Document,
     Name,
     ObjectName,
@@ -80,10 +81,13 @@ class Resources(Document):
     """What a resident Model occupies."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] = Field(
-        default=1, description="Whole GPUs (seats) that it holds. 0 runs beside anything."
+        default=1,
+        description="GPUs that it holds: whole ones, unless it claims memory of them. 0 runs beside anything, and sees no GPU.",
     )
     accelerator_memory: Bytes | None = Field(
-        default=None, description="Accelerator memory that it claims; counts only where the Workspace states its own."
+        default=None,
+        description="Accelerator memory that it claims, of all its GPUs together; counts only where the Workspace states its own. "
+        "On one machine it then shares its GPUs with others that do.",
     )
     cpu: Cores | None = Field(default=None, description="CPU request: 4 or 500m (a cluster takes no bare 0.5).")
     memory: Bytes | None = Field(default=None, description="Host memory request.")
@@ -178,6 +182,11 @@ class Scheduling(Document):
     max_wait: Duration | None = Field(
         default=None, description="Bound on the wait for a turn; widened, and said so, where it cannot be met."
     )
+    replicas: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="Most engines of it at a time: another one starts where `concurrency` keeps requests waiting and nobody else "
+        "wants the place, and is the first to go (one machine).",
+    )
 
 
 class Health(Document):
@@ -234,7 +243,9 @@ class ModelSpec(Document):
         default=(), description="Run to stop what escapes a process group (`docker stop …`), before SIGTERM."
     )
     concurrency: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Most requests at once; the rest wait. 0: no limit."
+        default=0,
+        validate_default=True,
+        description="Most requests at once of each engine; the rest wait. 0: no limit.",
     )
     vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
     pod_template: dict[str, Any] | None = Field(
@@ -292,6 +303,23 @@ class ModelSpec(Document):
             raise ValueError(f"env sets {', '.join(doubled)} twice")
         return env
 
+    @field_validator("scheduling")
+    @classmethod
+    def _replicas_need_a_port_each(cls, scheduling: Scheduling, info: ValidationInfo) -> Scheduling:
+        if scheduling.replicas > 1 and info.data.get("port") is not None:
+            raise ValueError(f"replicas is {scheduling.replicas}, but they cannot share a fixed port: leave port out")
+        return scheduling
+
+    @field_validator("concurrency")
+    @classmethod
+    def _replicas_need_a_bound(cls, concurrency: int, info: ValidationInfo) -> int:
+        scheduling = info.data.get("scheduling")
+        if scheduling is not None and scheduling.replicas > 1 and not concurrency:
+            raise ValueError(
+                f"scheduling.replicas is {scheduling.replicas}: that needs concurrency, which says when one engine is not enough"
+            )
+        return concurrency
+
     @field_validator("vllm")
     @classmethod
     def _vllm_is_for_vllm(cls, vllm: VllmSettings | None, info: ValidationInfo) -> VllmSettings | None:
@@ -332,10 +360,24 @@ class Model(Document):
 class Capacity(Document):
     """How much accelerator there is to share."""
 
-    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="Whole GPUs (seats).")
+    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="GPUs (seats).")
     accelerator_memory: Bytes | None = Field(
-        default=None, description="Accelerator memory; unset: only seats are counted."
+        default=None,
+        description="Memory of all its GPUs together, each of which has the same part of it; unset: only GPUs are counted.",
     )
+    devices: Annotated[tuple[DeviceName, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Which GPUs these are, by number or UUID (one machine). Unset: the first that no other Workspace has.",
+    )
+
+    @field_validator("devices")
+    @classmethod
+    def _devices_are_the_gpus(cls, devices: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if devices and len(devices) != info.data.get("gpus", len(devices)):
+            raise ValueError(f"devices names {len(devices)} GPUs, but gpus is {info.data['gpus']}")
+        if doubled := sorted({name for name in devices if devices.count(name) > 1}):
+            raise ValueError(f"devices names {', '.join(doubled)} twice")
+        return devices
 
 
 class Queue(Document):

@@ -59,6 +59,7 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     owners = {name: entry for entry in models for name, _ in _claims(entry)}
     yield from check_fallbacks(owners, complete=complete)
     yield from _lifecycles(models)
+    yield from _one_of_a_gpu(workspaces)
 
 
 def home_of(model: Entry, workspaces: list[Entry]) -> str:
@@ -91,6 +92,19 @@ def _one_of_a_claim(models: list[Entry]) -> Iterator[Problem]:
             else:
                 what = "has the name" if other_path == ("metadata", "name") else "has the alias"
                 yield entry.problem(f"{other.label} {what} {name} already: {other.where(other_path)}", path)
+
+
+def _one_of_a_gpu(workspaces: list[Entry]) -> Iterator[Problem]:
+    """Find GPUs that two Workspaces state: each would put a model there."""
+    first: dict[str, Entry] = {}
+    for entry in workspaces:
+        if not isinstance(entry.document, Workspace):
+            continue
+        for index, device in enumerate(entry.document.spec.capacity.devices):
+            other = first.setdefault(device, entry)
+            if other is not entry:
+                path = ("spec", "capacity", "devices", index)
+                yield entry.problem(f"the GPU {device} belongs to the Workspace {other.name} already", path)
 
 
 def _claims(entry: Entry) -> Iterator[tuple[str, Path]]:
@@ -192,6 +206,10 @@ def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, s
         memory, limit = wanted.accelerator_memory, capacity.accelerator_memory
         if memory is not None and limit is not None and memory > limit:
             message = f"can never fit: {where} {format_bytes(limit)}"
+            yield entry.problem(message, ("spec", "resources", "acceleratorMemory"), found=format_bytes(memory))
+        elif memory and limit is not None and memory * capacity.gpus > limit * (count := wanted.gpus) > 0:
+            each = f"{format_bytes(limit // capacity.gpus)} on each of its {capacity.gpus} GPUs"
+            message = f"can never fit on {count}: {where} {each}"
             yield entry.problem(message, ("spec", "resources", "acceleratorMemory"), found=format_bytes(memory))
 
 

@@ -83,6 +83,8 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),
         (for_engine("custom", "has(self.command) && size(self.command) > 0"), "engine custom needs command"),
         ("self.engine == 'vllm' || !has(self.vllm)", "vllm is for engine vllm only"),
+        ("self.scheduling.replicas == 1 || !has(self.port)", "replicas cannot share a fixed port: leave port out"),
+        ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
     ),
     ("ModelSpec", "source"): (
@@ -110,6 +112,12 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         (
             "!has(self.returnToDefault) || duration(self.returnToDefault) == duration('0s') || has(self.defaultModel)",
             "returnToDefault needs defaultModel",
+        ),
+    ),
+    ("Capacity", ""): (
+        (
+            "!has(self.devices) || size(self.devices) == 0 || size(self.devices) == self.gpus",
+            "devices names more or fewer GPUs than gpus says",
         ),
     ),
     ("VllmSettings", ""): (

@@ -79,6 +79,7 @@ class Resident(Document):
     since: Time = Field(default="", description="When it entered this state.")
     address: str = Field(default="", description="Base URL, once ready.")
     leaving: str = Field(default="", description="Why it goes, where that is certain.")
+    devices: tuple[str, ...] = Field(default=(), description="GPUs that it was given, where hotseat hands them out.")
 
 
 class Listed(Document):
