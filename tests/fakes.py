@@ -180,6 +180,9 @@ class FakeAccelerators:
         self.listed: dict[int, int] = {}
         self.problem: Exception | None = None  # raised by each look
 
+    def uuids(self) -> tuple[str, ...]:
+        return ()
+
     def snapshot(self) -> dict[int, tuple[int, dict[int, int]]]:
         if self.problem is not None:
             raise self.problem

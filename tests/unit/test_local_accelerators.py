@@ -84,9 +84,11 @@ def test_nvml_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         nvmlInit=lambda: None,
         nvmlDeviceGetCount=lambda: 1,
         nvmlDeviceGetHandleByIndex=lambda index: f"gpu{index}",
+        nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}",
         nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=2 * GIB),
         nvmlDeviceGetComputeRunningProcesses=lambda _: listed,
         nvmlDeviceGetGraphicsRunningProcesses=lambda _: [],
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)
     assert Nvml().snapshot() == {0: (2 * GIB, {7: GIB, 8: 0})}
+    assert Nvml().uuids() == ("GPU-gpu0",)

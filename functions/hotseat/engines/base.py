@@ -6,7 +6,7 @@ Engines are found by the entry point group `hotseat.engines`, so another package
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hotseat.core.documents import Model
 
@@ -50,6 +50,17 @@ class Engine(Protocol):
 
     def fetches(self, model: Model) -> bool:
         """Whether weights must be fetched by hotseat before a start."""
+
+
+@runtime_checkable
+class TellsMemory(Protocol):
+    """What an engine has beside that, if its server tells how much of the accelerator's memory it takes."""
+
+    def memory_path(self, model: Model) -> str:
+        """Path whose GET tells."""
+
+    def read_memory(self, body: bytes) -> int | None:
+        """Find the bytes in the answer; None: it does not tell. ValueError: it is no such answer."""
 
 
 def is_remote(source: str | None) -> bool:

@@ -3,10 +3,12 @@
 `python -m hotseat.engines.mock_server --help` lists what a Model's `args` may say.
 """
 
+import json
 import sys
 from pathlib import Path
 
 from hotseat.core.documents import Model
+from hotseat.core.units import parse_quantity
 from hotseat.engines.base import Launch, Placement
 from hotseat.engines.mock_server import options_problem
 
@@ -37,3 +39,11 @@ class Mock:
     def fetches(self, model: Model) -> bool:  # noqa: ARG002
         """Tell that it needs no weights, whatever the source says."""
         return False
+
+    def memory_path(self, model: Model) -> str:  # noqa: ARG002
+        """Path that tells what it pretends to take: its option --memory, or what a request has set since."""
+        return "/stats"
+
+    def read_memory(self, body: bytes) -> int | None:
+        """Find it among the other figures."""
+        return int(parse_quantity(str(json.loads(body).get("memory", 0))))

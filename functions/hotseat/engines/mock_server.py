@@ -20,6 +20,7 @@ from hotseat.engines import mock_answers as answers
 from hotseat.engines.mock_http import Connection, Dropped, Gone, Request
 
 SEAT_TAKEN = 86  # exit status
+DEVICES = "CUDA_VISIBLE_DEVICES"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
 )  # fmt: skip
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens-per-second", type=float, default=0.0, metavar="R", help="0: as fast as it goes")
     add("--first-token", type=float, default=0.0, metavar="S", help="time before the first token")
     add("--stop-time", type=float, default=0.0, metavar="S", help="time from SIGTERM to its end")
-    add("--memory", default="0", metavar="QUANTITY", help="claimed; shown in /stats")
+    add("--memory", default="0", metavar="QUANTITY", help="taken; shown in /stats")
     add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping")
     add("--sleep-time", type=float, default=0.0, metavar="S")
     add("--wake-time", type=float, default=0.0, metavar="S")
@@ -124,9 +125,10 @@ class Server:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.faults = {fault.partition(":")[0]: fault.partition(":")[2] for fault in options.fault}
-        shared = [file for file in os.environ.get("HOTSEAT_MOCK_SEAT", "").split(os.pathsep) if file]
+        shared = _given([file for file in os.environ.get("HOTSEAT_MOCK_SEAT", "").split(os.pathsep) if file])
         files = options.seat or (shared if options.gpus else [])
         self.seats = Seats(options.name, files, len(files) if options.seat else min(options.gpus, len(files) or 0))
+        self.memory = options.memory
         self.ready = False
         self.sleeping = False
         self.lock = threading.Lock()  # counts, and what was last asked
@@ -228,7 +230,8 @@ class Server:
                     return 200, {
                         **self.counts,
                         "last": self.last,
-                        "memory": self.options.memory,
+                        "memory": self.memory,
+                        "devices": os.environ.get(DEVICES),
                         "pid": os.getpid(),
                         "sleeping": self.sleeping,
                     }
@@ -284,6 +287,7 @@ class Server:
         if self.sleeping or not self.ready:
             return connection.reply(503, answers.problem("asleep" if self.sleeping else "loading", "not_ready"))
         wishes = body.get("mock") or {}
+        self.memory = wishes.get("memory", self.memory)
         fault, _, detail = wishes.get("fault", "").partition(":")
         faults = {**self.faults, fault: detail} if fault else self.faults
         if "hang" in faults:
@@ -338,6 +342,12 @@ class Server:
             self._exit(1)
         if "cut-midstream" in faults and index == int(faults["cut-midstream"] or 3):
             raise Dropped
+
+
+def _given(files: list[str]) -> list[str]:
+    """Take the files of the GPUs that it was given, where those are numbers of files; else any will do."""
+    numbers = [int(name) for name in os.environ.get(DEVICES, "").split(",") if name.isdecimal()]
+    return [files[number] for number in numbers] if numbers and max(numbers) < len(files) else files
 
 
 def _listen(host: str, port: int) -> socket.socket:

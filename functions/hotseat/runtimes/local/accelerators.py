@@ -18,6 +18,9 @@ class Accelerators(Protocol):
     def snapshot(self) -> Snapshot:
         """Each one's used bytes, and the bytes of each process that it lists. OSError when the driver does not answer."""
 
+    def uuids(self) -> tuple[str, ...]:
+        """Names by which each can be told from all others, in their order; none where the driver does not tell."""
+
 
 class Nvml:
     """NVIDIA's library; OSError if it is not installed or finds no driver."""
@@ -43,6 +46,14 @@ class Nvml:
             }
         except self._nvml.NVMLError as problem:
             raise OSError(str(problem)) from problem
+
+    def uuids(self) -> tuple[str, ...]:
+        """Each GPU's UUID, as CUDA_VISIBLE_DEVICES takes it."""
+        try:
+            names = [self._nvml.nvmlDeviceGetUUID(handle) for handle in self._handles]
+        except self._nvml.NVMLError:
+            return ()
+        return tuple(name.decode() if isinstance(name, bytes) else name for name in names)
 
     def _processes(self, handle: Any) -> dict[int, int]:
         listed = [

@@ -18,6 +18,7 @@ from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine
 from hotseat.runtimes.local.accelerators import Accelerators, Claim, make_claim
 from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills
+from hotseat.runtimes.local.gpus import Gpus, overridden
 from hotseat.runtimes.local.keeper import descendants
 from hotseat.runtimes.local.keepers import Keeper, Keepers, read_ready
 from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, make_plan
@@ -30,6 +31,7 @@ from hotseat.runtimes.local.leftovers import (
     wait_for_end,
 )
 from hotseat.runtimes.local.logs import Lines, ModelLog
+from hotseat.runtimes.local.measuring import Measuring, Watched
 from hotseat.runtimes.local.probe import Probe
 
 PROOF_TIME = 10.0  # seconds beyond all graces; what is not proven gone by then is reported as unproven
@@ -54,6 +56,8 @@ class Surroundings:
     accelerators: Accelerators | None
     marks: Mapping[str, str]  # environment of every engine, by which its leftovers are known
     ended: Callable[["Holder"], None]  # called just before HolderReleased
+    gpus: Gpus
+    measuring: Measuring
     closing: threading.Event = field(default_factory=threading.Event)  # the runtime ends: wait for processes only
 
 
@@ -132,10 +136,15 @@ class Holder(threading.Thread):
         try:
             port = stack.enter_context(self._around.ports.promise(spec.port))
             marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
-            plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks)
+            gpus = self._around.gpus.environment(self.model, self.order.devices)
+            plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
         except CannotStart as problem:
             self._cannot_start(problem.reason, str(problem))
             return
+        if self.order.devices and (names := overridden(self._around.gpus.vendor, self.model)):
+            self._warn(
+                f"env sets {names[0]}, so the choice of GPUs {','.join(self.order.devices)} is not made known to it"
+            )
         if plan.stop_command:
             self._around.state.remember(self.order.holder, plan.stop_command)
         self._claim = make_claim(self._around.accelerators) if spec.resources.gpus else None
@@ -153,6 +162,10 @@ class Holder(threading.Thread):
             keeper = self._around.keepers.take()
             keeper.launch(plan.argv, plan.env, plan.stop_command)
         return keeper
+
+    def _warn(self, message: str) -> None:
+        log.warning("%s: %s", self.order.holder, message)
+        self._output.write([f"--- {self.order.holder}: {message} ---"])
 
     def _cannot_start(self, reason: str, message: str) -> None:
         self._output.write([f"--- {self.order.holder} cannot start: {message} ---"])
@@ -241,6 +254,7 @@ class Holder(threading.Thread):
             return
         self._told_grace = grace
         keeper.stop(grace)
+        self._around.measuring.forget(self.order.holder)
         self._give_up_probe()
         self._note_processes(keeper)
         self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
@@ -253,6 +267,9 @@ class Holder(threading.Thread):
         self._ready = True
         self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
         self._note_processes(self._keeper)
+        if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
+            watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine)
+            self._around.measuring.watch(watched)
 
     # End --------------------------------------------------------------------------------------------------------------
 
@@ -283,6 +300,7 @@ class Holder(threading.Thread):
 
     def _end(self) -> None:
         """Say that it is gone, then tidy up: whoever waits for the seat does not wait for that."""
+        self._around.measuring.forget(self.order.holder)
         if self.model.spec.stop_command:
             self._around.state.forget(self.order.holder)
         self._around.ended(self)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from hotseat.core.documents import Model
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote
@@ -61,20 +62,28 @@ class PortBook:
                 self._promised.discard(port)
 
 
-def make_plan(model: Model, engine: Engine, port: int, cache_dir: Path, marks: Mapping[str, str]) -> Plan:
-    """Say what to run. `marks` are the variables by which leftovers are known. CannotStart says why not."""
+def make_plan(
+    model: Model,
+    engine: Engine,
+    port: int,
+    cache_dir: Path,
+    marks: Mapping[str, str],
+    *,
+    gpus: Mapping[str, str | None] = MappingProxyType({}),
+) -> Plan:
+    """Say what to run. `marks` are the variables by which leftovers are known, `gpus` those that show it its GPUs.
+
+    CannotStart says why not.
+    """
     placement = Placement(HOST, port, _weights(model, engine, cache_dir))
     try:
         launch = engine.launch(model, placement)
         stop_command = _fill(model, model.spec.stop_command, placement)
     except EngineError as problem:
         raise CannotStart(str(problem)) from problem
-    env = (
-        base_environment()
-        | dict(launch.env)
-        | {variable.name: variable.value for variable in model.spec.env}
-        | dict(marks)
-    )
+    env = {name: value for name, value in base_environment().items() if name not in gpus}
+    env |= {name: value for name, value in gpus.items() if value is not None}
+    env |= dict(launch.env) | {variable.name: variable.value for variable in model.spec.env} | dict(marks)
     return Plan(launch.argv, env, stop_command, port, model.spec.health.path or engine.health_path(model))
 
 

@@ -21,11 +21,13 @@ from hotseat.core.ports import LogView, Observe
 from hotseat.engines.base import Engine, is_remote, load_engine
 from hotseat.runtimes.local.accelerators import Accelerators
 from hotseat.runtimes.local.fetching import Fetching
+from hotseat.runtimes.local.gpus import Gpus
 from hotseat.runtimes.local.holder import PROOF_TIME, Holder, Surroundings
 from hotseat.runtimes.local.keepers import Keepers
 from hotseat.runtimes.local.launching import PortBook, base_environment
 from hotseat.runtimes.local.leftovers import KEEPER_VARIABLE, STATE_VARIABLE, StateDir
 from hotseat.runtimes.local.logs import ModelLog
+from hotseat.runtimes.local.measuring import Measuring
 from hotseat.sources.base import SourceError, cached
 
 EXTERNAL = "external"  # the engine whose servers are neither started nor stopped
@@ -48,6 +50,7 @@ class LocalRuntime:
         log_dir: Path | None = None,
         *,
         accelerators: Accelerators | None = None,
+        gpus: Gpus | None = None,
         engines: Callable[[str], Engine] = load_engine,
     ) -> None:
         self._cache_dir = cache_dir
@@ -67,7 +70,17 @@ class LocalRuntime:
         self._child_env = base_environment() | marks
         self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: "1"})
         self._around = Surroundings(
-            self._tell, clock, self._keepers, PortBook(), state, cache_dir, accelerators, marks, self._forget
+            self._tell,
+            clock,
+            self._keepers,
+            PortBook(),
+            state,
+            cache_dir,
+            accelerators,
+            marks,
+            self._forget,
+            gpus or Gpus(),
+            Measuring(self._tell, clock, accelerators),
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
