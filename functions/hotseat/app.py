@@ -22,6 +22,7 @@ from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.accelerators import find_accelerators
+from hotseat.runtimes.local.gpus import find_gpus
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.metrics import Metrics, Reading
 from hotseat.telemetry.requests import RequestLog
@@ -65,14 +66,13 @@ class App:
         self.bus = Bus()
         logs = settings.state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        accelerators = find_accelerators()
+        gpus = find_gpus(accelerators)
         self.runtime = LocalRuntime(
-            settings.state_dir,
-            settings.cache_dir,
-            log_dir=logs,
-            accelerators=find_accelerators(),
+            settings.state_dir, settings.cache_dir, log_dir=logs, accelerators=accelerators, gpus=gpus
         )
         self._connections = Connections()
-        self.house = House(self.runtime, self.bus, time.monotonic, self._connections.forget)
+        self.house = House(self.runtime, self.bus, time.monotonic, self._connections.forget, devices=gpus.names)
         self.metrics = Metrics(self._read)
         self.bus.subscribe(self.metrics.event)
         self._sink = HttpSink(settings.sink) if settings.sink else None
@@ -150,6 +150,7 @@ class App:
     def _read(self) -> Iterator[Reading]:
         """Values of the gauges that are read when scraped."""
         yield from readings.of_requests(self.house)
+        yield from readings.of_memory(self.house, self.house.memory())
         for room in self.house.rooms:
             yield from readings.of_seats(room.workspace, room.desk.residency.residents, room.effective_max_wait)
             mine = [place.model.name for place in self.house.places().values() if place.room is room]

@@ -81,6 +81,7 @@ def running(fake):
             {
                 "model": "qwen", "state": "draining", "since": ago(seconds=5), "address": "http://127.0.0.1:5801",
                 "workspace": "default", "holder": "default/4", "epoch": 4, "in_flight": 2, "gpus": 1,
+                "devices": ["0", "1"],
             }
         ],
         "waiting": [
@@ -96,9 +97,9 @@ def running(fake):
 
 def test_ps_shows_who_holds_the_accelerator_and_who_waits(hotseat, running):
     assert rows(hotseat("ps").stdout) == [
-        ["WORKSPACE", "MODEL", "STATE", "GPUS", "IN-FLIGHT", "AGE", "ADDRESS"],
-        ["default", "qwen", "draining", "1/1", "2", "5s", "http://127.0.0.1:5801"],
-        ["spare", "-", "free", "0/1", "0", "-", "-"],
+        ["WORKSPACE", "MODEL", "STATE", "GPUS", "DEVICES", "IN-FLIGHT", "AGE", "ADDRESS"],
+        ["default", "qwen", "draining", "1/1", "0,1", "2", "5s", "http://127.0.0.1:5801"],
+        ["spare", "-", "free", "0/1", "-", "0", "-", "-"],
         [""],
         ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"],
         ["gemma", "14", "1s", "0.46/s", "key-2:12,-:1,key-1:1"],

@@ -161,6 +161,11 @@ def test_for_programs_every_line_is_one_json_object():
     assert completed["time"] == COMPLETED["time"]
 
 
+def test_a_model_that_outgrows_its_claim_is_told():
+    grown = event("model.outgrown", holder="default/3", claimed=8 * 2**30, seen=9.5 * 2**30)
+    assert printed(grown) == "12:31:07  grown   gemma   takes 9.5Gi of accelerator memory, claims 8Gi\n"
+
+
 def test_a_download_does_not_flood_the_log():
     fetching = [event("model.fetching", done=done, total=100, message="") for done in range(50)]
     lines = printed(*fetching, event("model.cached"), json_lines=True).splitlines()
@@ -242,6 +247,7 @@ def test_what_is_said_after_the_end_is_still_written():
         (event("switch.started", **GOES), "switch.started    gemma   qwen → gemma   demand"),
         (event("model.released", "qwen", reason="switch", seconds=0.12), "model.released    qwen   switch   after 0.12s"),
         (event("model.fetching", done=2**30, total=2**31, message=""), "model.fetching    gemma   50%  1Gi of 2Gi"),
+        (event("model.outgrown", holder="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   takes 9Gi of accelerator memory, claims 8Gi"),
         (event("model.parked", holder="default/3"), "model.parked      gemma   holder=default/3"),
         (SWITCH_FAILED, "switch.failed     gemma   qwen → gemma   while in load: ended with 1 while loading loading weights out of memory"),
     ],

@@ -75,7 +75,7 @@ def _model_row(model: Row) -> list[str]:
 def ps(ctx: click.Context, output: str) -> None:
     """Show who holds the accelerator, and who waits for it."""
     body = connect(ctx).get("/running", "running")
-    text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
+    text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "DEVICES", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -99,6 +99,7 @@ def _seats(body: Row) -> list[list[str]]:
             row["model"],
             row["state"] + (",pinned" if row.get("pinned") else ""),
             f"{row['gpus']}/{spaces.get(row['workspace'], '?')}",
+            ",".join(row.get("devices") or ()) or "-",
             str(row["in_flight"]),
             _since(row.get("since")),
             row.get("address") or "",
@@ -106,7 +107,7 @@ def _seats(body: Row) -> list[list[str]]:
         for row in body["running"]
     ]
     empty = spaces.keys() - {row["workspace"] for row in body["running"]}
-    return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "0", "", ""] for name in empty)])
+    return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "-", "0", "", ""] for name in empty)])
 
 
 @click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json"])

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import click
 
 from hotseat import __version__
-from hotseat.cli.events import Activity, Event, clock, failure, kind, line, passage, phases
+from hotseat.cli.events import Activity, Event, clock, failure, kind, line, outgrown, passage, phases
 from hotseat.cli.terminal import REDRAW, LiveLine, is_live, table, took
 
 BACKLOG = 1000  # lines that may wait for a slow reader
@@ -185,6 +185,8 @@ class Console:
                 return f"{at}  {self._styled('failed', fg='red')}  {model}{rest}   {first}" + (
                     f"\n{log}" if log else ""
                 )
+            case "model.outgrown":
+                return f"{at}  {self._styled('grown ', fg='yellow')}  {event.get('subject')}   {outgrown(data)}"
             case "model.cached":
                 return f"{at}  {'cached':<6}  {event.get('subject')}"
         return ""

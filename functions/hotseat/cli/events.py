@@ -95,6 +95,12 @@ def _fetching(data: Data) -> str:
     return f"{share(data.get('done'), data.get('total'))}   {data.get('message') or ''}"
 
 
+def outgrown(data: Data) -> str:
+    """Say what a model takes beyond what it claims."""
+    seen, claimed = share(data.get("seen"), None) or "?", share(data.get("claimed"), None) or "?"
+    return f"takes {seen} of accelerator memory, claims {claimed}"
+
+
 def _anything(data: Data) -> str:
     return "  ".join(f"{key}={value}" for key, value in data.items())
 
@@ -114,6 +120,7 @@ _TELLERS: Mapping[str, Callable[[Data], str]] = {
     "model.released": _released,
     "model.failed": _model_failed,
     "model.fetching": _fetching,
+    "model.outgrown": outgrown,
 }
 
 
@@ -153,7 +160,7 @@ class Activity:
                 said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
                 self._doing.setdefault(subject, _Doing(said, now)).what = said
             case "switch.started":
-                leaving = set(models_of(data.get("from")))
+                leaving = {seat.partition("#")[0] for seat in models_of(data.get("from"))}  # of a replica: its model
                 for model in models_of(data.get("to")):
                     said = f"waiting for {', '.join(sorted(leaving))} to leave" if leaving else "loading"
                     self._doing[model] = _Doing(said, now, leaving)

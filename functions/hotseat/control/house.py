@@ -5,10 +5,12 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 
 from hotseat.control.bus import Bus
 from hotseat.control.desk import Clock, Desk
+from hotseat.control.devices import hand_out
 from hotseat.control.operating import Operator
 from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher
@@ -16,7 +18,7 @@ from hotseat.control.terms import capacity_of, limits_changed, terms_of
 from hotseat.control.timetable import Timetable
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.events import Emit
-from hotseat.core.messages import CacheObserved, Demand, Observation, Residency
+from hotseat.core.messages import EXTERNAL_EPOCH, CacheObserved, Demand, Observation, Residency
 from hotseat.core.policy import Policy
 from hotseat.core.ports import LogView, Runtime
 from hotseat.core.seats import DemandReported, ModelStatus
@@ -50,6 +52,7 @@ class LocalRoom:
     ) -> None:
         self.workspace = workspace
         self.retired = False  # no document names it any longer
+        self.devices: tuple[str, ...] = ()  # names of its GPUs, where they are handed out
         self._clock = clock
         self._bus = bus
         self._forget = forget
@@ -73,15 +76,22 @@ class LocalRoom:
         """Name of the Workspace."""
         return self.workspace.name
 
-    def change(self, workspace: Workspace, models: Iterable[Model]) -> None:
-        """Take in the documents."""
+    def change(self, workspace: Workspace, models: Iterable[Model], devices: tuple[str, ...]) -> None:
+        """Take in the documents; `devices` are its GPUs."""
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             self.switcher.follow(load_policy(workspace.spec.policy.name))
         self.workspace = workspace
         mine = list(models)
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
-        self.timetable.follow(mine, {m.name: terms_of(m, workspace) for m in mine}, capacity_of(workspace))
+        self.devices = devices
+        capacity = replace(capacity_of(workspace), devices=devices)
+        self.timetable.follow(mine, {m.name: terms_of(m, workspace) for m in mine}, capacity)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing holds any of it."""
+        return not any(r.epoch != EXTERNAL_EPOCH for r in self.desk.residency.residents)
 
     def status(self, model: str) -> ModelStatus:
         """State of one model; `unloaded` for one that the switcher has not seen yet."""
@@ -145,12 +155,24 @@ def _nothing(_address: str) -> None:
 
 
 class House(Register):
-    """All rooms, with their switchers. Documents may change while it runs. `forget` hears of addresses that are gone."""
+    """All rooms, with their switchers. Documents may change while it runs.
+
+    `forget` hears of addresses that are gone. `devices` are the GPUs of this machine; None: nobody can tell, so they are numbers.
+    """
 
     _rooms: Mapping[str, LocalRoom]
 
-    def __init__(self, runtime: Runtime, bus: Bus, clock: Clock, forget: Callable[[str], None] = _nothing) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        bus: Bus,
+        clock: Clock,
+        forget: Callable[[str], None] = _nothing,
+        *,
+        devices: tuple[str, ...] | None = None,
+    ) -> None:
         super().__init__()
+        self._devices = devices
         self.router = uuid.uuid4().hex[:8]
         self.runtime = runtime
         self.bus = bus
@@ -178,9 +200,12 @@ class House(Register):
             if self._begun:
                 self.runtime.update(models)
             self._places = places
+            before = {name: room.devices for name, room in self._rooms.items() if name in named or not room.empty}
+            devices = hand_out(named.values(), before, self._devices)
             for name, room in self._rooms.items():
                 room.retired = name not in named
-                room.change(named.get(name, room.workspace), [m for m in models if m.spec.workspace == name])
+                mine = [m for m in models if m.spec.workspace == name]
+                room.change(named.get(name, room.workspace), mine, devices.get(name, room.devices))
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)
@@ -195,6 +220,10 @@ class House(Register):
             log.warning("the runtime speaks of something that no document names: %s", observation)
             return
         room.switcher.tell(observation)
+
+    def memory(self) -> dict[str, int]:
+        """By model: bytes of accelerator memory that its largest engine was seen to take."""
+        return {name: seen for room in self._rooms.values() for name, seen in room.switcher.memory().items()}
 
     def logs(self, model: str) -> LogView | None:
         """Give the output of a model's engine; None for one that runs elsewhere."""

@@ -102,6 +102,7 @@ class Switcher:
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
         self._queue: dict[str, tuple[int, float, int]] = {}
+        self._memory: dict[str, int] = {}
         self._thread = threading.Thread(target=self._run, name=f"switcher-{workspace}", daemon=True)
 
     def start(self) -> None:
@@ -185,6 +186,10 @@ class Switcher:
         """By model: how many wait at all routers, since when, and how many requests are in flight. As of now, more or less."""
         return self._queue
 
+    def memory(self) -> dict[str, int]:
+        """By model: bytes of accelerator memory that its largest engine was seen to take; those that nobody can see are left out."""
+        return self._memory
+
     @property
     def effective_max_wait(self) -> float | None:
         """Bound on waiting in force, while somebody waits."""
@@ -224,6 +229,7 @@ class Switcher:
         with self._changed:
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
+            self._memory = self._machine.memory.most(self._machine.holders.values())
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
         if self._inbox.empty():

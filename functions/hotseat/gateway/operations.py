@@ -138,6 +138,7 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
             "in_flight": room.desk.in_flight(resident.holder),
             "gpus": _gpus(place),
             "pinned": room.status(resident.model).pinned,
+            "devices": list(resident.devices),
         }
 
 

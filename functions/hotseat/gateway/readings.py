@@ -1,7 +1,7 @@
 """Values of the gauges that are read when somebody scrapes: what routers know, and what switchers know."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from hotseat.control.register import Register
 from hotseat.core.documents import Workspace
@@ -20,6 +20,15 @@ def of_requests(house: Register) -> Iterator[Reading]:
         yield Reading("hotseat_requests_waiting", {"model": name}, count)
         yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
         yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+
+
+def of_memory(house: Register, seen: Mapping[str, int]) -> Iterator[Reading]:
+    """Memory of the accelerator that Models claim, and that the largest engine of each was seen to take."""
+    for name, place in house.places().items():
+        claimed = place.model.spec.resources.accelerator_memory
+        for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
+            if figure is not None:
+                yield Reading("hotseat_accelerator_memory_bytes", {"model": name, "kind": kind}, figure)
 
 
 def of_seats(

@@ -59,6 +59,10 @@ _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Bound on waiting in force; above the asked one where it was widened.",
         ("workspace",),
     ),
+    "hotseat_accelerator_memory_bytes": (
+        "Accelerator memory that a model claims, and that its largest engine was seen to take (kind: claimed, seen).",
+        ("model", "kind"),
+    ),
     "hotseat_events_undelivered": ("Events that the sink did not get, ever.", ()),
 }
 
@@ -115,7 +119,8 @@ class Metrics:
         kind, data, subject = event["type"], event["data"], event.get("subject")
         if kind in _ENDS:
             for left in data["from"] or [""]:
-                self._switches.labels(from_model=left, to_model=data["to"], outcome=_ENDS[kind]).inc()
+                model = left.partition("#")[0]  # of a replica's seat
+                self._switches.labels(from_model=model, to_model=data["to"], outcome=_ENDS[kind]).inc()
             for phase, seconds in data["phases"].items():
                 self._phases.labels(to_model=data["to"], phase=phase).observe(seconds)
         elif kind == event_type("model.ready"):
