@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from hotseat.cli.simulate_cast import WRONG, Cast, Times, check_names, documented, made_up
 from hotseat.control.house import load_policy
-from hotseat.core.policy import Policy
+from hotseat.core.policy import NOTHING, Policy
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import Record
 from hotseat.simulation.load import SHAPES, UNWEIGHTED, Asked, Plan
@@ -153,5 +153,5 @@ def _policy(name: str) -> Policy:
 
 def _check_sizes(cast: Cast) -> None:
     for name, engine in cast.engines.items():
-        if not engine.terms.claim.fits(cast.capacity):
+        if not engine.terms.claim.fits_beside(NOTHING, cast.capacity):
             raise click.UsageError(f"{name} claims {engine.terms.claim.gpus} GPUs, and there are {cast.capacity.gpus}")

@@ -81,7 +81,8 @@ def documented(
     check_names(own, [it.name for it in models], "documents")
     times = {it.name: replace(common, **own.get(it.name, {})) for it in models}
     engines = {it.name: _engine(it, home, times[it.name]) for it in models}
-    return Cast(engines, _parts(engines, times), capacity_of(home), home.spec.policy.name, home.spec.queue.max_waiting)
+    capacity = capacity_of(home, tuple(map(str, range(home.spec.capacity.gpus))))  # as on one machine
+    return Cast(engines, _parts(engines, times), capacity, home.spec.policy.name, home.spec.queue.max_waiting)
 
 
 def _home(manifest: Manifest, name: str | None) -> Workspace:

@@ -5,7 +5,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from importlib.metadata import entry_points
 
 from hotseat.control.bus import Bus
@@ -85,8 +84,8 @@ class LocalRoom:
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
         self.devices = devices
-        capacity = replace(capacity_of(workspace), devices=devices)
-        self.timetable.follow(mine, {m.name: terms_of(m, workspace) for m in mine}, capacity)
+        terms = {m.name: terms_of(m, workspace) for m in mine}
+        self.timetable.follow(mine, terms, capacity_of(workspace, devices))
 
     @property
     def empty(self) -> bool:

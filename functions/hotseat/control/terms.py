@@ -71,6 +71,6 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) ->
     )
 
 
-def capacity_of(workspace: Workspace) -> Capacity:
-    """Read what a Workspace has to give."""
-    return Capacity(workspace.spec.capacity.gpus, workspace.spec.capacity.accelerator_memory)
+def capacity_of(workspace: Workspace, devices: tuple[str, ...] = ()) -> Capacity:
+    """Read what a Workspace has to give; `devices` are its GPUs where they are ours to hand out."""
+    return Capacity(workspace.spec.capacity.gpus, workspace.spec.capacity.accelerator_memory, devices)

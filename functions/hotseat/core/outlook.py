@@ -23,7 +23,7 @@ def outlook(
 ) -> dict[str, float]:
     """Seconds from now until each model can be ready at the soonest; those that may be at once are left out."""
     there = list(holders)
-    held = sum((h.terms.claim for h in there), NOTHING)
+    held = sum((h.occupied(capacity) for h in there), NOTHING)
     result: dict[str, float] = {}
     for name, its in terms.items():
         load = _least(costs.load.get(name, UNKNOWN))
