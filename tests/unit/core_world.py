@@ -44,7 +44,7 @@ MODELS = ("a", "b", "c", "d", "e")
 CLAIMS = (Claim(1), Claim(1), Claim(1, 4), Claim(1, 7), Claim(2, 4), Claim(3, 9), Claim(0, 0), Claim(0, 3))
 DEVICES = ("gpu-a", "gpu-b", "gpu-c")
 CAPACITIES = (
-    Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10),  # sums, as on a cluster
+    Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10),  # sums, as on a cluster
     Capacity(1, None, DEVICES[:1]), Capacity(2, None, DEVICES[1:]), Capacity(3, None, DEVICES),
     Capacity(1, 8, DEVICES[:1]), Capacity(2, 14, DEVICES[:2]), Capacity(3, 30, DEVICES),
 )  # fmt: skip
