@@ -24,14 +24,18 @@ from hotseat.core.messages import (
     HolderAdopted,
     HolderFailed,
     HolderMeasured,
+    HolderParked,
     HolderReady,
     HolderReleased,
     HolderUnproven,
     Observation,
+    Park,
     Residency,
     SeatState,
+    SleepFailed,
     Start,
     Stop,
+    Wake,
 )
 from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.queues import Sharing
@@ -45,9 +49,12 @@ CLAIMS = (Claim(1), Claim(1), Claim(1, 4), Claim(1, 7), Claim(2, 4), Claim(3, 9)
 DEVICES = ("gpu-a", "gpu-b", "gpu-c")
 CAPACITIES = (
     Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10),  # sums, as on a cluster
-    Capacity(1, None, DEVICES[:1]), Capacity(2, None, DEVICES[1:]), Capacity(3, None, DEVICES),
-    Capacity(1, 8, DEVICES[:1]), Capacity(2, 14, DEVICES[:2]), Capacity(3, 30, DEVICES),
+    Capacity(1, host_memory=10), Capacity(2, host_memory=4), Capacity(1, host_memory=0),
+    Capacity(1, None, DEVICES[:1], 10), Capacity(2, None, DEVICES[1:]), Capacity(3, None, DEVICES, 10),
+    Capacity(1, 8, DEVICES[:1]), Capacity(2, 14, DEVICES[:2], 20), Capacity(3, 30, DEVICES),
 )  # fmt: skip
+MEMORIES = (None, None, 0, 3, 7, 12)  # bytes of host memory that a Model states; None: it is measured
+ALIVE = ("loading", "ready", "parking", "parked", "waking")
 TENANTS = ("", "", "x", "y", "z")
 WEIGHTS = {"x": 3.0, "y": 0.5}
 EXTERNAL = Terms(external="http://outside", fingerprint="outside")
@@ -63,11 +70,28 @@ class Body:
     claim: Claim
     fingerprint: str
     devices: tuple[str, ...] = ()
-    state: str = "loading"  # loading, ready, dead (ended by itself, not yet reaped), stuck, gone
+    state: str = "loading"  # one of ALIVE, dead (ended by itself, not yet reaped), stuck, gone
     told: bool = False  # to stop
     forced: bool = False  # to stop, after its drain deadline
     news: deque[Observation] = field(default_factory=deque)  # on their way to the switcher, in order
     told_news: list[Observation] = field(default_factory=list)  # those that arrived
+    turn: int = 0
+    asleep: bool = False  # off the accelerator
+    sleeps: bool = False  # from the order to sleep until it serves again: its host memory counts
+    stated: int | None = None  # of that memory
+    measured: int = 0  # of it, as far as the switcher has been told
+
+    @property
+    def held(self) -> Claim:
+        """What it occupies of the accelerator."""
+        return NOTHING if self.asleep or self.state == "gone" else self.claim
+
+    @property
+    def memory(self) -> int:
+        """Host memory that it holds as a sleeper."""
+        if not self.sleeps or self.state == "gone":
+            return 0
+        return self.measured if self.stated is None else self.stated
 
     @property
     def address(self) -> str:
@@ -147,7 +171,7 @@ class World:
         self.ended: dict[str, int] = {}
         self.count = 0
         self.down = False
-        self.starts = self.replicas = self.outgrown = 0
+        self.starts = self.replicas = self.outgrown = self.parks = self.wakes = 0
         self.pins: set[str] = set()  # what people pinned, as far as the machine took it
         self.unpins: set[str] = set()  # what they unpinned although its document pins it
         self.left_for_wishes = 0
@@ -165,6 +189,10 @@ class World:
                     self.start(command)
                 case Stop():
                     self.stop(command)
+                case Park():
+                    self.park(command)
+                case Wake():
+                    self.wake(command)
                 case Fetch(model):
                     assert model in self.terms
                     self.fetching.add(model)
@@ -212,7 +240,8 @@ class World:
         left = [b for b in self.bodies.values() if b.state != "gone"]
         if mates := [b for b in left if b.model == order.model]:
             assert len(mates) < terms.replicas, f"{order} beside {mates}"
-            assert not [b for b in mates if b.told or b.state in ("loading", "stuck")], f"{order} beside {mates}"
+            busy = ("loading", "stuck", "parking", "parked", "waking")
+            assert not [b for b in mates if b.told or b.state in busy], f"{order} beside {mates}"
             assert not self.hungry(), f"{order} while {self.hungry()} wait for a seat"
             assert not [b for b in left if b.told], f"{order} while others make room"
             self.replicas += 1
@@ -220,23 +249,29 @@ class World:
         known = self.switching.terms[order.model]  # it may not have heard of a new document yet
         claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
         devices = order.devices
-        body = Body(order.model, order.holder, order.epoch, claim, terms.fingerprint, devices)
+        stated = terms.host_memory
+        body = Body(order.model, order.holder, order.epoch, claim, terms.fingerprint, devices, stated=stated)
+        self.assert_fits(body)
+        self.bodies[order.holder] = body
+        self.starts += 1
+
+    def assert_fits(self, body: Body) -> None:
+        """Before it takes up its place: there is room for it, on its devices where there are some."""
+        left = [b for b in self.bodies.values() if b.held != NOTHING and b is not body]
+        claim, devices = body.claim, body.devices
         if claim.gpus and self.capacity.devices:
             # Elsewhere there may be too many for a capacity that has shrunk.
-            assert not [b for b in left if b.claim.gpus and not b.devices], f"{order} beside one that may be anywhere"
+            assert not [b for b in left if b.claim.gpus and not b.devices], f"{body} beside one that may be anywhere"
             here = [b for b in left if {*b.devices} & {*devices}]
             taken = {
                 device: sum(b.share(self.capacity) for b in [*here, body] if device in b.devices) for device in devices
             }
-            assert len(taken) == claim.gpus, order
-            assert taken.keys() <= {*self.capacity.devices}, order
-            assert max(taken.values()) <= self.capacity.each, f"{order} does not fit beside {here}"
+            assert len(taken) == claim.gpus, body
+            assert taken.keys() <= {*self.capacity.devices}, body
+            assert max(taken.values()) <= self.capacity.each, f"{body} does not fit beside {here}"
         else:
-            assert devices == ()
             held = sum((b.claim for b in left), NOTHING)
-            assert claim.fits_beside(held, self.capacity), f"{order} does not fit beside {left}"
-        self.bodies[order.holder] = body
-        self.starts += 1
+            assert claim.fits_beside(held, self.capacity), f"{body} does not fit beside {left}"
 
     def hungry(self) -> set[str]:
         """Models that the switcher knows to be wanted, that could be loaded, and that have no engine that it knows of."""
@@ -249,6 +284,44 @@ class World:
         """What a model is known to take."""
         claim = self.terms[model].claim
         return raised(claim, self.grown[model], self.capacity) if model in self.grown else claim
+
+    def park(self, order: Park) -> None:
+        body = self._told_to_turn(order)
+        assert self.terms[order.model].park
+        if self.pinned(order.model):
+            assert not self.roomy(), f"{order} for another, and it is pinned"
+        self._assert_drained(order)
+        self.closing_since.pop(order.holder, None)
+        body.sleeps = True
+        held = sum(b.memory for b in self.bodies.values())
+        budget = self.capacity.host_memory
+        assert budget is None or held <= budget, f"{order}: {held} bytes of host memory, of {budget}"
+        if body.state == "ready":
+            body.state = "parking"
+        self.parks += 1
+
+    def wake(self, order: Wake) -> None:
+        body = self._told_to_turn(order)
+        assert body.state not in ("loading", "ready", "parking", "waking")
+        if body.state == "parked":
+            self.assert_fits(body)
+            body.state, body.asleep = "waking", False
+        self.before_change.discard(body.holder)
+        self.wakes += 1
+
+    def _told_to_turn(self, order: Park | Wake) -> Body:
+        body = self.bodies[order.holder]
+        assert (body.model, body.epoch, body.turn + 1) == (order.model, order.epoch, order.turn)
+        assert not body.told
+        assert not self.down
+        body.turn = order.turn
+        return body
+
+    def _assert_drained(self, order: Stop | Park) -> None:
+        busy = {n: r.machine.in_flight(order.holder) for n, r in self.routers.items()}
+        assert not any(busy.values()), f"{order} while in flight: {busy}"
+        owed = [i for i, r in self.requests.items() if r.holder is None and i <= self._batch(r, order.holder)]
+        assert not [i for i in owed if self.requests[i].model == order.model], f"{order} still owes {owed}"
 
     def stop(self, order: Stop) -> None:
         body = self.bodies[order.holder]
@@ -264,10 +337,7 @@ class World:
         deadline = self.closing_since.get(order.holder, self.now) + drain
         body.forced = body.forced or self.now >= deadline
         if not body.forced:
-            busy = {n: r.machine.in_flight(order.holder) for n, r in self.routers.items()}
-            assert not any(busy.values()), f"{order} before its drain deadline, in flight: {busy}"
-            owed = [i for i, r in self.requests.items() if r.holder is None and i <= self._batch(r, order.holder)]
-            assert not [i for i in owed if self.requests[i].model == order.model], f"{order} still owes {owed}"
+            self._assert_drained(order)
         if body.state == "gone" and not body.news:
             body.news.append(HolderReleased(self.now, body.holder, body.epoch))
 
@@ -330,7 +400,7 @@ class World:
         if body.forced:
             return  # it was stopped after its deadline, and this router cannot have heard of it
         # One that is dead is fair as long as the news of it has not come round.
-        assert body.state != "loading"
+        assert body.state in ("ready", "dead", "stuck", "gone"), f"dispatched to {body}"
         assert not body.told, f"dispatched to {body}, which was told to stop"
         known = self.switching.holders.get(body.holder)
         unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.closing_epoch
@@ -378,7 +448,7 @@ class World:
     # Invariants --------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        left = [b for b in self.bodies.values() if b.state != "gone" and b.claim != NOTHING]
+        left = [b for b in self.bodies.values() if b.held != NOTHING]
         if not fit_together(left, self.capacity):
             # Only what was there before the capacity shrank or a model grew, and what asks for nothing of which there is
             # too little.
@@ -551,7 +621,27 @@ class World:
 
     def _ready(self, body: Body) -> None:
         body.state = "ready"
-        body.news.append(HolderReady(self.now, body.holder, body.epoch, body.address))
+        body.sleeps = False
+        body.news.append(HolderReady(self.now, body.holder, body.epoch, body.address, body.turn))
+
+    def turn(self, pick: Pick) -> None:
+        """What was told to sleep or to wake does so, or does not."""
+        bodies = [b for b in self._bodies("parking", "waking") if not b.told]
+        if bodies:
+            body = bodies[pick(len(bodies))]
+            if pick(4) == 0:
+                body.state = "ready"
+                body.news.append(SleepFailed(self.now, body.holder, body.epoch, body.turn, "it was told to fail"))
+            else:
+                self._turned(body, (0, 3, 8, None)[pick(4)])
+            self._maybe_tell(pick)
+
+    def _turned(self, body: Body, memory: int | None) -> None:
+        if body.state == "waking":
+            self._ready(body)
+        else:
+            body.state, body.asleep = "parked", True
+            body.news.append(HolderParked(self.now, body.holder, body.epoch, body.turn, memory))
 
     def measure(self, pick: Pick) -> None:
         """A ready engine is seen to take some memory, maybe more than it claims."""
@@ -567,7 +657,7 @@ class World:
 
     def fail(self, pick: Pick) -> None:
         """An engine ends by itself, while loading or later."""
-        bodies = [b for b in self._bodies("loading", "ready") if not b.told]
+        bodies = [b for b in self._bodies(*ALIVE) if not b.told]
         if bodies:
             body = bodies[pick(len(bodies))]
             body.state = "dead"
@@ -579,7 +669,7 @@ class World:
 
     def release(self, pick: Pick) -> None:
         """What was told to stop, or is dead, is proven gone, or cannot be."""
-        bodies = [b for b in self.bodies.values() if b.state == "dead" or (b.told and b.state in ("loading", "ready"))]
+        bodies = [b for b in self.bodies.values() if b.state == "dead" or (b.told and b.state in ALIVE)]
         if bodies:
             body = bodies[pick(len(bodies))]
             if pick(5):
@@ -611,6 +701,8 @@ class World:
     def _tell_news(self, body: Body) -> None:
         news = replace(body.news.popleft(), now=self.now)
         body.told_news.append(news)
+        if isinstance(news, HolderParked) and news.memory is not None:
+            body.measured = news.memory
         self.tell(news)
 
     def repeat_observation(self, pick: Pick) -> None:
@@ -623,16 +715,31 @@ class World:
         """About a holder that is there, but of another epoch."""
         if holders := list(self.switching.holders.values()):
             holder = holders[pick(len(holders))]
+            if holder.turn and pick(2):
+                self.stale_turn(holder, pick)
+                return
             epoch = holder.epoch + (-1, 1)[pick(2)]
             kinds: tuple[Observation, ...] = (
                 HolderReady(self.now, holder.id, epoch, "http://stale"),
                 HolderFailed(self.now, holder.id, epoch, "Exited", ""),
                 HolderReleased(self.now, holder.id, epoch),
                 HolderUnproven(self.now, holder.id, epoch, ""),
+                HolderParked(self.now, holder.id, epoch, holder.turn),
+                SleepFailed(self.now, holder.id, epoch, holder.turn, ""),
                 HolderAdopted(self.now, holder.model, holder.id, epoch, "http://stale"),
                 HolderMeasured(self.now, holder.id, epoch, 10**12),
             )
             self.changes_nothing(self.switching, kinds[pick(len(kinds))])
+
+    def stale_turn(self, holder: seats.Holder, pick: Pick) -> None:
+        """About an order to sleep or to wake that is not the last one."""
+        turn = holder.turn + (-1, 1)[pick(2)]
+        kinds: tuple[Observation, ...] = (
+            HolderReady(self.now, holder.id, holder.epoch, "http://stale", turn),
+            HolderParked(self.now, holder.id, holder.epoch, turn),
+            SleepFailed(self.now, holder.id, holder.epoch, turn, ""),
+        )
+        self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
     def fetch(self, pick: Pick) -> None:
         if self.fetching:
@@ -704,7 +811,7 @@ class World:
         else:
             if kind == 2 or name not in terms:
                 claim = CLAIMS[pick(len(CLAIMS))]
-                terms[name] = Terms(claim, fingerprint=f"{claim.gpus}/{claim.memory}/{pick(2)}", preload=pick(4) == 0)
+                terms[name] = replace(_terms(claim, pick), preload=pick(4) == 0)
             terms[name] = replace(
                 terms[name],
                 priority=(0, 0, 5)[pick(3)],
@@ -715,6 +822,7 @@ class World:
                 start_timeout=20.0,
                 return_after=(0.0, 0.0, 0.0, 4.3)[pick(4)],
                 replicas=(1, 1, 2, 3)[pick(4)],
+                stop_timeout=(10.0, 1.0)[pick(2)],
             )
             limits[name] = Limits((0, 1, 1, 2)[pick(4)], (None, None, 2)[pick(3)])
         self.apply(terms, limits, capacity, cache_first=pick(2) == 0)
@@ -758,6 +866,12 @@ class World:
         self.now = wake if wake is not None and pick(3) else self.now + (0.01, 0.5, 3.0, 31.0)[pick(4)]
         self.tell(Tick(self.now))
 
+    def calm(self, _: Pick) -> None:
+        """For a while all goes as it should, so that there is something to disturb."""
+        if self.routers:
+            self.sign_of_life(lambda _: 0)
+            self.run_fairly(3.0)
+
     def join(self, _: Pick) -> None:
         """A router comes: it is enrolled before it hears who holds the accelerator."""
         if len(self.routers) < 3 and not self.down:
@@ -797,8 +911,8 @@ class World:
     def restart_switcher(self, _: Pick) -> None:
         """Another switcher takes over: it knows the epoch and the routers, and adopts what runs as the documents say."""
         described = {(name, terms.fingerprint) for name, terms in self.terms.items()}
-        if self.down or any((b.model, b.fingerprint) not in described for b in self._bodies("stuck")):
-            return  # adoption goes by the documents; what a changed one occupies, it would not know
+        if self.down or any((b.model, b.fingerprint) not in described or b.asleep for b in self._bodies("stuck")):
+            return  # adoption goes by the documents; what a changed one occupies, or a sleeper does not, it would not know
         self.switching = Switching("w", Batch(), epoch=self.switching.epoch)
         self.pins, self.unpins = set(), set()  # what it is not told again
         self.fetching.clear()
@@ -814,6 +928,8 @@ class World:
             body.told_news.clear()
             body.news.clear()
         self.tell(TermsChanged(self.now, self.terms, self.capacity))
+        for body in self._bodies("parking", "parked", "waking"):
+            body.state, body.forced = "gone", True  # no runtime adopts them
         for body in self._bodies("loading", "ready", "dead", "stuck"):
             self._adopt(body, described=(body.model, body.fingerprint) in described)
         for model, state in self.cached.items():
@@ -829,6 +945,7 @@ class World:
         address = body.address if body.state == "ready" and not body.told else None
         body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
         body.told = False  # it is told again, if need be
+        body.turn, body.sleeps, body.asleep = 0, False, False
         self.closing_since.pop(body.holder, None)
         if body.state == "stuck":
             body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
@@ -876,8 +993,10 @@ class World:
             moved = True
             self._fetched(model, CacheState.CACHED)
         for body in list(self.bodies.values()):
-            if body.state == "dead" or (body.told and body.state in ("loading", "ready")):
+            if body.state == "dead" or (body.told and body.state in ALIVE):
                 self._gone(body)
+            elif body.state in ("parking", "waking"):
+                self._turned(body, 3)
             elif body.state == "loading" and not body.told:
                 self._ready(body)
             while body.news:
@@ -923,6 +1042,10 @@ class World:
         self.run_fairly(200.0)
         self.check()
         assert not self.requests, f"never ended: {self.requests}"
+        sleeping = sum(b.memory for b in self.bodies.values())
+        stuck = sum(b.memory for b in self._bodies("stuck"))
+        budget = self.capacity.host_memory
+        assert budget is None or sleeping <= max(budget, stuck), f"{sleeping} bytes of host memory, of {budget}"
         for model, request in asked.items():
             states = {b.state for b in self.bodies.values() if b.model == model}
             if "stuck" in states and ("ready" in states or self.terms[model].replicas > 1):
@@ -934,11 +1057,18 @@ class World:
 ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
     "divert": 2, "want": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14,
     "lose_demand": 1, "sign_of_life": 1, "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1,
-    "become_ready": 8, "measure": 4, "fail": 2, "release": 8,
-    "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 1, "fetch": 3, "order_load": 1,
-    "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "join": 1, "part": 1, "miss": 1,
-    "restart_switcher": 1,
+    "become_ready": 8, "turn": 8, "measure": 4, "fail": 2, "release": 8,
+    "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 2, "fetch": 3, "order_load": 1,
+    "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "calm": 3, "join": 1, "part": 1,
+    "miss": 1, "restart_switcher": 1,
 }  # fmt: skip
+
+
+def _terms(claim: Claim, pick: Pick) -> Terms:
+    """What an engine has to be restarted for."""
+    park, memory = pick(2) == 0, MEMORIES[pick(len(MEMORIES))]
+    mark = f"{claim.gpus}/{claim.memory}/{park}/{memory}/{pick(2)}"
+    return Terms(claim, fingerprint=mark, park=park, host_memory=memory)
 
 
 def begin(pick: Pick) -> World:
@@ -947,9 +1077,9 @@ def begin(pick: Pick) -> World:
     terms, limits = {"external": EXTERNAL}, {}
     for name in MODELS[: 2 + pick(4)]:
         claim = CLAIMS[pick(len(CLAIMS))]
-        mark, replicas = f"{claim.gpus}/{claim.memory}/0", (1, 2, 3)[pick(3)]
+        replicas = (1, 2, 3)[pick(3)]
         limits[name] = Limits((0, 1, 2)[replicas - 1])
-        terms[name] = Terms(claim, fingerprint=mark, start_timeout=20.0, drain_timeout=20.3, replicas=replicas)
+        terms[name] = replace(_terms(claim, pick), start_timeout=20.0, drain_timeout=20.3, replicas=replicas)
     world.apply(terms, limits, CAPACITIES[pick(len(CAPACITIES))], cache_first=False)
     for _ in range(1 + pick(2)):
         world.join(pick)

@@ -1,12 +1,16 @@
 """Both machines in a simulated world, driven at random: what must hold after every step, and that all ends well.
 
-The world (core_world.py) holds each command against what really is: nothing starts that does not fit beside everything that
-is not proven gone, nothing is sent to a holder that has been told to stop, nothing is stopped under a request before its
-drain deadline, nothing pinned makes room for others, no wish takes what somebody uses, every request ends once, what is late or stale changes nothing. In the end the world becomes fair, and then
-every request has to end, and every model that can be loaded has to be loaded for those who ask.
+The world (core_world.py) holds each command against what really is: nothing starts or wakes that does not fit beside everything
+that is not proven gone or asleep, and nothing of which an earlier process is left; nothing is sent to a holder that has been told
+to stop or to sleep; nothing is stopped under a request before its drain deadline, or told to sleep under one at all; sleepers hold
+no more host memory than there is for them; nothing pinned makes room for others; no wish takes what
+somebody uses; every request ends once; what is late or stale changes nothing. In the end the world
+becomes fair, and then every request has to end, and every model that can be loaded has to be loaded for those who ask.
 """
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,7 +24,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from .core_world import ACTIONS, CAPACITIES, Pick, World, begin
+from hotseat.core.messages import HolderParked, SeatState, SleepFailed
+from hotseat.core.policy import Capacity
+
+from .core_world import ACTIONS, CAPACITIES, MEMORIES, Pick, World, begin
 
 WEIGHTED = [name for name, weight in ACTIONS.items() for _ in range(weight)]
 CHOICES = st.integers(0, 2**40)
@@ -40,7 +47,7 @@ def picks(number: int) -> Pick:
 
 class Core(RuleBasedStateMachine):
     steps = 0
-    starts = 0
+    starts = parks = wakes = 0
     left_for_wishes = 0
     ended: dict[str, int]
 
@@ -71,10 +78,12 @@ class Core(RuleBasedStateMachine):
             self.world.all_ends_well()
             Core.starts += self.world.starts
             Core.left_for_wishes += self.world.left_for_wishes
+            Core.parks += self.world.parks
+            Core.wakes += self.world.wakes
 
 
 def test_ten_thousand_random_steps_break_nothing() -> None:
-    Core.steps = Core.starts = Core.left_for_wishes = 0
+    Core.steps = Core.starts = Core.parks = Core.wakes = Core.left_for_wishes = 0
     run_state_machine_as_test(
         Core,
         settings=settings(
@@ -89,6 +98,8 @@ def test_ten_thousand_random_steps_break_nothing() -> None:
     assert Core.steps >= 10_000
     assert Core.starts >= 500  # else the world was too poor to try anything
     assert Core.left_for_wishes >= 10
+    assert Core.parks >= 50
+    assert Core.wakes >= 5
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -122,3 +133,55 @@ def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
         outgrown += world.outgrown
     assert replicas >= 5
     assert outgrown >= 10
+
+
+PARKING, WAKING = SeatState.PARKING, SeatState.WAKING
+ROUND = ("deliver_demand", "deliver_residency", "finish", "become_ready", "observe", "turn", "turn")
+TROUBLE = (
+    "release",
+    "settle",
+    "fail",
+    "order_load",
+    "order_unload",
+    "repeat_observation",
+    "stale_observation",
+    "leave",
+)
+
+
+def test_engines_that_sleep_break_nothing() -> None:
+    """Models that all park, requests that want them by turns, and little else: so that each of their transitions is seen."""
+    seen: Counter[str] = Counter()
+    for seed in range(40):
+        chance = random.Random(seed)
+        world = sleepy(chance)
+        for _ in range(25):
+            world.arrive(chance.randrange)
+            world.arrive(chance.randrange)
+            for name in [*chance.choices(ROUND, k=12), chance.choice(TROUBLE), *chance.choices(ROUND, k=6)]:
+                getattr(world, name)(chance.randrange)
+                world.check()
+                for holder in [h for h in world.switching.holders.values() if h.state in (PARKING, WAKING)]:
+                    world.stale_turn(holder, chance.randrange)
+            if chance.randrange(2):
+                world.calm(chance.randrange)
+        world.all_ends_well()
+        told = [type(news) for body in world.bodies.values() for news in body.told_news]
+        seen.update(parks=world.parks, wakes=world.wakes, sleeps=told.count(HolderParked), no=told.count(SleepFailed))
+    assert seen["parks"] > 100, seen  # else they told of nothing
+    assert seen["sleeps"] > 90, seen
+    assert seen["wakes"] > 40, seen
+    assert seen["no"] > 10, seen
+
+
+def sleepy(chance: random.Random) -> World:
+    world = begin(chance.randrange)
+    terms = {
+        name: each
+        if each.external
+        else replace(each, park=True, host_memory=chance.choice(MEMORIES), drain_timeout=1000.0, stop_timeout=100.0)
+        for name, each in world.terms.items()
+    }
+    capacity = Capacity(1 + chance.randrange(2), host_memory=chance.choice((None, 4, 10, 20)))
+    world.apply(terms, {}, capacity, cache_first=False)
+    return world

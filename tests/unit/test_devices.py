@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from hotseat.control.devices import hand_out
 
+from hotseat.control.devices import hand_out
 from hotseat.core.batch import Batch
 from hotseat.core.documents import Workspace
 from hotseat.core.messages import (

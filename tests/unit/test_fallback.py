@@ -39,6 +39,9 @@ def test_only_the_stated_reasons_count() -> None:
     assert due(when(), "loading", 9.0, None) is None
     assert due(when("Waiting"), "unloaded", 0.0, 60.0) is None, "whether it loads is seen in a moment"
     assert due(when("Waiting"), "unloaded", 0.1, 60.0) is Reason.WAITING
+    assert due(when("Waiting"), "parked", 0.0, None) is None
+    assert due(when("Waiting"), "parked", 9.0, None) is Reason.WAITING
+    assert due(when("Loading"), "waking", 9.0, None) is Reason.LOADING
 
 
 def test_a_client_that_waits_less_long_moves_the_bound() -> None:

@@ -8,21 +8,24 @@ from hotseat.core.batch import Batch
 from hotseat.core.messages import Residency, Resident, SeatState
 from hotseat.core.outlook import LEAST, outlook, ready_in
 from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import Holder, Terms
+from hotseat.core.seats import SLEEPING, Holder, Terms
 from hotseat.core.switches import Costs, Estimate
 from hotseat.simulation.load import Asked
 from hotseat.simulation.world import Engine, World
 
 LOADING, READY, RELEASING = SeatState.LOADING, SeatState.READY, SeatState.RELEASING
 STOPS = {"a": Estimate(4.0), "b": Estimate(2.0)}
-COSTS = Costs(load={"a": Estimate(20.0), "b": Estimate(60.0)}, stop=STOPS)
+COSTS = Costs(
+    load={"a": Estimate(20.0), "b": Estimate(60.0)}, stop=STOPS, park={"a": Estimate(1.0)}, wake={"a": Estimate(6.0)}
+)
 TERMS = {"a": Terms(), "b": Terms(), "new": Terms(), "outside": Terms(external="http://outside")}
 
 
 def holder(model: str, state: SeatState, since: float = 0.0, *, claim: Claim | None = None) -> Holder:
     stop_asked = since if state is RELEASING else None
-    terms = Terms(claim) if claim else Terms()
-    return Holder(model, f"w/{model}@1", 1, state, since, terms, stop_asked=stop_asked)
+    terms = Terms(claim or Claim(1), park=state in SLEEPING)
+    asleep = state is SeatState.PARKED
+    return Holder(model, f"w/{model}@1", 1, state, since, terms, stop_asked=stop_asked, asleep=asleep)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,10 @@ def holder(model: str, state: SeatState, since: float = 0.0, *, claim: Claim | N
         ([holder("new", READY)], {"a": 10.0, "b": 30.0}),  # nobody knows how long it takes to stop
         ([holder("b", SeatState.UNPROVEN)], {"a": 10.0}),
         ([holder("a", READY, claim=Claim(0))], {"b": 30.0}),  # there is room beside it
+        ([holder("a", SeatState.PARKED)], {"a": 3.0, "b": 30.0}),  # it is not in the way, and comes by a wake
+        ([holder("a", SeatState.PARKED), holder("b", READY)], {"a": 1.0 + 3.0}),
+        ([holder("a", SeatState.PARKING, 99.9)], {"a": 0.4 + 3.0, "b": 0.4 + 30.0}),
+        ([holder("a", SeatState.WAKING, 99.0)], {"a": 2.0, "b": 0.5 + 30.0}),  # it may be awake, and asleep again
     ],
 )
 def test_what_has_to_leave_and_what_has_to_load_is_counted_at_half_of_what_it_took(

@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "model.failed",
-            "It could not be fetched or loaded, ended by itself, or could not be proven gone.",
+            "It could not be fetched or loaded, did not fall asleep or wake up, ended by itself, or could not be proven gone.",
             {
                 "holder": "id of the holder, or null",
                 "reason": "CamelCase",
@@ -81,11 +81,19 @@ KINDS: Mapping[str, Kind] = {
             "It takes more accelerator memory than its document claims, and is placed by that from now on.",
             {"holder": "id of the holder", "claimed": "bytes, as it was placed by until now", "seen": "bytes"},
         ),
-        Kind("model.parked", "The process is kept, the accelerator is free.", {"holder": "id of the holder"}),
+        Kind(
+            "model.parked",
+            "Proof was seen that the engine sleeps: the process is kept, the accelerator is free.",
+            {
+                "holder": "id of the holder",
+                "seconds": "time from the order to sleep until the proof",
+                "memory": "bytes of host memory that it holds meanwhile, or null",
+            },
+        ),
         Kind(
             "model.woken",
-            "A parked engine is back on the accelerator.",
-            {"holder": "id of the holder", "seconds": "wake time"},
+            "A parked engine is back on the accelerator and answers.",
+            {"holder": "id of the holder", "seconds": "time from the order to wake until it answered"},
         ),
         Kind(
             "demand.reported",

@@ -14,7 +14,8 @@ from hotseat.core.errors import HotseatError, Unreachable
 from hotseat.core.units import Duration
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
-_ON_THE_WAY = ("loading", "fetching")  # states of a ModelStatus
+_ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus
+OUT = ("unloaded", "parked")  # the same, of one that holds no seat and is not on its way to one
 _SETTLED = 0.05  # seconds within which a model that was asked for loads, if there is a seat for it
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 
@@ -66,7 +67,7 @@ def due(
     `state` of the wanted model as in a ModelStatus; `waited` so far, `soonest` until it can be ready (None: not known) and the
     client's own `limit` on waiting in seconds.
     """
-    if state == "unloaded" and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
+    if state in OUT and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
         return None  # whether it loads or has to wait is not known yet
     reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
     bound = _bound(fallback, limit)

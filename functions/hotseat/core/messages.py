@@ -20,6 +20,9 @@ class SeatState(StrEnum):
     DRAINING = "draining"  # what is in flight may finish
     RELEASING = "releasing"  # told to stop; not yet proven gone
     UNPROVEN = "unproven"  # could not be proven gone: the seat stays taken until somebody settles it
+    PARKING = "parking"  # told to sleep; not yet proven off the accelerator
+    PARKED = "parked"  # its process is kept, and holds host memory only
+    WAKING = "waking"  # told to come back to the accelerator
 
 
 class CacheState(StrEnum):
@@ -43,6 +46,12 @@ class Resident:
     address: str | None = None  # http://host:port once ready
     leaving: str | None = None  # why it goes, where that is certain
     devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
+    memory: int | None = None  # bytes of host memory, while parked, where known
+
+    @property
+    def seated(self) -> bool:
+        """Whether it holds a seat of ours: external servers hold none, and what is parked has given it back."""
+        return self.epoch != EXTERNAL_EPOCH and self.state is not SeatState.PARKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,30 @@ class Stop:
     grace: float
 
 
-RuntimeCommand = Fetch | Start | Stop
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Have a ready engine leave the accelerator and keep its process; answered by HolderParked or SleepFailed.
+
+    `turn` counts such orders to one holder: an answer to an earlier one says nothing of this one.
+    """
+
+    model: str
+    holder: str
+    epoch: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Have a parked engine come back to the accelerator; answered by HolderReady with this `turn`, or SleepFailed."""
+
+    model: str
+    holder: str
+    epoch: int
+    turn: int
+
+
+RuntimeCommand = Fetch | Start | Stop | Park | Wake
 
 
 # What a runtime observes ----------------------------------------------------------------------------------------------
@@ -160,6 +192,7 @@ class HolderReady:
     holder: str
     epoch: int
     address: str
+    turn: int = 0  # of the Wake that it answers; 0: it has loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +250,29 @@ class HolderMeasured:
     memory: int
 
 
-Observation = (
-    CacheObserved | HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderAdopted | HolderMeasured
-)
+@dataclass(frozen=True, slots=True)
+class HolderParked:
+    """Proof that it is off the accelerator: the engine says that it sleeps, and its memory there fell, where that can be seen."""
+
+    now: float
+    holder: str
+    epoch: int
+    turn: int
+    memory: int | None = None  # bytes of host memory that its processes hold; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class SleepFailed:
+    """It did not fall asleep, or did not wake up. Its process is still there, and what it holds is not known."""
+
+    now: float
+    holder: str
+    epoch: int
+    turn: int
+    message: str
+
+
+HolderObserved = (
+    HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderMeasured | HolderParked | SleepFailed
+)  # of a known one
+Observation = CacheObserved | HolderAdopted | HolderObserved

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 
 from hotseat.core.messages import Residency, SeatState
 from hotseat.core.policy import NOTHING, Capacity
-from hotseat.core.seats import Holder, Terms
+from hotseat.core.seats import SLEEPING, Holder, Terms
 from hotseat.core.switches import UNKNOWN, Costs, Estimate
 
 LEAST = 0.5  # of the time that a step takes on average: it may go so much faster, though it never was seen to
 DOUBT = 3.0  # times that it differs from its average as a rule: it may be so much shorter
-_AWAY = frozenset({SeatState.RELEASING})
-_LEAVES = frozenset({SeatState.READY, SeatState.LOADING, SeatState.CLOSING, SeatState.DRAINING, *_AWAY})
+_AWAY = frozenset({SeatState.RELEASING, SeatState.PARKING})
+_COMES = frozenset({SeatState.LOADING, SeatState.WAKING})
+_LEAVES = frozenset({SeatState.READY, SeatState.CLOSING, SeatState.DRAINING, *_AWAY, *_COMES})
 
 
 def outlook(
@@ -26,16 +27,17 @@ def outlook(
     held = sum((h.occupied(capacity) for h in there), NOTHING)
     result: dict[str, float] = {}
     for name, its in terms.items():
-        load = _least(costs.load.get(name, UNKNOWN))
+        mine = [h for h in there if h.model == name]
+        sleeps = any(h.state in SLEEPING for h in mine)
+        load = _least((costs.wake if sleeps else costs.load).get(name, UNKNOWN))
         if its.external or not load:
             continue
-        mine = [h for h in there if h.model == name]
-        if not mine:
+        if all(h.state is SeatState.PARKED for h in mine):  # or there are none
             room = 0.0 if its.claim.fits_beside(held, capacity) else _room(now, there, costs)
             result[name] = room + load
         elif all(h.state in _AWAY for h in mine):
             result[name] = max(_stop(now, h, costs) for h in mine) + load
-        elif all(h.state is SeatState.LOADING for h in mine):
+        elif all(h.state in _COMES for h in mine):
             result[name] = min(max(0.0, load - (now - h.since)) for h in mine)
     return {name: seconds for name, seconds in result.items() if seconds > 0}
 
@@ -46,21 +48,25 @@ def ready_in(residency: Residency, model: str, now: float) -> float:
     What is under way gets on; what has not begun is as far away as it was, for its beginning would have been published.
     """
     seconds = residency.outlook.get(model, 0.0)
-    under_way = any(
-        r.state in _AWAY or (r.model == model and r.state is SeatState.LOADING) for r in residency.residents
-    )
+    under_way = any(r.state in _AWAY or (r.model == model and r.state in _COMES) for r in residency.residents)
     return max(0.0, seconds - max(0.0, now - residency.at)) if under_way else seconds
 
 
 def _room(now: float, holders: list[Holder], costs: Costs) -> float:
     """Seconds until the first of those that hold something can be gone."""
-    return min((_stop(now, h, costs) for h in holders if h.terms.claim != NOTHING and h.state in _LEAVES), default=0.0)
+    return min(
+        (_stop(now, h, costs) for h in holders if h.terms.claim != NOTHING and not h.asleep and h.state in _LEAVES),
+        default=0.0,
+    )
 
 
 def _stop(now: float, holder: Holder, costs: Costs) -> float:
-    """Seconds that stopping it takes at the least, from now on."""
+    """Seconds that stopping it, or its falling asleep, takes at the least, from now on."""
     learned = _least(costs.stop.get(holder.model, UNKNOWN))
-    return learned if holder.stop_asked is None else max(0.0, learned - (now - holder.stop_asked))
+    if holder.terms.park and holder.stop_asked is None:
+        learned = min(learned, _least(costs.park.get(holder.model, UNKNOWN)))
+    asked = holder.since if holder.state is SeatState.PARKING else holder.stop_asked
+    return learned if asked is None else max(0.0, learned - (now - asked))
 
 
 def _least(learned: Estimate) -> float:

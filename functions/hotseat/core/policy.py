@@ -27,6 +27,7 @@ class Capacity:
     gpus: int = 1
     memory: int | None = None
     devices: tuple[str, ...] = ()
+    host_memory: int | None = None  # bytes for parked processes; None: no limit
 
     @property
     def each(self) -> int:

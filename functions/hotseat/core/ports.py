@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hotseat.core.documents import Model
-from hotseat.core.messages import Fetch, Observation, Start, Stop
+from hotseat.core.messages import Fetch, Observation, Park, Start, Stop, Wake
 
 Observe = Callable[[Observation], None]
 
@@ -15,6 +15,8 @@ class Runtime(Protocol):
     Every Start ends in exactly one HolderReleased or HolderUnproven (maybe after HolderReady, HolderFailed, a Stop), and an
     Unproven one may still become Released; a ready one may be measured any number of times. A Stop for a holder that is gone or
     never was is answered with HolderReleased.
+    Each Park is answered by HolderParked or SleepFailed, each Wake by HolderReady or SleepFailed, of the same turn, unless the
+    holder ends or is stopped before; a runtime that parks nothing answers SleepFailed. For a holder that is gone: HolderReleased.
     Nothing is raised for what the world does; ValueError is for callers' mistakes.
     """
 
@@ -32,6 +34,12 @@ class Runtime(Protocol):
 
     def stop(self, order: Stop) -> None:
         """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
+
+    def park(self, order: Park) -> None:
+        """Have a ready engine sleep, and prove that it does. After a failure its process is there still, to be stopped."""
+
+    def wake(self, order: Wake) -> None:
+        """Have a parked engine serve again."""
 
     def logs(self, model: str) -> "LogView | None":
         """Give the engine's output; None for a model it does not know."""

@@ -11,6 +11,7 @@ from hotseat.core.seats import Failure, Holder
 MAX_BACKOFF = 300.0  # seconds
 UNPROVEN_RETRY = 10.0  # seconds
 FETCH_RETRY = 5.0  # seconds
+STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
 _SHORTAGES = ("too_large", "release_unproven", "pinned")
 
 
@@ -119,6 +120,11 @@ class Prospects:
         if delay:
             self.refuse(model, Refusal(epoch, "model_failed", f"{model} failed: {reason}: {message}", now + delay))
         return delay
+
+    def forgive(self, model: str, ready_since: float | None, now: float) -> None:
+        """Forget its failures, if it has been ready for long; None: it was not."""
+        if ready_since is not None and now - ready_since >= STABLE:
+            self.failures.pop(model, None)
 
     def retry_at(self, model: str) -> float:
         """Time from which it may be tried."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from hotseat.core.events import Emit
 from hotseat.core.messages import Demand, Observation, Residency, RuntimeCommand, SeatState
-from hotseat.core.policy import ONE_GPU, Capacity, Claim
+from hotseat.core.policy import NOTHING, ONE_GPU, Capacity, Claim
 
 GOING = (SeatState.CLOSING, SeatState.DRAINING)  # may still be taken back
-OCCUPIED = (SeatState.LOADING, SeatState.READY, *GOING)  # neither told to stop nor stuck
 LINGER = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
+SLEEPING = (SeatState.PARKING, SeatState.PARKED, SeatState.WAKING)  # see parking.py
+OCCUPIED = (SeatState.LOADING, SeatState.READY, *GOING, *SLEEPING)  # neither told to stop nor stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Terms:
     return_after: float = 0.0  # it is the default, and comes back after so much quiet; 0: it does not
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
     replicas: int = 1  # holders that it may have at a time
+    park: bool = False  # it leaves the accelerator by falling asleep, where it can
+    host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
 
 
 # Stimuli beside Demand and Observation --------------------------------------------------------------------------------
@@ -156,6 +159,12 @@ class Holder:
     left: str = ""  # what is not proven gone, for a person to look at
     devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
     replica: int = 1  # 1: its model's main holder; see replicas.py
+    turn: int = 0  # how often it was told to sleep or to wake
+    asleep: bool = False  # proven off the accelerator
+    parked_since: float | None = (
+        None  # when it was told to sleep; None: it is awake, and its host memory does not count
+    )
+    memory: int | None = None  # bytes of host memory that were measured while it slept
 
     @property
     def seat(self) -> str:
@@ -164,7 +173,7 @@ class Holder:
 
     def occupied(self, capacity: Capacity) -> Claim:
         """Give what it takes of the accelerator, and of which devices."""
-        return self.terms.claim.placed(self.devices, capacity)
+        return NOTHING if self.asleep else self.terms.claim.placed(self.devices, capacity)
 
     @property
     def staying(self) -> bool:
@@ -192,7 +201,8 @@ class Holder:
 
     def take_over(self, terms: Terms | None) -> bool:
         """Go by new terms; None: no document names it. Returns whether it must be started anew for them."""
-        restart = terms is not None and terms.fingerprint != self.terms.fingerprint and self.staying
+        loaded = self.staying and self.state not in (SeatState.PARKING, SeatState.PARKED)
+        restart = terms is not None and terms.fingerprint != self.terms.fingerprint and loaded
         if terms is None or terms.fingerprint != self.terms.fingerprint:
             self.leave("removed" if terms is None else "changed")
         elif self.state in OCCUPIED:

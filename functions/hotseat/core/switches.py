@@ -85,6 +85,8 @@ class Costs:
     load: dict[str, Estimate] = field(default_factory=dict)
     drain: dict[str, Estimate] = field(default_factory=dict)
     stop: dict[str, Estimate] = field(default_factory=dict)
+    park: dict[str, Estimate] = field(default_factory=dict)
+    wake: dict[str, Estimate] = field(default_factory=dict)
 
     def note_load(self, model: str, seconds: float) -> None:
         """Learn from a load."""
@@ -98,13 +100,26 @@ class Costs:
         """Learn from a stop."""
         _learn(self.stop, model, seconds)
 
-    def of(self, model: str) -> float:
-        """Seconds that switching to and away from a model takes; 0 while unknown."""
-        return sum(book.get(model, UNKNOWN).mean for book in (self.load, self.stop))
+    def note_park(self, model: str, seconds: float) -> None:
+        """Learn from a fall asleep."""
+        _learn(self.park, model, seconds)
 
-    def uncertainty(self, model: str) -> float:
+    def note_wake(self, model: str, seconds: float) -> None:
+        """Learn from a wake."""
+        _learn(self.wake, model, seconds)
+
+    def of(self, model: str, *, parks: bool = False) -> float:
+        """Seconds that switching to and away from a model takes; 0 while unknown. `parks`: it sleeps instead of stopping."""
+        return sum(estimate.mean for estimate in self._turn(model, parks))
+
+    def uncertainty(self, model: str, *, parks: bool = False) -> float:
         """Seconds by which that differs from time to time."""
-        return sum(book.get(model, UNKNOWN).spread for book in (self.load, self.stop))
+        return sum(estimate.spread for estimate in self._turn(model, parks))
+
+    def _turn(self, model: str, parks: bool) -> tuple[Estimate, Estimate]:
+        """How it comes, and how it goes; of a sleeper, as if it were loaded and stopped where it has not slept yet."""
+        come, go = self.load.get(model, UNKNOWN), self.stop.get(model, UNKNOWN)
+        return (self.wake.get(model, come), self.park.get(model, go)) if parks else (come, go)
 
     def draining(self, model: str) -> float:
         """Seconds that its drain takes, as a rule no more than that."""
@@ -173,6 +188,11 @@ class Ledger:
         """Its engine is being started."""
         if model in self._running:
             self._running[model].started = now
+
+    def starting_over(self, model: str) -> None:
+        """Note that it did not wake: its switch waits for its own release, and then for a load."""
+        if model in self._running:
+            self._running[model].started = None
 
     def ready(self, model: str, now: float) -> list[Emit]:
         """Note that it is ready."""

@@ -8,7 +8,8 @@ the policy wants. Invariants (tests/unit/test_core_machine.py):
 - a model starts only when no earlier holder of it is left, but for replicas, which start beside ready ones and evict nobody;
 - before the drain deadline, a holder is stopped only when nothing is in flight on it and no router will send it more;
 - an observation about another epoch than the holder's changes nothing;
-- a model that is wanted and can be loaded is eventually loaded.
+- a model that is wanted and can be loaded is eventually loaded;
+- what sleeps holds host memory only (see parking.py), and is told to only when nothing is in flight on it.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
+from hotseat.core import parking
 from hotseat.core.demands import NOBODY, Demands
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.granting import decide
@@ -28,16 +30,20 @@ from hotseat.core.messages import (
     HolderAdopted,
     HolderFailed,
     HolderMeasured,
+    HolderObserved,
+    HolderParked,
     HolderReady,
     HolderReleased,
     HolderUnproven,
     Refusal,
     Residency,
     SeatState,
+    SleepFailed,
     Start,
     Stop,
 )
 from hotseat.core.outlook import outlook
+from hotseat.core.parking import Parking
 from hotseat.core.placing import those_wanting
 from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
 from hotseat.core.prospects import Order, Prospects
@@ -46,6 +52,7 @@ from hotseat.core.replicas import Replicas, next_number, replica_views, tidy
 from hotseat.core.seats import (
     GOING,
     OCCUPIED,
+    SLEEPING,
     Command,
     DemandReported,
     Enrolled,
@@ -69,7 +76,6 @@ from hotseat.core.wants import evicts_at
 from hotseat.core.wishes import Wishes
 
 OFFER = 5.0  # seconds within which routers hear that a model is ready, if they hear at all
-STABLE = 60.0  # a holder that was ready for so long has wiped out earlier failures
 
 
 @dataclass(slots=True)
@@ -91,6 +97,7 @@ class Switching:
     wishes: Wishes = field(default_factory=Wishes)
     memory: Memory = field(default_factory=Memory)
     replicas: Replicas = field(default_factory=Replicas)
+    parking: Parking = field(init=False)
     _demands: Demands = field(default_factory=Demands)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
     _obliging: tuple[str, ...] = ()  # make room for a wish: nobody uses them
@@ -100,6 +107,7 @@ class Switching:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.workspace, self.epoch)  # each switch is an epoch at least
+        self.parking = Parking(self.ledger)
 
     def step(self, stimulus: Stimulus) -> list[Command]:  # noqa: C901 — one arm a stimulus
         """Apply a stimulus, then decide."""
@@ -126,7 +134,15 @@ class Switching:
                 self._note_cache(stimulus)
             case HolderAdopted():
                 self._adopt(stimulus)
-            case HolderReady() | HolderFailed() | HolderReleased() | HolderUnproven() | HolderMeasured():
+            case (
+                HolderReady()
+                | HolderFailed()
+                | HolderReleased()
+                | HolderUnproven()
+                | HolderMeasured()
+                | HolderParked()
+                | SleepFailed()
+            ):
                 self._note_holder(stimulus)
             case Tick():
                 pass
@@ -160,6 +176,7 @@ class Switching:
         self.memory.keep(old, s.models)
         self.terms = self.memory.learnt(s.models, s.capacity)
         self.prospects.room_changed()
+        self.parking.budget = s.capacity.host_memory
         held = {holder.model for holder in self.holders.values()}
         for holder in self.holders.values():
             new = s.models.get(holder.model)
@@ -170,9 +187,11 @@ class Switching:
                 self.prospects.order(name, s.now, may_evict=False)
             if name in old and old[name].fingerprint != terms.fingerprint:
                 self.prospects.mended(name, s.now)
+                self.parking.mended(name)
         for gone in old.keys() - s.models.keys():
             self.prospects.remove(gone)
             self.rates.forget(gone)
+            self.parking.mended(gone)
         for name in self.wishes.follow(old, s.models):
             self._order_load(s.now, name)
 
@@ -180,7 +199,8 @@ class Switching:
         if model not in self.terms or self.terms[model].external:
             return
         holder = by_model(self.holders.values()).get(model)
-        if pin and not (holder and holder.staying) and (refusal := self._no_room(model, now)):
+        seated = holder and holder.staying and holder.state is not SeatState.PARKED
+        if pin and not seated and (refusal := self._no_room(model, now)):
             self.prospects.refuse(model, refusal)  # it would be pinned for a seat that it can never have
             return
         self.wishes.ask(model, self.terms[model], pin=pin)
@@ -241,14 +261,16 @@ class Switching:
         self.epoch = max(self.epoch, s.epoch)
         self._changed = True
 
-    def _note_holder(self, s: HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderMeasured) -> None:
+    def _note_holder(self, s: HolderObserved) -> None:
         holder = self.holders.get(s.holder)
         if holder is None or holder.epoch != s.epoch:
             return
         match s:
             case HolderReady():
-                if holder.state is SeatState.LOADING:
+                if holder.state in (SeatState.LOADING, SeatState.WAKING) and holder.turn == s.turn:
                     self._become_ready(holder, s)
+            case HolderParked() | SleepFailed():
+                self._say(self.parking.hear(holder, s))
             case HolderFailed():
                 self._note_failure(holder, s.now, s.reason, s.message)
             case HolderReleased():
@@ -271,19 +293,25 @@ class Switching:
         self._out += self.ledger.failed_release(holder.seat, s.now, s.reason)
 
     def _become_ready(self, holder: Holder, s: HolderReady) -> None:
-        seconds = s.now - holder.since
+        seconds, woken = s.now - holder.since, holder.state is SeatState.WAKING
         holder.address, holder.last_used = s.address, s.now
         holder.ready_since, holder.ready_epoch = s.now, self.epoch + 1
         self._go(holder, SeatState.READY, s.now)
         self.prospects.fulfil(holder.model)
         self.replicas.succeeded(holder.model)
-        self.ledger.costs.note_load(holder.model, seconds)
-        self._out.append(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
+        if woken:
+            self._out += self.parking.woken(holder, seconds)
+        else:
+            self.ledger.costs.note_load(holder.model, seconds)
+            self._out.append(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self._out += self.ledger.ready(holder.seat, s.now)
 
     def _note_failure(self, holder: Holder, now: float, reason: str, message: str) -> None:
         if holder.state not in OCCUPIED:
             return  # it was told to go
+        if holder.state in SLEEPING:
+            self._say(self.parking.died(holder, now, reason, message))
+            return
         was_ready = holder.ready_since is not None
         self._begin_release(holder, "failed", now)
         self._fail(now, holder.model, holder.id, reason, message, at_once=was_ready)
@@ -295,7 +323,7 @@ class Switching:
         self._changed = True
         if holder.state is SeatState.UNPROVEN:
             self.prospects.room_changed()
-        elif holder.leaving != "failed":
+        elif holder.leaving != "failed" and not holder.asleep:
             self.ledger.costs.note_stop(holder.model, seconds)
         data = {"holder": holder.id, "reason": holder.leaving or "evicted", "seconds": round(seconds, 4)}
         self._out.append(Emit("model.released", holder.model, data))
@@ -351,15 +379,16 @@ class Switching:
                 self._out += self.prospects.fetch(name, again=False)
         decision, hungry = self._ask_policy(now)
         self.effective_max_wait, self._obliging = decision.effective_max_wait, decision.obliging
-        for holder in list(self.holders.values()):
+        for holder in self.parking.in_order(self.holders.values()):
             wanted, cut_off = holder.seat in decision.resident, holder.seat in decision.cut_off
             self._steer(holder, now, wanted=wanted, cut_off=cut_off or holder.replica > 1)
             self._advance(holder, now)
-        present = {name for h in self.holders.values() for name in (h.model, h.seat)}
+        there = [h for h in self.holders.values() if h.state is not SeatState.PARKED]
+        present = {name for h in there for name in (h.model, h.seat)}
         for model in decision.resident:
             if model not in present:
                 self._start_if_free(model, now)
-        if not hungry - present - {h.model for h in self.holders.values()}:
+        if not hungry - present:
             self._add_replicas(now)
         self._out += self.ledger.abandon(present.union(decision.resident), now)
         if self._changed or self.prospects.changed:
@@ -375,6 +404,8 @@ class Switching:
         show = partial(model_view, ledger=self.ledger, rates=self.rates, now=now, capacity=self.capacity)
         for name, terms in self.terms.items():
             waiting, mine = self._waiting(name), main.get(name)
+            if mine and mine.state is SeatState.PARKED and mine.staying:
+                mine = None  # it holds nothing, and comes back as others come
             order, wish = self._order(name, mine, now), self.wishes.wish(name, terms, now)
             if terms.external or (mine is None and not waiting[0] and order is None and not wish):
                 continue
@@ -390,12 +421,16 @@ class Switching:
                 views += replica_views(view, self.holders.values(), self.capacity)
         seen = {view.name for view in views}
         for holder in self.holders.values():
+            if holder.state is SeatState.PARKED:
+                continue
             if holder.seat not in seen or not (holder.staying or main.get(holder.model) is holder):
                 claim = holder.occupied(self.capacity)
                 views.append(ModelView(holder.seat, claim, seat=holder.state, leaving=True))
         shown = View(now, self.capacity, tuple(views))
+        decision = decide(self.policy, shown)
+        self.parking.needed, self.parking.waited_for = decision.resident, {v.name for v in views if v.waiting}
         wished = [m for m in views if m.wish and (m.seat is None or m.leaving)]
-        return decide(self.policy, shown), {m.name for m in (*those_wanting(shown), *wished)}
+        return decision, {m.name for m in (*those_wanting(shown), *wished)}
 
     def _add_replicas(self, now: float) -> None:
         """Start more engines of models whose own are all full. Only where nobody else waits for a seat."""
@@ -429,10 +464,10 @@ class Switching:
 
     def _steer(self, holder: Holder, now: float, *, wanted: bool, cut_off: bool) -> None:
         """Start taking it off, or keep it after all. `cut_off`: what waits for it is not of this turn."""
-        if holder.state not in OCCUPIED:
+        if holder.state not in OCCUPIED or (holder.state in SLEEPING and not holder.leaving):
             return
         if holder.leaving or not wanted or self._idle_out(holder, now):
-            if holder.state is SeatState.LOADING:
+            if holder.state in (SeatState.LOADING, *SLEEPING):
                 code = (holder.leaving or "abandoned").capitalize()
                 self._out += self.ledger.failed(holder.seat, now, "load", code, "it was stopped while it loaded")
                 self._stop(holder, now)
@@ -469,6 +504,9 @@ class Switching:
                 self._stop(holder, now, "failed")
                 reason = f"not ready within {holder.terms.start_timeout:g} s"
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
+        elif due := parking.deadline(holder):
+            self._wakes.append(due)
+            self._say(self.parking.give_up(holder, now) if now >= due else [])
         elif holder.state in GOING:
             until, idle = holder.drain_until, self._idle_out(holder, now)
             if idle or holder.seat in self._obliging:  # nobody waits for its seat: a request that comes now is served
@@ -476,7 +514,13 @@ class Switching:
             self._wakes.append(until)
             owes = holder.replica == 1 and self._demands.closing(holder.model)
             closed = self._demands.all_saw(holder.closing_epoch) and not owes
-            if now >= until or (closed and not self._demands.in_flight(holder.id)):
+            drained = closed and not self._demands.in_flight(holder.id)
+            parks = drained and self.parking.parks(holder, self.holders.values(), now)
+            if parks:
+                self.prospects.forgive(holder.model, holder.ready_since, now)
+                self._say(self.parking.fall_asleep(holder, now))
+                self._wakes.append(now + holder.terms.stop_timeout)
+            elif now >= until or (drained and parks is False):
                 self._stop(holder, now, "idle" if idle else "evicted")
             elif closed and holder.state is SeatState.CLOSING:
                 self._go(holder, SeatState.DRAINING, now)
@@ -488,8 +532,7 @@ class Switching:
         self._out.append(Stop(holder.model, holder.id, holder.epoch, holder.terms.stop_timeout))
 
     def _begin_release(self, holder: Holder, why: str, now: float) -> None:
-        if holder.ready_since is not None and now - holder.ready_since >= STABLE:
-            self.prospects.failures.pop(holder.model, None)
+        self.prospects.forgive(holder.model, holder.ready_since, now)
         self.ledger.stopping(holder.seat, now)
         holder.leaving, holder.stop_asked = why, now
         self._go(holder, SeatState.RELEASING, now)
@@ -500,13 +543,14 @@ class Switching:
     def _start_if_free(self, model: str, now: float) -> None:
         """Note that it is next, and start it if everything that is left leaves room for it."""
         terms = self.terms[model]
-        devices = terms.claim.place(self._held(), self.capacity)
+        sleeper = parking.sleeper(model, self.holders.values())
+        devices = self._place(terms.claim, sleeper)
         free = devices is not None
         waiting, oldest = self._waiting(model)
         order = self.prospects.orders.get(model)
         requested = min([*([oldest] if waiting else []), *([order.since] if order else [])], default=now)
-        gone = () if free else (SeatState.CLOSING, SeatState.DRAINING, SeatState.RELEASING, SeatState.UNPROVEN)
-        leaving = [h.seat for h in self.holders.values() if h.state in gone]
+        gone = () if free else (*GOING, SeatState.PARKING, SeatState.RELEASING, SeatState.UNPROVEN)
+        leaving = [h.seat for h in self.holders.values() if h.state in gone and not h.asleep]
         if not free and not leaving:
             return  # whoever is to make room has to begin its own turn first
         wanted = self._wanted(model)
@@ -515,9 +559,23 @@ class Switching:
             "demand" if waiting or wanted is not None else "ordered" if order else self.wishes.reason(model, terms, now)
         )
         self._out += self.ledger.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
-        if devices is not None:
+        if devices is None:
+            return
+        if sleeper is None:
             self.ledger.starting(model, now)
             self._start(model, terms, devices, now)
+        elif sleeper.devices == devices or not sleeper.devices:
+            self._say(self.parking.wake(sleeper, terms, now))
+            self._wakes.append(now + terms.start_timeout)
+        else:
+            self._stop(sleeper, now, "misplaced")  # its GPUs are others' now, and it can go to no other ones
+
+    def _place(self, claim: Claim, sleeper: Holder | None) -> tuple[str, ...] | None:
+        """Find room for a claim: on the GPUs that its engine slept on, where they are free; else on any."""
+        held = self._held()
+        own = claim.placed(sleeper.devices, self.capacity) if sleeper else claim
+        devices = own.place(held, self.capacity)
+        return devices if devices is not None or sleeper is None else claim.place(held, self.capacity)
 
     def _start(self, model: str, terms: Terms, devices: tuple[str, ...], now: float, *, replica: int = 1) -> None:
         epoch = self.epoch + 1
@@ -530,6 +588,11 @@ class Switching:
         self._out.append(Start(model, name, epoch, devices))
         self._wakes.append(now + terms.start_timeout)
         self._publish(now)  # an epoch of its own: it is the holder's identity
+
+    def _say(self, commands: list[Command]) -> None:
+        """Tell what has been done to a holder, and then who holds what."""
+        self._out += commands
+        self._changed = self._changed or bool(commands)
 
     def _go(self, holder: Holder, state: SeatState, now: float) -> None:
         holder.state, holder.since = state, now

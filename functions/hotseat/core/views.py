@@ -11,6 +11,12 @@ from hotseat.core.rates import Rates
 from hotseat.core.seats import Holder, ModelStatus, Terms
 from hotseat.core.switches import Ledger
 
+# To a policy, sleeping is one more way to leave, and waking one to come; what sleeps it is not shown at all.
+_SEEN: Mapping[SeatState, SeatState] = {
+    SeatState.PARKING: SeatState.RELEASING,
+    SeatState.WAKING: SeatState.LOADING,
+}
+
 
 def by_model(holders: Iterable[Holder]) -> dict[str, Holder]:
     """Choose the one holder that counts for each model: one that stays, no replica. Adoption may have found more."""
@@ -39,10 +45,12 @@ def model_view(
     """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads."""
     count, oldest = waiting
     may_evict = True
-    if order and (holder is None or (holder.state is SeatState.LOADING and order.may_evict)):
+    seat = _SEEN.get(holder.state, holder.state) if holder else None
+    if order and (seat is None or (seat is SeatState.LOADING and order.may_evict)):
         may_evict = order.may_evict or count > 0
         count, oldest = count + 1, min(oldest, order.since) if count else order.since
-    occupies = holder is not None and (holder.staying or holder.state is SeatState.UNPROVEN)
+    staying = holder is not None and holder.staying and holder.state is not SeatState.PARKING
+    occupies = staying or seat is SeatState.UNPROVEN
     return ModelView(
         name=name,
         claim=holder.occupied(capacity) if holder and occupies else terms.claim,
@@ -52,15 +60,15 @@ def model_view(
         waiting=count,
         oldest=oldest,
         in_flight=in_flight,
-        seat=holder.state if holder else None,
-        leaving=holder is not None and not holder.staying,
+        seat=seat,
+        leaving=holder is not None and not staying,
         promised=ledger.promised(name),
         ready_since=(holder.ready_since or 0.0) if holder else 0.0,
         last_used=holder.last_used if holder else 0.0,
         may_evict=may_evict,
-        switch_cost=ledger.costs.of(name),
+        switch_cost=ledger.costs.of(name, parks=terms.park),
         drain=ledger.costs.draining(name),
-        uncertainty=ledger.costs.uncertainty(name),
+        uncertainty=ledger.costs.uncertainty(name, parks=terms.park),
         arrivals=rates.arrivals(name, now),
         pace=rates.pace(name),
         gaps=rates.gaps(name),
@@ -74,7 +82,9 @@ def model_view(
 
 def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Resident, ...]:
     """Show routers who holds a seat, and the servers that need none of ours."""
-    ours = (Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving, h.devices) for h in holders)
+    ours = (
+        Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving, h.devices, h.memory) for h in holders
+    )
     external = (
         Resident(name, f"{name}@external", SeatState.READY, EXTERNAL_EPOCH, 0.0, t.external)
         for name, t in terms.items()

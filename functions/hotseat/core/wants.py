@@ -53,15 +53,18 @@ def evicts_at(
     load in turns and serve nothing. A resident goes when it has rested for as long as bringing it back costs, or, in use, when
     it has had a turn of `max_wait` seconds and at least that cost.
     """
-    return min((_goes_at(h, since, max_wait, costs.of(h.model), idle(h)) for h in holders if _matters(h)), default=-inf)
+    return min(
+        (_goes_at(h, since, max_wait, costs.of(h.model, parks=h.terms.park), idle(h)) for h in holders if _matters(h)),
+        default=-inf,
+    )
 
 
 def _matters(holder: Holder) -> bool:
-    return holder.terms.claim != NOTHING
+    return holder.terms.claim != NOTHING and not holder.asleep
 
 
 def _goes_at(holder: Holder, since: float, max_wait: float, cost: float, idle: bool) -> float:
-    if holder.state in (*GOING, SeatState.RELEASING):
+    if holder.state in (*GOING, SeatState.RELEASING, SeatState.PARKING):
         return -inf
     if holder.state is not SeatState.READY or holder.ready_since is None:
         return inf  # once ready it has its turn first; what is stuck makes no room at all

@@ -138,7 +138,8 @@ class Wishes:
         return terms.external is None and (by_terms or model in self._pins)
 
     def _keeps_others_out(self, holder: Holder) -> bool:
-        return holder.staying and holder.replica == 1 and holder.model in self.pinned
+        staying = holder.staying and holder.replica == 1 and holder.state is not SeatState.PARKED
+        return staying and holder.model in self.pinned
 
 
 def _wishes(terms: Terms) -> bool:
