@@ -280,3 +280,28 @@ def test_a_timeline_shows_who_was_resident_and_how_many_waited() -> None:
     assert line.lanes["b"].ready == near((*[0] * 13, 1, 1), abs=0.02)
     assert line.lanes["a"].waiting == (3, 3, 3, 1, 1, 1, *[0] * 9)  # a slice that begins as the wait ends has seen it
     assert line.lanes["b"].waiting == (*[0] * 6, *[1] * 8, 0)
+
+
+# Models that sleep ----------------------------------------------------------------------------------------------------
+
+
+def sleepers(*names: str, **terms) -> dict[str, Engine]:
+    return dict.fromkeys(names, Engine(3.0, 0.5, terms=Terms(park=True, **terms), park=0.2, wake=0.3))
+
+
+def test_models_that_park_come_back_by_a_wake() -> None:
+    it = World(Fifo(), sleepers("a", "b"))
+    record = it.run([Asked(10.0 * n, "ab"[n % 2], 0.1) for n in range(6)])
+    assert record.answered == 6
+    assert record.loads == {"a": 1, "b": 1}
+    coming = [stay.ready - stay.started for stay in record.stays]
+    assert coming == pytest.approx([3.0, 3.0, 0.3, 0.3, 0.3, 0.3])
+    going = [stay.released - stay.stopped for stay in record.stays if stay.released is not None]
+    assert going == pytest.approx([0.2] * 5)
+
+
+def test_a_budget_of_host_memory_stops_sleepers_in_the_simulation_too() -> None:
+    it = World(Fifo(), sleepers("a", "b", "c", host_memory=2), capacity=Capacity(1, None, 2))
+    record = it.run([Asked(20.0 * n, "abcabc"[n], 0.1) for n in range(6)])
+    assert record.answered == 6
+    assert record.loads == {"a": 2, "b": 2, "c": 2}  # each was stopped for the next

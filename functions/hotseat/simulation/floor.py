@@ -21,6 +21,7 @@ class Engine:
     """One model: seconds that its engine takes to start and to stop, how many it answers at a time, and its scheduling.
 
     A request beyond `slots` waits in the engine. `limit`: what a router sends it at most, 0 for all; None: `slots`.
+    `park` and `wake`: seconds that it takes to fall asleep and to wake, where its terms say that it parks; None: `stop` and `load`.
     """
 
     load: float
@@ -29,6 +30,8 @@ class Engine:
     terms: Terms = field(default_factory=Terms)
     limit: int | None = None
     max_waiting: int | None = None  # requests at one router
+    park: float | None = None
+    wake: float | None = None
 
 
 @dataclass(slots=True)
@@ -174,14 +177,22 @@ class Floor:
 
     def start(self, model: str, holder: str, ready: Callable[[str], None]) -> None:
         """Load a model; `ready(holder)` unless it is stopped before."""
+        count = self.record.loads[model] = self.record.loads[model] + 1
+        random = Random(f"{self._seed}/{model}/{count}")  # noqa: S311 - it has to come again
+        self._come(model, holder, varied(random, self.engines[model].load, self._load_spread), ready)
+
+    def wake(self, model: str, holder: str, ready: Callable[[str], None]) -> None:
+        """Have one that sleeps come back; as `start`."""
+        engine = self.engines[model]
+        self._come(model, holder, engine.load if engine.wake is None else engine.wake, ready)
+
+    def _come(self, model: str, holder: str, seconds: float, ready: Callable[[str], None]) -> None:
         engine = self.engines[model]
         stay = Stay(model, self.now, gpus=engine.terms.claim.gpus)
         seat = self._seats[holder] = _Seat(engine, stay)
-        count = self.record.loads[model] = self.record.loads[model] + 1
         self.record.stays.append(stay)
         self._moving += seat.gpus
-        random = Random(f"{self._seed}/{model}/{count}")  # noqa: S311 - it has to come again
-        self.at(self.now + varied(random, engine.load, self._load_spread), self._get_ready, (holder, ready))
+        self.at(self.now + seconds, self._get_ready, (holder, ready))
 
     def _get_ready(self, what: tuple[str, Callable[[str], None]]) -> None:
         holder, ready = what
@@ -193,25 +204,33 @@ class Floor:
         self._moving -= seat.gpus
         ready(holder)
 
-    def stop(self, holder: str, released: Callable[[str], None]) -> None:
+    def stop(self, model: str, holder: str, released: Callable[[str], None]) -> None:
         """Take a holder off; `released(holder)` once nothing is left of it."""
-        seat = self._seats[holder]
-        seat.stay.stopped = self.now
-        if not seat.moving:
-            seat.moving = True
-            self._moving += seat.gpus
-            if seat.busy:
-                self._serving -= seat.gpus
-        self.at(self.now + seat.engine.stop, self._release, (holder, released))
+        self._leave(holder, self.engines[model].stop, released)
+
+    def park(self, model: str, holder: str, asleep: Callable[[str], None]) -> None:
+        """Have it leave its seat and sleep; `asleep(holder)` once it does."""
+        engine = self.engines[model]
+        self._leave(holder, engine.stop if engine.park is None else engine.park, asleep)
+
+    def _leave(self, holder: str, seconds: float, gone: Callable[[str], None]) -> None:
+        if seat := self._seats.get(holder):  # else it sleeps, and has none
+            seat.stay.stopped = self.now
+            if not seat.moving:
+                seat.moving = True
+                self._moving += seat.gpus
+                if seat.busy:
+                    self._serving -= seat.gpus
+        self.at(self.now + seconds, self._release, (holder, gone))
 
     def _release(self, what: tuple[str, Callable[[str], None]]) -> None:
-        holder, released = what
+        holder, gone = what
         for request in [it for it, (_, its) in self._given.items() if its == holder]:
             self.cut(request)  # nobody answers it any longer
-        seat = self._seats.pop(holder)
-        self._moving -= seat.gpus
-        seat.stay.released = self.now
-        released(holder)
+        if seat := self._seats.pop(holder, None):
+            self._moving -= seat.gpus
+            seat.stay.released = self.now
+        gone(holder)
 
     def take_turn(self, model: str, oldest: float | None) -> None:
         """Note that a model has got ready for somebody who has waited since `oldest`."""

@@ -68,7 +68,7 @@ class Naive:
             idle = next((it for it, held in self._held.items() if self._claim(held) and not self._ready[it]), None)
             if idle is not None:
                 del self._ready[idle]
-                self.floor.stop(idle, self._release)
+                self.floor.stop(self._held[idle], idle, self._release)
 
     def _get_ready(self, holder: str) -> None:
         self._ready[holder] = 0

@@ -10,7 +10,19 @@ from functools import partial
 
 from hotseat.core import admission
 from hotseat.core.admission import Admission, Arrive, Cut, Dispatch, Finish, Limits, Reject, ReportDemand, ResidencySeen
-from hotseat.core.messages import CacheObserved, CacheState, Demand, HolderReady, HolderReleased, Residency, Start, Stop
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    HolderParked,
+    HolderReady,
+    HolderReleased,
+    Park,
+    Residency,
+    Start,
+    Stop,
+    Wake,
+)
 from hotseat.core.policy import Capacity, Policy
 from hotseat.core.seats import DemandReported, Enrolled, Publish, Stimulus, TermsChanged, Tick
 from hotseat.core.switching import Switching
@@ -119,8 +131,12 @@ class World:
                         floor.at(floor.now + self._carry, router.see, residency)
                 case Start(model, holder):
                     floor.start(model, holder, partial(self._get_ready, command))
-                case Stop(_, holder):
-                    floor.stop(holder, partial(self._release, command))
+                case Wake(model, holder):
+                    floor.wake(model, holder, partial(self._get_ready, command))
+                case Park(model, holder):
+                    floor.park(model, holder, partial(self._sleep, command))
+                case Stop(model, holder):
+                    floor.stop(model, holder, partial(self._release, command))
         bound = self.switching.effective_max_wait
         if bound is not None:
             floor.record.widest = max(bound, floor.record.widest or 0.0)
@@ -129,10 +145,14 @@ class World:
             floor.at(wake_at, self._tick, wake_at)
         self._tick_at = wake_at
 
-    def _get_ready(self, order: Start, holder: str) -> None:
+    def _get_ready(self, order: Start | Wake, holder: str) -> None:
         queues = [router.machine.waiting_by_model().get(order.model) for router in self.routers]
         self.floor.take_turn(order.model, min((queue.oldest for queue in queues if queue), default=None))
-        self._tell(HolderReady(self.floor.now, holder, order.epoch, "http://simulated"))
+        turn = order.turn if isinstance(order, Wake) else 0
+        self._tell(HolderReady(self.floor.now, holder, order.epoch, "http://simulated", turn))
+
+    def _sleep(self, order: Park, holder: str) -> None:
+        self._tell(HolderParked(self.floor.now, holder, order.epoch, order.turn))
 
     def _release(self, order: Stop, holder: str) -> None:
         self._tell(HolderReleased(self.floor.now, holder, order.epoch))
