@@ -177,6 +177,33 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "device twice": (
         workspace(capacity={"gpus": 2, "devices": ["0", "0"]}), "spec.capacity.devices", "Duplicate value"
     ),
+    "sleep without wake": (
+        model(lifecycle={"sleep": [{"path": "/s"}]}), "spec.lifecycle.wake", "sleep and wake go together"
+    ),
+    "wake without sleep": (
+        model(lifecycle={"wake": [{"path": "/w"}]}), "spec.lifecycle.wake", "sleep and wake go together"
+    ),
+    "path of a call": (
+        model(lifecycle={"sleep": [{"path": "/a b"}], "wake": [{"path": "/"}]}), "spec.lifecycle.sleep[0].path", "should match"
+    ),
+    "method of a call": (
+        model(lifecycle={"sleep": [{"path": "/s", "method": "post"}], "wake": [{"path": "/w"}]}),
+        "spec.lifecycle.sleep[0].method",
+        "supported values",
+    ),
+    "many calls": (
+        model(lifecycle={"sleep": [{"path": "/s"}] * 11, "wake": [{"path": "/w"}]}), "spec.lifecycle.sleep", "at most 10 items"
+    ),
+    **{
+        f"{engine} parks": (
+            model(engine, lifecycle={"release": "Park"}, **spec),
+            "spec.lifecycle.release",
+            f"lifecycle.release is Park, but engine {engine} cannot sleep",
+        )
+        for engine, spec in {
+            "llamacpp": {"source": "/x"}, "custom": {"command": ["x"], "port": 80}, "external": {"url": "http://h"},
+        }.items()
+    },
     # Engines.
     "external without url": (model("external"), "spec.url", "engine external needs url"),
     "url of another": (model(url="http://h"), "spec.url", "url is for engine external only"),
@@ -242,6 +269,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
             ("gpuMemoryUtilization", "0.9", "must be of type number"),
             ("maxNumBatchedTokens", 0, "greater than or equal to 1"),
             ("maxNumSeqs", 0, "greater than or equal to 1"),
+            ("sleepLevel", 3, "supported values"),
             ("cpuOffloadGB", -1, "greater than or equal to 0"),
             ("cpuOffloadGb", 1, 'unknown field "spec.vllm.cpuOffloadGb"'),
             ("enablePrefixCaching", "yes", "must be of type boolean"),
@@ -255,8 +283,9 @@ GOOD: dict[str, Json] = {
             "toolCallParser": "hermes", "reasoningParser": "", "tensorParallelSize": 2, "maxModelLen": 512,
             "gpuMemoryUtilization": 1, "enableChunkedPrefill": True, "maxNumBatchedTokens": 1, "maxNumSeqs": 1,
             "dtype": "half", "disableCustomAllReduce": True, "enablePrefixCaching": False, "cpuOffloadGB": 0.5,
-            "enableAutoToolChoice": True,
+            "enableAutoToolChoice": True, "sleepLevel": 2,
         },
+        lifecycle={"release": "Park"},
         resources={"gpus": 1 + 1},
         source="hf://o/r@main",
         cache={"fetchBy": "Engine", "onDelete": "Delete", "existingClaim": "a.b"},
@@ -266,6 +295,17 @@ GOOD: dict[str, Json] = {
     "vllm that reads a claim": vllm(source="pvc://c/p", cache={"fetchBy": "Engine"}),
     "fields in braces": custom("{port}{host}", "{{x}}", "{{{name}}}", "{env:A_1}", "{model}", source="s3://b/k"),
     "a port of its own": custom("x", port=80),
+    "engine of one's own that sleeps": custom(
+        PORT,
+        lifecycle={
+            "release": "Park",
+            "sleep": [{"path": "/sleep?level=1", "method": "POST", "body": "{}", "timeout": "20s"}],
+            "wake": [{"path": "/wake_up"}, {"path": "/health", "method": "GET"}],
+        },
+    ),
+    "llamacpp behind something that sleeps": model(
+        "llamacpp", source="/x", lifecycle={"release": "Park", "sleep": [{"path": "/s"}], "wake": [{"path": "/w"}]}
+    ),
     "external": model("external", url="http://h:80/"),
     "llamacpp": model("llamacpp", source="/x", args=["--model-alias", "--ports"]),
     **{

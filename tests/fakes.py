@@ -13,13 +13,17 @@ from hotseat.core.messages import (
     CacheState,
     Fetch,
     HolderFailed,
+    HolderParked,
     HolderReady,
     HolderReleased,
     HolderUnproven,
     Observation,
+    Park,
     RuntimeCommand,
+    SleepFailed,
     Start,
     Stop,
+    Wake,
 )
 from hotseat.core.ports import Observe
 from hotseat.runtimes.local.logs import ModelLog
@@ -66,7 +70,7 @@ class FakeRuntime:
     """Runtime without processes: each command is answered at once, in the caller's thread, unless a test keeps it waiting.
 
     `slow` models stay loading until `ready`; `stubborn` ones are released by a Stop without grace or by `release`;
-    `broken` ones fail to load, with the reason given; `remote` ones are absent until fetched, where None is success and a
+    `sleepless` ones neither fall asleep nor wake; `broken` ones fail to load, with the reason given; `remote` ones are absent until fetched, where None is success and a
     text is the message of the failure.
     """
 
@@ -74,6 +78,7 @@ class FakeRuntime:
         self.commands: list[RuntimeCommand] = []
         self.slow: set[str] = set()
         self.stubborn: set[str] = set()
+        self.sleepless: set[str] = set()
         self.broken: dict[str, str] = {}
         self.remote: dict[str, str | None] = {}
         self.holders: dict[str, Start] = {}
@@ -127,6 +132,21 @@ class FakeRuntime:
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
         elif order.model not in self.stubborn or order.grace <= 0:
             self.release(order.holder)
+
+    def park(self, order: Park) -> None:
+        self._turn(order, HolderParked(self._clock(), order.holder, order.epoch, order.turn))
+
+    def wake(self, order: Wake) -> None:
+        address = f"http://{order.holder}.invalid"
+        self._turn(order, HolderReady(self._clock(), order.holder, order.epoch, address, order.turn))
+
+    def _turn(self, order: Park | Wake, done: Observation) -> None:
+        self.commands.append(order)
+        if order.holder not in self.holders:
+            done = HolderReleased(self._clock(), order.holder, order.epoch)
+        elif order.model in self.sleepless:
+            done = SleepFailed(self._clock(), order.holder, order.epoch, order.turn, "a test says so")
+        self._tell(done)
 
     def logs(self, model: str) -> ModelLog | None:
         return self._logs.get(model) if model in self._models else None
@@ -221,6 +241,10 @@ while True:
         print(path[5:], flush=True)
     if path == "/environment":
         print(sorted(os.environ), flush=True)
+    if path == "/sleep" and "sleepless" in options:
+        connection.sendall(b"HTTP/1.1 500 No\\r\\n\\r\\nI cannot")
+        connection.close()
+        continue
     if path == "/health" and "hang-health" in options:
         continue  # never answered, and the connection stays open until the next one
     connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok")

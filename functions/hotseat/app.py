@@ -23,6 +23,7 @@ from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.accelerators import find_accelerators
 from hotseat.runtimes.local.gpus import find_gpus
+from hotseat.runtimes.local.memory import machine_memory
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.metrics import Metrics, Reading
 from hotseat.telemetry.requests import RequestLog
@@ -30,6 +31,7 @@ from hotseat.telemetry.requests import RequestLog
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 2**20
+PARKED_SHARE = 0.5  # of the machine's memory, for parked models where no Workspace says how much
 SHUTDOWN_MARGIN = 10.0  # seconds for everything at the end that has no timeout of its own
 
 
@@ -72,7 +74,15 @@ class App:
             settings.state_dir, settings.cache_dir, log_dir=logs, accelerators=accelerators, gpus=gpus
         )
         self._connections = Connections()
-        self.house = House(self.runtime, self.bus, time.monotonic, self._connections.forget, devices=gpus.names)
+        share = int(PARKED_SHARE * machine_memory())
+        self.house = House(
+            self.runtime,
+            self.bus,
+            time.monotonic,
+            self._connections.forget,
+            devices=gpus.names,
+            host_memory=share,
+        )
         self.metrics = Metrics(self._read)
         self.bus.subscribe(self.metrics.event)
         self._sink = HttpSink(settings.sink) if settings.sink else None

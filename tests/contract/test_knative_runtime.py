@@ -1,7 +1,7 @@
 """The contract of every Runtime (test_runtime.py), kept by the Knative runtime over a lively API server in memory.
 
-Two of its tests are not for a cluster: weights of a local path, and that closing stops what runs (here the next switcher
-adopts it, see tests/unit/test_knative_runtime.py).
+Some of its tests are not for a cluster: weights of a local path, that closing stops what runs (here the next switcher adopts it,
+see tests/unit/test_knative_runtime.py), and what comes after a park, as it parks nothing.
 """
 
 import sys
@@ -27,7 +27,9 @@ from test_runtime import (  # noqa: F401 - pytest collects them here, with the h
     test_an_update_tells_of_what_changed_and_leaves_holders_alone,
     test_callers_mistakes_are_errors,
     test_logs_have_positions_and_outlive_the_run,
+    test_one_that_does_not_fall_asleep_says_so_and_is_still_there,
     test_what_runs_is_stopped_although_its_document_says_external_since,
+    test_who_is_gone_neither_sleeps_nor_wakes,
     told,
 )
 
@@ -42,7 +44,7 @@ class KnativeHome:
         self.kube = FakeCluster()
         self.kube.lively = True
         self.kube.behaviour = {"slow": "slow", "broken": "broken"}
-        for name in ("quick", "slow", "broken", "stubborn"):
+        for name in ("quick", "slow", "broken", "stubborn", "sleepless"):
             self.kube.add_service(name)
         self.runtime = KnativeRuntime(self.kube, NS, NoFetcher(), identity="it", ask=self.kube.ask)
 

@@ -14,10 +14,14 @@ from hotseat.core.messages import (
     CacheState,
     Fetch,
     HolderFailed,
+    HolderParked,
     HolderReady,
     HolderReleased,
+    Park,
+    SleepFailed,
     Start,
     Stop,
+    Wake,
 )
 from hotseat.core.ports import Runtime
 from hotseat.runtimes.local.runtime import LocalRuntime
@@ -27,10 +31,15 @@ from fakes import FakeRuntime, Observations, small_model
 
 
 def models(folder: Path) -> list[Model]:
-    """quick loads at once; slow never finishes; broken fails while loading; stubborn ignores SIGTERM; lost has no weights."""
+    """quick loads at once; slow never finishes; broken fails while loading; stubborn ignores SIGTERM; lost has no weights.
+
+    All can sleep but sleepless, which refuses to, and those whose runtime parks nothing.
+    """
+    life = {"release": "Park", "sleep": [{"path": "/sleep"}], "wake": [{"path": "/wake"}]}
     external = {"metadata": {"name": "external"}, "spec": {"engine": "external", "url": "http://127.0.0.1:9"}}
     return [
-        small_model(folder, "quick"),
+        small_model(folder, "quick", lifecycle=life),
+        small_model(folder, "sleepless", "sleepless", lifecycle=life),
         small_model(folder, "slow", "load=600"),
         small_model(folder, "broken", "exit=3"),
         small_model(folder, "stubborn", "ignore-term"),
@@ -45,6 +54,7 @@ class FakeHome:
     def __init__(self, folder: Path) -> None:
         self.runtime = self.fake = FakeRuntime()
         self.fake.slow, self.fake.stubborn, self.fake.broken = {"slow"}, {"stubborn"}, {"broken": "ExitedWhileLoading"}
+        self.fake.sleepless = {"sleepless"}
 
     def crash(self, ready: HolderReady) -> None:
         self.fake.crash(ready.holder)
@@ -87,7 +97,7 @@ def told(runtime: Runtime, tmp_path: Path) -> Observations:
 def test_begin_tells_where_the_weights_of_each_model_are(told: Observations) -> None:
     states = {each.model: each.state for each in told.seen if isinstance(each, CacheObserved)}
     assert states.pop("lost") is CacheState.FAILED
-    assert set(states) == {"quick", "slow", "broken", "stubborn", "external"}
+    assert set(states) == {"quick", "slow", "broken", "stubborn", "sleepless", "external"}
     assert set(states.values()) == {CacheState.CACHED}
     assert "/missing/weights.gguf" in told.await_one(CacheObserved, model="lost").message
 
@@ -144,6 +154,56 @@ def test_a_second_stop_shortens_the_grace(runtime: Runtime, told: Observations) 
     runtime.stop(Stop("stubborn", "stubborn@1", 1, grace=600))
     runtime.stop(Stop("stubborn", "stubborn@1", 1, grace=0))
     told.await_one(HolderReleased, "stubborn@1")
+
+
+def test_a_parked_holder_is_proven_asleep_and_wakes(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    address = told.await_one(HolderReady, "quick@1").address
+    for turn in (1, 3):
+        runtime.park(Park("quick", "quick@1", 1, turn))
+        assert told.await_one(HolderParked, "quick@1", turn=turn).epoch == 1
+        runtime.wake(Wake("quick", "quick@1", 1, turn + 1))
+        assert told.await_one(HolderReady, "quick@1", turn=turn + 1).address == address
+    assert told.of_holder("quick@1") == ["HolderReady", *["HolderParked", "HolderReady"] * 2]
+
+
+def test_a_parked_holder_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    told.await_one(HolderReady, "quick@1")
+    runtime.park(Park("quick", "quick@1", 1, 1))
+    told.await_one(HolderParked, "quick@1")
+    runtime.stop(Stop("quick", "quick@1", 1, grace=5))
+    told.await_one(HolderReleased, "quick@1")
+    assert told.of_holder("quick@1") == ["HolderReady", "HolderParked", "HolderReleased"]
+
+
+def test_one_that_does_not_fall_asleep_says_so_and_is_still_there(runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("sleepless", "sleepless@1", 1))
+    told.await_one(HolderReady, "sleepless@1")
+    runtime.park(Park("sleepless", "sleepless@1", 1, 1))
+    failed = told.await_one(SleepFailed, "sleepless@1")
+    assert (failed.epoch, failed.turn) == (1, 1)
+    assert failed.message
+    runtime.stop(Stop("sleepless", "sleepless@1", 1, grace=5))
+    told.await_one(HolderReleased, "sleepless@1")
+    assert told.of_holder("sleepless@1") == ["HolderReady", "SleepFailed", "HolderReleased"]
+
+
+def test_a_crash_while_parked_is_told_without_being_asked(home: Home, runtime: Runtime, told: Observations) -> None:
+    runtime.start(Start("quick", "quick@1", 1))
+    ready = told.await_one(HolderReady, "quick@1")
+    runtime.park(Park("quick", "quick@1", 1, 1))
+    told.await_one(HolderParked, "quick@1")
+    home.crash(ready)
+    told.await_one(HolderReleased, "quick@1")
+    assert told.of_holder("quick@1") == ["HolderReady", "HolderParked", "HolderFailed", "HolderReleased"]
+
+
+def test_who_is_gone_neither_sleeps_nor_wakes(runtime: Runtime, told: Observations) -> None:
+    runtime.park(Park("quick", "quick@7", 7, 1))
+    assert told.await_one(HolderReleased, "quick@7").epoch == 7
+    runtime.wake(Wake("quick", "quick@8", 8, 2))
+    assert told.await_one(HolderReleased, "quick@8").epoch == 8
 
 
 def test_callers_mistakes_are_errors(runtime: Runtime, told: Observations) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.core.documents import Model
-from hotseat.engines.base import EngineError, Placement, load_engine
+from hotseat.engines.base import EngineError, Placement, load_engine, sleep_of
 from hotseat.engines.vllm import command_line
 
 ENGINE = load_engine("vllm")
@@ -106,3 +106,41 @@ def test_problems_name_the_field_and_the_way_out() -> None:
     assert ENGINE.check(model(args=["--served_model_name=x", "--dtype", "half"])) == [
         "args has --served-model-name, which hotseat sets itself"
     ]
+
+
+def test_one_that_parks_is_started_so_that_it_can_sleep() -> None:
+    placement = Placement("127.0.0.1", 8080, "/cache/x")
+    sleeper = {"command": ["vllm", "serve"], "lifecycle": {"release": "Park"}}
+    launch = ENGINE.launch(model(**sleeper), placement)
+    assert launch.argv[-1] == "--enable-sleep-mode"
+    assert launch.env == {"VLLM_SERVER_DEV_MODE": "1"}
+    twice = ENGINE.launch(model(**sleeper, args=["--enable-sleep-mode"]), placement)
+    assert twice.argv.count("--enable-sleep-mode") == 1
+    other = ENGINE.launch(model(command=["vllm", "serve"]), placement)
+    assert "--enable-sleep-mode" not in other.argv
+    assert other.env == {}
+
+
+def test_level_1_keeps_its_weights_in_host_memory_and_level_2_reads_them_again() -> None:
+    one, two = (sleep_of(ENGINE, model(vllm={"sleepLevel": level})) for level in (1, 2))
+    assert one is not None
+    assert two is not None
+    assert sleep_of(ENGINE, model()) == one
+    assert one.asked == two.asked == "/is_sleeping"
+    assert [call.path for call in (*one.sleep, *one.wake)] == ["/sleep?level=1", "/wake_up"]
+    assert [call.path for call in two.sleep] == ["/sleep?level=2"]
+    assert [call.path for call in two.wake] == ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
+    assert two.wake[1].body == '{"method": "reload_weights"}'
+    assert arguments(vllm={"sleepLevel": 2}) == ["org/repo", "chat"]  # it is no flag
+
+
+def test_what_the_model_states_goes_before_what_the_engine_knows() -> None:
+    calls = {"sleep": [{"path": "/s"}], "wake": [{"path": "/w", "method": "PUT"}]}
+    stated = sleep_of(ENGINE, model(lifecycle=calls))
+    assert stated is not None
+    assert ([c.path for c in stated.sleep], [c.method for c in stated.wake], stated.asked) == (["/s"], ["PUT"], None)
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "custom", "external"])
+def test_some_engines_cannot_sleep_by_themselves(name: str) -> None:
+    assert sleep_of(load_engine(name), model()) is None

@@ -25,7 +25,8 @@ def broken():
 
 
 PLUGINS = Plugins(
-    {"mock": lambda: SimpleNamespace(check=lambda _: []), "picky": Picky, "broken": broken}, frozenset({"batch"})
+    {"mock": lambda: SimpleNamespace(check=lambda _: [], sleep=lambda _: None), "picky": Picky, "broken": broken},
+    frozenset({"batch"}),
 )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hotseat.control.terms import fingerprint, terms_of
+from hotseat.control.terms import capacity_of, fingerprint, terms_of
 from hotseat.core.documents import Model, Workspace
 
 SPEC = {"engine": "mock", "source": "https://example.com/a.gguf"}
@@ -34,7 +34,28 @@ def test_what_an_engine_never_sees_changes_while_it_stays(changes: dict) -> None
 
 @pytest.mark.parametrize(
     "changes",
-    [{"cache": {"fetchBy": "Engine"}}, {"cache": {"existingClaim": "c"}}, {"args": ["-v"]}, {"source": "/b.gguf"}],
+    [
+        {"cache": {"fetchBy": "Engine"}},
+        {"cache": {"existingClaim": "c"}},
+        {"args": ["-v"]},
+        {"source": "/b.gguf"},
+        {"lifecycle": {"release": "Park"}},
+    ],
 )
 def test_what_it_was_started_with_is_changed_by_a_reload(changes: dict) -> None:
     assert fingerprint(model(**changes)) != fingerprint(model())
+
+
+def test_a_model_parks_where_it_says_so_and_the_runtime_can() -> None:
+    parks = model(lifecycle={"release": "Park"}, resources={"memory": "2Gi"})
+    terms = terms_of(parks, WORKSPACE)
+    assert (terms.park, terms.host_memory) == (True, 2 << 30)
+    assert not terms_of(parks, WORKSPACE, may_park=False).park
+    assert not terms_of(model(), WORKSPACE).park
+
+
+def test_host_memory_is_what_the_workspace_states_else_its_share() -> None:
+    stated = Workspace.model_validate({"metadata": {"name": "w"}, "spec": {"capacity": {"hostMemory": "0"}}})
+    assert capacity_of(stated, 100).host_memory == 0
+    assert capacity_of(WORKSPACE, 100).host_memory == 100
+    assert capacity_of(WORKSPACE).host_memory is None

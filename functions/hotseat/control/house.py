@@ -49,7 +49,7 @@ class LocalRoom:
         clock: Clock,
         forget: Callable[[str], None],
     ) -> None:
-        self.workspace = workspace
+        self.workspace, self.capacity = workspace, capacity_of(workspace)
         self.retired = False  # no document names it any longer
         self.devices: tuple[str, ...] = ()  # names of its GPUs, where they are handed out
         self._clock = clock
@@ -75,17 +75,19 @@ class LocalRoom:
         """Name of the Workspace."""
         return self.workspace.name
 
-    def change(self, workspace: Workspace, models: Iterable[Model], devices: tuple[str, ...]) -> None:
-        """Take in the documents; `devices` are its GPUs."""
+    def change(
+        self, workspace: Workspace, models: Iterable[Model], devices: tuple[str, ...], host_memory: int | None
+    ) -> None:
+        """Take in the documents; `devices` are its GPUs, `host_memory` bytes for parked Models, where it states none."""
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             self.switcher.follow(load_policy(workspace.spec.policy.name))
         self.workspace = workspace
+        self.capacity = capacity_of(workspace, devices, host_memory=host_memory)
         mine = list(models)
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
         self.devices = devices
-        terms = {m.name: terms_of(m, workspace) for m in mine}
-        self.timetable.follow(mine, terms, capacity_of(workspace, devices))
+        self.timetable.follow(mine, {m.name: terms_of(m, workspace) for m in mine}, self.capacity)
 
     @property
     def empty(self) -> bool:
@@ -137,6 +139,10 @@ class LocalRoom:
         return DemandReported(now, demand)
 
 
+def _stating_none(workspaces: Iterable[Workspace]) -> int:
+    return sum(workspace.spec.capacity.host_memory is None for workspace in workspaces)
+
+
 def _start_afresh() -> None:
     """End this worker process at once: its engines die with it, and the arbiter starts another that begins from nothing."""
     log.critical("the switcher cannot go on; this worker ends, and a new one starts afresh")
@@ -157,6 +163,7 @@ class House(Register):
     """All rooms, with their switchers. Documents may change while it runs.
 
     `forget` hears of addresses that are gone. `devices` are the GPUs of this machine; None: nobody can tell, so they are numbers.
+    `host_memory`: bytes for parked Models, which Workspaces that state none share evenly; None: no limit.
     """
 
     _rooms: Mapping[str, LocalRoom]
@@ -169,9 +176,10 @@ class House(Register):
         forget: Callable[[str], None] = _nothing,
         *,
         devices: tuple[str, ...] | None = None,
+        host_memory: int | None = None,
     ) -> None:
         super().__init__()
-        self._devices = devices
+        self._devices, self._host_memory = devices, host_memory
         self.router = uuid.uuid4().hex[:8]
         self.runtime = runtime
         self.bus = bus
@@ -201,10 +209,11 @@ class House(Register):
             self._places = places
             before = {name: room.devices for name, room in self._rooms.items() if name in named or not room.empty}
             devices = hand_out(named.values(), before, self._devices)
+            share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
             for name, room in self._rooms.items():
                 room.retired = name not in named
                 mine = [m for m in models if m.spec.workspace == name]
-                room.change(named.get(name, room.workspace), mine, devices.get(name, room.devices))
+                room.change(named.get(name, room.workspace), mine, devices.get(name, room.devices), share)
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)

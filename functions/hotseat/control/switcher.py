@@ -7,7 +7,17 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 
 from hotseat.core.events import Emit
-from hotseat.core.messages import Fetch, HolderFailed, HolderReleased, Residency, SeatState, Start, Stop
+from hotseat.core.messages import (
+    Fetch,
+    HolderFailed,
+    HolderReleased,
+    Park,
+    Residency,
+    SeatState,
+    Start,
+    Stop,
+    Wake,
+)
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import (
@@ -268,6 +278,10 @@ class Switcher:
                 self._start(command)
             case Stop():
                 self._runtime.stop(command)
+            case Park():
+                self._runtime.park(command)
+            case Wake():
+                self._runtime.wake(command)
             case Fetch():
                 self._runtime.fetch(command)
 

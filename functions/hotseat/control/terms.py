@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from hotseat.core.admission import Limits, LimitsChanged
-from hotseat.core.documents import PINNED, Model, WhileAbsent, Workspace
+from hotseat.core.documents import PINNED, Model, OnIdle, WhileAbsent, Workspace
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms
@@ -14,15 +14,18 @@ _SOFT = {
     "fallback",
 }  # fmt: skip
 _SOFT_PARTS = {
-    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "release", "schedule"},
+    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "schedule"},
     "cache": {"on_delete", "while_absent"},
 }
 
 
-def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahead: bool = False) -> Terms:
+def terms_of(
+    model: Model, workspace: Workspace, mark: str | None = None, *, ahead: bool = False, may_park: bool = True
+) -> Terms:
     """Terms of a Model; what it leaves open comes from its Workspace's policy. `mark` stands for its fingerprint, where given.
 
     `ahead`: weights are brought before anybody asks for them; who does so earlier is refused unless the Model says otherwise.
+    `may_park`: whether the runtime parks what asks for it.
     """
     spec, policy = model.spec, workspace.spec.policy
     lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
@@ -46,6 +49,8 @@ def terms_of(model: Model, workspace: Workspace, mark: str | None = None, *, ahe
         pinned=model.metadata.annotations.get(PINNED) == "true",
         return_after=workspace.spec.return_to_default if workspace.spec.default_model in model.names else 0.0,
         replicas=1 if ahead else scheduling.replicas,  # a cluster's runtime has one pod of a Model
+        park=may_park and lifecycle.release is OnIdle.PARK,
+        host_memory=resources.memory,
     )
 
 
@@ -71,6 +76,13 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) ->
     )
 
 
-def capacity_of(workspace: Workspace, devices: tuple[str, ...] = ()) -> Capacity:
-    """Read what a Workspace has to give; `devices` are its GPUs where they are ours to hand out."""
-    return Capacity(workspace.spec.capacity.gpus, workspace.spec.capacity.accelerator_memory, devices)
+def capacity_of(
+    workspace: Workspace, devices: tuple[str, ...] = (), *, host_memory: int | None = None
+) -> Capacity:
+    """Read what a Workspace has to give; `devices` are its GPUs where they are ours to hand out.
+
+    `host_memory`: bytes for parked Models where it states none; None: no limit.
+    """
+    capacity = workspace.spec.capacity
+    memory = host_memory if capacity.host_memory is None else capacity.host_memory
+    return Capacity(capacity.gpus, capacity.accelerator_memory, devices, memory)

@@ -14,6 +14,7 @@ ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
 OBJECT_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATH_PATTERN = r"^/"
+TARGET_PATTERN = r"^/[!-~]*$"
 URL_PATTERN = r"^https?://[^/]+"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
 
@@ -43,6 +44,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     OBJECT_PATTERN: "lower-case letters, digits, dashes and dots, from a letter or digit to another",
     VARIABLE_PATTERN: "letters, digits and underscores, not beginning with a digit",
     PATH_PATTERN: "a path that begins with /",
+    TARGET_PATTERN: "a path that begins with /, without spaces, percent-encoded where need be",
     HEADER_PATTERN: "the name of a header: letters, digits and dashes",
     CRON_PATTERN: "five fields of cron, with one space between them: minute (0-59), hour (0-23), day of month (1-31), month (1-12 or "
     "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",

@@ -23,6 +23,7 @@ from hotseat.core.base import (
     Name,
     ObjectName,
 )
+from hotseat.core.calls import EngineCall
 from hotseat.core.fallback import Fallback
 from hotseat.core.schedule import Window
 from hotseat.core.units import Bytes, Cores, Duration
@@ -90,7 +91,10 @@ class Resources(Document):
         "On one machine it then shares its GPUs with others that do.",
     )
     cpu: Cores | None = Field(default=None, description="CPU request: 4 or 500m (a cluster takes no bare 0.5).")
-    memory: Bytes | None = Field(default=None, description="Host memory request.")
+    memory: Bytes | None = Field(
+        default=None,
+        description="Host memory request; what the Model is taken to hold while parked (unset: what its processes are seen to hold).",
+    )
 
 
 class OnDelete(StrEnum):
@@ -157,7 +161,9 @@ class Lifecycle(Document):
         default=0.0, description="Unload after so long without a request (`0s`: stay until another needs the seat)."
     )
     release: OnIdle = Field(
-        default=OnIdle.STOP, description="Stop the process, or Park it (keep it, free the accelerator)."
+        default=OnIdle.STOP,
+        description="Stop the process, or Park it: have the engine sleep, so that it keeps its process and host memory and frees "
+        "the accelerator. What does not fall asleep within stopTimeout is stopped; one machine only.",
     )
     start_timeout: Duration = Field(default=300.0, description="Loading longer than this has failed.")
     drain_timeout: Duration = Field(default=120.0, description="Requests in flight may finish for so long.")
@@ -168,6 +174,27 @@ class Lifecycle(Document):
         max_length=20,
         description="Windows of time in which it is wanted resident. It takes the seats of idle Models only; outside nothing is forced.",
     )
+    sleep: tuple[EngineCall, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Requests that have the engine sleep, in this order; engines vllm and mock know their own.",
+    )
+    wake: tuple[EngineCall, ...] = Field(
+        default=(),
+        max_length=10,
+        validate_default=True,
+        description="Requests that wake it, in this order; then its health check must answer.",
+    )
+
+    @field_validator("wake")
+    @classmethod
+    def _wake_goes_with_sleep(cls, wake: tuple[EngineCall, ...], info: ValidationInfo) -> tuple[EngineCall, ...]:
+        sleep = info.data.get("sleep")
+        if wake and sleep == ():
+            raise ValueError("wake needs sleep: the requests that put it to sleep")
+        if sleep and not wake:
+            raise ValueError("sleep needs wake: the requests that bring it back")
+        return wake
 
 
 class Scheduling(Document):
@@ -368,6 +395,11 @@ class Capacity(Document):
     devices: Annotated[tuple[DeviceName, ...], Field(max_length=64)] = Field(
         default=(),
         description="Which GPUs these are, by number or UUID (one machine). Unset: the first that no other Workspace has.",
+    )
+    host_memory: Bytes | None = Field(
+        default=None,
+        description="Host memory for parked Models; the least recently used are stopped for others. Unset: half of the machine's "
+        "memory, shared evenly by the Workspaces that state none. 0: nothing that holds memory is parked.",
     )
 
     @field_validator("devices")

@@ -1,7 +1,7 @@
 """The typed settings of engine vllm, a part of the Model document."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -67,6 +67,12 @@ class VllmSettings(Document):
     )
     enable_auto_tool_choice: bool | None = Field(
         default=None, description="Let the model decide on tool calls; needs toolCallParser."
+    )
+
+    sleep_level: Literal[1, 2] | None = Field(
+        default=None,
+        description="How it sleeps with `lifecycle.release: Park`. 1 (the default): its weights go to host memory; 2: they are "
+        "dropped, and read again when it wakes.",
     )
 
     @field_validator("enable_auto_tool_choice")

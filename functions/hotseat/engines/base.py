@@ -3,11 +3,12 @@
 Engines are found by the entry point group `hotseat.engines`, so another package can add one. They describe; runtimes act.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
+from hotseat.core.calls import EngineCall
 from hotseat.core.documents import Model
 
 ENTRY_POINTS = "hotseat.engines"
@@ -30,6 +31,18 @@ class Placement:
     weights: str | None = None  # local path, once fetched; None where the engine gets them itself or needs none
 
 
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """How an engine falls asleep, and wakes: requests in order, each answered by 2xx once it is done.
+
+    `asked`: path whose GET answers `{"is_sleeping": true}` or false, where it has one.
+    """
+
+    sleep: tuple[EngineCall, ...]
+    wake: tuple[EngineCall, ...]
+    asked: str | None = None
+
+
 class EngineError(ValueError):
     """This Model cannot run here; the message says what to do about it."""
 
@@ -50,6 +63,17 @@ class Engine(Protocol):
 
     def fetches(self, model: Model) -> bool:
         """Whether weights must be fetched by hotseat before a start."""
+
+    # An engine that can sleep has `sleep(model) -> Sleep`, too; one that cannot may say why, in `cannot_sleep`.
+
+
+def sleep_of(engine: Engine, model: Model) -> Sleep | None:
+    """How to have it sleep: what the Model states, else what the engine knows; None where it cannot."""
+    lifecycle = model.spec.lifecycle
+    if lifecycle.sleep:
+        return Sleep(lifecycle.sleep, lifecycle.wake)
+    own: Callable[[Model], Sleep] | None = getattr(engine, "sleep", None)
+    return own(model) if own is not None else None
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ class Custom:
     """Engine that the Model itself describes."""
 
     name = "custom"
+    cannot_sleep = "only you know how"
 
     def check(self, model: Model) -> list[str]:
         """Find fields that do not exist, and braces that do not pair up."""

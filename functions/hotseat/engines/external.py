@@ -10,6 +10,7 @@ class External:
     """Engine that is somebody else's business."""
 
     name = "external"
+    cannot_sleep = "hotseat does not stop it either"
 
     def check(self, model: Model) -> list[str]:
         """Want a url, and no fields that only a process of ours could follow."""

@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from hotseat.core.documents import Model
+from hotseat.core.calls import EngineCall
+from hotseat.core.documents import Model, OnIdle
 from hotseat.core.units import parse_quantity
-from hotseat.engines.base import Launch, Placement
+from hotseat.engines.base import Launch, Placement, Sleep
 from hotseat.engines.mock_server import options_problem
 
 _ROOT = Path(__file__).parents[2]  # what holds the package
@@ -29,6 +30,7 @@ class Mock:
         """Start it without `site`, which is a third of its start time; the standard library is all it needs."""
         argv = [sys.executable, "-S", "-P", "-m", "hotseat.engines.mock_server"]
         argv += ["--name", model.name, "--host", placement.host, "--port", str(placement.port)]
+        argv += ["--sleep"] if model.spec.lifecycle.release is OnIdle.PARK else []
         argv += ["--gpus", str(model.spec.resources.gpus), *model.spec.args]
         return Launch(tuple(argv), {"PYTHONPATH": str(_ROOT)})
 
@@ -47,3 +49,7 @@ class Mock:
     def read_memory(self, body: bytes) -> int | None:
         """Find it among the other figures."""
         return int(parse_quantity(str(json.loads(body).get("memory", 0))))
+
+    def sleep(self, model: Model) -> Sleep:  # noqa: ARG002
+        """Say how it pretends to sleep: as vLLM does."""
+        return Sleep((EngineCall(path="/sleep?level=1"),), (EngineCall(path="/wake_up"),), "/is_sleeping")

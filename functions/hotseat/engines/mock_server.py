@@ -23,6 +23,7 @@ SEAT_TAKEN = 86  # exit status
 DEVICES = "CUDA_VISIBLE_DEVICES"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
+    "sleep-fails", "sleep-hangs", "sleep-lies", "die-asleep", "wake-fails", "wake-hangs", "die-waking",
 )  # fmt: skip
 INFERENCE = {
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/audio/transcriptions",
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--wake-time", type=float, default=0.0, metavar="S")
     add("--fault", type=_fault, action="append", default=[], metavar="FAULT", help=", ".join(FAULTS))
     add("--child", action="store_true", help="fork a child that ignores SIGTERM and holds the seat too")
-    add("--log", metavar="FILE", help="append JSON lines: start, ready, request, done, term, exit")
+    add("--log", metavar="FILE", help="append JSON lines: start, ready, request, done, sleep, wake, term, exit")
     add("--seat", action="append", metavar="FILE", help="lock this file; instead of those in HOTSEAT_MOCK_SEAT")
     add(
         "--gpus",
@@ -240,17 +241,32 @@ class Server:
         return 404, answers.problem(f"no route {request.method} {request.path}", "not_found", "invalid_request_error")
 
     def _sleep(self, path: str) -> tuple[int, Any]:
-        if path == "/sleep" and not self.sleeping:
-            time.sleep(self.options.sleep_time)
-            self.sleeping = True
-            self.seats.free()
-            self.log("sleep")
-        elif path == "/wake_up" and self.sleeping:
-            self.seats.take()
-            time.sleep(self.options.wake_time)
-            self.sleeping = False
-            self.log("wake")
+        what = {"/sleep": "sleep", "/wake_up": "wake"}.get(path)
+        if f"{what}-hangs" in self.faults:
+            time.sleep(float("1e6"))
+        if f"{what}-fails" in self.faults:
+            return 500, answers.problem(f"{self.options.name} was told not to {what}", "mock")
+        if what == "sleep" and not self.sleeping and "sleep-lies" not in self.faults:
+            self._fall_asleep()
+        elif what == "wake" and self.sleeping:
+            self._wake_up()
         return 200, {"is_sleeping": self.sleeping}
+
+    def _fall_asleep(self) -> None:
+        time.sleep(self.options.sleep_time)
+        self.sleeping = True
+        self.seats.free()
+        self.log("sleep")
+        if "die-asleep" in self.faults:
+            threading.Timer(float(self.faults["die-asleep"] or 0.3), self._exit, (1,)).start()
+
+    def _wake_up(self) -> None:
+        self.seats.take()
+        time.sleep(self.options.wake_time)
+        if "die-waking" in self.faults:
+            self._exit(1)
+        self.sleeping = False
+        self.log("wake")
 
     def _inference(self, connection: Connection, request: Request) -> None:
         with self.lock:

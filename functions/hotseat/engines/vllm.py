@@ -4,14 +4,16 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from hotseat.core.documents import FetchBy, Model
-from hotseat.engines.base import EngineError, Launch, Placement, is_remote
+from hotseat.core.calls import EngineCall
+from hotseat.core.documents import FetchBy, Model, OnIdle
+from hotseat.engines.base import EngineError, Launch, Placement, Sleep, is_remote
 
 IMAGE = "vllm/vllm-openai:v0.11.0"  # where a Model names none; its program is `vllm` on the PATH
 
 _OURS = ("--host", "--port", "--model", "--served-model-name")
 _PARALLEL = re.compile(r"--(tensor|pipeline|data)-parallel-size\b|-[tpd]p\b")
 _HUB = "hf://"
+_SLEEPS = "--enable-sleep-mode"
 
 
 class Vllm:
@@ -40,7 +42,11 @@ class Vllm:
         """Build the command line for a machine that has vLLM."""
         if not model.spec.command and shutil.which("vllm") is None:
             raise EngineError("engine vllm needs vllm on the PATH: pip install vllm, or name the program in command")
-        return Launch(command_line(model, placement))
+        command = command_line(model, placement)
+        if model.spec.lifecycle.release is not OnIdle.PARK:
+            return Launch(command)
+        # Its requests to sleep and wake are among those for developers: whoever reaches its port may send all of them.
+        return Launch((*command, *(() if _SLEEPS in command else (_SLEEPS,))), {"VLLM_SERVER_DEV_MODE": "1"})
 
     def health_path(self, model: Model) -> str:
         """Path that nobody answers while it loads."""
@@ -52,6 +58,15 @@ class Vllm:
         vLLM could fetch a repository itself, but only while it holds the GPU and within the start timeout.
         """
         return is_remote(model.spec.source) and model.spec.cache.fetch_by is FetchBy.JOB
+
+    def sleep(self, model: Model) -> Sleep:
+        """Say how it sleeps; from level 2 it wakes with empty memory, and reads its weights before it makes room for tokens."""
+        level = (model.spec.vllm and model.spec.vllm.sleep_level) or 1
+        wakes: tuple[EngineCall, ...] = (EngineCall(path="/wake_up"),)
+        if level > 1:
+            reload = EngineCall(path="/collective_rpc", body='{"method": "reload_weights"}')
+            wakes = (EngineCall(path="/wake_up?tags=weights"), reload, EngineCall(path="/wake_up?tags=kv_cache"))
+        return Sleep((EngineCall(path=f"/sleep?level={level}"),), wakes, "/is_sleeping")
 
 
 def command_line(model: Model, placement: Placement) -> tuple[str, ...]:
@@ -77,7 +92,7 @@ def _weights(model: Model, placement: Placement) -> tuple[str, ...]:
 def _settings(model: Model) -> Iterator[str]:
     """Yield the flags of the typed settings. What is unset has none: its default is the business of that vLLM."""
     settings = model.spec.vllm
-    values = settings.model_dump(mode="json", exclude_none=True) if settings else {}
+    values = settings.model_dump(mode="json", exclude_none=True, exclude={"sleep_level"}) if settings else {}
     gpus = model.spec.resources.gpus
     if gpus > 1 and not any(_PARALLEL.match(arg.replace("_", "-")) for arg in model.spec.args):
         values.setdefault("tensor_parallel_size", gpus)

@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from hotseat.core.documents import DEFAULT_WORKSPACE, PINNED, Model, Workspace
+from hotseat.core.documents import DEFAULT_WORKSPACE, PINNED, Model, OnIdle, Workspace
 from hotseat.core.units import format_bytes
 from hotseat.manifests import windows
 from hotseat.manifests.entry import Entry
@@ -148,6 +148,17 @@ def _ask(entry: Entry, name: str, engine: Checker | Exception) -> Iterator[Probl
             problems = [f"the engine {name} failed to check this: {error!r}"]
         for problem in problems:
             yield entry.problem(problem, ("spec",), at_key=True)
+        yield from _parking(entry, entry.document, engine)
+
+
+def _parking(entry: Entry, model: Model, engine: Checker) -> Iterator[Problem]:
+    """Find Models that shall sleep and cannot."""
+    lifecycle = model.spec.lifecycle
+    if lifecycle.release is OnIdle.PARK and not lifecycle.sleep and not hasattr(engine, "sleep"):
+        why = getattr(engine, "cannot_sleep", "it does not say how")
+        message = f"engine {model.spec.engine} cannot sleep: {why}"
+        hint = "use Stop, or state the requests that have it sleep and wake in lifecycle.sleep and lifecycle.wake"
+        yield entry.problem(message, ("spec", "lifecycle", "release"), found="Park", hint=hint)
 
 
 def _policies(workspaces: list[Entry], plugins: Plugins) -> Iterator[Problem]:

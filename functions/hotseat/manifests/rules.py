@@ -51,6 +51,12 @@ def _engines() -> Iterator[Rule]:
     split = "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || self.resources.gpus == 0"
     fits = f"{split} || self.vllm.tensorParallelSize <= self.resources.gpus"
     yield for_engine("vllm", fits), "vllm.tensorParallelSize is more than resources.gpus"
+    for name in ("llamacpp", "custom", "external"):
+        sleeps = "self.lifecycle.release != 'Park' || (has(self.lifecycle.sleep) && size(self.lifecycle.sleep) > 0)"
+        yield (
+            for_engine(name, sleeps),
+            f"lifecycle.release is Park, but engine {name} cannot sleep; state lifecycle.sleep and wake",
+        )
     plain = r"!has(self.url) || self.url.matches(r'^http://[^/]+/?$')"
     yield for_engine("external", plain), "url of engine external must be http://HOST:PORT"
     for field in ("command", "args", "env"):
@@ -86,6 +92,12 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         ("self.scheduling.replicas == 1 || !has(self.port)", "replicas cannot share a fixed port: leave port out"),
         ("self.scheduling.replicas == 1 || self.concurrency > 0", "scheduling.replicas needs concurrency"),
         *_engines(),
+    ),
+    ("Lifecycle", ""): (
+        (
+            "(has(self.sleep) && size(self.sleep) > 0) == (has(self.wake) && size(self.wake) > 0)",
+            "sleep and wake go together",
+        ),
     ),
     ("ModelSpec", "source"): (
         (r"self.matches(r'\S')", "source is empty"),

@@ -19,8 +19,11 @@ from hotseat.core.messages import (
     HolderReleased,
     HolderUnproven,
     Observation,
+    Park,
+    SleepFailed,
     Start,
     Stop,
+    Wake,
 )
 from hotseat.core.ports import LogView, Observe
 from hotseat.kube import pods
@@ -150,6 +153,21 @@ class KnativeRuntime:
             self._inbox.put(partial(self._stop, order, self._clock()))
         elif model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
+        else:
+            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+
+    def park(self, order: Park) -> None:
+        """Refuse: a parked pod would keep its GPU claim, so that no other could come."""
+        self._refuse(order)
+
+    def wake(self, order: Wake) -> None:
+        """Refuse: nothing is parked."""
+        self._refuse(order)
+
+    def _refuse(self, order: Park | Wake) -> None:
+        if order.holder in self._holdings:
+            message = "a parked pod would keep its GPU claim"
+            self._tell(SleepFailed(self._clock(), order.holder, order.epoch, order.turn, message))
         else:
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
 

@@ -83,6 +83,14 @@ class Claim:
         """Remember the holder's processes, while they live: they are looked for afterwards."""
         self.processes.update(descendants(root))
 
+    def holds(self) -> int | None:
+        """Bytes that the holder's processes have now, as far as the driver lists them; None where it does not answer."""
+        try:
+            now = self.accelerators.snapshot()
+        except OSError:
+            return None
+        return sum(listed.get(pid, 0) for _, listed in now.values() for pid in self.processes)
+
     def remains(self) -> str:
         """Say what is not yet given back; empty when all is."""
         try:

@@ -1,7 +1,6 @@
 """One holder of a seat: an engine from its start to the proof that nothing of it is left, in one thread and one poll()."""
 
 import logging
-import os
 import secrets
 import select
 import threading
@@ -9,14 +8,26 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from hotseat.core.documents import Model
-from hotseat.core.messages import HolderFailed, HolderReady, HolderReleased, HolderUnproven, Start
+from hotseat.core.messages import (
+    HolderFailed,
+    HolderParked,
+    HolderReady,
+    HolderReleased,
+    HolderUnproven,
+    Park,
+    SleepFailed,
+    Start,
+    Wake,
+)
 from hotseat.core.ports import Observe
-from hotseat.engines.base import Engine
+from hotseat.engines.base import Engine, sleep_of
 from hotseat.runtimes.local.accelerators import Accelerators, Claim, make_claim
+from hotseat.runtimes.local.errand import Balked
 from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills
 from hotseat.runtimes.local.gpus import Gpus, overridden
 from hotseat.runtimes.local.keeper import descendants
@@ -32,7 +43,10 @@ from hotseat.runtimes.local.leftovers import (
 )
 from hotseat.runtimes.local.logs import Lines, ModelLog
 from hotseat.runtimes.local.measuring import Measuring, Watched
+from hotseat.runtimes.local.memory import resident_memory
+from hotseat.runtimes.local.orders import Orders
 from hotseat.runtimes.local.probe import Probe
+from hotseat.runtimes.local.sleeping import Turn
 
 PROOF_TIME = 10.0  # seconds beyond all graces; what is not proven gone by then is reported as unproven
 PROOF_PAUSE = 0.02  # seconds between looks at the driver, which cannot be awaited
@@ -61,33 +75,6 @@ class Surroundings:
     closing: threading.Event = field(default_factory=threading.Event)  # the runtime ends: wait for processes only
 
 
-class StopOrder:
-    """The Stop of a holder, or none yet: the only thing in it that other threads touch."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = True
-        self.fd, self._writer = os.pipe()  # readable once there is news
-        os.set_blocking(self.fd, False)
-        self.grace: float | None = None
-
-    def give(self, grace: float) -> bool:
-        """Order the end, or shorten its grace; False if the holder has ended."""
-        with self._lock:
-            if self._open:
-                self.grace = grace if self.grace is None else min(grace, self.grace)
-                os.write(self._writer, b".")
-            return self._open
-
-    def close(self) -> None:
-        """Take no more."""
-        with self._lock:
-            self._open = False
-            os.close(self.fd)
-            os.close(self._writer)
-            self.fd = self._writer = -1  # the numbers are others' from now on
-
-
 class Holder(threading.Thread):
     """Tells everything about one Start in order: maybe ready, maybe failed, maybe unproven, at last released."""
 
@@ -95,19 +82,21 @@ class Holder(threading.Thread):
         super().__init__(name=f"holder-{order.holder}", daemon=True)
         self.order = order
         self.model = model
-        self.stop_order = StopOrder()
+        self.orders = Orders()
         self._engine = engine
         self._output = output
         self._around = around
         self._mark = f"{order.holder} {secrets.token_hex(8)}"  # in the environment of its processes
         self._keeper: Keeper | None = None
         self._probe: Probe | None = None
+        self._turn: Turn | None = None  # to sleep or to wake, while it goes on
+        self._turned = 0  # number of the last of those
         self._claim: Claim | None = None
         self._lines = Lines()
         self._begin_of_output = output.position
         self._oom_kills = 0
         self._engine_pid = 0
-        self._address = ""
+        self._address, self._listens, self._health = "", (HOST, 0), ""
         self._told_grace: float | None = None  # what the keeper knows of the Stop
         self._prove_by: float | None = None  # monotonic, once it is to end
         self._ready = self._failed = self._unproven = self._empty = False
@@ -116,7 +105,7 @@ class Holder(threading.Thread):
         """Live, and whatever happens end with the proof."""
         try:
             with ExitStack() as stack:
-                if self.stop_order.grace is None:
+                if self.orders.grace is None:
                     self._start(stack)
                 self._live()
         except Exception as problem:
@@ -150,8 +139,8 @@ class Holder(threading.Thread):
         self._claim = make_claim(self._around.accelerators) if spec.resources.gpus else None
         self._oom_kills = oom_kills()
         self._keeper = self._launch(plan)
-        self._address = f"http://{HOST}:{port}"
-        self._probe = Probe((HOST, port), plan.health_path, time.monotonic())
+        self._address, self._listens, self._health = f"http://{HOST}:{port}", (HOST, port), plan.health_path
+        self._probe = Probe(self._listens, self._health, time.monotonic())
 
     def _launch(self, plan: Plan) -> Keeper:
         keeper = self._around.keepers.take()
@@ -189,21 +178,24 @@ class Holder(threading.Thread):
             if self._engine_pid:
                 self._take_output(self._keeper)
             self._ask()
+            self._go_on(self._keeper)
             if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
                 self._tell_unproven(f"processes are still there: {_listed(descendants(self._keeper.pid))}")
 
     def _wait(self, keeper: Keeper) -> None:
         poll = select.poll()
-        for fd in (keeper.status, self.stop_order.fd):
+        for fd in (keeper.status, self.orders.fd):
             poll.register(fd, select.POLLIN)
         if self._engine_pid:  # not before, so that the line which says so comes first
             poll.register(keeper.log, select.POLLIN)
         times = [] if self._prove_by is None or self._unproven else [self._prove_by]
-        if self._probe is not None:
-            times.append(self._probe.due)
-            if (probed := self._probe.fd) is not None:
-                poll.register(probed, self._probe.events)
-        poll.poll(None if not times else max(0.0, min(times) - time.monotonic()) * 1000)
+        for talk in (self._probe, self._turn):
+            if talk is not None:
+                times.append(talk.due)
+                if (at := talk.fd) is not None:
+                    poll.register(at, talk.events)
+        until = min(times, default=inf)
+        poll.poll(None if until == inf else max(0.0, until - time.monotonic()) * 1000)
 
     def _hear(self, message: dict[str, Any], keeper: Keeper) -> None:
         """Act on what the keeper says."""
@@ -224,8 +216,8 @@ class Holder(threading.Thread):
     def _hear_exit(self, code: int) -> None:
         """Say why the main process ended; others of the tree may live on."""
         self._output.write(self._lines.rest())
-        self._give_up_probe()
-        if self.stop_order.grace is None:  # else nobody asks why
+        self._give_up_talk()
+        if self.orders.grace is None:  # else nobody asks why
             self._explain(code)
         self._output.write(
             [f"--- {self.order.holder} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"]
@@ -247,15 +239,18 @@ class Holder(threading.Thread):
             self._output.write(self._lines.feed(data))
 
     def _take_order(self, keeper: Keeper) -> None:
-        """Pass a Stop on, and a shorter one again."""
-        read_ready(self.stop_order.fd)
-        grace = self.stop_order.grace
+        """Pass a Stop on, and a shorter one again; begin to sleep, or to wake."""
+        read_ready(self.orders.fd)
+        grace, turn = self.orders.grace, self.orders.turn
+        if turn is not None and turn.turn != self._turned and grace is None:
+            self._turned = turn.turn
+            self._begin_turn(turn, keeper)
         if grace is None or grace == self._told_grace:
             return
         self._told_grace = grace
         keeper.stop(grace)
         self._around.measuring.forget(self.order.holder)
-        self._give_up_probe()
+        self._give_up_talk()
         self._note_processes(keeper)
         self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
 
@@ -263,13 +258,44 @@ class Holder(threading.Thread):
         """Go on asking whether the engine is ready."""
         if self._probe is None or self._keeper is None or not self._probe.step(time.monotonic()):
             return
-        self._give_up_probe()
+        self._give_up_talk()
         self._ready = True
         self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
         self._note_processes(self._keeper)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
             watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine)
             self._around.measuring.watch(watched)
+
+    def _begin_turn(self, order: Park | Wake, keeper: Keeper) -> None:
+        """Begin to have it sleep, or wake."""
+        if not self._ready:
+            self._tell_balked(order, "it has not been ready yet")
+            return
+        self._give_up_talk()
+        self._note_processes(keeper)
+        self._turn = Turn(order, sleep_of(self._engine, self.model), self._listens, self._health, self._claim)
+
+    def _go_on(self, keeper: Keeper) -> None:
+        """Go on with that, and tell what comes of it."""
+        if self._turn is None:
+            return
+        order, holder, epoch = self._turn.order, self.order.holder, self.order.epoch
+        try:
+            if not self._turn.step(time.monotonic()):
+                return
+        except Balked as problem:
+            self._give_up_talk()
+            self._tell_balked(order, str(problem))
+            return
+        self._give_up_talk()
+        if isinstance(order, Park):
+            memory = resident_memory(descendants(keeper.pid))
+            self._around.observe(HolderParked(self._around.clock(), holder, epoch, order.turn, memory))
+        else:
+            self._around.observe(HolderReady(self._around.clock(), holder, epoch, self._address, order.turn))
+
+    def _tell_balked(self, order: Park | Wake, why: str) -> None:
+        self._around.observe(SleepFailed(self._around.clock(), self.order.holder, self.order.epoch, order.turn, why))
 
     # End --------------------------------------------------------------------------------------------------------------
 
@@ -304,9 +330,9 @@ class Holder(threading.Thread):
         if self.model.spec.stop_command:
             self._around.state.forget(self.order.holder)
         self._around.ended(self)
-        self.stop_order.close()
+        self.orders.close()
         self._around.observe(HolderReleased(self._around.clock(), self.order.holder, self.order.epoch))
-        self._give_up_probe()
+        self._give_up_talk()
         if self._keeper is not None:
             self._take_output(self._keeper)
             self._keeper.close()
@@ -321,15 +347,17 @@ class Holder(threading.Thread):
         if self._claim is not None:
             self._claim.note_processes(keeper.pid)
 
-    def _give_up_probe(self) -> None:
-        if self._probe is not None:
-            self._probe.close()
-            self._probe = None
+    def _give_up_talk(self) -> None:
+        """Ask and order nothing more of it."""
+        for talk in (self._probe, self._turn):
+            if talk is not None:
+                talk.close()
+        self._probe = self._turn = None
 
     def _fail(self, reason: str, message: str) -> None:
         """Tell that it ended by itself: once, and not if it was told to end."""
-        self._give_up_probe()
-        if not self._failed and self.stop_order.grace is None:
+        self._give_up_talk()
+        if not self._failed and self.orders.grace is None:
             self._failed = True
             self._around.observe(
                 HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message)

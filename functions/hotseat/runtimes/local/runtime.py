@@ -14,8 +14,10 @@ from hotseat.core.messages import (
     HolderFailed,
     HolderReleased,
     Observation,
+    Park,
     Start,
     Stop,
+    Wake,
 )
 from hotseat.core.ports import LogView, Observe
 from hotseat.engines.base import Engine, is_remote, load_engine
@@ -155,7 +157,21 @@ class LocalRuntime:
             model = self._models.get(order.model)
         if holder is None and model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to stop")
-        if holder is None or not holder.stop_order.give(order.grace):
+        if holder is None or not holder.orders.stop(order.grace):
+            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+
+    def park(self, order: Park) -> None:
+        """Have a ready engine sleep, and prove that it does."""
+        self._turn(order)
+
+    def wake(self, order: Wake) -> None:
+        """Have a parked engine serve again."""
+        self._turn(order)
+
+    def _turn(self, order: Park | Wake) -> None:
+        with self._lock:
+            holder = self._holders.get(order.holder)
+        if holder is None or not holder.orders.give(order):
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
 
     def logs(self, model: str) -> LogView | None:
@@ -169,7 +185,7 @@ class LocalRuntime:
             self._around.closing.set()
             holders, fetches, threads = list(self._holders.values()), list(self._fetches.values()), list(self._threads)
         for holder in holders:
-            holder.stop_order.give(CLOSE_GRACE)
+            holder.orders.stop(CLOSE_GRACE)
         for fetch in fetches:
             fetch.cancel()
         self._keepers.close()
@@ -201,7 +217,7 @@ class LocalRuntime:
             self._run(holder)
         except Exception as problem:
             if holder is not None:
-                holder.stop_order.close()
+                holder.orders.close()
             return problem
         self._holders[order.holder] = holder  # its thread cannot have ended: that takes the lock, which we have
         return None

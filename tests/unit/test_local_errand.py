@@ -1,0 +1,124 @@
+"""Requests to sleep and to wake, step by step against a socket of ours."""
+
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from hotseat.core.calls import EngineCall, Method
+from hotseat.runtimes.local.errand import PAUSE, Balked, Errand
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SLEEP = EngineCall(path="/sleep?level=1", body='{"a": 1}', timeout="5s")
+RESET = EngineCall(path="/reset", method=Method.PUT)
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+        yield server
+
+
+def asked(errand: Errand, server: socket.socket, now: float) -> tuple[socket.socket, bytes]:
+    """Let it ask the next thing; the server's end, and what came there."""
+    assert not errand.step(now)
+    while errand.events != select.POLLIN:
+        _wait(errand)
+        assert not errand.step(now)
+    connection, _ = server.accept()
+    connection.settimeout(5)
+    return connection, connection.recv(4096)
+
+
+def answered(errand: Errand, connection: socket.socket, data: bytes, now: float) -> bool:
+    connection.sendall(data)
+    connection.close()
+    _wait(errand)
+    while not (done := errand.step(now)) and errand.events == select.POLLIN:
+        _wait(errand)
+    return done
+
+
+def _wait(errand: Errand) -> None:
+    poll = select.poll()
+    assert errand.fd is not None
+    poll.register(errand.fd, errand.events)
+    assert poll.poll(5000)
+
+
+def question(sleeping: bool) -> bytes:
+    body = b'{"is_sleeping": %s}' % (b"true" if sleeping else b"false")
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def test_calls_are_made_one_after_another(server: socket.socket) -> None:
+    errand = Errand(server.getsockname(), [SLEEP, RESET], now=0.0)
+    connection, request = asked(errand, server, 0.0)
+    assert request.startswith(b"POST /sleep?level=1 HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"\r\nContent-Type: application/json\r\nContent-Length: 8\r\nConnection: close\r\n" in request
+    assert request.endswith(b'\r\n\r\n{"a": 1}')
+    assert not answered(errand, connection, OK, 0.0)
+    connection, request = asked(errand, server, 0.0)
+    assert request.startswith(b"PUT /reset HTTP/1.1\r\n")
+    assert b"Content-Type" not in request
+    assert answered(errand, connection, b"HTTP/1.1 204 No Content\r\n\r\n", 0.0)
+    errand.close()
+
+
+def test_the_question_is_repeated_until_the_answer_is_the_wanted_one(server: socket.socket) -> None:
+    errand = Errand(server.getsockname(), [], now=0.0, question="/is_sleeping")
+    connection, request = asked(errand, server, 0.0)
+    assert request.startswith(b"GET /is_sleeping ")
+    assert not answered(errand, connection, question(False), 1.0)
+    assert (errand.fd, errand.due) == (None, 1.0 + PAUSE)
+    connection, _ = asked(errand, server, 1.0 + PAUSE)
+    chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n15\r\n{"is_sleeping": true}\r\n0\r\n\r\n'
+    assert answered(errand, connection, chunked, 2.0)
+
+
+def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> None:
+    errand = Errand(server.getsockname(), [], now=0.0, question="/is_sleeping", wanted=False)
+    connection, _ = asked(errand, server, 0.0)
+    assert answered(errand, connection, question(False), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 9\r\n\r\nno\n memory", "was answered 500: no memory"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "was answered 404"),
+        (b"what?", "was not answered in HTTP"),
+        (b"", "was not answered: the connection was closed"),
+    ],
+)
+def test_anything_but_2xx_is_a_no(server: socket.socket, answer: bytes, said: str) -> None:
+    errand = Errand(server.getsockname(), [SLEEP], now=0.0)
+    connection, _ = asked(errand, server, 0.0)
+    with pytest.raises(Balked) as caught:
+        answered(errand, connection, answer, 0.0)
+    assert str(caught.value).startswith(f"POST /sleep?level=1 {said}")
+    errand.close()
+
+
+def test_a_call_that_takes_longer_than_its_own_time_is_a_no(server: socket.socket) -> None:
+    errand = Errand(server.getsockname(), [SLEEP], now=10.0)
+    connection, _ = asked(errand, server, 10.0)
+    assert errand.due == 15.0
+    assert not errand.step(14.9)
+    with pytest.raises(Balked, match="was not answered in time"):
+        errand.step(15.0)
+    errand.close()
+    connection.close()
+
+
+def test_nobody_there_is_a_no() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+    errand = Errand(address, [SLEEP], now=0.0)
+    with pytest.raises(Balked, match="refused"):  # noqa: PT012 - it depends on the system when it hears of that
+        errand.step(0.0)
+        _wait(errand)
+        errand.step(0.0)
+    errand.close()
