@@ -108,6 +108,18 @@ def test_ps_shows_who_holds_the_accelerator_and_who_waits(hotseat, running):
     assert hotseat("ps", "-o", "name").stdout == "qwen\n"
 
 
+def test_ps_shows_parked_models_apart(fake, hotseat, running):
+    parked = {"model": "llama", "workspace": "default", "since": ago(seconds=70), "memory": 3 * 2**29}
+    fake.answers["GET /running"] |= {"parked": [parked, parked | {"model": "phi", "memory": None}], "waiting": []}
+    assert rows(hotseat("ps").stdout)[3:] == [
+        [""],
+        ["PARKED", "WORKSPACE", "MEMORY", "AGE"],
+        ["llama", "default", "1.5Gi", "1m10s"],
+        ["phi", "default", "-", "1m10s"],
+    ]
+    assert hotseat("ps", "-o", "name").stdout == "qwen\n"
+
+
 def test_switches_show_their_phases(fake, hotseat):
     fake.answers["GET /api/switches"] = {
         "switches": [

@@ -95,6 +95,27 @@ def test_conditions_say_whether_it_could_serve_serves_and_is_cached() -> None:
     assert status("unloaded", problem="no engine")["phase"] == "Failed"
 
 
+def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
+    def conditions(release: str) -> dict[str, Json]:
+        spec = {"engine": "mock", "lifecycle": {"release": release}}
+        model = Model.model_validate({"metadata": {"name": "a"}, "spec": spec})
+        made = statuses.model_status(
+            ModelStatus("a", "ready"), model=model, generation=1, resident=None, cache=None, switches=(), problem=""
+        )
+        return {each["type"]: each for each in made["conditions"]}
+
+    parkable = conditions("Park")["Parkable"]
+    assert (parkable["status"], parkable["reason"]) == ("False", "ParkingNeedsSharedGPUs")
+    assert "Parkable" not in conditions("Stop")
+
+
+def test_parked_models_are_named_apart() -> None:
+    states = {"a": SeatState.READY, "b": SeatState.PARKED, "c": SeatState.PARKED}
+    residents = tuple(Resident(name, f"w/{name}@1", state, 1, 0.0) for name, state in states.items())
+    assert statuses.names(Residency(1, residents)) == {"resident": "a", "parked": "b, c"}
+    assert statuses.names(Residency()) == {"resident": None, "parked": None}
+
+
 def test_a_condition_keeps_the_time_since_which_it_is_what_it_is() -> None:
     old = [{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]
     same, other = (statuses.condition("Ready", value, "Because", "", 1) for value in (True, False))

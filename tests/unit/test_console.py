@@ -248,7 +248,7 @@ def test_what_is_said_after_the_end_is_still_written():
         (event("model.released", "qwen", reason="switch", seconds=0.12), "model.released    qwen   switch   after 0.12s"),
         (event("model.fetching", done=2**30, total=2**31, message=""), "model.fetching    gemma   50%  1Gi of 2Gi"),
         (event("model.outgrown", holder="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   takes 9Gi of accelerator memory, claims 8Gi"),
-        (event("model.parked", holder="default/3"), "model.parked      gemma   holder=default/3"),
+        (event("model.parked", seconds=0.5, memory=2**30), "model.parked      gemma   after 0.50s   1Gi"),
         (SWITCH_FAILED, "switch.failed     gemma   qwen → gemma   while in load: ended with 1 while loading loading weights out of memory"),
     ],
 )  # fmt: skip

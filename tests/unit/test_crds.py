@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hotseat.cluster.statuses import model_rows, model_status, queue_rows, switch_rows
+from hotseat.cluster.statuses import model_rows, model_status, names, queue_rows, switch_rows
 from hotseat.control.wire import residency_to_status
 from hotseat.core.documents import DOCUMENTS, Model, ModelSpec
 from hotseat.core.messages import CacheState, Refusal, Residency, Resident, SeatState
@@ -108,7 +109,7 @@ def test_defaults_are_written_as_documents_have_them():
 def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
     """An API server drops what it does not know without a word."""
     document = Model.model_validate(model())
-    resident = Resident("a", "w/a@3", SeatState.READY, 3, 5.0, "http://10.0.0.1:8012", "idle")
+    resident = Resident("a", "w/a@3", SeatState.READY, 3, 5.0, "http://10.0.0.1:8012", "idle", 7)
     known = Known("a", "failed", 5.0, "why", done=1, total=2, retry_at=9.0)
     switch = Switch("s", "w", "a", "demand", 1.0, 2.0, 1, started=3.0, ended=4.0, outcome="completed")
     WorkspaceStatus.model_validate(
@@ -116,6 +117,7 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
             **residency_to_status(
                 Residency(3, (resident,), {"b": Refusal(3, "failed", "why", 9.0)}, 45.0, {"b": 3.5}, 7.0)
             ),
+            **names(Residency(3, (resident, replace(resident, state=SeatState.PARKED)))),
             "models": model_rows([document], [known]),
             "switches": switch_rows([], [switch]),
             "queue": queue_rows({"a": (1, 5.0, 2)}),

@@ -49,7 +49,7 @@ def test_what_is_no_snapshot_is_refused(broken: object) -> None:
 
 def test_a_residency_survives_the_journey_through_the_status() -> None:
     now = time.monotonic()
-    resident = Resident("a", "w/a@4", SeatState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"))
+    resident = Resident("a", "w/a@4", SeatState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
     sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5, {"c": 12.25}, now - 5)
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
     assert (read.epoch, read.effective_max_wait) == (9, 31.5)
@@ -57,6 +57,7 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     assert (read.residents[0].holder, read.residents[0].devices) == ("w/a@4", ("0", "1"))
     assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
     assert read.residents[0].state is SeatState.CLOSING
+    assert read.residents[0].memory == 7
     assert read.refusals["b"].retry_at == pytest.approx(now + 2, abs=0.002)
 
 

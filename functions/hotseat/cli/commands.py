@@ -76,6 +76,8 @@ def ps(ctx: click.Context, output: str) -> None:
     """Show who holds the accelerator, and who waits for it."""
     body = connect(ctx).get("/running", "running")
     text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "DEVICES", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
+    if body.get("parked"):
+        text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE"], _parked(body))
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -108,6 +110,21 @@ def _seats(body: Row) -> list[list[str]]:
     ]
     empty = spaces.keys() - {row["workspace"] for row in body["running"]}
     return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "-", "0", "", ""] for name in empty)])
+
+
+def _parked(body: Row) -> list[list[str]]:
+    """One row for each model that sleeps."""
+    from hotseat.core.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
+
+    return [
+        [
+            row["model"],
+            row["workspace"],
+            "" if row.get("memory") is None else format_bytes(row["memory"]),
+            _since(row.get("since")),
+        ]
+        for row in body["parked"]
+    ]
 
 
 @click.command(cls=Command, examples=["hotseat switches", "hotseat switches -o json"])

@@ -86,6 +86,10 @@ def _released(data: Data) -> str:
     return f"{data.get('reason') or ''}   after {took(data.get('seconds'))}"
 
 
+def _parked(data: Data) -> str:
+    return f"{_ready(data)}   {share(data.get('memory'), None)}"
+
+
 def _model_failed(data: Data) -> str:
     again = data.get("retry_after")
     return failure(data) + (f"   (next try in {took(again)})" if again else "")
@@ -118,6 +122,8 @@ _TELLERS: Mapping[str, Callable[[Data], str]] = {
     "switch.failed": _switch_failed,
     "model.ready": _ready,
     "model.released": _released,
+    "model.parked": _parked,
+    "model.woken": _ready,
     "model.failed": _model_failed,
     "model.fetching": _fetching,
     "model.outgrown": outgrown,

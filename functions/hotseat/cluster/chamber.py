@@ -119,7 +119,7 @@ class Chamber:
             policy, self._policy_problem = _policy_of(workspace)
             self.switcher.follow(policy)
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
-        terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True) for m in self.models}
+        terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True, may_park=False) for m in self.models}
         self.timetable.follow(self.models, terms, capacity_of(workspace))
         self._writer.mark()
 
@@ -169,7 +169,7 @@ class Chamber:
             "models": statuses.model_rows(self.models, rows),
             "switches": statuses.switch_rows(self._earlier, self.switcher.switches()),
             "queue": statuses.queue_rows(queue),
-            "resident": ", ".join(r.model for r in self._residency.residents) or None,
+            **statuses.names(self._residency),
             "waiting": sum(waiting for waiting, _, _ in queue.values()),
             "conditions": self._conditions(),
         }

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hotseat.control.wire import Json, stamp, switch_to_json
-from hotseat.core.documents import Model
+from hotseat.core.documents import Model, OnIdle
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
@@ -31,6 +31,9 @@ PHASES: Mapping[str, str] = {
     SeatState.DRAINING.value: "Draining",
     SeatState.RELEASING.value: "Releasing",
     SeatState.UNPROVEN.value: "ReleaseUnproven",
+    SeatState.PARKING.value: "Parking",
+    SeatState.PARKED.value: "Parked",
+    SeatState.WAKING.value: "Waking",
 }
 
 
@@ -88,6 +91,13 @@ def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:
     ]
 
 
+def names(residency: Residency) -> Json:
+    """Write who is resident, and who is parked, for people."""
+    parked = [r.model for r in residency.residents if r.state is SeatState.PARKED]
+    resident = [r.model for r in residency.residents if r.state is not SeatState.PARKED]
+    return {"resident": ", ".join(resident) or None, "parked": ", ".join(parked) or None}
+
+
 def workspace_conditions(
     generation: int, residency: Residency, *, broker_ok: bool | None, policy_problem: str = ""
 ) -> list[Json]:
@@ -126,7 +136,7 @@ def model_status(
         "observedGeneration": generation,
         "phase": phase,
         "workspace": model.spec.workspace,
-        "conditions": conditions,
+        "conditions": [*conditions, *_parkable(model, generation)],
         "address": resident.address if resident is not None else None,
         "replicas": int(holds),
         "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
@@ -149,6 +159,14 @@ def _model_conditions(
         condition("Resident", status.state == SeatState.READY.value, phase, "", generation),
         condition("Degraded", bad, phase if bad else "AsExpected", message, generation),
     ]
+
+
+def _parkable(model: Model, generation: int) -> list[Json]:
+    """Say of a Model that shall park why it is stopped instead."""
+    if model.spec.lifecycle.release is not OnIdle.PARK:
+        return []
+    message = "a parked pod would keep its GPU claim, and no other could come: it is stopped instead"
+    return [condition("Parkable", False, "ParkingNeedsSharedGPUs", message, generation)]
 
 
 def _last(switch: Switch) -> Json:

@@ -7,6 +7,7 @@ from typing import Protocol
 from hotseat.control.desk import Desk
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel
+from hotseat.core.policy import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
@@ -22,6 +23,10 @@ class Room(Protocol):
     @property
     def name(self) -> str:
         """Name of the Workspace."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What it has to give, as far as that is known here."""
 
     @property
     def effective_max_wait(self) -> float | None:

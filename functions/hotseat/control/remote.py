@@ -13,11 +13,12 @@ from hotseat.control.carrier import Carrier
 from hotseat.control.desk import Desk
 from hotseat.control.register import Place, Register, Room
 from hotseat.control.reporter import Reporter
-from hotseat.control.terms import limits_changed
+from hotseat.control.terms import capacity_of, limits_changed
 from hotseat.control.wire import Json, moment, residency_from_status, stamp, switch_from_json
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.errors import Unavailable
 from hotseat.core.events import Emit
+from hotseat.core.policy import Capacity
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
 
@@ -57,6 +58,11 @@ class RemoteRoom(Room):
     def name(self) -> str:
         """Name of the Workspace."""
         return self.workspace.name
+
+    @property
+    def capacity(self) -> Capacity:
+        """What its document says that it has to give."""
+        return capacity_of(self.workspace)
 
     @property
     def effective_max_wait(self) -> float | None:

@@ -122,6 +122,7 @@ def residency_to_status(residency: Residency) -> Json:
                 **({"address": r.address} if r.address else {}),
                 **({"leaving": r.leaving} if r.leaving else {}),
                 **({"devices": list(r.devices)} if r.devices else {}),
+                **({"memory": r.memory} if r.memory is not None else {}),
             }
             for r in residency.residents
         ],
@@ -153,6 +154,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
             r.get("address"),
             r.get("leaving"),
             tuple(r.get("devices") or ()),
+            r.get("memory"),
         )
         for r in status.get("residents") or ()
     )

@@ -9,8 +9,7 @@ from hotseat.control.desk import Ticket
 from hotseat.control.register import Place, Register, Room
 from hotseat.core.documents import Capability
 from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
-from hotseat.core.fallback import Reason, does, due, look_again, refused
-from hotseat.core.messages import EXTERNAL_EPOCH
+from hotseat.core.fallback import OUT, Reason, does, due, look_again, refused
 from hotseat.core.seats import ModelStatus
 from hotseat.gateway.asking import Asking
 
@@ -136,8 +135,8 @@ class Course:
         model, room, now = self.place.model, self.place.room, time.monotonic()
         assert model.spec.fallback is not None  # noqa: S101
         status = room.status(model.name)
-        others = (r for r in room.desk.residency.residents if r.model != model.name and r.epoch != EXTERNAL_EPOCH)
-        state = "loading" if status.state == "unloaded" and not any(others) else status.state  # it will, this moment
+        others = (r for r in room.desk.residency.residents if r.model != model.name and r.seated)
+        state = "loading" if status.state in OUT and not any(others) else status.state  # it will, this moment
         return due(model.spec.fallback, state, now - self.began, soonest(room, status, now), limit)
 
     # Moving -----------------------------------------------------------------------------------------------------------
@@ -209,8 +208,11 @@ class Course:
 
 
 def soonest(room: Room, status: ModelStatus, now: float) -> float | None:
-    """Seconds until a model can be ready at the earliest: what is left of a load as long as its last; None: not known."""
-    if status.state == "ready":
+    """Seconds until a model can be ready at the earliest: what is left of a load as long as its last; None: not known.
+
+    What a wake takes is not known: the last time may have been a load.
+    """
+    if status.state in ("ready", "parked", "waking"):
         return None
     last = next((s for s in reversed(room.switches()) if s.to == status.name and s.outcome == "completed"), None)
     load = None if last is None else last.phases().get("load")

@@ -16,7 +16,7 @@ from hotseat.control.desk import Client, ClientGone
 from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
-from hotseat.core.messages import EXTERNAL_EPOCH
+from hotseat.core.fallback import OUT
 from hotseat.gateway import relay
 from hotseat.gateway.asking import asking
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
@@ -201,10 +201,10 @@ class _Wait:
         name, room = self._course.place.model.name, self._course.place.room
         status = room.status(name)
         position, estimate = room.desk.standing(self._course.ticket)
-        residents = [r.model for r in room.desk.residency.residents if r.model != name and r.epoch != EXTERNAL_EPOCH]
+        residents = [r.model for r in room.desk.residency.residents if r.model != name and r.seated]
         state = {
             "model": name,
-            "state": "waiting" if status.state == "unloaded" else status.state,
+            "state": "waiting" if status.state in OUT else status.state,
             "position": position,
             "estimate": None if estimate is None else round(estimate, 1),
             "elapsed": round(elapsed, 2),

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify, request
 from hotseat.control.bus import Bus
 from hotseat.control.register import Place, Register, Room
 from hotseat.core.errors import BadRequest, NotFound, Unavailable
+from hotseat.core.messages import SeatState
 from hotseat.core.ports import LogView
 from hotseat.core.switches import Switch
 from hotseat.core.units import parse_duration
@@ -42,6 +43,7 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
         rooms = house.rooms
         return jsonify(
             running=[row for room in rooms for row in _running(room, house)],
+            parked=[row for room in rooms for row in _parked(room)],
             waiting=[row for room in rooms for row in _waiting(room)],
             workspaces=[_workspace(room) for room in rooms],
         )
@@ -126,6 +128,8 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
 def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
     places = house.places()
     for resident in room.desk.residency.residents:
+        if resident.state is SeatState.PARKED:
+            continue
         place = places.get(resident.model)
         yield {
             "model": resident.model,
@@ -140,6 +144,20 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
             "pinned": room.status(resident.model).pinned,
             "devices": list(resident.devices),
         }
+
+
+def _parked(room: Room) -> Iterator[dict[str, Any]]:
+    """Describe what holds host memory, and nothing of the accelerator."""
+    for resident in room.desk.residency.residents:
+        if resident.state is SeatState.PARKED:
+            yield {
+                "model": resident.model,
+                "since": rfc3339(resident.since) if resident.since else None,
+                "workspace": room.name,
+                "holder": resident.holder,
+                "epoch": resident.epoch,
+                "memory": resident.memory,
+            }
 
 
 def _gpus(place: Place | None) -> int | None:
@@ -188,6 +206,7 @@ def _workspace(room: Room) -> dict[str, Any]:
         "name": room.name,
         "epoch": room.desk.residency.epoch,
         "capacity": spec.capacity.model_dump(mode="json", by_alias=True),
+        "host_memory": room.capacity.host_memory,
         "policy": spec.policy.name,
         "max_wait": spec.policy.max_wait,
         "effective_max_wait": room.effective_max_wait or spec.policy.max_wait,

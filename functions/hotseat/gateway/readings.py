@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from hotseat.control.register import Register
 from hotseat.core.documents import Workspace
-from hotseat.core.messages import Resident
+from hotseat.core.messages import Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.telemetry.metrics import Reading
 
@@ -34,10 +34,15 @@ def of_memory(house: Register, seen: Mapping[str, int]) -> Iterator[Reading]:
 def of_seats(
     workspace: Workspace, residents: Iterable[Resident], effective_max_wait: float | None
 ) -> Iterator[Reading]:
-    """Who holds seats of a Workspace, and how long others may have to wait for one."""
+    """Who holds seats of a Workspace, who is parked, and how long others may have to wait for a seat."""
     for each in residents:
-        labels = {"workspace": workspace.name, "model": each.model, "state": each.state.value}
-        yield Reading("hotseat_residents", labels, 1)
+        labels = {"workspace": workspace.name, "model": each.model}
+        if each.state is not SeatState.PARKED:
+            yield Reading("hotseat_residents", {**labels, "state": each.state.value}, 1)
+            continue
+        yield Reading("hotseat_parked", labels, 1)
+        if each.memory is not None:
+            yield Reading("hotseat_parked_memory_bytes", labels, each.memory)
     bound = effective_max_wait or workspace.spec.policy.max_wait
     yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
 

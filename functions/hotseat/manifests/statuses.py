@@ -25,6 +25,9 @@ class Phase(StrEnum):
     RELEASING = "Releasing"
     FAILED = "Failed"
     RELEASE_UNPROVEN = "ReleaseUnproven"
+    PARKING = "Parking"
+    PARKED = "Parked"
+    WAKING = "Waking"
 
 
 class Condition(Document):
@@ -60,7 +63,9 @@ class ModelStatus(Document):
 
     observed_generation: int = Field(default=0, description="Generation of the document that this is about.")
     phase: Phase = Field(default=Phase.PENDING, description="Where it is between its document and its answers.")
-    conditions: tuple[Condition, ...] = Field(default=(), description="Ready, Cached, Resident, Degraded.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(), description="Ready, Cached, Resident, Degraded, and Parkable where it shall park."
+    )
     address: str = Field(default="", description="Base URL of the engine while it is resident.")
     replicas: int = Field(default=0, description="Pods that run.")
     cached: Cached = Field(default=Cached(), description="How much of the weights is here.")
@@ -74,12 +79,13 @@ class Resident(Document):
 
     model: str = Field(description="Its Model.")
     holder: str = Field(description="Its id: workspace/model@epoch.")
-    state: str = Field(description="loading, ready, closing, draining, releasing or unproven.")
+    state: str = Field(description="loading, ready, closing, draining, releasing, unproven, parking, parked or waking.")
     epoch: int = Field(default=0, description="Decision that started it; 0: no decision of ours.")
     since: Time = Field(default="", description="When it entered this state.")
     address: str = Field(default="", description="Base URL, once ready.")
     leaving: str = Field(default="", description="Why it goes, where that is certain.")
     devices: tuple[str, ...] = Field(default=(), description="GPUs that it was given, where hotseat hands them out.")
+    memory: int = Field(default=0, description="Bytes of host memory that it holds while parked, where known.")
 
 
 class Listed(Document):
@@ -169,3 +175,4 @@ class WorkspaceStatus(Document):
         default=(), description="Models that are not ready and how soon they can be, where that is known."
     )
     outlook_at: Time | None = Field(default=None, description="When outlook was so.")
+    parked: str = Field(default="", description="Names of the Models that are parked, for people.")

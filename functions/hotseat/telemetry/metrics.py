@@ -41,13 +41,17 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests": ("Requests answered, by the model that did.", ("model", "route", "status")),
     "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),
     "hotseat_fallbacks": ("Requests that went to a fallback of their model.", ("model", "fallback", "reason")),
-    "hotseat_model_failures": ("Failures to fetch, load, keep or release a model.", ("model", "reason")),
+    "hotseat_model_failures": ("Failures to fetch, load, keep, park, wake or release a model.", ("model", "reason")),
+    "hotseat_parks": ("Orders to an engine to fall asleep, by what came of them.", ("model", "outcome")),
+    "hotseat_wakes": ("Orders to a parked engine to wake, by what came of them.", ("model", "outcome")),
 }
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_request_seconds": ("Time from a request's arrival to its end.", ("model",)),
     "hotseat_wait_seconds": ("Time that held requests waited before they were dispatched.", ("model",)),
     "hotseat_switch_phase_seconds": ("Duration of a switch's phases.", ("to_model", "phase")),
     "hotseat_load_seconds": ("Time from an engine's start until it was ready.", ("model",)),
+    "hotseat_park_seconds": ("Time from the order to fall asleep until the proof.", ("model",)),
+    "hotseat_wake_seconds": ("Time from the order to wake until the engine answered.", ("model",)),
 }
 _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests that an engine is answering.", ("model",)),
@@ -55,6 +59,8 @@ _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_oldest_wait_seconds": ("Time that the oldest waiting request has waited.", ("model",)),
     "hotseat_residents": ("Holders of accelerator seats.", ("workspace", "model", "state")),
     "hotseat_pinned": ("Models that are pinned: resident, they make room for no other.", ("workspace", "model")),
+    "hotseat_parked": ("Models whose processes are kept off the accelerator.", ("workspace", "model")),
+    "hotseat_parked_memory_bytes": ("Host memory that a parked model was seen to hold.", ("workspace", "model")),
     "hotseat_effective_max_wait_seconds": (
         "Bound on waiting in force; above the asked one where it was widened.",
         ("workspace",),
@@ -94,6 +100,10 @@ class Metrics:
         self._wait = histograms["hotseat_wait_seconds"]
         self._phases = histograms["hotseat_switch_phase_seconds"]
         self._loads = histograms["hotseat_load_seconds"]
+        self._turns = {
+            "Park": (counters["hotseat_parks"], histograms["hotseat_park_seconds"]),
+            "Wake": (counters["hotseat_wakes"], histograms["hotseat_wake_seconds"]),
+        }
         self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def request(self, model: str, route: str, status: int, seconds: float, waited: float | None) -> None:
@@ -127,12 +137,20 @@ class Metrics:
             self._loads.labels(model=subject).observe(data["seconds"])
         elif kind == event_type("model.failed"):
             self._failures.labels(model=subject, reason=data["reason"]).inc()
+            if data["reason"] in _UNTURNED:
+                self._turns[data["reason"][:4]][0].labels(model=subject, outcome="failed").inc()
+        elif kind in _TURNS:
+            count, seconds = self._turns[_TURNS[kind]]
+            count.labels(model=subject, outcome="completed").inc()
+            seconds.labels(model=subject).observe(data["seconds"])
 
     def expose(self) -> bytes:
         """All of it in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
+_TURNS = {event_type("model.parked"): "Park", event_type("model.woken"): "Wake"}
+_UNTURNED = {"ParkFailed", "ParkTimeout", "WakeFailed", "WakeTimeout"}
 _ENDS = {event_type("switch.completed"): "completed", event_type("switch.failed"): "failed"}
 
 
