@@ -109,7 +109,7 @@ def test_defaults_are_written_as_documents_have_them():
 def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
     """An API server drops what it does not know without a word."""
     document = Model.model_validate(model())
-    resident = Resident("a", "w/a@3", SeatState.READY, 3, 5.0, "http://10.0.0.1:8012", "idle", 7)
+    resident = Resident("a", "w/a@3", SeatState.READY, 3, 5.0, "http://10.0.0.1:8012", "idle", ("0",), 7)
     known = Known("a", "failed", 5.0, "why", done=1, total=2, retry_at=9.0)
     switch = Switch("s", "w", "a", "demand", 1.0, 2.0, 1, started=3.0, ended=4.0, outcome="completed")
     WorkspaceStatus.model_validate(

@@ -301,7 +301,7 @@ def test_models_that_park_come_back_by_a_wake() -> None:
 
 
 def test_a_budget_of_host_memory_stops_sleepers_in_the_simulation_too() -> None:
-    it = World(Fifo(), sleepers("a", "b", "c", host_memory=2), capacity=Capacity(1, None, 2))
+    it = World(Fifo(), sleepers("a", "b", "c", host_memory=2), capacity=Capacity(1, host_memory=2))
     record = it.run([Asked(20.0 * n, "abcabc"[n], 0.1) for n in range(6)])
     assert record.answered == 6
     assert record.loads == {"a": 2, "b": 2, "c": 2}  # each was stopped for the next

@@ -56,6 +56,6 @@ def test_a_model_parks_where_it_says_so_and_the_runtime_can() -> None:
 
 def test_host_memory_is_what_the_workspace_states_else_its_share() -> None:
     stated = Workspace.model_validate({"metadata": {"name": "w"}, "spec": {"capacity": {"hostMemory": "0"}}})
-    assert capacity_of(stated, 100).host_memory == 0
-    assert capacity_of(WORKSPACE, 100).host_memory == 100
+    assert capacity_of(stated, host_memory=100).host_memory == 0
+    assert capacity_of(WORKSPACE, host_memory=100).host_memory == 100
     assert capacity_of(WORKSPACE).host_memory is None

@@ -76,9 +76,7 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) ->
     )
 
 
-def capacity_of(
-    workspace: Workspace, devices: tuple[str, ...] = (), *, host_memory: int | None = None
-) -> Capacity:
+def capacity_of(workspace: Workspace, devices: tuple[str, ...] = (), *, host_memory: int | None = None) -> Capacity:
     """Read what a Workspace has to give; `devices` are its GPUs where they are ours to hand out.
 
     `host_memory`: bytes for parked Models where it states none; None: no limit.
