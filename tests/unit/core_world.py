@@ -208,7 +208,8 @@ class World:
         """Where nobody waits for a seat, who makes room does so for a wish: nobody may be using it."""
         machine, queue = self.switching, self.switching.queue()
         roomy = self.roomy()
-        seated = {h.model for h in machine.holders.values() if h.staying}
+        asleep = (SeatState.PARKING, SeatState.PARKED)
+        seated = {h.model for h in machine.holders.values() if h.staying and h.state not in asleep}
         wanted = {model for model in machine.terms if machine._wanted(model) is not None}
         asked = {*queue, *machine.prospects.orders, *wanted} - seated
         for holder in machine.holders.values():
@@ -241,7 +242,8 @@ class World:
         if mates := [b for b in left if b.model == order.model]:
             assert len(mates) < terms.replicas, f"{order} beside {mates}"
             busy = ("loading", "stuck", "parking", "parked", "waking")
-            assert not [b for b in mates if b.told or b.state in busy], f"{order} beside {mates}"
+            heard = [b for b in mates if not b.news]  # what is on its way to the switcher it cannot go by
+            assert not [b for b in heard if b.told or b.state in busy], f"{order} beside {mates}"
             assert not self.hungry(), f"{order} while {self.hungry()} wait for a seat"
             assert not [b for b in left if b.told], f"{order} while others make room"
             self.replicas += 1
@@ -911,7 +913,8 @@ class World:
     def restart_switcher(self, _: Pick) -> None:
         """Another switcher takes over: it knows the epoch and the routers, and adopts what runs as the documents say."""
         described = {(name, terms.fingerprint) for name, terms in self.terms.items()}
-        if self.down or any((b.model, b.fingerprint) not in described or b.asleep for b in self._bodies("stuck")):
+        asleep = any(b.sleeps for b in self.bodies.values() if b.state != "gone")  # no home of those adopts anything
+        if self.down or asleep or any((b.model, b.fingerprint) not in described for b in self._bodies("stuck")):
             return  # adoption goes by the documents; what a changed one occupies, or a sleeper does not, it would not know
         self.switching = Switching("w", Batch(), epoch=self.switching.epoch)
         self.pins, self.unpins = set(), set()  # what it is not told again

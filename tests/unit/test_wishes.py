@@ -496,3 +496,14 @@ def test_loading_by_order_ends_a_dismissal() -> None:
     assert house.states()["a"] == "unloaded"
     house.machine.step(Load(101.0, "a"))
     assert house.states()["a"] == "loading"
+
+
+def test_no_lesser_wish_takes_what_was_granted_to_a_greater_one() -> None:
+    """A bug once: a pinned model that was to come made an idle one leave, and the seat went to somebody's window instead, for ever."""
+    pinned = ModelView("a", wish=Wish.PINNED, waiting=1, oldest=1.0, may_evict=False)
+    idle = ModelView("c", seat=SeatState.READY, wish=Wish.SCHEDULED)
+    window = ModelView("e", wish=Wish.SCHEDULED)
+    view = View(100.0, Capacity(1), (pinned, idle, window))
+    assert grant(view, Decision(("c",)))[0] == ("a",)
+    empty = View(100.0, Capacity(1), (pinned, window))
+    assert grant(empty, Decision(("a",)))[0] == ("a",)

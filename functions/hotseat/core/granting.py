@@ -38,12 +38,14 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]
     taken = _sum([*there, *_stuck(view)], view.capacity)
+    granted: set[str] = set()  # none of these goes for a lesser one
     for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
-        times = [(_free_at(m, wish), m) for m in there]
+        times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
         victims = _fewest([m for at, m in times if at <= view.now], taken, wish, view)
         if victims is None:
             look_again += [at for at, _ in times if view.now < at < inf]
             continue
+        granted.add(wish.name)
         resident = (*(name for name in resident if name not in victims), wish.name)
         there = [models[name] for name in resident if name in models]
         taken = _sum([*there, *_stuck(view)], view.capacity)
@@ -74,7 +76,7 @@ def _free_at(resident: ModelView, wish: ModelView) -> float:
     price, and buys then, never pays more than twice what was needed. The default's own quiet time is what people said.
     """
     if resident.seat is None or resident.leaving:
-        return inf if resident.may_evict else -inf  # a preload that has not begun
+        return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
     if resident.pinned or resident.wish >= wish.wish or not resident.idle or resident.claim == NOTHING:
         return inf
     if resident.seat in _GOING:

@@ -564,7 +564,7 @@ class Switching:
         if sleeper is None:
             self.ledger.starting(model, now)
             self._start(model, terms, devices, now)
-        elif sleeper.devices == devices or not sleeper.devices:
+        elif sleeper.devices == devices:
             self._say(self.parking.wake(sleeper, terms, now))
             self._wakes.append(now + terms.start_timeout)
         else:
