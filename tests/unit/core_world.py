@@ -474,7 +474,7 @@ class World:
             )
 
     def _held(self, bodies: Iterable[Body]) -> Claim:
-        return sum((b.claim.placed(b.devices, self.capacity) for b in bodies), NOTHING)
+        return sum((b.held.placed(b.devices, self.capacity) for b in bodies if b.held != NOTHING), NOTHING)
 
     def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | admission.Stimulus) -> None:
         if machine is self.switching:
