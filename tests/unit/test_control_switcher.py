@@ -8,8 +8,10 @@ import pytest
 
 from hotseat.control.switcher import SOON, Switcher
 from hotseat.core.batch import Batch
-from hotseat.core.messages import Demand
-from hotseat.core.seats import DemandReported, ModelStatus, Tick
+from hotseat.core.documents import Model
+from hotseat.core.messages import CacheObserved, CacheState, Demand, Residency, Stop
+from hotseat.core.policy import Capacity
+from hotseat.core.seats import DemandReported, Load, ModelStatus, Terms, TermsChanged, Tick
 
 from ..fakes import FakeRuntime  # noqa: TID252
 
@@ -127,3 +129,40 @@ def test_it_gives_up_when_step_after_step_fails(looks: Looks, caplog: pytest.Log
     switcher.shut_down()
     assert switcher.stop(5)
     assert "a step failed" in caplog.text
+
+
+def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
+    """A bug once: an engine was told to stop first, so that requests in flight saw it break off before they were cut."""
+    told: list[str] = []
+    seen = [0]
+
+    def publish(residency: Residency) -> None:
+        told.extend(r.state.value for r in residency.residents)
+        seen.append(residency.epoch)
+        switcher.demand_changed(urgent=True)
+
+    def look() -> DemandReported:
+        return DemandReported(time.monotonic(), Demand("router", len(seen), seen[-1]))
+
+    runtime = FakeRuntime()
+    stop = runtime.stop
+
+    def stopping(order: Stop) -> None:
+        told.append("stop")
+        stop(order)
+
+    runtime.stop = stopping  # type: ignore[method-assign]
+    switcher = Switcher(
+        "default", Batch(), runtime, time.monotonic,
+        demand=look, publish=publish, emit=lambda *_: None, give_up=lambda: None,
+    )  # fmt: skip
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
+    runtime.begin([model], switcher.tell)
+    switcher.start()
+    switcher.tell(TermsChanged(time.monotonic(), {"a": Terms()}, Capacity(1)))
+    switcher.tell(CacheObserved(time.monotonic(), "a", CacheState.CACHED))
+    switcher.tell(Load(time.monotonic(), "a"))
+    assert switcher.order(Tick(time.monotonic()), lambda: ModelStatus("a", "ready") if "ready" in told else None, 5)
+    switcher.shut_down()
+    assert switcher.stop(5)
+    assert told.index("releasing") < told.index("stop")

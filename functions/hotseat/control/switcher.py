@@ -231,7 +231,8 @@ class Switcher:
     def _turn(self) -> None:
         stimulus = self._next()
         commands = self._machine.step(stimulus)
-        for command in commands:
+        # Routers hear of a stop first: what is cut ends with our error then, not with a broken connection.
+        for command in sorted(commands, key=lambda each: isinstance(each, Stop)):
             try:
                 self._carry_out(command)
             except Exception:  # the others matter no less: a Publish lost would leave routers with what is not true
