@@ -235,7 +235,7 @@ def test_the_time_of_the_gpus_adds_up(policy: str, drain_timeout: float, gpus: i
 @pytest.mark.parametrize(("load", "spread"), [(0.7, 0.0), (0.5, 1.0)])
 def test_one_model_with_one_slot_is_the_queue_of_the_textbooks(load: float, spread: float) -> None:
     """Without switches the mean wait is Pollaczek and Khinchine's: load / (1 - load) * (1 + spread**2) / 2 services."""
-    plan = Plan([Part("a", seconds=1.0, seats=1.0)], load, requests=10_000, spread=spread, seed=1)
+    plan = Plan([Part("a", seconds=1.0, seats=1.0)], load, requests=6000, spread=spread, seed=1)
     result = told(world("a", load=0.0, stop=0.0, slots=1).run(poisson(plan)))
     assert result.waits.mean == pytest.approx(load / (1 - load) * (1 + spread**2) / 2, rel=0.1)
     assert result.serving / result.seconds == pytest.approx(load, rel=0.03)
@@ -244,7 +244,7 @@ def test_one_model_with_one_slot_is_the_queue_of_the_textbooks(load: float, spre
 def test_one_model_with_eight_slots_is_the_queue_of_the_textbooks() -> None:
     """M/D/8 by Erlang's C and Cosmetatos' approximation."""
     slots, load, service = 8, 0.8, 2.0
-    plan = Plan([Part("a", seconds=service, seats=1 / slots)], load, requests=20_000, seed=1)
+    plan = Plan([Part("a", seconds=service, seats=1 / slots)], load, requests=12_000, seed=1)
     result = told(world("a", load=0.0, stop=0.0, slots=slots).run(poisson(plan)))
     busy = slots * load
     terms = [busy**n / factorial(n) for n in range(slots + 1)]

@@ -129,9 +129,9 @@ def test_a_burst_of_forty_costs_a_switch_under_a_policy_and_forty_without():
 
 
 def test_a_day_is_simulated_whole():
-    (day,) = results("--shape", "day", "--load", "0.05", "--load-time", "3s")
+    (day,) = results("--shape", "day", "--load", "0.05", "--load-time", "3s", "--service-time", "20s")
     assert day["seconds"] == pytest.approx(24 * 3600, rel=0.02)
-    (hour,) = results("--duration", "1h", "--load", "0.1")
+    (hour,) = results("--duration", "1h", "--load", "0.1", "--service-time", "5s")
     assert hour["seconds"] == pytest.approx(3600, rel=0.02)
 
 
