@@ -82,6 +82,21 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "queue of a model": (
         workspace(queue={"maxWaitingPerModel": 100_001}), "spec.queue.maxWaitingPerModel", "less than or equal to 100000"
     ),
+    "group without a name": (workspace(groups=[{"members": ["a"]}]), "spec.groups[0].name", "Required value"),
+    "name of a group": (workspace(groups=[{"name": "A b"}]), "spec.groups[0].name", "should match"),
+    "member of a group": (workspace(groups=[{"name": "g", "members": ["A"]}]), "spec.groups[0].members[0]", "should match"),
+    "member of a set": (workspace(sets=[["A"]]), "spec.sets[0][0]", "should match"),
+    "two groups of a name": (workspace(groups=[{"name": "g"}, {"name": "g"}]), "spec.groups", "Duplicate value"),
+    "a Model in two groups": (
+        workspace(groups=[{"name": "g", "members": ["m"]}, {"name": "h", "members": ["m"]}]),
+        "spec.groups",
+        "a Model is in two groups",
+    ),
+    "too many groups": (workspace(groups=[{"name": f"g{n}"} for n in range(17)]), "spec.groups", "must have at most 16 items"),
+    "groups and sets": (workspace(groups=[{"name": "g"}], sets=[[]]), "spec.sets", "sets excludes groups"),
+    "nothing counted, and nothing said": (
+        workspace(capacity={"counted": False}), "spec.sets", "capacity.counted is false, so groups or sets must say"
+    ),
     "capacity": (workspace(capacity={"gpus": 1025}), "spec.capacity.gpus", "less than or equal to 1024"),
     "many arguments": (model(args=["x"] * 101), "spec.args", "must have at most 100 items"),
     "long argument": (model(args=["x" * 8193]), "spec.args[0]", "may not be more than 8192"),
@@ -338,5 +353,7 @@ GOOD: dict[str, Json] = {
     "workspace": workspace(capacity={"gpus": 2, "acceleratorMemory": "80Gi"}, policy={"maxWait": "1m"}),
     "GPUs by name": workspace(capacity={"gpus": 2, "devices": ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"]}),
     "replicas": model(scheduling={"replicas": 3}, concurrency=4),
+    "workspace of empty groups": workspace(groups=[{"name": "g"}, {"name": "h", "swap": False, "members": []}]),
+    "workspace of empty sets, uncounted": workspace(capacity={"counted": False}, sets=[[]]),
     "workspace that says nothing": {key: value for key, value in workspace().items() if key != "spec"},
 }  # fmt: skip

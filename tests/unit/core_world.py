@@ -15,6 +15,7 @@ from hotseat.core import admission, seats
 from hotseat.core.admission import Admission, Cut, Dispatch, Hold, Limits, Reject, ReportDemand
 from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
+from hotseat.core.groups import UNGROUPED, Group, Groups
 from hotseat.core.memory import raised
 from hotseat.core.messages import (
     CacheObserved,
@@ -52,11 +53,25 @@ CAPACITIES = (
     Capacity(1, host_memory=10), Capacity(2, host_memory=4), Capacity(1, host_memory=0),
     Capacity(1, None, DEVICES[:1], 10), Capacity(2, None, DEVICES[1:]), Capacity(3, None, DEVICES, 10),
     Capacity(1, 8, DEVICES[:1]), Capacity(2, 14, DEVICES[:2], 20), Capacity(3, 30, DEVICES),
+    Capacity(None, None), Capacity(None, None, host_memory=10),
 )  # fmt: skip
 MEMORIES = (None, None, 0, 3, 7, 12)  # bytes of host memory that a Model states; None: it is measured
 ALIVE = ("loading", "ready", "parking", "parked", "waking")
 TENANTS = ("", "", "x", "y", "z")
 WEIGHTS = {"x": 3.0, "y": 0.5}
+GROUPINGS = (
+    UNGROUPED,
+    UNGROUPED,
+    UNGROUPED,
+    Groups((Group("all", frozenset("abcde")),)),
+    Groups((Group("one", frozenset("ab")), Group("two", frozenset("cd"), swap=False))),
+    Groups((Group("one", frozenset("ab"), exclusive=False), Group("two", frozenset("cde"), persistent=True))),
+    Groups(
+        (Group("one", frozenset("abc"), swap=False), Group("two", frozenset("e"), exclusive=False, persistent=True))
+    ),
+    Groups(sets=(frozenset("ab"), frozenset("bc"), frozenset("ac"), frozenset("d"))),
+    Groups(sets=(frozenset("abc"), frozenset("ade"))),
+)
 EXTERNAL = Terms(external="http://outside", fingerprint="outside")
 
 
@@ -133,7 +148,7 @@ def fit_together(bodies: list[Body], capacity: Capacity) -> bool:
     if capacity.memory is not None and sum(b.claim.memory for b in bodies) > capacity.memory:
         return False
     if not capacity.devices:
-        return sum(b.claim.gpus for b in bodies) <= capacity.gpus
+        return capacity.gpus is None or sum(b.claim.gpus for b in bodies) <= capacity.gpus
     if any(len(set(b.devices)) != b.claim.gpus for b in bodies):
         return False
     taken = {device: 0 for body in bodies for device in body.devices}
@@ -151,6 +166,7 @@ class World:
         self.switching = Switching("w", Batch())
         self.capacity = Capacity(1)
         self.grown: dict[str, int] = {}  # by model: the most memory that the switcher was told of, beyond its claim
+        self.groups = UNGROUPED
         self.terms: dict[str, Terms] = {}
         self.limits: dict[str, Limits] = {}
         self.most = 40  # that may wait at a router
@@ -229,6 +245,10 @@ class World:
     def idle_ones(self) -> set[str]:
         return {name for name, terms in self.terms.items() if terms.idle_timeout}
 
+    @property
+    def _pinned_by_documents(self) -> set[str]:
+        return {name for name, terms in self.terms.items() if terms.pinned}
+
     def pinned(self, model: str) -> bool:
         terms = self.terms.get(model, Terms())
         return model in self.pins or ((terms.pinned or terms.kept) and model not in self.unpins)
@@ -259,6 +279,9 @@ class World:
 
     def assert_fits(self, body: Body) -> None:
         """Before it takes up its place: there is room for it, on its devices where there are some."""
+        awake = {b.model for b in self.bodies.values() if b.state != "gone" and not b.asleep and b.model != body.model}
+        unwanted = self.unwanted(awake, body.model)
+        assert not unwanted, f"{body} beside {unwanted}, which must leave for it"
         left = [b for b in self.bodies.values() if b.held != NOTHING and b is not body]
         claim, devices = body.claim, body.devices
         if claim.gpus and self.capacity.devices:
@@ -325,10 +348,40 @@ class World:
         owed = [i for i, r in self.requests.items() if r.holder is None and i <= self._batch(r, order.holder)]
         assert not [i for i in owed if self.requests[i].model == order.model], f"{order} still owes {owed}"
 
+    def unwanted(self, residents: set[str], comer: str) -> set[str]:
+        """Those beside which a model must not be started, told without the core's own words for it."""
+        if self.groups.sets:
+            named = set().union(*self.groups.sets)
+            together = (residents & named) | {comer}
+            return (
+                set() if comer not in named or any(together <= each for each in self.groups.sets) else residents & named
+            )
+        homes = {member: group for group in self.groups.groups for member in group.members}
+        mine, found = homes.get(comer), set()
+        for resident in residents & homes.keys() if mine else ():
+            theirs = homes[resident]
+            if theirs.name == mine.name and mine.swap:
+                found.add(resident)
+            if theirs.name != mine.name and mine.exclusive and not theirs.persistent:
+                found.add(resident)
+        return found
+
+    def check_persistence(self, body: Body) -> None:
+        """One of a persistent group makes room for its own group at most, unless the capacity has shrunk."""
+        home = next((g for g in self.groups.groups if g.persistent and body.model in g.members), None)
+        evicted = self.switching.holders[body.holder].leaving == "evicted"
+        if home and evicted and body.holder not in self.before_change:
+            machine = self.switching
+            asked = {m for m in home.members if machine._waiting(m)[0] or machine._wanted(m) is not None}
+            asked |= machine.prospects.orders.keys()
+            asked |= {m for m, terms in machine.terms.items() if machine.wishes.wish(m, terms, self.now)}
+            assert asked & home.members - {body.model}, f"{body} has left for another group"
+
     def stop(self, order: Stop) -> None:
         body = self.bodies[order.holder]
         assert (body.model, body.epoch) == (order.model, order.epoch)
         assert not body.told, "told to stop twice"
+        self.check_persistence(body)
         body.told = True
         holder = self.switching.holders[order.holder]
         if self.pinned(order.model) and holder.replica == 1 and holder.leaving in ("evicted", "idle"):
@@ -478,8 +531,8 @@ class World:
 
     def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | admission.Stimulus) -> None:
         if machine is self.switching:
-            self.tell(Tick(self.now))
-            self.tell(Tick(self.now))
+            for _ in range(3):  # one that loads may let another load beside it, and a third be told of that
+                self.tell(Tick(self.now))
         before = pickle.dumps(machine)
         assert machine.step(stimulus) == []
         after = pickle.dumps(machine)
@@ -767,7 +820,8 @@ class World:
     def order_pin(self, pick: Pick) -> None:
         model = (*MODELS, "external", "unheard-of")[pick(7)]
         self.tell(seats.Pin(self.now, model))
-        if model in self.switching.wishes.pinned:  # it is not, where it could never be loaded beside those that are
+        # It is not, where it could never be loaded beside those that are; its schedule may pin it all the same.
+        if model in self.switching.wishes.pinned and model in self.switching.wishes._pins | self._pinned_by_documents:
             if not self.terms[model].pinned:
                 self.pins.add(model)
             self.unpins.discard(model)
@@ -793,7 +847,7 @@ class World:
     def _tell_terms(self, terms: Mapping[str, Terms]) -> None:
         self.terms = dict(terms)
         self._follow_terms()
-        self.tell(TermsChanged(self.now, self.terms, self.capacity))
+        self.tell(TermsChanged(self.now, self.terms, self.capacity, self.groups))
 
     def _follow_terms(self) -> None:
         self.pins = {m for m in self.pins if m in self.terms and not self.terms[m].pinned}
@@ -804,12 +858,14 @@ class World:
         terms, limits, capacity = dict(self.terms), dict(self.limits), self.capacity
         self.most, self.most_of_tenant = (40, 40, 40, 6)[pick(4)], (None, None, None, 4)[pick(4)]
         self.ageing = (0.0, 1.0, 30.0)[pick(3)]
-        kind = pick(8)
+        kind = pick(9)
         name = MODELS[pick(len(MODELS))]
         if kind == 0:
             terms.pop(name, None)
         elif kind == 1:
             capacity = CAPACITIES[pick(len(CAPACITIES))]
+        elif kind == 8:
+            self.groups = GROUPINGS[pick(len(GROUPINGS))]
         else:
             if kind == 2 or name not in terms:
                 claim = CLAIMS[pick(len(CLAIMS))]
@@ -843,7 +899,7 @@ class World:
         self.fetching &= self.terms.keys()
         if cache_first:
             self._tell_cache(changed)
-        self.tell(TermsChanged(self.now, self.terms, capacity))
+        self.tell(TermsChanged(self.now, self.terms, capacity, self.groups))
         if not cache_first:
             self._tell_cache(changed)
         for name in self.routers:
@@ -930,7 +986,7 @@ class World:
         for body in self.bodies.values():
             body.told_news.clear()
             body.news.clear()
-        self.tell(TermsChanged(self.now, self.terms, self.capacity))
+        self.tell(TermsChanged(self.now, self.terms, self.capacity, self.groups))
         for body in self._bodies("parking", "parked", "waking"):
             body.state, body.forced = "gone", True  # no runtime adopts them
         for body in self._bodies("loading", "ready", "dead", "stuck"):
@@ -1020,8 +1076,19 @@ class World:
         held, claim = self._held(stuck), self.claim(model)
         mine = any(b.model == model for b in stuck)
         return self.terms[model].external is not None or (
-            claim.fits_beside(NOTHING, self.capacity) and claim.fits_beside(held, self.capacity) and not mine
+            claim.fits_beside(NOTHING, self.capacity)
+            and claim.fits_beside(held, self.capacity)
+            and not mine
+            and not self.unwanted({b.model for b in stuck if not b.asleep}, model)
         )
+
+    def crowded_out(self, model: str, end: str | None) -> bool:
+        """Whether it was rightly refused because others stay for good."""
+        others = [g for g in self.groups.groups if g.persistent and model not in g.members]
+        stay = [self.terms[m].claim for g in others for m in g.members & self.terms.keys()]
+        held = sum([*stay, *(b.held for b in self._bodies("stuck"))], NOTHING)
+        too_much = [Capacity(it.gpus, it.memory) for it in (self.capacity,)]
+        return end == "no_room" and not self.claim(model).fits_beside(held, too_much[0])
 
     def all_ends_well(self) -> None:
         """In a fair world every request ends, and every model that can be loaded is, for those who ask."""
@@ -1036,12 +1103,13 @@ class World:
                 self._unpin(model)
         self.run_fairly(200.0)
         wanted = {model for router in self.routers.values() for model in router.machine._wants.snapshot()}
-        assert not [model for model in wanted if self.loadable(model)], f"never loaded: {wanted}"
+        left = [model for model in wanted if self.loadable(model) and not self.crowded_out(model, "no_room")]
+        assert not left, f"never loaded: {wanted}"
         if self.down:
             assert not [b for b in self.bodies.values() if b.state not in ("gone", "stuck")]
             return
         asked = {model: self.submit(router, model) for _ in range(2) for model in self.terms for router in self.routers}
-        started = self.now
+        started, there = self.now, {b.model for b in self._bodies("ready")}
         self.run_fairly(200.0)
         self.check()
         assert not self.requests, f"never ended: {self.requests}"
@@ -1053,6 +1121,8 @@ class World:
             states = {b.state for b in self.bodies.values() if b.model == model}
             if "stuck" in states and ("ready" in states or self.terms[model].replicas > 1):
                 continue  # served as long as another of its holders is there
+            if self.crowded_out(model, request.end) or (request.served and model in there):
+                continue
             if request.served != self.loadable(model) and request.end != "queue_full":
                 raise AssertionError(f"{model} asked for at {started}: {request}")
 
@@ -1078,6 +1148,7 @@ def begin(pick: Pick) -> World:
     """A world with some models, one or more routers, and nothing loaded."""
     world = World()
     terms, limits = {"external": EXTERNAL}, {}
+    world.groups = GROUPINGS[pick(len(GROUPINGS))]
     for name in MODELS[: 2 + pick(4)]:
         claim = CLAIMS[pick(len(CLAIMS))]
         replicas = (1, 2, 3)[pick(3)]

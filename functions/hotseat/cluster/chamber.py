@@ -16,7 +16,7 @@ from hotseat.control.bus import Bus
 from hotseat.control.house import load_policy
 from hotseat.control.operating import Operator
 from hotseat.control.switcher import Switcher
-from hotseat.control.terms import capacity_of, terms_of
+from hotseat.control.terms import capacity_of, groups_of, terms_of
 from hotseat.control.timetable import Timetable
 from hotseat.control.wire import residency_from_status, residency_to_status
 from hotseat.core.batch import Batch
@@ -67,6 +67,7 @@ class Chamber:
         self._shown: list[Json] = list(status.get("conditions") or ())
         self._earlier = [statuses.left_behind(row) for row in status.get("switches") or ()]
         policy, self._policy_problem = _policy_of(workspace)
+        self._group_problem = ""
         self.switcher = Switcher(
             workspace.name,
             policy,
@@ -120,7 +121,8 @@ class Chamber:
             self.switcher.follow(policy)
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
         terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True, may_park=False) for m in self.models}
-        self.timetable.follow(self.models, terms, capacity_of(workspace))
+        self._group_problem = statuses.group_problem(workspace, self.models)
+        self.timetable.follow(self.models, terms, capacity_of(workspace), groups_of(workspace))
         self._writer.mark()
 
     def report(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
@@ -176,7 +178,11 @@ class Chamber:
 
     def _conditions(self) -> list[Json]:
         new = statuses.workspace_conditions(
-            self.generation, self._residency, broker_ok=self._broker_ok, policy_problem=self._policy_problem
+            self.generation,
+            self._residency,
+            broker_ok=self._broker_ok,
+            policy_problem=self._policy_problem,
+            group_problem=self._group_problem,
         )
         self._shown = statuses.keep_times(new, self._shown)
         return self._shown

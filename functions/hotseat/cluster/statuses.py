@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hotseat.control.wire import Json, stamp, switch_to_json
-from hotseat.core.documents import Model, OnIdle
+from hotseat.core.documents import Model, OnIdle, Workspace
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
@@ -99,17 +99,36 @@ def names(residency: Residency) -> Json:
 
 
 def workspace_conditions(
-    generation: int, residency: Residency, *, broker_ok: bool | None, policy_problem: str = ""
+    generation: int,
+    residency: Residency,
+    *,
+    broker_ok: bool | None,
+    policy_problem: str = "",
+    group_problem: str = "",
 ) -> list[Json]:
     """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
     stuck = [r for r in residency.residents if r.state is SeatState.UNPROVEN]
     unproven = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
     problems = [f"could not be proven gone: {unproven}"] if stuck else []
-    problems += [policy_problem] if policy_problem else []
-    why = "ReleaseUnproven" if stuck else "UnknownPolicy" if policy_problem else "Switching"
+    problems += [problem for problem in (policy_problem, group_problem) if problem]
+    of_groups = "UnknownMember" if group_problem else "Switching"
+    why = "ReleaseUnproven" if stuck else "UnknownPolicy" if policy_problem else of_groups
     ready = condition("Ready", not problems, why, "; ".join(problems), generation)
     reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
+
+
+def group_problem(workspace: Workspace, models: Sequence[Model]) -> str:
+    """Say what an API server cannot check of groups and sets: that their members are there, and where nothing is counted, all."""
+    spec = workspace.spec
+    named = {member for group in spec.groups for member in group.members} | {m for each in spec.sets for m in each}
+    unknown = sorted(named.difference(model.name for model in models))
+    problems = [f"groups or sets name {name}, which is no Model here" for name in unknown]
+    if not spec.capacity.counted:
+        loaded = {model.name for model in models if model.spec.engine != "external"}
+        alone = ", ".join(sorted(loaded - named))
+        problems += [f"capacity is not counted, and no group or set names {alone}"] if alone else []
+    return "; ".join(problems)
 
 
 def model_status(

@@ -13,7 +13,7 @@ from hotseat.control.devices import hand_out
 from hotseat.control.operating import Operator
 from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher
-from hotseat.control.terms import capacity_of, limits_changed, terms_of
+from hotseat.control.terms import capacity_of, groups_of, limits_changed, terms_of
 from hotseat.control.timetable import Timetable
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.events import Emit
@@ -87,7 +87,8 @@ class LocalRoom:
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
         self.devices = devices
-        self.timetable.follow(mine, {m.name: terms_of(m, workspace) for m in mine}, self.capacity)
+        terms = {m.name: terms_of(m, workspace) for m in mine}
+        self.timetable.follow(mine, terms, self.capacity, groups_of(workspace))
 
     @property
     def empty(self) -> bool:

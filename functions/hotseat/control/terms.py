@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from hotseat.core.admission import Limits, LimitsChanged
 from hotseat.core.documents import PINNED, Model, OnIdle, WhileAbsent, Workspace
+from hotseat.core.groups import Group, Groups
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms
@@ -83,4 +84,13 @@ def capacity_of(workspace: Workspace, devices: tuple[str, ...] = (), *, host_mem
     """
     capacity = workspace.spec.capacity
     memory = host_memory if capacity.host_memory is None else capacity.host_memory
+    if not capacity.counted:
+        return Capacity(None, None, host_memory=memory)
     return Capacity(capacity.gpus, capacity.accelerator_memory, devices, memory)
+
+
+def groups_of(workspace: Workspace) -> Groups:
+    """Read who may be resident with whom."""
+    spec = workspace.spec
+    groups = (Group(g.name, frozenset(g.members), g.swap, g.exclusive, g.persistent) for g in spec.groups)
+    return Groups(tuple(groups), tuple(map(frozenset, spec.sets)))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from hotseat.core.documents import Model
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.policy import Capacity
 from hotseat.core.seats import Terms, TermsChanged
 from hotseat.manifests.windows import look
@@ -36,15 +37,18 @@ class Timetable:
         self._scheduled: tuple[Model, ...] = ()
         self._terms: Mapping[str, Terms] = {}
         self._capacity = Capacity()
+        self._groups = UNGROUPED
         self._told: Mapping[str, Terms] = {}
         self._timer: threading.Timer | None = None
         self._closed = False
 
-    def follow(self, models: Iterable[Model], terms: Mapping[str, Terms], capacity: Capacity) -> None:
+    def follow(
+        self, models: Iterable[Model], terms: Mapping[str, Terms], capacity: Capacity, groups: Groups = UNGROUPED
+    ) -> None:
         """Take in the documents, and tell what holds now."""
         with self._lock:
             self._scheduled = tuple(m for m in models if m.spec.lifecycle.schedule)
-            self._terms, self._capacity = terms, capacity
+            self._terms, self._capacity, self._groups = terms, capacity, groups
             self._look(anyway=True)
 
     def look(self) -> float | None:
@@ -70,7 +74,7 @@ class Timetable:
             changes += [found.until] if found.until is not None else []
         if anyway or terms != self._told:
             self._told = terms
-            self._tell(TermsChanged(self._clock(), terms, self._capacity))
+            self._tell(TermsChanged(self._clock(), terms, self._capacity, self._groups))
         if not changes:
             return None
         rest = (min(changes) - now).total_seconds()

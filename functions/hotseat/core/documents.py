@@ -401,6 +401,11 @@ class Capacity(Document):
         description="Host memory for parked Models; the least recently used are stopped for others. Unset: half of the machine's "
         "memory, shared evenly by the Workspaces that state none. 0: nothing that holds memory is parked.",
     )
+    counted: bool = Field(
+        default=True,
+        description="Add up what residents claim. false: groups or sets alone say who may be resident together; each claim "
+        "still has its proof that the GPU is free.",
+    )
 
     @field_validator("devices")
     @classmethod
@@ -459,6 +464,21 @@ class Tenants(Document):
         return header
 
 
+class ModelGroup(Document):
+    """Models that make each other, or those of other groups, leave when they are loaded. Not grouped: capacity alone decides."""
+
+    name: Name = Field(description="Name of the group, for messages.")
+    members: tuple[Name, ...] = Field(default=(), max_length=150, description="Names of Models (not aliases).")
+    swap: bool = Field(default=True, description="One of its members at a time. false: they may be resident together.")
+    exclusive: bool = Field(
+        default=True, description="Loading a member makes the other groups leave. false: it is loaded beside them."
+    )
+    persistent: bool = Field(
+        default=False,
+        description="Its members never leave for Models of other groups, also not where there is no room.",
+    )
+
+
 class WorkspaceSpec(Document):
     """An amount of accelerator, and how it is shared."""
 
@@ -473,12 +493,48 @@ class WorkspaceSpec(Document):
         "seats of idle Models only, and keeps its own however idle it is.",
     )
 
+    groups: tuple[ModelGroup, ...] = Field(
+        default=(), max_length=16, description="Who leaves when a Model is loaded, beyond what the capacity asks for."
+    )
+    sets: tuple[Annotated[tuple[Name, ...], Field(max_length=150)], ...] = Field(
+        default=(),
+        max_length=1000,
+        validate_default=True,
+        description="Instead of groups: names of Models that may be resident together, or any part of them; those of no common "
+        "set never are.",
+    )
+
     @field_validator("return_to_default")
     @classmethod
     def _return_needs_a_default(cls, seconds: float, info: ValidationInfo) -> float:
         if seconds and not info.data.get("default_model"):
             raise ValueError("returnToDefault needs defaultModel")
         return seconds
+
+    @field_validator("groups")
+    @classmethod
+    def _in_one_group(cls, groups: tuple[ModelGroup, ...]) -> tuple[ModelGroup, ...]:
+        seen: dict[str, str] = {}
+        names = [group.name for group in groups]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"groups has {', '.join(doubled)} twice")
+        for group in groups:
+            for member in group.members:
+                if member in seen:
+                    both = "twice" if seen[member] == group.name else f"and in {group.name}; allowed: one group"
+                    raise ValueError(f"{member} is in {seen[member]} {both}")
+                seen[member] = group.name
+        return groups
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_or_groups(cls, sets: tuple[tuple[str, ...], ...], info: ValidationInfo) -> tuple[tuple[str, ...], ...]:
+        if sets and info.data.get("groups"):
+            raise ValueError("sets excludes groups")
+        capacity = info.data.get("capacity")
+        if capacity is not None and not capacity.counted and not sets and not info.data.get("groups", True):
+            raise ValueError("capacity.counted is false, so groups or sets must say who may be resident together")
+        return sets
 
 
 class Workspace(Document):

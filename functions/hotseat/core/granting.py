@@ -41,7 +41,7 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
     granted: set[str] = set()  # none of these goes for a lesser one
     for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
         times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
-        victims = _fewest([m for at, m in times if at <= view.now], taken, wish, view)
+        victims = _victims([m for at, m in times if at <= view.now], there, taken, wish, view)
         if victims is None:
             look_again += [at for at, _ in times if view.now < at < inf]
             continue
@@ -63,7 +63,8 @@ def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, 
         return (name not in pinned, models[name].seat is None, name not in resident, name)
 
     for name in sorted({*resident, *pinned} & models.keys(), key=order):
-        if models[name].claim.fits_beside(held, view.capacity):
+        there = models[name].seat in _STAYING and not models[name].leaving
+        if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.allows(name, kept)):
             held += models[name].claim.placed_beside(held, view.capacity)
             kept.append(name)
     return tuple(kept)
@@ -77,7 +78,7 @@ def _free_at(resident: ModelView, wish: ModelView) -> float:
     """
     if resident.seat is None or resident.leaving:
         return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
-    if resident.pinned or resident.wish >= wish.wish or not resident.idle or resident.claim == NOTHING:
+    if resident.pinned or resident.wish >= wish.wish or not resident.idle:
         return inf
     if resident.seat in _GOING:
         return -inf
@@ -85,6 +86,24 @@ def _free_at(resident: ModelView, wish: ModelView) -> float:
         return inf  # it loads
     patience = 0.0 if wish.wish is Wish.DEFAULT else resident.switch_cost + wish.switch_cost
     return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
+
+
+def _victims(
+    candidates: list[ModelView], there: list[ModelView], held: Claim, wish: ModelView, view: View
+) -> set[str] | None:
+    """Choose those that have to go for their groups and for the room; None where not all of them may."""
+    groups, names = view.groups, [m.name for m in (*there, *_stuck(view))]
+    may_go = {m.name: m for m in candidates if groups.may_leave(m.name, wish.name)}
+    found: list[set[str]] = []
+    for way in groups.ways(wish.name, names):
+        left = held - sum((may_go[name].claim for name in way if name in may_go), NOTHING)
+        others = [m for m in may_go.values() if m.name not in way and m.claim != NOTHING]
+        more = _fewest(others, left, wish, view) if way <= may_go.keys() else None
+        if more is not None:
+            found.append({*way, *more})
+    coming = [m.name for m in there if m.seat is None or m.leaving]  # none of them has to leave for what was wished for
+    found = [each for each in found if not any(groups.must_leave(wish.name, n) for n in coming if n not in each)]
+    return min(found, key=lambda each: sum(may_go[name].keeping for name in each), default=None)
 
 
 def _fewest(candidates: list[ModelView], held: Claim, wish: ModelView, view: View) -> set[str] | None:
@@ -105,7 +124,7 @@ def _fewest(candidates: list[ModelView], held: Claim, wish: ModelView, view: Vie
 
 
 def _stuck(view: View) -> list[ModelView]:
-    return [m for m in view.models if m.seat is SeatState.UNPROVEN]
+    return [m for m in view.models if m.seat is SeatState.UNPROVEN and not m.asleep]
 
 
 def _sum(models: list[ModelView], capacity: Capacity) -> Claim:

@@ -3,13 +3,15 @@
 A policy brings an order of those that want one, and says from when each resident may be taken off for whom.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
+from hotseat.core.groups import NOBODY
 from hotseat.core.messages import SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim, ModelView, View
 
 GOING = (SeatState.CLOSING, SeatState.DRAINING)
+Reluctance = tuple[bool, bool, bool, int, float, float, str]
 _STAYS = (SeatState.LOADING, SeatState.READY, *GOING)
 
 
@@ -39,29 +41,86 @@ def seat(
     `free_at(resident, waiter)`: from when the one may be taken off for the other. `alarms`: times at which the order changes.
     """
     chosen: list[str] = []
-    look_again: float | None = None
+    first: list[str] = []  # whose turn it is, though it cannot begin: nobody overtakes who would have to leave for them
+    look_ups: list[float] = []
     blocked = False  # whoever is first is served first: nobody overtakes by needing less
+    alarms, stuck = tuple(alarms), [m.name for m in _stuck(view)]
     for model in queue:
-        fits = model.claim.fits_beside(held, view.capacity)
+        if blocked and model.claim != NOTHING:
+            continue
+        if any(view.groups.apart(model.name, other) for other in (*chosen, *first)):
+            continue
+        ways = view.groups.ways(model.name, (*kept, *stuck, *chosen))
+        ways = [way for way in ways if way.isdisjoint(chosen) and way.isdisjoint(stuck)]
+        fits = NOBODY in ways and model.claim.fits_beside(held, view.capacity)
         victims: list[ModelView] = []
-        if not fits and model.may_evict and not blocked:
-            times = {m.name: free_at(m, model) for m in kept.values() if m.claim != NOTHING and not m.pinned}
-            victims = _fewest([m for m in kept.values() if times.get(m.name, inf) <= view.now], held, model, view)
+        if ways and not fits and model.may_evict and not blocked:
+            asked = [m for m in kept.values() if m.claim != NOTHING or any(m.name in way for way in ways)]
+            times = {
+                m.name: free_at(m, model) for m in asked if not m.pinned and view.groups.may_leave(m.name, model.name)
+            }
+            victims = _victims(model, ways, kept, held, times=times, view=view)
             if not victims:
-                blocked = True
+                first.append(model.name)
+                held, blocked = _reserve(model, ways[0], kept, held, view)
                 # More to take, or another first.
-                look_again = min((at for at in (*times.values(), *alarms) if view.now < at < inf), default=None)
+                look_ups += [at for at in (*times.values(), *alarms) if view.now < at < inf]
         for victim in victims:
             held -= victim.claim
             del kept[victim.name]
-        if victims or (fits and not (blocked and model.claim != NOTHING)):
+        if victims or fits:
             chosen.append(model.name)
             held += model.claim.placed_beside(held, view.capacity)
-    return (*kept, *chosen), look_again
+    return (*kept, *chosen), min(look_ups, default=None)
+
+
+def _victims(
+    model: ModelView,
+    ways: Iterable[frozenset[str]],
+    kept: Mapping[str, ModelView],
+    held: Claim,
+    *,
+    times: Mapping[str, float],
+    view: View,
+) -> list[ModelView]:
+    """Those that leave for a model: for its group, and for the room that it needs beyond that. None: it is not time yet."""
+    found: list[list[ModelView]] = []
+    for way in ways:
+        if any(times.get(name, inf) > view.now for name in way):
+            continue
+        forced = [kept[name] for name in way]
+        left = held - sum((m.claim for m in forced), NOTHING)
+        if model.claim.fits_beside(left, view.capacity):
+            found.append(forced)
+            continue
+        others = [m for m in kept.values() if m.name not in way and m.claim != NOTHING]
+        if more := _fewest([m for m in others if times.get(m.name, inf) <= view.now], left, model, view):
+            found.append([*forced, *more])
+    return min(found, key=_loss, default=[])
+
+
+def _reserve(
+    model: ModelView, way: frozenset[str], kept: Mapping[str, ModelView], held: Claim, view: View
+) -> tuple[Claim, bool]:
+    """Keep the room for one whose turn cannot begin yet; returns what is taken now, and whether nobody else gets any."""
+    freed = sum((kept[name].claim for name in way), NOTHING)
+    if not model.claim.fits_beside(held - freed, view.capacity):
+        return held, True
+    more = Claim(max(0, model.claim.gpus - freed.gpus), max(0, model.claim.memory - freed.memory))
+    if not more.fits_beside(held, view.capacity):
+        return held, True
+    return held + more.placed_beside(held, view.capacity), False
+
+
+def _loss(victims: list[ModelView]) -> tuple[int, float, int, list[Reluctance]]:
+    """Sort key of who might leave, those on their way out not counted: the busy, what keeping them saves, how many, who."""
+    lost = [m for m in victims if m.seat not in GOING]
+    who = sorted(map(_reluctance, victims), reverse=True)
+    return sum(not m.idle for m in lost), sum(m.keeping for m in lost), len(lost), who
 
 
 def _stuck(view: View) -> list[ModelView]:
-    return [m for m in view.models if m.seat is SeatState.UNPROVEN]
+    return [m for m in view.models if m.seat is SeatState.UNPROVEN and not m.asleep]
 
 
 def _shed(kept: dict[str, ModelView], held: Claim, capacity: Capacity) -> Claim:
@@ -114,7 +173,7 @@ def _cheapest_first(candidates: list[ModelView], held: Claim, model: ModelView, 
     return victims
 
 
-def _reluctance(model: ModelView) -> tuple[bool, bool, bool, int, float, float, str]:
+def _reluctance(model: ModelView) -> Reluctance:
     """Sort key: who goes first. Those on their way out, the idle, the less important, the cheaper, the least recently used.
 
     Never a pinned one for others, and last where the capacity shrinks.

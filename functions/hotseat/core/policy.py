@@ -11,6 +11,7 @@ from math import exp
 from typing import Protocol
 
 from hotseat.core.devices import Shares, choose, free_on, still_hold, without
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import SeatState
 
 SOON = 600.0  # seconds ahead that a policy thinks of when it asks who will be needed again
@@ -18,13 +19,13 @@ SOON = 600.0  # seconds ahead that a policy thinks of when it asks who will be n
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a Workspace has to give; memory None: not counted.
+    """What a Workspace has to give; None: not counted.
 
     `devices` are the names of its GPUs where they are ours to hand out, as on one machine: what fits is then asked of each of
     them, and a claim of memory shares them. Without (a cluster's device plugin does it) only sums are known, and GPUs are whole.
     """
 
-    gpus: int = 1
+    gpus: int | None = 1
     memory: int | None = None
     devices: tuple[str, ...] = ()
     host_memory: int | None = None  # bytes for parked processes; None: no limit
@@ -58,8 +59,8 @@ class Claim:
         """Choose its devices beside what is held: none where there are none to choose. None: it does not fit."""
         if self.memory and capacity.memory is not None and held.memory + self.memory > capacity.memory:
             return None
-        counted = not capacity.devices or capacity.memory is None
-        if counted and self.gpus and held.gpus + self.gpus > capacity.gpus:
+        counted = capacity.gpus is not None and (not capacity.devices or capacity.memory is None)
+        if counted and self.gpus and held.gpus + self.gpus > (capacity.gpus or 0):
             return None
         if not self.gpus or not capacity.devices:
             return ()
@@ -128,6 +129,7 @@ class ModelView:
     pinned: bool = False  # while resident it makes room for nobody
     wish: Wish = Wish.NONE  # granted after the policy has decided (granting.py), where it is in nobody's way
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
+    asleep: bool = False  # it is proven off the accelerator, whatever else cannot be
 
     @property
     def idle(self) -> bool:
@@ -151,6 +153,7 @@ class View:
     now: float
     capacity: Capacity
     models: tuple[ModelView, ...]
+    groups: Groups = UNGROUPED  # who may be resident with whom, beyond what fits
 
 
 @dataclass(frozen=True, slots=True)

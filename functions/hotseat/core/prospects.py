@@ -1,18 +1,20 @@
 """What stands between each model and a seat, beside the seat itself: weights, failures, refusals, operators' orders. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from hotseat.core.events import Emit
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import CacheObserved, CacheState, Fetch, Refusal, SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.seats import Failure, Holder
 
 MAX_BACKOFF = 300.0  # seconds
 UNPROVEN_RETRY = 10.0  # seconds
+ROOM_RETRY = 10.0  # seconds
 FETCH_RETRY = 5.0  # seconds
 STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
-_SHORTAGES = ("too_large", "release_unproven", "pinned")
+_SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,27 @@ class Prospects:
 
 
 def shortage(
-    model: str, claim: Claim, capacity: Capacity, holders: Iterable[Holder], *, now: float, epoch: int
+    model: str,
+    claim: Claim,
+    capacity: Capacity,
+    holders: Collection[Holder],
+    *,
+    now: float,
+    epoch: int,
+    groups: Groups = UNGROUPED,
 ) -> Refusal | None:
     """Say why no switch whatever could make room for a model, if that is so."""
     if not claim.fits_beside(NOTHING, capacity):
         return Refusal(epoch, "too_large", f"{model} claims more than there is of the accelerator")
     stuck = [h for h in holders if h.state is SeatState.UNPROVEN]
     taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
-    if claim.fits_beside(taken, capacity) and not any(h.model == model for h in stuck):
+    alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
+    if not alone or not claim.fits_beside(taken, capacity):
+        message = "the seat could not be proven free; a person has to look: hotseat ps"
+        return Refusal(epoch, "release_unproven", message, now + UNPROVEN_RETRY)
+    firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
+    if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):
         return None
-    message = "the seat could not be proven free; a person has to look: hotseat ps"
-    return Refusal(epoch, "release_unproven", message, now + UNPROVEN_RETRY)
+    names = ", ".join(sorted(h.model for h in firm))
+    message = f"there is no room for {model}: persistent groups keep {names} loaded"
+    return Refusal(epoch, "no_room", message, now + ROOM_RETRY)

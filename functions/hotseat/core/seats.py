@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hotseat.core.events import Emit
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import Demand, Observation, Residency, RuntimeCommand, SeatState
 from hotseat.core.policy import NOTHING, ONE_GPU, Capacity, Claim
 
@@ -69,11 +70,12 @@ class RouterLeft:
 
 @dataclass(frozen=True, slots=True)
 class TermsChanged:
-    """The documents: all models of the Workspace, and its capacity."""
+    """The documents: all models of the Workspace, its capacity, and who of them may be resident together."""
 
     now: float
     models: Mapping[str, Terms]
     capacity: Capacity
+    groups: Groups = UNGROUPED
 
 
 @dataclass(frozen=True, slots=True)

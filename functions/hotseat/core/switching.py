@@ -6,6 +6,7 @@ the policy wants. Invariants (tests/unit/test_core_machine.py):
 
 - what holders claim, known to be ready or not yet proven gone, never exceeds the capacity (one that shrinks empties first);
 - a model starts only when no earlier holder of it is left, but for replicas, which start beside ready ones and evict nobody;
+- a model starts only when none is left that its group or sets want gone for it;
 - before the drain deadline, a holder is stopped only when nothing is in flight on it and no router will send it more;
 - an observation about another epoch than the holder's changes nothing;
 - a model that is wanted and can be loaded is eventually loaded;
@@ -22,6 +23,7 @@ from hotseat.core import parking
 from hotseat.core.demands import NOBODY, Demands
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.granting import decide
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.memory import Memory
 from hotseat.core.messages import (
     CacheObserved,
@@ -98,6 +100,7 @@ class Switching:
     memory: Memory = field(default_factory=Memory)
     replicas: Replicas = field(default_factory=Replicas)
     parking: Parking = field(init=False)
+    groups: Groups = UNGROUPED
     _demands: Demands = field(default_factory=Demands)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
     _obliging: tuple[str, ...] = ()  # make room for a wish: nobody uses them
@@ -173,6 +176,7 @@ class Switching:
 
     def _change_terms(self, s: TermsChanged) -> None:
         old, self.capacity, self._changed = self.terms, s.capacity, True
+        self.groups = s.groups
         self.memory.keep(old, s.models)
         self.terms = self.memory.learnt(s.models, s.capacity)
         self.prospects.room_changed()
@@ -321,9 +325,9 @@ class Switching:
         del self.holders[holder.id]
         self.memory.seen.pop(holder.id, None)
         self._changed = True
-        if holder.state is SeatState.UNPROVEN:
+        if holder.state is SeatState.UNPROVEN or self.groups.stays(holder.model):
             self.prospects.room_changed()
-        elif holder.leaving != "failed" and not holder.asleep:
+        if holder.state is not SeatState.UNPROVEN and holder.leaving != "failed" and not holder.asleep:
             self.ledger.costs.note_stop(holder.model, seconds)
         data = {"holder": holder.id, "reason": holder.leaving or "evicted", "seconds": round(seconds, 4)}
         self._out.append(Emit("model.released", holder.model, data))
@@ -356,7 +360,8 @@ class Switching:
             return order
         if holder is not None or self.ledger.promised(model):
             return Order(since, may_evict=True)
-        at = evicts_at(since, self.terms[model].max_wait, self.holders.values(), self.ledger.costs, self._unused)
+        max_wait, holders, names = self.terms[model].max_wait, self.holders.values(), self.groups.names
+        at = evicts_at(since, max_wait, holders, self.ledger.costs, self._unused, grouped=names)
         if at < inf:
             self._wakes.append(at)
         return Order(since, at <= now)
@@ -425,8 +430,8 @@ class Switching:
                 continue
             if holder.seat not in seen or not (holder.staying or main.get(holder.model) is holder):
                 claim = holder.occupied(self.capacity)
-                views.append(ModelView(holder.seat, claim, seat=holder.state, leaving=True))
-        shown = View(now, self.capacity, tuple(views))
+                views.append(ModelView(holder.seat, claim, seat=holder.state, leaving=True, asleep=holder.asleep))
+        shown = View(now, self.capacity, tuple(views), self.groups)
         decision = decide(self.policy, shown)
         self.parking.needed, self.parking.waited_for = decision.resident, {v.name for v in views if v.waiting}
         wished = [m for m in views if m.wish and (m.seat is None or m.leaving)]
@@ -437,7 +442,7 @@ class Switching:
         holders = list(self.holders.values())
         for name, number in self.replicas.wanted(self.terms, holders, self._demands, now, self._wakes):
             terms = self.terms[name]
-            devices = terms.claim.place(self._held(), self.capacity)
+            devices = self._place(name)
             if devices is not None and self.prospects.cached(name):
                 self._start(name, terms, devices, now, replica=number)
 
@@ -459,8 +464,8 @@ class Switching:
 
     def _no_room(self, model: str, now: float) -> Refusal | None:
         """Say why no switch could make room for it, if that is so."""
-        claim, holders = self.terms[model].claim, self.holders.values()
-        return self.wishes.no_room(model, claim, self.capacity, holders, now=now, epoch=self.epoch + 1)
+        claim, holders, at = self.terms[model].claim, self.holders.values(), self.epoch + 1
+        return self.wishes.no_room(model, claim, self.capacity, holders, now=now, epoch=at, groups=self.groups)
 
     def _steer(self, holder: Holder, now: float, *, wanted: bool, cut_off: bool) -> None:
         """Start taking it off, or keep it after all. `cut_off`: what waits for it is not of this turn."""
@@ -544,7 +549,7 @@ class Switching:
         """Note that it is next, and start it if everything that is left leaves room for it."""
         terms = self.terms[model]
         sleeper = parking.sleeper(model, self.holders.values())
-        devices = self._place(terms.claim, sleeper)
+        devices = self._place(model, sleeper)
         free = devices is not None
         waiting, oldest = self._waiting(model)
         order = self.prospects.orders.get(model)
@@ -570,9 +575,11 @@ class Switching:
         else:
             self._stop(sleeper, now, "misplaced")  # its GPUs are others' now, and it can go to no other ones
 
-    def _place(self, claim: Claim, sleeper: Holder | None) -> tuple[str, ...] | None:
-        """Find room for a claim: on the GPUs that its engine slept on, where they are free; else on any."""
-        held = self._held()
+    def _place(self, model: str, sleeper: Holder | None = None) -> tuple[str, ...] | None:
+        """Find room for a model: on the GPUs that its engine slept on, where they are free; else on any. None: it may not start."""
+        if not self.groups.allows(model, (h.model for h in self.holders.values() if not h.asleep)):
+            return None
+        claim, held = self.terms[model].claim, self._held()
         own = claim.placed(sleeper.devices, self.capacity) if sleeper else claim
         devices = own.place(held, self.capacity)
         return devices if devices is not None or sleeper is None else claim.place(held, self.capacity)

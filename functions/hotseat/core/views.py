@@ -77,6 +77,7 @@ def model_view(
         deadline=waiters[1],
         wish=wish,
         pinned=wish is Wish.PINNED,
+        asleep=holder is not None and holder.asleep,
     )
 
 

@@ -9,6 +9,7 @@ operator's order would not do: it lifts a back-off, and no router could take it 
 from collections.abc import Callable, Collection, Iterable
 from math import inf
 
+from hotseat.core.groups import UNGROUPED
 from hotseat.core.messages import SeatState
 from hotseat.core.policy import NOTHING
 from hotseat.core.seats import GOING, Holder
@@ -45,7 +46,13 @@ class Wants:
 
 
 def evicts_at(
-    since: float, max_wait: float, holders: Iterable[Holder], costs: Costs, idle: Callable[[Holder], bool]
+    since: float,
+    max_wait: float,
+    holders: Iterable[Holder],
+    costs: Costs,
+    idle: Callable[[Holder], bool],
+    *,
+    grouped: Callable[[str], bool] = UNGROUPED.names,
 ) -> float:
     """Time from which a wish of that age may take a resident off; inf: not as things are.
 
@@ -53,14 +60,10 @@ def evicts_at(
     load in turns and serve nothing. A resident goes when it has rested for as long as bringing it back costs, or, in use, when
     it has had a turn of `max_wait` seconds and at least that cost.
     """
+    matter = [h for h in holders if (h.terms.claim != NOTHING or grouped(h.model)) and not h.asleep]
     return min(
-        (_goes_at(h, since, max_wait, costs.of(h.model, parks=h.terms.park), idle(h)) for h in holders if _matters(h)),
-        default=-inf,
+        (_goes_at(h, since, max_wait, costs.of(h.model, parks=h.terms.park), idle(h)) for h in matter), default=-inf
     )
-
-
-def _matters(holder: Holder) -> bool:
-    return holder.terms.claim != NOTHING and not holder.asleep
 
 
 def _goes_at(holder: Holder, since: float, max_wait: float, cost: float, idle: bool) -> float:

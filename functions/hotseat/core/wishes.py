@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim, Wish
 from hotseat.core.prospects import Prospects, shortage
@@ -113,17 +114,29 @@ class Wishes:
         return model in self.pinned or terms.wanted or terms.return_after > 0
 
     def no_room(
-        self, model: str, claim: Claim, capacity: Capacity, holders: Iterable[Holder], *, now: float, epoch: int
+        self,
+        model: str,
+        claim: Claim,
+        capacity: Capacity,
+        holders: Iterable[Holder],
+        *,
+        now: float,
+        epoch: int,
+        groups: Groups = UNGROUPED,
     ) -> Refusal | None:
         """Say why no switch could make room for a model, if that is so: for what there is, or for those that are pinned."""
         holders = list(holders)
-        refusal = shortage(model, claim, capacity, holders, now=now, epoch=epoch)
+        refusal = shortage(model, claim, capacity, holders, now=now, epoch=epoch, groups=groups)
         if refusal or not self._blocking:
             return refusal
-        taken = [
-            h for h in holders if h.model != model and (h.state is SeatState.UNPROVEN or self._keeps_others_out(h))
-        ]
-        if claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
+
+        def remains(holder: Holder) -> bool:
+            kept = self._keeps_others_out(holder) or (holder.staying and not groups.may_leave(holder.seat, model))
+            return holder.model != model and not holder.asleep and (kept or holder.state is SeatState.UNPROVEN)
+
+        taken = [h for h in holders if remains(h)]
+        allowed = groups.allows(model, (h.model for h in taken))
+        if allowed and claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
             return None
         names = sorted({h.model for h in taken} & self.pinned)
         message = f"{model} does not fit beside {', '.join(names)}: pinned. To make room: hotseat unpin {names[0]}"

@@ -11,6 +11,7 @@ from hotseat.core.units import format_bytes
 from hotseat.manifests import windows
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.fallbacks import check_fallbacks
+from hotseat.manifests.grouping import strangers, ungrouped
 from hotseat.manifests.problems import Path, Problem, did_you_mean, shown
 
 ENGINES = "hotseat.engines"
@@ -55,6 +56,8 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     if complete:
         yield from _homeless(models, workspaces, homes)
         yield from _defaults(models, workspaces, homes)
+        yield from strangers(models, workspaces, homes)
+    yield from ungrouped(models, workspaces, homes)
     yield from _misfits(models, workspaces, homes)
     owners = {name: entry for entry in models for name, _ in _claims(entry)}
     yield from check_fallbacks(owners, complete=complete)
@@ -208,7 +211,12 @@ def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, s
         capacity = capacities.get(
             homes[id(entry)], None if workspaces else Workspace.model_fields["spec"].default.capacity
         )
-        if capacity is None or not isinstance(entry.document, Model) or entry.document.spec.engine == "external":
+        if (
+            capacity is None
+            or not capacity.counted
+            or not isinstance(entry.document, Model)
+            or entry.document.spec.engine == "external"
+        ):
             continue
         wanted, where = entry.document.spec.resources, f"the Workspace {homes[id(entry)]} has"
         if wanted.gpus > capacity.gpus:

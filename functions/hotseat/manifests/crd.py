@@ -34,6 +34,8 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
             for part in ("metadata", "spec")
         },
     },
+    ("ModelGroup", "members"): {"x-kubernetes-list-type": "set"},
+    ("WorkspaceSpec", "groups"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     ("ModelStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ("WorkspaceStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
 }

@@ -1,7 +1,7 @@
 """`load`: all documents of some files as one consistent Manifest, or every problem of all of them."""
 
 import os.path
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,12 +28,17 @@ class Manifest:
 
 def load(paths: Sequence[Path], plugins: Plugins | None = None) -> Manifest:
     """Read files, folders of files and `-` (the standard input). ManifestErrors holds all that is wrong with them."""
+    return load_texts(read(paths), plugins)
+
+
+def load_texts(texts: Iterable[Text | Problem], plugins: Plugins | None = None) -> Manifest:
+    """Do the same for what has been read, or was never a file."""
     found: list[Entry] = []
     problems: list[Problem] = []
     files: list[Text] = []
     order: dict[str, int] = {}  # of the files, for their problems
     complete = True
-    for text in read(paths):
+    for text in texts:
         order.setdefault(text.file if isinstance(text, Problem) else text.name, len(order))
         if isinstance(text, Problem):
             problems.append(text)

@@ -11,6 +11,8 @@ from hotseat.core.documents import SECRET_HEADERS, SOURCE_SCHEMES
 
 _SCHEMES = "|".join(SOURCE_SCHEMES)
 _SCHEME_LIST = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
+_COUNTED = "!has(self.capacity) || !has(self.capacity.counted) || self.capacity.counted"
+_HOMES = "self.filter(each, has(each.members) && name in each.members)"
 _FIELD = r"\{(port|host|model|name|source|env:[A-Za-z_][A-Za-z0-9_]*)\}"
 
 Rule = tuple[str, str]  # CEL, and what to say where it is false
@@ -32,6 +34,10 @@ def any_uses(name: str) -> str:
     return " || ".join(
         f"(has(self.{field}) && self.{field}.exists(text, text.matches(r'{pattern}')))" for field in ("command", "args")
     )
+
+
+def _some(field: str) -> str:
+    return f"has(self.{field}) && size(self.{field}) > 0"
 
 
 def _engines() -> Iterator[Rule]:
@@ -124,6 +130,17 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         (
             "!has(self.returnToDefault) || duration(self.returnToDefault) == duration('0s') || has(self.defaultModel)",
             "returnToDefault needs defaultModel",
+        ),
+        (f"!({_some('sets')}) || !({_some('groups')})", "sets excludes groups"),
+        (
+            f"{_COUNTED} || ({_some('groups')}) || ({_some('sets')})",
+            "capacity.counted is false, so groups or sets must say who may be resident together",
+        ),
+    ),
+    ("WorkspaceSpec", "groups"): (
+        (
+            f"self.all(one, !has(one.members) || one.members.all(name, {_HOMES}.size() == 1))",
+            "a Model is in two groups",
         ),
     ),
     ("Capacity", ""): (
