@@ -144,7 +144,7 @@ def simulate(
     players = {name: case.player(name, cast) for name in names}
     began = time.monotonic()
     records = {name: play(asked()) for name, play in players.items()}
-    results = [figures(name, record, cast.capacity.gpus) for name, record in records.items()]
+    results = [figures(name, record, cast.gpus) for name, record in records.items()]
     if plot and plot != ON_TERMINAL:
         simulate_plot.png(records, Path(plot))
     if output == "json":

@@ -124,18 +124,19 @@ class Case:
         if requests is None and duration is None:
             duration = DAY if self.shape == "day" else None
             requests = None if duration else REQUESTS_AT_ONCE if self.shape == "alternate" else REQUESTS
-        gpus, spread = cast.capacity.gpus, self.service_spread
+        gpus, spread = cast.gpus, self.service_spread
         plan = Plan(cast.parts, self.load, gpus, requests, duration, spread, self.seed)
         return lambda: SHAPES[self.shape](plan)
 
     def player(self, name: str, cast: Cast) -> Callable[[Iterable[Asked]], Record]:
         """Set up a run under a policy, or under none. Raises click.UsageError where there is no such policy."""
         if name == NAIVE:
-            return Naive(cast.engines, gpus=cast.capacity.gpus, load_spread=self.load_spread, seed=self.seed).run
+            return Naive(cast.engines, gpus=cast.gpus, load_spread=self.load_spread, seed=self.seed).run
         return World(
             _policy(name),
             cast.engines,
             capacity=cast.capacity,
+            groups=cast.groups,
             routers=self.routers,
             load_spread=self.load_spread,
             seed=self.seed,

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from hotseat.control.terms import capacity_of, limits_of, terms_of
+from hotseat.control.terms import capacity_of, groups_of, limits_of, terms_of
 from hotseat.core.documents import Model, Workspace
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.seats import Terms
 from hotseat.core.units import Unreadable, parse_duration
@@ -46,6 +47,12 @@ class Cast:
     capacity: Capacity
     policy: str = "batch"
     max_waiting: int | None = None
+    groups: Groups = UNGROUPED
+
+    @property
+    def gpus(self) -> int:
+        """How many there are; where none are counted, how many models groups let be there at a time."""
+        return self.groups.together(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
 
 
 def made_up(models: Mapping[str, Times], terms: Terms, gpus: int) -> Cast:
@@ -81,8 +88,9 @@ def documented(
     check_names(own, [it.name for it in models], "documents")
     times = {it.name: replace(common, **own.get(it.name, {})) for it in models}
     engines = {it.name: _engine(it, home, times[it.name]) for it in models}
-    capacity = capacity_of(home, tuple(map(str, range(home.spec.capacity.gpus))))  # as on one machine
-    return Cast(engines, _parts(engines, times), capacity, home.spec.policy.name, home.spec.queue.max_waiting)
+    names = tuple(map(str, range(home.spec.capacity.gpus)))  # as on one machine
+    capacity, policy = capacity_of(home, names), home.spec.policy.name
+    return Cast(engines, _parts(engines, times), capacity, policy, home.spec.queue.max_waiting, groups_of(home))
 
 
 def _home(manifest: Manifest, name: str | None) -> Workspace:

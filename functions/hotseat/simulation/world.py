@@ -10,6 +10,7 @@ from functools import partial
 
 from hotseat.core import admission
 from hotseat.core.admission import Admission, Arrive, Cut, Dispatch, Finish, Limits, Reject, ReportDemand, ResidencySeen
+from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -81,13 +82,15 @@ class World:
         engines: Mapping[str, Engine],
         *,
         capacity: Capacity = Capacity(),  # noqa: B008 - it is frozen
+        groups: Groups = UNGROUPED,
         routers: int = 1,
         max_waiting: int = sys.maxsize,
         load_spread: float = 0.0,
         seed: int = 1,
         carry: float = 0.001,
     ) -> None:
-        self.floor = Floor(engines, gpus=capacity.gpus, load_spread=load_spread, seed=seed)
+        gpus = groups.together(set(engines)) if capacity.gpus is None else capacity.gpus
+        self.floor = Floor(engines, gpus=gpus, load_spread=load_spread, seed=seed)
         self.switching = Switching("simulated", policy)
         self._carry = carry
         self._tick_at: float | None = None
@@ -100,7 +103,7 @@ class World:
         }
         for router in self.routers:
             router.ask(admission.LimitsChanged(0.0, limits, max_waiting))
-        self._tell(TermsChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity))
+        self._tell(TermsChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity, groups))
         for name in engines:
             self._tell(CacheObserved(0.0, name, CacheState.CACHED))
 
