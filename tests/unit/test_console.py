@@ -105,12 +105,12 @@ def test_the_banner_says_where_what_and_what_to_type_next():
     stream = io.StringIO()
     console = Console(stream, json_lines=False, color=False)
     models = [("gemma", "llamacpp", ["gpt-4o"], "unloaded"), ("embed", "llamacpp", [], "unloaded")]
-    console.banner(URL, models, [("default", 1)], chat_hints(URL, "gemma"))
+    console.banner(URL, models, [("default", 1), ("two", 2), ("all", None)], chat_hints(URL, "gemma"))
     console.close()
     assert (
         stream.getvalue()
         == f"""\
-hotseat {__version__} at http://127.0.0.1:8000, workspace default (1 GPU)
+hotseat {__version__} at http://127.0.0.1:8000, workspace default (1 GPU), two (2 GPUs), all (groups decide)
 
   MODEL   ENGINE     STATE      ALIASES
   gemma   llamacpp   unloaded   gpt-4o

@@ -94,7 +94,8 @@ def _queue_row(row: Row) -> list[str]:
 
 def _seats(body: Row) -> list[list[str]]:
     """One row for each resident, and one for each workspace that has none."""
-    spaces = {space["name"]: (space.get("capacity") or {}).get("gpus") for space in body.get("workspaces") or ()}
+    capacities = {space["name"]: space.get("capacity") or {} for space in body.get("workspaces") or ()}
+    spaces = {name: it.get("gpus") if it.get("counted", True) else "-" for name, it in capacities.items()}
     rows = [
         [
             row["workspace"],

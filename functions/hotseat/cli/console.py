@@ -67,9 +67,9 @@ class Console:
         self._thread: threading.Thread | None = None
 
     def banner(
-        self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int]], hints: Sequence[str]
+        self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int | None]], hints: Sequence[str]
     ) -> None:
-        """Say where it listens, what it serves, how many GPUs each workspace has, and what to type next."""
+        """Say where it listens, what it serves, how many GPUs each workspace has (None: uncounted), and what to type next."""
         self._later(lambda: self._banner(url, models, workspaces, hints))
 
     def event(self, cloudevent: Event) -> None:
@@ -116,7 +116,7 @@ class Console:
                     self._line.show(busy)
 
     def _banner(
-        self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int]], hints: Sequence[str]
+        self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int | None]], hints: Sequence[str]
     ) -> None:
         columns = ("name", "engine", "aliases", "state")
         rows = [(name, engine, list(aliases), state) for name, engine, aliases, state in models]
@@ -127,7 +127,7 @@ class Console:
             "workspaces": [{"name": name, "gpus": gpus} for name, gpus in workspaces],
         }
         listed = table(["MODEL", "ENGINE", "STATE", "ALIASES"], [(n, e, s, ",".join(a)) for n, e, a, s in rows])
-        seats = ", ".join(f"{name} ({gpus} GPU{'' if gpus == 1 else 's'})" for name, gpus in workspaces)
+        seats = ", ".join(f"{name} ({_seats(gpus)})" for name, gpus in workspaces)
         text = "\n".join(
             [
                 f"{self._styled(f'hotseat {__version__}', bold=True)} at {self._styled(url, bold=True)}, workspace {seats}",
@@ -211,3 +211,9 @@ class Console:
 
 def _nothing() -> None:
     """Stand for an empty queue: only the live line is redrawn."""
+
+
+def _seats(gpus: int | None) -> str:
+    if gpus is None:
+        return "groups decide"
+    return f"{gpus} GPU{'' if gpus == 1 else 's'}"

@@ -143,7 +143,7 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         console.banner(
             url,
             [(m.name, m.spec.engine, m.spec.aliases, _state(m)) for m in manifest.models],
-            [(w.name, w.spec.capacity.gpus) for w in manifest.workspaces],
+            [(w.name, w.spec.capacity.gpus if w.spec.capacity.counted else None) for w in manifest.workspaces],
             hints,
         )
 
