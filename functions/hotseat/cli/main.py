@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "switches": ("hotseat.cli.commands", "List the latest switches with the time that each phase took."),
     "validate": ("hotseat.cli.documents", "Check documents, and do nothing else."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
+    "import": ("hotseat.cli.importing", "Make documents of another program's configuration."),
     "simulate": ("hotseat.cli.simulate", "Run a made-up load through the scheduler, in simulated time."),
     "doctor": ("hotseat.cli.doctor", "Check everything in a cluster that hotseat needs."),
     "version": ("hotseat.cli.commands", "Print the version of this program."),
@@ -55,7 +57,7 @@ class LazyGroup(click.Group):
             if close and not ctx.resilient_parsing:
                 ctx.fail(f"No such command '{name}'. Did you mean {close[0]}?")
             return None
-        command: click.Command = getattr(import_module(COMMANDS[name][0]), name)
+        command: click.Command = getattr(import_module(COMMANDS[name][0]), f"{name}_" if iskeyword(name) else name)
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

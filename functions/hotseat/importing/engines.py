@@ -1,0 +1,52 @@
+"""Which engine runs a command line: llamacpp where that comes to exactly the same, else custom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from hotseat.importing.commands import as_field, is_later
+
+_MODEL, _PORT, _HOST = ("-m", "--model"), ("--port",), ("--host",)
+_HERE = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a Model's spec says of its engine."""
+
+    name: str
+    source: str = ""
+    command: list[str] = field(default_factory=list)
+    args: list[str] = field(default_factory=list)
+
+
+def engine_of(words: Sequence[str], late: Sequence[str], *, plain: bool) -> Engine:
+    """Choose the engine. `late`: assignments that env(1) makes before it; `plain`: it listens on the port that it is given."""
+    if plain and not late and (engine := _llamacpp(words)):
+        return engine
+    prefix = [f"{name}={as_field(value)}" for name, _, value in (each.partition("=") for each in late)]
+    return Engine("custom", command=[*(["env", *prefix] if prefix else []), *map(as_field, words)])
+
+
+def _llamacpp(words: Sequence[str]) -> Engine | None:
+    """Recognise llama-server with one file of this machine, on our port, with nothing that only custom could fill in."""
+    program, *rest = words
+    if PurePath(program).name != "llama-server" or is_later(program):
+        return None
+    taken: dict[tuple[str, ...], list[str]] = {_MODEL: [], _PORT: [], _HOST: []}
+    args: list[str] = []
+    following = iter(rest)
+    for word in following:
+        flag, equals, value = word.partition("=")
+        kind = next((names for names in taken if flag in names), None)
+        if kind is None:
+            args.append(word)
+        else:
+            taken[kind].append(value if equals else next(following, ""))
+    models, ports, hosts = taken.values()
+    exact = (
+        len(models) == 1 and models[0].startswith("/") and ports == ["${PORT}"] and all(host in _HERE for host in hosts)
+    )
+    if not exact or any(is_later(word) for word in (*models, *args)):
+        return None
+    return Engine("llamacpp", models[0], [program], args)

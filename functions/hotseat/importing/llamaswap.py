@@ -1,0 +1,149 @@
+"""A configuration of llama-swap or llmsnap to documents."""
+
+from collections.abc import Mapping
+
+from hotseat.core.documents import API_VERSION, DEFAULT_WORKSPACE
+from hotseat.importing.macros import Macros
+from hotseat.importing.models import Common, OneModel
+from hotseat.importing.naming import labels
+from hotseat.importing.peers import external_models
+from hotseat.importing.reading import Reader
+from hotseat.importing.settings import TOP_KEYS, TOP_LOST
+from hotseat.importing.together import Together, together
+from hotseat.importing.writing import Draft, Imported, Json, Note, compact, write
+from hotseat.manifests.nodes import parse
+from hotseat.manifests.problems import ManifestErrors, Problem
+
+
+def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
+    """Make documents of a configuration. ManifestErrors: it is none, or llama-swap itself would not take it."""
+    reader = _open(content, file)
+    names = labels(reader.mapping(("models",)), _others(reader))
+    shared = reader.mapping(("macros",))
+    who = together(reader, names)
+    common = Common(
+        labels=names,
+        macros=shared,
+        environ=environ,
+        preload=frozenset(_real(reader, name) for name in reader.texts(("hooks", "on_startup", "preload"))),
+        priorities=_priorities(reader),
+        more_aliases=_profile_names(reader),
+    )
+    models = [OneModel(reader, name, common).draft() for name in names]
+    peers, peer_notes = external_models(reader, [*names.values(), *_others(reader)])
+    notes = [*who.notes, *_top_notes(reader), *peer_notes, *_preload_notes(common, who)]
+    if reader.problems:
+        raise ManifestErrors(sorted(dict.fromkeys(reader.problems), key=lambda it: (it.line or 0, it.column or 0)))
+    space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": DEFAULT_WORKSPACE}}
+    workspace = Draft({**space, "spec": who.spec}, "Who may be resident together, and what holds for all models", notes)
+    head = (f"Made by `hotseat import` from {file}.", *HEAD, "")
+    return write(head, [workspace, *models, *peers])
+
+
+HEAD = (
+    "What was changed and what has no equal stands above each document. docs/from-llama-swap.md sets old beside new.",
+)
+
+
+def _open(content: str, file: str) -> Reader:
+    trees = list(parse(content, file))
+    wrong = [tree for tree in trees if isinstance(tree, Problem)]
+    if wrong or len(trees) != 1:
+        raise ManifestErrors(wrong or [Problem(file, f"has {len(trees)} documents; a configuration is one")])
+    (tree,) = trees
+    assert not isinstance(tree, Problem)  # noqa: S101 - told above
+    if not isinstance(tree.data, dict) or not isinstance(tree.data.get("models"), dict):
+        allowed = "a configuration of llama-swap or llmsnap, with models"
+        raise ManifestErrors([Problem(file, "is no configuration that can be imported", allowed=allowed)])
+    return Reader(tree, file)
+
+
+def _others(reader: Reader) -> list[str]:
+    """Everything beside names of models that clients may say: no label may be one of these."""
+    found: list[str] = []
+    for model in reader.mapping(("models",)):
+        macros = Macros(model, {}, {})
+        aliases = reader.items(("models", model, "aliases"))
+        found += [str(alias.get("id")) if isinstance(alias, dict) else str(alias) for alias in aliases]
+        found += [macros.fill(key) for key in reader.mapping(("models", model, "filters", "setParamsByID"))]
+    return found
+
+
+def _real(reader: Reader, name: str) -> str:
+    """Name of the model that is meant by a name or an alias."""
+    for model in reader.mapping(("models",)):
+        if name.strip() == model or name.strip() in map(str, reader.items(("models", model, "aliases"))):
+            return model
+    return name
+
+
+def _priorities(reader: Reader) -> dict[str, int]:
+    path = ("routing", "scheduler", "settings", "fifo", "priority")
+    return {_real(reader, name): reader.number((*path, name)) or 0 for name in reader.mapping(path)}
+
+
+def _profile_names(reader: Reader) -> dict[str, list[str]]:
+    """Names `profile:model` that clients of former versions send, by model."""
+    found: dict[str, list[str]] = {}
+    for profile, members in reader.mapping(("profiles",)).items():
+        for member in members if isinstance(members, list) else ():
+            found.setdefault(_real(reader, str(member)), []).append(f"{profile}:{member}")
+    return found
+
+
+def _top_notes(reader: Reader) -> list[Note]:
+    notes = []
+    for key, value in reader.mapping(()).items():
+        if key in TOP_LOST:
+            notes.append(Note("no equal", key, f"{compact(value)}: {TOP_LOST[key]}"))
+        elif key not in TOP_KEYS:
+            notes.append(Note("no equal", key, "not known to this importer"))
+    if keys := reader.items(("apiKeys",)):
+        text = f"{len(keys)} of them: put them into a file, one a line, for hotseat up --api-key-file FILE"
+        notes.append(Note("changed", "apiKeys", text))
+    for profile, what in reader.mapping(("profiles",)).items():
+        text = f"clients may go on to send {profile}:MODEL; the models are not loaded together for that"
+        if isinstance(what, dict):
+            text = (
+                f"{compact(what.get('pins', {}))}: no name leads to another model for a time; give that model an alias"
+            )
+        notes.append(Note("no equal", f"profiles.{profile}", text))
+    if reader.get(("sleepMode",)) is not None:
+        notes.append(
+            Note("no equal", "sleepMode", f"{compact(reader.get(('sleepMode',)))}: each Model says how it is released")
+        )
+    return notes + _routing_notes(reader) + _hook_notes(reader)
+
+
+def _routing_notes(reader: Reader) -> list[Note]:
+    notes = []
+    if reader.get(("routing", "scheduler")) is not None:
+        text = (
+            "the policy is batch: bounded waits, no thrashing; spec.policy.name: fifo goes by the oldest request alone"
+        )
+        notes.append(Note("changed", "routing.scheduler", text))
+    known = {(): {"scheduler", "router"}, ("scheduler",): {"use", "settings"}, ("router",): {"use", "settings"}}
+    known |= {("scheduler", "settings"): {"fifo"}, ("router", "settings"): {"groups", "matrix"}}
+    for path, keys in known.items():
+        lost = sorted(reader.mapping(("routing", *path)).keys() - keys)
+        notes += [Note("no equal", ".".join(("routing", *path, key)), "not known to this importer") for key in lost]
+    return notes
+
+
+def _hook_notes(reader: Reader) -> list[Note]:
+    lost = [f"hooks.{key}" for key in reader.mapping(("hooks",)) if key != "on_startup"]
+    lost += [f"hooks.on_startup.{key}" for key in reader.mapping(("hooks", "on_startup")) if key != "preload"]
+    return [Note("no equal", key, "not known to this importer") for key in lost]
+
+
+def _preload_notes(common: Common, who: Together) -> list[Note]:
+    """Say which of the preloaded cannot be resident together, and which are no models."""
+    field = "hooks.on_startup.preload"
+    unknown = sorted(common.preload - common.labels.keys())
+    notes = [Note("no equal", field, f"{name} is no model") for name in unknown]
+    wanted = [common.labels[name] for name in common.labels if name in common.preload]
+    clash = [f"{a} and {b}" for i, a in enumerate(wanted) for b in wanted[i + 1 :] if who.groups.apart(a, b)]
+    if clash:
+        text = f"{', '.join(clash)} cannot be resident together: the first stays, where llama-swap loads them in turn"
+        notes.append(Note("changed", field, text))
+    return notes

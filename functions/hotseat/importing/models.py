@@ -1,0 +1,296 @@
+"""One model of llama-swap to a Model."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from hotseat.core.base import VARIABLE_PATTERN
+from hotseat.core.documents import API_VERSION
+from hotseat.importing import commands, parking
+from hotseat.importing.engines import Engine, engine_of
+from hotseat.importing.macros import ENVIRONMENT, Macros, unknown
+from hotseat.importing.naming import is_alias
+from hotseat.importing.reading import Reader
+from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST
+from hotseat.importing.writing import Draft, Json, Note, compact
+from hotseat.manifests.problems import Path
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - of addresses to connect to
+SHORTEST_START = 15  # seconds
+HIGHEST = 1000  # priority of a Model
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all models share: their labels by their names, and the settings at the top of the file."""
+
+    labels: Mapping[str, str]
+    macros: Mapping[str, Any]
+    environ: Mapping[str, str]
+    preload: frozenset[str]
+    priorities: Mapping[str, int]
+    more_aliases: Mapping[str, list[str]]
+
+
+@dataclass(slots=True)
+class OneModel:
+    """Makes one Model; `notes` grow meanwhile."""
+
+    reader: Reader
+    id: str
+    common: Common
+    notes: list[Note] = field(default_factory=list)
+    macros: Macros = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.macros = Macros(self.id, self.common.macros, self.reader.mapping(self._at("macros")))
+
+    def draft(self) -> Draft:
+        """Make the document."""
+        name = self.common.labels[self.id]
+        env, late = self._env()
+        engine = self._engine(late)
+        aliases, served = self._aliases(name), self._served_name(name)
+        spec: Json = {
+            "engine": engine.name,
+            "source": engine.source,
+            "aliases": aliases,
+            "servedName": served,
+            "command": engine.command,
+            "args": engine.args,
+            "env": env,
+            "port": self._port(),
+            "health": self._health(),
+            "stopCommand": self._stop_command(),
+            "lifecycle": self._lifecycle(),
+            "scheduling": self._scheduling(),
+            "concurrency": self._concurrency(),
+            "description": self._fill("description"),
+            "metadata": self._metadata(),
+            "unlisted": self.reader.flag(self._at("unlisted"), default=False),
+        }
+        self._filters()
+        self._lost()
+        origin = f"{self.id} (line {self.reader.line(('models', self.id))})"
+        kept = {key: value for key, value in spec.items() if value not in (None, "", [], {}, False, 0)}
+        document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}, "spec": kept}
+        return Draft(document, origin, tuple(dict.fromkeys(self.notes)))
+
+    def _at(self, *path: str | int) -> Path:
+        return ("models", self.id, *path)
+
+    def _changed(self, field_: str, text: str) -> None:
+        self.notes.append(Note("changed", field_, text))
+
+    def _no_equal(self, field_: str, text: str) -> None:
+        self.notes.append(Note("no equal", field_, text))
+
+    def _fill(self, key: str, default: str = "") -> str:
+        """Read a text with its macros filled in; variables of the environment as they are now."""
+        text = self.macros.fill(self.reader.text(self._at(key)) or default)
+        self._complain(key, text, later=("PORT",))
+        if "${PORT}" in text and key != "proxy":
+            self._no_equal(key, "${PORT} is known only when a model runs, and stands as it is")
+        return self._resolved(key, text)
+
+    def _complain(self, key: str, text: str, *, later: tuple[str, ...]) -> None:
+        if name := unknown(text, later):
+            self.reader.problem(f"the macro ${{{name}}} is not defined", self._at(key))
+
+    def _resolved(self, key: str, text: str) -> str:
+        for variable in dict.fromkeys(ENVIRONMENT.findall(text)):
+            if variable not in self.common.environ:
+                message = (
+                    f"the environment variable {variable} is not set, and only a command can be filled when it starts"
+                )
+                self.reader.problem(message, self._at(key))
+                continue
+            self._changed(key, f"the variable {variable} of the environment was filled in as it was at the import")
+            text = text.replace(f"${{env.{variable}}}", self.common.environ[variable])
+        return text
+
+    # How it runs ------------------------------------------------------------------------------------------------------
+
+    def _engine(self, late: list[str]) -> Engine:
+        words = self._words("cmd")
+        if not words:
+            if not self.reader.text(self._at("cmd")).strip():
+                self.reader.problem("is missing: the command that serves it", self._at("cmd"))
+            return Engine("custom")
+        engine = engine_of(words, late, plain=self._is_plain())
+        if engine.name == "llamacpp":
+            self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias to it")
+        return engine
+
+    def _is_plain(self) -> bool:
+        """Whether it listens where any engine would: on the port that it is given."""
+        return self.reader.get(self._at("proxy")) is None or self._fill("proxy") in {
+            f"http://{host}:${{PORT}}" for host in LOOPBACK[:2]
+        }
+
+    def _words(self, key: str) -> list[str]:
+        text = self.macros.fill(commands.without_comments(self.reader.text(self._at(key))))
+        self._complain(key, text, later=("PORT", "PID") if key == "cmdStop" else ("PORT",))
+        try:
+            return commands.words(text)
+        except ValueError as error:
+            self.reader.problem(f"is no command line: {error}", self._at(key))
+            return []
+
+    def _env(self) -> tuple[list[Json], list[str]]:
+        """Split variables into those with values, and assignments of what is known only at the start (for env(1))."""
+        found: dict[str, str] = {}
+        late: list[str] = []
+        for index, entry in enumerate(self.reader.texts(self._at("env"))):
+            name, equals, value = entry.partition("=")
+            if not equals or not _is_variable(name):
+                self.reader.problem("is no NAME=value", self._at("env", index), found=entry)
+            elif value == f"${{env.{name}}}":
+                self._changed("env", f"{name} is not repeated: engines get hotseat's own environment")
+            elif ENVIRONMENT.search(value):
+                late.append(entry)
+            else:
+                found[name] = value
+        if late:
+            self._changed("env", f"env(1) sets {', '.join(e.partition('=')[0] for e in late)} when it starts")
+        return [{"name": name, "value": value} for name, value in found.items()], late
+
+    def _port(self) -> int | None:
+        proxy = self.macros.fill(self.reader.text(self._at("proxy")))
+        in_command = "${PORT}" in self.macros.fill(commands.without_comments(self.reader.text(self._at("cmd"))))
+        if not proxy or "${PORT}" in proxy:
+            if not in_command and self.reader.get(self._at("cmd")) is not None:
+                where = (
+                    "proxy uses ${PORT}, but cmd does not"
+                    if proxy
+                    else "cmd has no ${PORT}, and proxy does not say where"
+                )
+                self.reader.problem(f"{where}: where would it listen?", self._at("proxy" if proxy else "cmd"))
+            self._odd_proxy(proxy.replace("${PORT}", "1"), proxy)
+            return None
+        proxy = self._fill("proxy")
+        try:
+            port = urlsplit(proxy).port or (443 if proxy.startswith("https") else 80)
+        except ValueError:
+            self.reader.problem("is no URL", self._at("proxy"), found=proxy)
+            return None
+        if in_command:
+            self._changed("proxy", f"it names port {port}, so that ${{PORT}} in cmd is {port} as well")
+        self._odd_proxy(proxy, proxy)
+        return port
+
+    def _odd_proxy(self, address: str, shown: str) -> None:
+        url = urlsplit(address or "http://localhost")
+        if url.hostname not in LOOPBACK or url.scheme != "http" or url.path not in ("", "/"):
+            text = f"{shown}: hotseat asks http://127.0.0.1:PORT; a server elsewhere is a Model of engine external"
+            self._no_equal("proxy", text)
+
+    def _health(self) -> Json:
+        path = self._fill("checkEndpoint", "/health")
+        if path == "none":
+            self._no_equal(
+                "checkEndpoint", "none: hotseat waits for GET health.path (/health) to answer 2xx; name another there"
+            )
+        elif not path.startswith("/"):
+            self.reader.problem("is no path", self._at("checkEndpoint"), found=path, allowed="/… or none")
+        return {"path": path} if path.startswith("/") and path != "/health" else {}
+
+    def _stop_command(self) -> list[str]:
+        words = self._words("cmdStop")
+        if any("${PID}" in word for word in words):
+            self._no_equal(
+                "cmdStop", f"{' '.join(words)}: hotseat itself ends the whole process tree: SIGTERM, then SIGKILL"
+            )
+            return []
+        return [commands.as_field(word) for word in words]
+
+    def _lifecycle(self) -> Json:
+        ttl = self.reader.number(self._at("ttl"))
+        if ttl is None or ttl < 0:
+            ttl = self.reader.number(("globalTTL",)) or 0
+        start = self.reader.number(("healthCheckTimeout",))
+        stop = self.reader.number(self._at("unloadTimeout")) or self.reader.number(("unloadTimeout",))
+        lifecycle: Json = {"idleTimeout": f"{ttl}s"} if ttl else {}
+        lifecycle["startTimeout"] = f"{max(SHORTEST_START, 120 if start is None else start)}s"
+        if stop:
+            lifecycle["stopTimeout"] = f"{stop}s"
+        if self.id in self.common.preload:
+            lifecycle["preload"] = True
+        parked, notes = parking.of(self.reader, self._at(), self.macros)
+        self.notes += notes
+        return lifecycle | parked
+
+    def _scheduling(self) -> Json:
+        wanted = self.common.priorities.get(self.id, 0)
+        priority = max(-HIGHEST, min(HIGHEST, wanted))
+        if priority != wanted:
+            self._changed("routing.scheduler.settings.fifo.priority", f"{wanted} is {priority}, the most there is")
+        return {"priority": priority} if priority else {}
+
+    def _concurrency(self) -> int:
+        limit = self.reader.number(self._at("concurrencyLimit")) or 0
+        if limit:
+            self._changed("concurrencyLimit", f"what comes beyond {limit} at once waits, and is not answered 429")
+        return limit
+
+    # What it is called ------------------------------------------------------------------------------------------------
+
+    def _aliases(self, name: str) -> list[str]:
+        wanted = [] if name == self.id else [self.id]
+        for index, alias in enumerate(self.reader.items(self._at("aliases"))):
+            path = self._at("aliases", index)
+            wanted.append(self.reader.text((*path, "id")) if isinstance(alias, dict) else self.reader.text(path))
+            if isinstance(alias, dict) and alias.keys() - {"id"}:
+                self._no_equal(
+                    "aliases", f"{compact(alias)}: an alias has no name of its own and is listed with its Model"
+                )
+        wanted += [self.macros.fill(key) for key in self.reader.mapping(self._at("filters", "setParamsByID"))]
+        wanted += self.common.more_aliases.get(self.id, [])
+        aliases = [alias for alias in dict.fromkeys(self.macros.fill(it) for it in wanted) if alias != name]
+        for alias in [alias for alias in aliases if not is_alias(alias)]:
+            self._no_equal("aliases", f"{alias!r} cannot be sent as a model's name here; clients say {name}")
+            aliases.remove(alias)
+        if name != self.id and is_alias(self.id):
+            self._changed("name of the model", f"{self.id} is no RFC 1035 label; it is the alias of {name}")
+        return aliases
+
+    def _served_name(self, name: str) -> str:
+        """Choose what the engine hears: what it heard before, at least by the model's own name."""
+        return self._fill("useModelName") or ("" if name == self.id else self.id)
+
+    def _metadata(self) -> Json:
+        found: Json = self.macros.fill_all(self.reader.mapping(self._at("metadata")))
+        if "${" in compact(found):
+            self._no_equal(
+                "metadata", "what is written ${…} there is known only when a model runs, and stands as it is"
+            )
+        title = self._fill("name")
+        if title:
+            self._changed("name", "it is metadata.name of the Model's spec")
+        return ({"name": title} if title else {}) | found
+
+    # What is lost -----------------------------------------------------------------------------------------------------
+
+    def _filters(self) -> None:
+        texts = {
+            "stripParams": "parameters of requests are passed on as they come",
+            "strip_params": "parameters of requests are passed on as they come",
+            "setParams": "parameters of requests are passed on as they come",
+            "setParamsByID": "its keys are aliases of the Model, but set no parameters",
+        }
+        for key, value in self.reader.mapping(self._at("filters")).items():
+            shown = compact(self.macros.fill_all(value))
+            self._no_equal(f"filters.{key}", f"{shown}: {texts.get(key, 'not known to this importer')}")
+
+    def _lost(self) -> None:
+        for key, value in self.reader.mapping(self._at()).items():
+            if key in MODEL_LOST:
+                self._no_equal(key, f"{compact(value)}: {MODEL_LOST[key]}")
+            elif key not in MODEL_KEYS:
+                self._no_equal(key, "not known to this importer")
+
+
+def _is_variable(name: str) -> bool:
+    return re.fullmatch(VARIABLE_PATTERN.strip("^$"), name) is not None

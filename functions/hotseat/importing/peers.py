@@ -1,0 +1,56 @@
+"""Peers of llama-swap: servers elsewhere, each of whose models is a Model of engine external where one can say it."""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from hotseat.core.documents import API_VERSION
+from hotseat.importing.naming import is_alias, labels
+from hotseat.importing.reading import Reader
+from hotseat.importing.settings import PEER_KEYS
+from hotseat.importing.writing import Draft, Json, Note
+
+
+def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], list[Note]]:
+    """Make Models of the peers' models, and notes of what could not be one. A key of theirs is never repeated."""
+    drafts: list[Draft] = []
+    notes: list[Note] = []
+    used = set(taken)
+    for peer in reader.mapping(("peers",)):
+        path = ("peers", peer)
+        proxy, models = reader.text((*path, "proxy")), reader.texts((*path, "models"))
+        lost = [
+            Note("no equal", f"peers.{peer}.{key}", "requests are passed on as they come")
+            for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
+        ]
+        if why := _unreachable(proxy, has_key=bool(reader.get((*path, "apiKey")))):
+            notes.append(Note("no equal", f"peers.{peer}", f"{', '.join(models)} at {_shown(proxy)}: {why}"))
+            continue
+        called = labels(models, used)
+        used |= {*called.values(), *models}
+        for model, name in called.items():
+            spec: Json = {"engine": "external", "url": proxy.rstrip("/")}
+            if name != model and is_alias(model):
+                spec["aliases"] = [model]
+            document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
+            spec["servedName"] = model
+            drafts.append(
+                Draft({**document, "spec": spec}, f"{model} of the peer {peer} (line {reader.line(path)})", lost)
+            )
+    return drafts, notes
+
+
+def _shown(proxy: str) -> str:
+    """Show an address without what may be secret in it."""
+    return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "")
+
+
+def _unreachable(proxy: str, *, has_key: bool) -> str:
+    """Say why engine external could not ask this peer; empty if it can."""
+    url = urlsplit(proxy)
+    if has_key:
+        return "it wants a key, and hotseat sends none to an engine"
+    if "@" in url.netloc or "$" in proxy:
+        return "engine external sends no password, and fills in no macros"
+    if url.scheme != "http" or not url.hostname or url.path not in ("", "/") or url.query:
+        return "engine external asks http://HOST:PORT only"
+    return ""

@@ -1,0 +1,37 @@
+"""Settings of llama-swap and llmsnap by what becomes of them: those that are carried over, and why others are not."""
+
+from collections.abc import Mapping
+
+# Carried over, or told of by code of their own.
+MODEL_KEYS = frozenset({
+    "cmd", "cmdStop", "proxy", "aliases", "env", "checkEndpoint", "ttl", "unloadTimeout", "unlisted", "useModelName", "name",
+    "description", "concurrencyLimit", "filters", "macros", "metadata", "sleepMode", "sleepEndpoints", "wakeEndpoints",
+    "sleepEndpoint", "sleepMethod", "sleepBody", "sleepTimeout", "wakeEndpoint", "wakeMethod", "wakeBody", "wakeTimeout",
+})  # fmt: skip
+TOP_KEYS = frozenset({
+    "models", "macros", "groups", "matrix", "routing", "hooks", "peers", "apiKeys", "profiles", "healthCheckTimeout", "globalTTL",
+    "unloadTimeout", "sleepMode",
+})  # fmt: skip
+GROUP_KEYS = frozenset({"swap", "exclusive", "persistent", "members"})
+PEER_KEYS = frozenset({"proxy", "models", "apiKey"})
+
+# No equal, and what to do instead.
+MODEL_LOST: Mapping[str, str] = {
+    "sendLoadingState": "a client that wants news while it waits asks for them with the header X-Hotseat-Loading: comments",
+    "timeouts": "hotseat connects within its own limits, and waits for an answer for as long as the client does",
+    "capabilities": "spec.capabilities says what a Model can be asked for, and hotseat asks nothing else of it",
+}
+TOP_LOST: Mapping[str, str] = {
+    "logLevel": "hotseat up --log-level debug|info|warning|error",
+    "logTimeFormat": "the times of hotseat's log are RFC 3339",
+    "logToStdout": "hotseat's own log is on standard error; hotseat logs MODEL prints an engine's",
+    "metricsMaxInMemory": "hotseat up --request-log FILE keeps a line for each request; GET /metrics is for Prometheus",
+    "captureBuffer": "hotseat records no bodies",
+    "store": "hotseat up --request-log FILE keeps a line for each request",
+    "performance": "the accelerator is not monitored by hotseat",
+    "ui": "hotseat ps, switches and events show what goes on",
+    "startPort": "a free port is chosen at each start",
+    "sendLoadingState": MODEL_LOST["sendLoadingState"],
+    "includeAliasesInList": "GET /v1/models lists a Model once, with its aliases",
+    "upstream": "GET below /upstream loads nothing",
+}

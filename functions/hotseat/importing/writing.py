@@ -1,0 +1,83 @@
+"""Documents as YAML text, each below the comments about it."""
+
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+WIDTH = 120
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a person should know of one field of theirs. `kind`: changed, no equal."""
+
+    kind: str
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        """Write it as it stands in comments and on the screen."""
+        return f"{self.kind}: {self.field}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One document to be, and what is to be said of it."""
+
+    document: Json
+    origin: str
+    notes: Sequence[Note] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The text that was made, and the notes in it with the document that each is about."""
+
+    text: str
+    notes: tuple[tuple[str, Note], ...]
+    models: int
+
+
+def write(head: Sequence[str], drafts: Sequence[Draft]) -> Imported:
+    """Write documents in their order."""
+    parts = ["".join(_comment(line) for line in head)]
+    for draft in drafts:
+        comments = _comment(draft.origin) + "".join(_comment(f"- {note}") for note in draft.notes)
+        parts.append(
+            comments + yaml.dump(draft.document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
+        )
+    notes = tuple((draft.document["metadata"]["name"], note) for draft in drafts for note in draft.notes)
+    models = sum(draft.document["kind"] == "Model" for draft in drafts)
+    return Imported("---\n".join(parts), notes, models)
+
+
+def compact(value: Any) -> str:
+    """Show a value of theirs on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _comment(text: str) -> str:
+    """Write comment lines; nothing in a text can end them."""
+    plain = re.sub(r"[^\x20-\x7e\xa1-\ud7ff\ue000-\ufefe\uff00-\uffef]", " ", text)
+    lines = textwrap.wrap(plain, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines or [""])
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes short lists of plain values on one line, and indents the others."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        """Write a list."""
+        plain = all(not isinstance(item, dict | list) and "\n" not in str(item) for item in sequence)
+        short = plain and sum(len(str(item)) + 4 for item in sequence) < WIDTH - 20
+        return super().represent_sequence(tag, sequence, flow_style=short or flow_style)
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        """Indent the items of a list below its name."""
+        super().increase_indent(flow, indentless=False)
