@@ -118,7 +118,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "header of tenants": (workspace(tenants={"header": "X_Tenant"}), "spec.tenants.header", "header in body should match"),
     "header with a secret": (workspace(tenants={"header": "X-API-Key"}), "spec.tenants.header", "header carries secrets"),
     "text for a weight": (workspace(tenants={"weights": {"a": "2"}}), "spec.tenants.weights.a", "must be of type number"),
-    "no weight at all": (workspace(tenants={"weights": {"a": 0}}), "spec.tenants.weights.a", "greater than or equal to 0.001"),
+    "no weight at all": (workspace(tenants={"weights": {"a": 0}}), "spec.tenants.weights.a", "greater than or equal to 1"),
     "too many of a tenant": (workspace(queue={"maxWaitingPerTenant": -1}), "spec.queue.maxWaitingPerTenant", "or equal to 0"),
     "bare number for ageing": (workspace(policy={"ageing": 30}), "spec.policy.ageing", "must be of type string"),
     # Quantities and durations.

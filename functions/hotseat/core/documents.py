@@ -450,7 +450,8 @@ class Tenants(Document):
         default=None,
         description="Header of a request that names its tenant, where something in front of hotseat sets it; without it, the key does.",
     )
-    weights: dict[str, Annotated[float, Field(ge=0.001, le=1000)]] = Field(
+    # Whole numbers: an API server compares 0 with a bound of 0.001 as whole numbers, and accepts it.
+    weights: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
         default_factory=dict,
         max_length=1000,
         description="Share of a tenant beside the others; 1 where it is not named.",
