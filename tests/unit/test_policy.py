@@ -281,12 +281,19 @@ def test_a_capacity_that_has_shrunk_takes_off_the_least_needed_at_once() -> None
 def test_a_preload_takes_a_free_seat_only() -> None:
     preload = wants("p", since=1.0, may_evict=False)
     assert decide(preload).resident == ("p",)
-    assert decide(idle("a"), preload) == Decision(("a",), None, 30.0)
+    assert decide(idle("a"), preload) == Decision(("a",))
     assert decide(idle("a"), preload, gpus=2).resident == ("a", "p")
 
 
 def test_who_waits_goes_before_a_preload() -> None:
     assert decide(wants("p", since=1.0, may_evict=False), wants("a")).resident == ("a",)
+
+
+def test_a_preload_without_a_seat_ends_nobodys_turn() -> None:
+    """A bug once: its own bound, long over, was the last call for all, so that residents left at the first wait of another."""
+    preload = wants("p", since=1.0, may_evict=False)
+    assert decide(busy("a"), wants("b", since=90.0), preload) == decide(busy("a"), wants("b", since=90.0))
+    assert decide(busy("a"), wants("b", since=70.0), preload) == decide(busy("a"), wants("b", since=70.0))
 
 
 def test_a_preload_does_not_hold_up_those_behind_it() -> None:

@@ -35,7 +35,7 @@ class Batch:
         """See the class."""
         kept, held = residents(view)
         wanting = those_wanting(view)
-        takers = [m for m in view.models if m.waiting or (m.name in kept and m.in_flight)]
+        takers = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
         seats = _seats(view, takers)
         round_ = _round(takers, seats)
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
@@ -47,17 +47,18 @@ class Batch:
             return (not model.may_evict, not model.promised, not overdue, urgency, model.oldest, model.name)
 
         queue = sorted(wanting, key=order)
-        leads = _leads(queue, seats)
+        pressing = [m for m in queue if m.may_evict]  # for who takes a free seat only, no turn ends
+        leads = _leads(pressing, seats)
         last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
-        lingering = {r.name: _lingers_until(r, queue) for r in kept.values()} if queue else {}
+        lingering = {r.name: _lingers_until(r, pressing) for r in kept.values()} if pressing else {}
 
         def free_at(resident: ModelView, waiter: ModelView) -> float:
             at = evictable_at(resident, last_call - _rest(resident, waiter))
             return max(at, min(lingering[resident.name], last_call)) if resident.idle else at
 
-        promise = _promise(view, tuple(kept.values()), queue, bounds, leads)
+        promise = _promise(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], leads)
         resident, look_again = seat(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
-        return Decision(resident, look_again, promise, _cut_off(view, resident, queue))
+        return Decision(resident, look_again, promise, _cut_off(view, resident, pressing))
 
 
 def _seats(view: View, takers: Sequence[ModelView]) -> int:
@@ -111,7 +112,7 @@ def _promise(
     view: View,
     kept: Sequence[ModelView],
     queue: Sequence[ModelView],
-    bounds: Mapping[str, float],
+    bounds: Sequence[float],
     leads: Mapping[str, float],
 ) -> float | None:
     """Give the bound that will be kept, one switch and drain aside: more than was asked for where those ahead take longer."""
@@ -120,8 +121,8 @@ def _promise(
     rest = min((_rest(resident, queue[0]) for resident in kept), default=0.0)
     # For one that is promised its switch is under way, and the drain: as soon as the batch before it has been served.
     in_turn = any(resident.seat is SeatState.CLOSING and resident.waiting for resident in kept)
-    late = [m for m in queue if m.may_evict and (in_turn or not m.promised)]
-    return round(max(*bounds.values(), *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
+    late = [m for m in queue if in_turn or not m.promised]
+    return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
 
 
 def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) -> frozenset[str]:
