@@ -260,3 +260,19 @@ def test_requests_go_to_the_least_loaded_each_within_the_bound() -> None:
     went = [c.holder for n in range(5) for c in router.step(Arrive(1.0, n, "a")) if isinstance(c, Dispatch)]
     assert went == ["w/a@1", "w/a@2", "w/a@1", "w/a@2"]
     assert router.waiting("a") == 1
+
+
+@pytest.mark.parametrize("parks", [False, True], ids=["stops", "parks"])
+def test_a_model_is_not_idle_while_a_replica_of_it_answers(parks: bool) -> None:
+    """A bug once: the main engine fell asleep, and the replica had to go with it, busy as it was."""
+    a = Terms(replicas=3, park=parks, idle_timeout=20.0, drain_timeout=60.0)
+    story = Story(a=a, b=Terms()).with_two()
+    for now in range(12, 120, 2):
+        story.demand(float(now), flight={"a#2": 1})
+        story.tell(Tick(now + 0.5))
+    assert story.seats() == {"a": "ready", "a#2": "ready"}
+    story.demand(120.0)
+    story.tell(Tick(139.0))
+    assert story.seats() == {"a": "ready", "a#2": "ready"}
+    story.tell(Tick(140.0))
+    assert "ready" not in story.seats().values()

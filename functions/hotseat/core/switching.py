@@ -171,8 +171,10 @@ class Switching:
                 self._out.append(Emit("switch.requested", model, data))
 
     def _note_use(self, holders: set[str], now: float) -> None:
-        for holder in holders & self.holders.keys():
-            self.holders[holder].last_used = now
+        models = {self.holders[holder].model for holder in holders & self.holders.keys()}
+        for holder in self.holders.values():
+            if holder.id in holders or (holder.replica == 1 and holder.model in models):
+                holder.last_used = now
 
     def _change_terms(self, s: TermsChanged) -> None:
         old, self.capacity, self._changed = self.terms, s.capacity, True
@@ -367,7 +369,10 @@ class Switching:
         return Order(since, at <= now)
 
     def _unused(self, holder: Holder) -> bool:
-        return not self._demands.in_flight(holder.id) and not self._waiting(holder.model)[0]
+        """Whether nobody needs it. A main holder is needed as long as a replica is: one that sleeps would take those with it."""
+        mine = self.holders.values() if holder.replica == 1 and holder.terms.replicas > 1 else (holder,)
+        busy = any(self._demands.in_flight(h.id) for h in mine if h.model == holder.model)
+        return not busy and not self._waiting(holder.model)[0]
 
     def _serves(self, model: str) -> bool:
         ready = any(h.model == model and h.state is SeatState.READY for h in self.holders.values())
