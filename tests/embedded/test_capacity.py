@@ -66,6 +66,18 @@ def test_hotseat_hands_out_no_gpu_that_it_was_not_given(up: Up) -> None:
     assert (visible(hotseat, "a"), visible(hotseat, "b")) == ("4", "2")
 
 
+def test_a_gpu_that_goes_to_another_workspace_is_waited_for(up: Up) -> None:
+    """A bug once: whoever renamed a Workspace had the models of both on its GPU until the old one's had gone."""
+    hotseat = up(workspace(capacity={"gpus": 1}), model("a", "--stop-time", "1.5"), env={GPUS: "0"})
+    hotseat.ask("a")
+    hotseat.write([workspace("other", capacity={"gpus": 1}), model("b", workspace="other")])
+    hotseat.wait_for(lambda: any("reloaded" in message for message in hotseat.said()))
+    assert ("a", "releasing", ["0"]) in seats(hotseat)
+    assert hotseat.ask("b").by == "b"
+    assert seats(hotseat) == [("b", "ready", ["0"])]
+    assert hotseat.loads() == {"a": 1, "b": 1}
+
+
 def test_models_that_claim_memory_share_a_gpu_as_long_as_it_has_room(up: Up) -> None:
     def claims(name: str, memory: str) -> dict[str, Any]:
         return model(name, "--memory", memory, resources={"acceleratorMemory": memory})

@@ -185,6 +185,18 @@ def test_a_workspace_that_gets_other_gpus_empties_the_old_ones() -> None:
     assert [stop.model for stop in house.stops] == ["a"]
 
 
+def test_nothing_starts_on_a_gpu_that_another_workspace_has_not_given_back() -> None:
+    """A request that comes meanwhile waits: it is no fault of its model's."""
+    machine, terms = Switching("w", Batch()), {"a": Terms()}
+    machine.step(TermsChanged(0.0, terms, Capacity(1, None, ("0",), away=("0",))))
+    machine.step(CacheObserved(0.0, "a", CacheState.CACHED))
+    said = machine.step(DemandReported(1.0, Demand("r", 1, machine.epoch, {"a": Waiting(1, 1.0)})))
+    assert not [each for each in said if isinstance(each, Start)]
+    assert not machine.residency.refusals
+    said = machine.step(TermsChanged(2.0, terms, Capacity(1, None, ("0",))))
+    assert [each.devices for each in said if isinstance(each, Start)] == [("0",)]
+
+
 # Workspaces of one machine --------------------------------------------------------------------------------------------
 
 
@@ -203,8 +215,9 @@ def test_what_a_workspace_states_is_its_own() -> None:
 
 def test_a_workspace_keeps_its_gpus_while_others_come_and_go() -> None:
     before = {"old": ("0",), "b": ("1", "2")}  # the old one still holds something
-    assert hand_out([workspace("a", 1), workspace("b", 1)], before, None) == {"a": ("3",), "b": ("1",)}
-    assert hand_out([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "2")) == {"a": ("2",), "b": ("1",)}
+    assert hand_out([workspace("a", 1), workspace("b", 1)], before, None) == {"a": ("0",), "b": ("1",)}
+    assert hand_out([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "2")) == {"a": ("0",), "b": ("1",)}
+    assert hand_out([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "3")) == {"a": ("3",), "b": ("1",)}
     assert hand_out([workspace("b", 3)], {"b": ("1", "2")}, None) == {"b": ("1", "2", "0")}
 
 

@@ -101,7 +101,7 @@ def _seats(body: Row) -> list[list[str]]:
             row["workspace"],
             row["model"],
             row["state"] + (",pinned" if row.get("pinned") else ""),
-            f"{row['gpus']}/{spaces.get(row['workspace'], '?')}",
+            f"{'-' if row['gpus'] is None else row['gpus']}/{spaces.get(row['workspace'], '?')}",
             ",".join(row.get("devices") or ()) or "-",
             str(row["in_flight"]),
             _since(row.get("since")),

@@ -15,21 +15,23 @@ def hand_out(
     """Give each Workspace the names of its GPUs: those that it states, else those it had, else the first that are free.
 
     `before`: what Workspaces had, those included that are on their way out. `known`: all there are; None: nobody can tell, so
-    they are numbers from 0 on. A Workspace for which there are too few gets none: its models see what hotseat itself sees.
+    they are numbers from 0 on, and none is made up while one is to be given back. What somebody had may still be in use:
+    whoever gets it has to wait for that. A Workspace for which there are too few gets none: its models see what hotseat itself sees.
     """
     listed = list(workspaces)
     given = {w.name: w.spec.capacity.devices for w in listed if w.spec.capacity.devices}
     taken = {device for devices in given.values() for device in devices}
     rest = [w for w in listed if w.name not in given]
     kept = {w.name: [d for d in before.get(w.name, ()) if d not in taken][: w.spec.capacity.gpus] for w in rest}
-    gone = (before[name] for name in before.keys() - {w.name for w in listed})
-    taken |= {device for devices in (*kept.values(), *gone) for device in devices}
+    taken |= {device for devices in kept.values() for device in devices}
     former = {device for devices in before.values() for device in devices}
     for workspace in rest:
         wanted = workspace.spec.capacity.gpus - len(kept[workspace.name])
-        fresh = (d for d in (map(str, itertools.count()) if known is None else known) if d not in taken | former)
-        freed = (d for d in known or () if d in former - taken)  # something may still be on its way off these
-        more = list(itertools.islice(itertools.chain(fresh, freed), wanted))
+        if known is None:
+            free = (d for d in map(str, itertools.count()) if d not in taken)
+        else:  # those first off which nothing is on its way
+            free = (d for d in sorted(known, key=former.__contains__) if d not in taken)
+        more = list(itertools.islice(free, wanted))
         taken.update(more)
         given[workspace.name] = (*kept[workspace.name], *more)
         if len(more) < wanted:

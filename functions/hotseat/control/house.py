@@ -5,6 +5,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 
 from hotseat.control.bus import Bus
@@ -17,7 +18,15 @@ from hotseat.control.terms import capacity_of, groups_of, limits_changed, terms_
 from hotseat.control.timetable import Timetable
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.events import Emit
-from hotseat.core.messages import EXTERNAL_EPOCH, CacheObserved, Demand, Observation, Residency
+from hotseat.core.messages import (
+    EXTERNAL_EPOCH,
+    CacheObserved,
+    Demand,
+    Observation,
+    Residency,
+    Resident,
+    SeatState,
+)
 from hotseat.core.policy import Policy
 from hotseat.core.ports import LogView, Runtime
 from hotseat.core.seats import DemandReported, ModelStatus
@@ -48,13 +57,15 @@ class LocalRoom:
         *,
         clock: Clock,
         forget: Callable[[str], None],
+        moved: Callable[[], None],
     ) -> None:
+        """Begin empty. `moved` hears, on the switcher's thread, that GPUs have been taken or given back."""
         self.workspace, self.capacity = workspace, capacity_of(workspace)
         self.retired = False  # no document names it any longer
         self.devices: tuple[str, ...] = ()  # names of its GPUs, where they are handed out
         self._clock = clock
         self._bus = bus
-        self._forget = forget
+        self._forget, self._moved = forget, moved
         self._told = float("-inf")
         self.switcher = Switcher(
             workspace.name,
@@ -76,19 +87,37 @@ class LocalRoom:
         return self.workspace.name
 
     def change(
-        self, workspace: Workspace, models: Iterable[Model], devices: tuple[str, ...], host_memory: int | None
+        self,
+        workspace: Workspace,
+        models: Iterable[Model],
+        host_memory: int | None,
+        away: tuple[str, ...],
     ) -> None:
-        """Take in the documents; `devices` are its GPUs, `host_memory` bytes for parked Models, where it states none."""
+        """Take in the documents; `host_memory`: bytes for parked Models, where it states none.
+
+        `away` are those of the GPUs that another Workspace has not given back yet.
+        """
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             self.switcher.follow(load_policy(workspace.spec.policy.name))
         self.workspace = workspace
-        self.capacity = capacity_of(workspace, devices, host_memory=host_memory)
+        self.capacity = replace(capacity_of(workspace, self.devices, host_memory=host_memory), away=away)
         mine = list(models)
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
-        self.devices = devices
         terms = {m.name: terms_of(m, workspace) for m in mine}
         self.timetable.follow(mine, terms, self.capacity, groups_of(workspace))
+
+    def await_devices(self, away: tuple[str, ...]) -> None:
+        """Take in which of its GPUs another Workspace has not given back yet."""
+        if away != self.capacity.away:
+            self.capacity = replace(self.capacity, away=away)
+            self.timetable.resize(self.capacity)
+
+    @property
+    def ceded(self) -> set[str]:
+        """GPUs that it still has something on though they are not its own any longer."""
+        used = _used(self.desk.residency.residents)
+        return used if self.retired else used - set(self.devices)
 
     @property
     def empty(self) -> bool:
@@ -125,8 +154,11 @@ class LocalRoom:
         return self._operator.unpin(model)
 
     def _publish(self, residency: Residency) -> None:
-        gone = {r.address for r in self.desk.residency.residents} - {r.address for r in residency.residents}
+        before = self.desk.residency.residents
+        gone = {r.address for r in before} - {r.address for r in residency.residents}
         self.desk.see(residency)
+        if _used(before) != _used(residency.residents):
+            self._moved()
         for address in gone:
             if address is not None:
                 self._forget(address)
@@ -138,6 +170,10 @@ class LocalRoom:
             self._told = now
             self._bus.emit(self.name, demand.seen_epoch, _demand_event(demand))
         return DemandReported(now, demand)
+
+
+def _used(residents: Iterable[Resident]) -> set[str]:
+    return {device for each in residents if each.state is not SeatState.PARKED for device in each.devices}
 
 
 def _stating_none(workspaces: Iterable[Workspace]) -> int:
@@ -199,7 +235,13 @@ class House(Register):
             for name, workspace in named.items():
                 if name not in self._rooms:
                     room = LocalRoom(
-                        workspace, self.runtime, self.bus, self.router, clock=self._clock, forget=self._forget
+                        workspace,
+                        self.runtime,
+                        self.bus,
+                        self.router,
+                        clock=self._clock,
+                        forget=self._forget,
+                        moved=self._hand_over,
                     )
                     self._rooms = {**self._rooms, name: room}
                     room.switcher.start()
@@ -212,12 +254,23 @@ class House(Register):
             devices = hand_out(named.values(), before, self._devices)
             share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
             for name, room in self._rooms.items():
-                room.retired = name not in named
+                room.retired, room.devices = name not in named, devices.get(name, room.devices)
+            for name, room in self._rooms.items():
                 mine = [m for m in models if m.spec.workspace == name]
-                room.change(named.get(name, room.workspace), mine, devices.get(name, room.devices), share)
+                room.change(named.get(name, room.workspace), mine, share, self._away(room))
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)
+
+    def _away(self, room: LocalRoom) -> tuple[str, ...]:
+        ceded = set[str]().union(*(each.ceded for each in self._rooms.values() if each is not room))
+        return tuple(device for device in room.devices if device in ceded)
+
+    def _hand_over(self) -> None:
+        """Let Workspaces begin with GPUs that others have given back."""
+        with self._lock:
+            for room in self._rooms.values():
+                room.await_devices(self._away(room))
 
     def observe(self, observation: Observation) -> None:
         """Hand what the runtime saw to the switcher that it concerns."""

@@ -51,6 +51,12 @@ class Timetable:
             self._terms, self._capacity, self._groups = terms, capacity, groups
             self._look(anyway=True)
 
+    def resize(self, capacity: Capacity) -> None:
+        """Tell another capacity; all else stays."""
+        with self._lock:
+            self._capacity = capacity
+            self._look(anyway=True)
+
     def look(self) -> float | None:
         """Look at the time; returns the seconds until something changes, None if nothing will."""
         with self._lock:

@@ -29,6 +29,9 @@ class Capacity:
     memory: int | None = None
     devices: tuple[str, ...] = ()
     host_memory: int | None = None  # bytes for parked processes; None: no limit
+    away: tuple[
+        str, ...
+    ] = ()  # those of the devices that another Workspace has not given back yet: nothing starts there
 
     @property
     def each(self) -> int:
@@ -69,7 +72,8 @@ class Claim:
         free = free_on(capacity.devices, capacity.each, held.on)
         if self.on:
             return tuple(device for device, _ in self.on) if still_hold(self.on, free) else None
-        return choose(self.gpus, self._share(capacity), free)
+        here = {device: rest for device, rest in free.items() if device not in capacity.away}
+        return choose(self.gpus, self._share(capacity), here)
 
     def placed(self, devices: tuple[str, ...], capacity: Capacity) -> "Claim":
         """Make it one that is on these devices."""

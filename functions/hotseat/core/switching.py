@@ -470,7 +470,8 @@ class Switching:
     def _no_room(self, model: str, now: float) -> Refusal | None:
         """Say why no switch could make room for it, if that is so."""
         claim, holders, at = self.terms[model].claim, self.holders.values(), self.epoch + 1
-        return self.wishes.no_room(model, claim, self.capacity, holders, now=now, epoch=at, groups=self.groups)
+        capacity = replace(self.capacity, away=())  # they are coming
+        return self.wishes.no_room(model, claim, capacity, holders, now=now, epoch=at, groups=self.groups)
 
     def _steer(self, holder: Holder, now: float, *, wanted: bool, cut_off: bool) -> None:
         """Start taking it off, or keep it after all. `cut_off`: what waits for it is not of this turn."""
