@@ -23,7 +23,7 @@ from hotseat.core.messages import (
     Waiting,
 )
 from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import Capacity, Policy
+from hotseat.core.policy import Capacity, Claim, Policy
 from hotseat.core.replicas import PATIENCE
 from hotseat.core.seats import LINGER, DemandReported, Load, Terms, TermsChanged, Tick, Unload
 from hotseat.core.switching import Switching
@@ -276,3 +276,16 @@ def test_a_model_is_not_idle_while_a_replica_of_it_answers(parks: bool) -> None:
     assert story.seats() == {"a": "ready", "a#2": "ready"}
     story.tell(Tick(140.0))
     assert "ready" not in story.seats().values()
+
+
+def test_a_preload_that_finds_no_room_keeps_no_replica_out() -> None:
+    """It has no seat to wait for as long as anybody holds one; the replica would wait with it for ever."""
+    story = Story(a=THREE, large=Terms(claim=Claim(3)))
+    story.demand(1.0, a=1)
+    story.ready(2.0, "a")
+    preload = {**story.models, "later": Terms(claim=Claim(3), preload=True)}
+    story.tell(TermsChanged(2.0, preload, story.machine.capacity))
+    story.tell(CacheObserved(2.0, "later", CacheState.CACHED))
+    story.demand(3.0, flight={"a": 1}, a=1)
+    story.tell(Tick(3.0 + PATIENCE))
+    assert story.seats() == {"a": "ready", "a#2": "loading"}

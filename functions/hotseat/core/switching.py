@@ -440,7 +440,9 @@ class Switching:
         decision = decide(self.policy, shown)
         self.parking.needed, self.parking.waited_for = decision.resident, {v.name for v in views if v.waiting}
         wished = [m for m in views if m.wish and (m.seat is None or m.leaving)]
-        return decision, {m.name for m in (*those_wanting(shown), *wished)}
+        # A preload that found no room would keep replicas out for ever, and is nobody who waits.
+        waiting_ones = [m for m in those_wanting(shown) if m.may_evict]
+        return decision, {m.name for m in (*waiting_ones, *wished)}
 
     def _add_replicas(self, now: float) -> None:
         """Start more engines of models whose own are all full. Only where nobody else waits for a seat."""
