@@ -185,7 +185,8 @@ def test_a_model_that_cannot_be_says_why_and_keeps_nobody_else(hotseat: Hotseat)
         ("hotseat-switcher", "get", "secrets", False),
         ("hotseat-switcher", "create", "pods/exec", False),
         ("hotseat-switcher", "create", "roles.rbac.authorization.k8s.io", False),
-        ("hotseat-switcher", "patch", "models.hotseat.dev", False),
+        ("hotseat-switcher", "patch", "models.hotseat.dev", True),  # a pin is an annotation of its Model
+        ("hotseat-switcher", "delete", "models.hotseat.dev", False),
     ],
 )
 def test_each_part_may_do_what_it_must(hotseat: Hotseat, account: str, verb: str, what: str, allowed: bool) -> None:
