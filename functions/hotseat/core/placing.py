@@ -46,7 +46,7 @@ def seat(
     blocked = False  # whoever is first is served first: nobody overtakes by needing less
     alarms, stuck = tuple(alarms), [m.name for m in _stuck(view)]
     for model in queue:
-        if blocked and model.claim != NOTHING:
+        if blocked and (model.claim.gpus or model.claim.memory):
             continue
         if any(view.groups.apart(model.name, other) for other in (*chosen, *first)):
             continue
