@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.client import HOST, TIMEOUT, Unexpected, call, request_for
-from benchmark.report import Row, percentile
+from benchmark.report import Row, median, percentile
 from benchmark.servers import hotseat, model
 from benchmark.switching import EngineLog
 from hotseat.core.batch import Batch
+from hotseat.core.messages import SeatState
+from hotseat.core.policy import Capacity, ModelView, View
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import figures
 from hotseat.simulation.floor import Engine
@@ -47,7 +49,7 @@ class Outcome:
 
 def measure_scheduling(folder: Path, requests: int) -> list[Row]:
     """Send this many requests in each case."""
-    rows: list[Row] = []
+    rows = _decisions()
     for models, start in CASES:
         names = [f"m{n}" for n in range(models)]
         parts = [Part(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
@@ -60,6 +62,29 @@ def measure_scheduling(folder: Path, requests: int) -> list[Row]:
         rows += _rows(f"{models} models that start in {start:g} s", outcome, loads, _simulated(names, start, asked))
         rows.append(Row("scheduling", "engines that met another one", log.overlaps(), at_most=0))
     return rows
+
+
+def _decisions() -> list[Row]:
+    """Measure what one decision costs while requests wait for every model but the resident one: 100 for each."""
+    costs = {models: _decision(models) for models in (100, 200)}
+    what = "a decision with 100 models and 10,000 waiting, p50 of 2,000"
+    return [
+        Row("scheduling", what, 1e6 * costs[100], "µs", at_most=200),
+        Row("scheduling", "the same with twice as many, in times of that", costs[200] / costs[100], at_most=2.2),
+    ]
+
+
+def _decision(models: int) -> float:
+    """Seconds of CPU."""
+    times = {"switch_cost": 30.0, "uncertainty": 1.0, "drain": 2.0, "arrivals": 0.1, "pace": 4.0}
+    waiting = [ModelView(f"m{n}", waiting=100, oldest=float(n), gaps=(1.0,) * 8, **times) for n in range(1, models)]
+    resident = ModelView("m0", seat=SeatState.READY, waiting=100, oldest=5.0, in_flight=8, ready_since=1.0, **times)
+    view, policy, took = View(1000.0, Capacity(1), (*waiting, resident)), Batch(), []
+    for _ in range(2000):
+        began = time.process_time_ns()
+        policy.decide(view)
+        took.append((time.process_time_ns() - began) / 1e9)
+    return median(took)
 
 
 def _rows(case: str, real: Outcome, loads: int, simulated: tuple[Outcome, int]) -> list[Row]:
