@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from hotseat.kube.conventions import ClusterSettings
 
 WORKSPACE = {"metadata": {"name": "default", "generation": 1}, "spec": {"capacity": {"gpus": 1}}}
 HOLDER = "default/a@7"
-NOW = time.monotonic()
+NOW = 5.0
 ADOPTED = HolderAdopted(NOW, "a", HOLDER, 7, None)
 READY = HolderReady(NOW, HOLDER, 7, "http://10.0.0.1:8012")
 RELEASED = HolderReleased(NOW, HOLDER, 7)
@@ -60,7 +61,7 @@ def residents(app: SwitcherApp, kube: Statuses, seen: list[Observation]) -> list
     app._homes = {"a": "default"}
     app._leading = True
     for observation in seen:
-        app._observe(observation)
+        app._observe(replace(observation, now=time.monotonic()))  # the module may have been read long ago
     app._documents = read([WORKSPACE], [model], [], ClusterSettings("hotseat", "test"), {})
     app._enter()
     assert kube.written.wait(5)
