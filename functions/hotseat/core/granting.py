@@ -8,10 +8,8 @@ from dataclasses import replace
 from math import inf
 
 from hotseat.core.messages import SeatState
+from hotseat.core.placing import GOING, STAYING, enough, stuck_ones
 from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
-
-_GOING = (SeatState.CLOSING, SeatState.DRAINING)
-_STAYING = (SeatState.LOADING, SeatState.READY, *_GOING)
 
 
 def decide(policy: Policy, view: View) -> Decision:
@@ -37,7 +35,7 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]
-    taken = _sum([*there, *_stuck(view)], view.capacity)
+    taken = _sum([*there, *stuck_ones(view)], view.capacity)
     granted: set[str] = set()  # none of these goes for a lesser one
     for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
         times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
@@ -48,22 +46,22 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
         granted.add(wish.name)
         resident = (*(name for name in resident if name not in victims), wish.name)
         there = [models[name] for name in resident if name in models]
-        taken = _sum([*there, *_stuck(view)], view.capacity)
+        taken = _sum([*there, *stuck_ones(view)], view.capacity)
     return resident, min(look_again, default=None)
 
 
 def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
     """Put back pinned residents that a policy left out, and leave out what does not fit beside them."""
-    pinned = {m.name for m in models.values() if m.pinned and m.seat in _STAYING and not m.leaving}
+    pinned = {m.name for m in models.values() if m.pinned and m.seat in STAYING and not m.leaving}
     if pinned <= set(resident):
         return resident
-    held, kept = _sum(_stuck(view), view.capacity), list[str]()
+    held, kept = _sum(stuck_ones(view), view.capacity), list[str]()
 
     def order(name: str) -> tuple[bool, bool, bool, str]:
         return (name not in pinned, models[name].seat is None, name not in resident, name)
 
     for name in sorted({*resident, *pinned} & models.keys(), key=order):
-        there = models[name].seat in _STAYING and not models[name].leaving
+        there = models[name].seat in STAYING and not models[name].leaving
         if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.allows(name, kept)):
             held += models[name].claim.placed_beside(held, view.capacity)
             kept.append(name)
@@ -80,7 +78,7 @@ def _free_at(resident: ModelView, wish: ModelView) -> float:
         return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
     if resident.pinned or resident.wish >= wish.wish or not resident.idle:
         return inf
-    if resident.seat in _GOING:
+    if resident.seat in GOING:
         return -inf
     if resident.seat is not SeatState.READY:
         return inf  # it loads
@@ -92,39 +90,23 @@ def _victims(
     candidates: list[ModelView], there: list[ModelView], held: Claim, wish: ModelView, view: View
 ) -> set[str] | None:
     """Choose those that have to go for their groups and for the room; None where not all of them may."""
-    groups, names = view.groups, [m.name for m in (*there, *_stuck(view))]
+    groups, names = view.groups, [m.name for m in (*there, *stuck_ones(view))]
     may_go = {m.name: m for m in candidates if groups.may_leave(m.name, wish.name)}
     found: list[set[str]] = []
     for way in groups.ways(wish.name, names):
         left = held - sum((may_go[name].claim for name in way if name in may_go), NOTHING)
         others = [m for m in may_go.values() if m.name not in way and m.claim != NOTHING]
-        more = _fewest(others, left, wish, view) if way <= may_go.keys() else None
+        more = enough(sorted(others, key=_cheapest), left, wish, view) if way <= may_go.keys() else None
         if more is not None:
-            found.append({*way, *more})
+            found.append({*way, *(m.name for m in more)})
     coming = [m.name for m in there if m.seat is None or m.leaving]  # none of them has to leave for what was wished for
     found = [each for each in found if not any(groups.must_leave(wish.name, n) for n in coming if n not in each)]
     return min(found, key=lambda each: sum(may_go[name].keeping for name in each), default=None)
 
 
-def _fewest(candidates: list[ModelView], held: Claim, wish: ModelView, view: View) -> set[str] | None:
-    """Choose those that have to go, the cheapest first, then the least recently used; None where all of them would not do."""
-    victims: list[ModelView] = []
-    for candidate in sorted(candidates, key=lambda m: (m.seat is SeatState.READY, m.keeping, m.last_used, m.name)):
-        if wish.claim.fits_beside(held, view.capacity):
-            break
-        victims.append(candidate)
-        held -= candidate.claim
-    if not wish.claim.fits_beside(held, view.capacity):
-        return None
-    for victim in reversed(victims[:-1]):
-        if wish.claim.fits_beside(held + victim.claim, view.capacity):
-            victims.remove(victim)
-            held += victim.claim
-    return {victim.name for victim in victims}
-
-
-def _stuck(view: View) -> list[ModelView]:
-    return [m for m in view.models if m.seat is SeatState.UNPROVEN and not m.asleep]
+def _cheapest(model: ModelView) -> tuple[bool, float, float, str]:
+    """Sort key: who goes first for a wish, to which priorities are nothing."""
+    return (model.seat is SeatState.READY, model.keeping, model.last_used, model.name)
 
 
 def _sum(models: list[ModelView], capacity: Capacity) -> Claim:

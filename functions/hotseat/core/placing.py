@@ -12,13 +12,13 @@ from hotseat.core.policy import NOTHING, Capacity, Claim, ModelView, View
 
 GOING = (SeatState.CLOSING, SeatState.DRAINING)
 Reluctance = tuple[bool, bool, bool, int, float, float, str]
-_STAYS = (SeatState.LOADING, SeatState.READY, *GOING)
+STAYING = (SeatState.LOADING, SeatState.READY, *GOING)
 
 
 def residents(view: View) -> tuple[dict[str, ModelView], Claim]:
     """Those that may stay, by name, and what is taken beside what the capacity makes us shed at once."""
-    kept = {m.name: m for m in view.models if m.seat in _STAYS and not m.leaving}
-    held = sum((m.claim for m in (*kept.values(), *_stuck(view))), NOTHING)
+    kept = {m.name: m for m in view.models if m.seat in STAYING and not m.leaving}
+    held = sum((m.claim for m in (*kept.values(), *stuck_ones(view))), NOTHING)
     return kept, held - _shed(kept, held, view.capacity)
 
 
@@ -44,7 +44,7 @@ def seat(
     first: list[str] = []  # whose turn it is, though it cannot begin: nobody overtakes who would have to leave for them
     look_ups: list[float] = []
     blocked = False  # whoever is first is served first: nobody overtakes by needing less
-    alarms, stuck = tuple(alarms), [m.name for m in _stuck(view)]
+    alarms, stuck = tuple(alarms), [m.name for m in stuck_ones(view)]
     for model in queue:
         if blocked and (model.claim.gpus or model.claim.memory):
             continue
@@ -119,7 +119,8 @@ def _loss(victims: list[ModelView]) -> tuple[int, float, int, list[Reluctance]]:
     return sum(not m.idle for m in lost), sum(m.keeping for m in lost), len(lost), who
 
 
-def _stuck(view: View) -> list[ModelView]:
+def stuck_ones(view: View) -> list[ModelView]:
+    """List those that hold a seat until somebody settles it."""
     return [m for m in view.models if m.seat is SeatState.UNPROVEN and not m.asleep]
 
 
@@ -148,24 +149,25 @@ def _fewest(candidates: list[ModelView], held: Claim, model: ModelView, view: Vi
 
     The cheapest first, and of those never more than needed; or the one that is enough alone, where all of those cost more.
     """
-    several = _cheapest_first(candidates, held, model, view)
+    several = enough(sorted(candidates, key=_reluctance), held, model, view) or []
     if len(several) > 1:
-        enough = [m for m in candidates if model.claim.fits_beside(held - m.claim, view.capacity)]
-        one = min(enough, key=_reluctance, default=None)
+        alone = [m for m in candidates if model.claim.fits_beside(held - m.claim, view.capacity)]
+        one = min(alone, key=_reluctance, default=None)
         if one is not None and _reluctance(one)[:3] <= max(_reluctance(m)[:3] for m in several):
             return [one] if one.keeping <= sum(m.keeping for m in several) else several
     return several
 
 
-def _cheapest_first(candidates: list[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
+def enough(candidates: Iterable[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView] | None:
+    """Choose of the candidates, the first ones first, those that make room for a model by leaving; None: all would not do."""
     victims: list[ModelView] = []
-    for candidate in sorted(candidates, key=_reluctance):
-        victims.append(candidate)
-        held -= candidate.claim
+    for candidate in candidates:
         if model.claim.fits_beside(held, view.capacity):
             break
-    else:
-        return []
+        victims.append(candidate)
+        held -= candidate.claim
+    if not model.claim.fits_beside(held, view.capacity):
+        return None
     for victim in reversed(victims[:-1]):
         if model.claim.fits_beside(held + victim.claim, view.capacity):
             victims.remove(victim)

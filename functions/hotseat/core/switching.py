@@ -561,13 +561,13 @@ class Switching:
         free = devices is not None
         waiting, oldest = self._waiting(model)
         order = self.prospects.orders.get(model)
-        requested = min([*([oldest] if waiting else []), *([order.since] if order else [])], default=now)
+        wanted = self._wanted(model)
+        asked = (oldest if waiting else None, order.since if order else None, wanted)
+        requested = min((since for since in asked if since is not None), default=now)
         gone = () if free else (*GOING, SeatState.PARKING, SeatState.RELEASING, SeatState.UNPROVEN)
         leaving = [h.seat for h in self.holders.values() if h.state in gone and not h.asleep]
         if not free and not leaving:
             return  # whoever is to make room has to begin its own turn first
-        wanted = self._wanted(model)
-        requested = requested if wanted is None else min(requested, wanted)
         reason = (
             "demand" if waiting or wanted is not None else "ordered" if order else self.wishes.reason(model, terms, now)
         )
