@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from hotseat.core.documents import Model
 from hotseat.core.messages import CacheObserved, HolderFailed, HolderReady, HolderReleased, HolderUnproven, Start, Stop
 from hotseat.runtimes.local import holder as holder_module
 from hotseat.runtimes.local.holder import Holder
+from hotseat.runtimes.local.keepers import Keeper
 from hotseat.runtimes.local.leftovers import find_processes
 from hotseat.runtimes.local.runtime import LocalRuntime
 
@@ -256,6 +258,37 @@ def test_a_spare_keeper_that_was_killed_costs_nothing(house: House, tmp_path: Pa
         if any("keeper.py" in word for word in child.cmdline()):
             child.kill()
     house.load("a")
+
+
+def test_a_spare_keeper_killed_with_its_order_unread_costs_nothing_either(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL takes its time: the pipe may still be open when the order is written."""
+    house.begin(small_model(tmp_path, "a"))
+    launch, killed = Keeper.launch, list[int]()
+
+    def launch_and_kill(keeper: Keeper, *order: Any) -> None:
+        if not killed:
+            os.kill(keeper.pid, signal.SIGSTOP)
+        launch(keeper, *order)
+        if not killed:
+            killed.append(keeper.pid)
+            os.kill(keeper.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Keeper, "launch", launch_and_kill)
+    house.load("a")
+    assert killed
+    assert house.told.of_holder("a@1") == ["HolderReady"]
+
+
+def test_a_keeper_that_dies_each_time_is_not_tried_for_ever(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.begin(small_model(tmp_path, "a"))
+    monkeypatch.setattr(Keeper, "launch", lambda keeper, *_order: os.kill(keeper.pid, signal.SIGKILL))
+    house.runtime.start(Start("a", "a@1", 1))
+    assert house.failed("a").reason == "KeeperKilled"
+    house.released("a")
 
 
 def test_what_could_not_be_proven_is_told_and_proven_later(

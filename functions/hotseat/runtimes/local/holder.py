@@ -88,6 +88,7 @@ class Holder(threading.Thread):
         self._around = around
         self._mark = f"{order.holder} {secrets.token_hex(8)}"  # in the environment of its processes
         self._keeper: Keeper | None = None
+        self._plan: Plan | None = None  # while it may be begun once more
         self._probe: Probe | None = None
         self._turn: Turn | None = None  # to sleep or to wake, while it goes on
         self._turned = 0  # number of the last of those
@@ -138,19 +139,24 @@ class Holder(threading.Thread):
             self._around.state.remember(self.order.holder, plan.stop_command)
         self._claim = make_claim(self._around.accelerators) if spec.resources.gpus else None
         self._oom_kills = oom_kills()
+        self._plan = plan
         self._keeper = self._launch(plan)
         self._address, self._listens, self._health = f"http://{HOST}:{port}", (HOST, port), plan.health_path
         self._probe = Probe(self._listens, self._health, time.monotonic())
 
     def _launch(self, plan: Plan) -> Keeper:
         keeper = self._around.keepers.take()
-        try:
-            keeper.launch(plan.argv, plan.env, plan.stop_command)
-        except BrokenPipeError:  # the spare one died at this moment
-            keeper.close()
-            keeper = self._around.keepers.take()
-            keeper.launch(plan.argv, plan.env, plan.stop_command)
+        keeper.launch(plan.argv, plan.env, plan.stop_command)
         return keeper
+
+    def _relaunched(self, dead: Keeper) -> bool:
+        """Begin once more, and only once, if the keeper (a spare one is an idle process) died before it started anything."""
+        plan, self._plan = self._plan, None
+        if plan is None or self._engine_pid or self.orders.grace is not None or self._processes_left():
+            return False
+        dead.close()
+        self._keeper = self._launch(plan)
+        return True
 
     def _warn(self, message: str) -> None:
         log.warning("%s: %s", self.order.holder, message)
@@ -169,6 +175,8 @@ class Holder(threading.Thread):
             self._take_order(self._keeper)
             messages = self._keeper.messages()
             if messages is None:
+                if self._relaunched(self._keeper):
+                    continue
                 self._fail(
                     "KeeperKilled", "the process that watches over the engine was killed, and the engine with it"
                 )

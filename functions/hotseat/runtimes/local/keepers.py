@@ -48,13 +48,12 @@ class Keeper:
         return self._process.poll() is None
 
     def launch(self, argv: Sequence[str], env: Mapping[str, str], stop_command: Sequence[str]) -> None:
-        """Run the engine; the answer comes as a message. BrokenPipeError if the keeper is dead."""
-        self._send({"argv": list(argv), "env": dict(env), "stop_command": list(stop_command)})
+        """Run the engine; the answer comes as a message, or the end of file if the keeper is dead."""
+        self._order({"argv": list(argv), "env": dict(env), "stop_command": list(stop_command)})
 
     def stop(self, grace: float) -> None:
         """End the engine; no matter if the keeper is gone."""
-        with contextlib.suppress(BrokenPipeError):
-            self._send({"stop": grace})
+        self._order({"stop": grace})
 
     def messages(self) -> list[dict[str, Any]] | None:
         """Take what it has said since the last call; None at the end of file, when it is dead."""
@@ -78,10 +77,11 @@ class Keeper:
             with contextlib.suppress(RuntimeError):  # no thread to be had: a zombie stays, which harms nobody
                 threading.Thread(target=self._process.wait, daemon=True, name="keeper-reaper").start()
 
-    def _send(self, order: dict[str, Any]) -> None:
+    def _order(self, order: dict[str, Any]) -> None:
         data = json.dumps(order).encode() + b"\n"
-        while data:
-            data = data[os.write(self._control.fileno(), data) :]
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which `messages` tells
+            while data:
+                data = data[os.write(self._control.fileno(), data) :]
 
 
 class Keepers:
