@@ -266,6 +266,10 @@ class Hotseat:
         """When a mock wrote that line first."""
         return next(row["time"] for row in self.mock_lines() if (row["event"], row["model"]) == (event, model))
 
+    def answered(self, model: str) -> float:
+        """When a mock began to send the end of its last answer: its line `done` comes after that, perhaps after all that follows."""
+        return max(row["sent"] for row in self.mock_lines() if (row["event"], row["model"]) == ("done", model))
+
     def loads(self) -> Counter[str]:
         """How many engines were started, by model."""
         return Counter(line["model"] for line in self.mock_lines() if line["event"] == "start")

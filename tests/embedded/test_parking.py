@@ -123,7 +123,7 @@ def test_no_request_is_cut_by_a_park(up: Up) -> None:
     long.begun()
     assert hotseat.ask("b").by == "b"
     assert len(long.answer().data()) == 13
-    assert hotseat.moment("done", "a") < hotseat.moment("sleep", "a") <= hotseat.moment("start", "b")
+    assert hotseat.answered("a") < hotseat.moment("sleep", "a") <= hotseat.moment("start", "b")
 
 
 def test_over_the_budget_the_least_recently_used_is_stopped(up: Up) -> None:

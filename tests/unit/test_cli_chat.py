@@ -122,7 +122,8 @@ class Terminal:
 
     def __init__(self, *args):
         self._fd, other = pty.openpty()
-        program = "from hotseat.cli.main import main; main()"
+        # Who runs the tests in the background of a shell without job control has them ignore Ctrl-C.
+        program = "from signal import *; signal(SIGINT, default_int_handler); from hotseat.cli.main import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *args],
             stdin=other, stdout=other, stderr=other, start_new_session=True,

@@ -44,6 +44,7 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._buffer = b""
+        self.sent = 0.0  # when the latest bytes began to be sent, in seconds since 1970
         self._gone = select.poll()
         self._gone.register(sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
 
@@ -98,6 +99,7 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Write it all."""
+        self.sent = time.time()
         try:
             self._socket.sendall(data)
         except OSError as error:

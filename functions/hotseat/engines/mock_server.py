@@ -20,6 +20,7 @@ from hotseat.engines import mock_answers as answers
 from hotseat.engines.mock_http import Connection, Dropped, Gone, Request
 
 SEAT_TAKEN = 86  # exit status
+LAST_LINES = 0.05  # seconds that answers just sent have to be logged before an orderly exit
 DEVICES = "CUDA_VISIBLE_DEVICES"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
@@ -189,6 +190,9 @@ class Server:
         self.log("term")
         if "hang-stop" not in self.faults:
             time.sleep(self.options.stop_time)
+            until = time.monotonic() + LAST_LINES
+            while self.counts["open"] and time.monotonic() < until:
+                time.sleep(0.001)
             self._exit(0)
 
     def _exit(self, status: int) -> NoReturn:
@@ -281,10 +285,10 @@ class Server:
             cancelled = True
             raise
         finally:
+            self.log("done", id=number, cancelled=cancelled, sent=connection.sent)
             with self.lock:
                 self.counts["open"] -= 1
                 self.counts["cancelled"] += cancelled
-            self.log("done", id=number, cancelled=cancelled)
 
     def _answer(self, connection: Connection, request: Request, number: int) -> None:
         multipart = request.headers.get("content-type", "").startswith("multipart/")
