@@ -81,6 +81,7 @@ class App:
             time.monotonic,
             self._connections.forget,
             devices=gpus.names,
+            device_ids=gpus.ids,
             host_memory=share,
         )
         self.metrics = Metrics(self._read)

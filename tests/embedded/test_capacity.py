@@ -66,6 +66,27 @@ def test_hotseat_hands_out_no_gpu_that_it_was_not_given(up: Up) -> None:
     assert (visible(hotseat, "a"), visible(hotseat, "b")) == ("4", "2")
 
 
+def test_what_needs_more_gpus_than_there_are_is_refused_and_never_sees_those_of_others(up: Up) -> None:
+    """A limit once: such engines were started, and saw all GPUs."""
+    late = workspace("late", capacity={"gpus": 1})
+    large = model("large", workspace="default", resources={"gpus": 2})
+    hotseat = up(TWO, late, model("a", workspace="default"), large, model("b", workspace="late"), env={GPUS: "4"})
+    hotseat.expected_errors.append("GPUs, but of those that hotseat has here")
+    assert hotseat.ask("a").by == "a"
+    for name, why in (("large", "2 GPUs, of 1 GPU (the Workspace states 2"), ("b", "1 GPU, of 0 GPUs")):
+        refused = hotseat.ask(name)
+        assert (refused.status, refused.code) == (503, "too_large")
+        assert why in refused.body.decode()
+    assert seats(hotseat) == [("a", "ready", ["4"])]
+    assert visible(hotseat, "a") == "4"
+    rows = hotseat.get("/running").json()["workspaces"]
+    assert {row["name"]: row["gpus"] for row in rows} == {"default": 1, "late": 0}
+    assert "Workspace late is to have 1 GPUs, but of those that hotseat has here (4) it gets none" in hotseat.log()
+    hotseat.write([workspace("late", capacity={"gpus": 1}), model("b", workspace="late")])  # the other one leaves
+    hotseat.wait_for(lambda: hotseat.ask("b").status == 200)
+    assert visible(hotseat, "b") == "4"
+
+
 def test_a_gpu_that_goes_to_another_workspace_is_waited_for(up: Up) -> None:
     """A bug once: whoever renamed a Workspace had the models of both on its GPU until the old one's had gone."""
     hotseat = up(workspace(capacity={"gpus": 1}), model("a", "--stop-time", "1.5"), env={GPUS: "0"})

@@ -75,7 +75,7 @@ def test_no_models_is_a_table_without_rows_and_no_name(fake, hotseat):
 
 @pytest.fixture
 def running(fake):
-    space = {"epoch": 4, "capacity": {"gpus": 1, "acceleratorMemory": None}, "effective_max_wait": 30.0}
+    space = {"epoch": 4, "capacity": {"gpus": 2, "acceleratorMemory": None}, "gpus": 1, "effective_max_wait": 30.0}
     fake.answers["GET /running"] = {
         "running": [
             {

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from hotseat.control.devices import hand_out
+from hotseat.control.terms import capacity_of
 from hotseat.core.batch import Batch
 from hotseat.core.documents import Workspace
 from hotseat.core.messages import (
@@ -20,6 +21,7 @@ from hotseat.core.messages import (
     Waiting,
 )
 from hotseat.core.policy import NOTHING, Capacity, Claim, ModelView, View
+from hotseat.core.prospects import shortage
 from hotseat.core.seats import DemandReported, Terms, TermsChanged, Unload
 from hotseat.core.switching import Switching
 
@@ -221,7 +223,61 @@ def test_a_workspace_keeps_its_gpus_while_others_come_and_go() -> None:
     assert hand_out([workspace("b", 3)], {"b": ("1", "2")}, None) == {"b": ("1", "2", "0")}
 
 
-def test_where_there_are_too_few_none_are_handed_out_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_there_are_too_few_a_workspace_gets_what_is_left_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING):
-        assert hand_out([workspace("a", 1), workspace("b", 2)], {}, ("5", "7")) == {"a": ("5",), "b": ()}
-    assert "Workspace b has capacity.gpus 2, but hotseat sees 2 GPUs here" in caplog.text
+        assert hand_out([workspace("a", 1), workspace("b", 2)], {}, ("5", "7")) == {"a": ("5",), "b": ("7",)}
+    assert "Workspace b is to have 2 GPUs, but of those that hotseat has here (5, 7) it gets 7" in caplog.text
+    assert "Workspace a" not in caplog.text
+
+
+def test_what_is_stated_and_is_not_there_or_is_another_ones_is_not_handed_out(caplog: pytest.LogCaptureFixture) -> None:
+    ids = {"0": "GPU-aa", "1": "GPU-bb"}
+
+    def given(*workspaces: Workspace) -> dict[str, tuple[str, ...]]:
+        return hand_out(workspaces, {}, ("0", "1"), ids)
+
+    assert given(workspace("a", 2, "0", "7")) == {"a": ("0",)}
+    assert given(workspace("a", 1, "0"), workspace("b", 1, "GPU-aa")) == {"a": ("0",), "b": ()}
+    assert given(workspace("a", 1, "GPU-b"), workspace("b", 1)) == {"a": ("1",), "b": ("0",)}
+    assert given(workspace("a", 2, "1", "GPU-bb")) == {"a": ("1",)}
+    assert given(workspace("a", 1, "MIG-cc")) == {"a": ("MIG-cc",)}  # no list has those
+    assert hand_out([workspace("a", 1, "1")], {}, ("3", "2")) == {"a": ()}, "it was given others"
+    assert "Workspace b is to have 1 GPUs" in caplog.text
+
+
+def test_without_any_gpu_nothing_is_handed_out_and_counts_are_taken_on_trust() -> None:
+    assert hand_out([workspace("a", 1), workspace("b", 1, "0")], {}, ()) == {"b": ()}
+    assert capacity_of(workspace("a", 4), None) == Capacity(4)
+
+
+def test_a_workspace_has_no_more_to_give_than_the_gpus_that_it_gets() -> None:
+    four = Workspace.model_validate(
+        {"metadata": {"name": "w"}, "spec": {"capacity": {"gpus": 4, "acceleratorMemory": 96}}}
+    )
+    assert capacity_of(four, ("0", "1", "2", "3")) == Capacity(4, 96, ("0", "1", "2", "3"))
+    assert capacity_of(four, ("0",)) == Capacity(1, 24, ("0",), missing=3)
+    assert capacity_of(four, ()) == Capacity(0, 0, missing=4)
+
+
+def test_who_needs_gpus_that_are_not_there_is_refused_and_told_why_and_the_others_run() -> None:
+    short = Capacity(1, None, ("0",), missing=1)
+    house = Machine(short, large=Terms(Claim(2)), small=Terms(Claim(1)))
+    house.want(1.0, "large", "small")
+    assert list(house.starts) == ["small"]
+    refusal = house.machine.residency.refusals["large"]
+    assert refusal.code == "too_large"
+    assert refusal.message == (
+        "large claims more than there is of the accelerator: 2 GPUs, of 1 GPU "
+        "(the Workspace states 2, but hotseat has no more for it here)"
+    )
+    shared = Capacity(2, 48, ("0", "1"), missing=2)
+    assert shortage("m", Claim(1, 30), shared, (), now=0.0, epoch=1).message == (
+        "m claims more than there is of the accelerator: 1 GPU with 30 of memory, of 2 GPUs with 24 of memory each "
+        "(the Workspace states 4, but hotseat has no more for it here)"
+    )
+    nothing = Machine(Capacity(0, 0, missing=1), a=Terms(Claim(1)), b=Terms(Claim(1, 5)), cpu=Terms(NOTHING))
+    nothing.want(1.0, "a", "b", "cpu")
+    assert list(nothing.starts) == ["cpu"]
+    assert set(nothing.machine.residency.refusals) == {"a", "b"}

@@ -647,8 +647,10 @@ def test_one_that_cannot_be_proven_gone_though_nobody_told_it_to_go_has_crashed_
 def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
     """A bug once: it spoke of a seat that could not be proven free."""
     house = House(Capacity(1, 10), a=Terms(Claim(2)), b=Terms(Claim(1, 11)))
+    told = "claims more than there is of the accelerator"
     refusals = {
-        model: Refusal(2, "too_large", f"{model} claims more than there is of the accelerator") for model in "ab"
+        "a": Refusal(2, "too_large", f"a {told}: 2 GPUs, of 1 GPU with 10 of memory"),
+        "b": Refusal(2, "too_large", f"b {told}: 1 GPU with 11 of memory, of 1 GPU with 10 of memory"),
     }
     assert house.demand(1.0, {"a": 1, "b": 1}) == [publish(2, refuse=refusals)]
     house.demand(1.5)
@@ -659,7 +661,7 @@ def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
 def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     """A bug once: whoever had given it waited for ever, since only waiting requests were told."""
     house = House(a=Terms(Claim(2)))
-    refusal = Refusal(2, "too_large", "a claims more than there is of the accelerator")
+    refusal = Refusal(2, "too_large", "a claims more than there is of the accelerator: 2 GPUs, of 1 GPU")
     assert house.machine.step(Load(1.0, "a")) == [publish(2, refuse={"a": refusal})]
     assert not house.machine.prospects.orders
     assert house.tick(2.0) == []

@@ -94,8 +94,8 @@ def _queue_row(row: Row) -> list[str]:
 
 def _seats(body: Row) -> list[list[str]]:
     """One row for each resident, and one for each workspace that has none."""
-    capacities = {space["name"]: space.get("capacity") or {} for space in body.get("workspaces") or ()}
-    spaces = {name: it.get("gpus") if it.get("counted", True) else "-" for name, it in capacities.items()}
+    there = {space["name"]: space.get("gpus") for space in body.get("workspaces") or ()}
+    spaces = {name: "-" if gpus is None else gpus for name, gpus in there.items()}
     rows = [
         [
             row["workspace"],

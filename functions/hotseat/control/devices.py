@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from hotseat.core.documents import Workspace
 
@@ -10,18 +11,27 @@ log = logging.getLogger(__name__)
 
 
 def hand_out(
-    workspaces: Iterable[Workspace], before: Mapping[str, tuple[str, ...]], known: tuple[str, ...] | None
+    workspaces: Iterable[Workspace],
+    before: Mapping[str, tuple[str, ...]],
+    known: tuple[str, ...] | None,
+    ids: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, tuple[str, ...]]:
     """Give each Workspace the names of its GPUs: those that it states, else those it had, else the first that are free.
 
     `before`: what Workspaces had, those included that are on their way out. `known`: all there are; None: nobody can tell, so
-    they are numbers from 0 on, and none is made up while one is to be given back. What somebody had may still be in use:
-    whoever gets it has to wait for that. A Workspace for which there are too few gets none: its models see what hotseat itself sees.
+    they are numbers from 0 on, and none is made up while one is to be given back. `ids`: their UUIDs, where they are known.
+    What somebody had may still be in use: whoever gets it has to wait for that. A Workspace for which there are too few gets
+    those that are left. Where there are none at all, one that states none is not in the answer: nothing is handed out to it.
     """
     listed = list(workspaces)
-    given = {w.name: w.spec.capacity.devices for w in listed if w.spec.capacity.devices}
-    taken = {device for devices in given.values() for device in devices}
-    rest = [w for w in listed if w.name not in given]
+    given: dict[str, tuple[str, ...]] = {}
+    taken: set[str] = set()
+    for workspace in listed:
+        if stated := workspace.spec.capacity.devices:
+            found = dict.fromkeys(_find(name, known, ids) for name in stated)
+            given[workspace.name] = tuple(name for name in found if name is not None and name not in taken)
+            taken.update(given[workspace.name])
+    rest = [w for w in listed if w.name not in given] if known != () else []
     kept = {w.name: [d for d in before.get(w.name, ()) if d not in taken][: w.spec.capacity.gpus] for w in rest}
     taken |= {device for devices in kept.values() for device in devices}
     former = {device for devices in before.values() for device in devices}
@@ -34,17 +44,32 @@ def hand_out(
         more = list(itertools.islice(free, wanted))
         taken.update(more)
         given[workspace.name] = (*kept[workspace.name], *more)
-        if len(more) < wanted:
-            given[workspace.name] = ()
-            _say_too_few(workspace, len(known or ()))
+    for workspace in listed:
+        if workspace.spec.capacity.counted and workspace.name in given:
+            _warn_of_too_few(workspace, given[workspace.name], known or ())
     return given
 
 
-def _say_too_few(workspace: Workspace, known: int) -> None:
-    log.warning(
-        "Workspace %s has capacity.gpus %d, but hotseat sees %d GPUs here: it hands out none, and every engine sees all; "
-        "to let models share a GPU, state capacity.acceleratorMemory and what each Model claims of it",
-        workspace.name,
-        workspace.spec.capacity.gpus,
-        known,
-    )
+def _find(name: str, known: tuple[str, ...] | None, ids: Mapping[str, str]) -> str | None:
+    """Give a GPU that a document states the name by which it is known: a UUID, or the beginning of one, is a number. None: it is not there.
+
+    Parts of GPUs (MIG) are listed by nobody: they are taken on trust.
+    """
+    if known is None or name in known:
+        return name
+    meant = [number for number, uuid in ids.items() if uuid.startswith(name)]
+    if len(meant) == 1:
+        return meant[0]
+    return name if ids and not name.isdecimal() else None
+
+
+def _warn_of_too_few(workspace: Workspace, gets: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if len(gets) < (gpus := workspace.spec.capacity.gpus):
+        log.warning(
+            "Workspace %s is to have %d GPUs, but of those that hotseat has here (%s) it gets %s: models that claim more are "
+            "refused; to let models share a GPU, state capacity.acceleratorMemory and what each Model claims of it",
+            workspace.name,
+            gpus,
+            ", ".join(known) or "none",
+            ", ".join(gets) or "none",
+        )

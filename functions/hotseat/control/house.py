@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
+from types import MappingProxyType
 
 from hotseat.control.bus import Bus
 from hotseat.control.desk import Clock, Desk
@@ -62,7 +63,7 @@ class LocalRoom:
         """Begin empty. `moved` hears, on the switcher's thread, that GPUs have been taken or given back."""
         self.workspace, self.capacity = workspace, capacity_of(workspace)
         self.retired = False  # no document names it any longer
-        self.devices: tuple[str, ...] = ()  # names of its GPUs, where they are handed out
+        self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: they are not handed out
         self._clock = clock
         self._bus = bus
         self._forget, self._moved = forget, moved
@@ -117,7 +118,7 @@ class LocalRoom:
     def ceded(self) -> set[str]:
         """GPUs that it still has something on though they are not its own any longer."""
         used = _used(self.desk.residency.residents)
-        return used if self.retired else used - set(self.devices)
+        return used if self.retired else used - set(self.devices or ())
 
     @property
     def empty(self) -> bool:
@@ -200,6 +201,7 @@ class House(Register):
     """All rooms, with their switchers. Documents may change while it runs.
 
     `forget` hears of addresses that are gone. `devices` are the GPUs of this machine; None: nobody can tell, so they are numbers.
+    `device_ids`: their UUIDs, where they are known.
     `host_memory`: bytes for parked Models, which Workspaces that state none share evenly; None: no limit.
     """
 
@@ -213,10 +215,11 @@ class House(Register):
         forget: Callable[[str], None] = _nothing,
         *,
         devices: tuple[str, ...] | None = None,
+        device_ids: Mapping[str, str] = MappingProxyType({}),
         host_memory: int | None = None,
     ) -> None:
         super().__init__()
-        self._devices, self._host_memory = devices, host_memory
+        self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory
         self.router = uuid.uuid4().hex[:8]
         self.runtime = runtime
         self.bus = bus
@@ -250,8 +253,8 @@ class House(Register):
             if self._begun:
                 self.runtime.update(models)
             self._places = places
-            before = {name: room.devices for name, room in self._rooms.items() if name in named or not room.empty}
-            devices = hand_out(named.values(), before, self._devices)
+            before = {n: room.devices or () for n, room in self._rooms.items() if n in named or not room.empty}
+            devices = hand_out(named.values(), before, self._devices, self._device_ids)
             share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
             for name, room in self._rooms.items():
                 room.retired, room.devices = name not in named, devices.get(name, room.devices)
@@ -264,7 +267,7 @@ class House(Register):
 
     def _away(self, room: LocalRoom) -> tuple[str, ...]:
         ceded = set[str]().union(*(each.ceded for each in self._rooms.values() if each is not room))
-        return tuple(device for device in room.devices if device in ceded)
+        return tuple(device for device in room.devices or () if device in ceded)
 
     def _hand_over(self) -> None:
         """Let Workspaces begin with GPUs that others have given back."""

@@ -77,16 +77,22 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) ->
     )
 
 
-def capacity_of(workspace: Workspace, devices: tuple[str, ...] = (), *, host_memory: int | None = None) -> Capacity:
-    """Read what a Workspace has to give; `devices` are its GPUs where they are ours to hand out.
+def capacity_of(
+    workspace: Workspace, devices: tuple[str, ...] | None = None, *, host_memory: int | None = None
+) -> Capacity:
+    """Read what a Workspace has to give. `devices` are its GPUs where they are ours to hand out: it has no more than those.
 
     `host_memory`: bytes for parked Models where it states none; None: no limit.
     """
-    capacity = workspace.spec.capacity
-    memory = host_memory if capacity.host_memory is None else capacity.host_memory
-    if not capacity.counted:
-        return Capacity(None, None, host_memory=memory)
-    return Capacity(capacity.gpus, capacity.accelerator_memory, devices, memory)
+    stated = workspace.spec.capacity
+    parked = host_memory if stated.host_memory is None else stated.host_memory
+    if not stated.counted:
+        return Capacity(None, None, host_memory=parked)
+    if devices is None or len(devices) >= stated.gpus:
+        return Capacity(stated.gpus, stated.accelerator_memory, devices or (), parked)
+    gpus, memory = len(devices), stated.accelerator_memory
+    left = None if memory is None else memory * gpus // stated.gpus  # each has the part that it was to have
+    return Capacity(gpus, left, devices, parked, missing=stated.gpus - gpus)
 
 
 def groups_of(workspace: Workspace) -> Groups:

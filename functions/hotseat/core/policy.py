@@ -32,6 +32,7 @@ class Capacity:
     away: tuple[
         str, ...
     ] = ()  # those of the devices that another Workspace has not given back yet: nothing starts there
+    missing: int = 0  # GPUs that its document states beyond these, and that are not there for it
 
     @property
     def each(self) -> int:

@@ -8,6 +8,7 @@ from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import CacheObserved, CacheState, Fetch, Refusal, SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.seats import Failure, Holder
+from hotseat.core.units import format_bytes
 
 MAX_BACKOFF = 300.0  # seconds
 UNPROVEN_RETRY = 10.0  # seconds
@@ -167,7 +168,7 @@ def shortage(
 ) -> Refusal | None:
     """Say why no switch whatever could make room for a model, if that is so."""
     if not claim.fits_beside(NOTHING, capacity):
-        return Refusal(epoch, "too_large", f"{model} claims more than there is of the accelerator")
+        return Refusal(epoch, "too_large", _too_large(model, claim, capacity))
     stuck = [h for h in holders if h.state is SeatState.UNPROVEN]
     taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
     alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
@@ -180,3 +181,21 @@ def shortage(
     names = ", ".join(sorted(h.model for h in firm))
     message = f"there is no room for {model}: persistent groups keep {names} loaded"
     return Refusal(epoch, "no_room", message, now + ROOM_RETRY)
+
+
+def _too_large(model: str, claim: Claim, capacity: Capacity) -> str:
+    """Say what it wants, and what there is."""
+    devices = len(capacity.devices)
+    memory = capacity.each if devices and capacity.memory is not None else capacity.memory
+    wanted, there = _amount(claim.gpus, claim.memory), _amount(capacity.gpus, memory)
+    message = f"{model} claims more than there is of the accelerator: {wanted}, of {there}"
+    if devices > 1 and capacity.memory is not None:
+        message += " each"
+    if not capacity.missing:
+        return message
+    return f"{message} (the Workspace states {(capacity.gpus or 0) + capacity.missing}, but hotseat has no more for it here)"
+
+
+def _amount(gpus: int | None, memory: int | None) -> str:
+    parts = [] if gpus is None else [f"{gpus} GPU{'' if gpus == 1 else 's'}"]
+    return " with ".join([*parts, *([f"{format_bytes(memory)} of memory"] if memory else [])])

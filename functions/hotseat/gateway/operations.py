@@ -206,6 +206,7 @@ def _workspace(room: Room) -> dict[str, Any]:
         "name": room.name,
         "epoch": room.desk.residency.epoch,
         "capacity": spec.capacity.model_dump(mode="json", by_alias=True),
+        "gpus": room.capacity.gpus,
         "host_memory": room.capacity.host_memory,
         "policy": spec.policy.name,
         "max_wait": spec.policy.max_wait,
