@@ -2,9 +2,14 @@
 
 import heapq
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
+from types import MappingProxyType
 
+import pytest
+
+from hotseat.control.wire import lessons_from_json, lessons_to_json
 from hotseat.core.admission import (
     Admission,
     Arrive,
@@ -16,6 +21,7 @@ from hotseat.core.admission import (
     ResidencySeen,
 )
 from hotseat.core.batch import Batch
+from hotseat.core.lessons import Lessons
 from hotseat.core.messages import CacheObserved, CacheState, HolderReady, HolderReleased, Start, Stop
 from hotseat.core.policy import Capacity
 from hotseat.core.seats import DemandReported, Publish, Stimulus, Terms, TermsChanged, Tick
@@ -26,11 +32,18 @@ class Theatre:
     """One router, one Workspace; loading takes `load` seconds, stopping `stop`, an answer `answer`."""
 
     def __init__(
-        self, *models: str, load: float = 1.0, stop: float = 0.1, answer: float = 0.1, gpus: int = 1, **terms: float
+        self,
+        *models: str,
+        load: float = 1.0,
+        stop: float = 0.1,
+        answer: float = 0.1,
+        gpus: int = 1,
+        remembered: Lessons = MappingProxyType({}),
+        **terms: float,
     ) -> None:
         self.now = 0.0
         self.load, self.stop, self.answer = load, stop, answer
-        self.router, self.switching = Admission("r"), Switching("w", Batch())
+        self.router, self.switching = Admission("r"), Switching("w", Batch(), remembered=remembered)
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.order = itertools.count()
         self.loads: Counter[str] = Counter()
@@ -185,3 +198,23 @@ def test_with_two_seats_two_models_stay_and_the_third_takes_that_of_the_longest_
     play.run(20.0)
     assert [status.state for status in play.switching.status()] == ["ready", "unloaded", "ready"]
     assert play.loads == {"a": 1, "b": 1, "c": 1}
+
+
+def test_after_a_restart_the_first_turns_are_as_long_as_the_last_ones_were() -> None:
+    def busy(remembered: Lessons) -> tuple[Theatre, float | None, int]:
+        """Keep two models busy for three minutes; also gives the bound on waiting at the first turn, and the loads."""
+        play = Theatre("a", "b", load=20.0, stop=2.0, answer=0.5, max_wait=5.0, remembered=remembered)
+        play.on_answer = lambda model: play.ask(model) if play.now < 180 else None
+        for model in "aabb":
+            play.ask(model)
+        play.run(20.2)
+        first = play.switching.effective_max_wait
+        play.run(180.0)
+        return play, first, sum(play.loads.values())
+
+    before, guessed, loads = busy({})
+    lessons = lessons_from_json(json.loads(json.dumps(lessons_to_json(before.switching.lessons()))))
+    _, known, fewer = busy(lessons)
+    assert known == before.switching.effective_max_wait == pytest.approx(66.0)  # 1.5 times two switches of 22 s
+    assert guessed == pytest.approx(30.0)  # of what is known of one load alone
+    assert fewer < loads

@@ -5,11 +5,16 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 
 from hotseat.core.events import Emit
+from hotseat.core.lessons import Lessons
 from hotseat.core.messages import (
     Fetch,
     HolderFailed,
+    HolderMeasured,
+    HolderParked,
+    HolderReady,
     HolderReleased,
     Park,
     Residency,
@@ -27,6 +32,7 @@ from hotseat.core.seats import (
     Publish,
     Shutdown,
     Stimulus,
+    TermsChanged,
     Tick,
 )
 from hotseat.core.switches import Switch
@@ -37,6 +43,9 @@ log = logging.getLogger(__name__)
 HOPELESS = 3  # steps that fail in a row
 SIGN_OF_LIFE = 1.0  # seconds between looks at demand where nothing was said
 SOON = 0.05  # seconds within which demand is looked at that has changed without urgency
+
+
+_TELLING = HolderReady | HolderReleased | HolderParked | HolderMeasured | TermsChanged  # after which more may be known
 
 
 class _Look(Enum):
@@ -70,10 +79,15 @@ def _nothing() -> None:
     """Stand for nobody who looks after every step."""
 
 
+def in_vain(_lessons: Lessons) -> None:
+    """Stand for nobody who keeps them."""
+
+
 class Switcher:
     """Runs the machine. All stimuli go through one queue, so the machine needs no lock; readers get finished snapshots.
 
-    `turned` is called after every step; `epoch` is the last one of an earlier run.
+    `turned` is called after every step, `learned` when something new is known of models, with all that is.
+    `epoch` is the last one of an earlier run, `remembered` what that had learned.
     `give_up` is called when step after step fails, which only a bug does: better to start afresh than to let requests hang.
     """
 
@@ -89,17 +103,19 @@ class Switcher:
         emit: Callable[[str, int, Emit], None],
         give_up: Callable[[], None],
         turned: Callable[[], None] = _nothing,
+        learned: Callable[[Lessons], None] = in_vain,
         epoch: int = 0,
+        remembered: Lessons = MappingProxyType({}),
     ) -> None:
         self.workspace = workspace
-        self._machine = Switching(workspace, policy, epoch)
+        self._machine = Switching(workspace, policy, epoch, remembered=remembered)
         self._runtime = runtime
         self._clock = clock
         self._demand = demand
         self._publish = publish
         self._emit = emit
         self._give_up = give_up
-        self._turned = turned
+        self._turned, self._learned = turned, learned
         self._inbox: SimpleQueue[Stimulus | _Look] = SimpleQueue()
         self._asked = threading.Event()  # a look at demand is in the inbox already
         self._stale = False  # demand has changed without urgency, and the thread knows or is being told
@@ -113,6 +129,7 @@ class Switcher:
         self._switches: tuple[Switch, ...] = ()
         self._queue: dict[str, tuple[int, float, int]] = {}
         self._memory: dict[str, int] = {}
+        self._lessons = remembered
         self._thread = threading.Thread(target=self._run, name=f"switcher-{workspace}", daemon=True)
 
     def start(self) -> None:
@@ -200,6 +217,10 @@ class Switcher:
         """By model: bytes of accelerator memory that its largest engine was seen to take; those that nobody can see are left out."""
         return self._memory
 
+    def lessons(self) -> Lessons:
+        """By model: what was learned of it, to begin the next run with. Before the first documents, what was remembered."""
+        return self._lessons
+
     @property
     def effective_max_wait(self) -> float | None:
         """Bound on waiting in force, while somebody waits."""
@@ -238,6 +259,9 @@ class Switcher:
             except Exception:  # the others matter no less: a Publish lost would leave routers with what is not true
                 log.exception("switcher of %s: %s failed", self.workspace, command)
         with self._changed:
+            before = self._lessons
+            if isinstance(stimulus, _TELLING):  # first: who writes down the rest meanwhile has this, too
+                self._lessons = self._machine.lessons()
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
             self._memory = self._machine.memory.most(self._machine.holders.values())
@@ -246,6 +270,8 @@ class Switcher:
         if self._inbox.empty():
             self._caught_up.set()
         self._turned()
+        if self._lessons != before:
+            self._learned(self._lessons)
 
     def _next(self) -> Stimulus:
         """Wait for what comes first: a stimulus, demand to look at, or the machine's own time."""

@@ -11,10 +11,12 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
+from math import inf
 from typing import Any
 
+from hotseat.core.lessons import Lesson, Lessons
 from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
-from hotseat.core.switches import Departure, Switch
+from hotseat.core.switches import STEPS, Departure, Estimate, Switch
 from hotseat.core.units import format_time
 
 Json = dict[str, Any]
@@ -205,6 +207,41 @@ def switch_from_json(workspace: str, data: Mapping[str, Any]) -> Switch:
     )
     switch.told = dict(data["phases"])
     return switch
+
+
+def lessons_to_json(lessons: Lessons) -> list[Json]:
+    """Write what was learned of models, so that the next switcher begins with it."""
+    return [
+        {
+            "model": model,
+            "mark": lesson.mark,
+            **{step: {"mean": round(e.mean, 4), "spread": round(e.spread, 4)} for step, e in lesson.times.items()},
+            **({} if lesson.memory is None else {"memory": lesson.memory}),
+            **({} if lesson.parked_memory is None else {"parkedMemory": lesson.parked_memory}),
+        }
+        for model, lesson in lessons.items()
+    ]
+
+
+def lessons_from_json(rows: Any) -> dict[str, Lesson]:
+    """Read it. ValueError: it is none of that."""
+    try:
+        return {str(row["model"]): _lesson(row) for row in rows}
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no lessons: {error!r}") from error
+
+
+def _lesson(row: Mapping[str, Any]) -> Lesson:
+    times = {step: Estimate(_amount(row[step]["mean"]), _amount(row[step]["spread"])) for step in STEPS if step in row}
+    memory, parked = (int(_amount(row[key])) if key in row else None for key in ("memory", "parkedMemory"))
+    return Lesson(str(row["mark"]), times, memory, parked)
+
+
+def _amount(value: Any) -> float:
+    """Take a number that can be seconds or bytes; ValueError: it cannot."""
+    if not 0 <= (amount := float(value)) < inf:
+        raise ValueError(f"no amount: {value!r}")
+    return amount
 
 
 class _Told(Switch):

@@ -1,7 +1,7 @@
 """What models take of the accelerator's memory, beside what their documents claim. Pure.
 
 A model that is seen to take more than it claims has outgrown its claim: that is told, and from then on it is placed by what was
-seen. This is kept in memory only, until the model's document changes or hotseat ends.
+seen, until its document changes; lessons.py takes that over restarts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,13 +24,17 @@ class Memory:
     )  # by model: the most that was seen, where that is above its claim
     _told: dict[str, int] = field(default_factory=dict)  # by model
 
-    def note(self, holder: Holder, memory: int, capacity: Capacity) -> list[Emit]:
-        """Take in what was seen of a holder. If it is more than it claims, it occupies that from now on."""
+    def note(self, holder: Holder, memory: int, capacity: Capacity, *, lasting: bool = True) -> list[Emit]:
+        """Take in what was seen of a holder. If it is more than it claims, it occupies that from now on.
+
+        `lasting`: so will those that come after it.
+        """
         self.seen[holder.id] = memory
         claim = holder.terms.claim
         if not claim.memory or memory <= claim.memory:
             return []
-        self.learned[holder.model] = max(memory, self.learned.get(holder.model, 0))
+        if lasting:
+            self.learned[holder.model] = max(memory, self.learned.get(holder.model, 0))
         holder.terms = replace(holder.terms, claim=raised(claim, memory, capacity))
         if memory < self._told.get(holder.model, 0) * TOLD_AGAIN:
             return []
@@ -45,7 +49,7 @@ class Memory:
 
     def keep(self, old: Mapping[str, Terms], new: Mapping[str, Terms]) -> None:
         """Drop what was learned of models whose documents have changed or are gone."""
-        for model in [m for m in self.learned if not _same(old.get(m), new.get(m))]:
+        for model in [m for m in self.learned if not unchanged(old.get(m), new.get(m))]:
             del self.learned[model]
             self._told.pop(model, None)
 
@@ -66,5 +70,6 @@ def raised(claim: Claim, memory: int, capacity: Capacity) -> Claim:
     return replace(claim, memory=max(claim.memory, min(memory, most)))
 
 
-def _same(old: Terms | None, new: Terms | None) -> bool:
+def unchanged(old: Terms | None, new: Terms | None) -> bool:
+    """Whether a model is there before and after, and does not have to restart for its new document."""
     return old is not None and new is not None and old.fingerprint == new.fingerprint

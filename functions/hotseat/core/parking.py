@@ -24,8 +24,8 @@ class Parking:
     budget: int | None = None  # bytes of host memory for all that sleep; None: no limit
     needed: Collection[str] = ()  # those that shall be resident: to be woken, not to be stopped for room
     waited_for: Collection[str] = ()
+    measured: dict[str, int] = field(default_factory=dict)  # by model: bytes, when it slept last
     _distrusted: dict[str, float] = field(default_factory=dict)  # until when
-    _measured: dict[str, int] = field(default_factory=dict)  # bytes, when it slept last
 
     # Host memory ------------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ class Parking:
         """Bytes that it holds while it sleeps: what its Model states, else what was measured, else 0."""
         if holder.terms.host_memory is not None:
             return holder.terms.host_memory
-        return holder.memory if holder.memory is not None else self._measured.get(holder.model, 0)
+        return holder.memory if holder.memory is not None else self.measured.get(holder.model, 0)
 
     def parks(self, holder: Holder, holders: Iterable[Holder], now: float) -> bool | None:
         """Say whether a drained holder falls asleep, and does not stop; None: not yet, others give back memory for it first.
@@ -117,7 +117,7 @@ class Parking:
         seconds = s.now - holder.since
         holder.asleep, holder.memory = True, s.memory
         if s.memory is not None:
-            self._measured[holder.model] = s.memory
+            self.measured[holder.model] = s.memory
         self.ledger.costs.note_park(holder.model, seconds)
         self.ledger.released(holder.model, s.now)
         _go(holder, SeatState.PARKED, s.now)
@@ -169,7 +169,7 @@ class Parking:
     def mended(self, model: str) -> None:
         """Note that its document has changed, or is gone."""
         self._distrusted.pop(model, None)
-        self._measured.pop(model, None)
+        self.measured.pop(model, None)
 
 
 def sleeper(model: str, holders: Iterable[Holder]) -> Holder | None:

@@ -167,6 +167,7 @@ class Holder:
         None  # when it was told to sleep; None: it is awake, and its host memory does not count
     )
     memory: int | None = None  # bytes of host memory that were measured while it slept
+    halfway: bool = False  # it was found loading or stopping: how long that takes cannot be told from it
 
     @property
     def seat(self) -> str:

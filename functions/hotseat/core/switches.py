@@ -1,12 +1,14 @@
 """The ledger of switches: who left for whom, how long each phase took, and what switching has cost before. Pure."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hotseat.core.events import Emit
 
 KEPT = 100
+STEPS = ("load", "drain", "stop", "park", "wake")
 _WEIGHT = 0.3  # of the newest measurement in a moving average
 
 
@@ -107,6 +109,24 @@ class Costs:
     def note_wake(self, model: str, seconds: float) -> None:
         """Learn from a wake."""
         _learn(self.wake, model, seconds)
+
+    def known(self, model: str) -> dict[str, Estimate]:
+        """Give all that was learned of a model, by step."""
+        return {step: book[model] for step, book in self._books().items() if model in book}
+
+    def recall(self, model: str, known: Mapping[str, Estimate]) -> None:
+        """Take in what was learned of it before, by step."""
+        books = self._books()
+        for step, estimate in known.items():
+            books[step][model] = estimate
+
+    def forget(self, model: str) -> None:
+        """Forget a model."""
+        for book in self._books().values():
+            book.pop(model, None)
+
+    def _books(self) -> dict[str, dict[str, Estimate]]:
+        return dict(zip(STEPS, (self.load, self.drain, self.stop, self.park, self.wake), strict=True))
 
     def of(self, model: str, *, parks: bool = False) -> float:
         """Seconds that switching to and away from a model takes; 0 while unknown. `parks`: it sleeps instead of stopping."""

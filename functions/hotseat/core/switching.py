@@ -15,16 +15,18 @@ the policy wants. Invariants (tests/unit/test_core_machine.py):
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from math import inf
+from types import MappingProxyType
 
 from hotseat.core import parking
 from hotseat.core.demands import NOBODY, Demands
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.granting import decide
 from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.memory import Memory
+from hotseat.core.lessons import Lesson, Lessons, Recall
+from hotseat.core.memory import Memory, unchanged
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -100,6 +102,7 @@ class Switching:
     memory: Memory = field(default_factory=Memory)
     replicas: Replicas = field(default_factory=Replicas)
     parking: Parking = field(init=False)
+    recall: Recall = field(init=False)
     groups: Groups = UNGROUPED
     _demands: Demands = field(default_factory=Demands)
     _wakes: list[float] = field(default_factory=list)  # what this decision waits for
@@ -107,10 +110,12 @@ class Switching:
     _changed: bool = False
     _down: bool = False
     _out: list[Command] = field(default_factory=list)
+    remembered: InitVar[Lessons] = MappingProxyType({})  # what an earlier run had learned
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, remembered: Lessons) -> None:
         self.ledger = Ledger(self.workspace, self.epoch)  # each switch is an epoch at least
         self.parking = Parking(self.ledger)
+        self.recall = Recall(self.ledger.costs, self.memory, self.parking, dict(remembered))
 
     def step(self, stimulus: Stimulus) -> list[Command]:  # noqa: C901 — one arm a stimulus
         """Apply a stimulus, then decide."""
@@ -179,7 +184,7 @@ class Switching:
     def _change_terms(self, s: TermsChanged) -> None:
         old, self.capacity, self._changed = self.terms, s.capacity, True
         self.groups = s.groups
-        self.memory.keep(old, s.models)
+        self.recall.follow(old, s.models)
         self.terms = self.memory.learnt(s.models, s.capacity)
         self.prospects.room_changed()
         self.parking.budget = s.capacity.host_memory
@@ -251,6 +256,7 @@ class Switching:
         claim = found.claim if s.gpus is None else replace(found.claim, gpus=s.gpus)
         found = replace(found, claim=claim, fingerprint=found.fingerprint if s.fingerprint is None else s.fingerprint)
         holder = Holder(s.model, s.holder, s.epoch, state, s.now, found, s.address, last_used=s.now, devices=s.devices)
+        holder.halfway = s.releasing or not s.address
         if s.releasing:
             holder.state, holder.leaving, holder.stop_asked = SeatState.RELEASING, "evicted", s.now
         elif s.address:
@@ -286,8 +292,12 @@ class Switching:
             case HolderUnproven():
                 self._note_unproven(holder, s)
             case HolderMeasured():
-                self._out += self.memory.note(holder, s.memory, self.capacity)
+                self._out += self.memory.note(holder, s.memory, self.capacity, lasting=self._is_of_today(holder))
                 self.terms = self.memory.learnt(self.terms, self.capacity)
+
+    def _is_of_today(self, holder: Holder) -> bool:
+        """Whether it runs what its model's document says now: what is seen of another one tells nothing of it."""
+        return unchanged(holder.terms, self.terms.get(holder.model))
 
     def _note_unproven(self, holder: Holder, s: HolderUnproven) -> None:
         if holder.state is SeatState.UNPROVEN:
@@ -308,7 +318,9 @@ class Switching:
         if woken:
             self._out += self.parking.woken(holder, seconds)
         else:
-            self.ledger.costs.note_load(holder.model, seconds)
+            if not holder.halfway:
+                self.ledger.costs.note_load(holder.model, seconds)
+            holder.halfway = False
             self._out.append(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self._out += self.ledger.ready(holder.seat, s.now)
 
@@ -329,7 +341,8 @@ class Switching:
         self._changed = True
         if holder.state is SeatState.UNPROVEN or self.groups.stays(holder.model):
             self.prospects.room_changed()
-        if holder.state is not SeatState.UNPROVEN and holder.leaving != "failed" and not holder.asleep:
+        tells = holder.state is not SeatState.UNPROVEN and not holder.halfway and self._is_of_today(holder)
+        if tells and holder.leaving != "failed" and not holder.asleep:
             self.ledger.costs.note_stop(holder.model, seconds)
         data = {"holder": holder.id, "reason": holder.leaving or "evicted", "seconds": round(seconds, 4)}
         self._out.append(Emit("model.released", holder.model, data))
@@ -635,6 +648,10 @@ class Switching:
             held[h.model] += self._demands.in_flight(h.id)
         rows = {name: (*self._waiting(name), held[name]) for name in self.terms}
         return {name: row for name, row in rows.items() if row[0] or row[2]}
+
+    def lessons(self) -> dict[str, Lesson]:
+        """Give what was learned of each model, to begin the next run with."""
+        return self.recall.lessons(self.terms)
 
     @property
     def switches(self) -> tuple[Switch, ...]:
