@@ -2,12 +2,16 @@
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from hotseat.cluster.chamber import Chamber
 from hotseat.control.bus import Bus
 from hotseat.core.documents import Model, Workspace
+from hotseat.core.lessons import Lesson
 from hotseat.core.messages import Demand, HolderAdopted
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -91,3 +95,53 @@ def test_a_policy_that_nobody_has_costs_a_workspace_its_readiness_and_not_its_wo
     assert ready(chamber)[:2] == ("True", "Switching")
     chamber.change(following("nicest"), 3, (), {})
     assert ready(chamber)[1] == "UnknownPolicy"
+
+
+def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_begins_with_it() -> None:
+    models = [Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock"}}) for name in "ab"]
+    workspace, marks = following("batch"), {"a": "mark-a", "b": "mark-b"}
+
+    def begin(status: dict[str, Any], **marks: str) -> tuple[Chamber, Writes]:
+        kube, runtime = Writes(), FakeRuntime()
+        chamber = Chamber(workspace, status, runtime=runtime, bus=Bus(), kube=kube, namespace="test")
+        chamber.change(workspace, 1, models, marks)
+        runtime.begin(models, chamber.switcher.tell)
+        chamber.start()
+        return chamber, kube
+
+    first, kube = begin({}, **marks)
+    for name in "aba":
+        assert first.operator.load(name, 5).state == "ready"
+    assert first.switcher.wait_for(lambda: "stop" in first.switcher.lessons().get("b", Lesson("")).times, 5)
+    deadline = time.monotonic() + 5
+    while not (status := merged(kube))["learned"] or status["learned"] != first.build()["learned"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.stop()
+    assert not [each for each in kube.statuses if each.keys() <= {"learned", "outlook", "outlookAt"}], (
+        "no write of its own"
+    )
+    assert {row["model"]: set(row) for row in status["learned"]} == {
+        name: {"model", "mark", "load", "stop"} for name in "ab"
+    }
+
+    second, kube = begin(status, **{**marks, "b": "another"})
+    assert kube.written.wait(5)
+    assert [row["model"] for row in kube.statuses[0]["learned"]] == ["a"], "b has changed meanwhile"
+    assert kube.statuses[0]["learned"][0] == next(row for row in status["learned"] if row["model"] == "a")
+    second.stop()
+
+
+def test_what_nobody_can_read_of_what_was_learned_costs_no_more_than_that(caplog: pytest.LogCaptureFixture) -> None:
+    status = {"epoch": 7, "learned": [{"model": "a", "load": "long"}]}
+    chamber = Chamber(following("batch"), status, runtime=FakeRuntime(), bus=Bus(), kube=Writes(), namespace="test")
+    assert (chamber.residency.epoch, chamber.build()["learned"]) == (7, [])
+    assert "cannot be read" in caplog.text
+
+
+def merged(kube: Writes) -> dict[str, Any]:
+    """The status as all that was written makes it."""
+    whole: dict[str, Any] = {"learned": []}
+    for each in kube.statuses:
+        whole |= each
+    return whole

@@ -18,9 +18,10 @@ from hotseat.control.operating import Operator
 from hotseat.control.switcher import Switcher
 from hotseat.control.terms import capacity_of, groups_of, terms_of
 from hotseat.control.timetable import Timetable
-from hotseat.control.wire import residency_from_status, residency_to_status
+from hotseat.control.wire import lessons_from_json, lessons_to_json, residency_from_status, residency_to_status
 from hotseat.core.batch import Batch
 from hotseat.core.documents import Model, Workspace
+from hotseat.core.lessons import Lessons
 from hotseat.core.messages import Demand, Residency
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
@@ -47,7 +48,7 @@ class Router:
 
 
 class Chamber:
-    """One Workspace. `status` is what an earlier run left: its epochs go on, and its routers are waited for."""
+    """One Workspace. `status` is what an earlier run left: its epochs go on, its routers are waited for, what it learned holds."""
 
     def __init__(
         self, workspace: Workspace, status: Mapping[str, Any], *, runtime: Runtime, bus: Bus, kube: Kube, namespace: str
@@ -79,6 +80,7 @@ class Chamber:
             give_up=_start_afresh,
             turned=self._turned,
             epoch=self._residency.epoch,
+            remembered=_remembered(status),
         )
         self.operator = Operator(self.switcher, time.monotonic, lambda: self._residency)
         self.timetable = Timetable(self.switcher.tell, time.monotonic)
@@ -172,6 +174,7 @@ class Chamber:
             "switches": statuses.switch_rows(self._earlier, self.switcher.switches()),
             "queue": statuses.queue_rows(queue),
             **statuses.names(self._residency),
+            "learned": lessons_to_json(self.switcher.lessons()),
             "waiting": sum(waiting for waiting, _, _ in queue.values()),
             "conditions": self._conditions(),
         }
@@ -194,6 +197,14 @@ class Chamber:
     def _turned(self) -> None:
         self._writer.mark(STATUS_DELAY)
         self.turned()
+
+
+def _remembered(status: Mapping[str, Any]) -> Lessons:
+    try:
+        return lessons_from_json(status.get("learned") or ())
+    except ValueError as error:  # somebody else wrote it, or another version: all is learned anew
+        log.warning("what was learned before cannot be read: %s", error)
+        return {}
 
 
 def _policy_of(workspace: Workspace) -> tuple[Policy, str]:

@@ -154,6 +154,29 @@ class Outlook(Document):
     )
 
 
+class Seconds(Document):
+    """How long a step takes."""
+
+    mean: float = Field(default=0.0, description="Seconds on average; the newest time counts most.")
+    spread: float = Field(default=0.0, description="Seconds by which it differs from that, on average.")
+
+
+class Learned(Document):
+    """What was learned of a Model while its document was as it is; the next switcher begins with it."""
+
+    model: str = Field(description="The Model.")
+    mark: str = Field(default="", description="Stands for that document.")
+    load: Seconds | None = Field(default=None, description="From its start until it is ready.")
+    drain: Seconds | None = Field(default=None, description="Until what was in flight has ended.")
+    stop: Seconds | None = Field(default=None, description="From its stop until it is proven gone.")
+    park: Seconds | None = Field(default=None, description="Until it sleeps.")
+    wake: Seconds | None = Field(default=None, description="Until it is awake.")
+    memory: int | None = Field(
+        default=None, description="Bytes of accelerator that it takes, where more than it claims."
+    )
+    parked_memory: int | None = Field(default=None, description="Bytes of host memory that it held while parked.")
+
+
 class WorkspaceStatus(Document):
     """The truth about who holds what of the Workspace."""
 
@@ -176,3 +199,6 @@ class WorkspaceStatus(Document):
     )
     outlook_at: Time | None = Field(default=None, description="When outlook was so.")
     parked: str = Field(default="", description="Names of the Models that are parked, for people.")
+    learned: tuple[Learned, ...] = Field(
+        default=(), description="What was learned of the Models, for the next switcher to begin with."
+    )
