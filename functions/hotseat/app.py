@@ -15,6 +15,7 @@ import watchfiles
 
 from hotseat.control.bus import Bus, HttpSink, Listener
 from hotseat.control.house import House
+from hotseat.control.learned import LearnedFile
 from hotseat.gateway import readings
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.relay import Connections
@@ -73,6 +74,7 @@ class App:
         self.runtime = LocalRuntime(
             settings.state_dir, settings.cache_dir, log_dir=logs, accelerators=accelerators, gpus=gpus
         )
+        self._learned = LearnedFile(settings.state_dir / "learned.json")
         self._connections = Connections()
         share = int(PARKED_SHARE * machine_memory())
         self.house = House(
@@ -83,6 +85,8 @@ class App:
             devices=gpus.names,
             device_ids=gpus.ids,
             host_memory=share,
+            learned=self._learned.note,
+            remembered=self._learned.lessons,
         )
         self.metrics = Metrics(self._read)
         self.bus.subscribe(self.metrics.event)
@@ -140,6 +144,7 @@ class App:
         self._stop_watching.set()
         self.house.close(shutdown_time(self.manifest))
         self._connections.close()
+        self._learned.close()
         for each in (self._sink, self._request_log):
             if each is not None:
                 each.close()

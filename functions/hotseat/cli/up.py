@@ -72,7 +72,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
     "--max-body", default=f"{MAX_BODY // 2**20}Mi", show_default=True, callback=_size, help="Largest request body."
 )
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_STATE_DIR",
-              help="Logs, and what is needed to clean up after a crash.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
+              help="Logs, what was learned, and what it takes to clean up after a crash.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_CACHE_DIR",
               help="Downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",

@@ -14,11 +14,12 @@ from hotseat.control.desk import Clock, Desk
 from hotseat.control.devices import hand_out
 from hotseat.control.operating import Operator
 from hotseat.control.register import Place, Register
-from hotseat.control.switcher import Switcher
+from hotseat.control.switcher import Switcher, in_vain
 from hotseat.control.terms import capacity_of, groups_of, limits_changed, terms_of
 from hotseat.control.timetable import Timetable
 from hotseat.core.documents import Model, Workspace
 from hotseat.core.events import Emit
+from hotseat.core.lessons import Lessons
 from hotseat.core.messages import (
     EXTERNAL_EPOCH,
     CacheObserved,
@@ -59,8 +60,13 @@ class LocalRoom:
         clock: Clock,
         forget: Callable[[str], None],
         moved: Callable[[], None],
+        learned: Callable[[Lessons], None],
+        remembered: Lessons,
     ) -> None:
-        """Begin empty. `moved` hears, on the switcher's thread, that GPUs have been taken or given back."""
+        """Begin empty. `moved` hears, on the switcher's thread, that GPUs have been taken or given back.
+
+        `learned` hears there what is known of models, `remembered` is what an earlier run knew.
+        """
         self.workspace, self.capacity = workspace, capacity_of(workspace)
         self.retired = False  # no document names it any longer
         self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: they are not handed out
@@ -77,6 +83,8 @@ class LocalRoom:
             publish=self._publish,
             emit=bus.emit,
             give_up=_start_afresh,
+            learned=learned,
+            remembered=remembered,
         )
         self.desk = Desk(router, clock, self.switcher.demand_changed)
         self._operator = Operator(self.switcher, clock, lambda: self.desk.residency)
@@ -203,6 +211,7 @@ class House(Register):
     `forget` hears of addresses that are gone. `devices` are the GPUs of this machine; None: nobody can tell, so they are numbers.
     `device_ids`: their UUIDs, where they are known.
     `host_memory`: bytes for parked Models, which Workspaces that state none share evenly; None: no limit.
+    `learned` hears what a Workspace knows of its models, and must return at once; `remembered` is what an earlier run knew.
     """
 
     _rooms: Mapping[str, LocalRoom]
@@ -217,8 +226,11 @@ class House(Register):
         devices: tuple[str, ...] | None = None,
         device_ids: Mapping[str, str] = MappingProxyType({}),
         host_memory: int | None = None,
+        learned: Callable[[Lessons], None] = in_vain,
+        remembered: Lessons = MappingProxyType({}),
     ) -> None:
         super().__init__()
+        self._learned, self._remembered = learned, remembered
         self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory
         self.router = uuid.uuid4().hex[:8]
         self.runtime = runtime
@@ -245,6 +257,8 @@ class House(Register):
                         clock=self._clock,
                         forget=self._forget,
                         moved=self._hand_over,
+                        learned=self._learned,
+                        remembered=self._remembered,
                     )
                     self._rooms = {**self._rooms, name: room}
                     room.switcher.start()

@@ -38,15 +38,15 @@ class Recall:
 
     def follow(self, old: Mapping[str, Terms], new: Mapping[str, Terms]) -> None:
         """Take in new documents: put away what is not about them, and bring back what is."""
-        for model, lesson in self.lessons(
-            {m: terms for m, terms in old.items() if not unchanged(terms, new.get(m))}
-        ).items():
-            self.kept[model] = lesson
-            self.costs.forget(model)
+        gone = {model: terms for model, terms in old.items() if not unchanged(terms, new.get(model))}
+        come = {model: terms for model, terms in new.items() if not unchanged(old.get(model), terms)}
+        self.kept |= self.lessons(gone)
         self.memory.keep(old, new)
-        for model in self.kept.keys() & new.keys():
-            lesson = self.kept[model]
-            if lesson.mark != mark_of(new[model]) or unchanged(old.get(model), new[model]):
+        for model in gone.keys() | come.keys():
+            self.costs.forget(model)
+        for model, terms in come.items():
+            lesson = self.kept.get(model)
+            if lesson is None or lesson.mark != mark_of(terms):
                 continue
             self.costs.recall(model, lesson.times)
             if lesson.memory is not None:

@@ -1,0 +1,130 @@
+"""The file in which what was learned outlives a restart of one machine's hotseat."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from hotseat.control import learned
+from hotseat.control.learned import LearnedFile
+from hotseat.core.lessons import Lesson
+from hotseat.core.switches import Estimate
+
+LESSONS = {"a": Lesson("m", {"load": Estimate(20.0, 1.5), "stop": Estimate(2.0)}, 12, 7), "b": Lesson("n")}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "learned.json"
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    end = monotonic() + 5
+    while not true():
+        assert monotonic() < end
+        sleep(0.01)
+
+
+def test_the_next_one_knows_what_the_last_one_wrote(path: Path) -> None:
+    file = LearnedFile(path)
+    assert file.lessons == {}
+    file.note(LESSONS)
+    file.close()
+    assert LearnedFile(path).lessons == LESSONS
+    assert [each.name for each in path.parent.iterdir()] == ["learned.json"]
+
+
+def test_what_is_known_of_models_that_are_not_there_now_stays(path: Path) -> None:
+    first = LearnedFile(path)
+    first.note(LESSONS)
+    first.close()
+    second = LearnedFile(path)
+    second.note({"c": Lesson("o")})
+    second.note({"a": Lesson("changed")})
+    second.close()
+    assert LearnedFile(path).lessons == {"a": Lesson("changed"), "b": Lesson("n"), "c": Lesson("o")}
+
+
+def test_it_is_written_soon_and_once_for_many_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "GATHER", 0.2)
+    writes: list[Path] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (writes.append(self), replace(self, target)))
+    file = LearnedFile(path)
+    for number in range(50):
+        file.note({f"m{number}": Lesson("n")})
+    assert not path.exists()
+    eventually(path.exists)
+    assert len(LearnedFile(path).lessons) == 50
+    file.note({"m1": Lesson("n")})
+    file.close()
+    assert len(writes) == 1, "there was nothing new"
+
+
+def test_who_is_killed_while_it_writes_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = LearnedFile(path)
+    file.note(LESSONS)
+    file.close()
+    file.note({"a": Lesson("newer")})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            file.close()
+    assert LearnedFile(path).lessons == LESSONS
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe\x00", "codec"),
+        (b"[" * 100_000, "nested"),
+        (b"[]", "version is None"),
+        (b'{"version": 2, "models": []}', "version is 2, and this hotseat reads 1"),
+        (b'{"version": 1}', "no lessons"),
+        (b'{"version": 1, "models": [{"model": "a"}]}', "no lessons"),
+        (b'{"version": 1, "models": [{"model": "a", "mark": "m", "load": {"mean": NaN, "spread": 0}}]}', "no amount"),
+    ],
+)
+def test_what_cannot_be_understood_is_set_aside_and_said(
+    path: Path, content: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(content)
+    other = path.with_name("a.stop.json")
+    other.write_text("[]")
+    with caplog.at_level(logging.WARNING):
+        file = LearnedFile(path)
+    assert file.lessons == {}
+    assert why in caplog.text
+    assert "set aside as learned.json.bad" in caplog.text
+    assert (path.exists(), path.with_name("learned.json.bad").read_bytes()) == (False, content)
+    assert other.exists()
+    file.note(LESSONS)
+    file.close()
+    assert LearnedFile(path).lessons == LESSONS
+
+
+def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    block = path.with_name("learned.json.new")
+    block.mkdir()
+    file = LearnedFile(path)
+    file.note(LESSONS)
+    with caplog.at_level(logging.WARNING):
+        file.close()
+    assert "cannot be written" in caplog.text
+    block.rmdir()
+    file.close()
+    assert json.loads(path.read_text())["version"] == 1
+
+
+def test_a_file_that_may_not_be_read_costs_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert LearnedFile(path).lessons == {}
+    assert "cannot be read" in caplog.text
