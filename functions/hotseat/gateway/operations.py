@@ -24,10 +24,16 @@ _KEEP_ALIVE = 15.0
 _NO_LIMIT = 1_000_000
 
 
-def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:  # noqa: C901 — one small function a route
+def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:
     """Routes outside the API families."""
     blueprint = Blueprint("operations", __name__)
+    _add_reading(blueprint, house, metrics)
+    _add_orders(blueprint, house, places)
+    _add_streams(blueprint, house, bus, places)
+    return blueprint
 
+
+def _add_reading(blueprint: Blueprint, house: Register, metrics: Metrics) -> None:
     @blueprint.get("/health")
     def health() -> Response:
         return jsonify(status="ok")
@@ -57,36 +63,19 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
         known = [switch for room in house.rooms for switch in room.switches()]
         return jsonify(switches=[_switch(s) for s in sorted(known, key=lambda s: s.decided)])
 
-    @blueprint.post("/api/models/<path:name>/load")
-    def load(name: str) -> tuple[Response, int]:
+    @blueprint.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_orders(blueprint: Blueprint, house: Register, places: Places) -> None:
+    @blueprint.post("/api/models/<path:name>/<any(load, unload, pin):what>")
+    def order(name: str, what: str) -> tuple[Response, int]:
         place, wait = house.loadable(name), _wait()
         with places:
-            state = place.room.load(place.model.name, wait).state
-        return jsonify(model=place.model.name, state=state), _done(wait)
-
-    @blueprint.post("/api/models/<path:name>/unload")
-    def unload(name: str) -> tuple[Response, int]:
-        place, wait = house.loadable(name), _wait()
-        with places:
-            state = place.room.unload(place.model.name, wait).state
-        return jsonify(model=place.model.name, state=state), _done(wait)
-
-    @blueprint.post("/api/models/unload")
-    def unload_all() -> tuple[Response, int]:
-        wait = _wait()
-        own = [p for p in house.places().values() if p.model.spec.engine != "external"]
-        for place in own:
-            place.room.unload(place.model.name, 0)
-        with places:
-            states = [(p.model.name, p.room.unload(p.model.name, wait).state) for p in own]
-        return jsonify(models=[{"model": name, "state": state} for name, state in states]), _done(wait)
-
-    @blueprint.post("/api/models/<path:name>/pin")
-    def pin(name: str) -> tuple[Response, int]:
-        place, wait = house.loadable(name), _wait()
-        with places:
-            state = place.room.pin(place.model.name, wait).state
-        return jsonify(model=place.model.name, state=state, pinned=True), _done(wait)
+            state = getattr(place.room, what)(place.model.name, wait).state
+        more = {"pinned": True} if what == "pin" else {}
+        return jsonify(model=place.model.name, state=state, **more), _done(wait)
 
     @blueprint.post("/api/models/<path:name>/unpin")
     def unpin(name: str) -> Response:
@@ -95,6 +84,18 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
             status = place.room.unpin(place.model.name)
         return jsonify(model=place.model.name, state=status.state, pinned=status.pinned)
 
+    @blueprint.post("/api/models/unload")
+    def unload_all() -> tuple[Response, int]:
+        wait = _wait()
+        own = [p for p in house.places().values() if p.model.spec.engine != "external"]
+        for place in own:
+            place.room.unload(place.model.name, 0)
+        with places:
+            states = [{"model": p.model.name, "state": p.room.unload(p.model.name, wait).state} for p in own]
+        return jsonify(models=states), _done(wait)
+
+
+def _add_streams(blueprint: Blueprint, house: Register, bus: Bus, places: Places) -> None:
     @blueprint.get("/api/models/<path:name>/logs")
     def logs(name: str) -> Response:
         model = house.find(name).model
@@ -114,12 +115,6 @@ def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Pl
         known = last.isascii() and last.isdecimal() and len(last) < 19 and int(last) <= bus.count  # noqa: PLR2004
         after = int(last) if known else 0 if last else max(0, bus.count - history)
         return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"), places)
-
-    @blueprint.get("/metrics")
-    def prometheus() -> Response:
-        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return blueprint
 
 
 # What runs ------------------------------------------------------------------------------------------------------------
