@@ -45,6 +45,11 @@ class Bedroom(House):
     def balks(self, now: float, model: str) -> list[Command]:
         return self.machine.step(SleepFailed(now, *self.turn(model), "it answered 500"))
 
+    def want(self, now: float, model: str) -> list[Command]:
+        """Somebody waits for it, for two snapshots: the first has others close, the second sees them drained."""
+        self.demand(now, {model: 1})
+        return self.demand(now, {model: 1})
+
     def use(self, now: float, model: str) -> list[Command]:
         """Bring a model to ready, however that goes, and leave it idle."""
         self.demand(now, {model: 1})
@@ -70,6 +75,24 @@ def orders(commands: list[Command]) -> list[Command]:
 
 def emitted(commands: list[Command]) -> list[Emit]:
     return [each for each in commands if isinstance(each, Emit)]
+
+
+def asleep(**more: Terms) -> Bedroom:
+    """The model a is parked, b is ready."""
+    house = Bedroom(**({"a": SLEEPY, "b": Terms()} | more))
+    house.use(1.0, "a")
+    house.use(2.0, "b")
+    assert house.states()["a"] == "parked"
+    return house
+
+
+def waking() -> Bedroom:
+    """The model a wakes, b has fallen asleep for it."""
+    house = asleep(b=SLEEPY)
+    house.want(3.0, "a")
+    house.parked(3.0, "b")
+    assert house.states() == {"a": "waking", "b": "parked"}
+    return house
 
 
 def test_a_model_that_makes_room_falls_asleep_and_its_next_load_is_a_wake() -> None:
@@ -101,12 +124,10 @@ def test_costs_of_sleeping_are_learned_apart() -> None:
     costs = house.machine.ledger.costs
     costs.load["a"], costs.stop["a"] = Estimate(60.0), Estimate(4.0)
     assert costs.of("a", parks=True) == 64.0  # not known yet: as bad as it can be
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    house.want(2.0, "b")
     house.parked(2.5, "a")
     house.use(3.0, "b")
-    house.demand(4.0, {"a": 1})
-    house.demand(4.0, {"a": 1})
+    house.want(4.0, "a")
     house.released(4.0, "b", house.turn("b")[1])
     house.woken(5.0, "a")
     assert costs.of("a", parks=True) == 1.5
@@ -134,21 +155,14 @@ def test_what_is_in_flight_at_the_drain_deadline_is_ended_by_a_stop_never_by_a_p
 def test_a_model_that_is_wanted_again_while_it_falls_asleep_wakes_next() -> None:
     house = Bedroom()
     house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    house.want(2.0, "b")
     assert house.states()["a"] == "parking"
     assert orders(house.demand(2.1, {"a": 1})) == []  # b's client left
     assert orders(house.parked(2.5, "a")) == [Wake("a", "w/a@2", 2, 2)]
 
 
 def test_a_wake_that_nobody_wants_any_longer_ends_well() -> None:
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.use(2.0, "b")
-    house.demand(3.0, {"a": 1})
-    house.demand(3.0, {"a": 1})
-    house.parked(3.0, "b")
-    assert house.states() == {"a": "waking", "b": "parked"}
+    house = waking()
     assert orders(house.demand(3.1, {"b": 1})) == []
     assert orders(house.woken(3.5, "a")) == []
     house.demand(3.6, {"b": 1})
@@ -158,8 +172,7 @@ def test_a_wake_that_nobody_wants_any_longer_ends_well() -> None:
 def test_a_park_that_fails_becomes_a_stop() -> None:
     house = Bedroom()
     house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    house.want(2.0, "b")
     said = house.balks(2.5, "a")
     assert orders(said) == [Stop("a", "w/a@2", 2, 10.0)]
     assert emitted(said) == [has_failed("a", 2, "ParkFailed", "it answered 500")]
@@ -170,8 +183,7 @@ def test_a_park_that_fails_becomes_a_stop() -> None:
 def test_a_park_that_takes_longer_than_the_stop_timeout_becomes_a_stop() -> None:
     house = Bedroom()
     house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    house.want(2.0, "b")
     assert house.machine.wake_at == 12.0
     said = house.tick(12.0)
     assert orders(said) == [Stop("a", "w/a@2", 2, 10.0)]
@@ -182,13 +194,7 @@ def test_a_park_that_takes_longer_than_the_stop_timeout_becomes_a_stop() -> None
 
 @pytest.mark.parametrize("how", ["fails", "hangs", "dies"])
 def test_a_wake_that_fails_falls_back_to_a_cold_start_and_its_requests_go_on_waiting(how: str) -> None:
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.use(2.0, "b")
-    house.demand(3.0, {"a": 1})
-    house.demand(3.0, {"a": 1})
-    house.parked(3.0, "b")
-    assert house.states() == {"a": "waking", "b": "parked"}
+    house = waking()
     match how:
         case "fails":
             said, why = house.balks(4.0, "a"), ("WakeFailed", "it answered 500")
@@ -212,39 +218,26 @@ def test_a_wake_that_fails_falls_back_to_a_cold_start_and_its_requests_go_on_wai
 def test_a_model_that_failed_to_sleep_is_stopped_for_a_while_and_then_trusted_again() -> None:
     house = Bedroom(a=SLEEPY, b=Terms())
     house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    house.want(2.0, "b")
     house.balks(2.0, "a")
     house.released(2.0, "a", 2)
     for now, order in ((10.0, Stop), (2.0 + DISTRUST, Park)):
         house.use(now, "b")
         house.use(now + 50, "a")
-        house.demand(now + 100, {"b": 1})
-        assert [type(each) for each in orders(house.demand(now + 100, {"b": 1}))] == [order]
+        assert [type(each) for each in orders(house.want(now + 100, "b"))] == [order]
 
 
 def test_a_changed_document_mends_the_distrust() -> None:
     house = Bedroom(a=SLEEPY, b=Terms())
     house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    house.want(2.0, "b")
     house.balks(2.0, "a")
     house.released(2.0, "a", 2)
     house.change(3.0, a=Terms(park=True, fingerprint="2"))
     house.machine.step(CacheObserved(3.0, "a", CacheState.CACHED))
     house.use(4.0, "b")
     house.use(5.0, "a")
-    house.demand(6.0, {"b": 1})
-    assert [type(each) for each in orders(house.demand(6.0, {"b": 1}))] == [Park]
-
-
-def asleep(**more: Terms) -> Bedroom:
-    """The model a is parked, b is ready."""
-    house = Bedroom(**({"a": SLEEPY, "b": Terms()} | more))
-    house.use(1.0, "a")
-    house.use(2.0, "b")
-    assert house.states()["a"] == "parked"
-    return house
+    assert [type(each) for each in orders(house.want(6.0, "b"))] == [Park]
 
 
 def test_unload_stops_a_parked_model() -> None:
@@ -273,15 +266,10 @@ def test_a_parked_model_ends_with_its_document_and_is_not_loaded_for_a_new_one()
 
 def test_a_shutdown_stops_what_sleeps_what_falls_asleep_and_what_wakes() -> None:
     house = asleep(b=SLEEPY, c=SLEEPY)
-    house.demand(3.0, {"c": 1})
-    house.demand(3.0, {"c": 1})
+    house.want(3.0, "c")
     assert house.states() == {"a": "parked", "b": "parking", "c": "unloaded"}
     assert [each.model for each in orders(house.machine.step(Shutdown(4.0)))] == ["b", "a"]
-    house = asleep(b=SLEEPY)
-    house.demand(3.0, {"a": 1})
-    house.demand(3.0, {"a": 1})
-    house.parked(3.0, "b")
-    assert house.states() == {"a": "waking", "b": "parked"}
+    house = waking()
     assert {each.model for each in orders(house.machine.step(Shutdown(4.0)))} == {"a", "b"}
 
 
@@ -291,8 +279,7 @@ def test_a_parked_process_that_dies_is_told_and_forgotten_without_a_back_off() -
     assert emitted(said) == [has_failed("a", 2, "Exited", "exit code 1")]
     house.released(3.1, "a", 2)
     assert house.states() == {"a": "unloaded", "b": "ready"}
-    house.demand(4.0, {"a": 1})
-    house.demand(4.0, {"a": 1})
+    house.want(4.0, "a")
     assert [type(each) for each in orders(house.released(4.1, "b", house.turn("b")[1]))] == [Start]
 
 
@@ -319,8 +306,7 @@ def test_the_least_recently_used_sleeper_is_stopped_before_another_falls_asleep(
     for now, name in enumerate("bac", start=1):
         house.use(now, name)
     assert house.states() == {"a": "parked", "b": "parked", "c": "ready", "d": "unloaded"}
-    house.demand(4.0, {"d": 1})
-    assert [(type(each), each.model) for each in orders(house.demand(4.0, {"d": 1}))] == [(Stop, "b")]
+    assert [(type(each), each.model) for each in orders(house.want(4.0, "d"))] == [(Stop, "b")]
     assert house.states()["c"] == "draining"  # not before there is room
     of = house.turn("b")[1]
     said = house.released(4.5, "b", of)
@@ -332,8 +318,7 @@ def test_one_that_would_not_fit_at_all_is_stopped() -> None:
     house = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(11))
     house.use(1.0, "a")
     house.use(2.0, "b")
-    house.demand(3.0, {"a": 1})
-    assert [(type(each), each.model) for each in orders(house.demand(3.0, {"a": 1}))] == [(Stop, "b")]
+    assert [(type(each), each.model) for each in orders(house.want(3.0, "a"))] == [(Stop, "b")]
     assert house.states()["a"] == "parked"
 
 
@@ -341,8 +326,7 @@ def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_room
     house = Bedroom(capacity=Capacity(1, host_memory=4), a=sized(4), b=sized(4))
     house.use(1.0, "a")
     house.use(2.0, "b")
-    house.demand(3.0, {"a": 1})
-    assert [(type(each), each.model) for each in orders(house.demand(3.0, {"a": 1}))] == [(Stop, "b")]
+    assert [(type(each), each.model) for each in orders(house.want(3.0, "a"))] == [(Stop, "b")]
     said = house.released(3.5, "b", house.turn("b")[1])
     assert [(type(each), each.model) for each in orders(said)] == [(Wake, "a")]
 
@@ -351,8 +335,7 @@ def test_memory_that_no_document_states_is_what_was_measured() -> None:
     house = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(None), b=sized(None), c=sized(None))
     house.use(1.0, "a")
     for model, then in (("a", "b"), ("b", "c")):
-        house.demand(2.0, {then: 1})
-        house.demand(2.0, {then: 1})
+        house.want(2.0, then)
         said = house.parked(2.0, model, memory=6)
         if model == "a":
             house.use(2.0, then)
