@@ -14,7 +14,7 @@ from hotseat.core.documents import Capability, Model
 from hotseat.core.errors import BadRequest, Unavailable, UpstreamFailed
 from hotseat.core.seats import ModelStatus
 from hotseat.gateway.asking import Asking
-from hotseat.gateway.course import Course, soonest
+from hotseat.gateway.course import Course, expected_in
 
 NOW: dict[str, Any] = {"after": "0s"}
 
@@ -238,8 +238,8 @@ def test_a_load_takes_as_long_as_the_last_one(world: World) -> None:
     running = {"outcome": "running", "phases": {"wait": 1.0}}
     world.tell("w", model("a"), model("b"), switches=[switch | ended, switch | running | {"id": "w/2"}])
     room = world.find("a").room
-    assert soonest(room, ModelStatus("a", "unloaded"), at) == 12.0
-    assert soonest(room, ModelStatus("a", "loading", at - 5.0), at) == pytest.approx(7.0)
-    assert soonest(room, ModelStatus("a", "loading", at - 50.0), at) == 0.0
-    assert soonest(room, ModelStatus("a", "ready", at), at) is None
-    assert soonest(room, ModelStatus("b", "loading", at), at) is None, "it never was"
+    assert expected_in(room, ModelStatus("a", "unloaded"), at) == 12.0
+    assert expected_in(room, ModelStatus("a", "loading", at - 5.0), at) == pytest.approx(7.0)
+    assert expected_in(room, ModelStatus("a", "loading", at - 50.0), at) == 0.0
+    assert expected_in(room, ModelStatus("a", "ready", at), at) is None
+    assert expected_in(room, ModelStatus("b", "loading", at), at) is None, "it never was"

@@ -13,7 +13,7 @@ def when(*reasons: str, after: str = "2s") -> Fallback:
 
 
 @pytest.mark.parametrize(
-    ("state", "waited", "soonest", "reason"),
+    ("state", "waited", "expected", "reason"),
     [
         ("loading", 0.0, None, None),  # nothing is known: it may be quick
         ("loading", 0.0, 2.5, Reason.LOADING),
@@ -27,9 +27,9 @@ def when(*reasons: str, after: str = "2s") -> Fallback:
     ],
 )
 def test_a_request_waits_no_longer_than_its_bound_and_not_at_all_where_that_is_known(
-    state: str, waited: float, soonest: float | None, reason: Reason | None
+    state: str, waited: float, expected: float | None, reason: Reason | None
 ) -> None:
-    assert due(ALL, state, waited, soonest) == reason
+    assert due(ALL, state, waited, expected) == reason
 
 
 def test_only_the_stated_reasons_count() -> None:

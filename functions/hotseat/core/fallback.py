@@ -60,18 +60,18 @@ class Fallback(Document):
 
 
 def due(
-    fallback: Fallback, state: str, waited: float, soonest: float | None, limit: float | None = None
+    fallback: Fallback, state: str, waited: float, expected: float | None, limit: float | None = None
 ) -> Reason | None:
     """Say why another shall answer a request that waits, if it shall.
 
-    `state` of the wanted model as in a ModelStatus; `waited` so far, `soonest` until it can be ready (None: not known) and the
+    `state` of the wanted model as in a ModelStatus; `waited` so far, `expected` until it is ready (None: not known) and the
     client's own `limit` on waiting in seconds.
     """
     if state in OUT and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
         return None  # whether it loads or has to wait is not known yet
     reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
     bound = _bound(fallback, limit)
-    late = waited >= bound or (soonest is not None and waited + soonest > bound)
+    late = waited >= bound or (expected is not None and waited + expected > bound)
     return reason if late and reason in fallback.when else None
 
 

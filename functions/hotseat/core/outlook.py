@@ -2,7 +2,8 @@
 
 It is there to refuse at once who could not be served in time however well everything went. So it counts only what no policy
 can avoid: that one of those in the way has to stop, where there is no room beside them, and that the model has to load. What has
-never been measured counts as nothing, and what has been measured may go faster next time.
+never been measured counts as nothing, and what has been measured may go faster next time. A guess, which may be wrong either way,
+is what a fallback goes by (`gateway.course.expected_in`).
 """
 
 from collections.abc import Iterable, Mapping

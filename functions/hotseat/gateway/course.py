@@ -137,7 +137,7 @@ class Course:
         status = room.status(model.name)
         others = (r for r in room.desk.residency.residents if r.model != model.name and r.seated)
         state = "loading" if status.state in OUT and not any(others) else status.state  # it will, this moment
-        return due(model.spec.fallback, state, now - self.began, soonest(room, status, now), limit)
+        return due(model.spec.fallback, state, now - self.began, expected_in(room, status, now), limit)
 
     # Moving -----------------------------------------------------------------------------------------------------------
 
@@ -207,10 +207,12 @@ class Course:
         return desk.submit(name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest)
 
 
-def soonest(room: Room, status: ModelStatus, now: float) -> float | None:
-    """Seconds until a model can be ready at the earliest: what is left of a load as long as its last; None: not known.
+def expected_in(room: Room, status: ModelStatus, now: float) -> float | None:
+    """Seconds until a model will be ready as likely as not: what is left of a load as long as its last; None: not known.
 
-    What a wake takes is not known: the last time may have been a load.
+    What a wake takes is not known: the last time may have been a load. `core.outlook` has another answer to nearly this question:
+    the least that it can take, half of what it did or less, as nobody may be refused by mistake. By that, whoever comes in the
+    second half of a load would wait `fallback.after` in vain; being answered by the fallback too soon does less harm.
     """
     if status.state in ("ready", "parked", "waking"):
         return None
