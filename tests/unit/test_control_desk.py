@@ -70,7 +70,7 @@ def test_one_that_need_not_wait_costs_no_descriptor(desk: Desk) -> None:
     desk.see(ready(1))
     before = open_files()
     ticket = desk.submit("a")
-    assert (ticket.address, ticket.held, ticket.waited, open_files()) == ("http://127.0.0.1:1", False, None, before)
+    assert (ticket.address, ticket.held, open_files()) == ("http://127.0.0.1:1", False, before)
     assert desk.in_flight("a@1") == desk.in_flight() == 1
     desk.finish(ticket)
     assert desk.in_flight() == 0
@@ -83,7 +83,7 @@ def test_one_that_waits_is_woken_by_its_turn(desk: Desk, client: FakeClient, tol
     thread = waits(desk, ticket, client)
     desk.see(ready(1))
     thread.join(5)
-    assert (thread.is_alive(), ticket.dispatched, ticket.waited) == (False, 100.0, 0.0)
+    assert (thread.is_alive(), ticket.dispatched) == (False, 100.0)
     desk.finish(ticket)
     desk.finish(ticket)
     assert (desk.waiting(), desk.in_flight(), open_files()) == (0, 0, before)
@@ -144,7 +144,7 @@ def test_a_full_queue_is_said_at_once(desk: Desk) -> None:
     tickets = [desk.submit("a"), desk.submit("b")]
     with pytest.raises(QueueFull):
         desk.submit("a")
-    assert desk.queues() == {"a": (1, 100.0), "b": (1, 100.0)}
+    assert desk.lines() == {"a": (Waiting(1, 100.0), None), "b": (Waiting(1, 100.0), None)}
     for ticket in tickets:
         desk.finish(ticket)
 

@@ -59,37 +59,26 @@ class Ticket:
         "_cancel",
         "_cut",
         "address",
-        "arrived",
         "dispatched",
         "error",
         "estimate",
         "held",
-        "holder",
-        "model",
         "position",
         "request",
         "wake",
     )
 
-    def __init__(self, request: int, model: str, arrived: float) -> None:
+    def __init__(self, request: int) -> None:
         self.request = request
-        self.model = model
-        self.arrived = arrived
         self.dispatched: float | None = None
         self.held = False  # it had to wait
         self.position: int | None = None  # its place in the queue when it came
         self.estimate: float | None = None  # seconds until its turn, as it looked then
-        self.holder = ""
         self.address = ""
         self.error: HotseatError | None = None
         self.wake: int | None = None  # descriptor that its thread polls while it waits
         self._cut: HotseatError | None = None
         self._cancel: Callable[[HotseatError], None] | None = None
-
-    @property
-    def waited(self) -> float | None:
-        """Seconds from its arrival to its dispatch; None if it did not have to wait, or was never dispatched."""
-        return self.dispatched - self.arrived if self.held and self.dispatched is not None else None
 
     def on_cut(self, cancel: Callable[[HotseatError], None]) -> None:
         """Say how to end it, should its model be stopped under it. Called at once if that has happened already."""
@@ -136,7 +125,7 @@ class Desk:
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         with self._lock:
-            ticket = Ticket(next(self._ids), model, now)
+            ticket = Ticket(next(self._ids))
             self._tickets[ticket.request] = ticket
             arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline)
             urgent = self._carry_out(self._machine.step(arrival))
@@ -245,16 +234,14 @@ class Desk:
                 return self._machine.in_flight(holder)
             return sum(ticket.dispatched is not None for ticket in self._tickets.values())
 
-    def queues(self) -> dict[str, tuple[int, float]]:
-        """By model: how many wait, and when the oldest arrived."""
-        with self._lock:
-            return {model: (w.count, w.oldest) for model, w in self._machine.waiting_by_model().items()}
+    def lines(self, models: Iterable[str] | None = None) -> dict[str, tuple[Waiting | None, float | None]]:
+        """By model: what waits, if anything does, and how many a second are served while somebody waits, if that is known.
 
-    def lines(self, models: Iterable[str]) -> dict[str, tuple[Waiting | None, float | None]]:
-        """By model: what waits, if anything does, and how many a second are served while somebody waits, if that is known."""
+        Of these models, else of those that somebody waits for.
+        """
         with self._lock:
             now, waiting = self._clock(), self._machine.waiting_by_model()
-            return {model: (waiting.get(model), self._machine.rate(model, now)) for model in models}
+            return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
     def standing(self, ticket: Ticket) -> tuple[int | None, float | None]:
         """Place in its model's queue, 1 for the next, and about how many seconds it still waits; None: it does not, or nobody knows."""
@@ -283,7 +270,7 @@ class Desk:
         for command in commands:
             if isinstance(command, Dispatch):
                 ticket = self._tickets[command.request]
-                ticket.holder, ticket.address = command.holder, command.address
+                ticket.address = command.address
                 ticket.dispatched = self._clock()
                 self._wake(ticket)
             elif isinstance(command, ReportDemand):

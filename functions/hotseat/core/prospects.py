@@ -11,8 +11,7 @@ from hotseat.core.seats import Failure, Holder
 from hotseat.core.units import format_bytes
 
 MAX_BACKOFF = 300.0  # seconds
-UNPROVEN_RETRY = 10.0  # seconds
-ROOM_RETRY = 10.0  # seconds
+SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
 FETCH_RETRY = 5.0  # seconds
 STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
 _SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
@@ -174,13 +173,13 @@ def shortage(
     alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
     if not alone or not claim.fits_beside(taken, capacity):
         message = "the seat could not be proven free; a person has to look: hotseat ps"
-        return Refusal(epoch, "release_unproven", message, now + UNPROVEN_RETRY)
+        return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
     firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
     if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):
         return None
     names = ", ".join(sorted(h.model for h in firm))
     message = f"there is no room for {model}: persistent groups keep {names} loaded"
-    return Refusal(epoch, "no_room", message, now + ROOM_RETRY)
+    return Refusal(epoch, "no_room", message, now + SHORTAGE_RETRY)
 
 
 def _too_large(model: str, claim: Claim, capacity: Capacity) -> str:

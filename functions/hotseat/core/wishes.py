@@ -11,12 +11,11 @@ from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim, Wish
-from hotseat.core.prospects import Prospects, shortage
+from hotseat.core.prospects import SHORTAGE_RETRY, Prospects, shortage
 from hotseat.core.seats import Holder, Terms
 
 Queue = Mapping[str, tuple[int, float, int]]  # by model: how many wait, since when, and how many are being answered
 
-PINNED_RETRY = 10.0  # seconds; nobody knows when somebody unpins
 _REASONS: Mapping[Wish, str] = {
     Wish.NONE: "ordered",
     Wish.DEFAULT: "default",
@@ -140,7 +139,7 @@ class Wishes:
             return None
         names = sorted({h.model for h in taken} & self.pinned)
         message = f"{model} does not fit beside {', '.join(names)}: pinned. To make room: hotseat unpin {names[0]}"
-        return Refusal(epoch, "pinned", message, now + PINNED_RETRY)
+        return Refusal(epoch, "pinned", message, now + SHORTAGE_RETRY)
 
     def _returns_at(self, terms: Terms) -> float | None:
         """Time at which it is wished for as the default, if all stays quiet."""

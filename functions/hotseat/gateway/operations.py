@@ -171,7 +171,7 @@ def _waiting(room: Room) -> list[dict[str, Any]]:
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants),
         }
-        for model, (waiting, rate) in room.desk.lines(room.desk.queues()).items()
+        for model, (waiting, rate) in room.desk.lines().items()
         if waiting is not None
     ]
 

@@ -14,11 +14,10 @@ def of_requests(house: Register) -> Iterator[Reading]:
     """Who waits and who is answered, by Model."""
     for place in house.places().values():
         name, desk = place.model.name, place.room.desk
-        queues, now = desk.queues(), time.monotonic()
-        count, oldest = queues.get(name, (0, now))
+        now, ((waiting, _),) = time.monotonic(), desk.lines([name]).values()
         busy = sum(desk.in_flight(each.holder) for each in desk.residency.residents if each.model == name)
-        yield Reading("hotseat_requests_waiting", {"model": name}, count)
-        yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - oldest)
+        yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
+        yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)
         yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
 
 
