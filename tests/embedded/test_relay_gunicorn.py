@@ -13,37 +13,30 @@ import pytest
 from ..unit.relay_engine import SSE, Engine, answers, chunk, dechunk, sized  # noqa: TID252
 
 APP = """
-from flask import Flask, request
+import json
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.relay import (
-    Call, Connections, Exchange, PlainStream, Relayed, RequestHeaders, client_socket, client_stream, request_target)
+    Call, Connections, Exchange, PlainStream, RequestHeaders, client_socket, client_stream, request_target)
 
-app, connections = Flask(__name__), Connections()
-inner = app.wsgi_app
+connections = Connections()
 
-def outermost(environ, start_response):
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/own":
+        return answer(start_response, "200 OK", b"own")
     environ["hotseat.start_response"] = start_response
-    return inner(environ, start_response)
-
-app.wsgi_app = outermost
-
-@app.route("/flask")
-def flask():
-    return "flask"
-
-@app.route("/<path:_>", methods=["GET", "POST"])
-def relay(_):
-    environ = request.environ
-    if request.headers.get("X-Plain"):
-        stream = PlainStream(environ["hotseat.start_response"], client_socket(environ))
-    else:
-        stream = client_stream(environ)
-    call = Call(request.headers["X-Engine"], request.method, request_target(environ), RequestHeaders(environ), request.get_data())
+    plain = "HTTP_X_PLAIN" in environ
+    stream = PlainStream(start_response, client_socket(environ)) if plain else client_stream(environ)
+    call = Call(environ["HTTP_X_ENGINE"], environ["REQUEST_METHOD"], request_target(environ), RequestHeaders(environ),
+                environ["wsgi.input"].read())
     try:
         Exchange(connections, call).run(stream, extra=[("X-Stream", type(stream).__name__)])
     except HotseatError as error:
-        return error.body(), error.status
-    return Relayed(stream)
+        return answer(start_response, f"{error.status} Failed", json.dumps(error.body()).encode())
+    return stream.finish()
+
+def answer(start_response, status, body):
+    start_response(status, [("Content-Length", str(len(body)))])
+    return [body]
 """
 WORKERS = ["gthread", "hotseat.gateway.worker.Worker"]
 
@@ -136,8 +129,8 @@ def test_one_client_connection_carries_relayed_and_other_answers(server, header)
             assert body == b"relayed"
             assert f"X-Stream: {'PlainStream' if header else 'TakeoverStream'}" in head
             assert len(re.findall("(?m)^Date: ", head)) == 1
-            browser.send("/flask", method="GET", body=b"")
-            assert browser.answer()[1] == b"flask"
+            browser.send("/own", method="GET", body=b"")
+            assert browser.answer()[1] == b"own"
 
 
 @PLAIN
@@ -216,8 +209,8 @@ def test_an_engine_that_dies_first_is_an_ordinary_error_and_the_connection_goes_
         head, body = browser.answer()
         assert head.startswith("HTTP/1.1 502 ")
         assert b'"upstream_failed"' in body
-        browser.send("/flask", method="GET", body=b"")
-        assert browser.answer()[1] == b"flask"
+        browser.send("/own", method="GET", body=b"")
+        assert browser.answer()[1] == b"own"
 
 
 @PLAIN
@@ -234,8 +227,8 @@ def test_an_engine_that_dies_in_a_stream_leaves_an_event_and_a_good_connection(s
         pieces = dechunk(browser._rest)
         assert b'"upstream_failed"' in pieces[-1]
         browser._rest = b""
-        browser.send("/flask", method="GET", body=b"")
-        assert browser.answer()[1] == b"flask"
+        browser.send("/own", method="GET", body=b"")
+        assert browser.answer()[1] == b"own"
 
 
 @PLAIN
@@ -266,8 +259,8 @@ def test_connections_that_were_cut_are_not_counted_twice(server):
                 browser.send()
                 browser.until_closed()
         with Browser(server, engine) as browser:
-            browser.send("/flask", method="GET", body=b"")
-            assert browser.answer()[1] == b"flask"
+            browser.send("/own", method="GET", body=b"")
+            assert browser.answer()[1] == b"own"
 
 
 def test_the_access_log_tells_what_was_sent(server):
@@ -277,6 +270,6 @@ def test_the_access_log_tells_what_was_sent(server):
     ):
         browser.send("/logged")
         head, _ = browser.answer()
-        browser.send("/flask", method="GET", body=b"")
+        browser.send("/own", method="GET", body=b"")
         browser.answer()
     assert f"POST /logged HTTP/1.1 201 {len(head) + 4 + 7}\n" in server[1].read_text()

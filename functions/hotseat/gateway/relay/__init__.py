@@ -7,7 +7,6 @@ of which there is one that writes to gunicorn's socket itself (`takeover`) and o
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome, openai_error_event
 from hotseat.gateway.relay.heads import Call, Headers, RequestHeaders, ResponseHead, end_to_end, request_target
 from hotseat.gateway.relay.pool import Connections
-from hotseat.gateway.relay.response import Relayed
 from hotseat.gateway.relay.streams import ClientGone, ClientStream, PlainStream, client_socket, departed
 from hotseat.gateway.relay.takeover import TakeoverStream, client_stream
 
@@ -21,7 +20,6 @@ __all__ = [
     "How",
     "Outcome",
     "PlainStream",
-    "Relayed",
     "RequestHeaders",
     "ResponseHead",
     "TakeoverStream",
