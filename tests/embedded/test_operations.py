@@ -169,6 +169,7 @@ def test_metrics_after_known_traffic(up: Up) -> None:
         ("b", "embedding", "200"): 1,
         ("b", "chat", "499"): 1,
         ("bad", "chat", "503"): 1,
+        ("", "chat", "404"): 1,
     }
     assert {key[1:]: n for key, n in after.items() if key[0] == "hotseat_switches_total"} == {
         ("", "completed", "a"): 1,
@@ -186,6 +187,33 @@ def test_metrics_after_known_traffic(up: Up) -> None:
     assert after["hotseat_requests_waiting", "a"] == after["hotseat_requests_in_flight", "b"] == 0
     assert after["hotseat_effective_max_wait_seconds", "default"] == 30
     assert after["hotseat_events_undelivered",] == 0
+
+
+def test_what_is_refused_is_counted_too_without_a_model_where_none_is_known(up: Up) -> None:
+    hotseat = up(model("vectors", capabilities=["embedding"]), options=("--api-key", "sk", "--max-body", "1Ki"))
+    key = {"Authorization": "Bearer sk"}
+    refused = [
+        ({}, chat("vectors"), 401),
+        ({"Authorization": "Bearer other"}, chat("vectors"), 401),
+        (key, b"{", 400),
+        (key, {"messages": []}, 400),
+        (key, chat("x" * 2000), 413),
+        *((key, chat(f"unheard-of-{number}"), 404) for number in range(3)),
+        (key, chat("vectors"), 400),
+    ]
+    for headers, body, status in refused:
+        assert hotseat.post(CHAT, body, **headers).status == status
+    counted = hotseat.get("/metrics", **key).body.decode().splitlines()
+    assert {
+        line for line in counted if line.startswith(("hotseat_requests_total{", "hotseat_request_seconds_count"))
+    } == {
+        'hotseat_requests_total{model="",route="chat",status="400"} 2.0',
+        'hotseat_requests_total{model="",route="chat",status="401"} 2.0',
+        'hotseat_requests_total{model="",route="chat",status="404"} 3.0',
+        'hotseat_requests_total{model="",route="chat",status="413"} 1.0',
+        'hotseat_requests_total{model="vectors",route="chat",status="400"} 1.0',
+    }
+    assert not hotseat.loads()
 
 
 class TestCors:

@@ -7,7 +7,7 @@ seam for a faster lane: whatever calls `Inference.handle` with an environ gets t
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -21,6 +21,7 @@ from hotseat.gateway import relay
 from hotseat.gateway.asking import asking
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
 from hotseat.gateway.course import Course
+from hotseat.gateway.places import Places
 from hotseat.telemetry.metrics import Metrics
 from hotseat.telemetry.requests import Ended, RequestLog
 
@@ -56,50 +57,71 @@ class _Watched(Client):
 
 
 class Inference:
-    """Handles inference requests. `max_body` is in bytes; each that ends is noted in `request_log`, where there is one."""
+    """Handles inference requests. `max_body` is in bytes.
+
+    Each is counted, however it ends; those that got as far as a Model are noted in `request_log`, where there is one.
+    """
 
     def __init__(
         self,
         house: Register,
         connections: relay.Connections,
         metrics: Metrics,
+        *,
         max_body: int,
+        places: Places,
         request_log: RequestLog | None = None,
     ) -> None:
         self._house = house
         self._connections = connections
         self._metrics = metrics
         self._max_body = max_body
+        self._places = places
         self._request_log = request_log
 
     def handle(
-        self, environ: Mapping[str, Any], route: Route, extra: Headers = (), *, key: str = ""
+        self,
+        environ: Mapping[str, Any],
+        route: Route,
+        extra: Headers = (),
+        *,
+        let_in: Callable[[Mapping[str, Any]], str],
     ) -> relay.ClientStream:
         """Answer a request; the stream has ended then. HotseatError: nothing was sent, and this is what to tell the client.
 
-        `key` is the name of the key that it came with.
+        `let_in` gives the name of the key that it came with, or refuses it.
         """
         started = time.monotonic()
-        body = parse_body(read_body(environ, self._max_body))
-        course = Course(self._house, self._place(body), body.model, route.capability)
-        status = 500
+        model, course, status = "", None, HotseatError.status
         try:
-            it = asking(environ, course.place.room.workspace.spec.tenants, key)
-            course.submit(it)
-            job = _Job(environ, body, course, relay.client_stream(environ))
-            status = self._serve(job, it.limit, extra)
+            key = let_in(environ)
+            with self._places:
+                body = parse_body(read_body(environ, self._max_body))
+                place = self._place(body)
+                model = place.model.name
+                course = Course(self._house, place, body.model, route.capability)
+                it = asking(environ, course.place.room.workspace.spec.tenants, key)
+                course.submit(it)
+                job = _Job(environ, body, course, relay.client_stream(environ))
+                status = self._serve(job, it.limit, extra)
         except HotseatError as error:
             status = error.status
             raise
         finally:
-            course.finish()
-            name, seconds = course.place.model.name, time.monotonic() - started
-            self._metrics.request(name, route.label, status, seconds, course.waited)
-            if course.detour is not None:
-                self._metrics.fallback(course.detour.wanted, name, course.detour.reason)
-            if self._request_log is not None:
-                self._request_log.note(_ended(course, route, status, seconds))
+            if course is None:
+                self._metrics.refused(model, route.label, status)
+            else:
+                self._end(course, route, status, time.monotonic() - started)
         return job.stream
+
+    def _end(self, course: Course, route: Route, status: int, seconds: float) -> None:
+        course.finish()
+        name = course.place.model.name
+        self._metrics.request(name, route.label, status, seconds, course.waited)
+        if course.detour is not None:
+            self._metrics.fallback(course.detour.wanted, name, course.detour.reason)
+        if self._request_log is not None:
+            self._request_log.note(_ended(course, route, status, seconds))
 
     def _place(self, body: Body) -> Place:
         place = self._house.default() if body.model is None else self._house.find(body.model)

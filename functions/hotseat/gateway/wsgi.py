@@ -27,13 +27,12 @@ OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 class Gateway(Flask):
     """All routes in Flask, and before them one lane for inference: what every completion takes need not be routed twice."""
 
-    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str], places: Places) -> None:
+    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self._keys = keys
         self._inference = inference
         self._cors = cors
-        self._places = places
         self.before_request(self._admit)
         self.after_request(self._allow)
         self.register_error_handler(HotseatError, _tell)
@@ -47,10 +46,8 @@ class Gateway(Flask):
             return super().wsgi_app(environ, start_response)
         environ[START_RESPONSE] = start_response
         try:
-            key = self._let_in(environ)
             extra = _cors_headers(environ, self._cors) if self._cors else ()
-            with self._places:
-                return self._inference.handle(environ, route, extra, key=key).finish()
+            return self._inference.handle(environ, route, extra, let_in=self._let_in).finish()
         except Exception as error:  # Flask's handlers make the answer, in a request of its own
             with self.request_context(environ):
                 response = self.finalize_request(self.handle_user_exception(error), from_error_handler=True)
@@ -101,7 +98,8 @@ def create_gateway(
     may take long are taken at once.
     """
     room = Places(places)
-    app = Gateway(keys, Inference(house, connections, metrics, max_body, request_log), cors, room)
+    inference = Inference(house, connections, metrics, max_body=max_body, places=room, request_log=request_log)
+    app = Gateway(keys, inference, cors)
     app.register_blueprint(openai_blueprint(house, time.time()))
     app.register_blueprint(operations_blueprint(house, bus, metrics, room))
     return app

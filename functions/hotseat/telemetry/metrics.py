@@ -1,7 +1,7 @@
 """Prometheus metrics. Switches and failures are counted from the events, requests by the gateway, the rest is read when scraped.
 
 docs/metrics.md is made from this registry, and a test compares the two. Labels are bounded: a `model` is always one that a
-document names, never what a client sent.
+document names or nothing, never what a client sent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +38,10 @@ class Family:
 
 # Counters and histograms of seconds; prometheus_client adds `_total` to the names of counters.
 _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "hotseat_requests": ("Requests answered, by the model that did.", ("model", "route", "status")),
+    "hotseat_requests": (
+        "Requests answered, by the model that did, or refused; without a model where it was not known yet.",
+        ("model", "route", "status"),
+    ),
     "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),
     "hotseat_fallbacks": ("Requests that went to a fallback of their model.", ("model", "fallback", "reason")),
     "hotseat_model_failures": ("Failures to fetch, load, keep, park, wake or release a model.", ("model", "reason")),
@@ -46,7 +49,10 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_wakes": ("Orders to a parked engine to wake, by what came of them.", ("model", "outcome")),
 }
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "hotseat_request_seconds": ("Time from a request's arrival to its end.", ("model",)),
+    "hotseat_request_seconds": (
+        "Time from a request's arrival to its end, where it got as far as a model.",
+        ("model",),
+    ),
     "hotseat_wait_seconds": ("Time that held requests waited before they were dispatched.", ("model",)),
     "hotseat_switch_phase_seconds": ("Duration of a switch's phases.", ("to_model", "phase")),
     "hotseat_load_seconds": ("Time from an engine's start until it was ready.", ("model",)),
@@ -107,7 +113,7 @@ class Metrics:
         self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def request(self, model: str, route: str, status: int, seconds: float, waited: float | None) -> None:
-        """Count a request that has ended; a status of 499 says that its client left. waited None: it did not have to."""
+        """Count a request for a model that has ended; a status of 499: its client left. waited None: it did not have to."""
         key = (model, route, status)
         children = self._cached.get(key)
         if children is None:
@@ -119,6 +125,10 @@ class Metrics:
         children[1].observe(seconds)
         if waited is not None:
             self._wait.labels(model=model).observe(waited)
+
+    def refused(self, model: str, route: str, status: int) -> None:
+        """Count a request that was refused before anything was done for it; an empty model: nobody knows for which."""
+        self._requests.labels(model=model, route=route, status=str(status)).inc()
 
     def fallback(self, model: str, fallback: str, reason: str) -> None:
         """Count a request for a model that went to another."""
