@@ -120,6 +120,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "text for a weight": (workspace(tenants={"weights": {"a": "2"}}), "spec.tenants.weights.a", "must be of type integer"),
     "no weight at all": (workspace(tenants={"weights": {"a": 0}}), "spec.tenants.weights.a", "greater than or equal to 1"),
     "too many of a tenant": (workspace(queue={"maxWaitingPerTenant": -1}), "spec.queue.maxWaitingPerTenant", "or equal to 0"),
+    "negative bytes that wait": (workspace(queue={"maxWaitingBytes": -1}), "spec.queue.maxWaitingBytes", "or equal to 0"),
     "bare number for ageing": (workspace(policy={"ageing": 30}), "spec.policy.ageing", "must be of type string"),
     # Quantities and durations.
     "number for a duration": (model(lifecycle={"idleTimeout": 300}), "spec.lifecycle.idleTimeout", "of type string"),

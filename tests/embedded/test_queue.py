@@ -28,12 +28,15 @@ def order(calls: dict[str, Call]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def shared(shared_up: Up) -> Hotseat:
-    """One that answers a single request at a time, knows its clients' teams, and lets four of a team wait."""
+    """One that answers a single request at a time, knows its clients' teams, and lets four of a team wait, with 4 KiB in all."""
     return shared_up(
         model("a", concurrency=1),
         model("b"),
         model("slow", "--load-time", "2"),
-        workspace(tenants={"header": "X-Team", "weights": {"blue": 1}}, queue={"maxWaitingPerTenant": 4}),
+        workspace(
+            tenants={"header": "X-Team", "weights": {"blue": 1}},
+            queue={"maxWaitingPerTenant": 4, "maxWaitingBytes": "4Ki"},
+        ),
     )
 
 
@@ -51,10 +54,10 @@ def long(hotseat: Hotseat) -> Iterator[Call]:
     call.leave()
 
 
-def held(hotseat: Hotseat, name: str, **headers: str) -> Call:
+def held(hotseat: Hotseat, said: str, **headers: str) -> Call:
     """A request for `a`, once it waits."""
     before = hotseat.waiting("a")
-    call = hotseat.send("a", name, headers=headers, mock=SLOW)
+    call = hotseat.send("a", said, headers=headers, mock=SLOW)
     eventually(lambda: hotseat.waiting("a") == before + 1)
     return call
 
@@ -89,6 +92,27 @@ def test_a_team_that_has_as_many_waiting_as_it_may_is_429_and_others_are_not(hot
     calls["blue"] = held(hotseat, "x", **team("blue"))
     long.leave()
     assert len(order(calls)) == 5
+
+
+def test_a_body_that_no_memory_is_left_for_is_429_until_another_is_forwarded(hotseat: Hotseat, long: Call) -> None:
+    def waiting() -> float:
+        return hotseat.metrics()["hotseat_requests_waiting_bytes", "default"]
+
+    large = "x" * 3000
+    calls = [held(hotseat, large), held(hotseat, "x")]
+    assert 3000 < waiting() < 4096
+    for name in ("a", "b"):
+        answer = hotseat.ask(name, large)
+        assert (answer.status, answer.code) == (429, "queue_full")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 300
+        assert "queue.maxWaitingBytes is 4Ki" in answer.json()["error"]["message"]
+    calls.pop(0).leave()
+    eventually(lambda: waiting() < 1000)
+    calls.append(held(hotseat, large))
+    long.leave()
+    assert [call.answer().status for call in calls] == [200, 200]
+    assert waiting() == 0
+    assert hotseat.ask("a", "x" * 5000).by == "a", "it need not wait"
 
 
 def test_who_was_held_is_told_where_it_stood_and_how_long_it_looked(hotseat: Hotseat, long: Call) -> None:

@@ -129,6 +129,7 @@ class Request:
     held: bool = False
     tenant: str = ""
     priority: int = 0
+    size: int = 0
     passed: Counter[str] = field(
         default_factory=Counter
     )  # turns of other tenants while this one was the next of its own
@@ -171,6 +172,7 @@ class World:
         self.limits: dict[str, Limits] = {}
         self.most = 40  # that may wait at a router
         self.most_of_tenant: int | None = None
+        self.most_bytes: int | None = None
         self.ageing = 0.0
         self.cached: dict[str, CacheState] = {}
         self.fetching: set[str] = set()
@@ -488,6 +490,7 @@ class World:
         bound = self.limits.get(request.model, Limits()).max_waiting
         assert bound is None or sum(r.model == request.model for r in mine) <= bound
         assert self.most_of_tenant is None or sum(r.tenant == request.tenant for r in mine) <= self.most_of_tenant
+        assert self.most_bytes is None or sum(r.size for r in mine) <= self.most_bytes
 
     def end(self, id_: int, how: str) -> None:
         request = self.requests.pop(id_)
@@ -516,6 +519,7 @@ class World:
             mine = {i: r for i, r in self.requests.items() if r.router == name}
             assert router.machine._requests.keys() == mine.keys()
             assert router.machine.waiting() == sum(r.holder is None for r in mine.values())
+            assert router.machine.waiting_bytes() == sum(r.size for r in mine.values() if r.holder is None)
             for holder in {r.holder for r in mine.values()} - {None}:
                 assert router.machine.in_flight(holder) == sum(r.holder == holder for r in mine.values())
             for model in MODELS:
@@ -564,9 +568,16 @@ class World:
         self, router: str, model: str, priority: int = 0, tenant: str = "", patience: float | None = None
     ) -> Request:
         self.count += 1
-        request = self.requests[self.count] = Request(model, router, tenant=tenant, priority=priority)
+        request = self.requests[self.count] = Request(
+            model, router, tenant=tenant, priority=priority, size=self.count % 7
+        )
         deadline = None if patience is None else self.now + patience
-        self.at(router, admission.Arrive(self.now, self.count, model, priority, tenant=tenant, deadline=deadline))
+        self.at(
+            router,
+            admission.Arrive(
+                self.now, self.count, model, priority, tenant=tenant, deadline=deadline, size=request.size
+            ),
+        )
         return request
 
     def _one(self, pick: Pick, waiting: bool) -> int | None:
@@ -857,6 +868,7 @@ class World:
         """Somebody edits a document."""
         terms, limits, capacity = dict(self.terms), dict(self.limits), self.capacity
         self.most, self.most_of_tenant = (40, 40, 40, 6)[pick(4)], (None, None, None, 4)[pick(4)]
+        self.most_bytes = None if self.most == 40 else 12
         self.ageing = (0.0, 1.0, 30.0)[pick(3)]
         kind = pick(9)
         name = MODELS[pick(len(MODELS))]
@@ -908,7 +920,7 @@ class World:
     def _limits(self) -> admission.LimitsChanged:
         limits = {n: self.limits.get(n, Limits()) for n in self.terms}
         sharing = Sharing(self.ageing, WEIGHTS)
-        return admission.LimitsChanged(self.now, limits, self.most, self.most_of_tenant, sharing)
+        return admission.LimitsChanged(self.now, limits, self.most, self.most_of_tenant, self.most_bytes, sharing)
 
     def _tell_cache(self, models: list[str]) -> None:
         for model in models:

@@ -8,6 +8,7 @@ from hotseat.core.admission import (
     Close,
     Cut,
     Dispatch,
+    Divert,
     Expire,
     Finish,
     Hold,
@@ -134,6 +135,33 @@ def test_a_tenant_with_as_many_waiting_as_it_may_is_refused_and_others_are_not()
     nameless = "as many requests without the name of a tenant wait already as may: queue.maxWaitingPerTenant is 0"
     desk.step(LimitsChanged(3.0, {"a": Limits(), "b": Limits()}, 100, max_waiting_per_tenant=0))
     assert desk.step(Arrive(3.0, 6, "a")) == [Reject(6, QueueFull, "queue_full", nameless, 5.0)]
+
+
+def test_bodies_that_wait_have_a_bound_and_count_until_they_are_forwarded_refused_or_gone() -> None:
+    desk = Admission("r")
+    known = {"a": Limits(), "b": Limits()}
+    desk.step(LimitsChanged(0.0, known, 100, max_waiting_bytes=1024))
+    assert desk.step(Arrive(1.0, 1, "a", size=1000)) == [Hold(1), AT_ONCE]
+    message = "with this one, the bodies of requests that wait would take more memory than they may: "
+    full = [Reject(2, QueueFull, "queue_full", message + "queue.maxWaitingBytes is 1Ki", 5.0)]
+    assert desk.step(Arrive(2.0, 2, "b", size=25)) == full
+    assert (desk.waiting_bytes(), desk.demand().waiting.keys()) == (1000, {"a"}), "nobody loads b for it"
+    desk.step(seen(1, resident("b")))
+    assert desk.step(Arrive(3.0, 2, "b", size=10**9))[0] == to(2, "b"), "it need not wait"
+    assert desk.step(Arrive(4.0, 3, "a", size=24)) == [Hold(3), LATER]
+    assert desk.waiting_bytes() == 1024
+    desk.step(Leave(5.0, 3))
+    assert desk.step(Arrive(5.0, 4, "a", size=20)) == [Hold(4), LATER]
+    desk.step(Expire(6.0, 4))
+    assert desk.step(Arrive(6.0, 5, "a", size=20)) == [Hold(5), LATER]
+    desk.step(Divert(7.0, 5))
+    assert desk.waiting_bytes() == 1000
+    assert desk.step(seen(2, resident("a")))[0] == to(1, "a")
+    assert desk.waiting_bytes() == 0
+    desk.step(seen(3, resident("b")))
+    assert desk.step(Arrive(8.0, 6, "a", size=1024)) == [Hold(6), AT_ONCE]
+    desk.step(LimitsChanged(9.0, {"b": Limits()}, 100, max_waiting_bytes=1024))
+    assert desk.waiting_bytes() == 0, "its model is gone"
 
 
 def draining(concurrency: int = 1, waiting: int = 100) -> tuple[Admission, int]:

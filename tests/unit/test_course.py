@@ -39,8 +39,8 @@ class World(RemoteHouse):
         status["routers"] = [{"id": self.router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}]
         self.take({"metadata": {"name": workspace}, "spec": {}, "status": status})
 
-    def course(self, name: str, capability: Capability = Capability.CHAT) -> Course:
-        return Course(self, self.find(name), name, capability)
+    def course(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> Course:
+        return Course(self, self.find(name), name, capability, size)
 
     def wanted(self, name: str) -> bool:
         return name in self.find(name).room.desk.demand().wanted
@@ -134,10 +134,11 @@ def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_i
 
 def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> None:
     world.tell("gpu", model("big"), states={"big": "loading"})
-    first, second = world.course("big"), world.course("big")
+    first, second = world.course("big"), world.course("big", size=7)
     first.submit(Asking("key-1"))
     second.submit(Asking("key-2", priority=3, timeout=60.0))
     ((waiting, _),) = first.place.room.desk.lines(["big"]).values()
+    assert first.place.room.desk.waiting_bytes() == 7
     assert (waiting.tenants, waiting.priority) == ({"key-1": 1, "key-2": 1}, 3)
     assert waiting.deadline == pytest.approx(time.monotonic() + 60.0, abs=5.0)
     assert (first.queue_headers, second.queue_headers) == ((("X-Queue-Position", "1"),),) * 2, "it overtook"

@@ -81,7 +81,7 @@ def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
         drains.note(float(second), "a")
         for _ in range(3):
             drains.note(float(second), "b")
-    crowd = Crowd("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2)
+    crowd = Crowd("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2, size=2**20 + 1)
     quotas = Quotas(total=400, per_model=20, per_tenant=10)
     said = {
         quotas: ("requests of the tenant key-1 wait already as may: queue.maxWaitingPerTenant is 10", 10 / 2 / (4 / 2)),
@@ -91,7 +91,12 @@ def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
     for each, (words, seconds) in said.items():
         message, retry = each.full(crowd, drains, 40.0)
         assert (message, retry) == (f"as many {words}", pytest.approx(seconds, rel=0.05))
-    assert Quotas(401, 21, 11).full(crowd, drains, 40.0) is None
+    words = "the bodies of requests that wait would take more memory than they may: queue.maxWaitingBytes is 1Mi"
+    assert Quotas(401, 21, 11, 2**20).full(crowd, drains, 40.0) == (
+        f"with this one, {words}",
+        pytest.approx(400 / 2 / 4, rel=0.05),
+    )
+    assert Quotas(401, 21, 11, 2**20 + 1).full(crowd, drains, 40.0) is None
 
 
 @pytest.mark.parametrize(

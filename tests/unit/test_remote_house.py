@@ -95,7 +95,11 @@ def test_a_bound_that_changes_alone_is_taken_in(house: RemoteHouse) -> None:
     house.take(bounded | {"spec": {"queue": {"maxWaitingPerTenant": 1}}})
     with pytest.raises(QueueFull, match="maxWaitingPerTenant is 1"):
         desk.submit("a")
-    tickets.append(desk.submit("a", tenant="key-1"))
+    house.take(bounded | {"spec": {"queue": {"maxWaitingBytes": "1Ki"}}})
+    with pytest.raises(QueueFull, match="maxWaitingBytes is 1Ki"):
+        desk.submit("a", size=1025)
+    tickets.append(desk.submit("a", tenant="key-1", size=1024))
+    assert desk.waiting_bytes() == 1024
     for ticket in tickets:
         desk.finish(ticket)
 

@@ -116,18 +116,19 @@ class Desk:
         at_once: bool = False,
         tenant: str = "",
         timeout: float | None = None,
+        size: int = 0,
     ) -> Ticket:
         """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told.
 
         One that shall be answered `at_once` never waits: NotResident. `timeout`: seconds after which its client has no use for
-        an answer; one that cannot be in time is refused at once.
+        an answer; one that cannot be in time is refused at once. `size`: bytes of its body.
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         with self._lock:
             ticket = Ticket(next(self._ids))
             self._tickets[ticket.request] = ticket
-            arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline)
+            arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline, size)
             urgent = self._carry_out(self._machine.step(arrival))
             if ticket.held:
                 ticket.position, ticket.estimate = self._standing(ticket, now)
@@ -226,6 +227,11 @@ class Desk:
         """Count requests that wait."""
         with self._lock:
             return self._machine.waiting(model)
+
+    def waiting_bytes(self) -> int:
+        """Count the bytes of the bodies of those that wait."""
+        with self._lock:
+            return self._machine.waiting_bytes()
 
     def in_flight(self, holder: str | None = None) -> int:
         """Count requests that a holder, or all of them, are answering."""

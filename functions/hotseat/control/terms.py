@@ -73,6 +73,7 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) ->
         {m.name: limits_of(m, workspace) for m in models},
         spec.queue.max_waiting,
         spec.queue.max_waiting_per_tenant,
+        spec.queue.max_waiting_bytes,
         Sharing(spec.policy.ageing, spec.tenants.weights),
     )
 

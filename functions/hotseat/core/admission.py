@@ -45,6 +45,7 @@ class Arrive:
     at_once: bool = False  # it is not to wait: dispatched now, or rejected
     tenant: str = ""
     deadline: float | None = None  # when its client gives up; one that cannot be met is refused at once
+    size: int = 0  # bytes of its body
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class LimitsChanged:
     models: Mapping[str, Limits]
     max_waiting: int
     max_waiting_per_tenant: int | None = None
+    max_waiting_bytes: int | None = None
     sharing: Sharing = field(default_factory=Sharing)
 
 
@@ -242,6 +244,10 @@ class Admission:
         queue = self._queues.get(model)
         return queue.count if queue else 0
 
+    def waiting_bytes(self) -> int:
+        """Count the bytes of the bodies of those that wait."""
+        return self._hall.size
+
     def in_flight(self, holder: str) -> int:
         """Count requests that a holder is answering."""
         return self._in_flight.get(holder, 0)
@@ -278,7 +284,7 @@ class Admission:
         if refusal is not None and _in_force(refusal, s.now):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
-        request = Request(s.model, s.priority, self._order, s.now, tenant=s.tenant, deadline=s.deadline)
+        request = Request(s.model, s.priority, self._order, s.now, tenant=s.tenant, deadline=s.deadline, size=s.size)
         if holder := self._ready_holder(s.model, limits.concurrency):
             self._requests[s.request] = request
             dispatch = self._dispatch(s.request, request, holder)
@@ -516,7 +522,8 @@ class Admission:
         for model in [m for m in self._queues if m not in s.models]:
             message = f"{model} has been removed"
             commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
-        self._hall.change(Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant), s.sharing, s.models)
+        quotas = Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes)
+        self._hall.change(quotas, s.sharing, s.models)
         for model in self._open:
             commands += self._serve(s.now, model)
         return [*commands, ReportDemand(urgent=True)]

@@ -427,6 +427,10 @@ class Queue(Document):
     max_waiting_per_tenant: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
         default=None, description="Of one tenant, for all Models."
     )
+    max_waiting_bytes: Bytes = Field(
+        default=2**30,
+        description="Of the bodies of all that wait together: they are kept in memory until an engine gets them.",
+    )
 
 
 class Policy(Document):

@@ -14,6 +14,7 @@ class Hall:
     def __init__(self) -> None:
         self.queues: dict[str, Queue] = {}
         self.count = 0
+        self.size = 0  # bytes of their bodies
         self._quotas = Quotas()
         self._sharing = Sharing()
         self._tenants: dict[str, int] = {}  # how many wait of each, for all models
@@ -30,7 +31,8 @@ class Hall:
         """Say why this one may not wait, and when to come again (seconds); None: it may."""
         model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
         mine = queue.count if queue else 0
-        crowd = Crowd(model, tenant, mine, self._tenants.get(tenant, 0), self.count, len(self._tenants))
+        of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
+        crowd = Crowd(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
         return replace(self._quotas, per_model=per_model).full(crowd, self._drains, request.arrived)
 
     def add(self, id_: int, request: Request, *, open_: bool) -> bool:
@@ -41,6 +43,7 @@ class Hall:
             queue = self.queues[request.model] = Queue(self._sharing)
         queue.add(id_, request)
         self.count += 1
+        self.size += request.size
         self._tenants[request.tenant] = self._tenants.get(request.tenant, 0) + 1
         if first:
             self.watch(request.arrived, request.model, open_=open_)
@@ -52,6 +55,7 @@ class Hall:
         queue = self.queues[model]
         queue.remove(id_, request, served=served)
         self.count -= 1
+        self.size -= request.size
         if self._tenants[tenant] > 1:
             self._tenants[tenant] -= 1
         else:

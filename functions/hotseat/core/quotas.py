@@ -1,13 +1,17 @@
-"""How many may wait: for one model, of one tenant, in the whole Workspace. Pure."""
+"""How many may wait: for one model, of one tenant, in the whole Workspace; and how large they may be together. Pure."""
 
 from dataclasses import dataclass
 
 from hotseat.core.drains import Drains, retry_after
+from hotseat.core.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Who waits at a router when another comes: for its model, of its tenant, and in all; `tenants`: how many have some waiting."""
+    """Who waits at a router when another comes: for its model, of its tenant, and in all.
+
+    `tenants`: how many have some waiting; `size`: bytes of all bodies, the other's too.
+    """
 
     model: str
     tenant: str
@@ -15,6 +19,7 @@ class Crowd:
     of_tenant: int
     total: int
     tenants: int
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,7 @@ class Quotas:
     total: int = 0
     per_model: int | None = None
     per_tenant: int | None = None
+    size: int | None = None  # bytes of their bodies
 
     def full(self, crowd: Crowd, drains: Drains, now: float) -> tuple[str, float] | None:
         """Say which bound lets no more wait, and in how many seconds to come again; None: there is room.
@@ -39,6 +45,10 @@ class Quotas:
             return _say(f"for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
         if crowd.total >= self.total:
             return _say("", "maxWaiting", self.total), retry_after(crowd.total, drains.rate(now))
+        if self.size is not None and crowd.size > self.size:
+            message = "with this one, the bodies of requests that wait would take more memory than they may: "
+            message += f"queue.maxWaitingBytes is {format_bytes(self.size)}"
+            return message, retry_after(crowd.total, drains.rate(now))
         return None
 
 

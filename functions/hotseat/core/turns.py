@@ -32,6 +32,7 @@ class Request:
     cut: bool = False
     tenant: str = ""
     deadline: float | None = None  # when its client gives up
+    size: int = 0  # bytes of its body
     number: int = 0  # in its lane
 
 

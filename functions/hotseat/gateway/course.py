@@ -25,18 +25,18 @@ class Detour:
 
 
 class Course:
-    """Where one request stands. `asked` is the name under which its Model is known to whoever sent it there.
+    """Where one request stands, whose body has `size` bytes. `asked` is the name of its Model to whoever sent it there.
 
     Whatever happens, `finish` ends it.
     """
 
-    def __init__(self, house: Register, place: Place, asked: str | None, capability: Capability) -> None:
+    def __init__(self, house: Register, place: Place, asked: str | None, capability: Capability, size: int = 0) -> None:
         """BadRequest: the Model does not do what is asked, and none does it instead."""
         self.place, self.asked = place, asked
         self.detour: Detour | None = None
         self.began = time.monotonic()
         self._house = house
-        self._capability = capability
+        self._capability, self._size = capability, size
         self.asking = Asking()
         self._passed = {place.model.name}  # Models that it will not come back to
         self._ticket: Ticket | None = None
@@ -204,7 +204,7 @@ class Course:
         if its.timeout is not None:
             rest = max(0.0, its.timeout - (time.monotonic() - self.began))
         desk, name = place.room.desk, place.model.name
-        return desk.submit(name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest)
+        return desk.submit(name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest, size=self._size)
 
 
 def expected_in(room: Room, status: ModelStatus, now: float) -> float | None:

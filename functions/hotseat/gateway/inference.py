@@ -99,7 +99,7 @@ class Inference:
                 body = parse_body(read_body(environ, self._max_body))
                 place = self._place(body)
                 model = place.model.name
-                course = Course(self._house, place, body.model, route.capability)
+                course = Course(self._house, place, body.model, route.capability, len(body.raw))
                 it = asking(environ, course.place.room.workspace.spec.tenants, key)
                 course.submit(it)
                 job = _Job(environ, body, course, relay.client_stream(environ))

@@ -11,7 +11,7 @@ from hotseat.telemetry.metrics import Reading
 
 
 def of_requests(house: Register) -> Iterator[Reading]:
-    """Who waits and who is answered, by Model."""
+    """Who waits and who is answered, by Model, and what those who wait take."""
     for place in house.places().values():
         name, desk = place.model.name, place.room.desk
         now, ((waiting, _),) = time.monotonic(), desk.lines([name]).values()
@@ -19,6 +19,8 @@ def of_requests(house: Register) -> Iterator[Reading]:
         yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
         yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)
         yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+    for room in house.rooms:
+        yield Reading("hotseat_requests_waiting_bytes", {"workspace": room.name}, room.desk.waiting_bytes())
 
 
 def of_memory(house: Register, seen: Mapping[str, int]) -> Iterator[Reading]:

@@ -62,6 +62,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests that an engine is answering.", ("model",)),
     "hotseat_requests_waiting": ("Requests that wait for their model.", ("model",)),
+    "hotseat_requests_waiting_bytes": ("Memory that the bodies of requests that wait take.", ("workspace",)),
     "hotseat_oldest_wait_seconds": ("Time that the oldest waiting request has waited.", ("model",)),
     "hotseat_residents": ("Holders of accelerator seats.", ("workspace", "model", "state")),
     "hotseat_pinned": ("Models that are pinned: resident, they make room for no other.", ("workspace", "model")),
