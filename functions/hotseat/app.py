@@ -53,19 +53,23 @@ class Settings:
 
 
 class App:
-    """Everything of one hotseat. `tell` gets messages for people, `listener` every event."""
+    """Everything of one hotseat. `tell` gets messages for people, `listener` every event.
+
+    `ends_in` hears how many seconds an orderly end may take by the documents, whenever they are taken in.
+    """
 
     def __init__(
         self,
         settings: Settings,
         manifest: Manifest,
         *,
+        ends_in: Callable[[float], None],
         listener: Listener | None = None,
         tell: Callable[[str], None] = log.info,
     ) -> None:
         self.settings = settings
         self.manifest = manifest
-        self._tell = tell
+        self._tell, self._ends_in = tell, ends_in
         self.bus = Bus()
         logs = settings.state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -112,7 +116,7 @@ class App:
 
     def begin(self) -> None:
         """Take down what an earlier run left, take in the documents, and watch the files."""
-        self.house.apply(self.manifest.workspaces, self.manifest.models)
+        self._apply()
         if self.settings.watch and self.settings.files:
             threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
@@ -132,8 +136,12 @@ class App:
             old, self.manifest = self.manifest, manifest
             if (old.models, old.workspaces) == (manifest.models, manifest.workspaces):
                 return
-            self.house.apply(manifest.workspaces, manifest.models)
+            self._apply()
             self._tell(f"reloaded: {_difference(old, manifest)}")
+
+    def _apply(self) -> None:
+        self._ends_in(shutdown_time(self.manifest))
+        self.house.apply(self.manifest.workspaces, self.manifest.models)
 
     def close(self) -> None:
         """Send away what waits, let what is in flight finish, stop the engines. Each Model's own timeouts bound it."""

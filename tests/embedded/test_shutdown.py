@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hotseat.app import SHUTDOWN_MARGIN
+
 from .conftest import Up
 from .harness import CHAT, Hotseat, chat, eventually, model
 
@@ -75,6 +77,20 @@ def test_while_it_drains_it_says_so(up: Up) -> None:
     assert hotseat.running()["a"] in ("closing", "draining")
     assert hotseat.get("/health").status == 200
     assert len(stream.answer().data()) == 21
+    assert hotseat.ended() == 0
+
+
+def test_a_drain_timeout_that_was_made_longer_while_it_ran_is_kept_to_at_the_end(up: Up) -> None:
+    """A bug once: the process ended when the documents of its start would have had it end."""
+    hotseat = up(model("a", lifecycle={"drainTimeout": "0s", "stopTimeout": "100ms"}))
+    allowed = SHUTDOWN_MARGIN + 1  # rounded up
+    hotseat.write([model("a", lifecycle={"drainTimeout": "1m", "stopTimeout": "100ms"})])
+    hotseat.signal(signal.SIGHUP)
+    hotseat.wait_for(lambda: any("reloaded" in message for message in hotseat.said()))
+    stream = hotseat.send("a", stream=True, mock={"tokens": 2 * int(allowed + 2), "tokens_per_second": 2})
+    stream.begun()
+    hotseat.signal(signal.SIGTERM)
+    assert stream.answer().body.endswith(b"data: [DONE]\n\n")
     assert hotseat.ended() == 0
 
 

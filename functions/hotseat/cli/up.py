@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 import sys
+from multiprocessing import RawValue
 from pathlib import Path
 
 import click
@@ -132,11 +133,18 @@ def up(  # noqa: PLR0917 — one parameter an option
 
 
 def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
+    end = RawValue("d", shutdown_time(manifest))  # seconds; what the worker writes there the arbiter reads
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
     def create() -> App:
         # In the worker, and again in one that takes a dead one's place: the documents may have changed since.
-        return App(settings, _newest(settings, manifest), listener=console.event, tell=console.log)
+        return App(
+            settings,
+            _newest(settings, manifest),
+            listener=console.event,
+            tell=console.log,
+            ends_in=lambda seconds: setattr(end, "value", seconds),
+        )
 
     def is_up() -> None:
         hints = [hint for capability in (Capability.CHAT, Capability.EMBEDDING) for hint in _hints(capability)]
@@ -153,7 +161,7 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         return make(url, able[0], with_key=bool(settings.keys)) if able else []
 
     bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    Server(create, is_up, bind=bind, threads=_threads(manifest), graceful=shutdown_time(manifest)).run()
+    Server(create, is_up, bind=bind, threads=_threads(manifest), graceful=lambda: end.value).run()
 
 
 def _threads(manifest: Manifest) -> int:

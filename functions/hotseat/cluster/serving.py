@@ -15,5 +15,9 @@ def serve(settings: Settings, create: Callable[[Settings], Served], *, up: str, 
     set_up_logging(settings.log_level, json_lines=True)
     bind = f"0.0.0.0:{settings.port}"
     Server(
-        lambda: create(settings), lambda: log.info(up, settings.pod), bind=bind, threads=threads, graceful=graceful
+        lambda: create(settings),
+        lambda: log.info(up, settings.pod),
+        bind=bind,
+        threads=threads,
+        graceful=lambda: graceful,
     ).run()

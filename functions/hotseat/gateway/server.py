@@ -41,7 +41,10 @@ class Served(Protocol):
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """Serves what `create` makes in the worker process, at host:port; `up` is called there when it takes requests."""
+    """Serves what `create` makes in the worker process, at host:port; `up` is called there when it takes requests.
+
+    `graceful` is asked when the end comes, by arbiter and worker, how many seconds it may take if it is orderly.
+    """
 
     def __init__(
         self,
@@ -50,10 +53,11 @@ class Server(BaseApplication):  # type: ignore[misc]
         *,
         bind: str,
         threads: int,
-        graceful: float,
+        graceful: Callable[[], float],
     ) -> None:
         self._create = create
         self._up = up
+        self.graceful = graceful
         self._served: Served | None = None
         self._ending: threading.Thread | None = None
         self._options: Mapping[str, Any] = {
@@ -65,7 +69,6 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_connections": 2 * threads + 1000,
             "backlog": 2048,
             "keepalive": 75,
-            "graceful_timeout": math.ceil(graceful),
             "loglevel": "warning",
             "control_socket_disable": True,
             "proc_name": "hotseat",
@@ -112,7 +115,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         if self._ending is None and self._served is not None:
             self._ending = threading.Thread(target=self._close, args=(self._served, worker), name="close")
             self._ending.start()
-            _leave_in(self._options["graceful_timeout"])  # what the arbiter sees to, unless it was killed itself
+            _leave_in(self.graceful())  # what the arbiter sees to, unless it was killed itself
 
     def _close(self, served: Served, worker: Any) -> None:
         try:
@@ -140,6 +143,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     def stop(self, graceful: bool = True) -> None:
         """Stop the worker."""
         self._stopping = True
+        self.cfg.set("graceful_timeout", math.ceil(self.app.graceful()))
         super().stop(graceful)
 
     def handle_int(self) -> None:
