@@ -165,7 +165,19 @@ class App:
         def ours(_change: Any, name: str) -> bool:
             return Path(name) in files or Path(name).parent in files
 
-        for _ in watchfiles.watch(*folders, watch_filter=ours, stop_event=self._stop_watching, recursive=False):
+        changes = watchfiles.watch(
+            *folders,
+            watch_filter=ours,
+            stop_event=self._stop_watching,
+            recursive=False,
+            rust_timeout=1000,
+            yield_on_timeout=True,
+        )
+        unread = True  # what changed between the first reading and the beginning of the watch
+        for change in changes:
+            if not change and not unread:
+                continue
+            unread = False
             try:
                 self.reload()
             except Exception:

@@ -1,6 +1,12 @@
 """Editing the file: the difference is applied, and nothing else."""
 
 import signal
+from pathlib import Path
+
+import yaml
+
+from hotseat.app import App, Settings
+from hotseat.manifests import load
 
 from .conftest import Up
 from .harness import CHAT, Hotseat, eventually, model, workspace
@@ -98,3 +104,18 @@ def test_workspaces_may_come_change_and_go(up: Up) -> None:
     assert hotseat.ask("a").by == "a"
     assert hotseat.running() == {"a": "ready"}
     eventually(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == ["west"])
+
+
+def test_what_was_edited_while_hotseat_began_is_taken_in(tmp_path: Path) -> None:
+    """Between its first reading and the beginning of the watch nobody tells of a change."""
+    file, told = tmp_path / "models.yaml", list[str]()
+    file.write_text(yaml.safe_dump(model("a")))
+    settings = Settings((file,), tmp_path / "state", tmp_path / "cache")
+    app = App(settings, load(settings.files), ends_in=lambda _: None, tell=told.append)
+    file.write_text(yaml.safe_dump_all([model("a"), model("b")]))
+    app.begin()
+    try:
+        eventually(lambda: told)
+    finally:
+        app.close()
+    assert told == ["reloaded: added b"]
