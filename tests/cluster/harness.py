@@ -202,6 +202,11 @@ class Hotseat:
         messages = [{"role": "user", "content": "hello"}]
         return self.request("POST", "/v1/chat/completions", {"model": model, "messages": messages, **body}, timeout)
 
+    def await_model(self, model: str) -> None:
+        """Wait until a model that was just applied has its Service, and the router knows of it."""
+        wait_until(lambda: self.get("ksvc", model), 30, f"the Service of {model}")
+        wait_until(lambda: self.request("GET", f"/v1/models/{model}").status == 200, 30, f"the router knows {model}")
+
     def served(self, model: str, seconds: float = 60) -> Answer:
         """Ask until it is served; give that answer."""
         until = time.monotonic() + seconds

@@ -42,7 +42,7 @@ def test_who_waits_for_a_model_that_cannot_be_had_hears_why(
     hotseat: Hotseat, guard: Guard, name: str, spec: dict, said: str
 ) -> None:
     hotseat.apply(model(name, **spec))
-    wait_until(lambda: hotseat.get("ksvc", name), 30)
+    hotseat.await_model(name)
     hotseat.served("alpha")
     answer = hotseat.chat(name)
     assert answer.status == 503, answer

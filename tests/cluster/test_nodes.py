@@ -111,7 +111,7 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
             lifecycle={"startTimeout": "5s", "stopTimeout": "1s"},
         )
     )
-    wait_until(lambda: hotseat.get("ksvc", "stray"), 30)
+    hotseat.await_model("stray")
     hotseat.served("alpha")
     answer = hotseat.chat("stray")
     assert answer.status == 503

@@ -8,6 +8,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 # Process 1 is gunicorn's arbiter, which cannot be killed from inside; all that hotseat does happens in its child.
 KILL_WORKER = "import os; kids = open('/proc/1/task/1/children').read().split(); [os.kill(int(kid), 9) for kid in kids]; print(*kids)"
 
+LONG = 200  # tokens: an answer of alpha's that takes 25 s
+
 
 @pytest.fixture(scope="module", autouse=True)
 def models(hotseat: Hotseat) -> None:
@@ -57,8 +59,8 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
     hotseat: Hotseat, guard: Guard, phase: str
 ) -> None:
     hotseat.served("alpha")
-    long = hotseat.chat_aside("alpha", max_tokens=120) if phase == "draining" else None
-    if long:  # for 15 s; its batch is closed after the 10 s that beta waits at most
+    long = hotseat.chat_aside("alpha", max_tokens=LONG) if phase == "draining" else None
+    if long:  # its batch is closed after the 10 s that beta waits at most, or as long as a round of slow switches takes
         wait_until(lambda: any(q["inFlight"] for q in hotseat.status("workspace", "default")["queue"]), 10)
     asked = hotseat.chat_aside("beta")
     states = {
@@ -67,10 +69,10 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
         "loading": ("beta", ("loading",)),
     }
     name, wanted = states[phase]
-    wait_until(lambda: state_of(hotseat, name) in wanted, 20, phase)
+    wait_until(lambda: state_of(hotseat, name) in wanted, 25, phase)
     kill(hotseat, "switcher")
     if long:
-        assert long.result().body["usage"]["completion_tokens"] == 120
+        assert long.result().body["usage"]["completion_tokens"] == LONG
     answer = asked.result(80)
     assert (answer.status, answer.body.get("model")) == (200, "beta"), answer.error
     wait_until(lambda: hotseat.residents() == {"beta": "ready"}, 20)
