@@ -10,9 +10,10 @@ import pytest
 
 from hotseat.cluster.chamber import Chamber
 from hotseat.control.bus import Bus
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.lessons import Lesson
 from hotseat.core.messages import Demand, HolderAdopted
+from hotseat.core.workspaces import Workspace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeRuntime

@@ -12,9 +12,10 @@ from hotseat.cluster.orders import Orders
 from hotseat.cluster.pinning import Pinning
 from hotseat.control.bus import Bus
 from hotseat.control.terms import terms_of
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.errors import BadRequest, Unavailable
 from hotseat.core.messages import HolderAdopted
+from hotseat.core.workspaces import Workspace
 from hotseat.kube.client import KubeError
 from hotseat.kube.conventions import ClusterSettings
 

@@ -7,7 +7,6 @@ import pytest
 from hotseat.control.devices import hand_out
 from hotseat.control.terms import capacity_of
 from hotseat.core.batch import Batch
-from hotseat.core.documents import Workspace
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -24,6 +23,7 @@ from hotseat.core.policy import NOTHING, Capacity, Claim, ModelView, View
 from hotseat.core.prospects import shortage
 from hotseat.core.seats import DemandReported, Terms, TermsChanged, Unload
 from hotseat.core.switching import Switching
+from hotseat.core.workspaces import Workspace
 
 FOUR = Capacity(4, None, ("0", "1", "2", "3"))
 TWO_OF_24 = Capacity(2, 48, ("0", "1"))  # each has 24

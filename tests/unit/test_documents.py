@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hotseat.core.base import PATTERN_WORDS
-from hotseat.core.documents import DOCUMENTS, Metadata, Model, ModelSpec, Workspace
+from hotseat.core.base import PATTERN_WORDS, Metadata
+from hotseat.core.documents import DOCUMENTS, Model, ModelSpec
 from hotseat.core.units import BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
+from hotseat.core.workspaces import Workspace
 from hotseat.manifests import Plugins, load
 from hotseat.manifests.fields import walk
 from hotseat.manifests.schema import schema

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hotseat.core.documents import Tenants
 from hotseat.core.errors import BadRequest
+from hotseat.core.workspaces import Tenants
 from hotseat.gateway.asking import Asking, asking
 
 BY_KEY, NAMED = Tenants(), Tenants(header="X-Team")

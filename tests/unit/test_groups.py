@@ -8,13 +8,15 @@ import pytest
 from hotseat.cluster.statuses import group_problem, workspace_conditions
 from hotseat.control.terms import capacity_of, groups_of
 from hotseat.core import granting
+from hotseat.core.base import Metadata
 from hotseat.core.batch import Batch
-from hotseat.core.documents import Metadata, Model, ModelSpec, Workspace
+from hotseat.core.documents import Model, ModelSpec
 from hotseat.core.groups import NOBODY, UNGROUPED, Group, Groups
 from hotseat.core.messages import CacheObserved, CacheState, Residency, SeatState, Start, Stop
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
 from hotseat.core.seats import Terms, TermsChanged
+from hotseat.core.workspaces import Workspace
 from hotseat.manifests import ManifestErrors, load
 
 from .test_policy import busy, idle, wants

@@ -3,7 +3,8 @@
 import pytest
 
 from hotseat.control.terms import capacity_of, fingerprint, terms_of
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
+from hotseat.core.workspaces import Workspace
 
 SPEC = {"engine": "mock", "source": "https://example.com/a.gguf"}
 WORKSPACE = Workspace.model_validate({"metadata": {"name": "default"}, "spec": {}})

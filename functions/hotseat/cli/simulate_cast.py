@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from hotseat.control.terms import capacity_of, groups_of, limits_of, terms_of
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.seats import Terms
 from hotseat.core.units import Unreadable, parse_duration
+from hotseat.core.workspaces import Workspace
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.simulation.floor import Engine

@@ -20,12 +20,13 @@ from hotseat.control.terms import capacity_of, groups_of, terms_of
 from hotseat.control.timetable import Timetable
 from hotseat.control.wire import lessons_from_json, lessons_to_json, residency_from_status, residency_to_status
 from hotseat.core.batch import Batch
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.lessons import Lessons
 from hotseat.core.messages import Demand, Residency
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import DemandReported, Enrolled, RouterLeft
+from hotseat.core.workspaces import Workspace
 from hotseat.kube.client import Json, Kube
 from hotseat.kube.names import WORKSPACES
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from hotseat.core.documents import DEFAULT_WORKSPACE, PINNED, Model, Workspace
+from hotseat.core.documents import PINNED, Model
+from hotseat.core.workspaces import DEFAULT_WORKSPACE, Workspace
 from hotseat.kube.adoption import adopt, is_adopted
 from hotseat.kube.client import Json
 from hotseat.kube.containers import CannotMake

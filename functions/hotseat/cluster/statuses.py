@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hotseat.control.wire import Json, stamp, switch_to_json
-from hotseat.core.documents import Model, OnIdle, Workspace
+from hotseat.core.documents import Model, OnIdle
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
 from hotseat.core.units import format_time
+from hotseat.core.workspaces import Workspace
 
 SHOWN_SWITCHES = 20
 

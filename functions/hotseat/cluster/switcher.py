@@ -19,10 +19,10 @@ from hotseat.cluster.scribe import Scribe
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
 from hotseat.control.bus import Bus, Event, HttpSink
-from hotseat.core.documents import Workspace
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.seats import ModelStatus
+from hotseat.core.workspaces import Workspace
 from hotseat.gateway.readings import of_pins, of_seats
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError

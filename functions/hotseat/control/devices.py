@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from hotseat.core.documents import Workspace
+from hotseat.core.workspaces import Workspace
 
 log = logging.getLogger(__name__)
 

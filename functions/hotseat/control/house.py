@@ -17,7 +17,7 @@ from hotseat.control.register import Place, Register
 from hotseat.control.switcher import Switcher, in_vain
 from hotseat.control.terms import capacity_of, groups_of, limits_changed, terms_of
 from hotseat.control.timetable import Timetable
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.events import Emit
 from hotseat.core.lessons import Lessons
 from hotseat.core.messages import (
@@ -33,6 +33,7 @@ from hotseat.core.policy import Policy
 from hotseat.core.ports import LogView, Runtime
 from hotseat.core.seats import DemandReported, ModelStatus
 from hotseat.core.switches import Switch
+from hotseat.core.workspaces import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hotseat.control.desk import Desk
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel
 from hotseat.core.policy import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
+from hotseat.core.workspaces import Workspace
 
 
 class Room(Protocol):

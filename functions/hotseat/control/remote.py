@@ -15,12 +15,13 @@ from hotseat.control.register import Place, Register, Room
 from hotseat.control.reporter import Reporter
 from hotseat.control.terms import capacity_of, limits_changed
 from hotseat.control.wire import Json, moment, residency_from_status, stamp, switch_from_json
-from hotseat.core.documents import Model, Workspace
+from hotseat.core.documents import Model
 from hotseat.core.errors import Unavailable
 from hotseat.core.events import Emit
 from hotseat.core.policy import Capacity
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Switch
+from hotseat.core.workspaces import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 from hotseat.core.admission import Limits, LimitsChanged
-from hotseat.core.documents import PINNED, Model, OnIdle, WhileAbsent, Workspace
+from hotseat.core.documents import PINNED, Model, OnIdle, WhileAbsent
 from hotseat.core.groups import Group, Groups
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms
+from hotseat.core.workspaces import Workspace
 
 # What can change without a restart of the engine.
 _SOFT = {

@@ -1,10 +1,12 @@
-"""What the documents are made of: their base class, and the forms of names."""
+"""What the documents are made of: their base class, the forms of names, and the metadata."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+
+API_VERSION: Final = "hotseat.dev/v1alpha1"
 
 # A Model's name becomes a Knative Service's, hence an RFC 1035 label.
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
@@ -65,3 +67,26 @@ class Document(BaseModel):
     """What all parts of documents share: camelCase outside, unknown fields refused, immutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+# What a cluster writes into the metadata of its objects.
+CLUSTER_METADATA = frozenset({
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName", "generation",
+    "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+})  # fmt: skip
+
+
+class Metadata(Document):
+    """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
+
+    name: Name = Field(description="What clients send as `model`, or Models as their workspace; an RFC 1035 label.")
+    namespace: str | None = Field(default=None, description="Namespace on a cluster; ignored on one machine.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels, as on any Kubernetes object.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, as on any Kubernetes object.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignore_what_a_cluster_adds(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if key not in CLUSTER_METADATA}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hotseat.core.documents import Tenants
 from hotseat.core.errors import BadRequest
 from hotseat.core.units import parse_duration
+from hotseat.core.workspaces import Tenants
 
 PRIORITY = "X-Priority"
 TIMEOUT = "X-Request-Timeout"

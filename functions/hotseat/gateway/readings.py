@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from hotseat.control.register import Register
-from hotseat.core.documents import Workspace
 from hotseat.core.messages import Resident, SeatState
 from hotseat.core.seats import ModelStatus
+from hotseat.core.workspaces import Workspace
 from hotseat.telemetry.metrics import Reading
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from hotseat.core.documents import API_VERSION, DEFAULT_WORKSPACE
+from hotseat.core.base import API_VERSION
+from hotseat.core.workspaces import DEFAULT_WORKSPACE
 from hotseat.importing.macros import Macros
 from hotseat.importing.models import Common, OneModel
 from hotseat.importing.naming import labels

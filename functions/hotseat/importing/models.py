@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from hotseat.core.base import VARIABLE_PATTERN
-from hotseat.core.documents import API_VERSION
+from hotseat.core.base import API_VERSION, VARIABLE_PATTERN
 from hotseat.importing import commands, parking
 from hotseat.importing.engines import Engine, engine_of
 from hotseat.importing.macros import ENVIRONMENT, Macros, unknown

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from hotseat.core.documents import API_VERSION
+from hotseat.core.base import API_VERSION
 from hotseat.importing.naming import is_alias, labels
 from hotseat.importing.reading import Reader
 from hotseat.importing.settings import PEER_KEYS

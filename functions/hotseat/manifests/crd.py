@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hotseat.core.base import Document
-from hotseat.core.documents import API_VERSION, DOCUMENTS
+from hotseat.core.base import API_VERSION, Document
+from hotseat.core.documents import DOCUMENTS
 from hotseat.core.units import DURATION_PATTERN
 from hotseat.manifests.fields import walk
 from hotseat.manifests.rules import DURATION, QUANTITY, RULES, as_validations

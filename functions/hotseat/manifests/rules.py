@@ -7,7 +7,8 @@ tests is run through both. Engines that other packages add are asked by the swit
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hotseat.core.documents import SECRET_HEADERS, SOURCE_SCHEMES
+from hotseat.core.documents import SOURCE_SCHEMES
+from hotseat.core.workspaces import SECRET_HEADERS
 
 _SCHEMES = "|".join(SOURCE_SCHEMES)
 _SCHEME_LIST = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
