@@ -7,8 +7,8 @@ from math import factorial, sqrt
 
 import pytest
 
-from hotseat.core.admission import Dispatch, Finish
 from hotseat.core.batch import Batch
+from hotseat.core.intake import Dispatch, Finish
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import Capacity, Claim, Policy
 from hotseat.core.seats import Terms

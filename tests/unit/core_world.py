@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 
-from hotseat.core import admission, seats
-from hotseat.core.admission import Admission, Cut, Dispatch, Hold, Limits, Reject, ReportDemand
+from hotseat.core import intake, seats
+from hotseat.core.admission import Admission
 from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
 from hotseat.core.groups import UNGROUPED, Group, Groups
+from hotseat.core.intake import Cut, Dispatch, Hold, Limits, Reject, ReportDemand
 from hotseat.core.memory import raised
 from hotseat.core.messages import (
     CacheObserved,
@@ -413,7 +414,7 @@ class World:
         for router in self.routers.values():
             router.inbox.append(residency)
 
-    def at(self, name: str, stimulus: admission.Stimulus) -> None:
+    def at(self, name: str, stimulus: intake.Stimulus) -> None:
         """Let a router hear something and do what it says."""
         cut: list[int] = []
         for command in self.routers[name].machine.step(stimulus):
@@ -501,7 +502,7 @@ class World:
     def finish_one(self, id_: int) -> None:
         router = self.requests[id_].router
         self.end(id_, "finished")
-        self.at(router, admission.Finish(self.now, id_))
+        self.at(router, intake.Finish(self.now, id_))
 
     # Invariants --------------------------------------------------------------------------------------------------------
 
@@ -533,7 +534,7 @@ class World:
     def _held(self, bodies: Iterable[Body]) -> Claim:
         return sum((b.held.placed(b.devices, self.capacity) for b in bodies if b.held != NOTHING), NOTHING)
 
-    def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | admission.Stimulus) -> None:
+    def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | intake.Stimulus) -> None:
         if machine is self.switching:
             for _ in range(3):  # one that loads may let another load beside it, and a third be told of that
                 self.tell(Tick(self.now))
@@ -574,9 +575,7 @@ class World:
         deadline = None if patience is None else self.now + patience
         self.at(
             router,
-            admission.Arrive(
-                self.now, self.count, model, priority, tenant=tenant, deadline=deadline, size=request.size
-            ),
+            intake.Arrive(self.now, self.count, model, priority, tenant=tenant, deadline=deadline, size=request.size),
         )
         return request
 
@@ -592,12 +591,12 @@ class World:
         if (id_ := self._one(pick, waiting=pick(4) > 0)) is not None:
             router = self.requests[id_].router
             self.end(id_, "left")
-            self.at(router, admission.Leave(self.now, id_))
+            self.at(router, intake.Leave(self.now, id_))
 
     def expire(self, pick: Pick) -> None:
         if (id_ := self._one(pick, waiting=pick(8) > 0)) is not None:
             dispatched = self.requests[id_].holder is not None
-            self.at(self.requests[id_].router, admission.Expire(self.now, id_))
+            self.at(self.requests[id_].router, intake.Expire(self.now, id_))
             assert (id_ in self.requests) == dispatched
 
     def divert(self, pick: Pick) -> None:
@@ -606,10 +605,10 @@ class World:
             return
         request = self.requests[id_]
         if dispatched := request.holder is not None:
-            self.changes_nothing(self.routers[request.router].machine, admission.Divert(self.now, id_))
+            self.changes_nothing(self.routers[request.router].machine, intake.Divert(self.now, id_))
         else:
             self.end(id_, "diverted")
-            self.at(request.router, admission.Divert(self.now, id_))
+            self.at(request.router, intake.Divert(self.now, id_))
             self._is_wanted(request.router, request.model)
         assert (id_ in self.requests) == dispatched
 
@@ -618,7 +617,7 @@ class World:
         if self.routers:
             name = sorted(self.routers)[pick(len(self.routers))]
             model = (*MODELS, "external", "unheard-of")[pick(7)]
-            self.at(name, admission.Want(self.now, model))
+            self.at(name, intake.Want(self.now, model))
             self._is_wanted(name, model)
 
     def _is_wanted(self, router: str, model: str) -> None:
@@ -664,7 +663,7 @@ class World:
         if residency.epoch > router.machine.residency.epoch:
             closing = [r.holder for r in residency.residents if r.state is SeatState.CLOSING]
             router.batches = {holder: router.batches.get(holder, self.count) for holder in closing}
-        self.at(name, admission.ResidencySeen(self.now, residency))
+        self.at(name, intake.ResidencySeen(self.now, residency))
 
     def repeat_residency(self, pick: Pick) -> None:
         if not self.routers or not self.old_news:
@@ -672,7 +671,7 @@ class World:
         machine = self.routers[sorted(self.routers)[pick(len(self.routers))]].machine
         old = [r for r in self.old_news if r.epoch <= machine.residency.epoch]
         if old:
-            self.changes_nothing(machine, admission.ResidencySeen(self.now, old[pick(len(old))]))
+            self.changes_nothing(machine, intake.ResidencySeen(self.now, old[pick(len(old))]))
 
     # Actions: the runtime -----------------------------------------------------------------------------------------------
 
@@ -917,10 +916,10 @@ class World:
         for name in self.routers:
             self.at(name, self._limits())
 
-    def _limits(self) -> admission.LimitsChanged:
+    def _limits(self) -> intake.LimitsChanged:
         limits = {n: self.limits.get(n, Limits()) for n in self.terms}
         sharing = Sharing(self.ageing, WEIGHTS)
-        return admission.LimitsChanged(self.now, limits, self.most, self.most_of_tenant, self.most_bytes, sharing)
+        return intake.LimitsChanged(self.now, limits, self.most, self.most_of_tenant, self.most_bytes, sharing)
 
     def _tell_cache(self, models: list[str]) -> None:
         for model in models:
@@ -958,7 +957,7 @@ class World:
             return
         name = sorted(self.routers)[pick(len(self.routers))]
         if pick(2):
-            self.at(name, admission.Close(self.now))
+            self.at(name, intake.Close(self.now))
             for id_ in [i for i, r in self.requests.items() if r.router == name]:
                 self.finish_one(id_)
             self._say_goodbye(name)
@@ -1028,7 +1027,7 @@ class World:
         if not self.down:
             self.down = True
             for name in self.routers:
-                self.at(name, admission.Close(self.now))
+                self.at(name, intake.Close(self.now))
             self.tell(seats.Shutdown(self.now))
 
     # A fair world -------------------------------------------------------------------------------------------------------

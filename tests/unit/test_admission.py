@@ -2,8 +2,9 @@
 
 import pytest
 
-from hotseat.core.admission import (
-    Admission,
+from hotseat.core.admission import Admission
+from hotseat.core.errors import QueueFull, Unavailable, UnknownModel
+from hotseat.core.intake import (
     Arrive,
     Close,
     Cut,
@@ -19,7 +20,6 @@ from hotseat.core.admission import (
     ReportDemand,
     ResidencySeen,
 )
-from hotseat.core.errors import QueueFull, Unavailable, UnknownModel
 from hotseat.core.messages import Refusal, Residency, Resident, SeatState, Waiting
 
 READY, CLOSING, DRAINING = SeatState.READY, SeatState.CLOSING, SeatState.DRAINING

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from hotseat.control.desk import ClientGone, Desk, Ticket
-from hotseat.core.admission import Limits, LimitsChanged
 from hotseat.core.errors import QueueFull, Unavailable
+from hotseat.core.intake import Limits, LimitsChanged
 from hotseat.core.messages import Residency, Resident, SeatState, Waiting
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.admission import Admission, Arrive, Dispatch, Limits, LimitsChanged, ResidencySeen
+from hotseat.core.admission import Admission
 from hotseat.core.batch import Batch
 from hotseat.core.events import Emit
+from hotseat.core.intake import Arrive, Dispatch, Limits, LimitsChanged, ResidencySeen
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,

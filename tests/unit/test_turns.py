@@ -10,17 +10,9 @@ from types import MappingProxyType
 import pytest
 
 from hotseat.control.wire import lessons_from_json, lessons_to_json
-from hotseat.core.admission import (
-    Admission,
-    Arrive,
-    Dispatch,
-    Finish,
-    Limits,
-    LimitsChanged,
-    ReportDemand,
-    ResidencySeen,
-)
+from hotseat.core.admission import Admission
 from hotseat.core.batch import Batch
+from hotseat.core.intake import Arrive, Dispatch, Finish, Limits, LimitsChanged, ReportDemand, ResidencySeen
 from hotseat.core.lessons import Lessons
 from hotseat.core.messages import CacheObserved, CacheState, HolderReady, HolderReleased, Start, Stop
 from hotseat.core.policy import Capacity

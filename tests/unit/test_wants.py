@@ -4,8 +4,8 @@ from math import inf
 
 import pytest
 
-from hotseat.core.admission import Arrive, Close, Divert, Hold, LimitsChanged, Reject, ReportDemand, Want
 from hotseat.core.errors import NotResident
+from hotseat.core.intake import Arrive, Close, Divert, Hold, LimitsChanged, Reject, ReportDemand, Want
 from hotseat.core.messages import Demand, Refusal, SeatState, Start
 from hotseat.core.policy import NOTHING
 from hotseat.core.seats import Command, DemandReported, Holder, Terms, Unload

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from hotseat.core.admission import (
-    Admission,
+from hotseat.core.admission import Admission
+from hotseat.core.errors import HotseatError, Unavailable
+from hotseat.core.intake import (
     Arrive,
     Close,
     Command,
@@ -30,7 +31,6 @@ from hotseat.core.admission import (
     Stimulus,
     Want,
 )
-from hotseat.core.errors import HotseatError, Unavailable
 from hotseat.core.messages import Demand, Residency, Waiting
 
 LONGEST_POLL = 3600.0  # seconds; poll() takes no more than a few weeks, and a client may ask for more

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from hotseat.core.admission import Limits, LimitsChanged
 from hotseat.core.documents import PINNED, Model, OnIdle, WhileAbsent
 from hotseat.core.groups import Group, Groups
+from hotseat.core.intake import Limits, LimitsChanged
 from hotseat.core.policy import Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms

@@ -1,6 +1,7 @@
 """Admission: what happens to each request of one router, in one Workspace. Pure.
 
-Everything that decides whether a request is dispatched, held or sent away lives here; nothing here knows sockets or clocks.
+Everything that decides whether a request is dispatched, held or sent away lives here; nothing here knows sockets or clocks. It
+hears and says what stands in intake.py; hall.py keeps who waits, serving.py which engines take requests.
 Invariants (tests/unit/test_core_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
@@ -10,159 +11,34 @@ Invariants (tests/unit/test_core_machine.py):
 - no tenant with a waiting request is passed over for more than one round of the others of its priority.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from hotseat.core.drains import bounded
-from hotseat.core.errors import HotseatError, NotResident, QueueFull, Unavailable, UnknownModel
+from hotseat.core.errors import NotResident, QueueFull, Unavailable, UnknownModel
 from hotseat.core.hall import Hall
+from hotseat.core.intake import (
+    Arrive,
+    Close,
+    Command,
+    Cut,
+    Dispatch,
+    Divert,
+    Expire,
+    Finish,
+    Hold,
+    Leave,
+    Limits,
+    LimitsChanged,
+    Reject,
+    ReportDemand,
+    ResidencySeen,
+    Stimulus,
+    Want,
+)
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
 from hotseat.core.outlook import ready_in
-from hotseat.core.queues import Queue, Request, Sharing
+from hotseat.core.queues import Queue, Request
 from hotseat.core.quotas import Quotas
+from hotseat.core.serving import Serving
 from hotseat.core.wants import Wants
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one model at one router; 0 or None: no bound."""
-
-    concurrency: int = 0
-    max_waiting: int | None = None
-
-
-# Stimuli --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Arrive:
-    """A request that names a known model."""
-
-    now: float
-    request: int
-    model: str
-    priority: int = 0
-    at_once: bool = False  # it is not to wait: dispatched now, or rejected
-    tenant: str = ""
-    deadline: float | None = None  # when its client gives up; one that cannot be met is refused at once
-    size: int = 0  # bytes of its body
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Its client has gone away."""
-
-    now: float
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Its answer has been relayed, or has failed."""
-
-    now: float
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """It has waited as long as its client allows."""
-
-    now: float
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class Divert:
-    """Another model answers it: it waits no longer, but its model is still wanted. Nothing happens if it was dispatched."""
-
-    now: float
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """A model shall come, though no request waits for it."""
-
-    now: float
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class ResidencySeen:
-    """News of who holds the accelerator."""
-
-    now: float
-    residency: Residency
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsChanged:
-    """The documents changed: all models, with their bounds."""
-
-    now: float
-    models: Mapping[str, Limits]
-    max_waiting: int
-    max_waiting_per_tenant: int | None = None
-    max_waiting_bytes: int | None = None
-    sharing: Sharing = field(default_factory=Sharing)
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The router shuts down: nothing waits any longer, nothing new is taken."""
-
-    now: float
-
-
-Stimulus = Arrive | Leave | Finish | Expire | Divert | Want | ResidencySeen | LimitsChanged | Close
-
-# Commands -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Relay it to this holder now."""
-
-    request: int
-    holder: str
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """It waits."""
-
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """Answer it with this error."""
-
-    request: int
-    error: type[HotseatError]
-    code: str
-    message: str
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Its holder is being stopped under it (the drain deadline is over): end it with an error. It still Finishes."""
-
-    request: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReportDemand:
-    """Take a snapshot and send it: at once if urgent, else when convenient."""
-
-    urgent: bool
-
-
-Command = Dispatch | Hold | Reject | Cut | ReportDemand
 
 
 class Admission:
@@ -171,15 +47,11 @@ class Admission:
     def __init__(self, router: str) -> None:
         self.router = router
         self.residency = Residency(epoch=-1)
-        self._limits: Mapping[str, Limits] = {}
+        self._limits: dict[str, Limits] = {}
         self._requests: dict[int, Request] = {}
         self._hall = Hall()
-        self._queues: Mapping[str, Queue] = self._hall.queues  # none of them is empty
-        self._in_flight: dict[str, int] = {}  # by holder
-        self._served: dict[str, int] = {}  # by holder
-        self._open: dict[str, list[Resident]] = {}  # holders that take requests, by model
-        self._batches: dict[str, int] = {}  # by holder that closes: the last order that it still serves
-        self._draining = False  # whether a switcher may be waiting for one to be drained
+        self._queues = self._hall.queues  # none of them is empty
+        self._serving = Serving()
         self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
         self._announce: list[str] = []
         self._wants = Wants()
@@ -217,17 +89,17 @@ class Admission:
         )
         self._announce = []
         closing = {}
-        for holder in self.residency.residents:
-            queue = self._queues.get(holder.model)
-            if queue and holder.holder in self._batches and (rest := queue.up_to(self._batches[holder.holder])):
-                closing[holder.model] = rest
+        for model, last in self._serving.batches():
+            queue = self._queues.get(model)
+            if queue and (rest := queue.up_to(last)):
+                closing[model] = rest
         return Demand(
             self.router,
             self._seq,
             self.residency.epoch,
             self.waiting_by_model(),
-            dict(self._in_flight),
-            dict(self._served),
+            dict(self._serving.in_flight),
+            dict(self._serving.served),
             closing,
             requested,
             self._wants.snapshot(),
@@ -250,7 +122,7 @@ class Admission:
 
     def in_flight(self, holder: str) -> int:
         """Count requests that a holder is answering."""
-        return self._in_flight.get(holder, 0)
+        return self._serving.in_flight.get(holder, 0)
 
     def position(self, request: int) -> int | None:
         """Place in its model's queue, 1 for the next; None if it does not wait."""
@@ -285,10 +157,10 @@ class Admission:
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
         request = Request(s.model, s.priority, self._order, s.now, tenant=s.tenant, deadline=s.deadline, size=s.size)
-        if holder := self._ready_holder(s.model, limits.concurrency):
+        if holder := self._serving.ready(s.model, limits.concurrency):
             self._requests[s.request] = request
             dispatch = self._dispatch(s.request, request, holder)
-            if self._in_flight[holder.holder] > 1:
+            if self._serving.in_flight[holder.holder] > 1:
                 return [dispatch]
             return [dispatch, ReportDemand(urgent=self._watched())]
         return [_not_at_once(s)] if s.at_once else self._hold(s.request, request, limits)
@@ -297,7 +169,7 @@ class Admission:
         """Let it wait, if there is room for it and it can have its turn in time."""
         if full := self._hall.full(request, limits.max_waiting):
             return [Reject(id_, QueueFull, "queue_full", *full)]
-        first = self._hall.add(id_, request, open_=request.model in self._open)
+        first = self._hall.add(id_, request, open_=request.model in self._serving.open)
         if too_late := self._too_late(id_, request, request.arrived):
             self._hall.remove(request.arrived, id_, request)
             return [too_late]
@@ -311,22 +183,15 @@ class Admission:
 
     def _ready_in(self, model: str, now: float) -> float:
         """Seconds until a model can take requests at the soonest."""
-        return 0.0 if model in self._open else ready_in(self.residency, model, now)
-
-    def _slots(self, model: str) -> int:
-        """How many requests may begin at once when a model takes them, 0: all. At the least one: it may become free at any moment."""
-        each = self._limits[model].concurrency
-        if model not in self._open:
-            return each * max(1, sum(r.model == model for r in self.residency.residents))
-        free = sum(max(0, each - self._in_flight.get(holder.holder, 0)) for holder in self._open[model])
-        return max(1, free) if each else 0
+        return 0.0 if model in self._serving.open else ready_in(self.residency, model, now)
 
     def _too_late(self, id_: int, request: Request, now: float) -> Reject | None:
         """Refuse one that waits and could not have its turn in time however well everything went."""
         if request.deadline is None:
             return None
         model, left = request.model, request.deadline - now
-        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=self._slots(model))
+        slots = self._serving.slots(model, self._limits[model].concurrency)
+        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
         if left > 0 and least <= left:
             return None
         message = f"the turn of this request for {model} cannot come in the {max(0.0, left):.1f} s that its client still waits: "
@@ -347,25 +212,15 @@ class Admission:
 
     # Dispatching ------------------------------------------------------------------------------------------------------
 
-    def _ready_holder(self, model: str, limit: int) -> Resident | None:
-        """Least loaded holder that takes any request of this model now."""
-        best, least = None, 0
-        for holder in self._open.get(model, ()):
-            load = self._in_flight.get(holder.holder, 0)
-            if holder.state is SeatState.READY and not (limit and load >= limit) and (best is None or load < least):
-                best, least = holder, load
-        return best
-
     def _dispatch(self, id_: int, request: Request, holder: Resident) -> Dispatch:
-        assert holder.address is not None  # noqa: S101 — `_see` opens holders with an address only
+        assert holder.address is not None  # noqa: S101 — only those with an address are open
         request.holder = holder
-        self._in_flight[holder.holder] = self._in_flight.get(holder.holder, 0) + 1
-        self._served[holder.holder] = self._served.get(holder.holder, 0) + 1
+        self._serving.begin(holder.holder)
         return Dispatch(id_, holder.holder, holder.address)
 
     def _watched(self) -> bool:
         """Whether somebody is waiting for work to end: then every edge matters at once."""
-        return self._hall.count > 0 or self._draining
+        return self._hall.count > 0 or self._serving.draining
 
     def _serve(self, now: float, model: str) -> list[Command]:
         """Dispatch what waits for this model, as far as its holders and its bound allow."""
@@ -382,16 +237,14 @@ class Admission:
 
     def _next(self, model: str, queue: Queue) -> tuple[int, Resident] | None:
         """Request to dispatch now, and the holder for it: a ready one, else one that closes and owes its batch."""
-        limits = self._limits[model]
-        if ready := self._ready_holder(model, limits.concurrency):
+        limit = self._limits[model].concurrency
+        if ready := self._serving.ready(model, limit):
             first = queue.first()
             return None if first is None else (first, ready)
-        for holder in self._open.get(model, ()):
-            full = limits.concurrency and self._in_flight.get(holder.holder, 0) >= limits.concurrency
-            if holder.state is SeatState.CLOSING and not full:
-                first = queue.first(self._batches[holder.holder])
-                if first is not None:
-                    return first, holder
+        for holder, last in self._serving.closing(model, limit):
+            first = queue.first(last)
+            if first is not None:
+                return first, holder
         return None
 
     def _end(self, now: float, id_: int) -> list[Command]:
@@ -403,15 +256,11 @@ class Admission:
             gone = request.model not in self._queues and request.model not in self._wants
             return [ReportDemand(urgent=gone)]
         holder = request.holder.holder
-        left = self._in_flight[holder] - 1
-        if left:
-            self._in_flight[holder] = left
-        else:
-            del self._in_flight[holder]
+        self._serving.end(holder)
         next_ones: list[Command] = []
         if request.model in self._queues:
             next_ones = [*self._serve(now, request.model), *self._sweep(now, request.model)]
-        idle = holder not in self._in_flight
+        idle = holder not in self._serving.in_flight
         if not next_ones and not idle:
             return []
         emptied = bool(next_ones) and request.model not in self._queues
@@ -436,36 +285,27 @@ class Admission:
         refusal = self.residency.refusals.get(model)
         if self._closed or model not in self._limits or (refusal is not None and _in_force(refusal, now)):
             return []
-        if self._is_ready(model) or not self._wants.add(model, since):
+        if self._serving.is_ready(model) or not self._wants.add(model, since):
             return []
         new = model not in self._queues
         if new:
             self._announce.append(model)
         return [ReportDemand(urgent=new)]
 
-    def _is_ready(self, model: str) -> bool:
-        return any(holder.state is SeatState.READY for holder in self._open.get(model, ()))
-
     def _see(self, now: float, residency: Residency) -> list[Command]:
         if residency.epoch <= self.residency.epoch:
             return []
         first, self.residency = self.residency.epoch < 0, residency
-        self._open, batches = {}, {}
-        for resident in residency.residents:
-            if resident.state in (SeatState.READY, SeatState.CLOSING) and resident.address is not None:
-                self._open.setdefault(resident.model, []).append(resident)
-            if resident.state is SeatState.CLOSING:
-                batches[resident.holder] = self._batches.get(resident.holder, self._order)
-        self._batches = batches
-        self._close_batches(residency)
-        self._draining = any(r.state in (SeatState.CLOSING, SeatState.DRAINING) for r in residency.residents)
-        known = {r.holder for r in residency.residents}
-        self._served = {holder: count for holder, count in self._served.items() if holder in known}
+        self._serving.see(residency.residents, self._order)
+        lasts: dict[str, set[int]] = {}
+        for model, last in self._serving.batches():
+            lasts.setdefault(model, set()).add(last)
+        self._hall.close_batches(lasts)
         for model in self._queues:
-            self._hall.watch(now, model, open_=model in self._open)
+            self._hall.watch(now, model, open_=model in self._serving.open)
         commands = self._refuse_waiters(now, first=first)
-        self._wants.settle([model for model in self._open if self._is_ready(model)])
-        for model in self._open:
+        self._wants.settle([model for model in self._serving.open if self._serving.is_ready(model)])
+        for model in self._serving.open:
             commands += self._serve(now, model)
         for model in list(self._queues):
             commands += self._sweep(now, model)
@@ -481,14 +321,6 @@ class Admission:
                 if not first or _in_force(refusal, now):  # else it was spoken before this router was there
                     commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model)]
         return commands
-
-    def _close_batches(self, residency: Residency) -> None:
-        """Tell each queue which batches of it are owed."""
-        lasts: dict[str, set[int]] = {}
-        for resident in residency.residents:
-            if resident.holder in self._batches:
-                lasts.setdefault(resident.model, set()).add(self._batches[resident.holder])
-        self._hall.close_batches(lasts)
 
     def _cut(self) -> list[Command]:
         """End what is in flight on holders that are told to stop, or gone. External servers are never stopped."""
@@ -516,7 +348,7 @@ class Admission:
         return dismissed
 
     def _change(self, s: LimitsChanged) -> list[Command]:
-        self._limits = s.models
+        self._limits = dict(s.models)
         self._wants.keep(s.models)
         commands: list[Command] = []
         for model in [m for m in self._queues if m not in s.models]:
@@ -524,7 +356,7 @@ class Admission:
             commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
         quotas = Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes)
         self._hall.change(quotas, s.sharing, s.models)
-        for model in self._open:
+        for model in self._serving.open:
             commands += self._serve(s.now, model)
         return [*commands, ReportDemand(urgent=True)]
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from hotseat.core import admission
-from hotseat.core.admission import Admission, Arrive, Cut, Dispatch, Finish, Limits, Reject, ReportDemand, ResidencySeen
+from hotseat.core import intake
+from hotseat.core.admission import Admission
 from hotseat.core.groups import UNGROUPED, Groups
+from hotseat.core.intake import Arrive, Cut, Dispatch, Finish, Limits, Reject, ReportDemand, ResidencySeen
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -42,7 +43,7 @@ class _Router:
         self._floor, self._hear, self._carry = floor, hear, carry
         self._look_at: float | None = None  # when the next snapshot is taken
 
-    def ask(self, stimulus: admission.Stimulus) -> None:
+    def ask(self, stimulus: intake.Stimulus) -> None:
         for command in self.machine.step(stimulus):
             match command:
                 case Dispatch(request, holder):
@@ -102,7 +103,7 @@ class World:
             for name, engine in engines.items()
         }
         for router in self.routers:
-            router.ask(admission.LimitsChanged(0.0, limits, max_waiting))
+            router.ask(intake.LimitsChanged(0.0, limits, max_waiting))
         self._tell(TermsChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity, groups))
         for name in engines:
             self._tell(CacheObserved(0.0, name, CacheState.CACHED))
