@@ -17,6 +17,7 @@ from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
 from hotseat.core.groups import UNGROUPED, Group, Groups
 from hotseat.core.intake import Cut, Dispatch, Hold, Limits, Reject, ReportDemand
+from hotseat.core.leaving import OFFER
 from hotseat.core.memory import raised
 from hotseat.core.messages import (
     CacheObserved,
@@ -42,7 +43,7 @@ from hotseat.core.messages import (
 from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.queues import Sharing
 from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
-from hotseat.core.switching import OFFER, Switching
+from hotseat.core.switching import Switching
 
 Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
 
@@ -229,7 +230,7 @@ class World:
         roomy = self.roomy()
         asleep = (SeatState.PARKING, SeatState.PARKED)
         seated = {h.model for h in machine.holders.values() if h.staying and h.state not in asleep}
-        wanted = {model for model in machine.terms if machine._wanted(model) is not None}
+        wanted = {model for model in machine.seating.terms if machine.traffic.wanted(model) is not None}
         asked = {*queue, *machine.prospects.orders, *wanted} - seated
         for holder in machine.holders.values():
             if holder.state is SeatState.CLOSING and before.get(holder.id) is SeatState.READY and not holder.leaving:
@@ -271,7 +272,7 @@ class World:
             assert not [b for b in left if b.told], f"{order} while others make room"
             self.replicas += 1
         assert order.holder not in self.bodies
-        known = self.switching.terms[order.model]  # it may not have heard of a new document yet
+        known = self.switching.seating.terms[order.model]  # it may not have heard of a new document yet
         claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
         devices = order.devices
         stated = terms.host_memory
@@ -303,7 +304,7 @@ class World:
 
     def hungry(self) -> set[str]:
         """Models that the switcher knows to be wanted, that could be loaded, and that have no engine that it knows of."""
-        known = {name for name in self.terms if self.switching._waiting(name)[0] and self.loadable(name)}
+        known = {name for name in self.terms if self.switching.traffic.waiting(name)[0] and self.loadable(name)}
         known -= {holder.model for holder in self.switching.holders.values()}
         ready = {name for name in known if self.switching.prospects.cached(name) and not self.terms[name].external}
         return {name for name in ready if self.switching.prospects.retry_at(name) <= self.now}
@@ -375,9 +376,9 @@ class World:
         evicted = self.switching.holders[body.holder].leaving == "evicted"
         if home and evicted and body.holder not in self.before_change:
             machine = self.switching
-            asked = {m for m in home.members if machine._waiting(m)[0] or machine._wanted(m) is not None}
+            asked = {m for m in home.members if machine.traffic.waiting(m)[0] or machine.traffic.wanted(m) is not None}
             asked |= machine.prospects.orders.keys()
-            asked |= {m for m, terms in machine.terms.items() if machine.wishes.wish(m, terms, self.now)}
+            asked |= {m for m, terms in machine.seating.terms.items() if machine.wishes.wish(m, terms, self.now)}
             assert asked & home.members - {body.model}, f"{body} has left for another group"
 
     def stop(self, order: Stop) -> None:
@@ -390,7 +391,9 @@ class World:
         if self.pinned(order.model) and holder.replica == 1 and holder.leaving in ("evicted", "idle"):
             assert not self.roomy(), f"{order} for another, and it is pinned"
         terms = self.switching.holders[order.holder].terms
-        gentle = self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching._obliging
+        gentle = (
+            self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching._leaving.obliging
+        )
         drain = max(terms.drain_timeout, OFFER) if gentle else terms.drain_timeout
         deadline = self.closing_since.get(order.holder, self.now) + drain
         body.forced = body.forced or self.now >= deadline

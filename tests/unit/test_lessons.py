@@ -93,8 +93,8 @@ def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
     before, now = learned(), after_restart()
     assert now.cost("a") == before.cost("a") == pytest.approx(22.0)
     assert now.machine.ledger.costs == before.machine.ledger.costs
-    assert now.machine.terms["a"].claim == Claim(1, 12), "what it turned out to need"
-    assert now.machine.parking.measured == {"b": 7}
+    assert now.machine.seating.terms["a"].claim == Claim(1, 12), "what it turned out to need"
+    assert now.machine._parking.measured == {"b": 7}
     assert now.machine.lessons() == before.machine.lessons()
 
 
@@ -108,7 +108,7 @@ def test_requests_are_told_at_once_how_long_a_load_takes_at_the_least() -> None:
 def test_a_model_that_was_changed_meanwhile_begins_anew() -> None:
     now = after_restart(a=dataclasses.replace(A, fingerprint="other"), b=B)
     assert now.cost("a") == 0.0
-    assert now.machine.terms["a"].claim == A.claim
+    assert now.machine.seating.terms["a"].claim == A.claim
     assert set(now.machine.lessons()) == {"b"}
 
 
@@ -134,7 +134,7 @@ def test_an_engine_of_an_older_document_teaches_nothing_of_the_newer_one() -> No
     start = story.load(1.0, "a", 20.0)
     story.change(30.0, a=dataclasses.replace(A, fingerprint="leaner"))
     story.tell(HolderMeasured(31.0, start.holder, start.epoch, 48))
-    assert story.machine.terms["a"].claim == A.claim
+    assert story.machine.seating.terms["a"].claim == A.claim
     story.tell(DemandReported(32.0, Demand("r", 1, story.machine.epoch)))
     (stop,) = story.stops
     story.tell(HolderReleased(39.0, stop.holder, stop.epoch))

@@ -52,7 +52,7 @@ def test_one_that_keeps_to_its_claim_is_only_noted() -> None:
     story.load(1.0, "a")
     story.see(2.0, "a", 10)
     assert not story.told
-    assert story.machine.memory.most(story.machine.holders.values()) == {"a": 10}
+    assert story.machine.memory() == {"a": 10}
 
 
 def test_one_that_outgrows_its_claim_is_told_and_nothing_is_placed_on_what_it_took() -> None:
@@ -76,13 +76,13 @@ def test_the_claim_stays_learned_when_the_model_comes_back_and_is_forgotten_with
     story = Story()
     story.load(1.0, "a")
     story.see(2.0, "a", 20)
-    assert story.machine.terms["a"].claim == Claim(1, 20)
+    assert story.machine.seating.terms["a"].claim == Claim(1, 20)
     softer = {**story.terms, "a": dataclasses.replace(story.terms["a"], priority=5)}
     story.tell(TermsChanged(3.0, softer, TWO_OF_24))
-    assert story.machine.terms["a"].claim == Claim(1, 20)
+    assert story.machine.seating.terms["a"].claim == Claim(1, 20)
     other = {**story.terms, "a": dataclasses.replace(story.terms["a"], fingerprint="other")}
     story.tell(TermsChanged(4.0, other, TWO_OF_24))
-    assert story.machine.terms["a"].claim == Claim(1, 10)
+    assert story.machine.seating.terms["a"].claim == Claim(1, 10)
 
 
 def test_two_that_have_grown_too_large_for_one_gpu_take_turns_on_it() -> None:

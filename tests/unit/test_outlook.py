@@ -122,7 +122,7 @@ class Watched(World):
                     assert resident.since >= said + soonest - 1e-6
                     self.compared += 1
         self._really_see(residency)
-        for model in self.switching.terms:
+        for model in self.switching.seating.terms:
             if soonest := ready_in(self._router.machine.residency, model, now):
                 self.promises.setdefault(model, []).append((now, soonest))
                 self.refusable += soonest > 1.0

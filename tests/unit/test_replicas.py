@@ -238,7 +238,7 @@ def test_unloading_takes_all_and_loading_brings_one() -> None:
 
 def test_documents_that_allow_fewer_send_some_away() -> None:
     story = Story(2).with_two()
-    story.tell(TermsChanged(11.0, {"a": Terms(), "b": Terms()}, story.machine.capacity))
+    story.tell(TermsChanged(11.0, {"a": Terms(), "b": Terms()}, story.machine.seating.capacity))
     story.demand(12.0)
     assert story.seats() == {"a": "ready", "a#2": "releasing"}
 
@@ -285,7 +285,7 @@ def test_a_preload_that_finds_no_room_keeps_no_replica_out() -> None:
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
     preload = {**story.models, "later": Terms(claim=Claim(3), preload=True)}
-    story.tell(TermsChanged(2.0, preload, story.machine.capacity))
+    story.tell(TermsChanged(2.0, preload, story.machine.seating.capacity))
     story.tell(CacheObserved(2.0, "later", CacheState.CACHED))
     story.demand(3.0, flight={"a": 1}, a=1)
     story.tell(Tick(3.0 + PATIENCE))

@@ -4,12 +4,12 @@ import pytest
 
 from hotseat.core.events import Emit
 from hotseat.core.granting import decide, grant
+from hotseat.core.leaving import OFFER
 from hotseat.core.messages import HolderAdopted, SeatState, Start, Stop
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import Capacity, Claim, Decision, ModelView, Policy, View, Wish
 from hotseat.core.seats import Command, Load, Pin, Terms, Unload, Unpin
 from hotseat.core.switches import Estimate
-from hotseat.core.switching import OFFER
 
 from .test_switching import House
 

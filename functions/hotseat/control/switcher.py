@@ -264,7 +264,7 @@ class Switcher:
                 self._lessons = self._machine.lessons()
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
-            self._memory = self._machine.memory.most(self._machine.holders.values())
+            self._memory = self._machine.memory()
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
         if self._inbox.empty():

@@ -1,0 +1,53 @@
+"""What the switching machine says: commands in order, Residencies with their epochs, and when it wants to be asked again. Pure."""
+
+from dataclasses import dataclass, field
+
+from hotseat.core.messages import Residency
+from hotseat.core.outlook import outlook
+from hotseat.core.prospects import Prospects
+from hotseat.core.seating import Seating
+from hotseat.core.seats import Command, Publish
+from hotseat.core.switches import Costs
+from hotseat.core.views import residents
+
+
+@dataclass(slots=True)
+class Output:
+    """Commands of the step under way, and the newest Residency: each has an epoch of its own."""
+
+    seating: Seating
+    prospects: Prospects
+    costs: Costs
+    epoch: int
+    residency: Residency = field(default_factory=Residency)
+    effective_max_wait: float | None = None  # seconds
+    commands: list[Command] = field(default_factory=list)
+    wakes: list[float] = field(default_factory=list)  # what the decision under way waits for
+
+    @property
+    def next_epoch(self) -> int:
+        """Epoch of the Residency that is published next."""
+        return self.epoch + 1
+
+    def tell(self, *commands: Command) -> None:
+        """Say this."""
+        self.commands += commands
+
+    def moved(self, *commands: Command) -> None:
+        """Say what has been done to a holder, if anything, and then who holds what."""
+        self.commands += commands
+        self.seating.changed = self.seating.changed or bool(commands)
+
+    def publish(self, now: float) -> None:
+        """Tell routers who holds what."""
+        seating, self.epoch = self.seating, self.epoch + 1
+        who, refusals = residents(seating.holders.values(), seating.terms), dict(self.prospects.refusals)
+        soonest = outlook(now, seating.terms, seating.holders.values(), self.costs, seating.capacity)
+        self.residency = Residency(self.epoch, who, refusals, self.effective_max_wait, soonest, now)
+        seating.changed = self.prospects.changed = False
+        self.tell(Publish(self.residency))
+
+    def publish_changes(self, now: float) -> None:
+        """Tell them, where that has changed."""
+        if self.seating.changed or self.prospects.changed:
+            self.publish(now)

@@ -1,0 +1,78 @@
+"""The seats of one Workspace: who may have one and on what terms, how much there is, and who holds what of it. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hotseat.core.events import Emit
+from hotseat.core.groups import UNGROUPED, Groups
+from hotseat.core.memory import Memory, unchanged
+from hotseat.core.messages import SeatState
+from hotseat.core.policy import NOTHING, Capacity, Claim
+from hotseat.core.seats import Holder, Terms, TermsChanged
+
+
+@dataclass(slots=True)
+class Seating:
+    """What the documents say, and all holders that are not proven gone. `changed` says that routers have to be told."""
+
+    workspace: str
+    terms: Mapping[str, Terms] = field(default_factory=dict)  # with the claims that models turned out to need
+    capacity: Capacity = field(default_factory=Capacity)
+    groups: Groups = UNGROUPED
+    holders: dict[str, Holder] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    changed: bool = False
+    down: bool = False  # everything goes, and nothing is loaded any more
+
+    def follow(self, s: TermsChanged) -> Mapping[str, Terms]:
+        """Take in the documents, with what is known of their models' memory; returns the terms that were in force before."""
+        old, self.capacity, self.groups, self.changed = self.terms, s.capacity, s.groups, True
+        self.terms = self.memory.learnt(s.models, s.capacity)
+        return old
+
+    # Holders ----------------------------------------------------------------------------------------------------------
+
+    def add(self, holder: Holder) -> None:
+        """Know of one more."""
+        self.holders[holder.id] = holder
+        self.changed = True
+
+    def remove(self, holder: Holder) -> None:
+        """Forget one that is proven gone."""
+        del self.holders[holder.id]
+        self.memory.seen.pop(holder.id, None)
+        self.changed = True
+
+    def go(self, holder: Holder, state: SeatState, now: float) -> None:
+        """Let a holder enter a state."""
+        holder.state, holder.since = state, now
+        self.changed = True
+
+    def measure(self, holder: Holder, memory: int) -> list[Emit]:
+        """Take in the bytes that a holder was seen to take: if they are more than it claims, its model claims them from now on."""
+        told = self.memory.note(holder, memory, self.capacity, lasting=self.is_of_today(holder))
+        self.terms = self.memory.learnt(self.terms, self.capacity)
+        return told
+
+    def is_of_today(self, holder: Holder) -> bool:
+        """Whether it runs what its model's document says now: what is seen of another one tells nothing of it."""
+        return unchanged(holder.terms, self.terms.get(holder.model))
+
+    # Room -------------------------------------------------------------------------------------------------------------
+
+    def serves(self, model: str) -> bool:
+        """Whether it is ready, or needs no seat of ours."""
+        ready = any(h.model == model and h.state is SeatState.READY for h in self.holders.values())
+        return ready or bool(self.terms[model].external)
+
+    def place(self, model: str, sleeper: Holder | None = None) -> tuple[str, ...] | None:
+        """Find room for a model: on the GPUs that its engine slept on, where they are free; else on any. None: it may not start."""
+        if not self.groups.allows(model, (h.model for h in self.holders.values() if not h.asleep)):
+            return None
+        claim, held = self.terms[model].claim, self._held()
+        own = claim.placed(sleeper.devices, self.capacity) if sleeper else claim
+        devices = own.place(held, self.capacity)
+        return devices if devices is not None or sleeper is None else claim.place(held, self.capacity)
+
+    def _held(self) -> Claim:
+        return sum((h.occupied(self.capacity) for h in self.holders.values()), NOTHING)
