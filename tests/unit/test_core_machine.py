@@ -46,9 +46,7 @@ def picks(number: int) -> Pick:
 
 
 class Core(RuleBasedStateMachine):
-    steps = 0
-    starts = parks = wakes = 0
-    left_for_wishes = 0
+    steps = starts = 0
     ended: dict[str, int]
 
     world: World | None = None
@@ -77,13 +75,10 @@ class Core(RuleBasedStateMachine):
         if self.world is not None:
             self.world.all_ends_well()
             Core.starts += self.world.starts
-            Core.left_for_wishes += self.world.left_for_wishes
-            Core.parks += self.world.parks
-            Core.wakes += self.world.wakes
 
 
 def test_ten_thousand_random_steps_break_nothing() -> None:
-    Core.steps = Core.starts = Core.parks = Core.wakes = Core.left_for_wishes = 0
+    Core.steps = Core.starts = 0
     run_state_machine_as_test(
         Core,
         settings=settings(
@@ -95,11 +90,9 @@ def test_ten_thousand_random_steps_break_nothing() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    # What is rarer is counted below: Hypothesis tries numbers of the modules that are loaded, so this test's stories are not its own.
     assert Core.steps >= 10_000
     assert Core.starts >= 500  # else the world was too poor to try anything
-    assert Core.left_for_wishes >= 10
-    assert Core.parks >= 50
-    assert Core.wakes >= 5
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -117,7 +110,7 @@ def test_longer_stories_break_nothing(seed: int) -> None:
 
 def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
     """Stories with room and crowds, so that what is rare above happens often enough to break something."""
-    replicas = outgrown = 0
+    replicas = outgrown = left_for_wishes = 0
     names = list(ACTIONS)
     weights = [weight * {"crowd": 5, "measure": 4}.get(name, 1) for name, weight in ACTIONS.items()]
     for seed in range(40):
@@ -131,8 +124,10 @@ def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
         world.all_ends_well()
         replicas += world.replicas
         outgrown += world.outgrown
+        left_for_wishes += world.left_for_wishes
     assert replicas >= 5
     assert outgrown >= 10
+    assert left_for_wishes >= 10
 
 
 PARKING, WAKING = SeatState.PARKING, SeatState.WAKING
