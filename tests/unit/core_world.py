@@ -172,7 +172,8 @@ class World:
         self.groups = UNGROUPED
         self.terms: dict[str, Terms] = {}
         self.limits: dict[str, Limits] = {}
-        self.most = 40  # that may wait at a router
+        self.sharers = 1  # routers that share what follows
+        self.most = 40  # that may wait
         self.most_of_tenant: int | None = None
         self.most_bytes: int | None = None
         self.ageing = 0.0
@@ -490,11 +491,14 @@ class World:
     def check_quotas(self, router: str, request: Request) -> None:
         """None waits beyond what may."""
         mine = [r for r in self.requests.values() if r.router == router and r.held and r.holder is None]
-        assert len(mine) <= self.most
-        bound = self.limits.get(request.model, Limits()).max_waiting
-        assert bound is None or sum(r.model == request.model for r in mine) <= bound
-        assert self.most_of_tenant is None or sum(r.tenant == request.tenant for r in mine) <= self.most_of_tenant
-        assert self.most_bytes is None or sum(r.size for r in mine) <= self.most_bytes
+        of_model = self.limits.get(request.model, Limits()).max_waiting
+        for bound, held in (
+            (self.most, len(mine)),
+            (of_model, sum(r.model == request.model for r in mine)),
+            (self.most_of_tenant, sum(r.tenant == request.tenant for r in mine)),
+            (self.most_bytes, sum(r.size for r in mine)),
+        ):
+            assert bound is None or held <= ceil(bound / self.sharers)
 
     def end(self, id_: int, how: str) -> None:
         request = self.requests.pop(id_)
@@ -916,13 +920,18 @@ class World:
         self.tell(TermsChanged(self.now, self.terms, capacity, self.groups))
         if not cache_first:
             self._tell_cache(changed)
+        self._tell_limits()
+
+    def _tell_limits(self) -> None:
+        self.sharers = len(self.routers)
         for name in self.routers:
             self.at(name, self._limits())
 
     def _limits(self) -> intake.LimitsChanged:
         limits = {n: self.limits.get(n, Limits()) for n in self.terms}
         sharing = Sharing(self.ageing, WEIGHTS)
-        return intake.LimitsChanged(self.now, limits, self.most, self.most_of_tenant, self.most_bytes, sharing)
+        most = (self.most, self.most_of_tenant, self.most_bytes)
+        return intake.LimitsChanged(self.now, limits, *most, sharing, self.sharers)
 
     def _tell_cache(self, models: list[str]) -> None:
         for model in models:
@@ -949,7 +958,7 @@ class World:
         if len(self.routers) < 3 and not self.down:
             name = f"r{len(self.routers) + len(self.left) + len(self.crashed)}"
             router = self.routers[name] = Router(Admission(name))
-            self.at(name, self._limits())
+            self._tell_limits()
             self._hand_over(router.machine.demand())
             if self.old_news:
                 router.inbox.append(self.switching.residency)

@@ -99,6 +99,22 @@ def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
     assert Quotas(401, 21, 11, 2**20 + 1).full(crowd, drains, 40.0) is None
 
 
+def test_routers_share_each_bound_rounded_up() -> None:
+    crowd = Crowd("a", "key-1", of_model=2, of_tenant=1, total=3, tenants=3, size=400)
+
+    def said(*bounds: int | None) -> str:
+        full = Quotas(*bounds, routers=3).full(crowd, Drains(), 0.0)
+        return full[0].partition("queue.")[2] if full else ""
+
+    assert said(9) == "maxWaiting is 9, over 3 routers"
+    assert said(10) == ""
+    assert said(10, 6) == "maxWaitingPerModel is 6, over 3 routers"
+    assert said(10, 7, 3) == "maxWaitingPerTenant is 3, over 3 routers"
+    assert said(10, 7, 4, 1197) == "maxWaitingBytes is 1.2Ki, over 3 routers"
+    assert said(10, 7, 4, 1198) == ""
+    assert said(0) == "maxWaiting is 0, over 3 routers", "nobody is to wait"
+
+
 @pytest.mark.parametrize(
     ("ready_in", "place", "slots", "pace", "seconds"),
     [

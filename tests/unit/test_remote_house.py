@@ -104,6 +104,27 @@ def test_a_bound_that_changes_alone_is_taken_in(house: RemoteHouse) -> None:
         desk.finish(ticket)
 
 
+def test_routers_share_the_bounds_of_their_workspace(house: RemoteHouse) -> None:
+    def at(*routers: str) -> dict[str, Any]:
+        enrolled = [{"id": router, "pod": router, "seq": 1, "brokerSeq": 1} for router in routers]
+        rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "concurrency": 4}}]
+        return document(None, routers=enrolled, models=rows) | {"spec": {"queue": {"maxWaiting": 3}}}
+
+    house.take(at(house.router, "another"))
+    desk = house.find("a").room.desk
+    tickets = [desk.submit("a") for _ in range(4)]
+    assert [ticket.dispatched is not None for ticket in tickets] == [True, True, False, False]
+    with pytest.raises(QueueFull, match="maxWaiting is 3, over 2 routers"):
+        desk.submit("a")
+    house.take(at(house.router))
+    assert all(ticket.dispatched is not None for ticket in tickets), "it has left, and its share is ours"
+    tickets += [desk.submit("a") for _ in range(3)]
+    with pytest.raises(QueueFull, match=r"maxWaiting is 3$"):
+        desk.submit("a")
+    for ticket in tickets:
+        desk.finish(ticket)
+
+
 def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) -> None:
     rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
     house.take(document(house.router, models=rows))

@@ -77,11 +77,12 @@ class RemoteRoom(Room):
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
         self._statuses = {row["name"]: _status(row) for row in rows}
         self._announce(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
-        limits = limits_changed(0.0, self.models, workspace)
+        routers = status.get("routers") or ()
+        limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
         if limits != self._limits:
             self._limits = limits
             self.desk.change(replace(limits, now=time.monotonic()))
-        mine = next((r for r in status.get("routers") or () if r["id"] == self._router), None)
+        mine = next((r for r in routers if r["id"] == self._router), None)
         if mine is not None:
             old, new = self.desk.residency, residency_from_status(status)
             self.desk.see(new)

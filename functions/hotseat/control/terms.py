@@ -66,8 +66,8 @@ def limits_of(model: Model, workspace: Workspace) -> Limits:
     return Limits(model.spec.concurrency, workspace.spec.queue.max_waiting_per_model)
 
 
-def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) -> LimitsChanged:
-    """Say what a router needs to know of the documents: who may wait, and how those who do take turns."""
+def limits_changed(now: float, models: Iterable[Model], workspace: Workspace, routers: int = 1) -> LimitsChanged:
+    """Say what a router needs to know of the documents: who may wait, and how those who do take turns. `routers`: how many share that."""
     spec = workspace.spec
     return LimitsChanged(
         now,
@@ -76,6 +76,7 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace) ->
         spec.queue.max_waiting_per_tenant,
         spec.queue.max_waiting_bytes,
         Sharing(spec.policy.ageing, spec.tenants.weights),
+        routers,
     )
 
 

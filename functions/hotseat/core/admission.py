@@ -11,6 +11,8 @@ Invariants (tests/unit/test_core_machine.py):
 - no tenant with a waiting request is passed over for more than one round of the others of its priority.
 """
 
+from dataclasses import replace
+
 from hotseat.core.drains import bounded
 from hotseat.core.errors import NotResident, QueueFull, Unavailable, UnknownModel
 from hotseat.core.hall import Hall
@@ -36,7 +38,7 @@ from hotseat.core.intake import (
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
 from hotseat.core.outlook import ready_in
 from hotseat.core.queues import Queue, Request
-from hotseat.core.quotas import Quotas
+from hotseat.core.quotas import Quotas, share
 from hotseat.core.serving import Serving
 from hotseat.core.wants import Wants
 
@@ -348,13 +350,16 @@ class Admission:
         return dismissed
 
     def _change(self, s: LimitsChanged) -> list[Command]:
-        self._limits = dict(s.models)
+        self._limits = {
+            model: replace(limits, concurrency=share(limits.concurrency, s.routers))
+            for model, limits in s.models.items()
+        }
         self._wants.keep(s.models)
         commands: list[Command] = []
         for model in [m for m in self._queues if m not in s.models]:
             message = f"{model} has been removed"
             commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
-        quotas = Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes)
+        quotas = Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes, routers=s.routers)
         self._hall.change(quotas, s.sharing, s.models)
         for model in self._serving.open:
             commands += self._serve(s.now, model)

@@ -10,7 +10,7 @@ from hotseat.core.queues import Sharing
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one model at one router; 0 or None: no bound."""
+    """Bounds of one model at all routers; 0 or None: no bound."""
 
     concurrency: int = 0
     max_waiting: int | None = None
@@ -83,7 +83,7 @@ class ResidencySeen:
 
 @dataclass(frozen=True, slots=True)
 class LimitsChanged:
-    """The documents changed: all models, with their bounds."""
+    """The documents changed, or the number of routers: all models, and the Workspace's bounds, of which each router has its share."""
 
     now: float
     models: Mapping[str, Limits]
@@ -91,6 +91,7 @@ class LimitsChanged:
     max_waiting_per_tenant: int | None = None
     max_waiting_bytes: int | None = None
     sharing: Sharing = field(default_factory=Sharing)
+    routers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

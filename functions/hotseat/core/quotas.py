@@ -24,33 +24,49 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Most that may wait; None: no bound of its own."""
+    """Most that may wait at all routers together; None: no bound of its own."""
 
     total: int = 0
     per_model: int | None = None
     per_tenant: int | None = None
     size: int | None = None  # bytes of their bodies
+    routers: int = 1
 
     def full(self, crowd: Crowd, drains: Drains, now: float) -> tuple[str, float] | None:
         """Say which bound lets no more wait, and in how many seconds to come again; None: there is room.
 
         The bound that concerns the fewest is named first. Those of a tenant are taken to be served at an equal share of the rate.
         """
-        if self.per_tenant is not None and crowd.of_tenant >= self.per_tenant:
-            share = (drains.rate(now) or 0.0) / max(1, crowd.tenants)
+        if self._reached(crowd.of_tenant, self.per_tenant):
+            rate = (drains.rate(now) or 0.0) / max(1, crowd.tenants)
             whose = f"of the tenant {crowd.tenant}" if crowd.tenant else "without the name of a tenant"
-            return _say(whose, "maxWaitingPerTenant", self.per_tenant), retry_after(crowd.of_tenant, share)
-        if self.per_model is not None and crowd.of_model >= self.per_model:
+            return self._say(whose, "maxWaitingPerTenant", self.per_tenant), retry_after(crowd.of_tenant, rate)
+        if self._reached(crowd.of_model, self.per_model):
             retry = retry_after(crowd.of_model, drains.rate(now, crowd.model))
-            return _say(f"for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
-        if crowd.total >= self.total:
-            return _say("", "maxWaiting", self.total), retry_after(crowd.total, drains.rate(now))
-        if self.size is not None and crowd.size > self.size:
+            return self._say(f"for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
+        if self._reached(crowd.total, self.total):
+            return self._say("", "maxWaiting", self.total), retry_after(crowd.total, drains.rate(now))
+        if self.size is not None and crowd.size > share(self.size, self.routers):
             message = "with this one, the bodies of requests that wait would take more memory than they may: "
-            message += f"queue.maxWaitingBytes is {format_bytes(self.size)}"
+            message += f"queue.maxWaitingBytes is {format_bytes(self.size)}{self._over()}"
             return message, retry_after(crowd.total, drains.rate(now))
         return None
 
+    def _reached(self, count: int, bound: int | None) -> bool:
+        return bound is not None and count >= share(bound, self.routers)
 
-def _say(whose: str, field: str, bound: int) -> str:
-    return f"as many requests {whose}{' ' if whose else ''}wait already as may: queue.{field} is {bound}"
+    def _say(self, whose: str, field: str, bound: int | None) -> str:
+        return (
+            f"as many requests {whose}{' ' if whose else ''}wait already as may: queue.{field} is {bound}{self._over()}"
+        )
+
+    def _over(self) -> str:
+        return f", over {self.routers} routers" if self.routers > 1 else ""
+
+
+def share(bound: int, routers: int) -> int:
+    """Give the part of a Workspace's bound that one of its routers may use; 0 stays 0.
+
+    Rounded up, as a router would else send everybody away while nobody waits; so all of them may let in up to one each too many.
+    """
+    return -(-bound // routers)

@@ -29,7 +29,7 @@ class Engine:
     slots: int = 8
     terms: Terms = field(default_factory=Terms)
     limit: int | None = None
-    max_waiting: int | None = None  # requests at one router
+    max_waiting: int | None = None  # requests at all routers
     park: float | None = None
     wake: float | None = None
 

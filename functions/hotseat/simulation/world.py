@@ -103,7 +103,7 @@ class World:
             for name, engine in engines.items()
         }
         for router in self.routers:
-            router.ask(intake.LimitsChanged(0.0, limits, max_waiting))
+            router.ask(intake.LimitsChanged(0.0, limits, max_waiting, routers=routers))
         self._tell(TermsChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity, groups))
         for name in engines:
             self._tell(CacheObserved(0.0, name, CacheState.CACHED))
