@@ -496,9 +496,10 @@ class World:
             (self.most, len(mine)),
             (of_model, sum(r.model == request.model for r in mine)),
             (self.most_of_tenant, sum(r.tenant == request.tenant for r in mine)),
-            (self.most_bytes, sum(r.size for r in mine)),
+            (self.most_bytes, sum(r.size for r in mine) if len(mine) > 1 else 0),
         ):
             assert bound is None or held <= ceil(bound / self.sharers)
+        assert self.most_bytes is None or request.size <= self.most_bytes, "also if it waits alone"
 
     def end(self, id_: int, how: str) -> None:
         request = self.requests.pop(id_)

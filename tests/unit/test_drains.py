@@ -1,5 +1,7 @@
 """How fast a queue drains, and what clients are told from that."""
 
+from dataclasses import replace
+
 import pytest
 
 from hotseat.core.drains import MEMORY, RELIABLE, Drain, Drains, retry_after, soonest
@@ -113,6 +115,15 @@ def test_routers_share_each_bound_rounded_up() -> None:
     assert said(10, 7, 4, 1197) == "maxWaitingBytes is 1.2Ki, over 3 routers"
     assert said(10, 7, 4, 1198) == ""
     assert said(0) == "maxWaiting is 0, over 3 routers", "nobody is to wait"
+
+
+def test_a_body_larger_than_a_routers_share_may_wait_alone() -> None:
+    """However empty the router, it would be refused again and again."""
+    quotas = Quotas(10, size=1200, routers=3)
+    alone = Crowd("a", "", of_model=0, of_tenant=0, total=0, tenants=0, size=1200)
+    assert quotas.full(alone, Drains(), 0.0) is None
+    assert quotas.full(replace(alone, size=1201), Drains(), 0.0)
+    assert quotas.full(replace(alone, total=1), Drains(), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ class Quotas:
             return self._say(f"for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
         if self._reached(crowd.total, self.total):
             return self._say("", "maxWaiting", self.total), retry_after(crowd.total, drains.rate(now))
-        if self.size is not None and crowd.size > share(self.size, self.routers):
+        # One that waits alone may take it all: if it is larger than a share, nobody's leaving would ever let it in.
+        if self.size is not None and crowd.size > (share(self.size, self.routers) if crowd.total else self.size):
             message = "with this one, the bodies of requests that wait would take more memory than they may: "
             message += f"queue.maxWaitingBytes is {format_bytes(self.size)}{self._over()}"
             return message, retry_after(crowd.total, drains.rate(now))
