@@ -127,6 +127,9 @@ def test_a_document_that_changes_while_it_runs_begins_anew_and_finds_what_it_kne
     assert story.machine.lessons()["a"] == before["a"]
     story.change(72.0, a=A, b=B)
     assert story.machine.lessons() == before
+    story.change(73.0, a=A, b=dataclasses.replace(B, fingerprint="other"))
+    story.change(74.0, a=A, b=B)
+    assert story.machine.lessons() == before, "though the model was there all the time"
 
 
 def test_an_engine_of_an_older_document_teaches_nothing_of_the_newer_one() -> None:

@@ -44,6 +44,7 @@ class Recall:
         self.memory.keep(old, new)
         for model in gone.keys() | come.keys():
             self.costs.forget(model)
+            self.parking.measured.pop(model, None)
         for model, terms in come.items():
             lesson = self.kept.get(model)
             if lesson is None or lesson.mark != mark_of(terms):

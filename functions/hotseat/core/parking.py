@@ -169,7 +169,6 @@ class Parking:
     def mended(self, model: str) -> None:
         """Note that its document has changed, or is gone."""
         self._distrusted.pop(model, None)
-        self.measured.pop(model, None)
 
 
 def sleeper(model: str, holders: Iterable[Holder]) -> Holder | None:
