@@ -184,6 +184,7 @@ def test_lessons_are_read_as_they_were_written_whatever_else_stands_there() -> N
         [{**GOOD, "load": {"mean": float("nan"), "spread": 0}}],
         [{**GOOD, "memory": float("inf")}],
         [{**GOOD, "memory": None}],
+        [{**GOOD, "load": {"mean": 1e308, "spread": 1e308}}],  # their sum would be in a status, and no JSON
         [{**GOOD, "stop": {"mean": 10**400, "spread": 0}}],
     ],
 )

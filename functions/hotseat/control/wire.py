@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
-from math import inf
 from typing import Any
 
 from hotseat.core.lessons import Lesson, Lessons
@@ -20,6 +19,8 @@ from hotseat.core.switches import STEPS, Departure, Estimate, Switch
 from hotseat.core.units import format_time
 
 Json = dict[str, Any]
+
+LARGEST = 2**53  # seconds or bytes that are believed: sums of them are finite, and JSON has them exactly
 
 
 @cache
@@ -239,7 +240,7 @@ def _lesson(row: Mapping[str, Any]) -> Lesson:
 
 def _amount(value: Any) -> float:
     """Take a number that can be seconds or bytes; ValueError: it cannot."""
-    if not 0 <= (amount := float(value)) < inf:
+    if not 0 <= (amount := float(value)) <= LARGEST:
         raise ValueError(f"no amount: {value!r}")
     return amount
 
