@@ -243,6 +243,8 @@ def test_what_is_stated_and_is_not_there_or_is_another_ones_is_not_handed_out(ca
     assert given(workspace("a", 1, "GPU-b"), workspace("b", 1)) == {"a": ("1",), "b": ("0",)}
     assert given(workspace("a", 2, "1", "GPU-bb")) == {"a": ("1",)}
     assert given(workspace("a", 1, "MIG-cc")) == {"a": ("MIG-cc",)}  # no list has those
+    assert given(workspace("a", 1, "GPU-cc")) == {"a": ()}
+    assert given(workspace("a", 1, "GPU-")) == {"a": ()}, "it may be any"
     assert hand_out([workspace("a", 1, "1")], {}, ("3", "2")) == {"a": ()}, "it was given others"
     assert "Workspace b is to have 1 GPUs" in caplog.text
 

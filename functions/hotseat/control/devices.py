@@ -60,7 +60,7 @@ def _find(name: str, known: tuple[str, ...] | None, ids: Mapping[str, str]) -> s
     meant = [number for number, uuid in ids.items() if uuid.startswith(name)]
     if len(meant) == 1:
         return meant[0]
-    return name if ids and not name.isdecimal() else None
+    return name if ids and name.startswith("MIG-") else None
 
 
 def _warn_of_too_few(workspace: Workspace, gets: tuple[str, ...], known: tuple[str, ...]) -> None:
