@@ -87,6 +87,15 @@ def test_what_needs_more_gpus_than_there_are_is_refused_and_never_sees_those_of_
     assert visible(hotseat, "b") == "4"
 
 
+def test_without_any_gpu_counts_are_trusted_again_once_no_gpu_is_stated(up: Up) -> None:
+    """A bug once: a Workspace kept the no GPUs that it had got, until hotseat ended."""
+    hotseat = up(workspace(capacity={"gpus": 1, "devices": ["0"]}), model("a"), env={GPUS: ""})
+    hotseat.expected_errors.append("GPUs, but of those that hotseat has here")
+    assert hotseat.ask("a").code == "too_large"
+    hotseat.write([workspace(capacity={"gpus": 1}), model("a")])
+    hotseat.wait_for(lambda: hotseat.ask("a").status == 200)
+
+
 def test_a_gpu_that_goes_to_another_workspace_is_waited_for(up: Up) -> None:
     """A bug once: whoever renamed a Workspace had the models of both on its GPU until the old one's had gone."""
     hotseat = up(workspace(capacity={"gpus": 1}), model("a", "--stop-time", "1.5"), env={GPUS: "0"})

@@ -272,7 +272,9 @@ class House(Register):
             devices = hand_out(named.values(), before, self._devices, self._device_ids)
             share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
             for name, room in self._rooms.items():
-                room.retired, room.devices = name not in named, devices.get(name, room.devices)
+                room.retired = name not in named
+                if not room.retired:  # else it keeps what it had until it is empty
+                    room.devices = devices.get(name)
             for name, room in self._rooms.items():
                 mine = [m for m in models if m.spec.workspace == name]
                 room.change(named.get(name, room.workspace), mine, share, self._away(room))
