@@ -291,6 +291,33 @@ def test_a_keeper_that_dies_each_time_is_not_tried_for_ever(
     house.released("a")
 
 
+def test_what_has_failed_is_not_begun_once_more_when_its_keeper_dies(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.begin(small_model(tmp_path, "a"))
+    launch, messages, launched, failed = Keeper.launch, Keeper.messages, list[Keeper](), list[Keeper]()
+
+    def launch_or_die(keeper: Keeper, *order: Any) -> None:
+        launched.append(keeper)
+        if len(launched) > 1:
+            launch(keeper, *order)
+        else:
+            os.kill(keeper.pid, signal.SIGKILL)
+
+    def fail_first(keeper: Keeper) -> list[dict[str, Any]] | None:
+        if failed:
+            return messages(keeper)
+        failed.append(keeper)
+        return [{"failed": "CannotStart", "message": "no"}]
+
+    monkeypatch.setattr(Keeper, "launch", launch_or_die)
+    monkeypatch.setattr(Keeper, "messages", fail_first)
+    house.runtime.start(Start("a", "a@1", 1))
+    assert house.failed("a").reason == "CannotStart"
+    house.released("a")
+    assert launched == failed
+
+
 def test_what_could_not_be_proven_is_told_and_proven_later(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,8 @@ class Holder(threading.Thread):
     def _relaunched(self, dead: Keeper) -> bool:
         """Begin once more, and only once, if the keeper (a spare one is an idle process) died before it started anything."""
         plan, self._plan = self._plan, None
-        if plan is None or self._engine_pid or self.orders.grace is not None or self._processes_left():
+        over = self._failed or self.orders.grace is not None  # and told, so that nothing may run any more
+        if plan is None or self._engine_pid or over or self._processes_left():
             return False
         dead.close()
         self._keeper = self._launch(plan)
