@@ -90,7 +90,7 @@ class App:
             device_ids=gpus.ids,
             host_memory=share,
             learned=self._learned.note,
-            remembered=self._learned.lessons,
+            remembered=lambda: self._learned.lessons,
         )
         self.metrics = Metrics(self._read)
         self.bus.subscribe(self.metrics.event)

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from .conftest import Up
-from .harness import Hotseat, eventually, model
+from .harness import Hotseat, eventually, model, workspace
 
 SLOW = model("slow", "--load-time", "1")
 
@@ -53,3 +53,13 @@ def test_what_was_learned_is_there_after_a_kill_and_a_file_that_is_broken_costs_
     eventually(
         lambda: learned.exists() and [row["model"] for row in json.loads(learned.read_text())["models"]] == ["slow"]
     )
+
+
+def test_what_was_learned_in_a_workspace_is_known_where_it_is_renamed(up: Up) -> None:
+    """A bug once: the new one began with what was known at the start, and wrote that over what was learned since."""
+    west, hotseat = {**SLOW, "spec": {**SLOW["spec"], "workspace": "west"}}, up(workspace(), SLOW)
+    assert hotseat.ask("slow").by == "slow"
+    hotseat.write([workspace("west"), west])
+    hotseat.wait_for(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == ["west"])
+    eventually(lambda: not hotseat.running())
+    assert in_half_a_second(hotseat) == "deadline_unreachable"

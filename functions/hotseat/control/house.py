@@ -212,7 +212,8 @@ class House(Register):
     `forget` hears of addresses that are gone. `devices` are the GPUs of this machine; None: nobody can tell, so they are numbers.
     `device_ids`: their UUIDs, where they are known.
     `host_memory`: bytes for parked Models, which Workspaces that state none share evenly; None: no limit.
-    `learned` hears what a Workspace knows of its models, and must return at once; `remembered` is what an earlier run knew.
+    `learned` hears what a Workspace knows of its models, and must return at once; `remembered` gives what is known, of earlier runs
+    and of Workspaces that are gone.
     """
 
     _rooms: Mapping[str, LocalRoom]
@@ -228,7 +229,7 @@ class House(Register):
         device_ids: Mapping[str, str] = MappingProxyType({}),
         host_memory: int | None = None,
         learned: Callable[[Lessons], None] = in_vain,
-        remembered: Lessons = MappingProxyType({}),
+        remembered: Callable[[], Lessons] = dict,
     ) -> None:
         super().__init__()
         self._learned, self._remembered = learned, remembered
@@ -259,7 +260,7 @@ class House(Register):
                         forget=self._forget,
                         moved=self._hand_over,
                         learned=self._learned,
-                        remembered=self._remembered,
+                        remembered=self._remembered(),
                     )
                     self._rooms = {**self._rooms, name: room}
                     room.switcher.start()

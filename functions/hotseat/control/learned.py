@@ -19,16 +19,21 @@ GATHER = 1.0  # seconds in which news gather before they are written
 class LearnedFile:
     """One file, written as a whole or not at all, soon after something was learned. Nothing is raised for what a disk does.
 
-    `lessons` is what stood in it. A file that cannot be understood is set aside, and all is learned anew.
+    A file that cannot be understood is set aside, and all is learned anew.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()  # guards what follows
-        self._lessons = self.lessons = self._read()
+        self._lessons = self._read()
         self._unwritten = False
         self._timer: threading.Timer | None = None
         self._writing = threading.Lock()  # one write at a time; taken before the other
+
+    @property
+    def lessons(self) -> Lessons:
+        """What is known: what stood in the file, and what was learned since."""
+        return self._lessons
 
     def note(self, lessons: Lessons) -> None:
         """Take in what a Workspace has learned of its models; what is known of others stays. From any thread."""
