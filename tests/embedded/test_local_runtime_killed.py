@@ -74,8 +74,15 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
 
 def gone(processes: list[psutil.Process], timeout: float) -> bool:
     """Whether all of them ended in that time; one that nobody has reaped yet has ended."""
+
+    def lives(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # it ended between the two
+            return False
+
     end = time.monotonic() + timeout
-    while any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):
+    while any(map(lives, processes)):
         if time.monotonic() >= end:
             return False
         time.sleep(0.005)
