@@ -46,6 +46,14 @@ def chat(model: str, said: str = "hi", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": said}], **more}
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that nobody has reaped yet has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two
+        return False
+
+
 def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """What the condition gives, once that is true."""
     end = time.monotonic() + seconds

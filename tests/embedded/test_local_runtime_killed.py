@@ -18,6 +18,8 @@ from hotseat.runtimes.local.runtime import LocalRuntime
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import Observations, small_model
 
+from .harness import lives
+
 TESTS = Path(__file__).parents[1]
 
 OWNER = """
@@ -73,14 +75,7 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
 
 
 def gone(processes: list[psutil.Process], timeout: float) -> bool:
-    """Whether all of them ended in that time; one that nobody has reaped yet has ended."""
-
-    def lives(process: psutil.Process) -> bool:
-        try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:  # it ended between the two
-            return False
-
+    """Whether all of them ended in that time."""
     end = time.monotonic() + timeout
     while any(map(lives, processes)):
         if time.monotonic() >= end:

@@ -23,6 +23,8 @@ from hotseat.engines.base import Placement
 from hotseat.engines.mock import Mock
 from hotseat.engines.mock_server import SEAT_TAKEN
 
+from .harness import lives
+
 
 class Process:
     """A mock engine under test."""
@@ -277,7 +279,7 @@ class TestSeats:
         child.terminate()
         assert mock("--seat", seat).popen.wait(10) == SEAT_TAKEN
         child.kill()
-        eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: not lives(child))
         assert mock("--seat", seat).get("/health").ok
 
 

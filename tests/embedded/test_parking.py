@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from .conftest import Up
-from .harness import Document, Hotseat, eventually, model, workspace
+from .harness import Document, Hotseat, eventually, lives, model, workspace
 
 MI = 2**20
 
@@ -33,10 +33,6 @@ def engine(hotseat: Hotseat, name: str) -> psutil.Process:
     """The process of a model that was started once."""
     (pid,) = {row["pid"] for row in hotseat.mock_lines() if row["model"] == name}
     return psutil.Process(pid)
-
-
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_two_models_that_alternate_are_loaded_once_each_and_then_woken(up: Up) -> None:
@@ -149,11 +145,11 @@ def test_unload_and_a_removed_document_end_a_parked_process(up: Up) -> None:
         hotseat.ask(name)
     first, second = engine(hotseat, "a"), engine(hotseat, "b")
     assert hotseat.post("/api/models/a/unload?wait=true").json()["state"] == "unloaded"
-    assert gone(first)
+    assert not lives(first)
     assert parked(hotseat) == {"b"}
     hotseat.write([document for document in documents if document["metadata"]["name"] != "b"])
     hotseat.wait_event("model.released", "b")
-    assert gone(second)
+    assert not lives(second)
     assert hotseat.running() == {"c": "ready"}
 
 
