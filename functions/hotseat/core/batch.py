@@ -41,9 +41,11 @@ class Batch:
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
 
+        now = view.now
+
         def order(model: ModelView) -> tuple[bool, bool, bool, float, float, str]:
-            overdue = due[model.name] <= view.now
-            urgency = 0.0 if overdue else -model.urgency(view.now)
+            overdue = due[model.name] <= now
+            urgency = 0.0 if overdue else -model.urgency(now)
             return (not model.may_evict, not model.promised, not overdue, urgency, model.oldest, model.name)
 
         queue = sorted(wanting, key=order)
@@ -129,5 +131,5 @@ def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) ->
     """Of those that leave now: who has served its batch, so that what waits for it is for its next turn."""
     if not queue:
         return frozenset()
-    ready = (m for m in view.models if m.seat is SeatState.READY and not m.leaving and m.waiting)
+    ready = (m for m in view.models if m.seat is not None and m.seat is SeatState.READY and not m.leaving and m.waiting)
     return frozenset(m.name for m in ready if m.name not in resident and _has_served_its_batch(m, queue[0]))

@@ -17,7 +17,8 @@ STAYING = (SeatState.LOADING, SeatState.READY, *GOING)
 
 def residents(view: View) -> tuple[dict[str, ModelView], Claim]:
     """Those that may stay, by name, and what is taken beside what the capacity makes us shed at once."""
-    kept = {m.name: m for m in view.models if m.seat in STAYING and not m.leaving}
+    # Most have no seat, which is the cheapest thing to see: this is done for all models in every decision.
+    kept = {m.name: m for m in view.models if m.seat is not None and m.seat in STAYING and not m.leaving}
     held = sum((m.claim for m in (*kept.values(), *stuck_ones(view))), NOTHING)
     return kept, held - _shed(kept, held, view.capacity)
 
@@ -121,7 +122,7 @@ def _loss(victims: list[ModelView]) -> tuple[int, float, int, list[Reluctance]]:
 
 def stuck_ones(view: View) -> list[ModelView]:
     """List those that hold a seat until somebody settles it."""
-    return [m for m in view.models if m.seat is SeatState.UNPROVEN and not m.asleep]
+    return [m for m in view.models if m.seat is not None and m.seat is SeatState.UNPROVEN and not m.asleep]
 
 
 def _shed(kept: dict[str, ModelView], held: Claim, capacity: Capacity) -> Claim:
