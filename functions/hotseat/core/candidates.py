@@ -67,7 +67,7 @@ class Candidates:
         """Say why no switch could make room for it, if that is so."""
         seating, epoch = self.seating, self.out.next_epoch
         claim, holders = seating.terms[model].claim, seating.holders.values()
-        capacity = replace(seating.capacity, away=())  # they are coming
+        capacity = replace(seating.capacity, away=()) if seating.capacity.away else seating.capacity  # they are coming
         return self.wishes.no_room(model, claim, capacity, holders, now=now, epoch=epoch, groups=seating.groups)
 
     def _order(self, model: str, holder: Holder | None, now: float) -> Order | None:

@@ -49,7 +49,7 @@ class Demands:
     def waiting(self, model: str, since_epoch: int = -1) -> tuple[int, float]:
         """How many wait for a model and since when, as far as their routers have seen an epoch."""
         rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
-        return sum(w.count for w in rows), min((w.oldest for w in rows), default=0.0)
+        return (sum(w.count for w in rows), min(w.oldest for w in rows)) if rows else (0, 0.0)
 
     def wanted(self, model: str, since_epoch: int = -1) -> float | None:
         """Since when a model is wanted that nobody waits for, as far as routers have seen an epoch; None: it is not."""

@@ -33,7 +33,8 @@ class Hall:
         mine = queue.count if queue else 0
         of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
         crowd = Crowd(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
-        return replace(self._quotas, per_model=per_model).full(crowd, self._drains, request.arrived)
+        quotas = self._quotas if per_model is None else replace(self._quotas, per_model=per_model)
+        return quotas.full(crowd, self._drains, request.arrived)
 
     def add(self, id_: int, request: Request, *, open_: bool) -> bool:
         """Let it wait; returns whether it is the first for its model. `open_`: the model takes requests."""

@@ -130,11 +130,13 @@ class Costs:
 
     def of(self, model: str, *, parks: bool = False) -> float:
         """Seconds that switching to and away from a model takes; 0 while unknown. `parks`: it sleeps instead of stopping."""
-        return sum(estimate.mean for estimate in self._turn(model, parks))
+        come, go = self._turn(model, parks)
+        return come.mean + go.mean
 
     def uncertainty(self, model: str, *, parks: bool = False) -> float:
         """Seconds by which that differs from time to time."""
-        return sum(estimate.spread for estimate in self._turn(model, parks))
+        come, go = self._turn(model, parks)
+        return come.spread + go.spread
 
     def _turn(self, model: str, parks: bool) -> tuple[Estimate, Estimate]:
         """How it comes, and how it goes; of a sleeper, as if it were loaded and stopped where it has not slept yet."""
