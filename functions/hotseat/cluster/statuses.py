@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hotseat.control.terms import groups_of
 from hotseat.control.wire import Json, stamp, switch_to_json
 from hotseat.core.documents import Model, OnIdle
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Residency, Resident, SeatState
@@ -121,11 +122,10 @@ def workspace_conditions(
 
 def group_problem(workspace: Workspace, models: Sequence[Model]) -> str:
     """Say what an API server cannot check of groups and sets: that their members are there, and where nothing is counted, all."""
-    spec = workspace.spec
-    named = {member for group in spec.groups for member in group.members} | {m for each in spec.sets for m in each}
+    named = groups_of(workspace).members
     unknown = sorted(named.difference(model.name for model in models))
     problems = [f"groups or sets name {name}, which is no Model here" for name in unknown]
-    if not spec.capacity.counted:
+    if not workspace.spec.capacity.counted:
         loaded = {model.name for model in models if model.spec.engine != "external"}
         alone = ", ".join(sorted(loaded - named))
         problems += [f"capacity is not counted, and no group or set names {alone}"] if alone else []

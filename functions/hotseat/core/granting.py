@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import inf
 
 from hotseat.core.messages import SeatState
-from hotseat.core.placing import GOING, STAYING, enough, stuck_ones
+from hotseat.core.placing import GOING, STAYING, enough, stuck_ones, those_wanting
 from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
 
 
@@ -31,7 +31,7 @@ def grant(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None
         models.setdefault(model.name, model)  # the holder that counts comes first
     resident = _with_pinned(view, models, decision.resident)
     wishes = [m for m in models.values() if m.wish and m.name not in resident]
-    if not wishes or any(m.waiting and m.may_evict and (m.seat is None or m.leaving) for m in models.values()):
+    if not wishes or any(m.may_evict for m in those_wanting(view)):
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]

@@ -41,6 +41,11 @@ class Groups:
         object.__setattr__(self, "_home", home)
         object.__setattr__(self, "_sets_of", sets_of)
 
+    @property
+    def members(self) -> set[str]:
+        """All models that a group or a set names."""
+        return {*self._home, *self._sets_of}
+
     def must_leave(self, resident: str, comer: str) -> bool:
         """Whether one has to be gone before the other is loaded, whatever else is there."""
         resident = _model(resident)
