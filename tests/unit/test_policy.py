@@ -59,7 +59,7 @@ def test_a_resident_for_which_requests_wait_is_busy_too() -> None:
 @pytest.mark.parametrize("resident", [idle("a"), busy("a")], ids=["idle", "busy"])
 def test_a_minimum_residency_holds_whether_it_is_used_or_not(resident: ModelView) -> None:
     resident = replace(resident, ready_since=80.0, min_residency=60.0)
-    assert decide(resident, wants("b", since=70.0)) == Decision(("a",), 140.0, 30.0)
+    assert decide(resident, wants("b", since=70.0)) == Decision(("a",), 140.0, 70.0)
     assert decide(resident, wants("b", since=70.0), now=140.0).resident == ("b",)
 
 

@@ -83,7 +83,7 @@ def test_a_switch_that_nobody_wants_any_longer_is_abandoned() -> None:
     decide(ledger, "b", 1.0)
     (event,) = ledger.abandon({"b"}, 2.0)
     assert (event.type, event.subject, event.data["phase"], event.data["code"]) == (
-        "switch.failed",
+        "switch.cancelled",
         "a",
         "drain",
         "Abandoned",

@@ -152,11 +152,15 @@ def completed(number: int, to: str, *leaving: str, reason: str = "demand", **pha
 
 
 def broken(
-    number: int, to: str, *leaving: str, phase: str, code: str, message: str, reason: str = "demand", **phases: float
+    number: int, to: str, *leaving: str, phase: str, code: str, message: str, reason: str = "demand", how: str = "failed", **phases: float
 ) -> Emit:
     facts = switch(number, to, *leaving, reason=reason)
     phases = {"wait": 0.0, "drain": 0.0, "release": 0.0} | phases
-    return Emit("switch.failed", to, facts | {"phases": phases, "phase": phase, "code": code, "message": message})
+    return Emit(f"switch.{how}", to, facts | {"phases": phases, "phase": phase, "code": code, "message": message})
+
+
+def cancelled(number: int, to: str, *leaving: str, message: str, **more: Any) -> Emit:
+    return broken(number, to, *leaving, message=message, how="cancelled", **more)
 
 
 def is_ready(model: str, of: int, seconds: float) -> Emit:
@@ -372,10 +376,10 @@ def test_a_switch_is_taken_back_when_nobody_waits_for_it_any_longer() -> None:
     house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     gone = "it is not next any longer: nobody waits for it, or another goes first"
     assert house.demand(4.0, {}, {"w/a@2": 1}) == [
-        broken(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
+        cancelled(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
         publish(5, who("a", READY, 4.0, 2)),
     ]
-    assert house.demand(5.0, {"b": 1}, {"w/a@2": 1}) == []  # it gets its minimum and its bound again
+    assert house.demand(40.0, {"b": 1}, {"w/a@2": 1}) == []  # another client, much later: it gets its bound again
 
 
 def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
@@ -475,14 +479,16 @@ def test_a_start_that_hangs_ends_even_if_nobody_says_anything_more() -> None:
 def test_a_loading_model_is_given_up_for_one_that_is_wanted_and_its_switch_ends_there() -> None:
     house = House()
     house.demand(1.0, {"a": 1})
-    message = "it was stopped while it loaded"
-    assert house.demand(2.0, {"b": 1}) == [
-        broken(1, "a", phase="load", code="Abandoned", message=message, load=1.0, total=1.0),
+    house.demand(2.0, {})  # its client has gone, after 1 s: it may come back within 1 s
+    assert house.demand(2.5, {"b": 1}) == []
+    message = "the load of a was given up after 2.0 s"
+    assert house.tick(3.0) == [
+        cancelled(1, "a", phase="load", code="Abandoned", message=message, load=2.0, total=2.0),
         Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
-        publish(3, unready("a", RELEASING, 2.0, 2, "evicted"), bound=30.0),
+        publish(3, unready("a", RELEASING, 3.0, 2, "evicted"), bound=30.0),
     ]
-    assert house.failed(2.1, "a", 2) == []  # it was told to go: no failure of its own
+    assert house.failed(3.1, "a", 2) == []  # it was told to go: no failure of its own
 
 
 def test_a_loading_model_that_nobody_wants_any_longer_goes_on_where_nobody_else_does() -> None:
@@ -820,8 +826,8 @@ def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
 def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
     house = House()
     house.machine.step(Load(1.0, "a"))
-    message = "it was stopped while it loaded"
-    failed = broken(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
+    message = "the load of a was given up after 1.0 s"
+    failed = cancelled(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
     assert house.machine.step(Unload(2.0, "a")) == [
         failed,
         Stop("a", "w/a@2", 2, 10.0),
@@ -986,9 +992,9 @@ def test_at_the_end_everything_goes_and_nothing_comes() -> None:
     house = House(Capacity(2))
     house.load(1.0, "a")
     house.demand(2.0, {"b": 1}, {"w/a@2": 1})
-    message = "it was stopped while it loaded"
+    message = "the load of b was given up after 1.0 s"
     assert house.machine.step(Shutdown(3.0)) == [
-        broken(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
+        cancelled(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
         Stop("b", "w/b@4", 4, 10.0),
         publish(5, who("a", CLOSING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
     ]

@@ -178,6 +178,10 @@ class Console:
                 word, who = passage(data)
                 why = self._once(str(data.get("to") or ""), failure({**data, "reason": data.get("code")}))
                 return f"{at}  {self._styled('failed', fg='red')}  {who}   while in {data.get('phase', '?')}: {why}"
+            case "switch.cancelled":
+                self._waited.pop(str(data.get("switch")), 0)
+                word, who = passage(data)
+                return f"{at}  {'cancel':<6}  {who}   while in {data.get('phase', '?')}: {data.get('message', '?')}"
             case "model.failed":
                 model, again = str(event.get("subject") or ""), data.get("retry_after")
                 first, _, log = self._once(model, failure(data)).partition("\n")

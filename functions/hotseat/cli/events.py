@@ -120,6 +120,7 @@ _TELLERS: Mapping[str, Callable[[Data], str]] = {
     "switch.started": _started,
     "switch.completed": _completed,
     "switch.failed": _switch_failed,
+    "switch.cancelled": _switch_failed,
     "model.ready": _ready,
     "model.released": _released,
     "model.parked": _parked,
@@ -172,7 +173,7 @@ class Activity:
                     self._doing[model] = _Doing(said, now, leaving)
             case "model.released" | "model.parked":
                 self._gone(subject, now)
-            case "switch.completed" | "switch.failed":
+            case "switch.completed" | "switch.failed" | "switch.cancelled":
                 for model in models_of(data.get("to")):
                     self._doing.pop(model, None)
             case "model.ready" | "model.woken" | "model.failed" | "model.cached":

@@ -116,6 +116,13 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
     show_default=True,
     help="How many routers requests come to, in turn.",
 )
+@click.option(
+    "--patience", type=_duration, metavar="DURATION", help="Clients give up when their answer has not begun after so long, and"
+    " ask again after --retry-after until it does.  [default: they wait]",
+)  # fmt: skip
+@click.option(
+    "--retry-after", type=_duration, metavar="DURATION", default="1s", show_default=True, help="See --patience."
+)
 @click.option("--policy", metavar="NAME", help="Policy to follow.  [default: that of the documents, else batch]")
 @click.option("--compare", metavar="NAME,NAME…", help="Several policies under the same load, side by side; naive is a plain"
               " proxy that switches at each change of the model.")  # fmt: skip

@@ -14,7 +14,7 @@ from hotseat.control.house import load_policy
 from hotseat.core.policy import NOTHING, Policy
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import Record
-from hotseat.simulation.load import SHAPES, UNWEIGHTED, Asked, Plan
+from hotseat.simulation.load import SHAPES, UNWEIGHTED, Asked, Impatience, Plan
 from hotseat.simulation.naive import NAME as NAIVE
 from hotseat.simulation.naive import Naive
 from hotseat.simulation.trace import BadTrace, Trace, read
@@ -56,6 +56,8 @@ class Case:
     service_spread: float
     load_spread: float
     routers: int
+    patience: float | None
+    retry_after: float
     seed: int
 
     def check(self, ctx: click.Context) -> None:
@@ -75,6 +77,10 @@ class Case:
             raise click.UsageError("--duration: a load takes some time", ctx)
         if self.shape == "alternate" and (wrong := typed & {"load", "duration"}):
             raise click.UsageError(f"--shape alternate comes at once, and excludes {flags[min(wrong)]}", ctx)
+        if self.patience == 0:
+            raise click.UsageError("--patience: a client waits for some time", ctx)
+        if "retry_after" in typed and self.patience is None:
+            raise click.UsageError("--retry-after is for clients that give up: it needs --patience", ctx)
         weighted = [name for name, said in self.given.items() if "weight" in said]
         if weighted and (self.trace or self.shape in UNWEIGHTED):
             has = "--trace" if self.trace else f"--shape {self.shape}"
@@ -131,6 +137,8 @@ class Case:
     def player(self, name: str, cast: Cast) -> Callable[[Iterable[Asked]], Record]:
         """Set up a run under a policy, or under none. Raises click.UsageError where there is no such policy."""
         if name == NAIVE:
+            if self.patience is not None:
+                raise click.UsageError("naive serves strictly by arrival, so clients that give up have no meaning for it")
             return Naive(cast.engines, gpus=cast.gpus, load_spread=self.load_spread, seed=self.seed).run
         return World(
             _policy(name),
@@ -140,6 +148,7 @@ class Case:
             routers=self.routers,
             load_spread=self.load_spread,
             seed=self.seed,
+            impatience=None if self.patience is None else Impatience(self.patience, self.retry_after),
             **({} if cast.max_waiting is None else {"max_waiting": cast.max_waiting}),
         ).run
 

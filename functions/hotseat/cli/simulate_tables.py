@@ -16,6 +16,7 @@ def summary(results: Sequence[Figures]) -> str:
         "ANSWERED": lambda it: f"{it.answered} of {it.requests}",
         "REFUSED": lambda it: str(it.refused),
         "CUT": lambda it: str(it.cut),
+        "GAVE UP": lambda it: str(it.given_up),
         "REQ/S": lambda it: f"{_rate(it.throughput)} of {_rate(it.offered)}",
         "MEAN WAIT": lambda it: took(it.waits.mean),
         "P50": lambda it: took(it.waits.p50),

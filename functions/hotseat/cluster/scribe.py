@@ -19,6 +19,7 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
     "dev.hotseat.switch.started.v1": ("Normal", "SwitchStarted"),
     "dev.hotseat.switch.completed.v1": ("Normal", "SwitchCompleted"),
     "dev.hotseat.switch.failed.v1": ("Warning", "SwitchFailed"),
+    "dev.hotseat.switch.cancelled.v1": ("Normal", "SwitchCancelled"),
     "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
 }
 

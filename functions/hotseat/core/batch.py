@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, sqrt
 
 from hotseat.core.messages import SeatState
-from hotseat.core.placing import evictable_at, residents, seat, those_wanting
+from hotseat.core.placing import GOING, evictable_at, residents, seat, those_wanting
 from hotseat.core.policy import NOTHING, Decision, ModelView, View
 
 FULL = 0.85  # no load above this is believed: a round would take for ever
@@ -97,6 +97,15 @@ def _rest(resident: ModelView, waiter: ModelView) -> float:
     return resident.switch_cost + batch if resident.seat is SeatState.LOADING else batch
 
 
+def _stays(resident: ModelView, waiter: ModelView, now: float) -> float:
+    """Seconds until a resident may be told to leave for a waiter: what it owes, and its minimum residency."""
+    if resident.seat is SeatState.LOADING:
+        residency = resident.switch_cost + resident.min_residency
+    else:
+        residency = 0.0 if resident.seat in GOING else resident.ready_since + resident.min_residency - now
+    return max(residency, _rest(resident, waiter))
+
+
 def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
     """Whether whoever waits for it came later than the other's wait began, and than its own turn did."""
     return not resident.waiting or resident.oldest > max(waiter.oldest, resident.ready_since)
@@ -107,7 +116,7 @@ def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
     longest = LINGER * (resident.switch_cost + queue[0].switch_cost)
     soon = sum(gap <= longest for gap in resident.gaps)
     pays = 2 * soon > len(resident.gaps) and soon / len(resident.gaps) > LINGER * sum(m.waiting for m in queue)
-    return resident.last_used + longest if pays else 0.0
+    return max(resident.kept_until, resident.last_used + longest if pays else 0.0)
 
 
 def _promise(
@@ -120,7 +129,7 @@ def _promise(
     """Give the bound that will be kept, one switch and drain aside: more than was asked for where those ahead take longer."""
     if not queue:
         return None
-    rest = min((_rest(resident, queue[0]) for resident in kept), default=0.0)
+    rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
     # For one that is promised its switch is under way, and the drain: as soon as the batch before it has been served.
     in_turn = any(resident.seat is SeatState.CLOSING and resident.waiting for resident in kept)
     late = [m for m in queue if in_turn or not m.promised]

@@ -39,15 +39,27 @@ class Candidates:
         show = partial(model_view, ledger=self.ledger, rates=traffic.rates, now=now, capacity=capacity)
         for name, terms in seating.terms.items():
             waiting, mine = traffic.waiting(name), main.get(name)
+            if not waiting[0] and self.ledger.promised(name):
+                waiting = traffic.abandonment.retries(name, now)
             if mine and mine.state is SeatState.PARKED and mine.staying:
                 mine = None  # it holds nothing, and comes back as others come
             order, wish = self._order(name, mine, now), self.wishes.wish(name, terms, now)
             if terms.external or (mine is None and not waiting[0] and order is None and not wish):
                 continue
+            if waiting[0]:
+                waiting = (waiting[0], traffic.abandonment.since(name, waiting[1]))
             in_flight = traffic.demands.in_flight(mine.id) if mine else 0
             waiters = traffic.waiters(name) if waiting[0] else NOBODY
             view = show(
-                name, terms, mine, waiting=waiting, order=order, in_flight=in_flight, waiters=waiters, wish=wish
+                name,
+                terms,
+                mine,
+                waiting=waiting,
+                order=order,
+                in_flight=in_flight,
+                waiters=waiters,
+                wish=wish,
+                expected_until=traffic.abandonment.expected_until(name),
             )
             if (view.waiting or wish) and not (mine and mine.staying) and not self._loadable(name, now):
                 view = replace(view, waiting=0, wish=Wish.NONE)

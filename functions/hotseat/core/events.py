@@ -26,6 +26,7 @@ _SWITCH = {
 _PHASES = {
     "phases": "seconds: wait (oldest request until the decision), drain, release, load, total (decision until ready)"
 }
+_ENDED = {"phase": "drain, release or load", "code": "reason in CamelCase", "message": "what was seen"}
 
 KINDS: Mapping[str, Kind] = {
     kind.type: kind
@@ -39,14 +40,14 @@ KINDS: Mapping[str, Kind] = {
         Kind("switch.completed", "The model is ready.", {**_SWITCH, **_PHASES}),
         Kind(
             "switch.failed",
-            "The model did not get ready, or nobody wanted it any longer.",
-            {
-                **_SWITCH,
-                **_PHASES,
-                "phase": "drain, release or load",
-                "code": "reason in CamelCase",
-                "message": "what was seen",
-            },
+            "The model did not get ready.",
+            {**_SWITCH, **_PHASES, **_ENDED},
+        ),
+        Kind(
+            "switch.cancelled",
+            "The switch was given up before the model was ready: no request waits for it any longer, another model goes first, or an "
+            "operator or a changed document ended it.",
+            {**_SWITCH, **_PHASES, **_ENDED},
         ),
         Kind(
             "model.fetching",

@@ -140,7 +140,7 @@ def evictable_at(resident: ModelView, due: float) -> float:
     if resident.seat in GOING:
         return 0.0  # decided already
     if resident.seat is SeatState.LOADING:
-        return 0.0 if resident.idle else inf  # once ready it serves its batch first
+        return resident.kept_until if resident.idle else inf  # once ready it serves its batch first
     earliest = resident.ready_since + resident.min_residency
     return earliest if resident.idle else max(earliest, due)
 

@@ -135,6 +135,7 @@ class ModelView:
     wish: Wish = Wish.NONE  # granted after the policy has decided (granting.py), where it is in nobody's way
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
     asleep: bool = False  # it is proven off the accelerator, whatever else cannot be
+    kept_until: float = 0.0  # idle, it is worth finishing its load, or awaiting its first request, until then
 
     @property
     def idle(self) -> bool:

@@ -48,7 +48,7 @@ class Rates:
     def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
         """Take in a router's snapshot after its last one; `model_of`: of which model each holder is.
 
-        Who waited and left came all the same. What a router had done before it was first heard of is not known to be recent.
+        A request that left without an answer does not count: its client may ask again, and would count twice. What a router had done before it was first heard of is not known to be recent.
         """
         served: dict[str, int] = {}
         flying: dict[str, int] = {}
@@ -71,7 +71,7 @@ class Rates:
             flow.gaps.append(now - flow.at)  # its last change was that it became idle
         if flow.pass_to(now):
             flow.answered += max(0, served - flying)
-        flow.arrived += max(0, served + waiting)
+        flow.arrived = max(0.0, flow.arrived + served + waiting)
         flow.waiting = max(0, flow.waiting + waiting)
         flow.in_flight = max(0, flow.in_flight + flying)
 

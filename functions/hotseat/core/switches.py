@@ -3,12 +3,14 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from hotseat.core.events import Emit
 
 KEPT = 100
 STEPS = ("load", "drain", "stop", "park", "wake")
+SOON = 600.0  # seconds for which a load that was given up is remembered
 _WEIGHT = 0.3  # of the newest measurement in a moving average
 
 
@@ -163,6 +165,7 @@ class Ledger:
     _running: dict[str, Switch] = field(default_factory=dict)
     _departures: dict[str, Departure] = field(default_factory=dict)
     _ended: deque[Switch] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _given_up: dict[str, tuple[float, float]] = field(default_factory=dict)  # by model: see `given_up`
 
     def leaving(self, model: str, now: float) -> None:
         """Note that it was told to make room."""
@@ -218,11 +221,24 @@ class Ledger:
 
     def ready(self, model: str, now: float) -> list[Emit]:
         """Note that it is ready."""
+        self._given_up.pop(model, None)
         return self._end(model, now, "completed", "switch.completed", {})
 
     def failed(self, model: str, now: float, phase: str, code: str, message: str) -> list[Emit]:
         """Note that it did not get ready."""
         return self._end(model, now, "failed", "switch.failed", {"phase": phase, "code": code, "message": message})
+
+    def cancelled(self, model: str, now: float, phase: str, code: str, message: str) -> list[Emit]:
+        """Note that it was given up before it got ready: nothing went wrong, but it is not next any longer."""
+        switch = self._running.get(model)
+        if switch is not None and switch.started is not None:
+            self._given_up[model] = (now, now - switch.started)
+        return self._end(model, now, "cancelled", "switch.cancelled", {"phase": phase, "code": code, "message": message})
+
+    def given_up(self, model: str, now: float) -> float:
+        """Seconds that the last load of a model had taken when it was given up, if that was lately and it has not been ready since; else 0."""
+        at, seconds = self._given_up.get(model, (-inf, 0.0))
+        return seconds if now - at < SOON else 0.0
 
     def failed_release(self, model: str, now: float, message: str) -> list[Emit]:
         """Fail every switch that waits for a model that cannot be proven gone."""
@@ -233,7 +249,7 @@ class Ledger:
         """End the switches to models that nobody wants any longer."""
         gone = [to for to in self._running if to not in wanted]
         message = "it is not next any longer: nobody waits for it, or another goes first"
-        return [e for to in gone for e in self.failed(to, now, "drain", "Abandoned", message)]
+        return [e for to in gone for e in self.cancelled(to, now, "drain", "Abandoned", message)]
 
     def switches(self) -> tuple[Switch, ...]:
         """All that are known, oldest first."""

@@ -135,6 +135,7 @@ class Switching:
         for gone in old.keys() - s.models.keys():
             self.prospects.remove(gone)
             self.traffic.rates.forget(gone)
+            self.traffic.abandonment.forget(gone)
             self._parking.mended(gone)
         for name in self.wishes.follow(old, s.models):
             self._order_load(s.now, name)

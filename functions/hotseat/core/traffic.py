@@ -6,13 +6,14 @@ Snapshots from before a refusal do not count for the model that was refused: who
 from collections import Counter
 from dataclasses import dataclass, field
 
+from hotseat.core.abandonment import Abandonment
 from hotseat.core.demands import Demands, Waiters
 from hotseat.core.events import Emit
-from hotseat.core.messages import Demand
+from hotseat.core.messages import Demand, SeatState
 from hotseat.core.prospects import Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seating import Seating
-from hotseat.core.seats import Holder
+from hotseat.core.seats import GOING, Holder
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Traffic:
     prospects: Prospects
     demands: Demands = field(default_factory=Demands)
     rates: Rates = field(default_factory=Rates)
+    abandonment: Abandonment = field(default_factory=Abandonment)
 
     def note(self, now: float, demand: Demand) -> list[Emit]:
         """Take in a router's snapshot, unless it is too old to count."""
@@ -36,6 +38,8 @@ class Traffic:
         for holder in holders:
             if demand.served.get(holder.id, 0) > last.served.get(holder.id, 0):
                 holder.dispatched = now
+                self.abandonment.ended(holder.model)
+        self._note_departures(now, last, demand)
         told: list[Emit] = []
         for model in demand.requested:
             if model in self.seating.terms and not self.seating.serves(model):
@@ -44,9 +48,24 @@ class Traffic:
                 told.append(Emit("switch.requested", model, data))
         return told
 
+    def _note_departures(self, now: float, last: Demand, new: Demand) -> None:
+        """Note which models are asked for again, and for which the last request that waited has given up."""
+        for model, waiting in new.waiting.items():
+            self.abandonment.asked(model, now, waiting.oldest)
+        for model in last.waiting.keys() - new.waiting.keys():
+            answers = any(h.model == model and h.state in (SeatState.READY, *GOING) for h in self.seating.holders.values())
+            if answers or self.prospects.refused(model) > last.seen_epoch:
+                self.abandonment.ended(model)  # it was not its client that left
+            elif not self.waiting(model)[0]:
+                self.abandonment.gave_up(model, now, last.waiting[model].oldest)
+
     def leave(self, now: float, router: str) -> None:
         """Forget a router."""
+        waited = self.demands.newest(router).waiting
         self._note_use(self.demands.leave(router), now)
+        for model in waited:
+            if not self.waiting(model)[0]:
+                self.abandonment.ended(model)
 
     def _note_use(self, used: set[str], now: float) -> None:
         holders = self.seating.holders

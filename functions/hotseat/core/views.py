@@ -9,7 +9,7 @@ from hotseat.core.policy import Capacity, ModelView, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seats import Holder, ModelStatus, Terms
-from hotseat.core.switches import Ledger
+from hotseat.core.switches import UNKNOWN, Ledger
 
 # To a policy, sleeping is one more way to leave, and waking one to come; what sleeps it is not shown at all.
 _SEEN: Mapping[SeatState, SeatState] = {
@@ -41,8 +41,12 @@ def model_view(
     capacity: Capacity,
     waiters: Waiters = NOBODY,
     wish: Wish = Wish.NONE,
+    expected_until: float = 0.0,
 ) -> ModelView:
-    """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads."""
+    """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads.
+
+    `expected_until`: until when clients of it that gave up are expected to ask again.
+    """
     count, oldest = waiting
     may_evict = True
     seat = _SEEN.get(holder.state, holder.state) if holder else None
@@ -78,7 +82,25 @@ def model_view(
         wish=wish,
         pinned=wish is Wish.PINNED,
         asleep=holder is not None and holder.asleep,
+        kept_until=_kept_until(holder, expected_until, ledger, now) if holder and not count else 0.0,
     )
+
+
+def _kept_until(holder: Holder, expected_until: float, ledger: Ledger, now: float) -> float:
+    """Give the time until which an instance that no request waits for is worth keeping: it loads, or has served nothing yet.
+
+    A load is worth finishing once half of it is done, by the time that it took before: stopping it costs more than it saves. The
+    next load after one that was given up has twice as long: however little its clients wait, it gets ready in the end.
+    """
+    if holder.state is SeatState.READY:
+        return expected_until if holder.dispatched < (holder.ready_since or 0.0) else 0.0
+    if holder.state not in (SeatState.LOADING, SeatState.WAKING):
+        return 0.0
+    times = ledger.costs.wake if holder.state is SeatState.WAKING else ledger.costs.load
+    usual, given_up = times.get(holder.model, UNKNOWN).mean, ledger.given_up(holder.seat, now)
+    if given_up or 2 * (now - holder.since) >= usual:
+        expected_until = max(expected_until, holder.since + 2 * max(usual, given_up))
+    return expected_until
 
 
 def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Resident, ...]:

@@ -71,6 +71,7 @@ class Record:
     answered: int = 0
     refused: int = 0
     cut: int = 0  # ended with an error, because the drain deadline was over
+    given_up: int = 0  # tries, of clients that give up
     last_arrival: float = 0.0
     last_answer: float = 0.0
     widest: float | None = None  # the longest bound on waiting that was in force
@@ -107,6 +108,7 @@ class Figures:
     answered: int
     refused: int
     cut: int
+    given_up: int  # tries: who gave up asked again
     unanswered: int  # when nothing more would have happened
     seconds: float  # until the last answer
     offered: float  # requests a second that came
@@ -133,6 +135,7 @@ def figures(policy: str, record: Record, gpus: int) -> Figures:
         answered=record.answered,
         refused=record.refused,
         cut=record.cut,
+        given_up=record.given_up,
         unanswered=record.requests - record.answered - record.refused - record.cut,
         seconds=round(seconds, 4),
         offered=_ratio(record.requests, record.last_arrival),

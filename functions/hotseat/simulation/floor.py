@@ -59,6 +59,7 @@ class Floor:
         self.engines, self.gpus = engines, gpus
         self.record = Record.of(engines)
         self.waiting: dict[int, Asked] = {}  # requests that no engine has
+        self._ids = itertools.count(1)
         self._load_spread, self._seed = load_spread, seed
         self._agenda: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = itertools.count()
@@ -110,11 +111,19 @@ class Floor:
 
     def come(self, asked: Asked) -> None:
         """Let a request come now: the load's, or another."""
-        record = self.record
-        record.requests += 1
-        record.last_arrival = self.now
-        self.waiting[record.requests] = asked
-        self._arrive(record.requests, asked)
+        self.record.requests += 1
+        self.record.last_arrival = self.now
+        self._ask(asked)
+
+    def _ask(self, asked: Asked) -> None:
+        request = next(self._ids)
+        self.waiting[request] = asked
+        self._arrive(request, asked)
+
+    def give_up(self, request: int, pause: float) -> None:
+        """Let the client of a waiting request leave; it asks again after a pause, and its wait counts from its first try."""
+        self.record.given_up += 1
+        self.at(self.now + pause, self._ask, self.waiting.pop(request))
 
     def give(self, request: int, holder: str, done: Callable[[int], None]) -> None:
         """Send a waiting request to an engine that is ready; `done(request)` once it is answered."""

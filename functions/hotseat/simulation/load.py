@@ -24,6 +24,14 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Impatience:
+    """Clients that give up when the answer has not begun after `patience` seconds, and ask again after `pause`, until they are answered."""
+
+    patience: float
+    pause: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One model of a load: its weight among the others, and its requests. `seats`: the GPUs that one of them takes up."""
 

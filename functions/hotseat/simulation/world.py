@@ -11,7 +11,7 @@ from functools import partial
 from hotseat.core import intake
 from hotseat.core.admission import Admission
 from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.intake import Arrive, Cut, Dispatch, Finish, Limits, Reject, ReportDemand, ResidencySeen
+from hotseat.core.intake import Arrive, Cut, Dispatch, Finish, Leave, Limits, Reject, ReportDemand, ResidencySeen
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -30,7 +30,7 @@ from hotseat.core.seats import DemandReported, Enrolled, Publish, Stimulus, Term
 from hotseat.core.switching import Switching
 from hotseat.simulation.figures import Record
 from hotseat.simulation.floor import Engine, Floor
-from hotseat.simulation.load import Asked
+from hotseat.simulation.load import Asked, Impatience
 
 SOON = 0.05  # seconds within which a change of demand is told that is not urgent
 
@@ -89,11 +89,13 @@ class World:
         load_spread: float = 0.0,
         seed: int = 1,
         carry: float = 0.001,
+        impatience: Impatience | None = None,
     ) -> None:
         gpus = groups.together(set(engines)) if capacity.gpus is None else capacity.gpus
         self.floor = Floor(engines, gpus=gpus, load_spread=load_spread, seed=seed)
         self.switching = Switching("simulated", policy)
         self._carry = carry
+        self._impatience = impatience
         self._tick_at: float | None = None
         names = [f"router-{number}" for number in range(1, routers + 1)]
         self.routers = [_Router(name, self.floor, self._hear, carry) for name in names]
@@ -115,6 +117,14 @@ class World:
     def _arrive(self, request: int, asked: Asked) -> None:
         router = self.routers[request % len(self.routers)]
         router.ask(Arrive(self.floor.now, request, asked.model, asked.priority))
+        if self._impatience is not None and request in self.floor.waiting:
+            self.floor.at(self.floor.now + self._impatience.patience, self._give_up, (request, router, self._impatience.pause))
+
+    def _give_up(self, what: tuple[int, _Router, float]) -> None:
+        request, router, pause = what
+        if request in self.floor.waiting:
+            self.floor.give_up(request, pause)
+            router.ask(Leave(self.floor.now, request))
 
     # The switcher and the runtime -------------------------------------------------------------------------------------
 

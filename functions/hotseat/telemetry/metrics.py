@@ -162,7 +162,7 @@ class Metrics:
 
 _TURNS = {event_type("model.parked"): "Park", event_type("model.woken"): "Wake"}
 _UNTURNED = {"ParkFailed", "ParkTimeout", "WakeFailed", "WakeTimeout"}
-_ENDS = {event_type("switch.completed"): "completed", event_type("switch.failed"): "failed"}
+_ENDS = {event_type(f"switch.{outcome}"): outcome for outcome in ("completed", "failed", "cancelled")}
 
 
 class _Readings(Collector):

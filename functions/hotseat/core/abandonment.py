@@ -1,0 +1,83 @@
+"""Clients that give up before their model is ready, and ask again. Pure.
+
+A client with a timeout asks, gives up, pauses and asks again (the literature calls it a retrial queue). In the pause no request waits
+for its model: a load that is given up in each pause never ends, and a wait that begins anew with each try never reaches its bound.
+So the tries of a model's clients count as one wait, from the first request until the model answers. And clients that gave up are
+expected back, for as long as they had waited or as their last pause suggests, unless they stayed away the last time.
+"""
+
+from dataclasses import dataclass, field
+
+WITHIN = 60.0  # seconds, or twice the time that they had waited: clients that ask again within it have paused, not left
+MARGIN = 1.5  # a pause may be so many times as long as the last
+
+
+@dataclass(slots=True)
+class _Tries:
+    """Of one model since it last answered. Times are seconds on the machine's clock."""
+
+    first: float  # arrival of the first request
+    since: float = 0.0  # when the last request that waited left, and …
+    waited: float = 0.0  # … for how long the oldest of those that left last had waited
+    away: bool = False  # no request waits now
+    came_back: bool = False
+
+
+@dataclass(slots=True)
+class Abandonment:
+    """One book for all models of a Workspace."""
+
+    _tries: dict[str, _Tries] = field(default_factory=dict)  # by model
+    _pauses: dict[str, float] = field(default_factory=dict)  # by model: seconds until its clients asked again the last time
+    _stayed_away: set[str] = field(default_factory=set)  # models whose clients did not ask again in time the last time
+
+    def gave_up(self, model: str, now: float, oldest: float) -> None:
+        """Note that the last request that waited for a model left without an answer; a request had waited since `oldest`."""
+        tries = self._tries.setdefault(model, _Tries(oldest))
+        tries.away, tries.since, tries.waited = True, now, now - oldest
+
+    def asked(self, model: str, now: float, oldest: float) -> None:
+        """Note that requests wait for a model, the oldest of them since `oldest`."""
+        tries = self._tries.setdefault(model, _Tries(oldest))
+        if not tries.away:
+            return
+        pause = now - tries.since
+        if pause <= max(WITHIN, 2 * tries.waited):
+            tries.away, tries.came_back = False, True
+            self._pauses[model] = pause
+            self._stayed_away.discard(model)
+        else:
+            self._tries[model] = _Tries(oldest)
+            self._pauses.pop(model, None)
+            self._stayed_away.add(model)
+
+    def ended(self, model: str) -> None:
+        """Note that a model answers its requests, or that they were refused: what comes now is no further try."""
+        self._tries.pop(model, None)
+
+    def forget(self, model: str) -> None:
+        """Forget a model."""
+        self.ended(model)
+        self._pauses.pop(model, None)
+        self._stayed_away.discard(model)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def since(self, model: str, oldest: float) -> float:
+        """Give the arrival of the first try of those that wait for a model; `oldest` where they have not tried before."""
+        tries = self._tries.get(model)
+        return min(tries.first, oldest) if tries else oldest
+
+    def expected_until(self, model: str) -> float:
+        """Time until which clients of a model that gave up are expected to ask again; 0: none are."""
+        tries = self._tries.get(model)
+        if tries is None or not tries.away or model in self._stayed_away:
+            return 0.0
+        return tries.since + max(tries.waited, MARGIN * self._pauses.get(model, 0.0))
+
+    def retries(self, model: str, now: float) -> tuple[int, float]:
+        """Count clients that have come back before and are expected again, as one, with the arrival of the first try; 0: none are."""
+        tries = self._tries.get(model)
+        if tries is None or not tries.came_back or now >= self.expected_until(model):
+            return 0, 0.0
+        return 1, tries.first
