@@ -72,14 +72,15 @@ def test_json_has_the_options_and_every_figure():
     told = json.loads(result.stdout)
     assert told["options"] == {
         "models": 2, "given": {}, "files": [], "workspace": None, "trace": None, "load": 0.8, "requests": 200, "duration": None,
-        "shape": "poisson", "gpus": 1, "slots": 8, "load_time": 0.5, "stop_time": 1.0, "service_time": 2.0, "max_wait": 30.0,
-        "min_residency": 0.0, "drain_timeout": 120.0, "service_spread": 0.0, "load_spread": 0.0, "routers": 1, "seed": 1,
+        "shape": "poisson", "gpus": 1, "slots": 8, "load_time": 0.5, "stop_time": 1.0, "service_time": 2.0, "max_wait": "Auto",
+        "min_residency": 0.0, "drain_timeout": 120.0, "service_spread": 0.0, "load_spread": 0.0, "routers": 1, "patience": None,
+        "retry_after": 1.0, "seed": 1,
     }  # fmt: skip
     assert [each["policy"] for each in told["results"]] == ["batch", "fifo"]
     waits = {"count", "mean", "p50", "p99", "max"}
     for each in told["results"]:
         assert set(each) == {
-            "policy", "requests", "answered", "refused", "cut", "unanswered", "seconds", "offered", "throughput", "switches",
+            "policy", "requests", "answered", "refused", "cut", "given_up", "unanswered", "seconds", "offered", "throughput", "switches",
             "serving", "switching", "idle", "spare", "lost", "effective_max_wait", "waits", "turns", "models",
         }  # fmt: skip
         assert each["answered"] == each["waits"]["count"] == 200

@@ -10,34 +10,27 @@ from hotseat.core.batch import Batch
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import Record
 from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import Asked, Impatience, Part, Plan, poisson
+from hotseat.simulation.load import Impatience, Part, Plan, poisson
 from hotseat.simulation.world import World
 
-ANSWER = 0.05  # seconds
+from .clients import closed_loop
 
 
-def ask_again_and_again(models: str, load: float, patience: float, pause: float, seconds: float = 600.0) -> Record:
-    """One client a model, which asks again after a pause whether it was answered or gave up; they begin one second apart."""
-    engines = {name: Engine(load, 0.1, terms=Terms(max_wait=10 * load)) for name in models}
-    it = World(Batch(), engines, impatience=None if patience == inf else Impatience(patience, pause))
-    finish, ask = it.floor._finish, it.floor._ask
-
-    def ask_on(asked: Asked) -> None:
-        if it.floor.now < seconds:
-            ask(asked)
-
-    def finish_and_ask(request: int) -> None:
-        model = it.floor._given[request][0].model
-        finish(request)
-        it.floor.at(it.floor.now + pause, it.floor.come, Asked(it.floor.now + pause, model, ANSWER))
-
-    it.floor._finish, it.floor._ask = finish_and_ask, ask_on
-    return it.run([Asked(1.0 * number, name, ANSWER) for number, name in enumerate(models)])
+def ask_again_and_again(models: str, load: float, patience: float, pause: float, seconds: float) -> Record:
+    """One client a model."""
+    one_each = dict.fromkeys(models, 1)
+    return closed_loop(one_each, load=load, seconds=seconds, pause=pause, patience=patience, max_wait=10 * load)
 
 
 @pytest.mark.parametrize(
     ("models", "load", "patience", "pause"),
-    [("ab", 2.0, 2.5, 0.3), ("abc", 2.0, 3.0, 0.3), ("ab", 31.0, 60.0, 1.0), ("ab", 59.0, 60.0, 5.0), ("abcd", 5.0, 5.5, 0.5)],
+    [
+        ("ab", 2.0, 2.5, 0.3),
+        ("abc", 2.0, 3.0, 0.3),
+        ("ab", 31.0, 60.0, 1.0),
+        ("ab", 59.0, 60.0, 5.0),
+        ("abcd", 5.0, 5.5, 0.5),
+    ],
 )
 def test_patience_longer_than_a_load_costs_less_than_a_tenth_of_the_answers(
     models: str, load: float, patience: float, pause: float
@@ -53,7 +46,13 @@ def test_patience_longer_than_a_load_costs_less_than_a_tenth_of_the_answers(
 
 @pytest.mark.parametrize(
     ("models", "load", "patience", "pause"),
-    [("ab", 4.0, 1.5, 0.5), ("ab", 5.0, 2.0, 1.0), ("abc", 40.0, 30.0, 2.0), ("ab", 60.0, 5.0, 10.0), ("ab", 200.0, 60.0, 70.0)],
+    [
+        ("ab", 4.0, 1.5, 0.5),
+        ("ab", 5.0, 2.0, 1.0),
+        ("abc", 40.0, 30.0, 2.0),
+        ("ab", 60.0, 5.0, 10.0),
+        ("ab", 200.0, 60.0, 70.0),
+    ],
 )
 def test_with_patience_shorter_than_a_load_models_still_get_ready_and_retries_are_served(
     models: str, load: float, patience: float, pause: float
@@ -74,7 +73,7 @@ def test_with_patience_shorter_than_a_load_models_still_get_ready_and_retries_ar
     pause=st.sampled_from((0.1, 1.0)),
     seed=st.integers(0, 1000),
 )
-def test_whatever_their_patience_clients_are_all_answered_and_throughput_holds(
+def test_whatever_their_patience_clients_are_all_answered_and_throughput_holds(  # noqa: PLR0917
     models: int, load_time: float, load: float, patience: float, pause: float, seed: int
 ) -> None:
     """`patience` in loads, `pause` in patiences."""

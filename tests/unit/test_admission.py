@@ -548,3 +548,38 @@ def test_edges_are_urgent_only_while_somebody_waits_for_them() -> None:
     desk.step(Arrive(1.0, 1, "b"))
     assert desk.step(Arrive(1.0, 2, "a")) == [to(2, "a"), AT_ONCE]  # b waits for a to be idle
     assert desk.step(Finish(2.0, 2)) == [AT_ONCE]
+
+
+# What a refusal does not concern --------------------------------------------------------------------------------------
+
+
+def failing(epoch: int, retry_at: float, *, waits: bool = False) -> dict[str, Refusal]:
+    return {"a": Refusal(epoch, "model_failed", "a failed: Exited", retry_at, waits)}
+
+
+def test_a_refusal_concerns_no_request_that_a_ready_engine_can_take() -> None:
+    """A bug once: a model whose replica was ready answered 503 for minutes."""
+    desk = router(a=Limits(concurrency=1))
+    desk.step(seen(1, resident("a")))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "a"))
+    assert desk.step(seen(2, resident("a"), now=2.0, refuse=failing(2, 60.0))) == [AT_ONCE]
+    assert desk.step(Arrive(3.0, 3, "a"))[0] == Hold(3)
+    assert desk.step(Finish(4.0, 1))[0] == to(2, "a")
+
+
+def test_a_back_off_is_waited_out_by_those_who_have_the_time() -> None:
+    desk = router()
+    desk.step(seen(1))
+    desk.step(Arrive(1.0, 1, "a"))
+    desk.step(Arrive(1.0, 2, "a", deadline=4.0))
+    said = desk.step(seen(2, now=2.0, refuse=failing(2, 6.0, waits=True)))
+    assert said == [Reject(2, Unavailable, "model_failed", "a failed: Exited", 4.0), AT_ONCE]
+    assert desk.step(Arrive(3.0, 3, "a", deadline=5.0)) == [
+        Reject(3, Unavailable, "model_failed", "a failed: Exited", 3.0)
+    ]
+    assert desk.step(Arrive(3.0, 4, "a", deadline=9.0))[0] == Hold(4)
+    assert [c for c in desk.step(seen(3, resident("a"), now=7.0)) if isinstance(c, Dispatch)] == [
+        to(1, "a"),
+        to(4, "a"),
+    ]

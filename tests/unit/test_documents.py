@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hotseat.core.base import PATTERN_WORDS, Metadata
 from hotseat.core.documents import DOCUMENTS, Model, ModelSpec
-from hotseat.core.units import BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
+from hotseat.core.units import AUTO_DURATION_PATTERN, BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
 from hotseat.core.workspaces import Workspace
 from hotseat.manifests import Plugins, load
 from hotseat.manifests.fields import walk
@@ -91,14 +91,16 @@ def test_a_document_is_written_as_it_was_read():
 def test_every_pattern_has_words_for_people():
     patterns = set()
     json.loads(json.dumps(schema()), object_hook=lambda it: patterns.add(it.get("pattern")))
-    assert patterns - {None, DURATION_PATTERN, BYTES_PATTERN, QUANTITY_PATTERN} == set(PATTERN_WORDS)
+    assert patterns - {None, DURATION_PATTERN, AUTO_DURATION_PATTERN, BYTES_PATTERN, QUANTITY_PATTERN} == set(
+        PATTERN_WORDS
+    )
 
 
 def test_the_schema_writes_defaults_as_documents_do_and_has_no_noise():
     definitions = schema()["$defs"]
     lifecycle = definitions["Lifecycle"]["properties"]
     assert lifecycle["startTimeout"]["default"] == "5m"
-    assert definitions["Policy"]["properties"]["maxWait"]["default"] == "30s"
+    assert definitions["Policy"]["properties"]["maxWait"]["default"] == "Auto"
     assert definitions["Resources"]["properties"]["gpus"]["default"] == 1
     text = str(definitions)
     assert "'title'" not in text

@@ -208,6 +208,22 @@ def test_a_replica_takes_the_place_of_a_main_engine_that_fails() -> None:
     assert story.machine.queue() == {"a": (0, 0.0, 1)}
 
 
+def test_main_engines_that_crash_again_and_again_refuse_nobody_while_another_is_ready() -> None:
+    """A bug once: the second crash sent every request away, though a replica was ready."""
+    story = Story().with_two()
+    for now in (20.0, 30.0, 40.0):
+        main = story.machine.holders[story.holder("a")]
+        story.tell(HolderFailed(now, main.id, main.epoch, "Exited", "killed"))
+        story.tell(HolderReleased(now, main.id, main.epoch))
+        assert story.seats()["a"] == "ready"
+        assert story.machine.residency.refusals == {}
+        story.demand(now + 6.0, since=now, flight={"a": 1}, a=1)
+        story.tell(Tick(now + 9.0))
+        if "a#2" in story.seats():
+            story.ready(now + 9.5, "a#2")
+    assert "a" not in story.machine.prospects.failures
+
+
 def test_one_that_fails_harms_nobody_and_the_next_waits_for_a_growing_time() -> None:
     story = Story(2)
     story.demand(1.0, a=1)

@@ -25,7 +25,7 @@ from hotseat.core.messages import (
     Stop,
     Waiting,
 )
-from hotseat.core.policy import NOTHING, Capacity, Claim
+from hotseat.core.policy import NOTHING, Capacity, Claim, auto_max_wait
 from hotseat.core.seats import (
     Command,
     DemandReported,
@@ -152,7 +152,15 @@ def completed(number: int, to: str, *leaving: str, reason: str = "demand", **pha
 
 
 def broken(
-    number: int, to: str, *leaving: str, phase: str, code: str, message: str, reason: str = "demand", how: str = "failed", **phases: float
+    number: int,
+    to: str,
+    *leaving: str,
+    phase: str,
+    code: str,
+    message: str,
+    reason: str = "demand",
+    how: str = "failed",
+    **phases: float,
 ) -> Emit:
     facts = switch(number, to, *leaving, reason=reason)
     phases = {"wait": 0.0, "drain": 0.0, "release": 0.0} | phases
@@ -379,7 +387,7 @@ def test_a_switch_is_taken_back_when_nobody_waits_for_it_any_longer() -> None:
         cancelled(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
         publish(5, who("a", READY, 4.0, 2)),
     ]
-    assert house.demand(40.0, {"b": 1}, {"w/a@2": 1}) == []  # another client, much later: it gets its bound again
+    assert house.demand(100.0, {"b": 1}, {"w/a@2": 1}) == []  # another client, much later: it gets its bound again
 
 
 def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
@@ -1091,3 +1099,137 @@ def test_an_adopted_holder_that_is_going_already_keeps_its_seat_until_it_is_gone
     assert not any(isinstance(command, Start) for command in said)
     said = machine.step(HolderReleased(2.0, "w/a@5", 5))
     assert [command.model for command in said if isinstance(command, Start)] == ["b"]
+
+
+# A crash is not a refusal ---------------------------------------------------------------------------------------------
+
+
+def crash_twice(house: House, now: float = 1.0) -> int:
+    """Two crashes in a row of a model that was ready, each after one answer; returns the epoch of the last refusal."""
+    for when in (now, now + 2.0):
+        of = house.load(when)
+        house.failed(when + 1, "a", of)
+        house.released(when + 1, "a", of)
+    return house.machine.residency.refusals["a"].epoch
+
+
+def test_after_a_second_crash_requests_wait_out_a_back_off_that_is_shorter_than_their_bound() -> None:
+    """A bug once: each of them was sent away in 0 ms."""
+    house = House()
+    epoch = crash_twice(house)
+    refusal = house.machine.residency.refusals["a"]
+    assert refusal == Refusal(epoch, "model_failed", "a failed: Exited: exit code 1", 5.0, waits=True)
+    house.demand(4.2, {"a": 1})
+    assert house.machine.wake_at == 5.0
+    assert [c.model for c in house.tick(5.0) if isinstance(c, Start)] == ["a"]
+
+
+def test_a_back_off_that_is_longer_than_the_bound_sends_requests_away() -> None:
+    house = House(a=Terms(max_wait=0.5))
+    crash_twice(house)
+    assert not house.machine.residency.refusals["a"].waits
+
+
+def test_answers_end_a_row_of_crashes_and_readiness_does_not() -> None:
+    house = House()
+    crash_twice(house)
+    of = house.load(10.0)
+    house.demand(11.0, {}, {f"w/a@{of}": 1}, served={f"w/a@{of}": 21})
+    house.failed(12.0, "a", of)
+    assert house.machine.prospects.failures["a"].count == 1
+    assert "a" not in house.machine.residency.refusals
+
+
+def test_weights_that_vanish_under_a_ready_model_refuse_no_request() -> None:
+    """A bug once: with an edit that changes nothing for the engine, requests got 503 though it was ready."""
+    house = House()
+    of = house.load(1.0)
+    house.demand(2.0, {"a": 1}, {f"w/a@{of}": 1})
+    house.machine.step(CacheObserved(3.0, "a", CacheState.FAILED, "source /w.gguf does not exist"))
+    assert house.machine.residency.refusals == {}
+    assert house.states()["a"] == "ready"
+
+
+# Clients that give up -------------------------------------------------------------------------------------------------
+
+
+def learned(house: House, load: float) -> None:
+    """Have a model's load measured."""
+    for model in ("a", "b"):
+        house.machine.ledger.costs.note_load(model, load)
+
+
+def test_a_load_that_is_half_done_is_finished_though_its_client_left() -> None:
+    house = House()
+    learned(house, 10.0)
+    house.demand(1.0, {"a": 1})
+    house.demand(6.5, {})
+    house.demand(20.0, {"b": 1})  # late: it takes longer than it did, and its client did not come back
+    assert house.states()["a"] == "loading"
+    assert house.machine.wake_at == 21.0
+    house.tick(21.0)  # twice as long as usual
+    assert house.states()["a"] == "releasing"
+
+
+def test_the_load_after_one_that_was_given_up_has_twice_as_long() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    house.demand(2.0, {})
+    house.demand(5.0, {"b": 1})
+    assert house.states()["a"] == "releasing"
+    house.released(5.0, "a", 2)
+    house.ready(6.0, "b", 4)
+    house.demand(6.1, {"a": 1}, served={"w/b@4": 1})
+    house.demand(6.2, {"a": 1})
+    house.released(6.2, "b", 4)
+    assert house.states()["a"] == "loading"
+    house.demand(6.3, {"b": 1})
+    assert house.states()["a"] == "loading"
+    assert house.machine.wake_at == 14.2
+    house.tick(14.2)
+    assert house.states()["a"] == "releasing"
+
+
+def test_the_tries_of_a_client_count_as_one_wait() -> None:
+    house = House()
+    of = house.load(1.0)
+    busy = {f"w/a@{of}": 1}
+    for now in (10.0, 13.0, 16.0):
+        house.demand(now, {"b": 1}, busy)
+        house.demand(now + 2.5, {}, busy)
+    house.demand(40.0, {"b": 1}, busy, since=39.0)
+    assert house.states()["a"] == "closing", "its bound of 30 s has passed since 10.0"
+
+
+def test_clients_that_stayed_away_are_not_expected_again() -> None:
+    house = House()
+    house.demand(1.0, {"a": 1})
+    house.demand(2.0, {})
+    house.demand(100.0, {"a": 1})
+    house.demand(101.0, {"b": 1})
+    assert house.states()["a"] == "releasing"
+
+
+# maxWait: Auto --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("costs", "bound"),
+    [((), 30.0), ((0.2,), 5.0), ((1.0,), 10.0), ((5.0, 1.0), 30.0), ((6.0,), 60.0), ((20.0,), 60.0), ((40.0,), 120.0)],
+)
+def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: float) -> None:
+    assert auto_max_wait(costs) == bound
+
+
+def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
+    auto = Terms(max_wait=None)
+    house = House(a=auto, b=auto, c=auto)
+    house.machine.ledger.costs.note_load("c", 100.0)  # takes no part
+    assert house.machine.effective_max_wait == 30.0
+    house.demand(1.0, {"a": 1})
+    house.ready(2.0, "a", 2)
+    assert house.machine.effective_max_wait == 10.0
+    house.demand(3.0, {"b": 1}, {"w/a@2": 1}, served={"w/a@2": 1})
+    assert house.machine.wake_at == 13.0
+    house.tick(13.0)
+    assert house.states()["a"] == "closing"

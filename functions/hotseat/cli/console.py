@@ -173,15 +173,12 @@ class Console:
                 word, who = passage(data)
                 extra = f"  ({waited} waited)" if waited else ""
                 return f"{at}  {self._styled(f'{word:<6}', fg='green')}  {who}   {phases(data)}{extra}"
-            case "switch.failed":
+            case "switch.failed" | "switch.cancelled":
                 self._waited.pop(str(data.get("switch")), 0)
                 word, who = passage(data)
                 why = self._once(str(data.get("to") or ""), failure({**data, "reason": data.get("code")}))
-                return f"{at}  {self._styled('failed', fg='red')}  {who}   while in {data.get('phase', '?')}: {why}"
-            case "switch.cancelled":
-                self._waited.pop(str(data.get("switch")), 0)
-                word, who = passage(data)
-                return f"{at}  {'cancel':<6}  {who}   while in {data.get('phase', '?')}: {data.get('message', '?')}"
+                end = self._styled("failed", fg="red") if what == "switch.failed" else "cancelled"
+                return f"{at}  {end}  {who}   while in {data.get('phase', '?')}: {why}"
             case "model.failed":
                 model, again = str(event.get("subject") or ""), data.get("retry_after")
                 first, _, log = self._once(model, failure(data)).partition("\n")

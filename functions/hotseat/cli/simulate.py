@@ -16,7 +16,7 @@ from hotseat.cli.options import Command, output_option
 from hotseat.cli.simulate_case import Case
 from hotseat.cli.simulate_cast import parse_models
 from hotseat.cli.terminal import took
-from hotseat.core.units import Unreadable, parse_duration
+from hotseat.core.units import AUTO, Unreadable, parse_auto_duration, parse_duration
 from hotseat.simulation.figures import Figures, Record, figures
 from hotseat.simulation.load import SHAPES
 from hotseat.simulation.trace import Trace
@@ -30,6 +30,14 @@ def _duration(value: str) -> float:
     """Read a duration as documents write them."""
     try:
         return parse_duration(value)
+    except Unreadable as error:
+        raise click.BadParameter(f"{value!r} is not {error}") from error
+
+
+def _auto_duration(value: str) -> float | None:
+    """Read a duration, or Auto as None."""
+    try:
+        return parse_auto_duration(value)
     except Unreadable as error:
         raise click.BadParameter(f"{value!r} is not {error}") from error
 
@@ -98,9 +106,16 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
     ("--load-time", "10s", "From the start of an engine until it is ready."),
     ("--stop-time", "1s", "From the order to stop it until it is gone."),
     ("--service-time", "2s", "From a request's dispatch until its answer is complete."),
-    ("--max-wait", "30s", "The Workspace's maxWait."),
     ("--min-residency", "0s", "The Workspace's minResidency."),
     ("--drain-timeout", "120s", "The Models' drainTimeout: requests beyond it are cut off."),
+)
+@click.option(
+    "--max-wait",
+    type=_auto_duration,
+    metavar="DURATION|Auto",
+    default=AUTO,
+    show_default=True,
+    help="The Workspace's maxWait.",
 )
 @click.option(
     "--service-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="How much service times vary:"
@@ -165,7 +180,12 @@ def simulate(
 
 def _as_json(options: Mapping[str, Any], log: Trace | None, results: Sequence[Figures]) -> dict[str, Any]:
     read = log and {"requests": len(log.asked), "assumed": log.assumed, "left_out": log.left_out}
-    return {"options": options, **({"trace": read} if read else {}), "results": [asdict(it) for it in results]}
+    bound = options["max_wait"]
+    return {
+        "options": {**options, "max_wait": AUTO if bound is None else bound},
+        **({"trace": read} if read else {}),
+        "results": [asdict(it) for it in results],
+    }
 
 
 def _print(

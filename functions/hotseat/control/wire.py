@@ -136,6 +136,7 @@ def residency_to_status(residency: Residency) -> Json:
                 "code": r.code,
                 "message": r.message,
                 **({"retryAt": stamp(r.retry_at)} if r.retry_at is not None else {}),
+                **({"waits": True} if r.waits else {}),
             }
             for model, r in residency.refusals.items()
         ],
@@ -162,7 +163,13 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
         for r in status.get("residents") or ()
     )
     refusals = {
-        r["model"]: Refusal(r["epoch"], r["code"], r["message"], moment(r["retryAt"]) if r.get("retryAt") else None)
+        r["model"]: Refusal(
+            r["epoch"],
+            r["code"],
+            r["message"],
+            moment(r["retryAt"]) if r.get("retryAt") else None,
+            waits=bool(r.get("waits")),
+        )
         for r in status.get("refusals") or ()
     }
     return Residency(

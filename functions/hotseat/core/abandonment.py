@@ -28,7 +28,9 @@ class Abandonment:
     """One book for all models of a Workspace."""
 
     _tries: dict[str, _Tries] = field(default_factory=dict)  # by model
-    _pauses: dict[str, float] = field(default_factory=dict)  # by model: seconds until its clients asked again the last time
+    _pauses: dict[str, float] = field(
+        default_factory=dict
+    )  # by model: seconds until its clients asked again the last time
     _stayed_away: set[str] = field(default_factory=set)  # models whose clients did not ask again in time the last time
 
     def gave_up(self, model: str, now: float, oldest: float) -> None:

@@ -154,8 +154,7 @@ class Admission:
         limits = self._limits.get(s.model)
         if limits is None:
             return [Reject(s.request, UnknownModel, "model_not_found", f"no model {s.model}")]
-        refusal = self.residency.refusals.get(s.model)
-        if refusal is not None and _in_force(refusal, s.now):
+        if refusal := self._refusal(s.now, s.model, s.deadline):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
         request = Request(s.model, s.priority, self._order, s.now, tenant=s.tenant, deadline=s.deadline, size=s.size)
@@ -284,8 +283,7 @@ class Admission:
 
     def _want(self, now: float, model: str, since: float) -> list[Command]:
         """Keep the wish for a model that is not there and that nothing speaks against."""
-        refusal = self.residency.refusals.get(model)
-        if self._closed or model not in self._limits or (refusal is not None and _in_force(refusal, now)):
+        if self._closed or model not in self._limits or self._refusal(now, model):
             return []
         if self._serving.is_ready(model) or not self._wants.add(model, since):
             return []
@@ -293,6 +291,13 @@ class Admission:
         if new:
             self._announce.append(model)
         return [ReportDemand(urgent=new)]
+
+    def _refusal(self, now: float, model: str, deadline: float | None = None) -> Refusal | None:
+        """Find the refusal that a new request gets. A model that is ready answers, whatever is said of its next load."""
+        refusal = self.residency.refusals.get(model)
+        if refusal is None or not _in_force(refusal, now) or not refusal.concerns(deadline):
+            return None
+        return None if self._serving.is_ready(model) else refusal
 
     def _see(self, now: float, residency: Residency) -> list[Command]:
         if residency.epoch <= self.residency.epoch:
@@ -320,8 +325,9 @@ class Admission:
             if refusal.epoch > self._refused.get(model, -1):
                 self._refused[model] = refusal.epoch
                 self._wants.settle([model])
-                if not first or _in_force(refusal, now):  # else it was spoken before this router was there
-                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model)]
+                # At the first, what is over was spoken before this router was there.
+                if (not first or _in_force(refusal, now)) and not self._serving.is_ready(model):
+                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model, refusal)]
         return commands
 
     def _cut(self) -> list[Command]:
@@ -342,9 +348,10 @@ class Admission:
             commands.append(Cut(id_, message))
         return commands
 
-    def _dismiss(self, now: float, model: str) -> list[int]:
-        """Forget all that wait for a model; the caller says why to each."""
-        dismissed = self._queues[model].ids() if model in self._queues else []
+    def _dismiss(self, now: float, model: str, refusal: Refusal | None = None) -> list[int]:
+        """Forget all that wait for a model, or that a refusal concerns; the caller says why to each."""
+        waiting = self._queues[model].ids() if model in self._queues else []
+        dismissed = [id_ for id_ in waiting if refusal is None or refusal.concerns(self._requests[id_].deadline)]
         for id_ in dismissed:
             self._hall.remove(now, id_, self._requests.pop(id_))
         return dismissed

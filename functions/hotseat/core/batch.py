@@ -17,7 +17,7 @@ from hotseat.core.messages import SeatState
 from hotseat.core.placing import GOING, evictable_at, residents, seat, those_wanting
 from hotseat.core.policy import NOTHING, Decision, ModelView, View
 
-FULL = 0.85  # no load above this is believed: a round would take for ever
+FULL = 0.9  # no load above this is believed: a round would take for ever
 UNMEASURED = 1 / 3  # taken for the load of models that never have kept anybody waiting once they were loaded
 LINGER = 0.1  # of what switching away and back takes: as long may a seat stay idle for a request that is likely to come
 
@@ -59,6 +59,7 @@ class Batch:
             return max(at, min(lingering[resident.name], last_call)) if resident.idle else at
 
         promise = _promise(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], leads)
+        promise = view.auto_max_wait if promise is None else promise
         resident, look_again = seat(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
         return Decision(resident, look_again, promise, _cut_off(view, resident, pressing))
 

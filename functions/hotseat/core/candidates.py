@@ -8,7 +8,7 @@ from hotseat.core.demands import NOBODY
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.output import Output
 from hotseat.core.placing import those_wanting
-from hotseat.core.policy import ModelView, View, Wish
+from hotseat.core.policy import ModelView, View, Wish, auto_max_wait
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.replicas import replica_views
 from hotseat.core.seating import Seating
@@ -36,18 +36,22 @@ class Candidates:
         seating, traffic, capacity = self.seating, self.traffic, self.seating.capacity
         main = by_model(seating.holders.values())
         views: list[ModelView] = []
-        show = partial(model_view, ledger=self.ledger, rates=traffic.rates, now=now, capacity=capacity)
+        auto = self._auto_max_wait()
+        show = partial(
+            model_view,
+            ledger=self.ledger,
+            rates=traffic.rates,
+            now=now,
+            capacity=capacity,
+            auto_max_wait=self.out.auto_max_wait,
+        )
         for name, terms in seating.terms.items():
-            waiting, mine = traffic.waiting(name), main.get(name)
-            if not waiting[0] and self.ledger.promised(name):
-                waiting = traffic.abandonment.retries(name, now)
+            waiting, mine = self._waiting(name, now), main.get(name)
             if mine and mine.state is SeatState.PARKED and mine.staying:
                 mine = None  # it holds nothing, and comes back as others come
             order, wish = self._order(name, mine, now), self.wishes.wish(name, terms, now)
             if terms.external or (mine is None and not waiting[0] and order is None and not wish):
                 continue
-            if waiting[0]:
-                waiting = (waiting[0], traffic.abandonment.since(name, waiting[1]))
             in_flight = traffic.demands.in_flight(mine.id) if mine else 0
             waiters = traffic.waiters(name) if waiting[0] else NOBODY
             view = show(
@@ -73,7 +77,24 @@ class Candidates:
             if holder.seat not in seen or not (holder.staying or main.get(holder.model) is holder):
                 claim = holder.occupied(capacity)
                 views.append(ModelView(holder.seat, claim, seat=holder.state, leaving=True, asleep=holder.asleep))
-        return View(now, capacity, tuple(views), seating.groups)
+        return View(now, capacity, tuple(views), seating.groups, auto)
+
+    def _waiting(self, model: str, now: float) -> tuple[int, float]:
+        """How many wait for a model, since their first try; those that a switch was decided for count while they are expected back."""
+        (count, oldest), abandonment = self.traffic.waiting(model), self.traffic.abandonment
+        if count:
+            return count, abandonment.since(model, oldest)
+        return abandonment.retries(model, now) if self.ledger.promised(model) else (0, 0.0)
+
+    def _auto_max_wait(self) -> float | None:
+        """Work out what `maxWait: Auto` stands for, from the models that take turns, else from all; None: no model has it."""
+        terms, costs = self.seating.terms, self.ledger.costs
+        if all(each.max_wait is not None for each in terms.values()):
+            return None
+        turns = {h.model for h in self.seating.holders.values()} | self.traffic.demands.waited_for()
+        measured = [costs.whole(name, parks=terms[name].park) for name in turns & terms.keys() if name in costs.load]
+        self.out.auto_max_wait = auto_max_wait(measured or [costs.whole(name) for name in costs.load])
+        return self.out.auto_max_wait
 
     def no_room(self, model: str, now: float) -> Refusal | None:
         """Say why no switch could make room for it, if that is so."""
@@ -90,7 +111,8 @@ class Candidates:
         if holder is not None or self.ledger.promised(model):
             return Order(since, may_evict=True)
         seating, unused = self.seating, self.traffic.unused
-        max_wait, holders, names = seating.terms[model].max_wait, seating.holders.values(), seating.groups.names
+        stated, holders, names = seating.terms[model].max_wait, seating.holders.values(), seating.groups.names
+        max_wait = self.out.auto_max_wait if stated is None else stated
         at = evicts_at(since, max_wait, holders, self.ledger.costs, unused, grouped=names)
         if at < inf:
             self.out.wakes.append(at)

@@ -51,6 +51,10 @@ class Demands:
         rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
         return (sum(w.count for w in rows), min(w.oldest for w in rows)) if rows else (0, 0.0)
 
+    def waited_for(self) -> set[str]:
+        """Give the models that requests wait for."""
+        return {model for d in self._newest.values() for model in d.waiting}
+
     def wanted(self, model: str, since_epoch: int = -1) -> float | None:
         """Since when a model is wanted that nobody waits for, as far as routers have seen an epoch; None: it is not."""
         rows = [d.wanted[model] for d in self._newest.values() if model in d.wanted and d.seen_epoch >= since_epoch]
@@ -67,6 +71,10 @@ class Demands:
     def in_flight(self, holder: str) -> int:
         """How many requests a holder is answering."""
         return sum(d.in_flight.get(holder, 0) for d in self._newest.values())
+
+    def answered(self, holder: str) -> int:
+        """How many requests a holder has answered for the routers that are there."""
+        return sum(d.served.get(holder, 0) - d.in_flight.get(holder, 0) for d in self._newest.values())
 
     def closing(self, model: str) -> int:
         """How many of a closing batch still wait."""

@@ -62,7 +62,7 @@ class Leaving:
         drained = closed and not demands.in_flight(holder.id)
         parks = drained and self.parking.parks(holder, self.seating.holders.values(), now)
         if parks:
-            self.prospects.forgive(holder.model, holder.ready_since, now)
+            self.traffic.forgive(holder, now)
             self.out.moved(*self.parking.fall_asleep(holder, now))
             self.out.wakes.append(now + holder.terms.stop_timeout)
         elif now >= until or (drained and parks is False):
@@ -79,7 +79,7 @@ class Leaving:
 
     def release(self, holder: Holder, now: float, why: str) -> None:
         """Note that it is on its way off, told or by itself; it keeps its seat until it is proven gone."""
-        self.prospects.forgive(holder.model, holder.ready_since, now)
+        self.traffic.forgive(holder, now)
         self.ledger.stopping(holder.seat, now)
         holder.leaving, holder.stop_asked = why, now
         self.seating.go(holder, SeatState.RELEASING, now)

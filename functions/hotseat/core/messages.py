@@ -58,13 +58,19 @@ class Resident:
 class Refusal:
     """Why a Model's waiting requests are sent away.
 
-    Requests that a router held when it first saw this epoch are answered with it; until `retry_at`, new ones are too.
+    Requests that a router held when it first saw this epoch are answered with it; until `retry_at`, new ones are too. Where
+    `waits` is set, that concerns only those whose own bound ends before `retry_at`: the others wait it out.
     """
 
     epoch: int
     code: str
     message: str
     retry_at: float | None = None
+    waits: bool = False
+
+    def concerns(self, deadline: float | None) -> bool:
+        """Whether a request is sent away that its client has use for until `deadline`; None: the client set no bound."""
+        return not self.waits or (deadline is not None and self.retry_at is not None and deadline < self.retry_at)
 
 
 @dataclass(frozen=True, slots=True)

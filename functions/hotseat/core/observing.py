@@ -51,6 +51,8 @@ class Observing:
         waits = self.traffic.waiting(s.model)[0] or self.traffic.wanted(s.model) is not None
         asked = s.model in self.prospects.orders or waits
         terms = self.seating.terms.get(s.model)
+        if terms and self.seating.serves(s.model):
+            return  # what is ready answers without them
         if s.state is CacheState.FAILED and terms and (asked or terms.refuse_uncached):
             self._fail(s.now, s.model, None, "FetchFailed", s.message)
 
@@ -141,7 +143,7 @@ class Observing:
             return
         was_ready = holder.ready_since is not None
         self.leaving.release(holder, now, "failed")
-        self._fail(now, holder.model, holder.id, reason, message, at_once=was_ready)
+        self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready)
 
     def _note_release(self, holder: Holder, now: float) -> None:
         seconds = now - (holder.stop_asked if holder.stop_asked is not None else now)
@@ -165,14 +167,17 @@ class Observing:
         self.out.tell(*self.ledger.failed_release(holder.seat, s.now, s.reason))
 
     def _fail(
-        self, now: float, model: str, holder: str | None, reason: str, message: str, *, at_once: bool = False
+        self, now: float, model: str, holder: str | None, reason: str, message: str, *, crashed: bool = False
     ) -> None:
-        """Count a failure against its model; one of a replica, against further replicas only."""
-        delay = 0.0
-        if holder is not None and self.seating.holders[holder].replica > 1:
+        """Count a failure against its model; one of a replica, or of one beside which another is ready, against further replicas only."""
+        delay, terms = 0.0, self.seating.terms.get(model)
+        if holder is not None and (self.seating.holders[holder].replica > 1 or (terms and self.seating.serves(model))):
             self.out.tell(model_failed(model, holder, reason, message, self.replicas.failed(model, now)))
             return
-        if model in self.seating.terms:
-            delay = self.prospects.fail(now, model, reason, message, self.out.next_epoch, at_once=at_once)
+        if terms is not None:
+            bound = self.out.auto_max_wait if terms.max_wait is None else terms.max_wait
+            delay = self.prospects.fail(
+                now, model, reason, message, self.out.next_epoch, crashed=crashed, max_wait=bound
+            )
         self.out.tell(model_failed(model, holder, reason, message, delay or None))
         self.out.tell(*self.ledger.failed(model, now, "load", reason, message))

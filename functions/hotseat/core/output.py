@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from hotseat.core.messages import Residency
 from hotseat.core.outlook import outlook
+from hotseat.core.policy import UNMEASURED_WAIT
 from hotseat.core.prospects import Prospects
 from hotseat.core.seating import Seating
 from hotseat.core.seats import Command, Publish
@@ -21,6 +22,7 @@ class Output:
     epoch: int
     residency: Residency = field(default_factory=Residency)
     effective_max_wait: float | None = None  # seconds
+    auto_max_wait: float = UNMEASURED_WAIT  # seconds: what `maxWait: Auto` stood for in the last decision
     commands: list[Command] = field(default_factory=list)
     wakes: list[float] = field(default_factory=list)  # what the decision under way waits for
 

@@ -4,7 +4,7 @@ A policy looks at a View and names the set of models that should hold the accele
 decides nothing about safety: the switching machine starts a model only when it fits beside every holder that is left.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import exp
@@ -14,6 +14,8 @@ from hotseat.core.devices import Shares, choose, free_on, still_hold, without
 from hotseat.core.groups import UNGROUPED, Groups
 from hotseat.core.messages import SeatState
 
+UNMEASURED_WAIT = 30.0  # seconds: what `maxWait: Auto` stands for before any switch was measured
+LEAST_WAIT = 5.0  # seconds: the least that it stands for
 SOON = 600.0  # seconds ahead that a policy thinks of when it asks who will be needed again
 
 
@@ -160,6 +162,7 @@ class View:
     capacity: Capacity
     models: tuple[ModelView, ...]
     groups: Groups = UNGROUPED  # who may be resident with whom, beyond what fits
+    auto_max_wait: float | None = None  # what `maxWait: Auto` stands for now; None: all models state a bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,18 @@ class Decision:
         frozenset()
     )  # of those that leave: whose waiting requests are for its next turn, not for this
     obliging: tuple[str, ...] = ()  # not resident for the sake of a wish (granting.py): no policy's business
+
+
+def auto_max_wait(costs: Sequence[float]) -> float:
+    """Give the bound on waiting, in seconds, that fits what switches cost (seconds; of each model that takes turns).
+
+    A turn of ten switches loses a tenth of the time to switching. Nobody waits longer than a minute for that, unless switching alone takes
+    so long that turns of less than three switches would lose more than a quarter.
+    """
+    if not costs:
+        return UNMEASURED_WAIT
+    cost = sum(costs) / len(costs)
+    return max(LEAST_WAIT, min(10 * cost, 60.0), 3 * cost)
 
 
 class Policy(Protocol):

@@ -14,6 +14,7 @@ MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
 FETCH_RETRY = 5.0  # seconds
 STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
+ENOUGH = 20  # answers, which wipe them out as well
 _SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
 
 
@@ -109,23 +110,28 @@ class Prospects:
 
     # Failures and refusals --------------------------------------------------------------------------------------------
 
-    def fail(self, now: float, model: str, reason: str, message: str, epoch: int, *, at_once: bool) -> float:
-        """Count a failure; returns the growing back-off in seconds. `at_once`: the first one has none.
+    def fail(
+        self, now: float, model: str, reason: str, message: str, epoch: int, *, crashed: bool, max_wait: float
+    ) -> float:
+        """Count a failure; returns the growing back-off in seconds. `crashed`: it had been ready; the first one has no back-off.
 
-        Who waits is sent away, if there is one: in the Residency of this epoch.
+        If there is one, requests that wait are sent away in the Residency of this epoch. After a crash they wait it out where it is no
+        longer than their bound, which is `max_wait` seconds where the client has set none: a crash says little of the next load.
         """
         count = self.failures[model].count + 1 if model in self.failures else 1
-        exponent = count - 2 if at_once else count - 1
+        exponent = count - 2 if crashed else count - 1
         delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
         self.failures[model] = Failure(count, now + delay, reason, message)
         self.orders.pop(model, None)
         if delay:
-            self.refuse(model, Refusal(epoch, "model_failed", f"{model} failed: {reason}: {message}", now + delay))
+            told = f"{model} failed: {reason}: {message}"
+            waits = crashed and delay <= max_wait
+            self.refuse(model, Refusal(epoch, "model_failed", told, now + delay, waits))
         return delay
 
-    def forgive(self, model: str, ready_since: float | None, now: float) -> None:
-        """Forget its failures, if it has been ready for long; None: it was not."""
-        if ready_since is not None and now - ready_since >= STABLE:
+    def forgive(self, model: str, ready_since: float | None, now: float, answers: int) -> None:
+        """Forget its failures, if it has been ready for long (None: it was not) or has given so many answers."""
+        if ready_since is not None and (now - ready_since >= STABLE or answers >= ENOUGH):
             self.failures.pop(model, None)
 
     def retry_at(self, model: str) -> float:

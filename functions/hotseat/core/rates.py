@@ -48,7 +48,8 @@ class Rates:
     def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
         """Take in a router's snapshot after its last one; `model_of`: of which model each holder is.
 
-        A request that left without an answer does not count: its client may ask again, and would count twice. What a router had done before it was first heard of is not known to be recent.
+        A request that left without an answer does not count: its client may ask again, and would count twice. What a router had
+        done before it was first heard of is not known to be recent.
         """
         served: dict[str, int] = {}
         flying: dict[str, int] = {}

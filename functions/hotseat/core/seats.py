@@ -20,7 +20,7 @@ class Terms:
 
     claim: Claim = ONE_GPU
     priority: int = 0
-    max_wait: float = 30.0
+    max_wait: float | None = 30.0  # None: what switches cost decides (policy.auto_max_wait)
     min_residency: float = 0.0
     idle_timeout: float = 0.0
     start_timeout: float = 300.0

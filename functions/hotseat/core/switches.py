@@ -135,6 +135,10 @@ class Costs:
         come, go = self._turn(model, parks)
         return come.mean + go.mean
 
+    def whole(self, model: str, *, parks: bool = False) -> float:
+        """Seconds that a switch to and away from a model takes, with the drain, in which ever fewer requests are answered."""
+        return self.of(model, parks=parks) + self.drain.get(model, UNKNOWN).mean
+
     def uncertainty(self, model: str, *, parks: bool = False) -> float:
         """Seconds by which that differs from time to time."""
         come, go = self._turn(model, parks)
@@ -233,10 +237,12 @@ class Ledger:
         switch = self._running.get(model)
         if switch is not None and switch.started is not None:
             self._given_up[model] = (now, now - switch.started)
-        return self._end(model, now, "cancelled", "switch.cancelled", {"phase": phase, "code": code, "message": message})
+        return self._end(
+            model, now, "cancelled", "switch.cancelled", {"phase": phase, "code": code, "message": message}
+        )
 
     def given_up(self, model: str, now: float) -> float:
-        """Seconds that the last load of a model had taken when it was given up, if that was lately and it has not been ready since; else 0."""
+        """Seconds that a model's last load had taken when it was given up, if that was lately and it was not ready since; else 0."""
         at, seconds = self._given_up.get(model, (-inf, 0.0))
         return seconds if now - at < SOON else 0.0
 

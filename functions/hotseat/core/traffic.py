@@ -53,7 +53,9 @@ class Traffic:
         for model, waiting in new.waiting.items():
             self.abandonment.asked(model, now, waiting.oldest)
         for model in last.waiting.keys() - new.waiting.keys():
-            answers = any(h.model == model and h.state in (SeatState.READY, *GOING) for h in self.seating.holders.values())
+            answers = any(
+                h.model == model and h.state in (SeatState.READY, *GOING) for h in self.seating.holders.values()
+            )
             if answers or self.prospects.refused(model) > last.seen_epoch:
                 self.abandonment.ended(model)  # it was not its client that left
             elif not self.waiting(model)[0]:
@@ -66,6 +68,10 @@ class Traffic:
         for model in waited:
             if not self.waiting(model)[0]:
                 self.abandonment.ended(model)
+
+    def forgive(self, holder: Holder, now: float) -> None:
+        """Forget the failures of a model if this holder, which goes, has served well."""
+        self.prospects.forgive(holder.model, holder.ready_since, now, self.demands.answered(holder.id))
 
     def _note_use(self, used: set[str], now: float) -> None:
         holders = self.seating.holders

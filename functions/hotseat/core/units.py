@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 DURATION_PATTERN = r"^(0|([0-9]+(\.[0-9]+)?(ms|s|m|h))+)$"
+AUTO = "Auto"
+AUTO_DURATION_PATTERN = rf"^({AUTO}|{DURATION_PATTERN[2:-2]})$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 BYTES_PATTERN = r"^[0-9]+(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 LIMIT = 2**63 - 1  # of what Kubernetes and Go hold: bytes, or nanoseconds (292 years)
@@ -38,6 +40,14 @@ def parse_duration(value: Any) -> float:
         if seconds * 1e9 <= LIMIT:
             return seconds
     raise Unreadable("a duration such as 90s, 5m, 1h30m or 250ms")
+
+
+def parse_auto_duration(value: Any) -> float | None:
+    """Read a duration string as seconds, or Auto as None."""
+    try:
+        return None if value is None or value == AUTO else parse_duration(value)
+    except Unreadable as error:
+        raise Unreadable(f"{error}, or {AUTO}") from None
 
 
 def format_duration(seconds: float) -> str:
@@ -98,6 +108,12 @@ Duration = Annotated[
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN}),
+]
+AutoDuration = Annotated[
+    float | None,
+    BeforeValidator(parse_auto_duration),
+    PlainSerializer(lambda seconds: AUTO if seconds is None else format_duration(seconds), return_type=str),
+    WithJsonSchema({"type": "string", "pattern": AUTO_DURATION_PATTERN}),
 ]
 Bytes = Annotated[
     int,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hotseat.core.demands import NOBODY, Waiters
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
-from hotseat.core.policy import Capacity, ModelView, Wish
+from hotseat.core.policy import UNMEASURED_WAIT, Capacity, ModelView, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seats import Holder, ModelStatus, Terms
@@ -42,6 +42,7 @@ def model_view(
     waiters: Waiters = NOBODY,
     wish: Wish = Wish.NONE,
     expected_until: float = 0.0,
+    auto_max_wait: float = UNMEASURED_WAIT,
 ) -> ModelView:
     """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads.
 
@@ -59,7 +60,7 @@ def model_view(
         name=name,
         claim=holder.occupied(capacity) if holder and occupies else terms.claim,
         priority=terms.priority,
-        max_wait=terms.max_wait,
+        max_wait=auto_max_wait if terms.max_wait is None else terms.max_wait,
         min_residency=terms.min_residency,
         waiting=count,
         oldest=oldest,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from hotseat.core.base import API_VERSION, HEADER_PATTERN, DeviceName, Document, Metadata, Name
-from hotseat.core.units import Bytes, Duration
+from hotseat.core.units import AutoDuration, Bytes, Duration
 
 DEFAULT_WORKSPACE = "default"
 SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
@@ -64,7 +64,11 @@ class Policy(Document):
     """Who is next, and the defaults for Models that say nothing."""
 
     name: str = Field(default="batch", description="batch, fifo, priority, or one that a package adds.")
-    max_wait: Duration = Field(default=30.0, description="Bound on the wait for a turn.")
+    max_wait: AutoDuration = Field(
+        default=None,
+        description="Bound on the wait for a turn. Auto: ten times what a switch was measured to cost while that is under a minute, "
+        "else a minute or three times the cost, whichever is more; at least 5 s, and 30 s before anything is measured.",
+    )
     min_residency: Duration = Field(default=0.0, description="Once ready, it keeps its seat for so long, used or not.")
     # As long as maxWait: whoever asks for one step less goes before those who come that bound later.
     ageing: Duration = Field(

@@ -13,9 +13,10 @@ from hotseat.core.errors import BadRequest, NotFound, Unavailable
 from hotseat.core.messages import SeatState
 from hotseat.core.ports import LogView
 from hotseat.core.switches import Switch
-from hotseat.core.units import parse_duration
+from hotseat.core.units import AUTO, parse_duration
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.places import Places
+from hotseat.gateway.readings import bound_in_force
 from hotseat.gateway.relay import client_socket, departed
 from hotseat.telemetry.metrics import Metrics
 
@@ -204,8 +205,8 @@ def _workspace(room: Room) -> dict[str, Any]:
         "gpus": room.capacity.gpus,
         "host_memory": room.capacity.host_memory,
         "policy": spec.policy.name,
-        "max_wait": spec.policy.max_wait,
-        "effective_max_wait": room.effective_max_wait or spec.policy.max_wait,
+        "max_wait": AUTO if spec.policy.max_wait is None else spec.policy.max_wait,
+        "effective_max_wait": bound_in_force(room.workspace, room.effective_max_wait),
     }
 
 

@@ -7,9 +7,9 @@ from pydantic import TypeAdapter
 
 from hotseat.core.base import API_VERSION, Document
 from hotseat.core.documents import DOCUMENTS
-from hotseat.core.units import DURATION_PATTERN
+from hotseat.core.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
 from hotseat.manifests.fields import walk
-from hotseat.manifests.rules import DURATION, QUANTITY, RULES, as_validations
+from hotseat.manifests.rules import AUTO_DURATION, DURATION, QUANTITY, RULES, as_validations
 from hotseat.manifests.schema import DocumentSchema, schema
 from hotseat.manifests.statuses import ModelStatus, WorkspaceStatus
 
@@ -20,6 +20,7 @@ _LONGEST = 40  # characters of a duration or a quantity; what their rules cost a
 _TEXT = r"^[^\x00]*$"  # no program's arguments can hold NUL, and `hotseat validate` refuses it everywhere
 _STATUS: Mapping[str, type[Document]] = {"Model": ModelStatus, "Workspace": WorkspaceStatus}
 _SHORT_NAMES = {"Model": "hsm", "Workspace": "hsw"}
+_DURATIONS = {DURATION_PATTERN: DURATION, AUTO_DURATION_PATTERN: AUTO_DURATION}
 # What a field needs beyond its type, by class and field.
 _EXTRA: Mapping[tuple[str, str], Json] = {
     ("ModelSpec", "aliases"): {"x-kubernetes-list-type": "set"},
@@ -158,8 +159,8 @@ class _Structural:
         if "anyOf" in value:  # a number or a quantity
             return _quantity(value)
         result = _plain(value)
-        if value.get("pattern") == DURATION_PATTERN:
-            return result | {"maxLength": _LONGEST, "x-kubernetes-validations": as_validations((DURATION,))}
+        if rule := _DURATIONS.get(value.get("pattern", "")):
+            return result | {"maxLength": _LONGEST, "x-kubernetes-validations": as_validations((rule,))}
         if "items" in value:
             result["items"] = self._value(value["items"])
         if value.get("additionalProperties") is True:

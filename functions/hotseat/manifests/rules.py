@@ -163,6 +163,7 @@ QUANTITY: Rule = (
     "type(self) == int || quantity(string(self)).isLessThan(quantity('9223372036854775807'))",
     "too large for a quantity",
 )
+AUTO_DURATION: Rule = ("self == 'Auto' || duration(self) >= duration('0s')", "too long for a duration")
 DURATION: Rule = ("duration(self) >= duration('0s')", "too long for a duration")
 
 

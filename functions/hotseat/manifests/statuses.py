@@ -110,6 +110,7 @@ class Refusal(Document):
     code: str = Field(default="", description="Code of the error.")
     message: str = Field(default="", description="Why, for people.")
     retry_at: Time = Field(default="", description="When to try again.")
+    waits: bool = Field(default=False, description="Requests that have time until then wait instead.")
 
 
 class Enrolled(Document):

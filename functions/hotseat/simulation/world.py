@@ -118,7 +118,9 @@ class World:
         router = self.routers[request % len(self.routers)]
         router.ask(Arrive(self.floor.now, request, asked.model, asked.priority))
         if self._impatience is not None and request in self.floor.waiting:
-            self.floor.at(self.floor.now + self._impatience.patience, self._give_up, (request, router, self._impatience.pause))
+            self.floor.at(
+                self.floor.now + self._impatience.patience, self._give_up, (request, router, self._impatience.pause)
+            )
 
     def _give_up(self, what: tuple[int, _Router, float]) -> None:
         request, router, pause = what
