@@ -28,8 +28,15 @@ _UNWOKEN = 0.5  # seconds between looks at whether that has happened, where noth
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _RESPONSE_FIELDS = ("req", "status", "headers_sent", "chunked", "response_length", "must_close", "sent")
-_DEAD, _other = socket.socketpair()  # made now: when it is needed there may be no descriptor left
-_other.close()
+
+
+def _dead_socket() -> int:
+    one, other = socket.socketpair()
+    with other:
+        return one.detach()
+
+
+_DEAD = _dead_socket()  # made now: when it is needed there may be no descriptor left
 
 
 def client_stream(environ: Mapping[str, Any]) -> ClientStream:
@@ -121,7 +128,7 @@ class TakeoverStream:
         self._claim("499 Aborted", close=True)
         self.ended = True
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        os.dup2(_DEAD.fileno(), self._sock.fileno(), inheritable=False)
+        os.dup2(_DEAD, self._sock.fileno(), inheritable=False)
 
     def hurry(self) -> None:
         """Set the deadline, and wake a write that waits."""
