@@ -1,11 +1,16 @@
 """Out of descriptors, threads or memory: new work is refused, what runs goes on, counts stay exact, and it passes."""
 
+import contextlib
 import http.client
 import json
+import os
 import resource
+import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -103,6 +108,52 @@ def test_without_memory_for_threads_what_does_not_fit_is_refused(up: Up) -> None
     check_all_is_well(hotseat, worker.pid)
     more = [hotseat.send("a") for _ in range(60)]
     assert check_refusals([call.answer() for call in more]) == {200: 60}
+
+
+@pytest.fixture
+def tasks() -> Iterator[Path]:
+    """A cgroup that can limit processes and threads."""
+    for folder in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
+        group = folder / f"hotseat-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / "pids.max").exists():
+                yield group
+                return
+        finally:
+            eventually(lambda group=group: _removed(group))
+    pytest.skip("no cgroup for pids can be made here")
+
+
+def _removed(group: Path) -> bool:
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
+
+
+def test_without_threads_what_does_not_fit_is_refused_and_the_end_is_orderly(tasks: Path, up: Up) -> None:
+    hotseat = up(model("a"), model("b"))
+    hotseat.ask("a")
+    worker = psutil.Process(hotseat.worker())
+    (tasks / "cgroup.procs").write_text(str(worker.pid))
+    (tasks / "pids.max").write_text(str(worker.num_threads() + 20))
+    slow = {"mock": {"first_token": 1}}
+    calls = [hotseat.send("a", **slow) for _ in range(80)]
+    assert hotseat.get("/health").status == 200
+    statuses = check_refusals([call.answer() for call in calls])
+    assert statuses[200] >= 10
+    assert statuses[503] >= 20
+    (tasks / "pids.max").write_text("max")
+    check_all_is_well(hotseat, worker.pid)
+    stream = hotseat.send("b", stream=True, mock={"tokens": 20, "tokens_per_second": 40})
+    stream.begun()
+    (tasks / "pids.max").write_text("1")
+    hotseat.signal(signal.SIGTERM)
+    assert len(stream.answer().data()) == 21
+    assert hotseat.ended() == 0
 
 
 @pytest.mark.parametrize(
