@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hotseat.control.house import House
 from hotseat.control.learned import LearnedFile
 from hotseat.gateway import readings
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.places import Places
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.loading import Manifest, load
@@ -47,15 +48,20 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
-    places: int = 1000  # requests that may take long, at once
+    places: Places = field(default_factory=lambda: Places(1000))  # for requests that may take long
     watch: bool = True
     request_log: Path | None = None  # a line for each request that ended is appended to it
+
+
+def _nothing(_manifest: Manifest) -> None:
+    """Stand for nobody who wants to know."""
 
 
 class App:
     """Everything of one hotseat. `tell` gets messages for people, `listener` every event.
 
-    `ends_in` hears how many seconds an orderly end may take by the documents, whenever they are taken in.
+    `ends_in` hears how many seconds an orderly end may take by the documents, whenever they are taken in; `taken_in` hears of
+    the documents themselves then.
     """
 
     def __init__(
@@ -66,10 +72,11 @@ class App:
         ends_in: Callable[[float], None],
         listener: Listener | None = None,
         tell: Callable[[str], None] = log.info,
+        taken_in: Callable[[Manifest], None] = _nothing,
     ) -> None:
         self.settings = settings
         self.manifest = manifest
-        self._tell, self._ends_in = tell, ends_in
+        self._tell, self._ends_in, self._taken_in = tell, ends_in, taken_in
         self.bus = Bus()
         logs = settings.state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -141,6 +148,7 @@ class App:
 
     def _apply(self) -> None:
         self._ends_in(shutdown_time(self.manifest))
+        self._taken_in(self.manifest)
         self.house.apply(self.manifest.workspaces, self.manifest.models)
 
     def close(self) -> None:

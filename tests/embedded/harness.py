@@ -143,7 +143,10 @@ class Call:
 
 
 class Hotseat:
-    """One `hotseat up`. `env` and `options` are added to what it gets anyway; its mocks share `seats` seats."""
+    """One `hotseat up`. `env` and `options` are added to what it gets anyway; its mocks share `seats` seats.
+
+    `limits` are options of the shell's `ulimit` for it.
+    """
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class Hotseat:
         *options: str,
         env: Mapping[str, str] | None = None,
         seats: int = 1,
+        limits: str = "",
     ) -> None:
         self.folder = folder
         self.file = folder / "models.yaml"
@@ -161,6 +165,8 @@ class Hotseat:
         self.write(documents)
         command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(self.file), "--port", "0"]
         command += ["--state-dir", str(self.state), "--cache-dir", str(folder / "cache"), *options]
+        if limits:
+            command = ["sh", "-c", f'ulimit {limits} && exec "$@"', "sh", *command]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("HOTSEAT_API", "K_"))}
         files = [str(folder / f"seat-{number}") for number in range(seats)]
         environment |= {"HOTSEAT_MOCK_SEAT": os.pathsep.join(files), **(env or {})}

@@ -1,6 +1,7 @@
 """The request log of a hotseat that runs, and the simulator that plays it again."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,12 @@ def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path
     report = json.loads(played.stdout)
     assert report["trace"] == {"requests": 2, "assumed": 0, "left_out": 1}
     assert report["results"][0]["answered"] == 2
+
+
+def test_a_fifo_that_nobody_reads_yet_holds_nothing_up(up: Up, tmp_path: Path) -> None:
+    fifo = tmp_path / "requests"
+    os.mkfifo(fifo)
+    hotseat = up(model("a"), options=("--request-log", str(fifo)))
+    assert hotseat.ask("a").by == "a"
+    with fifo.open() as reader:
+        assert json.loads(reader.readline())["model"] == "a", "and its lines wait for a reader"

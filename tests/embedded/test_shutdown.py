@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,66 @@ def test_a_port_that_is_taken_is_said_at_once(up: Up) -> None:
     done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    done = subprocess.run(
+        [*command, "--port", port, "--state-dir", str(hotseat.state)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert f"the hotseat with process {hotseat.worker()} has it" in done.stderr
+
+
+@pytest.fixture
+def on_terminal(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen, int]]]:
+    """Start one whose controlling terminal is a new one; it, and the terminal's other end."""
+    (tmp_path / "models.yaml").write_text(json.dumps(model("a")))
+    command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(tmp_path / "models.yaml"), "--port", "0"]
+    command += ["--state-dir", str(tmp_path / "state"), "--cache-dir", str(tmp_path / "cache")]
+
+    def start(*before: str) -> tuple[subprocess.Popen, int]:
+        terminal, theirs = os.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", _TAKE_TERMINAL, *before, *command],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        started.append(process)
+        assert "url" in json.loads(process.stdout.readline())
+        return process, terminal
+
+    started: list[subprocess.Popen] = []
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+def test_it_ends_with_its_terminal(on_terminal: Callable[..., tuple[subprocess.Popen, int]]) -> None:
+    process, terminal = on_terminal()
+    process.send_signal(signal.SIGHUP)  # as long as that is there, this is a reload
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    os.close(terminal)
+    assert process.wait(10) == 0
+
+
+def test_under_nohup_it_survives_its_terminal(on_terminal: Callable[..., tuple[subprocess.Popen, int]]) -> None:
+    process, terminal = on_terminal("nohup")
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
 
 
 def test_documents_from_the_standard_input_cannot_be_reloaded(tmp_path: Path) -> None:

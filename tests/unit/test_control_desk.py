@@ -1,5 +1,6 @@
 """The desk: threads that wait for their turn, for their client, for their time; each leaves nothing behind."""
 
+import errno
 import os
 import socket
 import threading
@@ -176,3 +177,36 @@ def test_a_closed_desk_sends_away_what_waits_and_is_empty_when_the_last_has_ende
         desk.submit("a")
     desk.finish(served)
     assert desk.wait_empty(0.0) is True
+
+
+def test_one_for_which_there_is_no_descriptor_to_wait_with_is_refused_and_leaves_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "eventfd", none)
+    with pytest.raises(Unavailable, match="Too many open files") as refused:
+        desk.submit("a")
+    assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
+    assert (desk.waiting(), desk.in_flight()) == (0, 0)
+    desk.close()
+    assert desk.wait_empty(0), "the end does not wait for it either"
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_whatever_fails_after_it_was_taken_in_it_is_neither_waiting_nor_in_flight(resident: bool) -> None:
+    short = False
+
+    def on_demand(_: bool) -> None:
+        if short:
+            raise MemoryError
+
+    desk = Desk("router", lambda: 100.0, on_demand)
+    desk.change(LimitsChanged(100.0, {"a": Limits()}, 2))
+    if resident:
+        desk.see(ready(1))
+    before, short = open_files(), True
+    with pytest.raises(MemoryError):
+        desk.submit("a")
+    assert (desk.waiting(), desk.in_flight(), open_files()) == (0, 0, before)

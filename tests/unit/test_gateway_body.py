@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.core.errors import BadRequest, TooLarge
+from hotseat.core.errors import BadRequest, TooLarge, TooSlow
 from hotseat.gateway.body import Body, parse_body, read_body, rename_model
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -88,6 +88,23 @@ def test_nothing_but_bad_request_comes_of_any_bytes(raw: bytes) -> None:
         parse_body(raw)
 
 
+@given(st.lists(st.sampled_from(list(b'{}[]:,"\\u0061 \n-1.eE\x00\xff\xc3\xa4')), max_size=12), st.integers(0, 3))
+def test_what_is_no_json_is_refused_wherever_it_stands(odd: list[int], where: int) -> None:
+    """What is looked for is found by a parser that passes over the rest, and takes no more for JSON than Python does."""
+    raw = (b'{"x":%s,"model":"a"}', b'{"x":"%s","model":"a"}', b'{"x":[%s],"model":"a"}', b'{"model":"a"%s}')[
+        where
+    ] % bytes(odd)
+    try:
+        document = json.loads(raw)
+    except ValueError:
+        with pytest.raises(BadRequest):
+            parse_body(raw)
+    else:
+        assert parse_body(raw).model == document["model"]
+        if isinstance(document["model"], str):
+            assert json.loads(rename_model(parse_body(raw), "b")) == {**document, "model": "b"}
+
+
 def environ(body: bytes, length: str | None, *, chunked: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": chunked}
     return found if length is None else {**found, "CONTENT_LENGTH": length}
@@ -103,3 +120,13 @@ def test_a_body_is_read_to_its_end_and_no_further() -> None:
         read_body(environ(b"123456", None, chunked=True), 5)
     with pytest.raises(BadRequest, match="ended before"):
         read_body(environ(b"1234", "5"), 5)
+
+
+@pytest.mark.parametrize(("error", "told"), [(BlockingIOError(), TooSlow), (ConnectionResetError(), BadRequest)])
+def test_a_body_that_stalls_or_breaks_is_no_bug(error: OSError, told: type[Exception]) -> None:
+    class Source(io.BytesIO):
+        def read(self, _size: int = -1) -> bytes:
+            raise error
+
+    with pytest.raises(told):
+        read_body({"wsgi.input": Source(), "CONTENT_LENGTH": "5"}, 5)

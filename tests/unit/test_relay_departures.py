@@ -1,7 +1,9 @@
 """Clients that leave while their answer is passed on: one thread notices them all."""
 
+import select
 import socket
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -65,3 +67,19 @@ def test_news_of_a_connection_that_is_gone_does_not_hit_the_next_one_with_its_de
         assert not gone.is_set()
         theirs.close()
         assert gone.wait(5), "it is still watched"
+
+
+def test_without_the_means_to_watch_the_answer_goes_on(departures, monkeypatch):
+    """No thread, then no descriptor; afterwards clients are watched again."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for what, error in ((threading.Thread, RuntimeError("can't start new thread")), (select, OSError(24, "no"))):
+            with monkeypatch.context() as patch:
+                name = "start" if what is threading.Thread else "epoll"
+                patch.setattr(what, name, Mock(side_effect=error))
+                with departures.watching(ours.fileno(), lambda: pytest.fail("nobody left")):
+                    pass
+        gone = threading.Event()
+        with departures.watching(ours.fileno(), gone.set):
+            theirs.shutdown(socket.SHUT_RDWR)
+            assert gone.wait(5)

@@ -1,9 +1,12 @@
 """`hotseat up`: serve the models of a file or a folder on this machine."""
 
+import errno
 import ipaddress
 import os
 import socket
+import stat
 import sys
+from dataclasses import replace
 from multiprocessing import RawValue
 from pathlib import Path
 
@@ -14,13 +17,15 @@ from hotseat.cli.console import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.core.documents import Capability, Model
 from hotseat.core.units import parse_quantity
-from hotseat.gateway.server import SPARE_THREADS, Server
+from hotseat.gateway.places import Places
+from hotseat.gateway.server import Bounds, Server
+from hotseat.gateway.threads import KEPT, Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
+from hotseat.runtimes.local.leftovers import StateDir
 from hotseat.telemetry.logs import set_up_logging
 
-RESERVED_THREADS = 64  # for probes, and for saying no
-MOST_HELD = 7000
+IN_FLIGHT = 936  # requests that may be served and followed at once, beside those that wait
 
 EXAMPLES = (
     "hotseat up -f models.yaml",
@@ -47,10 +52,20 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
     if str(value) == "-":
         raise click.BadParameter("the standard output is for events; give a file")
     try:
-        with value.open("ab"):
+        with open(value, "ab", opener=_open_at_once):
             return value
     except OSError as error:
         raise click.BadParameter(f"{value} cannot be written: {error.strerror or error}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a FIFO that nobody reads would be waited for."""
+    try:
+        return os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
+            return os.open(os.devnull, flags)  # it can be written once somebody reads it
+        raise
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -116,23 +131,26 @@ def up(  # noqa: PLR0917 — one parameter an option
     all_keys = (*keys, *_read_keys(api_key_file))
     if not all_keys and not no_auth and not _is_loopback(host):
         raise click.UsageError(f"--host {host} is not loopback: give --api-key or --api-key-file, or say --no-auth")
-    port = _check_port(host, port)
+    home = _home("XDG_STATE_HOME", ".local/state")
+    port = _check_port(host, port, state_dir or home / f"port-{port}")
     settings = Settings(
         files=() if Path("-") in files else files,
-        state_dir=(state_dir or _home("XDG_STATE_HOME", ".local/state") / f"port-{port}").absolute(),
+        state_dir=(state_dir or home / f"port-{port}").absolute(),
         cache_dir=(cache_dir or _home("XDG_CACHE_HOME", ".cache")).absolute(),
         keys=all_keys,
         sink=sink,
         max_body=max_body,
         cors=cors,
         watch=not no_watch,
-        places=_threads(manifest) - RESERVED_THREADS,
         request_log=request_log and request_log.absolute(),
     )
     _serve(settings, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
 
 
 def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
+    bounds = Bounds.of_this_process()
+    threads = Threads(bounds.threads)
+    settings = replace(settings, places=Places(0, lambda: threads.spare(KEPT)))
     end = RawValue("d", shutdown_time(manifest))  # seconds; what the worker writes there the arbiter reads
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
@@ -144,7 +162,18 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
             listener=console.event,
             tell=console.log,
             ends_in=lambda seconds: setattr(end, "value", seconds),
+            taken_in=fit,
         )
+
+    def fit(manifest: Manifest) -> None:
+        """Have as many places as the documents want, and say where that is more than there can be."""
+        wanted = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
+        settings.places.resize(min(wanted + IN_FLIGHT, bounds.places))
+        if wanted > bounds.places:
+            console.log(
+                f"queue.maxWaiting lets {wanted} requests wait in all Workspaces together, but this hotseat holds at most"
+                f" {bounds.places} at once: {bounds.why}. It answers 429 to what comes beyond"
+            )
 
     def is_up() -> None:
         hints = [hint for capability in (Capability.CHAT, Capability.EMBEDDING) for hint in _hints(capability)]
@@ -161,11 +190,7 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         return make(url, able[0], with_key=bool(settings.keys)) if able else []
 
     bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    Server(create, is_up, bind=bind, threads=_threads(manifest), graceful=lambda: end.value).run()
-
-
-def _threads(manifest: Manifest) -> int:
-    return min(sum(w.spec.queue.max_waiting for w in manifest.workspaces), MOST_HELD) + SPARE_THREADS
+    Server(create, is_up, bind=bind, threads=threads, connections=bounds.connections, graceful=lambda: end.value).run()
 
 
 def _newest(settings: Settings, manifest: Manifest) -> Manifest:
@@ -198,8 +223,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_port(host: str, port: int) -> int:
-    """Choose a port where none is given, and say at once where it is taken (gunicorn would try for five seconds)."""
+def _check_port(host: str, port: int, state_dir: Path) -> int:
+    """Choose a port where none is given, and say at once where it is taken (gunicorn would try for five seconds), and by whom."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -207,6 +232,10 @@ def _check_port(host: str, port: int) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise click.ClickException(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; --port chooses another"
-        ) from None
+        advice = "--port chooses another"
+        if error.errno == errno.EADDRINUSE and (pid := StateDir(state_dir).owner()) is not None:
+            advice = (
+                f"the hotseat with process {pid} has it, or has not ended yet, as it lets requests in flight finish"
+                f" (state directory {state_dir}); wait for its end, or choose another --port"
+            )
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}; {advice}") from None

@@ -6,6 +6,7 @@ from hotseat.control.bus import Bus
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.places import Places
 from hotseat.gateway.readings import of_requests
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import create_gateway
@@ -23,7 +24,7 @@ SYNC = 30.0
 class RouterApp:
     """Everything of one router."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, places: Places) -> None:
         kube = Kube.connect()
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace
@@ -41,7 +42,7 @@ class RouterApp:
             self._connections,
             max_body=MAX_BODY,
             cors=frozenset(),
-            places=settings.threads,
+            places=places,
             request_log=self._request_log,
         )
 
@@ -74,7 +75,7 @@ class RouterApp:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, RouterApp, up="router %s serves", threads=settings.threads + 64, graceful=GRACEFUL + 5)
+    serve(settings, RouterApp, up="router %s serves", places=settings.threads, graceful=GRACEFUL + 5)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,32 @@ import logging
 from collections.abc import Callable
 
 from hotseat.cluster.settings import Settings
-from hotseat.gateway.server import Served, Server
+from hotseat.gateway.places import Places
+from hotseat.gateway.server import Bounds, Served, Server
+from hotseat.gateway.threads import KEPT, Threads
 from hotseat.telemetry.logs import set_up_logging
 
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, create: Callable[[Settings], Served], *, up: str, threads: int, graceful: float) -> None:
-    """Serve what `create` makes, until told to stop. `up` is logged, with the pod's name in it, once requests are taken."""
+def serve(
+    settings: Settings, create: Callable[[Settings, Places], Served], *, up: str, places: int, graceful: float
+) -> None:
+    """Serve what `create` makes, until told to stop. `up` is logged, with the pod's name in it, once requests are taken.
+
+    `places`: how many requests that may take long are served at once, if the limit on descriptors allows that.
+    """
     set_up_logging(settings.log_level, json_lines=True)
-    bind = f"0.0.0.0:{settings.port}"
+    bounds = Bounds.of_this_process()
+    threads = Threads(bounds.threads)
+    if places > bounds.places:
+        log.warning("%d requests are served at once, not %d: %s", bounds.places, places, bounds.why)
+    room = Places(min(places, bounds.places), lambda: threads.spare(KEPT))
     Server(
-        lambda: create(settings),
+        lambda: create(settings, room),
         lambda: log.info(up, settings.pod),
-        bind=bind,
+        bind=f"0.0.0.0:{settings.port}",
         threads=threads,
+        connections=bounds.connections,
         graceful=lambda: graceful,
     ).run()

@@ -325,7 +325,7 @@ def _die() -> None:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, SwitcherApp, up="switcher %s waits to lead", threads=64, graceful=10)
+    serve(settings, lambda its, _: SwitcherApp(its), up="switcher %s waits to lead", places=64, graceful=10)
 
 
 if __name__ == "__main__":

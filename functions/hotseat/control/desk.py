@@ -125,19 +125,25 @@ class Desk:
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
+        ticket = Ticket(next(self._ids))
+        arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline, size)
+        try:
+            self._bring(ticket, arrival)
+        except BaseException:  # whatever it is: nobody has the ticket, so nobody else would end it
+            self.finish(ticket)
+            raise
+        return ticket
+
+    def _bring(self, ticket: Ticket, arrival: Arrive) -> None:
         with self._lock:
-            ticket = Ticket(next(self._ids))
             self._tickets[ticket.request] = ticket
-            arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline, size)
             urgent = self._carry_out(self._machine.step(arrival))
             if ticket.held:
-                ticket.position, ticket.estimate = self._standing(ticket, now)
+                ticket.position, ticket.estimate = self._standing(ticket, arrival.now)
         if urgent is not None:
             self._on_demand(urgent)
         if ticket.error is not None:
-            self.finish(ticket)
             raise ticket.error
-        return ticket
 
     def wait(self, ticket: Ticket, client: Client, timeout: float | None = None) -> bool:
         """Wait for its turn: True once dispatched, False after `timeout` seconds. Raises a HotseatError or ClientGone."""
@@ -283,7 +289,12 @@ class Desk:
                 urgent = command.urgent or bool(urgent)
             elif isinstance(command, Hold):
                 ticket = self._tickets[command.request]
-                ticket.held, ticket.wake = True, _new_wake()
+                ticket.held = True
+                try:
+                    ticket.wake = _new_wake()
+                except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
+                    message = f"a request cannot wait: {error.strerror}; try again later"
+                    ticket.error = Unavailable(message, code="overloaded", retry_after=1.0)
             elif isinstance(command, Reject):
                 ticket = self._tickets[command.request]
                 ticket.error = command.error(command.message, code=command.code, retry_after=command.retry_after)

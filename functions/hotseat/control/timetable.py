@@ -87,7 +87,13 @@ class Timetable:
         self._timer = threading.Timer(min(rest, LONGEST), self._again)
         self._timer.daemon = True
         self._timer.name = "timetable"
-        self._timer.start()
+        try:
+            self._timer.start()
+        except (
+            RuntimeError
+        ) as error:  # no thread: the documents hold, and the next change of them or of the capacity looks again
+            log.warning("the schedules are not looked at again for now: %s", error)
+            self._timer = None
         return rest
 
     def _again(self) -> None:

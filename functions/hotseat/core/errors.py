@@ -81,6 +81,14 @@ class Conflict(HotseatError):
     type = "invalid_request_error"
 
 
+class TooSlow(HotseatError):
+    """The request did not come in time."""
+
+    status = 408
+    code = "request_timeout"
+    type = "invalid_request_error"
+
+
 class TooLarge(HotseatError):
     """The body exceeds the limit."""
 

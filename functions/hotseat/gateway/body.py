@@ -1,4 +1,8 @@
-"""Reading a request's body: which model it names, and putting another name there without touching anything else."""
+"""Reading a request's body: which model it names, and putting another name there without touching anything else.
+
+A body may have many megabytes, and all other threads stand still while Python's own parser makes objects of it. What is looked
+for is found by one that passes over the rest.
+"""
 
 import json
 import re
@@ -7,10 +11,23 @@ from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-from hotseat.core.errors import BadRequest, TooLarge
+import msgspec
+
+from hotseat.core.errors import BadRequest, TooLarge, TooSlow
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
+_BETWEEN = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
+
+
+class _Fields(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+
+
+_FIELDS = msgspec.json.Decoder(_Fields)
+_VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +40,26 @@ class Body:
 
 
 def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """All bytes of the body; TooLarge beyond `limit` bytes, BadRequest where it ends early."""
-    length = environ.get("CONTENT_LENGTH")
+    """All bytes of the body; TooLarge beyond `limit` bytes, BadRequest where it ends early, TooSlow where it stalls."""
+    try:
+        return _read(environ, limit)
+    except BlockingIOError as error:  # the server's own bound on the time between two pieces
+        raise TooSlow("The body did not come in time.") from error
+    except OSError as error:
+        raise BadRequest("The connection broke before the end of the body.") from error
+
+
+def body_length(environ: Mapping[str, Any], limit: int) -> int:
+    """Bytes that the body says it has, 0 where it does not say; TooLarge beyond `limit`."""
+    if (expected := int(environ.get("CONTENT_LENGTH") or 0)) > limit:
+        raise TooLarge(f"The body has {expected} bytes; at most {limit} are taken.")
+    return expected
+
+
+def _read(environ: Mapping[str, Any], limit: int) -> bytes:
     source = environ["wsgi.input"]
-    if length:
-        expected = int(length)
-        if expected > limit:
-            raise TooLarge(f"The body has {expected} bytes; at most {limit} are taken.")
+    if environ.get("CONTENT_LENGTH"):
+        expected = body_length(environ, limit)
         data: bytes = source.read(expected)
         if len(data) < expected:
             raise BadRequest("The body ended before its Content-Length.")
@@ -45,19 +75,68 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
 def parse_body(raw: bytes) -> Body:
     """Body of an inference request; BadRequest says what is wrong with it."""
     try:
+        if not raw.isascii():
+            raw.decode("utf-8", "surrogatepass")  # what is passed over is not looked at so closely
+        fields = _FIELDS.decode(raw)
+        model, stream = fields.model, fields.stream
+    except (ValueError, RecursionError):  # not JSON, or more than JSON: UTF-16, NaN, half a surrogate pair
+        model, stream = _parse_slowly(raw)
+    if model is not None and (not isinstance(model, str) or not model):
+        raise BadRequest("`model` must be a string that names a model.", param="model")
+    return Body(raw, model, stream is True)
+
+
+def _parse_slowly(raw: bytes) -> tuple[Any, Any]:
+    try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
         raise BadRequest("The body must be a JSON object.")
-    model = document.get("model")
-    if model is not None and (not isinstance(model, str) or not model):
-        raise BadRequest("`model` must be a string that names a model.", param="model")
-    return Body(raw, model, document.get("stream") is True)
+    return document.get("model"), document.get("stream")
 
 
 def rename_model(body: Body, name: str) -> bytes:
-    """Put another value into the top-level `model`; everything else stays as the client wrote it, though always as UTF-8."""
+    """Put another value into the top-level `model`; everything else stays as the client wrote it, though always as UTF-8.
+
+    BadRequest: it is no JSON after all, which was passed over before.
+    """
+    try:
+        return _rename(body.raw, json.dumps(name).encode())
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _rename_slowly(body, name)
+    except (ValueError, RecursionError, IndexError) as error:
+        raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def _rename(raw: bytes, value: bytes) -> bytes:
+    """ValueError: it cannot be seen like this where the values stand, as one name stands there twice."""
+    values = _VALUES.decode(raw)
+    at = begin = raw.index(b"{") + 1
+    pieces, last = [], 0
+    for name, its in values.items():
+        key = _NAME.match(raw, at)
+        if key is None or json.loads(key[1]) != name:
+            raise ValueError
+        start, end = key.end(), key.end() + len(memoryview(its))
+        if memoryview(raw)[start:end] != memoryview(its):
+            raise ValueError
+        if name == "model":
+            pieces += [raw[last:start], value]
+            last = end
+        between = _BETWEEN.match(raw, end)
+        at = between.end() if between else end
+    if values and raw[at : at + 1] != b"}":
+        raise ValueError
+    if not pieces:
+        last = begin
+        pieces = [raw[:begin], b'"model": ', value, b", " if values else b""]
+    return b"".join([*pieces, raw[last:]])
+
+
+def _rename_slowly(body: Body, name: str) -> bytes:
     text = body.raw.decode(json.detect_encoding(body.raw), "surrogatepass")  # as json.loads reads it
     value = json.dumps(name)
     pieces, last = [], 0

@@ -6,6 +6,7 @@ seam for a faster lane: whatever calls `Inference.handle` with an environ gets t
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamF
 from hotseat.core.fallback import OUT
 from hotseat.gateway import relay
 from hotseat.gateway.asking import asking
-from hotseat.gateway.body import Body, parse_body, read_body, rename_model
+from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
 from hotseat.gateway.course import Course
-from hotseat.gateway.places import Places
+from hotseat.gateway.places import Bodies, Places
 from hotseat.telemetry.metrics import Metrics
 from hotseat.telemetry.requests import Ended, RequestLog
+
+log = logging.getLogger(__name__)
 
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
 _LOADING_INTERVAL = 0.25  # seconds between two comments
@@ -70,6 +73,7 @@ class Inference:
         *,
         max_body: int,
         places: Places,
+        bodies: Bodies,
         request_log: RequestLog | None = None,
     ) -> None:
         self._house = house
@@ -77,6 +81,7 @@ class Inference:
         self._metrics = metrics
         self._max_body = max_body
         self._places = places
+        self._bodies = bodies
         self._request_log = request_log
 
     def handle(
@@ -92,11 +97,14 @@ class Inference:
         `let_in` gives the name of the key that it came with, or refuses it.
         """
         started = time.monotonic()
-        model, course, status = "", None, HotseatError.status
+        model, course, status, kept = "", None, HotseatError.status, 0
         try:
             key = let_in(environ)
             with self._places:
-                body = parse_body(read_body(environ, self._max_body))
+                kept = self._bodies.take(body_length(environ, self._max_body))
+                raw = read_body(environ, self._max_body)
+                kept += self._bodies.take(len(raw) - kept)
+                body = parse_body(raw)
                 place = self._place(body)
                 model = place.model.name
                 course = Course(self._house, place, body.model, route.capability, len(body.raw))
@@ -108,6 +116,7 @@ class Inference:
             status = error.status
             raise
         finally:
+            self._bodies.give_back(kept)
             if course is None:
                 self._metrics.refused(model, route.label, status)
             else:
@@ -142,6 +151,12 @@ class Inference:
             with contextlib.suppress(relay.ClientGone):
                 job.stream.end(relay.openai_error_event(error))
             return error.status
+        except Exception:
+            if not job.stream.begun:
+                raise
+            log.exception("an answer of %s broke off", job.course.place.model.name)
+            job.stream.abort()  # what has been said cannot be taken back, and must not look like a whole answer
+            return HotseatError.status
         if outcome.how is relay.How.CLIENT_GONE:
             return _CLIENT_LEFT
         return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status

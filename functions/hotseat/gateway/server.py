@@ -5,12 +5,16 @@ the worker) from meeting them: it passes on what concerns the worker.
 """
 
 import contextlib
+import errno
+import logging
 import math
 import os
-import resource
+import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flask import Flask
@@ -18,9 +22,48 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
-SPARE_THREADS = 1000  # beside those that hold waiting requests: for what is in flight, and followers. Made when needed
-SPARE_FILES = 256
+from hotseat.gateway.limits import allow_files, tasks_limit
+from hotseat.gateway.threads import KEPT, Threads
+
+MOST_THREADS = 8000
+OUR_TASKS = 2 / 3  # of the limit on processes and threads; engines have the rest
+RESERVED_THREADS = 64  # for probes, and for saying no
+SPARE_FILES = 256  # descriptors for everything but clients' requests: engines, logs, downloads
 FAREWELL = 2.0  # seconds for the last answers once no engine is left
+HURRY = 2.0  # seconds for a worker that was told to end at once
+LOOK = 0.1  # seconds between looks at whether it has
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one process serves at once: `connections`, by so many `threads`, and the `places` for requests that may take long.
+
+    `why` says what bounds the places.
+    """
+
+    connections: int
+    threads: int
+    places: int
+    why: str
+
+    @classmethod
+    def of_this_process(cls) -> "Bounds":
+        """Raise the limit on descriptors, and see what can be had: a request takes three of them, or four for a moment."""
+        tasks = tasks_limit()
+        threads = int(min(MOST_THREADS, tasks * OUR_TASKS))
+        places = threads - min(RESERVED_THREADS, threads // 4)
+        limit = allow_files(4 * places + SPARE_FILES)
+        files = limit - min(SPARE_FILES, limit // 4)
+        if files // 4 < places:
+            places = files // 4
+            why = f"the limit on open files is {limit}; `ulimit -n` or LimitNOFILE raises it"
+        elif threads < MOST_THREADS:
+            why = f"the limit on processes and threads is {tasks:.0f}; --pids-limit, TasksMax or `ulimit -u` raises it"
+        else:
+            why = f"it has at most {MOST_THREADS} threads"
+        return cls(files // 2, threads, places, why)
 
 
 class Served(Protocol):
@@ -43,7 +86,8 @@ class Served(Protocol):
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves what `create` makes in the worker process, at host:port; `up` is called there when it takes requests.
 
-    `graceful` is asked when the end comes, by arbiter and worker, how many seconds it may take if it is orderly.
+    It takes at most `connections`, and has the `threads` for their requests. `graceful` is asked when the end comes, by arbiter
+    and worker, how many seconds it may take if it is orderly.
     """
 
     def __init__(
@@ -52,22 +96,27 @@ class Server(BaseApplication):  # type: ignore[misc]
         up: Callable[[], None],
         *,
         bind: str,
-        threads: int,
+        threads: Threads,
+        connections: int,
         graceful: Callable[[], float],
     ) -> None:
         self._create = create
         self._up = up
+        self.threads = threads
         self.graceful = graceful
         self._served: Served | None = None
-        self._ending: threading.Thread | None = None
+        self._errands = queue.SimpleQueue[Callable[[], None] | None]()
+        self._runner: threading.Thread | None = None  # of the errands; there before it is needed: none may be had then
+        self._to_reload = self._ending = False
         self._options: Mapping[str, Any] = {
             "bind": [bind],
             "workers": 1,
             "worker_class": "hotseat.gateway.worker.Worker",
-            "threads": threads,
-            # More than threads: connections that are kept alive must not be turned away while all threads are busy.
-            "worker_connections": 2 * threads + 1000,
+            "threads": MOST_THREADS,  # those of `threads` count
+            "worker_connections": connections,
             "backlog": 2048,
+            # A worker that is not heard of for a while was stopped, or its machine was: it goes on, with its engines.
+            "timeout": 0,
             "keepalive": 75,
             "loglevel": "warning",
             "control_socket_disable": True,
@@ -84,8 +133,11 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Make the application, in the worker."""
-        _allow_files(self._options["worker_connections"] * 2 + SPARE_FILES)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         try:
+            self._runner = threading.Thread(target=self._run_errands, name="errands", daemon=True)
+            self._runner.start()
+            self.threads.spare(KEPT)
             self._served = self._create()
             self._served.begin()
         except (
@@ -103,18 +155,32 @@ class Server(BaseApplication):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, lambda *_: self._end(worker))
         signal.signal(signal.SIGQUIT, _at_once)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
-        signal.signal(signal.SIGHUP, lambda *_: self._reload())
+        signal.signal(signal.SIGHUP, lambda *_: self._reload_soon())
         self._up()
 
+    def _run_errands(self) -> None:
+        while (errand := self._errands.get()) is not None:
+            try:
+                errand()
+            except Exception:
+                log.exception("reload or end")
+
+    def _reload_soon(self) -> None:
+        if not self._to_reload:  # else what changed until now is read anyway
+            self._to_reload = True
+            self._errands.put(self._reload)
+
     def _reload(self) -> None:
+        self._to_reload = False
         if self._served is not None:
-            threading.Thread(target=self._served.reload, name="reload").start()
+            self._served.reload()
 
     def _end(self, worker: Any) -> None:
         """Begin to end, once. Until nothing is in flight the worker still answers, if only that it shuts down."""
-        if self._ending is None and self._served is not None:
-            self._ending = threading.Thread(target=self._close, args=(self._served, worker), name="close")
-            self._ending.start()
+        served = self._served
+        if not self._ending and served is not None:
+            self._ending = True
+            self._errands.put(lambda: self._close(served, worker))
             _leave_in(self.graceful())  # what the arbiter sees to, unless it was killed itself
 
     def _close(self, served: Served, worker: Any) -> None:
@@ -127,29 +193,56 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def _exit(self, _server: Any, worker: Any) -> None:
         self._end(worker)
-        if self._ending is not None:
-            self._ending.join()
+        if self._runner is not None:
+            self._errands.put(None)
+            self._runner.join()
+        self.threads.shutdown()  # they would hold up the end of a process whose main loop never began
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """Ctrl-C or SIGTERM drains, a second one stops at once; SIGHUP is the worker's."""
+    """Ctrl-C or SIGTERM drains, a second one stops at once; SIGHUP is the worker's, or says that the terminal has gone."""
 
-    _stopping = False
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self._stopping = False
+        # Under nohup, or without a terminal (systemd, setsid), nothing but a reload can be meant.
+        self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and not terminal_is_gone()
 
     def signal(self, sig: int, frame: Any) -> None:
         """Queue a signal. gunicorn knows the second SIGINT for what it is; the second SIGTERM means the same."""
         super().signal(signal.SIGINT if self._stopping and sig == signal.SIGTERM else sig, frame)
 
     def stop(self, graceful: bool = True) -> None:
-        """Stop the worker."""
+        """Stop the worker. Other than gunicorn's this goes by a clock that nobody sets."""
         self._stopping = True
-        self.cfg.set("graceful_timeout", math.ceil(self.app.graceful()))
-        super().stop(graceful)
+        for listener in self.LISTENERS:
+            listener.close()
+        self.LISTENERS: list[Any] = []
+        end = time.monotonic() + math.ceil(self.app.graceful())
+        self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
+        while self.WORKERS and time.monotonic() < end:
+            if graceful and self._told_again():
+                graceful = False
+                self.kill_workers(signal.SIGQUIT)
+                end = time.monotonic() + HURRY
+            self.reap_workers()
+            time.sleep(LOOK)
+        self.kill_workers(signal.SIGKILL)
+        self.reap_workers()
+
+    def _told_again(self) -> bool:
+        told = False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                told = self.SIG_QUEUE.get_nowait() in {signal.SIGINT, signal.SIGQUIT} or told
+        return told
 
     def handle_int(self) -> None:
         raise StopIteration
 
     def handle_hup(self) -> None:
+        if self._has_terminal and terminal_is_gone():
+            raise StopIteration
         self.kill_workers(signal.SIGHUP)
 
     def handle_usr2(self) -> None:
@@ -161,20 +254,19 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     handle_ttou = handle_ttin
 
 
+def terminal_is_gone() -> bool:
+    """Whether this process has no controlling terminal, or none any longer."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno in {errno.ENXIO, errno.EIO, errno.ENOENT}
+    return False
+
+
 def _at_once(_number: int, _frame: Any) -> None:
     os._exit(130)  # the keepers see it, and kill every engine's whole tree
 
 
 def _leave_in(seconds: float) -> None:
     """End this process then, if it still runs: some client may never finish its request, or never take its answer."""
-    timer = threading.Timer(seconds, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
-
-
-def _allow_files(wanted: int) -> None:
-    """Raise the soft limit on descriptors: a held request needs two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))

@@ -15,12 +15,15 @@ from hotseat.gateway.auth import Keys
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.openai import ROUTES, openai_blueprint
 from hotseat.gateway.operations import operations_blueprint
-from hotseat.gateway.places import Places
+from hotseat.gateway.places import Bodies, Places
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.relay.takeover import START_RESPONSE
+from hotseat.gateway.shortage import shortage
+from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.metrics import Metrics
 from hotseat.telemetry.requests import RequestLog
 
+BODIES_SHARE = 4  # part of the machine's memory that bodies of requests may have
 OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 
 
@@ -76,6 +79,9 @@ class Gateway(Flask):
         return response
 
     def _tell_bug(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
+        if (short := shortage(error)) is not None:
+            self.logger.warning("%s %s: %r", request.method, request.path, error)
+            return _tell(short)
         self.logger.error("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
         return _tell(HotseatError("This is a bug in hotseat; its log says more."))
 
@@ -89,19 +95,22 @@ def create_gateway(
     *,
     max_body: int,
     cors: frozenset[str],
-    places: int,
+    places: Places,
     request_log: RequestLog | None = None,
 ) -> Gateway:
     """Build the application.
 
-    `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any); `places` is how many requests that
-    may take long are taken at once.
+    `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any); `places` are for requests that may
+    take long.
     """
-    room = Places(places)
-    inference = Inference(house, connections, metrics, max_body=max_body, places=room, request_log=request_log)
+    # A body may be there twice, as it came and as it goes to the engine.
+    bodies = Bodies(max(max_body, machine_memory() // BODIES_SHARE))
+    inference = Inference(
+        house, connections, metrics, max_body=max_body, places=places, bodies=bodies, request_log=request_log
+    )
     app = Gateway(keys, inference, cors)
     app.register_blueprint(openai_blueprint(house, time.time()))
-    app.register_blueprint(operations_blueprint(house, bus, metrics, room))
+    app.register_blueprint(operations_blueprint(house, bus, metrics, places))
     return app
 
 

@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -74,10 +75,11 @@ class RequestLog:
             return
         self._queue.put(ended)
         if self._thread is None:
-            with self._lock:
+            with self._lock, suppress(RuntimeError):  # no thread to be had: the next line tries again
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+                    thread.start()
+                    self._thread = thread
                     atexit.register(self.close)
 
     def close(self) -> None:

@@ -23,12 +23,9 @@ class Departures:
     @contextlib.contextmanager
     def watching(self, fd: int, gone: Callable[[], None]) -> Iterator[None]:
         """Call `gone` (once, quickly, from another thread) if the client leaves inside the block; never after it."""
-        if fd < 0:
+        if not self._watch(fd, gone):
             yield
             return
-        with self._lock:
-            self._gone[fd] = gone
-            self._poller().register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
         try:
             yield
         finally:
@@ -36,6 +33,18 @@ class Departures:
                 del self._gone[fd]
                 with contextlib.suppress(OSError):  # the stream was aborted: its descriptor is another one now
                     self._poller().unregister(fd)
+
+    def _watch(self, fd: int, gone: Callable[[], None]) -> bool:
+        """Begin; False where there is nothing to watch, or no means to: a client that left shows when it is written to, too."""
+        if fd < 0:
+            return False
+        with self._lock:
+            try:
+                self._poller().register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+            except (OSError, RuntimeError):  # no descriptor, no memory, no thread
+                return False
+            self._gone[fd] = gone
+            return True
 
     def close(self) -> None:
         """End the thread."""
@@ -45,16 +54,20 @@ class Departures:
 
     def _poller(self) -> select.epoll:
         if self._epoll is None:
-            self._epoll = select.epoll()
-            self._bell = os.eventfd(0, os.EFD_CLOEXEC)
-            self._epoll.register(self._bell, select.EPOLLIN)
-            threading.Thread(target=self._run, args=(self._epoll,), name="departures", daemon=True).start()
+            with contextlib.ExitStack() as undo:
+                epoll = undo.enter_context(select.epoll())
+                bell = os.eventfd(0, os.EFD_CLOEXEC)
+                undo.callback(os.close, bell)
+                epoll.register(bell, select.EPOLLIN)
+                threading.Thread(target=self._run, args=(epoll, bell), name="departures", daemon=True).start()
+                undo.pop_all()
+            self._epoll, self._bell = epoll, bell
         return self._epoll
 
-    def _run(self, epoll: select.epoll) -> None:
+    def _run(self, epoll: select.epoll, bell: int) -> None:
         while True:
             for fd, _ in epoll.poll():
-                if fd == self._bell:
+                if fd == bell:
                     return
                 self._tell(epoll, fd)
 

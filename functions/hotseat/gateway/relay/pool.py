@@ -1,5 +1,6 @@
 """Connections to engines, kept open between requests."""
 
+import errno
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from hotseat.core.errors import Unreachable, UpstreamFailed
 from hotseat.gateway.relay.departures import Departures
+from hotseat.gateway.shortage import shortage
 
 _LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at before use; a request costs less without
 
@@ -79,8 +81,10 @@ class Connections:
         with self._lock:
             bucket = self._buckets.setdefault(address, _Bucket(address))
         try:
-            sock = socket.create_connection((parts.hostname, parts.port or 80), timeout=self._connect_timeout)
+            sock = self._open(parts.hostname, parts.port or 80)
         except OSError as error:
+            if (short := shortage(error)) is not None:
+                raise short from error
             raise Unreachable(f"The engine does not accept connections: {error.strerror or error}.") from error
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -90,6 +94,25 @@ class Connections:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         return Connection(sock, parts.netloc.rpartition("@")[2], bucket)
+
+    def _open(self, host: str, port: int) -> socket.socket:
+        try:
+            return socket.create_connection((host, port), timeout=self._connect_timeout)
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+            for address in list(self._buckets):  # those that are idle hold descriptors
+                self._close_idle(address)
+            return socket.create_connection((host, port), timeout=self._connect_timeout)
+
+    def _close_idle(self, address: str) -> None:
+        with self._lock:
+            bucket = self._buckets.get(address)
+            idle = list(bucket.idle) if bucket else []
+            if bucket:
+                bucket.idle.clear()
+        for connection in idle:
+            connection.sock.close()
 
     def put(self, connection: Connection) -> None:
         """Give a connection back, whose answer was read to its end."""

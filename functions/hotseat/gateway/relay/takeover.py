@@ -4,6 +4,8 @@ This leans on gunicorn's insides: the environ's `gunicorn.socket`, and the Respo
 as after a response with a length that was sent whole. tests/embedded/test_relay_gunicorn.py holds it to the pinned version.
 """
 
+import contextlib
+import math
 import os
 import select
 import socket
@@ -22,9 +24,19 @@ START_RESPONSE = (
     "hotseat.start_response"  # environ key: WSGI's start_response, put there by the application's outermost layer
 )
 _FLUSH_GRACE = 1.0  # seconds that a client which takes nothing is given once its exchange is cancelled
+_UNWOKEN = 0.5  # seconds between looks at whether that has happened, where nothing can wake a write
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _RESPONSE_FIELDS = ("req", "status", "headers_sent", "chunked", "response_length", "must_close", "sent")
+
+
+def _dead_socket() -> int:
+    one, other = socket.socketpair()
+    with other:
+        return one.detach()
+
+
+_DEAD = _dead_socket()  # made now: when it is needed there may be no descriptor left
 
 
 def client_stream(environ: Mapping[str, Any]) -> ClientStream:
@@ -116,9 +128,7 @@ class TakeoverStream:
         self._claim("499 Aborted", close=True)
         self.ended = True
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        one, other = socket.socketpair()
-        with one, other:
-            os.dup2(one.fileno(), self._sock.fileno(), inheritable=False)
+        os.dup2(_DEAD, self._sock.fileno(), inheritable=False)
 
     def hurry(self) -> None:
         """Set the deadline, and wake a write that waits."""
@@ -163,24 +173,29 @@ class TakeoverStream:
 
     def _send_slowly(self, rest: memoryview) -> None:
         """Wait for a client that reads slower than its engine writes; the engine feels it, since nobody reads from it now."""
-        with self._lock:
-            wake = self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        watch = select.poll()
+        watch.register(self._sock, select.POLLOUT | select.POLLRDHUP)
+        with self._lock, contextlib.suppress(OSError):  # no descriptor: it looks now and then then
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+            watch.register(self._wake, select.POLLIN)
         try:
-            watch = select.poll()
-            watch.register(self._sock, select.POLLOUT | select.POLLRDHUP)
-            watch.register(wake, select.POLLIN)
             while rest:
-                rest = rest[self._send_some(watch, wake, rest) :]
+                rest = rest[self._send_some(watch, rest) :]
         finally:
             with self._lock:
-                self._wake = None
-            os.close(wake)
+                wake, self._wake = self._wake, None
+            if wake is not None:
+                os.close(wake)
 
-    def _send_some(self, watch: select.poll, wake: int, rest: memoryview) -> int:
-        limit = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
-        events = dict(watch.poll(limit))
-        if not events or events.get(self._sock.fileno(), 0) & _GONE:
+    def _send_some(self, watch: select.poll, rest: memoryview) -> int:
+        wake, deadline = self._wake, self._deadline
+        limit = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+        pause = limit if wake is not None else min(limit, _UNWOKEN)
+        events = dict(watch.poll(None if pause == math.inf else pause * 1000))
+        if events.get(self._sock.fileno(), 0) & _GONE or (not events and pause == limit):
             raise ClientGone
+        if not events:
+            return 0
         if wake in events:
             watch.unregister(wake)
             return 0

@@ -52,6 +52,15 @@ class StateDir:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
 
+    def owner(self) -> int | None:
+        """Pid of the hotseat that has the directory, also one that is still ending; None if none has."""
+        with contextlib.suppress(OSError, ValueError), (self.path / "lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read(32))
+        return None
+
     def unlock(self) -> None:
         """Let another take it."""
         if self._lock is not None:

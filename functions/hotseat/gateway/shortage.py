@@ -1,0 +1,33 @@
+"""What this machine has run out of, and how a client is told: it may try again."""
+
+import errno
+
+from hotseat.core.errors import HotseatError, Unavailable
+
+RETRY_AFTER = 1.0
+_SHORT_OF = {
+    errno.EMFILE: "file descriptors",
+    errno.ENFILE: "file descriptors",
+    errno.ENOMEM: "memory",
+    errno.ENOBUFS: "memory",
+    errno.ENOSPC: "disk space",
+    errno.EDQUOT: "disk space",
+}
+
+
+def shortage(error: BaseException) -> HotseatError | None:
+    """Say for a client that `error` comes from a shortage; None if it does not."""
+    if isinstance(error, MemoryError):
+        what = "memory"
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+        what = "threads"
+    elif isinstance(error, OSError) and error.errno in _SHORT_OF:
+        what = _SHORT_OF[error.errno]
+    else:
+        return None
+    return no_more(what)
+
+
+def no_more(what: str) -> HotseatError:
+    """Build the error that names what is short."""
+    return Unavailable(f"hotseat has run out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)
