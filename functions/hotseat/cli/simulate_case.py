@@ -60,7 +60,7 @@ class Case:
     retry_after: float
     seed: int
 
-    def check(self, ctx: click.Context) -> None:  # noqa: C901 — one branch a mistake
+    def check(self, ctx: click.Context) -> None:
         """Refuse options that do not go together. Raises click.UsageError."""
         source = ctx.get_parameter_source
         flags = {param.name: param.opts[-1] for param in ctx.command.params}
