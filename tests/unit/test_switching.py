@@ -26,6 +26,7 @@ from hotseat.core.messages import (
     Waiting,
 )
 from hotseat.core.policy import NOTHING, Capacity, Claim
+from hotseat.core.prospects import CHECK_TIME
 from hotseat.core.seats import (
     Command,
     DemandReported,
@@ -235,6 +236,48 @@ def test_weights_are_fetched_before_anything_makes_room_for_them() -> None:
         started(2, "b", "a"),
         publish(4, who("a", CLOSING, 5.0, 2), bound=30.0),
     ]
+
+
+def test_what_a_load_needs_is_looked_at_before_anybody_makes_room_for_it() -> None:
+    house = House(a=Terms(), b=Terms(check_first=True))
+    house.load(1.0)
+    assert house.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
+    assert house.demand(2.1, {"b": 1}) == [], "once for each load"
+    assert house.machine.step(CacheObserved(2.2, "b", ABSENT)) == [Fetch("b")]
+    assert house.machine.step(CacheObserved(2.3, "b", FETCHING)) != []
+    assert house.states()["a"] == "ready"
+    there = house.machine.step(CacheObserved(5.0, "b", CACHED))
+    assert there[1:] == [started(2, "b", "a"), publish(4, who("a", CLOSING, 5.0, 2), bound=30.0)]
+
+
+def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
+    house = House(a=Terms(), b=Terms(check_first=True))
+    house.load(1.0)
+    assert house.demand(2.0, {"b": 1}) == [Fetch("b")]
+    failed = house.machine.step(CacheObserved(2.1, "b", FAILED, "serve: not found", reason="CommandNotFound"))
+    refusal = Refusal(4, "model_failed", "b failed: CommandNotFound: serve: not found", 3.1)
+    assert failed == [
+        has_failed("b", None, "CommandNotFound", "serve: not found", 1.0),
+        publish(4, who("a", READY, 1.0, 2), refuse={"b": refusal}),
+    ]
+
+
+def test_a_look_that_is_not_answered_holds_a_load_up_for_a_moment_only() -> None:
+    house = House(a=Terms(), b=Terms(check_first=True))
+    house.load(1.0)
+    house.demand(2.0, {"b": 1})
+    assert house.machine.wake_at == 2.0 + CHECK_TIME
+    assert started(2, "b", "a") in house.tick(2.0 + CHECK_TIME)
+
+
+def test_a_wish_for_what_cannot_be_loaded_is_tried_again_after_a_pause_too() -> None:
+    machine = Switching("w", Batch())
+    machine.step(TermsChanged(0.0, {"a": Terms(wanted=True)}, Capacity(1)))
+    assert machine.step(CacheObserved(1.0, "a", FAILED, "no such file")) == [Fetch("a")]
+    answer = machine.step(CacheObserved(1.1, "a", FAILED, "no such file"))
+    assert answer[0] == has_failed("a", None, "FetchFailed", "no such file", 1.0)
+    assert machine.step(Tick(1.2)) == []
+    assert machine.step(Tick(2.2)) == [Fetch("a")]
 
 
 def test_a_fetch_that_fails_is_told_to_those_who_wait_and_tried_again_after_a_growing_pause() -> None:

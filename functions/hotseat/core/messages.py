@@ -112,7 +112,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Bring the weights of a Model; answered by CacheObserved."""
+    """See to it that a load can begin: bring the weights of a Model, unless they are there. Answered by CacheObserved."""
 
     model: str
 
@@ -174,7 +174,10 @@ RuntimeCommand = Fetch | Start | Stop | Park | Wake
 
 @dataclass(frozen=True, slots=True)
 class CacheObserved:
-    """State of a Model's weights. `done`/`total` are bytes, where known."""
+    """State of a Model's weights. `done`/`total` are bytes, where known.
+
+    FAILED says that no load can begin: for the weights, or for a `reason` of its own, such as an engine that is not installed.
+    """
 
     now: float
     model: str
@@ -182,6 +185,7 @@ class CacheObserved:
     message: str = ""
     done: int | None = None
     total: int | None = None
+    reason: str = "FetchFailed"
 
 
 @dataclass(frozen=True, slots=True)

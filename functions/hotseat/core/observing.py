@@ -47,12 +47,15 @@ class Observing:
 
     def see_cache(self, s: CacheObserved) -> None:
         """Take in where a model's weights are."""
+        owed = self.prospects.awaits(
+            s.model
+        )  # without a failure and its back-off, a wish would have it asked again at once
         self.out.tell(*self.prospects.note_cache(s))
         waits = self.traffic.waiting(s.model)[0] or self.traffic.wanted(s.model) is not None
         asked = s.model in self.prospects.orders or waits
         terms = self.seating.terms.get(s.model)
-        if s.state is CacheState.FAILED and terms and (asked or terms.refuse_uncached):
-            self._fail(s.now, s.model, None, "FetchFailed", s.message)
+        if s.state is CacheState.FAILED and terms and (asked or owed or terms.refuse_uncached):
+            self._fail(s.now, s.model, None, s.reason, s.message)
 
     def adopt(self, s: HolderAdopted) -> None:
         """Take over a holder that was found; one that no document names, or that a shutdown meets, leaves."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from hotseat.core.documents import Model
 from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
     HolderFailed,
     HolderParked,
     HolderReady,
@@ -32,7 +34,7 @@ from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills
 from hotseat.runtimes.local.gpus import Gpus, overridden
 from hotseat.runtimes.local.keeper import descendants
 from hotseat.runtimes.local.keepers import Keeper, Keepers, read_ready
-from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, make_plan
+from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, WeightsMissing, make_plan, told
 from hotseat.runtimes.local.leftovers import (
     HOLDER_VARIABLE,
     StateDir,
@@ -122,15 +124,21 @@ class Holder(threading.Thread):
 
     def _start(self, stack: ExitStack) -> None:
         """Hand the engine to a keeper, or say why not."""
-        spec = self.model.spec
         try:
-            port = stack.enter_context(self._around.ports.promise(spec.port))
-            marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
-            gpus = self._around.gpus.environment(self.model, self.order.devices)
-            plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
+            with told():
+                self._start_up(stack)
         except CannotStart as problem:
+            if isinstance(problem, WeightsMissing):  # they vanished since it was looked last
+                now, name = self._around.clock(), self.model.name
+                self._around.observe(CacheObserved(now, name, CacheState.ABSENT))
             self._cannot_start(problem.reason, str(problem))
-            return
+
+    def _start_up(self, stack: ExitStack) -> None:
+        spec = self.model.spec
+        port = stack.enter_context(self._around.ports.promise(spec.port))
+        marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
+        gpus = self._around.gpus.environment(self.model, self.order.devices)
+        plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
         if self.order.devices and (names := overridden(self._around.gpus.vendor, self.model)):
             self._warn(
                 f"env sets {names[0]}, so the choice of GPUs {','.join(self.order.devices)} is not made known to it"
@@ -156,7 +164,12 @@ class Holder(threading.Thread):
         if plan is None or self._engine_pid or over or self._processes_left():
             return False
         dead.close()
-        self._keeper = self._launch(plan)
+        try:
+            with told():
+                self._keeper = self._launch(plan)
+        except CannotStart as problem:
+            self._cannot_start(problem.reason, str(problem))
+            self._keeper = None  # the dead one had nothing to run
         return True
 
     def _warn(self, message: str) -> None:

@@ -59,8 +59,16 @@ class StateDir:
             self._lock = None
 
     def remember(self, holder: str, stop_command: Sequence[str]) -> None:
-        """Note what must be run if this hotseat dies before `forget`."""
+        """Note what must be run if this hotseat dies before `forget`. OSError: it cannot be noted."""
+        self.path.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
         self._note(holder).write_text(json.dumps(list(stop_command)))
+
+    def check(self) -> None:
+        """See whether `remember` could write. OSError: it could not."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / "check"
+        draft.write_text("[]")
+        draft.unlink()
 
     def forget(self, holder: str) -> None:
         """Drop the note: the holder is gone."""
