@@ -75,11 +75,16 @@ class App:
         logs.mkdir(parents=True, exist_ok=True)
         accelerators = find_accelerators()
         gpus = find_gpus(accelerators)
+        self._connections = Connections()
         self.runtime = LocalRuntime(
-            settings.state_dir, settings.cache_dir, log_dir=logs, accelerators=accelerators, gpus=gpus
+            settings.state_dir,
+            settings.cache_dir,
+            log_dir=logs,
+            accelerators=accelerators,
+            gpus=gpus,
+            heard=self._connections.heard,
         )
         self._learned = LearnedFile(settings.state_dir / "learned.json")
-        self._connections = Connections()
         share = int(PARKED_SHARE * machine_memory())
         self.house = House(
             self.runtime,

@@ -553,6 +553,17 @@ def test_a_crash_frees_the_seat_and_the_first_one_costs_no_pause() -> None:
     ]
 
 
+def test_one_that_hangs_is_stopped_once_nobody_is_sent_to_it_and_started_again() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(2.0, {"a": 1}, {"w/a@2": 1})
+    hung = house.machine.step(HolderFailed(3.0, "w/a@2", 2, "Unhealthy", "it hangs", lives=True))
+    assert Stop("a", "w/a@2", 2, 10.0) in hung
+    assert publish(4, who("a", RELEASING, 3.0, 2, leaving="failed"), bound=30.0) in hung
+    assert has_failed("a", 2, "Unhealthy", "it hangs") in hung
+    assert Start("a", "w/a@5", 5) in house.released(3.5, "a", 2)
+
+
 def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:
     house = House()
     pauses = []

@@ -16,7 +16,15 @@ _SOFT = {
     "fallback",
 }  # fmt: skip
 _SOFT_PARTS = {
-    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "schedule"},
+    "lifecycle": {
+        "idle_timeout",
+        "drain_timeout",
+        "start_timeout",
+        "stop_timeout",
+        "preload",
+        "schedule",
+        "response_start_timeout",
+    },
     "cache": {"on_delete", "while_absent"},
 }
 

@@ -201,13 +201,14 @@ class HolderReady:
 
 @dataclass(frozen=True, slots=True)
 class HolderFailed:
-    """The engine ended by itself, or never got ready. The seat is not free before HolderReleased."""
+    """The engine ended by itself, or never got ready, or `lives` and answers no more. The seat is not free before HolderReleased."""
 
     now: float
     holder: str
     epoch: int
     reason: str  # CamelCase, as Kubernetes reasons: Exited, StartTimeout, OutOfMemory, CommandNotFound …
     message: str  # with the last lines of its log, where there are any
+    lives: bool = False  # it has to be told to stop
 
 
 @dataclass(frozen=True, slots=True)

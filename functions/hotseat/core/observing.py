@@ -95,7 +95,7 @@ class Observing:
             case HolderParked() | SleepFailed():
                 self.out.moved(*self.parking.hear(holder, s))
             case HolderFailed():
-                self._note_failure(holder, s.now, s.reason, s.message)
+                self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives)
             case HolderReleased():
                 # Where nobody told it to go and it did not say why: as good as a crash.
                 self._note_failure(holder, s.now, "Vanished", "it ended without saying why")
@@ -136,14 +136,14 @@ class Observing:
             self.out.tell(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self.out.tell(*self.ledger.ready(holder.seat, s.now))
 
-    def _note_failure(self, holder: Holder, now: float, reason: str, message: str) -> None:
+    def _note_failure(self, holder: Holder, now: float, reason: str, message: str, *, lives: bool = False) -> None:
         if holder.state not in OCCUPIED:
             return  # it was told to go
         if holder.state in SLEEPING:
             self.out.moved(*self.parking.died(holder, now, reason, message))
             return
         was_ready = holder.ready_since is not None
-        self.leaving.release(holder, now, "failed")
+        (self.leaving.stop if lives else self.leaving.release)(holder, now, "failed")
         self._fail(now, holder.model, holder.id, reason, message, at_once=was_ready)
 
     def _note_release(self, holder: Holder, now: float) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, sleep_of
 from hotseat.runtimes.local.accelerators import Accelerators, Claim, make_claim
 from hotseat.runtimes.local.errand import Balked
-from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills
+from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills, with_output
 from hotseat.runtimes.local.gpus import Gpus, overridden
+from hotseat.runtimes.local.health import Liveness
 from hotseat.runtimes.local.keeper import descendants
 from hotseat.runtimes.local.keepers import Keeper, Keepers, read_ready
 from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, WeightsMissing, make_plan, told
@@ -74,6 +76,7 @@ class Surroundings:
     ended: Callable[["Holder"], None]  # called just before HolderReleased
     gpus: Gpus
     measuring: Measuring
+    heard: Callable[[str], float]  # when bytes of an answer came from an address last, monotonic
     closing: threading.Event = field(default_factory=threading.Event)  # the runtime ends: wait for processes only
 
 
@@ -93,6 +96,7 @@ class Holder(threading.Thread):
         self._plan: Plan | None = None  # while it may be begun once more
         self._probe: Probe | None = None
         self._turn: Turn | None = None  # to sleep or to wake, while it goes on
+        self._liveness: Liveness | None = None  # while it is ready
         self._turned = 0  # number of the last of those
         self._claim: Claim | None = None
         self._lines = Lines()
@@ -200,6 +204,7 @@ class Holder(threading.Thread):
             if self._engine_pid:
                 self._take_output(self._keeper)
             self._ask()
+            self._check()
             self._go_on(self._keeper)
             if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
                 self._tell_unproven(f"processes are still there: {_listed(descendants(self._keeper.pid))}")
@@ -211,7 +216,7 @@ class Holder(threading.Thread):
         if self._engine_pid:  # not before, so that the line which says so comes first
             poll.register(keeper.log, select.POLLIN)
         times = [] if self._prove_by is None or self._unproven else [self._prove_by]
-        for talk in (self._probe, self._turn):
+        for talk in (self._probe, self._turn, self._liveness):
             if talk is not None:
                 times.append(talk.due)
                 if (at := talk.fd) is not None:
@@ -282,11 +287,27 @@ class Holder(threading.Thread):
             return
         self._give_up_talk()
         self._ready = True
+        self._watch()
         self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
         self._note_processes(self._keeper)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
             watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine)
             self._around.measuring.watch(watched)
+
+    def _watch(self) -> None:
+        """Ask from now on whether it still answers, if its Model wants that."""
+        health = self.model.spec.health
+        if health.period:
+            heard = partial(self._around.heard, self._address)
+            self._liveness = Liveness(self._listens, self._health, health, heard, time.monotonic())
+
+    def _check(self) -> None:
+        """Tell once it has not answered for too long. It is stopped by order, so that nobody is sent to it meanwhile."""
+        if self._liveness is None or not (why := self._liveness.step(time.monotonic())):
+            return
+        _, output = self._output.read_after(self._begin_of_output, 0)
+        self._output.write([f"--- {self.order.holder}: {why} ---"])
+        self._fail("Unhealthy", with_output(why, output), lives=True)
 
     def _begin_turn(self, order: Park | Wake, keeper: Keeper) -> None:
         """Begin to have it sleep, or wake."""
@@ -314,6 +335,7 @@ class Holder(threading.Thread):
             memory = resident_memory(descendants(keeper.pid))
             self._around.observe(HolderParked(self._around.clock(), holder, epoch, order.turn, memory))
         else:
+            self._watch()
             self._around.observe(HolderReady(self._around.clock(), holder, epoch, self._address, order.turn))
 
     def _tell_balked(self, order: Park | Wake, why: str) -> None:
@@ -371,18 +393,18 @@ class Holder(threading.Thread):
 
     def _give_up_talk(self) -> None:
         """Ask and order nothing more of it."""
-        for talk in (self._probe, self._turn):
+        for talk in (self._probe, self._turn, self._liveness):
             if talk is not None:
                 talk.close()
-        self._probe = self._turn = None
+        self._probe = self._turn = self._liveness = None
 
-    def _fail(self, reason: str, message: str) -> None:
-        """Tell that it ended by itself: once, and not if it was told to end."""
+    def _fail(self, reason: str, message: str, *, lives: bool = False) -> None:
+        """Tell that it ended by itself, or that it should: once, and not if it was told to end."""
         self._give_up_talk()
         if not self._failed and self.orders.grace is None:
             self._failed = True
             self._around.observe(
-                HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message)
+                HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message, lives)
             )
 
     def _tell_unproven(self, reason: str) -> None:

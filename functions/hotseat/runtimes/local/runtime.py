@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from pathlib import Path
 
 from hotseat.core.documents import Model
@@ -38,10 +39,16 @@ CLOSE_GRACE = 2.0  # seconds between SIGTERM and SIGKILL when everything ends
 log = logging.getLogger(__name__)
 
 
+def _silence(_address: str) -> float:
+    """Stand for nobody who talks to engines."""
+    return -inf
+
+
 class LocalRuntime:
     """A Runtime (see core/ports.py). `observe` is called from its threads and from the caller's; it must only hand on.
 
     `state_dir` is how one instance after another finds what was left: one living instance each. `log_dir` None: no files.
+    `heard` says when bytes of an answer came from an engine's address last, on the monotonic clock: while they come it lives.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class LocalRuntime:
         accelerators: Accelerators | None = None,
         gpus: Gpus | None = None,
         engines: Callable[[str], Engine] = load_engine,
+        heard: Callable[[str], float] = _silence,
     ) -> None:
         self._cache_dir = cache_dir
         self._clock = clock
@@ -83,6 +91,7 @@ class LocalRuntime:
             self._forget,
             gpus or Gpus(),
             Measuring(self._tell, clock, accelerators),
+            heard,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
