@@ -48,7 +48,7 @@ LOADING, RELEASING, UNPROVEN = SeatState.LOADING, SeatState.RELEASING, SeatState
 CACHED, ABSENT, FETCHING, FAILED = CacheState.CACHED, CacheState.ABSENT, CacheState.FETCHING, CacheState.FAILED
 SERVER = "http://outside"
 EXTERNAL = Resident("x", "x@external", READY, 0, 0.0, SERVER)
-SHORT = "the seat could not be proven free; a person has to look: hotseat ps"
+SHORT = "the seat could not be proven free: pid 7 is still there; a person has to look: hotseat ps"
 
 
 class House:

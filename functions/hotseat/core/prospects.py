@@ -191,7 +191,8 @@ def shortage(
     taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
     alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
     if not alone or not claim.fits_beside(taken, capacity):
-        message = "the seat could not be proven free; a person has to look: hotseat ps"
+        why = "".join(f": {h.left}" for h in stuck[:1] if h.left)
+        message = f"the seat could not be proven free{why}; a person has to look: hotseat ps"
         return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
     firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
     if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):

@@ -56,6 +56,10 @@ class Gpus:
         order = _ORDER if self.vendor is NVIDIA and not self.inherited else {}
         return {**cleared, **order, self.variable: ",".join(names)}
 
+    def numbers(self, devices: tuple[str, ...]) -> tuple[int, ...] | None:
+        """Give the driver's numbers of some of them; None where those are not known."""
+        return tuple(int(each) for each in devices) if devices and all(each in self.ids for each in devices) else None
+
 
 def overridden(vendor: Vendor, model: Model) -> list[str]:
     """List the variables with which a Model chooses its GPUs itself."""

@@ -105,6 +105,7 @@ class Holder(threading.Thread):
         self._engine_pid = 0
         self._address, self._listens, self._health = "", (HOST, 0), ""
         self._told_grace: float | None = None  # what the keeper knows of the Stop
+        self._gone_since = 0.0  # monotonic: when its last process was proven gone
         self._prove_by: float | None = None  # monotonic, once it is to end
         self._ready = self._failed = self._unproven = self._empty = False
 
@@ -121,6 +122,7 @@ class Holder(threading.Thread):
             if self._keeper is not None:
                 self._keeper.close()  # it kills the tree then
         self._prove(self._processes_left)
+        self._gone_since = time.monotonic()
         self._prove(self._memory_left)
         self._end()
 
@@ -149,7 +151,10 @@ class Holder(threading.Thread):
             )
         if plan.stop_command:
             self._around.state.remember(self.order.holder, plan.stop_command)
-        self._claim = make_claim(self._around.accelerators) if spec.resources.gpus else None
+        if spec.resources.gpus:
+            its_own = overridden(self._around.gpus.vendor, self.model)
+            numbers = None if its_own else self._around.gpus.numbers(self.order.devices)
+            self._claim = make_claim(self._around.accelerators, numbers)
         self._oom_kills = oom_kills()
         self._plan = plan
         self._keeper = self._launch(plan)
@@ -279,6 +284,8 @@ class Holder(threading.Thread):
         self._around.measuring.forget(self.order.holder)
         self._give_up_talk()
         self._note_processes(keeper)
+        if self._claim is not None:
+            self._claim.look()
         self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
 
     def _ask(self) -> None:
@@ -290,8 +297,10 @@ class Holder(threading.Thread):
         self._watch()
         self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
         self._note_processes(self._keeper)
+        if self._claim is not None:
+            self._claim.look(loaded=True)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
-            watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine)
+            watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine, self._claim)
             self._around.measuring.watch(watched)
 
     def _watch(self) -> None:
@@ -366,7 +375,9 @@ class Holder(threading.Thread):
 
     def _memory_left(self) -> str:
         """Ask the driver, where there is one."""
-        return "" if self._claim is None or self._around.closing.is_set() else self._claim.remains()
+        if self._claim is None or self._around.closing.is_set():
+            return ""
+        return self._claim.remains(time.monotonic() - self._gone_since)
 
     def _end(self) -> None:
         """Say that it is gone, then tidy up: whoever waits for the seat does not wait for that."""
