@@ -17,6 +17,7 @@ import watchfiles
 from hotseat.control.bus import Bus, HttpSink, Listener
 from hotseat.control.house import House
 from hotseat.control.learned import LearnedFile
+from hotseat.control.portclashes import port_clashes
 from hotseat.gateway import readings
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.relay import Connections
@@ -151,6 +152,8 @@ class App:
     def _apply(self) -> None:
         self._ends_in(shutdown_time(self.manifest))
         self.house.apply(self.manifest.workspaces, self.manifest.models)
+        for clash in port_clashes(self.manifest.models, self.manifest.workspaces):
+            self._tell(f"WARNING: {clash}.")
         self._lock_gpus()
 
     def _lock_gpus(self) -> None:

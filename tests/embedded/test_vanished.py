@@ -1,6 +1,7 @@
 """What a load needs goes away while hotseat runs: nobody makes room for a load that cannot begin, and what can be had again is."""
 
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Up
-from .harness import Document, model
+from .harness import Document, Hotseat, model, workspace
 
 
 class Origin:
@@ -97,3 +98,32 @@ def test_nobody_makes_room_for_a_program_that_is_not_there(up: Up) -> None:
     assert (answer.status, answer.code) == (503, "model_failed")
     assert "CommandNotFound: /nowhere/engine" in answer.json()["error"]["message"]
     assert hotseat.running() == {"b": "ready"}
+
+
+def test_a_second_hotseat_takes_nothing_down_though_the_state_directory_has_been_deleted(
+    up: Up, tmp_path: Path
+) -> None:
+    hotseat = up(model("a"))
+    hotseat.ask("a")
+    pid = hotseat.stats("a")["pid"]
+    shutil.rmtree(hotseat.state)
+    with pytest.raises(AssertionError, match=rf"another hotseat \(pid {hotseat.worker()}\) uses {hotseat.state}"):
+        Hotseat(tmp_path, [model("b")], "--state-dir", str(hotseat.state))
+    assert hotseat.ask("a").status == 200
+    assert hotseat.stats("a")["pid"] == pid
+
+
+def test_models_that_state_one_port_and_may_be_loaded_at_once_are_told(up: Up) -> None:
+    port = free_port()
+    two = workspace(capacity={"gpus": 2})
+    hotseat = up(two, model("a", port=port), model("b", port=port), seats=2)
+    assert [f"a and b both state port {port}" in said for said in hotseat.said() if "WARNING" in said] == [True]
+    assert hotseat.ask("a").status == 200
+    answer = hotseat.ask("b")
+    assert answer.status == 503
+    assert f"PortTaken: port {port} is that of the Model a, which is loaded" in answer.json()["error"]["message"]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

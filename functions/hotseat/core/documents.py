@@ -243,7 +243,8 @@ class ModelSpec(Document):
     env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables for the engine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None,
-        description="Port that the engine listens on. On one machine a free one is chosen where none is given.",
+        description="Port that the engine listens on. On one machine a free one is chosen where none is given; two Models may state "
+        "one port where they are never loaded at once.",
     )
     resources: Resources = Resources()
     cache: Cache = Cache()

@@ -141,7 +141,7 @@ class Holder(threading.Thread):
 
     def _start_up(self, stack: ExitStack) -> None:
         spec = self.model.spec
-        port = stack.enter_context(self._around.ports.promise(spec.port))
+        port = stack.enter_context(self._around.ports.promise(spec.port, self.model.name))
         marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
         gpus = self._around.gpus.environment(self.model, self.order.devices)
         plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
@@ -295,10 +295,10 @@ class Holder(threading.Thread):
         self._give_up_talk()
         self._ready = True
         self._watch()
+        if self._claim is not None:
+            self._claim.look(loaded=True)  # first: from now on others may come
         self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
         self._note_processes(self._keeper)
-        if self._claim is not None:
-            self._claim.look(loaded=True)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
             watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine, self._claim)
             self._around.measuring.watch(watched)

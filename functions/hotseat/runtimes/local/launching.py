@@ -62,21 +62,24 @@ class PortBook:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._promised: set[int] = set()
+        self._promised: dict[int, str] = {}  # to which Model
 
     @contextlib.contextmanager
-    def promise(self, wanted: int | None) -> Iterator[int]:
-        """Keep a port for an engine: this one, or any free one. CannotStart if somebody listens there already."""
+    def promise(self, wanted: int | None, model: str) -> Iterator[int]:
+        """Keep a port for an engine of a Model: this one, or any free one. CannotStart if somebody listens there already."""
         with self._lock:
             port = wanted if wanted is not None else _free_port(self._promised)
-            if port in self._promised or not _can_listen(port):
+            if (other := self._promised.get(port)) is not None:
+                message = f"port {port} is that of the Model {other}, which is loaded: leave port out of one of them, or state another"
+                raise CannotStart(message, "PortTaken")
+            if not _can_listen(port):
                 raise CannotStart(f"port {port} is taken: something else listens on it", "PortTaken")
-            self._promised.add(port)
+            self._promised[port] = model
         try:
             yield port
         finally:
             with self._lock:
-                self._promised.discard(port)
+                del self._promised[port]
 
 
 def make_plan(

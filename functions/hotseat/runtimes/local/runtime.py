@@ -1,6 +1,7 @@
 """Runtime of one machine: models as child processes, each below a keeper that proves its end."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -78,7 +79,7 @@ class LocalRuntime:
         self._state = state = StateDir(state_dir)
         marks = {STATE_VARIABLE: str(state.path)}
         self._child_env = base_environment() | marks
-        self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: "1"})
+        self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: str(os.getpid())})
         self._around = Surroundings(
             self._tell,
             clock,
