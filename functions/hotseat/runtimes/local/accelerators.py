@@ -1,6 +1,7 @@
 """What the accelerator's driver knows: the second half of the proof that a seat is free."""
 
 import importlib
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,6 +10,8 @@ from hotseat.runtimes.local.keeper import descendants
 
 TOLERANCE = 256 * 1024 * 1024  # bytes: what drivers keep for themselves moves a little
 SHARED_WAIT = 60.0  # seconds for memory of which nobody can tell whose it is, once every process of the tree is gone
+
+log = logging.getLogger(__name__)
 
 Snapshot = Mapping[int, tuple[int, Mapping[int, int]]]
 
@@ -97,7 +100,8 @@ class Claim:
         """Note what is in use while its processes live; `loaded`: it has just become ready."""
         try:
             now = self._mine(self.accelerators.snapshot())
-        except OSError:
+        except Exception:  # of whatever kind: it is a look the fewer, and its caller has more to do
+            log.debug("the driver cannot be looked at", exc_info=True)
             return
         self.listed = self.listed or any(each.get(pid) for _, each in now.values() for pid in self.processes)
         for index, figures in now.items():
@@ -123,14 +127,16 @@ class Claim:
         for index, (_, listed) in now.items():
             if left := sorted(self.processes & listed.keys()):
                 return f"GPU {index} still lists the processes {', '.join(map(str, left))}"
+        # A driver that lists others' processes, and never one of ours, would list ours if there were any: it is taken at its word.
+        tells = not self.listed and any(memory for _, listed in now.values() for memory in listed.values())
         for index, figures in self._mine(now).items():
             # What other processes took meanwhile is theirs: another model may have come to this GPU or left it.
             unlisted, before = _unlisted(figures), _unlisted(self.before.get(index, (0, {})))
             back, came = self.last.get(index, before) - unlisted, self.came.get(index, 0)
-            if unlisted - before <= TOLERANCE or back >= came - max(TOLERANCE, came // 4):
+            if unlisted - before <= TOLERANCE or (not tells and back >= came - max(TOLERANCE, came // 4)):
                 continue
             gone = not self.ready or back >= TOLERANCE  # where nothing at all came back, it is somewhere still
-            if not self.listed and gone and waited >= SHARED_WAIT:
+            if not tells and not self.listed and gone and waited >= SHARED_WAIT:
                 continue
             return (
                 f"GPU {index} has {(unlisted - before) >> 20} MiB more in use than before, and the driver does not say whose "
