@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import watchfiles
 from hotseat.control.bus import Bus, HttpSink, Listener
 from hotseat.control.house import House
 from hotseat.control.learned import LearnedFile
+from hotseat.control.portclashes import port_clashes
 from hotseat.gateway import readings
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.places import Places
@@ -24,6 +26,7 @@ from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.accelerators import find_accelerators
+from hotseat.runtimes.local.gpulocks import GpuLocks
 from hotseat.runtimes.local.gpus import find_gpus
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.runtimes.local.runtime import LocalRuntime
@@ -81,12 +84,19 @@ class App:
         logs = settings.state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         accelerators = find_accelerators()
-        gpus = find_gpus(accelerators)
+        gpus = self._gpus = find_gpus(accelerators)
+        self._uuids = accelerators.uuids() if accelerators else ()
+        self._gpu_locks = GpuLocks(f"pid {os.getpid()}, state directory {settings.state_dir}")
+        self._connections = Connections()
         self.runtime = LocalRuntime(
-            settings.state_dir, settings.cache_dir, log_dir=logs, accelerators=accelerators, gpus=gpus
+            settings.state_dir,
+            settings.cache_dir,
+            log_dir=logs,
+            accelerators=accelerators,
+            gpus=gpus,
+            heard=self._connections.heard,
         )
         self._learned = LearnedFile(settings.state_dir / "learned.json")
-        self._connections = Connections()
         share = int(PARKED_SHARE * machine_memory())
         self.house = House(
             self.runtime,
@@ -150,6 +160,22 @@ class App:
         self._ends_in(shutdown_time(self.manifest))
         self._taken_in(self.manifest)
         self.house.apply(self.manifest.workspaces, self.manifest.models)
+        for clash in port_clashes(self.manifest.models, self.manifest.workspaces):
+            self._tell(f"WARNING: {clash}.")
+        self._lock_gpus()
+
+    def _lock_gpus(self) -> None:
+        """Say where another hotseat uses the same GPUs: neither knows what the other loads."""
+        using = {
+            m.spec.workspace for m in self.manifest.models if m.spec.resources.gpus and m.spec.engine != "external"
+        }
+        named = {self._gpus.uuid(each, self._uuids): each for each in sorted(self.house.devices(using))}
+        others = self._gpu_locks.hold(uuid for uuid in named if uuid is not None)
+        for uuid, owner in others.items():
+            self._tell(
+                f"WARNING: another hotseat ({owner}) uses GPU {named[uuid]} ({uuid}), too: each loads models there as if it were "
+                "alone. Stop one of them, or give each its own GPUs with capacity.devices of their Workspaces."
+            )
 
     def close(self) -> None:
         """Send away what waits, let what is in flight finish, stop the engines. Each Model's own timeouts bound it."""
@@ -161,6 +187,7 @@ class App:
         self.house.close(shutdown_time(self.manifest))
         self._connections.close()
         self._learned.close()
+        self._gpu_locks.close()
         for each in (self._sink, self._request_log):
             if each is not None:
                 each.close()

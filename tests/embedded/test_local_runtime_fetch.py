@@ -1,5 +1,6 @@
 """Weights are brought by a child process; here it is a script that plays one."""
 
+import shutil
 import sys
 import threading
 import time
@@ -135,7 +136,7 @@ def test_a_fetch_without_a_thread_is_told_and_may_be_ordered_again(
     with monkeypatch.context() as patch:
         patch.setattr(fetching.Fetching, "start", no_thread)
         fetches.fetch()
-    assert "new thread" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
+        assert "new thread" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
     fetches.runtime.fetch(Fetch("a"))
     fetches.told.await_one(CacheObserved, state=CacheState.CACHED)
 
@@ -193,10 +194,61 @@ def test_no_start_without_weights(fetches: Fetches) -> None:
     assert "not here yet" in fetches.told.await_one(HolderFailed, "a@1").message
 
 
-def test_weights_of_an_earlier_fetch_are_cached(fetches: Fetches) -> None:
-    weights = entry(SOURCE, fetches.cache) / "files" / "weights.gguf"
+def test_a_start_whose_weights_have_vanished_says_that_they_are_absent(fetches: Fetches) -> None:
+    fetches.runtime.begin([MODEL], fetches.told)
+    fetches.told.seen.clear()
+    fetches.runtime.start(Start("a", "a@1", 1))
+    fetches.told.await_one(HolderFailed, "a@1")
+    assert states(fetches.told) == [CacheState.ABSENT], "so that they are fetched"
+
+
+def test_weights_that_have_vanished_are_fetched_again(fetches: Fetches) -> None:
+    weights = keep(fetches.cache)
+    fetches.runtime.begin([MODEL], fetches.told)
+    assert states(fetches.told) == [CacheState.CACHED]
+    weights.unlink()
+    fetches.script = "say(path='/w')"
+    fetches.runtime.fetch(Fetch("a"))
+    fetches.told.await_one(CacheObserved, state=CacheState.FETCHING)
+
+
+@pytest.mark.parametrize(("there", "reason"), [(False, "CommandNotFound"), (True, "CommandNotExecutable")])
+def test_a_look_finds_a_missing_program(fetches: Fetches, tmp_path: Path, there: bool, reason: str) -> None:
+    program = tmp_path / "serve"
+    if there:
+        program.touch(mode=0o644)
+    spec = MODEL.spec.model_copy(update={"command": (str(program), "{port}"), "source": None})
+    fetches.runtime.begin([MODEL.model_copy(update={"spec": spec})], fetches.told)
+    fetches.runtime.fetch(Fetch("a"))
+    failed = fetches.told.await_one(CacheObserved, state=CacheState.FAILED)
+    assert failed.reason == reason
+    assert str(program) in failed.message
+
+
+def test_a_disk_that_takes_nothing_is_found_by_a_look_and_told_with_the_path(fetches: Fetches, tmp_path: Path) -> None:
+    spec = MODEL.spec.model_copy(update={"command": ("/bin/true", "{port}"), "source": None, "stop_command": ("true",)})
+    fetches.runtime.begin([MODEL.model_copy(update={"spec": spec})], fetches.told)
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").touch()
+    fetches.runtime.fetch(Fetch("a"))
+    looked = fetches.told.await_one(CacheObserved, state=CacheState.FAILED)
+    fetches.runtime.start(Start("a", "a@1", 1))
+    started = fetches.told.await_one(HolderFailed, "a@1")
+    assert {looked.reason, started.reason} == {"CannotStart"}
+    assert str(tmp_path / "state") in looked.message
+    assert str(tmp_path / "state") in started.message
+
+
+def keep(cache: Path) -> Path:
+    """Put weights where an earlier fetch would have left them."""
+    weights = entry(SOURCE, cache) / "files" / "weights.gguf"
     weights.parent.mkdir(parents=True)
     weights.touch()
-    complete(SOURCE, fetches.cache, weights)
+    complete(SOURCE, cache, weights)
+    return weights
+
+
+def test_weights_of_an_earlier_fetch_are_cached(fetches: Fetches) -> None:
+    keep(fetches.cache)
     fetches.runtime.begin([MODEL], fetches.told)
     assert states(fetches.told) == [CacheState.CACHED]

@@ -95,6 +95,12 @@ def test_a_model_of_two_gpus_shares_with_models_of_one() -> None:
         assert told(record, 2).answered == 16
 
 
+def test_a_look_before_each_load_costs_no_simulated_time() -> None:
+    plain, looking = (world("a", "b", check_first=check) for check in (False, True))
+    load = [Asked(0.0, "a", 0.1), Asked(20.0, "b", 0.1), Asked(40.0, "a", 0.1)]
+    assert told(looking.run(load)).seconds == told(plain.run(load)).seconds
+
+
 def test_forty_alternating_requests_cost_two_loads() -> None:
     result = told(world("a", "b", load=1.0, stop=0.1).run(at_once("ab" * 20, seconds=0.05)))
     assert {name: each.loads for name, each in result.models.items()} == {"a": 1, "b": 1}

@@ -42,7 +42,10 @@ def test_a_process_that_is_listed_remains(claim: Claim, gpu: FakeAccelerators) -
 
 def test_memory_that_nobody_accounts_for_remains(claim: Claim, gpu: FakeAccelerators) -> None:
     gpu.used += 8 * GIB
-    assert claim.remains() == "GPU 0 has 8192 MiB more in use than before"
+    assert claim.remains() == (
+        "GPU 0 has 8192 MiB more in use than before, and the driver does not say whose they are; the place is free once no more than "
+        "256 MiB of them are left"
+    )
 
 
 def test_a_little_is_tolerated(claim: Claim, gpu: FakeAccelerators) -> None:
@@ -59,6 +62,70 @@ def test_what_others_took_meanwhile_is_theirs(claim: Claim, gpu: FakeAccelerator
 def test_what_others_gave_back_hides_nothing(claim: Claim, gpu: FakeAccelerators) -> None:
     gpu.listed = {}  # the other left with its 1 GiB, and as much of ours is still in use
     assert "1024 MiB" in claim.remains()
+
+
+@pytest.fixture
+def shared() -> FakeAccelerators:
+    """A GPU whose driver lists nobody, as in a container. Others have 2 GiB of it."""
+    gpu = FakeAccelerators()
+    gpu.used = 2 * GIB
+    return gpu
+
+
+def loaded(gpu: FakeAccelerators, memory: int = 8 * GIB) -> Claim:
+    """Of an engine that has taken so much."""
+    claim = make_claim(gpu)
+    assert claim is not None
+    gpu.used += memory
+    claim.look(loaded=True)
+    return claim
+
+
+def test_where_nobody_is_listed_what_others_took_meanwhile_is_theirs(shared: FakeAccelerators) -> None:
+    claim = loaded(shared)
+    shared.used += 3 * GIB  # while it served
+    claim.look()
+    shared.used -= 7 * GIB
+    assert claim.remains() == "", "all but a little of what came with it is back"
+
+
+def test_where_nobody_is_listed_what_is_not_given_back_remains(shared: FakeAccelerators) -> None:
+    claim = loaded(shared)
+    shared.used += 3 * GIB
+    claim.look()
+    shared.used -= 4 * GIB
+    assert "GPU 0 has 7168 MiB more in use than before" in claim.remains(10.0)
+
+
+def test_a_place_is_not_closed_for_ever_by_what_others_took_in_the_wrong_moment(shared: FakeAccelerators) -> None:
+    claim = loaded(shared, 2 * GIB)
+    shared.used += GIB - 2 * GIB  # others took 1 GiB just when it ended
+    assert claim.remains(59.0) != ""
+    assert claim.remains(60.0) == ""
+    crashed = make_claim(shared)
+    assert crashed is not None
+    shared.used += GIB  # it never got ready: nobody knows what came with it
+    assert crashed.remains(59.0) != ""
+    assert crashed.remains(60.0) == ""
+
+
+def test_where_nothing_came_back_it_is_never_free(shared: FakeAccelerators) -> None:
+    assert "8192 MiB more" in loaded(shared).remains(1e6)
+
+
+def test_where_the_driver_tells_time_proves_nothing(claim: Claim, gpu: FakeAccelerators) -> None:
+    gpu.used += 8 * GIB
+    gpu.listed[OURS] = 8 * GIB
+    claim.look(loaded=True)
+    del gpu.listed[OURS]
+    assert "8192 MiB more" in claim.remains(1e6)
+
+
+def test_only_gpus_that_it_was_given_are_looked_at(shared: FakeAccelerators) -> None:
+    claim = make_claim(shared, [1])
+    assert claim is not None
+    shared.used += 8 * GIB
+    assert claim.remains() == ""
 
 
 def test_a_driver_that_does_not_answer_proves_nothing(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,3 +43,10 @@ def test_the_message_stands_alone_without_output() -> None:
 
 def test_the_kernel_counts() -> None:
     assert oom_kills() >= 0
+
+
+def test_one_that_ends_well_while_it_loads_may_have_started_a_server_elsewhere() -> None:
+    reason, message = explain_exit(0, ["started elsewhere"], ready=False, oom_killed=False)
+    assert reason == "ExitedWhileLoading"
+    assert "use engine external with its url" in message
+    assert "external" not in explain_exit(1, [], ready=False, oom_killed=False)[1]

@@ -4,10 +4,11 @@ import json
 import socket
 import threading
 import time
+from math import inf
 
 import pytest
 
-from hotseat.core.errors import Unavailable, UpstreamFailed
+from hotseat.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from hotseat.gateway.relay import Call, Connections, Exchange, How
 
 from .relay_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
@@ -336,3 +337,45 @@ def test_an_engine_that_is_gone_becomes_an_event_of_a_stream_that_has_begun():
         begun(client)
         assert relay(engine, client).how is How.UPSTREAM_FAILED
         assert error_of(dechunk(client.answer()[1])[1])["type"] == "server_error"
+
+
+def test_an_engine_that_does_not_begin_to_answer_in_time_is_given_up():
+    def script(peer):
+        peer.request()
+        peer.until_closed()
+
+    with Engine(script) as engine, Client() as client:
+        with pytest.raises(UpstreamTimeout, match=r"0\.05 s .*responseStartTimeout") as told:
+            relay(engine, client, patience=0.05)
+        assert (told.value.status, told.value.code) == (504, "upstream_timeout")
+        assert engine.closed.wait(10)
+
+
+def test_an_answer_that_has_begun_may_take_its_time():
+    def script(peer):
+        peer.request()
+        peer.send(SSE)
+        time.sleep(0.1)
+        peer.send(chunk(b"data: 1\n\n") + b"0\r\n\r\n")
+
+    with Engine(script) as engine, Client() as client:
+        assert relay(engine, client, patience=0.05).how is How.COMPLETED
+
+
+def test_an_engine_is_heard_while_its_bytes_are_passed_on_to_a_client_that_takes_none():
+    def script(peer):
+        peer.request()
+        peer.send(SSE + chunk(b"x" * 10_000_000))
+
+    with Engine(script) as engine, Client(buffers=4096) as client:
+        assert Connections().heard(engine.address) == -inf
+        running = Running(engine, client)
+        assert client.sock.recv(1)
+        for _ in range(3):  # nothing moves, and yet it is heard now
+            before = time.monotonic()
+            assert running.connections.heard(engine.address) >= before
+            time.sleep(0.01)
+        client.sock.close()
+        running.result()
+        assert running.connections.heard(engine.address) <= time.monotonic()
+        running.connections.close()

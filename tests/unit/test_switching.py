@@ -26,6 +26,7 @@ from hotseat.core.messages import (
     Waiting,
 )
 from hotseat.core.policy import NOTHING, Capacity, Claim, auto_max_wait
+from hotseat.core.prospects import CHECK_TIME
 from hotseat.core.seats import (
     Command,
     DemandReported,
@@ -47,7 +48,7 @@ LOADING, RELEASING, UNPROVEN = SeatState.LOADING, SeatState.RELEASING, SeatState
 CACHED, ABSENT, FETCHING, FAILED = CacheState.CACHED, CacheState.ABSENT, CacheState.FETCHING, CacheState.FAILED
 SERVER = "http://outside"
 EXTERNAL = Resident("x", "x@external", READY, 0, 0.0, SERVER)
-SHORT = "the seat could not be proven free; a person has to look: hotseat ps"
+SHORT = "the seat could not be proven free: pid 7 is still there; a person has to look: hotseat ps"
 
 
 class House:
@@ -247,6 +248,48 @@ def test_weights_are_fetched_before_anything_makes_room_for_them() -> None:
         started(2, "b", "a"),
         publish(4, who("a", CLOSING, 5.0, 2), bound=30.0),
     ]
+
+
+def test_what_a_load_needs_is_looked_at_before_anybody_makes_room_for_it() -> None:
+    house = House(a=Terms(), b=Terms(check_first=True))
+    house.load(1.0)
+    assert house.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
+    assert house.demand(2.1, {"b": 1}) == [], "once for each load"
+    assert house.machine.step(CacheObserved(2.2, "b", ABSENT)) == [Fetch("b")]
+    assert house.machine.step(CacheObserved(2.3, "b", FETCHING)) != []
+    assert house.states()["a"] == "ready"
+    there = house.machine.step(CacheObserved(5.0, "b", CACHED))
+    assert there[1:] == [started(2, "b", "a"), publish(4, who("a", CLOSING, 5.0, 2), bound=30.0)]
+
+
+def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
+    house = House(a=Terms(), b=Terms(check_first=True))
+    house.load(1.0)
+    assert house.demand(2.0, {"b": 1}) == [Fetch("b")]
+    failed = house.machine.step(CacheObserved(2.1, "b", FAILED, "serve: not found", reason="CommandNotFound"))
+    refusal = Refusal(4, "model_failed", "b failed: CommandNotFound: serve: not found", 3.1)
+    assert failed == [
+        has_failed("b", None, "CommandNotFound", "serve: not found", 1.0),
+        publish(4, who("a", READY, 1.0, 2), refuse={"b": refusal}),
+    ]
+
+
+def test_a_look_that_is_not_answered_holds_a_load_up_for_a_moment_only() -> None:
+    house = House(a=Terms(), b=Terms(check_first=True))
+    house.load(1.0)
+    house.demand(2.0, {"b": 1})
+    assert house.machine.wake_at == 2.0 + CHECK_TIME
+    assert started(2, "b", "a") in house.tick(2.0 + CHECK_TIME)
+
+
+def test_a_wish_for_what_cannot_be_loaded_is_tried_again_after_a_pause_too() -> None:
+    machine = Switching("w", Batch())
+    machine.step(TermsChanged(0.0, {"a": Terms(wanted=True)}, Capacity(1)))
+    assert machine.step(CacheObserved(1.0, "a", FAILED, "no such file")) == [Fetch("a")]
+    answer = machine.step(CacheObserved(1.1, "a", FAILED, "no such file"))
+    assert answer[0] == has_failed("a", None, "FetchFailed", "no such file", 1.0)
+    assert machine.step(Tick(1.2)) == []
+    assert machine.step(Tick(2.2)) == [Fetch("a")]
 
 
 def test_a_fetch_that_fails_is_told_to_those_who_wait_and_tried_again_after_a_growing_pause() -> None:
@@ -522,6 +565,17 @@ def test_a_crash_frees_the_seat_and_the_first_one_costs_no_pause() -> None:
         Start("a", "w/a@5", 5),
         publish(5, who("a", LOADING, 3.0, 5), bound=30.0),
     ]
+
+
+def test_one_that_hangs_is_stopped_once_nobody_is_sent_to_it_and_started_again() -> None:
+    house = House()
+    house.load(1.0)
+    house.demand(2.0, {"a": 1}, {"w/a@2": 1})
+    hung = house.machine.step(HolderFailed(3.0, "w/a@2", 2, "Unhealthy", "it hangs", lives=True))
+    assert Stop("a", "w/a@2", 2, 10.0) in hung
+    assert publish(4, who("a", RELEASING, 3.0, 2, leaving="failed"), bound=30.0) in hung
+    assert has_failed("a", 2, "Unhealthy", "it hangs") in hung
+    assert Start("a", "w/a@5", 5) in house.released(3.5, "a", 2)
 
 
 def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:

@@ -304,6 +304,10 @@ class House(Register):
             return
         room.switcher.tell(observation)
 
+    def devices(self, workspaces: Iterable[str]) -> set[str]:
+        """Name the GPUs that these Workspaces were given."""
+        return {each for name in workspaces if name in self._rooms for each in self._rooms[name].devices or ()}
+
     def memory(self) -> dict[str, int]:
         """By model: bytes of accelerator memory that its largest engine was seen to take."""
         return {name: seen for room in self._rooms.values() for name, seen in room.switcher.memory().items()}

@@ -66,6 +66,7 @@ class LearnedFile:
             text = json.dumps({"version": VERSION, "models": lessons_to_json(lessons)}, indent=1)
             new = self._path.with_name(f"{self._path.name}.new")
             try:
+                new.parent.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
                 with new.open("w") as file:
                     file.write(text)
                     file.flush()

@@ -16,7 +16,15 @@ _SOFT = {
     "fallback",
 }  # fmt: skip
 _SOFT_PARTS = {
-    "lifecycle": {"idle_timeout", "drain_timeout", "start_timeout", "stop_timeout", "preload", "schedule"},
+    "lifecycle": {
+        "idle_timeout",
+        "drain_timeout",
+        "start_timeout",
+        "stop_timeout",
+        "preload",
+        "schedule",
+        "response_start_timeout",
+    },
     "cache": {"on_delete", "while_absent"},
 }
 
@@ -46,6 +54,7 @@ def terms_of(
         external=spec.url if spec.engine == "external" else None,
         fingerprint=fingerprint(model) if mark is None else mark,
         fetch_ahead=ahead,
+        check_first=not ahead,  # a cluster's weights are on a claim, which nobody tidies up
         ageing=policy.ageing,
         refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
         pinned=model.metadata.annotations.get(PINNED) == "true",

@@ -7,6 +7,7 @@ from math import inf
 from hotseat.core.demands import NOBODY
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.output import Output
+from hotseat.core.parking import sleeper
 from hotseat.core.placing import those_wanting
 from hotseat.core.policy import ModelView, View, Wish, auto_max_wait
 from hotseat.core.prospects import Order, Prospects
@@ -51,6 +52,7 @@ class Candidates:
                 mine = None  # it holds nothing, and comes back as others come
             order, wish = self._order(name, mine, now), self.wishes.wish(name, terms, now)
             if terms.external or (mine is None and not waiting[0] and order is None and not wish):
+                self.prospects.checks.pop(name, None)
                 continue
             in_flight = traffic.demands.in_flight(mine.id) if mine else 0
             waiters = traffic.waiters(name) if waiting[0] else NOBODY
@@ -132,7 +134,17 @@ class Candidates:
         self.out.tell(*self.prospects.fetch(model))
         if self.seating.terms[model].refuse_uncached and self.traffic.waiting(model)[0]:
             self.prospects.refuse_uncached(model, now, self.out.next_epoch)
-        return self.prospects.cached(model)
+        return self.prospects.cached(model) and self._checked(model, now)
+
+    def _checked(self, model: str, now: float) -> bool:
+        """Whether the runtime has looked whether the load can begin; what is parked needs nothing any more."""
+        if not self.seating.terms[model].check_first or sleeper(model, self.seating.holders.values()):
+            return True
+        self.out.tell(*self.prospects.check(model, now))
+        until = self.prospects.checks[model]
+        if until > now:
+            self.out.wakes.append(until)
+        return until <= now
 
 
 def hungry(view: View) -> set[str]:

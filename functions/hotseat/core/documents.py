@@ -142,6 +142,11 @@ class Lifecycle(Document):
     )
     start_timeout: Duration = Field(default=300.0, description="Loading longer than this has failed.")
     drain_timeout: Duration = Field(default=120.0, description="Requests in flight may finish for so long.")
+    response_start_timeout: Duration = Field(
+        default=0.0,
+        description="A request whose answer has not begun so long after the engine got it ends with 504 (`0s`: no bound). An answer "
+        "that is not streamed begins when all of it is there.",
+    )
     stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
     preload: bool = Field(default=False, description="Load at start, if there is a seat for it.")
     schedule: tuple[Window, ...] = Field(
@@ -192,10 +197,20 @@ class Scheduling(Document):
 
 
 class Health(Document):
-    """How an engine says that it is ready."""
+    """How an engine says that it is ready, and that it still is."""
 
     path: Annotated[str, Field(pattern=PATH_PATTERN)] | None = Field(
         default=None, description="GET on it answers 2xx once ready; the engine knows a default."
+    )
+    period: Duration = Field(
+        default=10.0,
+        description="A ready engine is asked again so often, unless bytes of an answer came from it meanwhile; it has as long to "
+        "answer. `0s`: never. One machine; on a cluster, state a livenessProbe in podTemplate.",
+    )
+    failure_threshold: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=6,
+        description="After so many failures in a row, and no byte from it meanwhile, the engine is stopped; the next request starts "
+        "it again. Raise it for an engine that answers nothing while it computes.",
     )
 
 
@@ -228,7 +243,8 @@ class ModelSpec(Document):
     env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables for the engine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None,
-        description="Port that the engine listens on. On one machine a free one is chosen where none is given.",
+        description="Port that the engine listens on. On one machine a free one is chosen where none is given; two Models may state "
+        "one port where they are never loaded at once.",
     )
     resources: Resources = Resources()
     cache: Cache = Cache()

@@ -113,6 +113,13 @@ class UpstreamFailed(HotseatError):
     type = "server_error"
 
 
+class UpstreamTimeout(UpstreamFailed):
+    """The engine has not begun to answer in the time that its Model allows."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
 class Unreachable(UpstreamFailed):
     """The engine takes no connection: it has seen nothing of the request."""
 

@@ -118,7 +118,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Bring the weights of a Model; answered by CacheObserved."""
+    """See to it that a load can begin: bring the weights of a Model, unless they are there. Answered by CacheObserved."""
 
     model: str
 
@@ -180,7 +180,10 @@ RuntimeCommand = Fetch | Start | Stop | Park | Wake
 
 @dataclass(frozen=True, slots=True)
 class CacheObserved:
-    """State of a Model's weights. `done`/`total` are bytes, where known."""
+    """State of a Model's weights. `done`/`total` are bytes, where known.
+
+    FAILED says that no load can begin: for the weights, or for a `reason` of its own, such as an engine that is not installed.
+    """
 
     now: float
     model: str
@@ -188,6 +191,7 @@ class CacheObserved:
     message: str = ""
     done: int | None = None
     total: int | None = None
+    reason: str = "FetchFailed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +207,14 @@ class HolderReady:
 
 @dataclass(frozen=True, slots=True)
 class HolderFailed:
-    """The engine ended by itself, or never got ready. The seat is not free before HolderReleased."""
+    """The engine ended by itself, or never got ready, or `lives` and answers no more. The seat is not free before HolderReleased."""
 
     now: float
     holder: str
     epoch: int
     reason: str  # CamelCase, as Kubernetes reasons: Exited, StartTimeout, OutOfMemory, CommandNotFound …
     message: str  # with the last lines of its log, where there are any
+    lives: bool = False  # it has to be told to stop
 
 
 @dataclass(frozen=True, slots=True)

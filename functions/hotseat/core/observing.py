@@ -47,14 +47,17 @@ class Observing:
 
     def see_cache(self, s: CacheObserved) -> None:
         """Take in where a model's weights are."""
+        owed = self.prospects.awaits(
+            s.model
+        )  # without a failure and its back-off, a wish would have it asked again at once
         self.out.tell(*self.prospects.note_cache(s))
         waits = self.traffic.waiting(s.model)[0] or self.traffic.wanted(s.model) is not None
         asked = s.model in self.prospects.orders or waits
         terms = self.seating.terms.get(s.model)
         if terms and self.seating.serves(s.model):
             return  # what is ready answers without them
-        if s.state is CacheState.FAILED and terms and (asked or terms.refuse_uncached):
-            self._fail(s.now, s.model, None, "FetchFailed", s.message)
+        if s.state is CacheState.FAILED and terms and (asked or owed or terms.refuse_uncached):
+            self._fail(s.now, s.model, None, s.reason, s.message)
 
     def adopt(self, s: HolderAdopted) -> None:
         """Take over a holder that was found; one that no document names, or that a shutdown meets, leaves."""
@@ -94,7 +97,7 @@ class Observing:
             case HolderParked() | SleepFailed():
                 self.out.moved(*self.parking.hear(holder, s))
             case HolderFailed():
-                self._note_failure(holder, s.now, s.reason, s.message)
+                self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives)
             case HolderReleased():
                 # Where nobody told it to go and it did not say why: as good as a crash.
                 self._note_failure(holder, s.now, "Vanished", "it ended without saying why")
@@ -135,14 +138,14 @@ class Observing:
             self.out.tell(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self.out.tell(*self.ledger.ready(holder.seat, s.now))
 
-    def _note_failure(self, holder: Holder, now: float, reason: str, message: str) -> None:
+    def _note_failure(self, holder: Holder, now: float, reason: str, message: str, *, lives: bool = False) -> None:
         if holder.state not in OCCUPIED:
             return  # it was told to go
         if holder.state in SLEEPING:
             self.out.moved(*self.parking.died(holder, now, reason, message))
             return
         was_ready = holder.ready_since is not None
-        self.leaving.release(holder, now, "failed")
+        (self.leaving.stop if lives else self.leaving.release)(holder, now, "failed")
         self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready)
 
     def _note_release(self, holder: Holder, now: float) -> None:

@@ -13,8 +13,8 @@ class Runtime(Protocol):
     """Runs engines. Commands return at once; what comes of them is told to `observe`, from any thread, in order per holder.
 
     Every Start ends in exactly one HolderReleased or HolderUnproven (maybe after HolderReady, HolderFailed, a Stop), and an
-    Unproven one may still become Released; a ready one may be measured any number of times. A Stop for a holder that is gone or
-    never was is answered with HolderReleased.
+    Unproven one may still become Released; a ready one may be measured any number of times. A HolderFailed that `lives` waits for a
+    Stop. A Stop for a holder that is gone or never was is answered with HolderReleased.
     Each Park is answered by HolderParked or SleepFailed, each Wake by HolderReady or SleepFailed, of the same turn, unless the
     holder ends or is stopped before; a runtime that parks nothing answers SleepFailed. For a holder that is gone: HolderReleased.
     Nothing is raised for what the world does; ValueError is for callers' mistakes.

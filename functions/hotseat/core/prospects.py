@@ -13,6 +13,9 @@ from hotseat.core.units import format_bytes
 MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
 FETCH_RETRY = 5.0  # seconds
+CHECK_TIME = (
+    5.0  # seconds for the look before a load: then the load begins without an answer, and its own timeout bounds it
+)
 STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
 ENOUGH = 20  # answers, which wipe them out as well
 _SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
@@ -34,6 +37,7 @@ class Prospects:
     cache: dict[str, CacheObserved] = field(default_factory=dict)
     orders: dict[str, Order] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the look is awaited
     changed: bool = False
 
     # Orders -----------------------------------------------------------------------------------------------------------
@@ -60,12 +64,13 @@ class Prospects:
         """Note that its document has changed: a mistake may be mended, and it may want other weights."""
         self.failures.pop(model, None)
         self._welcome(model)
+        self.checks.pop(model, None)
         if model in self.cache:
             self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
 
     def remove(self, model: str) -> None:
         """Forget a model that no document names any longer."""
-        for book in (self.failures, self.cache, self.orders):
+        for book in (self.failures, self.cache, self.orders, self.checks):
             book.pop(model, None)
         self._welcome(model)
 
@@ -75,6 +80,8 @@ class Prospects:
         """Take in where its weights are."""
         before = self.cache.get(s.model)
         self.cache[s.model] = s
+        if s.model in self.checks:
+            self.checks[s.model] = s.now
         if s.state is CacheState.FETCHING:
             return [Emit("model.fetching", s.model, {"done": s.done, "total": s.total, "message": s.message})]
         if s.state is CacheState.CACHED:
@@ -96,6 +103,18 @@ class Prospects:
             return []
         self.cache[model] = replace(cache, state=CacheState.FETCHING, message="asked for")
         return [Fetch(model)]
+
+    def check(self, model: str, now: float) -> list[Fetch]:
+        """Have the runtime look once more, before anybody makes room for a load; once for each load."""
+        if model in self.checks or not self.cached(model):
+            return []
+        self.checks[model] = now + CHECK_TIME
+        return [Fetch(model)]
+
+    def awaits(self, model: str) -> bool:
+        """Whether the runtime owes an answer about its weights that was asked for."""
+        cache = self.cache.get(model)
+        return model in self.checks or (cache is not None and cache.state is CacheState.FETCHING)
 
     def refuse_uncached(self, model: str, now: float, epoch: int) -> None:
         """Send away who waits for it while its weights are not there, with how far they are."""
@@ -178,7 +197,8 @@ def shortage(
     taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
     alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
     if not alone or not claim.fits_beside(taken, capacity):
-        message = "the seat could not be proven free; a person has to look: hotseat ps"
+        why = "".join(f": {h.left}" for h in stuck[:1] if h.left)
+        message = f"the seat could not be proven free{why}; a person has to look: hotseat ps"
         return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
     firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
     if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):

@@ -30,6 +30,7 @@ class Terms:
     external: str | None = None  # address of a server that is never loaded or unloaded
     fingerprint: str = ""
     fetch_ahead: bool = False  # its weights are brought before anybody asks for it
+    check_first: bool = False  # what a load needs can vanish: the runtime looks before anybody makes room for it
     refuse_uncached: bool = False  # who asks for it before they are there is told to come again
     pinned: bool = False  # its document says so: it is loaded, and makes room for nobody
     wanted: bool = False  # a window of its schedule is open

@@ -77,6 +77,7 @@ class Starting:
         self.out.tell(*noted)
 
     def _start(self, model: str, devices: tuple[str, ...], now: float, *, replica: int = 1) -> None:
+        self.prospects.checks.pop(model, None)
         epoch, terms = self.out.next_epoch, self.seating.terms[model]
         # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
         name = f"{self.seating.workspace}/{model}@{epoch}"

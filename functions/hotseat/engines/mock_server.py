@@ -24,6 +24,7 @@ LAST_LINES = 0.05  # seconds that answers just sent have to be logged before an 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
+    "busy-health",
     "sleep-fails", "sleep-hangs", "sleep-lies", "die-asleep", "wake-fails", "wake-hangs", "die-waking",
 )  # fmt: skip
 INFERENCE = {
@@ -224,7 +225,12 @@ class Server:
                     "body": request.body.decode("latin-1"),
                 }
             case "GET", "/health" if "no-health" not in self.faults:
-                return (200, {"status": "ok"}) if self.ready else (503, {"status": "loading"})
+                busy = "busy-health" in self.faults and self.counts["open"] > 0
+                return (
+                    (200, {"status": "ok"})
+                    if self.ready and not busy
+                    else (503, {"status": "busy" if self.ready else "loading"})
+                )
             case "GET", "/v1/models":
                 return 200, {
                     "object": "list",

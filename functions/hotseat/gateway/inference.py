@@ -180,7 +180,12 @@ class Inference:
         served = spec.served_name or (course.asked if course.asked and spec.url else course.place.model.name)
         raw = job.body.raw if served == job.body.model else rename_model(job.body, served)
         call = relay.Call(
-            course.ticket.address, "POST", relay.request_target(job.environ), relay.RequestHeaders(job.environ), raw
+            course.ticket.address,
+            "POST",
+            relay.request_target(job.environ),
+            relay.RequestHeaders(job.environ),
+            raw,
+            patience=spec.lifecycle.response_start_timeout or None,
         )
         exchange = relay.Exchange(self._connections, call)
         course.ticket.on_cut(exchange.cancel)

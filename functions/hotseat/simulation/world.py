@@ -16,6 +16,7 @@ from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
+    Fetch,
     HolderParked,
     HolderReady,
     HolderReleased,
@@ -138,13 +139,15 @@ class World:
             self._tick_at = None
             self._tell(Tick(self.floor.now))
 
-    def _tell(self, stimulus: Stimulus) -> None:
+    def _tell(self, stimulus: Stimulus) -> None:  # noqa: C901 — one arm a command
         floor = self.floor
         for command in self.switching.step(stimulus):
             match command:
                 case Publish(residency):
                     for router in self.routers:
                         floor.at(floor.now + self._carry, router.see, residency)
+                case Fetch(model):  # nothing is ever missing
+                    floor.at(floor.now, self._tell, CacheObserved(floor.now, model, CacheState.CACHED))
                 case Start(model, holder):
                     floor.start(model, holder, partial(self._get_ready, command))
                 case Wake(model, holder):

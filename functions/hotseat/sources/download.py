@@ -16,6 +16,7 @@ from hotseat.sources.base import SourceError
 
 CHUNK = 1 << 20
 FAILURES = 5  # in a row without a single byte
+QUIET = 120.0  # seconds without a single byte, over all tries, after which the origin is said to hang
 PAUSE = 0.2  # seconds before the first repetition; doubles each time
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -40,7 +41,7 @@ class Remote:
 def make_pool() -> urllib3.PoolManager:
     """Pool for one fetch: it follows redirects (without credentials to other hosts); repeating is our own business."""
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
-    return urllib3.PoolManager(retries=retries, timeout=urllib3.Timeout(connect=10, read=60))
+    return urllib3.PoolManager(retries=retries, timeout=urllib3.Timeout(connect=10, read=30))
 
 
 def download(pool: urllib3.PoolManager, remote: Remote, target: Path, report: Report) -> None:
@@ -50,13 +51,19 @@ def download(pool: urllib3.PoolManager, remote: Remote, target: Path, report: Re
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(pool, remote, target, report)
-    failures = 0
+    failures, heard = 0, time.monotonic()
     while not transfer.whole:
         before = transfer.done
         try:
             transfer.attempt()
         except (HTTPError, _Interrupted) as error:
-            failures = failures + 1 if transfer.done <= before else 1
+            if transfer.done > before:
+                failures, heard = 0, time.monotonic()
+            failures += 1
+            if (
+                quiet := time.monotonic() - heard
+            ) >= QUIET:  # trying on would make those who wait do so for a quarter of an hour
+                raise SourceError(f"{remote.shown}: nothing came for {quiet:.0f} s: {error}") from error
             if failures >= FAILURES:
                 raise SourceError(f"{remote.shown}: {error}", retryable=True) from error
             time.sleep(PAUSE * 2 ** (failures - 1))

@@ -57,7 +57,8 @@ def _run(source: str, cache_dir: Path, progress: Progress) -> tuple[dict[str, An
     except SourceError as error:
         return {"error": str(error), "retryable": error.retryable}, RETRYABLE if error.retryable else HOPELESS
     except OSError as error:  # the disk is full, the cache is not ours to write …
-        return {"error": str(error), "retryable": False}, HOPELESS
+        problem = f"{error.filename or cache_dir}: {error.strerror or error}"
+        return {"error": problem, "retryable": False}, HOPELESS
 
 
 if __name__ == "__main__":

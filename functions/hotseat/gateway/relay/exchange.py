@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hotseat.core.errors import HotseatError, UpstreamFailed
+from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.gateway.relay.framing import Chunked, Counted, Framing, Garbled, UntilClose
 from hotseat.gateway.relay.heads import MAX_HEAD, Call, ResponseHead, encode_request, parse_response
-from hotseat.gateway.relay.pool import Connection, Connections
+from hotseat.gateway.relay.pool import Connection, Connections, Holding
 from hotseat.gateway.relay.streams import ClientGone, ClientStream
 
 ErrorEvent = Callable[[HotseatError], bytes]
@@ -88,10 +88,12 @@ class Exchange:
         self._first_byte: float | None = None
         self._in_events = False  # an error can be told as an event
         self._last = b""  # what the client got last
+        self._begin_by: float | None = None  # monotonic: when the engine must have said something
         # Set for as long as there is a connection:
         self._poll = select.poll()
         self._fd = -1
         self._recv: Callable[[int], bytes] = _no_bytes
+        self._holding = Holding()
 
     def cancel(self, error: HotseatError) -> None:
         """Break off, wherever it stands; the client is told `error`. No effect once the engine's answer is through."""
@@ -148,9 +150,11 @@ class Exchange:
         while True:
             self._hold(connection, client)
             sent_at = time.monotonic()
+            self._begin_by = None if self._call.patience is None else sent_at + self._call.patience
             self._put_request(connection)
             data = self._receive()
             elapsed = time.monotonic() - sent_at
+            self._begin_by = None
             if data:
                 self._first_byte = elapsed
                 return self._read_head(data)
@@ -278,10 +282,14 @@ class Exchange:
 
     def _take(self) -> bytes:
         """Receive without an eye on the client."""
+        holding = self._holding
+        holding.discard(self)
         try:
             data = self._recv(_RECEIVE)
         except OSError:
             data = b""
+        if data:
+            holding.add(self)
         if self._error is not None:
             raise self._error
         if self._gone:
@@ -295,10 +303,19 @@ class Exchange:
                 _shut_down(self._connection.sock)
 
     def _wait(self) -> int:
-        events = self._poll.poll()
+        self._holding.discard(self)
+        events = self._poll.poll(self._rest())
+        if not events:
+            raise UpstreamTimeout(
+                f"The engine has not begun to answer in {self._call.patience:g} s (lifecycle.responseStartTimeout)."
+            )
         if len(events) > 1 or events[0][0] != self._fd:
             raise ClientGone
         return events[0][1]
+
+    def _rest(self) -> float | None:
+        """Milliseconds that the engine still has to begin; None: for ever."""
+        return None if self._begin_by is None else max(0.0, self._begin_by - time.monotonic()) * 1000
 
     def _hold(self, connection: Connection, client: int) -> None:
         with self._lock:
@@ -308,6 +325,7 @@ class Exchange:
             self._connection = connection
         self._fd = connection.sock.fileno()
         self._recv = connection.sock.recv
+        self._holding = connection.home.holding
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         if client >= 0:
@@ -319,6 +337,7 @@ class Exchange:
         with self._lock:
             connection, self._connection = self._connection, None
             keep = keep and self._error is None and not self._gone  # else it has been shut down
+        self._holding.discard(self)
         if connection is None:
             return
         if keep and connection.keep:

@@ -41,7 +41,10 @@ _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(slots=True)
 class Call:
-    """A request for an engine. `target` is path and query; `headers` are filtered, `own` (the engine's own key) are not."""
+    """A request for an engine. `target` is path and query; `headers` are filtered, `own` (the engine's own key) are not.
+
+    `patience`: seconds until the answer must have begun; None: no bound.
+    """
 
     address: str  # http://host:port
     method: str
@@ -49,6 +52,7 @@ class Call:
     headers: Iterable[tuple[str, str]] = ()
     body: bytes = b""
     own: Iterable[tuple[str, str]] = ()
+    patience: float | None = None
 
 
 @dataclass(slots=True)

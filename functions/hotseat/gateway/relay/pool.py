@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from urllib.parse import urlsplit
 
 from hotseat.core.errors import Unreachable, UpstreamFailed
@@ -28,13 +29,30 @@ class Connection:
     rested_at: float = 0.0
 
 
+class Holding(set[object]):
+    """Those who have bytes from one address in hand. While they hand them on, the engine may have to wait for them."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = -inf  # monotonic: when one of them had none any more
+
+    def discard(self, who: object) -> None:
+        """Note that it has handed them on; nothing where it had none."""
+        if who in self:
+            super().discard(who)
+            self.last = time.monotonic()
+
+
 class _Bucket:
     """Idle connections of one address, the last used at the right."""
 
-    __slots__ = ("address", "idle")
+    __slots__ = ("address", "holding", "idle")
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.holding = Holding()
         self.idle: deque[Connection] = deque()
 
 
@@ -128,6 +146,13 @@ class Connections:
                     closing.append(bucket.idle.popleft())
         for each in closing:
             each.sock.close()
+
+    def heard(self, address: str) -> float:
+        """When bytes of an answer came from this address last, or were being handed on; monotonic, -inf: never."""
+        bucket = self._buckets.get(address)
+        if bucket is None:
+            return -inf
+        return time.monotonic() if bucket.holding else bucket.holding.last
 
     def forget(self, address: str) -> None:
         """Close what is idle at this address, and later what is in use: the engine there is gone, or going."""

@@ -1,13 +1,17 @@
 """What the accelerator's driver knows: the second half of the proof that a seat is free."""
 
 import importlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hotseat.runtimes.local.keeper import descendants
 
 TOLERANCE = 256 * 1024 * 1024  # bytes: what drivers keep for themselves moves a little
+SHARED_WAIT = 60.0  # seconds for memory of which nobody can tell whose it is, once every process of the tree is gone
+
+log = logging.getLogger(__name__)
 
 Snapshot = Mapping[int, tuple[int, Mapping[int, int]]]
 
@@ -73,15 +77,38 @@ def find_accelerators() -> Accelerators | None:
 
 @dataclass(slots=True)
 class Claim:
-    """What one holder has on the accelerators, told from what there was before it."""
+    """What one holder has on the accelerators, told from what there was before it.
+
+    Inside containers, on WSL2 and for vGPUs the driver does not list processes, or not their bytes. There only the difference
+    counts that the tree made: what came while it loaded, and goes when it ends. What others take and give back beside that is theirs.
+    """
 
     accelerators: Accelerators
     before: Snapshot
+    devices: frozenset[int] | None = None  # those that it was given; None: maybe any
     processes: set[int] = field(default_factory=set)
+    listed: bool = False  # the driver has told bytes of its processes
+    ready: bool = False
+    came: dict[int, int] = field(default_factory=dict)  # by GPU: bytes of no listed process that came while it loaded
+    last: dict[int, int] = field(default_factory=dict)  # by GPU: bytes of no listed process at the last look
 
     def note_processes(self, root: int) -> None:
         """Remember the holder's processes, while they live: they are looked for afterwards."""
         self.processes.update(descendants(root))
+
+    def look(self, *, loaded: bool = False) -> None:
+        """Note what is in use while its processes live; `loaded`: it has just become ready."""
+        try:
+            now = self._mine(self.accelerators.snapshot())
+        except Exception:  # of whatever kind: it is a look the fewer, and its caller has more to do
+            log.debug("the driver cannot be looked at", exc_info=True)
+            return
+        self.listed = self.listed or any(each.get(pid) for _, each in now.values() for pid in self.processes)
+        for index, figures in now.items():
+            self.last[index] = _unlisted(figures)
+            if loaded:
+                self.came[index] = max(0, self.last[index] - _unlisted(self.before.get(index, (0, {}))))
+        self.ready = self.ready or loaded
 
     def holds(self) -> int | None:
         """Bytes that the holder's processes have now, as far as the driver lists them; None where it does not answer."""
@@ -91,8 +118,8 @@ class Claim:
             return None
         return sum(listed.get(pid, 0) for _, listed in now.values() for pid in self.processes)
 
-    def remains(self) -> str:
-        """Say what is not yet given back; empty when all is."""
+    def remains(self, waited: float = 0.0) -> str:
+        """Say what is not yet given back; empty when all is. `waited`: seconds since the last of its processes was gone."""
         try:
             now = self.accelerators.snapshot()
         except OSError as problem:
@@ -100,18 +127,37 @@ class Claim:
         for index, (_, listed) in now.items():
             if left := sorted(self.processes & listed.keys()):
                 return f"GPU {index} still lists the processes {', '.join(map(str, left))}"
-        for index, (used, listed) in now.items():
-            used_before, listed_before = self.before.get(index, (0, {}))
+        # A driver that lists others' processes, and never one of ours, would list ours if there were any: it is taken at its word.
+        tells = not self.listed and any(memory for _, listed in now.values() for memory in listed.values())
+        for index, figures in self._mine(now).items():
             # What other processes took meanwhile is theirs: another model may have come to this GPU or left it.
-            extra = (used - sum(listed.values())) - (used_before - sum(listed_before.values()))
-            if extra > TOLERANCE:
-                return f"GPU {index} has {extra >> 20} MiB more in use than before"
+            unlisted, before = _unlisted(figures), _unlisted(self.before.get(index, (0, {})))
+            back, came = self.last.get(index, before) - unlisted, self.came.get(index, 0)
+            if unlisted - before <= TOLERANCE or (not tells and back >= came - max(TOLERANCE, came // 4)):
+                continue
+            gone = not self.ready or back >= TOLERANCE  # where nothing at all came back, it is somewhere still
+            if not tells and not self.listed and gone and waited >= SHARED_WAIT:
+                continue
+            return (
+                f"GPU {index} has {(unlisted - before) >> 20} MiB more in use than before, and the driver does not say whose "
+                f"they are; the place is free once no more than {TOLERANCE >> 20} MiB of them are left"
+            )
         return ""
 
+    def _mine(self, snapshot: Snapshot) -> Snapshot:
+        return {index: each for index, each in snapshot.items() if self.devices is None or index in self.devices}
 
-def make_claim(accelerators: Accelerators | None) -> Claim | None:
-    """Take the state before a holder starts; None where nothing is known about accelerators."""
+
+def make_claim(accelerators: Accelerators | None, devices: Collection[int] | None = None) -> Claim | None:
+    """Take the state before a holder starts that is given these GPUs; None where nothing is known about accelerators."""
     try:
-        return None if accelerators is None else Claim(accelerators, accelerators.snapshot())
+        given = None if devices is None else frozenset(devices)
+        return None if accelerators is None else Claim(accelerators, accelerators.snapshot(), given)
     except OSError:
         return None
+
+
+def _unlisted(figures: tuple[int, Mapping[int, int]]) -> int:
+    """Bytes in use of which the driver does not say whose they are."""
+    used, listed = figures
+    return used - sum(listed.values())

@@ -143,6 +143,8 @@ def _whole(answer: bytes) -> bool:
     """Whether all of it is here, as far as it says how long it is; otherwise it ends with its connection."""
     head, ended, body = answer.partition(b"\r\n\r\n")
     fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
+    if head[9:12] == b"204":  # it has no body, nor says how long that is
+        return bool(ended)
     length = fields.get(b"content-length", b"").strip()
     chunked = fields.get(b"transfer-encoding", b"").strip() == b"chunked"
     return bool(ended) and (

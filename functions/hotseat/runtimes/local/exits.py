@@ -32,6 +32,8 @@ def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: b
     how = f"the engine exited with code {code}" if code >= 0 else f"the engine was ended by {_signal_name(-code)}"
     if not ready:
         how += " while it was loading"
+    if code == 0 and not ready:
+        how += " (if it started a server that goes on elsewhere, use engine external with its url, and keep that running yourself)"
     if code == -signal.SIGKILL and oom_killed:
         return "OutOfMemory", with_output(f"{how}: the kernel says out of memory", output)
     if code != 0 and any(OUT_OF_MEMORY.search(line) for line in output[-READ_LINES:]):

@@ -1,7 +1,7 @@
 """The GPUs of this machine as engines see them: which there are, and the environment that shows an engine some of them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,17 @@ class Gpus:
         names = devices if self.inherited else tuple(self.ids.get(device, device) for device in devices)
         order = _ORDER if self.vendor is NVIDIA and not self.inherited else {}
         return {**cleared, **order, self.variable: ",".join(names)}
+
+    def uuid(self, device: str, uuids: Sequence[str]) -> str | None:
+        """Give what tells one of them from all others on this machine, None where nobody knows; `uuids` are those of all by number."""
+        known = [uuid for uuid in uuids if uuid.startswith(device)]
+        if device.isdigit():
+            known = list(uuids[int(device) : int(device) + 1])
+        return known[0] if len(known) == 1 else None
+
+    def numbers(self, devices: tuple[str, ...]) -> tuple[int, ...] | None:
+        """Give the driver's numbers of some of them; None where those are not known."""
+        return tuple(int(each) for each in devices) if devices and all(each in self.ids for each in devices) else None
 
 
 def overridden(vendor: Vendor, model: Model) -> list[str]:

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from hotseat.core.documents import Model
 from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
     HolderFailed,
     HolderParked,
     HolderReady,
@@ -28,11 +31,12 @@ from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, sleep_of
 from hotseat.runtimes.local.accelerators import Accelerators, Claim, make_claim
 from hotseat.runtimes.local.errand import Balked
-from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills
+from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills, with_output
 from hotseat.runtimes.local.gpus import Gpus, overridden
+from hotseat.runtimes.local.health import Liveness
 from hotseat.runtimes.local.keeper import descendants
 from hotseat.runtimes.local.keepers import Keeper, Keepers, read_ready
-from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, make_plan
+from hotseat.runtimes.local.launching import HOST, CannotStart, Plan, PortBook, WeightsMissing, make_plan, told
 from hotseat.runtimes.local.leftovers import (
     HOLDER_VARIABLE,
     StateDir,
@@ -72,6 +76,7 @@ class Surroundings:
     ended: Callable[["Holder"], None]  # called just before HolderReleased
     gpus: Gpus
     measuring: Measuring
+    heard: Callable[[str], float]  # when bytes of an answer came from an address last, monotonic
     closing: threading.Event = field(default_factory=threading.Event)  # the runtime ends: wait for processes only
 
 
@@ -91,6 +96,7 @@ class Holder(threading.Thread):
         self._plan: Plan | None = None  # while it may be begun once more
         self._probe: Probe | None = None
         self._turn: Turn | None = None  # to sleep or to wake, while it goes on
+        self._liveness: Liveness | None = None  # while it is ready
         self._turned = 0  # number of the last of those
         self._claim: Claim | None = None
         self._lines = Lines()
@@ -99,6 +105,7 @@ class Holder(threading.Thread):
         self._engine_pid = 0
         self._address, self._listens, self._health = "", (HOST, 0), ""
         self._told_grace: float | None = None  # what the keeper knows of the Stop
+        self._gone_since = 0.0  # monotonic: when its last process was proven gone
         self._prove_by: float | None = None  # monotonic, once it is to end
         self._ready = self._failed = self._unproven = self._empty = False
 
@@ -115,6 +122,7 @@ class Holder(threading.Thread):
             if self._keeper is not None:
                 self._keeper.close()  # it kills the tree then
         self._prove(self._processes_left)
+        self._gone_since = time.monotonic()
         self._prove(self._memory_left)
         self._end()
 
@@ -122,22 +130,31 @@ class Holder(threading.Thread):
 
     def _start(self, stack: ExitStack) -> None:
         """Hand the engine to a keeper, or say why not."""
-        spec = self.model.spec
         try:
-            port = stack.enter_context(self._around.ports.promise(spec.port))
-            marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
-            gpus = self._around.gpus.environment(self.model, self.order.devices)
-            plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
+            with told():
+                self._start_up(stack)
         except CannotStart as problem:
+            if isinstance(problem, WeightsMissing):  # they vanished since it was looked last
+                now, name = self._around.clock(), self.model.name
+                self._around.observe(CacheObserved(now, name, CacheState.ABSENT))
             self._cannot_start(problem.reason, str(problem))
-            return
+
+    def _start_up(self, stack: ExitStack) -> None:
+        spec = self.model.spec
+        port = stack.enter_context(self._around.ports.promise(spec.port, self.model.name))
+        marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
+        gpus = self._around.gpus.environment(self.model, self.order.devices)
+        plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
         if self.order.devices and (names := overridden(self._around.gpus.vendor, self.model)):
             self._warn(
                 f"env sets {names[0]}, so the choice of GPUs {','.join(self.order.devices)} is not made known to it"
             )
         if plan.stop_command:
             self._around.state.remember(self.order.holder, plan.stop_command)
-        self._claim = make_claim(self._around.accelerators) if spec.resources.gpus else None
+        if spec.resources.gpus:
+            its_own = overridden(self._around.gpus.vendor, self.model)
+            numbers = None if its_own else self._around.gpus.numbers(self.order.devices)
+            self._claim = make_claim(self._around.accelerators, numbers)
         self._oom_kills = oom_kills()
         self._plan = plan
         self._keeper = self._launch(plan)
@@ -156,7 +173,12 @@ class Holder(threading.Thread):
         if plan is None or self._engine_pid or over or self._processes_left():
             return False
         dead.close()
-        self._keeper = self._launch(plan)
+        try:
+            with told():
+                self._keeper = self._launch(plan)
+        except CannotStart as problem:
+            self._cannot_start(problem.reason, str(problem))
+            self._keeper = None  # the dead one had nothing to run
         return True
 
     def _warn(self, message: str) -> None:
@@ -187,6 +209,7 @@ class Holder(threading.Thread):
             if self._engine_pid:
                 self._take_output(self._keeper)
             self._ask()
+            self._check()
             self._go_on(self._keeper)
             if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
                 self._tell_unproven(f"processes are still there: {_listed(descendants(self._keeper.pid))}")
@@ -198,7 +221,7 @@ class Holder(threading.Thread):
         if self._engine_pid:  # not before, so that the line which says so comes first
             poll.register(keeper.log, select.POLLIN)
         times = [] if self._prove_by is None or self._unproven else [self._prove_by]
-        for talk in (self._probe, self._turn):
+        for talk in (self._probe, self._turn, self._liveness):
             if talk is not None:
                 times.append(talk.due)
                 if (at := talk.fd) is not None:
@@ -261,6 +284,8 @@ class Holder(threading.Thread):
         self._around.measuring.forget(self.order.holder)
         self._give_up_talk()
         self._note_processes(keeper)
+        if self._claim is not None:
+            self._claim.look()
         self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
 
     def _ask(self) -> None:
@@ -269,11 +294,29 @@ class Holder(threading.Thread):
             return
         self._give_up_talk()
         self._ready = True
+        self._watch()
+        if self._claim is not None:
+            self._claim.look(loaded=True)  # first: from now on others may come
         self._around.observe(HolderReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
         self._note_processes(self._keeper)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
-            watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine)
+            watched = Watched(self.order, self._keeper.pid, self._address, self.model, self._engine, self._claim)
             self._around.measuring.watch(watched)
+
+    def _watch(self) -> None:
+        """Ask from now on whether it still answers, if its Model wants that."""
+        health = self.model.spec.health
+        if health.period:
+            heard = partial(self._around.heard, self._address)
+            self._liveness = Liveness(self._listens, self._health, health, heard, time.monotonic())
+
+    def _check(self) -> None:
+        """Tell once it has not answered for too long. It is stopped by order, so that nobody is sent to it meanwhile."""
+        if self._liveness is None or not (why := self._liveness.step(time.monotonic())):
+            return
+        _, output = self._output.read_after(self._begin_of_output, 0)
+        self._output.write([f"--- {self.order.holder}: {why} ---"])
+        self._fail("Unhealthy", with_output(why, output), lives=True)
 
     def _begin_turn(self, order: Park | Wake, keeper: Keeper) -> None:
         """Begin to have it sleep, or wake."""
@@ -301,6 +344,7 @@ class Holder(threading.Thread):
             memory = resident_memory(descendants(keeper.pid))
             self._around.observe(HolderParked(self._around.clock(), holder, epoch, order.turn, memory))
         else:
+            self._watch()
             self._around.observe(HolderReady(self._around.clock(), holder, epoch, self._address, order.turn))
 
     def _tell_balked(self, order: Park | Wake, why: str) -> None:
@@ -331,7 +375,9 @@ class Holder(threading.Thread):
 
     def _memory_left(self) -> str:
         """Ask the driver, where there is one."""
-        return "" if self._claim is None or self._around.closing.is_set() else self._claim.remains()
+        if self._claim is None or self._around.closing.is_set():
+            return ""
+        return self._claim.remains(time.monotonic() - self._gone_since)
 
     def _end(self) -> None:
         """Say that it is gone, then tidy up: whoever waits for the seat does not wait for that."""
@@ -358,18 +404,18 @@ class Holder(threading.Thread):
 
     def _give_up_talk(self) -> None:
         """Ask and order nothing more of it."""
-        for talk in (self._probe, self._turn):
+        for talk in (self._probe, self._turn, self._liveness):
             if talk is not None:
                 talk.close()
-        self._probe = self._turn = None
+        self._probe = self._turn = self._liveness = None
 
-    def _fail(self, reason: str, message: str) -> None:
-        """Tell that it ended by itself: once, and not if it was told to end."""
+    def _fail(self, reason: str, message: str, *, lives: bool = False) -> None:
+        """Tell that it ended by itself, or that it should: once, and not if it was told to end."""
         self._give_up_talk()
         if not self._failed and self.orders.grace is None:
             self._failed = True
             self._around.observe(
-                HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message)
+                HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message, lives)
             )
 
     def _tell_unproven(self, reason: str) -> None:

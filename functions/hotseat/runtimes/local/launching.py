@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -13,11 +14,13 @@ from types import MappingProxyType
 from hotseat.core.documents import Model
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote
 from hotseat.engines.custom import Custom
-from hotseat.runtimes.local.leftovers import HOLDER_VARIABLE, KEEPER_VARIABLE, STATE_VARIABLE
+from hotseat.runtimes.local.keeper import REASONS
+from hotseat.runtimes.local.leftovers import HOLDER_VARIABLE, KEEPER_VARIABLE, STATE_VARIABLE, StateDir
 from hotseat.sources.base import SourceError, cached
 
 HOST = "127.0.0.1"
 SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - the name of variables that engines must not see
+_SOME_PORT = 1  # where a start is only thought through
 ATTEMPTS = 100  # to find a port that none of our own engines was promised
 
 
@@ -27,6 +30,20 @@ class CannotStart(Exception):
     def __init__(self, message: str, reason: str = "CannotStart") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class WeightsMissing(CannotStart):
+    """They have to be fetched first."""
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turn what the system refuses into CannotStart, with what it was refused for."""
+    try:
+        yield
+    except OSError as problem:
+        what = f"{problem.filename}: " if problem.filename else ""
+        raise CannotStart(f"{what}{problem.strerror or problem}") from problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +62,24 @@ class PortBook:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._promised: set[int] = set()
+        self._promised: dict[int, str] = {}  # to which Model
 
     @contextlib.contextmanager
-    def promise(self, wanted: int | None) -> Iterator[int]:
-        """Keep a port for an engine: this one, or any free one. CannotStart if somebody listens there already."""
+    def promise(self, wanted: int | None, model: str) -> Iterator[int]:
+        """Keep a port for an engine of a Model: this one, or any free one. CannotStart if somebody listens there already."""
         with self._lock:
             port = wanted if wanted is not None else _free_port(self._promised)
-            if port in self._promised or not _can_listen(port):
+            if (other := self._promised.get(port)) is not None:
+                message = f"port {port} is that of the Model {other}, which is loaded: leave port out of one of them, or state another"
+                raise CannotStart(message, "PortTaken")
+            if not _can_listen(port):
                 raise CannotStart(f"port {port} is taken: something else listens on it", "PortTaken")
-            self._promised.add(port)
+            self._promised[port] = model
         try:
             yield port
         finally:
             with self._lock:
-                self._promised.discard(port)
+                del self._promised[port]
 
 
 def make_plan(
@@ -87,6 +107,18 @@ def make_plan(
     return Plan(launch.argv, env, stop_command, port, model.spec.health.path or engine.health_path(model))
 
 
+def check_start(model: Model, engine: Engine, cache_dir: Path, state: StateDir) -> None:
+    """Look whether a start could begin, before anybody makes room for it. CannotStart says why not."""
+    with told():
+        plan = make_plan(model, engine, model.spec.port or _SOME_PORT, cache_dir, {})
+        program, path = plan.argv[0], plan.env.get("PATH", os.defpath)
+        if shutil.which(program, path=path) is None:
+            error = errno.EACCES if shutil.which(program, os.F_OK, path) else errno.ENOENT
+            raise CannotStart(f"{program}: {os.strerror(error)}", REASONS[error])
+        if plan.stop_command:
+            state.check()
+
+
 def base_environment() -> dict[str, str]:
     """Environment of this process without its own secrets, and without marks of another hotseat above it."""
     marks = (HOLDER_VARIABLE, STATE_VARIABLE, KEEPER_VARIABLE)
@@ -104,7 +136,7 @@ def _weights(model: Model, engine: Engine, cache_dir: Path) -> str | None:
     except SourceError as problem:
         raise CannotStart(str(problem)) from problem
     if path is None:
-        raise CannotStart(f"the weights {source} are not here yet; fetch them first")
+        raise WeightsMissing(f"the weights {source} are not here yet; fetch them first")
     return str(path)
 
 

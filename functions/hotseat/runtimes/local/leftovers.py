@@ -17,7 +17,7 @@ from hotseat.runtimes.local.keeper import processes, signal_process
 
 HOLDER_VARIABLE = "HOTSEAT_HOLDER"  # in every engine: the holder, and a number that no other instance has
 STATE_VARIABLE = "HOTSEAT_ENGINE_OF"  # in every engine and keeper: the state directory of its hotseat
-KEEPER_VARIABLE = "HOTSEAT_KEEPER"  # in keepers only
+KEEPER_VARIABLE = "HOTSEAT_KEEPER"  # in keepers only: the pid of their hotseat
 KEEPERS_TIME = 5.0  # seconds that the keepers of a dead hotseat get to finish what they do anyway
 STOP_COMMAND_TIME = 10.0  # seconds for a stop command that a dead hotseat left
 NO_PIDFD_PAUSE = 0.02  # seconds between looks where the system cannot tell of a process's end
@@ -48,6 +48,12 @@ class StateDir:
             raise StateDirInUse(
                 f"another hotseat (pid {owner.strip()}) uses {self.path}; stop it, or choose another state directory"
             ) from None
+        if (living := self._living_owner()) is not None:
+            os.close(descriptor)
+            raise StateDirInUse(
+                f"another hotseat (pid {living}) uses {self.path}, though its lock there has been deleted; stop it, or choose "
+                "another state directory"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
@@ -68,8 +74,16 @@ class StateDir:
             self._lock = None
 
     def remember(self, holder: str, stop_command: Sequence[str]) -> None:
-        """Note what must be run if this hotseat dies before `forget`."""
+        """Note what must be run if this hotseat dies before `forget`. OSError: it cannot be noted."""
+        self.path.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
         self._note(holder).write_text(json.dumps(list(stop_command)))
+
+    def check(self) -> None:
+        """See whether `remember` could write. OSError: it could not."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / "check"
+        draft.write_text("[]")
+        draft.unlink()
 
     def forget(self, holder: str) -> None:
         """Drop the note: the holder is gone."""
@@ -85,6 +99,17 @@ class StateDir:
             note.unlink()
         return left
 
+    def _living_owner(self) -> int | None:
+        """Find another hotseat whose keepers for this directory are still its children: its lock may have been tidied away."""
+        found = find_processes(STATE_VARIABLE, str(self.path), KEEPER_VARIABLE)
+        known = processes() if found else {}
+        for pid in found:
+            parent = int(known[pid][1]) if pid in known else 0
+            with contextlib.suppress(OSError):
+                if parent != os.getpid() and f"{KEEPER_VARIABLE}={parent}".encode() in _environ(pid):
+                    return parent
+        return None
+
     def _note(self, holder: str) -> Path:
         return self.path / f"{quote(holder, safe='@')}.stop.json"
 
@@ -95,12 +120,16 @@ def find_processes(variable: str, value: str, also: str = "") -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (process / "environ").read_bytes().split(b"\0")
+            variables = _environ(int(process.name))
         except OSError:  # gone, or somebody else's
             continue
         if wanted in variables and (not also or any(entry.startswith(companion) for entry in variables)):
             found.append(int(process.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def _environ(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def session_members(session: int) -> list[int]:

@@ -17,7 +17,7 @@ from hotseat.core.documents import Model
 from hotseat.core.messages import HolderMeasured, Start
 from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, TellsMemory
-from hotseat.runtimes.local.accelerators import Accelerators
+from hotseat.runtimes.local.accelerators import Accelerators, Claim
 from hotseat.runtimes.local.keeper import descendants
 
 PAUSE = 10.0  # seconds between looks
@@ -36,6 +36,7 @@ class Watched:
     address: str
     model: Model
     engine: Engine
+    claim: Claim | None = None
     told: int | None = None
 
 
@@ -94,6 +95,8 @@ class Measuring:
         except Exception:  # whatever it is, the others are looked at all the same
             log.exception("cannot measure %s", each.order.holder)
             memory = 0
+        if each.claim is not None:
+            each.claim.look()
         first, before = each.told is None, each.told or 0
         each.told = before
         if memory and (first or abs(memory - before) >= STEP):

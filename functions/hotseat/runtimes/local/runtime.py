@@ -1,9 +1,11 @@
 """Runtime of one machine: models as child processes, each below a keeper that proves its end."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from pathlib import Path
 
 from hotseat.core.documents import Model
@@ -26,7 +28,7 @@ from hotseat.runtimes.local.fetching import Fetching
 from hotseat.runtimes.local.gpus import Gpus
 from hotseat.runtimes.local.holder import PROOF_TIME, Holder, Surroundings
 from hotseat.runtimes.local.keepers import Keepers
-from hotseat.runtimes.local.launching import PortBook, base_environment
+from hotseat.runtimes.local.launching import CannotStart, PortBook, WeightsMissing, base_environment, check_start
 from hotseat.runtimes.local.leftovers import KEEPER_VARIABLE, STATE_VARIABLE, StateDir
 from hotseat.runtimes.local.logs import ModelLog
 from hotseat.runtimes.local.measuring import Measuring
@@ -38,10 +40,16 @@ CLOSE_GRACE = 2.0  # seconds between SIGTERM and SIGKILL when everything ends
 log = logging.getLogger(__name__)
 
 
+def _silence(_address: str) -> float:
+    """Stand for nobody who talks to engines."""
+    return -inf
+
+
 class LocalRuntime:
     """A Runtime (see core/ports.py). `observe` is called from its threads and from the caller's; it must only hand on.
 
     `state_dir` is how one instance after another finds what was left: one living instance each. `log_dir` None: no files.
+    `heard` says when bytes of an answer came from an engine's address last, on the monotonic clock: while they come it lives.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class LocalRuntime:
         accelerators: Accelerators | None = None,
         gpus: Gpus | None = None,
         engines: Callable[[str], Engine] = load_engine,
+        heard: Callable[[str], float] = _silence,
     ) -> None:
         self._cache_dir = cache_dir
         self._clock = clock
@@ -70,7 +79,7 @@ class LocalRuntime:
         self._state = state = StateDir(state_dir)
         marks = {STATE_VARIABLE: str(state.path)}
         self._child_env = base_environment() | marks
-        self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: "1"})
+        self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: str(os.getpid())})
         self._around = Surroundings(
             self._tell,
             clock,
@@ -83,6 +92,7 @@ class LocalRuntime:
             self._forget,
             gpus or Gpus(),
             Measuring(self._tell, clock, accelerators),
+            heard,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
@@ -118,19 +128,18 @@ class LocalRuntime:
             self._tell_cache(model)
 
     def fetch(self, order: Fetch) -> None:
-        """Bring the weights. Repeating it while it runs does nothing."""
+        """Look whether a load could begin, and bring the weights if they are what is missing. Repeating it while it runs does nothing."""
         with self._lock:
             model = self._known(order.model)
-            if (running := self._fetches.get(model.name)) is not None and not running.over:
+            if self._is_fetching(model.name):
                 return
-            try:
-                fetch, problem = self._new_fetch(model), None
-            except RuntimeError as error:  # no thread can be started
-                fetch, problem = None, error
+            problem = None
+            try:  # on a thread of its own: a file system may hang
+                self._run(threading.Thread(target=self._see_to, args=(model,), name=f"look-{model.name}", daemon=True))
+            except RuntimeError as error:
+                problem = error
         if problem is not None:
             self._tell(CacheObserved(self._clock(), model.name, CacheState.FAILED, f"cannot fetch: {problem}"))
-        elif fetch is None:
-            self._tell_cache(model)
 
     def start(self, order: Start) -> None:
         """Load the model."""
@@ -222,14 +231,44 @@ class LocalRuntime:
         self._holders[order.holder] = holder  # its thread cannot have ended: that takes the lock, which we have
         return None
 
-    def _new_fetch(self, model: Model) -> Fetching | None:
-        """Start a fetch, if there is anything to be fetched."""
-        if self._cache_state(model).state is not CacheState.ABSENT or model.spec.source is None:
-            return None
-        fetch = Fetching(model.name, model.spec.source, self._cache_dir, self._child_env, self._tell, clock=self._clock)
-        self._run(fetch)
-        self._fetches[model.name] = fetch
-        return fetch
+    def _see_to(self, model: Model) -> None:
+        """Tell whether a load could begin, or start a fetch."""
+        try:
+            seen = self._cache_state(model)
+            if seen.state is CacheState.CACHED:
+                seen = self._readiness(model)
+            elif seen.state is CacheState.ABSENT and model.spec.source is not None:
+                self._start_fetch(model, model.spec.source)
+                return
+        except Exception as problem:
+            log.exception("look for %s", model.name)
+            seen = CacheObserved(self._clock(), model.name, CacheState.FAILED, f"cannot fetch: {problem}")
+        self._tell(seen)
+
+    def _start_fetch(self, model: Model, source: str) -> None:
+        with self._lock:
+            if self._around.closing.is_set() or self._is_fetching(model.name):
+                return
+            if _source(self._models.get(model.name)) != source:
+                return  # its document has changed, which has been told of
+            fetch = Fetching(model.name, source, self._cache_dir, self._child_env, self._tell, clock=self._clock)
+            self._run(fetch)
+            self._fetches[model.name] = fetch
+
+    def _is_fetching(self, model: str) -> bool:
+        return model in self._fetches and not self._fetches[model].over
+
+    def _readiness(self, model: Model) -> CacheObserved:
+        """Say whether its engine could be started now."""
+        state, message, reason = CacheState.CACHED, "", "FetchFailed"
+        if model.spec.engine != EXTERNAL:
+            try:
+                check_start(model, self._engines[model.spec.engine], self._cache_dir, self._state)
+            except WeightsMissing:
+                state = CacheState.ABSENT
+            except CannotStart as problem:
+                state, message, reason = CacheState.FAILED, str(problem), problem.reason
+        return CacheObserved(self._clock(), model.name, state, message, reason=reason)
 
     def _cache_state(self, model: Model) -> CacheObserved:
         """Look where the weights are. No network."""

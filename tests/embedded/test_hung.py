@@ -1,0 +1,39 @@
+"""Engines that hang once they are ready: nobody waits for them for ever."""
+
+import os
+import signal
+
+from .conftest import Up
+from .harness import model
+
+
+def test_a_hung_engine_is_stopped_and_started_again_for_those_who_wait(up: Up) -> None:
+    health = {"period": "200ms", "failureThreshold": 3}
+    hotseat = up(model("a", concurrency=1, health=health, lifecycle={"stopTimeout": "0s"}))
+    assert hotseat.ask("a").status == 200
+    pid = hotseat.stats("a")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    calls = [hotseat.send("a") for _ in range(3)]
+    served, behind, lost = sorted(call.answer().status for call in calls)
+    assert (served, behind) == (200, 200)
+    assert lost in (502, 503), "it was on its way to the engine that hung"
+    assert hotseat.stats("a")["pid"] != pid
+    failed = hotseat.wait_event("model.failed", "a")["data"]
+    assert failed["reason"] == "Unhealthy"
+    assert "GET /health was not answered in time (health.period 200ms, health.failureThreshold 3)" in failed["message"]
+
+
+def test_an_engine_that_sends_bytes_is_left_alone_though_it_answers_no_health_check(up: Up) -> None:
+    health = {"period": "100ms", "failureThreshold": 2}
+    hotseat = up(model("a", "--fault", "busy-health", health=health))
+    answer = hotseat.ask("a", stream=True, mock={"tokens": 40, "tokens_per_second": 40})
+    assert len(answer.data()) == 41
+    assert hotseat.loads()["a"] == 1
+
+
+def test_an_answer_that_does_not_begin_ends_with_a_timeout(up: Up) -> None:
+    hotseat = up(model("a", "--fault", "hang", concurrency=1, lifecycle={"responseStartTimeout": "300ms"}))
+    calls = [hotseat.send("a") for _ in range(3)]
+    answers = [call.answer() for call in calls]
+    assert {(answer.status, answer.code) for answer in answers} == {(504, "upstream_timeout")}
+    assert hotseat.running() == {"a": "ready"}, "it answers its health checks"
