@@ -34,7 +34,7 @@ class Served(Protocol):
         """Start."""
 
     def reload(self) -> None:
-        """Read the documents again."""
+        """Have the documents read again, soon. Called by a signal handler: it must return at once, and may interrupt itself."""
 
     def close(self) -> None:
         """End; what waits is sent away, what is in flight may finish."""
@@ -108,7 +108,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def _reload(self) -> None:
         if self._served is not None:
-            threading.Thread(target=self._served.reload, name="reload").start()
+            self._served.reload()
 
     def _end(self, worker: Any) -> None:
         """Begin to end, once. Until nothing is in flight the worker still answers, if only that it shuts down."""
