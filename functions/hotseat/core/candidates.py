@@ -37,7 +37,9 @@ class Candidates:
         main = by_model(seating.holders.values())
         views: list[ModelView] = []
         show = partial(model_view, ledger=self.ledger, rates=traffic.rates, now=now, capacity=capacity)
-        for name, terms in seating.terms.items():
+        asked_for = {*main, *self.prospects.orders, *traffic.demands.models(), *self.wishes.models(seating.terms)}
+        for name in [name for name in seating.terms if name in asked_for]:  # of a thousand models these are few
+            terms = seating.terms[name]
             waiting, mine = traffic.waiting(name), main.get(name)
             if mine and mine.state is SeatState.PARKED and mine.staying:
                 mine = None  # it holds nothing, and comes back as others come
