@@ -119,8 +119,8 @@ class LocalRuntime:
             for name in wanted.keys() - self._logs.keys():
                 self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
             looked_at = [model for model in changed if not self._is_fetching(model.name)]  # a fetch tells by itself
-        for model in looked_at:
-            self._tell(self._cache_state(model))
+        for state in [self._cache_state(model) for model in looked_at]:  # all at once: that may be one decision then
+            self._tell(state)
 
     def fetch(self, order: Fetch) -> None:
         """Bring the weights. Repeating it while it runs does nothing."""
