@@ -7,17 +7,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import watchfiles
+from queue import Empty, SimpleQueue
 
 from hotseat.control.bus import Bus, HttpSink, Listener
 from hotseat.control.house import House
 from hotseat.control.learned import LearnedFile
 from hotseat.control.portclashes import port_clashes
+from hotseat.control.watching import Settling, look
 from hotseat.gateway import readings
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.places import Places
@@ -118,7 +117,9 @@ class App:
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self._lock = threading.Lock()  # one reload, or the end, at a time
         self._closed = False
-        self._stop_watching = threading.Event()
+        self._asked: SimpleQueue[None] = (
+            SimpleQueue()
+        )  # for a reload, or for the end of its thread; signal handlers may put
         self.gateway: Gateway = create_gateway(
             self.house,
             self.bus,
@@ -132,13 +133,46 @@ class App:
         )
 
     def begin(self) -> None:
-        """Take down what an earlier run left, take in the documents, and watch the files."""
-        self._apply()
-        if self.settings.watch and self.settings.files:
-            threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        """Take down what an earlier run left, take in the documents, and look after their files."""
+        before = look(self.settings.files)
+        self._apply(self.manifest)
+        threading.Thread(target=self._look_after_files, args=(before,), name="documents", daemon=True).start()
 
     def reload(self) -> None:
-        """Read the documents again and apply the difference; with an error in them everything stays as it is."""
+        """Have the documents read again, soon, and the difference applied. Returns at once; many calls may cost one reading."""
+        self._asked.put(None)
+
+    def _look_after_files(self, before: Hashable) -> None:
+        """Take them in again when somebody asks for it, or when they have changed.
+
+        `before` is how they looked at the start, when they had just been read: what changed in between is found by reading them once.
+        """
+        settling = Settling() if self.settings.watch and self.settings.files else None
+        while not self._closed:
+            asked = self._is_asked(None if settling is None else settling.pause)
+            try:
+                state = look(self.settings.files) if settling is not None else before
+                if asked or (settling is not None and settling.see(state, time.monotonic())):
+                    self._take_in(anyway=asked or state != before)
+            except Exception as error:
+                log.exception("reload failed")
+                self._tell(f"not reloaded, or not all of it: {error}; save the file again to try again")
+
+    def _is_asked(self, timeout: float | None) -> bool:
+        """Wait for somebody who asks for a reload; all who have asked by then get one."""
+        try:
+            self._asked.get(timeout=timeout)
+        except Empty:
+            return False
+        while not self._asked.empty():
+            self._asked.get()
+        return True
+
+    def _take_in(self, *, anyway: bool) -> None:
+        """Read the documents and apply the difference; with an error in them everything stays as it is.
+
+        `anyway`: also where they hold what they held. What could not be had then, weights or a thread, may be there now.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -146,29 +180,28 @@ class App:
                 self._tell("not reloaded: the documents came from the standard input")
                 return
             try:
-                manifest = load(self.settings.files)
+                manifest = load(self.settings.files, known=self.manifest)
             except ManifestErrors as errors:
                 self._tell(f"not reloaded, all goes on as before:\n{errors}")
                 return
-            old, self.manifest = self.manifest, manifest
-            if (old.models, old.workspaces) == (manifest.models, manifest.workspaces):
+            if manifest is self.manifest and not anyway:
                 return
-            self._apply()
+            self._apply(manifest)
+            old, self.manifest = self.manifest, manifest
+        if (old.models, old.workspaces) != (manifest.models, manifest.workspaces):
             self._tell(f"reloaded: {_difference(old, manifest)}")
 
-    def _apply(self) -> None:
-        self._ends_in(shutdown_time(self.manifest))
-        self._taken_in(self.manifest)
-        self.house.apply(self.manifest.workspaces, self.manifest.models)
-        for clash in port_clashes(self.manifest.models, self.manifest.workspaces):
+    def _apply(self, manifest: Manifest) -> None:
+        self._ends_in(shutdown_time(manifest))
+        self._taken_in(manifest)
+        self.house.apply(manifest.workspaces, manifest.models)
+        for clash in port_clashes(manifest.models, manifest.workspaces):
             self._tell(f"WARNING: {clash}.")
-        self._lock_gpus()
+        self._lock_gpus(manifest)
 
-    def _lock_gpus(self) -> None:
+    def _lock_gpus(self, manifest: Manifest) -> None:
         """Say where another hotseat uses the same GPUs: neither knows what the other loads."""
-        using = {
-            m.spec.workspace for m in self.manifest.models if m.spec.resources.gpus and m.spec.engine != "external"
-        }
+        using = {m.spec.workspace for m in manifest.models if m.spec.resources.gpus and m.spec.engine != "external"}
         named = {self._gpus.uuid(each, self._uuids): each for each in sorted(self.house.devices(using))}
         others = self._gpu_locks.hold(uuid for uuid in named if uuid is not None)
         for uuid, owner in others.items():
@@ -183,7 +216,7 @@ class App:
             if self._closed:
                 return
             self._closed = True
-        self._stop_watching.set()
+        self._asked.put(None)
         self.house.close(shutdown_time(self.manifest))
         self._connections.close()
         self._learned.close()
@@ -191,32 +224,6 @@ class App:
         for each in (self._sink, self._request_log):
             if each is not None:
                 each.close()
-
-    def _watch(self) -> None:
-        # Editors replace files: their folders are what can be watched.
-        folders = {path if path.is_dir() else path.parent for path in map(Path.absolute, self.settings.files)}
-        files = {path.absolute() for path in self.settings.files}
-
-        def ours(_change: Any, name: str) -> bool:
-            return Path(name) in files or Path(name).parent in files
-
-        changes = watchfiles.watch(
-            *folders,
-            watch_filter=ours,
-            stop_event=self._stop_watching,
-            recursive=False,
-            rust_timeout=1000,
-            yield_on_timeout=True,
-        )
-        unread = True  # what changed between the first reading and the beginning of the watch
-        for change in changes:
-            if not change and not unread:
-                continue
-            unread = False
-            try:
-                self.reload()
-            except Exception:
-                log.exception("reload failed")
 
     def _read(self) -> Iterator[Reading]:
         """Values of the gauges that are read when scraped."""

@@ -16,7 +16,17 @@ import psutil
 import pytest
 
 from hotseat.core.documents import Model
-from hotseat.core.messages import CacheObserved, HolderFailed, HolderReady, HolderReleased, HolderUnproven, Start, Stop
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    HolderFailed,
+    HolderReady,
+    HolderReleased,
+    HolderUnproven,
+    Start,
+    Stop,
+)
+from hotseat.engines.base import Engine, load_engine
 from hotseat.runtimes.local import holder as holder_module
 from hotseat.runtimes.local.holder import Holder
 from hotseat.runtimes.local.keepers import Keeper
@@ -458,3 +468,45 @@ def test_many_turns_leave_no_thread_and_no_descriptor(house: House, tmp_path: Pa
 def test_a_begun_runtime_tells_cached_for_models_without_weights(house: House, tmp_path: Path) -> None:
     house.begin(small_model(tmp_path, "a"))
     assert house.told.await_one(CacheObserved, model="a").message == ""
+
+
+def test_one_model_that_cannot_be_looked_at_is_the_only_one_that_fails(house: House, tmp_path: Path) -> None:
+    """A limit once: the documents behind it were not taken in, and requests for them waited for ever."""
+
+    class Broken:
+        name = "broken"
+
+        def fetches(self, _model: Model) -> bool:
+            raise ZeroDivisionError("a bug of somebody else's")
+
+    def engine(name: str) -> Engine:
+        if name == "unloadable":
+            raise ImportError("no libfoo.so")
+        return Broken() if name == "broken" else load_engine(name)  # type: ignore[return-value]
+
+    house.runtime._load_engine = engine
+    bad = [
+        small_model(tmp_path, "long", source="/" + "x" * 300),
+        Model.model_validate({"metadata": {"name": "broken"}, "spec": {"engine": "broken", "source": "hf://a/b"}}),
+        Model.model_validate({"metadata": {"name": "unloadable"}, "spec": {"engine": "unloadable"}}),
+    ]
+    house.begin(small_model(tmp_path, "first"))
+    house.runtime.update([small_model(tmp_path, "first"), *bad, small_model(tmp_path, "last")])
+    for name, why in (("long", "File name too long"), ("broken", "somebody else's"), ("unloadable", "no installed")):
+        assert why in house.told.await_one(CacheObserved, model=name, state=CacheState.FAILED).message
+    house.told.await_one(CacheObserved, model="last", state=CacheState.CACHED)
+    house.load("last")
+
+
+def test_weights_that_could_not_be_had_are_looked_for_again_with_the_same_documents(
+    house: House, tmp_path: Path
+) -> None:
+    documents = [small_model(tmp_path, "a", source=str(tmp_path / "w.gguf")), small_model(tmp_path, "b")]
+    house.begin(*documents)
+    house.told.await_one(CacheObserved, model="a", state=CacheState.FAILED)
+    (tmp_path / "w.gguf").touch()
+    house.told.seen.clear()
+    house.runtime.update(documents)
+    house.runtime.update(documents)
+    states = [(each.model, each.state) for each in house.told.seen if isinstance(each, CacheObserved)]
+    assert states == [("a", CacheState.CACHED)], "once, and nothing of what was there"

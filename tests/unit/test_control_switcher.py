@@ -11,7 +11,17 @@ from hotseat.core.batch import Batch
 from hotseat.core.documents import Model
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Residency, Stop
 from hotseat.core.policy import Capacity
-from hotseat.core.seats import DemandReported, Load, ModelStatus, Terms, TermsChanged, Tick
+from hotseat.core.seats import (
+    CachesObserved,
+    Command,
+    DemandReported,
+    Load,
+    ModelStatus,
+    Stimulus,
+    Terms,
+    TermsChanged,
+    Tick,
+)
 
 from ..fakes import FakeRuntime  # noqa: TID252
 
@@ -166,3 +176,41 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
     switcher.shut_down()
     assert switcher.stop(5)
     assert told.index("releasing") < told.index("stop")
+
+
+def test_what_is_told_of_many_weights_at_once_is_one_step(looks: Looks) -> None:
+    switcher = Switcher(
+        "default", Batch(), FakeRuntime(), time.monotonic,
+        demand=looks, publish=lambda _: None, emit=lambda *_: None, give_up=lambda: None,
+    )  # fmt: skip
+    names, stimuli, step = [f"m-{number}" for number in range(1000)], list[object](), switcher._machine.step
+
+    def counted(stimulus: Stimulus) -> list[Command]:
+        stimuli.append(stimulus)
+        return step(stimulus)
+
+    switcher._machine.step = counted  # type: ignore[method-assign]
+    for name in names:
+        switcher.tell(CacheObserved(time.monotonic(), name, CacheState.FAILED, f"{name} is not there"))
+    switcher.tell(TermsChanged(time.monotonic(), dict.fromkeys(names, Terms()), Capacity()))
+    switcher.tell(CacheObserved(time.monotonic(), "m-1", CacheState.CACHED))
+    switcher.start()
+    assert switcher.wait_caught_up(5)
+    assert [type(stimulus) for stimulus in stimuli] == [CachesObserved, TermsChanged, CacheObserved]
+    assert [each.state for each in switcher.status()[:3]] == ["failed", "unloaded", "failed"]
+    switcher.shut_down()
+    assert switcher.stop(5)
+
+
+def test_one_that_is_retired_ends_once_it_has_nothing_left(switcher: Switcher) -> None:
+    switcher.tell(TermsChanged(time.monotonic(), {"a": Terms()}, Capacity()))
+    assert switcher.wait_for(lambda: switcher.status() != (), 5)
+    switcher.retire()
+    switcher.tell(Tick(time.monotonic()))
+    assert switcher.recall(), "it has a model still"
+    switcher.retire()
+    switcher.tell(TermsChanged(time.monotonic(), {}, Capacity()))
+    switcher._thread.join(5)
+    assert switcher.ended
+    assert not switcher.recall()
+    assert switcher.order(Load(time.monotonic(), "a"), lambda: None, 5) is None

@@ -11,7 +11,7 @@ from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.control.wire import stamp
 from hotseat.core.documents import Capability, Model
-from hotseat.core.errors import BadRequest, Unavailable, UpstreamFailed
+from hotseat.core.errors import BadRequest, Unavailable, UnknownModel, UpstreamFailed
 from hotseat.core.seats import ModelStatus
 from hotseat.gateway.asking import Asking
 from hotseat.gateway.course import Course, expected_in
@@ -144,6 +144,18 @@ def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> No
     assert (first.queue_headers, second.queue_headers) == ((("X-Queue-Position", "1"),),) * 2, "it overtook"
     for course in (first, second):
         course.finish()
+
+
+def test_a_request_follows_its_model_to_another_workspace(world: World) -> None:
+    world.tell("gpu", model("big"), model("other"))
+    course = world.course("big")
+    course.submit()
+    world.tell("new", model("big"), ready=("big",))  # who of the two switchers is first cannot be known
+    world.tell("gpu", model("other"))
+    assert isinstance(course.ticket.error, UnknownModel)
+    assert course.give_way(course.ticket.error)
+    assert (course.ticket.address, course.place.room.name, course.detour) == ("http://big", "new", None)
+    course.finish()
 
 
 def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from hotseat.core.documents import Capability, OnIdle
-from hotseat.manifests import ManifestErrors, Plugins, load
+from hotseat.manifests import ManifestErrors, Plugins, load, loading, nodes
 from hotseat.manifests.checks import ENGINES
 
 
@@ -125,7 +126,7 @@ def test_a_folder_stands_for_its_files_by_name(write, tmp_path):
     (tmp_path / "dir.yaml").mkdir()
     manifest = load([tmp_path], PLUGINS)
     assert [it.name for it in manifest.models] == ["a", "b", "c"]
-    assert manifest.files == tuple(tmp_path / name for name in ("a.json", "b.yml", "c.yaml"))
+    assert [text.path.name for text in manifest.texts] == ["a.json", "b.yml", "c.yaml"]
 
 
 def test_a_file_that_is_named_twice_is_read_once(write, tmp_path):
@@ -139,7 +140,6 @@ def test_the_standard_input_is_read_relative_to_the_working_folder(monkeypatch, 
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
     manifest = load([Path("-")], PLUGINS)
     assert manifest.models[0].spec.source == f"{tmp_path}/m.gguf"
-    assert manifest.files == ()
 
 
 def test_json_may_be_indented_with_tabs_and_hold_escapes(tmp_path):
@@ -360,3 +360,26 @@ def test_a_file_name_that_is_no_text_is_told_printably(tmp_path):
     (problem,) = problems(path)
     problem.encode()
     assert "\ufffd.yaml: cannot be read" in problem
+
+
+def test_what_is_known_already_is_not_parsed_again(write, monkeypatch):
+    path = write(model("a"))
+    parsed, parse = [], loading.parse
+    monkeypatch.setattr(loading, "parse", lambda text, file: parsed.append(file) or parse(text, file))
+    first = load([path], PLUGINS)
+    assert load([path], PLUGINS, first) is first
+    path.write_text(path.read_text() + "\n# a comment\n")
+    second = load([path], PLUGINS, first)
+    assert (second.models, second is first) == (first.models, False)
+    assert len(parsed) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: {c: [d, null, 2.5], '': }\n---\n- x\n---\n", "a: &x {b: on}\nc: *x\n<<: *x\n"]
+)
+def test_libyaml_and_pyyaml_read_the_same(text, monkeypatch):
+    quickly = list(nodes.parse(text, "f"))
+    monkeypatch.setattr(yaml, "__with_libyaml__", False)
+    assert [(tree.data, tree.problems) for tree in quickly] == [
+        (tree.data, tree.problems) for tree in nodes.parse(text, "f")
+    ]

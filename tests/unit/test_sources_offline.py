@@ -1,7 +1,9 @@
 """Which sources there are, and what is known about them without a network."""
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,36 @@ def test_a_local_path_is_there_or_an_error(tmp_path: Path) -> None:
     assert cached(f"file://{tmp_path}/a.gguf", tmp_path) == tmp_path / "a.gguf"
     with pytest.raises(SourceError, match=r"b\.gguf does not exist"):
         cached(str(tmp_path / "b.gguf"), tmp_path)
+
+
+@pytest.mark.parametrize("problem", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_path_that_cannot_be_looked_at_is_an_error_of_its_source(
+    problem: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of somebody else's, a disk that fails, a mount whose server is gone."""
+    source = "hf://org/repo/a.gguf"
+    path = entry(source, tmp_path) / FILES / "a.gguf"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    complete(source, tmp_path, path)
+    stat = Path.stat
+
+    def fail(self: Path, **more: bool) -> os.stat_result:
+        if self.name == "a.gguf":
+            raise OSError(problem, os.strerror(problem))
+        return stat(self, **more)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(SourceError, match=f"cannot be read: {os.strerror(problem)}"):
+        cached(str(tmp_path / "a.gguf"), tmp_path)
+    assert cached(source, tmp_path) is None, "it may be fetched again"
+
+
+def test_a_path_that_no_file_can_have_is_an_error_of_its_source(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read: File name too long"):
+        cached(f"{tmp_path}/{'x' * 300}.gguf", tmp_path)
+    with pytest.raises(SourceError, match="cannot be read"):
+        cached("~nobody-of-that-name/a.gguf", tmp_path)
 
 
 @pytest.mark.parametrize(

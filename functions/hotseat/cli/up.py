@@ -195,7 +195,7 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
 
 def _newest(settings: Settings, manifest: Manifest) -> Manifest:
     try:
-        return load(settings.files) if settings.files else manifest
+        return load(settings.files, known=manifest) if settings.files else manifest
     except ManifestErrors as errors:
         click.echo(f"the documents as they were at the start are used:\n{errors}", err=True)
         return manifest

@@ -8,7 +8,8 @@ import itertools
 import os
 import select
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from hotseat.core.admission import Admission
@@ -24,6 +25,7 @@ from hotseat.core.intake import (
     Finish,
     Hold,
     Leave,
+    Limits,
     LimitsChanged,
     Reject,
     ReportDemand,
@@ -102,6 +104,7 @@ class Desk:
         self._on_demand = on_demand
         self._lock = threading.Lock()
         self._tickets: dict[int, Ticket] = {}
+        self._known: Mapping[str, Limits] = {}  # what the documents say of each Model
         self._ids = itertools.count(1)
         self._closed = False
         self._empty = threading.Event()  # closed, and nothing is left
@@ -117,16 +120,18 @@ class Desk:
         tenant: str = "",
         timeout: float | None = None,
         size: int = 0,
+        since: float | None = None,
     ) -> Ticket:
         """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told.
 
         One that shall be answered `at_once` never waits: NotResident. `timeout`: seconds after which its client has no use for
         an answer; one that cannot be in time is refused at once. `size`: bytes of its body.
+        `since`: when it began to wait, where it comes from another desk.
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         ticket = Ticket(next(self._ids))
-        arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline, size)
+        arrival = Arrive(now, ticket.request, model, priority, at_once, tenant, deadline, size, since)
         try:
             self._bring(ticket, arrival)
         except BaseException:  # whatever it is: nobody has the ticket, so nobody else would end it
@@ -211,7 +216,15 @@ class Desk:
 
     def change(self, limits: LimitsChanged) -> None:
         """Take in the documents."""
+        self._known = limits.models
         self._step(limits)
+
+    def widen(self, limits: LimitsChanged) -> None:
+        """Take in the documents but for the Models that `change` will remove: call this before names lead elsewhere.
+
+        So a request finds its Model at every moment of a change, by its old place or by its new one.
+        """
+        self._step(replace(limits, models={**self._known, **limits.models}))
 
     def close(self) -> None:
         """Send away all that waits, take nothing more."""

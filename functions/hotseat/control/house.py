@@ -54,6 +54,7 @@ class LocalRoom:
     def __init__(
         self,
         workspace: Workspace,
+        policy: Policy,
         runtime: Runtime,
         bus: Bus,
         router: str,
@@ -77,7 +78,7 @@ class LocalRoom:
         self._told = float("-inf")
         self.switcher = Switcher(
             workspace.name,
-            load_policy(workspace.spec.policy.name),
+            policy,
             runtime,
             clock,
             demand=self._demand,
@@ -102,20 +103,25 @@ class LocalRoom:
         models: Iterable[Model],
         host_memory: int | None,
         away: tuple[str, ...],
+        policy: Policy | None,
     ) -> None:
         """Take in the documents; `host_memory`: bytes for parked Models, where it states none.
 
-        `away` are those of the GPUs that another Workspace has not given back yet.
+        `away` are those of the GPUs that another Workspace has not given back yet. `policy` is another to follow from now on.
         """
-        if workspace.spec.policy.name != self.workspace.spec.policy.name:
-            self.switcher.follow(load_policy(workspace.spec.policy.name))
+        if policy is not None:
+            self.switcher.follow(policy)
         self.workspace = workspace
         self.capacity = replace(capacity_of(workspace, self.devices, host_memory=host_memory), away=away)
         mine = list(models)
         now = self._clock()
         self.desk.change(limits_changed(now, mine, workspace))
         terms = {m.name: terms_of(m, workspace) for m in mine}
-        self.timetable.follow(mine, terms, self.capacity, groups_of(workspace))
+        self.timetable.follow(mine, terms, self.capacity, groups_of(workspace), afresh=True)
+
+    def widen(self, workspace: Workspace, models: Iterable[Model]) -> None:
+        """Take requests for the Models that `change` will bring, and still for those that it will take away."""
+        self.desk.widen(limits_changed(self._clock(), models, workspace))
 
     def await_devices(self, away: tuple[str, ...]) -> None:
         """Take in which of its GPUs another Workspace has not given back yet."""
@@ -133,6 +139,11 @@ class LocalRoom:
     def empty(self) -> bool:
         """Whether nothing holds any of it."""
         return not any(r.epoch != EXTERNAL_EPOCH for r in self.desk.residency.residents)
+
+    @property
+    def over(self) -> bool:
+        """Whether its Workspace is gone, and nothing of it is left."""
+        return self.retired and self.switcher.ended and not self.desk.waiting() and not self.desk.in_flight()
 
     def status(self, model: str) -> ModelStatus:
         """State of one model; `unloaded` for one that the switcher has not seen yet."""
@@ -245,43 +256,89 @@ class House(Register):
     # Documents --------------------------------------------------------------------------------------------------------
 
     def apply(self, workspaces: Iterable[Workspace], models: Iterable[Model]) -> None:
-        """Take in all documents; what did not change goes on undisturbed. A Workspace that is gone loses its Models first."""
+        """Take in all documents; what did not change goes on undisturbed. A Workspace that is gone loses its Models first.
+
+        Where a policy cannot be loaded, or no thread be started, that is raised and nothing has changed. Anything else that one
+        Workspace cannot take in is raised once the others have. Doing it again with the same documents is harmless.
+        """
         with self._lock:
-            models = list(models)
-            named = {w.name: w for w in workspaces}
-            for name, workspace in named.items():
-                if name not in self._rooms:
-                    room = LocalRoom(
-                        workspace,
-                        self.runtime,
-                        self.bus,
-                        self.router,
-                        clock=self._clock,
-                        forget=self._forget,
-                        moved=self._hand_over,
-                        learned=self._learned,
-                        remembered=self._remembered(),
-                    )
-                    self._rooms = {**self._rooms, name: room}
-                    room.switcher.start()
-            places = {name: Place(m, self._rooms[m.spec.workspace]) for m in models for name in m.names}
+            models, named = list(models), {w.name: w for w in workspaces}
+            policies = self._policies(named.values())
+            self._open(named.values(), policies)
+            mine: dict[str, list[Model]] = {name: [] for name in self._rooms}
+            for model in models:
+                mine[model.spec.workspace].append(model)
             self._homes |= {m.name: self._rooms[m.spec.workspace] for m in models}
             if self._begun:
                 self.runtime.update(models)
-            self._places = places
-            before = {n: room.devices or () for n, room in self._rooms.items() if n in named or not room.empty}
-            devices = hand_out(named.values(), before, self._devices, self._device_ids)
-            share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
-            for name, room in self._rooms.items():
-                room.retired = name not in named
-                if not room.retired:  # else it keeps what it had until it is empty
-                    room.devices = devices.get(name)
-            for name, room in self._rooms.items():
-                mine = [m for m in models if m.spec.workspace == name]
-                room.change(named.get(name, room.workspace), mine, share, self._away(room))
+            for name, workspace in named.items():
+                self._rooms[name].widen(workspace, mine[name])
+            self._places = {name: Place(m, self._rooms[m.spec.workspace]) for m in models for name in m.names}
+            self._change_rooms(named, mine, policies)
+            self._homes = {m.name: self._rooms[m.spec.workspace] for m in models}
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)
+
+    def _change_rooms(
+        self, named: Mapping[str, Workspace], mine: Mapping[str, list[Model]], policies: Mapping[str, Policy]
+    ) -> None:
+        before = {n: room.devices or () for n, room in self._rooms.items() if n in named or not room.empty}
+        devices = hand_out(named.values(), before, self._devices, self._device_ids)
+        share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
+        for name, room in self._rooms.items():
+            room.retired = name not in named
+            if not room.retired:  # else it keeps what it had until it is empty
+                room.devices = devices.get(name)
+        problem: Exception | None = None
+        for name, room in self._rooms.items():
+            try:
+                room.change(named.get(name, room.workspace), mine[name], share, self._away(room), policies.get(name))
+            except Exception as error:
+                log.exception("the Workspace %s cannot take in its documents", name)
+                problem = problem or error
+            if room.retired:
+                room.switcher.retire()
+        if problem is not None:
+            raise problem
+
+    def _policies(self, workspaces: Iterable[Workspace]) -> dict[str, Policy]:
+        """Load the policies of Workspaces that are new, or that name another than before."""
+        rooms = self._rooms
+        return {
+            w.name: load_policy(w.spec.policy.name)
+            for w in workspaces
+            if w.name not in rooms or rooms[w.name].workspace.spec.policy.name != w.spec.policy.name
+        }
+
+    def _open(self, workspaces: Iterable[Workspace], policies: Mapping[str, Policy]) -> None:
+        """Have a room for each Workspace, and none for what is gone and empty."""
+        rooms = {name: room for name, room in self._rooms.items() if not room.over}
+        opened: list[LocalRoom] = []
+        try:
+            for workspace in workspaces:
+                room = rooms.get(workspace.name)
+                if room is not None and not (room.retired and not room.switcher.recall()):
+                    continue
+                rooms[workspace.name] = room = LocalRoom(
+                    workspace,
+                    policies.get(workspace.name) or load_policy(workspace.spec.policy.name),
+                    self.runtime,
+                    self.bus,
+                    self.router,
+                    clock=self._clock,
+                    forget=self._forget,
+                    moved=self._hand_over,
+                    learned=self._learned,
+                    remembered=self._remembered(),
+                )
+                room.switcher.start()
+                opened.append(room)
+        except Exception:
+            for room in opened:
+                room.switcher.retire()
+            raise
+        self._rooms = rooms
 
     def _away(self, room: LocalRoom) -> tuple[str, ...]:
         ceded = set[str]().union(*(each.ceded for each in self._rooms.values() if each is not room))
@@ -299,10 +356,10 @@ class House(Register):
             room = self._homes.get(observation.model)
         else:
             room = self._rooms.get(observation.holder.partition("/")[0])
-        if room is None:
+        if room is not None:
+            room.switcher.tell(observation)
+        elif not isinstance(observation, CacheObserved):  # else the last word of a fetch for a model that is gone
             log.warning("the runtime speaks of something that no document names: %s", observation)
-            return
-        room.switcher.tell(observation)
 
     def devices(self, workspaces: Iterable[str]) -> set[str]:
         """Name the GPUs that these Workspaces were given."""

@@ -70,8 +70,8 @@ class RemoteRoom(Room):
         """Bound on waiting in force, while somebody waits."""
         return self.desk.residency.effective_max_wait
 
-    def see(self, workspace: Workspace, status: Json) -> None:
-        """Take in the Workspace as the API server shows it."""
+    def see(self, workspace: Workspace, status: Json, refill: Callable[[], None]) -> None:
+        """Take in the Workspace as the API server shows it. `refill` has names lead to where their Models are now."""
         self.workspace = workspace
         rows = [row for row in status.get("models") or () if "spec" in row]
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
@@ -81,7 +81,11 @@ class RemoteRoom(Room):
         limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
         if limits != self._limits:
             self._limits = limits
+            self.desk.widen(replace(limits, now=time.monotonic()))
+            refill()
             self.desk.change(replace(limits, now=time.monotonic()))
+        else:
+            refill()
         mine = next((r for r in routers if r["id"] == self._router), None)
         if mine is not None:
             old, new = self.desk.residency, residency_from_status(status)
@@ -186,15 +190,13 @@ class RemoteHouse(Register):
             room = RemoteRoom(workspace, self.router, self._pod, self._carrier, forget=self._forget, tell=self._tell)
             self._rooms = {**self._rooms, name: room}
         room.retired = False
-        room.see(workspace, document.get("status") or {})
-        self._refill()
+        room.see(workspace, document.get("status") or {}, self._refill)
 
     def drop(self, name: str) -> None:
         """Take in that a Workspace is gone."""
         if name in self._rooms:
             self._rooms[name].retired = True
-            self._rooms[name].see(self._rooms[name].workspace, {})
-            self._refill()
+            self._rooms[name].see(self._rooms[name].workspace, {}, self._refill)
 
     def begin(self) -> None:
         """Take requests from now on."""

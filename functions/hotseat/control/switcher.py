@@ -1,5 +1,6 @@
 """The switcher of one Workspace: one thread, which owns the switching machine and everything that it commands."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from hotseat.core.events import Emit
 from hotseat.core.lessons import Lessons
 from hotseat.core.messages import (
+    CacheObserved,
     Fetch,
     HolderFailed,
     HolderMeasured,
@@ -26,6 +28,7 @@ from hotseat.core.messages import (
 from hotseat.core.policy import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.seats import (
+    CachesObserved,
     Command,
     DemandReported,
     ModelStatus,
@@ -117,12 +120,13 @@ class Switcher:
         self._give_up = give_up
         self._turned, self._learned = turned, learned
         self._inbox: SimpleQueue[Stimulus | _Look] = SimpleQueue()
+        self._put_back: Stimulus | _Look | None = None  # taken out of the inbox before its turn
         self._asked = threading.Event()  # a look at demand is in the inbox already
         self._stale = False  # demand has changed without urgency, and the thread knows or is being told
         self._look_at: float | None = None  # when it looks at that
         self._changed = threading.Condition()
         self._orders: list[_Order] = []
-        self._stopped = False
+        self._stopped = self._retiring = False
         self._ended = False
         self._caught_up = threading.Event()  # there was nothing more to be told about, once
         self._status: tuple[ModelStatus, ...] = ()
@@ -191,6 +195,17 @@ class Switcher:
         self._thread.join(timeout=5)
         return emptied
 
+    def retire(self) -> None:
+        """Its Workspace is gone: end the thread once the documents have left it no model and nothing is left of any."""
+        self._retiring = True
+        self.demand_changed(urgent=True)
+
+    def recall(self) -> bool:
+        """Its Workspace is back: stay. False: too late, the thread has ended."""
+        with self._changed:
+            self._retiring = False
+            return not self._ended
+
     # Reading, from any thread -----------------------------------------------------------------------------------------
 
     def status(self) -> tuple[ModelStatus, ...]:
@@ -222,6 +237,11 @@ class Switcher:
         return self._lessons
 
     @property
+    def ended(self) -> bool:
+        """Whether it runs no longer."""
+        return self._ended
+
+    @property
     def effective_max_wait(self) -> float | None:
         """Bound on waiting in force, while somebody waits."""
         return self._machine.effective_max_wait
@@ -235,7 +255,7 @@ class Switcher:
 
     def _run(self) -> None:
         failures = 0
-        while not self._stopped:
+        while not self._is_over():
             try:
                 self._turn()
                 failures = 0
@@ -245,9 +265,13 @@ class Switcher:
                 if failures == HOPELESS:
                     self._give_up()
         with self._changed:
-            self._ended = True
             for order in self._orders:
                 order.over.set()
+
+    def _is_over(self) -> bool:
+        with self._changed:
+            self._ended = self._stopped or (self._retiring and not self._status and not self._machine.holders)
+            return self._ended
 
     def _turn(self) -> None:
         stimulus = self._next()
@@ -267,7 +291,7 @@ class Switcher:
             self._memory = self._machine.memory()
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
-        if self._inbox.empty():
+        if self._inbox.empty() and self._put_back is None:
             self._caught_up.set()
         self._turned()
         if self._lessons != before:
@@ -279,15 +303,26 @@ class Switcher:
             times = [t for t in (self._machine.wake_at, self._look_at) if t is not None]
             timeout = max(0.0, min([SIGN_OF_LIFE, *(t - self._clock() for t in times)]))
             try:
-                stimulus = self._inbox.get(timeout=timeout)
+                stimulus, self._put_back = self._put_back or self._inbox.get(timeout=timeout), None
             except Empty:
                 due = self._look_at is not None and self._look_at <= self._clock()
                 return self._look() if due else Tick(self._clock())
             if stimulus is _Look.NOW:
                 return self._look()
+            if isinstance(stimulus, CacheObserved):
+                return self._with_those_behind(stimulus)
             if stimulus is not _Look.LATER:
                 return stimulus
             self._look_at = self._clock() + SOON
+
+    def _with_those_behind(self, first: CacheObserved) -> Stimulus:
+        """Take what else is told of weights by now: at the start, and when documents change, that is a word for each Model."""
+        states = [first]
+        with contextlib.suppress(Empty):
+            while isinstance(following := self._inbox.get_nowait(), CacheObserved):
+                states.append(following)
+            self._put_back = following
+        return first if len(states) == 1 else CachesObserved(states[-1].now, tuple(states))
 
     def _look(self) -> Stimulus:
         self._asked.clear()  # both before it looks: what changes from now on is asked for again

@@ -43,13 +43,19 @@ class Timetable:
         self._closed = False
 
     def follow(
-        self, models: Iterable[Model], terms: Mapping[str, Terms], capacity: Capacity, groups: Groups = UNGROUPED
+        self,
+        models: Iterable[Model],
+        terms: Mapping[str, Terms],
+        capacity: Capacity,
+        groups: Groups = UNGROUPED,
+        *,
+        afresh: bool = False,
     ) -> None:
-        """Take in the documents, and tell what holds now."""
+        """Take in the documents, and tell what holds now. `afresh`: a person has seen to them."""
         with self._lock:
             self._scheduled = tuple(m for m in models if m.spec.lifecycle.schedule)
             self._terms, self._capacity, self._groups = terms, capacity, groups
-            self._look(anyway=True)
+            self._look(anyway=True, afresh=afresh)
 
     def resize(self, capacity: Capacity) -> None:
         """Tell another capacity; all else stays."""
@@ -68,7 +74,7 @@ class Timetable:
             self._closed = True
             self._cancel()
 
-    def _look(self, *, anyway: bool) -> float | None:
+    def _look(self, *, anyway: bool, afresh: bool = False) -> float | None:
         self._cancel()
         if self._closed:
             return None
@@ -80,7 +86,7 @@ class Timetable:
             changes += [found.until] if found.until is not None else []
         if anyway or terms != self._told:
             self._told = terms
-            self._tell(TermsChanged(self._clock(), terms, self._capacity, self._groups))
+            self._tell(TermsChanged(self._clock(), terms, self._capacity, self._groups, afresh))
         if not changes:
             return None
         rest = (min(changes) - now).total_seconds()

@@ -157,22 +157,23 @@ class Admission:
         if refusal := self._refusal(s.now, s.model, s.deadline):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
-        request = Request(s.model, s.priority, self._order, s.now, tenant=s.tenant, deadline=s.deadline, size=s.size)
+        since = s.now if s.since is None else s.since
+        request = Request(s.model, s.priority, self._order, since, tenant=s.tenant, deadline=s.deadline, size=s.size)
         if holder := self._serving.ready(s.model, limits.concurrency):
             self._requests[s.request] = request
             dispatch = self._dispatch(s.request, request, holder)
             if self._serving.in_flight[holder.holder] > 1:
                 return [dispatch]
             return [dispatch, ReportDemand(urgent=self._watched())]
-        return [_not_at_once(s)] if s.at_once else self._hold(s.request, request, limits)
+        return [_not_at_once(s)] if s.at_once else self._hold(s.now, s.request, request, limits)
 
-    def _hold(self, id_: int, request: Request, limits: Limits) -> list[Command]:
+    def _hold(self, now: float, id_: int, request: Request, limits: Limits) -> list[Command]:
         """Let it wait, if there is room for it and it can have its turn in time."""
-        if full := self._hall.full(request, limits.max_waiting):
+        if full := self._hall.full(now, request, limits.max_waiting):
             return [Reject(id_, QueueFull, "queue_full", *full)]
-        first = self._hall.add(id_, request, open_=request.model in self._serving.open)
-        if too_late := self._too_late(id_, request, request.arrived):
-            self._hall.remove(request.arrived, id_, request)
+        first = self._hall.add(now, id_, request, open_=request.model in self._serving.open)
+        if too_late := self._too_late(id_, request, now):
+            self._hall.remove(now, id_, request)
             return [too_late]
         self._requests[id_] = request
         new = first and request.model not in self._wants  # one that is wanted anyway comes as fast without haste

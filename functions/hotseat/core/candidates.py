@@ -46,7 +46,11 @@ class Candidates:
             capacity=capacity,
             auto_max_wait=self.out.auto_max_wait,
         )
-        for name, terms in seating.terms.items():
+        asked_for = {*main, *self.prospects.orders, *traffic.demands.models(), *self.wishes.models(seating.terms)}
+        asked_for |= self.ledger.under_way()
+        self.prospects.checks = {name: at for name, at in self.prospects.checks.items() if name in asked_for}
+        for name in [name for name in seating.terms if name in asked_for]:  # of a thousand models these are few
+            terms = seating.terms[name]
             waiting, mine = self._waiting(name, now), main.get(name)
             if mine and mine.state is SeatState.PARKED and mine.staying:
                 mine = None  # it holds nothing, and comes back as others come

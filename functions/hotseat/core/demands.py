@@ -46,6 +46,10 @@ class Demands:
         self._silent.discard(router)
         return set(self._newest.pop(router, _NONE).in_flight)
 
+    def models(self) -> set[str]:
+        """Models that requests wait for, or that are wanted though none does."""
+        return {model for d in self._newest.values() for book in (d.waiting, d.wanted) for model in book}
+
     def waiting(self, model: str, since_epoch: int = -1) -> tuple[int, float]:
         """How many wait for a model and since when, as far as their routers have seen an epoch."""
         rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]

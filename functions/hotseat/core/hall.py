@@ -27,16 +27,16 @@ class Hall:
         for queue in self.queues.values():
             queue.share(sharing)
 
-    def full(self, request: Request, per_model: int | None) -> tuple[str, float] | None:
+    def full(self, now: float, request: Request, per_model: int | None) -> tuple[str, float] | None:
         """Say why this one may not wait, and when to come again (seconds); None: it may."""
         model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
         mine = queue.count if queue else 0
         of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
         crowd = Crowd(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
         quotas = self._quotas if per_model is None else replace(self._quotas, per_model=per_model)
-        return quotas.full(crowd, self._drains, request.arrived)
+        return quotas.full(crowd, self._drains, now)
 
-    def add(self, id_: int, request: Request, *, open_: bool) -> bool:
+    def add(self, now: float, id_: int, request: Request, *, open_: bool) -> bool:
         """Let it wait; returns whether it is the first for its model. `open_`: the model takes requests."""
         queue = self.queues.get(request.model)
         first = queue is None
@@ -47,7 +47,7 @@ class Hall:
         self.size += request.size
         self._tenants[request.tenant] = self._tenants.get(request.tenant, 0) + 1
         if first:
-            self.watch(request.arrived, request.model, open_=open_)
+            self.watch(now, request.model, open_=open_)
         return first
 
     def remove(self, now: float, id_: int, request: Request, *, served: bool = False) -> None:

@@ -31,6 +31,7 @@ class Arrive:
     tenant: str = ""
     deadline: float | None = None  # when its client gives up; one that cannot be met is refused at once
     size: int = 0  # bytes of its body
+    since: float | None = None  # when it began to wait, if that was elsewhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from hotseat.core.parking import Parking, deadline
 from hotseat.core.prospects import Prospects
 from hotseat.core.replicas import Replicas, next_number
 from hotseat.core.seating import Seating
-from hotseat.core.seats import OCCUPIED, SLEEPING, Holder, Terms
+from hotseat.core.seats import OCCUPIED, SLEEPING, CachesObserved, Holder, Terms
 from hotseat.core.switches import Ledger
 from hotseat.core.traffic import Traffic
 
@@ -45,8 +45,12 @@ class Observing:
     leaving: Leaving
     out: Output
 
-    def see_cache(self, s: CacheObserved) -> None:
-        """Take in where a model's weights are."""
+    def see_cache(self, s: CacheObserved | CachesObserved) -> None:
+        """Take in where the weights of a model, or of several, are."""
+        if isinstance(s, CachesObserved):
+            for state in s.states:
+                self.see_cache(state)
+            return
         owed = self.prospects.awaits(
             s.model
         )  # without a failure and its back-off, a wish would have it asked again at once

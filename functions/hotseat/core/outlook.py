@@ -28,6 +28,8 @@ def outlook(
     held = sum((h.occupied(capacity) for h in there), NOTHING)
     result: dict[str, float] = {}
     for name, its in terms.items():
+        if name not in costs.load and name not in costs.wake:
+            continue  # nothing has been measured
         mine = [h for h in there if h.model == name]
         sleeps = any(h.state in SLEEPING for h in mine)
         load = _least((costs.wake if sleeps else costs.load).get(name, UNKNOWN))

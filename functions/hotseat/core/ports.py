@@ -24,7 +24,10 @@ class Runtime(Protocol):
         """Take down or adopt what an earlier run left, tell the cache state of each model, and listen from now on."""
 
     def update(self, models: Iterable[Model]) -> None:
-        """Replace the documents; holders that run go on as they are. Tells the cache state of each new or changed model."""
+        """Replace the documents; holders that run go on as they are. Tells the cache state of each new or changed model.
+
+        A runtime may look again for weights that could not be had, and tell of those, too.
+        """
 
     def fetch(self, order: Fetch) -> None:
         """Bring the weights, without touching the accelerator. Repeating it while it runs does nothing."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.messages import Demand, Observation, Residency, RuntimeCommand, SeatState
+from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, RuntimeCommand, SeatState
 from hotseat.core.policy import NOTHING, ONE_GPU, Capacity, Claim
 
 GOING = (SeatState.CLOSING, SeatState.DRAINING)  # may still be taken back
@@ -71,12 +71,16 @@ class RouterLeft:
 
 @dataclass(frozen=True, slots=True)
 class TermsChanged:
-    """The documents: all models of the Workspace, its capacity, and who of them may be resident together."""
+    """The documents: all models of the Workspace, its capacity, and who of them may be resident together.
+
+    `afresh`: a person has seen to them, and what failed is worth another try at once.
+    """
 
     now: float
     models: Mapping[str, Terms]
     capacity: Capacity
     groups: Groups = UNGROUPED
+    afresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,14 @@ class Unpin:
 
 
 @dataclass(frozen=True, slots=True)
+class CachesObserved:
+    """Several observations of weights at once, in order: one decision for all of them."""
+
+    now: float
+    states: tuple[CacheObserved, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Everything goes."""
 
@@ -126,7 +138,18 @@ class Tick:
 
 
 Stimulus = (
-    DemandReported | Enrolled | RouterLeft | TermsChanged | Load | Unload | Pin | Unpin | Shutdown | Tick | Observation
+    DemandReported
+    | Enrolled
+    | RouterLeft
+    | TermsChanged
+    | Load
+    | Unload
+    | Pin
+    | Unpin
+    | CachesObserved
+    | Shutdown
+    | Tick
+    | Observation
 )
 
 

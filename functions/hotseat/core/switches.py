@@ -208,6 +208,10 @@ class Ledger:
                 switch.leaving.setdefault(name, self._departures[name])
         return [Emit("switch.started", model, {**switch.describe(), "waiting": waiting})] if new else []
 
+    def under_way(self) -> set[str]:
+        """Give the models that switches bring."""
+        return set(self._running)
+
     def promised(self, model: str) -> bool:
         """Whether a switch to it has been decided that still waits for others to leave."""
         switch = self._running.get(model)

@@ -35,6 +35,7 @@ from hotseat.core.seating import Seating
 from hotseat.core.seats import (
     GOING,
     OCCUPIED,
+    CachesObserved,
     Command,
     DemandReported,
     Enrolled,
@@ -103,7 +104,7 @@ class Switching:
                 self._order_unload(stimulus.model)
             case Shutdown():
                 self._shut_down()
-            case CacheObserved():
+            case CacheObserved() | CachesObserved():
                 self._observing.see_cache(stimulus)
             case HolderAdopted():
                 self._observing.adopt(stimulus)
@@ -132,6 +133,8 @@ class Switching:
             if name in old and old[name].fingerprint != terms.fingerprint:
                 self.prospects.mended(name, s.now)
                 self._parking.mended(name)
+        for name in self.prospects.failures if s.afresh else ():
+            self.prospects.retry(name, s.now)
         for gone in old.keys() - s.models.keys():
             self.prospects.remove(gone)
             self.traffic.rates.forget(gone)

@@ -90,6 +90,10 @@ class Wishes:
         events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
         return [*events, *(Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned))]
 
+    def models(self, terms: Mapping[str, Terms]) -> set[str]:
+        """Models that may be wished for, as of the last look."""
+        return {*self.pinned, *(name for name, its in terms.items() if its.wanted or its.return_after)}
+
     def wish(self, model: str, terms: Terms, now: float) -> Wish:
         """Say why it should be resident now, as of the last look."""
         if terms.external or model in self._dismissed:

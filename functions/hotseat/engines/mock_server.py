@@ -6,6 +6,7 @@ test sees two models on one seat. Standard library only, and little of it: its s
 
 import argparse
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -43,6 +44,7 @@ def _fault(text: str) -> str:
     return text
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hotseat.engines.mock_server", description="A mock engine.", allow_abbrev=False)
     add = parser.add_argument

@@ -117,7 +117,12 @@ class Course:
         return look_again(fallback, time.monotonic() - self.began, limit)
 
     def give_way(self, error: HotseatError) -> bool:
-        """Go elsewhere after a refusal: where it can be answered at once, else where it can wait without taking a seat."""
+        """Go elsewhere after a refusal: where it can be answered at once, else where it can wait without taking a seat.
+
+        One whose Model has left the Workspace follows it. Raises what the client shall be told where it may not wait there.
+        """
+        if isinstance(error, UnknownModel):
+            return self._follow()
         reason = refused(self.place.model.spec.fallback, error)
         if reason is None:
             return False
@@ -190,6 +195,24 @@ class Course:
         self._stand(ticket)
         return True
 
+    def _follow(self) -> bool:
+        """Go where its name leads by the documents of now, and wait there as long as it would have here."""
+        try:
+            place = self._house.default() if self.asked is None else self._house.find(self.asked)
+        except UnknownModel:
+            return False
+        if place is None:
+            return False
+        self.finish()
+        self._ticket = None
+        self.place = place
+        self._passed.add(place.model.name)
+        try:
+            self._stand(self._bring(place, since=self.began))
+        except UnknownModel:
+            return False
+        return True
+
     def _arrive(self, place: Place, asked: str, reason: Reason) -> None:
         self.detour = self.detour or Detour(self.place.model.name, reason)
         self.place, self.asked = place, asked
@@ -199,12 +222,14 @@ class Course:
         self._ticket = ticket
         self._held = self._held or ticket.held
 
-    def _bring(self, place: Place, *, at_once: bool = False) -> Ticket:
+    def _bring(self, place: Place, *, at_once: bool = False, since: float | None = None) -> Ticket:
         its, rest = self.asking, None
         if its.timeout is not None:
             rest = max(0.0, its.timeout - (time.monotonic() - self.began))
         desk, name = place.room.desk, place.model.name
-        return desk.submit(name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest, size=self._size)
+        return desk.submit(
+            name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest, size=self._size, since=since
+        )
 
 
 def expected_in(room: Room, status: ModelStatus, now: float) -> float | None:

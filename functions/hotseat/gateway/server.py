@@ -77,7 +77,7 @@ class Served(Protocol):
         """Start."""
 
     def reload(self) -> None:
-        """Read the documents again."""
+        """Have the documents read again, soon. Called by a signal handler: it must return at once, and may interrupt itself."""
 
     def close(self) -> None:
         """End; what waits is sent away, what is in flight may finish."""
@@ -107,7 +107,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._served: Served | None = None
         self._errands = queue.SimpleQueue[Callable[[], None] | None]()
         self._runner: threading.Thread | None = None  # of the errands; there before it is needed: none may be had then
-        self._to_reload = self._ending = False
+        self._ending = False
         self._options: Mapping[str, Any] = {
             "bind": [bind],
             "workers": 1,
@@ -155,7 +155,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, lambda *_: self._end(worker))
         signal.signal(signal.SIGQUIT, _at_once)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
-        signal.signal(signal.SIGHUP, lambda *_: self._reload_soon())
+        signal.signal(signal.SIGHUP, lambda *_: self._reload())
         self._up()
 
     def _run_errands(self) -> None:
@@ -163,15 +163,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             try:
                 errand()
             except Exception:
-                log.exception("reload or end")
-
-    def _reload_soon(self) -> None:
-        if not self._to_reload:  # else what changed until now is read anyway
-            self._to_reload = True
-            self._errands.put(self._reload)
+                log.exception("end")
 
     def _reload(self) -> None:
-        self._to_reload = False
         if self._served is not None:
             self._served.reload()
 

@@ -27,7 +27,7 @@ def read(paths: Sequence[Path]) -> Iterator[Text | Problem]:
     """Read each file once, however often it is named; what cannot be read is a Problem."""
     seen: set[Path] = set()
     for given in paths:
-        for path in _expand(given):
+        for path in expand(given):
             if isinstance(path, Problem):
                 yield path
             elif (absolute := Path(os.path.abspath(path))) not in seen:  # noqa: PTH100 - resolve() follows links
@@ -40,7 +40,7 @@ def name_of(path: Path) -> str:
     return "<stdin>" if path == STDIN else os.fsencode(path).decode("utf-8", "replace")
 
 
-def _expand(path: Path) -> list[Path | Problem]:
+def expand(path: Path) -> list[Path | Problem]:
     """List the files of a folder, or the file itself. Editors' and Kubernetes' hidden files are left out."""
     try:
         if path == STDIN or not path.is_dir():

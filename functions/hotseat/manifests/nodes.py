@@ -61,9 +61,9 @@ def parse(text: str, file: str) -> Iterator[Tree | Problem]:
     """Read the documents of a file; empty ones are left out. A Problem says that the rest of the file is unreadable."""
     try:
         loader = yaml.SafeLoader(text)
-        while loader.check_node():
-            node = loader.get_node()
-            if node is not None and node.tag != _TAG + "null":
+        quickly = _compose_quickly(text)
+        for node in _compose(loader) if quickly is None else quickly:
+            if node.tag != _TAG + "null":
                 yield _Builder(file).tree(node)
     except _TooMuch as error:
         yield Problem(file, str(error), line=error.line)
@@ -77,6 +77,28 @@ def parse(text: str, file: str) -> Iterator[Tree | Problem]:
         yield Problem(file, f"not YAML: {error}", line=mark.line + 1, column=mark.column + 1)
     except RecursionError:
         yield Problem(file, "nested too deeply", line=loader.get_mark().line + 1)
+
+
+def _compose(loader: yaml.SafeLoader | yaml.CSafeLoader) -> Iterator[yaml.Node]:
+    while loader.check_node():
+        if (node := loader.get_node()) is not None:
+            yield node
+
+
+def _compose_quickly(text: str) -> list[yaml.Node] | None:
+    """Compose it with libyaml, twenty times as fast. None where that is not installed or finds a fault, which PyYAML words better.
+
+    libyaml takes a tab for a space where YAML has none, so that a text with one is not for it.
+    """
+    if not yaml.__with_libyaml__ or "\t" in text:
+        return None
+    loader = yaml.CSafeLoader(text)
+    try:
+        return list(_compose(loader))
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        return None
+    finally:
+        loader.dispose()
 
 
 def _place_of(text: str, position: int) -> tuple[int, int]:

@@ -33,13 +33,23 @@ def split(source: str) -> tuple[str, str]:
 def cached(source: str, cache_dir: Path) -> Path | None:
     """Local path of a source, or None if it must be fetched first. No network.
 
-    SourceError: no fetch will ever bring it (a local path that does not exist, a scheme that one machine cannot serve).
+    SourceError: no fetch will ever bring it (a local path that does not exist or cannot be looked at, a scheme that one machine
+    cannot serve).
     """
     scheme, rest = split(source)
     if scheme == "file":
-        path = Path(rest).expanduser()
-        if not path.exists():
-            raise SourceError(f"source {source} does not exist")
+        try:
+            path = Path(rest).expanduser()
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceError(f"source {source} does not exist") from None
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # a folder that may not be entered, a dead mount, no home folder
+            reason = getattr(error, "strerror", None) or error
+            raise SourceError(f"source {source} cannot be read: {reason}") from None
         return path.absolute()
     if scheme == "pvc":
         raise SourceError(f"source {source}: pvc:// needs a cluster; on one machine use a path")
@@ -50,9 +60,9 @@ def cached(source: str, cache_dir: Path) -> Path | None:
     folder = entry(source, cache_dir)
     try:
         path = folder / json.loads((folder / _NOTE).read_bytes())["path"]
+        return path if path.exists() else None
     except (OSError, ValueError, KeyError):
         return None
-    return path if path.exists() else None
 
 
 def entry(source: str, cache_dir: Path) -> Path:

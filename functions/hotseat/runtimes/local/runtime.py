@@ -75,6 +75,7 @@ class LocalRuntime:
         self._logs: dict[str, ModelLog] = {}
         self._holders: dict[str, Holder] = {}
         self._fetches: dict[str, Fetching] = {}
+        self._uncached: set[str] = set()  # models whose weights could not be had when it last looked
         self._threads: set[threading.Thread] = set()
         self._state = state = StateDir(state_dir)
         marks = {STATE_VARIABLE: str(state.path)}
@@ -107,16 +108,19 @@ class LocalRuntime:
         self.update(models)
 
     def update(self, models: Iterable[Model]) -> None:
-        """Replace the documents; holders that run go on as they are. Tells the cache state of each new or changed model."""
+        """Replace the documents; holders that run go on as they are.
+
+        Tells the cache state of each new or changed model, and of those whose weights could not be had when it last looked.
+        """
         wanted = {model.name: model for model in models}
         with self._lock:
-            changed = [model for name, model in wanted.items() if self._models.get(name) != model]
+            changed = [
+                model for name, model in wanted.items() if self._models.get(name) != model or name in self._uncached
+            ]
             self._models = wanted
+            self._uncached &= wanted.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
-                try:
-                    self._engines[name] = self._load_engine(name)
-                except KeyError:
-                    log.warning("no installed package has the engine %s", name)
+                self._find_engine(name)
             for name in [name for name, fetch in self._fetches.items() if _source(wanted.get(name)) != fetch.source]:
                 self._fetches.pop(name).cancel()
             running = {holder.model.name for holder in self._holders.values()}
@@ -124,8 +128,9 @@ class LocalRuntime:
                 self._logs.pop(name).close()
             for name in wanted.keys() - self._logs.keys():
                 self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
-        for model in changed:
-            self._tell_cache(model)
+            looked_at = [model for model in changed if not self._is_fetching(model.name)]  # a fetch tells by itself
+        for state in [self._cache_state(model) for model in looked_at]:  # all at once: that may be one decision then
+            self._tell(state)
 
     def fetch(self, order: Fetch) -> None:
         """Look whether a load could begin, and bring the weights if they are what is missing. Repeating it while it runs does nothing."""
@@ -274,20 +279,31 @@ class LocalRuntime:
         """Look where the weights are. No network."""
         source, engine = model.spec.source, self._engines.get(model.spec.engine)
         state, message = CacheState.CACHED, ""
-        if engine is None:
-            state, message = CacheState.FAILED, f"no installed package has the engine {model.spec.engine}"
-        elif source is not None and model.spec.engine != EXTERNAL and (engine.fetches(model) or not is_remote(source)):
-            try:
-                if cached(source, self._cache_dir) is None:
-                    state = CacheState.ABSENT
-            except SourceError as problem:
-                state, message = CacheState.FAILED, str(problem)
+        try:
+            if engine is None:
+                state, message = CacheState.FAILED, f"no installed package has the engine {model.spec.engine}"
+            elif (
+                source is not None and model.spec.engine != EXTERNAL and self._is_absent(source, engine.fetches(model))
+            ):
+                state = CacheState.ABSENT
+        except SourceError as problem:
+            state, message = CacheState.FAILED, str(problem)
+        except Exception as problem:  # of an engine of somebody else's: this model fails, the others are served
+            log.exception("the weights of %s cannot be looked up", model.name)
+            state, message = CacheState.FAILED, f"its weights cannot be looked up: {problem!r}"
+        (self._uncached.add if state is CacheState.FAILED else self._uncached.discard)(model.name)
         return CacheObserved(self._clock(), model.name, state, message)
 
-    def _tell_cache(self, model: Model) -> None:
-        fetch = self._fetches.get(model.name)
-        if fetch is None or fetch.over:  # a running one tells by itself
-            self._tell(self._cache_state(model))
+    def _is_absent(self, source: str, fetches: bool) -> bool:
+        return (fetches or not is_remote(source)) and cached(source, self._cache_dir) is None
+
+    def _find_engine(self, name: str) -> None:
+        try:
+            self._engines[name] = self._load_engine(name)
+        except KeyError:
+            log.warning("no installed package has the engine %s", name)
+        except Exception:  # likewise
+            log.exception("the engine %s cannot be loaded", name)
 
     def _forget(self, holder: Holder) -> None:
         with self._lock:
