@@ -185,7 +185,7 @@ def test_metrics_after_known_traffic(up: Up) -> None:
     assert after["hotseat_request_seconds_count", "a"] == 3
     assert after["hotseat_wait_seconds_count", "a"] == 2, "of those that had to wait"
     assert after["hotseat_requests_waiting", "a"] == after["hotseat_requests_in_flight", "b"] == 0
-    assert after["hotseat_effective_max_wait_seconds", "default"] == 30
+    assert after["hotseat_effective_max_wait_seconds", "default"] == 5.0
     assert after["hotseat_events_undelivered",] == 0
 
 
@@ -271,4 +271,4 @@ def test_two_workspaces_share_nothing_but_the_door(up: Up) -> None:
         "d": "/workspaces/west",
     }
     told = {row["name"]: row["max_wait"] for row in hotseat.get("/running").json()["workspaces"]}
-    assert told == {"east": 5, "west": 30}
+    assert told == {"east": 5, "west": "Auto"}

@@ -1,5 +1,6 @@
 """The course of one request: from the Model that it names to the one that answers it, which may be a fallback."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from hotseat.core.seats import ModelStatus
 from hotseat.gateway.asking import Asking
 
 HEADER = "X-Hotseat-Fallback"
+ENDS_WITHIN = 1.0  # seconds in which the end of an engine that takes no connections is heard of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,19 @@ class Course:
             return True
         seatless = ((place, asked) for place, asked in self._others() if _needs_no_seat(place))
         return any(self._moved(place, asked, reason, at_once=False) for place, asked in seatless)
+
+    def wait_again(self) -> bool:
+        """Bring it back where its engine has ended and has seen nothing of it. Raises what the client shall be told."""
+        if self.place.model.spec.url:
+            return False  # a server that is not ours, of whose end nobody hears
+        ended = threading.Event()
+        self.ticket.on_cut(lambda _: ended.set())
+        if not ended.wait(ENDS_WITHIN):
+            return False
+        self.finish()
+        self._ticket = None
+        self._stand(self._bring(self.place, since=self.began))
+        return True
 
     def finish(self) -> None:
         """End it, however it went."""

@@ -170,8 +170,12 @@ class Inference:
                 _comment(job, _of_detour(job.course))
             try:
                 return self._relay(job, extra)
-            except Unreachable as error:
-                if not job.course.give_way(error):
+            except HotseatError as error:
+                # Where its engine ended meanwhile, that is what the error says.
+                unreachable = error if isinstance(error, Unreachable) else error.__cause__
+                if not isinstance(unreachable, Unreachable):
+                    raise
+                if not job.course.give_way(unreachable) and not job.course.wait_again():
                     raise
 
     def _relay(self, job: "_Job", extra: Headers) -> relay.Outcome:
