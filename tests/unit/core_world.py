@@ -184,6 +184,7 @@ class World:
         self.closing_since: dict[str, float] = {}
         self.routers: dict[str, Router] = {}
         self.crashed: list[str] = []  # routers whose end the switcher does not know yet
+        self.gone: list[tuple[str, str]] = []  # clients that left: their routers and models
         self.left: set[str] = set()
         self.mail: list[Demand] = []
         self.old_mail: deque[Demand] = deque(maxlen=20)
@@ -372,13 +373,14 @@ class World:
         return found
 
     def check_persistence(self, body: Body) -> None:
-        """One of a persistent group makes room for its own group at most, unless the capacity has shrunk."""
+        """A model of a persistent group makes room for its own group at most, unless the capacity has shrunk; its replicas, for any."""
         home = next((g for g in self.groups.groups if g.persistent and body.model in g.members), None)
-        evicted = self.switching.holders[body.holder].leaving == "evicted"
-        if home and evicted and body.holder not in self.before_change:
+        holder = self.switching.holders[body.holder]
+        if home and holder.leaving == "evicted" and holder.replica == 1 and body.holder not in self.before_change:
             machine = self.switching
             asked = {m for m in home.members if machine.traffic.waiting(m)[0] or machine.traffic.wanted(m) is not None}
             asked |= machine.prospects.orders.keys()
+            asked |= {m for m in home.members if machine.traffic.abandonment.retries(m, self.now)[0]}
             asked |= {m for m, terms in machine.seating.terms.items() if machine.wishes.wish(m, terms, self.now)}
             assert asked & home.members - {body.model}, f"{body} has left for another group"
 
@@ -597,9 +599,20 @@ class World:
 
     def leave(self, pick: Pick) -> None:
         if (id_ := self._one(pick, waiting=pick(4) > 0)) is not None:
-            router = self.requests[id_].router
+            router, model = self.requests[id_].router, self.requests[id_].model
             self.end(id_, "left")
             self.at(router, intake.Leave(self.now, id_))
+            self.gone.append((router, model))
+
+    def retry(self, pick: Pick) -> None:
+        """A client that left asks again, the switcher having heard of its departure or not."""
+        if pick(2):
+            self.deliver_demand(pick)
+        if self.gone:
+            router, model = self.gone.pop(pick(len(self.gone)))
+            self.now += (0.0, 0.1, 2.0)[pick(3)]
+            if router in self.routers:
+                self.submit(router, model)
 
     def expire(self, pick: Pick) -> None:
         if (id_ := self._one(pick, waiting=pick(8) > 0)) is not None:
@@ -1152,7 +1165,7 @@ class World:
 
 
 ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
-    "divert": 2, "want": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 2, "expire": 1, "deliver_demand": 14,
+    "divert": 2, "want": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 3, "retry": 3, "expire": 1, "deliver_demand": 14,
     "lose_demand": 1, "sign_of_life": 1, "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1,
     "become_ready": 8, "turn": 8, "measure": 4, "fail": 2, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 2, "fetch": 3, "order_load": 1,

@@ -158,6 +158,18 @@ def test_a_request_follows_its_model_to_another_workspace(world: World) -> None:
     course.finish()
 
 
+def test_a_request_that_its_dead_engine_has_seen_nothing_of_waits_again(world: World) -> None:
+    world.tell("gpu", model("big"), ready=("big",))
+    course = world.course("big")
+    course.submit()
+    world.tell("gpu", model("big"))  # the engine is gone
+    assert course.wait_again()
+    assert course.ticket.dispatched is None
+    world.tell("gpu", model("big"), ready=("big",))
+    assert course.ticket.address == "http://big"
+    course.finish()
+
+
 def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:
     world.tell("gpu", model("big", fallback={"model": "other", **NOW}), model("other"), states={"big": "loading"})
     course = world.course("big")
