@@ -1,0 +1,134 @@
+"""`python -m tests.soak MINUTES`: random load on a real hotseat, and looks at everything that must hold meanwhile and after it.
+
+A seed that is printed gives the same documents, requests, edits, orders and faults again; how they meet is left to the machine.
+Exit status: 0 all held; 1 something did not, which is printed with the seed, the last actions and the place of the logs.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from .rounds import Soak
+from .world import Violation, World
+
+NAMESPACE = "HOTSEAT_SOAK_NAMESPACE"
+DISK = 1500  # KiB; the state directory's
+LAST_SECONDS = 12
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test --soak", description="Random load, faults and edits, and checks."
+    )
+    parser.add_argument("minutes", type=float, nargs="?", default=1.0)
+    parser.add_argument("--seed", type=int, default=None, help="as an earlier run printed it")
+    parser.add_argument("--round", type=int, default=None, help="this round only, again and again")
+    parser.add_argument("--keep-going", action="store_true", help="begin anew after something did not hold")
+    return parser.parse_args()
+
+
+def _with_disk() -> Path | None:
+    """A small file system of our own for the state, in a mount namespace that ends with us; None where that cannot be had."""
+    if NAMESPACE not in os.environ:
+        for options in (["--mount"], ["--user", "--map-root-user", "--mount"]):
+            command = ["unshare", *options, "--propagation", "private"]
+            with contextlib.suppress(OSError):
+                if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+                    os.environ[NAMESPACE] = "1"
+                    os.execvp(command[0], [*command, sys.executable, "-m", "tests.soak", *sys.argv[1:]])
+        print("full disks are skipped: no mount namespace can be had (unshare --mount)", flush=True)
+        return None
+    del os.environ[NAMESPACE]
+    return Path(tempfile.mkdtemp(prefix="hotseat-soak-state-"))
+
+
+def _mount(folder: Path) -> Path | None:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}k", "hotseat-soak", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return folder
+    print(f"full disks are skipped: no tmpfs can be mounted: {done.stderr.strip()}", flush=True)
+    return None
+
+
+def main() -> int:
+    """Soak."""
+    options = _arguments()
+    state = _with_disk()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    folder = Path(tempfile.mkdtemp(prefix="hotseat-soak-"))
+    print(f"soak of {options.minutes:g} min, seed {seed}, in {folder}", flush=True)
+    disk = _mount(state) if state is not None else None
+    found, counts, events, served, number = [], Counter[str](), Counter[str](), Counter[str](), 0
+    end = time.monotonic() + options.minutes * 60
+    half = time.monotonic() + options.minutes * 30
+    while time.monotonic() < end - LAST_SECONDS and (not found or options.keep_going):
+        here = folder / f"hotseat-{len(found)}"
+        here.mkdir()
+        kept = (state if disk is not None else here) / f"state-{len(found)}"
+        world = World(here, kept)
+        soak = Soak(world, seed, disk, long=options.minutes >= 5)
+        try:
+            soak.begin()
+            while time.monotonic() < end - LAST_SECONDS and not world.violations:
+                this = options.round if options.round is not None else number
+                soak.round(this, soak.profile(this, late=time.monotonic() > half))
+                number += 1
+            if not world.violations:
+                soak.end()
+        except Violation:
+            pass
+        except KeyboardInterrupt:
+            end = 0.0
+        finally:
+            world.pause.set()
+            if world.hotseat is not None:
+                world.hotseat._kill()
+        world.gather()
+        counts += world.counts
+        events += world.events
+        served += world.served
+        if world.violations:
+            found.append(world.violations)
+            _report(world, seed, number - 1)
+        with contextlib.suppress(OSError):
+            shutil.copytree(kept, here / "state", dirs_exist_ok=True)
+            shutil.rmtree(kept)
+    print(
+        "answers by model: " + _listed(served),
+        f"requests: {_listed(counts)}",
+        f"events: {_listed(events)}",
+        sep="\n",
+        flush=True,
+    )
+    print(f"{'FAILED' if found else 'all held'}: {number} rounds, seed {seed}", flush=True)
+    if not found:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if found else 0
+
+
+def _report(world: World, seed: int, number: int) -> None:
+    print(f"\nVIOLATED in round {number} of seed {seed}:")
+    for violation in world.violations[:10]:
+        print(f"  * {violation}")
+    print(f"the last actions (all of them: {world.folder}/actions):")
+    for action in list(world.actions)[-40:]:
+        print(f"    {action[:300]}")
+    print(f"logs: {world.folder} (stderr: hotseat's own; state/logs: the engines')")
+    print(f"again: scripts/test --soak 1 --seed {seed} --round {number}\n", flush=True)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in counts.most_common())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
