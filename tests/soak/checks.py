@@ -78,7 +78,7 @@ def _explained(world: World, code: str, begin: float, end: float, model: str) ->
 
 EXPECTED = [  # what a line of the log says, and the faults that explain it
     (r"Worker \(pid:\d+\) was sent SIG", ("kill worker",)),
-    (r"No space left on device", ("disk",)),
+    (r"cannot (write|be written|start).*No space left on device", ("disk",)),
 ]
 
 

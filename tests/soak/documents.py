@@ -13,7 +13,7 @@ from tests.embedded.harness import Document, model, workspace
 
 GPUS = 4
 NAMES = [f"m{number}" for number in range(8)]
-WORKSPACES = ["default", "east", "west"]
+WORKSPACES = ["default", *(f"w{number}" for number in range(100))]  # so many that what one leaves behind is seen
 LONGEST_ANSWER = 1.2  # seconds, of what clients ask for
 PROOF = 10.0  # seconds after which a seat that cannot be proven free is said to be unproven
 FAULTS = (
@@ -106,7 +106,8 @@ class Cast:
 def random_cast(rng: Random, *, faulty: bool) -> Cast:
     """Some Workspaces and Models; with `faulty`, engines of some fail."""
     left, cast = GPUS, Cast()
-    for name in rng.sample(WORKSPACES, rng.randint(1, 3)):
+    names = ["default", *rng.sample(WORKSPACES[1:], 3)]
+    for name in names[rng.randint(0, 1) :][: rng.randint(1, 3)]:
         gpus = min(left - (2 - len(cast.workspaces)), rng.choice((1, 1, 1, 2, 2)))
         left -= gpus
         cast.workspaces[name] = random_workspace(rng, gpus)
@@ -243,10 +244,9 @@ def _move(rng: Random, cast: Cast, faulty: bool) -> str:
 
 
 def _rename(rng: Random, cast: Cast, faulty: bool) -> str:
-    free = [name for name in WORKSPACES if name not in cast.workspaces]
-    if not free:
+    old, new = rng.choice(sorted(cast.workspaces)), rng.choice(WORKSPACES)
+    if new in cast.workspaces:
         return "nothing"
-    old, new = rng.choice(sorted(cast.workspaces)), rng.choice(free)
     cast.workspaces[new] = cast.workspaces.pop(old)
     for spec in cast.models.values():
         spec["workspace"] = new if spec["workspace"] == old else spec["workspace"]
