@@ -69,18 +69,16 @@ def main() -> int:
     disk = _mount(state) if state is not None else None
     found, counts, events, served, number = [], Counter[str](), Counter[str](), Counter[str](), 0
     end = time.monotonic() + options.minutes * 60
-    half = time.monotonic() + options.minutes * 30
     while time.monotonic() < end - LAST_SECONDS and (not found or options.keep_going):
         here = folder / f"hotseat-{len(found)}"
         here.mkdir()
         kept = (state if disk is not None else here) / f"state-{len(found)}"
         world = World(here, kept)
-        soak = Soak(world, seed, disk, long=options.minutes >= 5)
+        soak = Soak(world, seed, disk, minutes=options.minutes)
         try:
             soak.begin()
             while time.monotonic() < end - LAST_SECONDS and not world.violations:
-                this = options.round if options.round is not None else number
-                soak.round(this, soak.profile(this, late=time.monotonic() > half))
+                soak.round(options.round if options.round is not None else number)
                 number += 1
             if not world.violations:
                 soak.end()
@@ -98,7 +96,8 @@ def main() -> int:
         served += world.served
         if world.violations:
             found.append(world.violations)
-            _report(world, seed, number - 1)
+            again = options.round if options.round is not None else number - 1
+            _report(world, f"scripts/test --soak {options.minutes:g} --seed {seed} --round {again}")
         with contextlib.suppress(OSError):
             shutil.copytree(kept, here / "state", dirs_exist_ok=True)
             shutil.rmtree(kept)
@@ -115,15 +114,15 @@ def main() -> int:
     return 1 if found else 0
 
 
-def _report(world: World, seed: int, number: int) -> None:
-    print(f"\nVIOLATED in round {number} of seed {seed}:")
+def _report(world: World, again: str) -> None:
+    print("\nVIOLATED:")
     for violation in world.violations[:10]:
         print(f"  * {violation}")
     print(f"the last actions (all of them: {world.folder}/actions):")
     for action in list(world.actions)[-40:]:
         print(f"    {action[:300]}")
     print(f"logs: {world.folder} (stderr: hotseat's own; state/logs: the engines')")
-    print(f"again: scripts/test --soak 1 --seed {seed} --round {number}\n", flush=True)
+    print(f"this round again, until it fails or the time is over: {again}\n", flush=True)
 
 
 def _listed(counts: Counter[str]) -> str:

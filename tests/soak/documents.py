@@ -120,7 +120,7 @@ def random_cast(rng: Random, *, faulty: bool) -> Cast:
 
 def impatient_cast(rng: Random) -> Cast:
     """Few models on one GPU that load equally long, for clients that wait little longer than one load."""
-    cast, load = Cast({"default": {"capacity": {"gpus": 1}, "policy": {"maxWait": "30000ms"}}}), rng.uniform(0.4, 1.0)
+    cast, load = Cast({"default": {"capacity": {"gpus": 1}, "policy": {"maxWait": "30000ms"}}}), rng.uniform(0.4, 0.8)
     for name in NAMES[: rng.randint(2, 3)]:
         times = {"startTimeout": "5000ms", "drainTimeout": "3000ms", "stopTimeout": "1000ms"}
         args = ["--load-time", str(load)]

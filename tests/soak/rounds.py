@@ -24,6 +24,8 @@ from .world import Violation, World
 
 CLIENTS = 10
 BURST = 40  # requests that wait at once: more than a round has, so that threads made when needed are all there
+SOME_MINUTES = 3  # from so many on, rounds are longer, and hotseat is also stopped for long
+LOOK = 5.0  # seconds that a look after a round takes, about
 SETTLED = 20.0  # seconds in which nothing is left of a load that has gone
 
 
@@ -32,7 +34,6 @@ class Profile:
     """What goes on in a round."""
 
     name: str
-    seconds: float = 12.0
     edits: bool = False
     orders: bool = False
     faults: bool = False
@@ -51,12 +52,14 @@ GENTLE = (IMPATIENT, EDITS, FAULTS, CALM)
 class Soak:
     """One soak: rounds over one folder, and the same hotseat as long as no round ends it."""
 
-    def __init__(self, world: World, seed: int, disk: Path | None, *, long: bool) -> None:
-        self.world, self.seed, self.disk, self.long = world, seed, disk, long
+    def __init__(self, world: World, seed: int, disk: Path | None, *, minutes: float) -> None:
+        self.world, self.seed, self.disk, self.minutes = world, seed, disk, minutes
+        self.seconds = 12 if minutes >= SOME_MINUTES else 7  # of load, in each round
         self.log, self.sizes = Log(world), Sizes(world)
 
-    def profile(self, number: int, *, late: bool) -> Profile:
-        """What round `number` is: gentle ones first, so that sizes are seen over a long time; then also storms."""
+    def profile(self, number: int) -> Profile:
+        """What round `number` is: gentle ones in the first half, so that sizes are seen over a long time; then also storms."""
+        late = number >= self.minutes * 60 / (self.seconds + LOOK) / 2
         return STORM if late and number % 2 else GENTLE[number % len(GENTLE)]
 
     def begin(self) -> None:
@@ -66,9 +69,9 @@ class Soak:
         self.world.start(REST)
         self.settle()
 
-    def round(self, number: int, profile: Profile) -> None:
+    def round(self, number: int) -> None:
         """Put load on, take it away, look."""
-        world, began = self.world, time.monotonic()
+        world, began, profile = self.world, time.monotonic(), self.profile(number)
         rng = Random(f"{self.seed}/{number}")
         impatient = profile is IMPATIENT
         cast = impatient_cast(rng) if impatient else random_cast(rng, faulty=profile.faults)
@@ -82,7 +85,7 @@ class Soak:
         threads = [threading.Thread(target=self.acting, args=(actor,), daemon=True) for actor in actors]
         for thread in threads:
             thread.start()
-        world.pause.wait(profile.seconds)
+        world.pause.wait(self.seconds)
         world.pause.set()
         end = time.monotonic() + cast.patience() + world.cast.patience()
         for thread in threads:
@@ -99,7 +102,7 @@ class Soak:
     def impatient(self, rng: Random, cast: Cast) -> list[Any]:
         """One client a model, each with a patience of little more than one load."""
         load = float(next(iter(cast.models.values()))["args"][1])
-        patience = load * rng.uniform(1.4, 2) + 0.3
+        patience = load * rng.uniform(1.4, 2) + 0.5  # the start of a process counts, too
         return [
             ImpatientClient(self.world, Random(rng.random()), number, model=name, patience=patience)
             for number, name in enumerate(cast.models)
@@ -118,7 +121,9 @@ class Soak:
             actors.append(Operator(world, Random(rng.random()), pins=rng.random() < 0.5))
         if profile.faults:
             faults = Random(rng.random())
-            actors.append(Faults(world, faults, self.disk, hotseat=profile.hotseat, long_freeze=self.long))
+            actors.append(
+                Faults(world, faults, self.disk, hotseat=profile.hotseat, long_freeze=self.minutes >= SOME_MINUTES)
+            )
         return actors
 
     def acting(self, actor: Any) -> None:
