@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .rounds import Soak
@@ -59,6 +61,62 @@ def _mount(folder: Path) -> Path | None:
     return None
 
 
+@dataclass
+class Run:
+    """A whole soak: one hotseat after another, where it goes on after something did not hold."""
+
+    options: argparse.Namespace
+    seed: int
+    folder: Path
+    disk: Path | None
+    end: float  # by time.monotonic()
+    number: int = 0  # of the next round
+    failed: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+
+    def has_time(self) -> bool:
+        """Whether another round is worth it."""
+        return time.monotonic() < self.end - LAST_SECONDS
+
+    def one(self) -> None:
+        """Soak from a fresh start until the time is over, or something does not hold."""
+        here = self.folder / f"hotseat-{self.failed}"
+        here.mkdir()
+        state = (self.disk or here) / f"state-{self.failed}"
+        world = World(here, state)
+        soak, this = Soak(world, self.seed, self.disk, minutes=self.options.minutes), 0
+        try:
+            soak.begin()
+            while self.has_time() and not world.violations:
+                this = self.number if self.options.round is None else self.options.round
+                self.number += 1
+                soak.round(this)
+            if not world.violations:
+                soak.end()
+        except Violation:
+            pass
+        except KeyboardInterrupt:
+            self.end = 0.0
+        except Exception:
+            world.violate(traceback.format_exc())
+        finally:
+            world.pause.set()
+            if world.hotseat is not None:
+                world.hotseat._kill()
+        world.gather()
+        self.counts += world.counts
+        self.events += world.events
+        self.served += world.served
+        if world.violations:
+            self.failed += 1
+            _report(world, f"scripts/test --soak {self.options.minutes:g} --seed {self.seed} --round {this}")
+        if self.disk is not None:
+            shutil.copytree(state, here / state.name, dirs_exist_ok=True)
+            shutil.rmtree(state)
+
+
 def main() -> int:
     """Soak."""
     options = _arguments()
@@ -67,51 +125,20 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="hotseat-soak-"))
     print(f"soak of {options.minutes:g} min, seed {seed}, in {folder}", flush=True)
     disk = _mount(state) if state is not None else None
-    found, counts, events, served, number = [], Counter[str](), Counter[str](), Counter[str](), 0
-    end = time.monotonic() + options.minutes * 60
-    while time.monotonic() < end - LAST_SECONDS and (not found or options.keep_going):
-        here = folder / f"hotseat-{len(found)}"
-        here.mkdir()
-        kept = (state if disk is not None else here) / f"state-{len(found)}"
-        world = World(here, kept)
-        soak = Soak(world, seed, disk, minutes=options.minutes)
-        try:
-            soak.begin()
-            while time.monotonic() < end - LAST_SECONDS and not world.violations:
-                soak.round(options.round if options.round is not None else number)
-                number += 1
-            if not world.violations:
-                soak.end()
-        except Violation:
-            pass
-        except KeyboardInterrupt:
-            end = 0.0
-        finally:
-            world.pause.set()
-            if world.hotseat is not None:
-                world.hotseat._kill()
-        world.gather()
-        counts += world.counts
-        events += world.events
-        served += world.served
-        if world.violations:
-            found.append(world.violations)
-            again = options.round if options.round is not None else number - 1
-            _report(world, f"scripts/test --soak {options.minutes:g} --seed {seed} --round {again}")
+    run = Run(options, seed, folder, disk, time.monotonic() + options.minutes * 60)
+    while run.has_time() and (not run.failed or options.keep_going):
+        run.one()
+    print(f"answers by model: {_listed(run.served)}")
+    print(f"requests: {_listed(run.counts)}")
+    print(f"events: {_listed(run.events)}")
+    print(f"{'FAILED' if run.failed else 'all held'}: {run.number} rounds, seed {seed}", flush=True)
+    if state is not None:
+        subprocess.run(["umount", str(state)], capture_output=True, check=False)
         with contextlib.suppress(OSError):
-            shutil.copytree(kept, here / "state", dirs_exist_ok=True)
-            shutil.rmtree(kept)
-    print(
-        "answers by model: " + _listed(served),
-        f"requests: {_listed(counts)}",
-        f"events: {_listed(events)}",
-        sep="\n",
-        flush=True,
-    )
-    print(f"{'FAILED' if found else 'all held'}: {number} rounds, seed {seed}", flush=True)
-    if not found:
+            state.rmdir()
+    if not run.failed:
         shutil.rmtree(folder, ignore_errors=True)
-    return 1 if found else 0
+    return 1 if run.failed else 0
 
 
 def _report(world: World, again: str) -> None:
@@ -121,7 +148,7 @@ def _report(world: World, again: str) -> None:
     print(f"the last actions (all of them: {world.folder}/actions):")
     for action in list(world.actions)[-40:]:
         print(f"    {action[:300]}")
-    print(f"logs: {world.folder} (stderr: hotseat's own; state/logs: the engines')")
+    print(f"logs: {world.folder} (stderr: hotseat's own; state-*/logs: the engines')")
     print(f"this round again, until it fails or the time is over: {again}\n", flush=True)
 
 
