@@ -108,6 +108,27 @@ def test_a_gpu_that_goes_to_another_workspace_is_waited_for(up: Up) -> None:
     assert hotseat.loads() == {"a": 1, "b": 1}
 
 
+def test_a_workspace_that_comes_back_has_no_gpu_that_is_another_ones_by_now(up: Up) -> None:
+    """A bug once: it had the GPU of its earlier time, beside the Workspace that had got that, and two engines were on it."""
+
+    def documents(*names: str) -> list[dict[str, Any]]:
+        return [each for name in names for each in (workspace(name), model(f"of-{name}", workspace=name))]
+
+    def become(*names: str) -> None:
+        hotseat.write(documents(*names))
+        hotseat.wait_for(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == [*names])
+
+    hotseat = up(*documents("east"), seats=2)
+    hotseat.ask("of-east")
+    become("west")
+    assert hotseat.ask("of-west").by == "of-west"
+    eventually(lambda: seats(hotseat) == [("of-west", "ready", ["0"])])
+    become("east", "west")
+    assert hotseat.ask("of-east").by == "of-east"
+    assert seats(hotseat) == [("of-east", "ready", ["1"]), ("of-west", "ready", ["0"])]
+    assert hotseat.loads() == {"of-east": 2, "of-west": 1}, "who has a GPU is not disturbed"
+
+
 def test_models_that_claim_memory_share_a_gpu_as_long_as_it_has_room(up: Up) -> None:
     def claims(name: str, memory: str) -> dict[str, Any]:
         return model(name, "--memory", memory, resources={"acceleratorMemory": memory})

@@ -107,7 +107,9 @@ def test_a_model_goes_on_with_the_engine_that_is_ready_while_the_other_crashes(u
             os.kill(stats["pid"], signal.SIGKILL)
             hotseat.wait_event("model.failed", "a", count)
             assert [hotseat.ask("a").status for _ in range(3)] == [200] * 3
-    assert codes <= {"The engine closed the connection before it answered.", "the engine of a ended"}, "as they were in flight"
+    assert codes <= {"The engine closed the connection before it answered.", "the engine of a ended"}, (
+        "as they were in flight"
+    )
 
 
 def test_with_settings_as_they_are_a_busy_model_does_not_keep_another_waiting_for_long(up: Up) -> None:

@@ -223,6 +223,13 @@ def test_a_workspace_keeps_its_gpus_while_others_come_and_go() -> None:
     assert hand_out([workspace("b", 3)], {"b": ("1", "2")}, None) == {"b": ("1", "2", "0")}
 
 
+def test_of_two_that_had_one_gpu_one_keeps_it() -> None:
+    """A bug once: both did."""
+    had = {"a": ("0",), "b": ("0", "1")}
+    assert hand_out([workspace("a", 1), workspace("b", 2)], had, None) == {"a": ("0",), "b": ("1", "2")}
+    assert hand_out([workspace("b", 2), workspace("a", 1)], had, None) == {"b": ("0", "1"), "a": ("2",)}
+
+
 def test_where_there_are_too_few_a_workspace_gets_what_is_left_and_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

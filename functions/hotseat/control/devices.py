@@ -32,8 +32,11 @@ def hand_out(
             given[workspace.name] = tuple(name for name in found if name is not None and name not in taken)
             taken.update(given[workspace.name])
     rest = [w for w in listed if w.name not in given] if known != () else []
-    kept = {w.name: [d for d in before.get(w.name, ()) if d not in taken][: w.spec.capacity.gpus] for w in rest}
-    taken |= {device for devices in kept.values() for device in devices}
+    kept: dict[str, list[str]] = {}
+    for workspace in rest:  # one after the other: two may have had one GPU, each in its time
+        had = [device for device in before.get(workspace.name, ()) if device not in taken]
+        kept[workspace.name] = had[: workspace.spec.capacity.gpus]
+        taken.update(kept[workspace.name])
     former = {device for devices in before.values() for device in devices}
     for workspace in rest:
         wanted = workspace.spec.capacity.gpus - len(kept[workspace.name])

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -283,8 +283,7 @@ class House(Register):
     def _change_rooms(
         self, named: Mapping[str, Workspace], mine: Mapping[str, list[Model]], policies: Mapping[str, Policy]
     ) -> None:
-        before = {n: room.devices or () for n, room in self._rooms.items() if n in named or not room.empty}
-        devices = hand_out(named.values(), before, self._devices, self._device_ids)
+        devices = hand_out(named.values(), self._had(named), self._devices, self._device_ids)
         share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
         for name, room in self._rooms.items():
             room.retired = name not in named
@@ -339,6 +338,15 @@ class House(Register):
                 room.switcher.retire()
             raise
         self._rooms = rooms
+
+    def _had(self, named: Container[str]) -> dict[str, tuple[str, ...]]:
+        """By Workspace: the GPUs that are its own, or that one without a document still has something on."""
+        owned = {d for room in self._rooms.values() if not room.retired for d in room.devices or ()}
+        return {
+            name: tuple(d for d in room.devices or () if not (room.retired and d in owned))
+            for name, room in self._rooms.items()
+            if not room.empty or (name in named and not room.retired)  # what an empty one had may be another's since
+        }
 
     def _away(self, room: LocalRoom) -> tuple[str, ...]:
         ceded = set[str]().union(*(each.ceded for each in self._rooms.values() if each is not room))

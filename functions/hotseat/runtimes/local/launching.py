@@ -21,7 +21,7 @@ from hotseat.sources.base import SourceError, cached
 HOST = "127.0.0.1"
 SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - the name of variables that engines must not see
 _SOME_PORT = 1  # where a start is only thought through
-ATTEMPTS = 100  # to find a port that none of our own engines was promised
+ATTEMPTS = 100  # to find a port that nobody has
 
 
 class CannotStart(Exception):
@@ -69,10 +69,10 @@ class PortBook:
         """Keep a port for an engine of a Model: this one, or any free one. CannotStart if somebody listens there already."""
         with self._lock:
             port = wanted if wanted is not None else _free_port(self._promised)
-            if (other := self._promised.get(port)) is not None:
+            if wanted is not None and (other := self._promised.get(port)) is not None:
                 message = f"port {port} is that of the Model {other}, which is loaded: leave port out of one of them, or state another"
                 raise CannotStart(message, "PortTaken")
-            if not _can_listen(port):
+            if wanted is not None and not _can_listen(port):
                 raise CannotStart(f"port {port} is taken: something else listens on it", "PortTaken")
             self._promised[port] = model
         try:
@@ -153,7 +153,7 @@ def _free_port(promised: Collection[int]) -> int:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port: int = probe.getsockname()[1]
-        if port not in promised:
+        if port not in promised and _can_listen(port):  # another program may have got it just now
             return port
     raise CannotStart("no free port found", "PortTaken")
 
