@@ -73,7 +73,7 @@ def test_what_is_not_written_has_its_default(kube):
     assert created["spec"]["resources"] == {"gpus": 1}
     assert "workspace" not in created["spec"]
     created = kube.create(WORKSPACES.path(kube.namespace) + STRICT, workspace())
-    assert created["spec"]["policy"]["maxWait"] == "30s"
+    assert created["spec"]["policy"]["maxWait"] == "Auto"
 
 
 def test_a_change_is_checked_as_a_new_document_is(kube):

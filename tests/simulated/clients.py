@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import inf
 
 from hotseat.core.batch import Batch
+from hotseat.core.policy import Policy
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import Record
 from hotseat.simulation.floor import Engine
@@ -20,10 +21,11 @@ def closed_loop(
     pause: float = 0.0,
     patience: float = inf,
     max_wait: float | None = None,
+    policy: Policy | None = None,
 ) -> Record:
     """So many clients of each model, until `seconds` are over. Models begin one second apart. Times are in seconds."""
     engines = {name: Engine(load, 0.1, terms=Terms(max_wait=max_wait, drain_timeout=1000.0)) for name in clients}
-    it = World(Batch(), engines, impatience=None if patience == inf else Impatience(patience, pause))
+    it = World(policy or Batch(), engines, impatience=None if patience == inf else Impatience(patience, pause))
     finish, ask = it.floor._finish, it.floor._ask
 
     def ask_on(asked: Asked) -> None:

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotseat.core.batch import Batch
+from hotseat.core.orders import Fifo, Priority
+from hotseat.core.policy import Policy
 from hotseat.core.seats import Terms
 from hotseat.simulation.figures import Record
 from hotseat.simulation.floor import Engine
@@ -16,10 +18,14 @@ from hotseat.simulation.world import World
 from .clients import closed_loop
 
 
-def ask_again_and_again(models: str, load: float, patience: float, pause: float, seconds: float) -> Record:
+def ask_again_and_again(  # noqa: PLR0917
+    models: str, load: float, patience: float, pause: float, seconds: float, policy: Policy | None = None
+) -> Record:
     """One client a model."""
     one_each = dict.fromkeys(models, 1)
-    return closed_loop(one_each, load=load, seconds=seconds, pause=pause, patience=patience, max_wait=10 * load)
+    return closed_loop(
+        one_each, load=load, seconds=seconds, pause=pause, patience=patience, max_wait=10 * load, policy=policy
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,7 @@ def test_patience_longer_than_a_load_costs_less_than_a_tenth_of_the_answers(
         assert len(record.waits[name]) >= 0.5 * len(patient.waits[name]) > 0
 
 
+@pytest.mark.parametrize("policy", [Batch(), Fifo(), Priority()], ids=["batch", "fifo", "priority"])
 @pytest.mark.parametrize(
     ("models", "load", "patience", "pause"),
     [
@@ -55,9 +62,9 @@ def test_patience_longer_than_a_load_costs_less_than_a_tenth_of_the_answers(
     ],
 )
 def test_with_patience_shorter_than_a_load_models_still_get_ready_and_retries_are_served(
-    models: str, load: float, patience: float, pause: float
+    models: str, load: float, patience: float, pause: float, policy: Policy
 ) -> None:
-    record = ask_again_and_again(models, load, patience, pause, 100 * load)
+    record = ask_again_and_again(models, load, patience, pause, 100 * load, policy)
     thrown_away = sum(stay.ready is None for stay in record.stays)
     assert thrown_away <= len(record.stays) / 2
     for name in models:

@@ -6,8 +6,10 @@ from hotseat.core.events import Emit
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
+    HolderFailed,
     HolderParked,
     HolderReady,
+    HolderReleased,
     Park,
     SeatState,
     SleepFailed,
@@ -370,3 +372,16 @@ def test_an_idle_model_parks_and_stays_parked() -> None:
     assert house.states()["a"] == "parked"
     assert started(2, "a") in house.demand(1001.0, {"a": 1})
     assert house.states()["a"] == "waking"
+
+
+def test_an_engine_that_hangs_as_it_is_told_to_sleep_is_stopped() -> None:
+    """A bug once: it was given up without being stopped, and its place was lost for good."""
+    house = Bedroom()
+    house.use(1.0, "a")
+    house.demand(2.0, {"b": 1})
+    house.demand(3.0, {"b": 1})
+    holder, epoch, _ = house.turn("a")
+    said = house.machine.step(HolderFailed(3.5, holder, epoch, "Unhealthy", "it does not answer", lives=True))
+    assert [c for c in said if isinstance(c, Stop)] == [Stop("a", holder, epoch, 10.0)]
+    said = house.machine.step(HolderReleased(4.0, holder, epoch))
+    assert [c.model for c in said if isinstance(c, Start)] == ["b"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hotseat.cli.options import Command, output_option
+from hotseat.control.portclashes import port_clashes
 from hotseat.core.documents import DOCUMENTS
 from hotseat.manifests import Manifest, ManifestErrors, load
 from hotseat.manifests.files import name_of
@@ -46,6 +47,8 @@ def validate(context: click.Context, files: tuple[Path, ...], output: str) -> No
         counts = {"models": len(manifest.models), "workspaces": len(manifest.workspaces)}
         click.echo(json.dumps({"ok": True, **counts, "problems": []}, indent=2))
     else:
+        for clash in port_clashes(manifest.models, manifest.workspaces):
+            click.echo(f"warning: on one machine {clash}", err=True)
         click.echo(f"{', '.join(map(name_of, files))}: {_summary(manifest)}: ok")
 
 

@@ -77,7 +77,7 @@ class Demands:
         return sum(d.in_flight.get(holder, 0) for d in self._newest.values())
 
     def answered(self, holder: str) -> int:
-        """How many requests a holder has answered for the routers that are there."""
+        """How many requests a holder has ended, however, for the routers that are there."""
         return sum(d.served.get(holder, 0) - d.in_flight.get(holder, 0) for d in self._newest.values())
 
     def closing(self, model: str) -> int:

@@ -21,6 +21,7 @@ from hotseat.core.messages import (
     HolderUnproven,
     SeatState,
     SleepFailed,
+    Stop,
 )
 from hotseat.core.output import Output
 from hotseat.core.parking import Parking, deadline
@@ -147,6 +148,8 @@ class Observing:
             return  # it was told to go
         if holder.state in SLEEPING:
             self.out.moved(*self.parking.died(holder, now, reason, message))
+            if lives:
+                self.out.tell(Stop(holder.model, holder.id, holder.epoch, holder.terms.stop_timeout))
             return
         was_ready = holder.ready_since is not None
         (self.leaving.stop if lives else self.leaving.release)(holder, now, "failed")

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from hotseat.control.register import Register
 from hotseat.core.messages import Resident, SeatState
-from hotseat.core.policy import UNMEASURED_WAIT
 from hotseat.core.seats import ModelStatus
 from hotseat.core.workspaces import Workspace
 from hotseat.telemetry.metrics import Reading
@@ -46,13 +45,13 @@ def of_seats(
         if each.memory is not None:
             yield Reading("hotseat_parked_memory_bytes", labels, each.memory)
     bound = bound_in_force(workspace, effective_max_wait)
-    yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
+    if bound is not None:
+        yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
 
 
-def bound_in_force(workspace: Workspace, effective_max_wait: float | None) -> float:
-    """Give the bound on waiting of a Workspace, in seconds: the scheduler's where it tells one, else the document's."""
-    stated = workspace.spec.policy.max_wait
-    return effective_max_wait or (UNMEASURED_WAIT if stated is None else stated)
+def bound_in_force(workspace: Workspace, effective_max_wait: float | None) -> float | None:
+    """Return the bound on waiting of a Workspace, in seconds: the scheduler's, else the document's; None: its policy has none."""
+    return workspace.spec.policy.max_wait if effective_max_wait is None else effective_max_wait
 
 
 def of_pins(workspace: Workspace, rows: Iterable[ModelStatus]) -> Iterator[Reading]:

@@ -107,7 +107,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._served: Served | None = None
         self._errands = queue.SimpleQueue[Callable[[], None] | None]()
         self._runner: threading.Thread | None = None  # of the errands; there before it is needed: none may be had then
-        self._ending = False
+        self._ending = self._asked_to_reload = False
         self._options: Mapping[str, Any] = {
             "bind": [bind],
             "workers": 1,
@@ -139,6 +139,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             self._runner.start()
             self.threads.spare(KEPT)
             self._served = self._create()
+            if self._asked_to_reload:
+                self._served.reload()
             self._served.begin()
         except (
             OSError,
@@ -155,7 +157,6 @@ class Server(BaseApplication):  # type: ignore[misc]
         signal.signal(signal.SIGTERM, lambda *_: self._end(worker))
         signal.signal(signal.SIGQUIT, _at_once)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
-        signal.signal(signal.SIGHUP, lambda *_: self._reload())
         self._up()
 
     def _run_errands(self) -> None:
@@ -165,8 +166,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             except Exception:
                 log.exception("end")
 
-    def _reload(self) -> None:
-        if self._served is not None:
+    def reload(self, *_: Any) -> None:
+        """Have the documents read again; the worker's handler of SIGHUP. Before there is an application, it is asked once there is."""
+        if self._served is None:
+            self._asked_to_reload = True
+        else:
             self._served.reload()
 
     def _end(self, worker: Any) -> None:

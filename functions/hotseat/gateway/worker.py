@@ -166,6 +166,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         pool = getattr(self.app, "threads", None)
         return pool if isinstance(pool, Threads) else Threads(self.cfg.threads)
 
+    def init_signals(self) -> None:
+        """As gunicorn does, but SIGHUP, which the arbiter passes on at any time, asks for a reload from the first moment on."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            super().init_signals()
+            signal.signal(signal.SIGHUP, getattr(self.app, "reload", signal.SIG_IGN))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
     # The main loop ----------------------------------------------------------------------------------------------------
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
@@ -236,10 +245,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif conn not in self._silent:
             self._wait(conn)
 
+    def _read_silent(self, conn: Connection) -> None:
+        if conn in self._silent:  # else it was closed for another event of the same look
+            self._read(conn)
+
     def _wait(self, conn: Connection) -> None:
         """Wait for what comes."""
         try:
-            self.poller.register(conn.sock, selectors.EVENT_READ, lambda _sock: self._read(conn))
+            self.poller.register(conn.sock, selectors.EVENT_READ, lambda _sock: self._read_silent(conn))
         except OSError:  # no memory
             self._close(conn)
         else:
@@ -273,8 +286,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._wait(conn)
 
     def _close_here(self, conn: Connection) -> None:
-        conn.close(graceful=True)
-        self.method_queue.defer(self._closed)
+        try:
+            conn.close(graceful=True)
+        except OSError:  # it is closed
+            pass
+        finally:
+            self.method_queue.defer(self._closed)
 
     def _closed(self) -> None:
         self.nr_conns -= 1

@@ -66,7 +66,7 @@ def _open(path: Path) -> int:
     """Open a file that anybody may have made. The kernel may refuse O_CREAT for one that is there and another user's."""
     for flags in (os.O_RDWR, os.O_RDONLY):
         with contextlib.suppress(PermissionError, FileNotFoundError):
-            return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     with contextlib.suppress(OSError):
         os.fchmod(descriptor, 0o666)  # whatever the umask says: the next one may be another user's

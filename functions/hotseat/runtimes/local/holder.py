@@ -320,8 +320,8 @@ class Holder(threading.Thread):
 
     def _begin_turn(self, order: Park | Wake, keeper: Keeper) -> None:
         """Begin to have it sleep, or wake."""
-        if not self._ready:
-            self._tell_balked(order, "it has not been ready yet")
+        if not self._ready or self._failed:
+            self._tell_balked(order, "it has failed" if self._failed else "it has not been ready yet")
             return
         self._give_up_talk()
         self._note_processes(keeper)

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,9 +82,9 @@ class StateDir:
     def check(self) -> None:
         """See whether `remember` could write. OSError: it could not."""
         self.path.mkdir(parents=True, exist_ok=True)
-        draft = self.path / "check"
-        draft.write_text("[]")
-        draft.unlink()
+        with tempfile.TemporaryFile(dir=self.path) as draft:
+            draft.write(b"[]")
+            draft.flush()
 
     def forget(self, holder: str) -> None:
         """Drop the note: the holder is gone."""

@@ -75,6 +75,7 @@ class LocalRuntime:
         self._logs: dict[str, ModelLog] = {}
         self._holders: dict[str, Holder] = {}
         self._fetches: dict[str, Fetching] = {}
+        self._looks: set[str] = set()  # models at which a thread looks, whether they could be loaded
         self._uncached: set[str] = set()  # models whose weights could not be had when it last looked
         self._threads: set[threading.Thread] = set()
         self._state = state = StateDir(state_dir)
@@ -136,13 +137,15 @@ class LocalRuntime:
         """Look whether a load could begin, and bring the weights if they are what is missing. Repeating it while it runs does nothing."""
         with self._lock:
             model = self._known(order.model)
-            if self._is_fetching(model.name):
+            if self._is_fetching(model.name) or model.name in self._looks:  # a look may hang, with its file system
                 return
             problem = None
+            self._looks.add(model.name)
             try:  # on a thread of its own: a file system may hang
                 self._run(threading.Thread(target=self._see_to, args=(model,), name=f"look-{model.name}", daemon=True))
             except RuntimeError as error:
                 problem = error
+                self._looks.discard(model.name)
         if problem is not None:
             self._tell(CacheObserved(self._clock(), model.name, CacheState.FAILED, f"cannot fetch: {problem}"))
 
@@ -238,6 +241,13 @@ class LocalRuntime:
 
     def _see_to(self, model: Model) -> None:
         """Tell whether a load could begin, or start a fetch."""
+        try:
+            self._look(model)
+        finally:
+            with self._lock:
+                self._looks.discard(model.name)
+
+    def _look(self, model: Model) -> None:
         try:
             seen = self._cache_state(model)
             if seen.state is CacheState.CACHED:
