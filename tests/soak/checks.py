@@ -153,7 +153,9 @@ def together(rows: list[dict[str, Any]]) -> str | None:
 
 MORE_THREADS = 3
 MORE_FILES = 6
-MORE_MEMORY = 12 * 2**20
+MORE_MEMORY = 24 * 2**20  # while histories, and metrics of each pair of models, still fill
+FILLED = 16  # looks after which they are about full
+MORE_THEN = 8 * 2**20
 
 
 class Sizes:
@@ -161,18 +163,22 @@ class Sizes:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._first: dict[psutil.Process, tuple[int, int, int]] = {}
+        self._seen: dict[psutil.Process, list[tuple[int, int, int]]] = {}  # threads, files, bytes
 
     def look(self, pids: dict[str, int]) -> str:
-        """Compare arbiter and worker with the first look at each; their sizes as text."""
+        """Compare arbiter and worker with earlier looks at each; their sizes as text."""
         told = []
         for name, pid in pids.items():
             process = psutil.Process(pid)
             now = (process.num_threads(), process.num_fds(), process.memory_info().rss)
-            first = self._first.setdefault(process, now)
+            seen = self._seen.setdefault(process, [])
+            seen.append(now)
             told.append(f"{name} {now[0]} threads, {now[1]} files, {now[2] / 2**20:.1f} MiB")
             most = (MORE_THREADS, MORE_FILES, MORE_MEMORY)
-            for what, before, after, more in zip(("threads", "files", "bytes"), first, now, most, strict=True):
+            grown = [*zip(("threads", "files", "bytes"), seen[0], now, most, strict=True)]
+            if len(seen) > FILLED:
+                grown.append(("bytes", seen[FILLED][2], now[2], MORE_THEN))
+            for what, before, after, more in grown:
                 if after > before + more:
                     self.world.violate(f"the {name} has grown: {before} {what} before, {after} now")
         return "; ".join(told)
