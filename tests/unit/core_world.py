@@ -753,6 +753,17 @@ class World:
                 self._gone(body)
             self._maybe_tell(pick)
 
+    def hang(self, pick: Pick) -> None:
+        """An engine that was ready answers no longer: it is given up while its processes live, whatever it was told meanwhile."""
+        bodies = [b for b in self._bodies("ready", "parking") if not b.told and not b.news]
+        if bodies:
+            body = bodies[pick(len(bodies))]
+            body.forced = True
+            body.news.append(
+                HolderFailed(self.now, body.holder, body.epoch, "Unhealthy", "it does not answer", lives=True)
+            )
+            self._maybe_tell(pick)
+
     def release(self, pick: Pick) -> None:
         """What was told to stop, or is dead, is proven gone, or cannot be."""
         bodies = [b for b in self.bodies.values() if b.state == "dead" or (b.told and b.state in ALIVE)]
@@ -1167,7 +1178,7 @@ class World:
 ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
     "divert": 2, "want": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 3, "retry": 3, "expire": 1, "deliver_demand": 14,
     "lose_demand": 1, "sign_of_life": 1, "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1,
-    "become_ready": 8, "turn": 8, "measure": 4, "fail": 2, "release": 8,
+    "become_ready": 8, "turn": 8, "measure": 4, "fail": 2, "hang": 1, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 2, "fetch": 3, "order_load": 1,
     "order_unload": 1, "order_pin": 1, "order_unpin": 1, "open_window": 2, "change": 2, "tick": 8, "calm": 3, "join": 1, "part": 1,
     "miss": 1, "restart_switcher": 1,
