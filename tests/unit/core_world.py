@@ -16,6 +16,7 @@ from hotseat.core.admission import Admission
 from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
 from hotseat.core.groups import UNGROUPED, Group, Groups
+from hotseat.core.instance import Holder
 from hotseat.core.intake import Cut, Dispatch, Hold, Limits, Reject, ReportDemand
 from hotseat.core.leaving import OFFER
 from hotseat.core.memory import raised
@@ -817,7 +818,7 @@ class World:
             )
             self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
-    def stale_turn(self, holder: seats.Holder, pick: Pick) -> None:
+    def stale_turn(self, holder: Holder, pick: Pick) -> None:
         """About an order to sleep or to wake that is not the last one."""
         turn = holder.turn + (-1, 1)[pick(2)]
         kinds: tuple[Observation, ...] = (

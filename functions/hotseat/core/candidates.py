@@ -5,6 +5,7 @@ from functools import partial
 from math import inf
 
 from hotseat.core.demands import NOBODY
+from hotseat.core.instance import Holder
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.output import Output
 from hotseat.core.parking import sleeper
@@ -13,7 +14,6 @@ from hotseat.core.policy import ModelView, View, Wish, auto_max_wait
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.replicas import replica_views
 from hotseat.core.seating import Seating
-from hotseat.core.seats import Holder
 from hotseat.core.switches import Ledger
 from hotseat.core.traffic import Traffic
 from hotseat.core.views import by_model, model_view

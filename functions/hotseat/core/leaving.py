@@ -6,12 +6,12 @@ drain deadline a holder goes on from there only when every router has seen that 
 
 from dataclasses import dataclass
 
+from hotseat.core.instance import GOING, OCCUPIED, SLEEPING, Holder, Trigger
 from hotseat.core.messages import SeatState, Stop
 from hotseat.core.output import Output
 from hotseat.core.parking import Parking
 from hotseat.core.prospects import Prospects
 from hotseat.core.seating import Seating
-from hotseat.core.seats import GOING, OCCUPIED, SLEEPING, Holder
 from hotseat.core.switches import Ledger
 from hotseat.core.traffic import Traffic
 from hotseat.core.wishes import Wishes
@@ -44,11 +44,12 @@ class Leaving:
                 self.stop(holder, now)
             elif holder.state is SeatState.READY and (holder.leaving or self._offered(holder, now)):
                 self.ledger.leaving(holder.seat, now)
-                self.seating.go(holder, SeatState.DRAINING if cut_off else SeatState.CLOSING, now)
+                why = holder.leaving or ("not wanted" if not wanted else "idle")
+                self.seating.go(holder, Trigger.CUT_OFF if cut_off else Trigger.QUIESCE, now, why)
                 holder.closing_since, holder.closing_epoch = now, self.out.next_epoch
         elif holder.state in GOING:
             self.ledger.stays(holder.seat)
-            self.seating.go(holder, SeatState.READY, now)
+            self.seating.go(holder, Trigger.KEPT, now)
 
     def drain(self, holder: Holder, now: float) -> None:
         """Move one that is closing or draining on as far as time and what routers have seen allow."""
@@ -68,21 +69,32 @@ class Leaving:
         elif now >= until or (drained and parks is False):
             self.stop(holder, now, "idle" if idle else "evicted")
         elif closed and holder.state is SeatState.CLOSING:
-            self.seating.go(holder, SeatState.DRAINING, now)
+            self.seating.go(holder, Trigger.BATCH_SERVED, now)
 
     def stop(self, holder: Holder, now: float, why: str = "evicted") -> None:
         """Tell it to stop; `why`, where nothing was said before."""
         if holder.state is SeatState.DRAINING:
             self.ledger.costs.note_drain(holder.model, now - holder.since)
-        self.release(holder, now, holder.leaving or why)
+        self._release(holder, now, holder.leaving or why, Trigger.STOP)
+        self._tell_stop(holder)
+
+    def fail(self, holder: Holder, now: float, reason: str, *, lives: bool) -> None:
+        """Note that it has ended or, where it `lives`, tell it to: it is of no use any more. `reason` is for its story."""
+        if lives and holder.state is SeatState.DRAINING:
+            self.ledger.costs.note_drain(holder.model, now - holder.since)
+        self._release(holder, now, (lives and holder.leaving) or "failed", Trigger.FAILED, reason)
+        if lives:
+            self._tell_stop(holder)
+
+    def _tell_stop(self, holder: Holder) -> None:
         self.out.tell(Stop(holder.model, holder.id, holder.epoch, holder.terms.stop_timeout))
 
-    def release(self, holder: Holder, now: float, why: str) -> None:
+    def _release(self, holder: Holder, now: float, why: str, trigger: Trigger, detail: str = "") -> None:
         """Note that it is on its way off, told or by itself; it keeps its seat until it is proven gone."""
         self.traffic.forgive(holder, now)
         self.ledger.stopping(holder.seat, now)
         holder.leaving, holder.stop_asked = why, now
-        self.seating.go(holder, SeatState.RELEASING, now)
+        self.seating.go(holder, trigger, now, detail or why)
 
     def _offered(self, holder: Holder, now: float) -> bool:
         """Whether its turn has begun: before what waited for it has been sent, closing it would make the load futile."""

@@ -34,6 +34,19 @@ class CacheState(StrEnum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Transition:
+    """One change of a holder's state. `before` is None where it began, `after` where it is gone."""
+
+    at: float  # seconds
+    before: SeatState | None
+    after: SeatState | None
+    why: str  # its trigger (see instance.py), with a detail
+
+    def __repr__(self) -> str:
+        return f"{self.at:.1f} {self.before or 'new'} → {self.after or 'gone'} ({self.why})"
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
     """One holder of a seat, as routers see it."""

@@ -7,6 +7,7 @@ be proven gone keeps it until somebody settles that.
 from dataclasses import dataclass, replace
 
 from hotseat.core.events import Emit, model_failed
+from hotseat.core.instance import OCCUPIED, SLEEPING, Holder, Trigger
 from hotseat.core.leaving import Leaving
 from hotseat.core.messages import (
     CacheObserved,
@@ -27,7 +28,7 @@ from hotseat.core.parking import Parking, deadline
 from hotseat.core.prospects import Prospects
 from hotseat.core.replicas import Replicas, next_number
 from hotseat.core.seating import Seating
-from hotseat.core.seats import OCCUPIED, SLEEPING, CachesObserved, Holder, Terms
+from hotseat.core.seats import CachesObserved, Terms
 from hotseat.core.switches import Ledger
 from hotseat.core.traffic import Traffic
 
@@ -68,14 +69,15 @@ class Observing:
         if s.holder in self.seating.holders:
             return
         terms = self.seating.terms.get(s.model)
-        state = SeatState.READY if s.address else SeatState.LOADING
         found = terms or Terms()
         claim = found.claim if s.gpus is None else replace(found.claim, gpus=s.gpus)
         found = replace(found, claim=claim, fingerprint=found.fingerprint if s.fingerprint is None else s.fingerprint)
-        holder = Holder(s.model, s.holder, s.epoch, state, s.now, found, s.address, last_used=s.now, devices=s.devices)
-        holder.halfway = s.releasing or not s.address
+        running = Trigger.FOUND_READY if s.address else Trigger.FOUND_LOADING
+        trigger = Trigger.FOUND_RELEASING if s.releasing else running
+        holder = Holder.begin(trigger, s.now, model=s.model, id=s.holder, epoch=s.epoch, terms=found)
+        holder.address, holder.devices, holder.halfway = s.address, s.devices, s.releasing or not s.address
         if s.releasing:
-            holder.state, holder.leaving, holder.stop_asked = SeatState.RELEASING, "evicted", s.now
+            holder.leaving, holder.stop_asked = "evicted", s.now
         elif s.address:
             holder.ready_since = s.now
             self.prospects.fulfil(s.model)
@@ -117,7 +119,7 @@ class Observing:
             until = holder.since + holder.terms.start_timeout
             self.out.wakes.append(until)
             if now >= until:
-                self.leaving.stop(holder, now, "failed")
+                self.leaving.fail(holder, now, "StartTimeout", lives=True)
                 reason = f"not ready within {holder.terms.start_timeout:g} s"
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
         elif due := deadline(holder):
@@ -130,7 +132,7 @@ class Observing:
         seconds, woken = s.now - holder.since, holder.state is SeatState.WAKING
         holder.address, holder.last_used = s.address, s.now
         holder.ready_since, holder.ready_epoch = s.now, self.out.next_epoch
-        self.seating.go(holder, SeatState.READY, s.now)
+        self.seating.go(holder, Trigger.READY, s.now)
         self.prospects.fulfil(holder.model)
         self.replicas.succeeded(holder.model)
         if woken:
@@ -149,12 +151,12 @@ class Observing:
             self.out.moved(*self.parking.died(holder, now, reason, message))
             return
         was_ready = holder.ready_since is not None
-        (self.leaving.stop if lives else self.leaving.release)(holder, now, "failed")
+        self.leaving.fail(holder, now, reason, lives=lives)
         self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready)
 
     def _note_release(self, holder: Holder, now: float) -> None:
         seconds = now - (holder.stop_asked if holder.stop_asked is not None else now)
-        self.seating.remove(holder)
+        self.seating.remove(holder, now)
         if holder.state is SeatState.UNPROVEN or self.seating.groups.stays(holder.model):
             self.prospects.room_changed()
         tells = holder.state is not SeatState.UNPROVEN and not holder.halfway and self.seating.is_of_today(holder)
@@ -168,7 +170,7 @@ class Observing:
         if holder.state is SeatState.UNPROVEN:
             return
         self._note_failure(holder, s.now, "ReleaseUnproven", s.reason)
-        self.seating.go(holder, SeatState.UNPROVEN, s.now)
+        self.seating.go(holder, Trigger.UNPROVEN, s.now, s.reason)
         holder.left = s.reason
         self.out.tell(model_failed(holder.model, holder.id, "ReleaseUnproven", s.reason))
         self.out.tell(*self.ledger.failed_release(holder.seat, s.now, s.reason))

@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit, model_failed
+from hotseat.core.instance import Holder, Trigger
 from hotseat.core.messages import HolderParked, Park, SeatState, SleepFailed, Stop, Wake
-from hotseat.core.seats import Command, Holder, Terms
+from hotseat.core.seating import Seating
+from hotseat.core.seats import Command, Terms
 from hotseat.core.switches import Ledger
 
 DISTRUST = 300.0  # seconds in which a model that failed to sleep or to wake is stopped instead
@@ -20,6 +22,7 @@ DISTRUST = 300.0  # seconds in which a model that failed to sleep or to wake is 
 class Parking:
     """The book of what sleeps, or may. `needed` and `waited_for` are names of models, as of the decision under way."""
 
+    seating: Seating
     ledger: Ledger
     budget: int | None = None  # bytes of host memory for all that sleep; None: no limit
     needed: Collection[str] = ()  # those that shall be resident: to be woken, not to be stopped for room
@@ -104,7 +107,7 @@ class Parking:
         self.ledger.stopping(holder.model, now)
         holder.turn += 1
         holder.ready_since, holder.parked_since, holder.memory = None, now, None
-        _go(holder, SeatState.PARKING, now)
+        self.seating.go(holder, Trigger.PARK, now)
         return [Park(holder.model, holder.id, holder.epoch, holder.turn)]
 
     def hear(self, holder: Holder, s: HolderParked | SleepFailed) -> list[Command]:
@@ -120,7 +123,7 @@ class Parking:
             self.measured[holder.model] = s.memory
         self.ledger.costs.note_park(holder.model, seconds)
         self.ledger.released(holder.model, s.now)
-        _go(holder, SeatState.PARKED, s.now)
+        self.seating.go(holder, Trigger.PARKED, s.now)
         data = {"holder": holder.id, "seconds": round(seconds, 4), "memory": self.memory_of(holder) or None}
         return [Emit("model.parked", holder.model, data)]
 
@@ -129,7 +132,7 @@ class Parking:
         self.ledger.starting(holder.model, now)
         holder.turn += 1
         holder.asleep, holder.terms = False, terms
-        _go(holder, SeatState.WAKING, now)
+        self.seating.go(holder, Trigger.WAKE, now)
         return [Wake(holder.model, holder.id, holder.epoch, holder.turn)]
 
     def woken(self, holder: Holder, seconds: float) -> list[Command]:
@@ -163,7 +166,7 @@ class Parking:
         self.ledger.starting_over(holder.model)
         self.ledger.stopping(holder.model, now)
         holder.leaving, holder.stop_asked = "failed", now
-        _go(holder, SeatState.RELEASING, now)
+        self.seating.go(holder, Trigger.FAILED, now, reason)
         return [model_failed(holder.model, holder.id, reason, message)]
 
     def mended(self, model: str) -> None:
@@ -185,7 +188,3 @@ def deadline(holder: Holder) -> float | None:
 
 def _what(holder: Holder) -> str:
     return "Park" if holder.state is SeatState.PARKING else "Wake"
-
-
-def _go(holder: Holder, state: SeatState, now: float) -> None:
-    holder.state, holder.since = state, now

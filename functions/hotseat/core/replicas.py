@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hotseat.core.demands import Demands
+from hotseat.core.instance import GOING, Holder
 from hotseat.core.messages import SeatState
 from hotseat.core.policy import Capacity, ModelView
 from hotseat.core.prospects import MAX_BACKOFF
-from hotseat.core.seats import GOING, Holder, Terms
+from hotseat.core.seats import Terms
 
 PATIENCE = 1.0  # seconds that a request has to wait for a model whose engines are all ready and full
 _LEAST = -1_000_000  # below every priority that a document may state

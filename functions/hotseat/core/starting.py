@@ -5,6 +5,7 @@ A model starts only where it fits beside all that is not proven gone, and no ear
 
 from dataclasses import dataclass
 
+from hotseat.core.instance import GOING, Holder, Trigger
 from hotseat.core.leaving import Leaving
 from hotseat.core.messages import SeatState, Start
 from hotseat.core.output import Output
@@ -12,7 +13,6 @@ from hotseat.core.parking import Parking, sleeper
 from hotseat.core.prospects import Prospects
 from hotseat.core.replicas import Replicas
 from hotseat.core.seating import Seating
-from hotseat.core.seats import GOING, Holder
 from hotseat.core.switches import Ledger
 from hotseat.core.traffic import Traffic
 from hotseat.core.wishes import Wishes
@@ -81,10 +81,9 @@ class Starting:
         epoch, terms = self.out.next_epoch, self.seating.terms[model]
         # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
         name = f"{self.seating.workspace}/{model}@{epoch}"
-        loading = SeatState.LOADING
-        self.seating.add(
-            Holder(model, name, epoch, loading, now, terms, last_used=now, devices=devices, replica=replica)
-        )
+        holder = Holder.begin(Trigger.STARTED, now, model=model, id=name, epoch=epoch, terms=terms)
+        holder.devices, holder.replica = devices, replica
+        self.seating.add(holder)
         self.out.tell(Start(model, name, epoch, devices))
         self.out.wakes.append(now + terms.start_timeout)
         self.out.publish(now)  # an epoch of its own: it is the holder's identity

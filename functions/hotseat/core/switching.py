@@ -12,7 +12,8 @@ the policy wants. Invariants (tests/unit/test_core_machine.py):
 - a model that is wanted and can be loaded is eventually loaded;
 - what sleeps holds host memory only (see parking.py), and is told to only when nothing is in flight on it.
 
-Each part owns a piece of what is known, and the steps that change it: seating.py documents and holders, traffic.py demand,
+Each part owns a piece of what is known, and the steps that change it: seating.py documents and holders, instance.py the table of
+a holder's states, traffic.py demand,
 prospects.py failures and refusals, wishes.py pins and schedules, parking.py sleepers, switches.py the record, lessons.py what was
 learned. On these work observing.py (what the runtime tells), candidates.py (what a policy is shown), leaving.py and starting.py
 (who goes, who comes), and output.py says it.
@@ -22,6 +23,7 @@ from types import MappingProxyType
 
 from hotseat.core.candidates import Candidates, hungry
 from hotseat.core.granting import decide
+from hotseat.core.instance import GOING, OCCUPIED, Holder
 from hotseat.core.leaving import Leaving
 from hotseat.core.lessons import Lesson, Lessons, Recall
 from hotseat.core.messages import CacheObserved, HolderAdopted, Refusal, Residency, SeatState
@@ -33,13 +35,10 @@ from hotseat.core.prospects import Prospects
 from hotseat.core.replicas import Replicas, tidy
 from hotseat.core.seating import Seating
 from hotseat.core.seats import (
-    GOING,
-    OCCUPIED,
     CachesObserved,
     Command,
     DemandReported,
     Enrolled,
-    Holder,
     Load,
     ModelStatus,
     Pin,
@@ -75,7 +74,7 @@ class Switching:
         self.ledger = ledger = Ledger(workspace, epoch)  # each switch is an epoch at least
         self.traffic = traffic = Traffic(seating, prospects)
         self._out = out = Output(seating, prospects, ledger.costs, epoch)
-        self._parking = parking = Parking(ledger)
+        self._parking = parking = Parking(seating, ledger)
         self._recall = Recall(ledger.costs, seating.memory, parking, dict(remembered))
         replicas = Replicas()
         self._candidates = Candidates(seating, traffic, prospects, ledger, wishes, out)

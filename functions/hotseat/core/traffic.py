@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from hotseat.core.abandonment import Abandonment
 from hotseat.core.demands import Demands, Waiters
 from hotseat.core.events import Emit
+from hotseat.core.instance import GOING, Holder
 from hotseat.core.messages import Demand, SeatState
 from hotseat.core.prospects import Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seating import Seating
-from hotseat.core.seats import GOING, Holder
 
 
 @dataclass(slots=True)

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from hotseat.core.demands import NOBODY, Waiters
+from hotseat.core.instance import Holder
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
 from hotseat.core.policy import UNMEASURED_WAIT, Capacity, ModelView, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
-from hotseat.core.seats import Holder, ModelStatus, Terms
+from hotseat.core.seats import ModelStatus, Terms
 from hotseat.core.switches import UNKNOWN, Ledger
 
 # To a policy, sleeping is one more way to leave, and waking one to come; what sleeps it is not shown at all.
