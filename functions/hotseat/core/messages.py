@@ -60,6 +60,7 @@ class Resident:
     leaving: str | None = None  # why it goes, where that is certain
     devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
     memory: int | None = None  # bytes of host memory, while parked, where known
+    story: tuple[Transition, ...] = field(default=(), compare=False)  # its last transitions, for people
 
     @property
     def seated(self) -> bool:

@@ -12,6 +12,7 @@ from hotseat.core.rates import Rates
 from hotseat.core.seats import ModelStatus, Terms
 from hotseat.core.switches import UNKNOWN, Ledger
 
+SHOWN = 8  # transitions of an instance that routers and people are shown
 # To a policy, sleeping is one more way to leave, and waking one to come; what sleeps it is not shown at all.
 _SEEN: Mapping[SeatState, SeatState] = {
     SeatState.PARKING: SeatState.RELEASING,
@@ -108,7 +109,19 @@ def _kept_until(holder: Holder, expected_until: float, ledger: Ledger, now: floa
 def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Resident, ...]:
     """Show routers who holds a seat, and the servers that need none of ours."""
     ours = (
-        Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving, h.devices, h.memory) for h in holders
+        Resident(
+            h.model,
+            h.id,
+            h.state,
+            h.epoch,
+            h.since,
+            h.address,
+            h.leaving,
+            h.devices,
+            h.memory,
+            tuple(h.story)[-SHOWN:],
+        )
+        for h in holders
     )
     external = (
         Resident(name, f"{name}@external", SeatState.READY, EXTERNAL_EPOCH, 0.0, t.external)
