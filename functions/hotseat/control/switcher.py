@@ -224,7 +224,7 @@ class Switcher:
 
     def holders(self, model: str) -> dict[str, SeatState]:
         """Holders of a model and their states. For an order's outcome: on the switcher's thread."""
-        return {h.id: h.state for h in self._machine.holders.values() if h.model == model}
+        return {h.id: h.state for h in self._machine.holders.of(model)}
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight. As of now, more or less."""

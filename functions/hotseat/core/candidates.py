@@ -8,7 +8,6 @@ from hotseat.core.demands import NOBODY
 from hotseat.core.instance import Holder
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.output import Output
-from hotseat.core.parking import sleeper
 from hotseat.core.placing import those_wanting
 from hotseat.core.policy import ModelView, View, Wish, auto_max_wait
 from hotseat.core.prospects import Order, Prospects
@@ -16,7 +15,7 @@ from hotseat.core.replicas import replica_views
 from hotseat.core.seating import Seating
 from hotseat.core.switches import Ledger
 from hotseat.core.traffic import Traffic
-from hotseat.core.views import by_model, model_view
+from hotseat.core.views import model_view
 from hotseat.core.wants import evicts_at
 from hotseat.core.wishes import Wishes
 
@@ -35,7 +34,7 @@ class Candidates:
     def view(self, now: float) -> View:
         """Show all that hold something, and all that somebody asks for."""
         seating, traffic, capacity = self.seating, self.traffic, self.seating.capacity
-        main = by_model(seating.holders.values())
+        main = seating.holders.primaries()
         views: list[ModelView] = []
         auto = self._auto_max_wait()
         show = partial(
@@ -75,7 +74,7 @@ class Candidates:
                 view = replace(view, waiting=0, wish=Wish.NONE)
             views.append(view)
             if terms.replicas > 1:
-                views += replica_views(view, seating.holders.values(), capacity)
+                views += replica_views(seating.holders.of(name), capacity)
         seen = {view.name for view in views}
         for holder in seating.holders.values():
             if holder.state is SeatState.PARKED:
@@ -142,7 +141,7 @@ class Candidates:
 
     def _checked(self, model: str, now: float) -> bool:
         """Whether the runtime has looked whether the load can begin; what is parked needs nothing any more."""
-        if not self.seating.terms[model].check_first or sleeper(model, self.seating.holders.values()):
+        if not self.seating.terms[model].check_first or self.seating.holders.sleeper(model):
             return True
         self.out.tell(*self.prospects.check(model, now))
         until = self.prospects.checks[model]

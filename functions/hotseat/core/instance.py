@@ -212,3 +212,31 @@ class Holder:
             if self.leaving in ("removed", "changed"):
                 self.leaving = None  # the documents are back to what it is
         return restart
+
+
+class Instances(dict[str, Holder]):
+    """All instances that are not proven gone, by id, in the order in which they came."""
+
+    def of(self, model: str) -> list[Holder]:
+        """Return all instances of a model."""
+        return [each for each in self.values() if each.model == model]
+
+    def primary(self, model: str) -> Holder | None:
+        """Return the one that stands for a model: no replica, and one that stays where adoption has found several."""
+        found: Holder | None = None
+        for each in self.of(model):
+            if each.replica == 1 and (found is None or each.staying):
+                found = each
+        return found
+
+    def primaries(self) -> dict[str, Holder]:
+        """Return the primary of each model that has one."""
+        found: dict[str, Holder] = {}
+        for each in self.values():
+            if each.replica == 1 and (each.model not in found or each.staying):
+                found[each.model] = each
+        return found
+
+    def sleeper(self, model: str) -> Holder | None:
+        """Return the parked instance of a model."""
+        return next((each for each in self.of(model) if each.state is SeatState.PARKED), None)

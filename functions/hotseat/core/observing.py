@@ -85,7 +85,7 @@ class Observing:
             holder.leave("shutdown")
         elif holder.take_over(terms) and terms and not terms.external:
             self.prospects.order(s.model, s.now, may_evict=True)
-        elif twins := [h for h in self.seating.holders.values() if h.model == s.model and h.staying]:
+        elif twins := [h for h in self.seating.holders.of(s.model) if h.staying]:
             holder.replica = next_number(twins)
             holder.leaving = "duplicate" if len(twins) >= found.replicas else holder.leaving
         self.seating.add(holder)

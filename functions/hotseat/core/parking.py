@@ -174,11 +174,6 @@ class Parking:
         self._distrusted.pop(model, None)
 
 
-def sleeper(model: str, holders: Iterable[Holder]) -> Holder | None:
-    """Find the parked holder of a model."""
-    return next((h for h in holders if h.model == model and h.state is SeatState.PARKED), None)
-
-
 def deadline(holder: Holder) -> float | None:
     """Give the time by which it must sleep, or be awake; None where it is not on its way to either."""
     if holder.state is SeatState.PARKING:

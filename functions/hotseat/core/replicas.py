@@ -62,12 +62,12 @@ class Replicas:
                     yield model, next_number(mine)
 
 
-def replica_views(main: ModelView, holders: Iterable[Holder], capacity: Capacity) -> list[ModelView]:
-    """Show the policy the replicas of a model: seats that it may take for anybody else, at once."""
+def replica_views(holders: Iterable[Holder], capacity: Capacity) -> list[ModelView]:
+    """Show the policy the replicas among a model's instances: seats that it may take for anybody else, at once."""
     return [
         ModelView(h.seat, h.occupied(capacity), priority=_LEAST, seat=h.state, may_evict=False)
         for h in holders
-        if h.model == main.name and h.replica > 1 and h.staying
+        if h.replica > 1 and h.staying
     ]
 
 

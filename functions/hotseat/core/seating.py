@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.instance import STORY, Holder, Trigger
+from hotseat.core.instance import STORY, Holder, Instances, Trigger
 from hotseat.core.memory import Memory, unchanged
 from hotseat.core.messages import SeatState, Transition
 from hotseat.core.policy import NOTHING, Capacity, Claim
@@ -21,7 +21,7 @@ class Seating:
     terms: Mapping[str, Terms] = field(default_factory=dict)  # with the claims that models turned out to need
     capacity: Capacity = field(default_factory=Capacity)
     groups: Groups = UNGROUPED
-    holders: dict[str, Holder] = field(default_factory=dict)
+    holders: Instances = field(default_factory=Instances)
     memory: Memory = field(default_factory=Memory)
     changed: bool = False
     down: bool = False  # everything goes, and nothing is loaded any more
@@ -73,7 +73,7 @@ class Seating:
 
     def serves(self, model: str) -> bool:
         """Whether it is ready, or needs no seat of ours."""
-        ready = any(h.model == model and h.state is SeatState.READY for h in self.holders.values())
+        ready = any(h.state is SeatState.READY for h in self.holders.of(model))
         return ready or bool(self.terms[model].external)
 
     def place(self, model: str, sleeper: Holder | None = None) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from hotseat.core.instance import GOING, Holder, Trigger
 from hotseat.core.leaving import Leaving
 from hotseat.core.messages import SeatState, Start
 from hotseat.core.output import Output
-from hotseat.core.parking import Parking, sleeper
+from hotseat.core.parking import Parking
 from hotseat.core.prospects import Prospects
 from hotseat.core.replicas import Replicas
 from hotseat.core.seating import Seating
@@ -35,7 +35,7 @@ class Starting:
     def start_if_free(self, model: str, now: float) -> None:
         """Note that it is next, and start it if everything that is left leaves room for it."""
         terms = self.seating.terms[model]
-        asleep = sleeper(model, self.seating.holders.values())
+        asleep = self.seating.holders.sleeper(model)
         devices = self.seating.place(model, asleep)
         free = devices is not None
         gone = () if free else (*GOING, SeatState.PARKING, SeatState.RELEASING, SeatState.UNPROVEN)

@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 from hotseat.core.candidates import Candidates, hungry
 from hotseat.core.granting import decide
-from hotseat.core.instance import GOING, OCCUPIED, Holder
+from hotseat.core.instance import GOING, OCCUPIED, Instances
 from hotseat.core.leaving import Leaving
 from hotseat.core.lessons import Lesson, Lessons, Recall
 from hotseat.core.messages import CacheObserved, HolderAdopted, Refusal, Residency, SeatState
@@ -53,7 +53,7 @@ from hotseat.core.seats import (
 from hotseat.core.starting import Starting
 from hotseat.core.switches import Ledger, Switch
 from hotseat.core.traffic import Traffic
-from hotseat.core.views import by_model, statuses
+from hotseat.core.views import statuses
 from hotseat.core.wishes import Wishes
 
 
@@ -146,7 +146,7 @@ class Switching:
         terms = self.seating.terms.get(model)
         if terms is None or terms.external:
             return
-        holder = by_model(self.seating.holders.values()).get(model)
+        holder = self.seating.holders.primary(model)
         seated = holder and holder.staying and holder.state is not SeatState.PARKED
         if pin and not seated and (refusal := self._candidates.no_room(model, now)):
             self.prospects.refuse(model, refusal)  # it would be pinned for a seat that it can never have
@@ -162,9 +162,8 @@ class Switching:
             return
         self.prospects.orders.pop(model, None)
         self.wishes.dismiss(model)
-        for holder in self.seating.holders.values():
-            if holder.model == model:
-                holder.leave("unloaded")
+        for holder in self.seating.holders.of(model):
+            holder.leave("unloaded")
         if self.traffic.waiting(model)[0] or self.traffic.wanted(model) is not None:
             message = f"{model} was unloaded by an operator while this request waited"
             self.prospects.refuse(model, Refusal(self._out.next_epoch, "unloaded", message))
@@ -229,7 +228,7 @@ class Switching:
         return self._out.effective_max_wait
 
     @property
-    def holders(self) -> dict[str, Holder]:
+    def holders(self) -> Instances:
         """All that is not proven gone, by id."""
         return self.seating.holders
 
@@ -240,8 +239,7 @@ class Switching:
 
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
-        holders = by_model(self.seating.holders.values())
-        return statuses(self.seating.terms, holders, self.prospects, self.wishes.pinned)
+        return statuses(self.seating.terms, self.seating.holders.primaries(), self.prospects, self.wishes.pinned)
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""

@@ -20,15 +20,6 @@ _SEEN: Mapping[SeatState, SeatState] = {
 }
 
 
-def by_model(holders: Iterable[Holder]) -> dict[str, Holder]:
-    """Choose the one holder that counts for each model: one that stays, no replica. Adoption may have found more."""
-    main: dict[str, Holder] = {}
-    for holder in holders:
-        if holder.replica == 1 and (holder.model not in main or holder.staying):
-            main[holder.model] = holder
-    return main
-
-
 def model_view(
     name: str,
     terms: Terms,
