@@ -20,7 +20,7 @@ from hotseat.core.events import KINDS, Emit
 from hotseat.core.groups import UNGROUPED, Group, Groups
 from hotseat.core.instance import Holder, told
 from hotseat.core.intake import Cut, Dispatch, Hold, Limits, Reject, ReportDemand
-from hotseat.core.leaving import OFFER
+from hotseat.core.lifecycle import OFFER
 from hotseat.core.memory import raised
 from hotseat.core.messages import (
     CacheObserved,
@@ -421,7 +421,7 @@ class World:
             assert not self.roomy(), f"{order} for another, and it is pinned"
         terms = self.switching.holders[order.holder].terms
         gentle = (
-            self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching._leaving.obliging
+            self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching.decision.obliging
         )
         drain = max(terms.drain_timeout, OFFER) if gentle else terms.drain_timeout
         deadline = self.closing_since.get(order.holder, self.now) + drain

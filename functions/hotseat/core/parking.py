@@ -20,13 +20,15 @@ DISTRUST = 300.0  # seconds in which a model that failed to sleep or to wake is 
 
 @dataclass(slots=True)
 class Parking:
-    """The book of what sleeps, or may. `needed` and `waited_for` are names of models, as of the decision under way."""
+    """The book of what sleeps, or may.
+
+    `needed` are names of models that shall be resident: to be woken, not to be stopped for room; `waited_for`, of those that requests
+    wait for.
+    """
 
     seating: Seating
     ledger: Ledger
     budget: int | None = None  # bytes of host memory for all that sleep; None: no limit
-    needed: Collection[str] = ()  # those that shall be resident: to be woken, not to be stopped for room
-    waited_for: Collection[str] = ()
     measured: dict[str, int] = field(default_factory=dict)  # by model: bytes, when it slept last
     _distrusted: dict[str, float] = field(default_factory=dict)  # until when
 
@@ -38,7 +40,7 @@ class Parking:
             return holder.terms.host_memory
         return holder.memory if holder.memory is not None else self.measured.get(holder.model, 0)
 
-    def parks(self, holder: Holder, holders: Iterable[Holder], now: float) -> bool | None:
+    def parks(self, holder: Holder, now: float, needed: Collection[str], waited_for: Collection[str]) -> bool | None:
         """Say whether a drained holder falls asleep, and does not stop; None: not yet, others give back memory for it first.
 
         Those are the least recently used, and nobody who is waited for: that would only be another cold start, and a sooner one.
@@ -50,23 +52,23 @@ class Parking:
             or now < self._distrusted.get(holder.model, 0.0)
         ):
             return False
-        others = [h for h in holders if h is not holder]
+        others = [h for h in self.seating.holders.values() if h is not holder]
         over = self._over(others) + self.memory_of(holder)
         if over <= 0:
             return True
-        victims = self._least_recent(others, over, spared=(*self.needed, *self.waited_for))
+        victims = self._least_recent(others, over, waited_for, spared=(*needed, *waited_for))
         for victim in victims or ():
             victim.leave("host_memory")
         return None if victims is not None else False
 
-    def in_order(self, holders: Iterable[Holder]) -> list[Holder]:
+    def in_order(self, needed: Collection[str], waited_for: Collection[str]) -> list[Holder]:
         """List all, those that are parked last: others may have to be told first that they need their memory.
 
         Where more memory is held than there is (the budget shrank, a measurement came), the least recently used have to leave.
         """
-        ordered = sorted(holders, key=lambda h: h.state is SeatState.PARKED)
+        ordered = sorted(self.seating.holders.values(), key=lambda h: h.state is SeatState.PARKED)
         if (over := self._over(ordered)) > 0:
-            for victim in self._least_recent(ordered, over, spared=self.needed, all_else=True) or ():
+            for victim in self._least_recent(ordered, over, waited_for, spared=needed, all_else=True) or ():
                 victim.leave("host_memory")
         return ordered
 
@@ -77,7 +79,13 @@ class Parking:
         return sum(self.memory_of(h) for h in holders if h.parked_since is not None) - self.budget
 
     def _least_recent(
-        self, holders: Iterable[Holder], over: float, *, spared: Collection[str], all_else: bool = False
+        self,
+        holders: Iterable[Holder],
+        over: float,
+        waited_for: Collection[str],
+        *,
+        spared: Collection[str],
+        all_else: bool = False,
     ) -> list[Holder] | None:
         """Choose parked ones to make up for what is too much, beside those that go already.
 
@@ -91,7 +99,7 @@ class Parking:
             elif each.state is SeatState.PARKED and each.model not in spared and self.memory_of(each):
                 candidates.append(each)
         victims: list[Holder] = []
-        for each in sorted(candidates, key=lambda h: (h.model in self.waited_for, h.last_used, h.id)):
+        for each in sorted(candidates, key=lambda h: (h.model in waited_for, h.last_used, h.id)):
             if over <= 0:
                 break
             victims.append(each)
