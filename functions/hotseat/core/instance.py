@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from hotseat.core.messages import SeatState, Transition
+from hotseat.core.messages import SeatState, Transition, seat_name
 from hotseat.core.policy import NOTHING, Capacity, Claim
 from hotseat.core.seats import Terms
 
@@ -171,7 +171,7 @@ class Holder:
     @property
     def seat(self) -> str:
         """Name of its seat: its model's own, or that with a number."""
-        return self.model if self.replica == 1 else f"{self.model}#{self.replica}"
+        return seat_name(self.model, self.replica)
 
     def occupied(self, capacity: Capacity) -> Claim:
         """Give what it takes of the accelerator, and of which devices."""

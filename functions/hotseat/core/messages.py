@@ -11,6 +11,16 @@ from enum import StrEnum
 EXTERNAL_EPOCH = 0  # of servers that run without us: no decision started them, and none stops them
 
 
+def seat_name(model: str, replica: int) -> str:
+    """Return the name that an instance has in decisions and switches: its model's own, with a number for all but the first."""
+    return model if replica == 1 else f"{model}#{replica}"
+
+
+def model_of(seat: str) -> str:
+    """Return the model of such a name. No model's own name has a `#`."""
+    return seat.partition("#")[0]
+
+
 class SeatState(StrEnum):
     """State of a holder: of what really occupies a seat."""
 
