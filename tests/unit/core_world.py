@@ -9,15 +9,18 @@ import pickle
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from math import ceil
+from typing import Any, TypeVar
 
 from hotseat.core import intake, seats
 from hotseat.core.admission import Admission
 from hotseat.core.batch import Batch
 from hotseat.core.events import KINDS, Emit
 from hotseat.core.groups import UNGROUPED, Group, Groups
+from hotseat.core.instance import Holder, told
 from hotseat.core.intake import Cut, Dispatch, Hold, Limits, Reject, ReportDemand
-from hotseat.core.leaving import OFFER
+from hotseat.core.lifecycle import OFFER
 from hotseat.core.memory import raised
 from hotseat.core.messages import (
     CacheObserved,
@@ -45,6 +48,7 @@ from hotseat.core.queues import Sharing
 from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
 from hotseat.core.switching import Switching
 
+Act = TypeVar("Act", bound=Callable[..., Any])
 Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
 
 MODELS = ("a", "b", "c", "d", "e")
@@ -161,6 +165,22 @@ def fit_together(bodies: list[Body], capacity: Capacity) -> bool:
     return all(device in capacity.devices and amount <= capacity.each for device, amount in taken.items())
 
 
+def with_stories(act: Act) -> Act:
+    """Have a failed assertion print how each instance came to its state."""
+
+    @wraps(act)
+    def told_of(world: "World", *args: Any, **options: Any) -> Any:
+        try:
+            return act(world, *args, **options)
+        except AssertionError as error:
+            note = "\n".join(["The last transitions of each instance:", *world.stories()])
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            raise
+
+    return told_of
+
+
 class World:
     """One Workspace."""
 
@@ -198,8 +218,14 @@ class World:
         self.unpins: set[str] = set()  # what they unpinned although its document pins it
         self.left_for_wishes = 0
 
+    def stories(self) -> list[str]:
+        """One line for each instance that the switching machine knows, or knew lately."""
+        lines = [(body.holder, self.switching.seating.story(body.holder)) for body in self.bodies.values()]
+        return [f"  {holder}: {told(story)}" for holder, story in lines if story]
+
     # The machines ------------------------------------------------------------------------------------------------------
 
+    @with_stories
     def tell(self, stimulus: seats.Stimulus) -> None:
         """Let the switcher hear something and do what it says."""
         before = {h.id: h.state for h in self.switching.holders.values()}
@@ -395,7 +421,7 @@ class World:
             assert not self.roomy(), f"{order} for another, and it is pinned"
         terms = self.switching.holders[order.holder].terms
         gentle = (
-            self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching._leaving.obliging
+            self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching.decision.obliging
         )
         drain = max(terms.drain_timeout, OFFER) if gentle else terms.drain_timeout
         deadline = self.closing_since.get(order.holder, self.now) + drain
@@ -420,6 +446,7 @@ class World:
         for router in self.routers.values():
             router.inbox.append(residency)
 
+    @with_stories
     def at(self, name: str, stimulus: intake.Stimulus) -> None:
         """Let a router hear something and do what it says."""
         cut: list[int] = []
@@ -516,6 +543,7 @@ class World:
 
     # Invariants --------------------------------------------------------------------------------------------------------
 
+    @with_stories
     def check(self) -> None:
         left = [b for b in self.bodies.values() if b.held != NOTHING]
         if not fit_together(left, self.capacity):
@@ -828,7 +856,7 @@ class World:
             )
             self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
-    def stale_turn(self, holder: seats.Holder, pick: Pick) -> None:
+    def stale_turn(self, holder: Holder, pick: Pick) -> None:
         """About an order to sleep or to wake that is not the last one."""
         turn = holder.turn + (-1, 1)[pick(2)]
         kinds: tuple[Observation, ...] = (
@@ -1138,6 +1166,7 @@ class World:
         too_much = [Capacity(it.gpus, it.memory) for it in (self.capacity,)]
         return end == "no_room" and not self.claim(model).fits_beside(held, too_much[0])
 
+    @with_stories
     def all_ends_well(self) -> None:
         """In a fair world every request ends, and every model that can be loaded is, for those who ask."""
         if not self.routers:

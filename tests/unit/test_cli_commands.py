@@ -108,6 +108,23 @@ def test_ps_shows_who_holds_the_accelerator_and_who_waits(hotseat, running):
     assert hotseat("ps", "-o", "name").stdout == "qwen\n"
 
 
+def test_ps_wide_tells_how_each_engine_came_to_its_state(fake, hotseat, running):
+    steps = [
+        {"at": ago(seconds=70), "from": None, "to": "loading", "why": "started"},
+        {"at": ago(seconds=9), "from": "loading", "to": "ready", "why": "ready"},
+    ]
+    fake.answers["GET /running"]["running"][0]["story"] = steps
+    wide = hotseat("ps", "-o", "wide").stdout
+    assert rows(wide)[:3] == rows(hotseat("ps").stdout)[:3]
+    assert rows(wide)[4:7] == [
+        ["INSTANCE", "AGE", "FROM", "TO", "WHY"],
+        ["default/4", "1m10s", "-", "loading", "started"],
+        ["default/4", "9s", "loading", "ready", "ready"],
+    ]
+    del fake.answers["GET /running"]["running"][0]["story"]  # of an earlier version
+    assert "loading" not in hotseat("ps", "-o", "wide").stdout
+
+
 def test_ps_shows_parked_models_apart(fake, hotseat, running):
     parked = {"model": "llama", "workspace": "default", "since": ago(seconds=70), "memory": 3 * 2**29}
     fake.answers["GET /running"] |= {"parked": [parked, parked | {"model": "phi", "memory": None}], "waiting": []}

@@ -9,7 +9,18 @@ import pytest
 from hotseat.control.switcher import SOON, Switcher
 from hotseat.core.batch import Batch
 from hotseat.core.documents import Model
-from hotseat.core.messages import CacheObserved, CacheState, Demand, Residency, Stop
+from hotseat.core.instance import TRANSITIONS, Edge, Trigger
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    HolderAdopted,
+    HolderFailed,
+    HolderReleased,
+    Residency,
+    SeatState,
+    Stop,
+)
 from hotseat.core.policy import Capacity
 from hotseat.core.seats import (
     CachesObserved,
@@ -214,3 +225,30 @@ def test_one_that_is_retired_ends_once_it_has_nothing_left(switcher: Switcher) -
     assert switcher.ended
     assert not switcher.recall()
     assert switcher.order(Load(time.monotonic(), "a"), lambda: None, 5) is None
+
+
+def test_the_log_of_a_failure_has_the_story_of_its_engine(switcher: Switcher, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    now = time.monotonic()
+    switcher.tell(TermsChanged(now, {"a": Terms()}, Capacity(1)))
+    switcher.tell(HolderAdopted(now, "a", "default/a@7", 7, "http://a"))
+    switcher.tell(HolderFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
+    assert switcher.wait_for(lambda: "last transitions" in caplog.text, 5)
+    assert "default/a@7 failed (Exited); its last transitions: " in caplog.text
+    assert "new → ready (found ready)" in caplog.text
+    assert "ready → releasing (failed: Exited)" in caplog.text
+    switcher.tell(HolderReleased(time.monotonic(), "default/a@7", 7))
+
+
+def test_a_transition_that_there_is_not_is_logged_and_the_machine_goes_on(
+    switcher: Switcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TRANSITIONS, Trigger.FAILED, Edge(SeatState.RELEASING, (), "a table with a hole"))
+    now = time.monotonic()
+    switcher.tell(TermsChanged(now, {"a": Terms()}, Capacity(1)))
+    switcher.tell(HolderAdopted(now, "a", "default/a@7", 7, "http://a"))
+    switcher.tell(HolderFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
+    assert switcher.wait_for(lambda: "releasing" in switcher.holders("a").values(), 5)
+    assert "default/a@7: no transition of an instance is" in caplog.text
+    assert "a step failed" not in caplog.text
+    switcher.tell(HolderReleased(time.monotonic(), "default/a@7", 7))

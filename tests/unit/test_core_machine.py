@@ -130,6 +130,23 @@ def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
     assert left_for_wishes >= 10
 
 
+def test_a_fault_of_the_world_is_told_with_the_story_of_each_instance() -> None:
+    chance = random.Random(1)
+    world = begin(chance.randrange)
+    for _ in range(4):
+        world.arrive(chance.randrange)
+    world.calm(chance.randrange)
+    assert world.starts
+    world.requests.clear()  # the router knows of some that the world does not
+    world.submit(next(iter(world.routers)), "a")
+    world.requests.clear()
+    with pytest.raises(AssertionError) as fault:
+        world.check()
+    (note,) = fault.value.__notes__
+    assert "new → loading (started); " in note
+    assert "loading → ready (ready)" in note
+
+
 PARKING, WAKING = SeatState.PARKING, SeatState.WAKING
 ROUND = ("deliver_demand", "deliver_residency", "finish", "become_ready", "observe", "turn", "turn")
 TROUBLE = (

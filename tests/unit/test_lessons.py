@@ -94,7 +94,7 @@ def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
     assert now.cost("a") == before.cost("a") == pytest.approx(22.0)
     assert now.machine.ledger.costs == before.machine.ledger.costs
     assert now.machine.seating.terms["a"].claim == Claim(1, 12), "what it turned out to need"
-    assert now.machine._parking.measured == {"b": 7}
+    assert now.machine.parts.parking.measured == {"b": 7}
     assert now.machine.lessons() == before.machine.lessons()
 
 

@@ -5,10 +5,11 @@ import random
 import pytest
 
 from hotseat.core.batch import Batch
+from hotseat.core.instance import SLEEPING, Holder
 from hotseat.core.messages import Residency, Resident, SeatState
 from hotseat.core.outlook import LEAST, outlook, ready_in
 from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import SLEEPING, Holder, Terms
+from hotseat.core.seats import Terms
 from hotseat.core.switches import Costs, Estimate
 from hotseat.simulation.load import Asked
 from hotseat.simulation.world import Engine, World

@@ -7,6 +7,7 @@ import pytest
 from hotseat.core.admission import Admission
 from hotseat.core.batch import Batch
 from hotseat.core.events import Emit
+from hotseat.core.instance import LINGER
 from hotseat.core.intake import Arrive, Dispatch, Limits, LimitsChanged, ResidencySeen
 from hotseat.core.messages import (
     CacheObserved,
@@ -26,7 +27,7 @@ from hotseat.core.messages import (
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import Capacity, Claim, Policy
 from hotseat.core.replicas import PATIENCE
-from hotseat.core.seats import LINGER, DemandReported, Load, Terms, TermsChanged, Tick, Unload
+from hotseat.core.seats import DemandReported, Load, Terms, TermsChanged, Tick, Unload
 from hotseat.core.switching import Switching
 
 THREE = Terms(replicas=3)

@@ -5,10 +5,11 @@ from math import inf
 import pytest
 
 from hotseat.core.errors import NotResident
+from hotseat.core.instance import Holder
 from hotseat.core.intake import Arrive, Close, Divert, Hold, LimitsChanged, Reject, ReportDemand, Want
 from hotseat.core.messages import Demand, Refusal, SeatState, Start
 from hotseat.core.policy import NOTHING
-from hotseat.core.seats import Command, DemandReported, Holder, Terms, Unload
+from hotseat.core.seats import Command, DemandReported, Terms, Unload
 from hotseat.core.switches import Costs
 from hotseat.core.wants import Wants, evicts_at
 

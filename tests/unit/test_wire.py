@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from hotseat.control.wire import (
     signed,
     stamp,
 )
-from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
+from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Transition, Waiting
 
 KEY = b"0123456789abcdef"
 
@@ -50,6 +51,9 @@ def test_what_is_no_snapshot_is_refused(broken: object) -> None:
 def test_a_residency_survives_the_journey_through_the_status() -> None:
     now = time.monotonic()
     resident = Resident("a", "w/a@4", SeatState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
+    begun = Transition(now - 2, None, SeatState.READY, "found ready")
+    steps = (begun, Transition(now - 1, SeatState.READY, SeatState.CLOSING, "quiesce: changed"))
+    resident = replace(resident, story=steps)
     sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5, {"c": 12.25}, now - 5)
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
     assert (read.epoch, read.effective_max_wait) == (9, 31.5)
@@ -58,6 +62,8 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
     assert read.residents[0].state is SeatState.CLOSING
     assert read.residents[0].memory == 7
+    assert [(s.before, s.after, s.why) for s in read.residents[0].story] == [(s.before, s.after, s.why) for s in steps]
+    assert read.residents[0].story[0].at == pytest.approx(now - 2, abs=0.002)
     assert read.refusals["b"].retry_at == pytest.approx(now + 2, abs=0.002)
 
 

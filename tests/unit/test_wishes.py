@@ -4,7 +4,7 @@ import pytest
 
 from hotseat.core.events import Emit
 from hotseat.core.granting import decide, grant
-from hotseat.core.leaving import OFFER
+from hotseat.core.lifecycle import OFFER
 from hotseat.core.messages import HolderAdopted, SeatState, Start, Stop
 from hotseat.core.orders import Fifo, Priority
 from hotseat.core.policy import Capacity, Claim, Decision, ModelView, Policy, View, Wish

@@ -68,14 +68,19 @@ def _model_row(model: Row) -> list[str]:
     ]
 
 
-@click.command(cls=Command, examples=["hotseat ps", "hotseat ps -o name"])
-@output_option("table", "json", "name")
+@click.command(cls=Command, examples=["hotseat ps", "hotseat ps -o wide", "hotseat ps -o name"])
+@output_option("table", "wide", "json", "name")
 @server_options(top=False)
 @click.pass_context
 def ps(ctx: click.Context, output: str) -> None:
-    """Show who holds the accelerator, and who waits for it."""
+    """Show who holds the accelerator, and who waits for it.
+
+    With -o wide also the last transitions of each instance: how long ago, to which state, and what moved it.
+    """
     body = connect(ctx).get("/running", "running")
     text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "DEVICES", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
+    if output == "wide":
+        text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _stories(body))
     if body.get("parked"):
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE"], _parked(body))
     if body.get("waiting"):
@@ -111,6 +116,15 @@ def _seats(body: Row) -> list[list[str]]:
     ]
     empty = spaces.keys() - {row["workspace"] for row in body["running"]}
     return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "-", "0", "", ""] for name in empty)])
+
+
+def _stories(body: Row) -> list[list[str]]:
+    """One row for each transition of each instance, oldest first; a server of an earlier version tells none."""
+    return [
+        [row["holder"], _since(step["at"]), step["from"] or "-", step["to"] or "-", step["why"]]
+        for row in (*body["running"], *(body.get("parked") or ()))
+        for step in row.get("story") or ()
+    ]
 
 
 def _parked(body: Row) -> list[list[str]]:

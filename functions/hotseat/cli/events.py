@@ -8,6 +8,7 @@ from typing import Any
 
 from hotseat.cli.terminal import share, took
 from hotseat.core.events import PREFIX
+from hotseat.core.messages import model_of
 
 UNSEEN = 0.005  # seconds that are shown as 0.00s
 PHASES = ("wait", "drain", "release", "load", "total")
@@ -167,7 +168,7 @@ class Activity:
                 said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
                 self._doing.setdefault(subject, _Doing(said, now)).what = said
             case "switch.started":
-                leaving = {seat.partition("#")[0] for seat in models_of(data.get("from"))}  # of a replica: its model
+                leaving = {model_of(seat) for seat in models_of(data.get("from"))}
                 for model in models_of(data.get("to")):
                     said = f"waiting for {', '.join(sorted(leaving))} to leave" if leaving else "loading"
                     self._doing[model] = _Doing(said, now, leaving)

@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from types import MappingProxyType
 
 from hotseat.core.events import Emit
+from hotseat.core.instance import told
 from hotseat.core.lessons import Lessons
 from hotseat.core.messages import (
     CacheObserved,
@@ -112,6 +113,7 @@ class Switcher:
     ) -> None:
         self.workspace = workspace
         self._machine = Switching(workspace, policy, epoch, remembered=remembered)
+        self._machine.seating.illegal = self._note_illegal
         self._runtime = runtime
         self._clock = clock
         self._demand = demand
@@ -222,7 +224,7 @@ class Switcher:
 
     def holders(self, model: str) -> dict[str, SeatState]:
         """Holders of a model and their states. For an order's outcome: on the switcher's thread."""
-        return {h.id: h.state for h in self._machine.holders.values() if h.model == model}
+        return {h.id: h.state for h in self._machine.holders.of(model)}
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight. As of now, more or less."""
@@ -335,6 +337,9 @@ class Switcher:
             case Publish():
                 self._publish(command.residency)
             case Emit():
+                if holder := command.type == "model.failed" and command.data["holder"]:
+                    story = told(self._machine.seating.story(holder))
+                    log.info("%s failed (%s); its last transitions: %s", holder, command.data["reason"], story)
                 self._emit(self.workspace, self._machine.epoch, command)
             case Start():
                 self._start(command)
@@ -346,6 +351,10 @@ class Switcher:
                 self._runtime.wake(command)
             case Fetch():
                 self._runtime.fetch(command)
+
+    def _note_illegal(self, message: str) -> None:
+        """Log a bug of the machine; what has happened has happened, so it goes on."""
+        log.error("switcher of %s: %s", self.workspace, message)
 
     def _start(self, order: Start) -> None:
         try:

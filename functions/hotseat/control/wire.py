@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from hotseat.core.lessons import Lesson, Lessons
-from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Waiting
+from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Transition, Waiting
 from hotseat.core.switches import STEPS, Departure, Estimate, Switch
 from hotseat.core.units import format_time
 
@@ -126,6 +126,7 @@ def residency_to_status(residency: Residency) -> Json:
                 **({"leaving": r.leaving} if r.leaving else {}),
                 **({"devices": list(r.devices)} if r.devices else {}),
                 **({"memory": r.memory} if r.memory is not None else {}),
+                **({"story": [_step_to_json(step) for step in r.story]} if r.story else {}),
             }
             for r in residency.residents
         ],
@@ -159,6 +160,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
             r.get("leaving"),
             tuple(r.get("devices") or ()),
             r.get("memory"),
+            tuple(_step_from_json(step) for step in r.get("story") or ()),
         )
         for r in status.get("residents") or ()
     )
@@ -179,6 +181,22 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
         status.get("effectiveMaxWait"),
         {each["model"]: each["seconds"] for each in status.get("outlook") or ()},
         moment(status["outlookAt"]) if status.get("outlookAt") else 0.0,
+    )
+
+
+def _step_to_json(step: Transition) -> Json:
+    before, after = step.before, step.after
+    ends = {**({"from": before.value} if before else {}), **({"to": after.value} if after else {})}
+    return {"at": stamp(step.at), **ends, "why": step.why}
+
+
+def _step_from_json(data: Json) -> Transition:
+    before, after = data.get("from"), data.get("to")
+    return Transition(
+        moment(data["at"]),
+        SeatState(before) if before else None,
+        SeatState(after) if after else None,
+        data.get("why") or "",
     )
 
 

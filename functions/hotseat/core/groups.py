@@ -9,6 +9,8 @@ whenever their model would have to, and are kept by no persistent group.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from hotseat.core.messages import model_of
+
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -48,7 +50,7 @@ class Groups:
 
     def must_leave(self, resident: str, comer: str) -> bool:
         """Whether one has to be gone before the other is loaded, whatever else is there."""
-        resident = _model(resident)
+        resident = model_of(resident)
         mine, theirs = self._home.get(comer), self._home.get(resident)
         if resident == comer:
             return False
@@ -81,7 +83,7 @@ class Groups:
         Groups leave no choice; of sets, each that holds the model is one: those leave that are not in it.
         """
         if comer in self._sets_of:
-            bound = [(seat, name) for seat in residents if (name := _model(seat)) in self._sets_of and name != comer]
+            bound = [(seat, name) for seat in residents if (name := model_of(seat)) in self._sets_of and name != comer]
             mine = self._sets_of[comer]
             ways = {
                 frozenset(seat for seat, name in bound if name not in each): None for each in mine
@@ -105,11 +107,6 @@ class Groups:
     def allows(self, comer: str, holders: Iterable[str]) -> bool:
         """Whether a model may be started beside all that is not proven gone."""
         return NOBODY in self.ways(comer, frozenset(holders))
-
-
-def _model(seat: str) -> str:
-    """Give the model whose seat that is: a replica's is called `model#2`."""
-    return seat.partition("#")[0]
 
 
 def _apart(one: Group, other: Group) -> bool:

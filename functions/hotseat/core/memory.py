@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hotseat.core.events import Emit
+from hotseat.core.instance import Holder
 from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import Holder, Terms
+from hotseat.core.seats import Terms
 
 TOLD_AGAIN = 1.05  # a figure that is this much above the one told last is told, too
 

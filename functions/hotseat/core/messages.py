@@ -11,6 +11,16 @@ from enum import StrEnum
 EXTERNAL_EPOCH = 0  # of servers that run without us: no decision started them, and none stops them
 
 
+def seat_name(model: str, replica: int) -> str:
+    """Return the name that an instance has in decisions and switches: its model's own, with a number for all but the first."""
+    return model if replica == 1 else f"{model}#{replica}"
+
+
+def model_of(seat: str) -> str:
+    """Return the model of such a name. No model's own name has a `#`."""
+    return seat.partition("#")[0]
+
+
 class SeatState(StrEnum):
     """State of a holder: of what really occupies a seat."""
 
@@ -34,6 +44,19 @@ class CacheState(StrEnum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Transition:
+    """One change of a holder's state. `before` is None where it began, `after` where it is gone."""
+
+    at: float  # seconds
+    before: SeatState | None
+    after: SeatState | None
+    why: str  # its trigger (see instance.py), with a detail
+
+    def __repr__(self) -> str:
+        return f"{self.at:.1f} {self.before or 'new'} → {self.after or 'gone'} ({self.why})"
+
+
 @dataclass(frozen=True, slots=True)
 class Resident:
     """One holder of a seat, as routers see it."""
@@ -47,6 +70,7 @@ class Resident:
     leaving: str | None = None  # why it goes, where that is certain
     devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
     memory: int | None = None  # bytes of host memory, while parked, where known
+    story: tuple[Transition, ...] = field(default=(), compare=False)  # its last transitions, for people
 
     @property
     def seated(self) -> bool:

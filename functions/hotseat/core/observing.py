@@ -7,7 +7,8 @@ be proven gone keeps it until somebody settles that.
 from dataclasses import dataclass, replace
 
 from hotseat.core.events import Emit, model_failed
-from hotseat.core.leaving import Leaving
+from hotseat.core.instance import OCCUPIED, SLEEPING, Holder, Trigger
+from hotseat.core.lifecycle import Lifecycle
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -23,28 +24,18 @@ from hotseat.core.messages import (
     SleepFailed,
     Stop,
 )
-from hotseat.core.output import Output
-from hotseat.core.parking import Parking, deadline
-from hotseat.core.prospects import Prospects
-from hotseat.core.replicas import Replicas, next_number
-from hotseat.core.seating import Seating
-from hotseat.core.seats import OCCUPIED, SLEEPING, CachesObserved, Holder, Terms
-from hotseat.core.switches import Ledger
-from hotseat.core.traffic import Traffic
+from hotseat.core.parking import deadline
+from hotseat.core.parts import Parts
+from hotseat.core.replicas import next_number
+from hotseat.core.seats import CachesObserved, Terms
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Observing:
     """Takes in observations: moves the holder, and writes down what it means for its model's prospects and its switch."""
 
-    seating: Seating
-    traffic: Traffic
-    prospects: Prospects
-    ledger: Ledger
-    parking: Parking
-    replicas: Replicas
-    leaving: Leaving
-    out: Output
+    parts: Parts
+    lifecycle: Lifecycle
 
     def see_cache(self, s: CacheObserved | CachesObserved) -> None:
         """Take in where the weights of a model, or of several, are."""
@@ -52,47 +43,48 @@ class Observing:
             for state in s.states:
                 self.see_cache(state)
             return
-        owed = self.prospects.awaits(
+        owed = self.parts.prospects.awaits(
             s.model
         )  # without a failure and its back-off, a wish would have it asked again at once
-        self.out.tell(*self.prospects.note_cache(s))
-        waits = self.traffic.waiting(s.model)[0] or self.traffic.wanted(s.model) is not None
-        asked = s.model in self.prospects.orders or waits
-        terms = self.seating.terms.get(s.model)
-        if terms and self.seating.serves(s.model):
+        self.parts.out.tell(*self.parts.prospects.note_cache(s))
+        waits = self.parts.traffic.waiting(s.model)[0] or self.parts.traffic.wanted(s.model) is not None
+        asked = s.model in self.parts.prospects.orders or waits
+        terms = self.parts.seating.terms.get(s.model)
+        if terms and self.parts.seating.serves(s.model):
             return  # what is ready answers without them
         if s.state is CacheState.FAILED and terms and (asked or owed or terms.refuse_uncached):
             self._fail(s.now, s.model, None, s.reason, s.message)
 
     def adopt(self, s: HolderAdopted) -> None:
         """Take over a holder that was found; one that no document names, or that a shutdown meets, leaves."""
-        if s.holder in self.seating.holders:
+        if s.holder in self.parts.seating.holders:
             return
-        terms = self.seating.terms.get(s.model)
-        state = SeatState.READY if s.address else SeatState.LOADING
+        terms = self.parts.seating.terms.get(s.model)
         found = terms or Terms()
         claim = found.claim if s.gpus is None else replace(found.claim, gpus=s.gpus)
         found = replace(found, claim=claim, fingerprint=found.fingerprint if s.fingerprint is None else s.fingerprint)
-        holder = Holder(s.model, s.holder, s.epoch, state, s.now, found, s.address, last_used=s.now, devices=s.devices)
-        holder.halfway = s.releasing or not s.address
+        running = Trigger.FOUND_READY if s.address else Trigger.FOUND_LOADING
+        trigger = Trigger.FOUND_RELEASING if s.releasing else running
+        holder = Holder.begin(trigger, s.now, model=s.model, id=s.holder, epoch=s.epoch, terms=found)
+        holder.address, holder.devices, holder.halfway = s.address, s.devices, s.releasing or not s.address
         if s.releasing:
-            holder.state, holder.leaving, holder.stop_asked = SeatState.RELEASING, "evicted", s.now
+            holder.leaving, holder.stop_asked = "evicted", s.now
         elif s.address:
             holder.ready_since = s.now
-            self.prospects.fulfil(s.model)
-        if self.seating.down:
+            self.parts.prospects.fulfil(s.model)
+        if self.parts.seating.down:
             holder.leave("shutdown")
         elif holder.take_over(terms) and terms and not terms.external:
-            self.prospects.order(s.model, s.now, may_evict=True)
-        elif twins := [h for h in self.seating.holders.values() if h.model == s.model and h.staying]:
+            self.parts.prospects.order(s.model, s.now, may_evict=True)
+        elif twins := [h for h in self.parts.seating.holders.of(s.model) if h.staying]:
             holder.replica = next_number(twins)
             holder.leaving = "duplicate" if len(twins) >= found.replicas else holder.leaving
-        self.seating.add(holder)
-        self.out.epoch = max(self.out.epoch, s.epoch)
+        self.parts.seating.add(holder)
+        self.parts.out.epoch = max(self.parts.out.epoch, s.epoch)
 
     def hear(self, s: HolderObserved) -> None:
         """Take in what became of a holder."""
-        holder = self.seating.holders.get(s.holder)
+        holder = self.parts.seating.holders.get(s.holder)
         if holder is None or holder.epoch != s.epoch:
             return
         match s:
@@ -100,7 +92,7 @@ class Observing:
                 if holder.state in (SeatState.LOADING, SeatState.WAKING) and holder.turn == s.turn:
                     self._become_ready(holder, s)
             case HolderParked() | SleepFailed():
-                self.out.moved(*self.parking.hear(holder, s))
+                self.parts.out.tell(*self.parts.parking.hear(holder, s))
             case HolderFailed():
                 self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives)
             case HolderReleased():
@@ -110,84 +102,86 @@ class Observing:
             case HolderUnproven():
                 self._note_unproven(holder, s)
             case HolderMeasured():
-                self.out.tell(*self.seating.measure(holder, s.memory))
+                self.parts.out.tell(*self.parts.seating.measure(holder, s.memory))
 
     def check_deadline(self, holder: Holder, now: float) -> None:
         """Give up on one that should have loaded, woken or fallen asleep by now."""
         if holder.state is SeatState.LOADING:
             until = holder.since + holder.terms.start_timeout
-            self.out.wakes.append(until)
+            self.parts.out.wake(until)
             if now >= until:
-                self.leaving.stop(holder, now, "failed")
+                self.lifecycle.fail(holder, now, "StartTimeout", lives=True)
                 reason = f"not ready within {holder.terms.start_timeout:g} s"
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
         elif due := deadline(holder):
-            self.out.wakes.append(due)
-            self.out.moved(*(self.parking.give_up(holder, now) if now >= due else []))
+            self.parts.out.wake(due)
+            self.parts.out.tell(*(self.parts.parking.give_up(holder, now) if now >= due else []))
 
     # What became of a holder ------------------------------------------------------------------------------------------
 
     def _become_ready(self, holder: Holder, s: HolderReady) -> None:
         seconds, woken = s.now - holder.since, holder.state is SeatState.WAKING
         holder.address, holder.last_used = s.address, s.now
-        holder.ready_since, holder.ready_epoch = s.now, self.out.next_epoch
-        self.seating.go(holder, SeatState.READY, s.now)
-        self.prospects.fulfil(holder.model)
-        self.replicas.succeeded(holder.model)
+        holder.ready_since, holder.ready_epoch = s.now, self.parts.out.next_epoch
+        self.parts.seating.go(holder, Trigger.READY, s.now)
+        self.parts.prospects.fulfil(holder.model)
+        self.parts.replicas.succeeded(holder.model)
         if woken:
-            self.out.tell(*self.parking.woken(holder, seconds))
+            self.parts.out.tell(*self.parts.parking.woken(holder, seconds))
         else:
             if not holder.halfway:
-                self.ledger.costs.note_load(holder.model, seconds)
+                self.parts.ledger.costs.note_load(holder.model, seconds)
             holder.halfway = False
-            self.out.tell(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
-        self.out.tell(*self.ledger.ready(holder.seat, s.now))
+            self.parts.out.tell(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
+        self.parts.out.tell(*self.parts.ledger.ready(holder.seat, s.now))
 
     def _note_failure(self, holder: Holder, now: float, reason: str, message: str, *, lives: bool = False) -> None:
         if holder.state not in OCCUPIED:
             return  # it was told to go
         if holder.state in SLEEPING:
-            self.out.moved(*self.parking.died(holder, now, reason, message))
+            self.parts.out.tell(*self.parts.parking.died(holder, now, reason, message))
             if lives:
-                self.out.tell(Stop(holder.model, holder.id, holder.epoch, holder.terms.stop_timeout))
+                self.parts.out.tell(Stop(holder.model, holder.id, holder.epoch, holder.terms.stop_timeout))
             return
         was_ready = holder.ready_since is not None
-        (self.leaving.stop if lives else self.leaving.release)(holder, now, "failed")
+        self.lifecycle.fail(holder, now, reason, lives=lives)
         self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready)
 
     def _note_release(self, holder: Holder, now: float) -> None:
         seconds = now - (holder.stop_asked if holder.stop_asked is not None else now)
-        self.seating.remove(holder)
-        if holder.state is SeatState.UNPROVEN or self.seating.groups.stays(holder.model):
-            self.prospects.room_changed()
-        tells = holder.state is not SeatState.UNPROVEN and not holder.halfway and self.seating.is_of_today(holder)
+        self.parts.seating.remove(holder, now)
+        if holder.state is SeatState.UNPROVEN or self.parts.seating.groups.stays(holder.model):
+            self.parts.prospects.room_changed()
+        tells = holder.state is not SeatState.UNPROVEN and not holder.halfway and self.parts.seating.is_of_today(holder)
         if tells and holder.leaving != "failed" and not holder.asleep:
-            self.ledger.costs.note_stop(holder.model, seconds)
+            self.parts.ledger.costs.note_stop(holder.model, seconds)
         data = {"holder": holder.id, "reason": holder.leaving or "evicted", "seconds": round(seconds, 4)}
-        self.out.tell(Emit("model.released", holder.model, data))
-        self.ledger.released(holder.seat, now)
+        self.parts.out.tell(Emit("model.released", holder.model, data))
+        self.parts.ledger.released(holder.seat, now)
 
     def _note_unproven(self, holder: Holder, s: HolderUnproven) -> None:
         if holder.state is SeatState.UNPROVEN:
             return
         self._note_failure(holder, s.now, "ReleaseUnproven", s.reason)
-        self.seating.go(holder, SeatState.UNPROVEN, s.now)
+        self.parts.seating.go(holder, Trigger.UNPROVEN, s.now, s.reason)
         holder.left = s.reason
-        self.out.tell(model_failed(holder.model, holder.id, "ReleaseUnproven", s.reason))
-        self.out.tell(*self.ledger.failed_release(holder.seat, s.now, s.reason))
+        self.parts.out.tell(model_failed(holder.model, holder.id, "ReleaseUnproven", s.reason))
+        self.parts.out.tell(*self.parts.ledger.failed_release(holder.seat, s.now, s.reason))
 
     def _fail(
         self, now: float, model: str, holder: str | None, reason: str, message: str, *, crashed: bool = False
     ) -> None:
         """Count a failure against its model; one of a replica, or of one beside which another is ready, against further replicas only."""
-        delay, terms = 0.0, self.seating.terms.get(model)
-        if holder is not None and (self.seating.holders[holder].replica > 1 or (terms and self.seating.serves(model))):
-            self.out.tell(model_failed(model, holder, reason, message, self.replicas.failed(model, now)))
+        delay, terms = 0.0, self.parts.seating.terms.get(model)
+        if holder is not None and (
+            self.parts.seating.holders[holder].replica > 1 or (terms and self.parts.seating.serves(model))
+        ):
+            self.parts.out.tell(model_failed(model, holder, reason, message, self.parts.replicas.failed(model, now)))
             return
         if terms is not None:
-            bound = self.out.auto_max_wait if terms.max_wait is None else terms.max_wait
-            delay = self.prospects.fail(
-                now, model, reason, message, self.out.next_epoch, crashed=crashed, max_wait=bound
+            bound = self.parts.out.auto_max_wait if terms.max_wait is None else terms.max_wait
+            delay = self.parts.prospects.fail(
+                now, model, reason, message, self.parts.out.next_epoch, crashed=crashed, max_wait=bound
             )
-        self.out.tell(model_failed(model, holder, reason, message, delay or None))
-        self.out.tell(*self.ledger.failed(model, now, "load", reason, message))
+        self.parts.out.tell(model_failed(model, holder, reason, message, delay or None))
+        self.parts.out.tell(*self.parts.ledger.failed(model, now, "load", reason, message))

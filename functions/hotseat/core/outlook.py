@@ -8,9 +8,10 @@ is what a fallback goes by (`gateway.course.expected_in`).
 
 from collections.abc import Iterable, Mapping
 
+from hotseat.core.instance import SLEEPING, Holder
 from hotseat.core.messages import Residency, SeatState
 from hotseat.core.policy import NOTHING, Capacity
-from hotseat.core.seats import SLEEPING, Holder, Terms
+from hotseat.core.seats import Terms
 from hotseat.core.switches import UNKNOWN, Costs, Estimate
 
 LEAST = 0.5  # of the time that a step takes on average: it may go so much faster, though it never was seen to

@@ -21,35 +21,41 @@ class Output:
     costs: Costs
     epoch: int
     residency: Residency = field(default_factory=Residency)
-    effective_max_wait: float | None = None  # seconds
     auto_max_wait: float = UNMEASURED_WAIT  # seconds: what `maxWait: Auto` stood for in the last decision
     commands: list[Command] = field(default_factory=list)
-    wakes: list[float] = field(default_factory=list)  # what the decision under way waits for
+    wakes: list[float] = field(default_factory=list)  # times that the step under way waits for
 
     @property
     def next_epoch(self) -> int:
         """Epoch of the Residency that is published next."""
         return self.epoch + 1
 
+    def begin(self) -> None:
+        """Begin a step, which has said nothing yet."""
+        self.commands, self.wakes = [], []
+
     def tell(self, *commands: Command) -> None:
         """Say this."""
         self.commands += commands
 
-    def moved(self, *commands: Command) -> None:
-        """Say what has been done to a holder, if anything, and then who holds what."""
-        self.commands += commands
-        self.seating.changed = self.seating.changed or bool(commands)
+    def wake(self, *times: float) -> None:
+        """Have the machine look again at these times, as far as they are to come."""
+        self.wakes += times
 
-    def publish(self, now: float) -> None:
-        """Tell routers who holds what."""
+    def wake_at(self, now: float) -> float | None:
+        """Return the first time to come at which the machine looks again."""
+        return min((wake for wake in self.wakes if wake > now), default=None)
+
+    def publish(self, now: float, effective_max_wait: float | None) -> None:
+        """Tell routers who holds what, and the bound on waiting in force, in seconds."""
         seating, self.epoch = self.seating, self.epoch + 1
         who, refusals = residents(seating.holders.values(), seating.terms), dict(self.prospects.refusals)
         soonest = outlook(now, seating.terms, seating.holders.values(), self.costs, seating.capacity)
-        self.residency = Residency(self.epoch, who, refusals, self.effective_max_wait, soonest, now)
+        self.residency = Residency(self.epoch, who, refusals, effective_max_wait, soonest, now)
         seating.changed = self.prospects.changed = False
         self.tell(Publish(self.residency))
 
-    def publish_changes(self, now: float) -> None:
+    def publish_changes(self, now: float, effective_max_wait: float | None) -> None:
         """Tell them, where that has changed."""
         if self.seating.changed or self.prospects.changed:
-            self.publish(now)
+            self.publish(now, effective_max_wait)

@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit, model_failed
+from hotseat.core.instance import Holder, Trigger
 from hotseat.core.messages import HolderParked, Park, SeatState, SleepFailed, Stop, Wake
-from hotseat.core.seats import Command, Holder, Terms
+from hotseat.core.seating import Seating
+from hotseat.core.seats import Command, Terms
 from hotseat.core.switches import Ledger
 
 DISTRUST = 300.0  # seconds in which a model that failed to sleep or to wake is stopped instead
@@ -18,12 +20,15 @@ DISTRUST = 300.0  # seconds in which a model that failed to sleep or to wake is 
 
 @dataclass(slots=True)
 class Parking:
-    """The book of what sleeps, or may. `needed` and `waited_for` are names of models, as of the decision under way."""
+    """The book of what sleeps, or may.
 
+    `needed` are names of models that shall be resident: to be woken, not to be stopped for room; `waited_for`, of those that requests
+    wait for.
+    """
+
+    seating: Seating
     ledger: Ledger
     budget: int | None = None  # bytes of host memory for all that sleep; None: no limit
-    needed: Collection[str] = ()  # those that shall be resident: to be woken, not to be stopped for room
-    waited_for: Collection[str] = ()
     measured: dict[str, int] = field(default_factory=dict)  # by model: bytes, when it slept last
     _distrusted: dict[str, float] = field(default_factory=dict)  # until when
 
@@ -35,7 +40,7 @@ class Parking:
             return holder.terms.host_memory
         return holder.memory if holder.memory is not None else self.measured.get(holder.model, 0)
 
-    def parks(self, holder: Holder, holders: Iterable[Holder], now: float) -> bool | None:
+    def parks(self, holder: Holder, now: float, needed: Collection[str], waited_for: Collection[str]) -> bool | None:
         """Say whether a drained holder falls asleep, and does not stop; None: not yet, others give back memory for it first.
 
         Those are the least recently used, and nobody who is waited for: that would only be another cold start, and a sooner one.
@@ -47,23 +52,23 @@ class Parking:
             or now < self._distrusted.get(holder.model, 0.0)
         ):
             return False
-        others = [h for h in holders if h is not holder]
+        others = [h for h in self.seating.holders.values() if h is not holder]
         over = self._over(others) + self.memory_of(holder)
         if over <= 0:
             return True
-        victims = self._least_recent(others, over, spared=(*self.needed, *self.waited_for))
+        victims = self._least_recent(others, over, waited_for, spared=(*needed, *waited_for))
         for victim in victims or ():
             victim.leave("host_memory")
         return None if victims is not None else False
 
-    def in_order(self, holders: Iterable[Holder]) -> list[Holder]:
+    def in_order(self, needed: Collection[str], waited_for: Collection[str]) -> list[Holder]:
         """List all, those that are parked last: others may have to be told first that they need their memory.
 
         Where more memory is held than there is (the budget shrank, a measurement came), the least recently used have to leave.
         """
-        ordered = sorted(holders, key=lambda h: h.state is SeatState.PARKED)
+        ordered = sorted(self.seating.holders.values(), key=lambda h: h.state is SeatState.PARKED)
         if (over := self._over(ordered)) > 0:
-            for victim in self._least_recent(ordered, over, spared=self.needed, all_else=True) or ():
+            for victim in self._least_recent(ordered, over, waited_for, spared=needed, all_else=True) or ():
                 victim.leave("host_memory")
         return ordered
 
@@ -74,7 +79,13 @@ class Parking:
         return sum(self.memory_of(h) for h in holders if h.parked_since is not None) - self.budget
 
     def _least_recent(
-        self, holders: Iterable[Holder], over: float, *, spared: Collection[str], all_else: bool = False
+        self,
+        holders: Iterable[Holder],
+        over: float,
+        waited_for: Collection[str],
+        *,
+        spared: Collection[str],
+        all_else: bool = False,
     ) -> list[Holder] | None:
         """Choose parked ones to make up for what is too much, beside those that go already.
 
@@ -88,7 +99,7 @@ class Parking:
             elif each.state is SeatState.PARKED and each.model not in spared and self.memory_of(each):
                 candidates.append(each)
         victims: list[Holder] = []
-        for each in sorted(candidates, key=lambda h: (h.model in self.waited_for, h.last_used, h.id)):
+        for each in sorted(candidates, key=lambda h: (h.model in waited_for, h.last_used, h.id)):
             if over <= 0:
                 break
             victims.append(each)
@@ -104,7 +115,7 @@ class Parking:
         self.ledger.stopping(holder.model, now)
         holder.turn += 1
         holder.ready_since, holder.parked_since, holder.memory = None, now, None
-        _go(holder, SeatState.PARKING, now)
+        self.seating.go(holder, Trigger.PARK, now)
         return [Park(holder.model, holder.id, holder.epoch, holder.turn)]
 
     def hear(self, holder: Holder, s: HolderParked | SleepFailed) -> list[Command]:
@@ -120,7 +131,7 @@ class Parking:
             self.measured[holder.model] = s.memory
         self.ledger.costs.note_park(holder.model, seconds)
         self.ledger.released(holder.model, s.now)
-        _go(holder, SeatState.PARKED, s.now)
+        self.seating.go(holder, Trigger.PARKED, s.now)
         data = {"holder": holder.id, "seconds": round(seconds, 4), "memory": self.memory_of(holder) or None}
         return [Emit("model.parked", holder.model, data)]
 
@@ -129,7 +140,7 @@ class Parking:
         self.ledger.starting(holder.model, now)
         holder.turn += 1
         holder.asleep, holder.terms = False, terms
-        _go(holder, SeatState.WAKING, now)
+        self.seating.go(holder, Trigger.WAKE, now)
         return [Wake(holder.model, holder.id, holder.epoch, holder.turn)]
 
     def woken(self, holder: Holder, seconds: float) -> list[Command]:
@@ -163,17 +174,12 @@ class Parking:
         self.ledger.starting_over(holder.model)
         self.ledger.stopping(holder.model, now)
         holder.leaving, holder.stop_asked = "failed", now
-        _go(holder, SeatState.RELEASING, now)
+        self.seating.go(holder, Trigger.FAILED, now, reason)
         return [model_failed(holder.model, holder.id, reason, message)]
 
     def mended(self, model: str) -> None:
         """Note that its document has changed, or is gone."""
         self._distrusted.pop(model, None)
-
-
-def sleeper(model: str, holders: Iterable[Holder]) -> Holder | None:
-    """Find the parked holder of a model."""
-    return next((h for h in holders if h.model == model and h.state is SeatState.PARKED), None)
 
 
 def deadline(holder: Holder) -> float | None:
@@ -185,7 +191,3 @@ def deadline(holder: Holder) -> float | None:
 
 def _what(holder: Holder) -> str:
     return "Park" if holder.state is SeatState.PARKING else "Wake"
-
-
-def _go(holder: Holder, state: SeatState, now: float) -> None:
-    holder.state, holder.since = state, now

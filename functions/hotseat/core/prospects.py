@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
+from hotseat.core.instance import Holder
 from hotseat.core.messages import CacheObserved, CacheState, Fetch, Refusal, SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim
-from hotseat.core.seats import Failure, Holder
+from hotseat.core.seats import Failure
 from hotseat.core.units import format_bytes
 
 MAX_BACKOFF = 300.0  # seconds

@@ -5,14 +5,15 @@ The others are seats of their own, `model#2` and so on. To a policy each is a mo
 never busy: so it is the first to make room, drained as any other. Where the main one goes, a replica takes its place.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hotseat.core.demands import Demands
+from hotseat.core.instance import GOING, Holder, Instances
 from hotseat.core.messages import SeatState
 from hotseat.core.policy import Capacity, ModelView
 from hotseat.core.prospects import MAX_BACKOFF
-from hotseat.core.seats import GOING, Holder, Terms
+from hotseat.core.seats import Terms
 
 PATIENCE = 1.0  # seconds that a request has to wait for a model whose engines are all ready and full
 _LEAST = -1_000_000  # below every priority that a document may state
@@ -38,16 +39,18 @@ class Replicas:
         self.retry_at.pop(model, None)
 
     def wanted(
-        self, terms: Mapping[str, Terms], holders: Sequence[Holder], demands: Demands, now: float, wakes: list[float]
-    ) -> Iterator[tuple[str, int]]:
-        """Give the models that should have one more replica, and its number. What time alone may change goes into `wakes`.
+        self, terms: Mapping[str, Terms], holders: Instances, demands: Demands, now: float
+    ) -> tuple[list[tuple[str, int]], list[float]]:
+        """Give the models that should have one more replica, with its number, and the times at which there may be more of them.
 
         There is none while anything is on its way off the accelerator: that makes room for somebody else.
         """
-        if any(h.state in (*GOING, SeatState.RELEASING) or h.leaving for h in holders):
-            return
+        wanted: list[tuple[str, int]] = []
+        later: list[float] = []
+        if any(h.state in (*GOING, SeatState.RELEASING) or h.leaving for h in holders.values()):
+            return wanted, later
         for model in [name for name, known in terms.items() if known.replicas > 1]:
-            mine = [h for h in holders if h.model == model]
+            mine = holders.of(model)
             if not 0 < len(mine) < terms[model].replicas or any(h.state is not SeatState.READY for h in mine):
                 continue
             # Who waits at a router that knows all of them to be ready found each of them full.
@@ -56,17 +59,18 @@ class Replicas:
                 begun = max(oldest, *(h.ready_since or 0.0 for h in mine))  # a load is no sign that one is not enough
                 due = max(begun + PATIENCE, self.retry_at.get(model, 0.0))
                 if due > now:
-                    wakes.append(due)
+                    later.append(due)
                 else:
-                    yield model, next_number(mine)
+                    wanted.append((model, next_number(mine)))
+        return wanted, later
 
 
-def replica_views(main: ModelView, holders: Iterable[Holder], capacity: Capacity) -> list[ModelView]:
-    """Show the policy the replicas of a model: seats that it may take for anybody else, at once."""
+def replica_views(holders: Iterable[Holder], capacity: Capacity) -> list[ModelView]:
+    """Show the policy the replicas among a model's instances: seats that it may take for anybody else, at once."""
     return [
         ModelView(h.seat, h.occupied(capacity), priority=_LEAST, seat=h.state, may_evict=False)
         for h in holders
-        if h.model == main.name and h.replica > 1 and h.staying
+        if h.replica > 1 and h.staying
     ]
 
 

@@ -1,14 +1,16 @@
 """The seats of one Workspace: who may have one and on what terms, how much there is, and who holds what of it. Pure."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
+from hotseat.core.instance import STORY, Holder, Instances, Trigger
 from hotseat.core.memory import Memory, unchanged
-from hotseat.core.messages import SeatState
+from hotseat.core.messages import SeatState, Transition
 from hotseat.core.policy import NOTHING, Capacity, Claim
-from hotseat.core.seats import Holder, Terms, TermsChanged
+from hotseat.core.seats import Terms, TermsChanged
 
 
 @dataclass(slots=True)
@@ -19,10 +21,12 @@ class Seating:
     terms: Mapping[str, Terms] = field(default_factory=dict)  # with the claims that models turned out to need
     capacity: Capacity = field(default_factory=Capacity)
     groups: Groups = UNGROUPED
-    holders: dict[str, Holder] = field(default_factory=dict)
+    holders: Instances = field(default_factory=Instances)
     memory: Memory = field(default_factory=Memory)
     changed: bool = False
     down: bool = False  # everything goes, and nothing is loaded any more
+    illegal: Callable[[str], None] | None = None  # told of transitions that TRANSITIONS has not; None: they raise
+    _gone: deque[Holder] = field(default_factory=lambda: deque(maxlen=STORY))  # the last ones, for their stories
 
     def follow(self, s: TermsChanged) -> Mapping[str, Terms]:
         """Take in the documents, with what is known of their models' memory; returns the terms that were in force before."""
@@ -37,16 +41,23 @@ class Seating:
         self.holders[holder.id] = holder
         self.changed = True
 
-    def remove(self, holder: Holder) -> None:
+    def remove(self, holder: Holder, now: float) -> None:
         """Forget one that is proven gone."""
+        self.go(holder, Trigger.RELEASED, now)
         del self.holders[holder.id]
+        self._gone.append(holder)
         self.memory.seen.pop(holder.id, None)
         self.changed = True
 
-    def go(self, holder: Holder, state: SeatState, now: float) -> None:
-        """Let a holder enter a state."""
-        holder.state, holder.since = state, now
+    def go(self, holder: Holder, trigger: Trigger, now: float, detail: str = "") -> None:
+        """Let a holder enter the state that a trigger leads to; `detail` is for its story."""
+        holder.transition(trigger, now, detail, illegal=self.illegal)
         self.changed = True
+
+    def story(self, holder: str) -> tuple[Transition, ...]:
+        """Return the last transitions of a holder that is there, or was lately, by its id; oldest first."""
+        found = self.holders.get(holder) or next((h for h in self._gone if h.id == holder), None)
+        return tuple(found.story) if found else ()
 
     def measure(self, holder: Holder, memory: int) -> list[Emit]:
         """Take in the bytes that a holder was seen to take: if they are more than it claims, its model claims them from now on."""
@@ -62,7 +73,7 @@ class Seating:
 
     def serves(self, model: str) -> bool:
         """Whether it is ready, or needs no seat of ours."""
-        ready = any(h.model == model and h.state is SeatState.READY for h in self.holders.values())
+        ready = any(h.state is SeatState.READY for h in self.holders.of(model))
         return ready or bool(self.terms[model].external)
 
     def place(self, model: str, sleeper: Holder | None = None) -> tuple[str, ...] | None:

@@ -1,17 +1,12 @@
-"""The vocabulary of the switching machine: what it hears, what it says, and what it keeps of each holder."""
+"""The vocabulary of the switching machine: what it hears, and what it says. What it keeps of each holder is in instance.py."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, RuntimeCommand, SeatState
-from hotseat.core.policy import NOTHING, ONE_GPU, Capacity, Claim
-
-GOING = (SeatState.CLOSING, SeatState.DRAINING)  # may still be taken back
-LINGER = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
-SLEEPING = (SeatState.PARKING, SeatState.PARKED, SeatState.WAKING)  # see parking.py
-OCCUPIED = (SeatState.LOADING, SeatState.READY, *GOING, *SLEEPING)  # neither told to stop nor stuck
+from hotseat.core.messages import CacheObserved, Demand, Observation, Residency, RuntimeCommand
+from hotseat.core.policy import ONE_GPU, Capacity, Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,82 +156,6 @@ class Publish:
 
 
 Command = RuntimeCommand | Publish | Emit
-
-
-@dataclass(slots=True)
-class Holder:
-    """What occupies a seat."""
-
-    model: str
-    id: str
-    epoch: int
-    state: SeatState
-    since: float
-    terms: Terms
-    address: str | None = None
-    leaving: str | None = None  # why it will go, whatever a policy says
-    ready_since: float | None = None
-    ready_epoch: int = 0  # routers that have seen it have sent what waited
-    closing_since: float = 0.0
-    dispatched: float = 0.0  # when it was last given a request
-    closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
-    last_used: float = 0.0
-    stop_asked: float | None = None
-    left: str = ""  # what is not proven gone, for a person to look at
-    devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
-    replica: int = 1  # 1: its model's main holder; see replicas.py
-    turn: int = 0  # how often it was told to sleep or to wake
-    asleep: bool = False  # proven off the accelerator
-    parked_since: float | None = (
-        None  # when it was told to sleep; None: it is awake, and its host memory does not count
-    )
-    memory: int | None = None  # bytes of host memory that were measured while it slept
-    halfway: bool = False  # it was found loading or stopping: how long that takes cannot be told from it
-
-    @property
-    def seat(self) -> str:
-        """Name of its seat: its model's own, or that with a number."""
-        return self.model if self.replica == 1 else f"{self.model}#{self.replica}"
-
-    def occupied(self, capacity: Capacity) -> Claim:
-        """Give what it takes of the accelerator, and of which devices."""
-        return NOTHING if self.asleep else self.terms.claim.placed(self.devices, capacity)
-
-    @property
-    def staying(self) -> bool:
-        """Whether it may go on to hold its seat, as far as it goes by itself."""
-        return self.leaving is None and self.state in OCCUPIED
-
-    @property
-    def drain_until(self) -> float:
-        """Deadline of what is in flight, while it makes room: counted from the last request that it was given."""
-        return max(self.closing_since, self.dispatched) + self.terms.drain_timeout
-
-    @property
-    def idle_until(self) -> float | None:
-        """Time at which it goes for idleness, if it is not used before; None: never."""
-        if self.replica > 1 and self.ready_since is not None:
-            return self.last_used + min(self.terms.idle_timeout or LINGER, LINGER)
-        if not self.terms.idle_timeout or self.ready_since is None:
-            return None
-        return max(self.last_used + self.terms.idle_timeout, self.ready_since + self.terms.min_residency)
-
-    def leave(self, why: str) -> None:
-        """Let it go as soon as that can be, unless it has been told to already."""
-        if self.state in OCCUPIED:
-            self.leaving = self.leaving or why
-
-    def take_over(self, terms: Terms | None) -> bool:
-        """Go by new terms; None: no document names it. Returns whether it must be started anew for them."""
-        loaded = self.staying and self.state not in (SeatState.PARKING, SeatState.PARKED)
-        restart = terms is not None and terms.fingerprint != self.terms.fingerprint and loaded
-        if terms is None or terms.fingerprint != self.terms.fingerprint:
-            self.leave("removed" if terms is None else "changed")
-        elif self.state in OCCUPIED:
-            self.terms = replace(terms, claim=self.terms.claim)  # it occupies what it was started with
-            if self.leaving in ("removed", "changed"):
-                self.leaving = None  # the documents are back to what it is
-        return restart
 
 
 @dataclass(slots=True)

@@ -12,34 +12,29 @@ the policy wants. Invariants (tests/unit/test_core_machine.py):
 - a model that is wanted and can be loaded is eventually loaded;
 - what sleeps holds host memory only (see parking.py), and is told to only when nothing is in flight on it.
 
-Each part owns a piece of what is known, and the steps that change it: seating.py documents and holders, traffic.py demand,
-prospects.py failures and refusals, wishes.py pins and schedules, parking.py sleepers, switches.py the record, lessons.py what was
-learned. On these work observing.py (what the runtime tells), candidates.py (what a policy is shown), leaving.py and starting.py
-(who goes, who comes), and output.py says it.
+What is known lies in parts (parts.py), each of which owns a piece of it: seating.py documents and holders, instance.py the table of
+a holder's states, traffic.py demand, prospects.py failures and refusals, wishes.py pins and schedules, parking.py sleepers,
+switches.py the record, lessons.py what was learned. On these work observing.py (what the runtime tells), candidates.py (what a
+policy is shown) and lifecycle.py (who goes, who comes), and output.py says it.
 """
 
 from types import MappingProxyType
 
 from hotseat.core.candidates import Candidates, hungry
 from hotseat.core.granting import decide
-from hotseat.core.leaving import Leaving
+from hotseat.core.instance import GOING, OCCUPIED, Instances
 from hotseat.core.lessons import Lesson, Lessons, Recall
+from hotseat.core.lifecycle import Lifecycle
 from hotseat.core.messages import CacheObserved, HolderAdopted, Refusal, Residency, SeatState
 from hotseat.core.observing import Observing
-from hotseat.core.output import Output
-from hotseat.core.parking import Parking
-from hotseat.core.policy import Policy
-from hotseat.core.prospects import Prospects
-from hotseat.core.replicas import Replicas, tidy
-from hotseat.core.seating import Seating
+from hotseat.core.parts import Parts
+from hotseat.core.policy import Decision, Policy
+from hotseat.core.replicas import tidy
 from hotseat.core.seats import (
-    GOING,
-    OCCUPIED,
     CachesObserved,
     Command,
     DemandReported,
     Enrolled,
-    Holder,
     Load,
     ModelStatus,
     Pin,
@@ -51,11 +46,8 @@ from hotseat.core.seats import (
     Unload,
     Unpin,
 )
-from hotseat.core.starting import Starting
-from hotseat.core.switches import Ledger, Switch
-from hotseat.core.traffic import Traffic
-from hotseat.core.views import by_model, statuses
-from hotseat.core.wishes import Wishes
+from hotseat.core.switches import Switch
+from hotseat.core.views import statuses
 
 
 class Switching:
@@ -69,24 +61,19 @@ class Switching:
     ) -> None:
         self.policy = policy
         self.wake_at: float | None = None
-        self.seating = seating = Seating(workspace)
-        self.prospects = prospects = Prospects()
-        self.wishes = wishes = Wishes()
-        self.ledger = ledger = Ledger(workspace, epoch)  # each switch is an epoch at least
-        self.traffic = traffic = Traffic(seating, prospects)
-        self._out = out = Output(seating, prospects, ledger.costs, epoch)
-        self._parking = parking = Parking(ledger)
-        self._recall = Recall(ledger.costs, seating.memory, parking, dict(remembered))
-        replicas = Replicas()
-        self._candidates = Candidates(seating, traffic, prospects, ledger, wishes, out)
-        self._leaving = leaving = Leaving(seating, traffic, prospects, ledger, wishes, parking, out)
-        self._observing = Observing(seating, traffic, prospects, ledger, parking, replicas, leaving, out)
-        self._starting = Starting(seating, traffic, prospects, ledger, wishes, parking, replicas, leaving, out)
+        self.decision = Decision()  # the last one
+        self.parts = parts = Parts.new(workspace, epoch)
+        self.seating, self.prospects, self.wishes = parts.seating, parts.prospects, parts.wishes
+        self.ledger, self.traffic = parts.ledger, parts.traffic
+        self._recall = Recall(parts.ledger.costs, parts.seating.memory, parts.parking, dict(remembered))
+        self._candidates = Candidates(parts)
+        self._lifecycle = Lifecycle(parts)
+        self._observing = Observing(parts, self._lifecycle)
 
     def step(self, stimulus: Stimulus) -> list[Command]:  # noqa: C901 — one arm a stimulus
         """Apply a stimulus, then decide."""
-        now, out = stimulus.now, self._out
-        out.commands = []
+        now, out = stimulus.now, self.parts.out
+        out.begin()
         match stimulus:
             case DemandReported():
                 out.tell(*self.traffic.note(now, stimulus.demand))
@@ -121,7 +108,7 @@ class Switching:
         self._recall.follow(self.seating.terms, s.models)
         old, holders = self.seating.follow(s), self.seating.holders.values()
         self.prospects.room_changed()
-        self._parking.budget = s.capacity.host_memory
+        self.parts.parking.budget = s.capacity.host_memory
         held = {holder.model for holder in holders}
         for holder in holders:
             new = s.models.get(holder.model)
@@ -132,14 +119,14 @@ class Switching:
                 self.prospects.order(name, s.now, may_evict=False)
             if name in old and old[name].fingerprint != terms.fingerprint:
                 self.prospects.mended(name, s.now)
-                self._parking.mended(name)
+                self.parts.parking.mended(name)
         for name in self.prospects.failures if s.afresh else ():
             self.prospects.retry(name, s.now)
         for gone in old.keys() - s.models.keys():
             self.prospects.remove(gone)
             self.traffic.rates.forget(gone)
             self.traffic.abandonment.forget(gone)
-            self._parking.mended(gone)
+            self.parts.parking.mended(gone)
         for name in self.wishes.follow(old, s.models):
             self._order_load(s.now, name)
 
@@ -147,7 +134,7 @@ class Switching:
         terms = self.seating.terms.get(model)
         if terms is None or terms.external:
             return
-        holder = by_model(self.seating.holders.values()).get(model)
+        holder = self.seating.holders.primary(model)
         seated = holder and holder.staying and holder.state is not SeatState.PARKED
         if pin and not seated and (refusal := self._candidates.no_room(model, now)):
             self.prospects.refuse(model, refusal)  # it would be pinned for a seat that it can never have
@@ -163,12 +150,11 @@ class Switching:
             return
         self.prospects.orders.pop(model, None)
         self.wishes.dismiss(model)
-        for holder in self.seating.holders.values():
-            if holder.model == model:
-                holder.leave("unloaded")
+        for holder in self.seating.holders.of(model):
+            holder.leave("unloaded")
         if self.traffic.waiting(model)[0] or self.traffic.wanted(model) is not None:
             message = f"{model} was unloaded by an operator while this request waited"
-            self.prospects.refuse(model, Refusal(self._out.next_epoch, "unloaded", message))
+            self.prospects.refuse(model, Refusal(self.parts.out.next_epoch, "unloaded", message))
 
     def _shut_down(self) -> None:
         self.seating.down = True
@@ -180,57 +166,55 @@ class Switching:
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        holders, terms, out = self.seating.holders, self.seating.terms, self._out
+        holders, terms, out = self.seating.holders, self.seating.terms, self.parts.out
         tidy(holders.values(), terms)
-        out.wakes = self.wishes.look(now, terms, holders.values(), self.traffic.queue)
+        out.wake(*self.wishes.look(now, terms, holders.values(), self.traffic.queue))
         out.tell(*self.wishes.news(holders.values(), self.prospects))
         for name, its in terms.items():
             if its.fetch_ahead:
                 out.tell(*self.prospects.fetch(name, again=False))
         view = self._candidates.view(now)
-        decision = decide(self.policy, view)
-        out.effective_max_wait, self._leaving.obliging = decision.effective_max_wait, decision.obliging
-        self._parking.needed = decision.resident
-        self._parking.waited_for = {model.name for model in view.models if model.waiting}
-        for holder in self._parking.in_order(holders.values()):
+        self.decision = decision = decide(self.policy, view)
+        waited_for = {model.name for model in view.models if model.waiting}
+        for holder in self.parts.parking.in_order(decision.resident, waited_for):
             wanted, cut_off = holder.seat in decision.resident, holder.seat in decision.cut_off
-            self._leaving.steer(holder, now, wanted=wanted, cut_off=cut_off or holder.replica > 1)
+            self._lifecycle.steer(holder, now, wanted=wanted, cut_off=cut_off or holder.replica > 1)
             if holder.state in GOING:
-                self._leaving.drain(holder, now)
+                self._lifecycle.drain(holder, now, decision, waited_for)
             else:
                 self._observing.check_deadline(holder, now)
         there = [h for h in holders.values() if h.state is not SeatState.PARKED]
         present = {name for h in there for name in (h.model, h.seat)}
         for model in decision.resident:
             if model not in present:
-                self._starting.start_if_free(model, now)
+                self._lifecycle.start_if_free(model, now, decision.effective_max_wait)
         if not hungry(view) - present:
-            self._starting.add_replicas(now)
+            self._lifecycle.add_replicas(now, decision.effective_max_wait)
         out.tell(*self.ledger.abandon(present.union(decision.resident), now))
-        out.publish_changes(now)
+        out.publish_changes(now, decision.effective_max_wait)
         if decision.look_again is not None:
-            out.wakes.append(decision.look_again)
-        self.wake_at = min((wake for wake in out.wakes if wake > now), default=None)
+            out.wake(decision.look_again)
+        self.wake_at = out.wake_at(now)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
         """Epoch of the newest Residency, or of a newer holder that was adopted."""
-        return self._out.epoch
+        return self.parts.out.epoch
 
     @property
     def residency(self) -> Residency:
         """The newest Residency."""
-        return self._out.residency
+        return self.parts.out.residency
 
     @property
     def effective_max_wait(self) -> float | None:
         """Bound on waiting in force, in seconds."""
-        return self._out.effective_max_wait
+        return self.decision.effective_max_wait
 
     @property
-    def holders(self) -> dict[str, Holder]:
+    def holders(self) -> Instances:
         """All that is not proven gone, by id."""
         return self.seating.holders
 
@@ -241,8 +225,7 @@ class Switching:
 
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
-        holders = by_model(self.seating.holders.values())
-        return statuses(self.seating.terms, holders, self.prospects, self.wishes.pinned)
+        return statuses(self.seating.terms, self.seating.holders.primaries(), self.prospects, self.wishes.pinned)
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""

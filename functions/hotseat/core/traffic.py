@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from hotseat.core.abandonment import Abandonment
 from hotseat.core.demands import Demands, Waiters
 from hotseat.core.events import Emit
+from hotseat.core.instance import GOING, Holder
 from hotseat.core.messages import Demand, SeatState
 from hotseat.core.prospects import Prospects
 from hotseat.core.rates import Rates
 from hotseat.core.seating import Seating
-from hotseat.core.seats import GOING, Holder
 
 
 @dataclass(slots=True)
@@ -53,9 +53,7 @@ class Traffic:
         for model, waiting in new.waiting.items():
             self.abandonment.asked(model, now, waiting.oldest)
         for model in last.waiting.keys() - new.waiting.keys():
-            answers = any(
-                h.model == model and h.state in (SeatState.READY, *GOING) for h in self.seating.holders.values()
-            )
+            answers = any(h.state in (SeatState.READY, *GOING) for h in self.seating.holders.of(model))
             if answers or self.prospects.refused(model) > last.seen_epoch:
                 self.abandonment.ended(model)  # it was not its client that left
             elif not self.waiting(model)[0]:
@@ -97,8 +95,8 @@ class Traffic:
     def unused(self, holder: Holder) -> bool:
         """Whether nobody needs it. A main holder is needed as long as a replica is: one that sleeps would take those with it."""
         whole = holder.replica == 1 and holder.terms.replicas > 1
-        mine = self.seating.holders.values() if whole else (holder,)
-        busy = any(self.demands.in_flight(h.id) for h in mine if h.model == holder.model)
+        mine = self.seating.holders.of(holder.model) if whole else (holder,)
+        busy = any(self.demands.in_flight(h.id) for h in mine)
         return not busy and not self.waiting(holder.model)[0]
 
     def queue(self) -> dict[str, tuple[int, float, int]]:

@@ -4,27 +4,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from hotseat.core.demands import NOBODY, Waiters
+from hotseat.core.instance import Holder
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, Resident, SeatState
 from hotseat.core.policy import UNMEASURED_WAIT, Capacity, ModelView, Wish
 from hotseat.core.prospects import Order, Prospects
 from hotseat.core.rates import Rates
-from hotseat.core.seats import Holder, ModelStatus, Terms
+from hotseat.core.seats import ModelStatus, Terms
 from hotseat.core.switches import UNKNOWN, Ledger
 
+SHOWN = 8  # transitions of an instance that routers and people are shown
 # To a policy, sleeping is one more way to leave, and waking one to come; what sleeps it is not shown at all.
 _SEEN: Mapping[SeatState, SeatState] = {
     SeatState.PARKING: SeatState.RELEASING,
     SeatState.WAKING: SeatState.LOADING,
 }
-
-
-def by_model(holders: Iterable[Holder]) -> dict[str, Holder]:
-    """Choose the one holder that counts for each model: one that stays, no replica. Adoption may have found more."""
-    main: dict[str, Holder] = {}
-    for holder in holders:
-        if holder.replica == 1 and (holder.model not in main or holder.staying):
-            main[holder.model] = holder
-    return main
 
 
 def model_view(
@@ -107,7 +100,19 @@ def _kept_until(holder: Holder, expected_until: float, ledger: Ledger, now: floa
 def residents(holders: Iterable[Holder], terms: Mapping[str, Terms]) -> tuple[Resident, ...]:
     """Show routers who holds a seat, and the servers that need none of ours."""
     ours = (
-        Resident(h.model, h.id, h.state, h.epoch, h.since, h.address, h.leaving, h.devices, h.memory) for h in holders
+        Resident(
+            h.model,
+            h.id,
+            h.state,
+            h.epoch,
+            h.since,
+            h.address,
+            h.leaving,
+            h.devices,
+            h.memory,
+            tuple(h.story)[-SHOWN:],
+        )
+        for h in holders
     )
     external = (
         Resident(name, f"{name}@external", SeatState.READY, EXTERNAL_EPOCH, 0.0, t.external)

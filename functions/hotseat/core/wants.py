@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable
 from math import inf
 
 from hotseat.core.groups import UNGROUPED
+from hotseat.core.instance import GOING, Holder
 from hotseat.core.messages import SeatState
 from hotseat.core.policy import NOTHING
-from hotseat.core.seats import GOING, Holder
 from hotseat.core.switches import Costs
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit
 from hotseat.core.groups import UNGROUPED, Groups
+from hotseat.core.instance import Holder
 from hotseat.core.messages import Refusal, SeatState
 from hotseat.core.policy import NOTHING, Capacity, Claim, Wish
 from hotseat.core.prospects import SHORTAGE_RETRY, Prospects, shortage
-from hotseat.core.seats import Holder, Terms
+from hotseat.core.seats import Terms
 
 Queue = Mapping[str, tuple[int, float, int]]  # by model: how many wait, since when, and how many are being answered
 

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, jsonify, request
 from hotseat.control.bus import Bus
 from hotseat.control.register import Place, Register, Room
 from hotseat.core.errors import BadRequest, NotFound, Unavailable
-from hotseat.core.messages import SeatState
+from hotseat.core.messages import Resident, SeatState
 from hotseat.core.ports import LogView
 from hotseat.core.switches import Switch
 from hotseat.core.units import AUTO, parse_duration
@@ -139,6 +139,7 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
             "gpus": _gpus(place),
             "pinned": room.status(resident.model).pinned,
             "devices": list(resident.devices),
+            "story": _story(resident),
         }
 
 
@@ -153,7 +154,13 @@ def _parked(room: Room) -> Iterator[dict[str, Any]]:
                 "holder": resident.holder,
                 "epoch": resident.epoch,
                 "memory": resident.memory,
+                "story": _story(resident),
             }
+
+
+def _story(resident: Resident) -> list[dict[str, Any]]:
+    """Describe the last transitions of an instance, oldest first; `from` is null where it began."""
+    return [{"at": rfc3339(s.at), "from": s.before, "to": s.after, "why": s.why} for s in resident.story]
 
 
 def _gpus(place: Place | None) -> int | None:

@@ -74,6 +74,15 @@ class ModelStatus(Document):
     pinned: bool = Field(default=False, description="While it is resident, it makes room for no other.")
 
 
+class Transition(Document):
+    """One change of a holder's state."""
+
+    at: Time = Field(description="When.")
+    from_: str = Field(default="", alias="from", description="State before; empty: it began.")
+    to: str = Field(default="", description="State after; empty: it is gone.")
+    why: str = Field(default="", description="What moved it.")
+
+
 class Resident(Document):
     """A holder of accelerator: a pod that is bound to a node and not proven gone."""
 
@@ -86,6 +95,7 @@ class Resident(Document):
     leaving: str = Field(default="", description="Why it goes, where that is certain.")
     devices: tuple[str, ...] = Field(default=(), description="GPUs that it was given, where hotseat hands them out.")
     memory: int = Field(default=0, description="Bytes of host memory that it holds while parked, where known.")
+    story: tuple[Transition, ...] = Field(default=(), description="Its last transitions, oldest first.")
 
 
 class Listed(Document):
