@@ -44,9 +44,9 @@ from hotseat.core.messages import (
     Wake,
 )
 from hotseat.core.policy import NOTHING, Capacity, Claim
-from hotseat.core.queues import Sharing
 from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
 from hotseat.core.switching import Switching
+from hotseat.core.turns import Sharing
 
 Act = TypeVar("Act", bound=Callable[..., Any])
 Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1

@@ -6,8 +6,8 @@ from hotseat.core.documents import PINNED, Model, OnIdle, WhileAbsent
 from hotseat.core.groups import Group, Groups
 from hotseat.core.intake import Limits, LimitsChanged
 from hotseat.core.policy import Capacity, Claim
-from hotseat.core.queues import Sharing
 from hotseat.core.seats import Terms
+from hotseat.core.turns import Sharing
 from hotseat.core.workspaces import Workspace
 
 # What can change without a restart of the engine.

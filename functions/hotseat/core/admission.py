@@ -37,9 +37,10 @@ from hotseat.core.intake import (
 )
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, Refusal, Residency, Resident, SeatState, Waiting
 from hotseat.core.outlook import ready_in
-from hotseat.core.queues import Queue, Request
+from hotseat.core.queues import Queue
 from hotseat.core.quotas import Quotas, share
 from hotseat.core.serving import Serving
+from hotseat.core.turns import Request
 from hotseat.core.wants import Wants
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from hotseat.core.drains import Drains, soonest
-from hotseat.core.queues import Queue, Request, Sharing
+from hotseat.core.queues import Queue
 from hotseat.core.quotas import Crowd, Quotas
+from hotseat.core.turns import Request, Sharing
 
 
 class Hall:

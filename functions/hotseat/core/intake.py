@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hotseat.core.errors import HotseatError
 from hotseat.core.messages import Residency
-from hotseat.core.queues import Sharing
+from hotseat.core.turns import Sharing
 
 
 @dataclass(frozen=True, slots=True)

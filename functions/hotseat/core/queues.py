@@ -9,8 +9,6 @@ from heapq import heapify, heappop, heappush, nlargest
 from hotseat.core.messages import Waiting
 from hotseat.core.turns import Lane, Rank, Request, Ring, Sharing
 
-__all__ = ["Queue", "Request", "Sharing"]
-
 SHOWN_TENANTS = 16  # in a snapshot: those of whom most wait
 EXACT_TENANTS = 64  # up to which positions are exact
 
