@@ -42,6 +42,20 @@ def test_aliases_and_unlisted_models_are_served(hotseat: Hotseat) -> None:
     assert hotseat.get("/v1/models/hidden").json()["id"] == "hidden"
 
 
+def test_operations_spell_all_keys_in_one_way(hotseat: Hotseat) -> None:
+    hotseat.ask("a")
+    hotseat.ask("b")
+    told = [hotseat.get(path).json() for path in ("/running", "/api/queue", "/api/switches")]
+    assert "accelerator_memory" in told[0]["workspaces"][0]["capacity"]
+
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        return set(value) | set().union(*map(keys, value.values())) if isinstance(value, dict) else set()
+
+    assert [key for key in set().union(*map(keys, told)) if key != key.lower()] == []
+
+
 def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None:
     assert hotseat.get("/running").json()["running"] == []
     hotseat.ask("a")

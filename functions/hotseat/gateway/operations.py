@@ -201,7 +201,7 @@ def _workspace(room: Room) -> dict[str, Any]:
     return {
         "name": room.name,
         "epoch": room.desk.residency.epoch,
-        "capacity": spec.capacity.model_dump(mode="json", by_alias=True),
+        "capacity": spec.capacity.model_dump(mode="json"),
         "gpus": room.capacity.gpus,
         "host_memory": room.capacity.host_memory,
         "policy": spec.policy.name,
