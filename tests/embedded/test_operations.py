@@ -32,7 +32,11 @@ def test_the_list_is_sorted_and_says_all_there_is_to_know(hotseat: Hotseat) -> N
     assert isinstance(a["created"], int)
     assert (a["capabilities"], a["status"]["value"]) == (["chat", "completion"], "unloaded")
     assert (b["aliases"], b["description"]) == (["bee", "org/Bee:7b"], "The second.")
-    assert (b["metadata"], b["status"]["value"]) == ({"size": "7B", "tags": ["x"]}, "ready")
+    assert (b["metadata"], b["status"]["value"], b["status"]["state"]) == (
+        {"size": "7B", "tags": ["x"]},
+        "loaded",
+        "ready",
+    )
     assert hotseat.get("/v1/models/org/Bee:7b").json() == b == hotseat.get("/v1/models/b").json()
 
 
@@ -40,6 +44,13 @@ def test_aliases_and_unlisted_models_are_served(hotseat: Hotseat) -> None:
     assert [hotseat.ask(name).by for name in ("bee", "org/Bee:7b", "hidden")] == ["b", "b", "hidden"]
     assert hotseat.loads() == {"b": 1, "hidden": 1}
     assert hotseat.get("/v1/models/hidden").json()["id"] == "hidden"
+
+
+def test_a_failed_model_is_unloaded_in_llama_servers_words_with_its_exit_code(hotseat: Hotseat) -> None:
+    assert hotseat.ask("bad").code == "model_failed"
+    status = hotseat.get("/v1/models/bad").json()["status"]
+    assert (status["value"], status["state"], status["failed"], status["exit_code"]) == ("unloaded", "failed", True, 1)
+    assert "failed" not in hotseat.get("/v1/models/b").json()["status"]
 
 
 def test_operations_spell_all_keys_in_one_way(hotseat: Hotseat) -> None:

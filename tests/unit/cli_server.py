@@ -121,5 +121,5 @@ def model(name, **more):
         "metadata": {},
         "workspace": "default",
         "engine": "llamacpp",
-        "status": {"value": "unloaded", "since": None, "message": "", "progress": None},
+        "status": {"value": "unloaded", "state": "unloaded", "since": None, "message": "", "progress": None},
     } | more

@@ -43,8 +43,8 @@ def rows(text):
 
 @pytest.fixture
 def models(fake):
-    status = {"value": "ready", "since": ago(minutes=3, seconds=12), "message": "", "progress": None}
-    fetching = status | {"value": "fetching", "since": None, "progress": {"done": 45, "total": 100}}
+    status = {"value": "loaded", "state": "ready", "since": ago(minutes=3, seconds=12), "message": "", "progress": None}
+    fetching = status | {"value": "loading", "state": "fetching", "since": None, "progress": {"done": 45, "total": 100}}
     fake.answers["GET /v1/models"] = {
         "object": "list",
         "data": [

@@ -49,6 +49,12 @@ def test_names_come_from_the_status(house: RemoteHouse) -> None:
         house.find("b")
 
 
+def test_why_one_failed_comes_from_the_status_with_its_exit_code(house: RemoteHouse) -> None:
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
+    house.take(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
+    assert house.find("a").room.status("a").exit_code == 137
+
+
 def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(house: RemoteHouse) -> None:
     house.take(document(None))
     assert not house.find("a").room.status("a").pinned

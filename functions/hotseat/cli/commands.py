@@ -53,7 +53,7 @@ def models(ctx: click.Context, output: str) -> None:
 
 def _model_row(model: Row) -> list[str]:
     status = model.get("status") or {}
-    state, progress = str(status.get("value") or ""), status.get("progress") or {}
+    state, progress = str(status.get("state") or ""), status.get("progress") or {}
     if progress.get("total"):
         state += f"({100 * progress['done'] // progress['total']}%)"
     state += ",pinned" if status.get("pinned") else ""

@@ -59,6 +59,8 @@ def _row(status: ModelStatus) -> Json:
         row["retryAt"] = stamp(status.retry_at)
     if status.pinned:
         row["pinned"] = True
+    if status.exit_code is not None:
+        row["exitCode"] = status.exit_code
     return row
 
 

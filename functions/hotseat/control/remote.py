@@ -242,4 +242,5 @@ def _status(row: Mapping[str, Any]) -> ModelStatus:
         row.get("total"),
         moment(row["retryAt"]) if row.get("retryAt") else None,
         row.get("pinned", False),
+        row.get("exitCode"),
     )

@@ -101,7 +101,7 @@ class Observing:
             case HolderParked() | SleepFailed():
                 self.out.moved(*self.parking.hear(holder, s))
             case HolderFailed():
-                self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives)
+                self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives, exit_code=s.exit_code)
             case HolderReleased():
                 # Where nobody told it to go and it did not say why: as good as a crash.
                 self._note_failure(holder, s.now, "Vanished", "it ended without saying why")
@@ -142,7 +142,16 @@ class Observing:
             self.out.tell(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self.out.tell(*self.ledger.ready(holder.seat, s.now))
 
-    def _note_failure(self, holder: Holder, now: float, reason: str, message: str, *, lives: bool = False) -> None:
+    def _note_failure(
+        self,
+        holder: Holder,
+        now: float,
+        reason: str,
+        message: str,
+        *,
+        lives: bool = False,
+        exit_code: int | None = None,
+    ) -> None:
         if holder.state not in OCCUPIED:
             return  # it was told to go
         if holder.state in SLEEPING:
@@ -150,7 +159,7 @@ class Observing:
             return
         was_ready = holder.ready_since is not None
         (self.leaving.stop if lives else self.leaving.release)(holder, now, "failed")
-        self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready)
+        self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready, exit_code=exit_code)
 
     def _note_release(self, holder: Holder, now: float) -> None:
         seconds = now - (holder.stop_asked if holder.stop_asked is not None else now)
@@ -174,7 +183,15 @@ class Observing:
         self.out.tell(*self.ledger.failed_release(holder.seat, s.now, s.reason))
 
     def _fail(
-        self, now: float, model: str, holder: str | None, reason: str, message: str, *, crashed: bool = False
+        self,
+        now: float,
+        model: str,
+        holder: str | None,
+        reason: str,
+        message: str,
+        *,
+        crashed: bool = False,
+        exit_code: int | None = None,
     ) -> None:
         """Count a failure against its model; one of a replica, or of one beside which another is ready, against further replicas only."""
         delay, terms = 0.0, self.seating.terms.get(model)
@@ -184,7 +201,14 @@ class Observing:
         if terms is not None:
             bound = self.out.auto_max_wait if terms.max_wait is None else terms.max_wait
             delay = self.prospects.fail(
-                now, model, reason, message, self.out.next_epoch, crashed=crashed, max_wait=bound
+                now,
+                model,
+                reason,
+                message,
+                self.out.next_epoch,
+                crashed=crashed,
+                max_wait=bound,
+                exit_code=exit_code,
             )
         self.out.tell(model_failed(model, holder, reason, message, delay or None))
         self.out.tell(*self.ledger.failed(model, now, "load", reason, message))

@@ -1,5 +1,6 @@
 """OpenAI's API: completions of all kinds, and the list of models."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -7,6 +8,8 @@ from flask import Blueprint, Response, jsonify
 from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
 from hotseat.core.errors import UnknownModel
+from hotseat.core.messages import SeatState
+from hotseat.core.seats import ModelStatus
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.inference import Route
 
@@ -48,7 +51,6 @@ def describe(place: Place, started: float) -> dict[str, Any]:
     """One model in the list: OpenAI's four fields, and what else there is to know."""
     model, spec = place.model, place.model.spec
     status = place.room.status(model.name)
-    progress = None if status.done is None else {"done": status.done, "total": status.total}
     return {
         "id": model.name,
         "object": "model",
@@ -60,11 +62,38 @@ def describe(place: Place, started: float) -> dict[str, Any]:
         "metadata": spec.metadata,
         "workspace": place.room.name,
         "engine": spec.engine,
-        "status": {
-            "value": status.state,
-            "since": None if not status.since else rfc3339(status.since),
-            "message": status.message,
-            "progress": progress,
-            "pinned": status.pinned,
-        },
+        "status": describe_status(status),
     }
+
+
+# What llama-server's router says of its models, for each state of ours (docs/api.md). What is not here is `unloaded`.
+_LLAMA_SERVER: Mapping[str, str] = {
+    "fetching": "loading",
+    SeatState.LOADING: "loading",
+    SeatState.WAKING: "loading",
+    SeatState.READY: "loaded",
+    SeatState.CLOSING: "loaded",
+    SeatState.DRAINING: "loaded",
+    SeatState.PARKING: "sleeping",
+    SeatState.PARKED: "sleeping",
+}
+
+
+def describe_status(status: ModelStatus) -> dict[str, Any]:
+    """Say how a model is: `value` in llama-server's words, which user interfaces know, and `state` in ours.
+
+    `failed` and `exit_code` (of the engine, where it ended by itself; 128 and its number for a signal) are there for a failed one.
+    """
+    described: dict[str, Any] = {
+        "value": _LLAMA_SERVER.get(status.state, "unloaded"),
+        "state": status.state,
+        "since": None if not status.since else rfc3339(status.since),
+        "message": status.message,
+        "progress": None if status.done is None else {"done": status.done, "total": status.total},
+        "pinned": status.pinned,
+    }
+    if status.state == "failed":
+        described["failed"] = True
+        if status.exit_code is not None:
+            described["exit_code"] = status.exit_code
+    return described
