@@ -9,7 +9,7 @@ from .harness import CHAT, Hotseat, chat, eventually, model, workspace
 @pytest.fixture(scope="module")
 def shared(shared_up: Up) -> Hotseat:
     return shared_up(
-        model("b", description="The second.", metadata={"size": "7B", "tags": ["x"]}, aliases=["bee", "org/Bee:7b"]),
+        model("b", description="The second.", metadata={"size": "7B", "tags": ["x"]}, names=["b", "bee", "org/Bee:7b"]),
         model("a", capabilities=["chat", "completion"]),
         model("hidden", unlisted=True),
         model("bad", "--fault", "exit-loading"),
@@ -31,7 +31,7 @@ def test_the_list_is_sorted_and_says_all_there_is_to_know(hotseat: Hotseat) -> N
     assert {"object": "model", "owned_by": "hotseat"}.items() <= a.items()
     assert isinstance(a["created"], int)
     assert (a["capabilities"], a["status"]["value"]) == (["chat", "completion"], "unloaded")
-    assert (b["aliases"], b["description"]) == (["bee", "org/Bee:7b"], "The second.")
+    assert (b["names"], b["description"]) == (["b", "bee", "org/Bee:7b"], "The second.")
     assert (b["metadata"], b["status"]["value"], b["status"]["state"]) == (
         {"size": "7B", "tags": ["x"]},
         "loaded",
@@ -40,7 +40,7 @@ def test_the_list_is_sorted_and_says_all_there_is_to_know(hotseat: Hotseat) -> N
     assert hotseat.get("/v1/models/org/Bee:7b").json() == b == hotseat.get("/v1/models/b").json()
 
 
-def test_aliases_and_unlisted_models_are_served(hotseat: Hotseat) -> None:
+def test_other_names_and_unlisted_models_are_served(hotseat: Hotseat) -> None:
     assert [hotseat.ask(name).by for name in ("bee", "org/Bee:7b", "hidden")] == ["b", "b", "hidden"]
     assert hotseat.loads() == {"b": 1, "hidden": 1}
     assert hotseat.get("/v1/models/hidden").json()["id"] == "hidden"

@@ -30,9 +30,9 @@ def openai_blueprint(house: Register, started: float) -> Blueprint:
     @blueprint.get("/v1/models")
     def models() -> Response:
         listed = [describe(place, started) for place in house.places().values() if not place.model.spec.unlisted]
-        return jsonify(object="list", data=listed)
+        return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
-    @blueprint.get("/v1/models/<path:name>")
+    @blueprint.get("/v1/models/<model:name>")
     def model(name: str) -> Response:
         try:
             return jsonify(describe(house.find(name), started))
@@ -52,11 +52,12 @@ def describe(place: Place, started: float) -> dict[str, Any]:
     model, spec = place.model, place.model.spec
     status = place.room.status(model.name)
     return {
-        "id": model.name,
+        "id": model.shown_name,
         "object": "model",
         "created": int(started),
         "owned_by": "hotseat",
-        "aliases": list(spec.aliases),
+        "names": list(model.names),
+        "metadata_name": model.name,
         "capabilities": list(spec.capabilities),
         "description": spec.description,
         "metadata": spec.metadata,
