@@ -36,8 +36,9 @@ PORT = "{port}"
 # Field that `hotseat validate` points to, and words of the API server's refusal.
 BAD: dict[str, tuple[Json, str, str]] = {
     # What is not known.
-    "misspelt field": (model(aliasses=["b"]), "spec.aliasses", 'unknown field "spec.aliasses"'),
-    "snake case": (model(served_name="b"), "spec.served_name", 'unknown field "spec.served_name"'),
+    "misspelt field": (model(nammes=["b"]), "spec.nammes", 'unknown field "spec.nammes"'),
+    "snake case": (model(engine_model_name="b"), "spec.engine_model_name", 'unknown field "spec.engine_model_name"'),
+    "former field": (model(aliases=["b"]), "spec.aliases", 'unknown field "spec.aliases"'),
     "field of another part": (model(idleTimeout="5m"), "spec.idleTimeout", 'unknown field "spec.idleTimeout"'),
     "field in a list": (model(env=[{"name": "A", "nam": "b"}]), "spec.env[0].nam", 'unknown field "spec.env[0].nam"'),
     "field of the metadata": (model(head={"lables": {}}), "metadata.lables", 'unknown field "metadata.lables"'),
@@ -54,7 +55,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "variable without a name": (model(env=[{"value": "1"}]), "spec.env[0].name", "spec.env[0].name: Required value"),
     # What is of another type.
     "number for text": (model(args=["-c", 8192]), "spec.args[1]", "must be of type string"),
-    "boolean for text": (model(aliases=[True]), "spec.aliases[0]", "must be of type string"),
+    "boolean for text": (model(names=[True]), "spec.names[0]", "must be of type string"),
     "number for a variable": (model(env=[{"name": "A", "value": 1}]), "spec.env[0].value", "must be of type string"),
     "text for a number": (model(port="80"), "spec.port", "must be of type integer"),
     "text for a boolean": (model(unlisted="true"), "spec.unlisted", "must be of type boolean"),
@@ -100,13 +101,13 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "capacity": (workspace(capacity={"gpus": 1025}), "spec.capacity.gpus", "less than or equal to 1024"),
     "many arguments": (model(args=["x"] * 101), "spec.args", "must have at most 100 items"),
     "long argument": (model(args=["x" * 8193]), "spec.args[0]", "may not be more than 8192"),
-    "many aliases": (model(aliases=[f"b{n}" for n in range(101)]), "spec.aliases", "must have at most 100 items"),
+    "many names": (model(names=[f"b{n}" for n in range(101)]), "spec.names", "must have at most 100 items"),
     # What is spelt wrong.
     "name": (model(name="qwen2.5"), "metadata.name", "metadata.name"),
     "name that begins with a digit": (model(name="7b"), "metadata.name", "metadata.name"),
     "long name": (model(name="a" * 64), "metadata.name", "may not be more than 63"),
-    "alias": (model(aliases=["-x"]), "spec.aliases[0]", "spec.aliases[0] in body should match"),
-    "long alias": (model(aliases=["x" * 254]), "spec.aliases[0]", "may not be more than 253"),
+    "empty name": (model(names=[""]), "spec.names[0]", "spec.names[0] in body should be at least 1 chars long"),
+    "long other name": (model(names=["x" * 1025]), "spec.names[0]", "may not be more than 1024"),
     "workspace": (model(workspace="A"), "spec.workspace", "spec.workspace in body should match"),
     "device": (workspace(capacity={"devices": ["0,1"]}), "spec.capacity.devices[0]", "devices[0] in body should match"),
     "variable": (model(env=[{"name": "A-B"}]), "spec.env[0].name", "spec.env[0].name in body should match"),
@@ -177,8 +178,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
         "existingClaim excludes size and storageClass",
     ),
     "variable twice": (model(env=[{"name": "A"}, {"name": "A"}]), "spec.env", "Duplicate value"),
-    "alias twice": (model(aliases=["b", "b"]), "spec.aliases[1]", "Duplicate value"),
-    "name as alias": (model(aliases=["b", "a"]), "spec.aliases[1]", "the name stands in spec.aliases as well"),
+    "name twice": (model(names=["b", "b"]), "spec.names[1]", "Duplicate value"),
     "pod template": (model(podTemplate={"specs": {}}), "spec.podTemplate", 'unknown field "spec.podTemplate.specs"'),
     "part of a pod template": (model(podTemplate={"spec": []}), "spec.podTemplate", "must be of type object"),
     "replicas on one port": (

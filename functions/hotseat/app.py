@@ -108,7 +108,7 @@ class App:
             learned=self._learned.note,
             remembered=lambda: self._learned.lessons,
         )
-        self.metrics = Metrics(self._read)
+        self.metrics = Metrics(lambda: readings.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)
         self._sink = HttpSink(settings.sink) if settings.sink else None
         for each in (listener, self._sink):

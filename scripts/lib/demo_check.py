@@ -83,9 +83,9 @@ def check(url: str) -> None:
         ("gemma", lambda: said(ask(f"{url}/v1/chat/completions", chat("gemma", "What is the capital of France?")))),
         ("gemma-embed", lambda: vector(ask(f"{url}/v1/embeddings", {"model": "gemma-embed", "input": "Paris"}))),
         ("gemma-long, streamed", lambda: stream(f"{url}/v1/chat/completions", chat("gemma-long", "What is the capital of Italy?"))),
-        ("gpt-4o-mini (an alias of gemma), streamed",
+        ("gpt-4o-mini (another name of gemma), streamed",
          lambda: stream(f"{url}/v1/chat/completions", chat("gpt-4o-mini", "What is the opposite of hot?"))),
-        ("text-embedding-3-small (an alias of gemma-embed)",
+        ("text-embedding-3-small (another name of gemma-embed)",
          lambda: vector(ask(f"{url}/v1/embeddings", {"model": "text-embedding-3-small", "input": ["Paris", "Rome"]}))),
         ("gemma-long, completion", lambda: ask(f"{url}/v1/completions", {"model": "gemma-long", "prompt": "One, two,", "max_tokens": 12})
          ["choices"][0]["text"]),

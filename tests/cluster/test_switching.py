@@ -11,7 +11,7 @@ kind: Service
 metadata:
   name: handmade
   labels: {hotseat.dev/workspace: default}
-  annotations: {hotseat.dev/aliases: "by-hand,also", hotseat.dev/gpus: "1"}
+  annotations: {hotseat.dev/names: "handmade,by-hand,also", hotseat.dev/gpus: "1"}
 spec:
   template:
     metadata:
@@ -115,7 +115,7 @@ def test_a_service_made_by_hand_is_adopted(hotseat: Hotseat, guard: Guard) -> No
     limit = f'{GPU_RESOURCE}: "1"' if GPU_RESOURCE else "memory: 200Mi"
     hotseat.apply(KN.replace("IMAGE", IMAGE).replace("LIMIT", limit))
     wait_until(lambda: hotseat.is_ready("handmade"), 60, "the service")
-    wait_until(lambda: hotseat.chat("by-hand").status != 404, 20, "its alias is known")
+    wait_until(lambda: hotseat.chat("by-hand").status != 404, 20, "its other name is known")
     answer = hotseat.chat("handmade")
     assert (answer.status, answer.body["model"]) == (200, "handmade"), answer.error
     assert hotseat.residents() == {"handmade": "ready"}

@@ -169,7 +169,7 @@ def test_an_external_server_that_is_not_there_is_502_and_never_loaded(up: Up) ->
         assert hotseat.ask("here").json() == {"object": "mine"}
         assert (hotseat.ask("gone").status, hotseat.ask("gone").code) == (502, "upstream_failed")
         assert hotseat.post("/api/models/here/unload").status == 409
-        assert hotseat.get("/v1/models/here").json()["status"]["value"] == "ready"
+        assert hotseat.get("/v1/models/here").json()["status"]["state"] == "ready"
         assert hotseat.catch_up() == []
     finally:
         there.close()

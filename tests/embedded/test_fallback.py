@@ -27,7 +27,7 @@ def shared(shared_up: Up) -> Hotseat:
     return shared_up(
         workspace("default"),
         workspace("cpu", capacity={"gpus": 0}),
-        model("small", aliases=["tiny"], **small),
+        model("small", names=["small", "tiny"], **small),
         model("vectors", capabilities=["embedding"], **small),
         model("big", "--load-time", "1", workspace="default", fallback={"model": "tiny", "after": "100ms"}),
         model("other", workspace="default"),
@@ -207,7 +207,7 @@ def test_external_servers_stand_in_and_are_stood_in_for(up: Up) -> None:
     gone = model("gone", engine="external", args=[], url="http://127.0.0.1:9", fallback={"model": "local"})
     hotseat = up(
         model("local", "--load-time", "1", resources={"gpus": 0}, fallback={"model": "vendor/x", "after": "0s"}),
-        model("there", engine="external", args=[], url=there.url, aliases=["vendor/x"]),
+        model("there", engine="external", args=[], url=there.url, names=["there", "vendor/x"]),
         gone,
     )
     try:

@@ -67,7 +67,7 @@ def hotseat(shared: Hotseat) -> Hotseat:
 def test_alternating_requests_are_answered_each_by_its_own_model(hotseat: Hotseat) -> None:
     for _ in range(2):
         assert hotseat.ask("Org/Chat-A.Q4").by == "Org/Chat-A.Q4"
-        assert hotseat.running() == {"org-chat-a-q4": "ready"}
+        assert hotseat.running() == {"Org/Chat-A.Q4": "ready"}
         assert hotseat.ask("chat-b").by == "chat-b"
         assert hotseat.running() == {"chat-b": "ready"}
     assert hotseat.loads() == {"Org/Chat-A.Q4": 2, "chat-b": 2}
@@ -77,7 +77,7 @@ def test_every_name_that_clients_knew_leads_to_the_model(hotseat: Hotseat) -> No
     for name in ("gpt-4o-mini", "Org/Chat-A.Q4", "org-chat-a-q4"):
         assert hotseat.ask(name).by == "Org/Chat-A.Q4"
     assert hotseat.loads() == {"Org/Chat-A.Q4": 1}
-    assert hotseat.stats("org-chat-a-q4")["last"]["body"]["model"] == "inner"
+    assert hotseat.stats("Org/Chat-A.Q4")["last"]["body"]["model"] == "inner"
 
 
 def test_members_of_a_group_that_does_not_swap_are_resident_together(hotseat: Hotseat) -> None:

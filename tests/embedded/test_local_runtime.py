@@ -157,7 +157,7 @@ def test_a_crash_is_noticed_at_once_and_explained(house: House, tmp_path: Path) 
     failed = house.failed("a")
     assert time.monotonic() - began < 0.5
     assert failed.reason == "Exited"
-    assert "code 7" in failed.message
+    assert ("code 7" in failed.message, failed.exit_code) == (True, 7)
     assert "the-last-words" in failed.message
 
 
@@ -165,7 +165,8 @@ def test_a_crash_is_noticed_at_once_and_explained(house: House, tmp_path: Path) 
 def test_a_crash_by_a_signal_is_named(house: House, tmp_path: Path, number: int, reason: str) -> None:
     house.begin(small_model(tmp_path, "a"))
     get(house.load("a"), f"/signal/{int(number)}")
-    assert house.failed("a").reason == reason
+    failed = house.failed("a")
+    assert (failed.reason, failed.exit_code) == (reason, 128 + number)
 
 
 def test_running_out_of_memory_while_loading_is_told_from_the_log(house: House, tmp_path: Path) -> None:

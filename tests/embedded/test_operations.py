@@ -9,7 +9,7 @@ from .harness import CHAT, Hotseat, chat, eventually, model, workspace
 @pytest.fixture(scope="module")
 def shared(shared_up: Up) -> Hotseat:
     return shared_up(
-        model("b", description="The second.", metadata={"size": "7B", "tags": ["x"]}, aliases=["bee", "org/Bee:7b"]),
+        model("b", description="The second.", metadata={"size": "7B", "tags": ["x"]}, names=["b", "bee", "org/Bee:7b"]),
         model("a", capabilities=["chat", "completion"]),
         model("hidden", unlisted=True),
         model("bad", "--fault", "exit-loading"),
@@ -31,15 +31,40 @@ def test_the_list_is_sorted_and_says_all_there_is_to_know(hotseat: Hotseat) -> N
     assert {"object": "model", "owned_by": "hotseat"}.items() <= a.items()
     assert isinstance(a["created"], int)
     assert (a["capabilities"], a["status"]["value"]) == (["chat", "completion"], "unloaded")
-    assert (b["aliases"], b["description"]) == (["bee", "org/Bee:7b"], "The second.")
-    assert (b["metadata"], b["status"]["value"]) == ({"size": "7B", "tags": ["x"]}, "ready")
+    assert (b["names"], b["description"]) == (["b", "bee", "org/Bee:7b"], "The second.")
+    assert (b["metadata"], b["status"]["value"], b["status"]["state"]) == (
+        {"size": "7B", "tags": ["x"]},
+        "loaded",
+        "ready",
+    )
     assert hotseat.get("/v1/models/org/Bee:7b").json() == b == hotseat.get("/v1/models/b").json()
 
 
-def test_aliases_and_unlisted_models_are_served(hotseat: Hotseat) -> None:
+def test_other_names_and_unlisted_models_are_served(hotseat: Hotseat) -> None:
     assert [hotseat.ask(name).by for name in ("bee", "org/Bee:7b", "hidden")] == ["b", "b", "hidden"]
     assert hotseat.loads() == {"b": 1, "hidden": 1}
     assert hotseat.get("/v1/models/hidden").json()["id"] == "hidden"
+
+
+def test_a_failed_model_is_unloaded_in_llama_servers_words_with_its_exit_code(hotseat: Hotseat) -> None:
+    assert hotseat.ask("bad").code == "model_failed"
+    status = hotseat.get("/v1/models/bad").json()["status"]
+    assert (status["value"], status["state"], status["failed"], status["exit_code"]) == ("unloaded", "failed", True, 1)
+    assert "failed" not in hotseat.get("/v1/models/b").json()["status"]
+
+
+def test_operations_spell_all_keys_in_one_way(hotseat: Hotseat) -> None:
+    hotseat.ask("a")
+    hotseat.ask("b")
+    told = [hotseat.get(path).json() for path in ("/running", "/api/queue", "/api/switches")]
+    assert "accelerator_memory" in told[0]["workspaces"][0]["capacity"]
+
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        return set(value) | set().union(*map(keys, value.values())) if isinstance(value, dict) else set()
+
+    assert [key for key in set().union(*map(keys, told)) if key != key.lower()] == []
 
 
 def test_running_says_who_holds_the_seat_and_who_waits(hotseat: Hotseat) -> None:

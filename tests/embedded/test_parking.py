@@ -22,7 +22,7 @@ def parked(hotseat: Hotseat) -> set[str]:
 
 
 def state(hotseat: Hotseat, name: str) -> str:
-    return hotseat.get(f"/v1/models/{name}").json()["status"]["value"]
+    return hotseat.get(f"/v1/models/{name}").json()["status"]["state"]
 
 
 def happened(hotseat: Hotseat, event: str) -> list[str]:

@@ -37,7 +37,9 @@ def test_editing_the_file_leaves_alone_what_did_not_change(up: Up) -> None:
     waiter = hotseat.send("c")
     eventually(lambda: hotseat.waiting("c"))
 
-    hotseat.write([model("a", description="now described", aliases=["alpha"]), model("b", "--tokens", "3"), model("d")])
+    hotseat.write(
+        [model("a", description="now described", names=["a", "alpha"]), model("b", "--tokens", "3"), model("d")]
+    )
     assert wait_reload(hotseat) == "reloaded: added d; removed c; changed a, b"
     answer = waiter.answer()
     assert (answer.status, answer.code) == (404, "model_not_found")

@@ -13,7 +13,7 @@ from .harness import eventually, model, workspace
 def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     pool = workspace(queue={"maxWaitingPerModel": 2})
-    documents = (pool, model("a", "--first-token", "0.2"), model("b", aliases=["other"]))
+    documents = (pool, model("a", "--first-token", "0.2"), model("b", names=["b", "other"]))
     hotseat = up(*documents, options=("--request-log", str(path), "--api-key", "sk-secret"))
     key = {"Authorization": "Bearer sk-secret"}
     asked = [

@@ -64,5 +64,5 @@ def test_what_is_too_much_at_once_is_told_so_and_probes_are_answered(up: Up) -> 
 
 
 def test_an_alias_is_for_clients_and_engines_know_one_name(up: Up) -> None:
-    hotseat = up(model("a", aliases=["gpt-4o-mini"]))
+    hotseat = up(model("a", names=["a", "gpt-4o-mini"]))
     assert hotseat.ask("gpt-4o-mini").json()["model"] == "a"

@@ -28,8 +28,15 @@ def shared(shared_up: Up, receiver: Receiver) -> Hotseat:
         model("a"),
         model("b", "--load-time", "0.6"),
         model("bad", "--load-time", "0.3", "--fault", "exit-loading"),
-        model("ext", engine="external", url=receiver.url, args=[], aliases=["other/name:1"]),
-        model("renamed", engine="external", url=receiver.url, args=[], servedName="Ünlike/this", aliases=["alias"]),
+        model("ext", engine="external", url=receiver.url, args=[], names=["ext", "other/name:1"]),
+        model(
+            "renamed",
+            engine="external",
+            url=receiver.url,
+            args=[],
+            engineModelName="Ünlike/this",
+            names=["renamed", "alias"],
+        ),
         workspace(defaultModel="renamed"),
     )
 

@@ -119,12 +119,12 @@ class Client:
             self.world.pause.wait(ask.pause if kind != "broken" else 0.3)
 
     def name(self, ask: Ask) -> str:
-        """The model that is meant among those that are there now, or one of its aliases."""
+        """The model that is meant among those that are there now, or another name of it."""
         models = sorted(self.world.cast.models.items())
         if not models:
             return "nobody"
         name, spec = models[int(ask.model * len(models))]
-        return spec["aliases"][0] if ask.alias and spec.get("aliases") else name
+        return spec["names"][-1] if ask.alias and spec.get("names") else name
 
     def once(self, ask: Ask) -> Outcome:
         """Send it, and look at what comes of it."""

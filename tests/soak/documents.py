@@ -56,8 +56,8 @@ class Cast:
         return found
 
     def names(self) -> frozenset[str]:
-        """All names and aliases that a client may send."""
-        return frozenset(self.models) | {alias for spec in self.models.values() for alias in spec.get("aliases", ())}
+        """All names that a client may send."""
+        return frozenset(self.models) | {each for spec in self.models.values() for each in spec.get("names", ())}
 
     def faulty(self) -> frozenset[str]:
         """Names of models whose engines are told to fail."""
@@ -183,7 +183,7 @@ def random_model(rng: Random, name: str, cast: Cast, *, faulty: bool) -> Spec:
         spec["concurrency"] = rng.choice((1, 2, 4))
         spec["scheduling"]["replicas"] = rng.choice((1, 2, 3))
     if rng.random() < 0.3:
-        spec["aliases"] = [f"{name}-alias"]
+        spec["names"] = [name, f"{name}-alias"]
     if rng.random() < 0.2:
         spec["stopCommand"] = rng.choice((["/bin/true"], ["/bin/sleep", "0.1"]))
     if rng.random() < 0.25 and name != NAMES[-1]:  # to a later one only, so that none goes round in a circle

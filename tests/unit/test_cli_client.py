@@ -134,7 +134,7 @@ def test_advice_does_not_run_into_an_engines_last_words(fake, client):
 
 def test_a_misspelt_model_is_answered_with_the_near_one(fake, client):
     fake.answers["POST /api/models/gema/load"] = error(404, "There is no model gema.", "model_not_found")
-    fake.answers["GET /v1/models"] = {"data": [model("qwen"), model("gemma", aliases=["gpt-4o"])]}
+    fake.answers["GET /v1/models"] = {"data": [model("qwen"), model("gemma", names=["gemma", "gpt-4o"])]}
     with pytest.raises(ApiError) as caught:
         client.load("gema")
     assert caught.value.format_message() == "There is no model gema; did you mean gemma?"
@@ -142,7 +142,7 @@ def test_a_misspelt_model_is_answered_with_the_near_one(fake, client):
 
 def test_a_model_like_no_other_is_answered_with_all_there_are(fake, client):
     fake.answers["GET /api/models/zzz/logs"] = error(404, "There is no model zzz.", "model_not_found")
-    fake.answers["GET /v1/models"] = {"data": [model("qwen"), model("gemma", aliases=["gpt-4o"])]}
+    fake.answers["GET /v1/models"] = {"data": [model("qwen"), model("gemma", names=["gemma", "gpt-4o"])]}
     with pytest.raises(ApiError) as caught:
         list(client.log_lines("zzz", 5, follow=False))
     assert caught.value.format_message() == "There is no model zzz; there are: qwen, gemma, gpt-4o"

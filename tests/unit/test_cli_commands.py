@@ -43,12 +43,12 @@ def rows(text):
 
 @pytest.fixture
 def models(fake):
-    status = {"value": "ready", "since": ago(minutes=3, seconds=12), "message": "", "progress": None}
-    fetching = status | {"value": "fetching", "since": None, "progress": {"done": 45, "total": 100}}
+    status = {"value": "loaded", "state": "ready", "since": ago(minutes=3, seconds=12), "message": "", "progress": None}
+    fetching = status | {"value": "loading", "state": "fetching", "since": None, "progress": {"done": 45, "total": 100}}
     fake.answers["GET /v1/models"] = {
         "object": "list",
         "data": [
-            model("gemma", aliases=["gpt-4o", "g"], description="Small talk", status=status),
+            model("gemma", names=["gemma", "gpt-4o", "g"], description="Small talk", status=status),
             model("qwen", status=fetching),
         ],
     }
@@ -56,7 +56,7 @@ def models(fake):
 
 def test_models_are_listed_in_plain_columns(hotseat, models):
     assert rows(hotseat("models").stdout) == [
-        ["NAME", "ENGINE", "STATE", "AGE", "WORKSPACE", "ALIASES", "DESCRIPTION"],
+        ["NAME", "ENGINE", "STATE", "AGE", "WORKSPACE", "OTHER-NAMES", "DESCRIPTION"],
         ["gemma", "llamacpp", "ready", "3m12s", "default", "gpt-4o,g", "Small talk"],
         ["qwen", "llamacpp", "fetching(45%)", "-", "default", "-", "-"],
     ]
@@ -206,9 +206,34 @@ def test_a_command_that_makes_no_sense_asks_nothing(fake, hotseat, args):
     assert "Usage: " in result.stderr
 
 
-def test_an_alias_with_a_slash_reaches_the_server_as_it_is(fake, hotseat):
+def test_a_name_with_a_slash_reaches_the_server_as_it_is(fake, hotseat):
     fake.answers["POST /api/models/meta-llama/Llama-3.1-8B/load"] = {"model": "llama", "state": "ready"}
     assert hotseat("load", "meta-llama/Llama-3.1-8B").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("two words", "two%20words"),
+        ("/a//b", "%2Fa%2F%2Fb"),
+        ("..", "%2E%2E"),
+        ("a/./b", "a%2F%2E%2Fb"),
+        ("模", "%E6%A8%A1"),
+    ],
+)
+def test_any_name_reaches_the_server_whole(fake, hotseat, name, path):
+    fake.answers[f"POST /api/models/{path}/load"] = {"model": name, "state": "ready"}
+    assert hotseat("load", name).stdout == f"{name} ready\n"
+
+
+def test_names_cannot_command_the_terminal_and_wide_ones_keep_the_columns(fake, hotseat):
+    names = ["模型-7b", "a\x1b[2J\nb"]
+    fake.answers["GET /v1/models"] = {"data": [model(name, names=[name, "x"]) for name in names]}
+    head, wide, odd = hotseat("models").stdout.splitlines()
+    assert odd.startswith(r"a\x1b[2J\nb   llamacpp")
+    assert head.index("ENGINE") == odd.index("llamacpp") == wide.index("llamacpp") + 2, (
+        "two characters take two columns"
+    )
 
 
 def test_logs_are_printed_as_they_are(fake, hotseat):

@@ -42,7 +42,7 @@ def test_what_routing_alone_needs_makes_no_new_revision() -> None:
     def mark(**spec: Any) -> str:
         return read([workspace()], [model("a", **spec)], [], SETTINGS, {}).models["a"].mark
 
-    assert mark() == mark(aliases=["gpt-4o"], scheduling={"priority": 5}, description="x")
+    assert mark() == mark(names=["gpt-4o"], scheduling={"priority": 5}, description="x")
     assert mark() != mark(args=["load=1"])
 
 

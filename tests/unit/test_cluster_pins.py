@@ -147,12 +147,12 @@ def test_a_schedule_that_no_api_server_can_judge_is_the_models_problem() -> None
     )
 
 
-def test_the_default_model_may_be_named_by_an_alias() -> None:
+def test_the_default_model_may_be_given_by_any_name() -> None:
     home = Workspace.model_validate(
         {"metadata": {"name": "w"}, "spec": {"defaultModel": "gpt", "returnToDefault": "5m"}}
     )
     named, other = (
-        Model.model_validate({"metadata": {"name": n}, "spec": {"engine": "mock", "aliases": aliases}})
-        for n, aliases in (("a", ["gpt"]), ("b", []))
+        Model.model_validate({"metadata": {"name": n}, "spec": {"engine": "mock", "names": names}})
+        for n, names in (("a", ["gpt"]), ("b", []))
     )
     assert (terms_of(named, home).return_after, terms_of(other, home).return_after) == (300.0, 0.0)

@@ -112,7 +112,7 @@ def test_the_banner_says_where_what_and_what_to_type_next():
         == f"""\
 hotseat {__version__} at http://127.0.0.1:8000, workspace default (1 GPU), two (2 GPUs), all (groups decide)
 
-  MODEL   ENGINE     STATE      ALIASES
+  MODEL   ENGINE     STATE      OTHER-NAMES
   gemma   llamacpp   unloaded   gpt-4o
   embed   llamacpp   unloaded   -
 
@@ -137,6 +137,7 @@ def test_the_hints_can_be_pasted_and_name_the_key_and_another_address():
     ]
     assert json.loads(words[-1])["model"] == "gemma"
     assert chat == "hotseat --url http://gpu-box:9000 chat gemma"
+    assert shlex.split(chat_hints(URL, "it's a name")[1]) == ["hotseat", "chat", "it's a name"]
 
 
 def test_for_programs_every_line_is_one_json_object():
@@ -148,7 +149,7 @@ def test_for_programs_every_line_is_one_json_object():
         console.event(one)
     console.close()
     banner, log, started, failed, completed = map(json.loads, stream.getvalue().splitlines())
-    assert (banner["url"], banner["models"][0]["aliases"], banner["workspaces"]) == (
+    assert (banner["url"], banner["models"][0]["other_names"], banner["workspaces"]) == (
         URL,
         ["g"],
         [{"name": "default", "gpus": 1}],

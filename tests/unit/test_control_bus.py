@@ -7,7 +7,7 @@ import pytest
 
 from hotseat.control import bus as bus_module
 from hotseat.control.bus import Bus
-from hotseat.core.events import Emit
+from hotseat.core.events import Emit, shown_model_of
 
 
 def emit(bus: Bus, *subjects: str) -> None:
@@ -33,6 +33,26 @@ def test_an_event_is_a_cloudevent() -> None:
         "subject": "a", "epoch": 3, "datacontenttype": "application/json", "data": {"holder": "h"},
     }.items()  # fmt: skip
     assert "subject" not in about_nobody, "the specification allows no empty one"
+
+
+def test_models_are_named_as_people_see_them_and_metadata_name_stands_beside() -> None:
+    bus, shown = Bus(), {"a": "Qwen 3\tB", "b": "C# 7b"}
+    bus.learn_names(shown)
+    bus.learn_names({"b": "C# 7b"})  # the document of a is gone; its end is told later
+    data = {"from": ["a", "b#2", "c"], "to": "a", "switch": "default/1"}
+    bus.emit("default", 3, Emit("switch.started", "a", data))
+    bus.emit(
+        "default", 3, Emit("demand.reported", "", {"waiting": {"a": {"count": 1}}, "in_flight": {"default/a@1": 2}})
+    )
+    bus.emit("default", 3, Emit("switch.started", "b", {**data, "waiting": 2}))
+    switch, demand, other = (event for _, event in bus.after(0))
+    assert (switch["subject"], switch["metadataname"]) == ("Qwen 3%09B", "a"), (
+        "no attribute may have control characters"
+    )
+    assert switch["data"] == {"from": ["Qwen 3\tB", "C# 7b#2", "c"], "to": "Qwen 3\tB", "switch": "default/1"}
+    assert demand["data"] == {"waiting": {"Qwen 3\tB": {"count": 1}}, "in_flight": {"default/a@1": 2}}
+    assert (other["subject"], other["data"]["waiting"], "metadataname" in demand) == ("C# 7b", 2, False)
+    assert [shown_model_of(seat) for seat in ("C# 7b#2", "C# 7b", "qwen#12")] == ["C# 7b", "C# 7b", "qwen"]
 
 
 def test_a_listener_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:

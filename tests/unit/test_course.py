@@ -1,12 +1,15 @@
 """The course of a request at a router of a cluster: fallbacks in other Workspaces, chains, and documents that lead nowhere."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from hotseat.cluster.statuses import model_rows
+from hotseat.control.bus import Bus
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.control.wire import stamp
@@ -14,7 +17,7 @@ from hotseat.core.documents import Capability, Model
 from hotseat.core.errors import BadRequest, Unavailable, UnknownModel, UpstreamFailed
 from hotseat.core.seats import ModelStatus
 from hotseat.gateway.asking import Asking
-from hotseat.gateway.course import Course, expected_in
+from hotseat.gateway.course import Course, expected_in, header_value
 
 NOW: dict[str, Any] = {"after": "0s"}
 
@@ -52,7 +55,7 @@ class World(RemoteHouse):
 @pytest.fixture
 def world() -> Iterator[World]:
     carrier = Carrier("", "http://127.0.0.1:9", b"0123456789abcdef")
-    world = World("pod-1", carrier, lambda _address: None, lambda *_: None)
+    world = World("pod-1", carrier, lambda _address: None, Bus())
     yield world
     assert world.held() == 0, "every course was finished"
     for room in world.rooms:
@@ -67,7 +70,7 @@ def looked(course: Course, limit: float | None = None) -> float | None:
 
 def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(world: World) -> None:
     world.tell("gpu", model("big", fallback={"model": "tiny", "after": "90ms"}), states={"big": "loading"})
-    world.tell("cpu", model("small", aliases=["tiny"], resources={"gpus": 0}), ready=("small",))
+    world.tell("cpu", model("small", names=["small", "tiny"], resources={"gpus": 0}), ready=("small",))
     course = world.course("big")
     course.submit()
     assert (course.ticket.dispatched, world.find("big").room.desk.waiting()) == (None, 1)
@@ -80,6 +83,17 @@ def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(wo
     assert (world.find("big").room.desk.waiting(), world.wanted("big"), world.wanted("small")) == (0, True, False)
     assert course.waited == pytest.approx(0.1, abs=0.1)
     course.finish()
+
+
+@pytest.mark.parametrize(
+    "name", ["claude-opus-4-8[1m]", "Qwen/Qwen3-8B", "llama3.1:8b", "a b, c=d", "modèle", "模型", "a\r\nX: y", "100%"]
+)
+def test_a_header_says_any_name_so_that_it_can_be_read_back(name: str) -> None:
+    written = header_value(name)
+    assert unquote(written) == name
+    assert re.fullmatch(r"[!-~]+", written)
+    assert not set(written) & set(',;="')
+    assert (written == name) == (re.fullmatch(r"[A-Za-z0-9./:\[\]-]+", name) is not None)
 
 
 def test_a_wait_that_is_known_to_be_too_long_is_not_begun_so_that_it_puts_nobody_out(world: World) -> None:

@@ -79,7 +79,7 @@ class TestCustom:
         assert self.launch("serve", "{model}", source="/models/a.gguf") == ("serve", "/models/a.gguf")
 
     def test_the_name_is_the_one_that_the_engine_wants(self) -> None:
-        assert self.launch("serve", "{name}", servedName="Llama 3") == ("serve", "Llama 3")
+        assert self.launch("serve", "{name}", engineModelName="Llama 3") == ("serve", "Llama 3")
 
     def test_doubled_braces_are_braces(self) -> None:
         assert self.launch("serve", '{{"port": {port}}}') == ("serve", '{"port": 4711}')
@@ -162,7 +162,7 @@ class TestLlamaCpp:
 
     def test_capabilities_become_flags(self, tmp_path: Path) -> None:
         (tmp_path / "a.gguf").touch()
-        spec = model("llamacpp", source="/x", capabilities=["embedding", "rerank"], servedName="nomic")
+        spec = model("llamacpp", source="/x", capabilities=["embedding", "rerank"], engineModelName="nomic")
         argv = self.engine.launch(spec, here(tmp_path)).argv
         assert {"--embeddings", "--reranking"} <= set(argv)
         assert argv[argv.index("--alias") + 1] == "nomic"

@@ -29,7 +29,7 @@ def arguments(weights: str | None = None, **spec: object) -> list[str]:
 def test_weights_are_a_path_once_fetched_and_a_repository_before() -> None:
     assert arguments("/cache/x") == ["/cache/x", "chat"]
     assert arguments() == ["org/repo", "chat"]
-    assert arguments(source="hf://org/repo/@v1", servedName="gpt") == ["org/repo", "--revision", "v1", "gpt"]
+    assert arguments(source="hf://org/repo/@v1", engineModelName="gpt") == ["org/repo", "--revision", "v1", "gpt"]
     with pytest.raises(EngineError, match="needs weights"):
         arguments(source=None)
 

@@ -282,7 +282,7 @@ def of(name: str, kind: str = "Model", **spec: object) -> dict:
     return {"apiVersion": "hotseat.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-A, B = of("a", workspace="w", aliases=["gpt-4"]), of("b", workspace="v")
+A, B = of("a", workspace="w", names=["a", "gpt-4"]), of("b", workspace="v")
 EXTERNAL = of("x", workspace="w", engine="external", url="http://h:1")
 LONELY = "no group and no set of the Workspace w names it, and that counts no capacity"
 
@@ -292,7 +292,11 @@ LONELY = "no group and no set of the Workspace w names it, and that counts no ca
     [
         ({"groups": [{"name": "g", "members": ["a", "aa"]}]}, "spec.groups[0].members[1]", "no such Model"),
         ({"groups": [{"name": "g", "members": ["b"]}]}, "spec.groups[0].members[0]", "b belongs to the Workspace v"),
-        ({"sets": [["a"], ["gpt-4"]]}, "spec.sets[1][0]", "gpt-4 is an alias; the Model is a"),
+        (
+            {"sets": [["a"], ["gpt-4"]]},
+            "spec.sets[1][0]",
+            "gpt-4 is in spec.names of Model/a; members are named by metadata.name",
+        ),
         ({"groups": [{"name": "g", "members": ["a"]}] * 2}, "spec.groups", "groups has g twice"),
         (
             {"groups": [{"name": "g", "members": ["a"]}, {"name": "h", "members": ["a"]}]},

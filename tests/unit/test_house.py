@@ -68,9 +68,9 @@ def followed(course: Course) -> None:
         (["new"], [model("a", "new")]),
         (["default", "new"], [model("a", "new")]),
         (["new", "default"], [model("b", "default"), model("a", "new")]),
-        (["default"], [model("other", aliases=["a"])]),
+        (["default"], [model("other", names=["other", "a"])]),
     ],
-    ids=["its Workspace renamed", "moved", "moved with others", "renamed, with its old name as an alias"],
+    ids=["its Workspace renamed", "moved", "moved with others", "renamed, with its old name among its names"],
 )
 def test_a_request_that_waits_follows_its_model(
     house: House, runtime: FakeRuntime, workspaces: list[str], models: list[Model]

@@ -53,12 +53,12 @@ def test_name_workspace_gpus_and_limit_are_its_own() -> None:
 
 def test_annotations_say_the_rest() -> None:
     said = {
-        "aliases": "whisper-1, org/Whisper",
+        "names": "whisper-1, org/Whisper large",
         "priority": "-5",
         "max-wait": "2m",
         "min-residency": "30s",
         "concurrency": "3",
-        "served-name": "w",
+        "engine-model-name": "w",
         "capabilities": "transcription",
         "description": "hears",
         "preload": "true",
@@ -68,9 +68,9 @@ def test_annotations_say_the_rest() -> None:
     adopted = adopt(service({f"hotseat.dev/{name}": text for name, text in said.items()}), GPU)
     spec = adopted.model.spec
     assert adopted.problems == ()
-    assert spec.aliases == ("whisper-1", "org/Whisper")
+    assert spec.names == ("whisper-1", "org/Whisper large")
     assert (spec.scheduling.priority, spec.scheduling.max_wait, spec.scheduling.min_residency) == (-5, 120.0, 30.0)
-    assert (spec.concurrency, spec.served_name, spec.description) == (3, "w", "hears")
+    assert (spec.concurrency, spec.engine_model_name, spec.description) == (3, "w", "hears")
     assert spec.capabilities == (Capability.TRANSCRIPTION,)
     assert (spec.lifecycle.preload, spec.lifecycle.start_timeout) == (True, 600.0)
     assert spec.resources.gpus == 1
@@ -90,7 +90,7 @@ def test_those_of_the_service_win_over_those_of_its_template() -> None:
         ("priority", "high", "a valid integer"),
         ("priority", "5000", "less than or equal to 1000"),
         ("max-wait", "30", "a duration such as 90s"),
-        ("aliases", "fine,not fine", "letters, digits and any of"),
+        ("names", '["fine", 1]', "a valid string"),
         ("capabilities", "dance", "'chat'"),
         ("gpus", "-1", "greater than or equal to 0"),
         ("preload", "maybe", "a valid boolean"),
@@ -98,13 +98,23 @@ def test_those_of_the_service_win_over_those_of_its_template() -> None:
 )
 def test_a_wrong_one_is_told_and_the_others_count(name: str, text: str, allowed: str) -> None:
     key = f"hotseat.dev/{name}"
-    adopted = adopt(service({"hotseat.dev/served-name": "w", key: text}), GPU)
+    adopted = adopt(service({"hotseat.dev/engine-model-name": "w", key: text}), GPU)
     assert len(adopted.problems) == 1
     assert f"annotation {key} is {text!r}; allowed: " in adopted.problems[0]
     assert allowed in adopted.problems[0]
-    assert adopted.model.spec.served_name == "w"
+    assert adopted.model.spec.engine_model_name == "w"
     assert adopted.model.spec.scheduling.priority == 0
-    assert adopted.model.spec.aliases == ()
+    assert adopted.model.spec.names == ()
+
+
+def test_names_with_commas_are_written_as_a_json_list() -> None:
+    assert adopt(service({"hotseat.dev/names": '["a, b", "c"]'}), GPU).model.names == ("a, b", "c", "whisper")
+
+
+@pytest.mark.parametrize(("old", "new"), [("aliases", "names"), ("served-name", "engine-model-name")])
+def test_annotations_of_before_say_what_they_are_called_now(old: str, new: str) -> None:
+    (problem,) = adopt(service({f"hotseat.dev/{old}": "x"}), GPU).problems
+    assert problem == f"annotation hotseat.dev/{old} has no meaning any longer; it is hotseat.dev/{new} now"
 
 
 def test_without_our_class_it_says_who_scales_it() -> None:

@@ -119,7 +119,7 @@ class TestPodTemplate:
 class TestEngines:
     def test_ours_are_told_the_model_and_nothing_that_would_make_needless_revisions(self) -> None:
         made = container(
-            "llamacpp", source="hf://o/r/a.gguf", aliases=["gpt"], scheduling={"priority": 3}, args=["-c", "1"]
+            "llamacpp", source="hf://o/r/a.gguf", names=["gpt"], scheduling={"priority": 3}, args=["-c", "1"]
         )
         assert made["image"] == "hotseat:test"
         assert made["command"] == ["python3", "-P", "-m", "hotseat.kube.run"]
@@ -224,7 +224,7 @@ class TestDrift:
         def mark(**spec: object) -> str:
             return str(service(**spec)["metadata"]["annotations"][FINGERPRINT])
 
-        assert mark() == mark(aliases=["gpt-4o"], scheduling={"priority": 5}, description="x")
+        assert mark() == mark(names=["gpt-4o"], scheduling={"priority": 5}, description="x")
         assert mark() == mark(cache={"onDelete": "Delete"})
         assert mark(cache={"fetchBy": "Engine"}) == mark(cache={"fetchBy": "Engine", "onDelete": "Delete"}) != mark()
         assert mark() != mark(args=["--load-time", "2"])

@@ -101,6 +101,15 @@ def test_a_failure_is_told_by_its_own_reason(found: dict, reason: str, word: str
     assert word in failure.message
 
 
+def test_a_failure_has_the_exit_code_of_the_container_that_ended() -> None:
+    for exit_code, reason in ((3, ""), (137, "OOMKilled")):
+        failure = pods.failure(
+            pod("Running", container(terminated={"exitCode": exit_code, "reason": reason})), was_ready=True
+        )
+        assert failure is not None
+        assert failure.exit_code == exit_code
+
+
 @pytest.mark.parametrize(
     "found",
     [

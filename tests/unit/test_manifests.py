@@ -70,7 +70,7 @@ kind: Model
 metadata: {name: chat, labels: {tier: "1"}}
 spec:
   engine: mock
-  aliases: [gpt-4o-mini, "qwen2.5:7b"]
+  names: [gpt-4o-mini, "qwen2.5:7b"]
   args: ["--ctx-size", "8192"]
   env: [{name: A, value: b}]
   capabilities: [chat, completion]
@@ -85,7 +85,7 @@ spec:
   cache:
 """)
     (chat,) = load([path], PLUGINS).models
-    assert chat.names == ("chat", "gpt-4o-mini", "qwen2.5:7b")
+    assert chat.names == ("gpt-4o-mini", "qwen2.5:7b", "chat")
     assert chat.spec.args == ("--ctx-size", "8192")
     assert chat.spec.capabilities == (Capability.CHAT, Capability.COMPLETION)
     assert (chat.spec.lifecycle.idle_timeout, chat.spec.lifecycle.release) == (5400, OnIdle.PARK)
@@ -191,22 +191,33 @@ def test_links_are_kept_in_paths_as_caches_of_weights_link_to_files_without_an_e
 
 
 def test_two_models_that_claim_one_name_are_told_with_the_place_of_the_other(write, tmp_path):
-    one = write(model("a", aliases=["x", "y"]), name="one.yaml")
-    two = write(model("x"), model("b", aliases=["y", "a", "y"]), name="two.yaml")
+    one = write(model("a", names=["a", "x", "y"]), name="one.yaml")
+    two = write(model("x"), model("b", names=["b", "y", "a", "y"]), name="two.yaml")
     found = problems(one, two)
     assert len(found) == 4
     assert (
-        found[0]
-        == f"{two}:1:{found[0].split(':')[2]}: Model/x: metadata.name: Model/a has the alias x already: {one}:1"
+        found[0] == f"{two}:1:{found[0].split(':')[2]}: Model/x: metadata.name: Model/a has the name x already: {one}:1"
     )
-    assert "spec.aliases[0]: Model/a has the alias y already" in found[1]
-    assert "spec.aliases[1]: Model/a has the name a already" in found[2]
-    assert "Model/b: spec.aliases[2]: Model/a has the alias y already" in found[3]
+    assert "spec.names[1]: Model/a has the name y already" in found[1]
+    assert "spec.names[2]: Model/a has the name a already" in found[2]
+    assert "Model/b: spec.names[3]: Model/a has the name y already" in found[3]
 
 
 def test_a_model_that_claims_a_name_twice_is_told(write):
-    (problem,) = problems(write(model("a", aliases=["a"])))
-    assert "spec.aliases[0]: this Model states a twice" in problem
+    (problem,) = problems(write(model("a", names=["x y", "a", "x y"])))
+    assert 'spec.names[2]: this Model states "x y" twice' in problem
+    assert load([write(model("a", names=["x", "a"]))], PLUGINS).models[0].names == ("x", "a")
+
+
+def test_names_are_whatever_json_can_say(write):
+    names = ["Qwen 3 30B A3B", "claude-opus-4-8[1m]", "模型-7b", "..", " ", "a\nb", "on", "x" * 1024]
+    (found,) = load([write(model("a", names=names))], PLUGINS).models
+    assert (found.shown_name, found.names, found.name) == (names[0], (*names, "a"), "a")
+
+
+def test_a_name_that_two_models_share_is_shown_so_that_it_can_be_seen(write):
+    (problem,) = problems(write(model("a", names=["two words"]), model("b", names=["b", "two words"])))
+    assert 'Model/b: spec.names[1]: Model/a has the name "two words" already' in problem
 
 
 def test_two_workspaces_of_one_name_are_told(write):
@@ -225,7 +236,7 @@ def test_two_workspaces_of_one_name_are_told(write):
         ([model("a", workspace="lab")], ["spec.workspace: no such Workspace", "allowed: default"]),
         (
             [model("chat"), workspace("w", defaultModel="chad")],
-            ["spec.defaultModel: no such Model or alias", "did you mean chat?"],
+            ["spec.defaultModel: no Model has this name", "did you mean chat?"],
         ),
         (
             [model("a", workspace="x"), workspace("x"), workspace("default", defaultModel="a")],
@@ -291,16 +302,16 @@ def test_two_workspaces_of_one_name_are_told(write):
         ),
         (
             [model("chat"), model("big", fallback={"model": "chad"})],
-            ["Model/big: spec.fallback.model: no such Model or alias", "allowed: big, chat", "did you mean chat?"],
+            ["Model/big: spec.fallback.model: no Model has this name", "allowed: big, chat", "did you mean chat?"],
         ),
         (
-            [model("a", aliases=["x"], fallback={"model": "x"})],
+            [model("a", names=["a", "x"], fallback={"model": "x"})],
             ["Model/a: spec.fallback.model: a Model is no fallback for itself", 'found:   "x"'],
         ),
         (
             [
                 model("start", fallback={"model": "a"}),
-                model("a", aliases=["x"], fallback={"model": "b"}),
+                model("a", names=["a", "x"], fallback={"model": "b"}),
                 model("b", fallback={"model": "c"}),
                 model("c", fallback={"model": "x"}),
             ],
@@ -325,11 +336,11 @@ def test_an_engine_that_fails_to_check_is_a_problem_of_the_model(write):
         load([write(model("a"))], plugins)
 
 
-def test_a_default_model_may_be_an_alias_and_an_external_model_fits_anywhere(write):
+def test_a_default_model_may_be_given_by_any_name_and_an_external_model_fits_anywhere(write):
     external = model("b", engine="external", url="http://127.0.0.1:1")
     plugins = Plugins(PLUGINS.engines | {"external": PLUGINS.engines["mock"]}, PLUGINS.policies)
     documents = [
-        model("a", aliases=["x"], resources={"gpus": 0}),
+        model("a", names=["a", "x"], resources={"gpus": 0}),
         external,
         workspace("w", defaultModel="x", capacity={"gpus": 0}),
     ]

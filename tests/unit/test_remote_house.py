@@ -6,31 +6,33 @@ from typing import Any
 import pytest
 
 from hotseat.cluster.statuses import model_rows, switch_rows
+from hotseat.control.bus import Bus, Event
 from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.core.documents import Model
 from hotseat.core.errors import QueueFull, UnknownModel
-from hotseat.core.events import Emit
 from hotseat.core.seats import ModelStatus
 from hotseat.core.switches import Ledger
 
 
 @pytest.fixture
-def told() -> list[Emit]:
+def told() -> list[Event]:
     return []
 
 
 @pytest.fixture
-def house(told: list[Emit]) -> Iterator[RemoteHouse]:
+def house(told: list[Event]) -> Iterator[RemoteHouse]:
     carrier = Carrier("", "http://127.0.0.1:9", b"0123456789abcdef")
-    house = RemoteHouse("pod-1", carrier, lambda _address: None, lambda _workspace, _epoch, emit: told.append(emit))
+    bus = Bus()
+    bus.subscribe(told.append)
+    house = RemoteHouse("pod-1", carrier, lambda _address: None, bus)
     yield house
     for room in house.rooms:
         room.reporter.close()
 
 
 def document(router: str | None, **status: Any) -> dict[str, Any]:
-    rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "aliases": ["gpt"]}}]
+    rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "names": ["gpt"]}}]
     resident = {"model": "a", "holder": "w/a@1", "state": "ready", "epoch": 1, "address": "http://10.0.0.1:8012"}
     full = {
         "epoch": 2,
@@ -47,6 +49,13 @@ def test_names_come_from_the_status(house: RemoteHouse) -> None:
     assert house.find("a").room.status("a").state == "ready"
     with pytest.raises(UnknownModel):
         house.find("b")
+
+
+def test_why_one_failed_comes_from_the_status_with_its_exit_code(house: RemoteHouse) -> None:
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", "names": ["A 1"]}})
+    house.take(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
+    assert house.find("A 1").room.status("a").exit_code == 137
+    assert (house.shown_name("a"), house.shown_name("A 1"), house.shown_name("gone")) == ("A 1", "A 1", "gone")
 
 
 def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(house: RemoteHouse) -> None:
@@ -135,7 +144,7 @@ def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) 
     "spec",
     [
         {"engine": "mock"},
-        {"engine": "custom", "command": ["s", "--port", "{port}"], "source": "hf://o/r", "aliases": ["x"]},
+        {"engine": "custom", "command": ["s", "--port", "{port}"], "source": "hf://o/r", "names": ["x"]},
         {"engine": "vllm", "source": "hf://o/r", "vllm": {"maxModelLen": 4096}, "credentials": "hf"},
         {"engine": "llamacpp", "source": "pvc://weights/a.gguf"},
         {"engine": "external", "url": "http://10.0.0.9:8000"},
@@ -149,25 +158,28 @@ def test_what_the_switcher_writes_of_a_model_is_understood(house: RemoteHouse, s
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
-def test_who_follows_a_routers_events_hears_of_each_switch_once(house: RemoteHouse, told: list[Emit]) -> None:
+def test_who_follows_a_routers_events_hears_of_each_switch_once(house: RemoteHouse, told: list[Event]) -> None:
     ledger = Ledger("w", 7)
 
     def show() -> list[str]:
         told.clear()
         house.take(document(None, switches=switch_rows([], ledger.switches())))
-        return [f"{each.type} {each.subject} {each.data['switch']}" for each in told]
+        return [
+            f"{each['type'].removeprefix('dev.hotseat.').removesuffix('.v1')} {each['subject']} {each['data']['switch']}"
+            for each in told
+        ]
 
     ledger.decided("old", 1.0, 1.0, leaving=[], waiting=1, reason="demand")
     ledger.ready("old", 2.0)
     assert show() == [], "what was before is no news"
     ledger.decided("b", 3.0, 3.0, leaving=[], waiting=2, reason="demand")
     assert show() == ["switch.started b w/9"]
-    assert told[0].data["waiting"] == 2
+    assert told[0]["data"]["waiting"] == 2
     assert show() == []
     ledger.ready("b", 4.0)
     assert show() == ["switch.completed b w/9"]
-    assert told[0].data["phases"]["total"] == 1.0
+    assert told[0]["data"]["phases"]["total"] == 1.0
     ledger.decided("c", 5.0, 5.0, leaving=[], waiting=1, reason="demand")
     ledger.failed("c", 6.0, "load", "Exited", "code 3")
     assert show() == ["switch.started c w/10", "switch.failed c w/10"]
-    assert told[1].data["message"] == "code 3"
+    assert told[1]["data"]["message"] == "code 3"

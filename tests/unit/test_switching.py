@@ -91,7 +91,7 @@ class House:
         return self.machine.step(HolderReleased(now, f"w/{model}@{of}", of))
 
     def failed(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderFailed(now, f"w/{model}@{of}", of, "Exited", "exit code 1"))
+        return self.machine.step(HolderFailed(now, f"w/{model}@{of}", of, "Exited", "exit code 1", exit_code=1))
 
     def unproven(self, now: float, model: str, of: int) -> list[Command]:
         return self.machine.step(HolderUnproven(now, f"w/{model}@{of}", of, "pid 7 is still there"))
@@ -495,7 +495,9 @@ def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal
         is_released("a", 2, "failed", 0.0),
         publish(4, refuse={"a": crash("a", 3, 3.0)}),
     ]
-    assert house.machine.status()[0] == ModelStatus("a", "failed", None, "Exited: exit code 1", retry_at=3.0)
+    assert house.machine.status()[0] == ModelStatus(
+        "a", "failed", None, "Exited: exit code 1", retry_at=3.0, exit_code=1
+    )
     assert house.demand(2.5, {"a": 1}, seen=2) == []  # from before the refusal: answered with it
     assert house.machine.wake_at is None
     assert house.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "w/a@5", 5)]

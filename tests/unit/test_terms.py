@@ -25,7 +25,7 @@ def test_replicas_are_for_one_machine_and_change_while_a_model_stays() -> None:
     [
         {"cache": {"onDelete": "Delete"}},
         {"lifecycle": {"idleTimeout": "5m", "preload": True}},
-        {"aliases": ["gpt-4o"], "concurrency": 3},
+        {"names": ["gpt-4o"], "concurrency": 3},
         {"fallback": {"model": "b"}},
     ],
 )

@@ -11,7 +11,7 @@ import click
 
 from hotseat.cli.client import Client, ClientError, stream_error
 from hotseat.cli.options import Command, connect, model_argument, server_options
-from hotseat.cli.terminal import live, share
+from hotseat.cli.terminal import live, printable, share
 
 LOADING = "hotseat "  # how the comments about a model that is being loaded begin
 STDIN = "-"
@@ -166,10 +166,10 @@ class Answer:
         state = self._state
         if not state:
             return ""
-        parts = [str(state.get("model") or self._body["model"]), str(state.get("state") or "")]
+        parts = [printable(str(state.get("model") or self._body["model"])), str(state.get("state") or "")]
         if state.get("state") == "waiting":
             parts += [f"place {state['position']}"] if state.get("position") else []
-            parts += [f"after {state['resident']}"] if state.get("resident") else []
+            parts += [f"after {printable(state['resident'])}"] if state.get("resident") else []
         if progress := state.get("progress"):
             parts.append(share(progress.get("done"), progress.get("total")))
         return "  ".join([*parts, f"{time.monotonic() - self._began:.1f}s"])

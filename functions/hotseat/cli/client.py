@@ -119,26 +119,26 @@ class Client:
     def load(self, model: str, *, wait: bool = True) -> Any:
         """Load a model."""
         with self.near_miss(model):
-            return self.act(f"/api/models/{quote(model)}/load", wait=wait)
+            return self.act(f"/api/models/{_segment(model)}/load", wait=wait)
 
     def unload(self, model: str, *, wait: bool = True) -> Any:
         """Unload a model."""
         with self.near_miss(model):
-            return self.act(f"/api/models/{quote(model)}/unload", wait=wait)
+            return self.act(f"/api/models/{_segment(model)}/unload", wait=wait)
 
     def pin(self, model: str, *, wait: bool = True) -> Any:
         """Load a model and keep it loaded."""
         with self.near_miss(model):
-            return self.act(f"/api/models/{quote(model)}/pin", wait=wait)
+            return self.act(f"/api/models/{_segment(model)}/pin", wait=wait)
 
     def unpin(self, model: str) -> Any:
         """Let others have its place again."""
         with self.near_miss(model):
-            return self.act(f"/api/models/{quote(model)}/unpin", wait=False)
+            return self.act(f"/api/models/{_segment(model)}/unpin", wait=False)
 
     def log_lines(self, model: str, lines: int, *, follow: bool) -> Iterator[str]:
         """Last lines of an engine's output and, with `follow`, those to come."""
-        path = f"/api/models/{quote(model)}/logs"
+        path = f"/api/models/{_segment(model)}/logs"
         with self.near_miss(model):
             if follow:
                 stream = self.stream(path, {"lines": lines, "follow": True})
@@ -176,9 +176,9 @@ class Client:
             yield from read_events(self._chunks(response))
 
     def names(self) -> list[str]:
-        """Everything that a request may name: models and aliases."""
+        """All names that a request may give: of each model first the one that is shown."""
         models = self.get("/v1/models", "data")["data"]
-        return [name for model in models for name in (model["id"], *model.get("aliases", ()))]
+        return [name for model in models for name in model.get("names") or (model["id"],)]
 
     @contextmanager
     def near_miss(self, name: str) -> Iterator[None]:
@@ -257,6 +257,13 @@ class Client:
             ) from error
         except HTTPError as error:
             raise ClientError(f"the connection to {self.url} broke: {error}") from error
+
+
+def _segment(name: str) -> str:
+    """Write a name into a path. Where parts of it would be taken out of a path, as `..` is, slashes and dots are encoded, too."""
+    if {"", ".", ".."}.isdisjoint(name.split("/")):
+        return quote(name)
+    return quote(name, safe="").replace(".", "%2E")
 
 
 def _parsed(data: str | bytes) -> Any:

@@ -14,7 +14,7 @@ import click
 from hotseat import __version__
 from hotseat.cli.events import PHASES, Activity, line, models_of
 from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
-from hotseat.cli.terminal import age, is_live, live, table, took
+from hotseat.cli.terminal import age, is_live, live, printable, table, took
 
 if TYPE_CHECKING:
     from hotseat.cli.client import Client
@@ -47,13 +47,13 @@ def models(ctx: click.Context, output: str) -> None:
     """List the models and their states."""
     body = connect(ctx).get("/v1/models", "data")
     listed = body["data"]
-    headers = ["NAME", "ENGINE", "STATE", "AGE", "WORKSPACE", "ALIASES", "DESCRIPTION"]
+    headers = ["NAME", "ENGINE", "STATE", "AGE", "WORKSPACE", "OTHER-NAMES", "DESCRIPTION"]
     _print(output, body, [model["id"] for model in listed], table(headers, [_model_row(model) for model in listed]))
 
 
 def _model_row(model: Row) -> list[str]:
     status = model.get("status") or {}
-    state, progress = str(status.get("value") or ""), status.get("progress") or {}
+    state, progress = str(status.get("state") or ""), status.get("progress") or {}
     if progress.get("total"):
         state += f"({100 * progress['done'] // progress['total']}%)"
     state += ",pinned" if status.get("pinned") else ""
@@ -63,7 +63,7 @@ def _model_row(model: Row) -> list[str]:
         state,
         _since(status.get("since")),
         str(model.get("workspace") or ""),
-        ",".join(model.get("aliases") or ()),
+        ",".join(name for name in model.get("names") or () if name != model["id"]),
         str(model.get("description") or ""),
     ]
 
@@ -175,7 +175,7 @@ def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     client = connect(ctx)
     with _watching(client, f"{model}  waiting", wanted=wait):
         answer = client.load(model, wait=wait)
-    _print(output, answer, [answer["model"]], f"{answer['model']} {answer['state']}")
+    _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
 
 @click.command(cls=Command, examples=["hotseat unload gemma", "hotseat unload --all"])
@@ -193,7 +193,7 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
     with _watching(client, f"{model or 'all'}  unloading", wanted=wait):
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
     done = "unloaded" if wait else "unloading"
-    _print(output, answer, [], f"{answer['model']} {answer['state']}" if model else f"all models {done}")
+    _print(output, answer, [], f"{printable(answer['model'])} {answer['state']}" if model else f"all models {done}")
 
 
 @click.command(cls=Command, examples=["hotseat pin gemma", "hotseat pin gemma --no-wait"])
@@ -210,7 +210,7 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     client = connect(ctx)
     with _watching(client, f"{model}  waiting", wanted=wait):
         answer = client.pin(model, wait=wait)
-    _print(output, answer, [answer["model"]], f"{answer['model']} {answer['state']}, pinned")
+    _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}, pinned")
 
 
 @click.command(cls=Command, examples=["hotseat unpin gemma"])
@@ -221,7 +221,7 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
 def unpin(ctx: click.Context, model: str, output: str) -> None:
     """Let other models have a model's place again, whatever pinned it: `pin`, its document or its schedule."""
     answer = connect(ctx).unpin(model)
-    _print(output, answer, [answer["model"]], f"{answer['model']} {answer['state']}")
+    _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
 
 @contextmanager

@@ -18,21 +18,21 @@ from typing import Any, TextIO
 import click
 
 from hotseat import __version__
-from hotseat.cli.events import Activity, Event, clock, failure, kind, line, outgrown, passage, phases
+from hotseat.cli.events import Activity, Event, clock, failure, kind, line, outgrown, passage, phases, subject
 from hotseat.cli.terminal import REDRAW, LiveLine, is_live, table, took
 
 BACKLOG = 1000  # lines that may wait for a slow reader
 GOODBYE = 1.0  # seconds that close() waits for the last of them
 FETCH_LOG = 10.0  # seconds between two log lines about one download, where there is no live line
 
-ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, aliases, state
+ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, its other names, state
 
 
 def chat_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
     """Commands to type next, given a model that can chat."""
     there = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
     body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
-    return [_curl(f"{url}/v1/chat/completions", body, with_key=with_key), f"hotseat{there} chat {model}"]
+    return [_curl(f"{url}/v1/chat/completions", body, with_key=with_key), f"hotseat{there} chat {shlex.quote(model)}"]
 
 
 def embedding_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
@@ -118,15 +118,15 @@ class Console:
     def _banner(
         self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int | None]], hints: Sequence[str]
     ) -> None:
-        columns = ("name", "engine", "aliases", "state")
-        rows = [(name, engine, list(aliases), state) for name, engine, aliases, state in models]
+        columns = ("name", "engine", "other_names", "state")
+        rows = [(name, engine, list(others), state) for name, engine, others, state in models]
         known = {
             "url": url,
             "version": __version__,
             "models": [dict(zip(columns, row, strict=True)) for row in rows],
             "workspaces": [{"name": name, "gpus": gpus} for name, gpus in workspaces],
         }
-        listed = table(["MODEL", "ENGINE", "STATE", "ALIASES"], [(n, e, s, ",".join(a)) for n, e, a, s in rows])
+        listed = table(["MODEL", "ENGINE", "STATE", "OTHER-NAMES"], [(n, e, s, ",".join(a)) for n, e, a, s in rows])
         seats = ", ".join(f"{name} ({_seats(gpus)})" for name, gpus in workspaces)
         text = "\n".join(
             [
@@ -155,7 +155,7 @@ class Console:
     def _too_often(self, what: str, event: Event) -> bool:
         """Whether a log has enough of these: demand at all, and the progress of a download that was told just now."""
         if what == "model.fetching":
-            model, now = str(event.get("subject")), time.monotonic()
+            model, now = subject(event), time.monotonic()
             if now - self._fetched.get(model, -FETCH_LOG) < FETCH_LOG:
                 return True
             self._fetched[model] = now
@@ -180,16 +180,16 @@ class Console:
                 end = self._styled("failed", fg="red") if what == "switch.failed" else "cancelled"
                 return f"{at}  {end}  {who}   while in {data.get('phase', '?')}: {why}"
             case "model.failed":
-                model, again = str(event.get("subject") or ""), data.get("retry_after")
+                model, again = subject(event), data.get("retry_after")
                 first, _, log = self._once(model, failure(data)).partition("\n")
                 rest = f"  (next try in {took(again)})" if again else ""
                 return f"{at}  {self._styled('failed', fg='red')}  {model}{rest}   {first}" + (
                     f"\n{log}" if log else ""
                 )
             case "model.outgrown":
-                return f"{at}  {self._styled('grown ', fg='yellow')}  {event.get('subject')}   {outgrown(data)}"
+                return f"{at}  {self._styled('grown ', fg='yellow')}  {subject(event)}   {outgrown(data)}"
             case "model.cached":
-                return f"{at}  {'cached':<6}  {event.get('subject')}"
+                return f"{at}  {'cached':<6}  {subject(event)}"
         return ""
 
     def _once(self, model: str, why: str) -> str:

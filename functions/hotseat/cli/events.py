@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from hotseat.cli.terminal import share, took
-from hotseat.core.events import PREFIX
-from hotseat.core.messages import model_of
+from hotseat.cli.terminal import printable, share, took
+from hotseat.core.events import PREFIX, shown_model_of
 
 UNSEEN = 0.005  # seconds that are shown as 0.00s
 PHASES = ("wait", "drain", "release", "load", "total")
@@ -30,9 +29,14 @@ def clock(event: Event) -> str:
         return "--:--:--"
 
 
+def subject(event: Event) -> str:
+    """Name of the model that an event is about, as it can be printed; empty where it is about none."""
+    return printable(str(event.get("subject") or ""))
+
+
 def models_of(value: Any) -> list[str]:
-    """Names in a field that holds one, several or none."""
-    return [value] if isinstance(value, str) and value else list(value or ())
+    """Names in a field that holds one, several or none, as they can be printed."""
+    return [printable(name) for name in ([value] if isinstance(value, str) else value or ()) if name]
 
 
 def passage(data: Data) -> tuple[str, str]:
@@ -58,9 +62,7 @@ def line(event: Event) -> str:
     """One line for any event: `12:31:07  switch.completed   gemma   qwen → gemma   load 1.31s …`."""
     data = event.get("data") or {}
     told = _TELLERS.get(kind(event), _anything)(data)
-    return (
-        f"{clock(event)}  {kind(event):<16}  {event.get('subject') or '-'}   {' '.join(told.split(chr(10)))}".rstrip()
-    )
+    return f"{clock(event)}  {kind(event):<16}  {subject(event) or '-'}   {' '.join(told.split(chr(10)))}".rstrip()
 
 
 def _requested(data: Data) -> str:
@@ -151,7 +153,7 @@ class Activity:
     def see(self, event: Event, now: float) -> None:
         """Take an event into account."""
         with self._lock:
-            self._see(kind(event), str(event.get("subject") or ""), event.get("data") or {}, now)
+            self._see(kind(event), subject(event), event.get("data") or {}, now)
 
     def text(self, now: float) -> str:
         """One line about all of it; empty when nothing goes on."""
@@ -160,30 +162,30 @@ class Activity:
                 f"{model}  {doing.what}  {now - doing.since:.1f}s" for model, doing in self._doing.items()
             )
 
-    def _see(self, what: str, subject: str, data: Data, now: float) -> None:
+    def _see(self, what: str, model: str, data: Data, now: float) -> None:
         match what:
             case "switch.requested":
-                self._doing.setdefault(subject, _Doing("waiting", now))
+                self._doing.setdefault(model, _Doing("waiting", now))
             case "model.fetching":
                 said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
-                self._doing.setdefault(subject, _Doing(said, now)).what = said
+                self._doing.setdefault(model, _Doing(said, now)).what = said
             case "switch.started":
-                leaving = {model_of(seat) for seat in models_of(data.get("from"))}
-                for model in models_of(data.get("to")):
+                leaving = {shown_model_of(seat) for seat in models_of(data.get("from"))}  # of a replica: its model
+                for coming in models_of(data.get("to")):
                     said = f"waiting for {', '.join(sorted(leaving))} to leave" if leaving else "loading"
-                    self._doing[model] = _Doing(said, now, leaving)
+                    self._doing[coming] = _Doing(said, now, leaving)
             case "model.released" | "model.parked":
-                self._gone(subject, now)
+                self._gone(model, now)
             case "switch.completed" | "switch.failed" | "switch.cancelled":
-                for model in models_of(data.get("to")):
-                    self._doing.pop(model, None)
+                for coming in models_of(data.get("to")):
+                    self._doing.pop(coming, None)
             case "model.ready" | "model.woken" | "model.failed" | "model.cached":
-                self._doing.pop(subject, None)
+                self._doing.pop(model, None)
 
-    def _gone(self, subject: str, now: float) -> None:
-        self._doing.pop(subject, None)
+    def _gone(self, model: str, now: float) -> None:
+        self._doing.pop(model, None)
         for doing in self._doing.values():
-            if subject in doing.leaving:
-                doing.leaving.discard(subject)
+            if model in doing.leaving:
+                doing.leaving.discard(model)
                 if not doing.leaving:
                     doing.what, doing.since = "loading", now

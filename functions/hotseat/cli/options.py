@@ -139,5 +139,5 @@ def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str)
 
 
 def model_argument(command: AnyCommand) -> AnyCommand:
-    """Argument MODEL: a name or an alias, completed by the shell."""
+    """Argument MODEL: any name of a model, completed by the shell."""
     return click.argument("model", shell_complete=complete_model)(command)

@@ -6,17 +6,31 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
+from unicodedata import combining, east_asian_width
 
 NOTHING = "-"
 REDRAW = 0.1  # seconds between two drawings of a live line
 
 
+def printable(text: str) -> str:
+    """Escape what would move the cursor or command the terminal: names of models may be any text."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: two for each character of most East Asian scripts, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as kubectl writes them: three spaces between, no lines, `-` for what is not there; no line end."""
-    lines = [[*headers], *([cell or NOTHING for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    lines = [[*headers], *([printable(cell) or NOTHING for cell in row] for row in rows)]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(headers))]
     return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 

@@ -179,13 +179,13 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         hints = [hint for capability in (Capability.CHAT, Capability.EMBEDDING) for hint in _hints(capability)]
         console.banner(
             url,
-            [(m.name, m.spec.engine, m.spec.aliases, _state(m)) for m in manifest.models],
+            [(m.shown_name, m.spec.engine, m.names[1:], _state(m)) for m in manifest.models],
             [(w.name, w.spec.capacity.gpus if w.spec.capacity.counted else None) for w in manifest.workspaces],
             hints,
         )
 
     def _hints(capability: Capability) -> list[str]:
-        able = [m.name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
+        able = [m.shown_name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
         make = chat_hints if capability is Capability.CHAT else embedding_hints
         return make(url, able[0], with_key=bool(settings.keys)) if able else []
 

@@ -55,6 +55,7 @@ class Chamber:
         self, workspace: Workspace, status: Mapping[str, Any], *, runtime: Runtime, bus: Bus, kube: Kube, namespace: str
     ) -> None:
         self.workspace = workspace
+        self._bus = bus
         self.generation = 0
         self.turned: Callable[[], None] = _nothing  # called after every step, too
         self.models: tuple[Model, ...] = ()
@@ -123,6 +124,7 @@ class Chamber:
             policy, self._policy_problem = _policy_of(workspace)
             self.switcher.follow(policy)
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
+        self._bus.learn_names({m.name: m.shown_name for m in self.models})
         terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True, may_park=False) for m in self.models}
         self._group_problem = statuses.group_problem(workspace, self.models)
         self.timetable.follow(self.models, terms, capacity_of(workspace), groups_of(workspace))

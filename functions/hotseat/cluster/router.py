@@ -7,7 +7,7 @@ from hotseat.control.carrier import Carrier
 from hotseat.control.remote import RemoteHouse
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.places import Places
-from hotseat.gateway.readings import of_requests
+from hotseat.gateway.readings import of_requests, with_shown_names
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.kube.client import Json, Kube
@@ -30,8 +30,8 @@ class RouterApp:
         namespace = settings.namespace or kube.namespace
         carrier = Carrier(settings.broker_of(namespace), settings.switcher, settings.key)
         self._bus = Bus()  # to be followed here; the switcher publishes for everybody else
-        self.house = RemoteHouse(settings.pod, carrier, self._connections.forget, self._bus.emit)
-        self._metrics = Metrics(lambda: of_requests(self.house))
+        self.house = RemoteHouse(settings.pod, carrier, self._connections.forget, self._bus)
+        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.house), self._bus.shown_name))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self.gateway = create_gateway(

@@ -56,7 +56,7 @@ class Scribe(threading.Thread):
         if kind is None:
             return
         workspace = event["source"].rsplit("/", 1)[-1]
-        for resource, name in ((MODELS, event.get("subject", "")), (WORKSPACES, workspace)):
+        for resource, name in ((MODELS, event.get("metadataname", "")), (WORKSPACES, workspace)):
             uid = uids.get(f"{resource.kind}/{name}")
             if uid:
                 reference = {

@@ -19,7 +19,7 @@ Cache = tuple[CacheState, str, int | None, int | None]  # how a fetch stands: st
 
 # What a router needs of a Model's spec.
 ROUTED = {
-    "engine", "aliases", "served_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
+    "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
     "unlisted", "resources", "fallback",
 }  # fmt: skip
 
@@ -59,6 +59,8 @@ def _row(status: ModelStatus) -> Json:
         row["retryAt"] = stamp(status.retry_at)
     if status.pinned:
         row["pinned"] = True
+    if status.exit_code is not None:
+        row["exitCode"] = status.exit_code
     return row
 
 

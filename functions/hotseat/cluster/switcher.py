@@ -23,7 +23,7 @@ from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.seats import ModelStatus
 from hotseat.core.workspaces import Workspace
-from hotseat.gateway.readings import of_pins, of_seats
+from hotseat.gateway.readings import of_pins, of_seats, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
 from hotseat.kube.conventions import ClusterSettings
@@ -52,7 +52,7 @@ class SwitcherApp:
         self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
         self._identity = settings.pod
         self._bus = Bus(f"/namespaces/{namespace}")
-        self._metrics = Metrics(self._gauges)
+        self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._bus.shown_name))
         self._bus.subscribe(self._metrics.event)
         self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
         if self._sink is not None:

@@ -7,6 +7,7 @@ and a thread of its own, retries, and drops the oldest when nobody takes them.
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -14,12 +15,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import urllib3
 from cloudevents.core.bindings.http import to_binary_event
 from cloudevents.core.v1.event import CloudEvent
 
-from hotseat.core.events import Emit, event_type
+from hotseat.core.events import Emit, event_type, with_shown_names
 from hotseat.core.units import format_time
 
 log = logging.getLogger(__name__)
@@ -39,19 +41,31 @@ class Bus:
         self._count = 0
         self._listeners: list[Listener] = []
         self._closed = False
+        self._names: Mapping[str, str] = {}
+
+    def learn_names(self, names: Mapping[str, str]) -> None:
+        """Learn the names to show, by metadata.name. Of a Model that is gone the last one is kept: its end is still to be told."""
+        self._names = {**self._names, **names}
+
+    def shown_name(self, model: str) -> str:
+        """Name to show for a Model that is known by its metadata.name."""
+        return self._names.get(model, model)
 
     def subscribe(self, listener: Listener) -> None:
         """Call it with every later event, in order, on the thread that publishes: it must be quick and must not raise."""
         self._listeners.append(listener)
 
     def emit(self, workspace: str, epoch: int, emit: Emit) -> None:
-        """Publish what a switching machine said."""
+        """Publish what a switching machine said; people and programs outside get the names that they are to see."""
+        model = emit.subject
+        emit = with_shown_names(emit, self.shown_name)
         event: Event = {
             "specversion": "1.0",
             "id": uuid.uuid4().hex,
             "source": f"{self._source}/workspaces/{workspace}",
             "type": event_type(emit.type),
-            **({"subject": emit.subject} if emit.subject else {}),  # an empty one is not allowed
+            **({"subject": _without_controls(emit.subject)} if emit.subject else {}),  # an empty one is not allowed
+            **({"metadataname": model} if model else {}),
             "time": format_time(time.time(), "microseconds"),
             "epoch": epoch,
             "datacontenttype": "application/json",
@@ -170,6 +184,11 @@ class HttpSink:
             pause *= 2
         log.warning("event %s was not delivered to %s: %s", event["type"], self.url, problem)
         return False
+
+
+def _without_controls(text: str) -> str:
+    """Percent-encode control characters: no attribute of a CloudEvent may have them, and a name of a Model may."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: quote(match[0]), text)
 
 
 def _cloud_event(event: Event, extensions: Mapping[str, str]) -> CloudEvent:

@@ -273,6 +273,7 @@ class House(Register):
                 self.runtime.update(models)
             for name, workspace in named.items():
                 self._rooms[name].widen(workspace, mine[name])
+            self.bus.learn_names({m.name: m.shown_name for m in models})
             self._places = {name: Place(m, self._rooms[m.spec.workspace]) for m in models for name in m.names}
             self._change_rooms(named, mine, policies)
             self._homes = {m.name: self._rooms[m.spec.workspace] for m in models}

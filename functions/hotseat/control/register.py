@@ -75,7 +75,7 @@ class Register:
         return [room for room in self._rooms.values() if not room.retired or room.desk.residency.residents]
 
     def find(self, name: str) -> Place:
-        """Model of that name or alias, else UnknownModel."""
+        """Model that has this name, else UnknownModel."""
         place = self._places.get(name)
         if place is None:
             raise UnknownModel(f"The model `{name}` does not exist; GET /v1/models lists those that do.", param="model")
@@ -89,8 +89,13 @@ class Register:
         return None
 
     def places(self) -> Mapping[str, Place]:
-        """All Models by their own names, sorted."""
+        """All Models by metadata.name, sorted."""
         return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
+
+    def shown_name(self, model: str) -> str:
+        """Name to show for a Model that is known by its metadata.name; that itself where no document names it any longer."""
+        place = self._places.get(model)
+        return place.model.shown_name if place is not None and place.model.name == model else model
 
     def loadable(self, name: str) -> Place:
         """Model that an operator may load or unload, else UnknownModel, Conflict or Unavailable."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hotseat.control.bus import Bus
 from hotseat.control.carrier import Carrier
 from hotseat.control.desk import Desk
 from hotseat.control.register import Place, Register, Room
@@ -25,8 +26,6 @@ from hotseat.core.workspaces import Workspace
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[str, int, Emit], None]  # Workspace, epoch, event
-
 
 class RemoteRoom(Room):
     """One Workspace. Nothing is dispatched before the switcher has enrolled this router."""
@@ -39,10 +38,10 @@ class RemoteRoom(Room):
         carrier: Carrier,
         *,
         forget: Callable[[str], None],
-        tell: Tell,
+        bus: Bus,
     ) -> None:
         self.workspace = workspace
-        self._tell = tell
+        self._bus = bus
         self.retired = False
         self.models: tuple[Model, ...] = ()
         self._router = router
@@ -75,6 +74,7 @@ class RemoteRoom(Room):
         self.workspace = workspace
         rows = [row for row in status.get("models") or () if "spec" in row]
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
+        self._bus.learn_names({model.name: model.shown_name for model in self.models})
         self._statuses = {row["name"]: _status(row) for row in rows}
         self._announce(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
         routers = status.get("routers") or ()
@@ -139,7 +139,7 @@ class RemoteRoom(Room):
         self._switches = switches
 
     def _say(self, what: str, switch: Switch, **more: Any) -> None:
-        self._tell(self.name, self.desk.residency.epoch, Emit(what, switch.to, {**switch.describe(), **more}))
+        self._bus.emit(self.name, self.desk.residency.epoch, Emit(what, switch.to, {**switch.describe(), **more}))
 
     def _demand_changed(self, urgent: bool) -> None:
         self.reporter.changed(urgent)
@@ -169,13 +169,13 @@ class RemoteHouse(Register):
 
     _rooms: Mapping[str, RemoteRoom]
 
-    def __init__(self, pod: str, carrier: Carrier, forget: Callable[[str], None], tell: Tell) -> None:
+    def __init__(self, pod: str, carrier: Carrier, forget: Callable[[str], None], bus: Bus) -> None:
         super().__init__()
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
         self._pod = pod
         self._carrier = carrier
         self._forget = forget
-        self._tell = tell
+        self._bus = bus
 
     def take(self, document: Json) -> None:
         """Take in a Workspace that is new or has changed."""
@@ -187,7 +187,7 @@ class RemoteHouse(Register):
             return
         room = self._rooms.get(name)
         if room is None:
-            room = RemoteRoom(workspace, self.router, self._pod, self._carrier, forget=self._forget, tell=self._tell)
+            room = RemoteRoom(workspace, self.router, self._pod, self._carrier, forget=self._forget, bus=self._bus)
             self._rooms = {**self._rooms, name: room}
         room.retired = False
         room.see(workspace, document.get("status") or {}, self._refill)
@@ -242,4 +242,5 @@ def _status(row: Mapping[str, Any]) -> ModelStatus:
         row.get("total"),
         moment(row["retryAt"]) if row.get("retryAt") else None,
         row.get("pinned", False),
+        row.get("exitCode"),
     )

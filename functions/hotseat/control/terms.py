@@ -12,7 +12,7 @@ from hotseat.core.workspaces import Workspace
 
 # What can change without a restart of the engine.
 _SOFT = {
-    "aliases", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
+    "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
     "fallback",
 }  # fmt: skip
 _SOFT_PARTS = {

@@ -10,8 +10,6 @@ API_VERSION: Final = "hotseat.dev/v1alpha1"
 
 # A Model's name becomes a Knative Service's, hence an RFC 1035 label.
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-# An alias is what clients send: `gpt-4o-mini`, `meta-llama/Llama-3.1-8B`, `qwen2.5:7b`.
-ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
 # Claims and Secrets are often made by others: what Kubernetes allows, a DNS subdomain.
 OBJECT_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -42,7 +40,6 @@ DEVICE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:./_-]*$"
 # What each pattern asks for, in words for people.
 PATTERN_WORDS: Mapping[str, str] = {
     NAME_PATTERN: "lower-case letters, digits and dashes, from a letter to a letter or digit",
-    ALIAS_PATTERN: "letters, digits and any of . _ : / @ + -, beginning with a letter or digit",
     OBJECT_PATTERN: "lower-case letters, digits, dashes and dots, from a letter or digit to another",
     VARIABLE_PATTERN: "letters, digits and underscores, not beginning with a digit",
     PATH_PATTERN: "a path that begins with /",
@@ -60,7 +57,8 @@ ObjectName = Annotated[str, Field(pattern=OBJECT_PATTERN, max_length=253)]
 # Bounds are what an API server needs to know the cost of the rules on them.
 Argument = Annotated[str, Field(max_length=8192)]
 DeviceName = Annotated[str, Field(pattern=DEVICE_PATTERN, max_length=100)]
-Alias = Annotated[str, Field(pattern=ALIAS_PATTERN, max_length=253)]
+# What clients send as `model`: any JSON string that is not empty.
+ModelName = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class Document(BaseModel):
@@ -79,7 +77,9 @@ CLUSTER_METADATA = frozenset({
 class Metadata(Document):
     """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
 
-    name: Name = Field(description="What clients send as `model`, or Models as their workspace; an RFC 1035 label.")
+    name: Name = Field(
+        description="Name of the object, an RFC 1035 label: what is made for it is named after it. Clients may send a Model's as `model`."
+    )
     namespace: str | None = Field(default=None, description="Namespace on a cluster; ignored on one machine.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels, as on any Kubernetes object.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, as on any Kubernetes object.")

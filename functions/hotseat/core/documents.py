@@ -16,10 +16,10 @@ from hotseat.core.base import (
     PATH_PATTERN,
     URL_PATTERN,
     VARIABLE_PATTERN,
-    Alias,
     Argument,
     Document,
     Metadata,
+    ModelName,
     Name,
     ObjectName,
 )
@@ -225,9 +225,15 @@ class ModelSpec(Document):
         description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
         "pvc://claim/path, or a path (relative to the file's folder).",
     )
-    aliases: tuple[Alias, ...] = Field(default=(), max_length=100, description="Other names that clients may send.")
-    served_name: str | None = Field(
-        default=None, description="Name to put into requests for the engine, where it wants another."
+    names: tuple[ModelName, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Names that clients may send as `model`, beside metadata.name: any text. The first is the name that /v1/models, "
+        "events, metrics and the CLI show; without one that is metadata.name.",
+    )
+    engine_model_name: str | None = Field(
+        default=None,
+        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
     )
     url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
         default=None, validate_default=True, description="Base URL of a server that runs already (engine external)."
@@ -366,13 +372,23 @@ class Model(Document):
 
     @property
     def name(self) -> str:
-        """Name that clients send."""
+        """Name of the object, by which everything inside knows it."""
         return self.metadata.name
 
     @property
+    def shown_name(self) -> str:
+        """Name that clients and people are shown."""
+        return self.spec.names[0] if self.spec.names else self.metadata.name
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Name and aliases: everything that a client may send."""
-        return (self.metadata.name, *self.spec.aliases)
+        """Everything that a client may send, the shown name first."""
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+
+    @property
+    def engine_model_name(self) -> str:
+        """Name that an engine which we start is told, and asked by."""
+        return self.spec.engine_model_name or self.metadata.name
 
 
 DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

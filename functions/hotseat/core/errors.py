@@ -58,7 +58,7 @@ class Forbidden(HotseatError):
 
 
 class UnknownModel(HotseatError):
-    """No Model of that name or alias."""
+    """No Model of that name."""
 
     status = 404
     code = "model_not_found"

@@ -1,10 +1,12 @@
 """The CloudEvents of hotseat: one row a type. docs/events.md is made from this table, and a test compares the two."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 PREFIX = "dev.hotseat."
+_REPLICA = re.compile(r"#[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,30 @@ class Emit:
     type: str
     subject: str
     data: Mapping[str, Any]
+
+
+def shown_model_of(seat: str) -> str:
+    """Give the model of a seat: its name without the number that a replica's has (`qwen#2`)."""
+    return _REPLICA.sub("", seat)
+
+
+def shown_seat(seat: str, shown: Callable[[str], str]) -> str:
+    """Name a seat by the name that people see of its model; `shown` gives that for a metadata.name, which has no `#`."""
+    model, number, rest = seat.partition("#")
+    return shown(model) + number + rest
+
+
+def with_shown_names(emit: Emit, shown: Callable[[str], str]) -> Emit:
+    """Have an event name models as people see them; ids of instances stay. `shown` gives that name for a metadata.name."""
+    data = dict(emit.data)
+    for key in ("model", "to"):
+        if isinstance(data.get(key), str):
+            data[key] = shown(data[key])
+    if "from" in data:
+        data["from"] = [shown_seat(seat, shown) for seat in data["from"]]
+    if isinstance(data.get("waiting"), Mapping):
+        data["waiting"] = {shown(model): waiting for model, waiting in data["waiting"].items()}
+    return replace(emit, subject=shown(emit.subject) if emit.subject else "", data=data)
 
 
 def model_failed(model: str, holder: str | None, reason: str, message: str, retry_after: float | None = None) -> Emit:

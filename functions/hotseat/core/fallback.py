@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from hotseat.core.base import Alias, Document
+from hotseat.core.base import Document, ModelName
 from hotseat.core.errors import HotseatError, Unreachable
 from hotseat.core.units import Duration
 
@@ -44,8 +44,8 @@ _REFUSALS = {
 class Fallback(Document):
     """Another Model that answers requests for this one; the answer says so in its header X-Hotseat-Fallback."""
 
-    model: Alias = Field(
-        description="Name or alias of the other Model, in any Workspace. One that would have to take a seat from others is not "
+    model: ModelName = Field(
+        description="Any name of the other Model, in any Workspace. One that would have to take a seat from others is not "
         "used; its own fallback is looked at then."
     )
     when: tuple[Reason, ...] = Field(

@@ -239,6 +239,7 @@ class HolderFailed:
     reason: str  # CamelCase, as Kubernetes reasons: Exited, StartTimeout, OutOfMemory, CommandNotFound …
     message: str  # with the last lines of its log, where there are any
     lives: bool = False  # it has to be told to stop
+    exit_code: int | None = None  # of the engine, where it ended; 128 and its number for a signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class Observing:
             case HolderParked() | SleepFailed():
                 self.parts.out.tell(*self.parts.parking.hear(holder, s))
             case HolderFailed():
-                self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives)
+                self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives, exit_code=s.exit_code)
             case HolderReleased():
                 # Where nobody told it to go and it did not say why: as good as a crash.
                 self._note_failure(holder, s.now, "Vanished", "it ended without saying why")
@@ -135,7 +135,16 @@ class Observing:
             self.parts.out.tell(Emit("model.ready", holder.model, {"holder": holder.id, "seconds": round(seconds, 4)}))
         self.parts.out.tell(*self.parts.ledger.ready(holder.seat, s.now))
 
-    def _note_failure(self, holder: Holder, now: float, reason: str, message: str, *, lives: bool = False) -> None:
+    def _note_failure(
+        self,
+        holder: Holder,
+        now: float,
+        reason: str,
+        message: str,
+        *,
+        lives: bool = False,
+        exit_code: int | None = None,
+    ) -> None:
         if holder.state not in OCCUPIED:
             return  # it was told to go
         if holder.state in SLEEPING:
@@ -145,7 +154,7 @@ class Observing:
             return
         was_ready = holder.ready_since is not None
         self.lifecycle.fail(holder, now, reason, lives=lives)
-        self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready)
+        self._fail(now, holder.model, holder.id, reason, message, crashed=was_ready, exit_code=exit_code)
 
     def _note_release(self, holder: Holder, now: float) -> None:
         seconds = now - (holder.stop_asked if holder.stop_asked is not None else now)
@@ -169,7 +178,15 @@ class Observing:
         self.parts.out.tell(*self.parts.ledger.failed_release(holder.seat, s.now, s.reason))
 
     def _fail(
-        self, now: float, model: str, holder: str | None, reason: str, message: str, *, crashed: bool = False
+        self,
+        now: float,
+        model: str,
+        holder: str | None,
+        reason: str,
+        message: str,
+        *,
+        crashed: bool = False,
+        exit_code: int | None = None,
     ) -> None:
         """Count a failure against its model; one of a replica, or of one beside which another is ready, against further replicas only."""
         delay, terms = 0.0, self.parts.seating.terms.get(model)
@@ -181,7 +198,14 @@ class Observing:
         if terms is not None:
             bound = self.parts.out.auto_max_wait if terms.max_wait is None else terms.max_wait
             delay = self.parts.prospects.fail(
-                now, model, reason, message, self.parts.out.next_epoch, crashed=crashed, max_wait=bound
+                now,
+                model,
+                reason,
+                message,
+                self.parts.out.next_epoch,
+                crashed=crashed,
+                max_wait=bound,
+                exit_code=exit_code,
             )
         self.parts.out.tell(model_failed(model, holder, reason, message, delay or None))
         self.parts.out.tell(*self.parts.ledger.failed(model, now, "load", reason, message))

@@ -131,7 +131,16 @@ class Prospects:
     # Failures and refusals --------------------------------------------------------------------------------------------
 
     def fail(
-        self, now: float, model: str, reason: str, message: str, epoch: int, *, crashed: bool, max_wait: float
+        self,
+        now: float,
+        model: str,
+        reason: str,
+        message: str,
+        epoch: int,
+        *,
+        crashed: bool,
+        max_wait: float,
+        exit_code: int | None = None,
     ) -> float:
         """Count a failure; returns the growing back-off in seconds. `crashed`: it had been ready; the first one has no back-off.
 
@@ -141,7 +150,7 @@ class Prospects:
         count = self.failures[model].count + 1 if model in self.failures else 1
         exponent = count - 2 if crashed else count - 1
         delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
-        self.failures[model] = Failure(count, now + delay, reason, message)
+        self.failures[model] = Failure(count, now + delay, reason, message, exit_code=exit_code)
         self.orders.pop(model, None)
         if delay:
             told = f"{model} failed: {reason}: {message}"

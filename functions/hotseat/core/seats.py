@@ -167,6 +167,7 @@ class Failure:
     reason: str
     message: str
     over: bool = False  # it has been ready since; the count still matters for the next back-off
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +182,4 @@ class ModelStatus:
     total: int | None = None
     retry_at: float | None = None
     pinned: bool = False
+    exit_code: int | None = None  # of the engine of one that failed, where it ended by itself

@@ -138,7 +138,8 @@ def status_of(name: str, terms: Terms, holder: Holder | None, prospects: Prospec
     if holder is not None and not (holder.leaving == "failed" and holder.state is SeatState.RELEASING):
         return ModelStatus(name, holder.state.value, holder.since, holder.left)
     if failure is not None and not failure.over:
-        return ModelStatus(name, "failed", None, f"{failure.reason}: {failure.message}", retry_at=failure.retry_at)
+        told = f"{failure.reason}: {failure.message}"
+        return ModelStatus(name, "failed", None, told, retry_at=failure.retry_at, exit_code=failure.exit_code)
     if cache is not None and cache.state is CacheState.FETCHING:
         return ModelStatus(name, "fetching", cache.now, cache.message, cache.done, cache.total)
     if cache is not None and cache.state is CacheState.FAILED:

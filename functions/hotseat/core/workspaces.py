@@ -104,7 +104,7 @@ class ModelGroup(Document):
     """Models that make each other, or those of other groups, leave when they are loaded. Not grouped: capacity alone decides."""
 
     name: Name = Field(description="Name of the group, for messages.")
-    members: tuple[Name, ...] = Field(default=(), max_length=150, description="Names of Models (not aliases).")
+    members: tuple[Name, ...] = Field(default=(), max_length=150, description="Models, by metadata.name.")
     swap: bool = Field(default=True, description="One of its members at a time. false: they may be resident together.")
     exclusive: bool = Field(
         default=True, description="Loading a member makes the other groups leave. false: it is loaded beside them."
@@ -119,7 +119,9 @@ class WorkspaceSpec(Document):
     """An amount of accelerator, and how it is shared."""
 
     capacity: Capacity = Capacity()
-    default_model: str | None = Field(default=None, description="Model that answers requests which name none.")
+    default_model: str | None = Field(
+        default=None, description="Model that answers requests which name none, by any name of it."
+    )
     queue: Queue = Queue()
     policy: Policy = Policy()
     tenants: Tenants = Tenants()

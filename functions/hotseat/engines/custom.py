@@ -35,7 +35,7 @@ class Custom:
             "port": str(placement.port),
             "host": placement.host,
             "model": placement.weights or model.spec.source or "",
-            "name": model.spec.served_name or model.name,
+            "name": model.engine_model_name,
             "source": model.spec.source or "",
         }
         own = {variable.name: variable.value for variable in model.spec.env}

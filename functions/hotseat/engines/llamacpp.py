@@ -39,7 +39,7 @@ class LlamaCpp:
         argv = [*(model.spec.command or _program())]
         argv += ["--model", str(gguf(Path(placement.weights)))]
         argv += ["--host", placement.host, "--port", str(placement.port)]
-        argv += ["--alias", model.spec.served_name or model.name]
+        argv += ["--alias", model.engine_model_name]
         if Capability.EMBEDDING in model.spec.capabilities:
             argv.append("--embeddings")
         if Capability.RERANK in model.spec.capabilities:

@@ -73,7 +73,7 @@ def command_line(model: Model, placement: Placement) -> tuple[str, ...]:
     """Build it for wherever `vllm` is, this machine or an image; `command` replaces `vllm serve`, `args` come last and so win."""
     argv = [*(model.spec.command or ("vllm", "serve")), *_weights(model, placement)]
     argv += ["--host", placement.host, "--port", str(placement.port)]
-    argv += ["--served-model-name", model.spec.served_name or model.name]
+    argv += ["--served-model-name", model.engine_model_name]
     return (*argv, *_settings(model), *model.spec.args)
 
 

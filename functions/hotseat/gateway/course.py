@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from hotseat.control.desk import Ticket
 from hotseat.control.register import Place, Register, Room
-from hotseat.core.documents import Capability
+from hotseat.core.documents import Capability, Model
 from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
 from hotseat.core.fallback import OUT, Reason, does, due, look_again, refused
 from hotseat.core.seats import ModelStatus
@@ -22,8 +23,16 @@ ENDS_WITHIN = 1.0  # seconds in which the end of an engine that takes no connect
 class Detour:
     """Why another Model answers than the one that was asked for."""
 
-    wanted: str
+    wanted: Model
     reason: Reason
+
+
+def header_value(name: str) -> str:
+    """Write a name of a Model so that it can stand in a header, and in a list there: percent-encoded UTF-8, as in a URL.
+
+    What names are made of as a rule stays as it is: letters, digits and `- . _ ~ : / @ + [ ]`.
+    """
+    return quote(name, safe=":/@+[]")
 
 
 class Course:
@@ -64,11 +73,12 @@ class Course:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Headers for the client: who answers, and why another than was asked for."""
-        name = self.place.model.name
+        name = header_value(self.place.model.shown_name)
         own = (("X-Hotseat-Model", name), *self.queue_headers)
         if self.detour is None:
             return own
-        text = f"model={self.detour.wanted}, fallback={name}, reason={self.detour.reason.lower()}"
+        wanted = header_value(self.detour.wanted.shown_name)
+        text = f"model={wanted}, fallback={name}, reason={self.detour.reason.lower()}"
         return (*own, (HEADER, text))
 
     @property
@@ -229,7 +239,7 @@ class Course:
         return True
 
     def _arrive(self, place: Place, asked: str, reason: Reason) -> None:
-        self.detour = self.detour or Detour(self.place.model.name, reason)
+        self.detour = self.detour or Detour(self.place.model, reason)
         self.place, self.asked = place, asked
         self._passed.add(place.model.name)
 

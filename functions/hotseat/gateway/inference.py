@@ -106,7 +106,7 @@ class Inference:
                 kept += self._bodies.take(len(raw) - kept)
                 body = parse_body(raw)
                 place = self._place(body)
-                model = place.model.name
+                model = place.model.shown_name
                 course = Course(self._house, place, body.model, route.capability, len(body.raw))
                 it = asking(environ, course.place.room.workspace.spec.tenants, key)
                 course.submit(it)
@@ -125,10 +125,10 @@ class Inference:
 
     def _end(self, course: Course, route: Route, status: int, seconds: float) -> None:
         course.finish()
-        name = course.place.model.name
+        name = course.place.model.shown_name
         self._metrics.request(name, route.label, status, seconds, course.waited)
         if course.detour is not None:
-            self._metrics.fallback(course.detour.wanted, name, course.detour.reason)
+            self._metrics.fallback(course.detour.wanted.shown_name, name, course.detour.reason)
         if self._request_log is not None:
             self._request_log.note(_ended(course, route, status, seconds))
 
@@ -165,7 +165,7 @@ class Inference:
         """Relay it once it is dispatched, elsewhere where nobody takes it; the comments of a begun stream tell of a fallback."""
         while True:
             if job.course.ticket.dispatched is None:
-                _Wait(job, limit).run()
+                _Wait(job, limit, self._house.shown_name).run()
             if job.stream.begun and job.course.detour is not None:
                 _comment(job, _of_detour(job.course))
             try:
@@ -181,8 +181,10 @@ class Inference:
     def _relay(self, job: "_Job", extra: Headers) -> relay.Outcome:
         course, spec = job.course, job.course.place.model.spec
         # An engine that we start knows its model by one name; what a server that is not ours calls it, its clients know.
-        served = spec.served_name or (course.asked if course.asked and spec.url else course.place.model.name)
-        raw = job.body.raw if served == job.body.model else rename_model(job.body, served)
+        name = course.place.model.engine_model_name
+        if spec.url and course.asked and not spec.engine_model_name:
+            name = course.asked
+        raw = job.body.raw if name == job.body.model else rename_model(job.body, name)
         call = relay.Call(
             course.ticket.address,
             "POST",
@@ -207,10 +209,14 @@ class _Job:
 
 
 class _Wait:
-    """The time that a request is held: until its turn, its client's limit (seconds), or its client's departure."""
+    """The time that a request is held: until its turn, its client's limit (seconds), or its client's departure.
 
-    def __init__(self, job: _Job, limit: float | None) -> None:
+    `shown_name` gives the name that people see for a metadata.name.
+    """
+
+    def __init__(self, job: _Job, limit: float | None, shown_name: Callable[[str], str]) -> None:
         self._job = job
+        self._shown_name = shown_name
         self._course = job.course
         self._limit = limit
         self._client = _Watched(job.environ)
@@ -244,18 +250,18 @@ class _Wait:
     def _tell(self, elapsed: float) -> None:
         if not self._job.stream.begun:
             self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._course.queue_headers])
-        name, room = self._course.place.model.name, self._course.place.room
-        status = room.status(name)
+        model, room = self._course.place.model, self._course.place.room
+        status = room.status(model.name)
         position, estimate = room.desk.standing(self._course.ticket)
-        residents = [r.model for r in room.desk.residency.residents if r.model != name and r.seated]
+        residents = [r.model for r in room.desk.residency.residents if r.model != model.name and r.seated]
         state = {
-            "model": name,
+            "model": model.shown_name,
             "state": "waiting" if status.state in OUT else status.state,
             "position": position,
             "estimate": None if estimate is None else round(estimate, 1),
             "elapsed": round(elapsed, 2),
             "progress": None if status.done is None else {"done": status.done, "total": status.total},
-            "resident": residents[0] if residents else None,
+            "resident": self._shown_name(residents[0]) if residents else None,
         }
         _comment(self._job, state)
 
@@ -268,9 +274,9 @@ def _of_detour(course: Course) -> dict[str, Any]:
     """Say in a comment what the header would: a stream that has begun has sent its headers."""
     assert course.detour is not None  # noqa: S101
     return {
-        "model": course.detour.wanted,
+        "model": course.detour.wanted.shown_name,
         "state": "fallback",
-        "fallback": course.place.model.name,
+        "fallback": course.place.model.shown_name,
         "reason": course.detour.reason.lower(),
         "elapsed": round(time.monotonic() - course.began, 2),
     }
@@ -288,7 +294,7 @@ def _ended(course: Course, route: Route, status: int, seconds: float) -> Ended:
         status,
         course.asking.priority,
         course.asking.tenant or None,
-        wanted=None if course.detour is None else course.detour.wanted,
+        wanted=None if course.detour is None else course.detour.wanted.name,
     )
 
 

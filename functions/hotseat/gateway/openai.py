@@ -1,5 +1,6 @@
 """OpenAI's API: completions of all kinds, and the list of models."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -7,6 +8,8 @@ from flask import Blueprint, Response, jsonify
 from hotseat.control.register import Place, Register
 from hotseat.core.documents import Capability
 from hotseat.core.errors import UnknownModel
+from hotseat.core.messages import SeatState
+from hotseat.core.seats import ModelStatus
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.inference import Route
 
@@ -27,9 +30,9 @@ def openai_blueprint(house: Register, started: float) -> Blueprint:
     @blueprint.get("/v1/models")
     def models() -> Response:
         listed = [describe(place, started) for place in house.places().values() if not place.model.spec.unlisted]
-        return jsonify(object="list", data=listed)
+        return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
-    @blueprint.get("/v1/models/<path:name>")
+    @blueprint.get("/v1/models/<model:name>")
     def model(name: str) -> Response:
         try:
             return jsonify(describe(house.find(name), started))
@@ -48,23 +51,50 @@ def describe(place: Place, started: float) -> dict[str, Any]:
     """One model in the list: OpenAI's four fields, and what else there is to know."""
     model, spec = place.model, place.model.spec
     status = place.room.status(model.name)
-    progress = None if status.done is None else {"done": status.done, "total": status.total}
     return {
-        "id": model.name,
+        "id": model.shown_name,
         "object": "model",
         "created": int(started),
         "owned_by": "hotseat",
-        "aliases": list(spec.aliases),
+        "names": list(model.names),
+        "metadata_name": model.name,
         "capabilities": list(spec.capabilities),
         "description": spec.description,
         "metadata": spec.metadata,
         "workspace": place.room.name,
         "engine": spec.engine,
-        "status": {
-            "value": status.state,
-            "since": None if not status.since else rfc3339(status.since),
-            "message": status.message,
-            "progress": progress,
-            "pinned": status.pinned,
-        },
+        "status": describe_status(status),
     }
+
+
+# What llama-server's router says of its models, for each state of ours (docs/api.md). What is not here is `unloaded`.
+_LLAMA_SERVER: Mapping[str, str] = {
+    "fetching": "loading",
+    SeatState.LOADING: "loading",
+    SeatState.WAKING: "loading",
+    SeatState.READY: "loaded",
+    SeatState.CLOSING: "loaded",
+    SeatState.DRAINING: "loaded",
+    SeatState.PARKING: "sleeping",
+    SeatState.PARKED: "sleeping",
+}
+
+
+def describe_status(status: ModelStatus) -> dict[str, Any]:
+    """Say how a model is: `value` in llama-server's words, which user interfaces know, and `state` in ours.
+
+    `failed` and `exit_code` (of the engine, where it ended by itself; 128 and its number for a signal) are there for a failed one.
+    """
+    described: dict[str, Any] = {
+        "value": _LLAMA_SERVER.get(status.state, "unloaded"),
+        "state": status.state,
+        "since": None if not status.since else rfc3339(status.since),
+        "message": status.message,
+        "progress": None if status.done is None else {"done": status.done, "total": status.total},
+        "pinned": status.pinned,
+    }
+    if status.state == "failed":
+        described["failed"] = True
+        if status.exit_code is not None:
+            described["exit_code"] = status.exit_code
+    return described

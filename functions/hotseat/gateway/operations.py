@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify, request
 from hotseat.control.bus import Bus
 from hotseat.control.register import Place, Register, Room
 from hotseat.core.errors import BadRequest, NotFound, Unavailable
+from hotseat.core.events import shown_seat
 from hotseat.core.messages import Resident, SeatState
 from hotseat.core.ports import LogView
 from hotseat.core.switches import Switch
@@ -50,8 +51,8 @@ def _add_reading(blueprint: Blueprint, house: Register, metrics: Metrics) -> Non
         rooms = house.rooms
         return jsonify(
             running=[row for room in rooms for row in _running(room, house)],
-            parked=[row for room in rooms for row in _parked(room)],
-            waiting=[row for room in rooms for row in _waiting(room)],
+            parked=[row for room in rooms for row in _parked(room, house)],
+            waiting=[row for room in rooms for row in _waiting(room, house)],
             workspaces=[_workspace(room) for room in rooms],
         )
 
@@ -62,7 +63,7 @@ def _add_reading(blueprint: Blueprint, house: Register, metrics: Metrics) -> Non
     @blueprint.get("/api/switches")
     def switches() -> Response:
         known = [switch for room in house.rooms for switch in room.switches()]
-        return jsonify(switches=[_switch(s) for s in sorted(known, key=lambda s: s.decided)])
+        return jsonify(switches=[_switch(s, house) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.get("/metrics")
     def prometheus() -> Response:
@@ -70,20 +71,20 @@ def _add_reading(blueprint: Blueprint, house: Register, metrics: Metrics) -> Non
 
 
 def _add_orders(blueprint: Blueprint, house: Register, places: Places) -> None:
-    @blueprint.post("/api/models/<path:name>/<any(load, unload, pin):what>")
+    @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
     def order(name: str, what: str) -> tuple[Response, int]:
         place, wait = house.loadable(name), _wait()
         with places:
             state = getattr(place.room, what)(place.model.name, wait).state
         more = {"pinned": True} if what == "pin" else {}
-        return jsonify(model=place.model.name, state=state, **more), _done(wait)
+        return jsonify(model=place.model.shown_name, state=state, **more), _done(wait)
 
-    @blueprint.post("/api/models/<path:name>/unpin")
+    @blueprint.post("/api/models/<model:name>/unpin")
     def unpin(name: str) -> Response:
         place = house.loadable(name)
         with places:
             status = place.room.unpin(place.model.name)
-        return jsonify(model=place.model.name, state=status.state, pinned=status.pinned)
+        return jsonify(model=place.model.shown_name, state=status.state, pinned=status.pinned)
 
     @blueprint.post("/api/models/unload")
     def unload_all() -> tuple[Response, int]:
@@ -92,12 +93,12 @@ def _add_orders(blueprint: Blueprint, house: Register, places: Places) -> None:
         for place in own:
             place.room.unload(place.model.name, 0)
         with places:
-            states = [{"model": p.model.name, "state": p.room.unload(p.model.name, wait).state} for p in own]
+            states = [{"model": p.model.shown_name, "state": p.room.unload(p.model.name, wait).state} for p in own]
         return jsonify(models=states), _done(wait)
 
 
 def _add_streams(blueprint: Blueprint, house: Register, bus: Bus, places: Places) -> None:
-    @blueprint.get("/api/models/<path:name>/logs")
+    @blueprint.get("/api/models/<model:name>/logs")
     def logs(name: str) -> Response:
         model = house.find(name).model
         view = house.logs(model.name)
@@ -128,7 +129,7 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
             continue
         place = places.get(resident.model)
         yield {
-            "model": resident.model,
+            "model": house.shown_name(resident.model),
             "state": resident.state.value,
             "since": rfc3339(resident.since) if resident.since else None,
             "address": resident.address,
@@ -143,12 +144,12 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
         }
 
 
-def _parked(room: Room) -> Iterator[dict[str, Any]]:
+def _parked(room: Room, house: Register) -> Iterator[dict[str, Any]]:
     """Describe what holds host memory, and nothing of the accelerator."""
     for resident in room.desk.residency.residents:
         if resident.state is SeatState.PARKED:
             yield {
-                "model": resident.model,
+                "model": house.shown_name(resident.model),
                 "since": rfc3339(resident.since) if resident.since else None,
                 "workspace": room.name,
                 "holder": resident.holder,
@@ -169,11 +170,11 @@ def _gpus(place: Place | None) -> int | None:
     return 0 if place.model.spec.engine == "external" else place.model.spec.resources.gpus
 
 
-def _waiting(room: Room) -> list[dict[str, Any]]:
+def _waiting(room: Room, house: Register) -> list[dict[str, Any]]:
     now = time.monotonic()
     return [
         {
-            "model": model,
+            "model": house.shown_name(model),
             "count": waiting.count,
             "oldest_seconds": round(now - waiting.oldest, 3),
             "rate": _rounded(rate),
@@ -190,7 +191,7 @@ def _queue(room: Room, house: Register) -> Iterator[dict[str, Any]]:
     mine = [name for name, place in house.places().items() if place.room is room]
     for model, (waiting, rate) in room.desk.lines(mine).items():
         yield {
-            "model": model,
+            "model": house.shown_name(model),
             "workspace": room.name,
             "waiting": waiting.count if waiting else 0,
             "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
@@ -208,7 +209,7 @@ def _workspace(room: Room) -> dict[str, Any]:
     return {
         "name": room.name,
         "epoch": room.desk.residency.epoch,
-        "capacity": spec.capacity.model_dump(mode="json", by_alias=True),
+        "capacity": spec.capacity.model_dump(mode="json"),
         "gpus": room.capacity.gpus,
         "host_memory": room.capacity.host_memory,
         "policy": spec.policy.name,
@@ -217,12 +218,12 @@ def _workspace(room: Room) -> dict[str, Any]:
     }
 
 
-def _switch(switch: Switch) -> dict[str, Any]:
+def _switch(switch: Switch, house: Register) -> dict[str, Any]:
     return {
         "id": switch.id,
         "workspace": switch.workspace,
-        "from": list(switch.leaving),
-        "to": switch.to,
+        "from": [shown_seat(seat, house.shown_name) for seat in switch.leaving],
+        "to": house.shown_name(switch.to),
         "reason": switch.reason,
         "outcome": switch.outcome,
         "started_at": rfc3339(switch.decided),

@@ -1,13 +1,21 @@
 """Values of the gauges that are read when somebody scrapes: what routers know, and what switchers know."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from hotseat.control.register import Register
 from hotseat.core.messages import Resident, SeatState
 from hotseat.core.seats import ModelStatus
 from hotseat.core.workspaces import Workspace
 from hotseat.telemetry.metrics import Reading
+
+
+def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> Iterator[Reading]:
+    """Name Models as people see them; `shown` gives that name for a metadata.name."""
+    for each in found:
+        model = each.labels.get("model")
+        yield each if model is None else replace(each, labels={**each.labels, "model": shown(model)})
 
 
 def of_requests(house: Register) -> Iterator[Reading]:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
 from hotseat.control.bus import Bus
 from hotseat.control.register import Register
@@ -27,12 +28,22 @@ BODIES_SHARE = 4  # part of the machine's memory that bodies of requests may hav
 OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 
 
+class _AnyName(BaseConverter):
+    """A name of a Model in a path: any text, as a name may begin with a slash or hold a line end, which `path` cannot."""
+
+    part_isolating = False
+    regex = r"[\s\S]+?"
+    weight = 200  # after routes that say in words what stands there, as `path` is
+
+
 class Gateway(Flask):
     """All routes in Flask, and before them one lane for inference: what every completion takes need not be routed twice."""
 
     def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
+        self.url_map.merge_slashes = False  # a name of a Model may have two in a row
+        self.url_map.converters["model"] = _AnyName
         self._keys = keys
         self._inference = inference
         self._cors = cors

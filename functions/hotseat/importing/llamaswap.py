@@ -28,7 +28,7 @@ def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
         environ=environ,
         preload=frozenset(_real(reader, name) for name in reader.texts(("hooks", "on_startup", "preload"))),
         priorities=_priorities(reader),
-        more_aliases=_profile_names(reader),
+        more_names=_profile_names(reader),
     )
     models = [OneModel(reader, name, common).draft() for name in names]
     peers, peer_notes = external_models(reader, [*names.values(), *_others(reader)])
@@ -106,7 +106,7 @@ def _top_notes(reader: Reader) -> list[Note]:
         text = f"clients may go on to send {profile}:MODEL; the models are not loaded together for that"
         if isinstance(what, dict):
             text = (
-                f"{compact(what.get('pins', {}))}: no name leads to another model for a time; give that model an alias"
+                f"{compact(what.get('pins', {}))}: no name leads to another model for a time; give that model the name"
             )
         notes.append(Note("no equal", f"profiles.{profile}", text))
     if reader.get(("sleepMode",)) is not None:

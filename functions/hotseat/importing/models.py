@@ -10,7 +10,6 @@ from hotseat.core.base import API_VERSION, VARIABLE_PATTERN
 from hotseat.importing import commands, parking
 from hotseat.importing.engines import Engine, engine_of
 from hotseat.importing.macros import ENVIRONMENT, Macros, unknown
-from hotseat.importing.naming import is_alias
 from hotseat.importing.reading import Reader
 from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST
 from hotseat.importing.writing import Draft, Json, Note, compact
@@ -30,7 +29,7 @@ class Common:
     environ: Mapping[str, str]
     preload: frozenset[str]
     priorities: Mapping[str, int]
-    more_aliases: Mapping[str, list[str]]
+    more_names: Mapping[str, list[str]]
 
 
 @dataclass(slots=True)
@@ -51,12 +50,12 @@ class OneModel:
         name = self.common.labels[self.id]
         env, late = self._env()
         engine = self._engine(late)
-        aliases, served = self._aliases(name), self._served_name(name)
+        names, engine_name = self._names(name), self._engine_model_name(name)
         spec: Json = {
             "engine": engine.name,
             "source": engine.source,
-            "aliases": aliases,
-            "servedName": served,
+            "names": names,
+            "engineModelName": engine_name,
             "command": engine.command,
             "args": engine.args,
             "env": env,
@@ -236,26 +235,26 @@ class OneModel:
 
     # What it is called ------------------------------------------------------------------------------------------------
 
-    def _aliases(self, name: str) -> list[str]:
-        wanted = [] if name == self.id else [self.id]
+    def _names(self, name: str) -> list[str]:
+        """Give what clients send: the id first, as that is what they are shown; empty where there is no other."""
+        wanted = [self.id]
         for index, alias in enumerate(self.reader.items(self._at("aliases"))):
             path = self._at("aliases", index)
             wanted.append(self.reader.text((*path, "id")) if isinstance(alias, dict) else self.reader.text(path))
             if isinstance(alias, dict) and alias.keys() - {"id"}:
                 self._no_equal(
-                    "aliases", f"{compact(alias)}: an alias has no name of its own and is listed with its Model"
+                    "aliases", f"{compact(alias)}: an alias has no title of its own and is listed with its Model"
                 )
         wanted += [self.macros.fill(key) for key in self.reader.mapping(self._at("filters", "setParamsByID"))]
-        wanted += self.common.more_aliases.get(self.id, [])
-        aliases = [alias for alias in dict.fromkeys(self.macros.fill(it) for it in wanted) if alias != name]
-        for alias in [alias for alias in aliases if not is_alias(alias)]:
-            self._no_equal("aliases", f"{alias!r} cannot be sent as a model's name here; clients say {name}")
-            aliases.remove(alias)
-        if name != self.id and is_alias(self.id):
-            self._changed("name of the model", f"{self.id} is no RFC 1035 label; it is the alias of {name}")
-        return aliases
+        wanted += self.common.more_names.get(self.id, [])
+        names = list(dict.fromkeys((self.id, *(self.macros.fill(it) for it in wanted[1:]))))
+        if name != self.id:
+            self._changed(
+                "name of the model", f"{self.id} is no RFC 1035 label; it stands in names, and metadata.name is {name}"
+            )
+        return [] if names == [name] else names
 
-    def _served_name(self, name: str) -> str:
+    def _engine_model_name(self, name: str) -> str:
         """Choose what the engine hears: what it heard before, at least by the model's own name."""
         return self._fill("useModelName") or ("" if name == self.id else self.id)
 
@@ -277,7 +276,7 @@ class OneModel:
             "stripParams": "parameters of requests are passed on as they come",
             "strip_params": "parameters of requests are passed on as they come",
             "setParams": "parameters of requests are passed on as they come",
-            "setParamsByID": "its keys are aliases of the Model, but set no parameters",
+            "setParamsByID": "its keys are names of the Model, but set no parameters",
         }
         for key, value in self.reader.mapping(self._at("filters")).items():
             shown = compact(self.macros.fill_all(value))

@@ -1,12 +1,11 @@
-"""Names of Models for names that others gave: an RFC 1035 label each, what clients send as an alias."""
+"""Values of metadata.name for names that others gave: an RFC 1035 label each. What clients send goes to spec.names."""
 
 import re
 from collections.abc import Iterable
 
-from hotseat.core.base import ALIAS_PATTERN, NAME_PATTERN
+from hotseat.core.base import NAME_PATTERN
 
 LONGEST = 63
-LONGEST_ALIAS = 253
 
 
 def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -31,11 +30,6 @@ def label(name: str) -> str:
 def is_label(name: str) -> bool:
     """Whether a Model can have this name."""
     return len(name) <= LONGEST and re.fullmatch(NAME_PATTERN.strip("^$"), name) is not None
-
-
-def is_alias(name: str) -> bool:
-    """Whether a Model can have this alias."""
-    return len(name) <= LONGEST_ALIAS and re.fullmatch(ALIAS_PATTERN.strip("^$"), name) is not None
 
 
 def _free(wanted: str, used: set[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from hotseat.core.base import API_VERSION
-from hotseat.importing.naming import is_alias, labels
+from hotseat.importing.naming import labels
 from hotseat.importing.reading import Reader
 from hotseat.importing.settings import PEER_KEYS
 from hotseat.importing.writing import Draft, Json, Note
@@ -29,10 +29,10 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
         used |= {*called.values(), *models}
         for model, name in called.items():
             spec: Json = {"engine": "external", "url": proxy.rstrip("/")}
-            if name != model and is_alias(model):
-                spec["aliases"] = [model]
+            if name != model:
+                spec["names"] = [model]
             document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
-            spec["servedName"] = model
+            spec["engineModelName"] = model
             drafts.append(
                 Draft({**document, "spec": spec}, f"{model} of the peer {peer} (line {reader.line(path)})", lost)
             )

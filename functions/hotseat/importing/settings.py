@@ -32,6 +32,6 @@ TOP_LOST: Mapping[str, str] = {
     "ui": "hotseat ps, switches and events show what goes on",
     "startPort": "a free port is chosen at each start",
     "sendLoadingState": MODEL_LOST["sendLoadingState"],
-    "includeAliasesInList": "GET /v1/models lists a Model once, with its aliases",
+    "includeAliasesInList": "GET /v1/models lists a Model once, with all its names",
     "upstream": "GET below /upstream loads nothing",
 }

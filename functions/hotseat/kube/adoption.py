@@ -4,6 +4,7 @@ Its label `hotseat.dev/workspace` names the Workspace, its name is the Model's. 
 over those of its template, and changing them there makes no new Revision.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,10 +35,20 @@ def _words(text: str) -> list[str]:
     return [word for part in text.split(",") if (word := part.strip())]
 
 
+def _names(text: str) -> list[str]:
+    """Read names with commas between them, or a JSON list where a name has commas of its own."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    return names if isinstance(names, list) else _words(text)
+
+
+_RENAMED: Final[Mapping[str, str]] = {"aliases": "names", "served-name": "engine-model-name"}
 # Annotation (after the prefix) → where it goes in the spec, and how it is read; pydantic makes numbers of text.
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = {
-    "aliases": (("aliases",), _words),
-    "served-name": (("servedName",), str),
+    "names": (("names",), _names),
+    "engine-model-name": (("engineModelName",), str),
     "description": (("description",), str),
     "capabilities": (("capabilities",), _words),
     "concurrency": (("concurrency",), str),
@@ -67,6 +78,11 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
         problems.append(
             f"its template has no annotation {CLASS_ANNOTATION}: {AUTOSCALING_CLASS}, so that Knative scales it and not hotseat"
         )
+    problems += [
+        f"annotation {PREFIX}{old} has no meaning any longer; it is {PREFIX}{new} now"
+        for old, new in _RENAMED.items()
+        if PREFIX + old in annotations
+    ]
     spec = _of_the_template(template.get("spec") or {}, gpu_resource)
     for name, (path, read) in _FIELDS.items():
         if PREFIX + name not in annotations:

@@ -185,7 +185,18 @@ _CACHES: Final[Mapping[str, str]] = {
 
 def _own_env(model: Model) -> dict[str, str]:
     """Tell `hotseat.kube.run` what it must know, and no more: each change of it makes a new Revision."""
-    kept = {"engine", "source", "served_name", "command", "args", "env", "port", "resources", "capabilities", "vllm"}
+    kept = {
+        "engine",
+        "source",
+        "engine_model_name",
+        "command",
+        "args",
+        "env",
+        "port",
+        "resources",
+        "capabilities",
+        "vllm",
+    }
     document = model.model_dump(
         mode="json",
         by_alias=True,
@@ -211,7 +222,7 @@ def _command(model: Model, engine: Engine, placement: Placement) -> tuple[tuple[
 
 def _llamacpp(model: Model, placement: Placement) -> tuple[str, ...]:
     args = _llamacpp_weights(model, placement)
-    args += ["--host", placement.host, "--port", str(placement.port), "--alias", model.spec.served_name or model.name]
+    args += ["--host", placement.host, "--port", str(placement.port), "--alias", model.engine_model_name]
     if Capability.EMBEDDING in model.spec.capabilities:
         args.append("--embeddings")
     if Capability.RERANK in model.spec.capabilities:

@@ -35,10 +35,11 @@ _NEVER_RAN: Final = ("StartError", "ContainerCannotRun")  # reasons of a contain
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a pod will not serve: a CamelCase reason and a sentence."""
+    """Why a pod will not serve: a CamelCase reason and a sentence, and the exit code where a container of it ended."""
 
     reason: str
     message: str
+    exit_code: int | None = None
 
 
 def uid(pod: Json) -> str:
@@ -158,11 +159,15 @@ def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Fa
 def _of_exit(name: str, ended: Json, *, was_ready: bool) -> Failure:
     code, reason, said = ended.get("exitCode", -1), ended.get("reason", ""), str(ended.get("message", "")).strip()
     if reason == "OOMKilled":
-        return Failure("OutOfMemory", f"{name} was killed: it needed more host memory than its limit allows")
+        return Failure(
+            "OutOfMemory", f"{name} was killed: it needed more host memory than its limit allows", ended.get("exitCode")
+        )
     if reason in _NEVER_RAN:
         return Failure("RunContainerError", f"{name}: {said or reason}")
     tail = f": {said}" if said else ""
-    return Failure("Exited" if was_ready else "ExitedWhileLoading", f"{name} ended with code {code}{tail}")
+    return Failure(
+        "Exited" if was_ready else "ExitedWhileLoading", f"{name} ended with code {code}{tail}", ended.get("exitCode")
+    )
 
 
 def _condition(pod: Json, kind: str) -> Json:

@@ -13,7 +13,7 @@ from hotseat.manifests import windows
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.fallbacks import check_fallbacks
 from hotseat.manifests.grouping import strangers, ungrouped
-from hotseat.manifests.problems import Path, Problem, did_you_mean, shown
+from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 ENGINES = "hotseat.engines"
 POLICIES = "hotseat.policies"
@@ -84,18 +84,20 @@ def _one_of_a_name(workspaces: list[Entry]) -> Iterator[Problem]:
 
 
 def _one_of_a_claim(models: list[Entry]) -> Iterator[Problem]:
-    """Find names and aliases that are claimed twice: a client's request could go to either."""
+    """Find names that are claimed twice: a client's request could go to either. A Model's own may stand among its others."""
     first: dict[str, tuple[Entry, Path]] = {}
     for entry in models:
+        stated: set[str] = set()
         for name, path in _claims(entry):
             other, other_path = first.setdefault(name, (entry, path))
-            if (other, other_path) == (entry, path):
-                continue
-            if other is entry:
-                yield entry.problem(f"this Model states {name} twice", path)
-            else:
-                what = "has the name" if other_path == ("metadata", "name") else "has the alias"
-                yield entry.problem(f"{other.label} {what} {name} already: {other.where(other_path)}", path)
+            if other is not entry:
+                yield entry.problem(
+                    f"{other.label} has the name {plain(name)} already: {other.where(other_path)}", path
+                )
+            elif name in stated:
+                yield entry.problem(f"this Model states {plain(name)} twice", path)
+            if path[0] == "spec":
+                stated.add(name)
 
 
 def _one_of_a_gpu(workspaces: list[Entry]) -> Iterator[Problem]:
@@ -114,10 +116,10 @@ def _one_of_a_gpu(workspaces: list[Entry]) -> Iterator[Problem]:
 def _claims(entry: Entry) -> Iterator[tuple[str, Path]]:
     if entry.name:
         yield entry.name, ("metadata", "name")
-    aliases = entry.get("spec", "aliases")
-    for index, alias in enumerate(aliases if isinstance(aliases, list) else ()):
-        if isinstance(alias, str):
-            yield alias, ("spec", "aliases", index)
+    names = entry.get("spec", "names")
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str):
+            yield name, ("spec", "names", index)
 
 
 def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:
@@ -200,7 +202,7 @@ def _defaults(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, 
             yield entry.problem(f"{wanted} belongs to the Workspace {owners[wanted]}", path)
         else:
             here = [name for name, home in owners.items() if home == entry.name]
-            yield _unknown(entry, path, wanted, here, "no such Model or alias")
+            yield _unknown(entry, path, wanted, here, "no Model has this name")
 
 
 def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ _SHORT_NAMES = {"Model": "hsm", "Workspace": "hsw"}
 _DURATIONS = {DURATION_PATTERN: DURATION, AUTO_DURATION_PATTERN: AUTO_DURATION}
 # What a field needs beyond its type, by class and field.
 _EXTRA: Mapping[tuple[str, str], Json] = {
-    ("ModelSpec", "aliases"): {"x-kubernetes-list-type": "set"},
+    ("ModelSpec", "names"): {"x-kubernetes-list-type": "set"},
     ("Capacity", "devices"): {"x-kubernetes-list-type": "set"},
     ("ModelSpec", "env"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     # Not one default: a Model that names no Workspace belongs to the only one there is.

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -43,8 +44,21 @@ def explain(entry: Entry, detail: ErrorDetails) -> Problem:
     return entry.problem("is not allowed", path, found=found, allowed=allowed, hint=hint)
 
 
+# Fields that had another name before the first release, and what to do about it.
+_RENAMED: Mapping[Path, str] = {
+    (
+        "spec",
+        "aliases",
+    ): "it is spec.names now, whose first name is the one that is shown; put metadata.name first to have that "
+    "shown as before",
+    ("spec", "servedName"): "it is spec.engineModelName now",
+}
+
+
 def _unknown_field(entry: Entry, path: Path) -> Problem:
     """Suggest the field of that name elsewhere, else one that is spelt nearly so: here first, then elsewhere."""
+    if entry.kind == "Model" and path in _RENAMED:
+        return entry.problem("is not a field any longer", path, at_key=True, hint=_RENAMED[path])
     owner, word = DOCUMENTS[entry.kind], str(path[-1])
     part = fields.part_at(owner, path[:-1])
     here = fields.names(part) if part else []
@@ -104,7 +118,7 @@ def _suggestion(entry: Entry, detail: ErrorDetails, error: object) -> str:
 
 def _as_name(text: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-").lstrip("-0123456789")
-    return f"did you mean {name}? What clients send may also be in spec.aliases" if name else ""
+    return f"did you mean {name}? What clients send may also be in spec.names" if name else ""
 
 
 def _unit(text: str) -> str:

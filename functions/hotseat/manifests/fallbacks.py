@@ -19,7 +19,7 @@ def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[
             if complete:
                 more = ", ".join(sorted(owners))
                 hint = did_you_mean(wanted, owners)
-                yield entry.problem("no such Model or alias", _PATH, found=shown(wanted), allowed=more, hint=hint)
+                yield entry.problem("no Model has this name", _PATH, found=shown(wanted), allowed=more, hint=hint)
             continue
         circle = _circle(entry, owners)
         if circle and not told & {id(each) for each in circle}:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from hotseat.core.documents import Model
 from hotseat.core.workspaces import Workspace
 from hotseat.manifests.entry import Entry
-from hotseat.manifests.problems import Path, Problem, did_you_mean, shown
+from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 
 def strangers(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
     """Find members of groups and sets that are no Models of their Workspace."""
     owners = {entry.name: homes[id(entry)] for entry in models}
-    aliases = {alias: entry.name for entry in models for alias in _texts(entry.get("spec", "aliases"))}
+    others = {name: entry.name for entry in models for name in _texts(entry.get("spec", "names"))}
     for entry in workspaces:
         if not isinstance(entry.document, Workspace):
             continue  # what is wrong with itself comes first
@@ -21,8 +21,9 @@ def strangers(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, 
                 continue
             if name in owners:
                 yield entry.problem(f"{name} belongs to the Workspace {owners[name]}", path)
-            elif name in aliases:
-                yield entry.problem(f"{name} is an alias; the Model is {aliases[name]}", path)
+            elif name in others:
+                message = f"{plain(name)} is in spec.names of Model/{others[name]}; members are named by metadata.name"
+                yield entry.problem(message, path, hint=f"write {others[name]}")
             else:
                 allowed = ", ".join(here) or "none"
                 hint = did_you_mean(name, here)

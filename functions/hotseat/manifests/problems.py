@@ -81,6 +81,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
+def plain(name: str) -> str:
+    """Show a name of a Model within a sentence: in quotes where it would be hard to tell from the rest."""
+    return name if re.fullmatch(r"[\w.:/@+-]{1,253}", name) else shown(name)
+
+
 def near(word: str, choices: Iterable[str]) -> str | None:
     """Find what a misspelt word probably meant; letter case and underscores count for nothing."""
     plain = {choice.lower().replace("_", ""): choice for choice in choices}

@@ -85,12 +85,6 @@ def _engines() -> Iterator[Rule]:
 
 # By the class of the part, and its field or "" for the part itself; `self` is what a rule sits on.
 RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
-    ("Model", ""): (
-        (
-            "!has(self.spec.aliases) || !(self.metadata.name in self.spec.aliases)",
-            "the name stands in spec.aliases as well",
-        ),
-    ),
     ("ModelSpec", ""): (
         ("self.engine != 'external' || has(self.url)", "engine external needs url"),
         ("self.engine == 'external' || !has(self.url)", "url is for engine external only"),

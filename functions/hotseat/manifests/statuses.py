@@ -110,6 +110,9 @@ class Listed(Document):
     total: int = Field(default=0, description="Bytes of its weights in all, where known.")
     retry_at: Time = Field(default="", description="When it may be tried again.")
     pinned: bool = Field(default=False, description="While it is resident, it makes room for no other.")
+    exit_code: int | None = Field(
+        default=None, description="Exit code of the engine of a failed one, where it ended by itself."
+    )
 
 
 class Refusal(Document):

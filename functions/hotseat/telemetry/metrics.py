@@ -12,8 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hotseat.core.events import event_type
-from hotseat.core.messages import model_of
+from hotseat.core.events import event_type, shown_model_of
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -141,8 +140,7 @@ class Metrics:
         kind, data, subject = event["type"], event["data"], event.get("subject")
         if kind in _ENDS:
             for left in data["from"] or [""]:
-                model = model_of(left)
-                self._switches.labels(from_model=model, to_model=data["to"], outcome=_ENDS[kind]).inc()
+                self._switches.labels(from_model=shown_model_of(left), to_model=data["to"], outcome=_ENDS[kind]).inc()
             for phase, seconds in data["phases"].items():
                 self._phases.labels(to_model=data["to"], phase=phase).observe(seconds)
         elif kind == event_type("model.ready"):

@@ -285,7 +285,8 @@ class KnativeRuntime:
             output.follow(first.last)
             if words := output.last_words(_started(holding.id)):
                 message = f"{message}; it said: {words}"
-        self._tell(HolderFailed(self._clock(), holding.id, holding.epoch, failure.reason, message))
+        now, code = self._clock(), failure.exit_code
+        self._tell(HolderFailed(now, holding.id, holding.epoch, failure.reason, message, exit_code=code))
         holding.stop(self._clock(), FOREIGN_GRACE if failure.reason == "PodDeleted" else 0.0)
 
     def _take_down(self, holding: Holding, now: float) -> None:

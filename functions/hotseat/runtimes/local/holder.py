@@ -261,7 +261,7 @@ class Holder(threading.Thread):
         oom_killed = oom_kills() != self._oom_kills
         _, output = self._output.read_after(self._begin_of_output, 0)
         reason, message = explain_exit(code, output[-READ_LINES:], ready=self._ready, oom_killed=oom_killed)
-        self._fail(reason, message)
+        self._fail(reason, message, exit_code=code if code >= 0 else 128 - code)
 
     def _take_output(self, keeper: Keeper) -> None:
         for _ in range(DRAIN_CHUNKS):
@@ -409,13 +409,15 @@ class Holder(threading.Thread):
                 talk.close()
         self._probe = self._turn = self._liveness = None
 
-    def _fail(self, reason: str, message: str, *, lives: bool = False) -> None:
+    def _fail(self, reason: str, message: str, *, lives: bool = False, exit_code: int | None = None) -> None:
         """Tell that it ended by itself, or that it should: once, and not if it was told to end."""
         self._give_up_talk()
         if not self._failed and self.orders.grace is None:
             self._failed = True
             self._around.observe(
-                HolderFailed(self._around.clock(), self.order.holder, self.order.epoch, reason, message, lives)
+                HolderFailed(
+                    self._around.clock(), self.order.holder, self.order.epoch, reason, message, lives, exit_code
+                )
             )
 
     def _tell_unproven(self, reason: str) -> None:
