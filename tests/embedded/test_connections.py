@@ -16,7 +16,7 @@ from .harness import eventually
 
 APP = """
 from hotseat.gateway import worker
-worker.HEAD_TIME = 0.4
+worker.HEAD_TIME = 1.5
 worker._SOCKET_OPTIONS = worker._SOCKET_OPTIONS[:-1] + ((*worker._SOCKET_OPTIONS[-1][:2], worker.struct.pack("ll", 0, 400000)),)
 worker.SWEEP = 0.05
 Worker = worker.Worker

@@ -18,6 +18,10 @@ from .conftest import Up
 from .harness import CHAT, Hotseat, chat, eventually, model
 
 SLOW = {"stream": True, "mock": {"tokens": 20, "tokens_per_second": 40}}  # an answer of 0.5 s
+LONG = {
+    "stream": True,
+    "mock": {"tokens": 100, "tokens_per_second": 40},
+}  # of 2.5 s: nothing that has to happen meanwhile is late
 ENDLESS = {"stream": True, "mock": {"tokens": 10000, "tokens_per_second": 20}}
 
 
@@ -25,8 +29,9 @@ ENDLESS = {"stream": True, "mock": {"tokens": 10000, "tokens_per_second": 20}}
 def test_it_serves_to_the_end_what_is_in_flight_and_sends_away_what_waits(up: Up, number: int) -> None:
     hotseat = up(model("a"), model("b"))
     hotseat.ask("a")
-    streams = [hotseat.send("a", **SLOW), hotseat.send("a", **{**SLOW, "stream": False})]
+    streams = [hotseat.send("a", **LONG), hotseat.send("a", **{**LONG, "stream": False})]
     streams[0].begun()
+    eventually(lambda: hotseat.stats("a")["open"] == 2)
     waiter = hotseat.send("b")
     load = hotseat.call("POST", "/api/models/b/load?wait=true")
     follower = hotseat.get_stream("/api/models/a/logs?follow=true")
@@ -37,8 +42,8 @@ def test_it_serves_to_the_end_what_is_in_flight_and_sends_away_what_waits(up: Up
     assert (answer.status, answer.code) == (503, "shutting_down")
     assert "Retry-After" in answer.headers
     assert load.answer().status == 503
-    assert len(streams[0].answer().data()) == 21
-    assert len(streams[1].answer().said.split()) == 20
+    assert len(streams[0].answer().data()) == 101
+    assert len(streams[1].answer().said.split()) == 100
     assert hotseat.ended() == 0
     assert hotseat.engines() == []
     assert [row["event"] for row in hotseat.mock_lines() if row["model"] == "a"][-2:] == ["term", "exit"]
@@ -65,7 +70,7 @@ def test_the_second_time_it_stops_at_once(up: Up, number: int) -> None:
 def test_while_it_drains_it_says_so(up: Up) -> None:
     hotseat = up(model("a"), model("b"))
     hotseat.ask("a")
-    stream = hotseat.send("a", **SLOW)
+    stream = hotseat.send("a", **LONG)
     stream.begun()
     hotseat.signal(signal.SIGTERM)
     eventually(lambda: hotseat.get("/ready").status == 503)
@@ -77,7 +82,7 @@ def test_while_it_drains_it_says_so(up: Up) -> None:
     assert hotseat.post("/api/models/b/load?wait=true").code == "shutting_down"
     assert hotseat.running()["a"] in ("closing", "draining")
     assert hotseat.get("/health").status == 200
-    assert len(stream.answer().data()) == 21
+    assert len(stream.answer().data()) == 101
     assert hotseat.ended() == 0
 
 
@@ -169,7 +174,7 @@ def test_two_of_one_state_folder_would_take_each_others_engines_for_left_over(up
     hotseat = up(model("a"))
     command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(hotseat.file), "--port", "0"]
     done = subprocess.run(
-        [*command, "--state-dir", str(hotseat.state)], capture_output=True, text=True, timeout=20, check=False
+        [*command, "--state-dir", str(hotseat.state)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode != 0
     assert "another hotseat (pid " in done.stderr
@@ -181,14 +186,14 @@ def test_a_port_that_is_taken_is_said_at_once(up: Up) -> None:
     hotseat: Hotseat = up(model("a"))
     command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(hotseat.file)]
     port = hotseat.address.partition(":")[2]
-    done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     done = subprocess.run(
         [*command, "--port", port, "--state-dir", str(hotseat.state)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert f"the hotseat with process {hotseat.worker()} has it" in done.stderr
