@@ -116,7 +116,7 @@ def test_a_workspace_that_comes_back_has_no_gpu_that_is_another_ones_by_now(up: 
 
     def become(*names: str) -> None:
         hotseat.write(documents(*names))
-        eventually(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == [*names])
+        eventually(lambda: {row["name"] for row in hotseat.get("/running").json()["workspaces"]} == {*names})
 
     hotseat = up(*documents("east"), seats=2)
     hotseat.ask("of-east")

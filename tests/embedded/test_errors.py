@@ -70,7 +70,7 @@ def test_a_body_too_large_is_413(hotseat: Hotseat, chunked: bool) -> None:
     else:
         head += b"Content-Length: %d\r\n\r\n" % len(body)
     host, port = hotseat.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
+    with socket.create_connection((host, int(port)), timeout=30) as client:
         client.sendall(head + body)
         assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert hotseat.ask("a", "x" * (LIMIT - 1000)).by == "a", "one that just fits is served"
@@ -179,7 +179,7 @@ def test_an_external_server_that_is_not_there_is_502_and_never_loaded(up: Up) ->
 
 def test_a_client_that_sends_half_a_body_and_leaves_harms_nobody(hotseat: Hotseat) -> None:
     host, port = hotseat.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
+    with socket.create_connection((host, int(port)), timeout=30) as client:
         client.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{" % CHAT.encode())
     assert Call(hotseat.address, "GET", "/health").answer().status == 200
     assert hotseat.running() == {}

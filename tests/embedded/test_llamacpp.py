@@ -45,7 +45,7 @@ class Engine:
 
     def health(self) -> int | None:
         try:
-            status = requests.get(f"{self.url}/health", timeout=10).status_code
+            status = requests.get(f"{self.url}/health", timeout=30).status_code
         except requests.ConnectionError:
             return None
         self.seen.append(status)
@@ -61,7 +61,7 @@ class Engine:
     def end(self) -> tuple[int, float]:
         began = time.monotonic()
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(10), time.monotonic() - began
+        return self.popen.wait(30), time.monotonic() - began
 
     def close(self) -> None:
         self.popen.kill()

@@ -91,7 +91,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[[], int]]:
         os.kill(int((tmp_path / "daemon").read_text()), signal.SIGKILL)
 
 
-def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it never came true"

@@ -49,26 +49,26 @@ class Process:
         return self._url
 
     def get(self, path: str) -> requests.Response:
-        return self.http.get(self.url + path, timeout=10)
+        return self.http.get(self.url + path, timeout=30)
 
     def post(self, path: str, body: Any = None, **more: Any) -> requests.Response:
-        return self.http.post(self.url + path, json=body, timeout=10, **more)
+        return self.http.post(self.url + path, json=body, timeout=30, **more)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=10)
+        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=30)
 
     def stats(self) -> dict[str, Any]:
         return self.get("/stats").json()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
-        return self.popen.wait(10)
+        return self.popen.wait(30)
 
     def close(self) -> None:
         self.http.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(30)
         self.popen.stdout.close()
         self.popen.stderr.close()
 
@@ -132,7 +132,7 @@ class TestAnswers:
         ]
         assert results == [{"index": 1, "relevance_score": 1.0}]
         form = {"file": ("a.wav", b"RIFF"), "model": (None, "whisper")}
-        assert requests.post(f"{a.url}/v1/audio/transcriptions", files=form, timeout=10).json()["model"] == "whisper"
+        assert requests.post(f"{a.url}/v1/audio/transcriptions", files=form, timeout=30).json()["model"] == "whisper"
 
     def test_unknown_fields_are_there_to_be_looked_at(self, mock: Callable[..., Process]) -> None:
         a = mock("--memory", "4Gi")
@@ -145,8 +145,8 @@ class TestAnswers:
     def test_bodies_may_be_chunked_and_malformed_ones_are_told(self, mock: Callable[..., Process]) -> None:
         a = mock()
         parts = (part for part in (b'{"prompt": "hi",', b' "max_tokens": 2}'))
-        assert a.http.post(a.url + "/v1/completions", data=parts, timeout=10).json()["choices"][0]["text"] == "a: hi"
-        assert a.http.post(a.url + CHAT, data="{", timeout=10).status_code == 400
+        assert a.http.post(a.url + "/v1/completions", data=parts, timeout=30).json()["choices"][0]["text"] == "a: hi"
+        assert a.http.post(a.url + CHAT, data="{", timeout=30).status_code == 400
         assert a.get("/nowhere").status_code == 404
         assert a.get("/echo?x=1").json()["method"] == "GET"
 
@@ -251,7 +251,7 @@ class TestSeats:
         first = mock("--seat", seat)
         first.get("/health")
         second = mock(env={"HOTSEAT_MOCK_SEAT": seat})
-        assert second.popen.wait(10) == SEAT_TAKEN
+        assert second.popen.wait(30) == SEAT_TAKEN
         assert f"seat {seat} is taken by pid {first.popen.pid} (model a)" in second.popen.stderr.read()
         first.end(signal.SIGKILL)
         assert mock("--seat", seat).get("/health").ok
@@ -263,7 +263,7 @@ class TestSeats:
         assert mock(env=env).get("/health").ok
         assert mock(env=env).get("/health").ok
         assert mock(env=env, gpus=0).get("/health").ok
-        assert mock(env=env).popen.wait(10) == SEAT_TAKEN
+        assert mock(env=env).popen.wait(30) == SEAT_TAKEN
 
     def test_it_gives_the_seat_up_while_it_sleeps(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         seat = str(tmp_path / "seat")
@@ -275,7 +275,7 @@ class TestSeats:
         other.end()
         assert sleeper.post("/wake_up").json() == {"is_sleeping": False}
         assert sleeper.post(CHAT, HELLO).ok
-        assert mock("--seat", seat).popen.wait(10) == SEAT_TAKEN
+        assert mock("--seat", seat).popen.wait(30) == SEAT_TAKEN
 
     def test_a_sleeper_that_wakes_on_a_taken_seat_dies_loudly(
         self, mock: Callable[..., Process], tmp_path: Path
@@ -285,7 +285,7 @@ class TestSeats:
         assert mock("--seat", str(tmp_path / "seat")).get("/health").ok
         with pytest.raises(requests.ConnectionError):
             sleeper.post("/wake_up")
-        assert sleeper.popen.wait(10) == SEAT_TAKEN
+        assert sleeper.popen.wait(30) == SEAT_TAKEN
 
     def test_a_leaked_child_still_holds_the_seat(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         seat = str(tmp_path / "seat")
@@ -294,7 +294,7 @@ class TestSeats:
         (child,) = psutil.Process(a.popen.pid).children()
         a.end()
         child.terminate()
-        assert mock("--seat", seat).popen.wait(10) == SEAT_TAKEN
+        assert mock("--seat", seat).popen.wait(30) == SEAT_TAKEN
         child.kill()
         eventually(lambda: not lives(child))
         assert mock("--seat", seat).get("/health").ok
@@ -312,7 +312,7 @@ class TestFaults:
     @pytest.mark.parametrize(("fault", "status"), [("exit-loading", 1), ("exit-loading:7", 7)])
     def test_exit_while_loading(self, mock: Callable[..., Process], fault: str, status: int) -> None:
         a = mock("--fault", fault, "--load-time", "0.05")
-        assert a.popen.wait(10) == status
+        assert a.popen.wait(30) == status
         assert "failed to load" in a.popen.stderr.read()
 
     def test_hang_on_stop(self, mock: Callable[..., Process]) -> None:
@@ -327,7 +327,7 @@ class TestFaults:
         a = mock("--fault", "die-midstream:2", "--tokens-per-second", "100")
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             a.post(CHAT, {**HELLO, "stream": True})
-        assert a.popen.wait(10) == 1
+        assert a.popen.wait(30) == 1
 
     def test_faults_of_one_request_leave_the_engine_alone(self, mock: Callable[..., Process]) -> None:
         a = mock()

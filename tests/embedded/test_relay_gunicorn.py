@@ -63,7 +63,7 @@ def server(request, tmp_path_factory):
             yield listener.getsockname()[1], log
         finally:
             process.send_signal(signal.SIGQUIT)
-            process.wait(10)
+            process.wait(30)
     assert "Traceback" not in (folder / "log").read_text()
 
 
@@ -71,7 +71,7 @@ class Browser:
     """One client connection."""
 
     def __init__(self, server, engine):
-        self.sock = socket.create_connection(("127.0.0.1", server[0]), timeout=10)
+        self.sock = socket.create_connection(("127.0.0.1", server[0]), timeout=30)
         self._engine = engine
         self._rest = b""
 
@@ -201,7 +201,7 @@ def test_a_client_that_leaves_while_the_engine_is_silent_frees_the_engine_at_onc
                 browser.send("/v1/x", *header)
                 eventually(lambda: engine.requests)
                 left_at = time.monotonic()
-            assert engine.closed.wait(10)
+            assert engine.closed.wait(30)
             return engine.closed_at - left_at
 
     quickest(trial, 0.1)

@@ -57,7 +57,7 @@ def test_a_clients_pool_of_connections_leaves_nothing_in_flight(up: Up) -> None:
     """A bug once: each request that found no descriptor to wait with stayed in flight for ever."""
     hotseat = up(model("a", "--load-time", "3"), model("b"), limits=FEW_FILES)
     worker = hotseat.worker()
-    pool = [http.client.HTTPConnection(hotseat.address, timeout=10) for _ in range(90)]
+    pool = [http.client.HTTPConnection(hotseat.address, timeout=30) for _ in range(90)]
     for connection in pool:
         connection.request("GET", "/health")
         assert connection.getresponse().read()
@@ -167,7 +167,7 @@ def test_connections_that_bring_no_request_keep_nobody_out(up: Up, head: bytes) 
     host, port = hotseat.address.split(":")
     strangers = []
     for _ in range(300):
-        strangers.append(socket.create_connection((host, int(port)), timeout=10))
+        strangers.append(socket.create_connection((host, int(port)), timeout=30))
         strangers[-1].sendall(head)
     for _ in range(3):
         assert hotseat.get("/health").status == 200

@@ -102,7 +102,7 @@ def test_a_drain_timeout_that_was_made_longer_while_it_ran_is_kept_to_at_the_end
 
 def test_an_idle_hotseat_is_gone_at_once_whoever_is_still_connected(up: Up) -> None:
     hotseat = up(model("a"))
-    kept = [http.client.HTTPConnection(hotseat.address, timeout=10) for _ in range(2)]
+    kept = [http.client.HTTPConnection(hotseat.address, timeout=30) for _ in range(2)]
     kept[0].request("POST", CHAT, json.dumps(chat("a")))
     assert kept[0].getresponse().read()
     kept[1].connect()
@@ -116,7 +116,7 @@ def test_an_idle_hotseat_is_gone_at_once_whoever_is_still_connected(up: Up) -> N
 
 def test_a_request_that_is_never_finished_holds_it_up_for_a_moment_only(up: Up) -> None:
     hotseat = up(model("a"))
-    half = http.client.HTTPConnection(hotseat.address, timeout=10)
+    half = http.client.HTTPConnection(hotseat.address, timeout=30)
     half.connect()
     half.sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
     eventually(lambda: hotseat.get("/health").status == 200)
@@ -238,7 +238,7 @@ def test_it_ends_with_its_terminal(on_terminal: Callable[..., tuple[subprocess.P
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1)
     os.close(terminal)
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
 
 
 def test_under_nohup_it_survives_its_terminal(on_terminal: Callable[..., tuple[subprocess.Popen, int]]) -> None:
@@ -248,7 +248,7 @@ def test_under_nohup_it_survives_its_terminal(on_terminal: Callable[..., tuple[s
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.5)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
 
 
 def test_documents_from_the_standard_input_cannot_be_reloaded(tmp_path: Path) -> None:
@@ -261,4 +261,4 @@ def test_documents_from_the_standard_input_cannot_be_reloaded(tmp_path: Path) ->
         process.send_signal(signal.SIGHUP)
         assert "not reloaded" in json.loads(process.stdout.readline())["message"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0

@@ -143,7 +143,7 @@ def test_without_asking_nothing_comes_before_the_engines_own_first_byte(hotseat:
 
 
 def test_one_connection_serves_request_after_request(hotseat: Hotseat) -> None:
-    connection = http.client.HTTPConnection(hotseat.address, timeout=10)
+    connection = http.client.HTTPConnection(hotseat.address, timeout=30)
     said = []
     for number, stream in enumerate((False, True, True, False)):
         connection.request("POST", CHAT, json.dumps(chat("a", f"number {number}", stream=stream)))
