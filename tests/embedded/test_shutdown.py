@@ -174,7 +174,7 @@ def test_two_of_one_state_folder_would_take_each_others_engines_for_left_over(up
     hotseat = up(model("a"))
     command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(hotseat.file), "--port", "0"]
     done = subprocess.run(
-        [*command, "--state-dir", str(hotseat.state)], capture_output=True, text=True, timeout=60, check=False
+        [*command, "--state-dir", str(hotseat.state)], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode != 0
     assert "another hotseat (pid " in done.stderr
@@ -186,14 +186,14 @@ def test_a_port_that_is_taken_is_said_at_once(up: Up) -> None:
     hotseat: Hotseat = up(model("a"))
     command = [str(Path(sys.executable).with_name("hotseat")), "up", "-f", str(hotseat.file)]
     port = hotseat.address.partition(":")[2]
-    done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     done = subprocess.run(
         [*command, "--port", port, "--state-dir", str(hotseat.state)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert f"the hotseat with process {hotseat.worker()} has it" in done.stderr
