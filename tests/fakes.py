@@ -45,7 +45,7 @@ class Observations:
             self.times.append(time.monotonic())
             self._changed.notify_all()
 
-    def await_one(self, kind: type[Seen], holder: str = "", timeout: float = 10.0, **fields: object) -> Seen:
+    def await_one(self, kind: type[Seen], holder: str = "", timeout: float = 30.0, **fields: object) -> Seen:
         """First observation of that kind (of that holder, with these fields), if need be awaited."""
         if holder:
             fields["holder"] = holder

@@ -25,7 +25,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 CHAT = "/v1/chat/completions"
-PATIENCE = 10.0  # seconds after which something that should happen has not
+PATIENCE = 30.0  # seconds after which something that should happen has not; a busy machine needs some of them
 PREFIX = "dev.hotseat."
 
 Document = dict[str, Any]
@@ -61,6 +61,22 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.005)
     return found
+
+
+def quickest(seconds: Callable[[], float], below: float, trials: int = 8) -> None:
+    """Look that something takes less than `below` seconds: what else the machine does can only add to that, so one trial has to show it."""
+    taken: list[float] = []
+    while not taken or taken[-1] >= below:
+        assert len(taken) < trials, f"each took {below} s or more: {taken}"
+        taken.append(seconds())
+
+
+@contextlib.contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Time what is done inside; gives what tells the seconds so far, or in all once it is over."""
+    began, end = time.monotonic(), list[float]()
+    yield lambda: (end[0] if end else time.monotonic()) - began
+    end.append(time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -236,7 +252,7 @@ class Hotseat:
         for call in self.calls:
             call.leave()
         self.calls.clear()
-        assert self.post("/api/models/unload?wait=10s").status == 200
+        assert self.post("/api/models/unload?wait=30s").status == 200
         eventually(lambda: not self.waiting())
         self.catch_up()
         self._forgotten = (0, 0)

@@ -6,6 +6,10 @@ from .conftest import Up
 from .harness import Hotseat, eventually, model
 
 SLOW = {"stream": True, "mock": {"tokens": 12, "tokens_per_second": 30}}  # an answer of 0.4 s
+LONG = {
+    "stream": True,
+    "mock": {"tokens": 80, "tokens_per_second": 40},
+}  # of 2 s: nothing that has to happen meanwhile is late
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +90,14 @@ def test_a_failed_load_fails_every_waiter_with_the_reason(hotseat: Hotseat) -> N
 
 def test_a_queued_request_that_is_cancelled_starts_no_load(hotseat: Hotseat) -> None:
     hotseat.ask("a")
-    long = hotseat.send("a", **SLOW)
+    long = hotseat.send("a", **LONG)
     long.begun()
     waiting = [hotseat.send("b") for _ in range(3)]
     eventually(lambda: hotseat.waiting("b") == 3)
     for call in waiting:
         call.leave()
     eventually(lambda: hotseat.waiting("b") == 0)
-    assert len(long.answer().data()) == 13
+    assert len(long.answer().data()) == 81
     assert hotseat.ask("a").by == "a"
     assert hotseat.loads() == {"a": 1}
     assert hotseat.running() == {"a": "ready"}
@@ -112,7 +116,7 @@ def test_one_clients_cancel_leaves_the_others_alone(hotseat: Hotseat) -> None:
 
 def test_more_important_models_go_first(hotseat: Hotseat) -> None:
     hotseat.ask("a")
-    long = hotseat.send("a", **SLOW)
+    long = hotseat.send("a", **LONG)
     long.begun()
     calls = {}
     for number, name in enumerate(("low", "b", "high"), start=1):
@@ -125,7 +129,7 @@ def test_more_important_models_go_first(hotseat: Hotseat) -> None:
 
 def test_unload_sends_waiters_away_and_lets_in_flight_finish(hotseat: Hotseat) -> None:
     hotseat.ask("a")
-    long = hotseat.send("a", **SLOW)
+    long = hotseat.send("a", **LONG)
     long.begun()
     waiter = hotseat.send("b")
     eventually(lambda: hotseat.waiting("b") == 1)
@@ -133,7 +137,7 @@ def test_unload_sends_waiters_away_and_lets_in_flight_finish(hotseat: Hotseat) -
     assert (waiter.answer().code, hotseat.loads()["b"]) == ("unloaded", 0)
     answer = hotseat.post("/api/models/a/unload?wait=true")
     assert (answer.status, answer.json()) == (200, {"model": "a", "state": "unloaded"})
-    assert len(long.answer().data()) == 13, "it was in flight, and ended well"
+    assert len(long.answer().data()) == 81, "it was in flight, and ended well"
     assert hotseat.running() == {}
     assert hotseat.wait_event("model.released", "a")["data"]["reason"] == "unloaded"
 

@@ -83,7 +83,7 @@ def test_what_needs_more_gpus_than_there_are_is_refused_and_never_sees_those_of_
     assert {row["name"]: row["gpus"] for row in rows} == {"default": 1, "late": 0}
     assert "Workspace late is to have 1 GPUs, but of those that hotseat has here (4) it gets none" in hotseat.log()
     hotseat.write([workspace("late", capacity={"gpus": 1}), model("b", workspace="late")])  # the other one leaves
-    hotseat.wait_for(lambda: hotseat.ask("b").status == 200)
+    eventually(lambda: hotseat.ask("b").status == 200)
     assert visible(hotseat, "b") == "4"
 
 
@@ -93,7 +93,7 @@ def test_without_any_gpu_counts_are_trusted_again_once_no_gpu_is_stated(up: Up) 
     hotseat.expected_errors.append("GPUs, but of those that hotseat has here")
     assert hotseat.ask("a").code == "too_large"
     hotseat.write([workspace(capacity={"gpus": 1}), model("a")])
-    hotseat.wait_for(lambda: hotseat.ask("a").status == 200)
+    eventually(lambda: hotseat.ask("a").status == 200)
 
 
 def test_a_gpu_that_goes_to_another_workspace_is_waited_for(up: Up) -> None:
@@ -116,7 +116,7 @@ def test_a_workspace_that_comes_back_has_no_gpu_that_is_another_ones_by_now(up: 
 
     def become(*names: str) -> None:
         hotseat.write(documents(*names))
-        hotseat.wait_for(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == [*names])
+        eventually(lambda: {row["name"] for row in hotseat.get("/running").json()["workspaces"]} == {*names})
 
     hotseat = up(*documents("east"), seats=2)
     hotseat.ask("of-east")

@@ -16,7 +16,7 @@ from .harness import eventually
 
 APP = """
 from hotseat.gateway import worker
-worker.HEAD_TIME = 0.4
+worker.HEAD_TIME = 1.5
 worker._SOCKET_OPTIONS = worker._SOCKET_OPTIONS[:-1] + ((*worker._SOCKET_OPTIONS[-1][:2], worker.struct.pack("ll", 0, 400000)),)
 worker.SWEEP = 0.05
 Worker = worker.Worker
@@ -54,7 +54,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
             yield listener.getsockname()
         finally:
             process.send_signal(signal.SIGQUIT)
-            process.wait(10)
+            process.wait(30)
     log = (folder / "log").read_text()
     assert "Traceback" not in log, log
 
@@ -63,7 +63,7 @@ class Client:
     """One connection."""
 
     def __init__(self, address: tuple[str, int], data: bytes = b"") -> None:
-        self.sock = socket.create_connection(address, timeout=10)
+        self.sock = socket.create_connection(address, timeout=30)
         self.sock.sendall(data)
 
     def __enter__(self) -> Self:

@@ -2,13 +2,12 @@
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from .conftest import Up
-from .harness import CHAT, Call, Hotseat, chat, eventually, model, workspace
+from .harness import CHAT, Call, Hotseat, chat, eventually, model, quickest, stopwatch, workspace
 from .receiver import Receiver
 
 LIMIT = 64 * 1024
@@ -71,7 +70,7 @@ def test_a_body_too_large_is_413(hotseat: Hotseat, chunked: bool) -> None:
     else:
         head += b"Content-Length: %d\r\n\r\n" % len(body)
     host, port = hotseat.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
+    with socket.create_connection((host, int(port)), timeout=30) as client:
         client.sendall(head + body)
         assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert hotseat.ask("a", "x" * (LIMIT - 1000)).by == "a", "one that just fits is served"
@@ -98,14 +97,17 @@ def test_a_model_is_not_asked_for_what_it_cannot_do(hotseat: Hotseat) -> None:
 
 
 def test_a_client_may_limit_its_wait_and_its_demand_goes_with_it(busy: Hotseat) -> None:
-    began = time.monotonic()
-    answers = [
-        call.answer() for call in [busy.send("b", headers={"X-Hotseat-Max-Wait": text}) for text in ("200ms", "0.3")]
-    ]
-    assert 0.3 <= time.monotonic() - began < 0.8
-    for answer in answers:
-        assert (answer.status, answer.code) == (503, "wait_timeout")
-        assert "Retry-After" in answer.headers
+    def trial() -> float:
+        with stopwatch() as seconds:
+            calls = [busy.send("b", headers={"X-Hotseat-Max-Wait": text}) for text in ("200ms", "0.3")]
+            answers = [call.answer() for call in calls]
+        assert seconds() >= 0.3
+        for answer in answers:
+            assert (answer.status, answer.code) == (503, "wait_timeout")
+            assert "Retry-After" in answer.headers
+        return seconds()
+
+    quickest(trial, 0.8)
     assert busy.waiting() == 0
     assert busy.loads()["b"] == 0
     assert busy.ask("b", headers={"X-Hotseat-Max-Wait": "0s"}).code == "wait_timeout", "not now is not at all"
@@ -177,7 +179,7 @@ def test_an_external_server_that_is_not_there_is_502_and_never_loaded(up: Up) ->
 
 def test_a_client_that_sends_half_a_body_and_leaves_harms_nobody(hotseat: Hotseat) -> None:
     host, port = hotseat.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as client:
+    with socket.create_connection((host, int(port)), timeout=30) as client:
         client.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{" % CHAT.encode())
     assert Call(hotseat.address, "GET", "/health").answer().status == 200
     assert hotseat.running() == {}

@@ -1,16 +1,15 @@
 """Another model answers while the wanted one cannot: at once where that is known, and the wanted one comes all the same."""
 
 import json
-import time
 
 import pytest
 
 from .conftest import Up
-from .harness import Answer, Hotseat, eventually, model, workspace
+from .harness import Answer, Hotseat, eventually, model, quickest, stopwatch, workspace
 from .receiver import Receiver
 
 STREAM = {"stream": True}
-SLOW = {"stream": True, "mock": {"tokens": 12, "tokens_per_second": 30}}  # an answer of 0.4 s
+LONG = {"stream": True, "mock": {"tokens": 80, "tokens_per_second": 40}}  # an answer of 2 s
 
 
 def header(answer: Answer) -> str | None:
@@ -29,7 +28,7 @@ def shared(shared_up: Up) -> Hotseat:
         workspace("cpu", capacity={"gpus": 0}),
         model("small", names=["small", "tiny"], **small),
         model("vectors", capabilities=["embedding"], **small),
-        model("big", "--load-time", "1", workspace="default", fallback={"model": "tiny", "after": "100ms"}),
+        model("big", "--load-time", "2", workspace="default", fallback={"model": "tiny", "after": "100ms"}),
         model("other", workspace="default"),
         model("slow", "--load-time", "2", workspace="default", fallback={"model": "small", "after": "1500ms"}),
         model("shown", "--load-time", "2", workspace="default", fallback={"model": "small", "after": "500ms"}),
@@ -98,10 +97,14 @@ def test_a_small_one_that_is_not_there_is_brought_beside_the_big_one(hotseat: Ho
 
 def test_a_wait_that_is_known_to_be_too_long_is_not_begun(hotseat: Hotseat) -> None:
     ready(hotseat, "small", "slow")
-    assert hotseat.post("/api/models/slow/unload?wait=true").status == 200
-    begun = time.monotonic()
-    assert header(hotseat.ask("slow")) is not None
-    assert time.monotonic() - begun < 1, "its bound is 1.5 s"
+
+    def trial() -> float:
+        assert hotseat.post("/api/models/slow/unload?wait=true").status == 200
+        with stopwatch() as seconds:
+            assert header(hotseat.ask("slow")) is not None
+        return seconds()
+
+    quickest(trial, 1)  # its bound is 1.5 s
 
 
 def test_a_wait_that_is_short_enough_is_waited(hotseat: Hotseat) -> None:
@@ -119,11 +122,11 @@ def test_a_client_that_will_not_wait_so_long_is_answered_where_it_would_be_sent_
 
 def test_what_holds_the_seat_answers_for_what_waits_for_it(hotseat: Hotseat) -> None:
     ready(hotseat, "other")
-    long = hotseat.send("other", **SLOW)
+    long = hotseat.send("other", **LONG)
     long.begun()
     answer = hotseat.ask("beside")
     assert (answer.by, header(answer)) == ("other", by_fallback("beside", "other", "waiting"))
-    assert len(long.answer().data()) == 13
+    assert len(long.answer().data()) == 81
     eventually(lambda: hotseat.running() == {"beside": "ready"})
     assert hotseat.loads() == {"other": 1, "beside": 1}
 
@@ -136,10 +139,10 @@ def test_no_seat_is_taken_for_a_fallback(hotseat: Hotseat) -> None:
 
 def test_a_place_that_is_taken_is_waited_for_elsewhere(hotseat: Hotseat) -> None:
     ready(hotseat, "small", "one")
-    long = hotseat.send("one", **SLOW)
+    long = hotseat.send("one", **LONG)
     long.begun()
     assert header(hotseat.ask("one")) == by_fallback("one", "small", "waiting")
-    assert len(long.answer().data()) == 13
+    assert len(long.answer().data()) == 81
 
 
 @pytest.mark.parametrize("more", [{}, STREAM], ids=["whole", "stream"])
@@ -148,7 +151,7 @@ def test_a_failed_load_is_answered_by_the_fallback_which_loads_for_that(hotseat:
         answer = hotseat.ask("broken", **more)
         assert (answer.status, answer.by) == (200, "small")
         assert header(answer) == by_fallback("broken", "small", "failed")
-    assert hotseat.running() == {"small": "ready"}
+    eventually(lambda: hotseat.running() == {"small": "ready"})
 
 
 def test_a_chain_is_followed_to_whoever_can_answer(hotseat: Hotseat) -> None:
@@ -199,7 +202,7 @@ def test_fallbacks_are_counted(hotseat: Hotseat) -> None:
     ready(hotseat, "small")
     before = hotseat.metrics().get(sample, 0)
     hotseat.ask("big")
-    eventually(lambda: hotseat.metrics()[sample] == before + 1)
+    eventually(lambda: hotseat.metrics().get(sample, 0) == before + 1)
 
 
 def test_external_servers_stand_in_and_are_stood_in_for(up: Up) -> None:

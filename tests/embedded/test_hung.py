@@ -24,10 +24,10 @@ def test_a_hung_engine_is_stopped_and_started_again_for_those_who_wait(up: Up) -
 
 
 def test_an_engine_that_sends_bytes_is_left_alone_though_it_answers_no_health_check(up: Up) -> None:
-    health = {"period": "100ms", "failureThreshold": 2}
+    health = {"period": "300ms", "failureThreshold": 2}
     hotseat = up(model("a", "--fault", "busy-health", health=health))
-    answer = hotseat.ask("a", stream=True, mock={"tokens": 40, "tokens_per_second": 40})
-    assert len(answer.data()) == 41
+    answer = hotseat.ask("a", stream=True, mock={"tokens": 80, "tokens_per_second": 40})
+    assert len(answer.data()) == 81
     assert hotseat.loads()["a"] == 1
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from .conftest import Up
-from .harness import Hotseat, eventually, model, workspace
+from .harness import Answer, Hotseat, eventually, model, quickest, stopwatch, workspace
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def shared(shared_up: Up) -> Hotseat:
     return shared_up(
         model("a"),
         model("impatient", scheduling={"maxWait": "100ms"}),
-        model("idle", "--stop-time", "0.15", lifecycle={"idleTimeout": "250ms"}),
+        model("idle", "--stop-time", "1", lifecycle={"idleTimeout": "1s"}),
         model("late", "--fault", "never-ready", lifecycle={"startTimeout": "300ms", "stopTimeout": "1s"}),
         model("steady", scheduling={"minResidency": "600ms"}),
         model("slow-drain", lifecycle={"drainTimeout": "300ms", "stopTimeout": "1s"}),
@@ -28,12 +28,12 @@ def hotseat(shared: Hotseat) -> Hotseat:
 def test_an_idle_model_leaves_and_a_request_starts_its_time_anew(hotseat: Hotseat) -> None:
     hotseat.ask("idle")
     for _ in range(3):
-        time.sleep(0.15)
+        time.sleep(0.5)  # twice that is its timeout
         assert hotseat.ask("idle").by == "idle"
     asked = time.time()
     assert hotseat.loads() == {"idle": 1}
     hotseat.wait_event("model.released", "idle")
-    assert 0.2 < hotseat.moment("term", "idle") - asked < 0.5
+    assert 0.9 < hotseat.moment("term", "idle") - asked < 2
 
 
 def test_without_an_idle_timeout_a_model_stays(hotseat: Hotseat) -> None:
@@ -51,12 +51,20 @@ def test_a_request_during_the_idle_stop_restarts_the_model(hotseat: Hotseat) -> 
 
 
 def test_loading_has_an_end(hotseat: Hotseat) -> None:
-    began = time.monotonic()
-    answer = hotseat.ask("late")
-    assert (answer.status, answer.code) == (503, "model_failed")
-    assert "not ready within 0.3 s" in answer.json()["error"]["message"]
-    assert int(answer.headers["Retry-After"]) >= 1
-    assert 0.3 <= time.monotonic() - began < 0.8
+    def trial() -> float:
+        with stopwatch() as seconds:
+            failed(hotseat.post("/api/models/late/load?wait=true"))
+        return seconds()
+
+    def failed(answer: Answer) -> None:
+        assert (answer.status, answer.code) == (503, "model_failed")
+        assert "not ready within 0.3 s" in answer.json()["error"]["message"]
+        assert int(answer.headers["Retry-After"]) >= 1
+
+    with stopwatch() as seconds:
+        failed(hotseat.ask("late"))
+    assert seconds() >= 0.3
+    quickest(trial, 0.8)
     assert hotseat.ask("a").by == "a"
 
 
@@ -72,6 +80,7 @@ def test_what_does_not_end_within_the_drain_timeout_is_cut_and_told(hotseat: Hot
     stream = hotseat.send("slow-drain", stream=True, mock=endless)
     whole = hotseat.send("slow-drain", mock=endless)
     stream.begun()
+    eventually(lambda: hotseat.stats("slow-drain")["open"] == 2)
     assert hotseat.ask("impatient").by == "impatient"
     last = stream.answer().data()[-1]
     assert last["error"]["code"] == "model_stopped"

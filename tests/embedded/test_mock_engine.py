@@ -23,7 +23,7 @@ from hotseat.engines.base import Placement
 from hotseat.engines.mock import Mock
 from hotseat.engines.mock_server import SEAT_TAKEN
 
-from .harness import lives
+from .harness import eventually, lives, quickest, stopwatch
 
 
 class Process:
@@ -49,26 +49,26 @@ class Process:
         return self._url
 
     def get(self, path: str) -> requests.Response:
-        return self.http.get(self.url + path, timeout=10)
+        return self.http.get(self.url + path, timeout=30)
 
     def post(self, path: str, body: Any = None, **more: Any) -> requests.Response:
-        return self.http.post(self.url + path, json=body, timeout=10, **more)
+        return self.http.post(self.url + path, json=body, timeout=30, **more)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=10)
+        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=30)
 
     def stats(self) -> dict[str, Any]:
         return self.get("/stats").json()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
-        return self.popen.wait(10)
+        return self.popen.wait(30)
 
     def close(self) -> None:
         self.http.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(30)
         self.popen.stdout.close()
         self.popen.stderr.close()
 
@@ -83,13 +83,6 @@ def mock() -> Iterator[Callable[..., Process]]:
             return process
 
         yield start
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.005)
 
 
 def events(response: requests.Response) -> list[Any]:
@@ -139,7 +132,7 @@ class TestAnswers:
         ]
         assert results == [{"index": 1, "relevance_score": 1.0}]
         form = {"file": ("a.wav", b"RIFF"), "model": (None, "whisper")}
-        assert requests.post(f"{a.url}/v1/audio/transcriptions", files=form, timeout=10).json()["model"] == "whisper"
+        assert requests.post(f"{a.url}/v1/audio/transcriptions", files=form, timeout=30).json()["model"] == "whisper"
 
     def test_unknown_fields_are_there_to_be_looked_at(self, mock: Callable[..., Process]) -> None:
         a = mock("--memory", "4Gi")
@@ -152,19 +145,27 @@ class TestAnswers:
     def test_bodies_may_be_chunked_and_malformed_ones_are_told(self, mock: Callable[..., Process]) -> None:
         a = mock()
         parts = (part for part in (b'{"prompt": "hi",', b' "max_tokens": 2}'))
-        assert a.http.post(a.url + "/v1/completions", data=parts, timeout=10).json()["choices"][0]["text"] == "a: hi"
-        assert a.http.post(a.url + CHAT, data="{", timeout=10).status_code == 400
+        assert a.http.post(a.url + "/v1/completions", data=parts, timeout=30).json()["choices"][0]["text"] == "a: hi"
+        assert a.http.post(a.url + CHAT, data="{", timeout=30).status_code == 400
         assert a.get("/nowhere").status_code == 404
         assert a.get("/echo?x=1").json()["method"] == "GET"
 
     def test_tokens_come_at_the_rate_that_was_asked_for(self, mock: Callable[..., Process]) -> None:
         a = mock("--tokens-per-second", "100", "--first-token", "0.1")
-        began = time.monotonic()
-        a.post(CHAT, {**HELLO, "max_tokens": 21})
-        assert 0.3 <= time.monotonic() - began < 0.6
-        began = time.monotonic()
-        a.post(CHAT, {**HELLO, "mock": {"first_token": 0, "tokens_per_second": 0, "tokens": 500}})
-        assert time.monotonic() - began < 0.2
+
+        def at_its_rate() -> float:
+            with stopwatch() as seconds:
+                a.post(CHAT, {**HELLO, "max_tokens": 21})
+            assert seconds() >= 0.3
+            return seconds()
+
+        def at_once() -> float:
+            with stopwatch() as seconds:
+                a.post(CHAT, {**HELLO, "mock": {"first_token": 0, "tokens_per_second": 0, "tokens": 500}})
+            return seconds()
+
+        quickest(at_its_rate, 0.6)
+        quickest(at_once, 0.2)
 
     def test_300_streams_at_once(self, mock: Callable[..., Process]) -> None:
         a = mock("--tokens-per-second", "5")
@@ -181,12 +182,20 @@ class TestAnswers:
 
 class TestComingAndGoing:
     def test_it_listens_at_once_and_is_ready_after_its_load_time(self, mock: Callable[..., Process]) -> None:
-        a = mock("--load-time", "0.3")
+        a = mock("--load-time", "2")
         assert a.get("/health").status_code == 503
         assert a.post(CHAT, HELLO).status_code == 503
-        began = time.monotonic()
         eventually(lambda: a.get("/health").status_code == 200)
-        assert 0.1 < time.monotonic() - began < 0.6
+
+        def trial() -> float:
+            a = mock("--load-time", "0.3")
+            assert a.url
+            with stopwatch() as seconds:
+                eventually(lambda: a.get("/health").status_code == 200)
+            assert seconds() > 0.1
+            return seconds()
+
+        quickest(trial, 0.6)
 
     def test_it_may_listen_late(self, mock: Callable[..., Process]) -> None:
         began = time.monotonic()
@@ -195,12 +204,16 @@ class TestComingAndGoing:
         assert time.monotonic() - began > 0.3
 
     def test_it_stops_at_once_or_after_its_stop_time(self, mock: Callable[..., Process]) -> None:
-        for stop_time in (0.0, 0.2):
+        def trial(stop_time: float) -> float:
             a = mock("--stop-time", str(stop_time))
             a.get("/health")
-            began = time.monotonic()
-            assert a.end() == 0
-            assert stop_time <= time.monotonic() - began < stop_time + 0.2
+            with stopwatch() as seconds:
+                assert a.end() == 0
+            assert seconds() >= stop_time
+            return seconds()
+
+        for stop_time in (0.0, 0.2):
+            quickest(lambda stop_time=stop_time: trial(stop_time), stop_time + 0.2)
 
     def test_its_log_tells_when_what_happened(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         a = mock("--log", str(tmp_path / "log"))
@@ -214,8 +227,9 @@ class TestComingAndGoing:
 
     def test_a_client_that_leaves_is_noticed_within_50_ms(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         a = mock("--log", str(tmp_path / "log"))
-        for wishes in ({"first_token": 60}, {"tokens": 100, "tokens_per_second": 2}):
-            client = a.connect()
+
+        def trial(wishes: dict[str, float]) -> float:
+            cancelled, client = a.stats()["cancelled"], a.connect()
             body = json.dumps({**HELLO, "stream": True, "mock": wishes}).encode()
             client.sendall(b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
             eventually(lambda: a.stats()["open"] == 1)
@@ -224,8 +238,11 @@ class TestComingAndGoing:
             eventually(lambda: a.stats()["open"] == 0)
             last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
             assert (last["event"], last["cancelled"]) == ("done", True)
-            assert last["time"] - left < 0.05
-        assert a.stats()["cancelled"] == 2
+            assert a.stats()["cancelled"] == cancelled + 1
+            return last["time"] - left
+
+        for wishes in ({"first_token": 60}, {"tokens": 100, "tokens_per_second": 2}):
+            quickest(lambda wishes=wishes: trial(wishes), 0.05)
 
 
 class TestSeats:
@@ -234,7 +251,7 @@ class TestSeats:
         first = mock("--seat", seat)
         first.get("/health")
         second = mock(env={"HOTSEAT_MOCK_SEAT": seat})
-        assert second.popen.wait(10) == SEAT_TAKEN
+        assert second.popen.wait(30) == SEAT_TAKEN
         assert f"seat {seat} is taken by pid {first.popen.pid} (model a)" in second.popen.stderr.read()
         first.end(signal.SIGKILL)
         assert mock("--seat", seat).get("/health").ok
@@ -246,7 +263,7 @@ class TestSeats:
         assert mock(env=env).get("/health").ok
         assert mock(env=env).get("/health").ok
         assert mock(env=env, gpus=0).get("/health").ok
-        assert mock(env=env).popen.wait(10) == SEAT_TAKEN
+        assert mock(env=env).popen.wait(30) == SEAT_TAKEN
 
     def test_it_gives_the_seat_up_while_it_sleeps(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         seat = str(tmp_path / "seat")
@@ -258,7 +275,7 @@ class TestSeats:
         other.end()
         assert sleeper.post("/wake_up").json() == {"is_sleeping": False}
         assert sleeper.post(CHAT, HELLO).ok
-        assert mock("--seat", seat).popen.wait(10) == SEAT_TAKEN
+        assert mock("--seat", seat).popen.wait(30) == SEAT_TAKEN
 
     def test_a_sleeper_that_wakes_on_a_taken_seat_dies_loudly(
         self, mock: Callable[..., Process], tmp_path: Path
@@ -268,7 +285,7 @@ class TestSeats:
         assert mock("--seat", str(tmp_path / "seat")).get("/health").ok
         with pytest.raises(requests.ConnectionError):
             sleeper.post("/wake_up")
-        assert sleeper.popen.wait(10) == SEAT_TAKEN
+        assert sleeper.popen.wait(30) == SEAT_TAKEN
 
     def test_a_leaked_child_still_holds_the_seat(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         seat = str(tmp_path / "seat")
@@ -277,7 +294,7 @@ class TestSeats:
         (child,) = psutil.Process(a.popen.pid).children()
         a.end()
         child.terminate()
-        assert mock("--seat", seat).popen.wait(10) == SEAT_TAKEN
+        assert mock("--seat", seat).popen.wait(30) == SEAT_TAKEN
         child.kill()
         eventually(lambda: not lives(child))
         assert mock("--seat", seat).get("/health").ok
@@ -295,7 +312,7 @@ class TestFaults:
     @pytest.mark.parametrize(("fault", "status"), [("exit-loading", 1), ("exit-loading:7", 7)])
     def test_exit_while_loading(self, mock: Callable[..., Process], fault: str, status: int) -> None:
         a = mock("--fault", fault, "--load-time", "0.05")
-        assert a.popen.wait(10) == status
+        assert a.popen.wait(30) == status
         assert "failed to load" in a.popen.stderr.read()
 
     def test_hang_on_stop(self, mock: Callable[..., Process]) -> None:
@@ -310,7 +327,7 @@ class TestFaults:
         a = mock("--fault", "die-midstream:2", "--tokens-per-second", "100")
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             a.post(CHAT, {**HELLO, "stream": True})
-        assert a.popen.wait(10) == 1
+        assert a.popen.wait(30) == 1
 
     def test_faults_of_one_request_leave_the_engine_alone(self, mock: Callable[..., Process]) -> None:
         a = mock()

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from .conftest import Up
-from .harness import Document, Hotseat, eventually, lives, model, workspace
+from .harness import Document, Hotseat, eventually, lives, model, quickest, workspace
 
 MI = 2**20
 
@@ -37,16 +37,16 @@ def engine(hotseat: Hotseat, name: str) -> psutil.Process:
 
 def test_two_models_that_alternate_are_loaded_once_each_and_then_woken(up: Up) -> None:
     hotseat = up(*(sleepy(name, "--load-time", "1.0", "--wake-time", "0.05") for name in "ab"))
-    for name in "abab":
+    for name in "abababab":
         assert hotseat.ask(name).by == name
     assert hotseat.loads() == {"a": 1, "b": 1}
-    assert happened(hotseat, "wake") == ["a", "b"]
+    assert happened(hotseat, "wake") == ["a", "b"] * 3
     assert (hotseat.running(), parked(hotseat)) == ({"b": "ready"}, {"a"})
-    assert (state(hotseat, "a"), state(hotseat, "b")) == ("parked", "ready")
-    hotseat.catch_up()
-    cold, _, warm, _ = (event["data"]["phases"]["total"] for event in hotseat.events("switch.completed"))
+    eventually(lambda: (state(hotseat, "a"), state(hotseat, "b")) == ("parked", "ready"))
+    hotseat.wait_event("switch.completed", count=8)
+    cold, _, *warm = (event["data"]["phases"]["total"] for event in hotseat.events("switch.completed"))
     assert cold > 1.0
-    assert warm < 0.5
+    quickest(iter(warm).__next__, 0.5, trials=len(warm))
 
 
 def test_parked_models_are_counted_apart(up: Up) -> None:
@@ -59,6 +59,8 @@ def test_parked_models_are_counted_apart(up: Up) -> None:
     assert (sleeper["model"], sleeper["workspace"]) == ("b", "default")
     assert MI < sleeper["memory"] < 500 * MI
     assert row["workspaces"][0]["host_memory"] == 1024 * MI
+    hotseat.wait_event("model.woken", "a")
+    hotseat.wait_event("switch.completed", "a", count=2)
     metrics = hotseat.metrics()
     assert metrics["hotseat_parked", "b", "default"] == 1
     assert ("hotseat_parked", "a", "default") not in metrics
@@ -89,10 +91,12 @@ def test_a_model_that_does_not_fall_asleep_is_stopped(up: Up, fault: str, said: 
     assert hotseat.ask("b").by == "b"
     assert hotseat.wait_event("model.failed", "a")["data"]["message"].startswith(said)
     assert hotseat.wait_event("model.released", "a")["data"]["reason"] == "park_failed"
-    assert (parked(hotseat), state(hotseat, "a")) == (set(), "unloaded")
+    assert parked(hotseat) == set()
+    eventually(lambda: state(hotseat, "a") == "unloaded")
     assert hotseat.metrics()["hotseat_parks_total", "a", "failed"] == 1
     assert hotseat.ask("a").by == "a"
     hotseat.ask("b")
+    hotseat.catch_up()
     assert len(hotseat.events("model.failed", "a")) == 1, "it is not tried again at once"
 
 
@@ -105,6 +109,7 @@ def test_a_wake_that_fails_falls_back_to_a_cold_start_for_those_who_wait(up: Up,
     assert [call.answer().status for call in calls] == [200] * 3
     assert hotseat.loads() == {"a": 2, "b": 1}
     assert happened(hotseat, "wake") == []
+    hotseat.wait_event("switch.completed", "a", count=2)
     hotseat.catch_up()
     assert [event["data"]["reason"][:4] for event in hotseat.events("model.failed", "a")] == ["Wake"]
     assert hotseat.metrics()["hotseat_wakes_total", "a", "failed"] == 1

@@ -40,6 +40,7 @@ def test_no_load_is_thrown_away_for_clients_that_give_up_and_ask_again(up: Up) -
     for each in clients:
         each.join()
     assert min(answers.values()) == 3
+    hotseat.catch_up()
     cancelled = len(hotseat.events("switch.cancelled"))
     assert cancelled <= len(hotseat.events("switch.completed"))
     assert not hotseat.events("switch.failed")
@@ -55,6 +56,7 @@ def test_a_load_that_nobody_wants_any_longer_makes_room_at_once_and_counts_as_ca
     cancelled = hotseat.wait_event("switch.cancelled", "slow")["data"]
     assert (cancelled["code"], cancelled["phase"]) == ("Abandoned", "load")
     assert hotseat.metrics()["hotseat_switches_total", "", "cancelled", "slow"] == 1
+    hotseat.wait_event("switch.completed", "b")
     rows = hotseat.get("/api/switches").json()["switches"]
     assert [(row["to"], row["outcome"]) for row in rows] == [("slow", "cancelled"), ("b", "completed")]
     assert not hotseat.events("switch.failed")

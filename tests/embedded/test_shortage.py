@@ -43,7 +43,7 @@ def check_all_is_well(hotseat: Hotseat, worker: int) -> None:
 
 
 def test_with_few_descriptors_what_does_not_fit_is_refused(up: Up) -> None:
-    hotseat = up(model("a", "--load-time", "1.5"), model("b"), limits=FEW_FILES)
+    hotseat = up(model("a", "--load-time", "3"), model("b"), limits=FEW_FILES)
     worker = hotseat.worker()
     calls = [hotseat.send("a") for _ in range(150)]
     assert hotseat.get("/health").status == 200
@@ -55,9 +55,9 @@ def test_with_few_descriptors_what_does_not_fit_is_refused(up: Up) -> None:
 
 def test_a_clients_pool_of_connections_leaves_nothing_in_flight(up: Up) -> None:
     """A bug once: each request that found no descriptor to wait with stayed in flight for ever."""
-    hotseat = up(model("a", "--load-time", "1"), model("b"), limits=FEW_FILES)
+    hotseat = up(model("a", "--load-time", "3"), model("b"), limits=FEW_FILES)
     worker = hotseat.worker()
-    pool = [http.client.HTTPConnection(hotseat.address, timeout=10) for _ in range(90)]
+    pool = [http.client.HTTPConnection(hotseat.address, timeout=30) for _ in range(90)]
     for connection in pool:
         connection.request("GET", "/health")
         assert connection.getresponse().read()
@@ -92,7 +92,7 @@ def test_without_any_descriptor_what_runs_goes_on_and_connections_are_taken_agai
 
 
 def test_without_memory_for_threads_what_does_not_fit_is_refused(up: Up) -> None:
-    hotseat = up(model("a", "--load-time", "1.5"), model("b"))
+    hotseat = up(model("a", "--load-time", "3"), model("b"))
     hotseat.expected_errors = ["MemoryError", "start new thread"]
     worker = psutil.Process(hotseat.worker())
     first = hotseat.send("a")
@@ -140,7 +140,7 @@ def test_without_threads_what_does_not_fit_is_refused_and_the_end_is_orderly(tas
     worker = psutil.Process(hotseat.worker())
     (tasks / "cgroup.procs").write_text(str(worker.pid))
     (tasks / "pids.max").write_text(str(worker.num_threads() + 20))
-    slow = {"mock": {"first_token": 1}}
+    slow = {"mock": {"first_token": 2}}
     calls = [hotseat.send("a", **slow) for _ in range(80)]
     assert hotseat.get("/health").status == 200
     statuses = check_refusals([call.answer() for call in calls])
@@ -167,7 +167,7 @@ def test_connections_that_bring_no_request_keep_nobody_out(up: Up, head: bytes) 
     host, port = hotseat.address.split(":")
     strangers = []
     for _ in range(300):
-        strangers.append(socket.create_connection((host, int(port)), timeout=10))
+        strangers.append(socket.create_connection((host, int(port)), timeout=30))
         strangers[-1].sendall(head)
     for _ in range(3):
         assert hotseat.get("/health").status == 200

@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             if origin.stall_after:
                 self.wfile.write(data[: origin.stall_after])
                 origin.stalled.set()
-                origin.go_on.wait(10)
+                origin.go_on.wait(30)
                 data = data[origin.stall_after :]
             self.wfile.write(data)
         except OSError:
@@ -196,7 +196,7 @@ class TestChild:
         origin.stall_after = 3 * 1024 * 1024
         partial = entry(source, tmp_path) / "files" / "a.gguf.partial"
         with child(source, tmp_path) as first:
-            assert origin.stalled.wait(10)
+            assert origin.stalled.wait(30)
             end = time.monotonic() + 10
             while not (partial.exists() and partial.stat().st_size >= 1024 * 1024):
                 assert time.monotonic() < end, "nothing arrived"
@@ -206,7 +206,7 @@ class TestChild:
         origin.stall_after = 0
         origin.go_on.set()
         with child(source, tmp_path) as second:
-            last = json.loads(second.communicate(timeout=20)[0].splitlines()[-1])
+            last = json.loads(second.communicate(timeout=60)[0].splitlines()[-1])
         assert second.returncode == 0
         assert Path(last["path"]).read_bytes() == WEIGHTS
         assert origin.ranges() == [None, f"bytes={kept}-"]
@@ -215,16 +215,16 @@ class TestChild:
         origin.stall_after = 1024
         source = f"{origin.url}/a.gguf"
         with child(source, tmp_path) as first:
-            assert origin.stalled.wait(10)
+            assert origin.stalled.wait(30)
             with child(source, tmp_path) as second:
                 origin.go_on.set()
-                paths = [json.loads(one.communicate(timeout=20)[0].splitlines()[-1])["path"] for one in (first, second)]
+                paths = [json.loads(one.communicate(timeout=60)[0].splitlines()[-1])["path"] for one in (first, second)]
         assert paths[0] == paths[1]
         assert len(origin.asked) == 1
 
     def test_failures_are_told_on_the_last_line(self, origin: Origin, tmp_path: Path) -> None:
         with child(f"{origin.url}/none", tmp_path) as process:
-            last = json.loads(process.communicate(timeout=20)[0].splitlines()[-1])
+            last = json.loads(process.communicate(timeout=60)[0].splitlines()[-1])
         assert process.returncode == 2
         assert last == {"error": f"{origin.url}/none answered 404: no such file", "retryable": False}
 

@@ -5,11 +5,12 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from .conftest import Up
-from .harness import CHAT, Call, Hotseat, chat, eventually, model, workspace
+from .harness import CHAT, Call, Hotseat, chat, eventually, model, quickest, stopwatch, workspace
 from .receiver import Receiver
 
 COMMENTS = {"X-Hotseat-Loading": "comments"}
@@ -76,30 +77,40 @@ def test_a_request_that_names_no_model_gets_the_default_one(hotseat: Hotseat, re
 
 def test_a_stream_comes_piece_by_piece_and_is_not_buffered_on_its_way(hotseat: Hotseat) -> None:
     hotseat.ask("a")
-    began = time.monotonic()
-    call = hotseat.send("a", stream=True, mock={"tokens": 5, "tokens_per_second": 10})
-    head = call.begun()
-    assert (head.status, head.headers["X-Accel-Buffering"]) == (200, "no")
-    assert head.headers["Content-Type"].startswith("text/event-stream")
-    times = [time.monotonic() - began for line in call.lines() if "content" in line]
-    assert len(times) == 5
-    assert times[0] < 0.1
-    assert all(0.04 < later - earlier < 0.2 for earlier, later in itertools.pairwise(times))
+
+    def trial() -> float:
+        """By how much the piece that was latest missed its time: the first comes at once, and then one every 0.1 s."""
+        with stopwatch() as seconds:
+            call = hotseat.send("a", stream=True, mock={"tokens": 5, "tokens_per_second": 10})
+            head = call.begun()
+            assert (head.status, head.headers["X-Accel-Buffering"]) == (200, "no")
+            assert head.headers["Content-Type"].startswith("text/event-stream")
+            times = [seconds() for line in call.lines() if "content" in line]
+        assert len(times) == 5
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        return max(times[0], *(abs(gap - 0.1) for gap in gaps))
+
+    quickest(trial, 0.06)
 
 
 def test_a_client_that_leaves_ends_its_answer_upstream_within_100_ms(hotseat: Hotseat) -> None:
     hotseat.ask("a")
     for more in ({"stream": True}, {}):
         for mock in ({"tokens": 1000, "tokens_per_second": 10}, {"first_token": 60}):
-            call = hotseat.send("a", mock=mock, **more)
-            eventually(lambda: hotseat.stats("a")["open"] == 1)
-            left = time.time()
-            call.leave()
-            eventually(lambda: hotseat.stats("a")["open"] == 0)
-            done = hotseat.mock_lines()[-1]
-            assert (done["event"], done["cancelled"]) == ("done", True)
-            assert done["time"] - left < 0.1
-    assert hotseat.stats("a")["cancelled"] == 4
+
+            def trial(mock: Any = mock, more: Any = more) -> float:
+                cancelled = hotseat.stats("a")["cancelled"]
+                call = hotseat.send("a", mock=mock, **more)
+                eventually(lambda: hotseat.stats("a")["open"] == 1)
+                left = time.time()
+                call.leave()
+                eventually(lambda: hotseat.stats("a")["open"] == 0)
+                done = hotseat.mock_lines()[-1]
+                assert (done["event"], done["cancelled"]) == ("done", True)
+                assert hotseat.stats("a")["cancelled"] == cancelled + 1
+                return done["time"] - left
+
+            quickest(trial, 0.1)
 
 
 def test_loading_is_told_in_comments_to_those_who_ask(hotseat: Hotseat) -> None:
@@ -130,13 +141,16 @@ def test_without_asking_nothing_comes_before_the_engines_own_first_byte(hotseat:
     assert answers[0].body.startswith(b"data: ")
     assert answers[1].json()["object"] == "chat.completion"
     call = hotseat.send("a", stream=True)
-    time.sleep(0.05)
-    assert not call.has_answer()
+    ready = False
+    while not ready:
+        answered = call.has_answer()
+        ready = any((row["event"], row["model"]) == ("ready", "a") for row in hotseat.mock_lines())
+        assert ready or not answered
     assert call.answer().by == "a"
 
 
 def test_one_connection_serves_request_after_request(hotseat: Hotseat) -> None:
-    connection = http.client.HTTPConnection(hotseat.address, timeout=10)
+    connection = http.client.HTTPConnection(hotseat.address, timeout=30)
     said = []
     for number, stream in enumerate((False, True, True, False)):
         connection.request("POST", CHAT, json.dumps(chat("a", f"number {number}", stream=stream)))
@@ -172,7 +186,11 @@ def test_clients_that_do_not_close_their_side_hold_up_nobody(hotseat: Hotseat) -
     hotseat.ask("a")
     staying = [hotseat.send("a", headers={"Connection": "close"}) for _ in range(3)]
     assert [call.begun().status for call in staying] == [200] * 3
-    began = time.monotonic()
-    for _ in range(5):
-        hotseat.ask("a")
-    assert time.monotonic() - began < 1
+
+    def trial() -> float:
+        with stopwatch() as seconds:
+            for _ in range(5):
+                hotseat.ask("a")
+        return seconds()
+
+    quickest(trial, 1)

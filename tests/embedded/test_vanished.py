@@ -73,6 +73,7 @@ def test_weights_that_have_vanished_from_the_cache_are_fetched_again(up: Up, ori
     shutil.rmtree(hotseat.folder / "cache")
     assert hotseat.post("/api/models/a/load?wait=10s").status == 200
     assert origin.given == 2
+    hotseat.catch_up()
     assert hotseat.events("model.failed") == []
 
 
@@ -86,6 +87,7 @@ def test_nobody_makes_room_for_weights_that_are_gone(up: Up, tmp_path: Path) -> 
     assert (answer.status, answer.code) == (503, "model_failed")
     assert str(weights) in answer.json()["error"]["message"]
     assert hotseat.running() == {"b": "ready"}
+    hotseat.catch_up()
     assert hotseat.events("switch.started", "a") == []
 
 

