@@ -88,7 +88,7 @@ def test_an_engine_that_crashes_is_told_and_comes_back_on_demand_with_a_growing_
     os.kill(hotseat.stats("fragile")["pid"], signal.SIGKILL)
     failed = hotseat.wait_event("model.failed", "fragile")["data"]
     assert (failed["reason"], failed["retry_after"]) == ("Killed", None)
-    eventually(lambda: hotseat.get("/v1/models/fragile").json()["status"]["value"] == "failed")
+    eventually(lambda: hotseat.get("/v1/models/fragile").json()["status"]["state"] == "failed")
     assert "mock fragile listens" in hotseat.get("/v1/models/fragile").json()["status"]["message"]
     assert hotseat.ask("fragile").by == "fragile", "the first time at once"
 
