@@ -54,7 +54,7 @@ def test_loading_has_an_end(hotseat: Hotseat) -> None:
     began = time.monotonic()
     answer = hotseat.ask("late")
     assert (answer.status, answer.code) == (503, "model_failed")
-    assert "not ready within 0.3 s" in answer.json()["error"]["message"]
+    assert "not ready within 0.3 s (lifecycle.startTimeout)" in answer.json()["error"]["message"]
     assert int(answer.headers["Retry-After"]) >= 1
     assert 0.3 <= time.monotonic() - began < 0.8
     assert hotseat.ask("a").by == "a"

@@ -93,7 +93,7 @@ def test_a_pin_that_waits_answers_when_the_model_is_there(orders: Orders) -> Non
 
 def test_a_pin_that_cannot_be_kept_is_none(orders: Orders, chamber: Chamber, api: Api) -> None:
     api.refuses = True
-    with pytest.raises(Unavailable, match="could not be written") as told:
+    with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
         orders.carry_out(order("pin"))
     assert told.value.code == "pin_not_kept"
     assert pinned(chamber) == []

@@ -50,7 +50,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
     if value is None:
         return None
     if str(value) == "-":
-        raise click.BadParameter("the standard output is for events; give a file")
+        raise click.BadParameter("standard output is used for events; name a file")
     try:
         with open(value, "ab", opener=_open_at_once):
             return value
@@ -130,7 +130,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         sys.exit(2)
     all_keys = (*keys, *_read_keys(api_key_file))
     if not all_keys and not no_auth and not _is_loopback(host):
-        raise click.UsageError(f"--host {host} is not loopback: give --api-key or --api-key-file, or say --no-auth")
+        raise click.UsageError(f"--host {host} is not loopback: use --api-key, --api-key-file or --no-auth")
     home = _home("XDG_STATE_HOME", ".local/state")
     port = _check_port(host, port, state_dir or home / f"port-{port}")
     settings = Settings(
@@ -171,8 +171,8 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         settings.places.resize(min(wanted + IN_FLIGHT, bounds.places))
         if wanted > bounds.places:
             console.log(
-                f"queue.maxWaiting lets {wanted} requests wait in all Workspaces together, but this hotseat holds at most"
-                f" {bounds.places} at once: {bounds.why}. It answers 429 to what comes beyond"
+                f"queue.maxWaiting allows {wanted} queued requests in all Workspaces together, but this hotseat holds at most"
+                f" {bounds.places}: {bounds.why}. Further requests get 429"
             )
 
     def is_up() -> None:
@@ -197,7 +197,7 @@ def _newest(settings: Settings, manifest: Manifest) -> Manifest:
     try:
         return load(settings.files, known=manifest) if settings.files else manifest
     except ManifestErrors as errors:
-        click.echo(f"the documents as they were at the start are used:\n{errors}", err=True)
+        click.echo(f"the documents as of the start of hotseat stay in use:\n{errors}", err=True)
         return manifest
 
 
@@ -212,7 +212,7 @@ def _read_keys(path: Path | None) -> list[str]:
     lines = [line.strip() for line in path.read_text().splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise click.UsageError(f"{path} holds no key")
+        raise click.UsageError(f"{path} contains no key")
     return keys
 
 
@@ -232,10 +232,10 @@ def _check_port(host: str, port: int, state_dir: Path) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        advice = "--port chooses another"
+        advice = "choose another port with --port"
         if error.errno == errno.EADDRINUSE and (pid := StateDir(state_dir).owner()) is not None:
             advice = (
-                f"the hotseat with process {pid} has it, or has not ended yet, as it lets requests in flight finish"
-                f" (state directory {state_dir}); wait for its end, or choose another --port"
+                f"hotseat process {pid} uses it, and may still be finishing requests in flight"
+                f" (state directory {state_dir}); wait until it ends, or choose another port with --port"
             )
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}; {advice}") from None

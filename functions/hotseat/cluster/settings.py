@@ -54,7 +54,7 @@ def read_settings() -> Settings:
     except OSError as error:
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {error}")
     if len(key) < 16:  # noqa: PLR2004
-        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} holds fewer than 16 characters")
+        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
     lines = api.read_text().splitlines() if api is not None and api.exists() else []
     return Settings(

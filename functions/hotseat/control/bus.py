@@ -64,7 +64,7 @@ class Bus:
                 try:
                     listener(event)
                 except Exception:
-                    log.exception("a listener failed on %s", event["type"])
+                    log.exception("a listener failed to handle event %s", event["type"])
             self._news.notify_all()
 
     def after(self, number: int, timeout: float | None = 0.0) -> list[tuple[int, Event]]:
@@ -183,5 +183,5 @@ def _overrides(text: str) -> dict[str, str]:
     try:
         return {str(k): str(v) for k, v in json.loads(text or "{}").get("extensions", {}).items()}
     except (ValueError, AttributeError):
-        log.warning("K_CE_OVERRIDES is no JSON object with extensions; ignored")
+        log.warning("ignoring K_CE_OVERRIDES: it is not a JSON object with `extensions`")
         return {}

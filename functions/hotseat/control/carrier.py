@@ -60,7 +60,7 @@ class Carrier:
             )
             answer: Any = json.loads(response.data or b"{}")
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            message = f"the switcher could not be reached: {error}"
+            message = f"the switcher cannot be reached: {error}"
             raise Unavailable(message, code="switcher_unreachable", retry_after=5.0) from error
         return response.status, answer
 

@@ -306,7 +306,7 @@ class Desk:
                 try:
                     ticket.wake = _new_wake()
                 except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
-                    message = f"a request cannot wait: {error.strerror}; try again later"
+                    message = f"the request cannot be queued: {error.strerror}; try again later"
                     ticket.error = Unavailable(message, code="overloaded", retry_after=1.0)
             elif isinstance(command, Reject):
                 ticket = self._tickets[command.request]

@@ -40,7 +40,9 @@ class Operator:
             return self._until_ready(order, model, timeout)
         status = self._switcher.order(order, lambda: self.status(model), AT_ONCE)
         if status is None:
-            raise Unavailable(f"the switcher does not answer; {model} will be pinned", code="busy", retry_after=5.0)
+            raise Unavailable(
+                f"the switcher has not answered yet; {model} will be pinned when it does", code="busy", retry_after=5.0
+            )
         refusal = self._residency().refusals.get(model)
         if refusal is not None and not status.pinned:
             raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
@@ -57,7 +59,7 @@ class Operator:
 
         status = self._switcher.order(order, outcome, timeout)
         if status is None:
-            raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
+            raise Unavailable(f"{model} is not ready yet; loading continues", code="loading", retry_after=5.0)
         if status.state == "failed":
             raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
         refusal = self._residency().refusals.get(model)
@@ -84,7 +86,10 @@ class Operator:
 
         status = self._switcher.order(order, outcome, timeout)
         if status is None:
-            raise Unavailable(f"{model} still drains; it goes on unloading", code="unloading", retry_after=5.0)
+            raise Unavailable(f"{model} is still draining; unloading continues", code="unloading", retry_after=5.0)
         if status.state == SeatState.UNPROVEN.value:
-            raise Unavailable(f"{model} could not be proven gone", code="release_unproven")
+            raise Unavailable(
+                f"the release of {model} could not be verified; manual action is needed (run: hotseat ps)",
+                code="release_unproven",
+            )
         return status

@@ -78,7 +78,9 @@ class Register:
         """Model of that name or alias, else UnknownModel."""
         place = self._places.get(name)
         if place is None:
-            raise UnknownModel(f"The model `{name}` does not exist; GET /v1/models lists those that do.", param="model")
+            raise UnknownModel(
+                f"The model `{name}` does not exist; GET /v1/models lists the available models.", param="model"
+            )
         return place
 
     def default(self) -> Place | None:
@@ -98,7 +100,7 @@ class Register:
         if self._closing:
             raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
         if place.model.spec.engine == "external":
-            raise Conflict(f"{place.model.name} is external: hotseat neither loads nor unloads it")
+            raise Conflict(f"{place.model.name} cannot be loaded or unloaded by hotseat: its engine is external")
         return place
 
     def logs(self, model: str) -> LogView | None:  # noqa: ARG002

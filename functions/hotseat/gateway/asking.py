@@ -56,7 +56,9 @@ def _tenant(environ: Mapping[str, Any], tenants: Tenants, key: str) -> str:
     except UnicodeDecodeError:
         name = "\n"
     if len(name) > _LONGEST_TENANT or not name.isprintable():
-        raise BadRequest(f"{tenants.header} is no name of a tenant: up to {_LONGEST_TENANT} printable characters are.")
+        raise BadRequest(
+            f"The header {tenants.header} is not a tenant name; allowed: up to {_LONGEST_TENANT} printable characters."
+        )
     return name or key
 
 
@@ -65,7 +67,7 @@ def _priority(environ: Mapping[str, Any]) -> int:
     if text is None:
         return 0
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise BadRequest(f"{PRIORITY} is {text!r}; allowed is a whole number, {LEAST} to {MOST}.")
+        raise BadRequest(f"The header {PRIORITY} is {text!r}; allowed: an integer from {LEAST} to {MOST}.")
     return min(MOST, max(LEAST, int(text)))
 
 
@@ -77,4 +79,6 @@ def _seconds(environ: Mapping[str, Any], name: str) -> float | None:
     try:
         return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
     except ValueError:
-        raise BadRequest(f"{name} is {text!r}; allowed is a duration such as 20s, or a number of seconds.") from None
+        raise BadRequest(
+            f"The header {name} is {text!r}; allowed: a duration such as 20s, or a number of seconds."
+        ) from None

@@ -27,7 +27,7 @@ class Keys:
         given = _given(environ)
         if given is None:
             raise Unauthorized(
-                "An API key is needed: Authorization: Bearer KEY, or x-api-key: KEY.", code="missing_api_key"
+                "An API key is required. Send `Authorization: Bearer KEY` or `x-api-key: KEY`.", code="missing_api_key"
             )
         found = 0
         for number, key in enumerate(
@@ -35,7 +35,7 @@ class Keys:
         ):  # all of them, whichever fits: the time it takes says nothing
             found = max(found, number * hmac.compare_digest(key, given))
         if not found:
-            raise Unauthorized("The API key is not known here.")
+            raise Unauthorized("The API key is not valid.")
         return f"key-{found}"
 
 

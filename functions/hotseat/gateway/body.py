@@ -44,15 +44,15 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
     try:
         return _read(environ, limit)
     except BlockingIOError as error:  # the server's own bound on the time between two pieces
-        raise TooSlow("The body did not come in time.") from error
+        raise TooSlow("The request body did not arrive in time.") from error
     except OSError as error:
-        raise BadRequest("The connection broke before the end of the body.") from error
+        raise BadRequest("The connection closed before the end of the request body.") from error
 
 
 def body_length(environ: Mapping[str, Any], limit: int) -> int:
     """Bytes that the body says it has, 0 where it does not say; TooLarge beyond `limit`."""
     if (expected := int(environ.get("CONTENT_LENGTH") or 0)) > limit:
-        raise TooLarge(f"The body has {expected} bytes; at most {limit} are taken.")
+        raise TooLarge(f"The request body has {expected} bytes; the limit is {limit}.")
     return expected
 
 
@@ -62,13 +62,13 @@ def _read(environ: Mapping[str, Any], limit: int) -> bytes:
         expected = body_length(environ, limit)
         data: bytes = source.read(expected)
         if len(data) < expected:
-            raise BadRequest("The body ended before its Content-Length.")
+            raise BadRequest("The request body is shorter than its Content-Length.")
         return data
     if not environ.get("wsgi.input_terminated"):
         return b""
     data = source.read(limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"The body has more than {limit} bytes.")
+        raise TooLarge(f"The request body has more than {limit} bytes.")
     return data
 
 
@@ -82,7 +82,7 @@ def parse_body(raw: bytes) -> Body:
     except (ValueError, RecursionError):  # not JSON, or more than JSON: UTF-16, NaN, half a surrogate pair
         model, stream = _parse_slowly(raw)
     if model is not None and (not isinstance(model, str) or not model):
-        raise BadRequest("`model` must be a string that names a model.", param="model")
+        raise BadRequest("`model` must be a string: the name of a model.", param="model")
     return Body(raw, model, stream is True)
 
 
@@ -90,9 +90,9 @@ def _parse_slowly(raw: bytes) -> tuple[Any, Any]:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+        raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
-        raise BadRequest("The body must be a JSON object.")
+        raise BadRequest("The request body must be a JSON object.")
     return document.get("model"), document.get("stream")
 
 
@@ -108,7 +108,7 @@ def rename_model(body: Body, name: str) -> bytes:
     try:
         return _rename_slowly(body, name)
     except (ValueError, RecursionError, IndexError) as error:
-        raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+        raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
 
 
 def _rename(raw: bytes, value: bytes) -> bytes:

@@ -171,7 +171,7 @@ class Course:
                 self._arrive(place, asked, Reason.UNSUPPORTED)
                 return
         can = ", ".join(spec.capabilities)
-        message = f"The model `{self.place.model.name}` does not do {self._capability}; it does: {can}."
+        message = f"The model `{self.place.model.name}` does not support {self._capability}; it supports: {can}."
         raise BadRequest(message, code="unsupported", param="model")
 
     def _others(self) -> Iterator[tuple[Place, str]]:

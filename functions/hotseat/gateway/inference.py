@@ -135,7 +135,7 @@ class Inference:
     def _place(self, body: Body) -> Place:
         place = self._house.default() if body.model is None else self._house.find(body.model)
         if place is None:
-            raise BadRequest("The body names no `model`, and there is no default model.", param="model")
+            raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
         return place
 
     def _serve(self, job: "_Job", limit: float | None, extra: Headers) -> int:
@@ -154,7 +154,7 @@ class Inference:
         except Exception:
             if not job.stream.begun:
                 raise
-            log.exception("an answer of %s broke off", job.course.place.model.name)
+            log.exception("a response of %s ended early", job.course.place.model.name)
             job.stream.abort()  # what has been said cannot be taken back, and must not look like a whole answer
             return HotseatError.status
         if outcome.how is relay.How.CLIENT_GONE:

@@ -102,7 +102,7 @@ def _add_streams(blueprint: Blueprint, house: Register, bus: Bus, places: Places
         model = house.find(name).model
         view = house.logs(model.name)
         if view is None:
-            raise NotFound(f"there is no log of {model.name}: it is {model.spec.engine}")
+            raise NotFound(f"{model.name} has no log: its engine is {model.spec.engine}, which hotseat does not run")
         lines = _count("lines", 100)
         if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
             return _events(_follow_log(view, lines, house), places)
@@ -236,7 +236,7 @@ def _wait() -> float | None:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise BadRequest(f"wait is {text!r}; allowed: true, false, {error}") from None
+        raise BadRequest(f"The parameter wait is {text!r}; allowed: true, false, {error}.") from None
 
 
 def _done(wait: float | None) -> int:
@@ -246,7 +246,7 @@ def _done(wait: float | None) -> int:
 def _count(name: str, default: int) -> int:
     text = request.args.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
-        raise BadRequest(f"{name} is {text!r}; allowed is a whole number from 0 on")
+        raise BadRequest(f"The parameter {name} is {text!r}; allowed: an integer of at least 0.")
     return int(text)
 
 

@@ -34,7 +34,7 @@ class Places:
             raise no_more("threads")
         with self._lock:
             if self._taken >= self._count:
-                message = f"{self._count} requests are being served or waiting already"
+                message = f"hotseat already holds as many requests as it can ({self._count}, queued and in flight)"
                 raise QueueFull(message, code="too_many_requests", retry_after=5.0)
             self._taken += 1
 
@@ -62,7 +62,7 @@ class Bodies:
         """Count a body of so many bytes until `give_back`; returns them. QueueFull: there is no room for it."""
         with self._lock:
             if self._kept and self._kept + size > self._most:
-                message = f"the bodies of requests that are being served or waiting have {self._kept} bytes; at most {self._most} are kept"
+                message = f"the bodies of all requests would exceed the memory limit ({self._kept} bytes held, limit {self._most})"
                 raise QueueFull(message, code="too_many_bytes", retry_after=5.0)
             self._kept += size
             return size

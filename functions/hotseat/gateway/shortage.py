@@ -30,4 +30,4 @@ def shortage(error: BaseException) -> HotseatError | None:
 
 def no_more(what: str) -> HotseatError:
     """Build the error that names what is short."""
-    return Unavailable(f"hotseat has run out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)
+    return Unavailable(f"hotseat is out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)

@@ -70,7 +70,9 @@ class Gateway(Flask):
         # Without keys, any web page that somebody here looks at could use the accelerator.
         foreign = origin and not self._keys and environ["REQUEST_METHOD"] == "POST" and not self._cors & {"*", origin}
         if foreign and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
-            raise Forbidden(f"Web pages from {origin} may not ask here; --cors-origin allows them.")
+            raise Forbidden(
+                f"Requests of web pages from {origin} are not allowed. To allow them, use --cors-origin {origin}."
+            )
         return key
 
     def _allow(self, response: Response) -> Response:
@@ -82,8 +84,8 @@ class Gateway(Flask):
         if (short := shortage(error)) is not None:
             self.logger.warning("%s %s: %r", request.method, request.path, error)
             return _tell(short)
-        self.logger.error("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
-        return _tell(HotseatError("This is a bug in hotseat; its log says more."))
+        self.logger.error("internal error (a bug in hotseat): %s %s", request.method, request.path, exc_info=error)
+        return _tell(HotseatError("Internal error in hotseat. Its log has the details."))
 
 
 def create_gateway(

@@ -65,7 +65,7 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
     problems = []
     if in_template.get(CLASS_ANNOTATION) != AUTOSCALING_CLASS:
         problems.append(
-            f"its template has no annotation {CLASS_ANNOTATION}: {AUTOSCALING_CLASS}, so that Knative scales it and not hotseat"
+            f"its template lacks the annotation {CLASS_ANNOTATION}: {AUTOSCALING_CLASS}, so Knative scales it instead of hotseat"
         )
     spec = _of_the_template(template.get("spec") or {}, gpu_resource)
     for name, (path, read) in _FIELDS.items():

@@ -102,7 +102,7 @@ def unschedulable(pod: Json) -> str | None:
     """Say why no node takes it at the moment; None if one has, or the scheduler has not looked yet."""
     condition = _condition(pod, "PodScheduled")
     if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
-        return str(condition.get("message") or "no node takes its pod")
+        return str(condition.get("message") or "no node can run the pod")
     return None
 
 
@@ -119,15 +119,15 @@ def failure(pod: Json, *, was_ready: bool) -> Failure | None:
         if found := _of_container(each, was_ready=was_ready):
             return found
     if status.get("phase") in TERMINAL_PHASES:
-        return Failure("Exited" if was_ready else "ExitedWhileLoading", f"its pod ended as {status['phase']}")
+        return Failure("Exited" if was_ready else "ExitedWhileLoading", f"the pod ended as {status['phase']}")
     return None
 
 
 def deleted(pod: Json) -> Failure:
     """Say that somebody else deleted it, and what is known of why."""
     target = _condition(pod, "DisruptionTarget")
-    why = target.get("message") or target.get("reason") or "somebody deleted it"
-    return Failure("PodDeleted", f"pod {pod['metadata']['name']} goes: {why}")
+    why = target.get("message") or target.get("reason") or "the pod was deleted"
+    return Failure("PodDeleted", f"pod {pod['metadata']['name']} is terminating: {why}")
 
 
 def _ended_while_initializing(pod: Json) -> bool:
@@ -158,7 +158,7 @@ def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Fa
 def _of_exit(name: str, ended: Json, *, was_ready: bool) -> Failure:
     code, reason, said = ended.get("exitCode", -1), ended.get("reason", ""), str(ended.get("message", "")).strip()
     if reason == "OOMKilled":
-        return Failure("OutOfMemory", f"{name} was killed: it needed more host memory than its limit allows")
+        return Failure("OutOfMemory", f"{name} was killed: it exceeded its memory limit (resources.memory)")
     if reason in _NEVER_RAN:
         return Failure("RunContainerError", f"{name}: {said or reason}")
     tail = f": {said}" if said else ""

@@ -78,7 +78,7 @@ def _engines() -> Iterator[Rule]:
         pattern = r"^([^{}]|\{\{|\}\}|" + _FIELD + ")*$"
         message = f"{field}: fields are {{port}}, {{host}}, {{model}}, {{name}}, {{source}}, {{env:NAME}}; double other braces"
         yield for_engine("custom", each(field, pattern, matches=True)), message
-    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but there is no source"
+    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but source is not set"
     listens = f"has(self.port) || {any_uses('port')}"
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 

@@ -159,7 +159,7 @@ class Exchange:
                 self._first_byte = elapsed
                 return self._read_head(data)
             if not connection.reused or elapsed > _RETRY_WITHIN:
-                raise UpstreamFailed("The engine closed the connection before it answered.")
+                raise UpstreamFailed("The engine closed the connection without a response.")
             self._drop()
             connection = self._connections.connect(self._call.address)
 
@@ -191,7 +191,7 @@ class Exchange:
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if max(end, len(data) if end < 4 else 0) > MAX_HEAD:  # noqa: PLR2004
-                raise UpstreamFailed("The engine's answer has too large a head.")
+                raise UpstreamFailed("The headers of the engine's response are too large.")
             if end >= 4:  # noqa: PLR2004
                 head = parse_response(data[:end], self._call.method)
                 data = data[end:]
@@ -199,11 +199,11 @@ class Exchange:
                     self._status = head.code
                     return head, data
                 if head.code == _SWITCHING:
-                    raise UpstreamFailed("The engine changed the protocol, which nobody asked for.")
+                    raise UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade.")
             else:
                 more = self._receive()
                 if not more:
-                    raise UpstreamFailed("The engine closed the connection in the middle of its answer's head.")
+                    raise UpstreamFailed("The engine closed the connection within the headers of its response.")
                 data += more
 
     def _answer(self, stream: ClientStream, head: ResponseHead, rest: bytes, extra: Iterable[tuple[str, str]]) -> None:
@@ -226,7 +226,7 @@ class Exchange:
             if not framing.done:
                 self._pump(stream, framing, keep=head.keep_alive)
         except Garbled as error:
-            raise UpstreamFailed(f"The engine's answer is malformed: {error}.") from error
+            raise UpstreamFailed(f"The engine's response is malformed: {error}.") from error
 
     def _pump(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
         """Pass on each piece as it comes: one recv, one send."""
@@ -241,7 +241,7 @@ class Exchange:
             elif framing.closed():
                 piece = b""
             else:
-                raise UpstreamFailed("The engine closed the connection in the middle of its answer.")
+                raise UpstreamFailed("The engine closed the connection before the end of its response.")
             if piece:
                 self._chunks += 1
                 self._last = piece
@@ -307,7 +307,7 @@ class Exchange:
         events = self._poll.poll(self._rest())
         if not events:
             raise UpstreamTimeout(
-                f"The engine has not begun to answer in {self._call.patience:g} s (lifecycle.responseStartTimeout)."
+                f"The engine did not start its response within {self._call.patience:g} s (lifecycle.responseStartTimeout)."
             )
         if len(events) > 1 or events[0][0] != self._fd:
             raise ClientGone
