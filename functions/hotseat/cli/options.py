@@ -47,11 +47,11 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
     """Options that say which hotseat. Those of the whole program (`top`) read the environment; a command's own win."""
     where = f"Where hotseat answers  [env var: HOTSEAT_URL; default: {DEFAULT_URL}]"
-    key = "Key that it wants  [env var: HOTSEAT_API_KEY]"
+    key = "API key to send  [env var: HOTSEAT_API_KEY]"
 
     def add(command: AnyCommand) -> AnyCommand:
         command = cluster_options(short=short)(command)
-        text = "Ask the router in the cluster of the kubeconfig; so do the next three"
+        text = "Use the router in the cluster of the kubeconfig. Implied by the next three options"
         command = click.option("--cluster", is_flag=True, help=text, expose_value=False, callback=_keep)(command)
         for name, metavar, text in (("--api-key", "KEY", key), ("--url", "URL", where)):
             envvar = "HOTSEAT" + name[1:].replace("-", "_").upper() if top else None
@@ -66,8 +66,8 @@ def cluster_options(*, short: bool = True) -> Callable[[AnyCommand], AnyCommand]
     """Options that name a cluster and a namespace; without `short`, -n is free for something else."""
     options = (
         (("-n",) * short + ("--namespace",), "NAME", "Namespace of the router  [default: the context's]"),
-        (("--context",), "NAME", "Context of the kubeconfig  [default: its current one]"),
-        (("--kubeconfig",), "FILE", "File that names clusters  [env var: KUBECONFIG; default: ~/.kube/config]"),
+        (("--context",), "NAME", "Context in the kubeconfig  [default: the current context]"),
+        (("--kubeconfig",), "FILE", "Path of the kubeconfig  [env var: KUBECONFIG; default: ~/.kube/config]"),
     )
 
     def add(command: AnyCommand) -> AnyCommand:

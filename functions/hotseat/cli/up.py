@@ -70,34 +70,49 @@ def _open_at_once(path: str, flags: int) -> int:
 
 @click.command(cls=Command, examples=EXAMPLES)
 @click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE|DIR",
-              help="Documents to serve; may be given several times, - is the standard input.")  # fmt: skip
+              help="Documents to serve. Can be repeated. - is standard input.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0: a free one."
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on. 0 picks a free port.",
 )
 @click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
-              help="Key that every route but /health wants; may be given several times.  [env var: HOTSEAT_API_KEY]")  # fmt: skip
+              help="API key that clients must send on every route but /health. Can be repeated.  [env var: "
+                  "HOTSEAT_API_KEY]")  # fmt: skip
 @click.option("--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), envvar="HOTSEAT_API_KEY_FILE",
-              help="File with one key a line.  [env var: HOTSEAT_API_KEY_FILE]")  # fmt: skip
-@click.option("--no-auth", is_flag=True, help="Allow another address than loopback without a key.")
-@click.option("--sink", metavar="URL", envvar="K_SINK", help="Send CloudEvents there, too.  [env var: K_SINK]")
+              help="File with API keys, one per line.  [env var: HOTSEAT_API_KEY_FILE]")  # fmt: skip
+@click.option("--no-auth", is_flag=True, help="Allow listening on a non-loopback address without API keys.")
+@click.option("--sink", metavar="URL", envvar="K_SINK", help="URL to send CloudEvents to.  [env var: K_SINK]")
 @click.option(
-    "--cors-origin", "cors", multiple=True, metavar="ORIGIN", help="Origin that browsers may call from; * for any."
+    "--cors-origin",
+    "cors",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Origin whose web pages may send requests. * allows any origin.",
 )
 @click.option(
-    "--max-body", default=f"{MAX_BODY // 2**20}Mi", show_default=True, callback=_size, help="Largest request body."
+    "--max-body",
+    default=f"{MAX_BODY // 2**20}Mi",
+    show_default=True,
+    callback=_size,
+    help="Maximum size of a request body.",
 )
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_STATE_DIR",
-              help="Logs, what was learned, and what it takes to clean up after a crash.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
+              help="Directory for logs, learned statistics and crash recovery.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_CACHE_DIR",
-              help="Downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
+              help="Directory for downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
-              help="Append a JSON line for each request that ended: `hotseat simulate --trace` reads it. Nothing of what was asked or"
-              " answered is in it.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
-@click.option("--no-watch", is_flag=True, help="Do not reload when a file changes; SIGHUP still does.")
+              help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
+                  "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--no-watch", is_flag=True, help="Do not reload when a file changes. SIGHUP still reloads.")
 @click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
-              help="Level of hotseat's own log, on standard error.")  # fmt: skip
-@click.option("--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: unless on a terminal]")
+              help="Log level of hotseat's own log, which goes to standard error.")  # fmt: skip
+@click.option(
+    "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
+)
 def up(  # noqa: PLR0917 — one parameter an option
     files: tuple[Path, ...],
     host: str,
@@ -117,9 +132,9 @@ def up(  # noqa: PLR0917 — one parameter an option
 ) -> None:
     """Serve the models of a file or a folder.
 
-    They take turns on the accelerator: a request for a model that is not loaded waits until the loaded one has finished what
-    it is doing, has been taken off, is proven gone, and the wanted one is ready. Editing the file, or SIGHUP, applies the
-    difference. Ctrl-C lets requests in flight finish; a second one stops at once.
+    The models take turns on the accelerator. A request for a model that is not loaded is queued until the loaded model has
+    finished its requests and has left, and the wanted model is ready. Edits of the file apply while hotseat runs, as does
+    SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops at once.
     """
     json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)

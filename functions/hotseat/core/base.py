@@ -80,7 +80,7 @@ class Metadata(Document):
     """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
 
     name: Name = Field(description="What clients send as `model`, or Models as their workspace; an RFC 1035 label.")
-    namespace: str | None = Field(default=None, description="Namespace on a cluster; ignored on one machine.")
+    namespace: str | None = Field(default=None, description="Namespace on a cluster. Ignored on one machine.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels, as on any Kubernetes object.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, as on any Kubernetes object.")
 

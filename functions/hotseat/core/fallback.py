@@ -21,7 +21,7 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 
 
 class Reason(StrEnum):
-    """Why another Model answers."""
+    """Reason why another Model answers."""
 
     LOADING = "Loading"
     WAITING = "Waiting"
@@ -42,20 +42,22 @@ _REFUSALS = {
 
 
 class Fallback(Document):
-    """Another Model that answers requests for this one; the answer says so in its header X-Hotseat-Fallback."""
+    """Another Model that answers requests for this Model. The answer has the header X-Hotseat-Fallback."""
 
     model: Alias = Field(
-        description="Name or alias of the other Model, in any Workspace. One that would have to take a seat from others is not "
-        "used; its own fallback is looked at then."
+        description="Name or alias of the other Model, in any Workspace. A fallback that could only be loaded by "
+        "evicting another Model is skipped, and its own fallback is tried."
     )
     when: tuple[Reason, ...] = Field(
         default=tuple(Reason),
-        description="Loading: this one is being fetched or loaded. Waiting: for its turn, or for a free place. Failed: it cannot "
-        "be loaded or reached. Unsupported: it does not state the capability that is asked for, and the other does. Empty: never.",
+        description="When the fallback is used. Loading: this Model is being fetched or loaded. Waiting: it "
+        "waits for its turn or for a free slot. Failed: it cannot be loaded or reached. Unsupported: it "
+        "lacks the requested capability, and the fallback states it. Empty: never.",
     )
     after: Duration = Field(
         default=2.0,
-        description="Bound on the wait (Loading, Waiting): beyond it the other answers; at once where the wait is known to be longer.",
+        description="Maximum wait before the fallback answers (Loading, Waiting). The fallback answers "
+        "immediately if the wait is known to be longer.",
     )
 
 
