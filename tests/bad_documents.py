@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "too many groups": (workspace(groups=[{"name": f"g{n}"} for n in range(17)]), "spec.groups", "must have at most 16 items"),
     "groups and sets": (workspace(groups=[{"name": "g"}], sets=[[]]), "spec.sets", "sets excludes groups"),
     "nothing counted, and nothing said": (
-        workspace(capacity={"counted": False}), "spec.sets", "capacity.counted is false, so groups or sets must say"
+        workspace(capacity={"counted": False}), "spec.sets", "capacity.counted is false, so groups or sets are required"
     ),
     "capacity": (workspace(capacity={"gpus": 1025}), "spec.capacity.gpus", "less than or equal to 1024"),
     "many arguments": (model(args=["x"] * 101), "spec.args", "must have at most 100 items"),
@@ -161,8 +161,8 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "unknown scheme": (model(source="hg://o/r"), "spec.source", "source begins with something unknown"),
     "scheme in capitals": (model(source="HF://o/r"), "spec.source", "source begins with something unknown"),
     "scheme without slashes": (model(source="hf:o/r"), "spec.source", "source begins with something unknown"),
-    "scheme alone": (model(source="hf://"), "spec.source", "source names nothing"),
-    "slashes alone": (model(source="file:///"), "spec.source", "source names nothing"),
+    "scheme alone": (model(source="hf://"), "spec.source", "source has no name after its scheme"),
+    "slashes alone": (model(source="file:///"), "spec.source", "source has no name after its scheme"),
     "empty source": (model(source=""), "spec.source", "source is empty"),
     "blank source": (model(source=" "), "spec.source", "source is empty"),
     # What does not go together.

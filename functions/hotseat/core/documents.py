@@ -316,7 +316,7 @@ class ModelSpec(Document):
             schemes = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
             raise ValueError(f"source begins with {match[1]}:{match[2] or ''}; allowed: {schemes} or a path")
         if not match[3].strip("/"):
-            raise ValueError(f"source {source} names nothing")
+            raise ValueError(f"source {source} has no name after its scheme")
         return source
 
     @field_validator("url")

@@ -184,7 +184,7 @@ class WorkspaceSpec(Document):
             raise ValueError("sets excludes groups")
         capacity = info.data.get("capacity")
         if capacity is not None and not capacity.counted and not sets and not info.data.get("groups", True):
-            raise ValueError("capacity.counted is false, so groups or sets must say who may be resident together")
+            raise ValueError("capacity.counted is false, so groups or sets are required")
         return sets
 
 

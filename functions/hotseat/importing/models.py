@@ -84,7 +84,7 @@ class OneModel:
         self.notes.append(Note("changed", field_, text))
 
     def _no_equal(self, field_: str, text: str) -> None:
-        self.notes.append(Note("no equal", field_, text))
+        self.notes.append(Note("no equivalent", field_, text))
 
     def _fill(self, key: str, default: str = "") -> str:
         """Read a text with its macros filled in; variables of the environment as they are now."""
@@ -274,10 +274,10 @@ class OneModel:
 
     def _filters(self) -> None:
         texts = {
-            "stripParams": "parameters of requests are passed on as they come",
-            "strip_params": "parameters of requests are passed on as they come",
-            "setParams": "parameters of requests are passed on as they come",
-            "setParamsByID": "its keys are aliases of the Model, but set no parameters",
+            "stripParams": "parameters of requests are passed on unchanged",
+            "strip_params": "parameters of requests are passed on unchanged",
+            "setParams": "parameters of requests are passed on unchanged",
+            "setParamsByID": "its keys become aliases of the Model, but set no parameters",
         }
         for key, value in self.reader.mapping(self._at("filters")).items():
             shown = compact(self.macros.fill_all(value))

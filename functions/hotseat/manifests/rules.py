@@ -112,7 +112,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
             f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
         ),
-        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source names nothing"),
+        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source has no name after its scheme"),
     ),
     ("Cache", ""): (
         (
@@ -135,7 +135,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         (f"!({_some('sets')}) || !({_some('groups')})", "sets excludes groups"),
         (
             f"{_COUNTED} || ({_some('groups')}) || ({_some('sets')})",
-            "capacity.counted is false, so groups or sets must say who may be resident together",
+            "capacity.counted is false, so groups or sets are required",
         ),
     ),
     ("WorkspaceSpec", "groups"): (
