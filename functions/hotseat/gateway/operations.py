@@ -1,4 +1,7 @@
-"""Routes for people and probes: health, what runs, load, unload, pin and unpin, logs, events, switches, metrics. No GET wakes a model."""
+"""Operational routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
+
+No GET loads a model.
+"""
 
 import json
 import time
@@ -26,7 +29,7 @@ _NO_LIMIT = 1_000_000
 
 
 def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:
-    """Routes outside the API families."""
+    """Return the routes that belong to no API family."""
     blueprint = Blueprint("operations", __name__)
     _add_reading(blueprint, house, metrics)
     _add_orders(blueprint, house, places)
@@ -143,7 +146,7 @@ def _running(room: Room, house: Register) -> Iterator[dict[str, Any]]:
 
 
 def _parked(room: Room) -> Iterator[dict[str, Any]]:
-    """Describe what holds host memory, and nothing of the accelerator."""
+    """Yield the parked instances, which hold host memory and no accelerator memory."""
     for resident in room.desk.residency.residents:
         if resident.state is SeatState.PARKED:
             yield {
@@ -178,7 +181,7 @@ def _waiting(room: Room) -> list[dict[str, Any]]:
 
 
 def _queue(room: Room, house: Register) -> Iterator[dict[str, Any]]:
-    """One row for each Model of a Workspace, whether or not somebody waits for it."""
+    """Yield a row for each Model of a Workspace, with or without queued requests."""
     now = time.monotonic()
     mine = [name for name, place in house.places().items() if place.room is room]
     for model, (waiting, rate) in room.desk.lines(mine).items():
@@ -229,7 +232,7 @@ def _switch(switch: Switch) -> dict[str, Any]:
 
 
 def _wait() -> float | None:
-    """How long an order waits for its end: 0 not at all, None as long as it takes."""
+    """Return how many seconds a command waits for its result. 0: not at all. None: until it has one."""
     text = request.args.get("wait", "false")
     if text in ("true", "false"):
         return None if text == "true" else 0
@@ -262,7 +265,7 @@ def _events(stream: Iterator[bytes], places: Places) -> Response:
 
 
 def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass on until the client leaves: an empty piece stands for a beat without news."""
+    """Pass on the stream until the client disconnects. An empty piece means that there is no news."""
     sock = client_socket(request.environ)
     quiet = time.monotonic()
 

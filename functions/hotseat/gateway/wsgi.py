@@ -28,7 +28,7 @@ OPEN_PATHS = frozenset({"/health"})  # no key is asked for
 
 
 class Gateway(Flask):
-    """All routes in Flask, and before them one lane for inference: what every completion takes need not be routed twice."""
+    """All routes in Flask, with a shortcut for inference requests, which need no second routing."""
 
     def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
         super().__init__("hotseat")
@@ -64,7 +64,7 @@ class Gateway(Flask):
         return None
 
     def _let_in(self, environ: Mapping[str, Any]) -> str:
-        """Return the name of its key."""
+        """Authenticate the request, and return the name of its key."""
         key = self._keys.check(environ)
         origin = environ.get("HTTP_ORIGIN")
         # Without keys, any web page that somebody here looks at could use the accelerator.
@@ -102,8 +102,8 @@ def create_gateway(
 ) -> Gateway:
     """Build the application.
 
-    `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any); `places` are for requests that may
-    take long.
+    `max_body` is in bytes. `cors` has the origins whose web pages may send requests (`*`: any). `places`
+    limits long requests.
     """
     # A body may be there twice, as it came and as it goes to the engine.
     bodies = Bodies(max(max_body, machine_memory() // BODIES_SHARE))
