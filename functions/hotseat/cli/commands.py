@@ -1,4 +1,4 @@
-"""Commands about a running hotseat: look at it, load and unload its models, pin and unpin them."""
+"""Commands for a running hotseat: show its state, load, unload, pin and unpin models."""
 
 import json
 import sys
@@ -23,12 +23,12 @@ Row = Mapping[str, Any]
 
 
 def _since(moment: str | None) -> str:
-    """Age of an RFC 3339 time."""
+    """Return the age of an RFC 3339 time."""
     return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
 
 
 def _print(output: str, raw: Any, names: Sequence[str], text: str) -> None:
-    """Print in the format asked for: what the server said, the bare names, or a table."""
+    """Print in the requested format: the server's response, names only, or a table."""
     if output == "json":
         click.echo(json.dumps(raw, indent=2, ensure_ascii=False))
     elif output == "name":
@@ -93,7 +93,7 @@ def _queue_row(row: Row) -> list[str]:
 
 
 def _seats(body: Row) -> list[list[str]]:
-    """One row for each resident, and one for each workspace that has none."""
+    """Yield a row for each resident instance, and for each Workspace without one."""
     there = {space["name"]: space.get("gpus") for space in body.get("workspaces") or ()}
     spaces = {name: "-" if gpus is None else gpus for name, gpus in there.items()}
     rows = [
@@ -114,7 +114,7 @@ def _seats(body: Row) -> list[list[str]]:
 
 
 def _parked(body: Row) -> list[list[str]]:
-    """One row for each model that sleeps."""
+    """Yield a row for each parked model."""
     from hotseat.core.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
 
     return [

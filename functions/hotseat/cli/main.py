@@ -47,11 +47,11 @@ class LazyGroup(click.Group):
     """Commands that are imported when they run, not when they are listed."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Names in the order that the overview shows them."""
+        """Return the names in the order of the overview."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import a command; a near miss is told."""
+        """Import a command. The error about an unknown command suggests a similar one."""
         if name not in COMMANDS:
             close = get_close_matches(name, COMMANDS, n=1)
             if close and not ctx.resilient_parsing:
@@ -95,9 +95,9 @@ Examples:
 @server_options(top=True)
 @click.version_option(__version__, prog_name="hotseat", message="%(prog)s %(version)s")
 def main() -> None:
-    """One accelerator, many models: they take turns.
+    """Serve many models that take turns on one accelerator.
 
-    `hotseat up` serves; the other commands look at a hotseat that runs, or at files.
+    `hotseat up` serves models. The other commands talk to a running hotseat, or work on files.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -46,7 +46,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 
 
 def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path | None:
-    """Say at once where nothing can be appended."""
+    """Raise BadParameter immediately if the file cannot be appended to."""
     if value is None:
         return None
     if str(value) == "-":
@@ -59,7 +59,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a FIFO that nobody reads would be waited for."""
+    """Open a file. A FIFO without a reader does not block."""
     try:
         return os.open(path, flags | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -181,7 +181,7 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         )
 
     def fit(manifest: Manifest) -> None:
-        """Have as many places as the documents want, and say where that is more than there can be."""
+        """Size the limit on requests by the documents, and warn if they allow more than one process can hold."""
         wanted = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
         settings.places.resize(min(wanted + IN_FLIGHT, bounds.places))
         if wanted > bounds.places:
@@ -221,7 +221,7 @@ def _state(model: Model) -> str:
 
 
 def _read_keys(path: Path | None) -> list[str]:
-    """Keys of a file: one a line; empty lines and those that begin with # do not count."""
+    """Return the keys of a file, one per line. Empty lines and lines that begin with # are skipped."""
     if path is None:
         return []
     lines = [line.strip() for line in path.read_text().splitlines()]
@@ -239,7 +239,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_port(host: str, port: int, state_dir: Path) -> int:
-    """Choose a port where none is given, and say at once where it is taken (gunicorn would try for five seconds), and by whom."""
+    """Return the port, or a free port for 0.
+
+    Raise ClickException immediately if the port is in use, and name the process. (gunicorn would retry for
+    five seconds.)
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
