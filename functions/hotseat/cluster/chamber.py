@@ -129,9 +129,9 @@ class Chamber:
         self._writer.mark()
 
     def report(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
-        """Take in a router's snapshot. One that is not known yet is enrolled; an older one of its pod is gone.
+        """Apply a router's snapshot. Enroll an unknown router, and drop an older router of the same pod.
 
-        One that has left may still be heard of, late or once more: that says nothing of the one that lives in its pod now.
+        Ignore late or duplicate snapshots of a departed router: they must not replace the router that now runs in the same pod.
         """
         with self._lock:
             if demand.router in self._left:

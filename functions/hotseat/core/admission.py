@@ -1,7 +1,7 @@
-"""Admission: what happens to each request of one router, in one Workspace. Pure.
+"""Admission: the machine that decides about each request of one router, in one Workspace. Pure.
 
-Everything that decides whether a request is dispatched, held or sent away lives here; nothing here knows sockets or clocks. It
-hears and says what stands in intake.py; hall.py keeps who waits, serving.py which engines take requests.
+It decides whether a request is dispatched, queued or rejected. It knows no sockets and no clocks. Its stimuli and commands
+are in intake.py. hall.py has the queues, and serving.py the endpoints.
 Invariants (tests/unit/test_core_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
