@@ -96,7 +96,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "too many groups": (workspace(groups=[{"name": f"g{n}"} for n in range(17)]), "spec.groups", "must have at most 16 items"),
     "groups and sets": (workspace(groups=[{"name": "g"}], sets=[[]]), "spec.sets", "sets excludes groups"),
     "nothing counted, and nothing said": (
-        workspace(capacity={"counted": False}), "spec.sets", "capacity.counted is false, so groups or sets must say"
+        workspace(capacity={"counted": False}), "spec.sets", "capacity.counted is false, so groups or sets are required"
     ),
     "capacity": (workspace(capacity={"gpus": 1025}), "spec.capacity.gpus", "less than or equal to 1024"),
     "many arguments": (model(args=["x"] * 101), "spec.args", "must have at most 100 items"),
@@ -162,8 +162,8 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "unknown scheme": (model(source="hg://o/r"), "spec.source", "source begins with something unknown"),
     "scheme in capitals": (model(source="HF://o/r"), "spec.source", "source begins with something unknown"),
     "scheme without slashes": (model(source="hf:o/r"), "spec.source", "source begins with something unknown"),
-    "scheme alone": (model(source="hf://"), "spec.source", "source names nothing"),
-    "slashes alone": (model(source="file:///"), "spec.source", "source names nothing"),
+    "scheme alone": (model(source="hf://"), "spec.source", "source has no name after its scheme"),
+    "slashes alone": (model(source="file:///"), "spec.source", "source has no name after its scheme"),
     "empty source": (model(source=""), "spec.source", "source is empty"),
     "blank source": (model(source=" "), "spec.source", "source is empty"),
     # What does not go together.
@@ -242,8 +242,8 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "single brace": (custom(PORT, "{port"), "spec", "command: fields are {port}, {host}"),
     "single brace after doubled ones": (custom(PORT, "{{port}"), "spec", "command: fields are {port}, {host}"),
     "bad variable in braces": (custom(PORT, args=["{env:1}"]), "spec", "args: fields are {port}, {host}"),
-    "model without a source": (custom(PORT, "-m={model}"), "spec", "{model} is used, but there is no source"),
-    "model in args without a source": (custom(PORT, args=["{model}"]), "spec", "{model} is used, but there is no source"),
+    "model without a source": (custom(PORT, "-m={model}"), "spec", "{model} is used, but source is not set"),
+    "model in args without a source": (custom(PORT, args=["{model}"]), "spec", "{model} is used, but source is not set"),
     "listens nowhere": (custom(), "spec", "neither command nor args contain {port}, and port is not set"),
     "doubled braces are no port": (custom("{{port}}"), "spec", "neither command nor args contain {port}, and port is not set"),
     "llamacpp without a source": (model("llamacpp"), "spec", "engine llamacpp needs source"),

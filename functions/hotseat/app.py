@@ -156,7 +156,7 @@ class App:
                     self._take_in(anyway=asked or state != before)
             except Exception as error:
                 log.exception("reload failed")
-                self._tell(f"not reloaded, or not all of it: {error}; save the file again to try again")
+                self._tell(f"the reload failed or is incomplete: {error}; save the file again to retry")
 
     def _is_asked(self, timeout: float | None) -> bool:
         """Wait for somebody who asks for a reload; all who have asked by then get one."""
@@ -177,12 +177,12 @@ class App:
             if self._closed:
                 return
             if not self.settings.files:
-                self._tell("not reloaded: the documents came from the standard input")
+                self._tell("not reloaded: the documents were read from standard input")
                 return
             try:
                 manifest = load(self.settings.files, known=self.manifest)
             except ManifestErrors as errors:
-                self._tell(f"not reloaded, all goes on as before:\n{errors}")
+                self._tell(f"not reloaded; the previous documents stay in use:\n{errors}")
                 return
             if manifest is self.manifest and not anyway:
                 return
@@ -206,8 +206,8 @@ class App:
         others = self._gpu_locks.hold(uuid for uuid in named if uuid is not None)
         for uuid, owner in others.items():
             self._tell(
-                f"WARNING: another hotseat ({owner}) uses GPU {named[uuid]} ({uuid}), too: each loads models there as if it were "
-                "alone. Stop one of them, or give each its own GPUs with capacity.devices of their Workspaces."
+                f"WARNING: another hotseat ({owner}) also uses GPU {named[uuid]} ({uuid}), and neither knows what the other loads. "
+                "Stop one of them, or give each its own GPUs (capacity.devices of the Workspaces)."
             )
 
     def close(self) -> None:

@@ -71,9 +71,9 @@ def test_what_needs_more_gpus_than_there_are_is_refused_and_never_sees_those_of_
     late = workspace("late", capacity={"gpus": 1})
     large = model("large", workspace="default", resources={"gpus": 2})
     hotseat = up(TWO, late, model("a", workspace="default"), large, model("b", workspace="late"), env={GPUS: "4"})
-    hotseat.expected_errors.append("GPUs, but of those that hotseat has here")
+    hotseat.expected_errors.append("GPUs (capacity.gpus), but of the GPUs on this machine")
     assert hotseat.ask("a").by == "a"
-    for name, why in (("large", "2 GPUs, of 1 GPU (the Workspace states 2"), ("b", "1 GPU, of 0 GPUs")):
+    for name, why in (("large", "2 GPUs (available: 1 GPU; capacity.gpus states 2"), ("b", "1 GPU (available: 0 GPUs")):
         refused = hotseat.ask(name)
         assert (refused.status, refused.code) == (503, "too_large")
         assert why in refused.body.decode()
@@ -81,7 +81,10 @@ def test_what_needs_more_gpus_than_there_are_is_refused_and_never_sees_those_of_
     assert visible(hotseat, "a") == "4"
     rows = hotseat.get("/running").json()["workspaces"]
     assert {row["name"]: row["gpus"] for row in rows} == {"default": 1, "late": 0}
-    assert "Workspace late is to have 1 GPUs, but of those that hotseat has here (4) it gets none" in hotseat.log()
+    assert (
+        "Workspace late states 1 GPUs (capacity.gpus), but of the GPUs on this machine (4) it gets none"
+        in hotseat.log()
+    )
     hotseat.write([workspace("late", capacity={"gpus": 1}), model("b", workspace="late")])  # the other one leaves
     eventually(lambda: hotseat.ask("b").status == 200)
     assert visible(hotseat, "b") == "4"
@@ -90,7 +93,7 @@ def test_what_needs_more_gpus_than_there_are_is_refused_and_never_sees_those_of_
 def test_without_any_gpu_counts_are_trusted_again_once_no_gpu_is_stated(up: Up) -> None:
     """A bug once: a Workspace kept the no GPUs that it had got, until hotseat ended."""
     hotseat = up(workspace(capacity={"gpus": 1, "devices": ["0"]}), model("a"), env={GPUS: ""})
-    hotseat.expected_errors.append("GPUs, but of those that hotseat has here")
+    hotseat.expected_errors.append("GPUs (capacity.gpus), but of the GPUs on this machine")
     assert hotseat.ask("a").code == "too_large"
     hotseat.write([workspace(capacity={"gpus": 1}), model("a")])
     eventually(lambda: hotseat.ask("a").status == 200)

@@ -51,7 +51,9 @@ def test_two_hotseats_on_one_gpu_are_told_of_each_other(up: Up, gpu: Gpu) -> Non
     first = up(model("a"), env=gpu.env)
     second = up(model("b"), env=gpu.env)
     (warning,) = [said for said in second.said() if "WARNING" in said]
-    assert f"another hotseat (pid {first.worker()}, state directory {first.state}) uses GPU 0 ({gpu.uuid})" in warning
+    assert (
+        f"another hotseat (pid {first.worker()}, state directory {first.state}) also uses GPU 0 ({gpu.uuid})" in warning
+    )
     assert not [said for said in first.said() if "WARNING" in said]
     third = up(model("c", resources={"gpus": 0}), env=gpu.env)
     assert not [said for said in third.said() if "WARNING" in said], "it uses none"

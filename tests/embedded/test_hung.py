@@ -20,7 +20,7 @@ def test_a_hung_engine_is_stopped_and_started_again_for_those_who_wait(up: Up) -
     assert hotseat.stats("a")["pid"] != pid
     failed = hotseat.wait_event("model.failed", "a")["data"]
     assert failed["reason"] == "Unhealthy"
-    assert "GET /health was not answered in time (health.period 200ms, health.failureThreshold 3)" in failed["message"]
+    assert "GET /health got no response in time (health.period 200ms, health.failureThreshold 3)" in failed["message"]
 
 
 def test_an_engine_that_sends_bytes_is_left_alone_though_it_answers_no_health_check(up: Up) -> None:

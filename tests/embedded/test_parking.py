@@ -80,9 +80,9 @@ def test_parked_models_are_counted_apart(up: Up) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("sleep-fails", "POST /sleep?level=1 was answered 500: "),
-        ("sleep-hangs", "not asleep within 2 s"),
-        ("sleep-lies", "not asleep within 2 s"),
+        ("sleep-fails", "POST /sleep?level=1 got status 500: "),
+        ("sleep-hangs", "not asleep within 2 s (lifecycle.stopTimeout)"),
+        ("sleep-lies", "not asleep within 2 s (lifecycle.stopTimeout)"),
     ],
 )
 def test_a_model_that_does_not_fall_asleep_is_stopped(up: Up, fault: str, said: str) -> None:

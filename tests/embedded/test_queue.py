@@ -86,7 +86,7 @@ def test_a_team_that_has_as_many_waiting_as_it_may_is_429_and_others_are_not(hot
     for name in ("a", "b"):
         answer = hotseat.ask(name, headers=team("red"))
         assert (answer.status, answer.code) == (429, "queue_full")
-        assert "tenant red wait already as may: queue.maxWaitingPerTenant is 4" in answer.json()["error"]["message"]
+        assert "the queue of tenant red is full (queue.maxWaitingPerTenant: 4)" in answer.json()["error"]["message"]
         assert 1 <= int(answer.headers["Retry-After"]) <= 300
     calls["blue"] = held(hotseat, "x", **team("blue"))
     long.leave()
@@ -104,7 +104,7 @@ def test_a_body_that_no_memory_is_left_for_is_429_until_another_is_forwarded(hot
         answer = hotseat.ask(name, large)
         assert (answer.status, answer.code) == (429, "queue_full")
         assert 1 <= int(answer.headers["Retry-After"]) <= 300
-        assert "queue.maxWaitingBytes is 4Ki" in answer.json()["error"]["message"]
+        assert "queue.maxWaitingBytes: 4Ki" in answer.json()["error"]["message"]
     calls.pop(0).leave()
     eventually(lambda: waiting() < 1000)
     calls.append(held(hotseat, large))

@@ -193,7 +193,7 @@ def test_an_empty_or_vanished_file_keeps_the_last_good_models_and_says_so(up: Up
     hotseat.file.unlink()
     assert "cannot be read: No such file" in wait_reload(hotseat, 2)
     assert (hotseat.ask("b").by, hotseat.ask("a").by) == ("b", "a")
-    assert all(message.startswith("not reloaded, all goes on as before") for message in reloads(hotseat))
+    assert all(message.startswith("not reloaded; the previous documents stay in use") for message in reloads(hotseat))
     hotseat.write([model("a"), model("c")])
     assert wait_reload(hotseat, 3) == "reloaded: added c; removed b"
 

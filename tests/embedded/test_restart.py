@@ -47,9 +47,9 @@ def test_what_was_learned_is_there_after_a_kill_and_a_file_that_is_broken_costs_
     learned.write_text(learned.read_text()[:-20])
     third = up(SLOW, folder=tmp_path)
     for each in (first, second, third):  # they share one log
-        each.expected_errors.append("all is learned anew")
+        each.expected_errors.append("started with empty statistics")
     assert third.ask("slow").by == "slow"
-    assert "learned.json is set aside as learned.json.bad" in third.log()
+    assert "learned.json to learned.json.bad and started with empty statistics" in third.log()
     eventually(
         lambda: learned.exists() and [row["model"] for row in json.loads(learned.read_text())["models"]] == ["slow"]
     )

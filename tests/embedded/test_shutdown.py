@@ -196,7 +196,7 @@ def test_a_port_that_is_taken_is_said_at_once(up: Up) -> None:
         timeout=100,
         check=False,
     )
-    assert f"the hotseat with process {hotseat.worker()} has it" in done.stderr
+    assert f"hotseat process {hotseat.worker()} uses it" in done.stderr
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ class TestHub:
             bring("hf://org/repo/a-Q5.gguf", tmp_path)
 
     def test_a_repository_that_is_not_there_may_need_a_token(self, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match="org/none@main is not there, or is private or gated: set HF_TOKEN"):
+        with pytest.raises(SourceError, match=r"org/none@main does not exist, or is private or gated \(set HF_TOKEN"):
             bring("hf://org/none", tmp_path)
 
     def test_bytes_that_are_not_what_the_hub_says_are_refused(self, origin: Origin, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ class TestHub:
 
     def test_what_is_no_hub_is_said(self, origin: Origin, tmp_path: Path) -> None:
         origin.files["/api/models/org/repo/revision/main"] = b"<html>"
-        with pytest.raises(SourceError, match="does not answer like a hub"):
+        with pytest.raises(SourceError, match="does not answer like a Hugging Face hub"):
             bring("hf://org/repo", tmp_path)
 
 

@@ -119,11 +119,11 @@ def test_models_that_state_one_port_and_may_be_loaded_at_once_are_told(up: Up) -
     port = free_port()
     two = workspace(capacity={"gpus": 2})
     hotseat = up(two, model("a", port=port), model("b", port=port), seats=2)
-    assert [f"a and b both state port {port}" in said for said in hotseat.said() if "WARNING" in said] == [True]
+    assert [f"a and b both set port {port}" in said for said in hotseat.said() if "WARNING" in said] == [True]
     assert hotseat.ask("a").status == 200
     answer = hotseat.ask("b")
     assert answer.status == 503
-    assert f"PortTaken: port {port} is that of the Model a, which is loaded" in answer.json()["error"]["message"]
+    assert f"PortTaken: port {port} is used by the Model a, which is loaded" in answer.json()["error"]["message"]
 
 
 def free_port() -> int:

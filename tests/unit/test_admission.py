@@ -95,15 +95,15 @@ def test_higher_priority_goes_first_and_position_says_so() -> None:
 
 def test_an_unknown_model_is_refused_and_wakes_nobody() -> None:
     desk = router()
-    assert desk.step(Arrive(1.0, 1, "z")) == [Reject(1, UnknownModel, "model_not_found", "no model z")]
+    assert desk.step(Arrive(1.0, 1, "z")) == [Reject(1, UnknownModel, "model_not_found", "model z does not exist")]
     assert desk.demand().waiting == {}
 
 
 @pytest.mark.parametrize(
     ("full", "message"),
     [
-        ({"max_waiting": 2}, "as many requests wait already as may: queue.maxWaiting is 2"),
-        ({"b": Limits(max_waiting=1)}, "as many requests for b wait already as may: queue.maxWaitingPerModel is 1"),
+        ({"max_waiting": 2}, "the queue is full (queue.maxWaiting: 2)"),
+        ({"b": Limits(max_waiting=1)}, "the queue for b is full (queue.maxWaitingPerModel: 1)"),
     ],
     ids=["in all", "for one model"],
 )
@@ -118,7 +118,7 @@ def test_a_full_queue_is_refused_but_not_to_those_who_need_not_wait(full: dict, 
 
 def test_no_request_may_wait_where_the_queue_has_no_places() -> None:
     desk = router(max_waiting=0)
-    message = "as many requests wait already as may: queue.maxWaiting is 0"
+    message = "the queue is full (queue.maxWaiting: 0)"
     assert desk.step(Arrive(1.0, 1, "a")) == [Reject(1, QueueFull, "queue_full", message, 5.0)]
 
 
@@ -127,12 +127,12 @@ def test_a_tenant_with_as_many_waiting_as_it_may_is_refused_and_others_are_not()
     desk.step(LimitsChanged(0.0, {"a": Limits(), "b": Limits()}, 100, max_waiting_per_tenant=2))
     desk.step(Arrive(1.0, 1, "a", tenant="key-1"))
     desk.step(Arrive(1.0, 2, "b", tenant="key-1"))
-    message = "as many requests of the tenant key-1 wait already as may: queue.maxWaitingPerTenant is 2"
+    message = "the queue of tenant key-1 is full (queue.maxWaitingPerTenant: 2)"
     assert desk.step(Arrive(1.0, 3, "b", tenant="key-1")) == [Reject(3, QueueFull, "queue_full", message, 5.0)]
     assert desk.step(Arrive(1.0, 4, "b", tenant="key-2")) == [Hold(4), LATER]
     desk.step(Leave(2.0, 1))
     assert desk.step(Arrive(2.0, 5, "b", tenant="key-1")) == [Hold(5), LATER]
-    nameless = "as many requests without the name of a tenant wait already as may: queue.maxWaitingPerTenant is 0"
+    nameless = "the queue of requests without a tenant is full (queue.maxWaitingPerTenant: 0)"
     desk.step(LimitsChanged(3.0, {"a": Limits(), "b": Limits()}, 100, max_waiting_per_tenant=0))
     assert desk.step(Arrive(3.0, 6, "a")) == [Reject(6, QueueFull, "queue_full", nameless, 5.0)]
 
@@ -142,8 +142,8 @@ def test_bodies_that_wait_have_a_bound_and_count_until_they_are_forwarded_refuse
     known = {"a": Limits(), "b": Limits()}
     desk.step(LimitsChanged(0.0, known, 100, max_waiting_bytes=1024))
     assert desk.step(Arrive(1.0, 1, "a", size=1000)) == [Hold(1), AT_ONCE]
-    message = "with this one, the bodies of requests that wait would take more memory than they may: "
-    full = [Reject(2, QueueFull, "queue_full", message + "queue.maxWaitingBytes is 1Ki", 5.0)]
+    message = "the bodies of queued requests would exceed the memory limit (queue.maxWaitingBytes: 1Ki)"
+    full = [Reject(2, QueueFull, "queue_full", message, 5.0)]
     assert desk.step(Arrive(2.0, 2, "b", size=25)) == full
     assert (desk.waiting_bytes(), desk.demand().waiting.keys()) == (1000, {"a"}), "nobody loads b for it"
     desk.step(seen(1, resident("b")))
@@ -206,8 +206,8 @@ def test_tenants_take_turns_where_a_bound_on_concurrency_makes_them_wait() -> No
 
 
 def too_late(request: int, left: float, least: float) -> Reject:
-    message = f"the turn of this request for a cannot come in the {left:.1f} s that its client still waits: it takes "
-    message += f"{least:.1f} s at the least"
+    message = f"a cannot serve this request within the {left:.1f} s left of X-Request-Timeout: it needs at least "
+    message += f"{least:.1f} s"
     return Reject(request, Unavailable, "deadline_unreachable", message, max(1.0, least))
 
 
@@ -333,9 +333,9 @@ def test_a_removed_model_sends_away_what_waits_and_lets_finish_what_is_in_flight
     desk.step(seen(1, resident("a")))
     desk.step(Arrive(1.0, 1, "a"))
     desk.step(Arrive(1.0, 2, "a"))
-    gone = Reject(2, UnknownModel, "model_not_found", "a has been removed")
+    gone = Reject(2, UnknownModel, "model_not_found", "model a was removed while this request was queued")
     assert desk.step(LimitsChanged(2.0, {"b": Limits()}, 100)) == [gone, AT_ONCE]
-    assert desk.step(Arrive(2.0, 3, "a")) == [Reject(3, UnknownModel, "model_not_found", "no model a")]
+    assert desk.step(Arrive(2.0, 3, "a")) == [Reject(3, UnknownModel, "model_not_found", "model a does not exist")]
     assert desk.step(Finish(3.0, 1)) == [LATER]
 
 
@@ -377,7 +377,7 @@ def test_a_client_that_goes_in_the_middle_makes_room() -> None:
 def test_waiting_ends_when_the_client_says_so_but_not_after_its_dispatch() -> None:
     desk = router()
     desk.step(Arrive(1.0, 1, "a"))
-    message = "a did not get its turn within the 2.5 s that the client allows"
+    message = "a did not become available within the client's limit on waiting (2.5 s)"
     assert desk.step(Expire(3.5, 1)) == [Reject(1, Unavailable, "wait_timeout", message, 5.0), AT_ONCE]
     desk.step(seen(1, resident("a")))
     desk.step(Arrive(4.0, 2, "a"))
@@ -456,8 +456,14 @@ def test_a_draining_model_takes_nothing_and_its_last_request_is_told_at_once() -
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (resident("a", RELEASING, leaving="evicted"), "a is being stopped: the drain deadline is over"),
-        (resident("a", UNPROVEN, leaving="evicted"), "a is being stopped: the drain deadline is over"),
+        (
+            resident("a", RELEASING, leaving="evicted"),
+            "a was stopped: its requests did not finish before the drain deadline (lifecycle.drainTimeout)",
+        ),
+        (
+            resident("a", UNPROVEN, leaving="evicted"),
+            "a was stopped: its requests did not finish before the drain deadline (lifecycle.drainTimeout)",
+        ),
         (resident("a", RELEASING, leaving="failed"), "the engine of a ended"),
         (resident("b", of=3), "the engine of a ended"),
     ],

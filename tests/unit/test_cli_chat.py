@@ -83,7 +83,7 @@ def test_a_question_given_leaves_the_pipe_alone(fake, chat):
 def test_nothing_to_ask_is_a_usage_error(fake, chat):
     result = chat("gemma", input=" \n")
     assert (result.exit_code, fake.requests) == (2, [])
-    assert "there is nothing to ask" in result.stderr
+    assert "the prompt is empty" in result.stderr
 
 
 def test_what_happens_before_the_answer_stays_out_of_it(fake, chat):
@@ -114,7 +114,7 @@ def test_an_answer_that_breaks_off_is_printed_and_is_an_error(fake, chat, end):
     fake.answers[CHAT] = [*said("Because")[:2], *end]
     result = chat("gemma", "Hi")
     assert (result.exit_code, result.stdout) == (1, "Because\n")
-    assert "broke" in result.stderr
+    assert "ended early" in result.stderr
 
 
 class Terminal:

@@ -91,7 +91,7 @@ def test_a_policy_that_nobody_has_costs_a_workspace_its_readiness_and_not_its_wo
     state, reason, message = ready(chamber)
     assert (state, reason) == ("False", "UnknownPolicy")
     assert "fairest" in message
-    assert "there is: batch" in message
+    assert "available: batch" in message
     chamber.change(following("batch"), 2, (), {})
     assert ready(chamber)[:2] == ("True", "Switching")
     chamber.change(following("nicest"), 3, (), {})
@@ -137,7 +137,7 @@ def test_what_nobody_can_read_of_what_was_learned_costs_no_more_than_that(caplog
     status = {"epoch": 7, "learned": [{"model": "a", "load": "long"}]}
     chamber = Chamber(following("batch"), status, runtime=FakeRuntime(), bus=Bus(), kube=Writes(), namespace="test")
     assert (chamber.residency.epoch, chamber.build()["learned"]) == (7, [])
-    assert "cannot be read" in caplog.text
+    assert "cannot read the learned statistics" in caplog.text
 
 
 def merged(kube: Writes) -> dict[str, Any]:

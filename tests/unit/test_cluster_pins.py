@@ -93,7 +93,7 @@ def test_a_pin_that_waits_answers_when_the_model_is_there(orders: Orders) -> Non
 
 def test_a_pin_that_cannot_be_kept_is_none(orders: Orders, chamber: Chamber, api: Api) -> None:
     api.refuses = True
-    with pytest.raises(Unavailable, match="could not be written") as told:
+    with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
         orders.carry_out(order("pin"))
     assert told.value.code == "pin_not_kept"
     assert pinned(chamber) == []
@@ -142,8 +142,8 @@ def test_a_schedule_that_no_api_server_can_judge_is_the_models_problem() -> None
     bad = model("a", lifecycle={"schedule": [{"start": "0 8 * * 5-1", "duration": "1h", "timeZone": "Europe/Berlni"}]})
     problem = read([workspace()], [bad], [], SETTINGS, {}).models["a"].problem
     assert problem == (
-        "lifecycle.schedule[0].timeZone is no time zone that is known here; "
-        "lifecycle.schedule[0].start is no time of cron: Bad day-of-week"
+        "lifecycle.schedule[0].timeZone is not a known time zone; "
+        "lifecycle.schedule[0].start is not a valid cron time: Bad day-of-week"
     )
 
 

@@ -118,7 +118,7 @@ def test_a_time_limit_ends_the_wait_and_expiry_the_request(desk: Desk, client: F
     ticket = desk.submit("a")
     assert desk.wait(ticket, client, 0.0) is False
     desk.expire(ticket)
-    with pytest.raises(Unavailable, match="did not get its turn"):
+    with pytest.raises(Unavailable, match="did not become available"):
         desk.wait(ticket, client)
     assert desk.waiting() == 0
 

@@ -235,7 +235,7 @@ def test_where_there_are_too_few_a_workspace_gets_what_is_left_and_that_is_said(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert hand_out([workspace("a", 1), workspace("b", 2)], {}, ("5", "7")) == {"a": ("5",), "b": ("7",)}
-    assert "Workspace b is to have 2 GPUs, but of those that hotseat has here (5, 7) it gets 7" in caplog.text
+    assert "Workspace b states 2 GPUs (capacity.gpus), but of the GPUs on this machine (5, 7) it gets 7" in caplog.text
     assert "Workspace a" not in caplog.text
 
 
@@ -253,7 +253,7 @@ def test_what_is_stated_and_is_not_there_or_is_another_ones_is_not_handed_out(ca
     assert given(workspace("a", 1, "GPU-cc")) == {"a": ()}
     assert given(workspace("a", 1, "GPU-")) == {"a": ()}, "it may be any"
     assert hand_out([workspace("a", 1, "1")], {}, ("3", "2")) == {"a": ()}, "it was given others"
-    assert "Workspace b is to have 1 GPUs" in caplog.text
+    assert "Workspace b states 1 GPUs" in caplog.text
 
 
 def test_without_any_gpu_nothing_is_handed_out_and_counts_are_taken_on_trust() -> None:
@@ -278,13 +278,13 @@ def test_who_needs_gpus_that_are_not_there_is_refused_and_told_why_and_the_other
     refusal = house.machine.residency.refusals["large"]
     assert refusal.code == "too_large"
     assert refusal.message == (
-        "large claims more than there is of the accelerator: 2 GPUs, of 1 GPU "
-        "(the Workspace states 2, but hotseat has no more for it here)"
+        "large claims more than its Workspace has: 2 GPUs "
+        "(available: 1 GPU; capacity.gpus states 2, but no more are available)"
     )
     shared = Capacity(2, 48, ("0", "1"), missing=2)
     assert shortage("m", Claim(1, 30), shared, (), now=0.0, epoch=1).message == (
-        "m claims more than there is of the accelerator: 1 GPU with 30 of memory, of 2 GPUs with 24 of memory each "
-        "(the Workspace states 4, but hotseat has no more for it here)"
+        "m claims more than its Workspace has: 1 GPU with 30 of memory "
+        "(available: 2 GPUs with 24 of memory each; capacity.gpus states 4, but no more are available)"
     )
     nothing = Machine(Capacity(0, 0, missing=1), a=Terms(Claim(1)), b=Terms(Claim(1, 5)), cpu=Terms(NOTHING))
     nothing.want(1.0, "a", "b", "cpu")

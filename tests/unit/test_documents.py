@@ -37,7 +37,7 @@ def refused(spec: dict) -> list[tuple[str, str]]:
         ({"source": "htps://x/y"}, "spec.source", "source begins with htps://; allowed: hf://, ollama://"),
         ({"source": "HF://x/y"}, "spec.source", "source begins with HF://"),
         ({"source": "hf:org/repo"}, "spec.source", "source begins with hf:; allowed"),
-        ({"source": "hf://"}, "spec.source", "source hf:// names nothing"),
+        ({"source": "hf://"}, "spec.source", "source hf:// has no name after its scheme"),
         ({"source": " "}, "spec.source", "source is empty"),
         (
             {"cache": {"existingClaim": "a", "size": "1Gi"}},

@@ -86,16 +86,16 @@ def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
     crowd = Crowd("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2, size=2**20 + 1)
     quotas = Quotas(total=400, per_model=20, per_tenant=10)
     said = {
-        quotas: ("requests of the tenant key-1 wait already as may: queue.maxWaitingPerTenant is 10", 10 / 2 / (4 / 2)),
-        Quotas(400, 20): ("requests for a wait already as may: queue.maxWaitingPerModel is 20", 20 / 2 / 1),
-        Quotas(400, 21, 11): ("requests wait already as may: queue.maxWaiting is 400", 400 / 2 / 4),
+        quotas: (" of tenant key-1 is full (queue.maxWaitingPerTenant: 10)", 10 / 2 / (4 / 2)),
+        Quotas(400, 20): (" for a is full (queue.maxWaitingPerModel: 20)", 20 / 2 / 1),
+        Quotas(400, 21, 11): (" is full (queue.maxWaiting: 400)", 400 / 2 / 4),
     }
     for each, (words, seconds) in said.items():
         message, retry = each.full(crowd, drains, 40.0)
-        assert (message, retry) == (f"as many {words}", pytest.approx(seconds, rel=0.05))
-    words = "the bodies of requests that wait would take more memory than they may: queue.maxWaitingBytes is 1Mi"
+        assert (message, retry) == (f"the queue{words}", pytest.approx(seconds, rel=0.05))
+    words = "the bodies of queued requests would exceed the memory limit (queue.maxWaitingBytes: 1Mi)"
     assert Quotas(401, 21, 11, 2**20).full(crowd, drains, 40.0) == (
-        f"with this one, {words}",
+        words,
         pytest.approx(400 / 2 / 4, rel=0.05),
     )
     assert Quotas(401, 21, 11, 2**20 + 1).full(crowd, drains, 40.0) is None
@@ -108,13 +108,13 @@ def test_routers_share_each_bound_rounded_up() -> None:
         full = Quotas(*bounds, routers=3).full(crowd, Drains(), 0.0)
         return full[0].partition("queue.")[2] if full else ""
 
-    assert said(9) == "maxWaiting is 9, over 3 routers"
+    assert said(9) == "maxWaiting: 9, shared by 3 routers)"
     assert said(10) == ""
-    assert said(10, 6) == "maxWaitingPerModel is 6, over 3 routers"
-    assert said(10, 7, 3) == "maxWaitingPerTenant is 3, over 3 routers"
-    assert said(10, 7, 4, 1197) == "maxWaitingBytes is 1.2Ki, over 3 routers"
+    assert said(10, 6) == "maxWaitingPerModel: 6, shared by 3 routers)"
+    assert said(10, 7, 3) == "maxWaitingPerTenant: 3, shared by 3 routers)"
+    assert said(10, 7, 4, 1197) == "maxWaitingBytes: 1.2Ki, shared by 3 routers)"
     assert said(10, 7, 4, 1198) == ""
-    assert said(0) == "maxWaiting is 0, over 3 routers", "nobody is to wait"
+    assert said(0) == "maxWaiting: 0, shared by 3 routers)", "nobody is to wait"
 
 
 def test_a_body_larger_than_a_routers_share_may_wait_alone() -> None:

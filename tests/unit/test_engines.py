@@ -114,7 +114,7 @@ class TestCustom:
 
     def test_model_without_a_source_is_a_problem(self) -> None:
         assert self.engine.check(model("custom", command=["serve", "{port}", "{model}"])) == [
-            "{model} is used, but there is no source"
+            "{model} is used, but source is not set"
         ]
 
 

@@ -118,7 +118,7 @@ def test_a_body_is_read_to_its_end_and_no_further() -> None:
         read_body(environ(b"", "6"), 5)
     with pytest.raises(TooLarge):
         read_body(environ(b"123456", None, chunked=True), 5)
-    with pytest.raises(BadRequest, match="ended before"):
+    with pytest.raises(BadRequest, match="shorter than its Content-Length"):
         read_body(environ(b"1234", "5"), 5)
 
 

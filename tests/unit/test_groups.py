@@ -245,7 +245,10 @@ def test_who_waits_for_room_that_a_persistent_group_keeps_is_told_and_served_whe
     house.load(1.0, "e")
     house.demand(3.0, {"a": 1})
     refusal = house.machine.residency.refusals["a"]
-    assert (refusal.code, refusal.message) == ("no_room", "there is no room for a: persistent groups keep e loaded")
+    assert (refusal.code, refusal.message) == (
+        "no_room",
+        "there is no room for a: its Workspace keeps e loaded (groups.persistent)",
+    )
     (holder,) = house.machine.holders.values()
     house.failed(5.0, "e", holder.epoch)
     assert starts([*house.released(5.0, "e", holder.epoch), *house.demand(6.0, {"a": 1})]) == ["a"]
@@ -323,7 +326,7 @@ def test_on_a_cluster_a_condition_says_what_no_api_server_can_check() -> None:
     room = workspace(capacity={"counted": False}, groups=[{"name": "g", "members": ["a", "b"]}])
     problem = group_problem(room, models)
     assert problem == (
-        "groups or sets name b, which is no Model here; capacity is not counted, and no group or set names c"
+        "groups or sets name b, which is not a Model of this Workspace; capacity is not counted, and no group or set names c"
     )
     ready, _ = workspace_conditions(1, Residency(), broker_ok=None, group_problem=problem)
     assert (ready["status"], ready["reason"], ready["message"]) == ("False", "UnknownMember", problem)

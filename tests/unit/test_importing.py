@@ -130,7 +130,7 @@ def test_a_fixed_port_stays_and_a_free_one_is_chosen_where_a_macro_asks_for_it()
     spec, notes = one("cmd: serve --port ${PORT}\nproxy: http://127.0.0.1:81")
     assert (spec["port"], notes) == (81, ["changed: proxy: it names port 81, so that ${PORT} in cmd is 81 as well"])
     _, notes = one("cmd: serve\nproxy: http://10.0.0.1:80/v1")
-    assert any(note.startswith("no equal: proxy: http://10.0.0.1:80/v1") for note in notes)
+    assert any(note.startswith("no equivalent: proxy: http://10.0.0.1:80/v1") for note in notes)
 
 
 def test_requests_to_sleep_and_to_wake_become_parking() -> None:
@@ -207,7 +207,7 @@ def test_a_matrix_becomes_sets() -> None:
     assert {m.name: m.spec.scheduling.priority for m in manifest.models if m.spec.scheduling.priority} == {
         "voice": 5, "qwen": -1000
     }  # fmt: skip
-    assert "no equal: matrix.evict_costs" in made.text
+    assert "no equivalent: matrix.evict_costs" in made.text
     assert "-2000 is -1000, the most there is" in made.text
 
 
@@ -250,7 +250,7 @@ def test_mistakes_in_the_matrix_language(expression: str, words: str) -> None:
 def test_whatever_has_no_equal_is_told() -> None:
     """Every setting of the sample that is not in a document stands in a note."""
     _, made = sample("house")
-    told = {note.field for _, note in made.notes if note.kind == "no equal"}
+    told = {note.field for _, note in made.notes if note.kind == "no equivalent"}
     assert told == {
         "logLevel", "startPort", "sendLoadingState", "logColours", "profiles.coding", "peers.cloud",
         "filters.stripParams", "filters.setParams", "filters.setParamsByID", "timeouts", "checkEndpoint", "cmdStop",
@@ -272,7 +272,7 @@ def test_preloads_that_cannot_be_together_are_told() -> None:
         "models: {a: {cmd: 'x ${PORT}'}, b: {cmd: 'x ${PORT}'}}\nhooks: {on_startup: {preload: [a, b, c]}}\n"
     )
     assert [str(note) for name, note in made.notes if name == "default"] == [
-        "no equal: hooks.on_startup.preload: c is no model",
+        "no equivalent: hooks.on_startup.preload: c is no model",
         f"changed: hooks.on_startup.preload: a and b {CLASH}",
     ]
 

@@ -185,7 +185,7 @@ class TestEngines:
         ("spec", "reason"),
         [
             ({"engine": "tgi"}, "no engine tgi"),
-            ({"engine": "mock", "port": 8012}, "Knative's own sidecar"),
+            ({"engine": "mock", "port": 8012}, "Knative's sidecar"),
             ({"engine": "llamacpp"}, "needs source"),
             ({"engine": "llamacpp", "image": "a", "source": "a.gguf"}, "must begin with /"),
         ],

@@ -54,7 +54,7 @@ def test_what_is_wrong_is_told_where_a_pods_status_shows_it(tmp_path: Path) -> N
     for changed, message in (
         ({}, "source /none.gguf does not exist"),
         ({"HOTSEAT_MODEL": told["HOTSEAT_MODEL"].replace("llamacpp", "tgi")}, "this image has no engine 'tgi'"),
-        ({"HOTSEAT_MODEL": json.dumps({})}, "HOTSEAT_MODEL holds no Model"),
+        ({"HOTSEAT_MODEL": json.dumps({})}, "HOTSEAT_MODEL is not a valid Model"),
     ):
         command = [sys.executable, "-P", "-m", "hotseat.kube.run"]
         ended = subprocess.run(

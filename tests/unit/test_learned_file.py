@@ -84,7 +84,7 @@ def test_who_is_killed_while_it_writes_leaves_what_was_there(path: Path, monkeyp
         (b"\xff\xfe\x00", "codec"),
         (b"[" * 100_000, "nested"),
         (b"[]", "version is None"),
-        (b'{"version": 2, "models": []}', "version is 2, and this hotseat reads 1"),
+        (b'{"version": 2, "models": []}', "version is 2; this hotseat reads version 1"),
         (b'{"version": 1}', "no lessons"),
         (b'{"version": 1, "models": [{"model": "a"}]}', "no lessons"),
         (b'{"version": 1, "models": [{"model": "a", "mark": "m", "load": {"mean": NaN, "spread": 0}}]}', "no amount"),
@@ -100,7 +100,7 @@ def test_what_cannot_be_understood_is_set_aside_and_said(
         file = LearnedFile(path)
     assert file.lessons == {}
     assert why in caplog.text
-    assert "set aside as learned.json.bad" in caplog.text
+    assert "learned.json to learned.json.bad and started with empty statistics" in caplog.text
     assert (path.exists(), path.with_name("learned.json.bad").read_bytes()) == (False, content)
     assert other.exists()
     file.note(LESSONS)
@@ -117,7 +117,7 @@ def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
     file.note(LESSONS)
     with caplog.at_level(logging.WARNING):
         file.close()
-    assert "cannot be written" in caplog.text
+    assert "cannot write the learned statistics" in caplog.text
     block.rmdir()
     file.close()
     assert json.loads(path.read_text())["version"] == 1
@@ -127,4 +127,4 @@ def test_a_file_that_may_not_be_read_costs_a_warning(path: Path, caplog: pytest.
     path.mkdir()
     with caplog.at_level(logging.WARNING):
         assert LearnedFile(path).lessons == {}
-    assert "cannot be read" in caplog.text
+    assert "cannot read the learned statistics" in caplog.text

@@ -43,7 +43,7 @@ def test_a_process_that_is_listed_remains(claim: Claim, gpu: FakeAccelerators) -
 def test_memory_that_nobody_accounts_for_remains(claim: Claim, gpu: FakeAccelerators) -> None:
     gpu.used += 8 * GIB
     assert claim.remains() == (
-        "GPU 0 has 8192 MiB more in use than before, and the driver does not say whose they are; the place is free once no more than "
+        "GPU 0 has 8192 MiB more in use than before, and the driver does not say by which process; the GPU counts as free once no more than "
         "256 MiB of them are left"
     )
 

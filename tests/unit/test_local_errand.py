@@ -87,10 +87,10 @@ def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"HTTP/1.1 500 Oh\r\nContent-Length: 9\r\n\r\nno\n memory", "was answered 500: no memory"),
-        (b"HTTP/1.1 404 Not Found\r\n\r\n", "was answered 404"),
-        (b"what?", "was not answered in HTTP"),
-        (b"", "was not answered: the connection was closed"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 9\r\n\r\nno\n memory", "got status 500: no memory"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "got status 404"),
+        (b"what?", "got a response that is not HTTP"),
+        (b"", "got no response: the connection was closed"),
     ],
 )
 def test_anything_but_2xx_is_a_no(server: socket.socket, answer: bytes, said: str) -> None:
@@ -107,7 +107,7 @@ def test_a_call_that_takes_longer_than_its_own_time_is_a_no(server: socket.socke
     connection, _ = asked(errand, server, 10.0)
     assert errand.due == 15.0
     assert not errand.step(14.9)
-    with pytest.raises(Balked, match="was not answered in time"):
+    with pytest.raises(Balked, match="got no response in time"):
         errand.step(15.0)
     errand.close()
     connection.close()

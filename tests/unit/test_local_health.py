@@ -72,7 +72,7 @@ def test_failures_in_a_row_are_told_once_they_are_enough(watch: Watch) -> None:
     assert watch.fail(110.0) == ""
     assert watch.fail(120.0) == ""
     assert watch.fail(130.0) == (
-        "the engine failed its health check 3 times in a row, and has not been heard for 40 s: GET /health was not answered in time "
+        "the engine failed its health check 3 times in a row, and has not answered for 40 s: GET /health got no response in time "
         "(health.period 10s, health.failureThreshold 3)"
     )
 

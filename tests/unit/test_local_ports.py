@@ -22,7 +22,7 @@ def test_a_chosen_port_that_another_program_gets_meanwhile_is_no_failure(monkeyp
 
 def test_a_stated_port_that_is_taken_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "_can_listen", lambda _: False)
-    with pytest.raises(CannotStart, match="port 4321 is taken"), PortBook().promise(4321, "m"):
+    with pytest.raises(CannotStart, match="port 4321 is in use by another program"), PortBook().promise(4321, "m"):
         pass
 
 

@@ -113,7 +113,7 @@ def test_with_several_workspaces_silence_means_default(write):
 
 def test_with_several_workspaces_and_no_default_a_model_must_name_one(write):
     (problem,) = problems(write(workspace("lab"), workspace("den"), model("a")))
-    assert "Model/a: spec.workspace: must be stated" in problem
+    assert "Model/a: spec.workspace: is required" in problem
     assert "allowed: den, lab" in problem
 
 
@@ -278,7 +278,7 @@ def test_two_workspaces_of_one_name_are_told(write):
         ),
         (
             [model("a", lifecycle={"schedule": [{"start": "0 8 30 2 *", "duration": "1h"}]})],
-            ["spec.lifecycle.schedule[0].start: is no time of cron: Bad day-of-month", 'found:   "0 8 30 2 *"'],
+            ["spec.lifecycle.schedule[0].start: is not a valid cron time: Bad day-of-month", 'found:   "0 8 30 2 *"'],
         ),
         (
             [
@@ -286,7 +286,7 @@ def test_two_workspaces_of_one_name_are_told(write):
                     "a", lifecycle={"schedule": [{"start": "0 8 * * *", "duration": "1h", "timeZone": "Mars/Olympus"}]}
                 )
             ],
-            ["spec.lifecycle.schedule[0].timeZone: is no time zone that is known here", 'found:   "Mars/Olympus"'],
+            ["spec.lifecycle.schedule[0].timeZone: is not a known time zone", 'found:   "Mars/Olympus"'],
         ),
         (
             [model("a") | {"metadata": {"name": "a", "annotations": {"hotseat.dev/pinned": "yes"}}}],
@@ -306,7 +306,7 @@ def test_two_workspaces_of_one_name_are_told(write):
         ),
         (
             [model("a", names=["a", "x"], fallback={"model": "x"})],
-            ["Model/a: spec.fallback.model: a Model is no fallback for itself", 'found:   "x"'],
+            ["Model/a: spec.fallback.model: a Model cannot be its own fallback", 'found:   "x"'],
         ),
         (
             [
@@ -315,7 +315,7 @@ def test_two_workspaces_of_one_name_are_told(write):
                 model("b", fallback={"model": "c"}),
                 model("c", fallback={"model": "x"}),
             ],
-            ["Model/a: spec.fallback.model: the fallbacks go round in a circle: a -> b -> c -> a"],
+            ["Model/a: spec.fallback.model: the fallbacks form a cycle: a -> b -> c -> a"],
         ),
     ],
 )

@@ -119,9 +119,9 @@ def test_a_bad_field_is_told_with_its_place_what_was_found_and_what_is_allowed(t
 BAD_FILES = {
     "empty": ("", "models.yaml: has no documents", ["Model or Workspace"]),
     "comments only": ("# nothing\n---\n", "models.yaml: has no documents", []),
-    "text": ("hello", "models.yaml:1:1: document 1: is no document", ['found:   "hello"']),
-    "list": ("- a", "models.yaml:1:1: document 1: is no document", ["put a line --- between documents"]),
-    "no kind at all": ("a: b", "models.yaml:1:1: document 1: kind: is no document of ours: it has no apiVersion and no kind", []),
+    "text": ("hello", "models.yaml:1:1: document 1: is not a document", ['found:   "hello"']),
+    "list": ("- a", "models.yaml:1:1: document 1: is not a document", ["put a line --- between documents"]),
+    "no kind at all": ("a: b", "models.yaml:1:1: document 1: kind: is not a hotseat document: it has no apiVersion and no kind", []),
     "of another kind": ("apiVersion: v1\nkind: ConfigMap\n", "models.yaml:2:7: document 1: kind: is of another kind", ["found:   ConfigMap of v1", "allowed: Model or Workspace of hotseat.dev/v1alpha1"]),
     "kind in another group": ("apiVersion: other.dev/v1\nkind: Model\n", "models.yaml:1:13: document 1: apiVersion: is of another kind", ["found:   Model of other.dev/v1"]),
     "a service": ("apiVersion: serving.knative.dev/v1\nkind: Service\n", "models.yaml:2:7: document 1: kind: is of another kind", ["found:   Service of serving.knative.dev/v1"]),

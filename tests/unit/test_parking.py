@@ -189,7 +189,7 @@ def test_a_park_that_takes_longer_than_the_stop_timeout_becomes_a_stop() -> None
     assert house.machine.wake_at == 12.0
     said = house.tick(12.0)
     assert orders(said) == [Stop("a", "w/a@2", 2, 10.0)]
-    assert emitted(said) == [has_failed("a", 2, "ParkTimeout", "not asleep within 10 s")]
+    assert emitted(said) == [has_failed("a", 2, "ParkTimeout", "not asleep within 10 s (lifecycle.stopTimeout)")]
     assert house.parked(12.1, "a") == []  # too late: it is being stopped
     assert house.states()["a"] == "releasing"
 
@@ -201,7 +201,7 @@ def test_a_wake_that_fails_falls_back_to_a_cold_start_and_its_requests_go_on_wai
         case "fails":
             said, why = house.balks(4.0, "a"), ("WakeFailed", "it answered 500")
         case "hangs":
-            said, why = house.tick(303.0), ("WakeTimeout", "not awake within 300 s")
+            said, why = house.tick(303.0), ("WakeTimeout", "not awake within 300 s (lifecycle.startTimeout)")
         case _:
             said, why = house.failed(4.0, "a", 2), ("WakeFailed", "Exited: exit code 1")
     assert emitted(said) == [has_failed("a", 2, *why)]

@@ -44,7 +44,7 @@ def test_clashes(one: dict[str, Any], other: dict[str, Any], home: dict[str, Any
     found = port_clashes([model("a", **one), model("b", **other)], [workspace(**home), workspace("second")])
     assert len(found) == clash
     if found:
-        assert found[0].startswith("the Models a and b both state port 9000 and may be loaded at once")
+        assert found[0].startswith("the Models a and b both set port 9000 and may be loaded at once")
 
 
 def test_a_server_that_is_not_ours_has_no_port_of_ours() -> None:

@@ -62,8 +62,8 @@ def test_a_disk_that_takes_nothing_is_told_and_holds_nobody_up(tmp_path: Path, c
     with caplog.at_level(logging.WARNING):
         log.note(ended(0))
         log.close()
-    assert "cannot be written, lines are lost" in caplog.text
-    assert "lacks 1 lines" in caplog.text
+    assert "cannot write the request log" in caplog.text
+    assert "has lost 1 lines" in caplog.text
 
 
 def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -> None:
@@ -79,7 +79,7 @@ def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("-", "the standard output is for events; give a file"),
+        ("-", "standard output is used for events; name a file"),
         ("/nowhere/requests.jsonl", "cannot be written: No such file"),
     ],
 )

@@ -48,7 +48,7 @@ LOADING, RELEASING, UNPROVEN = SeatState.LOADING, SeatState.RELEASING, SeatState
 CACHED, ABSENT, FETCHING, FAILED = CacheState.CACHED, CacheState.ABSENT, CacheState.FETCHING, CacheState.FAILED
 SERVER = "http://outside"
 EXTERNAL = Resident("x", "x@external", READY, 0, 0.0, SERVER)
-SHORT = "the seat could not be proven free: pid 7 is still there; a person has to look: hotseat ps"
+SHORT = "the accelerator could not be verified as free: pid 7 is still there; manual action is needed (run: hotseat ps)"
 
 
 class House:
@@ -322,7 +322,7 @@ def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
     house = House(a=Terms(), b=Terms(fetch_ahead=True, refuse_uncached=True))
     house.load(1.0)
     assert house.machine.step(CacheObserved(1.0, "b", ABSENT)) == [Fetch("b")]  # nobody has asked
-    said = "the weights of b are not there yet and are being fetched"
+    said = "the weights of b are still being fetched"
     refusal = Refusal(4, "weights_not_cached", said, 7.0)
     assert house.demand(2.0, {"b": 1}) == [publish(4, who("a", READY, 1.0, 2), refuse={"b": refusal})]
     assert house.demand(3.0, {"b": 1}, seen=3) == []  # the router has not seen that yet
@@ -425,7 +425,7 @@ def test_a_switch_is_taken_back_when_nobody_waits_for_it_any_longer() -> None:
     house = House()
     house.load(1.0)
     house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
-    gone = "it is not next any longer: nobody waits for it, or another goes first"
+    gone = "the load was cancelled: no request is queued for the model, or another model goes first"
     assert house.demand(4.0, {}, {"w/a@2": 1}) == [
         cancelled(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
         publish(5, who("a", READY, 4.0, 2)),
@@ -510,7 +510,7 @@ def test_a_start_that_takes_too_long_is_stopped() -> None:
     house = House(a=Terms(start_timeout=20.0))
     house.demand(1.0, {"a": 1})
     assert house.machine.wake_at == 21.0
-    message = "not ready within 20 s"
+    message = "not ready within 20 s (lifecycle.startTimeout)"
     refusal = Refusal(3, "model_failed", f"a failed: StartTimeout: {message}", 22.0)
     assert house.tick(21.0) == [
         Stop("a", "w/a@2", 2, 10.0),
@@ -534,7 +534,7 @@ def test_a_loading_model_is_given_up_for_one_that_is_wanted_and_its_switch_ends_
     house.demand(1.0, {"a": 1})
     house.demand(2.0, {})  # its client has gone, after 1 s: it may come back within 1 s
     assert house.demand(2.5, {"b": 1}) == []
-    message = "the load of a was given up after 2.0 s"
+    message = "the load of a was cancelled after 2.0 s"
     assert house.tick(3.0) == [
         cancelled(1, "a", phase="load", code="Abandoned", message=message, load=2.0, total=2.0),
         Stop("a", "w/a@2", 2, 10.0),
@@ -643,7 +643,7 @@ def test_one_that_vanishes_without_a_word_has_crashed() -> None:
     house = House()
     house.load(1.0)
     assert house.released(2.0, "a", 2) == [
-        has_failed("a", 2, "Vanished", "it ended without saying why"),
+        has_failed("a", 2, "Vanished", "the engine ended without a reason"),
         is_released("a", 2, "failed", 0.0),
         publish(4),
     ]
@@ -717,10 +717,10 @@ def test_one_that_cannot_be_proven_gone_though_nobody_told_it_to_go_has_crashed_
 def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
     """A bug once: it spoke of a seat that could not be proven free."""
     house = House(Capacity(1, 10), a=Terms(Claim(2)), b=Terms(Claim(1, 11)))
-    told = "claims more than there is of the accelerator"
+    told = "claims more than its Workspace has"
     refusals = {
-        "a": Refusal(2, "too_large", f"a {told}: 2 GPUs, of 1 GPU with 10 of memory"),
-        "b": Refusal(2, "too_large", f"b {told}: 1 GPU with 11 of memory, of 1 GPU with 10 of memory"),
+        "a": Refusal(2, "too_large", f"a {told}: 2 GPUs (available: 1 GPU with 10 of memory)"),
+        "b": Refusal(2, "too_large", f"b {told}: 1 GPU with 11 of memory (available: 1 GPU with 10 of memory)"),
     }
     assert house.demand(1.0, {"a": 1, "b": 1}) == [publish(2, refuse=refusals)]
     house.demand(1.5)
@@ -731,7 +731,7 @@ def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
 def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     """A bug once: whoever had given it waited for ever, since only waiting requests were told."""
     house = House(a=Terms(Claim(2)))
-    refusal = Refusal(2, "too_large", "a claims more than there is of the accelerator: 2 GPUs, of 1 GPU")
+    refusal = Refusal(2, "too_large", "a claims more than its Workspace has: 2 GPUs (available: 1 GPU)")
     assert house.machine.step(Load(1.0, "a")) == [publish(2, refuse={"a": refusal})]
     assert not house.machine.prospects.orders
     assert house.tick(2.0) == []
@@ -875,7 +875,7 @@ def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
     house = House()
     house.load(1.0)
     house.demand(2.0, {"a": 1}, {"w/a@2": 1})
-    message = "a was unloaded by an operator while this request waited"
+    message = "a was unloaded while this request was queued; send it again to load the model"
     refuse = {"a": Refusal(4, "unloaded", message)}
     assert house.machine.step(Unload(2.0, "a")) == [publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)]
     assert house.demand(3.0, {}, {"w/a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
@@ -890,7 +890,7 @@ def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
 def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
     house = House()
     house.machine.step(Load(1.0, "a"))
-    message = "the load of a was given up after 1.0 s"
+    message = "the load of a was cancelled after 1.0 s"
     failed = cancelled(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
     assert house.machine.step(Unload(2.0, "a")) == [
         failed,
@@ -1056,7 +1056,7 @@ def test_at_the_end_everything_goes_and_nothing_comes() -> None:
     house = House(Capacity(2))
     house.load(1.0, "a")
     house.demand(2.0, {"b": 1}, {"w/a@2": 1})
-    message = "the load of b was given up after 1.0 s"
+    message = "the load of b was cancelled after 1.0 s"
     assert house.machine.step(Shutdown(3.0)) == [
         cancelled(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
         Stop("b", "w/b@4", 4, 10.0),

@@ -74,7 +74,7 @@ def test_a_dispatched_request_is_not_diverted() -> None:
 
 def test_a_request_that_is_not_to_wait_is_dispatched_or_rejected() -> None:
     desk = router()
-    message = "a cannot answer at once"
+    message = "a cannot serve this request without waiting"
     assert desk.step(Arrive(1.0, 1, "a", at_once=True)) == [Reject(1, NotResident, "not_resident", message)]
     assert (desk.waiting(), desk.demand().requested) == (0, ())
     desk.step(seen(1, resident("a")))

@@ -108,12 +108,12 @@ def test_nothing_changes_before_the_time_to_look_again(start: str, zone: str, mi
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
-        ({"start": "0 8 * * 5-1"}, [("start", "is no time of cron: Bad day-of-week")]),
-        ({"start": "0 8 * XYZ *"}, [("start", "is no time of cron: Bad month")]),
-        ({"start": "0 8 30 2 *"}, [("start", "is no time of cron: Bad day-of-month")]),
+        ({"start": "0 8 * * 5-1"}, [("start", "is not a valid cron time: Bad day-of-week")]),
+        ({"start": "0 8 * XYZ *"}, [("start", "is not a valid cron time: Bad month")]),
+        ({"start": "0 8 30 2 *"}, [("start", "is not a valid cron time: Bad day-of-month")]),
         ({"start": "0 8 29 2 *"}, []),
-        ({"timeZone": "Europe/Berlni"}, [("timeZone", "is no time zone that is known here")]),
-        ({"timeZone": "Europe"}, [("timeZone", "is no time zone that is known here")]),  # a folder of the database
+        ({"timeZone": "Europe/Berlni"}, [("timeZone", "is not a known time zone")]),
+        ({"timeZone": "Europe"}, [("timeZone", "is not a known time zone")]),  # a folder of the database
     ],
 )
 def test_what_is_no_window_is_said(fields: dict[str, str], found: list[tuple[str, str]]) -> None:

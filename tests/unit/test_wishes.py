@@ -79,7 +79,7 @@ def test_who_could_never_be_loaded_beside_the_pinned_is_sent_away_at_once_and_to
     house.demand(4.0, {"b": 1})
     refusal = house.machine.residency.refusals["b"]
     assert refusal.code == "pinned"
-    assert refusal.message == "b does not fit beside a: pinned. To make room: hotseat unpin a"
+    assert refusal.message == "b does not fit beside the pinned models (a); to make room: hotseat unpin a"
     assert refusal.retry_at == 14.0
     house.demand(4.1)  # it has been told so
     said = house.machine.step(Unpin(5.0, "a"))

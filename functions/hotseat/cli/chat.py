@@ -30,10 +30,10 @@ Message = dict[str, str]
 )
 @model_argument
 @click.argument("prompt", nargs=-1)
-@click.option("--system", help="Instruction that goes before the conversation.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="End the answer after so many tokens.")
+@click.option("--system", help="System prompt.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Maximum number of tokens in an answer.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0: always the likeliest word; higher: more surprising."
+    "--temperature", type=click.FloatRange(min=0), help="Sampling temperature. 0 always picks the most likely token."
 )
 @server_options(top=False)
 @click.pass_context
@@ -45,10 +45,10 @@ def chat(  # noqa: PLR0917 - click passes them by name
     max_tokens: int | None,
     temperature: float | None,
 ) -> None:
-    """Ask a model, and see the answer as it comes.
+    """Chat with a model.
 
-    Without PROMPT it is a conversation (/bye or Ctrl-D ends it, Ctrl-C an answer), or the question is read from standard
-    input where that is no terminal. A PROMPT word `-` stands for standard input.
+    With PROMPT, print one answer. Without PROMPT, start a conversation: /bye or Ctrl-D ends it, Ctrl-C stops an answer. If
+    standard input is not a terminal, the prompt is read from there. A PROMPT word `-` stands for standard input.
     """
     settings = {"max_tokens": max_tokens, "temperature": temperature}
     body: dict[str, Any] = {"model": model} | {key: value for key, value in settings.items() if value is not None}
@@ -59,7 +59,7 @@ def chat(  # noqa: PLR0917 - click passes them by name
         return
     question = _question(prompt or (STDIN,))
     if not question:
-        raise click.UsageError("there is nothing to ask: the prompt is empty", ctx)
+        raise click.UsageError("the prompt is empty", ctx)
     Answer(client, {**body, "messages": [*messages, {"role": "user", "content": question}]}).show()
 
 
@@ -76,7 +76,7 @@ def _converse(client: Client, body: dict[str, Any], messages: list[Message]) -> 
     """Ask again and again, sending all that was said so far. An answer that failed is not part of it."""
     with suppress(ImportError):  # a Python without it has a plainer prompt
         import readline  # noqa: F401, PLC0415 - gives input() its editing and history
-    click.echo("/bye or Ctrl-D ends the conversation, Ctrl-C an answer.", err=True)
+    click.echo("/bye or Ctrl-D ends the conversation. Ctrl-C stops an answer.", err=True)
     while True:
         try:
             said = input(">>> ").strip()
@@ -136,7 +136,7 @@ class Answer:
                     finished = finished or bool(choice.get("finish_reason"))
                     yield choice.get("delta") or {}
         if not finished:
-            raise ClientError("the answer broke off")
+            raise ClientError("the answer ended early")
 
     def _print(self, delta: dict[str, Any], begin: Any) -> None:
         thought = delta.get("reasoning_content") or delta.get("reasoning")

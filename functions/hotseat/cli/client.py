@@ -256,7 +256,7 @@ class Client:
                 "start one with `hotseat up -f models.yaml`, or name it with --url or HOTSEAT_URL"
             ) from error
         except HTTPError as error:
-            raise ClientError(f"the connection to {self.url} broke: {error}") from error
+            raise ClientError(f"the connection to {self.url} ended early: {error}") from error
 
 
 def _segment(name: str) -> str:

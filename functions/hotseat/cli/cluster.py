@@ -1,6 +1,7 @@
-"""How the commands find a cluster, and the router in it, with nothing but a kubeconfig.
+"""Find a cluster and its router, with nothing but a kubeconfig.
 
-The router's own address is used where it answers from here; else `kubectl port-forward` makes a way to one of its pods.
+The router's own address is used if it answers. Otherwise `kubectl port-forward` forwards a port to one of its
+pods.
 """
 
 import re
@@ -28,19 +29,22 @@ _LISTENING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the options say about a cluster; None is left to the kubeconfig."""
+    """Options that select a cluster. None uses the kubeconfig."""
 
     kubeconfig: Path | None = None
     context: str | None = None
     namespace: str | None = None
 
     def connect(self) -> Kube:
-        """Find the API server; KubeError with status 0 if no kubeconfig names it. It is not called yet."""
+        """Return a client for the API server, without a request.
+
+        Raise KubeError with status 0 without a kubeconfig.
+        """
         return Kube.connect(self.kubeconfig, self.context)
 
 
 def router_url(ctx: click.Context, cluster: Cluster) -> str:
-    """Find an address of the router of a namespace that answers until the command ends."""
+    """Find an address of the router of a namespace. It is valid until the command ends."""
     try:
         kube = cluster.connect()
         namespace = cluster.namespace or kube.namespace
@@ -57,7 +61,7 @@ def router_url(ctx: click.Context, cluster: Cluster) -> str:
 
 
 def _answers(url: str) -> bool:
-    """Tell whether a hotseat answers there at once."""
+    """Return whether a hotseat answers there within a second."""
     try:
         with urllib3.PoolManager(retries=False) as pool:
             response = pool.request("GET", f"{url}/health", timeout=HEALTH_TIMEOUT)
@@ -67,7 +71,7 @@ def _answers(url: str) -> bool:
 
 
 def _serving_pod(router: Part, pods: list[Json]) -> str:
-    """Choose the youngest pod that is ready: it is of the newest Revision."""
+    """Return the youngest ready pod, which belongs to the newest Revision."""
     ready = [
         pod["metadata"]
         for pod in pods
@@ -79,7 +83,7 @@ def _serving_pod(router: Part, pods: list[Json]) -> str:
 
 
 def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Part, pod: str) -> str:
-    """Let kubectl forward a free port of this machine to a pod, for as long as the command runs."""
+    """Forward a free local port to a pod by kubectl, until the command ends."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         where = f"{router.url} does not answer from here, and " if router.url else ""
@@ -103,7 +107,7 @@ def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Part,
 
 
 def _port(process: subprocess.Popen[str]) -> str:
-    """Read the port from what kubectl prints, and go on reading, so that it never waits for us."""
+    """Read the port from the output of kubectl, and keep reading so that kubectl never blocks."""
     output = process.stdout
     assert output is not None  # noqa: S101 - it is a pipe
     late = threading.Timer(FORWARD_TIMEOUT, process.kill)

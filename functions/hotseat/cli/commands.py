@@ -1,4 +1,4 @@
-"""Commands about a running hotseat: look at it, load and unload its models, pin and unpin them."""
+"""Commands for a running hotseat: show its state, load, unload, pin and unpin models."""
 
 import json
 import sys
@@ -23,12 +23,12 @@ Row = Mapping[str, Any]
 
 
 def _since(moment: str | None) -> str:
-    """Age of an RFC 3339 time."""
+    """Return the age of an RFC 3339 time."""
     return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
 
 
 def _print(output: str, raw: Any, names: Sequence[str], text: str) -> None:
-    """Print in the format asked for: what the server said, the bare names, or a table."""
+    """Print in the requested format: the server's response, names only, or a table."""
     if output == "json":
         click.echo(json.dumps(raw, indent=2, ensure_ascii=False))
     elif output == "name":
@@ -73,7 +73,7 @@ def _model_row(model: Row) -> list[str]:
 @server_options(top=False)
 @click.pass_context
 def ps(ctx: click.Context, output: str) -> None:
-    """Show who holds the accelerator, and who waits for it.
+    """Show which models are resident, and which are waited for.
 
     With -o wide also the last transitions of each instance: how long ago, to which state, and what moved it.
     """
@@ -98,7 +98,7 @@ def _queue_row(row: Row) -> list[str]:
 
 
 def _seats(body: Row) -> list[list[str]]:
-    """One row for each resident, and one for each workspace that has none."""
+    """Yield a row for each resident instance, and for each Workspace without one."""
     there = {space["name"]: space.get("gpus") for space in body.get("workspaces") or ()}
     spaces = {name: "-" if gpus is None else gpus for name, gpus in there.items()}
     rows = [
@@ -128,7 +128,7 @@ def _stories(body: Row) -> list[list[str]]:
 
 
 def _parked(body: Row) -> list[list[str]]:
-    """One row for each model that sleeps."""
+    """Yield a row for each parked model."""
     from hotseat.core.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
 
     return [
@@ -147,7 +147,7 @@ def _parked(body: Row) -> list[list[str]]:
 @server_options(top=False)
 @click.pass_context
 def switches(ctx: click.Context, output: str) -> None:
-    """List the latest switches with the time that each phase took, newest last."""
+    """List recent switches and the duration of each phase, newest last."""
     body = connect(ctx).get("/api/switches", "switches")
     rows = [
         [
@@ -166,12 +166,12 @@ def switches(ctx: click.Context, output: str) -> None:
 
 @click.command(cls=Command, examples=["hotseat load gemma", "hotseat load gemma --no-wait"])
 @model_argument
-@click.option("--wait/--no-wait", default=True, help="Return when it is loaded (default), or at once.")
+@click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded (default), or return immediately.")
 @output_option("table", "json", "name")
 @server_options(top=False)
 @click.pass_context
 def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
-    """Load a model, letting the one that has its place finish first."""
+    """Load a model. A model that has to make room finishes its requests first."""
     client = connect(ctx)
     with _watching(client, f"{model}  waiting", wanted=wait):
         answer = client.load(model, wait=wait)
@@ -181,14 +181,16 @@ def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
 @click.command(cls=Command, examples=["hotseat unload gemma", "hotseat unload --all"])
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--all", "everything", is_flag=True, help="Unload all models.")
-@click.option("--wait/--no-wait", default=True, help="Return when the accelerator is free (default), or at once.")
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until the accelerator is free (default), or return immediately."
+)
 @output_option("table", "json")
 @server_options(top=False)
 @click.pass_context
 def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, output: str) -> None:
-    """Unload a model, or all of them, letting requests in flight finish."""
+    """Unload a model, or all models. Requests in flight finish first."""
     if (model is None) is not everything:
-        raise click.UsageError("name a model, or --all, but not both", ctx)
+        raise click.UsageError("name a model or use --all, but not both", ctx)
     client = connect(ctx)
     with _watching(client, f"{model or 'all'}  unloading", wanted=wait):
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
@@ -198,14 +200,15 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
 
 @click.command(cls=Command, examples=["hotseat pin gemma", "hotseat pin gemma --no-wait"])
 @model_argument
-@click.option("--wait/--no-wait", default=True, help="Return when it is loaded (default), or at once.")
+@click.option("--wait/--no-wait", default=True, help="Wait until the model is loaded (default), or return immediately.")
 @output_option("table", "json", "name")
 @server_options(top=False)
 @click.pass_context
 def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
-    """Load a model and keep it loaded: no other gets its place before `unpin`.
+    """Load a model and keep it loaded until `unpin`.
 
-    It stays however idle it is. Requests for models that do not fit beside it are answered 503 meanwhile.
+    A pinned model is not evicted, and its idle timeout does not apply. Requests for models that do not fit beside it get
+    503 `pinned`.
     """
     client = connect(ctx)
     with _watching(client, f"{model}  waiting", wanted=wait):
@@ -219,14 +222,14 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
 @server_options(top=False)
 @click.pass_context
 def unpin(ctx: click.Context, model: str, output: str) -> None:
-    """Let other models have a model's place again, whatever pinned it: `pin`, its document or its schedule."""
+    """Allow a pinned model to be evicted again, whether it was pinned by `pin`, its document or its schedule."""
     answer = connect(ctx).unpin(model)
     _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
 
 @contextmanager
 def _watching(client: "Client", at_first: str, *, wanted: bool) -> Iterator[None]:
-    """Show on the terminal what the server does meanwhile, as its events tell."""
+    """Show progress on the terminal, from the events of the server."""
     if not (wanted and is_live(sys.stderr)):
         yield
         return
@@ -250,24 +253,31 @@ def _watching(client: "Client", at_first: str, *, wanted: bool) -> Iterator[None
 
 @click.command(cls=Command, examples=["hotseat logs gemma -n 20", "hotseat logs gemma -f"])
 @model_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on with the lines to come.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Lines of the past.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=100, show_default=True, help="Number of past lines to print."
+)
 @server_options(top=False, short=False)  # -n are lines
 @click.pass_context
 def logs(ctx: click.Context, model: str, follow: bool, lines: int) -> None:
-    """Print what a model's engine wrote."""
+    """Print the log of a model's engine."""
     for text in connect(ctx).log_lines(model, lines, follow=follow):
         click.echo(text)
 
 
 @click.command(cls=Command, examples=["hotseat events", "hotseat events --history 50 --no-follow -o json"])
-@click.option("-f/ ", "--follow/--no-follow", default=True, help="Go on with those to come (default), or end.")
-@click.option("--history", type=click.IntRange(min=0), default=10, show_default=True, help="Events of the past.")
+@click.option("-f/ ", "--follow/--no-follow", default=True, help="Keep printing new events (default), or exit.")
+@click.option(
+    "--history", type=click.IntRange(min=0), default=10, show_default=True, help="Number of past events to print."
+)
 @output_option("table", "json")
 @server_options(top=False)
 @click.pass_context
 def events(ctx: click.Context, follow: bool, history: int, output: str) -> None:
-    """Print events, one a line: switches and their phases, what is ready, released, failed; `-o json` as CloudEvents."""
+    """Print events, one per line: switches and their phases, and models that are ready, released or failed.
+
+    `-o json` prints CloudEvents.
+    """
     for event in connect(ctx).events(history=history, follow=follow):
         click.echo(json.dumps(event, ensure_ascii=False) if output == "json" else line(event))
 

@@ -29,14 +29,14 @@ ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, its other names,
 
 
 def chat_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
-    """Commands to type next, given a model that can chat."""
+    """Return commands to try with a model that can chat."""
     there = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
     body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
     return [_curl(f"{url}/v1/chat/completions", body, with_key=with_key), f"hotseat{there} chat {shlex.quote(model)}"]
 
 
 def embedding_hints(url: str, model: str, *, with_key: bool = False) -> list[str]:
-    """Commands to type next, given a model that embeds."""
+    """Return commands to try with an embedding model."""
     return [_curl(f"{url}/v1/embeddings", {"model": model, "input": "Hello!"}, with_key=with_key)]
 
 
@@ -46,10 +46,10 @@ def _curl(url: str, body: dict[str, Any], *, with_key: bool) -> str:
 
 
 class Console:
-    """Output of `hotseat up` on one stream: text for people, or one JSON object a line.
+    """Output of `hotseat up` on one stream: text for people, or one JSON object per line.
 
-    Its methods return at once, may be called from any thread, and never raise. It may be made before a fork: the writing
-    thread starts with the first line in each process.
+    Its methods return immediately, can be called from any thread, and never raise. It can be created before a
+    fork: the writing thread starts with the first line in each process.
     """
 
     def __init__(self, stream: TextIO, json_lines: bool, color: bool) -> None:
@@ -69,20 +69,20 @@ class Console:
     def banner(
         self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int | None]], hints: Sequence[str]
     ) -> None:
-        """Say where it listens, what it serves, how many GPUs each workspace has (None: uncounted), and what to type next."""
+        """Print the address, the models, the GPUs of each Workspace (None: not counted), and commands to try."""
         self._later(lambda: self._banner(url, models, workspaces, hints))
 
     def event(self, cloudevent: Event) -> None:
-        """Tell a switch or a failure, and keep the live line up to date with the rest."""
+        """Print a switch or a failure, and update the live line for other events."""
         self._later(lambda: self._event(cloudevent))
 
     def log(self, message: str) -> None:
-        """Tell anything else."""
+        """Print another message."""
         now = datetime.now(UTC).isoformat()
         self._later(lambda: self._say({"time": now}, "info", message, f"{clock({'time': now})}  {message}"))
 
     def close(self) -> None:
-        """Write what is queued, as far as the stream takes it within a second, and erase the live line; also done at exit."""
+        """Write queued lines for at most a second, and erase the live line. Also called at exit."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             with suppress(queue.Full):
@@ -153,7 +153,7 @@ class Console:
             self._line.print(text)
 
     def _too_often(self, what: str, event: Event) -> bool:
-        """Whether a log has enough of these: demand at all, and the progress of a download that was told just now."""
+        """Whether an event is too frequent for a log: demand, and progress of a download that was just reported."""
         if what == "model.fetching":
             model, now = subject(event), time.monotonic()
             if now - self._fetched.get(model, -FETCH_LOG) < FETCH_LOG:
@@ -162,7 +162,7 @@ class Console:
         return what == "demand.reported"
 
     def _told_as(self, what: str, event: Event) -> str:
-        """Lines for people; empty for what only the live line shows."""
+        """Return the lines for an event. Empty if only the live line shows it."""
         data, at = event.get("data") or {}, clock(event)
         match what:
             case "switch.started":
@@ -193,7 +193,7 @@ class Console:
         return ""
 
     def _once(self, model: str, why: str) -> str:
-        """Failure with the engine's last lines indented below; without them when they were told already."""
+        """Return a failure with the engine's last lines indented below, unless they were printed already."""
         first, _, log = why.partition("\n")
         if not log or self._told.get(model) == log:
             return first

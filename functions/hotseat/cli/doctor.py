@@ -25,20 +25,20 @@ _WORDS = {Verdict.WRONG: "wrong", Verdict.ADVICE: "to consider", Verdict.UNKNOWN
         "kubectl hotseat doctor",
     ),
 )
-@click.option("--fix", is_flag=True, help="Change what is wrong in Knative's ConfigMaps, after asking for each key.")
-@click.option("--yes", is_flag=True, help="With --fix: do not ask.")
+@click.option("--fix", is_flag=True, help="Correct Knative's ConfigMaps. Asks before each key.")
+@click.option("--yes", is_flag=True, help="Do not ask before each key (with --fix).")
 @output_option("text", "json")
 @cluster_options()
 @click.pass_context
 def doctor(ctx: click.Context, fix: bool, yes: bool, output: str) -> None:
-    """Check everything in a cluster that hotseat needs.
+    """Check that a cluster has everything that hotseat needs.
 
-    Versions, settings of Knative, documents, storage, GPUs, Broker, router and switcher. For each thing that is wrong it says
-    what that is for, and what to do. What may not be read with your rights is `unknown`. The exit code is 1 if something is
-    wrong. Nothing is changed without --fix, and then only keys of Knative's ConfigMaps.
+    Checks versions, Knative's settings, documents, storage, GPUs, Broker, router and switcher. For each problem it prints
+    why it matters and how to fix it. Checks that your permissions do not allow are `unknown`. The exit code is 1 if there is
+    a problem. Without --fix nothing is changed. With --fix, only keys of Knative's ConfigMaps are changed.
     """
     if yes and not fix:
-        raise click.UsageError("--yes goes with --fix", ctx)
+        raise click.UsageError("--yes needs --fix", ctx)
     try:
         where = cluster(ctx)
         kube = where.connect()

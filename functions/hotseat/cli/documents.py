@@ -28,10 +28,10 @@ INVALID = 2  # exit code
 @output_option("text", "json")
 @click.pass_context
 def validate(context: click.Context, files: tuple[Path, ...], output: str) -> None:
-    """Check documents, and do nothing else.
+    """Validate documents without serving them.
 
-    FILE is a file of Models and Workspaces, a folder of such files, or - for the standard input; all are checked
-    together. Every problem of all files is told at once, and the exit code is 2 if there is one.
+    FILE is a file of Models and Workspaces, a folder of such files, or - for standard input. All files are checked
+    together, and all problems are reported at once. The exit code is 2 if there is a problem.
     """
     try:
         manifest = load(files)
@@ -63,7 +63,7 @@ def validate(context: click.Context, files: tuple[Path, ...], output: str) -> No
 def schema(kind: str | None) -> None:
     """Print the JSON Schema of the documents, for editors.
 
-    KIND is model or workspace; without it, the schema is that of either.
+    KIND is model or workspace. Without KIND, the schema accepts both.
     """
     click.echo(json.dumps(schema_of(kind and kind.capitalize()), indent=2))
 

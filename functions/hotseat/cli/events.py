@@ -1,4 +1,4 @@
-"""What CloudEvents mean to somebody who watches: one line for each, and what is going on right now."""
+"""One line for each CloudEvent, and a summary of current activity."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ def kind(event: Event) -> str:
 
 
 def clock(event: Event) -> str:
-    """Local time of day."""
+    """Return the local time of day."""
     try:
         return datetime.fromisoformat(str(event["time"])).astimezone().strftime("%H:%M:%S")
     except (KeyError, ValueError):
@@ -40,7 +40,7 @@ def models_of(value: Any) -> list[str]:
 
 
 def passage(data: Data) -> tuple[str, str]:
-    """Word for what a switch does, and who goes and comes: (`switch`, `qwen → gemma`)."""
+    """Return the kind of a switch and its models: (`switch`, `qwen → gemma`)."""
     old, new = ", ".join(models_of(data.get("from"))), ", ".join(models_of(data.get("to")))
     if old and new:
         return "switch", f"{old} → {new}"
@@ -48,9 +48,9 @@ def passage(data: Data) -> tuple[str, str]:
 
 
 def phases(data: Data) -> str:
-    """Durations of the phases that there were: `drain 0.01s  release 0.12s  load 1.31s  total 1.44s`.
+    """Return the durations of the phases: `drain 0.01s  release 0.12s  load 1.31s  total 1.44s`.
 
-    A wait that cannot be seen is left out (most switches begin at once), and so is the leaving where nobody leaves.
+    A wait that rounds to zero is left out, and so are drain and release if no model was evicted.
     """
     times = {phase: seconds for phase, seconds in (data.get("phases") or {}).items() if seconds is not None}
     hidden = {"wait"} if times.get("wait", 0) < UNSEEN else set()
@@ -103,7 +103,7 @@ def _fetching(data: Data) -> str:
 
 
 def outgrown(data: Data) -> str:
-    """Say what a model takes beyond what it claims."""
+    """Return what a model uses and what it claims."""
     seen, claimed = share(data.get("seen"), None) or "?", share(data.get("claimed"), None) or "?"
     return f"takes {seen} of accelerator memory, claims {claimed}"
 
@@ -113,7 +113,7 @@ def _anything(data: Data) -> str:
 
 
 def failure(data: Data) -> str:
-    """Reason and message of a failure; the message may go on with the engine's last lines."""
+    """Return reason and message of a failure. The message can end with the engine's last lines."""
     reason, message = data.get("reason") or data.get("code") or "", data.get("message") or ""
     return f"{reason}: {message}" if reason and message else str(reason or message)
 
@@ -136,7 +136,7 @@ _TELLERS: Mapping[str, Callable[[Data], str]] = {
 
 @dataclass(slots=True)
 class _Doing:
-    """What is done for one model, since when (seconds on the caller's clock), and who must go first."""
+    """Activity for one model, since when (seconds on the caller's clock), and the models that it waits for."""
 
     what: str
     since: float
@@ -144,7 +144,7 @@ class _Doing:
 
 
 class Activity:
-    """What is going on, as far as the events tell: who waits, loads or is fetched. Safe to use from many threads."""
+    """Current activity, from the events: models that are waited for, loaded or fetched. Thread-safe."""
 
     def __init__(self) -> None:
         self._doing: dict[str, _Doing] = {}
@@ -156,7 +156,7 @@ class Activity:
             self._see(kind(event), subject(event), event.get("data") or {}, now)
 
     def text(self, now: float) -> str:
-        """One line about all of it; empty when nothing goes on."""
+        """Return a summary in one line. Empty if there is no activity."""
         with self._lock:
             return "   ".join(
                 f"{model}  {doing.what}  {now - doing.since:.1f}s" for model, doing in self._doing.items()

@@ -26,18 +26,18 @@ FORMATS = ("llama-swap", "llmsnap")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="File to write.  [default: standard output]")  # fmt: skip
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.pass_context
 def import_(context: click.Context, file: Path, output: Path | None, force: bool) -> None:
-    """Make documents of another program's configuration.
+    """Convert the configuration of llama-swap or llmsnap.
 
-    FILE is a config.yaml of llama-swap or llmsnap, or - for the standard input. Its models become Models, its groups or its
-    matrix a Workspace, and names that clients send stay. What has no equal, and what was changed, stands in comments above
-    each document and is told on the standard error. The exit code is 2 if the file cannot be imported. API keys are not
-    written down.
+    FILE is a config.yaml of llama-swap or llmsnap, or - for standard input. Its models become Models, and its groups or
+    matrix become a Workspace. Clients keep the model names that they use. Settings without an equivalent, and settings that
+    were changed, are listed in comments above each document and on standard error. API keys are not written. The exit code
+    is 2 if the file cannot be imported.
     """
     if output is not None and output.exists() and not force:
-        raise click.UsageError(f"{output} is there already: --force writes over it")
+        raise click.UsageError(f"{output} exists already; use --force to overwrite it")
     try:
         made = _convert(file)
         manifest = load_texts([Text("what was made of it", Path(), _folder(output), made.text)])

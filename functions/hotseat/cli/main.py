@@ -25,20 +25,20 @@ INTERRUPTED = 130  # as a shell says it of SIGINT
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("hotseat.cli.up", "Serve the models of a file or a folder."),
     "models": ("hotseat.cli.commands", "List the models and their states."),
-    "ps": ("hotseat.cli.commands", "Show who holds the accelerator, and who waits for it."),
-    "chat": ("hotseat.cli.chat", "Ask a model, and see the answer as it comes."),
+    "ps": ("hotseat.cli.commands", "Show which models are resident, and which are waited for."),
+    "chat": ("hotseat.cli.chat", "Chat with a model."),
     "load": ("hotseat.cli.commands", "Load a model."),
-    "unload": ("hotseat.cli.commands", "Unload a model, or all of them."),
+    "unload": ("hotseat.cli.commands", "Unload a model, or all models."),
     "pin": ("hotseat.cli.commands", "Load a model and keep it loaded."),
-    "unpin": ("hotseat.cli.commands", "Let other models have a model's place again."),
-    "logs": ("hotseat.cli.commands", "Print what a model's engine wrote."),
-    "events": ("hotseat.cli.commands", "Print events, one a line."),
-    "switches": ("hotseat.cli.commands", "List the latest switches with the time that each phase took."),
-    "validate": ("hotseat.cli.documents", "Check documents, and do nothing else."),
+    "unpin": ("hotseat.cli.commands", "Allow a pinned model to be evicted again."),
+    "logs": ("hotseat.cli.commands", "Print the log of a model's engine."),
+    "events": ("hotseat.cli.commands", "Print events, one per line."),
+    "switches": ("hotseat.cli.commands", "List recent switches and the duration of each phase."),
+    "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
-    "import": ("hotseat.cli.importing", "Make documents of another program's configuration."),
-    "simulate": ("hotseat.cli.simulate", "Run a made-up load through the scheduler, in simulated time."),
-    "doctor": ("hotseat.cli.doctor", "Check everything in a cluster that hotseat needs."),
+    "import": ("hotseat.cli.importing", "Convert the configuration of llama-swap or llmsnap."),
+    "simulate": ("hotseat.cli.simulate", "Run a load through the scheduler in simulated time."),
+    "doctor": ("hotseat.cli.doctor", "Check that a cluster has everything that hotseat needs."),
     "version": ("hotseat.cli.commands", "Print the version of this program."),
 }
 
@@ -47,11 +47,11 @@ class LazyGroup(click.Group):
     """Commands that are imported when they run, not when they are listed."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Names in the order that the overview shows them."""
+        """Return the names in the order of the overview."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import a command; a near miss is told."""
+        """Import a command. The error about an unknown command suggests a similar one."""
         if name not in COMMANDS:
             close = get_close_matches(name, COMMANDS, n=1)
             if close and not ctx.resilient_parsing:
@@ -95,9 +95,9 @@ Examples:
 @server_options(top=True)
 @click.version_option(__version__, prog_name="hotseat", message="%(prog)s %(version)s")
 def main() -> None:
-    """One accelerator, many models: they take turns.
+    """Serve many models that take turns on one accelerator.
 
-    `hotseat up` serves; the other commands look at a hotseat that runs, or at files.
+    `hotseat up` serves models. The other commands talk to a running hotseat, or work on files.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

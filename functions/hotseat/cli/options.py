@@ -1,4 +1,4 @@
-"""What the commands share: which hotseat they talk to, how they print, and examples in their help."""
+"""Options that commands share: the server, the output format, and examples in the help."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A command whose help ends with examples: commands that can be typed as they stand."""
+    """A command whose help ends with examples that can be typed as they are."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,7 +36,7 @@ class Command(click.Command):
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Remember an option wherever it stands on the command line; the last one given counts."""
+    """Store an option, wherever it is on the command line. The last value counts."""
     if not value or param.name is None:
         return
     ctx.meta[f"hotseat.{param.name}"] = value
@@ -45,13 +45,16 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
-    """Options that say which hotseat. Those of the whole program (`top`) read the environment; a command's own win."""
+    """Options that select a hotseat.
+
+    Those of the program (`top`) read the environment. Those of a command override it.
+    """
     where = f"Where hotseat answers  [env var: HOTSEAT_URL; default: {DEFAULT_URL}]"
-    key = "Key that it wants  [env var: HOTSEAT_API_KEY]"
+    key = "API key to send  [env var: HOTSEAT_API_KEY]"
 
     def add(command: AnyCommand) -> AnyCommand:
         command = cluster_options(short=short)(command)
-        text = "Ask the router in the cluster of the kubeconfig; so do the next three"
+        text = "Use the router in the cluster of the kubeconfig. Implied by the next three options"
         command = click.option("--cluster", is_flag=True, help=text, expose_value=False, callback=_keep)(command)
         for name, metavar, text in (("--api-key", "KEY", key), ("--url", "URL", where)):
             envvar = "HOTSEAT" + name[1:].replace("-", "_").upper() if top else None
@@ -63,11 +66,11 @@ def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], A
 
 
 def cluster_options(*, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
-    """Options that name a cluster and a namespace; without `short`, -n is free for something else."""
+    """Options that select a cluster and a namespace. Without `short`, -n is free for another option."""
     options = (
         (("-n",) * short + ("--namespace",), "NAME", "Namespace of the router  [default: the context's]"),
-        (("--context",), "NAME", "Context of the kubeconfig  [default: its current one]"),
-        (("--kubeconfig",), "FILE", "File that names clusters  [env var: KUBECONFIG; default: ~/.kube/config]"),
+        (("--context",), "NAME", "Context in the kubeconfig  [default: the current context]"),
+        (("--kubeconfig",), "FILE", "Path of the kubeconfig  [env var: KUBECONFIG; default: ~/.kube/config]"),
     )
 
     def add(command: AnyCommand) -> AnyCommand:
@@ -79,7 +82,7 @@ def cluster_options(*, short: bool = True) -> Callable[[AnyCommand], AnyCommand]
 
 
 def output_option(*choices: str) -> Callable[[AnyCommand], AnyCommand]:
-    """Option --output; the first choice is the default."""
+    """Option --output. The first choice is the default."""
     return click.option(
         "-o", "--output", type=click.Choice(choices), default=choices[0], show_default=True, help="Format."
     )
@@ -96,7 +99,7 @@ def connect(ctx: click.Context, **settings: float) -> "Client":
 
 
 def _url(ctx: click.Context) -> str:
-    """Choose: --url, what names a cluster, HOTSEAT_URL, the cluster for the plugins of kubectl and kn, this machine."""
+    """Choose the URL, in this order: --url, cluster options, HOTSEAT_URL, the cluster for plugins, this machine."""
     url: str | None = ctx.meta.get("hotseat.url")
     if url and (ctx.meta["hotseat.url_typed"] or not _names_cluster(ctx)):
         return url
@@ -108,7 +111,7 @@ def _url(ctx: click.Context) -> str:
 
 
 def cluster(ctx: click.Context) -> "Cluster":
-    """Gather what the options say about a cluster."""
+    """Return the cluster that the options select."""
     from hotseat.cli.cluster import Cluster  # noqa: PLC0415 - see above
 
     kubeconfig = ctx.meta.get("hotseat.kubeconfig")
@@ -117,7 +120,7 @@ def cluster(ctx: click.Context) -> "Cluster":
 
 
 def in_cluster(ctx: click.Context) -> bool:
-    """Tell whether the hotseat that is meant may be found by a kubeconfig alone."""
+    """Return whether the hotseat may have to be found by a kubeconfig."""
     return ctx.obj is PLUGIN or _names_cluster(ctx)
 
 
@@ -126,7 +129,7 @@ def _names_cluster(ctx: click.Context) -> bool:
 
 
 def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Names of models for the shell; none where no hotseat answers."""
+    """Return names of models for shell completion. Empty if no hotseat answers."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only when Tab is pressed
 
     if in_cluster(ctx) and "hotseat.url" not in ctx.meta:

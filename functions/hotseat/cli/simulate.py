@@ -65,49 +65,63 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
         "hotseat simulate -f models.yaml --trace requests.jsonl --compare batch,fifo",
     ),
 )
-@click.option("--models", type=click.IntRange(1), default=4, show_default=True, help="How many models take turns.")
+@click.option("--models", type=click.IntRange(1), default=4, show_default=True, help="Number of models.")
 @click.option(
-    "--model", "given", multiple=True, metavar="NAME[=KEY=VALUE,…]", callback=parse_models, help="A model, instead of --models;"
-    " or what differs for one of -f or --trace. May be given several times. KEY is weight, load-time, stop-time, service-time,"
-    " slots, gpus, priority, max-wait or min-residency.",
+    "--model", "given", multiple=True, metavar="NAME[=KEY=VALUE,…]", callback=parse_models,
+    help="A model, instead of --models, or settings for a model of -f or --trace. Can be repeated. KEY is "
+        "weight, load-time, stop-time, service-time, slots, gpus, priority, max-wait or min-residency.",
 )  # fmt: skip
 @click.option(
-    "-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR", help="Documents whose Models"
-    " take turns, with their scheduling; may be given several times. How long anything takes is not in them.",
+    "-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR",
+    help="Documents with the Models and their scheduling settings. Can be repeated. Durations are not part of "
+        "documents: set them with the options below.",
 )  # fmt: skip
-@click.option("--workspace", metavar="NAME", help="Workspace of these documents, where there are several.")
+@click.option("--workspace", metavar="NAME", help="Workspace to simulate, if the documents have several.")
 @click.option(
-    "--trace", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE", help="Request log of a hotseat"
-    " (`hotseat up --request-log FILE`), or a CSV file with its columns, instead of a made-up load.",
-)  # fmt: skip
-@click.option(
-    "--load", type=click.FloatRange(0, min_open=True), default=0.8, show_default=True, help="Share of what the GPUs could"
-    " answer if switching took no time; nothing keeps up with 1 or more.",
+    "--trace", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="Replay a request log (`hotseat up --request-log FILE`), or a CSV file with the same columns, instead "
+        "of a generated load.",
 )  # fmt: skip
 @click.option(
-    "--requests", type=click.IntRange(1), help="How many requests come.  [default: 10000; 40 for alternate; day: see --duration]"
+    "--load", type=click.FloatRange(0, min_open=True), default=0.8, show_default=True,
+    help="Load, as a share of what the GPUs could serve if switching took no time. 1 or more cannot be served.",
+)  # fmt: skip
+@click.option(
+    "--requests", type=click.IntRange(1),
+        help="Number of requests.  [default: 10000; 40 for alternate; day: see --duration]"
 )  # fmt: skip
 @click.option(
     "--duration",
     type=_duration,
     metavar="DURATION",
-    help="For how long requests come, instead.  [default for day: 24h]",
+    help="Duration of the load, instead of --requests.  [default for day: 24h]",
 )
 @click.option(
-    "--shape", type=click.Choice(list(SHAPES)), default="poisson", show_default=True, help="How they come: one by one; in"
-    " groups for one model; one by one and 98% of them for the first model; as people come over a day, with 1.6 times the load"
-    " at four in the afternoon and 0.4 times at night; or all at once, for each model in turn.",
+    "--shape", type=click.Choice(list(SHAPES)), default="poisson", show_default=True,
+    help="How requests arrive. poisson: independently. bursts: in groups for one model. hot-cold: independently, "
+        "98% of them for the first model. day: over a day, with 1.6 times the load at 16:00 and 0.4 times at "
+        "night. alternate: all at once, for each model in turn.",
 )  # fmt: skip
-@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="How many models fit at a time.")
 @click.option(
-    "--slots", type=click.IntRange(1), default=8, show_default=True, help="Requests a model answers at a time."
+    "--gpus",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of GPUs. Each model takes one unless it states gpus.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Number of requests that a model serves at a time.",
 )
 @_durations(
-    ("--load-time", "10s", "From the start of an engine until it is ready."),
-    ("--stop-time", "1s", "From the order to stop it until it is gone."),
-    ("--service-time", "2s", "From a request's dispatch until its answer is complete."),
-    ("--min-residency", "0s", "The Workspace's minResidency."),
-    ("--drain-timeout", "120s", "The Models' drainTimeout: requests beyond it are cut off."),
+    ("--load-time", "10s", "Time from the start of an engine until it is ready."),
+    ("--stop-time", "1s", "Time from stopping an engine until it is gone."),
+    ("--service-time", "2s", "Time from the dispatch of a request until its answer is complete."),
+    ("--min-residency", "0s", "minResidency of the Workspace."),
+    ("--drain-timeout", "120s", "drainTimeout of the Models. Requests that take longer to drain are cut off."),
 )
 @click.option(
     "--max-wait",
@@ -115,45 +129,51 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
     metavar="DURATION|Auto",
     default=AUTO,
     show_default=True,
-    help="The Workspace's maxWait.",
+    help="maxWait of the Workspace.",
 )
 @click.option(
-    "--service-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="How much service times vary:"
-    " standard deviation over mean, lognormal.",
+    "--service-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True,
+    help="Variation of service times: standard deviation divided by mean (lognormal).",
 )  # fmt: skip
 @click.option(
-    "--load-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="How much load times vary, likewise."
+    "--load-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True,
+        help="Variation of load times, likewise."
 )  # fmt: skip
 @click.option(
     "--routers",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
-    help="How many routers requests come to, in turn.",
+    help="Number of routers. Requests go to them in turn.",
 )
 @click.option(
-    "--patience", type=_duration, metavar="DURATION", help="Clients give up when their answer has not begun after so long, and"
-    " ask again after --retry-after until it does.  [default: they wait]",
+    "--patience", type=_duration, metavar="DURATION",
+    help="Clients give up if their answer has not started after this time, and retry after --retry-after.  "
+        "[default: clients wait]",
 )  # fmt: skip
 @click.option(
     "--retry-after", type=_duration, metavar="DURATION", default="1s", show_default=True, help="See --patience."
 )
-@click.option("--policy", metavar="NAME", help="Policy to follow.  [default: that of the documents, else batch]")
-@click.option("--compare", metavar="NAME,NAME…", help="Several policies under the same load, side by side; naive is a plain"
-              " proxy that switches at each change of the model.")  # fmt: skip
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same load.")
-@click.option("--plot", metavar="FILE.png|-", help="Draw who was resident over time and how many waited: a PNG (needs"
-              " matplotlib), or - on the terminal.")  # fmt: skip
+@click.option("--policy", metavar="NAME", help="Policy.  [default: the policy of the documents, else batch]")
+@click.option("--compare", metavar="NAME,NAME…",
+    help="Compare several policies under the same load. naive is a plain proxy that switches at each change of "
+        "the model.")  # fmt: skip
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="Seed of the load. The same seed gives the same load."
+)
+@click.option("--plot", metavar="FILE.png|-",
+    help="Plot the resident models and the queue lengths over time: a PNG file (needs matplotlib), or - for the "
+        "terminal.")  # fmt: skip
 @output_option("table", "json")
 @click.pass_context
 def simulate(
     ctx: click.Context, /, policy: str | None, compare: str | None, plot: str | None, output: str, **options: Any
 ) -> None:
-    """Run a made-up load through the scheduler, in simulated time.
+    """Run a load through the scheduler in simulated time.
 
-    It runs the code that decides in a real hotseat, without engines and without waiting: it takes seconds for hours. It
-    prints what was answered or cut off by the drain timeout, how long requests waited until they were dispatched and models
-    until their turn, and what became of the GPUs' time. docs/simulate.md says what is modelled, and what is not.
+    The simulation runs the scheduler of a real hotseat, without engines. Hours of simulated time take seconds. It prints how
+    many requests were answered or cut off, how long requests waited, how long models waited for their turn, and how the
+    GPUs' time was used. docs/simulate.md describes what is modelled and what is not.
     """
     case = Case(**options)
     case.check(ctx)

@@ -70,15 +70,15 @@ class Case:
                 for other in typed.intersection(others):
                     raise click.UsageError(f"{flags[name]} excludes {flags[other]}", ctx)
         if self.workspace and not self.files:
-            raise click.UsageError("--workspace is for documents: give them with -f", ctx)
+            raise click.UsageError("--workspace needs documents: add -f FILE", ctx)
         if not self.service_time:
-            raise click.UsageError("--service-time: an answer takes some time", ctx)
+            raise click.UsageError("--service-time must be above 0s", ctx)
         if self.duration == 0:
-            raise click.UsageError("--duration: a load takes some time", ctx)
+            raise click.UsageError("--duration must be above 0s", ctx)
         if self.shape == "alternate" and (wrong := typed & {"load", "duration"}):
             raise click.UsageError(f"--shape alternate comes at once, and excludes {flags[min(wrong)]}", ctx)
         if self.patience == 0 or (self.patience is None and "retry_after" in typed):
-            raise click.UsageError("--retry-after is for clients that give up: it needs a --patience above 0s", ctx)
+            raise click.UsageError("--retry-after needs a --patience above 0s", ctx)
         weighted = [name for name, said in self.given.items() if "weight" in said]
         if weighted and (self.trace or self.shape in UNWEIGHTED):
             has = "--trace" if self.trace else f"--shape {self.shape}"
@@ -123,7 +123,7 @@ class Case:
         if self.shape == "hot-cold" and len(cast.parts) == 1:
             raise click.UsageError("--shape hot-cold needs --models 2 or more")
         if self.shape != "alternate" and not any(part.seats for part in cast.parts):
-            raise click.UsageError("no model takes a GPU: there is nothing that --load could be a share of")
+            raise click.UsageError("no model takes a GPU, so --load has no meaning")
         requests, duration = self.requests, self.duration
         if requests is None and duration is None:
             duration = DAY if self.shape == "day" else None
@@ -136,9 +136,7 @@ class Case:
         """Set up a run under a policy, or under none. Raises click.UsageError where there is no such policy."""
         if name == NAIVE:
             if self.patience is not None:
-                raise click.UsageError(
-                    "naive serves strictly by arrival, so clients that give up have no meaning for it"
-                )
+                raise click.UsageError("naive serves strictly by arrival and does not support --patience")
             return Naive(cast.engines, gpus=cast.gpus, load_spread=self.load_spread, seed=self.seed).run
         return World(
             _policy(name),

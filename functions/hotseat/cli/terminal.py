@@ -1,4 +1,4 @@
-"""How things look on a terminal: plain tables, short ages, and one line that is rewritten in place."""
+"""Terminal output: plain tables, short ages, and one line that is rewritten in place."""
 
 import os
 import shutil
@@ -66,12 +66,12 @@ def share(done: int | None, total: int | None) -> str:
 
 
 def is_live(stream: TextIO) -> bool:
-    """Whether a line can be rewritten in place there."""
+    """Whether a line can be rewritten in place on this stream."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class LiveLine:
-    """The last line of a terminal, rewritten in place. Safe to use from many threads; raises what the stream raises."""
+    """The last line of a terminal, rewritten in place. Thread-safe. Raises what the stream raises."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -79,7 +79,7 @@ class LiveLine:
         self._shown = ""
 
     def show(self, text: str) -> None:
-        """Show this instead, cut to the width of the terminal: a wrapped line could not be erased."""
+        """Show this text instead, cut to the width of the terminal, because a wrapped line cannot be erased."""
         text = text[: shutil.get_terminal_size().columns - 1]
         with self._lock:
             if text != self._shown:

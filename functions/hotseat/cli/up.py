@@ -46,11 +46,11 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 
 
 def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path | None:
-    """Say at once where nothing can be appended."""
+    """Raise BadParameter immediately if the file cannot be appended to."""
     if value is None:
         return None
     if str(value) == "-":
-        raise click.BadParameter("the standard output is for events; give a file")
+        raise click.BadParameter("standard output is used for events; name a file")
     try:
         with open(value, "ab", opener=_open_at_once):
             return value
@@ -59,7 +59,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a FIFO that nobody reads would be waited for."""
+    """Open a file. A FIFO without a reader does not block."""
     try:
         return os.open(path, flags | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -70,34 +70,49 @@ def _open_at_once(path: str, flags: int) -> int:
 
 @click.command(cls=Command, examples=EXAMPLES)
 @click.option("-f", "--file", "files", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE|DIR",
-              help="Documents to serve; may be given several times, - is the standard input.")  # fmt: skip
+              help="Documents to serve. Can be repeated. - is standard input.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0: a free one."
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on. 0 picks a free port.",
 )
 @click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
-              help="Key that every route but /health wants; may be given several times.  [env var: HOTSEAT_API_KEY]")  # fmt: skip
+              help="API key that clients must send on every route but /health. Can be repeated.  [env var: "
+                  "HOTSEAT_API_KEY]")  # fmt: skip
 @click.option("--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), envvar="HOTSEAT_API_KEY_FILE",
-              help="File with one key a line.  [env var: HOTSEAT_API_KEY_FILE]")  # fmt: skip
-@click.option("--no-auth", is_flag=True, help="Allow another address than loopback without a key.")
-@click.option("--sink", metavar="URL", envvar="K_SINK", help="Send CloudEvents there, too.  [env var: K_SINK]")
+              help="File with API keys, one per line.  [env var: HOTSEAT_API_KEY_FILE]")  # fmt: skip
+@click.option("--no-auth", is_flag=True, help="Allow listening on a non-loopback address without API keys.")
+@click.option("--sink", metavar="URL", envvar="K_SINK", help="URL to send CloudEvents to.  [env var: K_SINK]")
 @click.option(
-    "--cors-origin", "cors", multiple=True, metavar="ORIGIN", help="Origin that browsers may call from; * for any."
+    "--cors-origin",
+    "cors",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Origin whose web pages may send requests. * allows any origin.",
 )
 @click.option(
-    "--max-body", default=f"{MAX_BODY // 2**20}Mi", show_default=True, callback=_size, help="Largest request body."
+    "--max-body",
+    default=f"{MAX_BODY // 2**20}Mi",
+    show_default=True,
+    callback=_size,
+    help="Maximum size of a request body.",
 )
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_STATE_DIR",
-              help="Logs, what was learned, and what it takes to clean up after a crash.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
+              help="Directory for logs, learned statistics and crash recovery.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_CACHE_DIR",
-              help="Downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
+              help="Directory for downloaded weights.  [env var: HOTSEAT_CACHE_DIR]")  # fmt: skip
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
-              help="Append a JSON line for each request that ended: `hotseat simulate --trace` reads it. Nothing of what was asked or"
-              " answered is in it.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
-@click.option("--no-watch", is_flag=True, help="Do not reload when a file changes; SIGHUP still does.")
+              help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
+                  "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--no-watch", is_flag=True, help="Do not reload when a file changes. SIGHUP still reloads.")
 @click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
-              help="Level of hotseat's own log, on standard error.")  # fmt: skip
-@click.option("--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: unless on a terminal]")
+              help="Log level of hotseat's own log, which goes to standard error.")  # fmt: skip
+@click.option(
+    "--json/--no-json", "json_lines", default=None, help="Print JSON lines.  [default: if the output is not a terminal]"
+)
 def up(  # noqa: PLR0917 — one parameter an option
     files: tuple[Path, ...],
     host: str,
@@ -117,9 +132,9 @@ def up(  # noqa: PLR0917 — one parameter an option
 ) -> None:
     """Serve the models of a file or a folder.
 
-    They take turns on the accelerator: a request for a model that is not loaded waits until the loaded one has finished what
-    it is doing, has been taken off, is proven gone, and the wanted one is ready. Editing the file, or SIGHUP, applies the
-    difference. Ctrl-C lets requests in flight finish; a second one stops at once.
+    The models take turns on the accelerator. A request for a model that is not loaded is queued until the loaded model has
+    finished its requests and has left, and the wanted model is ready. Edits of the file apply while hotseat runs, as does
+    SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops at once.
     """
     json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)
@@ -130,7 +145,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         sys.exit(2)
     all_keys = (*keys, *_read_keys(api_key_file))
     if not all_keys and not no_auth and not _is_loopback(host):
-        raise click.UsageError(f"--host {host} is not loopback: give --api-key or --api-key-file, or say --no-auth")
+        raise click.UsageError(f"--host {host} is not loopback: use --api-key, --api-key-file or --no-auth")
     home = _home("XDG_STATE_HOME", ".local/state")
     port = _check_port(host, port, state_dir or home / f"port-{port}")
     settings = Settings(
@@ -166,13 +181,13 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         )
 
     def fit(manifest: Manifest) -> None:
-        """Have as many places as the documents want, and say where that is more than there can be."""
+        """Size the limit on requests by the documents, and warn if they allow more than one process can hold."""
         wanted = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
         settings.places.resize(min(wanted + IN_FLIGHT, bounds.places))
         if wanted > bounds.places:
             console.log(
-                f"queue.maxWaiting lets {wanted} requests wait in all Workspaces together, but this hotseat holds at most"
-                f" {bounds.places} at once: {bounds.why}. It answers 429 to what comes beyond"
+                f"queue.maxWaiting allows {wanted} queued requests in all Workspaces together, but this hotseat holds at most"
+                f" {bounds.places}: {bounds.why}. Further requests get 429"
             )
 
     def is_up() -> None:
@@ -197,7 +212,7 @@ def _newest(settings: Settings, manifest: Manifest) -> Manifest:
     try:
         return load(settings.files, known=manifest) if settings.files else manifest
     except ManifestErrors as errors:
-        click.echo(f"the documents as they were at the start are used:\n{errors}", err=True)
+        click.echo(f"the documents as of the start of hotseat stay in use:\n{errors}", err=True)
         return manifest
 
 
@@ -206,13 +221,13 @@ def _state(model: Model) -> str:
 
 
 def _read_keys(path: Path | None) -> list[str]:
-    """Keys of a file: one a line; empty lines and those that begin with # do not count."""
+    """Return the keys of a file, one per line. Empty lines and lines that begin with # are skipped."""
     if path is None:
         return []
     lines = [line.strip() for line in path.read_text().splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise click.UsageError(f"{path} holds no key")
+        raise click.UsageError(f"{path} contains no key")
     return keys
 
 
@@ -224,7 +239,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_port(host: str, port: int, state_dir: Path) -> int:
-    """Choose a port where none is given, and say at once where it is taken (gunicorn would try for five seconds), and by whom."""
+    """Return the port, or a free port for 0.
+
+    Raise ClickException immediately if the port is in use, and name the process. (gunicorn would retry for
+    five seconds.)
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -232,10 +251,10 @@ def _check_port(host: str, port: int, state_dir: Path) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        advice = "--port chooses another"
+        advice = "choose another port with --port"
         if error.errno == errno.EADDRINUSE and (pid := StateDir(state_dir).owner()) is not None:
             advice = (
-                f"the hotseat with process {pid} has it, or has not ended yet, as it lets requests in flight finish"
-                f" (state directory {state_dir}); wait for its end, or choose another --port"
+                f"hotseat process {pid} uses it, and may still be finishing requests in flight"
+                f" (state directory {state_dir}); wait until it ends, or choose another port with --port"
             )
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}; {advice}") from None

@@ -110,7 +110,7 @@ class Chamber:
         """Begin to decide and to write. Nothing is published before all that was adopted has been taken in."""
         self.switcher.start()
         if not self.switcher.wait_caught_up(CATCH_UP):
-            log.warning("%s: the switcher is slow to begin", self.name)
+            log.warning("%s: the switcher is slow to start", self.name)
         self._writer.start()
 
     def stop(self) -> None:
@@ -131,9 +131,9 @@ class Chamber:
         self._writer.mark()
 
     def report(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
-        """Take in a router's snapshot. One that is not known yet is enrolled; an older one of its pod is gone.
+        """Apply a router's snapshot. Enroll an unknown router, and drop an older router of the same pod.
 
-        One that has left may still be heard of, late or once more: that says nothing of the one that lives in its pod now.
+        Ignore late or duplicate snapshots of a departed router: they must not replace the router that now runs in the same pod.
         """
         with self._lock:
             if demand.router in self._left:
@@ -206,7 +206,7 @@ def _remembered(status: Mapping[str, Any]) -> Lessons:
     try:
         return lessons_from_json(status.get("learned") or ())
     except ValueError as error:  # somebody else wrote it, or another version: all is learned anew
-        log.warning("what was learned before cannot be read: %s", error)
+        log.warning("cannot read the learned statistics: %s", error)
         return {}
 
 
@@ -217,7 +217,7 @@ def _policy_of(workspace: Workspace) -> tuple[Policy, str]:
         return load_policy(name), ""
     except KeyError:
         there = ", ".join(sorted(entry_points(group="hotseat.policies").names))
-        problem = f"there is no policy {name} in the switcher's image; there is: {there}. batch is followed instead"
+        problem = f"the switcher's image has no policy {name} (available: {there}); using batch"
         log.warning("Workspace %s: %s", workspace.name, problem)
         return Batch(), problem
 
@@ -231,5 +231,7 @@ def _never() -> DemandReported:
 
 
 def _start_afresh() -> None:
-    log.critical("the switcher cannot go on; this process ends, and the next one goes on from what it sees")
+    log.critical(
+        "the scheduler failed repeatedly; this process exits, and the next one continues from the state it observes"
+    )
     os._exit(70)

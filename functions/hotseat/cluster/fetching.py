@@ -114,7 +114,7 @@ class JobFetcher:
                 if self._make(job):
                     return
                 self._closed.wait(0.5)
-            self._say(model.name, CacheState.FAILED, f"the old Job {job['metadata']['name']} does not go")
+            self._say(model.name, CacheState.FAILED, f"the old Job {job['metadata']['name']} is not deleted yet")
         except (KubeError, CannotMake, MergeError) as error:
             self._say(model.name, CacheState.FAILED, str(error))
 
@@ -154,7 +154,7 @@ class JobFetcher:
         if outcome.state is not CacheState.CACHED:
             self._say(model.name, outcome.state, outcome.message)
         elif path is None:
-            self._say(model.name, CacheState.ABSENT, "where its weights are is not known any more")
+            self._say(model.name, CacheState.ABSENT, "the location of the weights is no longer known")
         else:
             if self._paths.get(name) != path:
                 self._paths[name] = path

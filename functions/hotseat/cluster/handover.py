@@ -28,7 +28,7 @@ class Handover:
         with self._lock:
             chamber = self._chambers.get(workspace)
             if chamber is None:
-                log.warning("there is no Workspace %r: %s", workspace, observation)
+                log.warning("Workspace %r does not exist: %s", workspace, observation)
                 _keep(self._kept.setdefault(workspace, {}), observation)
             else:
                 chamber.switcher.tell(observation)

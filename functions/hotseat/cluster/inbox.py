@@ -45,7 +45,7 @@ def create_inbox(
 
     @app.errorhandler(RequestEntityTooLarge)
     def refuse(_error: RequestEntityTooLarge) -> tuple[Response, int, dict[str, str]]:
-        return tell(TooLarge(f"The body has more than {MAX_BODY} bytes."))
+        return tell(TooLarge(f"The request body has more than {MAX_BODY} bytes."))
 
     return app
 
@@ -61,7 +61,7 @@ def _from_routers(key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Js
         if kind != DEMAND:
             return "", 202  # somebody else's event: not ours to judge
         if not signed(key, data, signature):
-            raise Forbidden("this demand is not signed by a router of ours")
+            raise Forbidden("the demand has no valid signature")
         try:
             workspace, demand = demand_from_json(data)
         except ValueError as error:
@@ -73,9 +73,9 @@ def _from_routers(key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Js
     def orders() -> Response:
         order = request.get_json(force=True, silent=True)
         if not isinstance(order, dict) or not signed(key, order, request.headers.get("X-Hotseat-Signature", "")):
-            raise Forbidden("this order is not signed by a router of ours")
+            raise Forbidden("the command has no valid signature")
         if abs(time.monotonic() - moment(order["at"])) > ORDER_AGE or not seen.first(order["id"]):
-            raise Forbidden("this order is too old, or was given already")
+            raise Forbidden("the command is too old, or was received before")
         return jsonify(on_order(order))
 
     return blueprint
@@ -105,7 +105,7 @@ def _event() -> tuple[str, str, Any]:
     try:
         content: Any = json.loads(body or b"null")
     except ValueError:
-        raise BadRequest("the body is no JSON") from None
+        raise BadRequest("the request body is not valid JSON") from None
     if request.mimetype == "application/cloudevents+json" and isinstance(content, dict):
         return str(content.get("type", "")), str(content.get(SIGNATURE, "")), content.get("data")
     return request.headers.get("ce-type", ""), request.headers.get(f"ce-{SIGNATURE}", ""), content

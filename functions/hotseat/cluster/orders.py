@@ -21,13 +21,13 @@ class Orders:
         """Do it. HotseatError: what the operator is told."""
         chamber = self._chambers.get(str(order.get("workspace")))
         if chamber is None:
-            raise UnknownModel(f"there is no Workspace {order.get('workspace')}")
+            raise UnknownModel(f"Workspace {order.get('workspace')} does not exist")
         what, model = order.get("order"), str(order.get("model"))
         if what == "goodbye":
             chamber.leave(str(order["router"]))
             return {"state": "left"}
         if model not in {m.name for m in chamber.models}:
-            raise UnknownModel(f"there is no model {model}")
+            raise UnknownModel(f"model {model} does not exist")
         known: dict[str, Callable[[Operator, str, float | None], ModelStatus]] = {
             "load": Operator.load,
             "unload": Operator.unload,
@@ -35,7 +35,7 @@ class Orders:
             "unpin": self._unpin,
         }
         if what not in known:
-            raise BadRequest(f"order is {what!r}; allowed: {', '.join(known)}, goodbye")
+            raise BadRequest(f"the command is {what!r}; allowed: {', '.join(known)}, goodbye")
         status = known[what](chamber.operator, model, order.get("wait"))
         return {"state": status.state, "message": status.message, "pinned": status.pinned}
 

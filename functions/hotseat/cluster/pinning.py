@@ -29,5 +29,5 @@ class Pinning:
         try:
             self._kube.merge(path, {"metadata": {"annotations": {PINNED: value}}})
         except KubeError as error:
-            message = f"the annotation {PINNED} of {model} could not be written: {error}"
+            message = f"cannot write the annotation {PINNED} of {model}: {error}"
             raise Unavailable(message, code="pin_not_kept", retry_after=5.0) from error

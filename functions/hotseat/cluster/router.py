@@ -50,7 +50,9 @@ class RouterApp:
         """Follow the Workspaces."""
         self._watcher.start()
         if not self._watcher.wait_synced(SYNC):
-            raise RuntimeError("the API server does not show the Workspaces; are the CRDs and the Role there?")
+            raise RuntimeError(
+                "cannot list Workspaces; check that the CRDs and the router's Role are installed (hotseat doctor)"
+            )
         self.house.begin()
 
     def reload(self) -> None:

@@ -23,7 +23,7 @@ def serve(
     bounds = Bounds.of_this_process()
     threads = Threads(bounds.threads)
     if places > bounds.places:
-        log.warning("%d requests are served at once, not %d: %s", bounds.places, places, bounds.why)
+        log.warning("serving at most %d requests at once, not %d: %s", bounds.places, places, bounds.why)
     room = Places(min(places, bounds.places), lambda: threads.spare(KEPT))
     Server(
         lambda: create(settings, room),

@@ -30,17 +30,17 @@ class Settings:
 
 
 VARIABLES = {
-    "HOTSEAT_NAMESPACE": "Namespace whose Workspaces and Models are served (default: the pod's own).",
-    "HOTSEAT_BROKER_URL": "Where events are published (default: K_SINK). {namespace} in it is filled in. Empty: no Broker is used.",
-    "HOTSEAT_SWITCHER_URL": "Where the router reaches the switcher directly.",
-    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand; router and switcher share it.",
-    "HOTSEAT_API_KEY_FILE": "File with one client key a line. Without it the router asks for none.",
-    "HOTSEAT_IMAGE": "Image of hotseat: for fetch Jobs, and for engines that name no image of their own.",
-    "HOTSEAT_GPU_RESOURCE": "Extended resource that a GPU is (default nvidia.com/gpu).",
-    "HOTSEAT_LOG_LEVEL": "debug, info, warning or error (default info).",
-    "HOTSEAT_THREADS": "Most requests at once, waiting ones included (default 1500).",
-    "HOTSEAT_REQUEST_LOG": "Where the router writes a line for each request that ended: a file, or - for the pod's own log "
-    "(default: nowhere).",
+    "HOTSEAT_NAMESPACE": "Namespace whose Workspaces and Models are served (default: the pod's own namespace).",
+    "HOTSEAT_BROKER_URL": "URL to publish events to (default: K_SINK). {namespace} is replaced. Empty: no Broker is used.",
+    "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
+    "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
+    "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
+    "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own.",
+    "HOTSEAT_GPU_RESOURCE": "Extended resource that stands for a GPU (default nvidia.com/gpu).",
+    "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
+    "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
+    "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
+    "pod's log (default: none).",
     "PORT": "Port to listen on (default 8080).",
 }
 
@@ -54,7 +54,7 @@ def read_settings() -> Settings:
     except OSError as error:
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {error}")
     if len(key) < 16:  # noqa: PLR2004
-        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} holds fewer than 16 characters")
+        sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
     lines = api.read_text().splitlines() if api is not None and api.exists() else []
     return Settings(

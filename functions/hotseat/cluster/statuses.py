@@ -78,7 +78,7 @@ def left_behind(row: Json) -> Json:
     """Make of a row what it is once its switcher has ended: nobody will end it any more."""
     if row.get("outcome") != "running":
         return row
-    message = "its switcher ended meanwhile; the next one goes on from what it found"
+    message = "the switcher ended during this switch; the next one continued from the state it observed"
     return {**row, "outcome": "failed", "message": message, "endedAt": stamp(time.monotonic())}
 
 
@@ -113,7 +113,7 @@ def workspace_conditions(
     """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
     stuck = [r for r in residency.residents if r.state is SeatState.UNPROVEN]
     unproven = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
-    problems = [f"could not be proven gone: {unproven}"] if stuck else []
+    problems = [f"the release could not be verified: {unproven}"] if stuck else []
     problems += [problem for problem in (policy_problem, group_problem) if problem]
     of_groups = "UnknownMember" if group_problem else "Switching"
     why = "ReleaseUnproven" if stuck else "UnknownPolicy" if policy_problem else of_groups
@@ -126,7 +126,7 @@ def group_problem(workspace: Workspace, models: Sequence[Model]) -> str:
     """Say what an API server cannot check of groups and sets: that their members are there, and where nothing is counted, all."""
     named = groups_of(workspace).members
     unknown = sorted(named.difference(model.name for model in models))
-    problems = [f"groups or sets name {name}, which is no Model here" for name in unknown]
+    problems = [f"groups or sets name {name}, which is not a Model of this Workspace" for name in unknown]
     if not workspace.spec.capacity.counted:
         loaded = {model.name for model in models if model.spec.engine != "external"}
         alone = ", ".join(sorted(loaded - named))
@@ -150,9 +150,7 @@ def model_status(
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
     conditions = _model_conditions(status, phase, cache, problem, generation)
     if model.spec.scheduling.replicas > 1:
-        message = (
-            f"scheduling.replicas is {model.spec.scheduling.replicas}, but on a cluster a Model has one pod for now"
-        )
+        message = f"scheduling.replicas is {model.spec.scheduling.replicas}, but on a cluster each Model has one pod"
         conditions.append(condition("Replicated", False, "OnePodOnly", message, generation))
     return {
         "observedGeneration": generation,
@@ -187,7 +185,7 @@ def _parkable(model: Model, generation: int) -> list[Json]:
     """Say of a Model that shall park why it is stopped instead."""
     if model.spec.lifecycle.release is not OnIdle.PARK:
         return []
-    message = "a parked pod would keep its GPU claim, and no other could come: it is stopped instead"
+    message = "a parked pod would keep its GPU, so the model is stopped instead"
     return [condition("Parkable", False, "ParkingNeedsSharedGPUs", message, generation)]
 
 

@@ -115,7 +115,7 @@ class SwitcherApp:
         try:
             self._start()
         except Exception:
-            log.exception("the switcher cannot begin")
+            log.exception("the switcher cannot start")
             os._exit(1)
         while not self._closed:
             self._dirty.wait(RESYNC)
@@ -243,7 +243,7 @@ class SwitcherApp:
 
     def _demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
         if not self._leading:
-            raise Unavailable("this switcher does not lead", code="not_leading", retry_after=1.0)
+            raise Unavailable("this switcher is not the leader", code="not_leading", retry_after=1.0)
         if chamber := self._chambers.get(workspace):
             chamber.report(demand, pod, through_broker=through_broker)
 
@@ -281,7 +281,7 @@ class SwitcherApp:
 
     def _status_of(self, each: Read, chamber: Chamber | None, status: ModelStatus, told: CacheObserved | None) -> Json:
         name = each.model.name
-        problem = each.problem or ("" if chamber else f"there is no Workspace {each.model.spec.workspace}")
+        problem = each.problem or ("" if chamber else f"Workspace {each.model.spec.workspace} does not exist")
         residents = chamber.residency.residents if chamber else ()
         cache = (told.state, told.message, told.done, told.total) if told else None
         if cache is None and not self._fetcher.needs_fetch(each.model):
@@ -318,14 +318,14 @@ class SwitcherApp:
 
 
 def _die() -> None:
-    log.error("leadership is lost; this process ends")
+    log.error("lost leadership; this process exits")
     os._exit(1)
 
 
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, lambda its, _: SwitcherApp(its), up="switcher %s waits to lead", places=64, graceful=10)
+    serve(settings, lambda its, _: SwitcherApp(its), up="switcher %s is waiting for leadership", places=64, graceful=10)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ Listener = Callable[[Event], None]
 
 
 class Bus:
-    """All events of this process, numbered from 1 on. Thread-safe."""
+    """All events of this process, numbered from 1. Thread-safe."""
 
     def __init__(self, source: str = "") -> None:
         self._source = source
@@ -52,7 +52,10 @@ class Bus:
         return self._names.get(model, model)
 
     def subscribe(self, listener: Listener) -> None:
-        """Call it with every later event, in order, on the thread that publishes: it must be quick and must not raise."""
+        """Call `listener` with every later event, in order, on the publishing thread.
+
+        It must be quick and must not raise.
+        """
         self._listeners.append(listener)
 
     def emit(self, workspace: str, epoch: int, emit: Emit) -> None:
@@ -78,27 +81,30 @@ class Bus:
                 try:
                     listener(event)
                 except Exception:
-                    log.exception("a listener failed on %s", event["type"])
+                    log.exception("a listener failed to handle event %s", event["type"])
             self._news.notify_all()
 
     def after(self, number: int, timeout: float | None = 0.0) -> list[tuple[int, Event]]:
-        """Events after a number, oldest first; waits up to `timeout` seconds for one. Those too old to be kept are missing."""
+        """Return the events after a number, oldest first.
+
+        Wait up to `timeout` seconds for one. Dropped events are missing.
+        """
         with self._news:
             self._news.wait_for(lambda: self._count > number or self._closed, timeout)
             return [(n, event) for n, event in self._history if n > number]
 
     @property
     def count(self) -> int:
-        """Number of the newest event."""
+        """Return the number of the newest event."""
         return self._count
 
     @property
     def closed(self) -> bool:
-        """Whether followers should go home."""
+        """Whether the bus is closed, and followers should stop."""
         return self._closed
 
     def close(self) -> None:
-        """Let followers go."""
+        """Close the bus, so that followers stop."""
         with self._news:
             self._closed = True
             self._news.notify_all()
@@ -137,7 +143,7 @@ class HttpSink:
             self._news.notify()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Send what is left, as far as that goes within `timeout` seconds."""
+        """Send the queued events, for at most `timeout` seconds."""
         with self._news:
             self._news.wait_for(lambda: not self._queue, timeout)
         self._stop.set()
@@ -202,5 +208,5 @@ def _overrides(text: str) -> dict[str, str]:
     try:
         return {str(k): str(v) for k, v in json.loads(text or "{}").get("extensions", {}).items()}
     except (ValueError, AttributeError):
-        log.warning("K_CE_OVERRIDES is no JSON object with extensions; ignored")
+        log.warning("ignoring K_CE_OVERRIDES: it is not a JSON object with `extensions`")
         return {}

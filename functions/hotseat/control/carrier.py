@@ -1,4 +1,4 @@
-"""How a router's words reach the switcher: as CloudEvents through the Broker, and directly where that takes too long."""
+"""HTTP client of a router for the switcher: CloudEvents through the Broker, or direct requests."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ _TIMEOUT = 2.0  # seconds for one delivery
 
 
 class Carrier:
-    """Sends snapshots and orders. `broker` or `switcher` may be empty: that way is not taken then."""
+    """Sends snapshots and commands. An empty `broker` or `switcher` is not used."""
 
     def __init__(self, broker: str, switcher: str, key: bytes) -> None:
         self.broker = broker
@@ -31,7 +31,7 @@ class Carrier:
         self._http = urllib3.PoolManager(retries=False, maxsize=8)
 
     def event(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
-        """Make the HTTP headers of a signed event."""
+        """Return the HTTP headers of a signed event."""
         return {
             "Content-Type": "application/json",
             "ce-specversion": "1.0",
@@ -43,15 +43,18 @@ class Carrier:
         }
 
     def through_broker(self, workspace: str, kind: str, data: Json) -> bool:
-        """Publish; whether the Broker took it."""
+        """Publish an event. Return whether the Broker accepted it."""
         return self._post(self.broker, workspace, kind, data)
 
     def directly(self, workspace: str, kind: str, data: Json) -> bool:
-        """Hand it to the switcher; whether that took it."""
+        """Send an event to the switcher. Return whether it accepted it."""
         return self._post(f"{self.switcher}/demand", workspace, kind, data)
 
     def order(self, order: Json, timeout: float | None) -> tuple[int, Json]:
-        """Give the switcher an order and read its answer. Unavailable: it could not be reached."""
+        """Send a command to the switcher and return status and body of its answer.
+
+        Raise Unavailable if it cannot be reached.
+        """
         headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, order)}
         limit = urllib3.Timeout(connect=_TIMEOUT, read=None if timeout is None else timeout + _TIMEOUT)
         try:
@@ -60,7 +63,7 @@ class Carrier:
             )
             answer: Any = json.loads(response.data or b"{}")
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            message = f"the switcher could not be reached: {error}"
+            message = f"the switcher cannot be reached: {error}"
             raise Unavailable(message, code="switcher_unreachable", retry_after=5.0) from error
         return response.status, answer
 
@@ -75,7 +78,7 @@ class Carrier:
 
 
 class Newest(threading.Thread):
-    """Sends the newest of what it is given, one at a time: a slow receiver costs what is out of date, nothing else."""
+    """Sends the latest value, one at a time. A slow receiver only misses outdated values."""
 
     def __init__(self, name: str, send: Callable[[Json], None]) -> None:
         super().__init__(name=name, daemon=True)
@@ -85,7 +88,7 @@ class Newest(threading.Thread):
         self._closed = False
 
     def put(self, what: Json) -> None:
-        """Send this, unless something newer comes first."""
+        """Send this value, unless a newer value replaces it first."""
         with self._news:
             self._next = what
             self._news.notify()

@@ -41,21 +41,24 @@ Clock = Callable[[], float]
 
 
 class ClientGone(Exception):
-    """The client went away while its request waited."""
+    """The client disconnected while its request was queued."""
 
 
 class Client(Protocol):
-    """The connection of a request that waits."""
+    """The connection of a queued request."""
 
     def fileno(self) -> int:
-        """Descriptor to poll, or -1 if there is none to watch."""
+        """Return the file descriptor to poll, or -1 if there is none."""
 
     def departed(self) -> bool:
-        """Tell whether the client is gone, asked when the descriptor has news. Data that it sent early is no departure."""
+        """Return whether the client has disconnected.
+
+        Called when the descriptor has news. Early data is no disconnect.
+        """
 
 
 class Ticket:
-    """One request at the desk, from `submit` until `finish`; written by the desk only."""
+    """One request, from `submit` until `finish`. Only the desk changes it."""
 
     __slots__ = (
         "_cancel",
@@ -83,20 +86,26 @@ class Ticket:
         self._cancel: Callable[[HotseatError], None] | None = None
 
     def on_cut(self, cancel: Callable[[HotseatError], None]) -> None:
-        """Say how to end it, should its model be stopped under it. Called at once if that has happened already."""
+        """Set the callback that aborts the request if its model is stopped.
+
+        Called immediately if that has already happened.
+        """
         self._cancel = cancel
         if self._cut is not None:
             cancel(self._cut)
 
     def cut(self, error: HotseatError) -> None:
-        """End it."""
+        """Abort the request."""
         self._cut = error
         if self._cancel is not None:
             self._cancel(error)
 
 
 class Desk:
-    """Requests of one Workspace at this router. Thread-safe; `on_demand(urgent)` is called whenever demand has changed."""
+    """Requests of one Workspace at this router.
+
+    Thread-safe. `on_demand(urgent)` is called after each change of demand.
+    """
 
     def __init__(self, router: str, clock: Clock, on_demand: Callable[[bool], None]) -> None:
         self._machine = Admission(router)
@@ -122,11 +131,12 @@ class Desk:
         size: int = 0,
         since: float | None = None,
     ) -> Ticket:
-        """Bring a request. It is dispatched (`dispatched` is set) or it has to `wait`. Raises what a client shall be told.
+        """Submit a request. It is dispatched (`dispatched` is set) or queued (call `wait`).
 
-        One that shall be answered `at_once` never waits: NotResident. `timeout`: seconds after which its client has no use for
-        an answer; one that cannot be in time is refused at once. `size`: bytes of its body.
-        `since`: when it began to wait, where it comes from another desk.
+        Raise the HotseatError for the client if it is refused. With `at_once`, raise NotResident instead of
+        queueing. `timeout` is the time in seconds after which the client has no use for an answer: a request
+        that cannot meet it is refused immediately. `size` is the size of its body in bytes. `since` is the
+        time at which it was first queued, if it comes from another Workspace.
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
@@ -151,7 +161,7 @@ class Desk:
             raise ticket.error
 
     def wait(self, ticket: Ticket, client: Client, timeout: float | None = None) -> bool:
-        """Wait for its turn: True once dispatched, False after `timeout` seconds. Raises a HotseatError or ClientGone."""
+        """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientGone."""
         if ticket.dispatched is None and ticket.error is None:
             self._poll(ticket, client, timeout)
         if ticket.error is not None:
@@ -179,11 +189,17 @@ class Desk:
                 )  # it sent more than its request: only its leaving matters now
 
     def expire(self, ticket: Ticket) -> None:
-        """Say that its client does not want to wait any longer; `wait` raises then, unless it was dispatched just now."""
+        """End the wait of the request at its client's limit.
+
+        `wait` then raises, unless it was just dispatched.
+        """
         self._step(Expire(self._clock(), ticket.request))
 
     def divert(self, ticket: Ticket) -> bool:
-        """End its wait, as another model answers it; its own stays wanted. False: it was dispatched just now."""
+        """End the wait of the request because another model answers it.
+
+        Its own model stays wanted. Return False if it was just dispatched.
+        """
         self._step(Divert(self._clock(), ticket.request))
         if ticket.dispatched is not None:
             return False
@@ -191,11 +207,11 @@ class Desk:
         return True
 
     def want(self, model: str) -> None:
-        """Have a model brought that no request waits for."""
+        """Request that a model is loaded, although no request is queued for it."""
         self._step(Want(self._clock(), model))
 
     def finish(self, ticket: Ticket) -> None:
-        """End it, however it went: relayed, failed, rejected, its client gone. Once is enough, twice does no harm."""
+        """End the request: relayed, failed, rejected or disconnected. Repeated calls have no effect."""
         with self._lock:
             if self._tickets.pop(ticket.request, None) is None:
                 return
@@ -211,65 +227,69 @@ class Desk:
     # The rest of the world --------------------------------------------------------------------------------------------
 
     def see(self, residency: Residency) -> None:
-        """Take in who holds the accelerator now."""
+        """Apply a new residency."""
         self._step(ResidencySeen(self._clock(), residency))
 
     def change(self, limits: LimitsChanged) -> None:
-        """Take in the documents."""
+        """Apply the documents."""
         self._known = limits.models
         self._step(limits)
 
     def widen(self, limits: LimitsChanged) -> None:
-        """Take in the documents but for the Models that `change` will remove: call this before names lead elsewhere.
+        """Apply the documents, but keep the Models that `change` will remove.
 
-        So a request finds its Model at every moment of a change, by its old place or by its new one.
+        Call this before names lead to other Models, so that a request finds its Model at every moment of a
+        change.
         """
         self._step(replace(limits, models={**self._known, **limits.models}))
 
     def close(self) -> None:
-        """Send away all that waits, take nothing more."""
+        """Refuse all queued requests, and accept no more."""
         self._step(Close(self._clock()))
         with self._lock:
             self._closed = True
             self._note_empty()
 
     def wait_empty(self, timeout: float) -> bool:
-        """After `close`: wait until every request has ended; False after `timeout` seconds."""
+        """After `close`, wait until every request has ended. Return False after `timeout` seconds."""
         return self._empty.wait(timeout)
 
     def demand(self) -> Demand:
-        """Take a snapshot for the switcher."""
+        """Return a demand snapshot for the switcher."""
         with self._lock:
             return self._machine.demand()
 
     def waiting(self, model: str | None = None) -> int:
-        """Count requests that wait."""
+        """Return the number of queued requests."""
         with self._lock:
             return self._machine.waiting(model)
 
     def waiting_bytes(self) -> int:
-        """Count the bytes of the bodies of those that wait."""
+        """Return the size of the bodies of queued requests, in bytes."""
         with self._lock:
             return self._machine.waiting_bytes()
 
     def in_flight(self, holder: str | None = None) -> int:
-        """Count requests that a holder, or all of them, are answering."""
+        """Return the number of requests in flight, of one instance or of all."""
         with self._lock:
             if holder is not None:
                 return self._machine.in_flight(holder)
             return sum(ticket.dispatched is not None for ticket in self._tickets.values())
 
     def lines(self, models: Iterable[str] | None = None) -> dict[str, tuple[Waiting | None, float | None]]:
-        """By model: what waits, if anything does, and how many a second are served while somebody waits, if that is known.
+        """Return by model its queue, if any, and its service rate in requests per second, if known.
 
-        Of these models, else of those that somebody waits for.
+        For `models`, or for the models with queued requests.
         """
         with self._lock:
             now, waiting = self._clock(), self._machine.waiting_by_model()
             return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
     def standing(self, ticket: Ticket) -> tuple[int | None, float | None]:
-        """Place in its model's queue, 1 for the next, and about how many seconds it still waits; None: it does not, or nobody knows."""
+        """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
+
+        None if not queued, or unknown.
+        """
         with self._lock:
             return self._standing(ticket, self._clock())
 
@@ -278,7 +298,7 @@ class Desk:
 
     @property
     def residency(self) -> Residency:
-        """What it knows of who holds the accelerator."""
+        """Return the residency that this router knows."""
         return self._machine.residency
 
     # Commands ---------------------------------------------------------------------------------------------------------
@@ -290,7 +310,10 @@ class Desk:
             self._on_demand(urgent)
 
     def _carry_out(self, commands: list[Command]) -> bool | None:
-        """Do what the machine says, under the lock. Returns whether demand changed, and how urgent that is."""
+        """Carry out the machine's commands, under the lock.
+
+        Return whether demand changed, and how urgent that is.
+        """
         urgent: bool | None = None
         for command in commands:
             if isinstance(command, Dispatch):
@@ -306,7 +329,7 @@ class Desk:
                 try:
                     ticket.wake = _new_wake()
                 except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
-                    message = f"a request cannot wait: {error.strerror}; try again later"
+                    message = f"the request cannot be queued: {error.strerror}; try again later"
                     ticket.error = Unavailable(message, code="overloaded", retry_after=1.0)
             elif isinstance(command, Reject):
                 ticket = self._tickets[command.request]

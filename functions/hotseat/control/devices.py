@@ -69,8 +69,8 @@ def _find(name: str, known: tuple[str, ...] | None, ids: Mapping[str, str]) -> s
 def _warn_of_too_few(workspace: Workspace, gets: tuple[str, ...], known: tuple[str, ...]) -> None:
     if len(gets) < (gpus := workspace.spec.capacity.gpus):
         log.warning(
-            "Workspace %s is to have %d GPUs, but of those that hotseat has here (%s) it gets %s: models that claim more are "
-            "refused; to let models share a GPU, state capacity.acceleratorMemory and what each Model claims of it",
+            "Workspace %s states %d GPUs (capacity.gpus), but of the GPUs on this machine (%s) it gets %s; Models that claim more "
+            "are refused. To let Models share a GPU, set capacity.acceleratorMemory and resources.acceleratorMemory of each Model",
             workspace.name,
             gpus,
             ", ".join(known) or "none",

@@ -203,7 +203,7 @@ def _stating_none(workspaces: Iterable[Workspace]) -> int:
 
 def _start_afresh() -> None:
     """End this worker process at once: its engines die with it, and the arbiter starts another that begins from nothing."""
-    log.critical("the switcher cannot go on; this worker ends, and a new one starts afresh")
+    log.critical("the scheduler failed repeatedly; this worker exits, and a new worker starts")
     os._exit(70)
 
 
@@ -295,7 +295,7 @@ class House(Register):
             try:
                 room.change(named.get(name, room.workspace), mine[name], share, self._away(room), policies.get(name))
             except Exception as error:
-                log.exception("the Workspace %s cannot take in its documents", name)
+                log.exception("cannot apply the documents of Workspace %s", name)
                 problem = problem or error
             if room.retired:
                 room.switcher.retire()
@@ -368,7 +368,7 @@ class House(Register):
         if room is not None:
             room.switcher.tell(observation)
         elif not isinstance(observation, CacheObserved):  # else the last word of a fetch for a model that is gone
-            log.warning("the runtime speaks of something that no document names: %s", observation)
+            log.warning("ignoring an observation of an unknown instance: %s", observation)
 
     def devices(self, workspaces: Iterable[str]) -> set[str]:
         """Name the GPUs that these Workspaces were given."""
@@ -401,7 +401,7 @@ class House(Register):
             room.switcher.shut_down()
         emptied = [room.switcher.stop(max(0.0, end - self._clock())) for room in rooms]
         if not all(emptied):
-            log.warning("not everything left the accelerator in %.0f s; stopping it by force", timeout)
+            log.warning("some engines did not stop within %.0f s; killing them", timeout)
         for room in rooms:
             room.desk.wait_empty(max(0.0, end - self._clock()))  # external servers still answer
         self.runtime.close()

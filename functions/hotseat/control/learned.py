@@ -74,7 +74,7 @@ class LearnedFile:
                 new.replace(self._path)
             except OSError as error:
                 self._unwritten = True
-                log.warning("what was learned cannot be written: %s", error)
+                log.warning("cannot write the learned statistics: %s", error)
 
     def _read(self) -> dict[str, Lesson]:
         try:
@@ -82,10 +82,10 @@ class LearnedFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            log.warning("what was learned cannot be read: %s", error)
+            log.warning("cannot read the learned statistics: %s", error)
         except ValueError as error:
             aside = self._path.with_name(f"{self._path.name}.bad")
-            log.warning("%s is set aside as %s, and all is learned anew: %s", self._path, aside.name, error)
+            log.warning("renamed %s to %s and started with empty statistics: %s", self._path, aside.name, error)
             with suppress(OSError):
                 self._path.replace(aside)
         return {}
@@ -99,5 +99,5 @@ def _parse(data: bytes) -> dict[str, Lesson]:
         raise ValueError("it is nested too deep") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
-        raise ValueError(f"its version is {version!r}, and this hotseat reads {VERSION}")
+        raise ValueError(f"its version is {version!r}; this hotseat reads version {VERSION}")
     return lessons_from_json(content.get("models"))

@@ -1,4 +1,4 @@
-"""What operators order of a Workspace, and how it ended: load and unload, pin and unpin."""
+"""Commands of operators to a Workspace, and their results: load, unload, pin and unpin."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,10 @@ AT_ONCE = 5.0  # seconds for what takes the switcher one step
 
 
 class Operator:
-    """Gives a switcher orders and waits for their outcome. `residency` is the newest that it has published."""
+    """Sends commands to a scheduler and waits for their results.
+
+    `residency` returns the newest published residency.
+    """
 
     def __init__(self, switcher: Switcher, clock: Callable[[], float], residency: Callable[[], Residency]) -> None:
         self._switcher = switcher
@@ -19,11 +22,14 @@ class Operator:
         self._residency = residency
 
     def status(self, model: str) -> ModelStatus:
-        """State of one model; `unloaded` for one that the switcher has not seen yet."""
+        """Return the state of a model. `unloaded` if the scheduler has not seen it yet."""
         return next((s for s in self._switcher.status() if s.name == model), ModelStatus(model, "unloaded"))
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
+        """Load a model and wait until it is ready.
+
+        Raise Unavailable with the reason. timeout 0: do not wait.
+        """
         before, order = self.status(model), Load(self._clock(), model)
         if timeout == 0:
             self._switcher.tell(order)
@@ -31,23 +37,25 @@ class Operator:
         return self._until_ready(order, model, timeout)
 
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
-        """Pin it and wait as `load` does. Unavailable `pinned`: it never fits beside those that are pinned already.
+        """Pin a model and wait as `load` does. Raise Unavailable `pinned` if it can never fit beside other pinned models.
 
-        Whether it is pinned is known at once, also with timeout 0.
+        The answer about the pin is immediate, also with timeout 0.
         """
         order = Pin(self._clock(), model)
         if timeout != 0:
             return self._until_ready(order, model, timeout)
         status = self._switcher.order(order, lambda: self.status(model), AT_ONCE)
         if status is None:
-            raise Unavailable(f"the switcher does not answer; {model} will be pinned", code="busy", retry_after=5.0)
+            raise Unavailable(
+                f"the switcher has not answered yet; {model} will be pinned when it does", code="busy", retry_after=5.0
+            )
         refusal = self._residency().refusals.get(model)
         if refusal is not None and not status.pinned:
             raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
         return status
 
     def unpin(self, model: str) -> ModelStatus:
-        """Unpin it; whatever pinned it."""
+        """Unpin a model, whatever pinned it."""
         status = self._switcher.order(Unpin(self._clock(), model), lambda: self.status(model), AT_ONCE)
         return self.status(model) if status is None else status
 
@@ -57,7 +65,7 @@ class Operator:
 
         status = self._switcher.order(order, outcome, timeout)
         if status is None:
-            raise Unavailable(f"{model} is not ready yet; it goes on loading", code="loading", retry_after=5.0)
+            raise Unavailable(f"{model} is not ready yet; loading continues", code="loading", retry_after=5.0)
         if status.state == "failed":
             raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
         refusal = self._residency().refusals.get(model)
@@ -68,7 +76,10 @@ class Operator:
         return status
 
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order an unload and wait until what was loaded is proven gone, or Unavailable. timeout 0: do not wait."""
+        """Unload a model and wait until it is verified to be gone.
+
+        Raise Unavailable otherwise. timeout 0: do not wait.
+        """
         order = Unload(self._clock(), model)
         if timeout == 0:
             self._switcher.tell(order)
@@ -84,7 +95,10 @@ class Operator:
 
         status = self._switcher.order(order, outcome, timeout)
         if status is None:
-            raise Unavailable(f"{model} still drains; it goes on unloading", code="unloading", retry_after=5.0)
+            raise Unavailable(f"{model} is still draining; unloading continues", code="unloading", retry_after=5.0)
         if status.state == SeatState.UNPROVEN.value:
-            raise Unavailable(f"{model} could not be proven gone", code="release_unproven")
+            raise Unavailable(
+                f"the release of {model} could not be verified; manual action is needed (run: hotseat ps)",
+                code="release_unproven",
+            )
         return status

@@ -14,8 +14,8 @@ def port_clashes(models: Iterable[Model], workspaces: Iterable[Workspace]) -> li
     homes = {workspace.name: workspace for workspace in workspaces}
     stating = [m for m in models if m.spec.port is not None and m.spec.engine != "external"]
     return [
-        f"the Models {one.name} and {other.name} both state port {one.spec.port} and may be loaded at once: the second will fail "
-        "with PortTaken. Leave port out of one of them, or state another"
+        f"the Models {one.name} and {other.name} both set port {one.spec.port} and may be loaded at once: the second will fail "
+        "with PortTaken. Remove port from one of them, or set another"
         for one, other in itertools.combinations(stating, 2)
         if one.spec.port == other.spec.port and _may_meet(one, other, homes)
     ]

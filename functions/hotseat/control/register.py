@@ -15,7 +15,7 @@ from hotseat.core.workspaces import Workspace
 
 
 class Room(Protocol):
-    """One Workspace as a gateway sees it."""
+    """One Workspace, as the gateway sees it."""
 
     workspace: Workspace
     desk: Desk
@@ -34,27 +34,36 @@ class Room(Protocol):
         """Bound on waiting in force, while somebody waits."""
 
     def status(self, model: str) -> ModelStatus:
-        """State of one model; `unloaded` for one that is not known yet."""
+        """Return the state of a model. `unloaded` if it is not known yet."""
 
     def switches(self) -> Sequence[Switch]:
         """Switches that are known, oldest first."""
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order a load and wait for it: ready, or Unavailable with the reason. timeout 0: do not wait."""
+        """Load a model and wait until it is ready.
+
+        Raise Unavailable with the reason. timeout 0: do not wait.
+        """
 
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order an unload and wait until it is proven gone, or Unavailable. timeout 0: do not wait."""
+        """Unload a model and wait until it is verified to be gone.
+
+        Raise Unavailable otherwise. timeout 0: do not wait.
+        """
 
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
-        """Order a load that nothing else's demand undoes, and wait for it as `load` does; Unavailable where others are pinned."""
+        """Load a model and protect it from eviction.
+
+        Wait as `load` does. Raise Unavailable if other pins prevent it.
+        """
 
     def unpin(self, model: str) -> ModelStatus:
-        """Let others have its seat again."""
+        """Allow the model to be evicted again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where requests for one name go."""
+    """The route of a name: its Model and Workspace."""
 
     model: Model
     room: Room
@@ -78,11 +87,13 @@ class Register:
         """Model that has this name, else UnknownModel."""
         place = self._places.get(name)
         if place is None:
-            raise UnknownModel(f"The model `{name}` does not exist; GET /v1/models lists those that do.", param="model")
+            raise UnknownModel(
+                f"The model `{name}` does not exist; GET /v1/models lists the available models.", param="model"
+            )
         return place
 
     def default(self) -> Place | None:
-        """Model that answers requests which name none, where a Workspace has one."""
+        """Return the Model for requests that name none, if a Workspace has one."""
         for room in self.rooms:
             if not room.retired and room.workspace.spec.default_model:
                 return self._places.get(room.workspace.spec.default_model)
@@ -98,19 +109,22 @@ class Register:
         return place.model.shown_name if place is not None and place.model.name == model else model
 
     def loadable(self, name: str) -> Place:
-        """Model that an operator may load or unload, else UnknownModel, Conflict or Unavailable."""
+        """Return a Model that can be loaded and unloaded.
+
+        Raise UnknownModel, Conflict or Unavailable otherwise.
+        """
         place = self.find(name)
         if self._closing:
             raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
         if place.model.spec.engine == "external":
-            raise Conflict(f"{place.model.name} is external: hotseat neither loads nor unloads it")
+            raise Conflict(f"{place.model.name} cannot be loaded or unloaded by hotseat: its engine is external")
         return place
 
     def logs(self, model: str) -> LogView | None:  # noqa: ARG002
-        """Give the output of a model's engine; None where there is none to be had."""
+        """Return the log of a model's engine. None if there is none."""
         return None
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return self._begun and not self._closing

@@ -125,7 +125,7 @@ class RemoteRoom(Room):
         try:
             self._carrier.order(self._signed("goodbye", ""), 1.0)
         except Unavailable as error:
-            log.warning("no goodbye to the switcher of %s: %s", self.name, error)
+            log.warning("could not tell the switcher of %s that this router leaves: %s", self.name, error)
 
     def _announce(self, switches: tuple[Switch, ...]) -> None:
         """Tell those who follow this router's events what has happened since the last look; at the first, nothing is news."""
@@ -183,7 +183,7 @@ class RemoteHouse(Register):
         try:
             workspace = Workspace.model_validate({"metadata": {"name": name}, "spec": document.get("spec") or {}})
         except ValidationError as error:
-            log.warning("Workspace %s is not understood: %s", name, error)
+            log.warning("cannot read Workspace %s: %s", name, error)
             return
         room = self._rooms.get(name)
         if room is None:
@@ -228,7 +228,7 @@ def _model(row: Mapping[str, Any], workspace: str) -> Model | None:
             spec["command"] = ["-"]  # it must have one, but which is nobody's business here
         return Model.model_validate({"metadata": {"name": row["name"]}, "spec": spec})
     except ValidationError as error:
-        log.warning("model %s is not understood: %s", row["name"], error)
+        log.warning("cannot read Model %s: %s", row["name"], error)
         return None
 
 

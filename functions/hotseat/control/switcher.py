@@ -262,7 +262,7 @@ class Switcher:
                 self._turn()
                 failures = 0
             except Exception:
-                log.exception("switcher of %s: a step failed", self.workspace)
+                log.exception("scheduler of %s: a step failed", self.workspace)
                 failures += 1
                 if failures == HOPELESS:
                     self._give_up()
@@ -290,7 +290,7 @@ class Switcher:
             try:
                 self._carry_out(command)
             except Exception:  # the others matter no less: a Publish lost would leave routers with what is not true
-                log.exception("switcher of %s: %s failed", self.workspace, command)
+                log.exception("scheduler of %s: %s failed", self.workspace, command)
         with self._changed:
             self._orders = [order for order in self._orders if not order.see(stimulus)]
             self._changed.notify_all()

@@ -98,7 +98,9 @@ class Timetable:
         except (
             RuntimeError
         ) as error:  # no thread: the documents hold, and the next change of them or of the capacity looks again
-            log.warning("the schedules are not looked at again for now: %s", error)
+            log.warning(
+                "cannot start the schedule timer: %s; schedules are checked at the next change of the documents", error
+            )
             self._timer = None
         return rest
 
@@ -106,7 +108,7 @@ class Timetable:
         try:
             self.look()
         except Exception:
-            log.exception("the schedules cannot be looked up")
+            log.exception("cannot evaluate the schedules")
 
     def _cancel(self) -> None:
         if self._timer is not None:

@@ -1,7 +1,7 @@
-"""Admission: what happens to each request of one router, in one Workspace. Pure.
+"""Admission: the machine that decides about each request of one router, in one Workspace. Pure.
 
-Everything that decides whether a request is dispatched, held or sent away lives here; nothing here knows sockets or clocks. It
-hears and says what stands in intake.py; hall.py keeps who waits, serving.py which engines take requests.
+It decides whether a request is dispatched, queued or rejected. It knows no sockets and no clocks. Its stimuli and commands
+are in intake.py. hall.py has the queues, and serving.py the endpoints.
 Invariants (tests/unit/test_core_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
@@ -154,7 +154,7 @@ class Admission:
             return [_shutting_down(s.request)]
         limits = self._limits.get(s.model)
         if limits is None:
-            return [Reject(s.request, UnknownModel, "model_not_found", f"no model {s.model}")]
+            return [Reject(s.request, UnknownModel, "model_not_found", f"model {s.model} does not exist")]
         if refusal := self._refusal(s.now, s.model, s.deadline):
             return [_refuse(s.request, refusal, s.now)]
         self._order += 1
@@ -197,8 +197,8 @@ class Admission:
         least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
         if left > 0 and least <= left:
             return None
-        message = f"the turn of this request for {model} cannot come in the {max(0.0, left):.1f} s that its client still waits: "
-        message += f"it takes {least:.1f} s at the least"
+        message = f"{model} cannot serve this request within the {max(0.0, left):.1f} s left of X-Request-Timeout: "
+        message += f"it needs at least {least:.1f} s"
         return Reject(id_, Unavailable, "deadline_unreachable", message, bounded(least))
 
     def _sweep(self, now: float, model: str) -> list[Command]:
@@ -274,7 +274,7 @@ class Admission:
         if request is None or request.holder is not None:
             return []
         waited = now - request.arrived
-        message = f"{request.model} did not get its turn within the {waited:.1f} s that the client allows"
+        message = f"{request.model} did not become available within the client's limit on waiting ({waited:.1f} s)"
         return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(now, id_)]
 
     def _divert(self, now: float, id_: int) -> list[Command]:
@@ -344,7 +344,7 @@ class Admission:
                 continue
             request.cut = True
             if now is not None and now.leaving != "failed":
-                message = f"{request.model} is being stopped: the drain deadline is over"
+                message = f"{request.model} was stopped: its requests did not finish before the drain deadline (lifecycle.drainTimeout)"
             else:
                 message = f"the engine of {request.model} ended"
             commands.append(Cut(id_, message))
@@ -366,7 +366,7 @@ class Admission:
         self._wants.keep(s.models)
         commands: list[Command] = []
         for model in [m for m in self._queues if m not in s.models]:
-            message = f"{model} has been removed"
+            message = f"model {model} was removed while this request was queued"
             commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
         quotas = Quotas(s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes, routers=s.routers)
         self._hall.change(quotas, s.sharing, s.models)
@@ -393,7 +393,7 @@ def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
 
 
 def _not_at_once(s: Arrive) -> Reject:
-    return Reject(s.request, NotResident, NotResident.code, f"{s.model} cannot answer at once")
+    return Reject(s.request, NotResident, NotResident.code, f"{s.model} cannot serve this request without waiting")
 
 
 def _shutting_down(request: int) -> Reject:

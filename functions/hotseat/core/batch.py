@@ -127,11 +127,11 @@ def _promise(
     bounds: Sequence[float],
     leads: Mapping[str, float],
 ) -> float | None:
-    """Give the bound that will be kept, one switch and drain aside: more than was asked for where those ahead take longer."""
+    """Return the effective bound, plus one switch and drain: longer than requested if the models ahead take longer."""
     if not queue:
         return None
     rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
-    # For one that is promised its switch is under way, and the drain: as soon as the batch before it has been served.
+    # A promised model's switch is already under way; it starts once the outgoing model has served its batch.
     in_turn = any(resident.seat is SeatState.CLOSING and resident.waiting for resident in kept)
     late = [m for m in queue if in_turn or not m.promised]
     return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)

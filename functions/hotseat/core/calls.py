@@ -10,7 +10,7 @@ from hotseat.core.units import Duration
 
 
 class Method(StrEnum):
-    """Methods of such a request."""
+    """HTTP method of the request."""
 
     POST = "POST"
     GET = "GET"
@@ -20,14 +20,15 @@ class Method(StrEnum):
 
 
 class EngineCall(Document):
-    """A request to an engine; an answer of 2xx says that it is done."""
+    """A request to an engine. A 2xx response means success."""
 
     path: Annotated[str, Field(pattern=TARGET_PATTERN, max_length=2048)] = Field(
-        description="Path, with its query: `/sleep?level=1`."
+        description="Path and query, such as `/sleep?level=1`."
     )
     method: Method = Field(default=Method.POST, description="Method.")
-    body: Argument = Field(default="", description="Body, sent as application/json; empty: none.")
+    body: Argument = Field(default="", description="Body, sent as application/json. Empty: no body.")
     timeout: Duration | None = Field(
         default=None,
-        description="An answer that takes longer is a failure; unset: stopTimeout or startTimeout bound all of it.",
+        description="Time within which the engine must respond. Unset: stopTimeout (sleep) or startTimeout "
+        "(wake) bounds all requests together.",
     )

@@ -35,7 +35,7 @@ SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
 
 
 class Capability(StrEnum):
-    """What a Model can be asked for."""
+    """Kind of request that a Model serves."""
 
     CHAT = "chat"
     COMPLETION = "completion"
@@ -50,68 +50,73 @@ class EnvVar(Document):
     """One environment variable of an engine."""
 
     name: Annotated[str, Field(pattern=VARIABLE_PATTERN)] = Field(description="Name of the variable.")
-    value: str = Field(default="", description="Its value; a number or true must be in quotes.")
+    value: str = Field(default="", description="Value of the variable. Numbers and booleans must be in quotes.")
 
 
 class Resources(Document):
-    """What a resident Model occupies."""
+    """Resources that a resident Model occupies."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] = Field(
         default=1,
-        description="GPUs that it holds: whole ones, unless it claims memory of them. 0 runs beside anything, and sees no GPU.",
+        description="Number of GPUs. Whole GPUs, unless acceleratorMemory is set. A Model with 0 sees no GPU and "
+        "runs beside any other.",
     )
     accelerator_memory: Bytes | None = Field(
         default=None,
-        description="Accelerator memory that it claims, of all its GPUs together; counts only where the Workspace states its own. "
-        "On one machine it then shares its GPUs with others that do.",
+        description="Accelerator memory of all its GPUs together. Used only if the Workspace sets "
+        "capacity.acceleratorMemory. On one machine, Models that set it share GPUs.",
     )
-    cpu: Cores | None = Field(default=None, description="CPU request: 4 or 500m (a cluster takes no bare 0.5).")
+    cpu: Cores | None = Field(
+        default=None, description="CPU request, such as 4 or 500m. A cluster does not accept a bare 0.5."
+    )
     memory: Bytes | None = Field(
         default=None,
-        description="Host memory request; what the Model is taken to hold while parked (unset: what its processes are seen to hold).",
+        description="Host memory request. Also the host memory that the Model counts with while it is parked. "
+        "Unset: the measured memory of its processes.",
     )
 
 
 class OnDelete(StrEnum):
-    """What becomes of the weights when their Model is deleted."""
+    """What happens to the weights when their Model is deleted."""
 
     RETAIN = "Retain"
     DELETE = "Delete"
 
 
 class FetchBy(StrEnum):
-    """Who brings the weights."""
+    """What fetches the weights."""
 
     JOB = "Job"
     ENGINE = "Engine"
 
 
 class WhileAbsent(StrEnum):
-    """What becomes of a request whose Model's weights are not there yet."""
+    """What happens to a request while the weights of its Model are fetched."""
 
     REFUSE = "Refuse"
     WAIT = "Wait"
 
 
 class Cache(Document):
-    """Where weights are kept."""
+    """Where weights are stored."""
 
-    size: Bytes | None = Field(default=None, description="Size of the claim that is made for it.")
+    size: Bytes | None = Field(default=None, description="Size of the PersistentVolumeClaim that hotseat creates.")
     storage_class: str | None = Field(default=None, description="Storage class of that claim.")
     existing_claim: ObjectName | None = Field(
-        default=None, description="A claim that exists already; excludes the other two."
+        default=None, description="Existing PersistentVolumeClaim to use. Excludes size and storageClass."
     )
     on_delete: OnDelete = Field(
-        default=OnDelete.RETAIN, description="Keep or delete that claim when the Model is deleted (cluster)."
+        default=OnDelete.RETAIN, description="Whether the claim is kept or deleted when the Model is deleted (cluster)."
     )
     fetch_by: FetchBy = Field(
         default=FetchBy.JOB,
-        description="Job: hotseat brings the weights before a GPU is taken. Engine: the engine does while it loads.",
+        description="Job: hotseat fetches the weights before a GPU is taken. Engine: the engine fetches them "
+        "while it loads.",
     )
     while_absent: WhileAbsent | None = Field(
         default=None,
-        description="Requests while hotseat still brings the weights: Refuse (503, Retry-After and the progress; what a cluster "
-        "does if this is left open) or Wait (what `hotseat up` does).",
+        description="What happens to requests while hotseat fetches the weights. Refuse: 503 with Retry-After "
+        "and the progress (default on a cluster). Wait: requests are queued (default of `hotseat up`).",
     )
 
     @field_validator("existing_claim")
@@ -123,47 +128,54 @@ class Cache(Document):
 
 
 class OnIdle(StrEnum):
-    """How a Model leaves the accelerator."""
+    """How a Model frees the accelerator."""
 
     STOP = "Stop"
     PARK = "Park"
 
 
 class Lifecycle(Document):
-    """How a Model comes and goes."""
+    """How a Model is loaded and unloaded."""
 
     idle_timeout: Duration = Field(
-        default=0.0, description="Unload after so long without a request (`0s`: stay until another needs the seat)."
+        default=0.0,
+        description="Unload after this time without a request. `0s`: stay until another model needs the room.",
     )
     release: OnIdle = Field(
         default=OnIdle.STOP,
-        description="Stop the process, or Park it: have the engine sleep, so that it keeps its process and host memory and frees "
-        "the accelerator. What does not fall asleep within stopTimeout is stopped; one machine only.",
+        description="How the Model frees the accelerator. Stop ends the engine. Park puts the engine to sleep: "
+        "it keeps its process and host memory. An engine that is not asleep within stopTimeout is stopped. "
+        "Park works on one machine only.",
     )
-    start_timeout: Duration = Field(default=300.0, description="Loading longer than this has failed.")
-    drain_timeout: Duration = Field(default=120.0, description="Requests in flight may finish for so long.")
+    start_timeout: Duration = Field(
+        default=300.0, description="Maximum time to load. A load that takes longer has failed."
+    )
+    drain_timeout: Duration = Field(
+        default=120.0, description="Time for requests in flight to finish before the engine is stopped."
+    )
     response_start_timeout: Duration = Field(
         default=0.0,
-        description="A request whose answer has not begun so long after the engine got it ends with 504 (`0s`: no bound). An answer "
-        "that is not streamed begins when all of it is there.",
+        description="Maximum time from the dispatch of a request to the start of its answer. After that the "
+        "request ends with 504. `0s`: no limit. An answer that is not streamed starts when it is complete.",
     )
     stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
-    preload: bool = Field(default=False, description="Load at start, if there is a seat for it.")
+    preload: bool = Field(default=False, description="Load at startup, if there is room.")
     schedule: tuple[Window, ...] = Field(
         default=(),
         max_length=20,
-        description="Windows of time in which it is wanted resident. It takes the seats of idle Models only; outside nothing is forced.",
+        description="Windows of time in which the Model should be resident. It evicts only idle Models. Outside "
+        "of the windows the schedule has no effect.",
     )
     sleep: tuple[EngineCall, ...] = Field(
         default=(),
         max_length=10,
-        description="Requests that have the engine sleep, in this order; engines vllm and mock know their own.",
+        description="Requests that put the engine to sleep, in this order. Engines vllm and mock have their own.",
     )
     wake: tuple[EngineCall, ...] = Field(
         default=(),
         max_length=10,
         validate_default=True,
-        description="Requests that wake it, in this order; then its health check must answer.",
+        description="Requests that wake the engine, in this order. Then its health check must succeed.",
     )
 
     @field_validator("wake")
@@ -178,52 +190,56 @@ class Lifecycle(Document):
 
 
 class Scheduling(Document):
-    """How a Model competes for the seat. Unset fields come from the Workspace's policy."""
+    """How a Model competes for the accelerator. Unset fields come from the policy of the Workspace."""
 
     priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(
-        default=0, description="Higher goes first among those that wait."
+        default=0, description="Priority among Models with queued requests. Higher goes first."
     )
     min_residency: Duration | None = Field(
-        default=None, description="Once ready, it keeps its seat for so long, used or not."
+        default=None, description="Minimum time that the Model stays resident once it is ready, used or not."
     )
     max_wait: Duration | None = Field(
-        default=None, description="Bound on the wait for a turn; widened, and said so, where it cannot be met."
+        default=None,
+        description="Bound on the time until the Model gets its turn. If the bound cannot be met "
+        "it is widened, and the effective bound is reported.",
     )
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="Most engines of it at a time: another one starts where `concurrency` keeps requests waiting and nobody else "
-        "wants the place, and is the first to go (one machine).",
+        description="Maximum number of instances. Another instance starts if `concurrency` keeps requests queued "
+        "and no other Model needs the room. It is the first to be evicted (one machine).",
     )
 
 
 class Health(Document):
-    """How an engine says that it is ready, and that it still is."""
+    """How hotseat checks that an engine is ready, and that it still is."""
 
     path: Annotated[str, Field(pattern=PATH_PATTERN)] | None = Field(
-        default=None, description="GET on it answers 2xx once ready; the engine knows a default."
+        default=None, description="Path that answers GET with 2xx once the engine is ready. Each engine has a default."
     )
     period: Duration = Field(
         default=10.0,
-        description="A ready engine is asked again so often, unless bytes of an answer came from it meanwhile; it has as long to "
-        "answer. `0s`: never. One machine; on a cluster, state a livenessProbe in podTemplate.",
+        description="Interval and timeout of health checks of a ready engine. A check is skipped while the "
+        "engine sends bytes of an answer. `0s`: no checks. One machine only: on a cluster, set a "
+        "livenessProbe in podTemplate.",
     )
     failure_threshold: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=6,
-        description="After so many failures in a row, and no byte from it meanwhile, the engine is stopped; the next request starts "
-        "it again. Raise it for an engine that answers nothing while it computes.",
+        description="The engine is stopped after this many failed checks in a row, if it has sent no byte in "
+        "between. The next request starts it again. Raise it for an engine that does not answer while it "
+        "computes.",
     )
 
 
 class ModelSpec(Document):
-    """What to serve, with what, and how it takes its turn."""
+    """What to serve, with which engine, and how it takes turns."""
 
     engine: Annotated[str, Field(min_length=1)] = Field(
-        description="Server program: llamacpp, vllm, custom, external, mock, or one that a package adds."
+        description="Server program: llamacpp, vllm, custom, external, mock, or an engine that a package adds."
     )
     source: str | None = Field(
         default=None,
         description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
-        "pvc://claim/path, or a path (relative to the file's folder).",
+        "pvc://claim/path, or a path relative to the folder of the file.",
     )
     names: tuple[ModelName, ...] = Field(
         default=(),
@@ -236,56 +252,63 @@ class ModelSpec(Document):
         description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
     )
     url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
-        default=None, validate_default=True, description="Base URL of a server that runs already (engine external)."
+        default=None,
+        validate_default=True,
+        description="Base URL of a server that is already running (engine external).",
     )
     image: str | None = Field(default=None, description="Container image (cluster).")
     command: tuple[Argument, ...] = Field(
         default=(),
         max_length=100,
         validate_default=True,
-        description="Program and first arguments, instead of the engine's own.",
+        description="Program and first arguments, instead of the engine's default.",
     )
-    args: tuple[Argument, ...] = Field(default=(), max_length=100, description="More arguments for the engine.")
-    env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables for the engine.")
+    args: tuple[Argument, ...] = Field(default=(), max_length=100, description="Additional arguments of the engine.")
+    env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables of the engine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None,
-        description="Port that the engine listens on. On one machine a free one is chosen where none is given; two Models may state "
-        "one port where they are never loaded at once.",
+        description="Port that the engine listens on. Unset: a free port (one machine). Two Models can have the "
+        "same port if they are never loaded at the same time.",
     )
     resources: Resources = Resources()
     cache: Cache = Cache()
     capabilities: tuple[Capability, ...] = Field(
-        default=(), description="What it can be asked for; empty: whatever the engine says."
+        default=(), description="Kinds of requests that the Model serves. Empty: what the engine supports."
     )
     lifecycle: Lifecycle = Lifecycle()
     scheduling: Scheduling = Scheduling()
     workspace: Name = Field(
-        default=DEFAULT_WORKSPACE, description="Workspace whose accelerator it shares; where there is just one, that."
+        default=DEFAULT_WORKSPACE,
+        description="Workspace whose accelerator the Model shares. Optional if there is only one Workspace.",
     )
     health: Health = Health()
     stop_command: tuple[str, ...] = Field(
-        default=(), description="Run to stop what escapes a process group (`docker stop …`), before SIGTERM."
+        default=(),
+        description="Command that is run before SIGTERM, for processes that hotseat cannot signal (`docker stop …`).",
     )
     concurrency: Annotated[int, Field(ge=0)] = Field(
         default=0,
         validate_default=True,
-        description="Most requests at once of each engine; the rest wait. 0: no limit.",
+        description="Maximum number of requests in flight of each instance. Further requests are queued. 0: no limit.",
     )
     vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
     pod_template: dict[str, Any] | None = Field(
-        default=None, description="metadata and spec that are merged over the pod's (strategic merge; cluster)."
+        default=None, description="metadata and spec that are merged into the pod's (strategic merge patch, cluster)."
     )
     image_pull_secrets: tuple[ObjectName, ...] = Field(
-        default=(), description="Secrets to pull the image with (cluster)."
+        default=(), description="Secrets for pulling the image (cluster)."
     )
     credentials: ObjectName | None = Field(
         default=None,
-        description="A Secret that is the environment of fetching and of the engine: HF_TOKEN, AWS_… (cluster).",
+        description="Secret with environment variables for fetching and for the engine, such as HF_TOKEN or "
+        "AWS_… (cluster).",
     )
     description: str = Field(default="", description="Shown in the list of models.")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Free form; shown in the list of models.")
-    unlisted: bool = Field(default=False, description="Served, but not in the list of models.")
-    fallback: Fallback | None = Field(default=None, description="Another Model that answers while this one cannot.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="Free-form data that is shown in the list of models."
+    )
+    unlisted: bool = Field(default=False, description="Serve the Model, but leave it out of the list of models.")
+    fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
 
     @field_validator("source")
     @classmethod
@@ -299,7 +322,7 @@ class ModelSpec(Document):
             schemes = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
             raise ValueError(f"source begins with {match[1]}:{match[2] or ''}; allowed: {schemes} or a path")
         if not match[3].strip("/"):
-            raise ValueError(f"source {source} names nothing")
+            raise ValueError(f"source {source} has no name after its scheme")
         return source
 
     @field_validator("url")
@@ -363,7 +386,7 @@ class ModelSpec(Document):
 
 
 class Model(Document):
-    """Something that can be served."""
+    """A model that can be served."""
 
     api_version: Literal["hotseat.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this format.")
     kind: Literal["Model"] = Field(default="Model", description="What the document describes.")

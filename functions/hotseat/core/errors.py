@@ -1,13 +1,14 @@
-"""One root for everything that a client can be told, and the OpenAI shape of it in one place."""
+"""Errors that clients get, with one base class, and their OpenAI shape."""
 
 import math
 from typing import Any, ClassVar
 
 
 class HotseatError(Exception):
-    """An answer that is not the one the client hoped for.
+    """An error for a client.
 
-    `status` is the HTTP status, `code` the machine-readable reason, `type` OpenAI's family of it, `retry_after` seconds or None.
+    `status` is the HTTP status, `code` the machine-readable reason, `type` OpenAI's error type, and
+    `retry_after` seconds or None.
     """
 
     status: ClassVar[int] = 500
@@ -25,16 +26,16 @@ class HotseatError(Exception):
             self.code = code
 
     def body(self) -> dict[str, Any]:
-        """Body in OpenAI's shape."""
+        """Return the body in OpenAI's shape."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Headers beside it: Retry-After in whole seconds, rounded up."""
+        """Return the headers: Retry-After in whole seconds, rounded up."""
         return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
 class BadRequest(HotseatError):
-    """The client's mistake: malformed JSON, no model, a field of the wrong type."""
+    """The request is invalid: malformed JSON, no model, or a field of the wrong type."""
 
     status = 400
     code = "invalid_request"
@@ -42,7 +43,7 @@ class BadRequest(HotseatError):
 
 
 class Unauthorized(HotseatError):
-    """No key, or one that is not known."""
+    """The API key is missing or not valid."""
 
     status = 401
     code = "invalid_api_key"
@@ -50,7 +51,7 @@ class Unauthorized(HotseatError):
 
 
 class Forbidden(HotseatError):
-    """Known, or not asked who it is, but not allowed."""
+    """The client is not allowed to send this request."""
 
     status = 403
     code = "origin_not_allowed"
@@ -66,7 +67,7 @@ class UnknownModel(HotseatError):
 
 
 class NotFound(HotseatError):
-    """No such route or thing."""
+    """The route or object does not exist."""
 
     status = 404
     code = "not_found"
@@ -74,7 +75,7 @@ class NotFound(HotseatError):
 
 
 class Conflict(HotseatError):
-    """It exists, but cannot be done in this state."""
+    """The operation is not possible in the current state."""
 
     status = 409
     code = "conflict"
@@ -82,7 +83,7 @@ class Conflict(HotseatError):
 
 
 class TooSlow(HotseatError):
-    """The request did not come in time."""
+    """The request did not arrive in time."""
 
     status = 408
     code = "request_timeout"
@@ -90,7 +91,7 @@ class TooSlow(HotseatError):
 
 
 class TooLarge(HotseatError):
-    """The body exceeds the limit."""
+    """The request body exceeds the limit."""
 
     status = 413
     code = "request_too_large"
@@ -98,7 +99,7 @@ class TooLarge(HotseatError):
 
 
 class QueueFull(HotseatError):
-    """As many wait as may wait."""
+    """A limit on queued requests is reached."""
 
     status = 429
     code = "queue_full"
@@ -106,7 +107,7 @@ class QueueFull(HotseatError):
 
 
 class UpstreamFailed(HotseatError):
-    """The engine broke the connection or spoke no HTTP."""
+    """The engine closed the connection, or its response is not valid HTTP."""
 
     status = 502
     code = "upstream_failed"
@@ -114,18 +115,21 @@ class UpstreamFailed(HotseatError):
 
 
 class UpstreamTimeout(UpstreamFailed):
-    """The engine has not begun to answer in the time that its Model allows."""
+    """The engine did not start its response within the limit of its Model."""
 
     status = 504
     code = "upstream_timeout"
 
 
 class Unreachable(UpstreamFailed):
-    """The engine takes no connection: it has seen nothing of the request."""
+    """The engine accepts no connection, and has received nothing of the request."""
 
 
 class Unavailable(HotseatError):
-    """Not now: loading failed or timed out, unloaded while waiting, shutting down. Worth trying again."""
+    """The model is not available now: its load failed, it was unloaded, or hotseat is shutting down.
+
+    Clients can retry.
+    """
 
     status = 503
     code = "model_unavailable"
@@ -133,6 +137,6 @@ class Unavailable(HotseatError):
 
 
 class NotResident(Unavailable):
-    """A request that was not to wait would have to."""
+    """The request would have to be queued, but it must not wait."""
 
     code = "not_resident"

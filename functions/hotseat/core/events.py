@@ -19,93 +19,105 @@ class Kind:
 
 
 _SWITCH = {
-    "switch": "id of the switch",
+    "switch": "ID of the switch",
     "workspace": "Workspace",
-    "from": "models that leave",
-    "to": "model that comes",
-    "reason": "why",
+    "from": "models that are evicted",
+    "to": "model that is loaded",
+    "reason": "reason",
 }
 _PHASES = {
-    "phases": "seconds: wait (oldest request until the decision), drain, release, load, total (decision until ready)"
+    "phases": "duration in seconds of wait (oldest request until the decision), drain, release, load and total "
+    "(decision until ready)"
 }
-_ENDED = {"phase": "drain, release or load", "code": "reason in CamelCase", "message": "what was seen"}
+_ENDED = {"phase": "drain, release or load", "code": "reason in CamelCase", "message": "description"}
 
 KINDS: Mapping[str, Kind] = {
     kind.type: kind
     for kind in (
         Kind(
             "switch.requested",
-            "Requests wait for a model that is not resident.",
-            {"model": "model", "workspace": "Workspace", "waiting": "how many wait", "router": "id of the router"},
+            "Requests are queued for a model that is not resident.",
+            {
+                "model": "model",
+                "workspace": "Workspace",
+                "waiting": "number of queued requests",
+                "router": "ID of the router",
+            },
         ),
-        Kind("switch.started", "A switch has been decided.", {**_SWITCH, "waiting": "how many wait for it"}),
+        Kind(
+            "switch.started",
+            "A switch has been decided.",
+            {**_SWITCH, "waiting": "number of queued requests for the model"},
+        ),
         Kind("switch.completed", "The model is ready.", {**_SWITCH, **_PHASES}),
         Kind(
             "switch.failed",
-            "The model did not get ready.",
+            "The model did not become ready.",
             {**_SWITCH, **_PHASES, **_ENDED},
         ),
         Kind(
             "switch.cancelled",
-            "The switch was given up before the model was ready: no request waits for it any longer, another model goes first, or an "
-            "operator or a changed document ended it.",
+            "The switch was cancelled before the model was ready: no request is queued for it any more, another "
+            "model goes first, or an operator or a changed document ended it.",
             {**_SWITCH, **_PHASES, **_ENDED},
         ),
         Kind(
             "model.fetching",
             "Weights are being fetched.",
-            {"done": "bytes", "total": "bytes or null", "message": "what is going on"},
+            {"done": "bytes", "total": "bytes or null", "message": "progress"},
         ),
-        Kind("model.cached", "Weights are there.", {}),
-        Kind("model.ready", "The engine answers.", {"holder": "id of the holder", "seconds": "load time"}),
+        Kind("model.cached", "Weights are complete.", {}),
+        Kind("model.ready", "The engine answers.", {"holder": "ID of the instance", "seconds": "load time"}),
         Kind(
             "model.released",
-            "Proof was seen that nothing of the holder is left.",
+            "The instance is verified to be gone.",
             {
-                "holder": "id of the holder",
-                "reason": "why it left",
-                "seconds": "time from the order to stop until the proof",
+                "holder": "ID of the instance",
+                "reason": "reason for the release",
+                "seconds": "time from the stop until the verification",
             },
         ),
         Kind(
             "model.failed",
-            "It could not be fetched or loaded, did not fall asleep or wake up, ended by itself, or could not be proven gone.",
+            "The model could not be fetched or loaded, did not fall asleep or wake, ended by itself, or its "
+            "release could not be verified.",
             {
-                "holder": "id of the holder, or null",
-                "reason": "CamelCase",
-                "message": "with the last lines of the engine's log",
-                "retry_after": "seconds of back-off, or null",
+                "holder": "ID of the instance, or null",
+                "reason": "reason in CamelCase",
+                "message": "description, with the last lines of the engine's log",
+                "retry_after": "backoff in seconds, or null",
             },
         ),
-        Kind("model.pinned", "It keeps its seat, whoever else asks for one, until it is unpinned.", {}),
-        Kind("model.unpinned", "Others may have its seat again.", {}),
+        Kind("model.pinned", "The model is pinned: it is not evicted until it is unpinned.", {}),
+        Kind("model.unpinned", "The model can be evicted again.", {}),
         Kind(
             "model.outgrown",
-            "It takes more accelerator memory than its document claims, and is placed by that from now on.",
-            {"holder": "id of the holder", "claimed": "bytes, as it was placed by until now", "seen": "bytes"},
+            "The model uses more accelerator memory than its document claims. It is placed by the measured "
+            "memory from now on.",
+            {"holder": "ID of the instance", "claimed": "bytes that it was placed by until now", "seen": "bytes"},
         ),
         Kind(
             "model.parked",
-            "Proof was seen that the engine sleeps: the process is kept, the accelerator is free.",
+            "The engine is verified to sleep: the process is kept, the accelerator is free.",
             {
-                "holder": "id of the holder",
-                "seconds": "time from the order to sleep until the proof",
-                "memory": "bytes of host memory that it holds meanwhile, or null",
+                "holder": "ID of the instance",
+                "seconds": "time from the request to sleep until the verification",
+                "memory": "bytes of host memory that it holds while parked, or null",
             },
         ),
         Kind(
             "model.woken",
             "A parked engine is back on the accelerator and answers.",
-            {"holder": "id of the holder", "seconds": "time from the order to wake until it answered"},
+            {"holder": "ID of the instance", "seconds": "time from the request to wake until the engine answered"},
         ),
         Kind(
             "demand.reported",
-            "What a router wants; at most once a second on one machine.",
+            "Demand of a router. At most once a second on one machine.",
             {
-                "router": "id of the router",
-                "seq": "number of the snapshot",
-                "waiting": "by model",
-                "in_flight": "by holder",
+                "router": "ID of the router",
+                "seq": "sequence number of the snapshot",
+                "waiting": "queued requests by model",
+                "in_flight": "requests in flight by instance",
             },
         ),
     )

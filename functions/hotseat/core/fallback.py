@@ -1,7 +1,7 @@
-"""Another Model that answers instead: what a document says of it, and when that holds. Pure.
+"""Fallbacks: their field in the Model document, and the conditions under which a fallback answers. Pure.
 
-Nobody waits for a fallback but where there is nothing else to wait for: it is taken when it can answer at once, or can be
-brought without taking anybody's seat. The wanted Model stays wanted meanwhile (see `wants`).
+A fallback is used only if it can answer immediately, or can be loaded without evicting another model. A request queues
+for a fallback only after its own model was refused. The requested Model stays wanted meanwhile (see `wants`).
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 
 
 class Reason(StrEnum):
-    """Why another Model answers."""
+    """Reason why another Model answers."""
 
     LOADING = "Loading"
     WAITING = "Waiting"
@@ -42,7 +42,7 @@ _REFUSALS = {
 
 
 class Fallback(Document):
-    """Another Model that answers requests for this one; the answer says so in its header X-Hotseat-Fallback."""
+    """Another Model that answers requests for this Model. The answer has the header X-Hotseat-Fallback."""
 
     model: ModelName = Field(
         description="Any name of the other Model, in any Workspace. One that would have to take a seat from others is not "
@@ -50,22 +50,24 @@ class Fallback(Document):
     )
     when: tuple[Reason, ...] = Field(
         default=tuple(Reason),
-        description="Loading: this one is being fetched or loaded. Waiting: for its turn, or for a free place. Failed: it cannot "
-        "be loaded or reached. Unsupported: it does not state the capability that is asked for, and the other does. Empty: never.",
+        description="When the fallback is used. Loading: this Model is being fetched or loaded. Waiting: it "
+        "waits for its turn or for a free slot. Failed: it cannot be loaded or reached. Unsupported: it "
+        "lacks the requested capability, and the fallback states it. Empty: never.",
     )
     after: Duration = Field(
         default=2.0,
-        description="Bound on the wait (Loading, Waiting): beyond it the other answers; at once where the wait is known to be longer.",
+        description="Maximum wait before the fallback answers (Loading, Waiting). The fallback answers "
+        "immediately if the wait is known to be longer.",
     )
 
 
 def due(
     fallback: Fallback, state: str, waited: float, expected: float | None, limit: float | None = None
 ) -> Reason | None:
-    """Say why another shall answer a request that waits, if it shall.
+    """Return the reason why a fallback should answer a queued request, or None.
 
-    `state` of the wanted model as in a ModelStatus; `waited` so far, `expected` until it is ready (None: not known) and the
-    client's own `limit` on waiting in seconds.
+    `state` is the state of the requested model, as in a ModelStatus. `waited` is its wait so far, `expected`
+    the time until it is ready (None: unknown), and `limit` the client's own limit on waiting, all in seconds.
     """
     if state in OUT and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
         return None  # whether it loads or has to wait is not known yet
@@ -76,13 +78,13 @@ def due(
 
 
 def refused(fallback: Fallback | None, error: HotseatError) -> Reason | None:
-    """Say why another shall answer a request that was refused, if it shall."""
+    """Return the reason why a fallback should answer a refused request, or None."""
     reason = Reason.FAILED if isinstance(error, Unreachable) else _REFUSALS.get(error.code)
     return reason if fallback is not None and reason in fallback.when else None
 
 
 def look_again(fallback: Fallback, waited: float, limit: float | None = None) -> float:
-    """Seconds until `due` is worth asking again: when the bound is reached, and now and then, as what it goes by changes."""
+    """Return the seconds until `due` should be checked again: at the bound, and periodically before."""
     if waited < _SETTLED:
         return _SETTLED - waited
     pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, waited / 2))
@@ -91,9 +93,9 @@ def look_again(fallback: Fallback, waited: float, limit: float | None = None) ->
 
 
 def does(stated: Collection[str], capability: str) -> bool:
-    """Whether a fallback answers such requests. One that states nothing chats and completes; anything else has to be stated.
+    """Whether a fallback supports a capability. Without stated capabilities it is assumed to chat and complete only.
 
-    Vectors of different embedding models do not mix, so none is asked for them that was not meant to be.
+    Embeddings of different models do not mix, so a fallback must state them.
     """
     return capability in (stated or _ASSUMED)
 

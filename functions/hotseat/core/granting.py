@@ -69,10 +69,10 @@ def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, 
 
 
 def _free_at(resident: ModelView, wish: ModelView) -> float:
-    """Give the time from which a resident may go for a wish; inf: it may not.
+    """Return the time from which a resident may be evicted for a load request that no request waits for. inf: never.
 
-    One that was used lately stays for as long as taking it off and bringing it back would cost: whoever pays rent up to the
-    price, and buys then, never pays more than twice what was needed. The default's own quiet time is what people said.
+    A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
+    optimal cost). The default model uses `returnToDefault` instead.
     """
     if resident.seat is None or resident.leaving:
         return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun

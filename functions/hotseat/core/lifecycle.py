@@ -33,7 +33,7 @@ class Lifecycle:
         if holder.leaving or not wanted or self._idle_out(holder, now):
             if holder.state in (SeatState.LOADING, *SLEEPING):
                 code = (holder.leaving or "abandoned").capitalize()
-                message = f"the load of {holder.model} was given up after {now - holder.since:.1f} s"
+                message = f"the load of {holder.model} was cancelled after {now - holder.since:.1f} s"
                 self.parts.out.tell(*self.parts.ledger.cancelled(holder.seat, now, "load", code, message))
                 self.stop(holder, now)
             elif holder.state is SeatState.READY and (holder.leaving or self._offered(holder, now)):

@@ -253,7 +253,7 @@ class HolderReleased:
 
 @dataclass(frozen=True, slots=True)
 class HolderUnproven:
-    """It should be gone, and nobody can show that it is."""
+    """The instance should be gone, but its release could not be verified."""
 
     now: float
     holder: str
@@ -263,7 +263,7 @@ class HolderUnproven:
 
 @dataclass(frozen=True, slots=True)
 class HolderAdopted:
-    """A holder found at start, which an earlier run of ours began or a person did."""
+    """An instance found at startup that a previous run, or a user, had started."""
 
     now: float
     model: str

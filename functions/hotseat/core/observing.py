@@ -97,7 +97,7 @@ class Observing:
                 self._note_failure(holder, s.now, s.reason, s.message, lives=s.lives, exit_code=s.exit_code)
             case HolderReleased():
                 # Where nobody told it to go and it did not say why: as good as a crash.
-                self._note_failure(holder, s.now, "Vanished", "it ended without saying why")
+                self._note_failure(holder, s.now, "Vanished", "the engine ended without a reason")
                 self._note_release(holder, s.now)
             case HolderUnproven():
                 self._note_unproven(holder, s)
@@ -111,7 +111,7 @@ class Observing:
             self.parts.out.wake(until)
             if now >= until:
                 self.lifecycle.fail(holder, now, "StartTimeout", lives=True)
-                reason = f"not ready within {holder.terms.start_timeout:g} s"
+                reason = f"not ready within {holder.terms.start_timeout:g} s (lifecycle.startTimeout)"
                 self._fail(now, holder.model, holder.id, "StartTimeout", reason)
         elif due := deadline(holder):
             self.parts.out.wake(due)

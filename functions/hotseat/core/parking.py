@@ -155,9 +155,9 @@ class Parking:
         """Stop what did not fall asleep, or did not wake; without a message, because its time is over."""
         terms, what = holder.terms, _what(holder)
         late = (
-            f"not asleep within {terms.stop_timeout:g} s"
+            f"not asleep within {terms.stop_timeout:g} s (lifecycle.stopTimeout)"
             if what == "Park"
-            else f"not awake within {terms.start_timeout:g} s"
+            else f"not awake within {terms.start_timeout:g} s (lifecycle.startTimeout)"
         )
         said = self.died(holder, now, f"{what}Failed" if message else f"{what}Timeout", message or late)
         holder.leaving = "park_failed" if what == "Park" else "wake_failed"

@@ -103,7 +103,10 @@ def _victims(
 def _reserve(
     model: ModelView, way: frozenset[str], kept: Mapping[str, ModelView], held: Claim, view: View
 ) -> tuple[Claim, bool]:
-    """Keep the room for one whose turn cannot begin yet; returns what is taken now, and whether nobody else gets any."""
+    """Reserve capacity for a model that cannot start yet.
+
+    Return the new total, and whether all lower-ranked models are blocked.
+    """
     freed = sum((kept[name].claim for name in way), NOTHING)
     if not model.claim.fits_beside(held - freed, view.capacity):
         return held, True

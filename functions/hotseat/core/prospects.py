@@ -102,7 +102,7 @@ class Prospects:
         states = (CacheState.ABSENT, CacheState.FAILED) if again else (CacheState.ABSENT,)
         if cache is None or cache.state not in states:
             return []
-        self.cache[model] = replace(cache, state=CacheState.FETCHING, message="asked for")
+        self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested")
         return [Fetch(model)]
 
     def check(self, model: str, now: float) -> list[Fetch]:
@@ -125,7 +125,7 @@ class Prospects:
         progress = "" if cache.done is None else f": {cache.done / 1e6:.0f} MB"
         if cache.done is not None and cache.total:
             progress += f" of {cache.total / 1e6:.0f} MB ({100 * cache.done // cache.total}%)"
-        message = f"the weights of {model} are not there yet and are being fetched{progress}"
+        message = f"the weights of {model} are still being fetched{progress}"
         self.refuse(model, Refusal(epoch, "weights_not_cached", message, now + FETCH_RETRY))
 
     # Failures and refusals --------------------------------------------------------------------------------------------
@@ -208,13 +208,13 @@ def shortage(
     alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
     if not alone or not claim.fits_beside(taken, capacity):
         why = "".join(f": {h.left}" for h in stuck[:1] if h.left)
-        message = f"the seat could not be proven free{why}; a person has to look: hotseat ps"
+        message = f"the accelerator could not be verified as free{why}; manual action is needed (run: hotseat ps)"
         return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
     firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
     if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):
         return None
     names = ", ".join(sorted(h.model for h in firm))
-    message = f"there is no room for {model}: persistent groups keep {names} loaded"
+    message = f"there is no room for {model}: its Workspace keeps {names} loaded (groups.persistent)"
     return Refusal(epoch, "no_room", message, now + SHORTAGE_RETRY)
 
 
@@ -223,12 +223,11 @@ def _too_large(model: str, claim: Claim, capacity: Capacity) -> str:
     devices = len(capacity.devices)
     memory = capacity.each if devices and capacity.memory is not None else capacity.memory
     wanted, there = _amount(claim.gpus, claim.memory), _amount(capacity.gpus, memory)
-    message = f"{model} claims more than there is of the accelerator: {wanted}, of {there}"
     if devices > 1 and capacity.memory is not None:
-        message += " each"
-    if not capacity.missing:
-        return message
-    return f"{message} (the Workspace states {(capacity.gpus or 0) + capacity.missing}, but hotseat has no more for it here)"
+        there += " each"
+    if capacity.missing:
+        there += f"; capacity.gpus states {(capacity.gpus or 0) + capacity.missing}, but no more are available"
+    return f"{model} claims more than its Workspace has: {wanted} (available: {there})"
 
 
 def _amount(gpus: int | None, memory: int | None) -> str:

@@ -1,4 +1,7 @@
-"""How many may wait: for one model, of one tenant, in the whole Workspace; and how large they may be together. Pure."""
+"""Limits on queued requests, per model, per tenant and per Workspace, and on the size of their bodies.
+
+Pure.
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +27,7 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Most that may wait at all routers together; None: no bound of its own."""
+    """Limits on queued requests at all routers together. None: no limit."""
 
     total: int = 0
     per_model: int | None = None
@@ -33,41 +36,42 @@ class Quotas:
     routers: int = 1
 
     def full(self, crowd: Crowd, drains: Drains, now: float) -> tuple[str, float] | None:
-        """Say which bound lets no more wait, and in how many seconds to come again; None: there is room.
+        """Return the limit that is reached, as a message, and the seconds until a retry. None: there is room.
 
-        The bound that concerns the fewest is named first. Those of a tenant are taken to be served at an equal share of the rate.
+        The narrowest limit is named first. A tenant is assumed to be served at an equal share of the rate.
         """
         if self._reached(crowd.of_tenant, self.per_tenant):
             rate = (drains.rate(now) or 0.0) / max(1, crowd.tenants)
-            whose = f"of the tenant {crowd.tenant}" if crowd.tenant else "without the name of a tenant"
+            whose = f" of tenant {crowd.tenant}" if crowd.tenant else " of requests without a tenant"
             return self._say(whose, "maxWaitingPerTenant", self.per_tenant), retry_after(crowd.of_tenant, rate)
         if self._reached(crowd.of_model, self.per_model):
             retry = retry_after(crowd.of_model, drains.rate(now, crowd.model))
-            return self._say(f"for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
+            return self._say(f" for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
         if self._reached(crowd.total, self.total):
             return self._say("", "maxWaiting", self.total), retry_after(crowd.total, drains.rate(now))
-        # One that waits alone may take it all: if it is larger than a share, nobody's leaving would ever let it in.
+        # A body that waits alone may use the whole limit: if it exceeds a share, no departure would ever admit it.
         if self.size is not None and crowd.size > (share(self.size, self.routers) if crowd.total else self.size):
-            message = "with this one, the bodies of requests that wait would take more memory than they may: "
-            message += f"queue.maxWaitingBytes is {format_bytes(self.size)}{self._over()}"
-            return message, retry_after(crowd.total, drains.rate(now))
+            message = "the bodies of queued requests would exceed the memory limit"
+            return f"{message} ({self._limit('maxWaitingBytes', format_bytes(self.size))})", retry_after(
+                crowd.total, drains.rate(now)
+            )
         return None
 
     def _reached(self, count: int, bound: int | None) -> bool:
         return bound is not None and count >= share(bound, self.routers)
 
     def _say(self, whose: str, field: str, bound: int | None) -> str:
-        return (
-            f"as many requests {whose}{' ' if whose else ''}wait already as may: queue.{field} is {bound}{self._over()}"
-        )
+        return f"the queue{whose} is full ({self._limit(field, bound)})"
 
-    def _over(self) -> str:
-        return f", over {self.routers} routers" if self.routers > 1 else ""
+    def _limit(self, field: str, bound: int | str | None) -> str:
+        shared = f", shared by {self.routers} routers" if self.routers > 1 else ""
+        return f"queue.{field}: {bound}{shared}"
 
 
 def share(bound: int, routers: int) -> int:
-    """Give the part of a Workspace's bound that one of its routers may use; 0 stays 0.
+    """Return one router's share of a Workspace's limit. 0 stays 0.
 
-    Rounded up, as a router would else send everybody away while nobody waits; so all of them may let in up to one each too many.
+    Rounded up, because a share of zero would reject every request. Together the routers may exceed the limit by at most one
+    request each.
     """
     return -(-bound // routers)

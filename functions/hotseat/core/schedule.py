@@ -12,19 +12,17 @@ from hotseat.core.units import Duration
 
 
 class Window(Document):
-    """A time in which a Model is wanted resident, again and again."""
+    """A recurring window of time in which a Model should be resident."""
 
     start: Annotated[str, Field(pattern=CRON_PATTERN, max_length=200)] = Field(
-        description="When it opens, as five fields of cron (minute, hour, day of month, month, day of week), as in a CronJob's schedule: "
-        '"0 8 * * 1-5".'
+        description="Start of the window: a cron expression with five fields (minute, hour, day of month, month, "
+        'day of week), as in a CronJob. Example: "0 8 * * 1-5".'
     )
-    duration: Duration = Field(description="How long it is open.")
+    duration: Duration = Field(description="Duration of the window.")
     time_zone: Annotated[str, Field(pattern=ZONE_PATTERN, max_length=100)] = Field(
-        default="UTC", description="Time zone of `start`, by its name in the tz database: Europe/Berlin."
+        default="UTC", description="Time zone of `start`, as named in the tz database, such as Europe/Berlin."
     )
-    pinned: bool = Field(
-        default=False, description="While it is open, the Model makes room for no other once it is resident."
-    )
+    pinned: bool = Field(default=False, description="Do not evict the Model during the window, once it is resident.")
 
     @field_validator("duration")
     @classmethod

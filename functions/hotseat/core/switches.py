@@ -258,7 +258,7 @@ class Ledger:
     def abandon(self, wanted: set[str], now: float) -> list[Emit]:
         """End the switches to models that nobody wants any longer."""
         gone = [to for to in self._running if to not in wanted]
-        message = "it is not next any longer: nobody waits for it, or another goes first"
+        message = "the load was cancelled: no request is queued for the model, or another model goes first"
         return [e for to in gone for e in self.cancelled(to, now, "drain", "Abandoned", message)]
 
     def switches(self) -> tuple[Switch, ...]:

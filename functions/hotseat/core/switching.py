@@ -153,7 +153,7 @@ class Switching:
         for holder in self.seating.holders.of(model):
             holder.leave("unloaded")
         if self.traffic.waiting(model)[0] or self.traffic.wanted(model) is not None:
-            message = f"{model} was unloaded by an operator while this request waited"
+            message = f"{model} was unloaded while this request was queued; send it again to load the model"
             self.prospects.refuse(model, Refusal(self.parts.out.next_epoch, "unloaded", message))
 
     def _shut_down(self) -> None:

@@ -93,7 +93,10 @@ class Traffic:
         return self.demands.wanted(model, self.prospects.refused(model))
 
     def unused(self, holder: Holder) -> bool:
-        """Whether nobody needs it. A main holder is needed as long as a replica is: one that sleeps would take those with it."""
+        """Return True if the instance has no queued or running requests.
+
+        The primary also counts its replicas' requests, because parking it would stop them.
+        """
         whole = holder.replica == 1 and holder.terms.replicas > 1
         mine = self.seating.holders.of(holder.model) if whole else (holder,)
         busy = any(self.demands.in_flight(h.id) for h in mine)

@@ -13,7 +13,7 @@ from hotseat.core.seats import ModelStatus, Terms
 from hotseat.core.switches import UNKNOWN, Ledger
 
 SHOWN = 8  # transitions of an instance that routers and people are shown
-# To a policy, sleeping is one more way to leave, and waking one to come; what sleeps it is not shown at all.
+# Policies see PARKING as RELEASING and WAKING as LOADING. Parked instances are hidden from them.
 _SEEN: Mapping[SeatState, SeatState] = {
     SeatState.PARKING: SeatState.RELEASING,
     SeatState.WAKING: SeatState.LOADING,

@@ -9,7 +9,7 @@ from hotseat.core.base import Document
 
 
 class ToolCallParser(StrEnum):
-    """Formats of tool calls that vLLM reads out of a model's text."""
+    """Formats of tool calls that vLLM can parse."""
 
     NONE = ""
     HERMES = "hermes"
@@ -21,14 +21,14 @@ class ToolCallParser(StrEnum):
 
 
 class ReasoningParser(StrEnum):
-    """Formats of thoughts that vLLM reads out of a model's text."""
+    """Formats of reasoning that vLLM can parse."""
 
     NONE = ""
     DEEPSEEK_R1 = "deepseek_r1"
 
 
 class Dtype(StrEnum):
-    """Number formats that vLLM computes in."""
+    """Data types that vLLM computes in."""
 
     AUTO = "auto"
     HALF = "half"
@@ -39,40 +39,46 @@ class Dtype(StrEnum):
 
 
 class VllmSettings(Document):
-    """Settings of `vllm serve`; what is unset is vLLM's to choose, and what is not here goes into args."""
+    """Settings of `vllm serve`. Unset fields use vLLM's defaults. Other flags go into args."""
 
     tool_call_parser: ToolCallParser | None = Field(default=None, description="Format of the model's tool calls.")
-    reasoning_parser: ReasoningParser | None = Field(default=None, description="Format of the model's thoughts.")
+    reasoning_parser: ReasoningParser | None = Field(default=None, description="Format of the model's reasoning.")
     tensor_parallel_size: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="GPUs that each layer is split over; unset: all of resources.gpus."
+        default=None, description="Number of GPUs that each layer is split over. Unset: all of resources.gpus."
     )
     max_model_len: Annotated[int, Field(ge=512)] | None = Field(
-        default=None, description="Longest context, in tokens; unset: what the model can."
+        default=None, description="Maximum context length, in tokens. Unset: the maximum of the model."
     )
     gpu_memory_utilization: Annotated[float, Field(ge=0.1, le=1.0)] | None = Field(
-        default=None, description="Share of the GPU's memory that vLLM takes."
+        default=None, description="Fraction of the GPU memory that vLLM uses."
     )
-    enable_chunked_prefill: bool | None = Field(default=None, description="Split long prompts over several steps.")
+    enable_chunked_prefill: bool | None = Field(
+        default=None, description="Split the prefill of long prompts over several steps."
+    )
     max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Most tokens in one step."
+        default=None, description="Maximum number of tokens per step."
     )
-    max_num_seqs: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Most requests in one step.")
-    dtype: Dtype | None = Field(default=None, description="Number format of weights and activations.")
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Maximum number of sequences per step."
+    )
+    dtype: Dtype | None = Field(default=None, description="Data type of weights and activations.")
     disable_custom_all_reduce: bool | None = Field(
-        default=None, description="Use NCCL between GPUs instead of vLLM's own kernel."
+        default=None, description="Use NCCL instead of vLLM's custom all-reduce kernel."
     )
-    enable_prefix_caching: bool | None = Field(default=None, description="Share what prompts begin with.")
+    enable_prefix_caching: bool | None = Field(
+        default=None, description="Share the KV cache of common prompt prefixes."
+    )
     cpu_offload_gb: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, alias="cpuOffloadGB", description="GiB of the weights that stay in host memory, per GPU."
+        default=None, alias="cpuOffloadGB", description="Weights to keep in host memory, in GiB per GPU."
     )
     enable_auto_tool_choice: bool | None = Field(
-        default=None, description="Let the model decide on tool calls; needs toolCallParser."
+        default=None, description="Let the model choose when to call tools. Needs toolCallParser."
     )
 
     sleep_level: Literal[1, 2] | None = Field(
         default=None,
-        description="How it sleeps with `lifecycle.release: Park`. 1 (the default): its weights go to host memory; 2: they are "
-        "dropped, and read again when it wakes.",
+        description="Sleep level with `lifecycle.release: Park`. 1 (default): weights move to host memory. 2: "
+        "weights are discarded and read again at the wake.",
     )
 
     @field_validator("enable_auto_tool_choice")

@@ -54,11 +54,11 @@ def evicts_at(
     *,
     grouped: Callable[[str], bool] = UNGROUPED.names,
 ) -> float:
-    """Time from which a wish of that age may take a resident off; inf: not as things are.
+    """Return the time from which a prewarm request of that age may evict a resident. inf: not in this state.
 
-    Nobody waits for it, so it must not put out what was just loaded: two models that are wanted and never waited for would
-    load in turns and serve nothing. A resident goes when it has rested for as long as bringing it back costs, or, in use, when
-    it has had a turn of `max_wait` seconds and at least that cost.
+    No request is queued for it, so it must not evict a model that has just been loaded; two such models would evict each other
+    forever. An idle resident is evicted after it has been idle for as long as a reload takes. A busy one is evicted after
+    `max_wait` seconds, and at least that cost.
     """
     matter = [h for h in holders if (h.terms.claim != NOTHING or grouped(h.model)) and not h.asleep]
     return min(

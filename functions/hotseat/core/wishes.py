@@ -143,7 +143,7 @@ class Wishes:
         if allowed and claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
             return None
         names = sorted({h.model for h in taken} & self.pinned)
-        message = f"{model} does not fit beside {', '.join(names)}: pinned. To make room: hotseat unpin {names[0]}"
+        message = f"{model} does not fit beside the pinned models ({', '.join(names)}); to make room: hotseat unpin {names[0]}"
         return Refusal(epoch, "pinned", message, now + SHORTAGE_RETRY)
 
     def _returns_at(self, terms: Terms) -> float | None:

@@ -12,26 +12,29 @@ SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key",
 
 
 class Capacity(Document):
-    """How much accelerator there is to share."""
+    """Accelerators that the Models of the Workspace share."""
 
     gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="GPUs (seats).")
     accelerator_memory: Bytes | None = Field(
         default=None,
-        description="Memory of all its GPUs together, each of which has the same part of it; unset: only GPUs are counted.",
+        description="Accelerator memory of all GPUs together. Each GPU has the same share. Unset: only GPUs are "
+        "counted.",
     )
     devices: Annotated[tuple[DeviceName, ...], Field(max_length=64)] = Field(
         default=(),
-        description="Which GPUs these are, by number or UUID (one machine). Unset: the first that no other Workspace has.",
+        description="GPUs of this Workspace, by index or UUID (one machine). Unset: the first GPUs that no other "
+        "Workspace uses.",
     )
     host_memory: Bytes | None = Field(
         default=None,
-        description="Host memory for parked Models; the least recently used are stopped for others. Unset: half of the machine's "
-        "memory, shared evenly by the Workspaces that state none. 0: nothing that holds memory is parked.",
+        description="Host memory for parked Models. The least recently used are stopped to make room. Unset: "
+        "half of the machine's memory, shared evenly by the Workspaces that do not set it. 0: no Model that "
+        "holds memory is parked.",
     )
     counted: bool = Field(
         default=True,
-        description="Add up what residents claim. false: groups or sets alone say who may be resident together; each claim "
-        "still has its proof that the GPU is free.",
+        description="Whether claims of resident Models are added up. false: only groups or sets decide which "
+        "Models can be resident together. The proof that the GPU is free is still required.",
     )
 
     @field_validator("devices")
@@ -45,51 +48,56 @@ class Capacity(Document):
 
 
 class Queue(Document):
-    """How many requests may wait; what comes beyond is answered 429."""
+    """Limits of the queues. Requests beyond them get 429."""
 
-    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(default=1000, description="In the whole Workspace.")
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=1000, description="Maximum number of queued requests in the Workspace."
+    )
     max_waiting_per_model: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
-        default=None, description="For one Model."
+        default=None, description="Maximum number of queued requests for one Model."
     )
     max_waiting_per_tenant: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
-        default=None, description="Of one tenant, for all Models."
+        default=None, description="Maximum number of queued requests of one tenant, for all Models."
     )
     max_waiting_bytes: Bytes = Field(
         default=2**30,
-        description="Of the bodies of all that wait together: they are kept in memory until an engine gets them.",
+        description="Maximum size of the bodies of all queued requests, which are held in memory.",
     )
 
 
 class Policy(Document):
-    """Who is next, and the defaults for Models that say nothing."""
+    """Which Model is next, and defaults for the scheduling of Models."""
 
-    name: str = Field(default="batch", description="batch, fifo, priority, or one that a package adds.")
+    name: str = Field(default="batch", description="Policy: batch, fifo, priority, or a policy that a package adds.")
     max_wait: AutoDuration = Field(
         default=None,
-        description="Bound on the wait for a turn. Auto: ten times what a switch was measured to cost while that is under a minute, "
-        "else a minute or three times the cost, whichever is more; at least 5 s, and 30 s before anything is measured.",
+        description="Bound on the time until a Model gets its turn. Auto: ten times the measured cost of a "
+        "switch, if that is under a minute. Else one minute, or three times the cost if that is more. At "
+        "least 5 s, and 30 s before a switch has been measured.",
     )
-    min_residency: Duration = Field(default=0.0, description="Once ready, it keeps its seat for so long, used or not.")
+    min_residency: Duration = Field(
+        default=0.0, description="Minimum time that a Model stays resident once it is ready, used or not."
+    )
     # As long as maxWait: whoever asks for one step less goes before those who come that bound later.
     ageing: Duration = Field(
         default=30.0,
-        description="For each such time that a request has waited, its priority, and that of its Model among others, counts one higher; "
-        "`0s`: never.",
+        description="Time after which the priority of a queued request, and of its Model, rises by one. `0s`: never.",
     )
 
 
 class Tenants(Document):
-    """Whose requests take turns with whose, in the queue of one Model. Without a header, a tenant is an API key, by its number."""
+    """Fair shares in the queue of one Model. Without a header, each API key is a tenant, named by its number."""
 
     header: Annotated[str, Field(pattern=HEADER_PATTERN, max_length=100)] | None = Field(
         default=None,
-        description="Header of a request that names its tenant, where something in front of hotseat sets it; without it, the key does.",
+        description="Request header that names the tenant. It should be set by a proxy in front of hotseat. "
+        "Unset: the API key is the tenant.",
     )
     # Whole numbers: an API server compares 0 with a bound of 0.001 as whole numbers, and accepts it.
     weights: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
         default_factory=dict,
         max_length=1000,
-        description="Share of a tenant beside the others; 1 where it is not named.",
+        description="Weight of each tenant. Tenants that are not listed have weight 1.",
     )
 
     @field_validator("header")
@@ -101,22 +109,24 @@ class Tenants(Document):
 
 
 class ModelGroup(Document):
-    """Models that make each other, or those of other groups, leave when they are loaded. Not grouped: capacity alone decides."""
+    """Models that evict each other, or Models of other groups, when they are loaded. For Models without a group, capacity alone decides."""
 
     name: Name = Field(description="Name of the group, for messages.")
     members: tuple[Name, ...] = Field(default=(), max_length=150, description="Models, by metadata.name.")
     swap: bool = Field(default=True, description="One of its members at a time. false: they may be resident together.")
     exclusive: bool = Field(
-        default=True, description="Loading a member makes the other groups leave. false: it is loaded beside them."
+        default=True,
+        description="Whether loading a member evicts the members of other groups. false: members "
+        "are loaded beside them.",
     )
     persistent: bool = Field(
         default=False,
-        description="Its members never leave for Models of other groups, also not where there is no room.",
+        description="Whether members are never evicted for Models of other groups, even if there is no room.",
     )
 
 
 class WorkspaceSpec(Document):
-    """An amount of accelerator, and how it is shared."""
+    """Accelerators, and how they are shared."""
 
     capacity: Capacity = Capacity()
     default_model: str | None = Field(
@@ -127,19 +137,21 @@ class WorkspaceSpec(Document):
     tenants: Tenants = Tenants()
     return_to_default: Duration = Field(
         default=0.0,
-        description="Load defaultModel again after nobody has used or waited for any Model for so long (`0s`: never). It takes the "
-        "seats of idle Models only, and keeps its own however idle it is.",
+        description="Load defaultModel again after this time without requests for any Model. `0s`: never. It "
+        "evicts only idle Models, and its own idle timeout does not apply.",
     )
 
     groups: tuple[ModelGroup, ...] = Field(
-        default=(), max_length=16, description="Who leaves when a Model is loaded, beyond what the capacity asks for."
+        default=(),
+        max_length=16,
+        description="Which Models are evicted when a Model is loaded, in addition to what capacity requires.",
     )
     sets: tuple[Annotated[tuple[Name, ...], Field(max_length=150)], ...] = Field(
         default=(),
         max_length=1000,
         validate_default=True,
-        description="Instead of groups: names of Models that may be resident together, or any part of them; those of no common "
-        "set never are.",
+        description="Lists of Models that can be resident together, instead of groups. Any subset of a list is "
+        "allowed too. Models without a common list are never resident together.",
     )
 
     @field_validator("return_to_default")
@@ -171,12 +183,12 @@ class WorkspaceSpec(Document):
             raise ValueError("sets excludes groups")
         capacity = info.data.get("capacity")
         if capacity is not None and not capacity.counted and not sets and not info.data.get("groups", True):
-            raise ValueError("capacity.counted is false, so groups or sets must say who may be resident together")
+            raise ValueError("capacity.counted is false, so groups or sets are required")
         return sets
 
 
 class Workspace(Document):
-    """An amount of accelerator and the Models that share it."""
+    """Accelerators, and the Models that share them."""
 
     api_version: Literal["hotseat.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this format.")
     kind: Literal["Workspace"] = Field(default="Workspace", description="What the document describes.")

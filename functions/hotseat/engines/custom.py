@@ -24,9 +24,11 @@ class Custom:
         for where, text in _texts(model):
             problems += [f"{where}: {problem}" for problem in _problems(text)]
         if model.spec.source is None and "model" in _used(model):
-            problems.append("{model} is used, but there is no source")
+            problems.append("{model} is used, but source is not set")
         if model.spec.port is None and "port" not in _used(model):
-            problems.append("neither command nor args contain {port}, and port is not set: where would it listen?")
+            problems.append(
+                "neither command nor args contain {port}, and port is not set, so the port of the server is unknown"
+            )
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:
@@ -45,7 +47,7 @@ class Custom:
                 return values[field]
             name = field.removeprefix("env:")
             if name not in own and name not in os.environ:
-                raise EngineError(f"{model.name}: the environment variable {name} is used in its command, but not set")
+                raise EngineError(f"{model.name}: the environment variable {name} is used in command, but not set")
             return own.get(name, os.environ.get(name, ""))
 
         return Launch(tuple(_fill(text, value) for _, text in _texts(model)))

@@ -19,7 +19,7 @@ class LlamaCpp:
     name = "llamacpp"
     # --sleep-idle-seconds goes by its own clock, also while it holds the seat, and a stray request ends it; what it drops, it
     # loads again as a start does. A server in front of it that unloads on request can be told of in lifecycle.sleep.
-    cannot_sleep = "llama-server has no request that has it sleep"
+    cannot_sleep = "llama-server has no request for sleep"
 
     def check(self, model: Model) -> list[str]:
         """Want a source, and leave the arguments to us that say where it is and where to listen."""

@@ -1,4 +1,4 @@
-"""What a request's headers say of how it may wait: who asks, how important it is, and for how long it is worth an answer."""
+"""Request headers that control waiting: tenant, priority and time limits."""
 
 import re
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ _LONGEST_TENANT = 100  # characters
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How one request may wait. Times are seconds from its arrival, None: as long as it takes.
+    """Tenant, priority and time limits of one request.
 
-    `max_wait` is how long it waits for its turn. `timeout` is when its client has no use for an answer any longer: where that
-    cannot be met, it is refused at once.
+    Times are seconds from the arrival of the request. None means no limit. `max_wait` limits the time in the
+    queue. `timeout` is the time after which the client has no use for an answer: a request that cannot meet
+    it is refused immediately.
     """
 
     tenant: str = ""
@@ -31,12 +32,12 @@ class Asking:
 
     @property
     def limit(self) -> float | None:
-        """Seconds after which it waits no longer, in any case."""
+        """Return the time in seconds after which the request leaves the queue, in any case."""
         return min((each for each in (self.max_wait, self.timeout) if each is not None), default=None)
 
 
 def asking(environ: Mapping[str, Any], tenants: Tenants, key: str) -> Asking:
-    """Read the headers of a request that came with a key of that name. Raises BadRequest for one that makes no sense."""
+    """Read the headers of a request with the key named `key`. Raise BadRequest if a header is invalid."""
     return Asking(
         _tenant(environ, tenants, key), _priority(environ), _seconds(environ, MAX_WAIT), _seconds(environ, TIMEOUT)
     )
@@ -56,7 +57,9 @@ def _tenant(environ: Mapping[str, Any], tenants: Tenants, key: str) -> str:
     except UnicodeDecodeError:
         name = "\n"
     if len(name) > _LONGEST_TENANT or not name.isprintable():
-        raise BadRequest(f"{tenants.header} is no name of a tenant: up to {_LONGEST_TENANT} printable characters are.")
+        raise BadRequest(
+            f"The header {tenants.header} is not a tenant name; allowed: up to {_LONGEST_TENANT} printable characters."
+        )
     return name or key
 
 
@@ -65,7 +68,7 @@ def _priority(environ: Mapping[str, Any]) -> int:
     if text is None:
         return 0
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise BadRequest(f"{PRIORITY} is {text!r}; allowed is a whole number, {LEAST} to {MOST}.")
+        raise BadRequest(f"The header {PRIORITY} is {text!r}; allowed: an integer from {LEAST} to {MOST}.")
     return min(MOST, max(LEAST, int(text)))
 
 
@@ -77,4 +80,6 @@ def _seconds(environ: Mapping[str, Any], name: str) -> float | None:
     try:
         return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
     except ValueError:
-        raise BadRequest(f"{name} is {text!r}; allowed is a duration such as 20s, or a number of seconds.") from None
+        raise BadRequest(
+            f"The header {name} is {text!r}; allowed: a duration such as 20s, or a number of seconds."
+        ) from None

@@ -1,4 +1,4 @@
-"""Who may come in: API keys, compared in constant time, never logged, never passed on (the relay drops them)."""
+"""API keys: compared in constant time, never logged, never passed on (the relay drops them)."""
 
 import base64
 import hmac
@@ -9,7 +9,7 @@ from hotseat.core.errors import Unauthorized
 
 
 class Keys:
-    """A set of API keys; an empty one lets everybody in."""
+    """A set of API keys. An empty set accepts every request."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._keys = [key.encode() for key in keys]
@@ -18,16 +18,17 @@ class Keys:
         return bool(self._keys)
 
     def check(self, environ: Mapping[str, Any]) -> str:
-        """Raise Unauthorized unless the request carries a key: Bearer, Basic (as its password) or x-api-key.
+        """Raise Unauthorized unless the request has a valid key: Bearer, Basic (as the password) or x-api-key.
 
-        Returns a name for the key that tells nothing of it, `key-1` for the first that was given; without keys, none.
+        Return a name for the key that does not reveal it, such as `key-1` for the first key. Without keys,
+        return an empty name.
         """
         if not self._keys:
             return ""
         given = _given(environ)
         if given is None:
             raise Unauthorized(
-                "An API key is needed: Authorization: Bearer KEY, or x-api-key: KEY.", code="missing_api_key"
+                "An API key is required. Send `Authorization: Bearer KEY` or `x-api-key: KEY`.", code="missing_api_key"
             )
         found = 0
         for number, key in enumerate(
@@ -35,7 +36,7 @@ class Keys:
         ):  # all of them, whichever fits: the time it takes says nothing
             found = max(found, number * hmac.compare_digest(key, given))
         if not found:
-            raise Unauthorized("The API key is not known here.")
+            raise Unauthorized("The API key is not valid.")
         return f"key-{found}"
 
 

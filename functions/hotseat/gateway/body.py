@@ -1,7 +1,7 @@
-"""Reading a request's body: which model it names, and putting another name there without touching anything else.
+"""Read a request body: find the model that it names, and replace that name without other changes.
 
-A body may have many megabytes, and all other threads stand still while Python's own parser makes objects of it. What is looked
-for is found by one that passes over the rest.
+A body can have many megabytes, and Python's own parser holds the interpreter's lock while it builds objects.
+The parser used here skips everything but the fields that are needed.
 """
 
 import json
@@ -32,7 +32,7 @@ _VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON body: its bytes as they came, the model it names (None: none) and whether it asks for a stream."""
+    """A JSON body: its bytes as received, the model that it names (None: none), and whether it requests a stream."""
 
     raw: bytes
     model: str | None
@@ -40,19 +40,22 @@ class Body:
 
 
 def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """All bytes of the body; TooLarge beyond `limit` bytes, BadRequest where it ends early, TooSlow where it stalls."""
+    """Return all bytes of the body.
+
+    Raise TooLarge beyond `limit` bytes, BadRequest if the body ends early, and TooSlow if it stalls.
+    """
     try:
         return _read(environ, limit)
     except BlockingIOError as error:  # the server's own bound on the time between two pieces
-        raise TooSlow("The body did not come in time.") from error
+        raise TooSlow("The request body did not arrive in time.") from error
     except OSError as error:
-        raise BadRequest("The connection broke before the end of the body.") from error
+        raise BadRequest("The connection closed before the end of the request body.") from error
 
 
 def body_length(environ: Mapping[str, Any], limit: int) -> int:
-    """Bytes that the body says it has, 0 where it does not say; TooLarge beyond `limit`."""
+    """Return the Content-Length, or 0 if there is none. Raise TooLarge if it exceeds `limit`."""
     if (expected := int(environ.get("CONTENT_LENGTH") or 0)) > limit:
-        raise TooLarge(f"The body has {expected} bytes; at most {limit} are taken.")
+        raise TooLarge(f"The request body has {expected} bytes; the limit is {limit}.")
     return expected
 
 
@@ -62,18 +65,18 @@ def _read(environ: Mapping[str, Any], limit: int) -> bytes:
         expected = body_length(environ, limit)
         data: bytes = source.read(expected)
         if len(data) < expected:
-            raise BadRequest("The body ended before its Content-Length.")
+            raise BadRequest("The request body is shorter than its Content-Length.")
         return data
     if not environ.get("wsgi.input_terminated"):
         return b""
     data = source.read(limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"The body has more than {limit} bytes.")
+        raise TooLarge(f"The request body has more than {limit} bytes.")
     return data
 
 
 def parse_body(raw: bytes) -> Body:
-    """Body of an inference request; BadRequest says what is wrong with it."""
+    """Parse the body of an inference request. Raise BadRequest if it is invalid."""
     try:
         if not raw.isascii():
             raw.decode("utf-8", "surrogatepass")  # what is passed over is not looked at so closely
@@ -82,7 +85,7 @@ def parse_body(raw: bytes) -> Body:
     except (ValueError, RecursionError):  # not JSON, or more than JSON: UTF-16, NaN, half a surrogate pair
         model, stream = _parse_slowly(raw)
     if model is not None and (not isinstance(model, str) or not model):
-        raise BadRequest("`model` must be a string that names a model.", param="model")
+        raise BadRequest("`model` must be a string: the name of a model.", param="model")
     return Body(raw, model, stream is True)
 
 
@@ -90,16 +93,16 @@ def _parse_slowly(raw: bytes) -> tuple[Any, Any]:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+        raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
-        raise BadRequest("The body must be a JSON object.")
+        raise BadRequest("The request body must be a JSON object.")
     return document.get("model"), document.get("stream")
 
 
 def rename_model(body: Body, name: str) -> bytes:
-    """Put another value into the top-level `model`; everything else stays as the client wrote it, though always as UTF-8.
+    """Replace the top-level `model`. Everything else keeps the client's bytes, always as UTF-8.
 
-    BadRequest: it is no JSON after all, which was passed over before.
+    Raise BadRequest if a part of the body that was skipped before is not valid JSON.
     """
     try:
         return _rename(body.raw, json.dumps(name).encode())
@@ -108,11 +111,11 @@ def rename_model(body: Body, name: str) -> bytes:
     try:
         return _rename_slowly(body, name)
     except (ValueError, RecursionError, IndexError) as error:
-        raise BadRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+        raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
 
 
 def _rename(raw: bytes, value: bytes) -> bytes:
-    """ValueError: it cannot be seen like this where the values stand, as one name stands there twice."""
+    """Raise ValueError if a key occurs twice, because then the position of the values is ambiguous."""
     values = _VALUES.decode(raw)
     at = begin = raw.index(b"{") + 1
     pieces, last = [], 0
@@ -152,7 +155,7 @@ def _rename_slowly(body: Body, name: str) -> bytes:
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:
-    """Keys of a valid JSON object and where each value starts and ends."""
+    """Yield the keys of a valid JSON object, and where each value starts and ends."""
     at = _skip(text, text.index("{") + 1)
     while text[at] != "}":
         key, at = scanstring(text, at + 1)

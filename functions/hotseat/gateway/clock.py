@@ -1,4 +1,4 @@
-"""From the monotonic clock that everything runs on to the time of day that people read."""
+"""Convert times of the monotonic clock, which hotseat uses internally, to the time of day."""
 
 import time
 
@@ -6,5 +6,5 @@ from hotseat.core.units import format_time
 
 
 def rfc3339(monotonic: float) -> str:
-    """Time of day of a moment on the monotonic clock, by today's difference: that clock stands still while a machine sleeps."""
+    """Return the time of day of a time on the monotonic clock, by the current difference of the two clocks."""
     return format_time(time.time() - time.monotonic() + monotonic)

@@ -1,4 +1,4 @@
-"""The course of one request: from the Model that it names to the one that answers it, which may be a fallback."""
+"""Routing of one request, from the Model that it names to the Model that answers it, which can be a fallback."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ ENDS_WITHIN = 1.0  # seconds in which the end of an engine that takes no connect
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """Why another Model answers than the one that was asked for."""
+    """The requested Model, and the reason why another Model answers."""
 
     wanted: Model
     reason: Reason
@@ -36,13 +36,13 @@ def header_value(name: str) -> str:
 
 
 class Course:
-    """Where one request stands, whose body has `size` bytes. `asked` is the name of its Model to whoever sent it there.
+    """The routing state of one request. `size` is the size of its body in bytes.
 
-    Whatever happens, `finish` ends it.
+    `asked` is the name by which its Model was requested. Call `finish` in any case.
     """
 
     def __init__(self, house: Register, place: Place, asked: str | None, capability: Capability, size: int = 0) -> None:
-        """BadRequest: the Model does not do what is asked, and none does it instead."""
+        """Raise BadRequest if neither the Model nor a fallback supports the request."""
         self.place, self.asked = place, asked
         self.detour: Detour | None = None
         self.began = time.monotonic()
@@ -56,18 +56,21 @@ class Course:
 
     @property
     def ticket(self) -> Ticket:
-        """Its ticket at the desk of its place, after `submit`."""
+        """The queued or dispatched request, after `submit`."""
         assert self._ticket is not None  # noqa: S101
         return self._ticket
 
     @property
     def waited(self) -> float | None:
-        """Seconds from its arrival to its dispatch, wherever it waited; None if it did not have to, or was never dispatched."""
+        """Return the seconds from arrival to dispatch.
+
+        None if the request was not queued, or not dispatched.
+        """
         return self.dispatched - self.began if self._held and self.dispatched is not None else None
 
     @property
     def dispatched(self) -> float | None:
-        """When an engine got it, on the monotonic clock; None if none did."""
+        """Return the time of dispatch on the monotonic clock. None if the request was not dispatched."""
         return None if self._ticket is None else self._ticket.dispatched
 
     @property
@@ -83,7 +86,7 @@ class Course:
 
     @property
     def queue_headers(self) -> tuple[tuple[str, str], ...]:
-        """Headers for the client where it was held: its place in the queue when it came, and the seconds that it looked then."""
+        """Return the position in the queue and the estimated wait (seconds) on arrival, if the request was queued."""
         ticket = self._ticket
         if ticket is None:
             return ()
@@ -92,10 +95,11 @@ class Course:
         return (*place, *wait)
 
     def submit(self, asking: Asking | None = None) -> None:
-        """Bring it to the desk: it is dispatched then, or waits. Raises what the client shall be told.
+        """Dispatch or queue the request. Raise the HotseatError for the client if neither is possible.
 
-        `asking`: what its headers say of how it may wait.
-        Where its wait is known to be too long it does not begin: whoever waits has a claim that a wish has not (`core.wants`).
+        `asking` has the wait headers. If the wait for the requested Model is known to be too long, the
+        request goes to a fallback without queueing: a queued request could evict other models, a prewarm
+        request cannot (`core.wants`).
         """
         self.asking = asking or self.asking
         try:
@@ -111,9 +115,10 @@ class Course:
                 raise
 
     def look(self, limit: float | None) -> float | None:
-        """See whether it has waited long enough and can be answered elsewhere; its ticket is dispatched then.
+        """Move the request to a fallback if it has waited long enough and the fallback can answer immediately.
 
-        `limit` is the client's own, in seconds. Returns seconds until the next look; None: none is needed.
+        `limit` is the client's own limit in seconds. Return the seconds until the next check, or None if no
+        check is needed.
         """
         fallback = self.place.model.spec.fallback
         if fallback is None or self.ticket.dispatched is not None:
@@ -129,9 +134,10 @@ class Course:
         return look_again(fallback, time.monotonic() - self.began, limit)
 
     def give_way(self, error: HotseatError) -> bool:
-        """Go elsewhere after a refusal: where it can be answered at once, else where it can wait without taking a seat.
+        """Route the request elsewhere after a refusal. Return whether that succeeded.
 
-        One whose Model has left the Workspace follows it. Raises what the client shall be told where it may not wait there.
+        A fallback that can answer immediately is preferred. Otherwise the request queues for a fallback that
+        needs no accelerator. If its Model was removed, the request is routed by its name again.
         """
         if isinstance(error, UnknownModel):
             return self._follow()
@@ -144,7 +150,7 @@ class Course:
         return any(self._moved(place, asked, reason, at_once=False) for place, asked in seatless)
 
     def wait_again(self) -> bool:
-        """Bring it back where its engine has ended and has seen nothing of it. Raises what the client shall be told."""
+        """Queue the request again if its engine has ended and has received no byte of it."""
         if self.place.model.spec.url:
             return False  # a server that is not ours, of whose end nobody hears
         ended = threading.Event()
@@ -157,7 +163,7 @@ class Course:
         return True
 
     def finish(self) -> None:
-        """End it, however it went."""
+        """End the request."""
         if self._ticket is not None:
             self.place.room.desk.finish(self._ticket)
 
@@ -172,7 +178,7 @@ class Course:
     # Moving -----------------------------------------------------------------------------------------------------------
 
     def _go_by_kind(self) -> None:
-        """Leave a Model that does not do what is asked for the first that states it; as if that had been asked for."""
+        """Route a request that its Model does not support to the first fallback that states the capability."""
         spec = self.place.model.spec
         if not spec.capabilities or self._capability in spec.capabilities:
             return
@@ -181,11 +187,11 @@ class Course:
                 self._arrive(place, asked, Reason.UNSUPPORTED)
                 return
         can = ", ".join(spec.capabilities)
-        message = f"The model `{self.place.model.name}` does not do {self._capability}; it does: {can}."
+        message = f"The model `{self.place.model.name}` does not support {self._capability}; it supports: {can}."
         raise BadRequest(message, code="unsupported", param="model")
 
     def _others(self) -> Iterator[tuple[Place, str]]:
-        """Yield what the chain of fallbacks offers for this request, and the name that its document gives it."""
+        """Yield the fallbacks that support this request, in order, with the name in the document that refers to them."""
         passed = set(self._passed)
         fallback = self.place.model.spec.fallback
         while fallback is not None:
@@ -204,7 +210,10 @@ class Course:
         return any(self._moved(place, asked, reason, at_once=True) for place, asked in self._others())
 
     def _moved(self, place: Place, asked: str, reason: Reason, *, at_once: bool) -> bool:
-        """Take a place elsewhere, then leave the one that it has; True: it is in the hands of one of them."""
+        """Submit the request to another Model, then remove it from its own.
+
+        Return whether either of them has it.
+        """
         try:
             ticket = self._bring(place, at_once=at_once)
         except HotseatError:
@@ -221,7 +230,7 @@ class Course:
         return True
 
     def _follow(self) -> bool:
-        """Go where its name leads by the documents of now, and wait there as long as it would have here."""
+        """Route the request by its name with the current documents, with the time that it has waited."""
         try:
             place = self._house.default() if self.asked is None else self._house.find(self.asked)
         except UnknownModel:
@@ -258,11 +267,12 @@ class Course:
 
 
 def expected_in(room: Room, status: ModelStatus, now: float) -> float | None:
-    """Seconds until a model will be ready as likely as not: what is left of a load as long as its last; None: not known.
+    """Return the expected seconds until a model is ready, from the last load. None if unknown.
 
-    What a wake takes is not known: the last time may have been a load. `core.outlook` has another answer to nearly this question:
-    the least that it can take, half of what it did or less, as nobody may be refused by mistake. By that, whoever comes in the
-    second half of a load would wait `fallback.after` in vain; being answered by the fallback too soon does less harm.
+    The duration of a wake is unknown, because the last time may have been a load. `core.outlook` answers a
+    similar question with a lower bound, half of the last time or less, because no request may be refused by
+    mistake. With that bound, requests in the second half of a load would wait `fallback.after` in vain. An
+    answer of the fallback that comes too soon does less harm.
     """
     if status.state in ("ready", "parked", "waking"):
         return None
@@ -274,6 +284,6 @@ def expected_in(room: Room, status: ModelStatus, now: float) -> float | None:
 
 
 def _needs_no_seat(place: Place) -> bool:
-    """Whether it can be loaded beside anything; an external one is always there."""
+    """Whether the model needs no accelerator, so that it can be loaded beside any other."""
     wanted = place.model.spec.resources
     return not wanted.gpus and not wanted.accelerator_memory

@@ -1,7 +1,6 @@
-"""One inference request from its arrival to its end: read, admit, wait, relay, count.
+"""An inference request, from arrival to end: read, admit, queue, relay and count.
 
-This is the path that every completion takes, so it works on the WSGI environ and leaves the framework out. It is also the
-seam for a faster lane: whatever calls `Inference.handle` with an environ gets the same judgement.
+Every completion takes this path, so it works on the WSGI environ, without the framework.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One inference route: its label in metrics, and what a model must be able to do for it."""
+    """An inference route: its label in metrics, and the capability that it needs."""
 
     label: str
     capability: Capability
@@ -62,7 +61,7 @@ class _Watched(Client):
 class Inference:
     """Handles inference requests. `max_body` is in bytes.
 
-    Each is counted, however it ends; those that got as far as a Model are noted in `request_log`, where there is one.
+    Every request is counted. Requests that reach a Model are written to `request_log`, if there is one.
     """
 
     def __init__(
@@ -92,9 +91,10 @@ class Inference:
         *,
         let_in: Callable[[Mapping[str, Any]], str],
     ) -> relay.ClientStream:
-        """Answer a request; the stream has ended then. HotseatError: nothing was sent, and this is what to tell the client.
+        """Answer a request, and return after the end of the stream.
 
-        `let_in` gives the name of the key that it came with, or refuses it.
+        Raise HotseatError if nothing has been sent. `let_in` authenticates the request, and returns the name
+        of its key.
         """
         started = time.monotonic()
         model, course, status, kept = "", None, HotseatError.status, 0
@@ -135,11 +135,14 @@ class Inference:
     def _place(self, body: Body) -> Place:
         place = self._house.default() if body.model is None else self._house.find(body.model)
         if place is None:
-            raise BadRequest("The body names no `model`, and there is no default model.", param="model")
+            raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
         return place
 
     def _serve(self, job: "_Job", limit: float | None, extra: Headers) -> int:
-        """Wait and relay; the status that the client saw. Raises HotseatError only while nothing was sent."""
+        """Queue and relay the request.
+
+        Return the status that the client got. Raise HotseatError only if nothing has been sent.
+        """
         try:
             outcome = self._answer(job, limit, extra)
         except (ClientGone, relay.ClientGone):
@@ -154,7 +157,7 @@ class Inference:
         except Exception:
             if not job.stream.begun:
                 raise
-            log.exception("an answer of %s broke off", job.course.place.model.name)
+            log.exception("a response of %s ended early", job.course.place.model.name)
             job.stream.abort()  # what has been said cannot be taken back, and must not look like a whole answer
             return HotseatError.status
         if outcome.how is relay.How.CLIENT_GONE:
@@ -162,7 +165,10 @@ class Inference:
         return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status
 
     def _answer(self, job: "_Job", limit: float | None, extra: Headers) -> relay.Outcome:
-        """Relay it once it is dispatched, elsewhere where nobody takes it; the comments of a begun stream tell of a fallback."""
+        """Relay the dispatched request.
+
+        If no engine accepts it, try a fallback. Comments of a started stream report it.
+        """
         while True:
             if job.course.ticket.dispatched is None:
                 _Wait(job, limit, self._house.shown_name).run()
@@ -200,7 +206,7 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A request that was admitted."""
+    """An admitted request."""
 
     environ: Mapping[str, Any]
     body: Body
@@ -223,7 +229,7 @@ class _Wait:
         self._tells = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
 
     def run(self) -> None:
-        """Return once it is dispatched. Raises ClientGone, or what the client shall be told."""
+        """Return once the request is dispatched. Raise ClientGone, or the HotseatError for the client."""
         while True:
             elapsed = time.monotonic() - self._course.began
             rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
@@ -239,7 +245,7 @@ class _Wait:
                 self._course.place.room.desk.expire(self._course.ticket)
 
     def _turn(self, rest: float) -> bool:
-        """Wait for so many seconds; whether it was dispatched. What is refused meanwhile may go on elsewhere."""
+        """Wait for this many seconds. Return whether the request was dispatched."""
         try:
             return self._course.place.room.desk.wait(self._course.ticket, self._client, None if rest == inf else rest)
         except HotseatError as error:
@@ -271,7 +277,7 @@ def _comment(job: _Job, state: Mapping[str, Any]) -> None:
 
 
 def _of_detour(course: Course) -> dict[str, Any]:
-    """Say in a comment what the header would: a stream that has begun has sent its headers."""
+    """Return a comment for a fallback, because a stream that has started has sent its headers."""
     assert course.detour is not None  # noqa: S101
     return {
         "model": course.detour.wanted.shown_name,
@@ -283,7 +289,7 @@ def _of_detour(course: Course) -> dict[str, Any]:
 
 
 def _ended(course: Course, route: Route, status: int, seconds: float) -> Ended:
-    """Say for the log what became of a request that has taken so many seconds."""
+    """Return the line for the request log. The request has taken `seconds`."""
     model, begun = course.place.model, course.dispatched
     return Ended(
         time.time() - seconds,

@@ -1,4 +1,4 @@
-"""Limits that the system sets this process: descriptors, processes and threads."""
+"""Limits of the system for this process: file descriptors, processes and threads."""
 
 import math
 import os
@@ -9,7 +9,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def allow_files(wanted: int) -> int:
-    """Raise the soft limit on descriptors, as far as that is needed and allowed; the limit then."""
+    """Raise the soft limit on file descriptors as far as needed and permitted. Return the new limit."""
     soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
     if soft < wanted:
         soft = min(wanted, hard)
@@ -20,7 +20,7 @@ def allow_files(wanted: int) -> int:
 
 
 def tasks_limit() -> float:
-    """How many processes and threads its container, its unit or its user may have; infinite where nothing says."""
+    """Return the limit on processes and threads of the container, unit or user. Infinite if there is none."""
     user = resource.getrlimit(resource.RLIMIT_NPROC)[0] if os.geteuid() else resource.RLIM_INFINITY
     limits = [math.inf if user == resource.RLIM_INFINITY else float(user)]
     for folder in _own_cgroups():

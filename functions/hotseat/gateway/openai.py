@@ -21,7 +21,7 @@ ROUTES = {
 
 
 def openai_blueprint(house: Register, started: float) -> Blueprint:
-    """Routes under /v1. `started` (Unix time) is what models give as `created`."""
+    """Return the routes under /v1. `started` (Unix time) is `created` of every model."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():
         # The gateway serves these before Flask routes anything (wsgi.py); here they make other methods a 405 with Allow.
@@ -48,7 +48,7 @@ def _never() -> Response:
 
 
 def describe(place: Place, started: float) -> dict[str, Any]:
-    """One model in the list: OpenAI's four fields, and what else there is to know."""
+    """Return one entry of the list: OpenAI's four fields, and hotseat's own."""
     model, spec = place.model, place.model.spec
     status = place.room.status(model.name)
     return {

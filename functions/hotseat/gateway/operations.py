@@ -1,4 +1,7 @@
-"""Routes for people and probes: health, what runs, load, unload, pin and unpin, logs, events, switches, metrics. No GET wakes a model."""
+"""Operational routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
+
+No GET loads a model.
+"""
 
 import json
 import time
@@ -27,7 +30,7 @@ _NO_LIMIT = 1_000_000
 
 
 def operations_blueprint(house: Register, bus: Bus, metrics: Metrics, places: Places) -> Blueprint:
-    """Routes outside the API families."""
+    """Return the routes that belong to no API family."""
     blueprint = Blueprint("operations", __name__)
     _add_reading(blueprint, house, metrics)
     _add_orders(blueprint, house, places)
@@ -103,7 +106,7 @@ def _add_streams(blueprint: Blueprint, house: Register, bus: Bus, places: Places
         model = house.find(name).model
         view = house.logs(model.name)
         if view is None:
-            raise NotFound(f"there is no log of {model.name}: it is {model.spec.engine}")
+            raise NotFound(f"{model.name} has no log: its engine is {model.spec.engine}, which hotseat does not run")
         lines = _count("lines", 100)
         if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
             return _events(_follow_log(view, lines, house), places)
@@ -186,7 +189,7 @@ def _waiting(room: Room, house: Register) -> list[dict[str, Any]]:
 
 
 def _queue(room: Room, house: Register) -> Iterator[dict[str, Any]]:
-    """One row for each Model of a Workspace, whether or not somebody waits for it."""
+    """Yield a row for each Model of a Workspace, with or without queued requests."""
     now = time.monotonic()
     mine = [name for name, place in house.places().items() if place.room is room]
     for model, (waiting, rate) in room.desk.lines(mine).items():
@@ -237,14 +240,14 @@ def _switch(switch: Switch, house: Register) -> dict[str, Any]:
 
 
 def _wait() -> float | None:
-    """How long an order waits for its end: 0 not at all, None as long as it takes."""
+    """Return how many seconds a command waits for its result. 0: not at all. None: until it has one."""
     text = request.args.get("wait", "false")
     if text in ("true", "false"):
         return None if text == "true" else 0
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise BadRequest(f"wait is {text!r}; allowed: true, false, {error}") from None
+        raise BadRequest(f"The parameter wait is {text!r}; allowed: true, false, {error}.") from None
 
 
 def _done(wait: float | None) -> int:
@@ -254,7 +257,7 @@ def _done(wait: float | None) -> int:
 def _count(name: str, default: int) -> int:
     text = request.args.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
-        raise BadRequest(f"{name} is {text!r}; allowed is a whole number from 0 on")
+        raise BadRequest(f"The parameter {name} is {text!r}; allowed: an integer of at least 0.")
     return int(text)
 
 
@@ -270,7 +273,7 @@ def _events(stream: Iterator[bytes], places: Places) -> Response:
 
 
 def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass on until the client leaves: an empty piece stands for a beat without news."""
+    """Pass on the stream until the client disconnects. An empty piece means that there is no news."""
     sock = client_socket(request.environ)
     quiet = time.monotonic()
 

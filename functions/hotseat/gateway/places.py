@@ -1,7 +1,7 @@
-"""How many requests that may take long are served at once, and how many bytes their bodies have together.
+"""Limits on the number of long requests, and on the size of their bodies.
 
-Each has a thread and descriptors, and some must be left for probes and for saying no: what comes beyond is told so at once,
-where it would otherwise stand in a line that nobody sees.
+Each request has a thread and file descriptors. Some are reserved for probes and for refusals, so requests
+beyond the limits are refused immediately.
 """
 
 import threading
@@ -16,7 +16,10 @@ def _always() -> bool:
 
 
 class Places:
-    """A number of places; `with places:` takes one. `spare` says whether threads are left for what takes no place."""
+    """A counting limit.
+
+    `with places:` takes one place. `spare` tells whether threads are left for requests without a place.
+    """
 
     def __init__(self, count: int, spare: Callable[[], bool] = _always) -> None:
         self._count = count
@@ -25,21 +28,24 @@ class Places:
         self._taken = 0
 
     def resize(self, count: int) -> None:
-        """Have more places, or fewer: those that are taken stay so until they are given back."""
+        """Change the number of places. Places that are taken stay taken until `give_back`."""
         self._count = count
 
     def take(self) -> None:
-        """Take a place until `give_back`. QueueFull: all are taken; Unavailable: no thread can be made."""
+        """Take a place until `give_back`.
+
+        Raise QueueFull if all are taken, and Unavailable if no thread can be created.
+        """
         if not self._spare():
             raise no_more("threads")
         with self._lock:
             if self._taken >= self._count:
-                message = f"{self._count} requests are being served or waiting already"
+                message = f"hotseat already holds as many requests as it can ({self._count}, queued and in flight)"
                 raise QueueFull(message, code="too_many_requests", retry_after=5.0)
             self._taken += 1
 
     def give_back(self) -> None:
-        """Make room for another."""
+        """Release a place."""
         with self._lock:
             self._taken -= 1
 
@@ -51,7 +57,10 @@ class Places:
 
 
 class Bodies:
-    """Bytes of requests that are kept, each until its answer has ended: at most `most`, and one of any size where there is none."""
+    """Limit on the bytes of request bodies, which are held until the answer has ended.
+
+    At most `most` bytes. A single body can be larger.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -59,15 +68,18 @@ class Bodies:
         self._kept = 0
 
     def take(self, size: int) -> int:
-        """Count a body of so many bytes until `give_back`; returns them. QueueFull: there is no room for it."""
+        """Count a body of `size` bytes until `give_back`, and return the size.
+
+        Raise QueueFull if there is no room.
+        """
         with self._lock:
             if self._kept and self._kept + size > self._most:
-                message = f"the bodies of requests that are being served or waiting have {self._kept} bytes; at most {self._most} are kept"
+                message = f"the bodies of all requests would exceed the memory limit ({self._kept} bytes held, limit {self._most})"
                 raise QueueFull(message, code="too_many_bytes", retry_after=5.0)
             self._kept += size
             return size
 
     def give_back(self, size: int) -> None:
-        """Make room again."""
+        """Release the bytes."""
         with self._lock:
             self._kept -= size

@@ -1,4 +1,4 @@
-"""Values of the gauges that are read when somebody scrapes: what routers know, and what switchers know."""
+"""Values of gauges that are read at each scrape, at routers and switchers."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> I
 
 
 def of_requests(house: Register) -> Iterator[Reading]:
-    """Who waits and who is answered, by Model, and what those who wait take."""
+    """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
     for place in house.places().values():
         name, desk = place.model.name, place.room.desk
         now, ((waiting, _),) = time.monotonic(), desk.lines([name]).values()
@@ -32,7 +32,7 @@ def of_requests(house: Register) -> Iterator[Reading]:
 
 
 def of_memory(house: Register, seen: Mapping[str, int]) -> Iterator[Reading]:
-    """Memory of the accelerator that Models claim, and that the largest engine of each was seen to take."""
+    """Yield the accelerator memory that Models claim, and the most that one instance of each was measured to use."""
     for name, place in house.places().items():
         claimed = place.model.spec.resources.accelerator_memory
         for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
@@ -43,7 +43,7 @@ def of_memory(house: Register, seen: Mapping[str, int]) -> Iterator[Reading]:
 def of_seats(
     workspace: Workspace, residents: Iterable[Resident], effective_max_wait: float | None
 ) -> Iterator[Reading]:
-    """Who holds seats of a Workspace, who is parked, and how long others may have to wait for a seat."""
+    """Yield resident and parked instances of a Workspace, and its bound on waiting."""
     for each in residents:
         labels = {"workspace": workspace.name, "model": each.model}
         if each.state is not SeatState.PARKED:
@@ -63,7 +63,7 @@ def bound_in_force(workspace: Workspace, effective_max_wait: float | None) -> fl
 
 
 def of_pins(workspace: Workspace, rows: Iterable[ModelStatus]) -> Iterator[Reading]:
-    """Which Models make room for nobody."""
+    """Yield the pinned Models."""
     for row in rows:
         if row.pinned:
             yield Reading("hotseat_pinned", {"workspace": workspace.name, "model": row.name}, 1)

@@ -58,11 +58,11 @@ class Bounds:
         files = limit - min(SPARE_FILES, limit // 4)
         if files // 4 < places:
             places = files // 4
-            why = f"the limit on open files is {limit}; `ulimit -n` or LimitNOFILE raises it"
+            why = f"the limit on open files is {limit}; raise it with `ulimit -n` or LimitNOFILE"
         elif threads < MOST_THREADS:
-            why = f"the limit on processes and threads is {tasks:.0f}; --pids-limit, TasksMax or `ulimit -u` raises it"
+            why = f"the limit on processes and threads is {tasks:.0f}; raise it with --pids-limit, TasksMax or `ulimit -u`"
         else:
-            why = f"it has at most {MOST_THREADS} threads"
+            why = f"one process runs at most {MOST_THREADS} threads"
         return cls(files // 2, threads, places, why)
 
 
@@ -244,10 +244,10 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self.kill_workers(signal.SIGHUP)
 
     def handle_usr2(self) -> None:
-        self.log.warning("SIGUSR2 is ignored: engines cannot be handed to another process")
+        self.log.warning("ignoring SIGUSR2: engines cannot be handed over to another process")
 
     def handle_ttin(self) -> None:
-        self.log.warning("SIGTTIN is ignored: one worker owns the engines")
+        self.log.warning("ignoring SIGTTIN: one worker owns all engines")
 
     handle_ttou = handle_ttin
 

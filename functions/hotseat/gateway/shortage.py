@@ -1,4 +1,4 @@
-"""What this machine has run out of, and how a client is told: it may try again."""
+"""Shortages of this machine, and the errors that clients get: they can retry."""
 
 import errno
 
@@ -16,7 +16,7 @@ _SHORT_OF = {
 
 
 def shortage(error: BaseException) -> HotseatError | None:
-    """Say for a client that `error` comes from a shortage; None if it does not."""
+    """Return the error for the client if `error` comes from a shortage, else None."""
     if isinstance(error, MemoryError):
         what = "memory"
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -29,5 +29,5 @@ def shortage(error: BaseException) -> HotseatError | None:
 
 
 def no_more(what: str) -> HotseatError:
-    """Build the error that names what is short."""
-    return Unavailable(f"hotseat has run out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)
+    """Return the error that names the exhausted resource."""
+    return Unavailable(f"hotseat is out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)

@@ -184,7 +184,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             super().wait_for_and_dispatch_events(timeout)
         except Exception:
-            log.exception("the main loop goes on")
+            log.exception("the accept loop failed and continues")
             time.sleep(RETRY_ACCEPT)
 
     def set_accept_enabled(self, enabled: bool) -> None:
@@ -210,7 +210,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         if now >= self._warn_from:
             self._warn_from = now + WARN_AGAIN
-            log.warning("cannot accept connections: %s; they wait, or are refused", error.strerror or error)
+            log.warning("cannot accept connections: %s; new connections wait or are refused", error.strerror or error)
         self._drop_silent(self.nr_conns - 1)
         if self._spare is not None:
             os.close(self._spare)

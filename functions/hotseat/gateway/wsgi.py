@@ -37,7 +37,7 @@ class _AnyName(BaseConverter):
 
 
 class Gateway(Flask):
-    """All routes in Flask, and before them one lane for inference: what every completion takes need not be routed twice."""
+    """All routes in Flask, with a shortcut for inference requests, which need no second routing."""
 
     def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
         super().__init__("hotseat")
@@ -75,13 +75,15 @@ class Gateway(Flask):
         return None
 
     def _let_in(self, environ: Mapping[str, Any]) -> str:
-        """Return the name of its key."""
+        """Authenticate the request, and return the name of its key."""
         key = self._keys.check(environ)
         origin = environ.get("HTTP_ORIGIN")
         # Without keys, any web page that somebody here looks at could use the accelerator.
         foreign = origin and not self._keys and environ["REQUEST_METHOD"] == "POST" and not self._cors & {"*", origin}
         if foreign and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
-            raise Forbidden(f"Web pages from {origin} may not ask here; --cors-origin allows them.")
+            raise Forbidden(
+                f"Requests of web pages from {origin} are not allowed. To allow them, use --cors-origin {origin}."
+            )
         return key
 
     def _allow(self, response: Response) -> Response:
@@ -93,8 +95,8 @@ class Gateway(Flask):
         if (short := shortage(error)) is not None:
             self.logger.warning("%s %s: %r", request.method, request.path, error)
             return _tell(short)
-        self.logger.error("a bug in hotseat: %s %s", request.method, request.path, exc_info=error)
-        return _tell(HotseatError("This is a bug in hotseat; its log says more."))
+        self.logger.error("internal error (a bug in hotseat): %s %s", request.method, request.path, exc_info=error)
+        return _tell(HotseatError("Internal error in hotseat. Its log has the details."))
 
 
 def create_gateway(
@@ -111,8 +113,8 @@ def create_gateway(
 ) -> Gateway:
     """Build the application.
 
-    `max_body` is in bytes; `cors` are the origins that browsers may call from (`*`: any); `places` are for requests that may
-    take long.
+    `max_body` is in bytes. `cors` has the origins whose web pages may send requests (`*`: any). `places`
+    limits long requests.
     """
     # A body may be there twice, as it came and as it goes to the engine.
     bodies = Bodies(max(max_body, machine_memory() // BODIES_SHARE))

@@ -36,13 +36,18 @@ def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
     if reader.problems:
         raise ManifestErrors(sorted(dict.fromkeys(reader.problems), key=lambda it: (it.line or 0, it.column or 0)))
     space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": DEFAULT_WORKSPACE}}
-    workspace = Draft({**space, "spec": who.spec}, "Who may be resident together, and what holds for all models", notes)
+    workspace = Draft(
+        {**space, "spec": who.spec}, "Which models can be resident together, and settings for all models", notes
+    )
     head = (f"Made by `hotseat import` from {file}.", *HEAD, "")
     return write(head, [workspace, *models, *peers])
 
 
 HEAD = (
-    "What was changed and what has no equal stands above each document. docs/from-llama-swap.md sets old beside new.",
+    (
+        "Changed settings, and settings without an equivalent, are listed above each document. See "
+        "docs/from-llama-swap.md."
+    ),
 )
 
 
@@ -96,9 +101,9 @@ def _top_notes(reader: Reader) -> list[Note]:
     notes = []
     for key, value in reader.mapping(()).items():
         if key in TOP_LOST:
-            notes.append(Note("no equal", key, f"{compact(value)}: {TOP_LOST[key]}"))
+            notes.append(Note("no equivalent", key, f"{compact(value)}: {TOP_LOST[key]}"))
         elif key not in TOP_KEYS:
-            notes.append(Note("no equal", key, "not known to this importer"))
+            notes.append(Note("no equivalent", key, "not known to this importer"))
     if keys := reader.items(("apiKeys",)):
         text = f"{len(keys)} of them: put them into a file, one a line, for hotseat up --api-key-file FILE"
         notes.append(Note("changed", "apiKeys", text))
@@ -108,10 +113,14 @@ def _top_notes(reader: Reader) -> list[Note]:
             text = (
                 f"{compact(what.get('pins', {}))}: no name leads to another model for a time; give that model the name"
             )
-        notes.append(Note("no equal", f"profiles.{profile}", text))
+        notes.append(Note("no equivalent", f"profiles.{profile}", text))
     if reader.get(("sleepMode",)) is not None:
         notes.append(
-            Note("no equal", "sleepMode", f"{compact(reader.get(('sleepMode',)))}: each Model says how it is released")
+            Note(
+                "no equivalent",
+                "sleepMode",
+                f"{compact(reader.get(('sleepMode',)))}: each Model says how it is released",
+            )
         )
     return notes + _routing_notes(reader) + _hook_notes(reader)
 
@@ -119,29 +128,29 @@ def _top_notes(reader: Reader) -> list[Note]:
 def _routing_notes(reader: Reader) -> list[Note]:
     notes = []
     if reader.get(("routing", "scheduler")) is not None:
-        text = (
-            "the policy is batch: bounded waits, no thrashing; spec.policy.name: fifo goes by the oldest request alone"
-        )
+        text = "the policy is batch: bounded waits, no thrashing; spec.policy.name: fifo serves strictly by the oldest request"
         notes.append(Note("changed", "routing.scheduler", text))
     known = {(): {"scheduler", "router"}, ("scheduler",): {"use", "settings"}, ("router",): {"use", "settings"}}
     known |= {("scheduler", "settings"): {"fifo"}, ("router", "settings"): {"groups", "matrix"}}
     for path, keys in known.items():
         lost = sorted(reader.mapping(("routing", *path)).keys() - keys)
-        notes += [Note("no equal", ".".join(("routing", *path, key)), "not known to this importer") for key in lost]
+        notes += [
+            Note("no equivalent", ".".join(("routing", *path, key)), "not known to this importer") for key in lost
+        ]
     return notes
 
 
 def _hook_notes(reader: Reader) -> list[Note]:
     lost = [f"hooks.{key}" for key in reader.mapping(("hooks",)) if key != "on_startup"]
     lost += [f"hooks.on_startup.{key}" for key in reader.mapping(("hooks", "on_startup")) if key != "preload"]
-    return [Note("no equal", key, "not known to this importer") for key in lost]
+    return [Note("no equivalent", key, "not known to this importer") for key in lost]
 
 
 def _preload_notes(common: Common, who: Together) -> list[Note]:
     """Say which of the preloaded cannot be resident together, and which are no models."""
     field = "hooks.on_startup.preload"
     unknown = sorted(common.preload - common.labels.keys())
-    notes = [Note("no equal", field, f"{name} is no model") for name in unknown]
+    notes = [Note("no equivalent", field, f"{name} is no model") for name in unknown]
     wanted = [common.labels[name] for name in common.labels if name in common.preload]
     clash = [f"{a} and {b}" for i, a in enumerate(wanted) for b in wanted[i + 1 :] if who.groups.apart(a, b)]
     if clash:

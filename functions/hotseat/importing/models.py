@@ -83,7 +83,7 @@ class OneModel:
         self.notes.append(Note("changed", field_, text))
 
     def _no_equal(self, field_: str, text: str) -> None:
-        self.notes.append(Note("no equal", field_, text))
+        self.notes.append(Note("no equivalent", field_, text))
 
     def _fill(self, key: str, default: str = "") -> str:
         """Read a text with its macros filled in; variables of the environment as they are now."""

@@ -19,10 +19,10 @@ def of(reader: Reader, path: Path, macros: Macros) -> tuple[Json, list[Note]]:
         mode = reader.get(("sleepMode",))
     if not calls["sleep"] or not calls["wake"]:
         lost = {verb: made for verb, made in calls.items() if made}
-        text = "the model is stopped: parking needs both the requests to sleep and those to wake"
-        notes = [Note("no equal", f"{verb}Endpoints", f"{compact(made)}: {text}") for verb, made in lost.items()]
+        text = "the model is stopped instead: parking needs requests for both sleep and wake"
+        notes = [Note("no equivalent", f"{verb}Endpoints", f"{compact(made)}: {text}") for verb, made in lost.items()]
         own = reader.get((*path, "sleepMode"))
-        return {}, notes + ([Note("no equal", "sleepMode", f"{compact(own)}: {text}")] if own is not None else [])
+        return {}, notes + ([Note("no equivalent", "sleepMode", f"{compact(own)}: {text}")] if own is not None else [])
     release = "Stop" if mode is False or str(mode).lower() in OFF else "Park"
     text = f"{compact(mode)}: it is lifecycle.release: {release}"
     return {"release": release, **calls}, [Note("changed", "sleepMode", text)] if mode is not None else []

@@ -19,11 +19,11 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
         path = ("peers", peer)
         proxy, models = reader.text((*path, "proxy")), reader.texts((*path, "models"))
         lost = [
-            Note("no equal", f"peers.{peer}.{key}", "requests are passed on as they come")
+            Note("no equivalent", f"peers.{peer}.{key}", "requests are passed on unchanged")
             for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
         ]
         if why := _unreachable(proxy, has_key=bool(reader.get((*path, "apiKey")))):
-            notes.append(Note("no equal", f"peers.{peer}", f"{', '.join(models)} at {_shown(proxy)}: {why}"))
+            notes.append(Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {_shown(proxy)}: {why}"))
             continue
         called = labels(models, used)
         used |= {*called.values(), *models}
@@ -48,9 +48,9 @@ def _unreachable(proxy: str, *, has_key: bool) -> str:
     """Say why engine external could not ask this peer; empty if it can."""
     url = urlsplit(proxy)
     if has_key:
-        return "it wants a key, and hotseat sends none to an engine"
+        return "it requires a key, and hotseat sends no key to an engine"
     if "@" in url.netloc or "$" in proxy:
-        return "engine external sends no password, and fills in no macros"
+        return "engine external supports neither passwords nor macros"
     if url.scheme != "http" or not url.hostname or url.path not in ("", "/") or url.query:
-        return "engine external asks http://HOST:PORT only"
+        return "engine external supports http://HOST:PORT only"
     return ""

@@ -17,19 +17,19 @@ PEER_KEYS = frozenset({"proxy", "models", "apiKey"})
 
 # No equal, and what to do instead.
 MODEL_LOST: Mapping[str, str] = {
-    "sendLoadingState": "a client that wants news while it waits asks for them with the header X-Hotseat-Loading: comments",
-    "timeouts": "hotseat connects within its own limits, and waits for an answer for as long as the client does",
-    "capabilities": "spec.capabilities says what a Model can be asked for, and hotseat asks nothing else of it",
+    "sendLoadingState": "clients that want progress while they wait send the header X-Hotseat-Loading: comments",
+    "timeouts": "hotseat has its own connect timeout, and waits for an answer as long as the client does",
+    "capabilities": "hotseat has spec.capabilities for the kinds of requests that a Model serves",
 }
 TOP_LOST: Mapping[str, str] = {
     "logLevel": "hotseat up --log-level debug|info|warning|error",
-    "logTimeFormat": "the times of hotseat's log are RFC 3339",
+    "logTimeFormat": "times in hotseat's log are RFC 3339",
     "logToStdout": "hotseat's own log is on standard error; hotseat logs MODEL prints an engine's",
     "metricsMaxInMemory": "hotseat up --request-log FILE keeps a line for each request; GET /metrics is for Prometheus",
     "captureBuffer": "hotseat records no bodies",
     "store": "hotseat up --request-log FILE keeps a line for each request",
-    "performance": "the accelerator is not monitored by hotseat",
-    "ui": "hotseat ps, switches and events show what goes on",
+    "performance": "hotseat does not monitor the accelerator",
+    "ui": "use hotseat ps, switches and events instead",
     "startPort": "a free port is chosen at each start",
     "sendLoadingState": MODEL_LOST["sendLoadingState"],
     "includeAliasesInList": "GET /v1/models lists a Model once, with all its names",

@@ -34,11 +34,17 @@ def together(reader: Reader, names: Mapping[str, str]) -> Together:
     notes = []
     if chosen == "group" and at is not None:
         at = None
-        notes.append(Note("no equal", "routing.router.settings.matrix", "routing.router.use is group: it was not used"))
+        notes.append(
+            Note("no equivalent", "routing.router.settings.matrix", "routing.router.use is group: it was not used")
+        )
     if at is not None:
         if new and chosen == "matrix":
             notes.append(
-                Note("no equal", "routing.router.settings.groups", "routing.router.use is matrix: they were not used")
+                Note(
+                    "no equivalent",
+                    "routing.router.settings.groups",
+                    "routing.router.use is matrix: they were not used",
+                )
             )
         return _sets(reader, at, names, notes)
     if old or new:
@@ -71,7 +77,7 @@ def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note
         if called[group] != group:
             notes.append(Note("changed", f"groups.{group}", f"its name is {called[group]}"))
         lost = reader.mapping(path).keys() - GROUP_KEYS
-        notes += [Note("no equal", f"groups.{group}.{key}", "not known to this importer") for key in sorted(lost)]
+        notes += [Note("no equivalent", f"groups.{group}.{key}", "not known to this importer") for key in sorted(lost)]
     if rest := [label for name, label in names.items() if name not in homes]:
         rows.append({"name": DEFAULT_GROUP, "members": rest, "swap": True, "exclusive": True, "persistent": False})
         notes.append(Note("changed", "groups", f"{DEFAULT_GROUP} holds the models of no group, as in llama-swap"))
@@ -103,9 +109,9 @@ def _sets(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note])
     largest = [each for each in found if not any(each < other for other in found)]
     if costs := reader.mapping((*at, "evict_costs")):
         text = f"{compact(costs)}: hotseat learns how long each model takes to load, and goes by that"
-        notes.append(Note("no equal", "matrix.evict_costs", text))
+        notes.append(Note("no equivalent", "matrix.evict_costs", text))
     notes += [
-        Note("no equal", f"matrix.{key}", "not known to this importer")
+        Note("no equivalent", f"matrix.{key}", "not known to this importer")
         for key in sorted(reader.mapping(at).keys() - {"vars", "sets", "evict_costs"})
     ]
     if alone:

@@ -76,7 +76,7 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
     problems = []
     if in_template.get(CLASS_ANNOTATION) != AUTOSCALING_CLASS:
         problems.append(
-            f"its template has no annotation {CLASS_ANNOTATION}: {AUTOSCALING_CLASS}, so that Knative scales it and not hotseat"
+            f"its template lacks the annotation {CLASS_ANNOTATION}: {AUTOSCALING_CLASS}, so Knative scales it instead of hotseat"
         )
     problems += [
         f"annotation {PREFIX}{old} has no meaning any longer; it is {PREFIX}{new} now"

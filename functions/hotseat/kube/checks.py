@@ -90,7 +90,7 @@ def kubernetes(version: Json) -> Finding:
     """Judge what /version says."""
     seen = str(version.get("gitVersion", "unknown"))
     if _older(seen, KUBERNETES_FROM):
-        why = "the API server checks our documents with CEL rules"
+        why = "the API server validates documents with CEL rules"
         return wrong("Kubernetes", seen, why, f"upgrade to {_written(KUBERNETES_FROM)} or newer")
     return ok("Kubernetes", seen)
 
@@ -100,14 +100,14 @@ def knative(title: str, crds: Mapping[str, bool], controller: Json | None, why: 
     if missing := [name for name, there in crds.items() if not there]:
         return wrong(title, f"no CRD {', '.join(missing)}", why, f"install {title}: {_KNATIVE_HELP}")
     if controller is None:
-        return unknown(title, "its CRDs are there, its controller is not in the usual namespace")
+        return unknown(title, "its CRDs are installed, but its controller is not in the usual namespace")
     seen = controller["metadata"].get("labels", {}).get("app.kubernetes.io/version", "unknown")
     if condition(controller, "Available").get("status") != "True":
         meta = controller["metadata"]
         look = f"kubectl -n {meta['namespace']} describe deployment {meta['name']}"
         return wrong(title, f"{seen}, its controller is not available", why, look)
     if _older(seen, KNATIVE_FROM):
-        tried = f"hotseat is tried with {_written(KNATIVE_FROM)} and newer"
+        tried = f"hotseat is tested with {_written(KNATIVE_FROM)} and newer"
         return advice(title, seen, tried, f"upgrade: {_KNATIVE_HELP}")
     return ok(title, seen)
 
@@ -139,13 +139,15 @@ def own_crd(plural: str, found: Json | None, current: Json | None) -> Finding:
     if current is not None:
         wanted = next(each for each in current["spec"]["versions"] if each["name"] == VERSION)
         if wanted["schema"] != version["schema"]:
-            return wrong(subject, "is of another version of hotseat", "fields that it lacks are refused", do)
+            return wrong(subject, "belongs to another version of hotseat", "fields that it lacks are rejected", do)
     return ok(subject, VERSION)
 
 
 def part(component: str, found: Part | None, namespace: str) -> Finding:
     """Judge the router or the switcher."""
-    why = {"router": "takes the requests", "switcher": "decides which models are loaded, and loads them"}[component]
+    why = {"router": "receives the requests", "switcher": "decides which models are resident, and loads them"}[
+        component
+    ]
     if found is None:
         return wrong(component, f"not in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
     named = f"{_typed(found)} {found.name}"
@@ -162,7 +164,7 @@ def _typed(found: Part) -> str:
 def demand_secrets(parts: Mapping[str, Part | None]) -> Iterator[Finding]:
     """Judge what router and switcher say about the key that they share; whether the Secret is there is not known here."""
     known = {name: each.demand_secret for name, each in parts.items() if each is not None}
-    why = "the switcher obeys only demand that is signed with the key that it shares with the router"
+    why = "the switcher accepts only demand that is signed with the key that it shares with the router"
     for name, secret in known.items():
         if not secret:
             yield wrong(
@@ -196,7 +198,7 @@ def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
     """Judge what the claims of caches are made from."""
     names = [each["metadata"]["name"] for each in classes]
     default = [each["metadata"]["name"] for each in classes if _is_default(each)]
-    why = "the weights of Models are kept on volumes"
+    why = "weights of Models are stored on volumes"
     if not names:
         return wrong("storage class", "none", why, "install a CSI driver or another provisioner of volumes")
     caches = [model["spec"].get("cache") or {} for model in models]
@@ -206,7 +208,7 @@ def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
     if not default:
         patch = f'{{"metadata":{{"annotations":{{"{_DEFAULT_CLASS}":"true"}}}}}}'
         mark = f"kubectl patch storageclass {names[0]} -p {shlex.quote(patch)}"
-        explain = "without a default each Model must name one in spec.cache.storageClass"
+        explain = "without a default, each Model must set spec.cache.storageClass"
         return advice("storage class", f"{', '.join(names)}, none of them the default", explain, mark)
     return ok("storage class", f"{default[0]} (default)")
 
@@ -229,13 +231,13 @@ def gpus(resource: str, nodes: Sequence[Json], workspaces: Sequence[Json], model
     )
     others = sorted({name for name in _GPUS if name != resource for node in usable if _allocatable(node, name)})
     if not there and others:
-        why = "Models ask for the one that the switcher is told to ask for"
+        why = "Models request the resource that is configured in the switcher"
         return wrong(
             "GPUs", f"{seen}; there is {others[0]}", why, f"set HOTSEAT_GPU_RESOURCE={others[0]} on the switcher"
         )
     if claimed > there:
-        why = "a Model beyond what the nodes have stays Pending until its start fails"
-        do = f"lower spec.capacity.gpus of the Workspaces, or see that the device plugin runs: {look}"
+        why = "a Model that claims more than the nodes have stays Pending until its start fails"
+        do = f"lower spec.capacity.gpus of the Workspaces, or check that the device plugin runs: {look}"
         return wrong("GPUs", seen, why, do)
     if biggest > largest:
         return wrong("GPUs", f"a Model takes {biggest}, no node has more than {largest}", "a pod is on one node", look)
@@ -257,7 +259,7 @@ def _usable(node: Json) -> bool:
 
 def broker(found: Sequence[Json], namespace: str) -> Finding:
     """Judge whether events have a way from the router to the switcher."""
-    why = "the router's events go through it; without it they take a slower way, and nobody else hears of switches"
+    why = "the router sends events through it; without it, demand takes a slower path and no other service gets events"
     if not found:
         return wrong("Broker", f"none in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
     return _all_ready("Broker", found, namespace, why)
@@ -265,7 +267,7 @@ def broker(found: Sequence[Json], namespace: str) -> Finding:
 
 def triggers(found: Iterable[Json], namespace: str) -> Finding:
     """Judge whether a Trigger hands demand to the switcher."""
-    why = "it hands the router's demand to the switcher"
+    why = "it delivers the router's demand to the switcher"
     ours = [each for each in found if "hotseat" in str(each["spec"].get("filter") or each["spec"].get("filters"))]
     if not ours:
         return wrong(

@@ -68,7 +68,7 @@ def engine_of(model: Model) -> Engine:
     try:
         engine = load_engine(model.spec.engine)
     except KeyError:
-        raise CannotMake(f"there is no engine {model.spec.engine} in the switcher's image") from None
+        raise CannotMake(f"the switcher's image has no engine {model.spec.engine}") from None
     if problems := engine.check(model):
         raise CannotMake("; ".join(problems))
     return engine
@@ -79,7 +79,7 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
     engine = engine_of(model)
     port = model.spec.port or PORT
     if port in _TAKEN:
-        raise CannotMake(f"port is {port}, which Knative's own sidecar takes; choose another")
+        raise CannotMake(f"port is {port}, which Knative's sidecar uses; choose another")
     image = model.spec.image or IMAGES.get(engine.name)
     health_path = model.spec.health.path or engine.health_path(model)
     if image is None or engine.name not in _WRITTEN:
@@ -240,7 +240,7 @@ def _llamacpp_weights(model: Model, placement: Placement) -> list[str]:
     if match := re.fullmatch(r"hf://([^/@]+/[^/@]+)/([^@]+\.gguf)", source):
         return ["--hf-repo", match[1], "--hf-file", match[2]]
     raise CannotMake(
-        f"source is {source}: llama.cpp itself can bring hf://org/repo/file.gguf and https:// only; use cache.fetchBy: Job"
+        f"source is {source}: llama.cpp can fetch only hf://org/repo/file.gguf and https:// itself; use cache.fetchBy: Job"
     )
 
 

@@ -51,7 +51,7 @@ class Doctor:
         try:
             found = [checks.kubernetes(self._kube.get("/version"))]
         except KubeError as error:
-            why = "nothing can be seen without it"
+            why = "nothing can be checked without it"
             return [wrong("API server", str(error), why, "check --kubeconfig and --context: kubectl cluster-info")]
         looks: list[tuple[str, Check]] = [
             ("Knative Serving", self._serving),
@@ -79,7 +79,7 @@ class Doctor:
         try:
             yield from look()
         except KubeError as error:
-            ask = "ask for the right to read it" if error.status in _FORBIDDEN else "try again"
+            ask = "request permission to read it" if error.status in _FORBIDDEN else "try again"
             yield unknown(subject, str(error), ask)
 
     # One thing each ---------------------------------------------------------------------------------------------------

@@ -38,21 +38,21 @@ def _feature(name: str, why: str, *, advisory: bool = False) -> Setting:
 def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Setting]:
     """Yield what Models and the images of hotseat itself need; what none of them uses is advice."""
     used = {field for model in models for field in _pod_fields(model)}
-    yield _feature("persistent-volume-claim", "Models keep their weights on a volume")
+    yield _feature("persistent-volume-claim", "Models store their weights on a volume")
     yield _feature("persistent-volume-write", "engines write into their cache: compiled kernels, lock files")
-    yield _feature("nodeselector", "a Model's pods must go where the right GPU is")
+    yield _feature("nodeselector", "pods of a Model must be scheduled to nodes with the right GPU")
     yield _feature("tolerations", "nodes with GPUs are often tainted")
-    yield _feature("runtimeclassname", "some clusters hand out GPUs only to the runtime class nvidia")
-    yield _feature("init-containers", "a pod template may prepare something before its engine starts")
+    yield _feature("runtimeclassname", "some clusters offer GPUs only to the runtime class nvidia")
+    yield _feature("init-containers", "a pod template may run init containers before its engine")
     why = "fsGroup makes a volume writable for an engine that is not root"
     yield _feature("securitycontext", why, advisory="securityContext" not in used)
-    yield _feature("affinity", "a pod template may ask for nodes by affinity", advisory="affinity" not in used)
-    why = "Models begin with no pod: they are loaded only when it is their turn"
+    yield _feature("affinity", "a pod template may select nodes by affinity", advisory="affinity" not in used)
+    why = "Models start at zero pods, and are loaded only when it is their turn"
     yield Setting("config-autoscaler", "allow-zero-initial-scale", "false", "true", why, _is_true)
-    why = f"the router asks for {LONGEST_REQUEST} seconds, so that no long stream and no wait for a turn is cut"
+    why = f"the router requests {LONGEST_REQUEST} seconds, so that long streams and queued requests are not cut"
     key = "max-revision-timeout-seconds"
     yield Setting("config-defaults", key, "600", str(LONGEST_REQUEST), why, lambda value: int(value) >= LONGEST_REQUEST)
-    why = "a pod that waits a moment for its GPU must not make its Knative Service fail"
+    why = "a pod that waits shortly for its GPU must not fail its Knative Service"
     yield Setting("config-deployment", "pod-is-always-schedulable", "false", "true", why, _is_true)
     why = f"Knative gives up what loads for longer, where a Knative Service says nothing of its own; at least {START}s"
     key = "progress-deadline"
@@ -62,7 +62,7 @@ def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Set
 
 KOURIER: Final = Setting(
     "config-kourier", "stream-idle-timeout", "0s", "0s",
-    "a stream that says nothing for so long is cut: a request that waits for its turn says nothing",
+    "a silent stream is cut after this time, and a queued request is silent",
     lambda value: parse_duration(value) == 0, advisory=True,
 )  # fmt: skip
 

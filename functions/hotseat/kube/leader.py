@@ -48,7 +48,7 @@ class Leader(threading.Thread):
             try:
                 self._kube.merge(self._path, {"spec": {"holderIdentity": ""}})
             except KubeError as error:
-                log.warning("the Lease was not given back: %s", error)
+                log.warning("the Lease was not released: %s", error)
 
     def run(self) -> None:
         """Lead, or wait to."""

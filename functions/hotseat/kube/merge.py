@@ -62,7 +62,7 @@ def _merged_list(key: str, old: list[Any], new: list[Any], where: str) -> list[A
     for index, item in enumerate(new):
         path = f"{where}[{index}]"
         if not isinstance(item, Mapping) or item.get(by) is None:
-            raise MergeError(f"{path} has no {by}, by which it would be merged")
+            raise MergeError(f"{path} has no {by}, which is the key for merging")
         place = next((i for i, each in enumerate(result) if each.get(by) == item[by]), None)
         if _directive(item, path) == "delete":
             if place is not None:

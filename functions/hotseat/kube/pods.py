@@ -103,7 +103,7 @@ def unschedulable(pod: Json) -> str | None:
     """Say why no node takes it at the moment; None if one has, or the scheduler has not looked yet."""
     condition = _condition(pod, "PodScheduled")
     if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
-        return str(condition.get("message") or "no node takes its pod")
+        return str(condition.get("message") or "no node can run the pod")
     return None
 
 
@@ -120,15 +120,15 @@ def failure(pod: Json, *, was_ready: bool) -> Failure | None:
         if found := _of_container(each, was_ready=was_ready):
             return found
     if status.get("phase") in TERMINAL_PHASES:
-        return Failure("Exited" if was_ready else "ExitedWhileLoading", f"its pod ended as {status['phase']}")
+        return Failure("Exited" if was_ready else "ExitedWhileLoading", f"the pod ended as {status['phase']}")
     return None
 
 
 def deleted(pod: Json) -> Failure:
     """Say that somebody else deleted it, and what is known of why."""
     target = _condition(pod, "DisruptionTarget")
-    why = target.get("message") or target.get("reason") or "somebody deleted it"
-    return Failure("PodDeleted", f"pod {pod['metadata']['name']} goes: {why}")
+    why = target.get("message") or target.get("reason") or "the pod was deleted"
+    return Failure("PodDeleted", f"pod {pod['metadata']['name']} is terminating: {why}")
 
 
 def _ended_while_initializing(pod: Json) -> bool:

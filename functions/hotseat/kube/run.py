@@ -50,7 +50,7 @@ def main() -> None:
     except SourceError as problem:
         _fail(str(problem), RETRYABLE if problem.retryable else HOPELESS)
     except ValidationError as problem:
-        _fail(f"{MODEL_VARIABLE} holds no Model: {problem.errors()[0]['msg']}", HOPELESS)
+        _fail(f"{MODEL_VARIABLE} is not a valid Model: {problem.errors()[0]['msg']}", HOPELESS)
     except KeyError as problem:
         _fail(f"this image has no engine {problem}", HOPELESS)
     except (EngineError, OSError) as problem:

@@ -161,9 +161,9 @@ def _parking(entry: Entry, model: Model, engine: Checker) -> Iterator[Problem]:
     """Find Models that shall sleep and cannot."""
     lifecycle = model.spec.lifecycle
     if lifecycle.release is OnIdle.PARK and not lifecycle.sleep and not hasattr(engine, "sleep"):
-        why = getattr(engine, "cannot_sleep", "it does not say how")
+        why = getattr(engine, "cannot_sleep", "it has no requests for sleep")
         message = f"engine {model.spec.engine} cannot sleep: {why}"
-        hint = "use Stop, or state the requests that have it sleep and wake in lifecycle.sleep and lifecycle.wake"
+        hint = "use Stop, or set the requests for sleep and wake in lifecycle.sleep and lifecycle.wake"
         yield entry.problem(message, ("spec", "lifecycle", "release"), found="Park", hint=hint)
 
 
@@ -182,7 +182,9 @@ def _homeless(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, 
             continue
         stated = entry.get("spec", "workspace") is not None
         message = (
-            "no such Workspace" if stated else "must be stated, as there are several Workspaces and none is default"
+            "no such Workspace"
+            if stated
+            else "is required, because there are several Workspaces and none is called default"
         )
         path = ("spec", "workspace")
         if stated:

@@ -31,7 +31,7 @@ def entries(tree: Tree, text: Text, index: int) -> Iterator[Entry | Problem]:
             hint = "put a line --- between documents" if isinstance(data, list) else ""
             found = shown(data)
             yield Problem(
-                text.name, "is no document", label, line, column, found=found, allowed=_ALLOWED, suggestion=hint
+                text.name, "is not a document", label, line, column, found=found, allowed=_ALLOWED, suggestion=hint
             )
 
 
@@ -72,7 +72,7 @@ def _identify(entry: Entry) -> tuple[str, list[Problem]]:
     meant = near(kind, DOCUMENTS) if isinstance(kind, str) else None
     if meant is None or (isinstance(version, str) and version != API_VERSION and not near(version, [API_VERSION])):
         if version is None and kind is None:
-            message, found = "is no document of ours: it has no apiVersion and no kind", ""
+            message, found = "is not a hotseat document: it has no apiVersion and no kind", ""
         else:
             message, found = "is of another kind", f"{kind or 'no kind'} of {version or 'no apiVersion'}"
         path: Path = ("kind",) if meant is None else ("apiVersion",)

@@ -26,9 +26,7 @@ def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[
             told |= {id(each) for each in circle}
             names = " -> ".join(each.name for each in (*circle, entry))
             message = (
-                f"the fallbacks go round in a circle: {names}"
-                if len(circle) > 1
-                else "a Model is no fallback for itself"
+                f"the fallbacks form a cycle: {names}" if len(circle) > 1 else "a Model cannot be its own fallback"
             )
             yield entry.problem(message, _PATH, found=shown(wanted))
 

@@ -112,7 +112,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
     if mark is not None:
         problem = replace(problem, line=mark.line + 1, column=mark.column + 1)
     if "'\\t'" in what:
-        return replace(problem, suggestion="indent with spaces, YAML allows no tabs")
+        return replace(problem, suggestion="indent with spaces: YAML does not allow tabs")
     if "mapping values are not allowed" in what:
         return replace(problem, suggestion="check the indentation, and put text that holds a colon in quotes")
     return problem

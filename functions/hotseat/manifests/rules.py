@@ -78,7 +78,7 @@ def _engines() -> Iterator[Rule]:
         pattern = r"^([^{}]|\{\{|\}\}|" + _FIELD + ")*$"
         message = f"{field}: fields are {{port}}, {{host}}, {{model}}, {{name}}, {{source}}, {{env:NAME}}; double other braces"
         yield for_engine("custom", each(field, pattern, matches=True)), message
-    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but there is no source"
+    yield for_engine("custom", f"has(self.source) || !({any_uses('model')})"), "{model} is used, but source is not set"
     listens = f"has(self.port) || {any_uses('port')}"
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
@@ -106,7 +106,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             rf"!self.matches(r'^([A-Za-z0-9+.-]+://|({_SCHEMES}):)') || self.matches(r'^({_SCHEMES})://')",
             f"source begins with something unknown; allowed: {_SCHEME_LIST} or a path",
         ),
-        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source names nothing"),
+        (r"!self.matches(r'^[A-Za-z0-9+.-]+:///*$')", "source has no name after its scheme"),
     ),
     ("Cache", ""): (
         (
@@ -129,7 +129,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
         (f"!({_some('sets')}) || !({_some('groups')})", "sets excludes groups"),
         (
             f"{_COUNTED} || ({_some('groups')}) || ({_some('sets')})",
-            "capacity.counted is false, so groups or sets must say who may be resident together",
+            "capacity.counted is false, so groups or sets are required",
         ),
     ),
     ("WorkspaceSpec", "groups"): (

@@ -1,4 +1,4 @@
-"""What a cluster's objects say of themselves: the `status` of Model and Workspace, as their CRDs describe it.
+"""The `status` of Model and Workspace on a cluster, as their CRDs describe it.
 
 These classes describe; the switcher writes plain JSON. Times are RFC 3339, seconds are numbers.
 """
@@ -14,7 +14,7 @@ Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class Phase(StrEnum):
-    """Where a Model is between its document and its answers."""
+    """Summary of the state of a Model."""
 
     PENDING = "Pending"
     FETCHING = "Fetching"
@@ -31,47 +31,50 @@ class Phase(StrEnum):
 
 
 class Condition(Document):
-    """One aspect of the state, as `kubectl wait --for=condition=…` reads it."""
+    """A condition, for `kubectl wait --for=condition=…`."""
 
-    type: str = Field(description="Aspect that it is about.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(default="", description="Why, in one word for programs.")
-    message: str = Field(default="", description="Why, for people.")
-    last_transition_time: Time = Field(default="", description="When status last changed.")
-    observed_generation: int = Field(default=0, description="Generation of the document that it is about.")
+    type: str = Field(description="Type of the condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    reason: str = Field(default="", description="Reason for the status, in CamelCase.")
+    message: str = Field(default="", description="Human-readable explanation.")
+    last_transition_time: Time = Field(default="", description="Time at which status last changed.")
+    observed_generation: int = Field(default=0, description="Generation of the document that the condition is about.")
 
 
 class Cached(Document):
-    """How much of the weights is here."""
+    """State of the weights."""
 
-    done: int = Field(default=0, description="Bytes that are here.")
-    total: int = Field(default=0, description="Bytes in all, where known.")
-    path: str = Field(default="", description="Where they are, in the pod, once all are here.")
+    done: int = Field(default=0, description="Bytes that have been fetched.")
+    total: int = Field(default=0, description="Total bytes, if known.")
+    path: str = Field(default="", description="Path of the weights in the pod, once they are complete.")
 
 
 class LastSwitch(Document):
-    """The last switch to this Model."""
+    """Last switch to this Model."""
 
-    id: str = Field(description="Its id, as in events and in the Workspace's status.")
+    id: str = Field(description="ID of the switch, as in events and in the Workspace's status.")
     outcome: str = Field(default="", description="running, completed, failed or cancelled.")
-    ended_at: Time = Field(default="", description="When it ended.")
-    seconds: float = Field(default=0.0, description="How long it took.")
+    ended_at: Time = Field(default="", description="Time at which the switch ended.")
+    seconds: float = Field(default=0.0, description="Duration of the switch.")
 
 
 class ModelStatus(Document):
-    """What the switcher last saw of the Model."""
+    """State of the Model as last seen by the switcher."""
 
-    observed_generation: int = Field(default=0, description="Generation of the document that this is about.")
-    phase: Phase = Field(default=Phase.PENDING, description="Where it is between its document and its answers.")
+    observed_generation: int = Field(default=0, description="Generation of the document that this status is about.")
+    phase: Phase = Field(default=Phase.PENDING, description="Summary of the state of the Model.")
     conditions: tuple[Condition, ...] = Field(
-        default=(), description="Ready, Cached, Resident, Degraded, and Parkable where it shall park."
+        default=(),
+        description="Conditions: Ready, Cached, Resident, Degraded, and Parkable if lifecycle.release is Park.",
     )
-    address: str = Field(default="", description="Base URL of the engine while it is resident.")
-    replicas: int = Field(default=0, description="Pods that run.")
-    cached: Cached = Field(default=Cached(), description="How much of the weights is here.")
-    last_switch: LastSwitch | None = Field(default=None, description="The last switch to this Model.")
-    workspace: str = Field(default="", description="Workspace that it belongs to.")
-    pinned: bool = Field(default=False, description="While it is resident, it makes room for no other.")
+    address: str = Field(default="", description="Base URL of the engine while the Model is resident.")
+    replicas: int = Field(default=0, description="Number of running pods.")
+    cached: Cached = Field(default=Cached(), description="State of the weights.")
+    last_switch: LastSwitch | None = Field(default=None, description="Last switch to this Model.")
+    workspace: str = Field(default="", description="Workspace of the Model.")
+    pinned: bool = Field(
+        default=False, description="Whether the Model is pinned: it is not evicted while it is resident."
+    )
 
 
 class Transition(Document):
@@ -84,10 +87,10 @@ class Transition(Document):
 
 
 class Resident(Document):
-    """A holder of accelerator: a pod that is bound to a node and not proven gone."""
+    """An instance that holds accelerator memory: a pod that is bound to a node and not verified to be gone."""
 
     model: str = Field(description="Its Model.")
-    holder: str = Field(description="Its id: workspace/model@epoch.")
+    holder: str = Field(description="ID of the instance: workspace/model@epoch.")
     state: str = Field(description="loading, ready, closing, draining, releasing, unproven, parking, parked or waking.")
     epoch: int = Field(default=0, description="Decision that started it; 0: no decision of ours.")
     since: Time = Field(default="", description="When it entered this state.")
@@ -99,7 +102,7 @@ class Resident(Document):
 
 
 class Listed(Document):
-    """A Model as routers need to know it."""
+    """A Model, with the fields that routers need."""
 
     name: str = Field(description="Its name.")
     spec: dict[str, Any] = Field(default_factory=dict, description="What of its spec routing needs.")
@@ -116,103 +119,110 @@ class Listed(Document):
 
 
 class Refusal(Document):
-    """Why requests for a Model are sent away."""
+    """Reason why requests for a Model are refused."""
 
     model: str = Field(description="The Model.")
-    epoch: int = Field(default=0, description="Decision that it came with.")
-    code: str = Field(default="", description="Code of the error.")
-    message: str = Field(default="", description="Why, for people.")
-    retry_at: Time = Field(default="", description="When to try again.")
-    waits: bool = Field(default=False, description="Requests that have time until then wait instead.")
+    epoch: int = Field(default=0, description="Epoch of the decision that published the refusal.")
+    code: str = Field(default="", description="Error code that clients get.")
+    message: str = Field(default="", description="Human-readable explanation.")
+    retry_at: Time = Field(default="", description="Time from which clients can retry.")
+    waits: bool = Field(
+        default=False, description="Requests whose deadline is later than this time are queued instead of refused."
+    )
 
 
 class Enrolled(Document):
-    """A router whose demand counts."""
+    """An enrolled router."""
 
-    id: str = Field(description="Random, one for each process.")
+    id: str = Field(description="ID of the router, random for each process.")
     pod: str = Field(default="", description="Its pod.")
-    seq: int = Field(default=0, description="Newest snapshot of its demand that has come.")
-    broker_seq: int = Field(default=0, description="Newest one that came by the Broker.")
+    seq: int = Field(default=0, description="Sequence number of the newest demand snapshot.")
+    broker_seq: int = Field(default=0, description="Sequence number of the newest snapshot that came by the Broker.")
 
 
 class Switched(Document):
-    """One of the last switches."""
+    """A recent switch."""
 
-    id: str = Field(description="Its id, as in events.")
-    from_: tuple[str, ...] = Field(default=(), alias="from", description="Models that left.")
-    to: str = Field(default="", description="Model that came.")
+    id: str = Field(description="ID of the switch, as in events.")
+    from_: tuple[str, ...] = Field(default=(), alias="from", description="Models that were evicted.")
+    to: str = Field(default="", description="Model that was loaded.")
     reason: str = Field(default="", description="Why.")
     outcome: str = Field(default="", description="running, completed, failed or cancelled.")
-    message: str = Field(default="", description="What went wrong.")
-    waiting: int = Field(default=0, description="Requests that waited for it when it was decided.")
-    started_at: Time = Field(default="", description="When it was decided.")
-    ended_at: Time = Field(default="", description="When it ended.")
-    phases: dict[str, float] = Field(default_factory=dict, description="Seconds of each phase.")
+    message: str = Field(default="", description="Reason for the failure.")
+    waiting: int = Field(default=0, description="Requests that were queued for the Model when the switch was decided.")
+    started_at: Time = Field(default="", description="Time of the decision.")
+    ended_at: Time = Field(default="", description="Time at which the switch ended.")
+    phases: dict[str, float] = Field(default_factory=dict, description="Duration of each phase, in seconds.")
 
 
 class Queued(Document):
-    """The queue for one Model, over all routers."""
+    """Queue of one Model, over all routers."""
 
     model: str = Field(description="The Model.")
-    waiting: int = Field(default=0, description="Requests that wait.")
-    oldest: Time = Field(default="", description="When the oldest of them came.")
-    in_flight: int = Field(default=0, description="Requests that are being answered.")
+    waiting: int = Field(default=0, description="Number of queued requests.")
+    oldest: Time = Field(default="", description="Arrival time of the oldest queued request.")
+    in_flight: int = Field(default=0, description="Number of requests in flight.")
 
 
 class Outlook(Document):
-    """How soon a Model can be ready at best."""
+    """Lower bound of the time until a Model is ready."""
 
     model: str = Field(description="The Model.")
     seconds: float = Field(
-        default=0.0, description="Seconds from outlookAt on, by what loading and stopping took before."
+        default=0.0,
+        description="Seconds from outlookAt until the Model can be ready, from earlier load and stop times.",
     )
 
 
 class Seconds(Document):
-    """How long a step takes."""
+    """Duration of a step."""
 
-    mean: float = Field(default=0.0, description="Seconds on average; the newest time counts most.")
-    spread: float = Field(default=0.0, description="Seconds by which it differs from that, on average.")
+    mean: float = Field(default=0.0, description="Exponentially weighted moving average, in seconds.")
+    spread: float = Field(default=0.0, description="Mean deviation from the average, in seconds.")
 
 
 class Learned(Document):
-    """What was learned of a Model while its document was as it is; the next switcher begins with it."""
+    """Statistics of a Model with its current document, for the next switcher to start with."""
 
     model: str = Field(description="The Model.")
-    mark: str = Field(default="", description="Stands for that document.")
-    load: Seconds | None = Field(default=None, description="From its start until it is ready.")
-    drain: Seconds | None = Field(default=None, description="Until what was in flight has ended.")
-    stop: Seconds | None = Field(default=None, description="From its stop until it is proven gone.")
-    park: Seconds | None = Field(default=None, description="Until it sleeps.")
-    wake: Seconds | None = Field(default=None, description="Until it is awake.")
+    mark: str = Field(default="", description="Hash of the document that the statistics are about.")
+    load: Seconds | None = Field(default=None, description="Time from the start of the engine until it is ready.")
+    drain: Seconds | None = Field(default=None, description="Time until requests in flight have ended.")
+    stop: Seconds | None = Field(default=None, description="Time from the stop until the release is verified.")
+    park: Seconds | None = Field(default=None, description="Time until the engine sleeps.")
+    wake: Seconds | None = Field(default=None, description="Time until the engine is awake.")
     memory: int | None = Field(
-        default=None, description="Bytes of accelerator that it takes, where more than it claims."
+        default=None, description="Accelerator memory that the Model uses, in bytes, if it is more than it claims."
     )
-    parked_memory: int | None = Field(default=None, description="Bytes of host memory that it held while parked.")
+    parked_memory: int | None = Field(
+        default=None, description="Host memory that the Model held while parked, in bytes."
+    )
 
 
 class WorkspaceStatus(Document):
-    """The truth about who holds what of the Workspace."""
+    """State of the Workspace, as routers see it."""
 
-    observed_generation: int = Field(default=0, description="Generation of the document that this is about.")
-    epoch: int = Field(default=0, description="Grows with every decision.")
-    resident: str = Field(default="", description="Names of the Models that are resident, for people.")
-    waiting: int = Field(default=0, description="Requests that wait, for all Models.")
+    observed_generation: int = Field(default=0, description="Generation of the document that this status is about.")
+    epoch: int = Field(default=0, description="Number of the latest decision. Increases with each decision.")
+    resident: str = Field(default="", description="Names of the resident Models, for display.")
+    waiting: int = Field(default=0, description="Number of queued requests, for all Models.")
     residents: tuple[Resident, ...] = Field(default=(), description="All holders.")
-    models: tuple[Listed, ...] = Field(default=(), description="All Models of the Workspace, as routers need them.")
-    refusals: tuple[Refusal, ...] = Field(default=(), description="Models whose requests are sent away.")
+    models: tuple[Listed, ...] = Field(
+        default=(), description="Models of the Workspace, with the fields that routers need."
+    )
+    refusals: tuple[Refusal, ...] = Field(default=(), description="Models whose requests are refused.")
     effective_max_wait: float | None = Field(
-        default=None, description="Seconds; above the bound that was asked for where that cannot be met."
+        default=None, description="Bound on waiting in force, in seconds. Above policy.maxWait if that cannot be met."
     )
-    routers: tuple[Enrolled, ...] = Field(default=(), description="Routers whose demand counts.")
-    queue: tuple[Queued, ...] = Field(default=(), description="Models that somebody waits for or talks to.")
-    switches: tuple[Switched, ...] = Field(default=(), description="The last switches, newest last.")
-    conditions: tuple[Condition, ...] = Field(default=(), description="Ready, and what is wrong.")
+    routers: tuple[Enrolled, ...] = Field(default=(), description="Enrolled routers, whose demand is considered.")
+    queue: tuple[Queued, ...] = Field(default=(), description="Models with queued requests or requests in flight.")
+    switches: tuple[Switched, ...] = Field(default=(), description="Latest switches, newest last.")
+    conditions: tuple[Condition, ...] = Field(default=(), description="Conditions of the Workspace.")
     outlook: tuple[Outlook, ...] = Field(
-        default=(), description="Models that are not ready and how soon they can be, where that is known."
+        default=(), description="Models that are not ready, and how soon they can be, if known."
     )
-    outlook_at: Time | None = Field(default=None, description="When outlook was so.")
-    parked: str = Field(default="", description="Names of the Models that are parked, for people.")
+    outlook_at: Time | None = Field(default=None, description="Time to which outlook refers.")
+    parked: str = Field(default="", description="Names of the parked Models, for display.")
     learned: tuple[Learned, ...] = Field(
-        default=(), description="What was learned of the Models, for the next switcher to begin with."
+        default=(), description="Statistics of the Models, for the next switcher to start with."
     )

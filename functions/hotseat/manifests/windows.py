@@ -65,7 +65,7 @@ def _starts(expression: str, after: datetime, zone: tzinfo) -> Iterator[datetime
     try:
         times = CronSim(expression, after.astimezone(zone))
     except CronSimError as error:
-        raise ValueError(f"is no time of cron: {error}") from error
+        raise ValueError(f"is not a valid cron time: {error}") from error
     # In an hour that comes twice, cronsim may give what lies before.
     yield from (time for each in times if (time := each.astimezone(UTC)) > after)
 
@@ -78,4 +78,4 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError("is no time zone that is known here") from error
+        raise ValueError("is not a known time zone") from error

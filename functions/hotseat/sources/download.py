@@ -63,7 +63,7 @@ def download(pool: urllib3.PoolManager, remote: Remote, target: Path, report: Re
             if (
                 quiet := time.monotonic() - heard
             ) >= QUIET:  # trying on would make those who wait do so for a quarter of an hour
-                raise SourceError(f"{remote.shown}: nothing came for {quiet:.0f} s: {error}") from error
+                raise SourceError(f"{remote.shown}: no data for {quiet:.0f} s: {error}") from error
             if failures >= FAILURES:
                 raise SourceError(f"{remote.shown}: {error}", retryable=True) from error
             time.sleep(PAUSE * 2 ** (failures - 1))
@@ -118,7 +118,7 @@ class _Transfer:
     def _receive(self, response: urllib3.BaseHTTPResponse) -> None:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.done:
             self._restart()  # what is here is longer than the file over there: another file
-            raise _Interrupted("the kept part does not fit the file")
+            raise _Interrupted("the partial file does not match the remote file")
         if response.status in _AGAIN:
             raise _Interrupted(f"answered {response.status}")
         if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
@@ -128,7 +128,7 @@ class _Transfer:
         ):
             self._restart()
             if response.status == HTTPStatus.PARTIAL_CONTENT:
-                raise _Interrupted("answered another range than the one asked for")
+                raise _Interrupted("answered with another range than requested")
         self._note(response.headers)
         with self.partial.open("ab") as file:
             self._copy(response, file)
@@ -170,5 +170,5 @@ class _Transfer:
 
 def _hint(status: int) -> str:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return ": it wants a token, or one with access"
+        return ": a token with access is required"
     return ": no such file" if status == HTTPStatus.NOT_FOUND else ""

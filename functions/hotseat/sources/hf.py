@@ -86,9 +86,9 @@ def _listing(pool: urllib3.PoolManager, endpoint: str, wanted: Wanted, headers: 
         raise SourceError(f"{endpoint} cannot be reached: {error}", retryable=True) from error
     if response.status in (401, 403, 404):
         known = (
-            "is not there, or HF_TOKEN does not give access"
+            "does not exist, or HF_TOKEN has no access to it"
             if headers
-            else "is not there, or is private or gated: set HF_TOKEN"
+            else "does not exist, or is private or gated (set HF_TOKEN)"
         )
         raise SourceError(f"{wanted.repo}@{wanted.revision} {known} ({endpoint} answered {response.status})")
     if response.status != 200:  # noqa: PLR2004
@@ -99,7 +99,7 @@ def _listing(pool: urllib3.PoolManager, endpoint: str, wanted: Wanted, headers: 
             return listing
     except (ValueError, KeyError, TypeError):
         pass
-    raise SourceError(f"{endpoint} does not answer like a hub")
+    raise SourceError(f"{endpoint} does not answer like a Hugging Face hub")
 
 
 def _headers(env: Mapping[str, str]) -> dict[str, str]:

@@ -39,44 +39,47 @@ class Family:
 # Counters and histograms of seconds; prometheus_client adds `_total` to the names of counters.
 _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests": (
-        "Requests answered, by the model that did, or refused; without a model where it was not known yet.",
+        "Requests that were answered, by the model that answered, or refused. Without a model if refused before it was known.",
         ("model", "route", "status"),
     ),
     "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),
-    "hotseat_fallbacks": ("Requests that went to a fallback of their model.", ("model", "fallback", "reason")),
+    "hotseat_fallbacks": ("Requests that were routed to a fallback.", ("model", "fallback", "reason")),
     "hotseat_model_failures": ("Failures to fetch, load, keep, park, wake or release a model.", ("model", "reason")),
-    "hotseat_parks": ("Orders to an engine to fall asleep, by what came of them.", ("model", "outcome")),
-    "hotseat_wakes": ("Orders to a parked engine to wake, by what came of them.", ("model", "outcome")),
+    "hotseat_parks": ("Attempts to put an engine to sleep, by outcome.", ("model", "outcome")),
+    "hotseat_wakes": ("Attempts to wake a parked engine, by outcome.", ("model", "outcome")),
 }
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_request_seconds": (
-        "Time from a request's arrival to its end, where it got as far as a model.",
+        "Time from a request's arrival to its end, for requests that reached a model.",
         ("model",),
     ),
-    "hotseat_wait_seconds": ("Time that held requests waited before they were dispatched.", ("model",)),
+    "hotseat_wait_seconds": ("Time that queued requests waited before they were dispatched.", ("model",)),
     "hotseat_switch_phase_seconds": ("Duration of a switch's phases.", ("to_model", "phase")),
-    "hotseat_load_seconds": ("Time from an engine's start until it was ready.", ("model",)),
-    "hotseat_park_seconds": ("Time from the order to fall asleep until the proof.", ("model",)),
-    "hotseat_wake_seconds": ("Time from the order to wake until the engine answered.", ("model",)),
+    "hotseat_load_seconds": ("Time from the start of an engine until it was ready.", ("model",)),
+    "hotseat_park_seconds": ("Time from the request to sleep until the engine was verified to sleep.", ("model",)),
+    "hotseat_wake_seconds": ("Time from the request to wake until the engine answered.", ("model",)),
 }
 _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "hotseat_requests_in_flight": ("Requests that an engine is answering.", ("model",)),
-    "hotseat_requests_waiting": ("Requests that wait for their model.", ("model",)),
-    "hotseat_requests_waiting_bytes": ("Memory that the bodies of requests that wait take.", ("workspace",)),
-    "hotseat_oldest_wait_seconds": ("Time that the oldest waiting request has waited.", ("model",)),
-    "hotseat_residents": ("Holders of accelerator seats.", ("workspace", "model", "state")),
-    "hotseat_pinned": ("Models that are pinned: resident, they make room for no other.", ("workspace", "model")),
-    "hotseat_parked": ("Models whose processes are kept off the accelerator.", ("workspace", "model")),
-    "hotseat_parked_memory_bytes": ("Host memory that a parked model was seen to hold.", ("workspace", "model")),
+    "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
+    "hotseat_requests_waiting": ("Requests in the queue of a model.", ("model",)),
+    "hotseat_requests_waiting_bytes": ("Memory used by the bodies of queued requests.", ("workspace",)),
+    "hotseat_oldest_wait_seconds": ("Age of the oldest queued request.", ("model",)),
+    "hotseat_residents": ("Instances that hold accelerator memory, by state.", ("workspace", "model", "state")),
+    "hotseat_pinned": ("Models that are pinned: once resident, they are not evicted.", ("workspace", "model")),
+    "hotseat_parked": (
+        "Instances that are parked: their processes are kept, off the accelerator.",
+        ("workspace", "model"),
+    ),
+    "hotseat_parked_memory_bytes": ("Host memory that a parked model was measured to hold.", ("workspace", "model")),
     "hotseat_effective_max_wait_seconds": (
-        "Bound on waiting in force; above the asked one where it was widened.",
+        "Bound on waiting in force. Above maxWait if it had to be widened.",
         ("workspace",),
     ),
     "hotseat_accelerator_memory_bytes": (
-        "Accelerator memory that a model claims, and that its largest engine was seen to take (kind: claimed, seen).",
+        "Accelerator memory that a model claims, and the most that one of its engines was measured to use (kind: claimed, seen).",
         ("model", "kind"),
     ),
-    "hotseat_events_undelivered": ("Events that the sink did not get, ever.", ()),
+    "hotseat_events_undelivered": ("Events that could not be delivered to the sink since the start.", ()),
 }
 
 

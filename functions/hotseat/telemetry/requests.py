@@ -101,10 +101,10 @@ class RequestLog:
             except OSError as error:
                 self._lost += len(lines)
                 if not failed:
-                    log.warning("the request log %s cannot be written, lines are lost: %s", self._where, error)
+                    log.warning("cannot write the request log %s, and lines are lost: %s", self._where, error)
                 failed = True
         if self._lost:
-            log.warning("the request log %s lacks %d lines", self._where, self._lost)
+            log.warning("the request log %s has lost %d lines", self._where, self._lost)
 
     def _next(self) -> tuple[list[str], bool]:
         """Wait for lines; all that are queued, and whether they are the last."""

@@ -1,7 +1,7 @@
-"""One request's way to an engine and its answer's way back, in the thread that serves the client.
+"""Relay one request to an engine and its answer back, in the thread that serves the client.
 
-While it waits, the thread watches both sides: an engine that speaks, and a client that leaves. Nothing is read from the engine
-that the client has not taken before, so a slow client slows its engine and fills no memory here.
+While it waits, the thread watches both sides. It reads no more from the engine than the client has taken, so
+a slow client slows its engine down and fills no memory here.
 """
 
 import contextlib
@@ -44,7 +44,10 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What there is to count. Times are seconds; `first_byte` runs from the request to the engine's first byte."""
+    """Figures of an exchange.
+
+    Times are seconds. `first_byte` is measured from the request to the engine's first byte.
+    """
 
     how: How
     status: int | None  # the engine's; None if it never came to that
@@ -56,24 +59,27 @@ class Outcome:
 
 
 class EngineRefusedError(UpstreamFailed):
-    """The engine's own error, for a client whose response has begun: `given` is its body, if that has the shape of one."""
+    """The engine's own error, for a client whose response has started.
+
+    `given` is its body, if it is an error object.
+    """
 
     def __init__(self, code: int, given: Any) -> None:
         self.given = given if isinstance(given, dict) and "error" in given else None
         super().__init__(f"The engine answered with status {code}.", code="upstream_error")
 
     def body(self) -> dict[str, Any]:
-        """Body that the engine gave, else ours."""
+        """Return the body of the engine, else hotseat's."""
         return self.given or super().body()
 
 
 def openai_error_event(error: HotseatError) -> bytes:
-    """Error as an event of OpenAI's streams."""
+    """Return the error as an event of OpenAI's streams."""
     return b"data: " + json.dumps(error.body(), separators=(",", ":")).encode() + b"\n\n"
 
 
 class Exchange:
-    """Carries one request. `run` once, in the client's thread; `cancel` from any."""
+    """Relays one request. Call `run` once, in the client's thread, and `cancel` from any thread."""
 
     def __init__(self, connections: Connections, call: Call) -> None:
         self._connections = connections
@@ -96,7 +102,7 @@ class Exchange:
         self._holding = Holding()
 
     def cancel(self, error: HotseatError) -> None:
-        """Break off, wherever it stands; the client is told `error`. No effect once the engine's answer is through."""
+        """Abort the exchange. The client gets `error`. No effect once the answer is complete."""
         with self._lock:
             self._error = self._error or error
             if self._connection is not None:
@@ -111,10 +117,11 @@ class Exchange:
         extra: Iterable[tuple[str, str]] = (),
         error_event: ErrorEvent = openai_error_event,
     ) -> Outcome:
-        """Ask the engine and answer the client; `extra` headers go to the client.
+        """Send the request and relay the answer. `extra` headers go to the client.
 
-        HotseatError is raised only while nothing has been sent to the client; later it is told in the body. A stream that has
-        begun must be one of events: it is continued, and the engine's own head is dropped.
+        HotseatError is raised only if nothing has been sent to the client. Later errors are sent in the body.
+        A stream that has already started must be a stream of events: it continues, and the engine's own
+        headers are dropped.
         """
         started = time.monotonic()
         self._stream = stream
@@ -145,7 +152,7 @@ class Exchange:
         )
 
     def _ask(self, client: int) -> tuple[ResponseHead, bytes]:
-        """Send the request; the answer's head, and what came of the body with it."""
+        """Send the request. Return the head of the answer, and the part of the body that came with it."""
         connection = self._connections.take(self._call.address)
         while True:
             self._hold(connection, client)
@@ -159,7 +166,7 @@ class Exchange:
                 self._first_byte = elapsed
                 return self._read_head(data)
             if not connection.reused or elapsed > _RETRY_WITHIN:
-                raise UpstreamFailed("The engine closed the connection before it answered.")
+                raise UpstreamFailed("The engine closed the connection without a response.")
             self._drop()
             connection = self._connections.connect(self._call.address)
 
@@ -176,7 +183,7 @@ class Exchange:
             connection.keep = False  # the engine may have answered before it closed: that is read next
 
     def _upload(self, sock: socket.socket, rest: memoryview) -> None:
-        """Send a large body, watching for a client that leaves and an engine that answers before it has read it all."""
+        """Send a large body, and watch for a client that disconnects and an engine that answers early."""
         self._poll.modify(self._fd, select.POLLIN | select.POLLOUT)
         try:
             while rest:
@@ -191,7 +198,7 @@ class Exchange:
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if max(end, len(data) if end < 4 else 0) > MAX_HEAD:  # noqa: PLR2004
-                raise UpstreamFailed("The engine's answer has too large a head.")
+                raise UpstreamFailed("The headers of the engine's response are too large.")
             if end >= 4:  # noqa: PLR2004
                 head = parse_response(data[:end], self._call.method)
                 data = data[end:]
@@ -199,11 +206,11 @@ class Exchange:
                     self._status = head.code
                     return head, data
                 if head.code == _SWITCHING:
-                    raise UpstreamFailed("The engine changed the protocol, which nobody asked for.")
+                    raise UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade.")
             else:
                 more = self._receive()
                 if not more:
-                    raise UpstreamFailed("The engine closed the connection in the middle of its answer's head.")
+                    raise UpstreamFailed("The engine closed the connection within the headers of its response.")
                 data += more
 
     def _answer(self, stream: ClientStream, head: ResponseHead, rest: bytes, extra: Iterable[tuple[str, str]]) -> None:
@@ -226,10 +233,10 @@ class Exchange:
             if not framing.done:
                 self._pump(stream, framing, keep=head.keep_alive)
         except Garbled as error:
-            raise UpstreamFailed(f"The engine's answer is malformed: {error}.") from error
+            raise UpstreamFailed(f"The engine's response is malformed: {error}.") from error
 
     def _pump(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
-        """Pass on each piece as it comes: one recv, one send."""
+        """Relay each piece as it arrives, with one recv and one send."""
         with self._connections.departures.watching(stream.fileno(), self._client_left):
             self._pass_on(stream, framing, keep=keep)
 
@@ -241,7 +248,7 @@ class Exchange:
             elif framing.closed():
                 piece = b""
             else:
-                raise UpstreamFailed("The engine closed the connection in the middle of its answer.")
+                raise UpstreamFailed("The engine closed the connection before the end of its response.")
             if piece:
                 self._chunks += 1
                 self._last = piece
@@ -265,7 +272,7 @@ class Exchange:
             return None
 
     def _tell(self, stream: ClientStream, event: bytes) -> None:
-        """Say in a stream of events that it broke; where that cannot be said, break the connection too."""
+        """Send the error as an event. If that is not possible, break the connection."""
         if not self._in_events:
             stream.abort()
             return
@@ -276,12 +283,12 @@ class Exchange:
             stream.abort()
 
     def _receive(self) -> bytes:
-        """Wait for the engine's next bytes; none if it closed the connection, however it did."""
+        """Wait for the engine's next bytes. Empty if the engine closed the connection."""
         self._wait()
         return self._take()
 
     def _take(self) -> bytes:
-        """Receive without an eye on the client."""
+        """Receive without watching the client."""
         holding = self._holding
         holding.discard(self)
         try:
@@ -307,14 +314,14 @@ class Exchange:
         events = self._poll.poll(self._rest())
         if not events:
             raise UpstreamTimeout(
-                f"The engine has not begun to answer in {self._call.patience:g} s (lifecycle.responseStartTimeout)."
+                f"The engine did not start its response within {self._call.patience:g} s (lifecycle.responseStartTimeout)."
             )
         if len(events) > 1 or events[0][0] != self._fd:
             raise ClientGone
         return events[0][1]
 
     def _rest(self) -> float | None:
-        """Milliseconds that the engine still has to begin; None: for ever."""
+        """Return the milliseconds left for the engine to start its answer. None: no limit."""
         return None if self._begin_by is None else max(0.0, self._begin_by - time.monotonic()) * 1000
 
     def _hold(self, connection: Connection, client: int) -> None:
@@ -333,7 +340,7 @@ class Exchange:
             self._poll.register(client, select.POLLRDHUP)
 
     def _settle(self, *, keep: bool) -> None:
-        """Give the connection back, or close it."""
+        """Return the connection to the pool, or close it."""
         with self._lock:
             connection, self._connection = self._connection, None
             keep = keep and self._error is None and not self._gone  # else it has been shut down

@@ -136,11 +136,11 @@ def parse_response(block: bytes, method: str) -> ResponseHead:
     text = block.decode("latin-1")
     status = _STATUS.match(text)
     if status is None:
-        raise UpstreamFailed("The engine's answer is not HTTP.")
+        raise UpstreamFailed("The engine's response is not HTTP.")
     fields = _FIELD.findall(text, status.end())
     # One line break per field, and two more: a bare LF, a folded line or a line that is no field make the counts differ.
     if text.count("\n") != len(fields) + 2 or len(fields) > MAX_FIELDS:
-        raise UpstreamFailed("The engine's answer has a malformed head.")
+        raise UpstreamFailed("The engine's response has malformed headers.")
     return _read_fields(fields, int(status[1]), int(status[2]), status[3] or "", method)
 
 
@@ -181,12 +181,12 @@ def _framing(noted: Mapping[str, str], code: int, method: str) -> tuple[int | No
         {part.strip() for part in noted.get("content-length", "").split(",")} if "content-length" in noted else set()
     )
     if len(lengths) > 1 or not all(part.isascii() and part.isdigit() and len(part) < 20 for part in lengths):  # noqa: PLR2004
-        raise UpstreamFailed("The engine's answer has no valid Content-Length.")
+        raise UpstreamFailed("The engine's response has an invalid Content-Length.")
     if method == "HEAD" or code in _BODILESS:
         return 0, False
     if coding is not None:
         if coding.strip().lower() != "chunked":
-            raise UpstreamFailed("The engine's answer has a transfer coding that nobody asked for.")
+            raise UpstreamFailed("The engine's response has an unsupported Transfer-Encoding.")
         return None, True
     return (int(lengths.pop()), False) if lengths else (None, False)
 

@@ -95,7 +95,7 @@ class Connections:
         """Make a fresh connection."""
         parts = urlsplit(address)
         if parts.scheme != "http" or parts.hostname is None:
-            raise UpstreamFailed(f"No engine can be reached at {address!r}: only http:// addresses.")
+            raise UpstreamFailed(f"The engine's address {address!r} is not supported; allowed: http://HOST:PORT.")
         with self._lock:
             bucket = self._buckets.setdefault(address, _Bucket(address))
         try:

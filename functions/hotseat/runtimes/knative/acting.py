@@ -60,7 +60,7 @@ class Hands:
             elif newest is not seen:
                 raise _superseded(newest)
             newest = self._kube.find(path)
-        raise KubeError(CONFLICT, f"{path} changes faster than it can be scaled")
+        raise KubeError(CONFLICT, f"{path} changes too often to be scaled")
 
     def check(self, deployment: Json | None) -> None:
         """SupersededError: another switcher took it over. What was seen of it may be from before we did that ourselves."""

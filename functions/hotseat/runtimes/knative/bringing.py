@@ -51,7 +51,7 @@ class Bringing:
             return Failure("ServiceDeleted", f"the Deployment of Revision {holding.revision} is gone")
         for each in deployment.get("status", {}).get("conditions", []):
             if each["type"] == "ReplicaFailure" and each["status"] == "True":
-                return Failure("PodRefused", str(each.get("message", "its pod could not be made")))
+                return Failure("PodRefused", str(each.get("message", "the pod could not be created")))
         return None
 
     def _node_trouble(self, holding: Holding, main: HeldPod, now: float) -> Failure | None:
@@ -61,7 +61,7 @@ class Bringing:
         holding.node_look_at = now + NODE_PAUSE
         holding.look_again(holding.node_look_at)
         lost = self._hands.node_is_lost(main.node)
-        return Failure("NodeLost", f"nothing is heard of node {main.node}") if lost else None
+        return Failure("NodeLost", f"node {main.node} does not report") if lost else None
 
 
 def _newest_revision(service: Json | None, model: str) -> tuple[str | None, str]:
@@ -70,7 +70,7 @@ def _newest_revision(service: Json | None, model: str) -> tuple[str | None, str]
         return None, f"there is no Knative Service {model}"
     status: Json = service.get("status", {})
     if status.get("observedGeneration", 0) < service["metadata"].get("generation", 1):
-        return None, f"Knative has not looked at the Service {model} yet"
+        return None, f"Knative has not processed the Service {model} yet"
     for each in status.get("conditions", []):
         if each["type"] == "ConfigurationsReady" and each["status"] == "False" and each.get("message"):
             return status.get("latestCreatedRevisionName"), each["message"]

@@ -20,7 +20,10 @@ class Freezer:
         self._namespace = namespace
 
     def freeze(self, revision: str) -> bool:
-        """Have nothing done any more about the pods of a Revision; True once that is so."""
+        """Stop the ReplicaSet controller from acting on this Revision's pods.
+
+        Return True once the controller has acknowledged it.
+        """
         sets = self._of(revision)
         for each in sets:
             if "deletionTimestamp" not in each["metadata"]:

@@ -137,4 +137,4 @@ class Holding:
             for pod in self.pods.values()
             if pod.holds
         ]
-        return "; ".join(rows) or "its Deployment may still make pods"
+        return "; ".join(rows) or "the Deployment may still create pods"

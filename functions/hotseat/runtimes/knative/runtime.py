@@ -166,7 +166,7 @@ class KnativeRuntime:
 
     def _refuse(self, order: Park | Wake) -> None:
         if order.holder in self._holdings:
-            message = "a parked pod would keep its GPU claim"
+            message = "a parked pod would keep its GPU"
             self._tell(SleepFailed(self._clock(), order.holder, order.epoch, order.turn, message))
         else:
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
@@ -210,7 +210,7 @@ class KnativeRuntime:
         try:
             job()
         except SupersededError as error:
-            log.error("%s: this switcher acts no more", error)  # noqa: TRY400 - it says all
+            log.error("%s: this switcher has stopped acting", error)  # noqa: TRY400 - it says all
             self.superseded.set()
         except Exception:
             log.exception("knative runtime")

@@ -101,7 +101,7 @@ class Claim:
         try:
             now = self._mine(self.accelerators.snapshot())
         except Exception:  # of whatever kind: it is a look the fewer, and its caller has more to do
-            log.debug("the driver cannot be looked at", exc_info=True)
+            log.debug("the driver cannot be queried", exc_info=True)
             return
         self.listed = self.listed or any(each.get(pid) for _, each in now.values() for pid in self.processes)
         for index, figures in now.items():
@@ -139,8 +139,8 @@ class Claim:
             if not tells and not self.listed and gone and waited >= SHARED_WAIT:
                 continue
             return (
-                f"GPU {index} has {(unlisted - before) >> 20} MiB more in use than before, and the driver does not say whose "
-                f"they are; the place is free once no more than {TOLERANCE >> 20} MiB of them are left"
+                f"GPU {index} has {(unlisted - before) >> 20} MiB more in use than before, and the driver does not say by "
+                f"which process; the GPU counts as free once no more than {TOLERANCE >> 20} MiB of them are left"
             )
         return ""
 

@@ -78,7 +78,7 @@ class Errand:
                 return True
             self._begin(now)
         if now >= self._late:
-            raise Balked(f"{self._said()} was not answered in time")
+            raise Balked(f"{self._said()} got no response in time")
         if self.events == select.POLLOUT:
             self._send()
         return self.events == select.POLLIN and self._read(now)
@@ -110,7 +110,7 @@ class Errand:
         data = self._socket.recv(CHUNK)
         self._answer += data
         if len(self._answer) > LARGEST:
-            raise Balked(f"{self._said()} was answered with more than {LARGEST >> 20} MiB")
+            raise Balked(f"{self._said()} got a response of more than {LARGEST >> 20} MiB")
         if data and not _whole(self._answer):
             return False
         body = self._body()
@@ -127,12 +127,12 @@ class Errand:
         head, _, body = self._answer.partition(b"\r\n\r\n")
         status = head[9:12].decode("latin-1")
         if not self._answer:
-            raise Balked(f"{self._said()} was not answered: the connection was closed")
+            raise Balked(f"{self._said()} got no response: the connection was closed")
         if not head.startswith(b"HTTP/") or not status.isdigit():
-            raise Balked(f"{self._said()} was not answered in HTTP")
+            raise Balked(f"{self._said()} got a response that is not HTTP")
         if not status.startswith("2"):
             words = " ".join(body.decode("utf-8", "replace").split())[:SHOWN]
-            raise Balked(f"{self._said()} was answered {status}{f': {words}' if words else ''}")
+            raise Balked(f"{self._said()} got status {status}{f': {words}' if words else ''}")
         return body
 
     def _said(self) -> str:

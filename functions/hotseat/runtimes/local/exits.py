@@ -33,9 +33,9 @@ def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: b
     if not ready:
         how += " while it was loading"
     if code == 0 and not ready:
-        how += " (if it started a server that goes on elsewhere, use engine external with its url, and keep that running yourself)"
+        how += " (if the command started a server that keeps running elsewhere, use engine external with its url)"
     if code == -signal.SIGKILL and oom_killed:
-        return "OutOfMemory", with_output(f"{how}: the kernel says out of memory", output)
+        return "OutOfMemory", with_output(f"{how}: the kernel reports out of memory", output)
     if code != 0 and any(OUT_OF_MEMORY.search(line) for line in output[-READ_LINES:]):
         return "OutOfMemory", with_output(f"{how}: out of memory", output)
     if not ready:

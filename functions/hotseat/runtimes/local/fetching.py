@@ -66,7 +66,7 @@ class Fetching(threading.Thread):
             state, message = CacheState.FAILED, str(problem)
         except Exception as problem:
             log.exception("fetch of %s", self.source)
-            state, message = CacheState.FAILED, f"the fetch of {self.source} broke: {problem!r}"
+            state, message = CacheState.FAILED, f"the fetch of {self.source} failed: {problem!r}"
         self.over = True
         self._tell(state, message)
 
@@ -79,7 +79,7 @@ class Fetching(threading.Thread):
             except SourceError as problem:
                 if self._cancelled.is_set() or not problem.retryable or attempt == ATTEMPTS:
                     raise
-                log.warning("fetching %s: %s; attempt %d follows", self.source, problem, attempt + 1)
+                log.warning("fetching %s failed: %s; starting attempt %d", self.source, problem, attempt + 1)
                 self._cancelled.wait(pause)
                 pause *= 3
             else:

@@ -82,6 +82,6 @@ class Liveness:
             return ""
         times = "" if self._failures == 1 else f" {self._failures} times in a row"
         return (
-            f"the engine failed its health check{times}, and has not been heard for {now - self._well:.0f} s: {problem} "
+            f"the engine failed its health check{times}, and has not answered for {now - self._well:.0f} s: {problem} "
             f"(health.period {format_duration(self._health.period)}, health.failureThreshold {self._health.failure_threshold})"
         )

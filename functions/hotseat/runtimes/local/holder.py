@@ -118,7 +118,7 @@ class Holder(threading.Thread):
                 self._live()
         except Exception as problem:
             log.exception("holder %s", self.order.holder)
-            self._fail("InternalError", f"hotseat lost sight of the engine: {problem!r}")
+            self._fail("InternalError", f"hotseat can no longer watch the engine: {problem!r}")
             if self._keeper is not None:
                 self._keeper.close()  # it kills the tree then
         self._prove(self._processes_left)
@@ -147,7 +147,7 @@ class Holder(threading.Thread):
         plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
         if self.order.devices and (names := overridden(self._around.gpus.vendor, self.model)):
             self._warn(
-                f"env sets {names[0]}, so the choice of GPUs {','.join(self.order.devices)} is not made known to it"
+                f"env sets {names[0]}, so hotseat does not set it to the assigned GPUs ({','.join(self.order.devices)})"
             )
         if plan.stop_command:
             self._around.state.remember(self.order.holder, plan.stop_command)
@@ -200,9 +200,7 @@ class Holder(threading.Thread):
             if messages is None:
                 if self._relaunched(self._keeper):
                     continue
-                self._fail(
-                    "KeeperKilled", "the process that watches over the engine was killed, and the engine with it"
-                )
+                self._fail("KeeperKilled", "the engine's supervisor process was killed, and the engine with it")
                 return
             for message in messages:
                 self._hear(message, self._keeper)
@@ -212,7 +210,7 @@ class Holder(threading.Thread):
             self._check()
             self._go_on(self._keeper)
             if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
-                self._tell_unproven(f"processes are still there: {_listed(descendants(self._keeper.pid))}")
+                self._tell_unproven(f"processes are still running: {_listed(descendants(self._keeper.pid))}")
 
     def _wait(self, keeper: Keeper) -> None:
         poll = select.poll()
@@ -431,7 +429,7 @@ def _seen(look: Callable[[], str]) -> str:
     try:
         return look()
     except Exception as problem:
-        return f"what remains cannot be seen: {problem!r}"
+        return f"the remaining processes cannot be listed: {problem!r}"
 
 
 def _listed(pids: list[int]) -> str:

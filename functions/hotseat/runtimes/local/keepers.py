@@ -100,7 +100,7 @@ class Keepers:
                 try:
                     self._spare = Keeper(self._env)
                 except OSError as problem:  # no memory, no descriptors: the engine that runs need not suffer
-                    log.warning("cannot keep a spare keeper: %s", problem)
+                    log.warning("cannot start a spare supervisor: %s", problem)
 
     def take(self) -> Keeper:
         """Give away a living keeper; the caller closes it."""

@@ -70,10 +70,10 @@ class PortBook:
         with self._lock:
             port = wanted if wanted is not None else _free_port(self._promised)
             if wanted is not None and (other := self._promised.get(port)) is not None:
-                message = f"port {port} is that of the Model {other}, which is loaded: leave port out of one of them, or state another"
+                message = f"port {port} is used by the Model {other}, which is loaded; remove port from one of them, or set another"
                 raise CannotStart(message, "PortTaken")
             if wanted is not None and not _can_listen(port):
-                raise CannotStart(f"port {port} is taken: something else listens on it", "PortTaken")
+                raise CannotStart(f"port {port} is in use by another program", "PortTaken")
             self._promised[port] = model
         try:
             yield port
@@ -136,7 +136,7 @@ def _weights(model: Model, engine: Engine, cache_dir: Path) -> str | None:
     except SourceError as problem:
         raise CannotStart(str(problem)) from problem
     if path is None:
-        raise WeightsMissing(f"the weights {source} are not here yet; fetch them first")
+        raise WeightsMissing(f"the weights {source} have not been fetched yet")
     return str(path)
 
 

@@ -47,12 +47,12 @@ class StateDir:
             owner = os.pread(descriptor, 32, 0).decode() or "unknown"
             os.close(descriptor)
             raise StateDirInUse(
-                f"another hotseat (pid {owner.strip()}) uses {self.path}; stop it, or choose another state directory"
+                f"another hotseat (pid {owner.strip()}) uses {self.path}; stop it, or choose another directory with --state-dir"
             ) from None
         if (living := self._living_owner()) is not None:
             os.close(descriptor)
             raise StateDirInUse(
-                f"another hotseat (pid {living}) uses {self.path}, though its lock there has been deleted; stop it, or choose "
+                f"another hotseat (pid {living}) uses {self.path}, although its lock file was deleted; stop it, or choose "
                 "another state directory"
             )
         os.ftruncate(descriptor, 0)
@@ -176,4 +176,4 @@ def _run_stop_command(note: Path) -> None:
         command = json.loads(note.read_text())
         subprocess.run(command, timeout=STOP_COMMAND_TIME, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        log.warning("the stop command in %s failed; most likely there was nothing left to stop", note, exc_info=True)
+        log.warning("the stop command in %s failed; most likely nothing was left to stop", note, exc_info=True)

@@ -154,9 +154,9 @@ class LocalRuntime:
         with self._lock:
             model = self._known(order.model)
             if model.spec.engine not in self._engines:
-                raise ValueError(f"{order.model}: no installed package has the engine {model.spec.engine}")
+                raise ValueError(f"{order.model}: no installed package provides the engine {model.spec.engine}")
             if model.spec.engine == EXTERNAL:
-                raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to start")
+                raise ValueError(f"{order.model} is served by {model.spec.url}, which hotseat does not start")
             if order.holder in self._holders:
                 raise ValueError(f"the holder {order.holder} exists")
             problem = self._hold(order, model)
@@ -173,7 +173,7 @@ class LocalRuntime:
             holder = self._holders.get(order.holder)  # first: its document may say external only since it runs
             model = self._models.get(order.model)
         if holder is None and model is not None and model.spec.engine == EXTERNAL:
-            raise ValueError(f"{order.model} is served by {model.spec.url}, which is not ours to stop")
+            raise ValueError(f"{order.model} is served by {model.spec.url}, which hotseat does not stop")
         if holder is None or not holder.orders.stop(order.grace):
             self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
 
@@ -217,7 +217,7 @@ class LocalRuntime:
 
     def _known(self, name: str) -> Model:
         if self._observe is None or self._around.closing.is_set():
-            raise ValueError("the runtime has not begun, or is closed")
+            raise ValueError("the runtime has not started, or is closed")
         if name not in self._models:
             raise ValueError(f"unknown model {name}")
         return self._models[name]
@@ -291,7 +291,7 @@ class LocalRuntime:
         state, message = CacheState.CACHED, ""
         try:
             if engine is None:
-                state, message = CacheState.FAILED, f"no installed package has the engine {model.spec.engine}"
+                state, message = CacheState.FAILED, f"no installed package provides the engine {model.spec.engine}"
             elif (
                 source is not None and model.spec.engine != EXTERNAL and self._is_absent(source, engine.fetches(model))
             ):
@@ -299,8 +299,8 @@ class LocalRuntime:
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
         except Exception as problem:  # of an engine of somebody else's: this model fails, the others are served
-            log.exception("the weights of %s cannot be looked up", model.name)
-            state, message = CacheState.FAILED, f"its weights cannot be looked up: {problem!r}"
+            log.exception("cannot look up the weights of %s", model.name)
+            state, message = CacheState.FAILED, f"cannot look up the weights: {problem!r}"
         (self._uncached.add if state is CacheState.FAILED else self._uncached.discard)(model.name)
         return CacheObserved(self._clock(), model.name, state, message)
 
@@ -311,9 +311,9 @@ class LocalRuntime:
         try:
             self._engines[name] = self._load_engine(name)
         except KeyError:
-            log.warning("no installed package has the engine %s", name)
+            log.warning("no installed package provides the engine %s", name)
         except Exception:  # likewise
-            log.exception("the engine %s cannot be loaded", name)
+            log.exception("cannot load the engine %s", name)
 
     def _forget(self, holder: Holder) -> None:
         with self._lock:

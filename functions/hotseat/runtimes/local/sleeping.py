@@ -50,9 +50,9 @@ class Turn:
     def step(self, now: float) -> bool:
         """Go as far as can be gone without waiting; True when it sleeps, or serves again."""
         if not self._able:
-            raise Balked("it has no requests that have it sleep")
+            raise Balked("the engine has no requests for sleep (lifecycle.sleep)")
         if self._had is None:
-            raise Balked("the driver does not say what it has on the accelerator")
+            raise Balked("the driver does not report the engine's accelerator memory")
         if self._talk is not None:
             if not self._talk.step(now):
                 return False
