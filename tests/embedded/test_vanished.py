@@ -73,7 +73,7 @@ def test_weights_that_have_vanished_from_the_cache_are_fetched_again(up: Up, ori
     shutil.rmtree(hotseat.folder / "cache")
     assert hotseat.post("/api/models/a/load?wait=10s").status == 200
     assert origin.given == 2
-    hotseat.catch_up()
+    hotseat.wait_event("switch.completed", "a", count=2)  # and all before it has been printed
     assert hotseat.events("model.failed") == []
 
 
