@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, KubeError
-from hotseat.kube.names import (
+from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,
     DEPLOYMENTS,

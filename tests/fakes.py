@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Fetch,
-    HolderFailed,
-    HolderParked,
-    HolderReady,
-    HolderReleased,
-    HolderUnproven,
+    InstanceFailed,
+    InstanceParked,
+    InstanceReady,
+    InstanceReleased,
+    InstanceUnproven,
     Observation,
     Park,
     RuntimeCommand,
@@ -129,21 +129,21 @@ class FakeRuntime:
             self._ours(order.model)
         self.commands.append(order)
         if order.holder not in self.holders:
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
         elif order.model not in self.stubborn or order.grace <= 0:
             self.release(order.holder)
 
     def park(self, order: Park) -> None:
-        self._turn(order, HolderParked(self._clock(), order.holder, order.epoch, order.turn))
+        self._turn(order, InstanceParked(self._clock(), order.holder, order.epoch, order.turn))
 
     def wake(self, order: Wake) -> None:
         address = f"http://{order.holder}.invalid"
-        self._turn(order, HolderReady(self._clock(), order.holder, order.epoch, address, order.turn))
+        self._turn(order, InstanceReady(self._clock(), order.holder, order.epoch, address, order.turn))
 
     def _turn(self, order: Park | Wake, done: Observation) -> None:
         self.commands.append(order)
         if order.holder not in self.holders:
-            done = HolderReleased(self._clock(), order.holder, order.epoch)
+            done = InstanceReleased(self._clock(), order.holder, order.epoch)
         elif order.model in self.sleepless:
             done = SleepFailed(self._clock(), order.holder, order.epoch, order.turn, "a test says so")
         self._tell(done)
@@ -159,19 +159,19 @@ class FakeRuntime:
     # What the world does, by order of a test --------------------------------------------------------------------------
 
     def ready(self, holder: str) -> None:
-        self._tell(HolderReady(self._clock(), holder, self.holders[holder].epoch, f"http://{holder}.invalid"))
+        self._tell(InstanceReady(self._clock(), holder, self.holders[holder].epoch, f"http://{holder}.invalid"))
 
     def crash(self, holder: str, reason: str = "Exited") -> None:
         """It ends by itself, and is gone."""
-        self._tell(HolderFailed(self._clock(), holder, self.holders[holder].epoch, reason, f"{holder}: {reason}"))
+        self._tell(InstanceFailed(self._clock(), holder, self.holders[holder].epoch, reason, f"{holder}: {reason}"))
         self.release(holder)
 
     def release(self, holder: str) -> None:
-        self._tell(HolderReleased(self._clock(), holder, self.holders.pop(holder).epoch))
+        self._tell(InstanceReleased(self._clock(), holder, self.holders.pop(holder).epoch))
 
     def lose(self, holder: str) -> None:
         """It should be gone, and nobody knows."""
-        self._tell(HolderUnproven(self._clock(), holder, self.holders[holder].epoch, "a test says so"))
+        self._tell(InstanceUnproven(self._clock(), holder, self.holders[holder].epoch, "a test says so"))
 
     def _tell_cache(self, name: str) -> None:
         absent = name in self.remote and name not in self._fetched

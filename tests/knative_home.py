@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import CacheObserved, CacheState
 
 

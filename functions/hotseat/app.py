@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from hotseat.control.bus import Bus, HttpSink, Listener
-from hotseat.control.house import House
-from hotseat.control.learned import LearnedFile
-from hotseat.control.portclashes import port_clashes
-from hotseat.control.watching import Settling, look
-from hotseat.gateway import readings
+from hotseat.control.event_log import EventLog, HttpSink, Listener
+from hotseat.control.file_watch import Settling, look
+from hotseat.control.local_workspaces import LocalWorkspaces
+from hotseat.control.port_conflicts import port_clashes
+from hotseat.control.stats_file import StatsFile
+from hotseat.gateway import gauges as readings
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.places import Places
+from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
-from hotseat.runtimes.local.accelerators import find_accelerators
-from hotseat.runtimes.local.gpulocks import GpuLocks
-from hotseat.runtimes.local.gpus import find_gpus
+from hotseat.runtimes.local.gpu_locks import GpuLocks
 from hotseat.runtimes.local.memory import machine_memory
+from hotseat.runtimes.local.nvml import find_accelerators
 from hotseat.runtimes.local.runtime import LocalRuntime
+from hotseat.runtimes.local.visible_devices import find_gpus
 from hotseat.telemetry.metrics import Metrics, Reading
 from hotseat.telemetry.requests import RequestLog
 
@@ -50,7 +50,7 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
-    places: Places = field(default_factory=lambda: Places(1000))  # for requests that may take long
+    places: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # for requests that may take long
     watch: bool = True
     request_log: Path | None = None  # a line for each request that ended is appended to it
 
@@ -79,7 +79,7 @@ class App:
         self.settings = settings
         self.manifest = manifest
         self._tell, self._ends_in, self._taken_in = tell, ends_in, taken_in
-        self.bus = Bus()
+        self.bus = EventLog()
         logs = settings.state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         accelerators = find_accelerators()
@@ -95,9 +95,9 @@ class App:
             gpus=gpus,
             heard=self._connections.heard,
         )
-        self._learned = LearnedFile(settings.state_dir / "learned.json")
+        self._learned = StatsFile(settings.state_dir / "learned.json")
         share = int(PARKED_SHARE * machine_memory())
-        self.house = House(
+        self.house = LocalWorkspaces(
             self.runtime,
             self.bus,
             time.monotonic,

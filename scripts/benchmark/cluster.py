@@ -23,8 +23,8 @@ from typing import Any
 from benchmark.report import Row, median, percentile, table, write_json
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.constants import DEPLOYMENTS, MODEL, MODELS, PODS, REVISION, SERVICE, SERVICES, WORKSPACES, Resource
 from hotseat.kube.containers import CONTAINER
-from hotseat.kube.names import DEPLOYMENTS, MODEL, MODELS, PODS, REVISION, SERVICE, SERVICES, WORKSPACES, Resource
 from hotseat.kube.watching import Change, Watcher
 
 ROOT = Path(__file__).parents[2]

@@ -15,13 +15,13 @@ from benchmark.client import HOST, TIMEOUT, Unexpected, call, request_for
 from benchmark.report import Row, median, percentile
 from benchmark.servers import hotseat, model
 from benchmark.switching import EngineLog
-from hotseat.core.batch import Batch
-from hotseat.core.messages import SeatState
-from hotseat.core.policy import Capacity, ModelView, View
-from hotseat.core.seats import Terms
-from hotseat.simulation.figures import figures
-from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import Asked, Part, Plan, poisson
+from hotseat.core.messages import InstanceState
+from hotseat.core.policy.api import Capacity, ModelView, View
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.simulation.results import figures
+from hotseat.simulation.simulator import SimulatedEngine
+from hotseat.simulation.workload import SimRequest, Stream, WorkloadPlan, poisson
 from hotseat.simulation.world import World
 
 SLOTS, SERVICE, LOAD = 8, 0.2, 0.8
@@ -34,7 +34,7 @@ _READ = 65536
 class Sent:
     """One request on its way."""
 
-    asked: Asked
+    asked: SimRequest
     at: float
     received: bytes = b""
 
@@ -52,8 +52,8 @@ def measure_scheduling(folder: Path, requests: int) -> list[Row]:
     rows = _decisions()
     for models, start in CASES:
         names = [f"m{n}" for n in range(models)]
-        parts = [Part(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
-        asked = list(poisson(Plan(parts, LOAD, requests=requests)))
+        parts = [Stream(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
+        asked = list(poisson(WorkloadPlan(parts, LOAD, requests=requests)))
         place = folder / f"{models}-{start:g}"
         place.mkdir()
         log = EngineLog(place / "engines.log")
@@ -78,7 +78,7 @@ def _decision(models: int) -> float:
     """Seconds of CPU."""
     times = {"switch_cost": 30.0, "uncertainty": 1.0, "drain": 2.0, "arrivals": 0.1, "pace": 4.0}
     waiting = [ModelView(f"m{n}", waiting=100, oldest=float(n), gaps=(1.0,) * 8, **times) for n in range(1, models)]
-    resident = ModelView("m0", seat=SeatState.READY, waiting=100, oldest=5.0, in_flight=8, ready_since=1.0, **times)
+    resident = ModelView("m0", seat=InstanceState.READY, waiting=100, oldest=5.0, in_flight=8, ready_since=1.0, **times)
     view, policy, took = View(1000.0, Capacity(1), (*waiting, resident)), Batch(), []
     for _ in range(2000):
         began = time.process_time_ns()
@@ -106,15 +106,15 @@ def _rows(case: str, real: Outcome, loads: int, simulated: tuple[Outcome, int]) 
     return rows
 
 
-def _simulated(names: Sequence[str], start: float, asked: Sequence[Asked]) -> tuple[Outcome, int]:
-    terms = Terms(max_wait=MAX_WAIT)
-    world = World(Batch(), dict.fromkeys(names, Engine(start, 0.0, SLOTS, terms)))
+def _simulated(names: Sequence[str], start: float, asked: Sequence[SimRequest]) -> tuple[Outcome, int]:
+    terms = SchedulingSpec(max_wait=MAX_WAIT)
+    world = World(Batch(), dict.fromkeys(names, SimulatedEngine(start, 0.0, SLOTS, terms)))
     record = world.run(asked)
     told = figures("batch", record, 1)
     return Outcome([each for some in record.waits.values() for each in some], told.seconds), told.switches
 
 
-def _real(folder: Path, log: EngineLog, names: Sequence[str], start: float, asked: Sequence[Asked]) -> Outcome:
+def _real(folder: Path, log: EngineLog, names: Sequence[str], start: float, asked: Sequence[SimRequest]) -> Outcome:
     documents = [model(name, log.env(name, start), concurrency=SLOTS) for name in names]
     policy = {"name": "batch", "maxWait": f"{MAX_WAIT:g}s"}
     space = {"kind": "Workspace", "metadata": {"name": "default"}, "spec": {"policy": policy}}
@@ -127,7 +127,7 @@ def _real(folder: Path, log: EngineLog, names: Sequence[str], start: float, aske
     return outcome
 
 
-def _send(port: int, asked: Sequence[Asked]) -> Outcome:
+def _send(port: int, asked: Sequence[SimRequest]) -> Outcome:
     """Send each at its time, whatever has become of those before, on a connection of its own."""
     outcome, pending = Outcome(), list(reversed(asked))
     flying = 0

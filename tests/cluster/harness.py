@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from hotseat.core.messages import Demand, Waiting
+from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.engines.mock_server import SEAT_TAKEN
 from hotseat.kube.client import Kube
-from hotseat.kube.names import BROKERS, CLAIMS, JOBS, MODELS, NODES, PODS, SERVICES, WORKSPACES, Resource
+from hotseat.kube.constants import BROKERS, CLAIMS, JOBS, MODELS, NODES, PODS, SERVICES, WORKSPACES, Resource
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -298,7 +298,7 @@ class Guard:
 def demand(router: str, seq: int, waiting: Mapping[str, int], seen_epoch: int = 0) -> Demand:
     """Make a snapshot as a router would send it."""
     now = time.monotonic()
-    queue = {name: Waiting(count, now, 0) for name, count in waiting.items()}
+    queue = {name: QueuedDemand(count, now, 0) for name, count in waiting.items()}
     return Demand(router, seq, seen_epoch, queue, {}, {}, {}, tuple(waiting))
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from hotseat.kube.client import Kube, KubeError
-from hotseat.kube.names import CRDS, MODELS, WORKSPACES, Resource
+from hotseat.kube.constants import CRDS, MODELS, WORKSPACES, Resource
 
 from ..bad_documents import BAD, GOOD, model, workspace  # noqa: TID252
 

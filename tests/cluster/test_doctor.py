@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hotseat.kube.client import Kube
-from hotseat.kube.names import CONFIG_MAPS, Resource
+from hotseat.kube.constants import CONFIG_MAPS, Resource
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

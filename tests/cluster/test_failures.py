@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from harness import Guard, Hotseat, demand, model, wait_until
 
-from hotseat.control.wire import demand_to_json, sign
+from hotseat.control.codec import demand_to_json, sign
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
-from hotseat.core.messages import HolderAdopted, HolderFailed, HolderReady, HolderReleased, HolderUnproven, Start, Stop
+from hotseat.api.model import Model
+from hotseat.core.messages import (
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceReady,
+    InstanceReleased,
+    InstanceUnproven,
+    Start,
+    Stop,
+)
 from hotseat.kube.client import Kube
-from hotseat.kube.names import (
+from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,
     DEPLOYMENTS,
@@ -107,7 +115,7 @@ def home(kube: Kube, namespace: str) -> Iterator[Home]:
     yield home
     for holder in list(home.runtime._holdings.all()):
         home.runtime.stop(Stop(holder.model, holder.id, holder.epoch, 0))
-        home.told.await_one(HolderReleased, holder.id, timeout=60)
+        home.told.await_one(InstanceReleased, holder.id, timeout=60)
     home.runtime.close()
 
 
@@ -134,7 +142,7 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
     for epoch, name in enumerate(["one", "two", "one"], 1):
         holder, began = f"default/{name}@{epoch}", time.monotonic()
         runtime.start(Start(name, holder, epoch))
-        ready = told.await_one(HolderReady, holder, timeout=30)
+        ready = told.await_one(InstanceReady, holder, timeout=30)
         loaded = time.monotonic()
         with urllib.request.urlopen(f"{ready.address}/", timeout=5) as answer:
             assert answer.read() == name.encode()
@@ -143,7 +151,7 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
         assert is_ready(kube, namespace, name)
         stopped = time.monotonic()
         runtime.stop(Stop(name, holder, epoch, 10))
-        told.await_one(HolderReleased, holder, timeout=30)
+        told.await_one(InstanceReleased, holder, timeout=30)
         times.append((name, round(loaded - began, 2), round(time.monotonic() - stopped, 2)))
         assert told.of_holder(holder) == ["HolderReady", "HolderReleased"]
         assert is_ready(kube, namespace, name)
@@ -152,15 +160,15 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
 
 def test_the_next_switcher_adopts_what_runs(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("one", "default/one@10", 10))
-    ready = home.told.await_one(HolderReady, "default/one@10", timeout=30)
+    ready = home.told.await_one(InstanceReady, "default/one@10", timeout=30)
     await_true(lambda: home.runtime._watched.pods.objects and "HolderReady" in home.told.of_holder("default/one@10"), 5)
     time.sleep(1.5)  # the kubelet's own readiness
     home.runtime.close()
     second = Home(kube, namespace)
-    adopted = second.told.await_one(HolderAdopted, "default/one@10")
+    adopted = second.told.await_one(InstanceAdopted, "default/one@10")
     assert (adopted.address, adopted.epoch, adopted.gpus, adopted.releasing) == (ready.address, 10, 1, False)
     second.runtime.stop(Stop("one", "default/one@10", 10, 10))
-    second.told.await_one(HolderReleased, "default/one@10", timeout=30)
+    second.told.await_one(InstanceReleased, "default/one@10", timeout=30)
     second.runtime.close()
     home.runtime._holdings.remove(home.runtime._holdings.all()[0])  # it is not the first one's any more
 
@@ -169,9 +177,9 @@ def test_failures_are_found_within_seconds_and_leave_the_seat(kube: Kube, namesp
     for name, reason in (("broken", "ExitedWhileLoading"), ("imageless", "ImagePull"), ("greedy", "Unschedulable")):
         began = time.monotonic()
         home.runtime.start(Start(name, f"default/{name}@20", 20))
-        failed = home.told.await_one(HolderFailed, f"default/{name}@20", timeout=20)
+        failed = home.told.await_one(InstanceFailed, f"default/{name}@20", timeout=20)
         found = time.monotonic() - began
-        home.told.await_one(HolderReleased, f"default/{name}@20", timeout=30)
+        home.told.await_one(InstanceReleased, f"default/{name}@20", timeout=30)
         print(  # noqa: T201
             f"{name}: {failed.reason} after {found:.2f} s, released after {time.monotonic() - began:.2f} s: {failed.message!r}"
         )
@@ -181,11 +189,11 @@ def test_failures_are_found_within_seconds_and_leave_the_seat(kube: Kube, namesp
 
 def test_a_crash_of_a_resident_model(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("one", "default/one@30", 30))
-    ready = home.told.await_one(HolderReady, "default/one@30", timeout=30)
+    ready = home.told.await_one(InstanceReady, "default/one@30", timeout=30)
     with pytest.raises(OSError):
         urllib.request.urlopen(f"{ready.address}/exit", timeout=5)
-    assert home.told.await_one(HolderFailed, "default/one@30", timeout=20).reason == "Exited"
-    home.told.await_one(HolderReleased, "default/one@30", timeout=30)
+    assert home.told.await_one(InstanceFailed, "default/one@30", timeout=20).reason == "Exited"
+    home.told.await_one(InstanceReleased, "default/one@30", timeout=30)
     assert home.told.of_holder("default/one@30") == ["HolderReady", "HolderFailed", "HolderReleased"]
 
 
@@ -196,30 +204,30 @@ def test_a_stop_at_any_moment_of_loading(kube: Kube, namespace: str, home: Home,
     time.sleep(delay)
     began = time.monotonic()
     home.runtime.stop(Stop("two", holder, 40, 10))
-    home.told.await_one(HolderReleased, holder, timeout=40)
+    home.told.await_one(InstanceReleased, holder, timeout=40)
     print(f"stopped {delay} s after its start, released {time.monotonic() - began:.2f} s later")  # noqa: T201
     assert "HolderUnproven" not in home.told.of_holder(holder)
 
 
 def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("two", "default/two@50", 50))
-    home.told.await_one(HolderReady, "default/two@50", timeout=30)
+    home.told.await_one(InstanceReady, "default/two@50", timeout=30)
     (pod,) = pods_of(kube, namespace, "two")
     kube.delete(PODS.path(namespace, pod["metadata"]["name"]), grace=0)
-    unproven = home.told.await_one(HolderUnproven, "default/two@50", timeout=40)
+    unproven = home.told.await_one(InstanceUnproven, "default/two@50", timeout=40)
     assert pod["metadata"]["uid"] in unproven.reason
     assert "HolderReleased" not in home.told.of_holder("default/two@50")
     home.runtime.settle([pod["metadata"]["uid"]])
-    home.told.await_one(HolderReleased, "default/two@50")
+    home.told.await_one(InstanceReleased, "default/two@50")
 
 
 def test_a_service_deleted_by_hand_holds_until_its_pod_has_ended(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("two", "default/two@60", 60))
-    home.told.await_one(HolderReady, "default/two@60", timeout=30)
+    home.told.await_one(InstanceReady, "default/two@60", timeout=30)
     (pod,) = pods_of(kube, namespace, "two")
     kube.delete(SERVICES.path(namespace, "two"))
-    assert home.told.await_one(HolderFailed, "default/two@60", timeout=20).reason == "PodDeleted"
-    home.told.await_one(HolderReleased, "default/two@60", timeout=90)
+    assert home.told.await_one(InstanceFailed, "default/two@60", timeout=20).reason == "PodDeleted"
+    home.told.await_one(InstanceReleased, "default/two@60", timeout=90)
     left = [each for each in pods_of(kube, namespace, "two") if each["metadata"]["uid"] == pod["metadata"]["uid"]]
     assert all(each["status"]["phase"] in ("Succeeded", "Failed") for each in left)
     assert kube.get(DEPLOYMENTS.path(namespace), labelSelector=f"{SERVICE}=two")["items"] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.messages import HolderReady
+from hotseat.core.messages import InstanceReady
 from hotseat.core.ports import Runtime
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 
@@ -48,7 +48,7 @@ class KnativeHome:
             self.kube.add_service(name)
         self.runtime = KnativeRuntime(self.kube, NS, NoFetcher(), identity="it", ask=self.kube.ask)
 
-    def crash(self, ready: HolderReady) -> None:
+    def crash(self, ready: InstanceReady) -> None:
         self.kube.crash(self.kube.pods("quick")[0], 7)
 
 

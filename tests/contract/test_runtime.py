@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Fetch,
-    HolderFailed,
-    HolderParked,
-    HolderReady,
-    HolderReleased,
+    InstanceFailed,
+    InstanceParked,
+    InstanceReady,
+    InstanceReleased,
     Park,
     SleepFailed,
     Start,
@@ -56,7 +56,7 @@ class FakeHome:
         self.fake.slow, self.fake.stubborn, self.fake.broken = {"slow"}, {"stubborn"}, {"broken": "ExitedWhileLoading"}
         self.fake.sleepless = {"sleepless"}
 
-    def crash(self, ready: HolderReady) -> None:
+    def crash(self, ready: InstanceReady) -> None:
         self.fake.crash(ready.holder)
 
 
@@ -66,7 +66,7 @@ class LocalHome:
     def __init__(self, folder: Path) -> None:
         self.runtime = LocalRuntime(folder / "state", folder / "cache")
 
-    def crash(self, ready: HolderReady) -> None:
+    def crash(self, ready: InstanceReady) -> None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{ready.address}/exit/7"):
             pass
 
@@ -104,106 +104,106 @@ def test_begin_tells_where_the_weights_of_each_model_are(told: Observations) -> 
 
 def test_a_holder_gets_ready_and_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@7", 7))
-    ready = told.await_one(HolderReady, "quick@7")
+    ready = told.await_one(InstanceReady, "quick@7")
     assert ready.epoch == 7
     assert ready.address.startswith("http://")
     runtime.stop(Stop("quick", "quick@7", 7, grace=5))
-    assert told.await_one(HolderReleased, "quick@7").epoch == 7
+    assert told.await_one(InstanceReleased, "quick@7").epoch == 7
     assert told.of_holder("quick@7") == ["HolderReady", "HolderReleased"]
 
 
 def test_a_stop_while_loading_releases_without_a_failure(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("slow", "slow@1", 1))
     runtime.stop(Stop("slow", "slow@1", 1, grace=5))
-    told.await_one(HolderReleased, "slow@1")
+    told.await_one(InstanceReleased, "slow@1")
     assert told.of_holder("slow@1") == ["HolderReleased"]
 
 
 def test_a_failed_load_says_why_and_is_released(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("broken", "broken@1", 1))
-    told.await_one(HolderReleased, "broken@1")
+    told.await_one(InstanceReleased, "broken@1")
     assert told.of_holder("broken@1") == ["HolderFailed", "HolderReleased"]
-    failed = told.await_one(HolderFailed, "broken@1")
+    failed = told.await_one(InstanceFailed, "broken@1")
     assert failed.reason == "ExitedWhileLoading"
     assert failed.message
 
 
 def test_a_crash_is_told_without_being_asked(home: Home, runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
-    home.crash(told.await_one(HolderReady, "quick@1"))
-    told.await_one(HolderReleased, "quick@1")
+    home.crash(told.await_one(InstanceReady, "quick@1"))
+    told.await_one(InstanceReleased, "quick@1")
     assert told.of_holder("quick@1") == ["HolderReady", "HolderFailed", "HolderReleased"]
-    assert told.await_one(HolderFailed, "quick@1").reason == "Exited"
+    assert told.await_one(InstanceFailed, "quick@1").reason == "Exited"
 
 
 def test_a_stop_for_a_holder_that_never_was_is_answered(runtime: Runtime, told: Observations) -> None:
     runtime.stop(Stop("quick", "quick@99", 99, grace=5))
-    assert told.await_one(HolderReleased, "quick@99").epoch == 99
+    assert told.await_one(InstanceReleased, "quick@99").epoch == 99
 
 
 def test_a_stop_for_a_holder_that_is_gone_is_answered_again(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("broken", "broken@1", 1))
-    told.await_one(HolderReleased, "broken@1")
+    told.await_one(InstanceReleased, "broken@1")
     runtime.stop(Stop("broken", "broken@1", 1, grace=5))
     assert told.of_holder("broken@1").count("HolderReleased") == 2
 
 
 def test_a_second_stop_shortens_the_grace(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("stubborn", "stubborn@1", 1))
-    told.await_one(HolderReady, "stubborn@1")
+    told.await_one(InstanceReady, "stubborn@1")
     runtime.stop(Stop("stubborn", "stubborn@1", 1, grace=600))
     runtime.stop(Stop("stubborn", "stubborn@1", 1, grace=0))
-    told.await_one(HolderReleased, "stubborn@1")
+    told.await_one(InstanceReleased, "stubborn@1")
 
 
 def test_a_parked_holder_is_proven_asleep_and_wakes(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
-    address = told.await_one(HolderReady, "quick@1").address
+    address = told.await_one(InstanceReady, "quick@1").address
     for turn in (1, 3):
         runtime.park(Park("quick", "quick@1", 1, turn))
-        assert told.await_one(HolderParked, "quick@1", turn=turn).epoch == 1
+        assert told.await_one(InstanceParked, "quick@1", turn=turn).epoch == 1
         runtime.wake(Wake("quick", "quick@1", 1, turn + 1))
-        assert told.await_one(HolderReady, "quick@1", turn=turn + 1).address == address
+        assert told.await_one(InstanceReady, "quick@1", turn=turn + 1).address == address
     assert told.of_holder("quick@1") == ["HolderReady", *["HolderParked", "HolderReady"] * 2]
 
 
 def test_a_parked_holder_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
-    told.await_one(HolderReady, "quick@1")
+    told.await_one(InstanceReady, "quick@1")
     runtime.park(Park("quick", "quick@1", 1, 1))
-    told.await_one(HolderParked, "quick@1")
+    told.await_one(InstanceParked, "quick@1")
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
-    told.await_one(HolderReleased, "quick@1")
+    told.await_one(InstanceReleased, "quick@1")
     assert told.of_holder("quick@1") == ["HolderReady", "HolderParked", "HolderReleased"]
 
 
 def test_one_that_does_not_fall_asleep_says_so_and_is_still_there(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("sleepless", "sleepless@1", 1))
-    told.await_one(HolderReady, "sleepless@1")
+    told.await_one(InstanceReady, "sleepless@1")
     runtime.park(Park("sleepless", "sleepless@1", 1, 1))
     failed = told.await_one(SleepFailed, "sleepless@1")
     assert (failed.epoch, failed.turn) == (1, 1)
     assert failed.message
     runtime.stop(Stop("sleepless", "sleepless@1", 1, grace=5))
-    told.await_one(HolderReleased, "sleepless@1")
+    told.await_one(InstanceReleased, "sleepless@1")
     assert told.of_holder("sleepless@1") == ["HolderReady", "SleepFailed", "HolderReleased"]
 
 
 def test_a_crash_while_parked_is_told_without_being_asked(home: Home, runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
-    ready = told.await_one(HolderReady, "quick@1")
+    ready = told.await_one(InstanceReady, "quick@1")
     runtime.park(Park("quick", "quick@1", 1, 1))
-    told.await_one(HolderParked, "quick@1")
+    told.await_one(InstanceParked, "quick@1")
     home.crash(ready)
-    told.await_one(HolderReleased, "quick@1")
+    told.await_one(InstanceReleased, "quick@1")
     assert told.of_holder("quick@1") == ["HolderReady", "HolderParked", "HolderFailed", "HolderReleased"]
 
 
 def test_who_is_gone_neither_sleeps_nor_wakes(runtime: Runtime, told: Observations) -> None:
     runtime.park(Park("quick", "quick@7", 7, 1))
-    assert told.await_one(HolderReleased, "quick@7").epoch == 7
+    assert told.await_one(InstanceReleased, "quick@7").epoch == 7
     runtime.wake(Wake("quick", "quick@8", 8, 2))
-    assert told.await_one(HolderReleased, "quick@8").epoch == 8
+    assert told.await_one(InstanceReleased, "quick@8").epoch == 8
 
 
 def test_callers_mistakes_are_errors(runtime: Runtime, told: Observations) -> None:
@@ -224,7 +224,7 @@ def test_an_update_tells_of_what_changed_and_leaves_holders_alone(
     runtime: Runtime, told: Observations, tmp_path: Path
 ) -> None:
     runtime.start(Start("quick", "quick@1", 1))
-    told.await_one(HolderReady, "quick@1")
+    told.await_one(InstanceReady, "quick@1")
     told.seen.clear()
     changed = small_model(tmp_path, "slow", "load=300")
     runtime.update([*(model for model in models(tmp_path) if model.name not in ("slow", "quick")), changed])
@@ -234,16 +234,16 @@ def test_an_update_tells_of_what_changed_and_leaves_holders_alone(
     with pytest.raises(ValueError):
         runtime.start(Start("quick", "quick@2", 2))
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
-    told.await_one(HolderReleased, "quick@1")
+    told.await_one(InstanceReleased, "quick@1")
 
 
 def test_what_runs_is_stopped_although_its_document_says_external_since(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
-    told.await_one(HolderReady, "quick@1")
+    told.await_one(InstanceReady, "quick@1")
     spec = {"engine": "external", "url": "http://127.0.0.1:9"}
     runtime.update([Model.model_validate({"metadata": {"name": "quick"}, "spec": spec})])
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
-    told.await_one(HolderReleased, "quick@1")
+    told.await_one(InstanceReleased, "quick@1")
     assert told.of_holder("quick@1") == ["HolderReady", "HolderReleased"]
 
 
@@ -259,7 +259,7 @@ def test_logs_have_positions_and_outlive_the_run(runtime: Runtime, told: Observa
     assert log is not None
     assert log.read_after(0, timeout=0) == (0, [])
     runtime.start(Start("broken", "broken@1", 1))
-    told.await_one(HolderReleased, "broken@1")
+    told.await_one(InstanceReleased, "broken@1")
     position, lines = log.read_after(0, timeout=5)
     assert "broken@1 started" in lines[0]
     assert position == len(lines)
@@ -270,7 +270,7 @@ def test_logs_have_positions_and_outlive_the_run(runtime: Runtime, told: Observa
 def test_close_stops_whatever_runs(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
     runtime.start(Start("slow", "slow@2", 2))
-    told.await_one(HolderReady, "quick@1")
+    told.await_one(InstanceReady, "quick@1")
     runtime.close()
     assert told.of_holder("quick@1")[-1] == "HolderReleased"
     assert told.of_holder("slow@2") == ["HolderReleased"]

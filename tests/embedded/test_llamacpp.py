@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.base import Placement
 from hotseat.engines.llamacpp import LlamaCpp
 

@@ -15,23 +15,23 @@ from typing import Any
 import psutil
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
-    HolderFailed,
-    HolderReady,
-    HolderReleased,
-    HolderUnproven,
+    InstanceFailed,
+    InstanceReady,
+    InstanceReleased,
+    InstanceUnproven,
     Start,
     Stop,
 )
 from hotseat.engines.base import Engine, load_engine
-from hotseat.runtimes.local import holder as holder_module
-from hotseat.runtimes.local.holder import Holder
-from hotseat.runtimes.local.keepers import Keeper
-from hotseat.runtimes.local.leftovers import find_processes
+from hotseat.runtimes.local import engine_thread as holder_module
+from hotseat.runtimes.local.engine_thread import EngineThread
+from hotseat.runtimes.local.orphans import find_processes
 from hotseat.runtimes.local.runtime import LocalRuntime
+from hotseat.runtimes.local.supervisor_client import SupervisorProcess
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators, Observations, small_model
@@ -52,18 +52,18 @@ class House:
     def begin(self, *models: Model) -> None:
         self.runtime.begin(models, self.told)
 
-    def load(self, model: str) -> HolderReady:
+    def load(self, model: str) -> InstanceReady:
         self.runtime.start(Start(model, f"{model}@1", 1))
-        return self.told.await_one(HolderReady, f"{model}@1")
+        return self.told.await_one(InstanceReady, f"{model}@1")
 
     def stop(self, model: str, grace: float = 5.0) -> None:
         self.runtime.stop(Stop(model, f"{model}@1", 1, grace))
 
-    def released(self, model: str) -> HolderReleased:
-        return self.told.await_one(HolderReleased, f"{model}@1")
+    def released(self, model: str) -> InstanceReleased:
+        return self.told.await_one(InstanceReleased, f"{model}@1")
 
-    def failed(self, model: str) -> HolderFailed:
-        return self.told.await_one(HolderFailed, f"{model}@1")
+    def failed(self, model: str) -> InstanceFailed:
+        return self.told.await_one(InstanceFailed, f"{model}@1")
 
     def log(self, model: str) -> list[str]:
         log = self.runtime.logs(model)
@@ -98,7 +98,7 @@ def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def get(ready: HolderReady, path: str) -> None:
+def get(ready: InstanceReady, path: str) -> None:
     """Tell the engine something; some paths kill it."""
     with contextlib.suppress(OSError), urllib.request.urlopen(ready.address + path):
         pass
@@ -291,9 +291,9 @@ def test_a_spare_keeper_killed_with_its_order_unread_costs_nothing_either(
 ) -> None:
     """SIGKILL takes its time: the pipe may still be open when the order is written."""
     house.begin(small_model(tmp_path, "a"))
-    launch, killed = Keeper.launch, list[int]()
+    launch, killed = SupervisorProcess.launch, list[int]()
 
-    def launch_and_kill(keeper: Keeper, *order: Any) -> None:
+    def launch_and_kill(keeper: SupervisorProcess, *order: Any) -> None:
         if not killed:
             os.kill(keeper.pid, signal.SIGSTOP)
         launch(keeper, *order)
@@ -301,7 +301,7 @@ def test_a_spare_keeper_killed_with_its_order_unread_costs_nothing_either(
             killed.append(keeper.pid)
             os.kill(keeper.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(Keeper, "launch", launch_and_kill)
+    monkeypatch.setattr(SupervisorProcess, "launch", launch_and_kill)
     house.load("a")
     assert killed
     assert house.told.of_holder("a@1") == ["HolderReady"]
@@ -311,7 +311,7 @@ def test_a_keeper_that_dies_each_time_is_not_tried_for_ever(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.begin(small_model(tmp_path, "a"))
-    monkeypatch.setattr(Keeper, "launch", lambda keeper, *_order: os.kill(keeper.pid, signal.SIGKILL))
+    monkeypatch.setattr(SupervisorProcess, "launch", lambda keeper, *_order: os.kill(keeper.pid, signal.SIGKILL))
     house.runtime.start(Start("a", "a@1", 1))
     assert house.failed("a").reason == "KeeperKilled"
     house.released("a")
@@ -321,23 +321,28 @@ def test_what_has_failed_is_not_begun_once_more_when_its_keeper_dies(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.begin(small_model(tmp_path, "a"))
-    launch, messages, launched, failed = Keeper.launch, Keeper.messages, list[Keeper](), list[Keeper]()
+    launch, messages, launched, failed = (
+        SupervisorProcess.launch,
+        SupervisorProcess.messages,
+        list[SupervisorProcess](),
+        list[SupervisorProcess](),
+    )
 
-    def launch_or_die(keeper: Keeper, *order: Any) -> None:
+    def launch_or_die(keeper: SupervisorProcess, *order: Any) -> None:
         launched.append(keeper)
         if len(launched) > 1:
             launch(keeper, *order)
         else:
             os.kill(keeper.pid, signal.SIGKILL)
 
-    def fail_first(keeper: Keeper) -> list[dict[str, Any]] | None:
+    def fail_first(keeper: SupervisorProcess) -> list[dict[str, Any]] | None:
         if failed:
             return messages(keeper)
         failed.append(keeper)
         return [{"failed": "CannotStart", "message": "no"}]
 
-    monkeypatch.setattr(Keeper, "launch", launch_or_die)
-    monkeypatch.setattr(Keeper, "messages", fail_first)
+    monkeypatch.setattr(SupervisorProcess, "launch", launch_or_die)
+    monkeypatch.setattr(SupervisorProcess, "messages", fail_first)
     house.runtime.start(Start("a", "a@1", 1))
     assert house.failed("a").reason == "CannotStart"
     house.released("a")
@@ -366,7 +371,7 @@ def test_the_driver_has_the_last_word(tmp_path: Path, monkeypatch: pytest.Monkey
     house.load("a")
     gpu.used = 9 << 30
     house.stop("a", grace=0.1)
-    assert "GPU 0" in house.told.await_one(HolderUnproven, "a@1").reason
+    assert "GPU 0" in house.told.await_one(InstanceUnproven, "a@1").reason
     assert "HolderReleased" not in house.told.of_holder("a@1")
     gpu.used = 1 << 30
     house.released("a")
@@ -384,7 +389,7 @@ def test_a_look_at_the_driver_that_fails_proves_nothing_and_ends_nothing(
     house.load("a")
     gpu.problem = RuntimeError("the GPU has fallen off the bus")
     house.stop("a", grace=0.1)
-    assert "fallen off the bus" in house.told.await_one(HolderUnproven, "a@1").reason
+    assert "fallen off the bus" in house.told.await_one(InstanceUnproven, "a@1").reason
     gpu.problem = None
     house.released("a")
     house.runtime.close()
@@ -410,7 +415,7 @@ def test_a_look_at_the_processes_that_fails_is_repeated(
     assert house.told.of_holder("a@1") == ["HolderReady", "HolderFailed", "HolderReleased"]
 
 
-@pytest.mark.parametrize(("owner", "name"), [(os, "pipe"), (Holder, "start")], ids=["descriptors", "threads"])
+@pytest.mark.parametrize(("owner", "name"), [(os, "pipe"), (EngineThread, "start")], ids=["descriptors", "threads"])
 def test_a_start_for_which_hotseat_lacks_something_fails_and_leaves_nothing(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
@@ -473,9 +478,9 @@ def test_many_turns_leave_no_thread_and_no_descriptor(house: House, tmp_path: Pa
     descriptors = []
     for epoch in range(6):
         house.runtime.start(Start("a", f"a@{epoch}", epoch))
-        house.told.await_one(HolderReady, f"a@{epoch}")
+        house.told.await_one(InstanceReady, f"a@{epoch}")
         house.runtime.stop(Stop("a", f"a@{epoch}", epoch, 5))
-        house.told.await_one(HolderReleased, f"a@{epoch}")
+        house.told.await_one(InstanceReleased, f"a@{epoch}")
         until(lambda: not any(thread.is_alive() for thread in house.runtime._threads))
         descriptors.append(psutil.Process().num_fds())
     assert descriptors[-1] == descriptors[1]

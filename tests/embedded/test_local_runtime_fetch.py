@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hotseat.core.documents import Model
-from hotseat.core.messages import CacheObserved, CacheState, Fetch, HolderFailed, Start
-from hotseat.runtimes.local import fetching
+from hotseat.api.model import Model
+from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceFailed, Start
+from hotseat.runtimes.local import weights as fetching
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.sources.base import complete, entry
 
@@ -191,14 +191,14 @@ def test_another_source_ends_the_fetch_of_the_old_one(fetches: Fetches) -> None:
 def test_no_start_without_weights(fetches: Fetches) -> None:
     fetches.runtime.begin([MODEL], fetches.told)
     fetches.runtime.start(Start("a", "a@1", 1))
-    assert "not here yet" in fetches.told.await_one(HolderFailed, "a@1").message
+    assert "not here yet" in fetches.told.await_one(InstanceFailed, "a@1").message
 
 
 def test_a_start_whose_weights_have_vanished_says_that_they_are_absent(fetches: Fetches) -> None:
     fetches.runtime.begin([MODEL], fetches.told)
     fetches.told.seen.clear()
     fetches.runtime.start(Start("a", "a@1", 1))
-    fetches.told.await_one(HolderFailed, "a@1")
+    fetches.told.await_one(InstanceFailed, "a@1")
     assert states(fetches.told) == [CacheState.ABSENT], "so that they are fetched"
 
 
@@ -233,7 +233,7 @@ def test_a_disk_that_takes_nothing_is_found_by_a_look_and_told_with_the_path(fet
     fetches.runtime.fetch(Fetch("a"))
     looked = fetches.told.await_one(CacheObserved, state=CacheState.FAILED)
     fetches.runtime.start(Start("a", "a@1", 1))
-    started = fetches.told.await_one(HolderFailed, "a@1")
+    started = fetches.told.await_one(InstanceFailed, "a@1")
     assert {looked.reason, started.reason} == {"CannotStart"}
     assert str(tmp_path / "state") in looked.message
     assert str(tmp_path / "state") in started.message

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hotseat.core.messages import HolderReady, HolderReleased, Start, Stop
-from hotseat.runtimes.local.leftovers import StateDirInUse
+from hotseat.core.messages import InstanceReady, InstanceReleased, Start, Stop
+from hotseat.runtimes.local.orphans import StateDirInUse
 from hotseat.runtimes.local.runtime import LocalRuntime
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -104,9 +104,9 @@ def test_what_survives_the_kill_of_hotseat_and_keeper_is_taken_down_by_the_next_
     assert gone([owner.daemon], timeout=0)
     assert (tmp_path / "stopped").read_text() == "x\n"
     runtime.start(Start("b", "b@2", 2))
-    told.await_one(HolderReady, "b@2")
+    told.await_one(InstanceReady, "b@2")
     runtime.stop(Stop("b", "b@2", 2, 5))
-    told.await_one(HolderReleased, "b@2")
+    told.await_one(InstanceReleased, "b@2")
     runtime.close()
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.base import Placement
 from hotseat.engines.mock import Mock
 from hotseat.engines.mock_server import SEAT_TAKEN

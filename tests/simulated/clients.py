@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from math import inf
 
-from hotseat.core.batch import Batch
-from hotseat.core.policy import Policy
-from hotseat.core.seats import Terms
-from hotseat.simulation.figures import Record
-from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import Asked, Impatience
+from hotseat.core.policy.api import Policy
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.simulation.results import Recording
+from hotseat.simulation.simulator import SimulatedEngine
+from hotseat.simulation.workload import Impatience, SimRequest
 from hotseat.simulation.world import World
 
 
@@ -22,13 +22,16 @@ def closed_loop(
     patience: float = inf,
     max_wait: float | None = None,
     policy: Policy | None = None,
-) -> Record:
+) -> Recording:
     """So many clients of each model, until `seconds` are over. Models begin one second apart. Times are in seconds."""
-    engines = {name: Engine(load, 0.1, terms=Terms(max_wait=max_wait, drain_timeout=1000.0)) for name in clients}
+    engines = {
+        name: SimulatedEngine(load, 0.1, terms=SchedulingSpec(max_wait=max_wait, drain_timeout=1000.0))
+        for name in clients
+    }
     it = World(policy or Batch(), engines, impatience=None if patience == inf else Impatience(patience, pause))
     finish, ask = it.floor._finish, it.floor._ask
 
-    def ask_on(asked: Asked) -> None:
+    def ask_on(asked: SimRequest) -> None:
         if it.floor.now < seconds:
             ask(asked)
 
@@ -36,8 +39,8 @@ def closed_loop(
         model = it.floor._given[request][0].model
         finish(request)
         at = it.floor.now + pause
-        it.floor.at(at, it.floor.come, Asked(at, model, answer))
+        it.floor.at(at, it.floor.come, SimRequest(at, model, answer))
 
     it.floor._finish, it.floor._ask = finish_and_ask, ask_on
-    first = [Asked(1.0 * place, name, answer) for place, name in enumerate(clients) for _ in range(clients[name])]
+    first = [SimRequest(1.0 * place, name, answer) for place, name in enumerate(clients) for _ in range(clients[name])]
     return it.run(first)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotseat.core.batch import Batch
 from hotseat.core.messages import Start
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import Policy
-from hotseat.core.seats import Stimulus, Terms
-from hotseat.simulation.figures import Figures, figures
-from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import SHAPES, Asked, Part, Plan
+from hotseat.core.policy.api import Policy
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.strict import Fifo, Priority
+from hotseat.core.scheduler.messages import SchedulerStimulus, SchedulingSpec
+from hotseat.simulation.results import Figures, figures
+from hotseat.simulation.simulator import SimulatedEngine
+from hotseat.simulation.workload import SHAPES, SimRequest, Stream, WorkloadPlan
 from hotseat.simulation.world import World
 
 SLOTS, SERVICE = 8, 2.0
@@ -29,7 +29,7 @@ class Witness(World):
         self.over: list[float] = []
         super().__init__(*args, **more)  # type: ignore[arg-type]
 
-    def _tell(self, stimulus: Stimulus) -> None:
+    def _tell(self, stimulus: SchedulerStimulus) -> None:
         super()._tell(stimulus)
         bound = self.switching.effective_max_wait
         if bound is not None and (not self.said or self.said[-1][1] != bound):
@@ -61,12 +61,12 @@ def play(
     policy: Policy | None = None,
 ) -> tuple[Figures, float]:
     """Run it; give the figures, and the seconds by which a turn came later than promised at most."""
-    terms = Terms(max_wait=max_wait, start_timeout=inf, drain_timeout=120.0)
+    terms = SchedulingSpec(max_wait=max_wait, start_timeout=inf, drain_timeout=120.0)
     names = [f"m{number}" for number in range(models)]
-    engine = Engine(0.9 * switch, 0.1 * switch, SLOTS, terms)
+    engine = SimulatedEngine(0.9 * switch, 0.1 * switch, SLOTS, terms)
     world = Witness(policy or Batch(), dict.fromkeys(names, engine))
-    parts = [Part(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
-    record = world.run(SHAPES[shape](Plan(parts, load, requests=requests, seed=seed)))
+    parts = [Stream(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
+    record = world.run(SHAPES[shape](WorkloadPlan(parts, load, requests=requests, seed=seed)))
     return figures("it", record, 1), max(world.over)
 
 
@@ -136,7 +136,7 @@ class Loop(Witness):
 
         def ask(model: str) -> None:
             self._left -= 1
-            self.floor.come(Asked(self.floor.now, model, 0.5))
+            self.floor.come(SimRequest(self.floor.now, model, 0.5))
 
         def watched(request: int, holder: str, done: Callable[[int], None]) -> None:
             def and_again(request: int) -> None:
@@ -152,9 +152,11 @@ class Loop(Witness):
 
 @pytest.mark.parametrize(("pause", "loads"), [(0.05, range(2, 40)), (5.0, range(80, 200))])
 def test_it_lingers_for_one_who_asks_again_at_once_and_for_nobody_else(pause: float, loads: range) -> None:
-    terms = Terms(max_wait=30.0, start_timeout=inf)
-    world = Loop(Batch(), {"m0": Engine(5.0, 0.5, SLOTS, terms), "m1": Engine(5.0, 0.5, SLOTS, terms)})
+    terms = SchedulingSpec(max_wait=30.0, start_timeout=inf)
+    world = Loop(
+        Batch(), {"m0": SimulatedEngine(5.0, 0.5, SLOTS, terms), "m1": SimulatedEngine(5.0, 0.5, SLOTS, terms)}
+    )
     world.follow("m0", pause, 400)
-    record = world.run(Asked(20.0 + 20.0 * number, "m1", 0.5) for number in range(40))
+    record = world.run(SimRequest(20.0 + 20.0 * number, "m1", 0.5) for number in range(40))
     assert len(record.stays) in loads
     assert record.answered == 440

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotseat.core.batch import Batch
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import Policy
-from hotseat.core.seats import Terms
-from hotseat.simulation.figures import Record
-from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import Impatience, Part, Plan, poisson
+from hotseat.core.policy.api import Policy
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.strict import Fifo, Priority
+from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.simulation.results import Recording
+from hotseat.simulation.simulator import SimulatedEngine
+from hotseat.simulation.workload import Impatience, Stream, WorkloadPlan, poisson
 from hotseat.simulation.world import World
 
 from .clients import closed_loop
@@ -20,7 +20,7 @@ from .clients import closed_loop
 
 def ask_again_and_again(  # noqa: PLR0917
     models: str, load: float, patience: float, pause: float, seconds: float, policy: Policy | None = None
-) -> Record:
+) -> Recording:
     """One client a model."""
     one_each = dict.fromkeys(models, 1)
     return closed_loop(
@@ -84,9 +84,12 @@ def test_whatever_their_patience_clients_are_all_answered_and_throughput_holds( 
     models: int, load_time: float, load: float, patience: float, pause: float, seed: int
 ) -> None:
     """`patience` in loads, `pause` in patiences."""
-    parts = [Part(f"m{number}") for number in range(models)]
-    engines = {part.model: Engine(load_time, 0.1, terms=Terms(max_wait=max(5.0, 10 * load_time))) for part in parts}
-    plan = Plan(parts, load, requests=300, seed=seed)
+    parts = [Stream(f"m{number}") for number in range(models)]
+    engines = {
+        part.model: SimulatedEngine(load_time, 0.1, terms=SchedulingSpec(max_wait=max(5.0, 10 * load_time)))
+        for part in parts
+    }
+    plan = WorkloadPlan(parts, load, requests=300, seed=seed)
     seconds = patience * load_time
     patient = World(Batch(), engines).run(poisson(plan))
     record = World(Batch(), engines, impatience=Impatience(seconds, pause * seconds)).run(poisson(plan))

@@ -7,25 +7,25 @@ from math import factorial, sqrt
 
 import pytest
 
-from hotseat.core.batch import Batch
-from hotseat.core.intake import Dispatch, Finish
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import Capacity, Claim, Policy
-from hotseat.core.seats import Terms
-from hotseat.simulation.figures import Figures, Record, Stay, Waits, figures
-from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import SHAPES, Asked, Part, Plan, hot_and_cold, poisson
+from hotseat.core.admission.messages import Dispatch, RequestFinished
+from hotseat.core.policy.api import Capacity, Claim, Policy
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.strict import Fifo, Priority
+from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.simulation.naive import Naive
+from hotseat.simulation.results import Figures, Recording, ResidentInterval, Waits, figures
+from hotseat.simulation.simulator import SimulatedEngine
 from hotseat.simulation.timeline import timeline
+from hotseat.simulation.workload import SHAPES, SimRequest, Stream, WorkloadPlan, hot_and_cold, poisson
 from hotseat.simulation.world import World
 
 POLICIES = {"batch": Batch(), "fifo": Fifo(), "priority": Priority()}
 NAMES = ("a", "b", "c", "d")
-PLAN = Plan([Part(name) for name in NAMES], 0.8, requests=600, seed=7)
+PLAN = WorkloadPlan([Stream(name) for name in NAMES], 0.8, requests=600, seed=7)
 
 
-def engines(*names: str, load: float = 3.0, stop: float = 0.5, slots: int = 8, **terms) -> dict[str, Engine]:
-    return dict.fromkeys(names or NAMES, Engine(load, stop, slots, Terms(**terms)))
+def engines(*names: str, load: float = 3.0, stop: float = 0.5, slots: int = 8, **terms) -> dict[str, SimulatedEngine]:
+    return dict.fromkeys(names or NAMES, SimulatedEngine(load, stop, slots, SchedulingSpec(**terms)))
 
 
 def world(
@@ -35,12 +35,12 @@ def world(
     return World(policy or Batch(), mine, capacity=Capacity(gpus), routers=routers, load_spread=spread)
 
 
-def told(record: Record, gpus: int = 1) -> Figures:
+def told(record: Recording, gpus: int = 1) -> Figures:
     return figures("some", record, gpus)
 
 
-def at_once(names: Iterable[str], *, at: float = 0.0, seconds: float = 0.1) -> list[Asked]:
-    return [Asked(at, name, seconds) for name in names]
+def at_once(names: Iterable[str], *, at: float = 0.0, seconds: float = 0.1) -> list[SimRequest]:
+    return [SimRequest(at, name, seconds) for name in names]
 
 
 # What happens ---------------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_every_request_is_answered_once(shape: str, policy: str, routers: int) -
         def watched(stimulus):
             commands = step(stimulus)
             dispatched.update(command.request for command in commands if isinstance(command, Dispatch))
-            finished.update([stimulus.request] if isinstance(stimulus, Finish) else [])
+            finished.update([stimulus.request] if isinstance(stimulus, RequestFinished) else [])
             return commands
 
         machine.step = watched
@@ -97,7 +97,7 @@ def test_a_model_of_two_gpus_shares_with_models_of_one() -> None:
 
 def test_a_look_before_each_load_costs_no_simulated_time() -> None:
     plain, looking = (world("a", "b", check_first=check) for check in (False, True))
-    load = [Asked(0.0, "a", 0.1), Asked(20.0, "b", 0.1), Asked(40.0, "a", 0.1)]
+    load = [SimRequest(0.0, "a", 0.1), SimRequest(20.0, "b", 0.1), SimRequest(40.0, "a", 0.1)]
     assert told(looking.run(load)).seconds == told(plain.run(load)).seconds
 
 
@@ -112,7 +112,7 @@ def test_forty_alternating_requests_cost_two_loads() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_the_same_seed_gives_the_same_figures_and_another_gives_others(spread: float) -> None:
     def run(seed: int) -> Figures:
-        plan = Plan(PLAN.parts, PLAN.load, requests=600, spread=spread, seed=seed)
+        plan = WorkloadPlan(PLAN.parts, PLAN.load, requests=600, spread=spread, seed=seed)
         return told(World(Batch(), engines(), load_spread=spread, seed=seed).run(poisson(plan)))
 
     assert run(7) == run(7)
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_gives_others(spread: f
 
 
 def test_a_bound_that_can_be_met_is_met_beside_a_hot_model() -> None:
-    hot = hot_and_cold(Plan(PLAN.parts[:2], 0.6, requests=2000))
+    hot = hot_and_cold(WorkloadPlan(PLAN.parts[:2], 0.6, requests=2000))
     result = told(world("a", "b", max_wait=30.0).run(hot))
     drain, switch = 8 * 2.0, 3.5
     assert result.models["b"].turns.max <= 30.0 + drain + switch
@@ -142,7 +142,7 @@ def test_what_the_queue_does_not_hold_is_counted_as_refused() -> None:
 
 def test_several_routers_close_and_drain_together() -> None:
     """What each router held when a batch closed is served; what comes later waits, wherever it comes in."""
-    load = [*at_once("a" * 6, seconds=4.0), *at_once("b", at=0.1), *(Asked(1.0 + n, "a", 4.0) for n in range(20))]
+    load = [*at_once("a" * 6, seconds=4.0), *at_once("b", at=0.1), *(SimRequest(1.0 + n, "a", 4.0) for n in range(20))]
     it = world("a", "b", routers=3, max_wait=5.0, load=1.0, stop=0.0)
     record = it.run(load)
     assert [stay.model for stay in record.stays] == ["a", "b", "a"]
@@ -153,7 +153,7 @@ def test_several_routers_close_and_drain_together() -> None:
 
 
 def test_what_an_engine_gets_beyond_its_slots_waits_inside_of_it() -> None:
-    mine = {"a": Engine(0.0, 0.0, slots=2, terms=Terms(), limit=0)}
+    mine = {"a": SimulatedEngine(0.0, 0.0, slots=2, terms=SchedulingSpec(), limit=0)}
     record = World(Batch(), mine, carry=0.0).run(at_once("a" * 6, seconds=1.0))
     assert [round(wait, 3) for wait in record.waits["a"]] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
     assert told(record).seconds == pytest.approx(3.0)
@@ -192,7 +192,7 @@ def test_neighbours_share_the_slots_of_a_naive_proxy_and_nobody_overtakes() -> N
 def test_a_naive_proxy_serves_a_run_of_neighbours_a_switch(models: int, load: float, expected: float) -> None:
     """With equal shares a run of neighbours is 1 / (1 - 1/models) requests long, and costs one load and one answer."""
     names = NAMES[:models]
-    plan = Plan([Part(name) for name in names], 0.8, requests=4000)
+    plan = WorkloadPlan([Stream(name) for name in names], 0.8, requests=4000)
     result = told(Naive(engines(*names, load=load, stop=0.0)).run(poisson(plan)))
     assert result.throughput == pytest.approx(expected, rel=0.05)
 
@@ -228,7 +228,7 @@ def test_a_seat_that_is_kept_unused_while_somebody_waits_is_idle() -> None:
 @pytest.mark.parametrize("policy", [*POLICIES, "naive"])
 def test_the_time_of_the_gpus_adds_up(policy: str, drain_timeout: float, gpus: int) -> None:
     """Switching is counted from the stays, the rest as time passes: two ways that must meet."""
-    plan = Plan(PLAN.parts, 0.6, gpus, requests=400, spread=1.0)
+    plan = WorkloadPlan(PLAN.parts, 0.6, gpus, requests=400, spread=1.0)
     mine = engines(max_wait=10.0, drain_timeout=drain_timeout)
     it = Naive(mine, gpus=gpus) if policy == "naive" else World(POLICIES[policy], mine, capacity=Capacity(gpus))
     result = told(it.run(poisson(plan)), gpus)
@@ -241,7 +241,7 @@ def test_the_time_of_the_gpus_adds_up(policy: str, drain_timeout: float, gpus: i
 @pytest.mark.parametrize(("load", "spread"), [(0.7, 0.0), (0.5, 1.0)])
 def test_one_model_with_one_slot_is_the_queue_of_the_textbooks(load: float, spread: float) -> None:
     """Without switches the mean wait is Pollaczek and Khinchine's: load / (1 - load) * (1 + spread**2) / 2 services."""
-    plan = Plan([Part("a", seconds=1.0, seats=1.0)], load, requests=6000, spread=spread, seed=1)
+    plan = WorkloadPlan([Stream("a", seconds=1.0, seats=1.0)], load, requests=6000, spread=spread, seed=1)
     result = told(world("a", load=0.0, stop=0.0, slots=1).run(poisson(plan)))
     assert result.waits.mean == pytest.approx(load / (1 - load) * (1 + spread**2) / 2, rel=0.1)
     assert result.serving / result.seconds == pytest.approx(load, rel=0.03)
@@ -250,7 +250,7 @@ def test_one_model_with_one_slot_is_the_queue_of_the_textbooks(load: float, spre
 def test_one_model_with_eight_slots_is_the_queue_of_the_textbooks() -> None:
     """M/D/8 by Erlang's C and Cosmetatos' approximation."""
     slots, load, service = 8, 0.8, 2.0
-    plan = Plan([Part("a", seconds=service, seats=1 / slots)], load, requests=12_000, seed=1)
+    plan = WorkloadPlan([Stream("a", seconds=service, seats=1 / slots)], load, requests=12_000, seed=1)
     result = told(world("a", load=0.0, stop=0.0, slots=slots).run(poisson(plan)))
     busy = slots * load
     terms = [busy**n / factorial(n) for n in range(slots + 1)]
@@ -267,10 +267,10 @@ def test_a_percentile_is_a_wait_that_somebody_had() -> None:
 
 
 def test_a_load_that_was_given_up_counts_as_switching() -> None:
-    assert Stay("a", 1.0, None, 3.0, 4.0).switching(9.0) == 3.0
-    assert Stay("a", 1.0, 3.0, 7.0, 8.0).switching(9.0) == 3.0
-    assert Stay("a", 1.0, 3.0).switching(9.0) == 2.0
-    assert Stay("a", 1.0, 3.0, 7.0, 8.0, gpus=2).switching(7.5) == 2 * 2.5
+    assert ResidentInterval("a", 1.0, None, 3.0, 4.0).switching(9.0) == 3.0
+    assert ResidentInterval("a", 1.0, 3.0, 7.0, 8.0).switching(9.0) == 3.0
+    assert ResidentInterval("a", 1.0, 3.0).switching(9.0) == 2.0
+    assert ResidentInterval("a", 1.0, 3.0, 7.0, 8.0, gpus=2).switching(7.5) == 2 * 2.5
 
 
 def test_a_timeline_shows_who_was_resident_and_how_many_waited() -> None:
@@ -291,13 +291,13 @@ def test_a_timeline_shows_who_was_resident_and_how_many_waited() -> None:
 # Models that sleep ----------------------------------------------------------------------------------------------------
 
 
-def sleepers(*names: str, **terms) -> dict[str, Engine]:
-    return dict.fromkeys(names, Engine(3.0, 0.5, terms=Terms(park=True, **terms), park=0.2, wake=0.3))
+def sleepers(*names: str, **terms) -> dict[str, SimulatedEngine]:
+    return dict.fromkeys(names, SimulatedEngine(3.0, 0.5, terms=SchedulingSpec(park=True, **terms), park=0.2, wake=0.3))
 
 
 def test_models_that_park_come_back_by_a_wake() -> None:
     it = World(Fifo(), sleepers("a", "b"))
-    record = it.run([Asked(10.0 * n, "ab"[n % 2], 0.1) for n in range(6)])
+    record = it.run([SimRequest(10.0 * n, "ab"[n % 2], 0.1) for n in range(6)])
     assert record.answered == 6
     assert record.loads == {"a": 1, "b": 1}
     coming = [stay.ready - stay.started for stay in record.stays]
@@ -308,6 +308,6 @@ def test_models_that_park_come_back_by_a_wake() -> None:
 
 def test_a_budget_of_host_memory_stops_sleepers_in_the_simulation_too() -> None:
     it = World(Fifo(), sleepers("a", "b", "c", host_memory=2), capacity=Capacity(1, host_memory=2))
-    record = it.run([Asked(20.0 * n, "abcabc"[n], 0.1) for n in range(6)])
+    record = it.run([SimRequest(20.0 * n, "abcabc"[n], 0.1) for n in range(6)])
     assert record.answered == 6
     assert record.loads == {"a": 2, "b": 2, "c": 2}  # each was stopped for the next

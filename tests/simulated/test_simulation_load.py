@@ -7,13 +7,13 @@ from statistics import fmean, pstdev
 
 import pytest
 
-from hotseat.simulation.load import (
+from hotseat.simulation.workload import (
     DAY,
     HOT_SHARE,
     SHAPES,
-    Asked,
-    Part,
-    Plan,
+    SimRequest,
+    Stream,
+    WorkloadPlan,
     bursts,
     day,
     hot_and_cold,
@@ -22,11 +22,11 @@ from hotseat.simulation.load import (
 )
 
 NAMES = ("a", "b", "c", "d")
-PARTS = [Part(name) for name in NAMES]
-PLAN = Plan(PARTS, 0.8, requests=1500, seed=7)
+PARTS = [Stream(name) for name in NAMES]
+PLAN = WorkloadPlan(PARTS, 0.8, requests=1500, seed=7)
 
 
-def seats(load: list[Asked], parts: list[Part]) -> float:
+def seats(load: list[SimRequest], parts: list[Stream]) -> float:
     """GPU-seconds of all answers."""
     each = {part.model: part.seats for part in parts}
     return sum(asked.seconds * each[asked.model] for asked in load)
@@ -35,26 +35,26 @@ def seats(load: list[Asked], parts: list[Part]) -> float:
 @pytest.mark.parametrize("utilisation", [0.3, 0.9])
 @pytest.mark.parametrize("shape", ["poisson", "bursts", "hot-cold"])
 def test_a_load_is_as_heavy_as_asked(shape: str, utilisation: float) -> None:
-    load = list(SHAPES[shape](Plan(PARTS, utilisation, requests=40_000)))
+    load = list(SHAPES[shape](WorkloadPlan(PARTS, utilisation, requests=40_000)))
     assert len(load) == 40_000
     assert seats(load, PARTS) / load[-1].at == pytest.approx(utilisation, rel=0.05)
     assert all(earlier.at <= later.at for earlier, later in itertools.pairwise(load))
 
 
 def test_a_load_of_unlike_models_on_several_gpus_is_as_heavy_as_asked() -> None:
-    parts = [Part("small", weight=9.0, seconds=1.0, seats=0.1), Part("large", weight=1.0, seconds=20.0, seats=2.0)]
-    load = list(poisson(Plan(parts, 0.5, gpus=4, requests=40_000)))
+    parts = [Stream("small", weight=9.0, seconds=1.0, seats=0.1), Stream("large", weight=1.0, seconds=20.0, seats=2.0)]
+    load = list(poisson(WorkloadPlan(parts, 0.5, gpus=4, requests=40_000)))
     assert seats(load, parts) / load[-1].at == pytest.approx(0.5 * 4, rel=0.05)
 
 
 def test_a_duration_ends_a_load_as_a_number_of_requests_does() -> None:
-    load = list(poisson(Plan(PARTS, 0.8, duration=3600.0)))
+    load = list(poisson(WorkloadPlan(PARTS, 0.8, duration=3600.0)))
     assert 3590.0 < load[-1].at < 3600.0
     assert len(load) == pytest.approx(3600 * 0.8 * 8 / 2.0, rel=0.05)
 
 
 def test_a_day_has_the_load_as_its_mean_and_its_peak_in_the_afternoon() -> None:
-    load = list(day(Plan(PARTS, 0.5, duration=2 * DAY)))
+    load = list(day(WorkloadPlan(PARTS, 0.5, duration=2 * DAY)))
     assert seats(load, PARTS) / (2 * DAY) == pytest.approx(0.5, rel=0.02)
     hours = Counter(int(asked.at // 3600) % 24 for asked in load)
     mean = len(load) / 24
@@ -63,14 +63,14 @@ def test_a_day_has_the_load_as_its_mean_and_its_peak_in_the_afternoon() -> None:
 
 
 def test_alternating_requests_come_all_at_once() -> None:
-    load = list(SHAPES["alternate"](Plan(PARTS[:2], 0.8, requests=5)))
+    load = list(SHAPES["alternate"](WorkloadPlan(PARTS[:2], 0.8, requests=5)))
     assert [(asked.at, asked.model) for asked in load] == [(0.0, name) for name in "ababa"]
 
 
 def test_shares_are_as_their_weights_say() -> None:
     even = Counter(asked.model for asked in poisson(PLAN))
     assert all(count == pytest.approx(PLAN.requests / 4, rel=0.15) for count in even.values())
-    uneven = Counter(it.model for it in poisson(Plan([Part("a", 3.0), Part("b", 1.0)], 0.8, requests=1500)))
+    uneven = Counter(it.model for it in poisson(WorkloadPlan([Stream("a", 3.0), Stream("b", 1.0)], 0.8, requests=1500)))
     assert uneven["a"] / uneven["b"] == pytest.approx(3.0, rel=0.15)
     hot = Counter(asked.model for asked in hot_and_cold(PLAN))
     assert hot["a"] / PLAN.requests == pytest.approx(HOT_SHARE, abs=0.01)
@@ -94,7 +94,7 @@ def test_times_vary_around_their_mean_as_asked(spread: float) -> None:
 
 
 def test_a_spread_of_services_changes_no_arrival() -> None:
-    plain, spread = list(poisson(PLAN)), list(poisson(Plan(PARTS, 0.8, requests=1500, spread=1.0, seed=7)))
+    plain, spread = list(poisson(PLAN)), list(poisson(WorkloadPlan(PARTS, 0.8, requests=1500, spread=1.0, seed=7)))
     assert [(it.at, it.model) for it in plain] == [(it.at, it.model) for it in spread]
     assert {it.seconds for it in plain} == {2.0}
     assert pstdev(it.seconds for it in spread) == pytest.approx(2.0, rel=0.3)

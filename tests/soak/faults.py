@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from tests.embedded.harness import Hotseat, eventually
 
-from hotseat.core.messages import SeatState
+from hotseat.core.messages import InstanceState
 
 from .world import Violation, World
 
@@ -20,7 +20,7 @@ BACK = 15.0  # seconds in which a new worker serves
 ENGINES_GONE = 5.0  # seconds in which keepers clear up after a hotseat that was killed
 FREEZES = (0.2, 0.5, 1.0, 2.5)
 LONG_FREEZE = 36.0  # more than any heart-beat would take
-PHASES = (*SeatState, None)
+PHASES = (*InstanceState, None)
 
 
 class Faults:

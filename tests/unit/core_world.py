@@ -13,40 +13,41 @@ from functools import wraps
 from math import ceil
 from typing import Any, TypeVar
 
-from hotseat.core import intake, seats
-from hotseat.core.admission import Admission
-from hotseat.core.batch import Batch
-from hotseat.core.events import KINDS, Emit
-from hotseat.core.groups import UNGROUPED, Group, Groups
-from hotseat.core.instance import Holder, told
-from hotseat.core.intake import Cut, Dispatch, Hold, Limits, Reject, ReportDemand
-from hotseat.core.lifecycle import OFFER
-from hotseat.core.memory import raised
+from hotseat.core.admission import messages as intake
+from hotseat.core.admission.fair_queue import Sharing
+from hotseat.core.admission.machine import AdmissionMachine
+from hotseat.core.admission.messages import AbortRequest, Dispatch, Limits, Queued, Reject, ReportDemand
+from hotseat.core.events import EVENT_TYPES, Emit
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
     Fetch,
-    HolderAdopted,
-    HolderFailed,
-    HolderMeasured,
-    HolderParked,
-    HolderReady,
-    HolderReleased,
-    HolderUnproven,
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceMeasured,
+    InstanceParked,
+    InstanceReady,
+    InstanceReleased,
+    InstanceState,
+    InstanceUnproven,
     Observation,
     Park,
     Residency,
-    SeatState,
     SleepFailed,
     Start,
     Stop,
     Wake,
 )
-from hotseat.core.policy import NOTHING, Capacity, Claim
-from hotseat.core.seats import DemandReported, Publish, RouterLeft, Terms, TermsChanged, Tick
-from hotseat.core.switching import Switching
-from hotseat.core.turns import Sharing
+from hotseat.core.policy.api import NOTHING, Capacity, Claim
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.groups import UNGROUPED, Group, Groups
+from hotseat.core.scheduler import messages as seats
+from hotseat.core.scheduler.instance import Instance, told
+from hotseat.core.scheduler.lifecycle import ROUTER_SYNC_TIMEOUT
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.memory_usage import raised
+from hotseat.core.scheduler.messages import ConfigChanged, DemandReported, Publish, RouterLeft, SchedulingSpec, Tick
 
 Act = TypeVar("Act", bound=Callable[..., Any])
 Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
@@ -78,7 +79,7 @@ GROUPINGS = (
     Groups(sets=(frozenset("ab"), frozenset("bc"), frozenset("ac"), frozenset("d"))),
     Groups(sets=(frozenset("abc"), frozenset("ade"))),
 )
-EXTERNAL = Terms(external="http://outside", fingerprint="outside")
+EXTERNAL = SchedulingSpec(external="http://outside", fingerprint="outside")
 
 
 @dataclass
@@ -143,7 +144,7 @@ class Request:
 
 @dataclass
 class Router:
-    machine: Admission
+    machine: AdmissionMachine
     inbox: deque[Residency] = field(default_factory=deque)
     batches: dict[str, int] = field(
         default_factory=dict
@@ -186,11 +187,11 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.switching = Switching("w", Batch())
+        self.switching = Scheduler("w", Batch())
         self.capacity = Capacity(1)
         self.grown: dict[str, int] = {}  # by model: the most memory that the switcher was told of, beyond its claim
         self.groups = UNGROUPED
-        self.terms: dict[str, Terms] = {}
+        self.terms: dict[str, SchedulingSpec] = {}
         self.limits: dict[str, Limits] = {}
         self.sharers = 1  # routers that share what follows
         self.most = 40  # that may wait
@@ -226,7 +227,7 @@ class World:
     # The machines ------------------------------------------------------------------------------------------------------
 
     @with_stories
-    def tell(self, stimulus: seats.Stimulus) -> None:
+    def tell(self, stimulus: seats.SchedulerStimulus) -> None:
         """Let the switcher hear something and do what it says."""
         before = {h.id: h.state for h in self.switching.holders.values()}
         commands = self.switching.step(stimulus)
@@ -247,21 +248,25 @@ class World:
                 case Publish(residency):
                     self.publish(residency)
                 case Emit(kind, _, data):
-                    assert kind in KINDS
-                    assert set(data) == set(KINDS[kind].data), (kind, data)
+                    assert kind in EVENT_TYPES
+                    assert set(data) == set(EVENT_TYPES[kind].data), (kind, data)
                     self.outgrown += kind == "model.outgrown"
         assert self.switching.wake_at is None or self.switching.wake_at > self.now
 
-    def hold_against_wishes(self, before: Mapping[str, SeatState]) -> None:
+    def hold_against_wishes(self, before: Mapping[str, InstanceState]) -> None:
         """Where nobody waits for a seat, who makes room does so for a wish: nobody may be using it."""
         machine, queue = self.switching, self.switching.queue()
         roomy = self.roomy()
-        asleep = (SeatState.PARKING, SeatState.PARKED)
+        asleep = (InstanceState.PARKING, InstanceState.PARKED)
         seated = {h.model for h in machine.holders.values() if h.staying and h.state not in asleep}
         wanted = {model for model in machine.seating.terms if machine.traffic.wanted(model) is not None}
         asked = {*queue, *machine.prospects.orders, *wanted} - seated
         for holder in machine.holders.values():
-            if holder.state is SeatState.CLOSING and before.get(holder.id) is SeatState.READY and not holder.leaving:
+            if (
+                holder.state is InstanceState.CLOSING
+                and before.get(holder.id) is InstanceState.READY
+                and not holder.leaving
+            ):
                 assert not self.pinned(holder.model) or not roomy, f"{holder} is pinned"
                 if not asked and roomy:
                     self.left_for_wishes += holder.model not in self.idle_ones
@@ -282,7 +287,7 @@ class World:
         return {name for name, terms in self.terms.items() if terms.pinned}
 
     def pinned(self, model: str) -> bool:
-        terms = self.terms.get(model, Terms())
+        terms = self.terms.get(model, SchedulingSpec())
         return model in self.pins or ((terms.pinned or terms.kept) and model not in self.unpins)
 
     def start(self, order: Start) -> None:
@@ -423,13 +428,13 @@ class World:
         gentle = (
             self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching.decision.obliging
         )
-        drain = max(terms.drain_timeout, OFFER) if gentle else terms.drain_timeout
+        drain = max(terms.drain_timeout, ROUTER_SYNC_TIMEOUT) if gentle else terms.drain_timeout
         deadline = self.closing_since.get(order.holder, self.now) + drain
         body.forced = body.forced or self.now >= deadline
         if not body.forced:
             self._assert_drained(order)
         if body.state == "gone" and not body.news:
-            body.news.append(HolderReleased(self.now, body.holder, body.epoch))
+            body.news.append(InstanceReleased(self.now, body.holder, body.epoch))
 
     def _batch(self, request: Request, holder: str) -> int:
         router = self.routers.get(request.router)
@@ -439,22 +444,22 @@ class World:
         assert not self.old_news or residency.epoch > self.old_news[-1].epoch
         self.old_news.append(residency)
         for resident in residency.residents:
-            if resident.state in (SeatState.CLOSING, SeatState.DRAINING):  # which may come at once
+            if resident.state in (InstanceState.CLOSING, InstanceState.DRAINING):  # which may come at once
                 self.closing_since.setdefault(resident.holder, self.now)
-            elif resident.state is SeatState.READY:
+            elif resident.state is InstanceState.READY:
                 self.closing_since.pop(resident.holder, None)
         for router in self.routers.values():
             router.inbox.append(residency)
 
     @with_stories
-    def at(self, name: str, stimulus: intake.Stimulus) -> None:
+    def at(self, name: str, stimulus: intake.AdmissionStimulus) -> None:
         """Let a router hear something and do what it says."""
         cut: list[int] = []
         for command in self.routers[name].machine.step(stimulus):
             match command:
                 case Dispatch():
                     self.dispatch(command)
-                case Hold(id_):
+                case Queued(id_):
                     assert self.requests[id_].holder is None
                     assert self.requests[id_].end is None
                     self.requests[id_].held = True
@@ -462,7 +467,7 @@ class World:
                 case Reject(id_, _, code):
                     assert self.requests[id_].holder is None, "rejected after its dispatch"
                     self.end(id_, code)
-                case Cut(id_):
+                case AbortRequest(id_):
                     request = self.requests[id_]
                     assert request.holder is not None
                     assert not request.cut
@@ -495,9 +500,9 @@ class World:
         assert not body.told, f"dispatched to {body}, which was told to stop"
         known = self.switching.holders.get(body.holder)
         unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.closing_epoch
-        if known is not None and known.state is SeatState.DRAINING and unaware:
+        if known is not None and known.state is InstanceState.DRAINING and unaware:
             return  # it drains without closing before; it is not stopped before this router has seen that
-        if known is not None and known.state in (SeatState.LOADING, SeatState.DRAINING):
+        if known is not None and known.state in (InstanceState.LOADING, InstanceState.DRAINING):
             raise AssertionError(f"dispatched to a holder that is {known.state}")
 
     def check_turn(self, id_: int, holder: str) -> None:
@@ -539,7 +544,7 @@ class World:
     def finish_one(self, id_: int) -> None:
         router = self.requests[id_].router
         self.end(id_, "finished")
-        self.at(router, intake.Finish(self.now, id_))
+        self.at(router, intake.RequestFinished(self.now, id_))
 
     # Invariants --------------------------------------------------------------------------------------------------------
 
@@ -572,7 +577,9 @@ class World:
     def _held(self, bodies: Iterable[Body]) -> Claim:
         return sum((b.held.placed(b.devices, self.capacity) for b in bodies if b.held != NOTHING), NOTHING)
 
-    def changes_nothing(self, machine: Switching | Admission, stimulus: seats.Stimulus | intake.Stimulus) -> None:
+    def changes_nothing(
+        self, machine: Scheduler | AdmissionMachine, stimulus: seats.SchedulerStimulus | intake.AdmissionStimulus
+    ) -> None:
         if machine is self.switching:
             for _ in range(3):  # one that loads may let another load beside it, and a third be told of that
                 self.tell(Tick(self.now))
@@ -594,7 +601,7 @@ class World:
     def crowd(self, pick: Pick) -> None:
         """Several come at once for a model that is ready, and the switcher hears of it when some have waited."""
         for name, router in sorted(self.routers.items()):
-            ready = sorted({r.model for r in router.machine.residency.residents if r.state is SeatState.READY})
+            ready = sorted({r.model for r in router.machine.residency.residents if r.state is InstanceState.READY})
             if ready:
                 model = ready[pick(len(ready))]
                 for _ in range(3):
@@ -613,7 +620,9 @@ class World:
         deadline = None if patience is None else self.now + patience
         self.at(
             router,
-            intake.Arrive(self.now, self.count, model, priority, tenant=tenant, deadline=deadline, size=request.size),
+            intake.RequestArrived(
+                self.now, self.count, model, priority, tenant=tenant, deadline=deadline, size=request.size
+            ),
         )
         return request
 
@@ -629,7 +638,7 @@ class World:
         if (id_ := self._one(pick, waiting=pick(4) > 0)) is not None:
             router, model = self.requests[id_].router, self.requests[id_].model
             self.end(id_, "left")
-            self.at(router, intake.Leave(self.now, id_))
+            self.at(router, intake.ClientDisconnected(self.now, id_))
             self.gone.append((router, model))
 
     def retry(self, pick: Pick) -> None:
@@ -645,7 +654,7 @@ class World:
     def expire(self, pick: Pick) -> None:
         if (id_ := self._one(pick, waiting=pick(8) > 0)) is not None:
             dispatched = self.requests[id_].holder is not None
-            self.at(self.requests[id_].router, intake.Expire(self.now, id_))
+            self.at(self.requests[id_].router, intake.WaitTimedOut(self.now, id_))
             assert (id_ in self.requests) == dispatched
 
     def divert(self, pick: Pick) -> None:
@@ -654,10 +663,10 @@ class World:
             return
         request = self.requests[id_]
         if dispatched := request.holder is not None:
-            self.changes_nothing(self.routers[request.router].machine, intake.Divert(self.now, id_))
+            self.changes_nothing(self.routers[request.router].machine, intake.ServedByFallback(self.now, id_))
         else:
             self.end(id_, "diverted")
-            self.at(request.router, intake.Divert(self.now, id_))
+            self.at(request.router, intake.ServedByFallback(self.now, id_))
             self._is_wanted(request.router, request.model)
         assert (id_ in self.requests) == dispatched
 
@@ -666,12 +675,12 @@ class World:
         if self.routers:
             name = sorted(self.routers)[pick(len(self.routers))]
             model = (*MODELS, "external", "unheard-of")[pick(7)]
-            self.at(name, intake.Want(self.now, model))
+            self.at(name, intake.PrewarmRequested(self.now, model))
             self._is_wanted(name, model)
 
     def _is_wanted(self, router: str, model: str) -> None:
         machine = self.routers[router].machine
-        there = any(r.model == model and r.state is SeatState.READY for r in machine.residency.residents)
+        there = any(r.model == model and r.state is InstanceState.READY for r in machine.residency.residents)
         refusal = machine.residency.refusals.get(model)
         against = model not in self.terms or self.down or (refusal and (refusal.retry_at or 0.0) > self.now)
         assert (model in machine._wants) == (not there and not against)
@@ -710,7 +719,7 @@ class World:
         residency = inbox.popleft()
         router = self.routers[name]
         if residency.epoch > router.machine.residency.epoch:
-            closing = [r.holder for r in residency.residents if r.state is SeatState.CLOSING]
+            closing = [r.holder for r in residency.residents if r.state is InstanceState.CLOSING]
             router.batches = {holder: router.batches.get(holder, self.count) for holder in closing}
         self.at(name, intake.ResidencySeen(self.now, residency))
 
@@ -736,7 +745,7 @@ class World:
     def _ready(self, body: Body) -> None:
         body.state = "ready"
         body.sleeps = False
-        body.news.append(HolderReady(self.now, body.holder, body.epoch, body.address, body.turn))
+        body.news.append(InstanceReady(self.now, body.holder, body.epoch, body.address, body.turn))
 
     def turn(self, pick: Pick) -> None:
         """What was told to sleep or to wake does so, or does not."""
@@ -755,7 +764,7 @@ class World:
             self._ready(body)
         else:
             body.state, body.asleep = "parked", True
-            body.news.append(HolderParked(self.now, body.holder, body.epoch, body.turn, memory))
+            body.news.append(InstanceParked(self.now, body.holder, body.epoch, body.turn, memory))
 
     def measure(self, pick: Pick) -> None:
         """A ready engine is seen to take some memory, maybe more than it claims."""
@@ -767,7 +776,7 @@ class World:
                 self.before_change = set(self.bodies)
                 body.claim = raised(body.claim, memory, self.capacity)
                 self.grown[body.model] = max(memory, self.grown.get(body.model, 0))
-            self.tell(HolderMeasured(self.now, body.holder, body.epoch, memory))
+            self.tell(InstanceMeasured(self.now, body.holder, body.epoch, memory))
 
     def fail(self, pick: Pick) -> None:
         """An engine ends by itself, while loading or later."""
@@ -776,7 +785,7 @@ class World:
             body = bodies[pick(len(bodies))]
             body.state = "dead"
             if pick(4):
-                body.news.append(HolderFailed(self.now, body.holder, body.epoch, "Exited", "exit code 1"))
+                body.news.append(InstanceFailed(self.now, body.holder, body.epoch, "Exited", "exit code 1"))
             if pick(2):
                 self._gone(body)
             self._maybe_tell(pick)
@@ -788,7 +797,7 @@ class World:
             body = bodies[pick(len(bodies))]
             body.forced = True
             body.news.append(
-                HolderFailed(self.now, body.holder, body.epoch, "Unhealthy", "it does not answer", lives=True)
+                InstanceFailed(self.now, body.holder, body.epoch, "Unhealthy", "it does not answer", lives=True)
             )
             self._maybe_tell(pick)
 
@@ -801,7 +810,7 @@ class World:
                 self._gone(body)
             else:
                 body.state = "stuck"
-                body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
+                body.news.append(InstanceUnproven(self.now, body.holder, body.epoch, "it does not go"))
             self._maybe_tell(pick)
 
     def settle(self, pick: Pick) -> None:
@@ -812,7 +821,7 @@ class World:
 
     def _gone(self, body: Body) -> None:
         body.state = "gone"
-        body.news.append(HolderReleased(self.now, body.holder, body.epoch))
+        body.news.append(InstanceReleased(self.now, body.holder, body.epoch))
 
     def _maybe_tell(self, pick: Pick) -> None:
         if pick(4):
@@ -826,7 +835,7 @@ class World:
     def _tell_news(self, body: Body) -> None:
         news = replace(body.news.popleft(), now=self.now)
         body.told_news.append(news)
-        if isinstance(news, HolderParked) and news.memory is not None:
+        if isinstance(news, InstanceParked) and news.memory is not None:
             body.measured = news.memory
         self.tell(news)
 
@@ -845,23 +854,23 @@ class World:
                 return
             epoch = holder.epoch + (-1, 1)[pick(2)]
             kinds: tuple[Observation, ...] = (
-                HolderReady(self.now, holder.id, epoch, "http://stale"),
-                HolderFailed(self.now, holder.id, epoch, "Exited", ""),
-                HolderReleased(self.now, holder.id, epoch),
-                HolderUnproven(self.now, holder.id, epoch, ""),
-                HolderParked(self.now, holder.id, epoch, holder.turn),
+                InstanceReady(self.now, holder.id, epoch, "http://stale"),
+                InstanceFailed(self.now, holder.id, epoch, "Exited", ""),
+                InstanceReleased(self.now, holder.id, epoch),
+                InstanceUnproven(self.now, holder.id, epoch, ""),
+                InstanceParked(self.now, holder.id, epoch, holder.turn),
                 SleepFailed(self.now, holder.id, epoch, holder.turn, ""),
-                HolderAdopted(self.now, holder.model, holder.id, epoch, "http://stale"),
-                HolderMeasured(self.now, holder.id, epoch, 10**12),
+                InstanceAdopted(self.now, holder.model, holder.id, epoch, "http://stale"),
+                InstanceMeasured(self.now, holder.id, epoch, 10**12),
             )
             self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
-    def stale_turn(self, holder: Holder, pick: Pick) -> None:
+    def stale_turn(self, holder: Instance, pick: Pick) -> None:
         """About an order to sleep or to wake that is not the last one."""
         turn = holder.turn + (-1, 1)[pick(2)]
         kinds: tuple[Observation, ...] = (
-            HolderReady(self.now, holder.id, holder.epoch, "http://stale", turn),
-            HolderParked(self.now, holder.id, holder.epoch, turn),
+            InstanceReady(self.now, holder.id, holder.epoch, "http://stale", turn),
+            InstanceParked(self.now, holder.id, holder.epoch, turn),
             SleepFailed(self.now, holder.id, holder.epoch, turn, ""),
         )
         self.changes_nothing(self.switching, kinds[pick(len(kinds))])
@@ -882,14 +891,14 @@ class World:
     # Actions: people ----------------------------------------------------------------------------------------------------
 
     def order_load(self, pick: Pick) -> None:
-        self.tell(seats.Load(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
+        self.tell(seats.LoadOrdered(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
 
     def order_unload(self, pick: Pick) -> None:
-        self.tell(seats.Unload(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
+        self.tell(seats.UnloadOrdered(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
 
     def order_pin(self, pick: Pick) -> None:
         model = (*MODELS, "external", "unheard-of")[pick(7)]
-        self.tell(seats.Pin(self.now, model))
+        self.tell(seats.PinOrdered(self.now, model))
         # It is not, where it could never be loaded beside those that are; its schedule may pin it all the same.
         if model in self.switching.wishes.pinned and model in self.switching.wishes._pins | self._pinned_by_documents:
             if not self.terms[model].pinned:
@@ -903,7 +912,7 @@ class World:
         self.pins.discard(model)
         if self.pinned(model):
             self.unpins.add(model)
-        self.tell(seats.Unpin(self.now, model))
+        self.tell(seats.UnpinOrdered(self.now, model))
         assert model not in self.switching.wishes.pinned
 
     def open_window(self, pick: Pick) -> None:
@@ -914,10 +923,10 @@ class World:
             wishes = {"wanted": kind in (1, 2, 3), "kept": kind == 2, "pinned": kind == 4}
             self._tell_terms({**self.terms, name: replace(self.terms[name], **wishes)})
 
-    def _tell_terms(self, terms: Mapping[str, Terms]) -> None:
+    def _tell_terms(self, terms: Mapping[str, SchedulingSpec]) -> None:
         self.terms = dict(terms)
         self._follow_terms()
-        self.tell(TermsChanged(self.now, self.terms, self.capacity, self.groups))
+        self.tell(ConfigChanged(self.now, self.terms, self.capacity, self.groups))
 
     def _follow_terms(self) -> None:
         self.pins = {m for m in self.pins if m in self.terms and not self.terms[m].pinned}
@@ -957,7 +966,12 @@ class World:
         self.apply(terms, limits, capacity, cache_first=pick(2) == 0)
 
     def apply(
-        self, terms: Mapping[str, Terms], limits: Mapping[str, Limits], capacity: Capacity, *, cache_first: bool
+        self,
+        terms: Mapping[str, SchedulingSpec],
+        limits: Mapping[str, Limits],
+        capacity: Capacity,
+        *,
+        cache_first: bool,
     ) -> None:
         old = self.terms
         changed = [n for n, t in terms.items() if n not in old or old[n].fingerprint != t.fingerprint]
@@ -970,7 +984,7 @@ class World:
         self.fetching &= self.terms.keys()
         if cache_first:
             self._tell_cache(changed)
-        self.tell(TermsChanged(self.now, self.terms, capacity, self.groups))
+        self.tell(ConfigChanged(self.now, self.terms, capacity, self.groups))
         if not cache_first:
             self._tell_cache(changed)
         self._tell_limits()
@@ -1010,7 +1024,7 @@ class World:
         """A router comes: it is enrolled before it hears who holds the accelerator."""
         if len(self.routers) < 3 and not self.down:
             name = f"r{len(self.routers) + len(self.left) + len(self.crashed)}"
-            router = self.routers[name] = Router(Admission(name))
+            router = self.routers[name] = Router(AdmissionMachine(name))
             self._tell_limits()
             self._hand_over(router.machine.demand())
             if self.old_news:
@@ -1022,7 +1036,7 @@ class World:
             return
         name = sorted(self.routers)[pick(len(self.routers))]
         if pick(2):
-            self.at(name, intake.Close(self.now))
+            self.at(name, intake.RouterClosed(self.now))
             for id_ in [i for i, r in self.requests.items() if r.router == name]:
                 self.finish_one(id_)
             self._say_goodbye(name)
@@ -1048,7 +1062,7 @@ class World:
         asleep = any(b.sleeps for b in self.bodies.values() if b.state != "gone")  # no home of those adopts anything
         if self.down or asleep or any((b.model, b.fingerprint) not in described for b in self._bodies("stuck")):
             return  # adoption goes by the documents; what a changed one occupies, or a sleeper does not, it would not know
-        self.switching = Switching("w", Batch(), epoch=self.switching.epoch)
+        self.switching = Scheduler("w", Batch(), epoch=self.switching.epoch)
         self.pins, self.unpins = set(), set()  # what it is not told again
         self.fetching.clear()
         self.grown.clear()  # it is not remembered
@@ -1062,7 +1076,7 @@ class World:
         for body in self.bodies.values():
             body.told_news.clear()
             body.news.clear()
-        self.tell(TermsChanged(self.now, self.terms, self.capacity, self.groups))
+        self.tell(ConfigChanged(self.now, self.terms, self.capacity, self.groups))
         for body in self._bodies("parking", "parked", "waking"):
             body.state, body.forced = "gone", True  # no runtime adopts them
         for body in self._bodies("loading", "ready", "dead", "stuck"):
@@ -1083,17 +1097,17 @@ class World:
         body.turn, body.sleeps, body.asleep = 0, False, False
         self.closing_since.pop(body.holder, None)
         if body.state == "stuck":
-            body.news.append(HolderUnproven(self.now, body.holder, body.epoch, "it does not go"))
+            body.news.append(InstanceUnproven(self.now, body.holder, body.epoch, "it does not go"))
         elif address is None:
             body.state = "loading"
-        self.tell(HolderAdopted(self.now, body.model, body.holder, body.epoch, address, devices=body.devices))
+        self.tell(InstanceAdopted(self.now, body.model, body.holder, body.epoch, address, devices=body.devices))
 
     def shut_down(self, _: Pick) -> None:
         if not self.down:
             self.down = True
             for name in self.routers:
-                self.at(name, intake.Close(self.now))
-            self.tell(seats.Shutdown(self.now))
+                self.at(name, intake.RouterClosed(self.now))
+            self.tell(seats.ShutdownOrdered(self.now))
 
     # A fair world -------------------------------------------------------------------------------------------------------
 
@@ -1214,11 +1228,11 @@ ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
 }  # fmt: skip
 
 
-def _terms(claim: Claim, pick: Pick) -> Terms:
+def _terms(claim: Claim, pick: Pick) -> SchedulingSpec:
     """What an engine has to be restarted for."""
     park, memory = pick(2) == 0, MEMORIES[pick(len(MEMORIES))]
     mark = f"{claim.gpus}/{claim.memory}/{park}/{memory}/{pick(2)}"
-    return Terms(claim, fingerprint=mark, park=park, host_memory=memory)
+    return SchedulingSpec(claim, fingerprint=mark, park=park, host_memory=memory)
 
 
 def begin(pick: Pick) -> World:

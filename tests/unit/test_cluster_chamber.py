@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hotseat.cluster.chamber import Chamber
-from hotseat.control.bus import Bus
-from hotseat.core.documents import Model
-from hotseat.core.lessons import Lesson
-from hotseat.core.messages import Demand, HolderAdopted
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
+from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.control.event_log import EventLog
+from hotseat.core.messages import Demand, InstanceAdopted
+from hotseat.core.scheduler.stats import ModelStats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeRuntime
@@ -40,9 +40,9 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
     begun = {"id": "default/6", "from": [], "to": "a", "outcome": "running", "startedAt": "2026-01-01T00:00:00Z"}
     before = {"epoch": 7, "residents": [], "routers": [{"id": "r", "pod": "r-1", "seq": 3}], "switches": [begun]}
-    chamber = Chamber(workspace, before, runtime=FakeRuntime(), bus=Bus(), kube=kube, namespace="test")
+    chamber = WorkspaceController(workspace, before, runtime=FakeRuntime(), bus=EventLog(), kube=kube, namespace="test")
     chamber.change(workspace, 1, [model], {})
-    chamber.switcher.tell(HolderAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    chamber.switcher.tell(InstanceAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
     assert not kube.statuses
     chamber.start()
     assert kube.written.wait(5)
@@ -53,15 +53,17 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     chamber.stop()
 
 
-def open_chamber(policy: str = "batch") -> Chamber:
-    return Chamber(following(policy), {}, runtime=FakeRuntime(), bus=Bus(), kube=Writes(), namespace="test")
+def open_chamber(policy: str = "batch") -> WorkspaceController:
+    return WorkspaceController(
+        following(policy), {}, runtime=FakeRuntime(), bus=EventLog(), kube=Writes(), namespace="test"
+    )
 
 
 def following(policy: str) -> Workspace:
     return Workspace.model_validate({"metadata": {"name": "default"}, "spec": {"policy": {"name": policy}}})
 
 
-def routers(chamber: Chamber) -> list[str]:
+def routers(chamber: WorkspaceController) -> list[str]:
     return [router.id for router in chamber.routers]
 
 
@@ -81,7 +83,7 @@ def test_a_router_whose_goodbye_is_faster_than_its_first_word_is_not_enrolled() 
     assert routers(chamber) == []
 
 
-def ready(chamber: Chamber) -> tuple[str, str, str]:
+def ready(chamber: WorkspaceController) -> tuple[str, str, str]:
     (found,) = [each for each in chamber.build()["conditions"] if each["type"] == "Ready"]
     return found["status"], found["reason"], found["message"]
 
@@ -102,9 +104,9 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
     models = [Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock"}}) for name in "ab"]
     workspace, marks = following("batch"), {"a": "mark-a", "b": "mark-b"}
 
-    def begin(status: dict[str, Any], **marks: str) -> tuple[Chamber, Writes]:
+    def begin(status: dict[str, Any], **marks: str) -> tuple[WorkspaceController, Writes]:
         kube, runtime = Writes(), FakeRuntime()
-        chamber = Chamber(workspace, status, runtime=runtime, bus=Bus(), kube=kube, namespace="test")
+        chamber = WorkspaceController(workspace, status, runtime=runtime, bus=EventLog(), kube=kube, namespace="test")
         chamber.change(workspace, 1, models, marks)
         runtime.begin(models, chamber.switcher.tell)
         chamber.start()
@@ -113,7 +115,7 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
     first, kube = begin({}, **marks)
     for name in "aba":
         assert first.operator.load(name, 5).state == "ready"
-    assert first.switcher.wait_for(lambda: "stop" in first.switcher.lessons().get("b", Lesson("")).times, 5)
+    assert first.switcher.wait_for(lambda: "stop" in first.switcher.lessons().get("b", ModelStats("")).times, 5)
     deadline = time.monotonic() + 5
     while not (status := merged(kube))["learned"] or status["learned"] != first.build()["learned"]:
         assert time.monotonic() < deadline
@@ -135,7 +137,9 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
 
 def test_what_nobody_can_read_of_what_was_learned_costs_no_more_than_that(caplog: pytest.LogCaptureFixture) -> None:
     status = {"epoch": 7, "learned": [{"model": "a", "load": "long"}]}
-    chamber = Chamber(following("batch"), status, runtime=FakeRuntime(), bus=Bus(), kube=Writes(), namespace="test")
+    chamber = WorkspaceController(
+        following("batch"), status, runtime=FakeRuntime(), bus=EventLog(), kube=Writes(), namespace="test"
+    )
     assert (chamber.residency.epoch, chamber.build()["learned"]) == (7, [])
     assert "cannot read the learned statistics" in caplog.text
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from hotseat.cluster import statuses
-from hotseat.cluster.documents import Documents, read
-from hotseat.core.documents import Model
-from hotseat.core.messages import CacheState, Residency, Resident, SeatState
-from hotseat.core.seats import ModelStatus
-from hotseat.kube.conventions import ClusterSettings
+from hotseat.api.model import Model
+from hotseat.cluster import status_objects as statuses
+from hotseat.cluster.model_objects import ModelObjects, read
+from hotseat.core.messages import CacheState, InstanceState, Residency, Resident
+from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.kube.constants import ClusterSettings
 
 SETTINGS = ClusterSettings("hotseat:1", "ns")
 Json = dict[str, Any]
@@ -56,7 +56,7 @@ def test_a_model_goes_before_a_ksvc_of_its_name_and_a_deleted_one_is_none() -> N
     assert both.models["k"].uid == "m-k"
     going = model("a")
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert read([workspace()], [going], [], SETTINGS, {}) == Documents(both.workspaces, {})
+    assert read([workspace()], [going], [], SETTINGS, {}) == ModelObjects(both.workspaces, {})
 
 
 def test_a_model_that_cannot_be_made_says_why() -> None:
@@ -70,7 +70,7 @@ def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str =
         ModelStatus("a", state),
         model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", **spec}}),
         generation=2,
-        resident=Resident("a", "default/a@1", SeatState.READY, 1, 0.0, "http://p") if state == "ready" else None,
+        resident=Resident("a", "default/a@1", InstanceState.READY, 1, 0.0, "http://p") if state == "ready" else None,
         cache=(cached, "", None, None),
         switches=(),
         problem=problem,
@@ -110,7 +110,7 @@ def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
 
 
 def test_parked_models_are_named_apart() -> None:
-    states = {"a": SeatState.READY, "b": SeatState.PARKED, "c": SeatState.PARKED}
+    states = {"a": InstanceState.READY, "b": InstanceState.PARKED, "c": InstanceState.PARKED}
     residents = tuple(Resident(name, f"w/{name}@1", state, 1, 0.0) for name, state in states.items())
     assert statuses.names(Residency(1, residents)) == {"resident": "a", "parked": "b, c"}
     assert statuses.names(Residency()) == {"resident": None, "parked": None}
@@ -124,7 +124,7 @@ def test_a_condition_keeps_the_time_since_which_it_is_what_it_is() -> None:
 
 
 def test_a_seat_that_is_not_proven_free_makes_the_workspace_not_ready() -> None:
-    stuck = Residency(3, (Resident("a", "default/a@1", SeatState.UNPROVEN, 1, 0.0),))
+    stuck = Residency(3, (Resident("a", "default/a@1", InstanceState.UNPROVEN, 1, 0.0),))
     ready, events = statuses.workspace_conditions(1, stuck, broker_ok=False)
     assert (ready["status"], ready["reason"]) == ("False", "ReleaseUnproven")
     assert "default/a@1" in ready["message"]

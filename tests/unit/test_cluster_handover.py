@@ -8,20 +8,27 @@ from typing import Any
 
 import pytest
 
-from hotseat.cluster.documents import read
-from hotseat.cluster.handover import Handover
+from hotseat.cluster.model_objects import read
+from hotseat.cluster.pending_observations import PendingObservations
 from hotseat.cluster.settings import Settings
 from hotseat.cluster.switcher import SwitcherApp
-from hotseat.core.messages import CacheObserved, CacheState, HolderAdopted, HolderReady, HolderReleased, Observation
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    InstanceAdopted,
+    InstanceReady,
+    InstanceReleased,
+    Observation,
+)
 from hotseat.kube.client import Kube
-from hotseat.kube.conventions import ClusterSettings
+from hotseat.kube.constants import ClusterSettings
 
 WORKSPACE = {"metadata": {"name": "default", "generation": 1}, "spec": {"capacity": {"gpus": 1}}}
 HOLDER = "default/a@7"
 NOW = 5.0
-ADOPTED = HolderAdopted(NOW, "a", HOLDER, 7, None)
-READY = HolderReady(NOW, HOLDER, 7, "http://10.0.0.1:8012")
-RELEASED = HolderReleased(NOW, HOLDER, 7)
+ADOPTED = InstanceAdopted(NOW, "a", HOLDER, 7, None)
+READY = InstanceReady(NOW, HOLDER, 7, "http://10.0.0.1:8012")
+RELEASED = InstanceReleased(NOW, HOLDER, 7)
 CACHED = CacheObserved(NOW, "a", CacheState.CACHED)
 
 
@@ -88,7 +95,7 @@ def test_what_was_adopted_again_is_not_taken_for_gone(app: SwitcherApp, kube: St
 def test_holders_are_told_first_so_that_nothing_is_started_on_their_seats() -> None:
     told: list[Observation] = []
     chamber: Any = SimpleNamespace(name="default", switcher=SimpleNamespace(tell=told.append))
-    handover = Handover({})
+    handover = PendingObservations({})
     for observation in (CACHED, ADOPTED):
         handover.tell("default", observation)
     handover.open(chamber)

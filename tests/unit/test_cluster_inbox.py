@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from hotseat.cluster.inbox import MAX_BODY, create_inbox
-from hotseat.control.carrier import Carrier
-from hotseat.control.wire import Json, demand_to_json, sign, stamp
-from hotseat.core.messages import Demand, Waiting
+from hotseat.cluster.http_api import MAX_BODY, create_inbox
+from hotseat.control.codec import Json, demand_to_json, sign, to_rfc3339
+from hotseat.control.switcher_client import SwitcherClient
+from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.telemetry.metrics import Metrics
 
 KEY = b"0123456789abcdef"
@@ -37,11 +37,11 @@ def inbox(taken: TAKEN, orders: list[Json]) -> FlaskClient:
 
 
 def demand() -> Json:
-    return demand_to_json("w", Demand("r1", 1, 0, {"a": Waiting(1, time.monotonic())})) | {"pod": "router-0"}
+    return demand_to_json("w", Demand("r1", 1, 0, {"a": QueuedDemand(1, time.monotonic())})) | {"pod": "router-0"}
 
 
 def headers(data: Json, key: bytes = KEY) -> dict[str, str]:
-    return Carrier("", "", key).event("w", "demand.reported", data)
+    return SwitcherClient("", "", key).event("w", "demand.reported", data)
 
 
 def test_a_signed_snapshot_is_taken_and_answered_202_with_nothing(inbox: FlaskClient, taken: TAKEN) -> None:
@@ -88,7 +88,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(inbox: FlaskClient, path
 
 
 def order(**changes: Any) -> Json:
-    now = stamp(time.monotonic())
+    now = to_rfc3339(time.monotonic())
     return {"order": "load", "workspace": "w", "model": "a", "router": "r", "id": "1", "at": now, "wait": 0, **changes}
 
 
@@ -100,6 +100,6 @@ def test_an_order_is_carried_out_once(inbox: FlaskClient, orders: list[Json]) ->
     what = order()
     assert give(inbox, what) == 200
     assert give(inbox, what) == 403  # caught and sent again
-    assert give(inbox, order(id="2", at=stamp(time.monotonic() - 60))) == 403
+    assert give(inbox, order(id="2", at=to_rfc3339(time.monotonic() - 60))) == 403
     assert give(inbox, order(id="3"), b"not the key, sorry") == 403
     assert len(orders) == 1

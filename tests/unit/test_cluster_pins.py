@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 
-from hotseat.cluster.chamber import Chamber
-from hotseat.cluster.documents import Documents, read
-from hotseat.cluster.orders import Orders
-from hotseat.cluster.pinning import Pinning
-from hotseat.control.bus import Bus
-from hotseat.control.terms import terms_of
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
+from hotseat.cluster.commands import PinAnnotations, RemoteCommands
+from hotseat.cluster.model_objects import ModelObjects, read
+from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.control.event_log import EventLog
+from hotseat.control.scheduling_spec import terms_of
 from hotseat.core.errors import BadRequest, Unavailable
-from hotseat.core.messages import HolderAdopted
-from hotseat.core.workspaces import Workspace
+from hotseat.core.messages import InstanceAdopted
 from hotseat.kube.client import KubeError
-from hotseat.kube.conventions import ClusterSettings
+from hotseat.kube.constants import ClusterSettings
 
 from ..fakes import FakeRuntime  # noqa: TID252
 from .test_cluster_documents import adopted, model, workspace
@@ -51,12 +50,12 @@ def api() -> Api:
 
 
 @pytest.fixture
-def chamber(api: Api) -> Iterator[Chamber]:
+def chamber(api: Api) -> Iterator[WorkspaceController]:
     home = Workspace.model_validate({"metadata": {"name": "default"}})
-    chamber = Chamber(home, {}, runtime=FakeRuntime(), bus=Bus(), kube=api, namespace="ns")
+    chamber = WorkspaceController(home, {}, runtime=FakeRuntime(), bus=EventLog(), kube=api, namespace="ns")
     documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
     chamber.change(home, 1, [r.model for r in documents.models.values()], {})
-    chamber.switcher.tell(HolderAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    chamber.switcher.tell(InstanceAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
     chamber.start()
     yield chamber
     chamber.stop()
@@ -65,20 +64,22 @@ def chamber(api: Api) -> Iterator[Chamber]:
 
 
 @pytest.fixture
-def orders(api: Api, chamber: Chamber) -> Orders:
+def orders(api: Api, chamber: WorkspaceController) -> RemoteCommands:
     documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
-    return Orders({"default": chamber}, Pinning(api, "ns", lambda: documents))
+    return RemoteCommands({"default": chamber}, PinAnnotations(api, "ns", lambda: documents))
 
 
 def order(what: str, name: str = "a", wait: float | None = 0) -> Json:
     return {"order": what, "workspace": "default", "model": name, "wait": wait}
 
 
-def pinned(chamber: Chamber) -> list[str]:
+def pinned(chamber: WorkspaceController) -> list[str]:
     return [row["name"] for row in chamber.build()["models"] if row.get("pinned")]
 
 
-def test_a_pin_holds_at_once_and_is_written_on_the_model(orders: Orders, chamber: Chamber, api: Api) -> None:
+def test_a_pin_holds_at_once_and_is_written_on_the_model(
+    orders: RemoteCommands, chamber: WorkspaceController, api: Api
+) -> None:
     assert orders.carry_out(order("pin")) == {"state": "ready", "message": "", "pinned": True}
     assert api.patches == [("models/a", "true")]
     assert pinned(chamber) == ["a"]
@@ -87,11 +88,11 @@ def test_a_pin_holds_at_once_and_is_written_on_the_model(orders: Orders, chamber
     assert pinned(chamber) == []
 
 
-def test_a_pin_that_waits_answers_when_the_model_is_there(orders: Orders) -> None:
+def test_a_pin_that_waits_answers_when_the_model_is_there(orders: RemoteCommands) -> None:
     assert orders.carry_out(order("pin", wait=5.0))["state"] == "ready"
 
 
-def test_a_pin_that_cannot_be_kept_is_none(orders: Orders, chamber: Chamber, api: Api) -> None:
+def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, chamber: WorkspaceController, api: Api) -> None:
     api.refuses = True
     with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
         orders.carry_out(order("pin"))
@@ -99,7 +100,7 @@ def test_a_pin_that_cannot_be_kept_is_none(orders: Orders, chamber: Chamber, api
     assert pinned(chamber) == []
 
 
-def test_a_pin_without_room_is_refused_before_anything_is_written(orders: Orders, api: Api) -> None:
+def test_a_pin_without_room_is_refused_before_anything_is_written(orders: RemoteCommands, api: Api) -> None:
     orders.carry_out(order("pin", "a"))
     with pytest.raises(Unavailable, match="hotseat unpin a") as told:
         orders.carry_out(order("pin", "b"))
@@ -107,12 +108,12 @@ def test_a_pin_without_room_is_refused_before_anything_is_written(orders: Orders
     assert api.patches == [("models/a", "true")]
 
 
-def test_an_order_that_an_older_switcher_would_not_know_is_named(orders: Orders) -> None:
+def test_an_order_that_an_older_switcher_would_not_know_is_named(orders: RemoteCommands) -> None:
     with pytest.raises(BadRequest, match="allowed: load, unload, pin, unpin, goodbye"):
         orders.carry_out(order("park"))
 
 
-def is_pinned(found: Documents, name: str) -> bool:
+def is_pinned(found: ModelObjects, name: str) -> bool:
     return terms_of(found.models[name].model, found.workspaces["default"][0]).pinned
 
 
@@ -130,7 +131,7 @@ def test_a_ksvc_is_pinned_on_itself_against_its_template(api: Api) -> None:
     service["spec"]["template"]["metadata"]["annotations"][PINNED] = "true"
     found = read([workspace()], [], [service], SETTINGS, {})
     assert is_pinned(found, "k")
-    Pinning(api, "ns", lambda: found).keep("k", pinned=False)
+    PinAnnotations(api, "ns", lambda: found).keep("k", pinned=False)
     assert api.patches == [("services/k", "false")]
     service["metadata"]["annotations"] = {PINNED: "false"}
     assert not is_pinned(read([workspace()], [], [service], SETTINGS, {}), "k")

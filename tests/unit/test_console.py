@@ -12,7 +12,7 @@ from hotseat import __version__
 from hotseat.cli.console import BACKLOG, Console, chat_hints
 from hotseat.cli.events import _TELLERS, Activity, line
 from hotseat.cli.terminal import LiveLine, age, share, table, took
-from hotseat.core.events import KINDS
+from hotseat.core.events import EVENT_TYPES
 
 URL = "http://127.0.0.1:8000"
 
@@ -257,7 +257,7 @@ def test_any_event_has_one_line(given, told):
     assert line(given) == f"12:31:07  {told}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENT_TYPES)
 def test_every_kind_of_event_has_a_line_even_without_its_data(kind):
     told = line(event(kind))
     assert told.startswith(f"12:31:07  {kind}")
@@ -265,7 +265,7 @@ def test_every_kind_of_event_has_a_line_even_without_its_data(kind):
 
 
 def test_only_kinds_that_exist_are_told_in_a_way_of_their_own():
-    assert _TELLERS.keys() <= KINDS.keys()
+    assert _TELLERS.keys() <= EVENT_TYPES.keys()
 
 
 def test_activity_knows_what_goes_on():

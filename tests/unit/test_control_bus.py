@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from hotseat.control import bus as bus_module
-from hotseat.control.bus import Bus
+from hotseat.control import event_log as bus_module
+from hotseat.control.event_log import EventLog
 from hotseat.core.events import Emit, shown_model_of
 
 
-def emit(bus: Bus, *subjects: str) -> None:
+def emit(bus: EventLog, *subjects: str) -> None:
     for subject in subjects:
         bus.emit("default", 3, Emit("model.ready", subject, {"holder": "h"}))
 
 
 def test_events_are_numbered_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus_module, "HISTORY", 3)
-    bus = Bus()
+    bus = EventLog()
     emit(bus, *"abcde")
     assert [(number, event["subject"]) for number, event in bus.after(0)] == [(3, "c"), (4, "d"), (5, "e")]
     assert [number for number, _ in bus.after(4)] == [5]
@@ -25,7 +25,7 @@ def test_events_are_numbered_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_event_is_a_cloudevent() -> None:
-    bus = Bus("//host")
+    bus = EventLog("//host")
     emit(bus, "a", "")
     (_, event), (_, about_nobody) = bus.after(0)
     assert event.items() >= {
@@ -36,7 +36,7 @@ def test_an_event_is_a_cloudevent() -> None:
 
 
 def test_models_are_named_as_people_see_them_and_metadata_name_stands_beside() -> None:
-    bus, shown = Bus(), {"a": "Qwen 3\tB", "b": "C# 7b"}
+    bus, shown = EventLog(), {"a": "Qwen 3\tB", "b": "C# 7b"}
     bus.learn_names(shown)
     bus.learn_names({"b": "C# 7b"})  # the document of a is gone; its end is told later
     data = {"from": ["a", "b#2", "c"], "to": "a", "switch": "default/1"}
@@ -56,7 +56,7 @@ def test_models_are_named_as_people_see_them_and_metadata_name_stands_beside() -
 
 
 def test_a_listener_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    bus, heard = Bus(), []
+    bus, heard = EventLog(), []
 
     def bad(event: Any) -> None:
         raise ValueError(event)
@@ -69,7 +69,7 @@ def test_a_listener_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_follower_waits_for_news_and_goes_home_at_the_end() -> None:
-    bus = Bus()
+    bus = EventLog()
     seen: list[list[Any]] = []
     thread = threading.Thread(target=lambda: seen.extend([bus.after(0, 5), bus.after(1, 5)]))
     thread.start()

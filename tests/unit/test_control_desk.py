@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from hotseat.control.desk import ClientGone, Desk, Ticket
+from hotseat.control.request_gate import ClientDisconnectedError, PendingRequest, RequestGate
+from hotseat.core.admission.messages import Limits, LimitsChanged
 from hotseat.core.errors import QueueFull, Unavailable
-from hotseat.core.intake import Limits, LimitsChanged
-from hotseat.core.messages import Residency, Resident, SeatState, Waiting
+from hotseat.core.messages import InstanceState, QueuedDemand, Residency, Resident
 
 
 class FakeClient:
@@ -46,18 +46,18 @@ def told() -> Told:
 
 
 @pytest.fixture
-def desk(told: Told) -> Desk:
-    desk = Desk("router", lambda: 100.0, told.append)
+def desk(told: Told) -> RequestGate:
+    desk = RequestGate("router", lambda: 100.0, told.append)
     desk.change(LimitsChanged(100.0, {"a": Limits(), "b": Limits()}, 2))
     told.clear()
     return desk
 
 
-def ready(epoch: int, model: str = "a", state: SeatState = SeatState.READY) -> Residency:
+def ready(epoch: int, model: str = "a", state: InstanceState = InstanceState.READY) -> Residency:
     return Residency(epoch, (Resident(model, f"{model}@1", state, 1, 0.0, "http://127.0.0.1:1"),))
 
 
-def waits(desk: Desk, ticket: Ticket, client: FakeClient) -> threading.Thread:
+def waits(desk: RequestGate, ticket: PendingRequest, client: FakeClient) -> threading.Thread:
     thread = threading.Thread(target=desk.wait, args=(ticket, client))
     thread.start()
     return thread
@@ -67,7 +67,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-def test_one_that_need_not_wait_costs_no_descriptor(desk: Desk) -> None:
+def test_one_that_need_not_wait_costs_no_descriptor(desk: RequestGate) -> None:
     desk.see(ready(1))
     before = open_files()
     ticket = desk.submit("a")
@@ -77,7 +77,7 @@ def test_one_that_need_not_wait_costs_no_descriptor(desk: Desk) -> None:
     assert desk.in_flight() == 0
 
 
-def test_one_that_waits_is_woken_by_its_turn(desk: Desk, client: FakeClient, told: Told) -> None:
+def test_one_that_waits_is_woken_by_its_turn(desk: RequestGate, client: FakeClient, told: Told) -> None:
     before = open_files()
     ticket = desk.submit("a")
     assert (ticket.held, told, desk.waiting("a"), desk.standing(ticket)) == (True, [True], 1, (1, None))
@@ -92,7 +92,7 @@ def test_one_that_waits_is_woken_by_its_turn(desk: Desk, client: FakeClient, tol
 
 def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClient) -> None:
     now = 100.0
-    desk = Desk("router", lambda: now, lambda _: None)
+    desk = RequestGate("router", lambda: now, lambda _: None)
     desk.change(LimitsChanged(now, {"a": Limits(concurrency=1)}, 100))
     desk.see(ready(1))
     tickets = [desk.submit("a", tenant=f"key-{number}") for number in range(12)]
@@ -108,13 +108,13 @@ def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClie
     desk.finish(tickets[11])
     assert desk.standing(late[0]) == (None, None)
     assert desk.standing(late[1]) == (1, pytest.approx(2.0, rel=0.1))
-    assert desk.lines(["a", "b"]) == {"a": (Waiting(1, 122.0), pytest.approx(0.5, rel=0.1)), "b": (None, None)}
+    assert desk.lines(["a", "b"]) == {"a": (QueuedDemand(1, 122.0), pytest.approx(0.5, rel=0.1)), "b": (None, None)}
     with pytest.raises(Unavailable) as refused:
         desk.submit("a", timeout=0.0)
     assert refused.value.code == "deadline_unreachable"
 
 
-def test_a_time_limit_ends_the_wait_and_expiry_the_request(desk: Desk, client: FakeClient) -> None:
+def test_a_time_limit_ends_the_wait_and_expiry_the_request(desk: RequestGate, client: FakeClient) -> None:
     ticket = desk.submit("a")
     assert desk.wait(ticket, client, 0.0) is False
     desk.expire(ticket)
@@ -123,16 +123,16 @@ def test_a_time_limit_ends_the_wait_and_expiry_the_request(desk: Desk, client: F
     assert desk.waiting() == 0
 
 
-def test_a_client_that_leaves_is_noticed_and_its_demand_goes(desk: Desk, client: FakeClient, told: Told) -> None:
+def test_a_client_that_leaves_is_noticed_and_its_demand_goes(desk: RequestGate, client: FakeClient, told: Told) -> None:
     ticket = desk.submit("a")
     client.there.close()
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnectedError):
         desk.wait(ticket, client)
     desk.finish(ticket)
     assert (desk.waiting(), desk.demand().waiting, told[-1]) == (0, {}, True)
 
 
-def test_bytes_that_come_ahead_are_no_departure(desk: Desk, client: FakeClient) -> None:
+def test_bytes_that_come_ahead_are_no_departure(desk: RequestGate, client: FakeClient) -> None:
     client.early = True
     ticket = desk.submit("a")
     client.there.sendall(b"GET / HTTP/1.1")
@@ -141,30 +141,30 @@ def test_bytes_that_come_ahead_are_no_departure(desk: Desk, client: FakeClient) 
     assert desk.wait(ticket, client) is True
 
 
-def test_a_full_queue_is_said_at_once(desk: Desk) -> None:
+def test_a_full_queue_is_said_at_once(desk: RequestGate) -> None:
     tickets = [desk.submit("a"), desk.submit("b")]
     with pytest.raises(QueueFull):
         desk.submit("a")
-    assert desk.lines() == {"a": (Waiting(1, 100.0), None), "b": (Waiting(1, 100.0), None)}
+    assert desk.lines() == {"a": (QueuedDemand(1, 100.0), None), "b": (QueuedDemand(1, 100.0), None)}
     for ticket in tickets:
         desk.finish(ticket)
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(desk: Desk, late: bool) -> None:
+def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(desk: RequestGate, late: bool) -> None:
     desk.see(ready(1))
     ticket = desk.submit("a")
     errors: list[object] = []
     if not late:
         ticket.on_cut(errors.append)
-    desk.see(ready(2, state=SeatState.RELEASING))
+    desk.see(ready(2, state=InstanceState.RELEASING))
     if late:
         ticket.on_cut(errors.append)
     assert [type(error) for error in errors] == [Unavailable]
 
 
 def test_a_closed_desk_sends_away_what_waits_and_is_empty_when_the_last_has_ended(
-    desk: Desk, client: FakeClient
+    desk: RequestGate, client: FakeClient
 ) -> None:
     desk.see(ready(1))
     served, held = desk.submit("a"), desk.submit("b")
@@ -180,7 +180,7 @@ def test_a_closed_desk_sends_away_what_waits_and_is_empty_when_the_last_has_ende
 
 
 def test_one_for_which_there_is_no_descriptor_to_wait_with_is_refused_and_leaves_nothing(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: RequestGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -202,7 +202,7 @@ def test_whatever_fails_after_it_was_taken_in_it_is_neither_waiting_nor_in_fligh
         if short:
             raise MemoryError
 
-    desk = Desk("router", lambda: 100.0, on_demand)
+    desk = RequestGate("router", lambda: 100.0, on_demand)
     desk.change(LimitsChanged(100.0, {"a": Limits()}, 2))
     if resident:
         desk.see(ready(1))

@@ -4,33 +4,40 @@ from collections.abc import Callable
 
 import pytest
 
-from hotseat.control.operating import Operator
+from hotseat.control.commands import ModelCommands
 from hotseat.core.errors import Unavailable
-from hotseat.core.messages import Refusal, Residency, SeatState
-from hotseat.core.seats import Load, ModelStatus, Pin, Stimulus, Unload, Unpin
+from hotseat.core.messages import InstanceState, Refusal, Residency
+from hotseat.core.scheduler.messages import (
+    LoadOrdered,
+    ModelStatus,
+    PinOrdered,
+    SchedulerStimulus,
+    UnloadOrdered,
+    UnpinOrdered,
+)
 
 
 class Steps:
     """A switcher whose steps are given: each is a model's state, and the states of its holders after that step."""
 
-    def __init__(self, *steps: tuple[str, dict[str, SeatState]]) -> None:
+    def __init__(self, *steps: tuple[str, dict[str, InstanceState]]) -> None:
         self.steps = list(steps)
-        self.told: list[Stimulus] = []
+        self.told: list[SchedulerStimulus] = []
 
     def status(self) -> tuple[ModelStatus, ...]:
         return (ModelStatus("a", self.steps[0][0], message="why"),)
 
-    def holders(self, _model: str) -> dict[str, SeatState]:
+    def holders(self, _model: str) -> dict[str, InstanceState]:
         return self.steps[0][1]
 
     def is_ordered(self, _model: str) -> bool:
         return self.steps[0][0] == "loading"
 
-    def tell(self, stimulus: Stimulus) -> None:
+    def tell(self, stimulus: SchedulerStimulus) -> None:
         self.told.append(stimulus)
 
     def order(
-        self, stimulus: Stimulus, outcome: Callable[[], ModelStatus | None], _timeout: float | None
+        self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None], _timeout: float | None
     ) -> ModelStatus | None:
         self.told.append(stimulus)
         while (found := outcome()) is None and len(self.steps) > 1:
@@ -38,31 +45,31 @@ class Steps:
         return found
 
 
-def operator(steps: Steps, **refusals: Refusal) -> Operator:
-    return Operator(steps, lambda: 1.0, lambda: Residency(1, (), refusals))
+def operator(steps: Steps, **refusals: Refusal) -> ModelCommands:
+    return ModelCommands(steps, lambda: 1.0, lambda: Residency(1, (), refusals))
 
 
-LOADING = ("loading", {"w/a@1": SeatState.LOADING})
-READY = ("ready", {"w/a@1": SeatState.READY})
-GONE: tuple[str, dict[str, SeatState]] = ("unloaded", {})
-UNPROVEN = ("unproven", {"w/a@1": SeatState.UNPROVEN})
+LOADING = ("loading", {"w/a@1": InstanceState.LOADING})
+READY = ("ready", {"w/a@1": InstanceState.READY})
+GONE: tuple[str, dict[str, InstanceState]] = ("unloaded", {})
+UNPROVEN = ("unproven", {"w/a@1": InstanceState.UNPROVEN})
 
 
 def test_a_load_ends_ready_and_an_unload_with_nothing_left() -> None:
     steps = Steps(LOADING, READY)
     assert operator(steps).load("a", None).state == "ready"
     assert operator(Steps(READY, GONE)).unload("a", None).state == "unloaded"
-    assert steps.told == [Load(1.0, "a")]
+    assert steps.told == [LoadOrdered(1.0, "a")]
 
 
 def test_who_does_not_wait_is_told_how_it_is_now() -> None:
     steps = Steps(READY)
     assert operator(steps).unload("a", 0).state == "ready"
-    assert steps.told == [Unload(1.0, "a")]
+    assert steps.told == [UnloadOrdered(1.0, "a")]
 
 
 def test_an_unload_waits_for_what_was_there_when_it_came_only() -> None:
-    anew = ("loading", {"w/a@2": SeatState.LOADING})
+    anew = ("loading", {"w/a@2": InstanceState.LOADING})
     assert operator(Steps(READY, anew)).unload("a", None).state == "loading"
 
 
@@ -97,7 +104,7 @@ def test_a_pin_waits_as_a_load_does_and_an_unpin_for_its_step_only() -> None:
     steps = Steps(LOADING, READY)
     assert operator(steps).pin("a", None).state == "ready"
     assert operator(steps).unpin("a").state == "ready"
-    assert steps.told == [Pin(1.0, "a"), Unpin(1.0, "a")]
+    assert steps.told == [PinOrdered(1.0, "a"), UnpinOrdered(1.0, "a")]
 
 
 @pytest.mark.parametrize("timeout", [0, 5])

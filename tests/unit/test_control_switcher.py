@@ -6,31 +6,31 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hotseat.control.switcher import SOON, Switcher
-from hotseat.core.batch import Batch
-from hotseat.core.documents import Model
-from hotseat.core.instance import TRANSITIONS, Edge, Trigger
+from hotseat.api.model import Model
+from hotseat.control.scheduler_thread import SOON, SchedulerThread
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
-    HolderAdopted,
-    HolderFailed,
-    HolderReleased,
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceReleased,
+    InstanceState,
     Residency,
-    SeatState,
     Stop,
 )
-from hotseat.core.policy import Capacity
-from hotseat.core.seats import (
+from hotseat.core.policy.api import Capacity
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.instance import TRANSITIONS, Edge, Trigger
+from hotseat.core.scheduler.messages import (
     CachesObserved,
-    Command,
+    ConfigChanged,
     DemandReported,
-    Load,
+    LoadOrdered,
     ModelStatus,
-    Stimulus,
-    Terms,
-    TermsChanged,
+    SchedulerCommand,
+    SchedulerStimulus,
+    SchedulingSpec,
     Tick,
 )
 
@@ -61,8 +61,8 @@ def looks() -> Looks:
 
 
 @pytest.fixture
-def switcher(looks: Looks) -> Iterator[Switcher]:
-    switcher = Switcher(
+def switcher(looks: Looks) -> Iterator[SchedulerThread]:
+    switcher = SchedulerThread(
         "default", Batch(), FakeRuntime(), time.monotonic,
         demand=looks, publish=lambda _: None, emit=lambda *_: None, give_up=lambda: None,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def switcher(looks: Looks) -> Iterator[Switcher]:
     assert switcher.stop(5)
 
 
-def test_urgent_demand_is_looked_at_at_once_and_the_rest_soon(switcher: Switcher, looks: Looks) -> None:
+def test_urgent_demand_is_looked_at_at_once_and_the_rest_soon(switcher: SchedulerThread, looks: Looks) -> None:
     began = time.monotonic()
     switcher.demand_changed(urgent=True)
     looks.wait(1)
@@ -91,7 +91,7 @@ def outcome_of(values: list[ModelStatus | None]) -> Callable[[], ModelStatus | N
     return lambda: values.pop(0)
 
 
-def test_an_order_gets_the_first_outcome_from_its_own_step_on(switcher: Switcher) -> None:
+def test_an_order_gets_the_first_outcome_from_its_own_step_on(switcher: SchedulerThread) -> None:
     ready = ModelStatus("a", "ready")
     switcher.tell(Tick(time.monotonic()))
     values = [None, ready, None]
@@ -105,12 +105,12 @@ def test_an_order_gets_the_first_outcome_from_its_own_step_on(switcher: Switcher
     assert (thread_found, values) == ([ready], [None])
 
 
-def test_an_order_that_takes_too_long_is_let_go(switcher: Switcher) -> None:
+def test_an_order_that_takes_too_long_is_let_go(switcher: SchedulerThread) -> None:
     assert switcher.order(Tick(time.monotonic()), lambda: None, 0.01) is None
 
 
 def test_at_the_end_nobody_waits_any_longer(looks: Looks) -> None:
-    switcher = Switcher(
+    switcher = SchedulerThread(
         "default", Batch(), FakeRuntime(), time.monotonic,
         demand=looks, publish=lambda _: None, emit=lambda *_: None, give_up=lambda: None,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def test_it_gives_up_when_step_after_step_fails(looks: Looks, caplog: pytest.Log
     def broken() -> DemandReported:
         raise ValueError("a bug")
 
-    switcher = Switcher(
+    switcher = SchedulerThread(
         "default", Batch(), FakeRuntime(), time.monotonic,
         demand=broken, publish=lambda _: None, emit=lambda *_: None, give_up=gave_up.set,
     )  # fmt: skip
@@ -173,16 +173,16 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
         stop(order)
 
     runtime.stop = stopping  # type: ignore[method-assign]
-    switcher = Switcher(
+    switcher = SchedulerThread(
         "default", Batch(), runtime, time.monotonic,
         demand=look, publish=publish, emit=lambda *_: None, give_up=lambda: None,
     )  # fmt: skip
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
     runtime.begin([model], switcher.tell)
     switcher.start()
-    switcher.tell(TermsChanged(time.monotonic(), {"a": Terms()}, Capacity(1)))
+    switcher.tell(ConfigChanged(time.monotonic(), {"a": SchedulingSpec()}, Capacity(1)))
     switcher.tell(CacheObserved(time.monotonic(), "a", CacheState.CACHED))
-    switcher.tell(Load(time.monotonic(), "a"))
+    switcher.tell(LoadOrdered(time.monotonic(), "a"))
     assert switcher.order(Tick(time.monotonic()), lambda: ModelStatus("a", "ready") if "ready" in told else None, 5)
     switcher.shut_down()
     assert switcher.stop(5)
@@ -198,16 +198,18 @@ def test_who_is_answered_finds_the_status_that_the_answer_comes_of(looks: Looks)
         told.extend((each.state.value, states[each.model], len(switcher.switches())) for each in residency.residents)
 
     runtime = FakeRuntime()
-    switcher = Switcher(
+    switcher = SchedulerThread(
         "default", Batch(), runtime, time.monotonic,
         demand=looks, publish=publish, emit=lambda *_: None, give_up=lambda: None,
     )  # fmt: skip
     runtime.begin([Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})], switcher.tell)
     switcher.start()
-    switcher.tell(TermsChanged(time.monotonic(), {"a": Terms()}, Capacity(1)))
+    switcher.tell(ConfigChanged(time.monotonic(), {"a": SchedulingSpec()}, Capacity(1)))
     switcher.tell(CacheObserved(time.monotonic(), "a", CacheState.CACHED))
     ready = ModelStatus("a", "ready")
-    assert switcher.order(Load(time.monotonic(), "a"), lambda: ready if told and told[-1][0] == "ready" else None, 5)
+    assert switcher.order(
+        LoadOrdered(time.monotonic(), "a"), lambda: ready if told and told[-1][0] == "ready" else None, 5
+    )
     switcher.shut_down()
     assert switcher.stop(5)
     assert ("ready", "ready", 1) in told
@@ -215,65 +217,67 @@ def test_who_is_answered_finds_the_status_that_the_answer_comes_of(looks: Looks)
 
 
 def test_what_is_told_of_many_weights_at_once_is_one_step(looks: Looks) -> None:
-    switcher = Switcher(
+    switcher = SchedulerThread(
         "default", Batch(), FakeRuntime(), time.monotonic,
         demand=looks, publish=lambda _: None, emit=lambda *_: None, give_up=lambda: None,
     )  # fmt: skip
     names, stimuli, step = [f"m-{number}" for number in range(1000)], list[object](), switcher._machine.step
 
-    def counted(stimulus: Stimulus) -> list[Command]:
+    def counted(stimulus: SchedulerStimulus) -> list[SchedulerCommand]:
         stimuli.append(stimulus)
         return step(stimulus)
 
     switcher._machine.step = counted  # type: ignore[method-assign]
     for name in names:
         switcher.tell(CacheObserved(time.monotonic(), name, CacheState.FAILED, f"{name} is not there"))
-    switcher.tell(TermsChanged(time.monotonic(), dict.fromkeys(names, Terms()), Capacity()))
+    switcher.tell(ConfigChanged(time.monotonic(), dict.fromkeys(names, SchedulingSpec()), Capacity()))
     switcher.tell(CacheObserved(time.monotonic(), "m-1", CacheState.CACHED))
     switcher.start()
     assert switcher.wait_caught_up(5)
-    assert [type(stimulus) for stimulus in stimuli] == [CachesObserved, TermsChanged, CacheObserved]
+    assert [type(stimulus) for stimulus in stimuli] == [CachesObserved, ConfigChanged, CacheObserved]
     assert [each.state for each in switcher.status()[:3]] == ["failed", "unloaded", "failed"]
     switcher.shut_down()
     assert switcher.stop(5)
 
 
-def test_one_that_is_retired_ends_once_it_has_nothing_left(switcher: Switcher) -> None:
-    switcher.tell(TermsChanged(time.monotonic(), {"a": Terms()}, Capacity()))
+def test_one_that_is_retired_ends_once_it_has_nothing_left(switcher: SchedulerThread) -> None:
+    switcher.tell(ConfigChanged(time.monotonic(), {"a": SchedulingSpec()}, Capacity()))
     assert switcher.wait_for(lambda: switcher.status() != (), 5)
     switcher.retire()
     switcher.tell(Tick(time.monotonic()))
     assert switcher.recall(), "it has a model still"
     switcher.retire()
-    switcher.tell(TermsChanged(time.monotonic(), {}, Capacity()))
+    switcher.tell(ConfigChanged(time.monotonic(), {}, Capacity()))
     switcher._thread.join(5)
     assert switcher.ended
     assert not switcher.recall()
-    assert switcher.order(Load(time.monotonic(), "a"), lambda: None, 5) is None
+    assert switcher.order(LoadOrdered(time.monotonic(), "a"), lambda: None, 5) is None
 
 
-def test_the_log_of_a_failure_has_the_story_of_its_engine(switcher: Switcher, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_of_a_failure_has_the_story_of_its_engine(
+    switcher: SchedulerThread, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     now = time.monotonic()
-    switcher.tell(TermsChanged(now, {"a": Terms()}, Capacity(1)))
-    switcher.tell(HolderAdopted(now, "a", "default/a@7", 7, "http://a"))
-    switcher.tell(HolderFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
+    switcher.tell(ConfigChanged(now, {"a": SchedulingSpec()}, Capacity(1)))
+    switcher.tell(InstanceAdopted(now, "a", "default/a@7", 7, "http://a"))
+    switcher.tell(InstanceFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
     assert switcher.wait_for(lambda: "last transitions" in caplog.text, 5)
     assert "default/a@7 failed (Exited); its last transitions: " in caplog.text
     assert "new → ready (found ready)" in caplog.text
     assert "ready → releasing (failed: Exited)" in caplog.text
-    switcher.tell(HolderReleased(time.monotonic(), "default/a@7", 7))
+    switcher.tell(InstanceReleased(time.monotonic(), "default/a@7", 7))
 
 
 def test_a_transition_that_there_is_not_is_logged_and_the_machine_goes_on(
-    switcher: Switcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    switcher: SchedulerThread, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TRANSITIONS, Trigger.FAILED, Edge(SeatState.RELEASING, (), "a table with a hole"))
+    monkeypatch.setitem(TRANSITIONS, Trigger.FAILED, Edge(InstanceState.RELEASING, (), "a table with a hole"))
     now = time.monotonic()
-    switcher.tell(TermsChanged(now, {"a": Terms()}, Capacity(1)))
-    switcher.tell(HolderAdopted(now, "a", "default/a@7", 7, "http://a"))
-    switcher.tell(HolderFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
+    switcher.tell(ConfigChanged(now, {"a": SchedulingSpec()}, Capacity(1)))
+    switcher.tell(InstanceAdopted(now, "a", "default/a@7", 7, "http://a"))
+    switcher.tell(InstanceFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
     assert switcher.wait_for(lambda: "releasing" in switcher.holders("a").values(), 5)
     assert "default/a@7: no transition of an instance is" in caplog.text
     assert "a step failed" not in caplog.text
-    switcher.tell(HolderReleased(time.monotonic(), "default/a@7", 7))
+    switcher.tell(InstanceReleased(time.monotonic(), "default/a@7", 7))

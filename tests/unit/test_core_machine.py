@@ -24,8 +24,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hotseat.core.messages import HolderParked, SeatState, SleepFailed
-from hotseat.core.policy import Capacity
+from hotseat.core.messages import InstanceParked, InstanceState, SleepFailed
+from hotseat.core.policy.api import Capacity
 
 from .core_world import ACTIONS, CAPACITIES, MEMORIES, Pick, World, begin
 
@@ -147,7 +147,7 @@ def test_a_fault_of_the_world_is_told_with_the_story_of_each_instance() -> None:
     assert "loading → ready (ready)" in note
 
 
-PARKING, WAKING = SeatState.PARKING, SeatState.WAKING
+PARKING, WAKING = InstanceState.PARKING, InstanceState.WAKING
 ROUND = ("deliver_demand", "deliver_residency", "finish", "become_ready", "observe", "turn", "turn")
 TROUBLE = (
     "release",
@@ -179,7 +179,7 @@ def test_engines_that_sleep_break_nothing() -> None:
                 world.calm(chance.randrange)
         world.all_ends_well()
         told = [type(news) for body in world.bodies.values() for news in body.told_news]
-        seen.update(parks=world.parks, wakes=world.wakes, sleeps=told.count(HolderParked), no=told.count(SleepFailed))
+        seen.update(parks=world.parks, wakes=world.wakes, sleeps=told.count(InstanceParked), no=told.count(SleepFailed))
     assert seen["parks"] > 100, seen  # else they told of nothing
     assert seen["sleeps"] > 90, seen
     assert seen["wakes"] > 40, seen

@@ -8,16 +8,16 @@ from urllib.parse import unquote
 
 import pytest
 
-from hotseat.cluster.statuses import model_rows
-from hotseat.control.bus import Bus
-from hotseat.control.carrier import Carrier
-from hotseat.control.remote import RemoteHouse
-from hotseat.control.wire import stamp
-from hotseat.core.documents import Capability, Model
+from hotseat.api.model import Capability, Model
+from hotseat.cluster.status_objects import model_rows
+from hotseat.control.codec import to_rfc3339
+from hotseat.control.event_log import EventLog
+from hotseat.control.remote_workspaces import RemoteWorkspaces
+from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.errors import BadRequest, Unavailable, UnknownModel, UpstreamFailed
-from hotseat.core.seats import ModelStatus
-from hotseat.gateway.asking import Asking
-from hotseat.gateway.course import Course, expected_in, header_value
+from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.gateway.fallback_routing import RoutedRequest, expected_in, header_value
+from hotseat.gateway.wait_headers import WaitOptions
 
 NOW: dict[str, Any] = {"after": "0s"}
 
@@ -26,7 +26,7 @@ def model(name: str, **spec: Any) -> Model:
     return Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock", **spec}})
 
 
-class World(RemoteHouse):
+class World(RemoteWorkspaces):
     """A router's house, told what a switcher would have written."""
 
     epoch = 0
@@ -42,8 +42,8 @@ class World(RemoteHouse):
         status["routers"] = [{"id": self.router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}]
         self.take({"metadata": {"name": workspace}, "spec": {}, "status": status})
 
-    def course(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> Course:
-        return Course(self, self.find(name), name, capability, size)
+    def course(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> RoutedRequest:
+        return RoutedRequest(self, self.find(name), name, capability, size)
 
     def wanted(self, name: str) -> bool:
         return name in self.find(name).room.desk.demand().wanted
@@ -54,15 +54,15 @@ class World(RemoteHouse):
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    carrier = Carrier("", "http://127.0.0.1:9", b"0123456789abcdef")
-    world = World("pod-1", carrier, lambda _address: None, Bus())
+    carrier = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    world = World("pod-1", carrier, lambda _address: None, EventLog())
     yield world
     assert world.held() == 0, "every course was finished"
     for room in world.rooms:
         room.reporter.close()
 
 
-def looked(course: Course, limit: float | None = None) -> float | None:
+def looked(course: RoutedRequest, limit: float | None = None) -> float | None:
     """What a look says once the switcher has had its moment."""
     course.began -= 0.1
     return course.look(limit)
@@ -98,7 +98,7 @@ def test_a_header_says_any_name_so_that_it_can_be_read_back(name: str) -> None:
 
 def test_a_wait_that_is_known_to_be_too_long_is_not_begun_so_that_it_puts_nobody_out(world: World) -> None:
     """A waiter may take an idle model off at once; a wish has to let it rest first."""
-    at = stamp(time.monotonic())
+    at = to_rfc3339(time.monotonic())
     loaded = {"id": "w/1", "from": [], "to": "big", "reason": "demand", "waiting": 1, "startedAt": at, "endedAt": at}
     loaded |= {"outcome": "completed", "phases": {"load": 60.0}}
     models = model("big", fallback={"model": "small"}), model("other"), model("small", resources={"gpus": 0})
@@ -132,10 +132,10 @@ def test_one_that_needs_no_seat_is_brought_and_whoever_is_first_answers(world: W
 def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_is_left_of_its_time(
     world: World,
 ) -> None:
-    known = {"outlook": [{"model": "big", "seconds": 30.0}], "outlookAt": stamp(time.monotonic())}
+    known = {"outlook": [{"model": "big", "seconds": 30.0}], "outlookAt": to_rfc3339(time.monotonic())}
     world.tell("gpu", model("big", fallback={"model": "small", "after": "1m"}), states={"big": "unloaded"}, **known)
     world.tell("cpu", model("small", resources={"gpus": 0}), ready=("small",))
-    asking = Asking("key-1", priority=3, timeout=20.0)
+    asking = WaitOptions("key-1", priority=3, timeout=20.0)
     course = world.course("big")
     course.submit(asking)
     assert (course.ticket.address, course.detour.reason) == ("http://small", "Waiting")
@@ -149,8 +149,8 @@ def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_i
 def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> None:
     world.tell("gpu", model("big"), states={"big": "loading"})
     first, second = world.course("big"), world.course("big", size=7)
-    first.submit(Asking("key-1"))
-    second.submit(Asking("key-2", priority=3, timeout=60.0))
+    first.submit(WaitOptions("key-1"))
+    second.submit(WaitOptions("key-2", priority=3, timeout=60.0))
     ((waiting, _),) = first.place.room.desk.lines(["big"]).values()
     assert first.place.room.desk.waiting_bytes() == 7
     assert (waiting.tenants, waiting.priority) == ({"key-1": 1, "key-2": 1}, 3)
@@ -194,7 +194,7 @@ def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:
 
 
 def test_a_refusal_goes_on_to_whoever_can_answer(world: World) -> None:
-    refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": stamp(time.monotonic() + 60)}
+    refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": to_rfc3339(time.monotonic() + 60)}
     chain = [
         model("a", fallback={"model": "b"}),
         model("b", fallback={"model": "c"}),
@@ -210,7 +210,7 @@ def test_a_refusal_goes_on_to_whoever_can_answer(world: World) -> None:
 
 
 def test_a_refusal_that_nobody_makes_good_is_told(world: World) -> None:
-    refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": stamp(time.monotonic() + 60)}
+    refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": to_rfc3339(time.monotonic() + 60)}
     models = model("a", fallback={"model": "b"}), model("b"), model("c", resources={"gpus": 0})
     world.tell("w", *models, refusals=[{"model": "a", **refusal}])
     course = world.course("a")
@@ -272,8 +272,8 @@ def test_a_client_that_leaves_takes_its_request_along_and_no_wish_is_left(world:
 
 def test_a_load_takes_as_long_as_the_last_one(world: World) -> None:
     at = time.monotonic()
-    switch = {"id": "w/1", "from": [], "to": "a", "reason": "demand", "waiting": 1, "startedAt": stamp(at)}
-    ended = {"outcome": "completed", "endedAt": stamp(at), "phases": {"load": 12.0}}
+    switch = {"id": "w/1", "from": [], "to": "a", "reason": "demand", "waiting": 1, "startedAt": to_rfc3339(at)}
+    ended = {"outcome": "completed", "endedAt": to_rfc3339(at), "phases": {"load": 12.0}}
     running = {"outcome": "running", "phases": {"wait": 1.0}}
     world.tell("w", model("a"), model("b"), switches=[switch | ended, switch | running | {"id": "w/2"}])
     room = world.find("a").room

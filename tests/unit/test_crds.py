@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.cluster.statuses import model_rows, model_status, names, queue_rows, switch_rows
-from hotseat.control.wire import residency_to_status
-from hotseat.core.documents import DOCUMENTS, Model, ModelSpec
-from hotseat.core.messages import CacheState, Refusal, Residency, Resident, SeatState
-from hotseat.core.seats import ModelStatus as Known
-from hotseat.core.switches import Switch
+from hotseat.api.model import DOCUMENTS, Model, ModelSpec
+from hotseat.cluster.status_objects import model_rows, model_status, names, queue_rows, switch_rows
+from hotseat.control.codec import residency_to_status
+from hotseat.core.messages import CacheState, InstanceState, Refusal, Residency, Resident
+from hotseat.core.scheduler.history import Switch
+from hotseat.core.scheduler.messages import ModelStatus as Known
 from hotseat.manifests import ManifestErrors, load
 from hotseat.manifests.crd import definition
 from hotseat.manifests.fields import walk
@@ -109,7 +109,7 @@ def test_defaults_are_written_as_documents_have_them():
 def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
     """An API server drops what it does not know without a word."""
     document = Model.model_validate(model())
-    resident = Resident("a", "w/a@3", SeatState.READY, 3, 5.0, "http://10.0.0.1:8012", "idle", ("0",), 7)
+    resident = Resident("a", "w/a@3", InstanceState.READY, 3, 5.0, "http://10.0.0.1:8012", "idle", ("0",), 7)
     known = Known("a", "failed", 5.0, "why", done=1, total=2, retry_at=9.0)
     switch = Switch("s", "w", "a", "demand", 1.0, 2.0, 1, started=3.0, ended=4.0, outcome="completed")
     WorkspaceStatus.model_validate(
@@ -117,7 +117,7 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
             **residency_to_status(
                 Residency(3, (resident,), {"b": Refusal(3, "failed", "why", 9.0)}, 45.0, {"b": 3.5}, 7.0)
             ),
-            **names(Residency(3, (resident, replace(resident, state=SeatState.PARKED)))),
+            **names(Residency(3, (resident, replace(resident, state=InstanceState.PARKED)))),
             "models": model_rows([document], [known]),
             "switches": switch_rows([], [switch]),
             "queue": queue_rows({"a": (1, 5.0, 2)}),

@@ -4,26 +4,26 @@ import logging
 
 import pytest
 
-from hotseat.control.devices import hand_out
-from hotseat.control.terms import capacity_of
-from hotseat.core.batch import Batch
+from hotseat.api.workspace import Workspace
+from hotseat.control.gpu_assignment import assign_gpus
+from hotseat.control.scheduling_spec import capacity_of
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
-    HolderAdopted,
-    HolderReady,
-    HolderReleased,
-    SeatState,
+    InstanceAdopted,
+    InstanceReady,
+    InstanceReleased,
+    InstanceState,
+    QueuedDemand,
     Start,
     Stop,
-    Waiting,
 )
-from hotseat.core.policy import NOTHING, Capacity, Claim, ModelView, View
-from hotseat.core.prospects import shortage
-from hotseat.core.seats import DemandReported, Terms, TermsChanged, Unload
-from hotseat.core.switching import Switching
-from hotseat.core.workspaces import Workspace
+from hotseat.core.policy.api import NOTHING, Capacity, Claim, ModelView, View
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.availability import shortage
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import ConfigChanged, DemandReported, SchedulingSpec, UnloadOrdered
 
 FOUR = Capacity(4, None, ("0", "1", "2", "3"))
 TWO_OF_24 = Capacity(2, 48, ("0", "1"))  # each has 24
@@ -97,7 +97,7 @@ def test_without_devices_there_are_only_sums_and_whole_gpus() -> None:
 def test_a_policy_evicts_nobody_where_going_would_leave_holes_on_two_gpus() -> None:
     def resident(name: str, memory: int, device: str, in_flight: int = 0) -> ModelView:
         claim = Claim(1, memory).placed((device,), TWO_OF_24)
-        return ModelView(name, claim, seat=SeatState.READY, in_flight=in_flight, last_used=50.0)
+        return ModelView(name, claim, seat=InstanceState.READY, in_flight=in_flight, last_used=50.0)
 
     models = (
         resident("busy-0", 12, "0", in_flight=1),
@@ -116,13 +116,13 @@ def test_a_policy_evicts_nobody_where_going_would_leave_holes_on_two_gpus() -> N
 class Machine:
     """A switching machine whose engines do what they are told."""
 
-    def __init__(self, capacity: Capacity, **models: Terms) -> None:
-        self.machine = Switching("w", Batch())
+    def __init__(self, capacity: Capacity, **models: SchedulingSpec) -> None:
+        self.machine = Scheduler("w", Batch())
         self.models = models
         self.seq = 0
         self.starts: dict[str, Start] = {}
         self.stops: list[Stop] = []
-        self.tell(TermsChanged(0.0, models, capacity))
+        self.tell(ConfigChanged(0.0, models, capacity))
         for name in models:
             self.tell(CacheObserved(0.0, name, CacheState.CACHED))
 
@@ -135,16 +135,22 @@ class Machine:
 
     def want(self, now: float, *models: str) -> None:
         self.seq += 1
-        waiting = {model: Waiting(1, now) for model in models}
+        waiting = {model: QueuedDemand(1, now) for model in models}
         self.tell(DemandReported(now, Demand("r", self.seq, self.machine.epoch, waiting)))
 
     def ready(self, now: float, model: str) -> None:
         start = self.starts[model]
-        self.tell(HolderReady(now, start.holder, start.epoch, f"http://{model}"))
+        self.tell(InstanceReady(now, start.holder, start.epoch, f"http://{model}"))
 
 
 def test_starts_name_gpus_that_nobody_else_has() -> None:
-    house = Machine(FOUR, a=Terms(Claim(1)), b=Terms(Claim(2)), c=Terms(Claim(1)), cpu=Terms(NOTHING))
+    house = Machine(
+        FOUR,
+        a=SchedulingSpec(Claim(1)),
+        b=SchedulingSpec(Claim(2)),
+        c=SchedulingSpec(Claim(1)),
+        cpu=SchedulingSpec(NOTHING),
+    )
     house.want(1.0, "a", "b", "c", "cpu")
     assert {name: start.devices for name, start in house.starts.items()} == {
         "a": ("0",), "b": ("1", "2"), "c": ("3",), "cpu": ()
@@ -153,35 +159,35 @@ def test_starts_name_gpus_that_nobody_else_has() -> None:
 
 
 def test_a_gpu_is_not_given_again_before_its_holder_is_proven_gone() -> None:
-    house = Machine(Capacity(2, None, ("0", "1")), a=Terms(), b=Terms(), c=Terms())
+    house = Machine(Capacity(2, None, ("0", "1")), a=SchedulingSpec(), b=SchedulingSpec(), c=SchedulingSpec())
     house.want(1.0, "a", "b")
     house.ready(2.0, "a")
     house.ready(2.0, "b")
     house.want(3.0, "b")
-    house.tell(Unload(3.0, "a"))
+    house.tell(UnloadOrdered(3.0, "a"))
     house.want(3.1)
     assert [stop.model for stop in house.stops] == ["a"]
     house.want(4.0, "c", "b")
     assert "c" not in house.starts
     gone = house.stops[0]
-    house.tell(HolderReleased(5.0, gone.holder, gone.epoch))
+    house.tell(InstanceReleased(5.0, gone.holder, gone.epoch))
     assert house.starts["c"].devices == ("0",)
 
 
 def test_adoption_keeps_the_gpus() -> None:
-    house = Machine(Capacity(2, None, ("0", "1")), a=Terms(), b=Terms())
-    house.tell(HolderAdopted(1.0, "a", "w/a@7", 7, "http://a", devices=("0",)))
+    house = Machine(Capacity(2, None, ("0", "1")), a=SchedulingSpec(), b=SchedulingSpec())
+    house.tell(InstanceAdopted(1.0, "a", "w/a@7", 7, "http://a", devices=("0",)))
     house.want(2.0, "b")
     assert house.starts["b"].devices == ("1",)
     assert house.machine.residency.residents[0].devices == ("0",)
 
 
 def test_a_workspace_that_gets_other_gpus_empties_the_old_ones() -> None:
-    house = Machine(Capacity(1, None, ("0",)), a=Terms())
+    house = Machine(Capacity(1, None, ("0",)), a=SchedulingSpec())
     house.want(1.0, "a")
     house.ready(2.0, "a")
     house.want(3.0)
-    house.tell(TermsChanged(4.0, house.models, Capacity(1, None, ("1",))))
+    house.tell(ConfigChanged(4.0, house.models, Capacity(1, None, ("1",))))
     house.want(4.1)
     house.want(4.2)
     assert [stop.model for stop in house.stops] == ["a"]
@@ -189,13 +195,13 @@ def test_a_workspace_that_gets_other_gpus_empties_the_old_ones() -> None:
 
 def test_nothing_starts_on_a_gpu_that_another_workspace_has_not_given_back() -> None:
     """A request that comes meanwhile waits: it is no fault of its model's."""
-    machine, terms = Switching("w", Batch()), {"a": Terms()}
-    machine.step(TermsChanged(0.0, terms, Capacity(1, None, ("0",), away=("0",))))
+    machine, terms = Scheduler("w", Batch()), {"a": SchedulingSpec()}
+    machine.step(ConfigChanged(0.0, terms, Capacity(1, None, ("0",), away=("0",))))
     machine.step(CacheObserved(0.0, "a", CacheState.CACHED))
-    said = machine.step(DemandReported(1.0, Demand("r", 1, machine.epoch, {"a": Waiting(1, 1.0)})))
+    said = machine.step(DemandReported(1.0, Demand("r", 1, machine.epoch, {"a": QueuedDemand(1, 1.0)})))
     assert not [each for each in said if isinstance(each, Start)]
     assert not machine.residency.refusals
-    said = machine.step(TermsChanged(2.0, terms, Capacity(1, None, ("0",))))
+    said = machine.step(ConfigChanged(2.0, terms, Capacity(1, None, ("0",))))
     assert [each.devices for each in said if isinstance(each, Start)] == [("0",)]
 
 
@@ -208,33 +214,33 @@ def workspace(name: str, gpus: int, *devices: str) -> Workspace:
 
 
 def test_workspaces_get_gpus_one_after_the_other() -> None:
-    assert hand_out([workspace("a", 2), workspace("b", 1)], {}, None) == {"a": ("0", "1"), "b": ("2",)}
+    assert assign_gpus([workspace("a", 2), workspace("b", 1)], {}, None) == {"a": ("0", "1"), "b": ("2",)}
 
 
 def test_what_a_workspace_states_is_its_own() -> None:
-    assert hand_out([workspace("a", 2), workspace("b", 1, "0")], {}, None) == {"b": ("0",), "a": ("1", "2")}
+    assert assign_gpus([workspace("a", 2), workspace("b", 1, "0")], {}, None) == {"b": ("0",), "a": ("1", "2")}
 
 
 def test_a_workspace_keeps_its_gpus_while_others_come_and_go() -> None:
     before = {"old": ("0",), "b": ("1", "2")}  # the old one still holds something
-    assert hand_out([workspace("a", 1), workspace("b", 1)], before, None) == {"a": ("0",), "b": ("1",)}
-    assert hand_out([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "2")) == {"a": ("0",), "b": ("1",)}
-    assert hand_out([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "3")) == {"a": ("3",), "b": ("1",)}
-    assert hand_out([workspace("b", 3)], {"b": ("1", "2")}, None) == {"b": ("1", "2", "0")}
+    assert assign_gpus([workspace("a", 1), workspace("b", 1)], before, None) == {"a": ("0",), "b": ("1",)}
+    assert assign_gpus([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "2")) == {"a": ("0",), "b": ("1",)}
+    assert assign_gpus([workspace("a", 1), workspace("b", 1)], before, ("0", "1", "3")) == {"a": ("3",), "b": ("1",)}
+    assert assign_gpus([workspace("b", 3)], {"b": ("1", "2")}, None) == {"b": ("1", "2", "0")}
 
 
 def test_of_two_that_had_one_gpu_one_keeps_it() -> None:
     """A bug once: both did."""
     had = {"a": ("0",), "b": ("0", "1")}
-    assert hand_out([workspace("a", 1), workspace("b", 2)], had, None) == {"a": ("0",), "b": ("1", "2")}
-    assert hand_out([workspace("b", 2), workspace("a", 1)], had, None) == {"b": ("0", "1"), "a": ("2",)}
+    assert assign_gpus([workspace("a", 1), workspace("b", 2)], had, None) == {"a": ("0",), "b": ("1", "2")}
+    assert assign_gpus([workspace("b", 2), workspace("a", 1)], had, None) == {"b": ("0", "1"), "a": ("2",)}
 
 
 def test_where_there_are_too_few_a_workspace_gets_what_is_left_and_that_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert hand_out([workspace("a", 1), workspace("b", 2)], {}, ("5", "7")) == {"a": ("5",), "b": ("7",)}
+        assert assign_gpus([workspace("a", 1), workspace("b", 2)], {}, ("5", "7")) == {"a": ("5",), "b": ("7",)}
     assert "Workspace b states 2 GPUs (capacity.gpus), but of the GPUs on this machine (5, 7) it gets 7" in caplog.text
     assert "Workspace a" not in caplog.text
 
@@ -243,7 +249,7 @@ def test_what_is_stated_and_is_not_there_or_is_another_ones_is_not_handed_out(ca
     ids = {"0": "GPU-aa", "1": "GPU-bb"}
 
     def given(*workspaces: Workspace) -> dict[str, tuple[str, ...]]:
-        return hand_out(workspaces, {}, ("0", "1"), ids)
+        return assign_gpus(workspaces, {}, ("0", "1"), ids)
 
     assert given(workspace("a", 2, "0", "7")) == {"a": ("0",)}
     assert given(workspace("a", 1, "0"), workspace("b", 1, "GPU-aa")) == {"a": ("0",), "b": ()}
@@ -252,12 +258,12 @@ def test_what_is_stated_and_is_not_there_or_is_another_ones_is_not_handed_out(ca
     assert given(workspace("a", 1, "MIG-cc")) == {"a": ("MIG-cc",)}  # no list has those
     assert given(workspace("a", 1, "GPU-cc")) == {"a": ()}
     assert given(workspace("a", 1, "GPU-")) == {"a": ()}, "it may be any"
-    assert hand_out([workspace("a", 1, "1")], {}, ("3", "2")) == {"a": ()}, "it was given others"
+    assert assign_gpus([workspace("a", 1, "1")], {}, ("3", "2")) == {"a": ()}, "it was given others"
     assert "Workspace b states 1 GPUs" in caplog.text
 
 
 def test_without_any_gpu_nothing_is_handed_out_and_counts_are_taken_on_trust() -> None:
-    assert hand_out([workspace("a", 1), workspace("b", 1, "0")], {}, ()) == {"b": ()}
+    assert assign_gpus([workspace("a", 1), workspace("b", 1, "0")], {}, ()) == {"b": ()}
     assert capacity_of(workspace("a", 4), None) == Capacity(4)
 
 
@@ -272,7 +278,7 @@ def test_a_workspace_has_no_more_to_give_than_the_gpus_that_it_gets() -> None:
 
 def test_who_needs_gpus_that_are_not_there_is_refused_and_told_why_and_the_others_run() -> None:
     short = Capacity(1, None, ("0",), missing=1)
-    house = Machine(short, large=Terms(Claim(2)), small=Terms(Claim(1)))
+    house = Machine(short, large=SchedulingSpec(Claim(2)), small=SchedulingSpec(Claim(1)))
     house.want(1.0, "large", "small")
     assert list(house.starts) == ["small"]
     refusal = house.machine.residency.refusals["large"]
@@ -286,7 +292,12 @@ def test_who_needs_gpus_that_are_not_there_is_refused_and_told_why_and_the_other
         "m claims more than its Workspace has: 1 GPU with 30 of memory "
         "(available: 2 GPUs with 24 of memory each; capacity.gpus states 4, but no more are available)"
     )
-    nothing = Machine(Capacity(0, 0, missing=1), a=Terms(Claim(1)), b=Terms(Claim(1, 5)), cpu=Terms(NOTHING))
+    nothing = Machine(
+        Capacity(0, 0, missing=1),
+        a=SchedulingSpec(Claim(1)),
+        b=SchedulingSpec(Claim(1, 5)),
+        cpu=SchedulingSpec(NOTHING),
+    )
     nothing.want(1.0, "a", "b", "cpu")
     assert list(nothing.starts) == ["cpu"]
     assert set(nothing.machine.residency.refusals) == {"a", "b"}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hotseat.core.base import PATTERN_WORDS, Metadata
-from hotseat.core.documents import DOCUMENTS, Model, ModelSpec
-from hotseat.core.units import AUTO_DURATION_PATTERN, BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import DOCUMENTS, Model, ModelSpec
+from hotseat.api.types import PATTERN_WORDS, Metadata
+from hotseat.api.units import AUTO_DURATION_PATTERN, BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
+from hotseat.api.workspace import Workspace
 from hotseat.manifests import Plugins, load
 from hotseat.manifests.fields import walk
 from hotseat.manifests.schema import schema
@@ -100,7 +100,7 @@ def test_the_schema_writes_defaults_as_documents_do_and_has_no_noise():
     definitions = schema()["$defs"]
     lifecycle = definitions["Lifecycle"]["properties"]
     assert lifecycle["startTimeout"]["default"] == "5m"
-    assert definitions["Policy"]["properties"]["maxWait"]["default"] == "Auto"
+    assert definitions["PolicySpec"]["properties"]["maxWait"]["default"] == "Auto"
     assert definitions["Resources"]["properties"]["gpus"]["default"] == 1
     text = str(definitions)
     assert "'title'" not in text

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from hotseat.core.drains import MEMORY, RELIABLE, Drain, Drains, retry_after, soonest
-from hotseat.core.quotas import Crowd, Quotas
+from hotseat.core.admission.limits import QueueLimits, QueueUsage
+from hotseat.core.admission.service_rate import MEMORY, RELIABLE, ServiceRate, ServiceRates, min_wait, retry_after
 
 
-def steady(per_second: float, seconds: float, drain: Drain | None = None, start: float = 0.0) -> Drain:
-    drain = drain or Drain()
+def steady(per_second: float, seconds: float, drain: ServiceRate | None = None, start: float = 0.0) -> ServiceRate:
+    drain = drain or ServiceRate()
     drain.run(start, on=True)
     for number in range(1, round(seconds * per_second) + 1):
         drain.note(start + number / per_second)
@@ -17,7 +17,7 @@ def steady(per_second: float, seconds: float, drain: Drain | None = None, start:
 
 
 def test_nothing_is_known_before_anything_was_served() -> None:
-    drain = Drain()
+    drain = ServiceRate()
     drain.run(0.0, on=True)
     assert drain.rate(10.0) is None
 
@@ -28,7 +28,7 @@ def test_a_steady_stream_is_measured_as_what_it_is() -> None:
 
 def test_turns_and_the_time_between_them_are_both_in_the_rate() -> None:
     """A model that serves a hundred at once, once in fifty seconds."""
-    drain = Drain()
+    drain = ServiceRate()
     drain.run(0.0, on=True)
     for turn in range(1, 40):
         for _ in range(100):
@@ -50,7 +50,7 @@ def test_what_is_new_outweighs_what_is_old() -> None:
 
 
 def test_the_pace_of_a_model_counts_only_while_it_takes_requests_and_needs_some_evidence() -> None:
-    drains, now = Drains(), 0.0
+    drains, now = ServiceRates(), 0.0
     drains.watch(now, "a", waits=True, open_=False, any_waits=True)
     drains.watch(now := 90.0, "a", waits=True, open_=True, any_waits=True)
     for number in range(RELIABLE):
@@ -76,36 +76,36 @@ def test_who_is_turned_away_comes_again_when_half_of_the_queue_is_served(
 
 
 def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
-    drains = Drains()
+    drains = ServiceRates()
     for model in ("a", "b"):
         drains.watch(0.0, model, waits=True, open_=True, any_waits=True)
     for second in range(1, 41):
         drains.note(float(second), "a")
         for _ in range(3):
             drains.note(float(second), "b")
-    crowd = Crowd("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2, size=2**20 + 1)
-    quotas = Quotas(total=400, per_model=20, per_tenant=10)
+    crowd = QueueUsage("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2, size=2**20 + 1)
+    quotas = QueueLimits(total=400, per_model=20, per_tenant=10)
     said = {
         quotas: (" of tenant key-1 is full (queue.maxWaitingPerTenant: 10)", 10 / 2 / (4 / 2)),
-        Quotas(400, 20): (" for a is full (queue.maxWaitingPerModel: 20)", 20 / 2 / 1),
-        Quotas(400, 21, 11): (" is full (queue.maxWaiting: 400)", 400 / 2 / 4),
+        QueueLimits(400, 20): (" for a is full (queue.maxWaitingPerModel: 20)", 20 / 2 / 1),
+        QueueLimits(400, 21, 11): (" is full (queue.maxWaiting: 400)", 400 / 2 / 4),
     }
     for each, (words, seconds) in said.items():
         message, retry = each.full(crowd, drains, 40.0)
         assert (message, retry) == (f"the queue{words}", pytest.approx(seconds, rel=0.05))
     words = "the bodies of queued requests would exceed the memory limit (queue.maxWaitingBytes: 1Mi)"
-    assert Quotas(401, 21, 11, 2**20).full(crowd, drains, 40.0) == (
+    assert QueueLimits(401, 21, 11, 2**20).full(crowd, drains, 40.0) == (
         words,
         pytest.approx(400 / 2 / 4, rel=0.05),
     )
-    assert Quotas(401, 21, 11, 2**20 + 1).full(crowd, drains, 40.0) is None
+    assert QueueLimits(401, 21, 11, 2**20 + 1).full(crowd, drains, 40.0) is None
 
 
 def test_routers_share_each_bound_rounded_up() -> None:
-    crowd = Crowd("a", "key-1", of_model=2, of_tenant=1, total=3, tenants=3, size=400)
+    crowd = QueueUsage("a", "key-1", of_model=2, of_tenant=1, total=3, tenants=3, size=400)
 
     def said(*bounds: int | None) -> str:
-        full = Quotas(*bounds, routers=3).full(crowd, Drains(), 0.0)
+        full = QueueLimits(*bounds, routers=3).full(crowd, ServiceRates(), 0.0)
         return full[0].partition("queue.")[2] if full else ""
 
     assert said(9) == "maxWaiting: 9, shared by 3 routers)"
@@ -119,11 +119,11 @@ def test_routers_share_each_bound_rounded_up() -> None:
 
 def test_a_body_larger_than_a_routers_share_may_wait_alone() -> None:
     """However empty the router, it would be refused again and again."""
-    quotas = Quotas(10, size=1200, routers=3)
-    alone = Crowd("a", "", of_model=0, of_tenant=0, total=0, tenants=0, size=1200)
-    assert quotas.full(alone, Drains(), 0.0) is None
-    assert quotas.full(replace(alone, size=1201), Drains(), 0.0)
-    assert quotas.full(replace(alone, total=1), Drains(), 0.0)
+    quotas = QueueLimits(10, size=1200, routers=3)
+    alone = QueueUsage("a", "", of_model=0, of_tenant=0, total=0, tenants=0, size=1200)
+    assert quotas.full(alone, ServiceRates(), 0.0) is None
+    assert quotas.full(replace(alone, size=1201), ServiceRates(), 0.0)
+    assert quotas.full(replace(alone, total=1), ServiceRates(), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_a_body_larger_than_a_routers_share_may_wait_alone() -> None:
 def test_the_soonest_counts_only_what_cannot_be_avoided(
     ready_in: float, place: int, slots: int, pace: float | None, seconds: float
 ) -> None:
-    assert soonest(ready_in, place, slots, pace) == seconds
+    assert min_wait(ready_in, place, slots, pace) == seconds

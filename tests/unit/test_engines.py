@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Placement, engine_names, is_remote, load_engine
 
 

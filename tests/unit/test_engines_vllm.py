@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Placement, load_engine, sleep_of
 from hotseat.engines.vllm import command_line
 

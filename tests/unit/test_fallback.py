@@ -2,8 +2,8 @@
 
 import pytest
 
+from hotseat.core.admission.fallback import Fallback, Reason, does, due, look_again, refused
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable, Unreachable, UpstreamFailed
-from hotseat.core.fallback import Fallback, Reason, does, due, look_again, refused
 
 ALL = Fallback.model_validate({"model": "small"})
 

@@ -2,19 +2,19 @@
 
 import pytest
 
+from hotseat.api.workspace import Tenants
 from hotseat.core.errors import BadRequest
-from hotseat.core.workspaces import Tenants
-from hotseat.gateway.asking import Asking, asking
+from hotseat.gateway.wait_headers import WaitOptions, wait_options
 
 BY_KEY, NAMED = Tenants(), Tenants(header="X-Team")
 
 
-def ask(tenants: Tenants = BY_KEY, key: str = "key-3", **headers: str) -> Asking:
-    return asking({f"HTTP_{name.upper()}": value for name, value in headers.items()}, tenants, key)
+def ask(tenants: Tenants = BY_KEY, key: str = "key-3", **headers: str) -> WaitOptions:
+    return wait_options({f"HTTP_{name.upper()}": value for name, value in headers.items()}, tenants, key)
 
 
 def test_a_request_that_says_nothing_belongs_to_its_key_and_waits_as_long_as_it_takes() -> None:
-    assert ask() == Asking("key-3", 0, None, None)
+    assert ask() == WaitOptions("key-3", 0, None, None)
     assert ask(key="").tenant == ""
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hotseat.core.messages import SeatState
-from hotseat.core.seats import ModelStatus
+from hotseat.core.messages import InstanceState
+from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.openai import describe_status
 
 WORDS = {
@@ -29,7 +29,7 @@ def test_every_state_has_a_word_of_llama_server(state: str) -> None:
 
 
 def test_no_state_is_forgotten() -> None:
-    assert WORDS.keys() - {"unloaded", "fetching", "failed"} == {state.value for state in SeatState}
+    assert WORDS.keys() - {"unloaded", "fetching", "failed"} == {state.value for state in InstanceState}
 
 
 @pytest.mark.parametrize(("code", "more"), [(3, {"exit_code": 3}), (0, {"exit_code": 0}), (None, {})])

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from hotseat.core.errors import QueueFull, Unavailable
-from hotseat.gateway.places import Bodies, Places
+from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.threads import KEPT, Threads
 
 
@@ -95,7 +95,7 @@ def test_threads_without_a_job_end_but_for_a_few() -> None:
 
 
 def test_places_are_counted_and_may_become_more_and_fewer() -> None:
-    places = Places(1)
+    places = ConcurrencyLimit(1)
     with places:
         with pytest.raises(QueueFull) as refused:
             places.take()
@@ -110,7 +110,7 @@ def test_places_are_counted_and_may_become_more_and_fewer() -> None:
 
 def test_no_place_is_given_where_no_thread_would_be_left_for_probes() -> None:
     left = [False]
-    places = Places(10, lambda: left[0])
+    places = ConcurrencyLimit(10, lambda: left[0])
     with pytest.raises(Unavailable) as refused:
         places.take()
     assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
@@ -120,7 +120,7 @@ def test_no_place_is_given_where_no_thread_would_be_left_for_probes() -> None:
 
 
 def test_bodies_have_a_bound_together_and_one_alone_has_none() -> None:
-    bodies = Bodies(100)
+    bodies = BodyBudget(100)
     assert bodies.take(1000) == 1000
     with pytest.raises(QueueFull) as refused:
         bodies.take(1)

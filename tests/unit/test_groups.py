@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.cluster.statuses import group_problem, workspace_conditions
-from hotseat.control.terms import capacity_of, groups_of
-from hotseat.core import granting
-from hotseat.core.base import Metadata
-from hotseat.core.batch import Batch
-from hotseat.core.documents import Model, ModelSpec
-from hotseat.core.groups import NOBODY, UNGROUPED, Group, Groups
-from hotseat.core.messages import CacheObserved, CacheState, Residency, SeatState, Start, Stop
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View, Wish
-from hotseat.core.seats import Terms, TermsChanged
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model, ModelSpec
+from hotseat.api.types import Metadata
+from hotseat.api.workspace import Workspace
+from hotseat.cluster.status_objects import group_problem, workspace_conditions
+from hotseat.control.scheduling_spec import capacity_of, groups_of
+from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Residency, Start, Stop
+from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, Preference, View
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.groups import NO_MODELS, UNGROUPED, Group, Groups
+from hotseat.core.policy.strict import Fifo, Priority
+from hotseat.core.scheduler import pins as granting
+from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 from hotseat.manifests import ManifestErrors, load
 
 from .test_policy import busy, idle, wants
@@ -49,7 +49,7 @@ SETS = Groups(sets=(frozenset("ab"), frozenset("ac"), frozenset("bc"), frozenset
 )
 def test_who_must_leave_when_a_model_is_loaded(resident: str, comer: str, leaves: bool) -> None:
     assert HOUSE.must_leave(resident, comer) is leaves
-    assert HOUSE.ways(comer, [resident]) == (frozenset(resident) if leaves else NOBODY,)
+    assert HOUSE.ways(comer, [resident]) == (frozenset(resident) if leaves else NO_MODELS,)
     assert HOUSE.allows(comer, [resident]) is not leaves
     assert not UNGROUPED.must_leave(resident, comer)
 
@@ -64,10 +64,10 @@ def test_a_persistent_member_leaves_for_its_own_group_at_most() -> None:
 
 def test_of_sets_each_that_holds_the_model_is_a_way() -> None:
     """Each two of a, b and c go together, all three do not: no rule for pairs could say that."""
-    assert SETS.ways("c", ["a"]) == (NOBODY,)
+    assert SETS.ways("c", ["a"]) == (NO_MODELS,)
     assert SETS.ways("c", ["a", "b"]) == (frozenset("b"), frozenset("a"))
     assert SETS.ways("d", ["a", "x"]) == (frozenset("a"),)
-    assert SETS.ways("x", ["a", "b", "d"]) == (NOBODY,)
+    assert SETS.ways("x", ["a", "b", "d"]) == (NO_MODELS,)
     assert not SETS.allows("c", ["a", "b"])
     assert SETS.must_leave("d", "a")
     assert not SETS.must_leave("c", "a")
@@ -158,7 +158,7 @@ def test_of_sets_the_way_is_taken_that_loses_least() -> None:
 
 
 def test_one_that_cannot_be_proven_gone_does_not_leave_for_a_set() -> None:
-    stuck = ModelView("b", seat=SeatState.UNPROVEN, leaving=True)
+    stuck = ModelView("b", seat=InstanceState.UNPROVEN, leaving=True)
     assert decide(SETS, stuck, idle("a"), wants("c")).resident == ("c",)
 
 
@@ -171,16 +171,18 @@ def test_a_preload_makes_nobody_leave() -> None:
 
 
 def wished(groups: Groups, *models: ModelView) -> tuple[str, ...]:
-    return granting.decide(Batch(), View(100.0, Capacity(None), models, groups)).resident
+    return granting.decide_with_preferences(Batch(), View(100.0, Capacity(None), models, groups)).resident
 
 
 def test_a_wish_makes_its_idle_group_mate_leave_and_waits_for_one_that_is_pinned_or_used() -> None:
-    wish = ModelView("b", wish=Wish.SCHEDULED)
+    wish = ModelView("b", wish=Preference.SCHEDULED)
     assert wished(HOUSE, idle("a"), idle("e"), wish) == ("e", "b")
     assert wished(HOUSE, idle("a", claim=NOTHING), wish) == ("b",)
     assert wished(HOUSE, busy("a"), wish) == ("a",)
-    assert wished(HOUSE, idle("a", pinned=True, wish=Wish.PINNED), wish) == ("a",)
-    assert wished(SETS, idle("a"), idle("b", last_used=99.0, switch_cost=9.0), ModelView("c", wish=Wish.PINNED)) == (
+    assert wished(HOUSE, idle("a", pinned=True, wish=Preference.PINNED), wish) == ("a",)
+    assert wished(
+        SETS, idle("a"), idle("b", last_used=99.0, switch_cost=9.0), ModelView("c", wish=Preference.PINNED)
+    ) == (
         "b",
         "c",
     )
@@ -188,15 +190,15 @@ def test_a_wish_makes_its_idle_group_mate_leave_and_waits_for_one_that_is_pinned
 
 def test_a_preload_that_is_pinned_is_not_put_off_for_a_lesser_wish() -> None:
     """A bug once: the two took turns for ever, and neither was used."""
-    pinned = wants("a", may_evict=False, pinned=True, wish=Wish.PINNED)
-    assert wished(HOUSE, pinned, ModelView("b", wish=Wish.SCHEDULED)) == ("a",)
+    pinned = wants("a", may_evict=False, pinned=True, wish=Preference.PINNED)
+    assert wished(HOUSE, pinned, ModelView("b", wish=Preference.SCHEDULED)) == ("a",)
 
 
 def test_nobody_is_loaded_for_whom_a_pinned_one_would_have_to_leave() -> None:
     assert decide(HOUSE, idle("a", pinned=True), wants("b", since=10.0)).resident == ("a",)
     house = Grouped(HOUSE, "ab")
-    house.terms["a"] = Terms(pinned=True)
-    house.machine.step(TermsChanged(0.0, house.terms, house.capacity, HOUSE))
+    house.terms["a"] = SchedulingSpec(pinned=True)
+    house.machine.step(ConfigChanged(0.0, house.terms, house.capacity, HOUSE))
     (holder,) = house.machine.holders.values()
     house.ready(1.0, "a", holder.epoch)
     house.demand(2.0, {"b": 1})
@@ -210,8 +212,8 @@ class Grouped(House):
     """A switching machine whose Workspace counts no capacity."""
 
     def __init__(self, groups: Groups, names: str, capacity: Capacity | None = None) -> None:
-        super().__init__(capacity or Capacity(None, None), **{name: Terms() for name in names})
-        self.machine.step(TermsChanged(0.0, self.terms, self.capacity, groups))
+        super().__init__(capacity or Capacity(None, None), **{name: SchedulingSpec() for name in names})
+        self.machine.step(ConfigChanged(0.0, self.terms, self.capacity, groups))
         for name in names:
             self.machine.step(CacheObserved(0.0, name, CacheState.CACHED))
 

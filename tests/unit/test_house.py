@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from hotseat.control.bus import Bus
-from hotseat.control.house import House, LocalRoom
-from hotseat.core.documents import Capability, Model
+from hotseat.api.model import Capability, Model
+from hotseat.api.workspace import Workspace
+from hotseat.control.event_log import EventLog
+from hotseat.control.local_workspaces import LocalWorkspace, LocalWorkspaces
 from hotseat.core.errors import UnknownModel
-from hotseat.core.workspaces import Workspace
-from hotseat.gateway.asking import Asking
-from hotseat.gateway.course import Course
+from hotseat.gateway.fallback_routing import RoutedRequest
+from hotseat.gateway.wait_headers import WaitOptions
 
 from ..fakes import FakeRuntime  # noqa: TID252
 
@@ -41,21 +41,21 @@ def runtime() -> FakeRuntime:
 
 
 @pytest.fixture
-def house(runtime: FakeRuntime) -> Iterator[House]:
-    house = House(runtime, Bus(), time.monotonic)
+def house(runtime: FakeRuntime) -> Iterator[LocalWorkspaces]:
+    house = LocalWorkspaces(runtime, EventLog(), time.monotonic)
     yield house
     house.close(5)
 
 
-def held(house: House, name: str, *, asked: str | None = None) -> Course:
+def held(house: LocalWorkspaces, name: str, *, asked: str | None = None) -> RoutedRequest:
     """A request that waits."""
-    course = Course(house, house.find(name), asked or name, Capability.CHAT)
-    course.submit(Asking())
+    course = RoutedRequest(house, house.find(name), asked or name, Capability.CHAT)
+    course.submit(WaitOptions())
     assert course.ticket.dispatched is None
     return course
 
 
-def followed(course: Course) -> None:
+def followed(course: RoutedRequest) -> None:
     """Do what the request's thread does when it is refused."""
     error = course.ticket.error
     assert error is not None
@@ -73,7 +73,7 @@ def followed(course: Course) -> None:
     ids=["its Workspace renamed", "moved", "moved with others", "renamed, with its old name among its names"],
 )
 def test_a_request_that_waits_follows_its_model(
-    house: House, runtime: FakeRuntime, workspaces: list[str], models: list[Model]
+    house: LocalWorkspaces, runtime: FakeRuntime, workspaces: list[str], models: list[Model]
 ) -> None:
     runtime.slow |= {"a", "other"}
     house.apply([workspace()], [model("a")])
@@ -92,7 +92,7 @@ def test_a_request_that_waits_follows_its_model(
     course.finish()
 
 
-def test_a_request_for_a_model_that_is_gone_is_told_so(house: House, runtime: FakeRuntime) -> None:
+def test_a_request_for_a_model_that_is_gone_is_told_so(house: LocalWorkspaces, runtime: FakeRuntime) -> None:
     runtime.slow.add("a")
     house.apply([workspace()], [model("a"), model("b")])
     course = held(house, "a")
@@ -102,17 +102,17 @@ def test_a_request_for_a_model_that_is_gone_is_told_so(house: House, runtime: Fa
     course.finish()
 
 
-def test_a_request_that_looked_its_model_up_before_it_moved_finds_it_all_the_same(house: House) -> None:
+def test_a_request_that_looked_its_model_up_before_it_moved_finds_it_all_the_same(house: LocalWorkspaces) -> None:
     house.apply([workspace()], [model("a")])
-    course = Course(house, house.find("a"), "a", Capability.CHAT)
+    course = RoutedRequest(house, house.find("a"), "a", Capability.CHAT)
     house.apply([workspace("new")], [model("a", "new")])
-    course.submit(Asking())
+    course.submit(WaitOptions())
     assert course.place == house.find("a")
     course.finish()
 
 
 def test_a_name_leads_to_where_its_model_is_known_at_every_moment_of_a_change(
-    house: House, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+    house: LocalWorkspaces, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.apply([workspace("x"), workspace("y")], [model("a", "x"), model("b", "y")])
     asked = 0
@@ -124,14 +124,14 @@ def test_a_name_leads_to_where_its_model_is_known_at_every_moment_of_a_change(
             place.room.desk.finish(place.room.desk.submit(place.model.name))
             asked += 1
 
-    change, update = LocalRoom.change, runtime.update
-    monkeypatch.setattr(LocalRoom, "change", lambda *args: (ask("abc"), change(*args), ask("abc")))
+    change, update = LocalWorkspace.change, runtime.update
+    monkeypatch.setattr(LocalWorkspace, "change", lambda *args: (ask("abc"), change(*args), ask("abc")))
     monkeypatch.setattr(runtime, "update", lambda models: (ask("ab"), update(models), ask("ab")))
     house.apply([workspace("x"), workspace("y")], [model("b", "x"), model("a", "y"), model("c", "x")])
     assert asked == 16
 
 
-def test_a_hundred_renamed_workspaces_leave_nothing_behind(house: House, runtime: FakeRuntime) -> None:
+def test_a_hundred_renamed_workspaces_leave_nothing_behind(house: LocalWorkspaces, runtime: FakeRuntime) -> None:
     house.apply([workspace("w-0")], [model("a", "w-0")])
     threads = threading.active_count()
     for number in range(1, 101):
@@ -143,7 +143,7 @@ def test_a_hundred_renamed_workspaces_leave_nothing_behind(house: House, runtime
 
 
 def test_a_workspace_that_comes_back_serves_whether_its_thread_has_ended_or_not(
-    house: House, runtime: FakeRuntime
+    house: LocalWorkspaces, runtime: FakeRuntime
 ) -> None:
     documents = [workspace("w")], [model("a", "w")]
     house.apply(*documents)
@@ -157,7 +157,7 @@ def test_a_workspace_that_comes_back_serves_whether_its_thread_has_ended_or_not(
         assert house.find("a").room.load("a", 5).state == "ready"
 
 
-def test_a_retired_workspace_ends_when_what_it_held_has_gone(house: House, runtime: FakeRuntime) -> None:
+def test_a_retired_workspace_ends_when_what_it_held_has_gone(house: LocalWorkspaces, runtime: FakeRuntime) -> None:
     runtime.stubborn.add("a")
     house.apply([workspace("w")], [model("a", "w")])
     house.find("a").room.load("a", 5)
@@ -171,7 +171,9 @@ def test_a_retired_workspace_ends_when_what_it_held_has_gone(house: House, runti
     eventually(lambda: room.switcher.ended)
 
 
-def test_a_policy_that_cannot_be_loaded_changes_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_that_cannot_be_loaded_changes_nothing(
+    house: LocalWorkspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house.apply([workspace()], [model("a")])
     with pytest.raises(KeyError):
         house.apply([workspace(), workspace("new", policy={"name": "unheard-of"})], [model("b", "new")])
@@ -190,16 +192,18 @@ def _no_thread(_thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_a_workspace_that_cannot_be_changed_is_no_others_trouble(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_that_cannot_be_changed_is_no_others_trouble(
+    house: LocalWorkspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
     documents = [workspace("x"), workspace("y")], [model("a", "x"), model("b", "y")]
-    change = LocalRoom.change
+    change = LocalWorkspace.change
 
-    def fail(self: LocalRoom, *args: Any) -> None:
+    def fail(self: LocalWorkspace, *args: Any) -> None:
         if self.name == "x":
             raise OSError("no")
         change(self, *args)
 
-    monkeypatch.setattr(LocalRoom, "change", fail)
+    monkeypatch.setattr(LocalWorkspace, "change", fail)
     with pytest.raises(OSError, match="no"):
         house.apply(*documents)
     assert house.find("b").room.switcher.wait_for(lambda: house.find("b").room.switcher.status() != (), 5)
@@ -209,7 +213,7 @@ def test_a_workspace_that_cannot_be_changed_is_no_others_trouble(house: House, m
 
 
 def test_what_failed_is_tried_again_at_once_where_its_document_is_taken_in_again(
-    house: House, runtime: FakeRuntime
+    house: LocalWorkspaces, runtime: FakeRuntime
 ) -> None:
     documents = [workspace()], [model("a", source="/missing")]
     house.apply(*documents)

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 
 from hotseat import core
-from hotseat.core.batch import Batch
-from hotseat.core.instance import STORY, TRANSITIONS, Holder, IllegalTransition, Trigger
-from hotseat.core.messages import HolderReady, HolderReleased, SeatState
-from hotseat.core.policy import Capacity
-from hotseat.core.seats import Terms, TermsChanged
-from hotseat.core.switching import Switching
+from hotseat.core.messages import InstanceReady, InstanceReleased, InstanceState
+from hotseat.core.policy.api import Capacity
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.instance import STORY, TRANSITIONS, IllegalTransition, Instance, Trigger
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 
 
-def holder(state: SeatState = SeatState.LOADING) -> Holder:
-    return Holder("a", "w/a@1", 1, state, 0.0, Terms())
+def holder(state: InstanceState = InstanceState.LOADING) -> Instance:
+    return Instance("a", "w/a@1", 1, state, 0.0, SchedulingSpec())
 
 
 LEGAL = [(before, trigger, edge.to) for trigger, edge in TRANSITIONS.items() for before in edge.sources if before]
-ILLEGAL = [(b, t) for b, t in product(SeatState, Trigger) if b not in TRANSITIONS[t].sources]
+ILLEGAL = [(b, t) for b, t in product(InstanceState, Trigger) if b not in TRANSITIONS[t].sources]
 
 
 @pytest.mark.parametrize(("before", "trigger", "after"), LEGAL)
-def test_an_edge_of_the_table_takes_place(before: SeatState, trigger: Trigger, after: SeatState | None) -> None:
+def test_an_edge_of_the_table_takes_place(before: InstanceState, trigger: Trigger, after: InstanceState | None) -> None:
     it = holder(before)
     it.transition(trigger, 7.0, "why so")
     assert it.state is (before if after is None else after)
@@ -34,7 +34,7 @@ def test_an_edge_of_the_table_takes_place(before: SeatState, trigger: Trigger, a
 
 
 @pytest.mark.parametrize(("before", "trigger"), ILLEGAL)
-def test_another_edge_raises_or_is_told_and_takes_place(before: SeatState, trigger: Trigger) -> None:
+def test_another_edge_raises_or_is_told_and_takes_place(before: InstanceState, trigger: Trigger) -> None:
     with pytest.raises(IllegalTransition, match=r"w/a@1: no transition"):
         holder(before).transition(trigger, 7.0)
     it, said = holder(before), list[str]()
@@ -47,13 +47,13 @@ def test_another_edge_raises_or_is_told_and_takes_place(before: SeatState, trigg
 
 def test_every_state_can_be_entered_and_left_and_every_trigger_has_its_row() -> None:
     assert TRANSITIONS.keys() == set(Trigger)
-    assert {edge.to for edge in TRANSITIONS.values()} == {*SeatState, None}
-    assert {before for edge in TRANSITIONS.values() for before in edge.sources} == {*SeatState, None}
+    assert {edge.to for edge in TRANSITIONS.values()} == {*InstanceState, None}
+    assert {before for edge in TRANSITIONS.values() for before in edge.sources} == {*InstanceState, None}
 
 
 @pytest.mark.parametrize("trigger", [t for t, edge in TRANSITIONS.items() if None in edge.sources])
 def test_an_instance_begins_as_the_table_says(trigger: Trigger) -> None:
-    it = Holder.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, terms=Terms())
+    it = Instance.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
     assert (it.state, it.since, it.last_used) == (TRANSITIONS[trigger].to, 3.0, 3.0)
     assert [str(step) for step in it.story] == [f"3.0 new → {it.state} ({trigger})"]
 
@@ -61,11 +61,11 @@ def test_an_instance_begins_as_the_table_says(trigger: Trigger) -> None:
 @pytest.mark.parametrize("trigger", [t for t, edge in TRANSITIONS.items() if None not in edge.sources])
 def test_an_instance_begins_in_no_other_way(trigger: Trigger) -> None:
     with pytest.raises(IllegalTransition):
-        Holder.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, terms=Terms())
+        Instance.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
 
 
 def test_the_story_is_bounded() -> None:
-    it = holder(SeatState.READY)
+    it = holder(InstanceState.READY)
     for second in range(STORY):
         it.transition(Trigger.QUIESCE, second)
         it.transition(Trigger.KEPT, second)
@@ -74,12 +74,12 @@ def test_the_story_is_bounded() -> None:
 
 
 def test_a_story_is_known_a_while_longer_than_its_holder() -> None:
-    machine = Switching("w", Batch())
-    machine.step(TermsChanged(0.0, {"a": Terms(preload=True)}, Capacity(1)))
-    begun = Holder.begin(Trigger.STARTED, 1.0, model="a", id="w/a@1", epoch=1, terms=Terms())
+    machine = Scheduler("w", Batch())
+    machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(preload=True)}, Capacity(1)))
+    begun = Instance.begin(Trigger.STARTED, 1.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
     machine.seating.add(begun)
-    machine.step(HolderReady(2.0, "w/a@1", 1, "http://a"))
-    machine.step(HolderReleased(3.0, "w/a@1", 1))
+    machine.step(InstanceReady(2.0, "w/a@1", 1, "http://a"))
+    machine.step(InstanceReleased(3.0, "w/a@1", 1))
     assert "w/a@1" not in machine.holders
     assert [step.why for step in machine.seating.story("w/a@1")] == ["started", "ready", "failed: Vanished", "released"]
     assert machine.seating.story("w/b@1") == ()

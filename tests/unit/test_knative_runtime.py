@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Fetch,
-    HolderAdopted,
-    HolderFailed,
-    HolderReady,
-    HolderReleased,
-    HolderUnproven,
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceReady,
+    InstanceReleased,
+    InstanceUnproven,
     Start,
     Stop,
 )
-from hotseat.kube.names import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
-from hotseat.runtimes.knative.freezing import Freezer
+from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
+from hotseat.runtimes.knative.replicaset_guard import ReplicaSetGuard
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -71,7 +71,7 @@ class Home:
     def resident(self, holder: str = A) -> dict:
         """Start a model, and give its pod once it serves."""
         pod = self.kube.serve(self.start(holder))
-        self.told.await_one(HolderReady, holder)
+        self.told.await_one(InstanceReady, holder)
         return pod
 
     def stop(self, holder: str = A, grace: float = 10.0) -> None:
@@ -123,7 +123,7 @@ def home() -> Iterator[Home]:
 
 def test_a_model_comes_and_goes(home: Home) -> None:
     pod = home.resident()
-    ready = home.told.await_one(HolderReady, A)
+    ready = home.told.await_one(InstanceReady, A)
     assert ready.address == f"http://{home.kube.find(PODS.path(NS, pod['metadata']['name']))['status']['podIP']}:8012"
     marks = home.kube.objects[DEPLOYMENT]["metadata"]["annotations"]
     assert (marks["hotseat.dev/holder"], marks["hotseat.dev/epoch"]) == (A, "1")
@@ -141,7 +141,7 @@ def test_a_model_comes_and_goes(home: Home) -> None:
     ]
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod, keep=True)  # its status is the proof; that its object goes later means nothing
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     assert home.told.of_holder(A) == ["HolderReady", "HolderReleased"]
 
 
@@ -149,18 +149,18 @@ def test_it_is_ready_only_when_its_queue_proxy_says_so(home: Home) -> None:
     pod = home.kube.run(home.start())
     never(lambda: home.told.of_holder(A))
     home.kube.serving.add(pod["status"]["podIP"])
-    home.told.await_one(HolderReady, A)
+    home.told.await_one(InstanceReady, A)
 
 
 def test_the_replacement_that_a_replica_set_makes_meanwhile_means_nothing(home: Home) -> None:
     pod = home.resident()
     home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 300)  # somebody deletes it: at once there is another
     await_true(lambda: len(home.kube.pods("a")) == 1)  # and at once the runtime deletes that
-    assert home.told.await_one(HolderFailed, A).reason == "PodDeleted"
+    assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
     assert home.going(pod)
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_a_replacement_that_got_a_gpu_is_waited_for_too(home: Home) -> None:
@@ -173,13 +173,13 @@ def test_a_replacement_that_got_a_gpu_is_waited_for_too(home: Home) -> None:
     home.kube.end(pod)
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(replacement)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_a_stop_before_anything_was_scheduled_releases_at_once(home: Home) -> None:
     home.start()
     home.stop()
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     assert home.kube.pods("a") == []
     assert home.told.of_holder(A) == ["HolderReleased"]
 
@@ -195,7 +195,7 @@ def test_a_replica_set_that_has_not_come_to_rest_may_still_make_a_pod(home: Home
     assert home.kube.objects[REPLICA_SET]["spec"]["replicas"] == 1
     home.kube._replicate = replicate
     home.kube._replicate_all()
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_a_pod_that_gets_a_node_while_it_is_deleted_is_not_deleted_as_if_it_had_none(home: Home) -> None:
@@ -213,7 +213,7 @@ def test_a_pod_that_gets_a_node_while_it_is_deleted_is_not_deleted_as_if_it_had_
     assert home.kube.find(PODS.path(NS, pod["metadata"]["name"])), "it ends in its own time, and says so"
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_the_same_model_again_has_nothing_to_do_with_what_it_left(home: Home) -> None:
@@ -221,12 +221,12 @@ def test_the_same_model_again_has_nothing_to_do_with_what_it_left(home: Home) ->
     home.stop()
     await_true(lambda: home.going(old))
     home.kube.end(old, keep=True)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     home.runtime.start(Start("a", "default/a@3", 3))
     await_true(lambda: len(home.kube.pods("a")) == 2)
     home.kube.remove(PODS.path(NS, old["metadata"]["name"]))
     home.kube.serve(home.kube.pods("a")[-1])
-    home.told.await_one(HolderReady, "default/a@3")
+    home.told.await_one(InstanceReady, "default/a@3")
     assert home.told.of_holder("default/a@3") == ["HolderReady"]
 
 
@@ -247,30 +247,30 @@ def test_what_is_scaled_up_again_while_it_ends_is_scaled_down_again(home: Home) 
     home.kube.control(DEPLOYMENT)
     await_true(lambda: home.scale() == 0)
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     assert home.kube.pods("a") == []
 
 
 def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(home: Home) -> None:
     pod = home.resident()
     home.kube.force(pod)
-    assert home.told.await_one(HolderFailed, A).reason == "PodDeleted"
-    assert pod["metadata"]["uid"] in home.told.await_one(HolderUnproven, A).reason
+    assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
+    assert pod["metadata"]["uid"] in home.told.await_one(InstanceUnproven, A).reason
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.runtime.settle(["another", pod["metadata"]["uid"]])
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_the_next_switcher_knows_what_was_unproven(home: Home) -> None:
     pod = home.resident()
     home.kube.force(pod)
-    home.told.await_one(HolderUnproven, A)
+    home.told.await_one(InstanceUnproven, A)
     await_true(lambda: "hotseat.dev/unproven" in home.kube.objects[DEPLOYMENT]["metadata"]["annotations"])
     told = home.again()
-    assert told.await_one(HolderAdopted, A).releasing
-    told.await_one(HolderUnproven, A)
+    assert told.await_one(InstanceAdopted, A).releasing
+    told.await_one(InstanceUnproven, A)
     home.runtime.settle([pod["metadata"]["uid"]])
-    told.await_one(HolderReleased, A)
+    told.await_one(InstanceReleased, A)
     await_true(lambda: "hotseat.dev/unproven" not in home.kube.objects[DEPLOYMENT]["metadata"]["annotations"])
 
 
@@ -282,7 +282,7 @@ def test_a_pod_on_a_lost_node_holds_until_the_node_is_gone_for_good(home: Home, 
     home.pass_time(39)
     never(lambda: "HolderUnproven" in home.told.of_holder(A))
     home.pass_time(2)  # the grace and 30 s are over
-    assert "on node node has not ended" in home.told.await_one(HolderUnproven, A).reason
+    assert "on node node has not ended" in home.told.await_one(InstanceUnproven, A).reason
     at = NODES.path(name="node")
     if how == "deleted":
         home.kube.remove(at)
@@ -290,7 +290,7 @@ def test_a_pod_on_a_lost_node_holds_until_the_node_is_gone_for_good(home: Home, 
         taint = {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}
         home.kube.put(at, merged(home.kube.objects[at], {"spec": {"taints": [taint]}}))
     home.pass_time(3)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     assert home.told.of_holder(A) == ["HolderReady", "HolderUnproven", "HolderReleased"]
 
 
@@ -302,7 +302,7 @@ def test_a_resident_model_on_a_lost_node_has_failed(home: Home) -> None:
     never(lambda: "HolderFailed" in home.told.of_holder(A))
     home.kube.put(at, {**home.kube.objects[at], "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     home.pass_time(3)
-    assert home.told.await_one(HolderFailed, A).reason == "NodeLost"
+    assert home.told.await_one(InstanceFailed, A).reason == "NodeLost"
 
 
 def test_a_second_stop_shortens_the_time_for_the_proof(home: Home) -> None:
@@ -310,17 +310,17 @@ def test_a_second_stop_shortens_the_time_for_the_proof(home: Home) -> None:
     home.stop(grace=600)
     home.stop(grace=0)
     home.pass_time(31)
-    home.told.await_one(HolderUnproven, A)
+    home.told.await_one(InstanceUnproven, A)
 
 
 def test_a_service_deleted_by_hand_holds_until_its_pod_has_ended(home: Home) -> None:
     pod = home.resident()
     home.kube.delete_service("a")
-    assert home.told.await_one(HolderFailed, A).reason == "PodDeleted"
+    assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
     await_true(lambda: ("delete", PODS.path(NS, pod["metadata"]["name"])) in home.kube.calls)  # its grace was an hour
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -336,9 +336,9 @@ def test_a_new_switcher_finds_the_ending_pod_of_a_deleted_service(home: Home, la
     home.runtime.close()
     home.kube.delete_service(name)
     told = home.again()
-    assert told.await_one(HolderAdopted, holder).releasing
+    assert told.await_one(InstanceAdopted, holder).releasing
     home.kube.end(pod)
-    told.await_one(HolderReleased, holder)
+    told.await_one(InstanceReleased, holder)
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -348,22 +348,22 @@ def test_a_crash_is_told_with_the_last_words(home: Home) -> None:
     pod = home.resident()
     home.kube.texts[PODS.path(NS, pod["metadata"]["name"], "log")] = "2026-01-01T00:00:00.000000001Z out of luck\n"
     home.kube.crash(pod, 7)
-    failed = home.told.await_one(HolderFailed, A)
+    failed = home.told.await_one(InstanceFailed, A)
     assert failed.reason == "Exited"
     assert "code 7" in failed.message
     assert "out of luck" in failed.message
     await_true(lambda: home.going(pod))
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     assert home.told.of_holder(A) == ["HolderReady", "HolderFailed", "HolderReleased"]
 
 
 def test_running_out_of_memory_while_loading(home: Home) -> None:
     pod = home.kube.run(home.start())
     home.kube.crash(pod, 137, "OOMKilled", restarts=1)
-    assert home.told.await_one(HolderFailed, A).reason == "OutOfMemory"
+    assert home.told.await_one(InstanceFailed, A).reason == "OutOfMemory"
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     assert home.told.of_holder(A) == ["HolderFailed", "HolderReleased"]
 
 
@@ -371,7 +371,7 @@ def test_an_image_that_cannot_be_pulled(home: Home) -> None:
     pod = home.kube.bind(home.start())
     waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
     home.kube.say(pod, containerStatuses=[{"name": "user-container", "state": waiting}])
-    failed = home.told.await_one(HolderFailed, A)
+    failed = home.told.await_one(InstanceFailed, A)
     assert (failed.reason, failed.message) == ("ImagePull", "user-container: no such image")
 
 
@@ -382,9 +382,9 @@ def test_a_pod_that_no_node_takes(home: Home) -> None:
     home.pass_time(5)
     never(lambda: home.told.of_holder(A))  # the scheduler may just not know yet that one is
     home.pass_time(6)
-    failed = home.told.await_one(HolderFailed, A)
+    failed = home.told.await_one(InstanceFailed, A)
     assert (failed.reason, failed.message) == ("Unschedulable", "no GPU is free")
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_a_model_without_a_service(home: Home) -> None:
@@ -392,9 +392,9 @@ def test_a_model_without_a_service(home: Home) -> None:
     home.runtime.start(Start("a", A, 1))
     never(lambda: home.told.of_holder(A))  # it may be about to be made
     home.pass_time(11)
-    failed = home.told.await_one(HolderFailed, A)
+    failed = home.told.await_one(InstanceFailed, A)
     assert (failed.reason, failed.message) == ("ServiceNotReady", "there is no Knative Service a")
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_a_quota_that_forbids_its_pod(home: Home) -> None:
@@ -403,7 +403,7 @@ def test_a_quota_that_forbids_its_pod(home: Home) -> None:
     await_true(lambda: home.scale() == 1)
     condition = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
     home.kube.put(DEPLOYMENT, merged(home.kube.objects[DEPLOYMENT], {"status": {"conditions": [condition]}}))
-    assert home.told.await_one(HolderFailed, A).message == "exceeded quota"
+    assert home.told.await_one(InstanceFailed, A).message == "exceeded quota"
 
 
 # A switcher ends, and another begins ----------------------------------------------------------------------------------
@@ -412,56 +412,56 @@ def test_a_quota_that_forbids_its_pod(home: Home) -> None:
 def test_closing_leaves_models_alone_and_the_next_adopts_them(home: Home) -> None:
     pod = home.resident()
     told = home.again()
-    adopted = told.await_one(HolderAdopted, A)
+    adopted = told.await_one(InstanceAdopted, A)
     assert (adopted.model, adopted.epoch, adopted.releasing, adopted.gpus) == ("a", 1, False, 1)
-    assert adopted.address == home.runtimes[0]._observe.await_one(HolderReady, A).address
+    assert adopted.address == home.runtimes[0]._observe.await_one(InstanceReady, A).address
     assert not home.going(pod)
     home.stop()
     await_true(lambda: home.going(pod))
     home.kube.end(pod)
-    told.await_one(HolderReleased, A)
+    told.await_one(InstanceReleased, A)
 
 
 def test_killed_while_a_model_loads(home: Home) -> None:
     pod = home.start()
     told = home.again()
-    adopted = told.await_one(HolderAdopted, A)
+    adopted = told.await_one(InstanceAdopted, A)
     assert (adopted.address, adopted.releasing) == (None, False)
     home.kube.serve(pod)
-    told.await_one(HolderReady, A)
+    told.await_one(InstanceReady, A)
 
 
 def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
     pod = home.resident()
     home.runtime.close()
-    Freezer(home.kube, NS).freeze("a-00001")
+    ReplicaSetGuard(home.kube, NS).freeze("a-00001")
     told = home.again()
-    assert told.await_one(HolderAdopted, A).address, "it serves"
+    assert told.await_one(InstanceAdopted, A).address, "it serves"
     assert frozen(home)
     home.stop()
     await_true(lambda: home.going(pod))
     home.kube.end(pod)
-    told.await_one(HolderReleased, A)
+    told.await_one(InstanceReleased, A)
     assert not frozen(home)
 
 
 def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
     pod = home.resident()
     home.runtime.close()
-    Freezer(home.kube, NS).freeze("a-00001")
+    ReplicaSetGuard(home.kube, NS).freeze("a-00001")
     home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 1)
     home.kube.end(pod)
     assert (home.scale(), home.kube.pods("a")) == (1, [])
     told = home.again()
-    assert told.await_one(HolderAdopted, A).releasing, "nobody makes the pod that it would wait for"
-    told.await_one(HolderReleased, A)
+    assert told.await_one(InstanceAdopted, A).releasing, "nobody makes the pod that it would wait for"
+    told.await_one(InstanceReleased, A)
     assert home.scale() == 0
     assert not frozen(home)
 
 
 def test_killed_before_a_replica_set_was_let_go(home: Home) -> None:
     home.runtime.close()
-    Freezer(home.kube, NS).freeze("a-00001")
+    ReplicaSetGuard(home.kube, NS).freeze("a-00001")
     assert frozen(home)
     home.again()
     assert not frozen(home)
@@ -475,12 +475,12 @@ def test_killed_between_the_delete_and_the_scale(home: Home) -> None:
     replacement = home.kube.pods("a")[-1]
     assert replacement["metadata"]["uid"] != pod["metadata"]["uid"]
     told = home.again()
-    told.await_one(HolderAdopted, A)
+    told.await_one(InstanceAdopted, A)
     home.stop()
     await_true(lambda: home.scale() == 0)
     never(lambda: "HolderReleased" in told.of_holder(A))
     home.kube.end(pod)
-    told.await_one(HolderReleased, A)
+    told.await_one(InstanceReleased, A)
 
 
 def test_killed_while_a_pod_ends(home: Home) -> None:
@@ -488,10 +488,10 @@ def test_killed_while_a_pod_ends(home: Home) -> None:
     home.stop()
     await_true(lambda: home.scale() == 0)
     told = home.again()
-    assert told.await_one(HolderAdopted, A).releasing
+    assert told.await_one(InstanceAdopted, A).releasing
     never(lambda: "HolderReleased" in told.of_holder(A))
     home.kube.end(pod)
-    told.await_one(HolderReleased, A)
+    told.await_one(InstanceReleased, A)
 
 
 def test_killed_while_a_pod_ends_on_a_node_that_is_gone_since(home: Home) -> None:
@@ -501,9 +501,9 @@ def test_killed_while_a_pod_ends_on_a_node_that_is_gone_since(home: Home) -> Non
     home.runtime.close()
     home.kube.remove(NODES.path(name="node"))  # its pod's object stays for a while
     told = home.again()
-    assert told.await_one(HolderAdopted, A).releasing
+    assert told.await_one(InstanceAdopted, A).releasing
     home.pass_time(6)
-    told.await_one(HolderReleased, A)
+    told.await_one(InstanceReleased, A)
 
 
 def test_killed_when_all_was_over(home: Home) -> None:
@@ -511,37 +511,37 @@ def test_killed_when_all_was_over(home: Home) -> None:
     home.stop()
     await_true(lambda: home.scale() == 0)
     home.kube.end(pod, keep=True)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
     told = home.again()
-    assert not [each for each in told.seen if isinstance(each, HolderAdopted)]
+    assert not [each for each in told.seen if isinstance(each, InstanceAdopted)]
 
 
 def test_pods_of_an_older_revision_count(home: Home) -> None:
     home.resident()
     home.kube.add_service("a", revision="00002")
     told = home.again()
-    assert told.await_one(HolderAdopted, A).model == "a"
+    assert told.await_one(InstanceAdopted, A).model == "a"
 
 
 def test_what_somebody_else_scales_up_is_a_holder(home: Home) -> None:
     home.kube.add_service("wild", replicas=1, labelled=False)
-    adopted = home.told.await_one(HolderAdopted, model="wild")
+    adopted = home.told.await_one(InstanceAdopted, model="wild")
     assert adopted.address is None
     home.kube.serve(home.kube.pods("wild")[0])
-    home.told.await_one(HolderReady, adopted.holder)
+    home.told.await_one(InstanceReady, adopted.holder)
 
 
 def test_a_service_made_by_hand_may_have_its_label_at_itself_only(home: Home) -> None:
     home.runtime.close()
     home.kube.add_service("wild", replicas=1, labelled=False)
-    assert home.again().await_one(HolderAdopted, model="wild").holder.startswith("default/wild@")
+    assert home.again().await_one(InstanceAdopted, model="wild").holder.startswith("default/wild@")
 
 
 def test_a_switcher_that_was_taken_over_from_changes_nothing(home: Home) -> None:
     home.resident()
     first = home.runtime
     told = home.begin("second")  # the first lives on, and does not know that it leads no more
-    told.await_one(HolderAdopted, A)
+    told.await_one(InstanceAdopted, A)
     home.kube.calls.clear()
     first.start(Start("b", B, 2))
     await_true(first.superseded.is_set)
@@ -560,7 +560,7 @@ def test_it_goes_on_when_the_api_server_is_back(home: Home) -> None:
     home.kube.away = False
     await_true(lambda: home.scale() == 0)
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 def test_a_scale_whose_answer_was_lost_is_known_to_have_happened(home: Home) -> None:
@@ -570,7 +570,7 @@ def test_a_scale_whose_answer_was_lost_is_known_to_have_happened(home: Home) -> 
     await_true(lambda: home.going(pod))
     never(lambda: "HolderReleased" in home.told.of_holder(A))
     home.kube.end(pod)
-    home.told.await_one(HolderReleased, A)
+    home.told.await_one(InstanceReleased, A)
 
 
 # Weights and output ---------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.kube.names import DEPLOYMENTS, POD_AUTOSCALERS, SERVERLESS_SERVICES
-from hotseat.runtimes.knative.scaling import Scaler, serverless_service, status
-from hotseat.runtimes.knative.watched import Watched
+from hotseat.kube.constants import DEPLOYMENTS, POD_AUTOSCALERS, SERVERLESS_SERVICES
+from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler, serverless_service, status
+from hotseat.runtimes.knative.informers import Informers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fake_kube import NS, FakeCluster
@@ -31,11 +31,11 @@ def kube() -> Iterator[FakeCluster]:
 
 def reconcile(kube: FakeCluster) -> list[tuple[str, str]]:
     """Look once with fresh caches; gives what was written."""
-    watched = Watched(kube, NS, lambda *_: None)
+    watched = Informers(kube, NS, lambda *_: None)
     watched.start()
     assert watched.wait_synced(5)
     kube.calls.clear()
-    Scaler(kube, NS, watched).reconcile(REVISION)
+    PodAutoscalerReconciler(kube, NS, watched).reconcile(REVISION)
     watched.stop()
     return kube.calls
 

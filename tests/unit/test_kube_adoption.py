@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.documents import Capability
+from hotseat.api.model import Capability
 from hotseat.kube.adoption import adopt, is_adopted
 
 GPU = "nvidia.com/gpu"

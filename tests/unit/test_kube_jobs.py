@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import CacheState
-from hotseat.kube.conventions import ClusterSettings
+from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.jobs import FetchOutcome, FetchProgress, job_name, job_of, outcome_of, parse_progress
-from hotseat.kube.names import FINGERPRINT
 
 Json = dict[str, Any]
 SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm", pull_secrets=("registry",))

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
+from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake, bytes_quantity, cores_quantity, needs_fetch
-from hotseat.kube.conventions import ClusterSettings
 from hotseat.kube.merge import MergeError
-from hotseat.kube.names import FINGERPRINT
 from hotseat.kube.objects import claim_of, drifted, is_owned, service_of
 
 Json = dict[str, Any]
@@ -122,7 +121,7 @@ class TestEngines:
             "llamacpp", source="hf://o/r/a.gguf", names=["gpt"], scheduling={"priority": 3}, args=["-c", "1"]
         )
         assert made["image"] == "hotseat:test"
-        assert made["command"] == ["python3", "-P", "-m", "hotseat.kube.run"]
+        assert made["command"] == ["python3", "-P", "-m", "hotseat.kube.engine_entrypoint"]
         told = json.loads(env(made)["HOTSEAT_MODEL"])
         assert told["spec"] == {"engine": "llamacpp", "source": "hf://o/r/a.gguf", "args": ["-c", "1"]}
         assert env(made)["HF_HOME"] == "/cache/hf"

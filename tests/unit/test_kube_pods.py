@@ -154,10 +154,10 @@ def test_the_scheduler_says_why_not() -> None:
 
 
 def test_an_adopted_pod_without_a_gpu_limit_claims_what_its_document_says() -> None:
-    from hotseat.runtimes.knative.adopting import gpus_of
-    from hotseat.runtimes.knative.holding import Holding
+    from hotseat.runtimes.knative.adoption import gpus_of
+    from hotseat.runtimes.knative.instance import PodInstance
 
-    holding = Holding("a", "w/a@1", 1, 0.0, "a-00001", scaled=True)
+    holding = PodInstance("a", "w/a@1", 1, 0.0, "a-00001", scaled=True)
     container = {"name": "engine", "resources": {"limits": {"amd.com/gpu": 1}}}
     holding.see(
         {"metadata": {"uid": "u", "name": "p"}, "spec": {"nodeName": "n", "containers": [container]}, "status": {}}

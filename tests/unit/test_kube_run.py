@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
-from hotseat.kube.conventions import ClusterSettings
+from hotseat.api.model import Model
+from hotseat.kube.constants import ClusterSettings
+from hotseat.kube.engine_entrypoint import launch_of
 from hotseat.kube.objects import service_of
-from hotseat.kube.run import launch_of
 from hotseat.sources.base import FILES, SourceError, complete, entry
 
 SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm")
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_told_where_a_pods_status_shows_it(tmp_path: Path) -> N
         ({"HOTSEAT_MODEL": told["HOTSEAT_MODEL"].replace("llamacpp", "tgi")}, "this image has no engine 'tgi'"),
         ({"HOTSEAT_MODEL": json.dumps({})}, "HOTSEAT_MODEL is not a valid Model"),
     ):
-        command = [sys.executable, "-P", "-m", "hotseat.kube.run"]
+        command = [sys.executable, "-P", "-m", "hotseat.kube.engine_entrypoint"]
         ended = subprocess.run(
             command, env={**os.environ, **told, **changed}, capture_output=True, text=True, check=False
         )

@@ -8,12 +8,12 @@ from time import monotonic, sleep
 
 import pytest
 
-from hotseat.control import learned
-from hotseat.control.learned import LearnedFile
-from hotseat.core.lessons import Lesson
-from hotseat.core.switches import Estimate
+from hotseat.control import stats_file as learned
+from hotseat.control.stats_file import StatsFile
+from hotseat.core.scheduler.history import Estimate
+from hotseat.core.scheduler.stats import ModelStats
 
-LESSONS = {"a": Lesson("m", {"load": Estimate(20.0, 1.5), "stop": Estimate(2.0)}, 12, 7), "b": Lesson("n")}
+LESSONS = {"a": ModelStats("m", {"load": Estimate(20.0, 1.5), "stop": Estimate(2.0)}, 12, 7), "b": ModelStats("n")}
 
 
 @pytest.fixture
@@ -29,23 +29,23 @@ def eventually(true: Callable[[], bool]) -> None:
 
 
 def test_the_next_one_knows_what_the_last_one_wrote(path: Path) -> None:
-    file = LearnedFile(path)
+    file = StatsFile(path)
     assert file.lessons == {}
     file.note(LESSONS)
     file.close()
-    assert LearnedFile(path).lessons == LESSONS
+    assert StatsFile(path).lessons == LESSONS
     assert [each.name for each in path.parent.iterdir()] == ["learned.json"]
 
 
 def test_what_is_known_of_models_that_are_not_there_now_stays(path: Path) -> None:
-    first = LearnedFile(path)
+    first = StatsFile(path)
     first.note(LESSONS)
     first.close()
-    second = LearnedFile(path)
-    second.note({"c": Lesson("o")})
-    second.note({"a": Lesson("changed")})
+    second = StatsFile(path)
+    second.note({"c": ModelStats("o")})
+    second.note({"a": ModelStats("changed")})
     second.close()
-    assert LearnedFile(path).lessons == {"a": Lesson("changed"), "b": Lesson("n"), "c": Lesson("o")}
+    assert StatsFile(path).lessons == {"a": ModelStats("changed"), "b": ModelStats("n"), "c": ModelStats("o")}
 
 
 def test_it_is_written_soon_and_once_for_many_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,27 +53,27 @@ def test_it_is_written_soon_and_once_for_many_news(path: Path, monkeypatch: pyte
     writes: list[Path] = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, target: (writes.append(self), replace(self, target)))
-    file = LearnedFile(path)
+    file = StatsFile(path)
     for number in range(50):
-        file.note({f"m{number}": Lesson("n")})
+        file.note({f"m{number}": ModelStats("n")})
     assert not path.exists()
     eventually(path.exists)
-    assert len(LearnedFile(path).lessons) == 50
-    file.note({"m1": Lesson("n")})
+    assert len(StatsFile(path).lessons) == 50
+    file.note({"m1": ModelStats("n")})
     file.close()
     assert len(writes) == 1, "there was nothing new"
 
 
 def test_who_is_killed_while_it_writes_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = LearnedFile(path)
+    file = StatsFile(path)
     file.note(LESSONS)
     file.close()
-    file.note({"a": Lesson("newer")})
+    file.note({"a": ModelStats("newer")})
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             file.close()
-    assert LearnedFile(path).lessons == LESSONS
+    assert StatsFile(path).lessons == LESSONS
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_what_cannot_be_understood_is_set_aside_and_said(
     other = path.with_name("a.stop.json")
     other.write_text("[]")
     with caplog.at_level(logging.WARNING):
-        file = LearnedFile(path)
+        file = StatsFile(path)
     assert file.lessons == {}
     assert why in caplog.text
     assert "learned.json to learned.json.bad and started with empty statistics" in caplog.text
@@ -105,7 +105,7 @@ def test_what_cannot_be_understood_is_set_aside_and_said(
     assert other.exists()
     file.note(LESSONS)
     file.close()
-    assert LearnedFile(path).lessons == LESSONS
+    assert StatsFile(path).lessons == LESSONS
 
 
 def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
@@ -113,7 +113,7 @@ def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
 ) -> None:
     block = path.with_name("learned.json.new")
     block.mkdir()
-    file = LearnedFile(path)
+    file = StatsFile(path)
     file.note(LESSONS)
     with caplog.at_level(logging.WARNING):
         file.close()
@@ -126,5 +126,5 @@ def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
 def test_a_file_that_may_not_be_read_costs_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.mkdir()
     with caplog.at_level(logging.WARNING):
-        assert LearnedFile(path).lessons == {}
+        assert StatsFile(path).lessons == {}
     assert "cannot read the learned statistics" in caplog.text

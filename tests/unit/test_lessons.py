@@ -5,44 +5,44 @@ import json
 
 import pytest
 
-from hotseat.control.wire import lessons_from_json, lessons_to_json
-from hotseat.core.batch import Batch
-from hotseat.core.lessons import Lesson, Lessons
+from hotseat.control.codec import lessons_from_json, lessons_to_json
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
-    HolderAdopted,
-    HolderMeasured,
-    HolderParked,
-    HolderReady,
-    HolderReleased,
+    InstanceAdopted,
+    InstanceMeasured,
+    InstanceParked,
+    InstanceReady,
+    InstanceReleased,
     Park,
+    QueuedDemand,
     Start,
     Stop,
-    Waiting,
 )
-from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import DemandReported, Load, Terms, TermsChanged, Unload
-from hotseat.core.switches import Estimate
-from hotseat.core.switching import Switching
+from hotseat.core.policy.api import Capacity, Claim
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.history import Estimate
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import ConfigChanged, DemandReported, LoadOrdered, SchedulingSpec, UnloadOrdered
+from hotseat.core.scheduler.stats import ModelStats, StatsByModel
 
 ROOM = Capacity(1, 48, ("0",))
-A, B = Terms(Claim(1, 10), fingerprint="a"), Terms(Claim(1, 40), fingerprint="b", park=True)
+A, B = SchedulingSpec(Claim(1, 10), fingerprint="a"), SchedulingSpec(Claim(1, 40), fingerprint="b", park=True)
 
 
 class Story:
     """A machine, and the models that it begins with."""
 
-    def __init__(self, remembered: Lessons | None = None, **models: Terms) -> None:
-        self.machine = Switching("w", Batch(), remembered=remembered or {})
+    def __init__(self, remembered: StatsByModel | None = None, **models: SchedulingSpec) -> None:
+        self.machine = Scheduler("w", Batch(), remembered=remembered or {})
         self.starts: dict[str, Start] = {}
         self.parks: list[Park] = []
         self.stops: list[Stop] = []
         self.change(0.0, **(models or {"a": A, "b": B}))
 
-    def change(self, now: float, **models: Terms) -> None:
-        self.tell(TermsChanged(now, models, ROOM))
+    def change(self, now: float, **models: SchedulingSpec) -> None:
+        self.tell(ConfigChanged(now, models, ROOM))
         for name in models:
             self.tell(CacheObserved(now, name, CacheState.CACHED))
 
@@ -57,15 +57,15 @@ class Story:
                     self.stops.append(command)
 
     def load(self, now: float, model: str, seconds: float) -> Start:
-        self.tell(Load(now, model))
+        self.tell(LoadOrdered(now, model))
         start = self.starts[model]
-        self.tell(HolderReady(now + seconds, start.holder, start.epoch, f"http://{model}"))
+        self.tell(InstanceReady(now + seconds, start.holder, start.epoch, f"http://{model}"))
         return start
 
     def unload(self, now: float, model: str, seconds: float) -> None:
-        self.tell(Unload(now, model))
+        self.tell(UnloadOrdered(now, model))
         stop = self.stops.pop()
-        self.tell(HolderReleased(now + seconds, stop.holder, stop.epoch))
+        self.tell(InstanceReleased(now + seconds, stop.holder, stop.epoch))
 
     def cost(self, model: str) -> float:
         return self.machine.ledger.costs.of(model)
@@ -75,17 +75,17 @@ def learned() -> Story:
     """a took 20 s to load and 2 s to stop, and 12 bytes; b slept after 3 s, with 7 bytes of the host."""
     story = Story()
     start = story.load(1.0, "a", 20.0)
-    story.tell(HolderMeasured(22.0, start.holder, start.epoch, 12))
+    story.tell(InstanceMeasured(22.0, start.holder, start.epoch, 12))
     story.unload(30.0, "a", 2.0)
     story.load(40.0, "b", 5.0)
-    story.tell(Load(50.0, "a"))
+    story.tell(LoadOrdered(50.0, "a"))
     story.tell(DemandReported(50.0, Demand("r", 1, story.machine.epoch)))  # nothing is in flight
     (park,) = story.parks
-    story.tell(HolderParked(53.0, park.holder, park.epoch, park.turn, memory=7))
+    story.tell(InstanceParked(53.0, park.holder, park.epoch, park.turn, memory=7))
     return story
 
 
-def after_restart(**models: Terms) -> Story:
+def after_restart(**models: SchedulingSpec) -> Story:
     return Story(lessons_from_json(json.loads(json.dumps(lessons_to_json(learned().machine.lessons())))), **models)
 
 
@@ -100,7 +100,7 @@ def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
 
 def test_requests_are_told_at_once_how_long_a_load_takes_at_the_least() -> None:
     now = after_restart()
-    now.tell(DemandReported(1.0, Demand("r", 1, now.machine.epoch, {"b": Waiting(1, 1.0)})))
+    now.tell(DemandReported(1.0, Demand("r", 1, now.machine.epoch, {"b": QueuedDemand(1, 1.0)})))
     assert now.machine.residency.outlook["a"] == pytest.approx(10.0), "half of what it took"
     assert not Story().machine.residency.outlook
 
@@ -136,23 +136,23 @@ def test_an_engine_of_an_older_document_teaches_nothing_of_the_newer_one() -> No
     story = Story(a=A)
     start = story.load(1.0, "a", 20.0)
     story.change(30.0, a=dataclasses.replace(A, fingerprint="leaner"))
-    story.tell(HolderMeasured(31.0, start.holder, start.epoch, 48))
+    story.tell(InstanceMeasured(31.0, start.holder, start.epoch, 48))
     assert story.machine.seating.terms["a"].claim == A.claim
     story.tell(DemandReported(32.0, Demand("r", 1, story.machine.epoch)))
     (stop,) = story.stops
-    story.tell(HolderReleased(39.0, stop.holder, stop.epoch))
+    story.tell(InstanceReleased(39.0, stop.holder, stop.epoch))
     assert not story.machine.lessons()
 
 
 def test_what_is_found_halfway_does_not_tell_how_long_it_takes() -> None:
     story = after_restart()
-    story.tell(HolderAdopted(1.0, "a", "w/a@7", 7, None, fingerprint="a"))
-    story.tell(HolderReady(1.5, "w/a@7", 7, "http://a"))
+    story.tell(InstanceAdopted(1.0, "a", "w/a@7", 7, None, fingerprint="a"))
+    story.tell(InstanceReady(1.5, "w/a@7", 7, "http://a"))
     assert story.cost("a") == pytest.approx(22.0), "not the half second that was left of a load"
     story.unload(10.0, "a", 4.0)
     assert story.machine.ledger.costs.stop["a"].mean == pytest.approx(2.6), "but this stop was seen as a whole"
-    story.tell(HolderAdopted(20.0, "a", "w/a@8", 8, None, releasing=True, fingerprint="a"))
-    story.tell(HolderReleased(20.1, "w/a@8", 8))
+    story.tell(InstanceAdopted(20.0, "a", "w/a@8", 8, None, releasing=True, fingerprint="a"))
+    story.tell(InstanceReleased(20.1, "w/a@8", 8))
     assert story.machine.ledger.costs.stop["a"].mean == pytest.approx(2.6)
 
 
@@ -166,7 +166,7 @@ GOOD = {"model": "a", "mark": "m", "load": {"mean": 1, "spread": 0.5}, "memory":
 
 
 def test_lessons_are_read_as_they_were_written_whatever_else_stands_there() -> None:
-    assert lessons_from_json([{**GOOD, "more": 1}]) == {"a": Lesson("m", {"load": Estimate(1.0, 0.5)}, 5)}
+    assert lessons_from_json([{**GOOD, "more": 1}]) == {"a": ModelStats("m", {"load": Estimate(1.0, 0.5)}, 5)}
     assert lessons_from_json([]) == {}
 
 

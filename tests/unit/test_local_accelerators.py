@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hotseat.runtimes.local.accelerators import TOLERANCE, Claim, Nvml, find_accelerators, make_claim
+from hotseat.runtimes.local.nvml import TOLERANCE, MemoryBaseline, Nvml, find_accelerators, take_baseline
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators
@@ -24,23 +24,23 @@ def gpu() -> FakeAccelerators:
 
 
 @pytest.fixture
-def claim(gpu: FakeAccelerators) -> Claim:
-    claim = make_claim(gpu)
+def claim(gpu: FakeAccelerators) -> MemoryBaseline:
+    claim = take_baseline(gpu)
     assert claim is not None
     claim.processes.add(OURS)
     return claim
 
 
-def test_all_is_given_back(claim: Claim) -> None:
+def test_all_is_given_back(claim: MemoryBaseline) -> None:
     assert claim.remains() == ""
 
 
-def test_a_process_that_is_listed_remains(claim: Claim, gpu: FakeAccelerators) -> None:
+def test_a_process_that_is_listed_remains(claim: MemoryBaseline, gpu: FakeAccelerators) -> None:
     gpu.listed[OURS] = 0
     assert claim.remains() == "GPU 0 still lists the processes 20"
 
 
-def test_memory_that_nobody_accounts_for_remains(claim: Claim, gpu: FakeAccelerators) -> None:
+def test_memory_that_nobody_accounts_for_remains(claim: MemoryBaseline, gpu: FakeAccelerators) -> None:
     gpu.used += 8 * GIB
     assert claim.remains() == (
         "GPU 0 has 8192 MiB more in use than before, and the driver does not say by which process; the GPU counts as free once no more than "
@@ -48,18 +48,18 @@ def test_memory_that_nobody_accounts_for_remains(claim: Claim, gpu: FakeAccelera
     )
 
 
-def test_a_little_is_tolerated(claim: Claim, gpu: FakeAccelerators) -> None:
+def test_a_little_is_tolerated(claim: MemoryBaseline, gpu: FakeAccelerators) -> None:
     gpu.used += TOLERANCE
     assert claim.remains() == ""
 
 
-def test_what_others_took_meanwhile_is_theirs(claim: Claim, gpu: FakeAccelerators) -> None:
+def test_what_others_took_meanwhile_is_theirs(claim: MemoryBaseline, gpu: FakeAccelerators) -> None:
     gpu.used += 8 * GIB
     gpu.listed[30] = 8 * GIB
     assert claim.remains() == ""
 
 
-def test_what_others_gave_back_hides_nothing(claim: Claim, gpu: FakeAccelerators) -> None:
+def test_what_others_gave_back_hides_nothing(claim: MemoryBaseline, gpu: FakeAccelerators) -> None:
     gpu.listed = {}  # the other left with its 1 GiB, and as much of ours is still in use
     assert "1024 MiB" in claim.remains()
 
@@ -72,9 +72,9 @@ def shared() -> FakeAccelerators:
     return gpu
 
 
-def loaded(gpu: FakeAccelerators, memory: int = 8 * GIB) -> Claim:
+def loaded(gpu: FakeAccelerators, memory: int = 8 * GIB) -> MemoryBaseline:
     """Of an engine that has taken so much."""
-    claim = make_claim(gpu)
+    claim = take_baseline(gpu)
     assert claim is not None
     gpu.used += memory
     claim.look(loaded=True)
@@ -102,7 +102,7 @@ def test_a_place_is_not_closed_for_ever_by_what_others_took_in_the_wrong_moment(
     shared.used += GIB - 2 * GIB  # others took 1 GiB just when it ended
     assert claim.remains(59.0) != ""
     assert claim.remains(60.0) == ""
-    crashed = make_claim(shared)
+    crashed = take_baseline(shared)
     assert crashed is not None
     shared.used += GIB  # it never got ready: nobody knows what came with it
     assert crashed.remains(59.0) != ""
@@ -113,7 +113,7 @@ def test_where_nothing_came_back_it_is_never_free(shared: FakeAccelerators) -> N
     assert "8192 MiB more" in loaded(shared).remains(1e6)
 
 
-def test_where_the_driver_tells_time_proves_nothing(claim: Claim, gpu: FakeAccelerators) -> None:
+def test_where_the_driver_tells_time_proves_nothing(claim: MemoryBaseline, gpu: FakeAccelerators) -> None:
     gpu.used += 8 * GIB
     gpu.listed[OURS] = 8 * GIB
     claim.look(loaded=True)
@@ -122,25 +122,25 @@ def test_where_the_driver_tells_time_proves_nothing(claim: Claim, gpu: FakeAccel
 
 
 def test_only_gpus_that_it_was_given_are_looked_at(shared: FakeAccelerators) -> None:
-    claim = make_claim(shared, [1])
+    claim = take_baseline(shared, [1])
     assert claim is not None
     shared.used += 8 * GIB
     assert claim.remains() == ""
 
 
-def test_a_driver_that_does_not_answer_proves_nothing(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_does_not_answer_proves_nothing(claim: MemoryBaseline, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise OSError("lost")
 
     monkeypatch.setattr(FakeAccelerators, "snapshot", fail)
     assert "lost" in claim.remains()
-    assert make_claim(claim.accelerators) is None  # before a start: nothing to compare with
+    assert take_baseline(claim.accelerators) is None  # before a start: nothing to compare with
 
 
 def test_no_driver_is_no_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert find_accelerators() is None
-    assert make_claim(None) is None
+    assert take_baseline(None) is None
 
 
 def test_nvml_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

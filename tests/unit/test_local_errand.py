@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hotseat.core.calls import EngineCall, Method
-from hotseat.runtimes.local.errand import PAUSE, Balked, Errand
+from hotseat.api.types import EngineCall, Method
+from hotseat.runtimes.local.engine_http import PAUSE, EngineRefused, EngineRequest
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SLEEP = EngineCall(path="/sleep?level=1", body='{"a": 1}', timeout="5s")
@@ -21,7 +21,7 @@ def server() -> Iterator[socket.socket]:
         yield server
 
 
-def asked(errand: Errand, server: socket.socket, now: float) -> tuple[socket.socket, bytes]:
+def asked(errand: EngineRequest, server: socket.socket, now: float) -> tuple[socket.socket, bytes]:
     """Let it ask the next thing; the server's end, and what came there."""
     assert not errand.step(now)
     while errand.events != select.POLLIN:
@@ -32,7 +32,7 @@ def asked(errand: Errand, server: socket.socket, now: float) -> tuple[socket.soc
     return connection, connection.recv(4096)
 
 
-def answered(errand: Errand, connection: socket.socket, data: bytes, now: float) -> bool:
+def answered(errand: EngineRequest, connection: socket.socket, data: bytes, now: float) -> bool:
     connection.sendall(data)
     connection.close()
     _wait(errand)
@@ -41,7 +41,7 @@ def answered(errand: Errand, connection: socket.socket, data: bytes, now: float)
     return done
 
 
-def _wait(errand: Errand) -> None:
+def _wait(errand: EngineRequest) -> None:
     poll = select.poll()
     assert errand.fd is not None
     poll.register(errand.fd, errand.events)
@@ -54,7 +54,7 @@ def question(sleeping: bool) -> bytes:
 
 
 def test_calls_are_made_one_after_another(server: socket.socket) -> None:
-    errand = Errand(server.getsockname(), [SLEEP, RESET], now=0.0)
+    errand = EngineRequest(server.getsockname(), [SLEEP, RESET], now=0.0)
     connection, request = asked(errand, server, 0.0)
     assert request.startswith(b"POST /sleep?level=1 HTTP/1.1\r\nHost: 127.0.0.1:")
     assert b"\r\nContent-Type: application/json\r\nContent-Length: 8\r\nConnection: close\r\n" in request
@@ -68,7 +68,7 @@ def test_calls_are_made_one_after_another(server: socket.socket) -> None:
 
 
 def test_the_question_is_repeated_until_the_answer_is_the_wanted_one(server: socket.socket) -> None:
-    errand = Errand(server.getsockname(), [], now=0.0, question="/is_sleeping")
+    errand = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping")
     connection, request = asked(errand, server, 0.0)
     assert request.startswith(b"GET /is_sleeping ")
     assert not answered(errand, connection, question(False), 1.0)
@@ -79,7 +79,7 @@ def test_the_question_is_repeated_until_the_answer_is_the_wanted_one(server: soc
 
 
 def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> None:
-    errand = Errand(server.getsockname(), [], now=0.0, question="/is_sleeping", wanted=False)
+    errand = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping", wanted=False)
     connection, _ = asked(errand, server, 0.0)
     assert answered(errand, connection, question(False), 0.0)
 
@@ -94,20 +94,20 @@ def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> 
     ],
 )
 def test_anything_but_2xx_is_a_no(server: socket.socket, answer: bytes, said: str) -> None:
-    errand = Errand(server.getsockname(), [SLEEP], now=0.0)
+    errand = EngineRequest(server.getsockname(), [SLEEP], now=0.0)
     connection, _ = asked(errand, server, 0.0)
-    with pytest.raises(Balked) as caught:
+    with pytest.raises(EngineRefused) as caught:
         answered(errand, connection, answer, 0.0)
     assert str(caught.value).startswith(f"POST /sleep?level=1 {said}")
     errand.close()
 
 
 def test_a_call_that_takes_longer_than_its_own_time_is_a_no(server: socket.socket) -> None:
-    errand = Errand(server.getsockname(), [SLEEP], now=10.0)
+    errand = EngineRequest(server.getsockname(), [SLEEP], now=10.0)
     connection, _ = asked(errand, server, 10.0)
     assert errand.due == 15.0
     assert not errand.step(14.9)
-    with pytest.raises(Balked, match="got no response in time"):
+    with pytest.raises(EngineRefused, match="got no response in time"):
         errand.step(15.0)
     errand.close()
     connection.close()
@@ -116,8 +116,8 @@ def test_a_call_that_takes_longer_than_its_own_time_is_a_no(server: socket.socke
 def test_nobody_there_is_a_no() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-    errand = Errand(address, [SLEEP], now=0.0)
-    with pytest.raises(Balked, match="refused"):  # noqa: PT012 - it depends on the system when it hears of that
+    errand = EngineRequest(address, [SLEEP], now=0.0)
+    with pytest.raises(EngineRefused, match="refused"):  # noqa: PT012 - it depends on the system when it hears of that
         errand.step(0.0)
         _wait(errand)
         errand.step(0.0)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.runtimes.local.gpulocks import GpuLocks
-from hotseat.runtimes.local.gpus import Gpus
+from hotseat.runtimes.local.gpu_locks import GpuLocks
+from hotseat.runtimes.local.visible_devices import Gpus
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.mock import Mock
-from hotseat.runtimes.local.gpus import AMD, INTEL, NVIDIA, Gpus, find_gpus
-from hotseat.runtimes.local.launching import make_plan
+from hotseat.runtimes.local.launch import make_plan
+from hotseat.runtimes.local.visible_devices import AMD, INTEL, NVIDIA, Gpus, find_gpus
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators

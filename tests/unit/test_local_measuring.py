@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.core.documents import Model
-from hotseat.core.messages import HolderMeasured, Start
+from hotseat.api.model import Model
+from hotseat.core.messages import InstanceMeasured, Start
 from hotseat.engines.llamacpp import LlamaCpp
 from hotseat.engines.mock import Mock
-from hotseat.runtimes.local import measuring
-from hotseat.runtimes.local.measuring import Measuring, Watched
+from hotseat.runtimes.local import memory_sampler as measuring
+from hotseat.runtimes.local.memory_sampler import MemorySampler, SampledEngine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators, Observations
@@ -49,13 +49,13 @@ def stats() -> Iterator[list[bytes]]:
 
 def test_a_ready_engine_is_measured_at_once(stats: list[bytes]) -> None:
     seen = Observations()
-    watching = Measuring(seen, lambda: 5.0, None)
-    watching.watch(Watched(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock()))
-    assert seen.await_one(HolderMeasured) == HolderMeasured(5.0, "w/a@3", 3, 6 * GIB)
+    watching = MemorySampler(seen, lambda: 5.0, None)
+    watching.watch(SampledEngine(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock()))
+    assert seen.await_one(InstanceMeasured) == InstanceMeasured(5.0, "w/a@3", 3, 6 * GIB)
     watching.forget("w/a@3")
-    watching.watch(Watched(Start("a", "w/a@9", 9), os.getpid(), stats[1].decode(), MODEL, Mock()))
+    watching.watch(SampledEngine(Start("a", "w/a@9", 9), os.getpid(), stats[1].decode(), MODEL, Mock()))
     assert (
-        seen.await_one(HolderMeasured, holder="w/a@9").memory == 6 * GIB
+        seen.await_one(InstanceMeasured, holder="w/a@9").memory == 6 * GIB
     )  # by a new thread, or the one that was about to end
     watching.forget("w/a@9")
 
@@ -63,11 +63,11 @@ def test_a_ready_engine_is_measured_at_once(stats: list[bytes]) -> None:
 def test_a_figure_is_told_again_once_it_has_moved(stats: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "PAUSE", 0.01)
     seen = Observations()
-    watching = Measuring(seen, lambda: 5.0, None)
-    watching.watch(Watched(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock()))
-    seen.await_one(HolderMeasured, memory=6 * GIB)
+    watching = MemorySampler(seen, lambda: 5.0, None)
+    watching.watch(SampledEngine(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock()))
+    seen.await_one(InstanceMeasured, memory=6 * GIB)
     stats[0] = b'{"memory": "7Gi"}'
-    seen.await_one(HolderMeasured, memory=7 * GIB)
+    seen.await_one(InstanceMeasured, memory=7 * GIB)
     watching.forget("w/a@3")
     assert [each.memory for each in seen.seen] == [6 * GIB, 7 * GIB]
 
@@ -77,9 +77,9 @@ def test_the_driver_counts_what_it_lists_for_the_processes_below_the_keeper(monk
     gpu.listed = {101: 2 * GIB, 102: GIB, 999: 50 * GIB}
     monkeypatch.setattr(measuring, "descendants", lambda root: [101, 102] if root == 100 else [])
     seen = Observations()
-    watching = Measuring(seen, lambda: 5.0, gpu)
-    watching.watch(Watched(ORDER, 100, "http://127.0.0.1:1", MODEL, LlamaCpp()))
-    assert seen.await_one(HolderMeasured).memory == 3 * GIB
+    watching = MemorySampler(seen, lambda: 5.0, gpu)
+    watching.watch(SampledEngine(ORDER, 100, "http://127.0.0.1:1", MODEL, LlamaCpp()))
+    assert seen.await_one(InstanceMeasured).memory == 3 * GIB
     watching.forget("w/a@3")
 
 
@@ -89,7 +89,7 @@ def test_what_nobody_tells_is_not_told(body: bytes, stats: list[bytes]) -> None:
     gpu = FakeAccelerators()
     gpu.problem = OSError("lost")
     seen = Observations()
-    each = Watched(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock())
-    Measuring(seen, lambda: 5.0, gpu)._look(each)
+    each = SampledEngine(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock())
+    MemorySampler(seen, lambda: 5.0, gpu)._look(each)
     assert not seen.seen
     assert each.told == 0

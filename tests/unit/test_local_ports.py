@@ -2,8 +2,8 @@
 
 import pytest
 
-from hotseat.runtimes.local import launching
-from hotseat.runtimes.local.launching import CannotStart, PortBook
+from hotseat.runtimes.local import launch as launching
+from hotseat.runtimes.local.launch import CannotStart, PortReservations
 
 
 def test_a_chosen_port_that_another_program_gets_meanwhile_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,18 +15,21 @@ def test_a_chosen_port_that_another_program_gets_meanwhile_is_no_failure(monkeyp
         return len(asked) > 2
 
     monkeypatch.setattr(launching, "_can_listen", can_listen)
-    with PortBook().promise(None, "m") as port:
+    with PortReservations().promise(None, "m") as port:
         assert asked[-1] == port
     assert len(asked) == 3
 
 
 def test_a_stated_port_that_is_taken_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "_can_listen", lambda _: False)
-    with pytest.raises(CannotStart, match="port 4321 is in use by another program"), PortBook().promise(4321, "m"):
+    with (
+        pytest.raises(CannotStart, match="port 4321 is in use by another program"),
+        PortReservations().promise(4321, "m"),
+    ):
         pass
 
 
 def test_no_port_is_promised_twice() -> None:
-    ports = PortBook()
+    ports = PortReservations()
     with ports.promise(None, "m") as port, pytest.raises(CannotStart), ports.promise(port, "m"):
         pass

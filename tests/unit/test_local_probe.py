@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hotseat.runtimes.local.probe import LONGEST, SHORTEST, TIMEOUT, Probe
+from hotseat.runtimes.local.engine_http import LONGEST, SHORTEST, TIMEOUT, HealthProbe
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LOADING = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 7\r\n\r\nloading"
@@ -20,13 +20,13 @@ def server() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def probe(server: socket.socket) -> Iterator[Probe]:
-    probe = Probe(server.getsockname(), "/health", now=0.0)
+def probe(server: socket.socket) -> Iterator[HealthProbe]:
+    probe = HealthProbe(server.getsockname(), "/health", now=0.0)
     yield probe
     probe.close()
 
 
-def advance(probe: Probe, now: float) -> bool:
+def advance(probe: HealthProbe, now: float) -> bool:
     """Wait for the probe's socket as its owner does, and step."""
     if (fd := probe.fd) is not None:
         poll = select.poll()
@@ -35,7 +35,7 @@ def advance(probe: Probe, now: float) -> bool:
     return probe.step(now)
 
 
-def ask(probe: Probe, server: socket.socket, now: float) -> socket.socket:
+def ask(probe: HealthProbe, server: socket.socket, now: float) -> socket.socket:
     """Let the probe connect and ask; the server's end."""
     assert not probe.step(now)
     while probe.events != select.POLLIN:  # the connection may stand at once, or not
@@ -46,13 +46,13 @@ def ask(probe: Probe, server: socket.socket, now: float) -> socket.socket:
     return connection
 
 
-def test_2xx_is_yes(probe: Probe, server: socket.socket) -> None:
+def test_2xx_is_yes(probe: HealthProbe, server: socket.socket) -> None:
     with ask(probe, server, 0.0) as connection:
         connection.sendall(OK)
         assert advance(probe, 0.0)
 
 
-def test_an_answer_may_come_in_pieces(probe: Probe, server: socket.socket) -> None:
+def test_an_answer_may_come_in_pieces(probe: HealthProbe, server: socket.socket) -> None:
     with ask(probe, server, 0.0) as connection:
         connection.sendall(OK[:7])
         assert not advance(probe, 0.0)
@@ -60,7 +60,7 @@ def test_an_answer_may_come_in_pieces(probe: Probe, server: socket.socket) -> No
         assert advance(probe, 0.0)
 
 
-def test_503_is_no_and_the_connection_is_used_again(probe: Probe, server: socket.socket) -> None:
+def test_503_is_no_and_the_connection_is_used_again(probe: HealthProbe, server: socket.socket) -> None:
     with ask(probe, server, 0.0) as connection:
         connection.sendall(LOADING)
         assert not advance(probe, 0.0)
@@ -73,7 +73,7 @@ def test_503_is_no_and_the_connection_is_used_again(probe: Probe, server: socket
 
 
 @pytest.mark.parametrize("answer", [LOADING.replace(b"Content-Length: 7", b"Connection: close"), LOADING[:-3], b"junk"])
-def test_after_any_other_answer_the_connection_is_new(probe: Probe, server: socket.socket, answer: bytes) -> None:
+def test_after_any_other_answer_the_connection_is_new(probe: HealthProbe, server: socket.socket, answer: bytes) -> None:
     with ask(probe, server, 0.0) as connection:
         connection.sendall(answer)
         assert not advance(probe, 0.0)
@@ -84,14 +84,14 @@ def test_after_any_other_answer_the_connection_is_new(probe: Probe, server: sock
 def test_nobody_there_is_no() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        probe = Probe(closed.getsockname(), "/health", now=0.0)
+        probe = HealthProbe(closed.getsockname(), "/health", now=0.0)
         assert not probe.step(0.0)
         while probe.fd is not None:
             assert not advance(probe, 0.0)
         assert probe.due == SHORTEST
 
 
-def test_silence_is_no_after_a_while(probe: Probe, server: socket.socket) -> None:
+def test_silence_is_no_after_a_while(probe: HealthProbe, server: socket.socket) -> None:
     with ask(probe, server, 0.0) as silent:
         assert probe.due == TIMEOUT
         with ask(probe, server, TIMEOUT) as connection:
@@ -102,7 +102,7 @@ def test_silence_is_no_after_a_while(probe: Probe, server: socket.socket) -> Non
 
 @pytest.mark.parametrize(("loading", "pause"), [(0.1, SHORTEST), (8.0, 0.004), (600.0, LONGEST)])
 def test_the_pause_grows_with_the_time_that_loading_takes(
-    probe: Probe, server: socket.socket, loading: float, pause: float
+    probe: HealthProbe, server: socket.socket, loading: float, pause: float
 ) -> None:
     with ask(probe, server, loading) as connection:
         connection.sendall(LOADING)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from hotseat.core.documents import Capability, OnIdle
+from hotseat.api.model import Capability, OnIdle
 from hotseat.manifests import ManifestErrors, Plugins, load, loading, nodes
 from hotseat.manifests.checks import ENGINES
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hotseat.core.documents import DOCUMENTS
+from hotseat.api.model import DOCUMENTS
 from hotseat.manifests import Manifest, ManifestErrors, Plugins, load
 from hotseat.manifests.fields import walk
 from hotseat.manifests.files import MAX_BYTES

@@ -2,13 +2,21 @@
 
 import dataclasses
 
-from hotseat.core.batch import Batch
 from hotseat.core.events import Emit
-from hotseat.core.memory import raised
-from hotseat.core.messages import CacheObserved, CacheState, Demand, HolderMeasured, HolderReady, Start, Waiting
-from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import DemandReported, Terms, TermsChanged
-from hotseat.core.switching import Switching
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    InstanceMeasured,
+    InstanceReady,
+    QueuedDemand,
+    Start,
+)
+from hotseat.core.policy.api import Capacity, Claim
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.memory_usage import raised
+from hotseat.core.scheduler.messages import ConfigChanged, DemandReported, SchedulingSpec
 
 TWO_OF_24 = Capacity(2, 48, ("0", "1"))
 
@@ -17,12 +25,12 @@ class Story:
     """A machine whose models `a` and `b` claim 10 bytes of memory each."""
 
     def __init__(self, capacity: Capacity = TWO_OF_24) -> None:
-        self.machine = Switching("w", Batch())
-        self.terms = {name: Terms(Claim(1, 10)) for name in ("a", "b")}
+        self.machine = Scheduler("w", Batch())
+        self.terms = {name: SchedulingSpec(Claim(1, 10)) for name in ("a", "b")}
         self.told: list[Emit] = []
         self.starts: dict[str, Start] = {}
         self.seq = 0
-        self.tell(TermsChanged(0.0, self.terms, capacity))
+        self.tell(ConfigChanged(0.0, self.terms, capacity))
         for name in self.terms:
             self.tell(CacheObserved(0.0, name, CacheState.CACHED))
 
@@ -35,16 +43,16 @@ class Story:
 
     def want(self, now: float, *models: str) -> None:
         self.seq += 1
-        waiting = {model: Waiting(1, now) for model in models}
+        waiting = {model: QueuedDemand(1, now) for model in models}
         self.tell(DemandReported(now, Demand("r", self.seq, self.machine.epoch, waiting)))
 
     def load(self, now: float, model: str) -> None:
         self.want(now, model)
-        self.tell(HolderReady(now, self.starts[model].holder, self.starts[model].epoch, f"http://{model}"))
+        self.tell(InstanceReady(now, self.starts[model].holder, self.starts[model].epoch, f"http://{model}"))
         self.want(now)
 
     def see(self, now: float, model: str, memory: int) -> None:
-        self.tell(HolderMeasured(now, self.starts[model].holder, self.starts[model].epoch, memory))
+        self.tell(InstanceMeasured(now, self.starts[model].holder, self.starts[model].epoch, memory))
 
 
 def test_one_that_keeps_to_its_claim_is_only_noted() -> None:
@@ -78,10 +86,10 @@ def test_the_claim_stays_learned_when_the_model_comes_back_and_is_forgotten_with
     story.see(2.0, "a", 20)
     assert story.machine.seating.terms["a"].claim == Claim(1, 20)
     softer = {**story.terms, "a": dataclasses.replace(story.terms["a"], priority=5)}
-    story.tell(TermsChanged(3.0, softer, TWO_OF_24))
+    story.tell(ConfigChanged(3.0, softer, TWO_OF_24))
     assert story.machine.seating.terms["a"].claim == Claim(1, 20)
     other = {**story.terms, "a": dataclasses.replace(story.terms["a"], fingerprint="other")}
-    story.tell(TermsChanged(4.0, other, TWO_OF_24))
+    story.tell(ConfigChanged(4.0, other, TWO_OF_24))
     assert story.machine.seating.terms["a"].claim == Claim(1, 10)
 
 

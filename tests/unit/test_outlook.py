@@ -4,29 +4,35 @@ import random
 
 import pytest
 
-from hotseat.core.batch import Batch
-from hotseat.core.instance import SLEEPING, Holder
-from hotseat.core.messages import Residency, Resident, SeatState
-from hotseat.core.outlook import LEAST, outlook, ready_in
-from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import Terms
-from hotseat.core.switches import Costs, Estimate
-from hotseat.simulation.load import Asked
-from hotseat.simulation.world import Engine, World
+from hotseat.core.messages import InstanceState, Residency, Resident
+from hotseat.core.policy.api import Capacity, Claim
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.history import Estimate, StepDurations
+from hotseat.core.scheduler.instance import SLEEP_STATES, Instance
+from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.core.scheduler.status import LEAST, min_seconds_to_ready, ready_in
+from hotseat.simulation.workload import SimRequest
+from hotseat.simulation.simulator import SimulatedEngine as Engine
+from hotseat.simulation.world import World
 
-LOADING, READY, RELEASING = SeatState.LOADING, SeatState.READY, SeatState.RELEASING
+LOADING, READY, RELEASING = InstanceState.LOADING, InstanceState.READY, InstanceState.RELEASING
 STOPS = {"a": Estimate(4.0), "b": Estimate(2.0)}
-COSTS = Costs(
+COSTS = StepDurations(
     load={"a": Estimate(20.0), "b": Estimate(60.0)}, stop=STOPS, park={"a": Estimate(1.0)}, wake={"a": Estimate(6.0)}
 )
-TERMS = {"a": Terms(), "b": Terms(), "new": Terms(), "outside": Terms(external="http://outside")}
+TERMS = {
+    "a": SchedulingSpec(),
+    "b": SchedulingSpec(),
+    "new": SchedulingSpec(),
+    "outside": SchedulingSpec(external="http://outside"),
+}
 
 
-def holder(model: str, state: SeatState, since: float = 0.0, *, claim: Claim | None = None) -> Holder:
+def holder(model: str, state: InstanceState, since: float = 0.0, *, claim: Claim | None = None) -> Instance:
     stop_asked = since if state is RELEASING else None
-    terms = Terms(claim or Claim(1), park=state in SLEEPING)
-    asleep = state is SeatState.PARKED
-    return Holder(model, f"w/{model}@1", 1, state, since, terms, stop_asked=stop_asked, asleep=asleep)
+    terms = SchedulingSpec(claim or Claim(1), park=state in SLEEP_STATES)
+    asleep = state is InstanceState.PARKED
+    return Instance(model, f"w/{model}@1", 1, state, since, terms, stop_asked=stop_asked, asleep=asleep)
 
 
 @pytest.mark.parametrize(
@@ -34,31 +40,31 @@ def holder(model: str, state: SeatState, since: float = 0.0, *, claim: Claim | N
     [
         ([], {"a": 10.0, "b": 30.0}),
         ([holder("a", READY)], {"b": 2.0 + 30.0}),
-        ([holder("a", SeatState.CLOSING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
+        ([holder("a", InstanceState.CLOSING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
         ([holder("a", RELEASING, 99.5)], {"a": 1.5 + 10.0, "b": 1.5 + 30.0}),
         ([holder("a", RELEASING, 50.0)], {"a": 10.0, "b": 30.0}),  # it takes longer than it did
         ([holder("b", LOADING, 90.0)], {"a": 1.0 + 10.0, "b": 20.0}),
         ([holder("b", LOADING, 60.0)], {"a": 1.0 + 10.0}),
         ([holder("new", READY)], {"a": 10.0, "b": 30.0}),  # nobody knows how long it takes to stop
-        ([holder("b", SeatState.UNPROVEN)], {"a": 10.0}),
+        ([holder("b", InstanceState.UNPROVEN)], {"a": 10.0}),
         ([holder("a", READY, claim=Claim(0))], {"b": 30.0}),  # there is room beside it
-        ([holder("a", SeatState.PARKED)], {"a": 3.0, "b": 30.0}),  # it is not in the way, and comes by a wake
-        ([holder("a", SeatState.PARKED), holder("b", READY)], {"a": 1.0 + 3.0}),
-        ([holder("a", SeatState.PARKING, 99.9)], {"a": 0.4 + 3.0, "b": 0.4 + 30.0}),
-        ([holder("a", SeatState.WAKING, 99.0)], {"a": 2.0, "b": 0.5 + 30.0}),  # it may be awake, and asleep again
+        ([holder("a", InstanceState.PARKED)], {"a": 3.0, "b": 30.0}),  # it is not in the way, and comes by a wake
+        ([holder("a", InstanceState.PARKED), holder("b", READY)], {"a": 1.0 + 3.0}),
+        ([holder("a", InstanceState.PARKING, 99.9)], {"a": 0.4 + 3.0, "b": 0.4 + 30.0}),
+        ([holder("a", InstanceState.WAKING, 99.0)], {"a": 2.0, "b": 0.5 + 30.0}),  # it may be awake, and asleep again
     ],
 )
 def test_what_has_to_leave_and_what_has_to_load_is_counted_at_half_of_what_it_took(
-    holders: list[Holder], expected: dict[str, float]
+    holders: list[Instance], expected: dict[str, float]
 ) -> None:
     assert LEAST == 0.5
-    assert outlook(100.0, TERMS, holders, COSTS, Capacity(1)) == pytest.approx(expected)
+    assert min_seconds_to_ready(100.0, TERMS, holders, COSTS, Capacity(1)) == pytest.approx(expected)
 
 
 def test_of_those_in_the_way_the_quickest_is_reckoned_with() -> None:
     holders = [holder("a", READY), holder("new", LOADING)]
-    costs = Costs(load=COSTS.load, stop=STOPS | {"new": Estimate(3.0)})
-    assert outlook(100.0, TERMS, holders, costs, Capacity(2)) == pytest.approx({"b": 1.5 + 30.0})
+    costs = StepDurations(load=COSTS.load, stop=STOPS | {"new": Estimate(3.0)})
+    assert min_seconds_to_ready(100.0, TERMS, holders, costs, Capacity(2)) == pytest.approx({"b": 1.5 + 30.0})
 
 
 @pytest.mark.parametrize(
@@ -68,10 +74,10 @@ def test_of_those_in_the_way_the_quickest_is_reckoned_with() -> None:
 def test_a_load_that_takes_now_longer_and_now_shorter_counts_with_less_still(
     took: Estimate, seconds: float | None
 ) -> None:
-    assert outlook(100.0, TERMS, [], Costs(load={"b": took}), Capacity(1)).get("b") == seconds
+    assert min_seconds_to_ready(100.0, TERMS, [], StepDurations(load={"b": took}), Capacity(1)).get("b") == seconds
 
 
-def seen(model: str, state: SeatState) -> Resident:
+def seen(model: str, state: InstanceState) -> Resident:
     return Resident(model, f"w/{model}@1", state, 1, 0.0)
 
 
@@ -99,7 +105,7 @@ def test_no_model_is_ever_ready_before_its_outlook_says(seed: int) -> None:
     engines = {"a": Engine(4.0, 1.0), "b": Engine(20.0, 3.0), "c": Engine(1.0, 0.2)}
     world = Watched(Batch(), engines)
     at = 0.0
-    load = [Asked(at := at + chance.expovariate(0.5), chance.choice("abc"), 0.5) for _ in range(1000)]
+    load = [SimRequest(at := at + chance.expovariate(0.5), chance.choice("abc"), 0.5) for _ in range(1000)]
     world.run(load)
     assert world.compared > 500
     assert world.refusable > 100, "it has to be good for something, too"

@@ -6,82 +6,88 @@ from hotseat.core.events import Emit
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
-    HolderFailed,
-    HolderParked,
-    HolderReady,
-    HolderReleased,
+    InstanceFailed,
+    InstanceParked,
+    InstanceReady,
+    InstanceReleased,
+    InstanceState,
     Park,
-    SeatState,
     SleepFailed,
     Start,
     Stop,
     Wake,
 )
-from hotseat.core.parking import DISTRUST
-from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import Command, Load, Shutdown, Terms, Unload
-from hotseat.core.switches import Estimate
+from hotseat.core.policy.api import Capacity, Claim
+from hotseat.core.scheduler.history import Estimate
+from hotseat.core.scheduler.messages import (
+    LoadOrdered,
+    SchedulerCommand,
+    SchedulingSpec,
+    ShutdownOrdered,
+    UnloadOrdered,
+)
+from hotseat.core.scheduler.sleep import DISTRUST
 
 from .test_switching import House, completed, has_failed, is_ready, is_released, started
 
-SLEEPY = Terms(park=True, fingerprint="1")
+SLEEPY = SchedulingSpec(park=True, fingerprint="1")
 
 
 class Bedroom(House):
     """Models that sleep, and short ways of saying that they do."""
 
-    def __init__(self, *names: str, capacity: Capacity | None = None, **terms: Terms) -> None:
+    def __init__(self, *names: str, capacity: Capacity | None = None, **terms: SchedulingSpec) -> None:
         super().__init__(capacity, **(terms or dict.fromkeys(names or "ab", SLEEPY)))
 
     def turn(self, model: str) -> tuple[str, int, int]:
         holder = next(h for h in self.machine.holders.values() if h.model == model)
         return holder.id, holder.epoch, holder.turn
 
-    def parked(self, now: float, model: str, memory: int | None = None) -> list[Command]:
-        return self.machine.step(HolderParked(now, *self.turn(model), memory))
+    def parked(self, now: float, model: str, memory: int | None = None) -> list[SchedulerCommand]:
+        return self.machine.step(InstanceParked(now, *self.turn(model), memory))
 
-    def woken(self, now: float, model: str) -> list[Command]:
+    def woken(self, now: float, model: str) -> list[SchedulerCommand]:
         id_, epoch, turn = self.turn(model)
-        return self.machine.step(HolderReady(now, id_, epoch, "http://woken", turn))
+        return self.machine.step(InstanceReady(now, id_, epoch, "http://woken", turn))
 
-    def balks(self, now: float, model: str) -> list[Command]:
+    def balks(self, now: float, model: str) -> list[SchedulerCommand]:
         return self.machine.step(SleepFailed(now, *self.turn(model), "it answered 500"))
 
-    def want(self, now: float, model: str) -> list[Command]:
+    def want(self, now: float, model: str) -> list[SchedulerCommand]:
         """Somebody waits for it, for two snapshots: the first has others close, the second sees them drained."""
         self.demand(now, {model: 1})
         return self.demand(now, {model: 1})
 
-    def use(self, now: float, model: str) -> list[Command]:
+    def use(self, now: float, model: str) -> list[SchedulerCommand]:
         """Bring a model to ready, however that goes, and leave it idle."""
         self.demand(now, {model: 1})
         for _ in range(4):
             for holder in list(self.machine.holders.values()):
-                if holder.state is SeatState.PARKING:
+                if holder.state is InstanceState.PARKING:
                     self.parked(now, holder.model)
-                elif holder.state is SeatState.WAKING:
+                elif holder.state is InstanceState.WAKING:
                     self.woken(now, holder.model)
-                elif holder.state is SeatState.LOADING:
+                elif holder.state is InstanceState.LOADING:
                     self.ready(now, holder.model, holder.epoch)
-                elif holder.state is SeatState.RELEASING:
+                elif holder.state is InstanceState.RELEASING:
                     self.released(now, holder.model, holder.epoch)
             self.demand(now, {model: 1})
         assert self.states()[model] == "ready"
         return self.demand(now)
 
 
-def orders(commands: list[Command]) -> list[Command]:
+def orders(commands: list[SchedulerCommand]) -> list[SchedulerCommand]:
     """What the runtime is told."""
     return [each for each in commands if isinstance(each, Start | Stop | Park | Wake)]
 
 
-def emitted(commands: list[Command]) -> list[Emit]:
+def emitted(commands: list[SchedulerCommand]) -> list[Emit]:
     return [each for each in commands if isinstance(each, Emit)]
 
 
-def asleep(**more: Terms) -> Bedroom:
+def asleep(**more: SchedulingSpec) -> Bedroom:
     """The model a is parked, b is ready."""
-    house = Bedroom(**({"a": SLEEPY, "b": Terms()} | more))
+    house = Bedroom(**({"a": SLEEPY, "b": SchedulingSpec()} | more))
     house.use(1.0, "a")
     house.use(2.0, "b")
     assert house.states()["a"] == "parked"
@@ -121,7 +127,7 @@ def test_a_model_that_makes_room_falls_asleep_and_its_next_load_is_a_wake() -> N
 
 
 def test_costs_of_sleeping_are_learned_apart() -> None:
-    house = Bedroom(a=SLEEPY, b=Terms())
+    house = Bedroom(a=SLEEPY, b=SchedulingSpec())
     house.use(1.0, "a")
     costs = house.machine.ledger.costs
     costs.load["a"], costs.stop["a"] = Estimate(60.0), Estimate(4.0)
@@ -137,15 +143,15 @@ def test_costs_of_sleeping_are_learned_apart() -> None:
 
 
 def test_a_parked_model_claims_nothing_of_the_accelerator_and_takes_no_requests() -> None:
-    house = Bedroom(a=SLEEPY, b=SLEEPY, c=Terms(Claim(2)), capacity=Capacity(2))
+    house = Bedroom(a=SLEEPY, b=SLEEPY, c=SchedulingSpec(Claim(2)), capacity=Capacity(2))
     for name in "abc":
         house.use(1.0, name)
     assert house.states() == {"a": "parked", "b": "parked", "c": "ready"}
-    assert house.machine.residency.residents[0].state is SeatState.PARKED
+    assert house.machine.residency.residents[0].state is InstanceState.PARKED
 
 
 def test_what_is_in_flight_at_the_drain_deadline_is_ended_by_a_stop_never_by_a_park() -> None:
-    house = Bedroom(a=Terms(park=True, drain_timeout=20.0), b=SLEEPY)
+    house = Bedroom(a=SchedulingSpec(park=True, drain_timeout=20.0), b=SLEEPY)
     of = house.load(1.0, "a")
     flight = {f"w/a@{of}": 1}
     house.demand(2.0, {"b": 1}, flight)
@@ -218,7 +224,7 @@ def test_a_wake_that_fails_falls_back_to_a_cold_start_and_its_requests_go_on_wai
 
 
 def test_a_model_that_failed_to_sleep_is_stopped_for_a_while_and_then_trusted_again() -> None:
-    house = Bedroom(a=SLEEPY, b=Terms())
+    house = Bedroom(a=SLEEPY, b=SchedulingSpec())
     house.use(1.0, "a")
     house.want(2.0, "b")
     house.balks(2.0, "a")
@@ -230,12 +236,12 @@ def test_a_model_that_failed_to_sleep_is_stopped_for_a_while_and_then_trusted_ag
 
 
 def test_a_changed_document_mends_the_distrust() -> None:
-    house = Bedroom(a=SLEEPY, b=Terms())
+    house = Bedroom(a=SLEEPY, b=SchedulingSpec())
     house.use(1.0, "a")
     house.want(2.0, "b")
     house.balks(2.0, "a")
     house.released(2.0, "a", 2)
-    house.change(3.0, a=Terms(park=True, fingerprint="2"))
+    house.change(3.0, a=SchedulingSpec(park=True, fingerprint="2"))
     house.machine.step(CacheObserved(3.0, "a", CacheState.CACHED))
     house.use(4.0, "b")
     house.use(5.0, "a")
@@ -244,7 +250,7 @@ def test_a_changed_document_mends_the_distrust() -> None:
 
 def test_unload_stops_a_parked_model() -> None:
     house = asleep()
-    assert orders(house.machine.step(Unload(3.0, "a"))) == [Stop("a", "w/a@2", 2, 10.0)]
+    assert orders(house.machine.step(UnloadOrdered(3.0, "a"))) == [Stop("a", "w/a@2", 2, 10.0)]
     assert emitted(house.released(3.5, "a", 2)) == [is_released("a", 2, "unloaded", 0.5)]
     assert house.states() == {"a": "unloaded", "b": "ready"}
     assert "a" not in house.machine.ledger.costs.stop  # a sleeper's end says nothing of what a stop costs
@@ -252,14 +258,14 @@ def test_unload_stops_a_parked_model() -> None:
 
 def test_load_wakes_a_parked_model() -> None:
     house = asleep()
-    house.machine.step(Load(3.0, "a"))
+    house.machine.step(LoadOrdered(3.0, "a"))
     house.demand(3.0)
     assert orders(house.released(3.5, "b", house.turn("b")[1])) == [Wake("a", "w/a@2", 2, 2)]
 
 
 def test_a_parked_model_ends_with_its_document_and_is_not_loaded_for_a_new_one() -> None:
     house = asleep()
-    assert orders(house.change(3.0, a=Terms(park=True, fingerprint="2"))) == [Stop("a", "w/a@2", 2, 10.0)]
+    assert orders(house.change(3.0, a=SchedulingSpec(park=True, fingerprint="2"))) == [Stop("a", "w/a@2", 2, 10.0)]
     assert orders(house.released(3.5, "a", 2)) == []
     assert house.states() == {"a": "unloaded", "b": "ready"}
     house = asleep()
@@ -270,9 +276,9 @@ def test_a_shutdown_stops_what_sleeps_what_falls_asleep_and_what_wakes() -> None
     house = asleep(b=SLEEPY, c=SLEEPY)
     house.want(3.0, "c")
     assert house.states() == {"a": "parked", "b": "parking", "c": "unloaded"}
-    assert [each.model for each in orders(house.machine.step(Shutdown(4.0)))] == ["b", "a"]
+    assert [each.model for each in orders(house.machine.step(ShutdownOrdered(4.0)))] == ["b", "a"]
     house = waking()
-    assert {each.model for each in orders(house.machine.step(Shutdown(4.0)))} == {"a", "b"}
+    assert {each.model for each in orders(house.machine.step(ShutdownOrdered(4.0)))} == {"a", "b"}
 
 
 def test_a_parked_process_that_dies_is_told_and_forgotten_without_a_back_off() -> None:
@@ -287,7 +293,7 @@ def test_a_parked_process_that_dies_is_told_and_forgotten_without_a_back_off() -
 
 def test_a_sleeper_that_cannot_be_proven_gone_holds_no_seat_but_is_not_started_twice() -> None:
     house = asleep()
-    house.machine.step(Unload(3.0, "a"))
+    house.machine.step(UnloadOrdered(3.0, "a"))
     house.unproven(4.0, "a", 2)
     assert house.states()["a"] == "unproven"
     house.demand(5.0, {"a": 1})
@@ -299,8 +305,8 @@ def test_a_sleeper_that_cannot_be_proven_gone_holds_no_seat_but_is_not_started_t
 # Host memory ----------------------------------------------------------------------------------------------------------
 
 
-def sized(memory: int | None) -> Terms:
-    return Terms(park=True, host_memory=memory, fingerprint="1")
+def sized(memory: int | None) -> SchedulingSpec:
+    return SchedulingSpec(park=True, host_memory=memory, fingerprint="1")
 
 
 def test_the_least_recently_used_sleeper_is_stopped_before_another_falls_asleep() -> None:
@@ -363,7 +369,7 @@ def test_without_a_budget_nothing_is_stopped_for_memory() -> None:
 
 
 def test_an_idle_model_parks_and_stays_parked() -> None:
-    house = Bedroom(a=Terms(park=True, idle_timeout=10.0), b=Terms())
+    house = Bedroom(a=SchedulingSpec(park=True, idle_timeout=10.0), b=SchedulingSpec())
     house.use(1.0, "a")
     house.tick(11.0)
     assert [type(each) for each in orders(house.demand(11.0))] == [Park]
@@ -381,7 +387,7 @@ def test_an_engine_that_hangs_as_it_is_told_to_sleep_is_stopped() -> None:
     house.demand(2.0, {"b": 1})
     house.demand(3.0, {"b": 1})
     holder, epoch, _ = house.turn("a")
-    said = house.machine.step(HolderFailed(3.5, holder, epoch, "Unhealthy", "it does not answer", lives=True))
+    said = house.machine.step(InstanceFailed(3.5, holder, epoch, "Unhealthy", "it does not answer", lives=True))
     assert [c for c in said if isinstance(c, Stop)] == [Stop("a", holder, epoch, 10.0)]
-    said = house.machine.step(HolderReleased(4.0, holder, epoch))
+    said = house.machine.step(InstanceReleased(4.0, holder, epoch))
     assert [c.model for c in said if isinstance(c, Start)] == ["b"]

@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from hotseat.core.batch import Batch
-from hotseat.core.messages import SeatState
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View
+from hotseat.core.messages import InstanceState
+from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.strict import Fifo, Priority
 
-READY, LOADING, CLOSING, DRAINING = SeatState.READY, SeatState.LOADING, SeatState.CLOSING, SeatState.DRAINING
-RELEASING, UNPROVEN = SeatState.RELEASING, SeatState.UNPROVEN
+READY, LOADING, CLOSING, DRAINING = (
+    InstanceState.READY,
+    InstanceState.LOADING,
+    InstanceState.CLOSING,
+    InstanceState.DRAINING,
+)
+RELEASING, UNPROVEN = InstanceState.RELEASING, InstanceState.UNPROVEN
 
 
 def decide(
@@ -96,7 +101,7 @@ def test_a_loading_model_that_nobody_wants_any_longer_is_given_up_for_one_that_i
 
 
 @pytest.mark.parametrize("state", [CLOSING, DRAINING])
-def test_a_decided_switch_is_taken_back_only_when_nobody_waits_for_it_any_longer(state: SeatState) -> None:
+def test_a_decided_switch_is_taken_back_only_when_nobody_waits_for_it_any_longer(state: InstanceState) -> None:
     going = busy("a", seat=state, waiting=5, oldest=99.0)
     assert decide(going, wants("b", since=99.0, promised=True)).resident == ("b",)
     assert decide(going).resident == ("a",)

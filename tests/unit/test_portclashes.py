@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from hotseat.control.portclashes import port_clashes
-from hotseat.core.documents import Model
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
+from hotseat.control.port_conflicts import port_clashes
 
 
 def model(name: str, **spec: Any) -> Model:

@@ -9,29 +9,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotseat.core.messages import Waiting
-from hotseat.core.queues import SHOWN_TENANTS, Queue
-from hotseat.core.turns import UNIT, Request, Sharing
+from hotseat.core.admission.fair_queue import UNIT, QueuedRequest, Sharing
+from hotseat.core.admission.queues import SHOWN_TENANTS, RequestQueue
+from hotseat.core.messages import QueuedDemand
 
 
 class Line:
     """A queue with what a test wants to do to it; ids count from 1, and so do orders."""
 
     def __init__(self, **sharing: object) -> None:
-        self.queue = Queue(Sharing(**sharing))
-        self.waiting: dict[int, Request] = {}
+        self.queue = RequestQueue(Sharing(**sharing))
+        self.waiting: dict[int, QueuedRequest] = {}
         self.ids = count(1)
 
     def come(self, tenant: str = "", priority: int = 0, *, at: float = 0.0, deadline: float | None = None) -> int:
         id_ = next(self.ids)
-        request = self.waiting[id_] = Request("m", priority, id_, at, tenant=tenant, deadline=deadline)
+        request = self.waiting[id_] = QueuedRequest("m", priority, id_, at, tenant=tenant, deadline=deadline)
         self.queue.add(id_, request)
         return id_
 
     def leave(self, id_: int) -> None:
         self.queue.remove(id_, self.waiting.pop(id_))
 
-    def serve(self, last: int | None = None) -> tuple[int, Request] | None:
+    def serve(self, last: int | None = None) -> tuple[int, QueuedRequest] | None:
         id_ = self.queue.first(last)
         if id_ is None:
             return None
@@ -222,12 +222,12 @@ def test_a_batch_that_closed_before_the_queue_began_has_nobody_in_it() -> None:
 def test_a_summary_says_who_waits_and_until_when() -> None:
     line = Line()
     line.come(at=1.0)
-    assert line.queue.summary() == Waiting(1, 1.0, 0), "of nobody in particular"
+    assert line.queue.summary() == QueuedDemand(1, 1.0, 0), "of nobody in particular"
     first = line.come("a", 2, at=2.0, deadline=30.0)
     line.come("a", -1, at=3.0, deadline=40.0)
-    assert line.queue.summary() == Waiting(3, 1.0, 2, {"": 1, "a": 2}, 30.0)
+    assert line.queue.summary() == QueuedDemand(3, 1.0, 2, {"": 1, "a": 2}, 30.0)
     line.leave(first)
-    assert line.queue.summary() == Waiting(2, 1.0, 0, {"": 1, "a": 1}, 40.0)
+    assert line.queue.summary() == QueuedDemand(2, 1.0, 0, {"": 1, "a": 1}, 40.0)
 
 
 def test_a_summary_names_no_more_tenants_than_a_snapshot_can_carry() -> None:
@@ -257,7 +257,7 @@ class Plain:
 
     def __init__(self, weights: dict[str, float], ageing: float) -> None:
         self.weights, self.ageing = weights, ageing
-        self.waiting: dict[int, Request] = {}
+        self.waiting: dict[int, QueuedRequest] = {}
         self.due: dict[tuple[int, str], int] = {}
         self.joined: dict[tuple[int, str], int] = {}
         self.now: Counter[int] = Counter()  # by priority
@@ -266,7 +266,7 @@ class Plain:
     def stride(self, tenant: str) -> int:
         return round(UNIT / self.weights.get(tenant, 1.0))
 
-    def add(self, id_: int, request: Request) -> None:
+    def add(self, id_: int, request: QueuedRequest) -> None:
         lane = (request.priority, request.tenant)
         if not any((r.priority, r.tenant) == lane for r in self.waiting.values()):
             self.due[lane] = max(self.due.get(lane, 0), self.now[request.priority])

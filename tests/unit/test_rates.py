@@ -2,8 +2,8 @@
 
 import pytest
 
-from hotseat.core.messages import Demand, Waiting
-from hotseat.core.rates import Rates
+from hotseat.core.messages import Demand, QueuedDemand
+from hotseat.core.scheduler.stats import ArrivalRates
 
 OF = {"w/a@1": "a", "w/b@2": "b"}
 
@@ -11,11 +11,11 @@ OF = {"w/a@1": "a", "w/b@2": "b"}
 class Router:
     """Tells of one model at a time, as a router does: whole snapshots, each with the next number."""
 
-    def __init__(self, rates: Rates, holder: str = "w/a@1") -> None:
+    def __init__(self, rates: ArrivalRates, holder: str = "w/a@1") -> None:
         self.rates, self.holder, self.last = rates, holder, Demand("r", 0, 0)
 
     def tell(self, now: float, *, waiting: int = 0, flying: int = 0, served: int = 0) -> None:
-        queue = {OF[self.holder]: Waiting(waiting, now)} if waiting else {}
+        queue = {OF[self.holder]: QueuedDemand(waiting, now)} if waiting else {}
         flights = {self.holder: flying} if flying else {}
         new = Demand("r", self.last.seq + 1, 0, queue, flights, {self.holder: served})
         self.rates.note(now, self.last, new, OF)
@@ -23,7 +23,7 @@ class Router:
 
 
 def test_arrivals_are_counted_whether_they_wait_or_are_served_at_once() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     router = Router(rates)
     for second in range(600):
         router.tell(float(second), served=second, waiting=0)
@@ -34,7 +34,7 @@ def test_arrivals_are_counted_whether_they_wait_or_are_served_at_once() -> None:
 
 
 def test_arrivals_fade_when_nothing_comes_any_longer() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     router = Router(rates)
     for second in range(600):
         router.tell(float(second), served=second)
@@ -43,13 +43,13 @@ def test_arrivals_fade_when_nothing_comes_any_longer() -> None:
 
 
 def test_a_first_burst_is_no_flood() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     Router(rates).tell(0.0, waiting=30)
     assert rates.arrivals("a", 0.001) == pytest.approx(1.0, rel=0.05)
 
 
 def test_the_pace_is_learned_while_there_is_plenty_to_do_and_only_then() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     router = Router(rates)
     done = 0
     for tenth in range(100):  # four a second, eight at a time, and always one more that waits
@@ -63,7 +63,7 @@ def test_the_pace_is_learned_while_there_is_plenty_to_do_and_only_then() -> None
 
 
 def test_a_few_answers_are_no_pace() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     router = Router(rates)
     router.tell(0.0, waiting=5, flying=8, served=8)
     router.tell(2.0, waiting=0, flying=5, served=13)
@@ -71,7 +71,7 @@ def test_a_few_answers_are_no_pace() -> None:
 
 
 def test_how_soon_the_next_request_came_is_remembered_the_last_few_times() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     router = Router(rates)
     for turn in range(10):
         router.tell(10.0 * turn, flying=1, served=turn + 1)
@@ -81,13 +81,13 @@ def test_how_soon_the_next_request_came_is_remembered_the_last_few_times() -> No
 
 
 def test_what_a_router_did_before_it_was_heard_of_does_not_count() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     Router(rates).tell(0.0, served=1000)
     assert rates.arrivals("a", 1.0) == 0.0
 
 
 def test_models_are_counted_apart_and_can_be_forgotten() -> None:
-    rates = Rates()
+    rates = ArrivalRates()
     Router(rates).tell(0.0, waiting=30)
     Router(rates, "w/b@2").tell(0.0, waiting=60)
     assert rates.arrivals("b", 1.0) == pytest.approx(2 * rates.arrivals("a", 1.0))

@@ -7,12 +7,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from hotseat.gateway.relay.departures import Departures
+from hotseat.gateway.relay.disconnects import DisconnectWatcher
 
 
 @pytest.fixture
 def departures():
-    made = Departures()
+    made = DisconnectWatcher()
     yield made
     made.close()
 

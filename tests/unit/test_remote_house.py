@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from hotseat.cluster.statuses import model_rows, switch_rows
-from hotseat.control.bus import Bus, Event
-from hotseat.control.carrier import Carrier
-from hotseat.control.remote import RemoteHouse
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
+from hotseat.cluster.status_objects import model_rows, switch_rows
+from hotseat.control.event_log import Event, EventLog
+from hotseat.control.remote_workspaces import RemoteWorkspaces
+from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.errors import QueueFull, UnknownModel
-from hotseat.core.seats import ModelStatus
-from hotseat.core.switches import Ledger
+from hotseat.core.scheduler.history import SwitchHistory
+from hotseat.core.scheduler.messages import ModelStatus
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def told() -> list[Event]:
 
 
 @pytest.fixture
-def house(told: list[Event]) -> Iterator[RemoteHouse]:
-    carrier = Carrier("", "http://127.0.0.1:9", b"0123456789abcdef")
-    bus = Bus()
+def house(told: list[Event]) -> Iterator[RemoteWorkspaces]:
+    carrier = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    bus = EventLog()
     bus.subscribe(told.append)
-    house = RemoteHouse("pod-1", carrier, lambda _address: None, bus)
+    house = RemoteWorkspaces("pod-1", carrier, lambda _address: None, bus)
     yield house
     for room in house.rooms:
         room.reporter.close()
@@ -43,7 +43,7 @@ def document(router: str | None, **status: Any) -> dict[str, Any]:
     return {"metadata": {"name": "w"}, "spec": {}, "status": full | status}
 
 
-def test_names_come_from_the_status(house: RemoteHouse) -> None:
+def test_names_come_from_the_status(house: RemoteWorkspaces) -> None:
     house.take(document(None))
     assert house.find("gpt").model.name == "a"
     assert house.find("a").room.status("a").state == "ready"
@@ -51,14 +51,14 @@ def test_names_come_from_the_status(house: RemoteHouse) -> None:
         house.find("b")
 
 
-def test_why_one_failed_comes_from_the_status_with_its_exit_code(house: RemoteHouse) -> None:
+def test_why_one_failed_comes_from_the_status_with_its_exit_code(house: RemoteWorkspaces) -> None:
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", "names": ["A 1"]}})
     house.take(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
     assert house.find("A 1").room.status("a").exit_code == 137
     assert (house.shown_name("a"), house.shown_name("A 1"), house.shown_name("gone")) == ("A 1", "A 1", "gone")
 
 
-def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(house: RemoteHouse) -> None:
+def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(house: RemoteWorkspaces) -> None:
     house.take(document(None))
     assert not house.find("a").room.status("a").pinned
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
@@ -66,7 +66,7 @@ def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing
     assert house.find("a").room.status("a").pinned
 
 
-def test_nothing_is_dispatched_before_this_router_is_enrolled(house: RemoteHouse) -> None:
+def test_nothing_is_dispatched_before_this_router_is_enrolled(house: RemoteWorkspaces) -> None:
     house.take(document(None))
     desk = house.find("a").room.desk
     ticket = desk.submit("a")
@@ -79,20 +79,20 @@ def test_nothing_is_dispatched_before_this_router_is_enrolled(house: RemoteHouse
     desk.finish(ticket)
 
 
-def test_a_status_that_is_older_than_the_last_changes_nothing(house: RemoteHouse) -> None:
+def test_a_status_that_is_older_than_the_last_changes_nothing(house: RemoteWorkspaces) -> None:
     house.take(document(house.router, epoch=5))
     house.take(document(house.router, epoch=4, residents=[]))
     assert house.find("a").room.desk.residency.epoch == 5
 
 
-def test_a_workspace_that_is_gone_takes_its_models_along(house: RemoteHouse) -> None:
+def test_a_workspace_that_is_gone_takes_its_models_along(house: RemoteWorkspaces) -> None:
     house.take(document(house.router))
     house.drop("w")
     with pytest.raises(UnknownModel):
         house.find("a")
 
 
-def test_a_bound_that_changes_alone_is_taken_in(house: RemoteHouse) -> None:
+def test_a_bound_that_changes_alone_is_taken_in(house: RemoteWorkspaces) -> None:
     """A bug once: only what changed of some model made the desk look at the Workspace again."""
     bounded = document(None)
     house.take(bounded)
@@ -113,7 +113,7 @@ def test_a_bound_that_changes_alone_is_taken_in(house: RemoteHouse) -> None:
         desk.finish(ticket)
 
 
-def test_routers_share_the_bounds_of_their_workspace(house: RemoteHouse) -> None:
+def test_routers_share_the_bounds_of_their_workspace(house: RemoteWorkspaces) -> None:
     def at(*routers: str) -> dict[str, Any]:
         enrolled = [{"id": router, "pod": router, "seq": 1, "brokerSeq": 1} for router in routers]
         rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "concurrency": 4}}]
@@ -134,7 +134,7 @@ def test_routers_share_the_bounds_of_their_workspace(house: RemoteHouse) -> None
         desk.finish(ticket)
 
 
-def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) -> None:
+def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteWorkspaces) -> None:
     rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
     house.take(document(house.router, models=rows))
     assert list(house.places()) == ["b"]
@@ -151,15 +151,15 @@ def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteHouse) 
     ],
     ids=lambda spec: spec["engine"],
 )
-def test_what_the_switcher_writes_of_a_model_is_understood(house: RemoteHouse, spec: dict[str, Any]) -> None:
+def test_what_the_switcher_writes_of_a_model_is_understood(house: RemoteWorkspaces, spec: dict[str, Any]) -> None:
     model = Model.model_validate({"metadata": {"name": "m"}, "spec": spec})
     house.take(document(None, models=model_rows([model], [])))
     found = house.find("m").model
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
-def test_who_follows_a_routers_events_hears_of_each_switch_once(house: RemoteHouse, told: list[Event]) -> None:
-    ledger = Ledger("w", 7)
+def test_who_follows_a_routers_events_hears_of_each_switch_once(house: RemoteWorkspaces, told: list[Event]) -> None:
+    ledger = SwitchHistory("w", 7)
 
     def show() -> list[str]:
         told.clear()

@@ -4,44 +4,51 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.admission import Admission
-from hotseat.core.batch import Batch
+from hotseat.core.admission.machine import AdmissionMachine
+from hotseat.core.admission.messages import Dispatch, Limits, LimitsChanged, RequestArrived, ResidencySeen
 from hotseat.core.events import Emit
-from hotseat.core.instance import LINGER
-from hotseat.core.intake import Arrive, Dispatch, Limits, LimitsChanged, ResidencySeen
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
-    HolderAdopted,
-    HolderFailed,
-    HolderReady,
-    HolderReleased,
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceReady,
+    InstanceReleased,
+    InstanceState,
+    QueuedDemand,
     Residency,
     Resident,
-    SeatState,
     Start,
     Stop,
-    Waiting,
 )
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import Capacity, Claim, Policy
-from hotseat.core.replicas import PATIENCE
-from hotseat.core.seats import DemandReported, Load, Terms, TermsChanged, Tick, Unload
-from hotseat.core.switching import Switching
+from hotseat.core.policy.api import Capacity, Claim, Policy
+from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.strict import Fifo, Priority
+from hotseat.core.scheduler.instance import REPLICA_IDLE_TIMEOUT
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import (
+    ConfigChanged,
+    DemandReported,
+    LoadOrdered,
+    SchedulingSpec,
+    Tick,
+    UnloadOrdered,
+)
+from hotseat.core.scheduler.replicas import PATIENCE
 
-THREE = Terms(replicas=3)
+THREE = SchedulingSpec(replicas=3)
 
 
 class Story:
     """A machine with one router, which sees everything at once."""
 
-    def __init__(self, gpus: int = 3, policy: Policy | None = None, **models: Terms) -> None:
-        self.machine = Switching("w", policy or Batch())
-        self.models = models or {"a": THREE, "b": Terms()}
+    def __init__(self, gpus: int = 3, policy: Policy | None = None, **models: SchedulingSpec) -> None:
+        self.machine = Scheduler("w", policy or Batch())
+        self.models = models or {"a": THREE, "b": SchedulingSpec()}
         self.commands: list[Any] = []
         self.seq = 0
-        self.tell(TermsChanged(0.0, self.models, Capacity(gpus, None, tuple(map(str, range(gpus))))))
+        self.tell(ConfigChanged(0.0, self.models, Capacity(gpus, None, tuple(map(str, range(gpus))))))
         for name in self.models:
             self.tell(CacheObserved(0.0, name, CacheState.CACHED))
 
@@ -52,17 +59,17 @@ class Story:
         self, now: float, *, since: float | None = None, flight: dict[str, int] | None = None, **waiting: int
     ) -> None:
         self.seq += 1
-        rows = {model: Waiting(count, now if since is None else since) for model, count in waiting.items()}
+        rows = {model: QueuedDemand(count, now if since is None else since) for model, count in waiting.items()}
         busy = {self.holder(seat): count for seat, count in (flight or {}).items()}
         self.tell(DemandReported(now, Demand("r", self.seq, self.machine.epoch, rows, busy)))
 
     def ready(self, now: float, seat: str) -> None:
         holder = self.machine.holders[self.holder(seat)]
-        self.tell(HolderReady(now, holder.id, holder.epoch, f"http://{seat}"))
+        self.tell(InstanceReady(now, holder.id, holder.epoch, f"http://{seat}"))
 
     def gone(self, now: float, seat: str) -> None:
         holder = self.machine.holders[self.holder(seat)]
-        self.tell(HolderReleased(now, holder.id, holder.epoch))
+        self.tell(InstanceReleased(now, holder.id, holder.epoch))
 
     def holder(self, seat: str) -> str:
         return next(h.id for h in self.machine.holders.values() if h.seat == seat)
@@ -113,7 +120,7 @@ def test_what_waited_before_the_router_knew_that_the_model_is_ready_brings_none(
     before = story.machine.epoch
     story.ready(50.0, "a")
     story.seq += 1
-    story.tell(DemandReported(51.0, Demand("r", story.seq, before, {"a": Waiting(5, 1.0)})))
+    story.tell(DemandReported(51.0, Demand("r", story.seq, before, {"a": QueuedDemand(5, 1.0)})))
     story.tell(Tick(55.0))
     assert story.seats() == {"a": "ready"}
 
@@ -131,7 +138,7 @@ def test_it_evicts_nobody(policy: Policy) -> None:
 
 
 def test_a_seat_that_somebody_waits_for_is_not_for_a_replica() -> None:
-    story = Story(2, a=THREE, b=Terms(), c=Terms())
+    story = Story(2, a=THREE, b=SchedulingSpec(), c=SchedulingSpec())
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
     story.demand(3.0, since=2.0, flight={"a": 1}, a=4, b=1)
@@ -140,7 +147,7 @@ def test_a_seat_that_somebody_waits_for_is_not_for_a_replica() -> None:
 
 
 def test_a_model_that_may_have_one_engine_has_one() -> None:
-    story = Story(a=Terms())
+    story = Story(a=SchedulingSpec())
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
     story.demand(100.0, since=2.0, flight={"a": 1}, a=9)
@@ -177,7 +184,7 @@ def test_one_that_loads_is_stopped_for_whoever_needs_the_seat() -> None:
 
 
 def test_a_replica_goes_before_an_idle_model() -> None:
-    story = Story(3, a=Terms(replicas=2), b=Terms(), c=Terms()).with_two()
+    story = Story(3, a=SchedulingSpec(replicas=2), b=SchedulingSpec(), c=SchedulingSpec()).with_two()
     story.demand(11.0, b=1)
     story.ready(12.0, "b")
     story.demand(13.0, flight={"a": 1, "a#2": 1})
@@ -188,9 +195,9 @@ def test_a_replica_goes_before_an_idle_model() -> None:
 def test_one_that_nobody_uses_goes_after_a_while() -> None:
     story = Story().with_two()
     story.demand(20.0)
-    assert story.machine.wake_at == 20.0 + LINGER  # both were used until then
-    story.tell(Tick(20.0 + LINGER))
-    story.demand(20.1 + LINGER)
+    assert story.machine.wake_at == 20.0 + REPLICA_IDLE_TIMEOUT  # both were used until then
+    story.tell(Tick(20.0 + REPLICA_IDLE_TIMEOUT))
+    story.demand(20.1 + REPLICA_IDLE_TIMEOUT)
     assert story.seats() == {"a": "ready", "a#2": "releasing"}
     assert [stop.holder for stop in story.told(Stop)] == [story.holder("a#2")]
 
@@ -201,10 +208,10 @@ def test_one_that_nobody_uses_goes_after_a_while() -> None:
 def test_a_replica_takes_the_place_of_a_main_engine_that_fails() -> None:
     story = Story(2).with_two()
     main = story.machine.holders[story.holder("a")]
-    story.tell(HolderFailed(11.0, main.id, main.epoch, "Exited", "exit code 1"))
+    story.tell(InstanceFailed(11.0, main.id, main.epoch, "Exited", "exit code 1"))
     assert story.machine.status()[0].state == "ready"
     assert not [e for e in story.told(Emit) if e.type == "switch.started"][1:]
-    story.tell(HolderReleased(12.0, main.id, main.epoch))
+    story.tell(InstanceReleased(12.0, main.id, main.epoch))
     assert story.seats() == {"a": "ready"}
     assert story.machine.queue() == {"a": (0, 0.0, 1)}
 
@@ -214,8 +221,8 @@ def test_main_engines_that_crash_again_and_again_refuse_nobody_while_another_is_
     story = Story().with_two()
     for now in (20.0, 30.0, 40.0):
         main = story.machine.holders[story.holder("a")]
-        story.tell(HolderFailed(now, main.id, main.epoch, "Exited", "killed"))
-        story.tell(HolderReleased(now, main.id, main.epoch))
+        story.tell(InstanceFailed(now, main.id, main.epoch, "Exited", "killed"))
+        story.tell(InstanceReleased(now, main.id, main.epoch))
         assert story.seats()["a"] == "ready"
         assert story.machine.residency.refusals == {}
         story.demand(now + 6.0, since=now, flight={"a": 1}, a=1)
@@ -231,8 +238,8 @@ def test_one_that_fails_harms_nobody_and_the_next_waits_for_a_growing_time() -> 
     story.ready(2.0, "a")
     story.demand(4.0, since=2.0, flight={"a": 1}, a=3)
     replica = story.machine.holders[story.holder("a#2")]
-    story.tell(HolderFailed(5.0, replica.id, replica.epoch, "OutOfMemory", "no room"))
-    story.tell(HolderReleased(5.5, replica.id, replica.epoch))
+    story.tell(InstanceFailed(5.0, replica.id, replica.epoch, "OutOfMemory", "no room"))
+    story.tell(InstanceReleased(5.5, replica.id, replica.epoch))
     assert story.machine.residency.refusals == {}
     assert story.machine.status()[0].state == "ready"
     failed = next(e for e in story.told(Emit) if e.type == "model.failed")
@@ -244,18 +251,18 @@ def test_one_that_fails_harms_nobody_and_the_next_waits_for_a_growing_time() -> 
 
 def test_unloading_takes_all_and_loading_brings_one() -> None:
     story = Story(2).with_two()
-    story.tell(Unload(11.0, "a"))
+    story.tell(UnloadOrdered(11.0, "a"))
     story.demand(12.0)
     assert len(story.told(Stop)) == 2
     for seat in ("a", "a#2"):
         story.gone(13.0, seat)
-    story.tell(Load(14.0, "a"))
+    story.tell(LoadOrdered(14.0, "a"))
     assert story.seats() == {"a": "loading"}
 
 
 def test_documents_that_allow_fewer_send_some_away() -> None:
     story = Story(2).with_two()
-    story.tell(TermsChanged(11.0, {"a": Terms(), "b": Terms()}, story.machine.seating.capacity))
+    story.tell(ConfigChanged(11.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, story.machine.seating.capacity))
     story.demand(12.0)
     assert story.seats() == {"a": "ready", "a#2": "releasing"}
 
@@ -263,7 +270,7 @@ def test_documents_that_allow_fewer_send_some_away() -> None:
 def test_adoption_finds_as_many_as_there_may_be() -> None:
     story = Story(4)
     for number in range(4):
-        story.tell(HolderAdopted(1.0, "a", f"w/a@{number + 5}", number + 5, "http://a", devices=(str(number),)))
+        story.tell(InstanceAdopted(1.0, "a", f"w/a@{number + 5}", number + 5, "http://a", devices=(str(number),)))
     assert story.seats() == {"a": "ready", "a#2": "ready", "a#3": "ready", "a#4": "releasing"}
 
 
@@ -271,11 +278,11 @@ def test_adoption_finds_as_many_as_there_may_be() -> None:
 
 
 def test_requests_go_to_the_least_loaded_each_within_the_bound() -> None:
-    router = Admission("r")
+    router = AdmissionMachine("r")
     router.step(LimitsChanged(0.0, {"a": Limits(2)}, 100))
-    residents = tuple(Resident("a", f"w/a@{n}", SeatState.READY, n, 0.0, f"http://{n}") for n in (1, 2))
+    residents = tuple(Resident("a", f"w/a@{n}", InstanceState.READY, n, 0.0, f"http://{n}") for n in (1, 2))
     router.step(ResidencySeen(0.0, Residency(2, residents)))
-    went = [c.holder for n in range(5) for c in router.step(Arrive(1.0, n, "a")) if isinstance(c, Dispatch)]
+    went = [c.holder for n in range(5) for c in router.step(RequestArrived(1.0, n, "a")) if isinstance(c, Dispatch)]
     assert went == ["w/a@1", "w/a@2", "w/a@1", "w/a@2"]
     assert router.waiting("a") == 1
 
@@ -283,8 +290,8 @@ def test_requests_go_to_the_least_loaded_each_within_the_bound() -> None:
 @pytest.mark.parametrize("parks", [False, True], ids=["stops", "parks"])
 def test_a_model_is_not_idle_while_a_replica_of_it_answers(parks: bool) -> None:
     """A bug once: the main engine fell asleep, and the replica had to go with it, busy as it was."""
-    a = Terms(replicas=3, park=parks, idle_timeout=20.0, drain_timeout=60.0)
-    story = Story(a=a, b=Terms()).with_two()
+    a = SchedulingSpec(replicas=3, park=parks, idle_timeout=20.0, drain_timeout=60.0)
+    story = Story(a=a, b=SchedulingSpec()).with_two()
     for now in range(12, 120, 2):
         story.demand(float(now), flight={"a#2": 1})
         story.tell(Tick(now + 0.5))
@@ -298,11 +305,11 @@ def test_a_model_is_not_idle_while_a_replica_of_it_answers(parks: bool) -> None:
 
 def test_a_preload_that_finds_no_room_keeps_no_replica_out() -> None:
     """It has no seat to wait for as long as anybody holds one; the replica would wait with it for ever."""
-    story = Story(a=THREE, large=Terms(claim=Claim(3)))
+    story = Story(a=THREE, large=SchedulingSpec(claim=Claim(3)))
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
-    preload = {**story.models, "later": Terms(claim=Claim(3), preload=True)}
-    story.tell(TermsChanged(2.0, preload, story.machine.seating.capacity))
+    preload = {**story.models, "later": SchedulingSpec(claim=Claim(3), preload=True)}
+    story.tell(ConfigChanged(2.0, preload, story.machine.seating.capacity))
     story.tell(CacheObserved(2.0, "later", CacheState.CACHED))
     story.demand(3.0, flight={"a": 1}, a=1)
     story.tell(Tick(3.0 + PATIENCE))

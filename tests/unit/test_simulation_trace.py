@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from hotseat.simulation.load import Asked
 from hotseat.simulation.trace import BadTrace, Trace, read
+from hotseat.simulation.workload import SimRequest
 from hotseat.telemetry.requests import Ended
 
 
@@ -27,7 +27,7 @@ def trace(rows: Iterable[str], file: str = "requests.jsonl") -> Trace:
 
 def test_requests_come_again_as_they_came_in_the_order_of_their_arrival() -> None:
     found = trace([line(3.5, "b", waited=1.0, seconds=5.0, priority=2), "\n", line(1.0, seconds=0.5)])
-    assert found.asked == (Asked(0.0, "a", 0.5), Asked(2.5, "b", 4.0, 2))
+    assert found.asked == (SimRequest(0.0, "a", 0.5), SimRequest(2.5, "b", 4.0, 2))
     assert found.models == ("a", "b")
     assert (found.assumed, found.left_out) == (0, 0)
 
@@ -36,13 +36,13 @@ def test_requests_come_again_as_they_came_in_the_order_of_their_arrival() -> Non
 def test_what_no_engine_got_is_taken_to_need_what_is_usual_for_its_model(status: int) -> None:
     rows = [line(n, seconds=took) for n, took in enumerate((1.0, 3.0, 50.0))]
     found = trace([*rows, line(5.0, waited=None, status=status), line(6.0, "b", waited=None, status=status)])
-    assert found.asked[3:] == (Asked(5.0, "a", 3.0), Asked(6.0, "b", 7.0))
+    assert found.asked[3:] == (SimRequest(5.0, "a", 3.0), SimRequest(6.0, "b", 7.0))
     assert (found.assumed, found.left_out) == (2, 0)
 
 
 def test_what_was_wrong_by_itself_is_left_out_and_what_broke_took_as_long_as_it_did() -> None:
     found = trace([line(0.0, waited=None, status=400), line(1.0, status=502, seconds=0.3), line(2.0, status=400)])
-    assert found.asked == (Asked(0.0, "a", 0.3), Asked(1.0, "a", 2.0))
+    assert found.asked == (SimRequest(0.0, "a", 0.3), SimRequest(1.0, "a", 2.0))
     assert (found.assumed, found.left_out) == (0, 1)
 
 
@@ -51,7 +51,7 @@ def test_the_lines_that_hotseat_writes_are_read() -> None:
         Ended(1000.0, "a", "chat", 0.25, 1.5, 200, 3).line(),
         Ended(1001.25, "b", "chat", None, 4.0, 503, 0, "somebody").line(),
     ]
-    assert trace(written).asked == (Asked(0.0, "a", 1.25, 3), Asked(1.25, "b", 7.0))
+    assert trace(written).asked == (SimRequest(0.0, "a", 1.25, 3), SimRequest(1.25, "b", 7.0))
 
 
 def test_csv_has_the_same_columns() -> None:
@@ -60,7 +60,7 @@ def test_csv_has_the_same_columns() -> None:
         "2026-03-01T12:00:00+01:00,a,0.5,2.5,200,x\n",
         "2026-03-01T11:00:01Z,b,,3,429,\n",
     ]
-    assert trace(rows, "log.csv").asked == (Asked(0.0, "a", 2.0), Asked(1.0, "b", 7.0))
+    assert trace(rows, "log.csv").asked == (SimRequest(0.0, "a", 2.0), SimRequest(1.0, "b", 7.0))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import pytest
 
-from hotseat.core.events import KINDS, Emit
-from hotseat.core.switches import KEPT, Costs, Ledger
+from hotseat.core.events import EVENT_TYPES, Emit
+from hotseat.core.scheduler.history import KEPT, StepDurations, SwitchHistory
 
 
-def decide(ledger: Ledger, model: str, now: float, *leaving: str, requested: float | None = None) -> list[Emit]:
+def decide(ledger: SwitchHistory, model: str, now: float, *leaving: str, requested: float | None = None) -> list[Emit]:
     requested = now if requested is None else requested
     return ledger.decided(model, now, requested, leaving=list(leaving), waiting=1, reason="demand")
 
@@ -16,7 +16,7 @@ def facts(switch: str, to: str, *leaving: str) -> dict:
 
 
 def test_a_switch_from_its_decision_until_the_model_is_ready() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     ledger.leaving("a", 10.0)
     assert decide(ledger, "b", 10.0, "a", requested=7.0) == [
         Emit("switch.started", "b", facts("w/1", "b", "a") | {"waiting": 1})
@@ -35,7 +35,7 @@ def test_a_switch_from_its_decision_until_the_model_is_ready() -> None:
 
 
 def test_a_first_load_leaves_nobody_and_drains_nothing() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     decide(ledger, "a", 1.0)
     ledger.starting("a", 1.0)
     (event,) = ledger.ready("a", 3.0)
@@ -44,7 +44,7 @@ def test_a_first_load_leaves_nobody_and_drains_nothing() -> None:
 
 
 def test_of_several_that_leave_the_longest_counts() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     for model, stop, gone in (("a", 2.0, 6.0), ("b", 5.0, 7.0)):
         ledger.leaving(model, 1.0)
         ledger.stopping(model, stop)
@@ -57,7 +57,7 @@ def test_of_several_that_leave_the_longest_counts() -> None:
 
 
 def test_one_that_may_stay_after_all_does_not_count() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     ledger.leaving("a", 1.0)
     decide(ledger, "b", 1.0, "a")
     ledger.stays("a")
@@ -65,7 +65,7 @@ def test_one_that_may_stay_after_all_does_not_count() -> None:
 
 
 def test_a_switch_that_fails_says_in_which_phase_and_why() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     decide(ledger, "a", 1.0)
     ledger.starting("a", 1.0)
     told = {"phases": {"wait": 0.0, "drain": 0.0, "release": 0.0, "load": 2.0, "total": 2.0}}
@@ -78,7 +78,7 @@ def test_a_switch_that_fails_says_in_which_phase_and_why() -> None:
 
 
 def test_a_switch_that_nobody_wants_any_longer_is_abandoned() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     decide(ledger, "a", 1.0)
     decide(ledger, "b", 1.0)
     (event,) = ledger.abandon({"b"}, 2.0)
@@ -92,7 +92,7 @@ def test_a_switch_that_nobody_wants_any_longer_is_abandoned() -> None:
 
 
 def test_what_waits_for_one_that_cannot_be_proven_gone_fails() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     for model in ("a", "x"):
         ledger.leaving(model, 1.0)
     decide(ledger, "b", 1.0, "a")
@@ -103,7 +103,7 @@ def test_what_waits_for_one_that_cannot_be_proven_gone_fails() -> None:
 
 
 def test_only_the_last_are_kept() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     for n in range(KEPT + 5):
         decide(ledger, "a", float(n))
         ledger.ready("a", float(n))
@@ -112,7 +112,7 @@ def test_only_the_last_are_kept() -> None:
 
 
 def test_costs_follow_what_was_measured_slowly() -> None:
-    costs = Costs()
+    costs = StepDurations()
     assert costs.of("a") == 0.0
     costs.note_load("a", 10.0)
     costs.note_stop("a", 2.0)
@@ -122,8 +122,8 @@ def test_costs_follow_what_was_measured_slowly() -> None:
 
 
 def test_its_events_say_what_the_table_promises() -> None:
-    ledger = Ledger("w")
+    ledger = SwitchHistory("w")
     events = decide(ledger, "a", 1.0) + ledger.ready("a", 2.0) + decide(ledger, "a", 3.0)
     events += ledger.failed("a", 4.0, "load", "Exited", "")
     for event in events:
-        assert event.data.keys() == KINDS[event.type].data.keys()
+        assert event.data.keys() == EVENT_TYPES[event.type].data.keys()

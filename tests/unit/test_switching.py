@@ -5,46 +5,46 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.batch import Batch
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
     Fetch,
-    HolderAdopted,
-    HolderFailed,
-    HolderReady,
-    HolderReleased,
-    HolderUnproven,
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceReady,
+    InstanceReleased,
+    InstanceState,
+    InstanceUnproven,
+    QueuedDemand,
     Refusal,
     Residency,
     Resident,
-    SeatState,
     Start,
     Stop,
-    Waiting,
 )
-from hotseat.core.policy import NOTHING, Capacity, Claim, auto_max_wait
-from hotseat.core.prospects import CHECK_TIME
-from hotseat.core.seats import (
-    Command,
+from hotseat.core.policy.api import NOTHING, Capacity, Claim, auto_max_wait
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.availability import CHECK_TIME
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import (
+    ConfigChanged,
     DemandReported,
-    Enrolled,
-    Load,
+    LoadOrdered,
     ModelStatus,
     Publish,
     RouterLeft,
-    Shutdown,
-    Terms,
-    TermsChanged,
+    RoutersEnrolled,
+    SchedulerCommand,
+    SchedulingSpec,
+    ShutdownOrdered,
     Tick,
-    Unload,
+    UnloadOrdered,
 )
-from hotseat.core.switching import Switching
 
-READY, CLOSING, DRAINING = SeatState.READY, SeatState.CLOSING, SeatState.DRAINING
-LOADING, RELEASING, UNPROVEN = SeatState.LOADING, SeatState.RELEASING, SeatState.UNPROVEN
+READY, CLOSING, DRAINING = InstanceState.READY, InstanceState.CLOSING, InstanceState.DRAINING
+LOADING, RELEASING, UNPROVEN = InstanceState.LOADING, InstanceState.RELEASING, InstanceState.UNPROVEN
 CACHED, ABSENT, FETCHING, FAILED = CacheState.CACHED, CacheState.ABSENT, CacheState.FETCHING, CacheState.FAILED
 SERVER = "http://outside"
 EXTERNAL = Resident("x", "x@external", READY, 0, 0.0, SERVER)
@@ -54,12 +54,12 @@ SHORT = "the accelerator could not be verified as free: pid 7 is still there; ma
 class House:
     """A switching machine, and short ways of saying things to it."""
 
-    def __init__(self, capacity: Capacity | None = None, **models: Terms) -> None:
-        self.machine = Switching("w", Batch())
+    def __init__(self, capacity: Capacity | None = None, **models: SchedulingSpec) -> None:
+        self.machine = Scheduler("w", Batch())
         self.capacity = capacity or Capacity(1)
         self.seq = 0
-        self.terms = models or {"a": Terms(), "b": Terms()}
-        self.machine.step(TermsChanged(0.0, self.terms, self.capacity))
+        self.terms = models or {"a": SchedulingSpec(), "b": SchedulingSpec()}
+        self.machine.step(ConfigChanged(0.0, self.terms, self.capacity))
         for model in self.terms:
             self.machine.step(CacheObserved(0.0, model, CACHED))
 
@@ -75,35 +75,37 @@ class House:
         seen: int | None = None,
         router: str = "r",
         requested: tuple[str, ...] = (),
-    ) -> list[Command]:
+    ) -> list[SchedulerCommand]:
         """A router's snapshot, of one that has seen the newest epoch unless told otherwise."""
         self.seq += 1
         since = now if since is None else since
-        queued = {model: Waiting(count, since) for model, count in (waiting or {}).items()}
+        queued = {model: QueuedDemand(count, since) for model, count in (waiting or {}).items()}
         seen = self.machine.epoch if seen is None else seen
         snapshot = Demand(router, self.seq, seen, queued, flight or {}, served or {}, closing or {}, requested)
         return self.machine.step(DemandReported(now, snapshot))
 
-    def ready(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderReady(now, f"w/{model}@{of}", of, f"http://{model}{of}"))
+    def ready(self, now: float, model: str, of: int) -> list[SchedulerCommand]:
+        return self.machine.step(InstanceReady(now, f"w/{model}@{of}", of, f"http://{model}{of}"))
 
-    def released(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderReleased(now, f"w/{model}@{of}", of))
+    def released(self, now: float, model: str, of: int) -> list[SchedulerCommand]:
+        return self.machine.step(InstanceReleased(now, f"w/{model}@{of}", of))
 
-    def failed(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderFailed(now, f"w/{model}@{of}", of, "Exited", "exit code 1", exit_code=1))
+    def failed(self, now: float, model: str, of: int) -> list[SchedulerCommand]:
+        return self.machine.step(InstanceFailed(now, f"w/{model}@{of}", of, "Exited", "exit code 1", exit_code=1))
 
-    def unproven(self, now: float, model: str, of: int) -> list[Command]:
-        return self.machine.step(HolderUnproven(now, f"w/{model}@{of}", of, "pid 7 is still there"))
+    def unproven(self, now: float, model: str, of: int) -> list[SchedulerCommand]:
+        return self.machine.step(InstanceUnproven(now, f"w/{model}@{of}", of, "pid 7 is still there"))
 
-    def tick(self, now: float) -> list[Command]:
+    def tick(self, now: float) -> list[SchedulerCommand]:
         return self.machine.step(Tick(now))
 
-    def change(self, now: float, *, capacity: Capacity | None = None, **models: Terms | None) -> list[Command]:
+    def change(
+        self, now: float, *, capacity: Capacity | None = None, **models: SchedulingSpec | None
+    ) -> list[SchedulerCommand]:
         """Edit some documents; None removes one."""
         self.terms = {name: terms for name, terms in (self.terms | models).items() if terms is not None}
         self.capacity = capacity or self.capacity
-        return self.machine.step(TermsChanged(now, self.terms, self.capacity))
+        return self.machine.step(ConfigChanged(now, self.terms, self.capacity))
 
     def states(self) -> dict[str, str]:
         return {status.name: status.state for status in self.machine.status()}
@@ -117,14 +119,14 @@ class House:
         return of
 
 
-def who(model: str, state: SeatState, since: float, of: int, leaving: str | None = None) -> Resident:
+def who(model: str, state: InstanceState, since: float, of: int, leaving: str | None = None) -> Resident:
     """A resident; one that has been ready has an address."""
     return Resident(
         model, f"w/{model}@{of}", state, of, since, None if state is LOADING else f"http://{model}{of}", leaving
     )
 
 
-def unready(model: str, state: SeatState, since: float, of: int, leaving: str) -> Resident:
+def unready(model: str, state: InstanceState, since: float, of: int, leaving: str) -> Resident:
     """A resident that goes without having been ready."""
     return Resident(model, f"w/{model}@{of}", state, of, since, None, leaving)
 
@@ -194,9 +196,9 @@ def crash(model: str, epoch: int, retry_at: float) -> Refusal:
 
 
 def test_documents_alone_load_nothing_and_show_servers_outside_at_once() -> None:
-    machine = Switching("w", Batch())
-    terms = {"a": Terms(), "x": Terms(external=SERVER)}
-    assert machine.step(TermsChanged(0.0, terms, Capacity(1))) == [publish(1, EXTERNAL)]
+    machine = Scheduler("w", Batch())
+    terms = {"a": SchedulingSpec(), "x": SchedulingSpec(external=SERVER)}
+    assert machine.step(ConfigChanged(0.0, terms, Capacity(1))) == [publish(1, EXTERNAL)]
     assert machine.step(CacheObserved(0.0, "a", CACHED)) == []
     assert machine.status() == [ModelStatus("a", "unloaded"), ModelStatus("x", "ready")]
     assert machine.wake_at is None
@@ -224,7 +226,7 @@ def test_the_first_request_loads_its_model_which_is_then_shown_as_ready() -> Non
 
 
 def test_a_request_for_a_ready_model_or_a_server_outside_is_no_request_for_a_switch() -> None:
-    house = House(a=Terms(), x=Terms(external=SERVER))
+    house = House(a=SchedulingSpec(), x=SchedulingSpec(external=SERVER))
     house.load(1.0)
     assert house.demand(2.0, {"a": 1, "x": 1}, requested=("a", "x", "unknown")) == []
 
@@ -251,7 +253,7 @@ def test_weights_are_fetched_before_anything_makes_room_for_them() -> None:
 
 
 def test_what_a_load_needs_is_looked_at_before_anybody_makes_room_for_it() -> None:
-    house = House(a=Terms(), b=Terms(check_first=True))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
     house.load(1.0)
     assert house.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
     assert house.demand(2.1, {"b": 1}) == [], "once for each load"
@@ -263,7 +265,7 @@ def test_what_a_load_needs_is_looked_at_before_anybody_makes_room_for_it() -> No
 
 
 def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
-    house = House(a=Terms(), b=Terms(check_first=True))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
     house.load(1.0)
     assert house.demand(2.0, {"b": 1}) == [Fetch("b")]
     failed = house.machine.step(CacheObserved(2.1, "b", FAILED, "serve: not found", reason="CommandNotFound"))
@@ -275,7 +277,7 @@ def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
 
 
 def test_a_look_that_is_not_answered_holds_a_load_up_for_a_moment_only() -> None:
-    house = House(a=Terms(), b=Terms(check_first=True))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
     house.load(1.0)
     house.demand(2.0, {"b": 1})
     assert house.machine.wake_at == 2.0 + CHECK_TIME
@@ -283,8 +285,8 @@ def test_a_look_that_is_not_answered_holds_a_load_up_for_a_moment_only() -> None
 
 
 def test_a_wish_for_what_cannot_be_loaded_is_tried_again_after_a_pause_too() -> None:
-    machine = Switching("w", Batch())
-    machine.step(TermsChanged(0.0, {"a": Terms(wanted=True)}, Capacity(1)))
+    machine = Scheduler("w", Batch())
+    machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(wanted=True)}, Capacity(1)))
     assert machine.step(CacheObserved(1.0, "a", FAILED, "no such file")) == [Fetch("a")]
     answer = machine.step(CacheObserved(1.1, "a", FAILED, "no such file"))
     assert answer[0] == has_failed("a", None, "FetchFailed", "no such file", 1.0)
@@ -319,7 +321,7 @@ def test_a_fetch_that_fails_unasked_is_no_failure_yet() -> None:
 
 
 def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
-    house = House(a=Terms(), b=Terms(fetch_ahead=True, refuse_uncached=True))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
     house.load(1.0)
     assert house.machine.step(CacheObserved(1.0, "b", ABSENT)) == [Fetch("b")]  # nobody has asked
     said = "the weights of b are still being fetched"
@@ -335,7 +337,7 @@ def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
 
 
 def test_weights_that_cannot_come_ahead_are_a_failure_though_nobody_waits() -> None:
-    house = House(a=Terms(fetch_ahead=True, refuse_uncached=True))
+    house = House(a=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
     house.machine.step(CacheObserved(1.0, "a", ABSENT))
     failed = house.machine.step(CacheObserved(2.0, "a", FAILED, "sha256 is another"))
     refusal = Refusal(2, "model_failed", "a failed: FetchFailed: sha256 is another", 3.0)
@@ -348,7 +350,7 @@ def test_weights_that_cannot_come_ahead_are_a_failure_though_nobody_waits() -> N
 
 
 def test_a_switch_closes_drains_releases_and_loads() -> None:
-    house = House(a=Terms(max_wait=5.0), b=Terms(max_wait=5.0, stop_timeout=7.0))
+    house = House(a=SchedulingSpec(max_wait=5.0), b=SchedulingSpec(max_wait=5.0, stop_timeout=7.0))
     house.load(1.0)
     assert house.demand(2.0, {"b": 1}, {"w/a@2": 3}) == []  # a is busy: b waits
     assert house.machine.wake_at == 7.0
@@ -387,7 +389,7 @@ def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() ->
 
 
 @pytest.mark.parametrize("state", [CLOSING, DRAINING])
-def test_a_router_that_is_gone_is_awaited_no_longer(state: SeatState) -> None:
+def test_a_router_that_is_gone_is_awaited_no_longer(state: InstanceState) -> None:
     house = House()
     house.load(1.0)
     house.demand(1.0, flight={"w/a@2": 1}, router="other")
@@ -405,8 +407,8 @@ def test_a_router_that_is_gone_is_awaited_no_longer(state: SeatState) -> None:
 
 
 @pytest.mark.parametrize("state", [CLOSING, DRAINING])
-def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state: SeatState) -> None:
-    house = House(a=Terms(drain_timeout=20.0), b=Terms())
+def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state: InstanceState) -> None:
+    house = House(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
     house.load(1.0)
     house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     if state is DRAINING:
@@ -443,7 +445,7 @@ def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
 
 def test_what_is_left_of_a_batch_at_the_deadline_does_not_bring_the_old_model_back() -> None:
     """A bug once: the old model's rest had waited longer than the new one's waiters, which then waited for ever."""
-    house = House(a=Terms(drain_timeout=20.0), b=Terms())
+    house = House(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
     house.load(1.0)
     house.demand(40.0, {"b": 1, "a": 9}, {"w/a@2": 1}, since=2.0, closing={"a": 9})
     assert house.states()["a"] == "closing"
@@ -455,7 +457,7 @@ def test_what_is_left_of_a_batch_at_the_deadline_does_not_bring_the_old_model_ba
 
 def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it() -> None:
     """A bug once: with an overdue waiter elsewhere and no time to drain, it was stopped in the moment it was ready."""
-    house = House(a=Terms(max_wait=0.0, drain_timeout=0.0), b=Terms(max_wait=0.0, drain_timeout=0.0))
+    house = House(a=SchedulingSpec(max_wait=0.0, drain_timeout=0.0), b=SchedulingSpec(max_wait=0.0, drain_timeout=0.0))
     house.demand(1.0, {"a": 1, "b": 1}, since=-9.0)
     assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=11.0)
     assert house.machine.wake_at == 7.0  # if a router does not hear at all
@@ -507,7 +509,7 @@ def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal
 
 
 def test_a_start_that_takes_too_long_is_stopped() -> None:
-    house = House(a=Terms(start_timeout=20.0))
+    house = House(a=SchedulingSpec(start_timeout=20.0))
     house.demand(1.0, {"a": 1})
     assert house.machine.wake_at == 21.0
     message = "not ready within 20 s (lifecycle.startTimeout)"
@@ -523,9 +525,9 @@ def test_a_start_that_takes_too_long_is_stopped() -> None:
 
 def test_a_start_that_hangs_ends_even_if_nobody_says_anything_more() -> None:
     """A bug once: the alarm for it was set by the next stimulus only."""
-    machine = Switching("w", Batch())
+    machine = Scheduler("w", Batch())
     machine.step(CacheObserved(0.0, "p", CACHED))
-    machine.step(TermsChanged(0.0, {"p": Terms(preload=True, start_timeout=5.0)}, Capacity(1)))
+    machine.step(ConfigChanged(0.0, {"p": SchedulingSpec(preload=True, start_timeout=5.0)}, Capacity(1)))
     assert machine.wake_at == 5.0
 
 
@@ -573,7 +575,7 @@ def test_one_that_hangs_is_stopped_once_nobody_is_sent_to_it_and_started_again()
     house = House()
     house.load(1.0)
     house.demand(2.0, {"a": 1}, {"w/a@2": 1})
-    hung = house.machine.step(HolderFailed(3.0, "w/a@2", 2, "Unhealthy", "it hangs", lives=True))
+    hung = house.machine.step(InstanceFailed(3.0, "w/a@2", 2, "Unhealthy", "it hangs", lives=True))
     assert Stop("a", "w/a@2", 2, 10.0) in hung
     assert publish(4, who("a", RELEASING, 3.0, 2, leaving="failed"), bound=30.0) in hung
     assert has_failed("a", 2, "Unhealthy", "it hangs") in hung
@@ -595,7 +597,7 @@ def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:
 def test_a_thousand_failures_are_no_different() -> None:
     """A bug once: two to the power of their number."""
     house = House()
-    house.machine.step(Load(0.0, "a"))
+    house.machine.step(LoadOrdered(0.0, "a"))
     house.machine.prospects.failures.clear()
     house.failed(1.0, "a", 2)
     house.machine.prospects.failures["a"].count = 5000
@@ -633,7 +635,7 @@ def test_a_model_that_was_ready_after_its_failure_is_just_unloaded_later() -> No
     house.released(1.0, "a", 2)
     of = house.load(2.0)
     house.demand(3.0)
-    house.machine.step(Unload(3.0, "a"))
+    house.machine.step(UnloadOrdered(3.0, "a"))
     house.demand(3.0)
     house.released(4.0, "a", of)
     assert house.machine.status()[0] == ModelStatus("a", "unloaded")
@@ -675,7 +677,7 @@ def test_proof_that_comes_later_frees_the_seat_and_ends_the_refusals() -> None:
     """A bug once: clients were sent away for some more seconds."""
     house = House()
     house.load(1.0)
-    house.machine.step(Unload(1.0, "a"))
+    house.machine.step(UnloadOrdered(1.0, "a"))
     house.demand(1.0)
     house.unproven(2.0, "a", 2)
     house.demand(3.0, {"b": 1})
@@ -688,7 +690,7 @@ def test_with_another_seat_free_the_rest_goes_on_but_a_stuck_model_does_not_load
     """A bug once: those who waited for the stuck model were neither served nor sent away."""
     house = House(Capacity(3))
     house.load(1.0)
-    house.machine.step(Unload(1.0, "a"))
+    house.machine.step(UnloadOrdered(1.0, "a"))
     house.demand(1.0)
     house.unproven(2.0, "a", 2)
     assert house.demand(3.0, {"b": 1})[:2] == [started(2, "b"), Start("b", "w/b@7", 7)]
@@ -716,7 +718,7 @@ def test_one_that_cannot_be_proven_gone_though_nobody_told_it_to_go_has_crashed_
 
 def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
     """A bug once: it spoke of a seat that could not be proven free."""
-    house = House(Capacity(1, 10), a=Terms(Claim(2)), b=Terms(Claim(1, 11)))
+    house = House(Capacity(1, 10), a=SchedulingSpec(Claim(2)), b=SchedulingSpec(Claim(1, 11)))
     told = "claims more than its Workspace has"
     refusals = {
         "a": Refusal(2, "too_large", f"a {told}: 2 GPUs (available: 1 GPU with 10 of memory)"),
@@ -730,9 +732,9 @@ def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
 
 def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     """A bug once: whoever had given it waited for ever, since only waiting requests were told."""
-    house = House(a=Terms(Claim(2)))
+    house = House(a=SchedulingSpec(Claim(2)))
     refusal = Refusal(2, "too_large", "a claims more than its Workspace has: 2 GPUs (available: 1 GPU)")
-    assert house.machine.step(Load(1.0, "a")) == [publish(2, refuse={"a": refusal})]
+    assert house.machine.step(LoadOrdered(1.0, "a")) == [publish(2, refuse={"a": refusal})]
     assert not house.machine.prospects.orders
     assert house.tick(2.0) == []
 
@@ -751,7 +753,7 @@ def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch
 
 def test_a_capacity_that_shrinks_drains_what_is_too_much_whatever_its_minimum_residency() -> None:
     """A bug once: both stayed."""
-    house = House(Capacity(2), a=Terms(min_residency=999.0), b=Terms())
+    house = House(Capacity(2), a=SchedulingSpec(min_residency=999.0), b=SchedulingSpec())
     house.load(1.0, "a")
     house.load(2.0, "b")
     house.demand(2.5, {}, {"w/b@4": 1})
@@ -760,7 +762,7 @@ def test_a_capacity_that_shrinks_drains_what_is_too_much_whatever_its_minimum_re
 
 
 def test_a_model_that_claims_nothing_needs_no_seat() -> None:
-    house = House(Capacity(1), a=Terms(), cpu=Terms(NOTHING))
+    house = House(Capacity(1), a=SchedulingSpec(), cpu=SchedulingSpec(NOTHING))
     house.load(1.0)
     assert house.demand(2.0, {"cpu": 1}, {"w/a@2": 1})[1] == Start("cpu", "w/cpu@4", 4)
 
@@ -769,7 +771,7 @@ def test_a_model_that_claims_nothing_needs_no_seat() -> None:
 
 
 def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_request() -> None:
-    house = House(a=Terms(idle_timeout=10.0))
+    house = House(a=SchedulingSpec(idle_timeout=10.0))
     house.load(1.0)
     assert house.machine.wake_at is None  # in use
     house.demand(5.0)
@@ -785,7 +787,7 @@ def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_reque
 @pytest.mark.parametrize(("idle_timeout", "last"), [(0.7, 0.1), (0.1, 0.7), (1.1, 2.2), (3.3, 0.1)])
 def test_the_alarm_of_an_idle_timeout_is_never_a_moment_too_early(idle_timeout: float, last: float) -> None:
     """A bug once: by rounding, the time at which it woke could be too early, and there was no second alarm."""
-    house = House(a=Terms(idle_timeout=idle_timeout))
+    house = House(a=SchedulingSpec(idle_timeout=idle_timeout))
     house.load(0.0)
     house.demand(last)
     assert house.machine.wake_at is not None
@@ -794,7 +796,7 @@ def test_the_alarm_of_an_idle_timeout_is_never_a_moment_too_early(idle_timeout: 
 
 
 def test_a_request_that_comes_while_it_closes_for_idleness_keeps_it() -> None:
-    house = House(a=Terms(idle_timeout=10.0))
+    house = House(a=SchedulingSpec(idle_timeout=10.0))
     house.load(1.0)
     house.demand(5.0)
     house.tick(15.0)
@@ -802,7 +804,7 @@ def test_a_request_that_comes_while_it_closes_for_idleness_keeps_it() -> None:
 
 
 def test_a_minimum_residency_keeps_also_the_idle() -> None:
-    house = House(a=Terms(idle_timeout=5.0, min_residency=60.0))
+    house = House(a=SchedulingSpec(idle_timeout=5.0, min_residency=60.0))
     house.load(1.0)
     house.demand(2.0)
     assert house.machine.wake_at == 61.0
@@ -812,7 +814,7 @@ def test_a_minimum_residency_keeps_also_the_idle() -> None:
 
 def test_a_minimum_residency_does_not_begin_again_when_a_switch_is_taken_back() -> None:
     """A bug once: it counted from the last change of state."""
-    house = House(a=Terms(min_residency=10.0), b=Terms())
+    house = House(a=SchedulingSpec(min_residency=10.0), b=SchedulingSpec())
     house.load(1.0)
     house.demand(12.0)
     house.demand(12.0, {"b": 1}, seen=3)
@@ -824,7 +826,7 @@ def test_a_minimum_residency_does_not_begin_again_when_a_switch_is_taken_back() 
 
 def test_a_router_that_leaves_is_no_use_of_what_it_did_not_use() -> None:
     """A bug once: the number of requests ever served went down with it, and that looked like one more."""
-    house = House(a=Terms(idle_timeout=10.0))
+    house = House(a=SchedulingSpec(idle_timeout=10.0))
     house.load(1.0)
     house.demand(2.0, served={"w/a@2": 1})
     house.demand(2.0, served={"w/a@2": 7}, router="other")
@@ -838,21 +840,21 @@ def test_a_router_that_leaves_is_no_use_of_what_it_did_not_use() -> None:
 
 def test_an_operator_loads_a_model_that_nobody_waits_for() -> None:
     house = House()
-    assert house.machine.step(Load(1.0, "a")) == [
+    assert house.machine.step(LoadOrdered(1.0, "a")) == [
         started(1, "a", waiting=0, reason="ordered"),
         Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
     ]
-    assert house.machine.step(Load(1.5, "a")) == []
+    assert house.machine.step(LoadOrdered(1.5, "a")) == []
     house.ready(2.0, "a", 2)
-    assert house.machine.step(Load(3.0, "a")) == []
+    assert house.machine.step(LoadOrdered(3.0, "a")) == []
     assert house.tick(4.0) == []
 
 
 def test_an_ordered_model_is_not_given_up_while_it_loads() -> None:
     """A bug once: traffic for another made it start over again and again."""
     house = House()
-    house.machine.step(Load(1.0, "a"))
+    house.machine.step(LoadOrdered(1.0, "a"))
     assert house.demand(2.0, {"b": 1}) == []
     house.ready(3.0, "a", 2)
     assert house.demand(3.0, {"b": 1})[0] == started(2, "b", "a")  # but then it is like any other
@@ -864,7 +866,7 @@ def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
     house.failed(2.0, "a", 2)
     house.released(2.0, "a", 2)
     house.demand(2.1)
-    assert house.machine.step(Load(2.2, "a")) == [
+    assert house.machine.step(LoadOrdered(2.2, "a")) == [
         started(2, "a", waiting=0, reason="ordered"),
         Start("a", "w/a@5", 5),
         publish(5, who("a", LOADING, 2.2, 5), bound=30.0),
@@ -877,7 +879,9 @@ def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
     house.demand(2.0, {"a": 1}, {"w/a@2": 1})
     message = "a was unloaded while this request was queued; send it again to load the model"
     refuse = {"a": Refusal(4, "unloaded", message)}
-    assert house.machine.step(Unload(2.0, "a")) == [publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)]
+    assert house.machine.step(UnloadOrdered(2.0, "a")) == [
+        publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)
+    ]
     assert house.demand(3.0, {}, {"w/a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
     assert house.demand(4.0) == [
         Stop("a", "w/a@2", 2, 10.0),
@@ -889,10 +893,10 @@ def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
 
 def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
     house = House()
-    house.machine.step(Load(1.0, "a"))
+    house.machine.step(LoadOrdered(1.0, "a"))
     message = "the load of a was cancelled after 1.0 s"
     failed = cancelled(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
-    assert house.machine.step(Unload(2.0, "a")) == [
+    assert house.machine.step(UnloadOrdered(2.0, "a")) == [
         failed,
         Stop("a", "w/a@2", 2, 10.0),
         publish(3, unready("a", RELEASING, 2.0, 2, "unloaded")),
@@ -902,10 +906,10 @@ def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
 
 @pytest.mark.parametrize("model", ["x", "unknown"])
 def test_servers_outside_and_unknown_models_are_neither_loaded_nor_unloaded(model: str) -> None:
-    house = House(x=Terms(external=SERVER))
+    house = House(x=SchedulingSpec(external=SERVER))
     house.demand(1.0, {"x": 1})
-    assert house.machine.step(Load(2.0, model)) == []
-    assert house.machine.step(Unload(2.0, model)) == []
+    assert house.machine.step(LoadOrdered(2.0, model)) == []
+    assert house.machine.step(UnloadOrdered(2.0, model)) == []
     assert house.machine.prospects.orders == {}
 
 
@@ -915,45 +919,45 @@ def test_servers_outside_and_unknown_models_are_neither_loaded_nor_unloaded(mode
 def test_a_preload_is_loaded_when_its_weights_are_known_to_be_there_and_never_pushes_anybody_out() -> None:
     house = House()
     house.load(1.0)
-    assert house.change(2.0, p=Terms(preload=True)) == [publish(4, who("a", READY, 1.0, 2))]
+    assert house.change(2.0, p=SchedulingSpec(preload=True)) == [publish(4, who("a", READY, 1.0, 2))]
     assert house.machine.step(CacheObserved(2.0, "p", CACHED)) == []
-    house.machine.step(Unload(3.0, "a"))
+    house.machine.step(UnloadOrdered(3.0, "a"))
     house.demand(3.0)
     assert house.released(4.0, "a", 2)[:2] == [is_released("a", 2, "unloaded", 1.0), Start("p", "w/p@7", 7)]
 
 
 def test_a_preload_that_is_still_loading_is_given_up_for_one_that_is_wanted_and_comes_back_later() -> None:
-    house = House(p=Terms(preload=True), b=Terms())
+    house = House(p=SchedulingSpec(preload=True), b=SchedulingSpec())
     assert house.states()["p"] == "loading"
     assert Stop("p", "w/p@2", 2, 10.0) in house.demand(1.0, {"b": 1})
     of = house.released(2.0, "p", 2)[1].epoch
     house.ready(3.0, "b", of)
     house.demand(4.0)
     assert house.states() == {"p": "unloaded", "b": "ready"}  # it pushes nobody out
-    house.machine.step(Unload(5.0, "b"))
+    house.machine.step(UnloadOrdered(5.0, "b"))
     house.demand(5.0)
     assert house.released(6.0, "b", of)[1].model == "p"
 
 
 def test_changes_that_need_no_restart_are_taken_over() -> None:
-    house = House(a=Terms(drain_timeout=20.0), b=Terms())
+    house = House(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
     house.load(1.0)
-    assert house.change(2.0, a=Terms(drain_timeout=3.0)) == [publish(4, who("a", READY, 1.0, 2))]
+    assert house.change(2.0, a=SchedulingSpec(drain_timeout=3.0)) == [publish(4, who("a", READY, 1.0, 2))]
     house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-60.0)
     assert house.machine.wake_at == 5.0
 
 
 def test_what_a_model_occupies_is_what_it_was_started_with() -> None:
-    house = House(Capacity(2), a=Terms(Claim(2)), b=Terms())
+    house = House(Capacity(2), a=SchedulingSpec(Claim(2)), b=SchedulingSpec())
     house.load(1.0)
-    house.change(2.0, a=Terms(Claim(1)))
+    house.change(2.0, a=SchedulingSpec(Claim(1)))
     assert house.demand(3.0, {"b": 1}, {"w/a@2": 1}) == []
 
 
 def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_document() -> None:
-    house = House(a=Terms(fingerprint="1"))
+    house = House(a=SchedulingSpec(fingerprint="1"))
     house.load(1.0)
-    new = house.change(2.0, a=Terms(fingerprint="2", stop_timeout=99.0))
+    new = house.change(2.0, a=SchedulingSpec(fingerprint="2", stop_timeout=99.0))
     assert new == [publish(4, who("a", CLOSING, 2.0, 2, "changed"))]
     assert house.machine.step(CacheObserved(2.0, "a", CACHED)) == [Emit("model.cached", "a", {})]
     house.demand(2.5, {}, {"w/a@2": 1})
@@ -969,11 +973,11 @@ def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_docum
 @pytest.mark.parametrize("first", ["the document", "the weights"])
 def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str) -> None:
     """A bug once: news of the weights that came before the document was forgotten with it, and nobody asked again."""
-    house = House(a=Terms(fingerprint="1"))
+    house = House(a=SchedulingSpec(fingerprint="1"))
     there = CacheObserved(2.0, "a", CACHED)
     if first == "the weights":
         house.machine.step(there)
-    house.change(2.0, a=Terms(fingerprint="2"))
+    house.change(2.0, a=SchedulingSpec(fingerprint="2"))
     if first == "the document":
         house.machine.step(there)
         assert house.demand(3.0, {"a": 1})[1] == Start("a", "w/a@3", 3)
@@ -983,11 +987,11 @@ def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str
 
 
 def test_a_document_that_has_changed_may_have_mended_a_failure() -> None:
-    house = House(a=Terms(fingerprint="1"))
+    house = House(a=SchedulingSpec(fingerprint="1"))
     house.demand(1.0, {"a": 1})
     house.failed(2.0, "a", 2)
     house.released(2.0, "a", 2)
-    assert house.change(2.1, a=Terms(fingerprint="2"))[0] == Fetch("a")  # somebody waits, as far as it knows
+    assert house.change(2.1, a=SchedulingSpec(fingerprint="2"))[0] == Fetch("a")  # somebody waits, as far as it knows
     assert house.machine.residency.refusals == {}
 
 
@@ -1011,24 +1015,24 @@ def test_a_removed_model_is_drained_and_forgotten_and_may_come_back_in_time() ->
 
 def test_what_runs_already_is_adopted() -> None:
     house = House(Capacity(2))
-    assert house.machine.step(HolderAdopted(1.0, "a", "pod-1", 41, "http://pod1")) == [
+    assert house.machine.step(InstanceAdopted(1.0, "a", "pod-1", 41, "http://pod1")) == [
         publish(42, Resident("a", "pod-1", READY, 41, 1.0, "http://pod1"))
     ]
-    assert house.machine.step(HolderAdopted(1.0, "b", "pod-2", 40, None)) == [
+    assert house.machine.step(InstanceAdopted(1.0, "b", "pod-2", 40, None)) == [
         publish(
             43, Resident("a", "pod-1", READY, 41, 1.0, "http://pod1"), Resident("b", "pod-2", LOADING, 40, 1.0, None)
         )
     ]
     assert house.machine.wake_at == 301.0
-    ready = house.machine.step(HolderReady(2.0, "pod-2", 40, "http://pod2"))
+    ready = house.machine.step(InstanceReady(2.0, "pod-2", 40, "http://pod2"))
     assert ready[0] == Emit("model.ready", "b", {"holder": "pod-2", "seconds": 1.0})
 
 
 def test_a_model_that_nobody_knows_or_that_is_there_twice_is_taken_off() -> None:
     house = House(Capacity(4))
-    house.machine.step(HolderAdopted(1.0, "a", "pod-1", 5, "http://pod1"))
+    house.machine.step(InstanceAdopted(1.0, "a", "pod-1", 5, "http://pod1"))
     for model, holder, why in (("z", "pod-2", "removed"), ("a", "pod-3", "duplicate")):
-        said = house.machine.step(HolderAdopted(1.0, model, holder, 6, f"http://{holder}"))
+        said = house.machine.step(InstanceAdopted(1.0, model, holder, 6, f"http://{holder}"))
         assert Stop(model, holder, 6, 10.0) in said  # nobody is there to wait for
         assert house.machine.holders[holder].leaving == why
     house.demand(2.0, {"b": 1})
@@ -1036,19 +1040,19 @@ def test_a_model_that_nobody_knows_or_that_is_there_twice_is_taken_off() -> None
 
 
 def test_what_is_adopted_is_not_preloaded_again() -> None:
-    machine = Switching("w", Batch())
-    machine.step(TermsChanged(0.0, {"p": Terms(preload=True)}, Capacity(1)))
-    machine.step(HolderAdopted(0.0, "p", "pod", 3, "http://pod"))
+    machine = Scheduler("w", Batch())
+    machine.step(ConfigChanged(0.0, {"p": SchedulingSpec(preload=True)}, Capacity(1)))
+    machine.step(InstanceAdopted(0.0, "p", "pod", 3, "http://pod"))
     machine.step(CacheObserved(0.0, "p", CACHED))
-    machine.step(Unload(1.0, "p"))
-    assert machine.step(HolderReleased(2.0, "pod", 3))[-1] == publish(6)
+    machine.step(UnloadOrdered(1.0, "p"))
+    assert machine.step(InstanceReleased(2.0, "pod", 3))[-1] == publish(6)
 
 
 def test_adopting_what_is_known_changes_nothing() -> None:
     house = House()
     house.demand(1.0, {"a": 1})
-    house.machine.step(Unload(1.0, "a"))
-    assert house.machine.step(HolderAdopted(1.0, "a", "w/a@2", 2, "http://a")) == []
+    house.machine.step(UnloadOrdered(1.0, "a"))
+    assert house.machine.step(InstanceAdopted(1.0, "a", "w/a@2", 2, "http://a")) == []
     assert house.states()["a"] == "releasing"
 
 
@@ -1057,7 +1061,7 @@ def test_at_the_end_everything_goes_and_nothing_comes() -> None:
     house.load(1.0, "a")
     house.demand(2.0, {"b": 1}, {"w/a@2": 1})
     message = "the load of b was cancelled after 1.0 s"
-    assert house.machine.step(Shutdown(3.0)) == [
+    assert house.machine.step(ShutdownOrdered(3.0)) == [
         cancelled(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
         Stop("b", "w/b@4", 4, 10.0),
         publish(5, who("a", CLOSING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
@@ -1066,8 +1070,8 @@ def test_at_the_end_everything_goes_and_nothing_comes() -> None:
     house.released(4.0, "a", 2)
     house.released(4.0, "b", 4)
     assert house.demand(5.0, {"a": 1, "b": 1}) == []
-    assert house.machine.step(Load(5.0, "a")) == []
-    adopted = house.machine.step(HolderAdopted(6.0, "a", "late", 3, "http://late"))
+    assert house.machine.step(LoadOrdered(5.0, "a")) == []
+    adopted = house.machine.step(InstanceAdopted(6.0, "a", "late", 3, "http://late"))
     assert Stop("a", "late", 3, 10.0) not in adopted  # not before its router has seen it close
     assert house.demand(6.0)[0] == Stop("a", "late", 3, 10.0)
 
@@ -1076,8 +1080,8 @@ def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
     house = House()
     house.load(1.0)
     house.change(1.0, a=None)
-    house.machine.step(Shutdown(2.0))
-    house.change(3.0, a=Terms())
+    house.machine.step(ShutdownOrdered(2.0))
+    house.change(3.0, a=SchedulingSpec())
     assert house.demand(3.0)[0] == Stop("a", "w/a@2", 2, 10.0)
 
 
@@ -1087,15 +1091,15 @@ def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
 @pytest.mark.parametrize(
     "stale",
     [
-        HolderReady(9.0, "w/a@2", 1, "http://stale"),
-        HolderFailed(9.0, "w/a@2", 3, "Exited", ""),
-        HolderReleased(9.0, "w/a@2", 1),
-        HolderUnproven(9.0, "w/a@2", 1, ""),
-        HolderReleased(9.0, "w/a@1", 1),
-        HolderReady(9.0, "w/a@2", 2, "http://again"),
+        InstanceReady(9.0, "w/a@2", 1, "http://stale"),
+        InstanceFailed(9.0, "w/a@2", 3, "Exited", ""),
+        InstanceReleased(9.0, "w/a@2", 1),
+        InstanceUnproven(9.0, "w/a@2", 1, ""),
+        InstanceReleased(9.0, "w/a@1", 1),
+        InstanceReady(9.0, "w/a@2", 2, "http://again"),
     ],
 )
-def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: HolderReleased) -> None:
+def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: InstanceReleased) -> None:
     house = House()
     house.load(1.0)
     before = house.machine.residency
@@ -1106,10 +1110,10 @@ def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: Holde
 
 def test_snapshots_count_by_their_number_only() -> None:
     house = House(Capacity(2))
-    house.machine.step(DemandReported(1.0, Demand("r", 2, 0, {"a": Waiting(1, 0.0)})))
+    house.machine.step(DemandReported(1.0, Demand("r", 2, 0, {"a": QueuedDemand(1, 0.0)})))
     for late in (1, 2):
-        assert house.machine.step(DemandReported(2.0, Demand("r", late, 0, {"b": Waiting(1, 0.0)}))) == []
-    assert house.machine.step(DemandReported(2.0, Demand("r", 3, 0, {"b": Waiting(1, 0.0)}))) != []
+        assert house.machine.step(DemandReported(2.0, Demand("r", late, 0, {"b": QueuedDemand(1, 0.0)}))) == []
+    assert house.machine.step(DemandReported(2.0, Demand("r", 3, 0, {"b": QueuedDemand(1, 0.0)}))) != []
 
 
 def test_a_late_snapshot_of_a_router_that_left_does_not_bring_it_back() -> None:
@@ -1117,43 +1121,43 @@ def test_a_late_snapshot_of_a_router_that_left_does_not_bring_it_back() -> None:
     house = House()
     house.machine.step(DemandReported(1.0, Demand("gone", 1, 0)))
     house.machine.step(RouterLeft(2.0, "gone"))
-    assert house.machine.step(DemandReported(3.0, Demand("gone", 7, 0, {"b": Waiting(1, 0.0)}))) == []
+    assert house.machine.step(DemandReported(3.0, Demand("gone", 7, 0, {"b": QueuedDemand(1, 0.0)}))) == []
 
 
 def test_nothing_is_drained_before_every_enrolled_router_was_heard() -> None:
-    machine = Switching("w", Batch(), epoch=7)
-    machine.step(Enrolled(0.0, ("r1",)))
-    machine.step(TermsChanged(0.0, {"a": Terms(), "b": Terms()}, Capacity(1)))
+    machine = Scheduler("w", Batch(), epoch=7)
+    machine.step(RoutersEnrolled(0.0, ("r1",)))
+    machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, Capacity(1)))
     for model in ("a", "b"):
         machine.step(CacheObserved(0.0, model, CacheState.CACHED))
-    machine.step(HolderAdopted(0.0, "a", "w/a@5", 5, "http://a"))
-    machine.step(Unload(1.0, "a"))
-    assert machine.holders["w/a@5"].state is SeatState.CLOSING  # r1 may have requests in flight there
+    machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, "http://a"))
+    machine.step(UnloadOrdered(1.0, "a"))
+    assert machine.holders["w/a@5"].state is InstanceState.CLOSING  # r1 may have requests in flight there
     said = machine.step(DemandReported(2.0, Demand("r1", 1, machine.epoch)))
     assert any(isinstance(command, Stop) for command in said)
 
 
 def test_an_adopted_holder_that_runs_an_older_document_is_started_anew() -> None:
-    machine = Switching("w", Batch())
-    machine.step(TermsChanged(0.0, {"a": Terms(fingerprint="new")}, Capacity(1)))
+    machine = Scheduler("w", Batch())
+    machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(fingerprint="new")}, Capacity(1)))
     machine.step(CacheObserved(0.0, "a", CacheState.CACHED))
-    machine.step(HolderAdopted(0.0, "a", "w/a@5", 5, "http://a", fingerprint="old"))
+    machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, "http://a", fingerprint="old"))
     said = [*machine.step(Tick(10.0)), *machine.step(Tick(20.0))]
     stopped = [h for h in machine.holders.values() if h.leaving]
     assert [h.leaving for h in stopped] == ["changed"]
-    said = machine.step(HolderReleased(21.0, "w/a@5", 5))
+    said = machine.step(InstanceReleased(21.0, "w/a@5", 5))
     assert any(isinstance(command, Start) for command in said)
 
 
 def test_an_adopted_holder_that_is_going_already_keeps_its_seat_until_it_is_gone() -> None:
-    machine = Switching("w", Batch())
-    machine.step(TermsChanged(0.0, {"a": Terms(), "b": Terms()}, Capacity(1)))
+    machine = Scheduler("w", Batch())
+    machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, Capacity(1)))
     for model in ("a", "b"):
         machine.step(CacheObserved(0.0, model, CacheState.CACHED))
-    machine.step(HolderAdopted(0.0, "a", "w/a@5", 5, None, releasing=True, gpus=1))
-    said = machine.step(Load(1.0, "b"))
+    machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, None, releasing=True, gpus=1))
+    said = machine.step(LoadOrdered(1.0, "b"))
     assert not any(isinstance(command, Start) for command in said)
-    said = machine.step(HolderReleased(2.0, "w/a@5", 5))
+    said = machine.step(InstanceReleased(2.0, "w/a@5", 5))
     assert [command.model for command in said if isinstance(command, Start)] == ["b"]
 
 
@@ -1181,7 +1185,7 @@ def test_after_a_second_crash_requests_wait_out_a_back_off_that_is_shorter_than_
 
 
 def test_a_back_off_that_is_longer_than_the_bound_sends_requests_away() -> None:
-    house = House(a=Terms(max_wait=0.5))
+    house = House(a=SchedulingSpec(max_wait=0.5))
     crash_twice(house)
     assert not house.machine.residency.refusals["a"].waits
 
@@ -1278,7 +1282,7 @@ def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: floa
 
 
 def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
-    auto = Terms(max_wait=None)
+    auto = SchedulingSpec(max_wait=None)
     house = House(a=auto, b=auto, c=auto)
     house.machine.ledger.costs.note_load("c", 100.0)  # takes no part
     assert house.machine.effective_max_wait == 30.0

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hotseat.control.terms import capacity_of, fingerprint, terms_of
-from hotseat.core.documents import Model
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
+from hotseat.control.scheduling_spec import capacity_of, fingerprint, terms_of
 
 SPEC = {"engine": "mock", "source": "https://example.com/a.gguf"}
 WORKSPACE = Workspace.model_validate({"metadata": {"name": "default"}, "spec": {}})

@@ -9,15 +9,30 @@ from types import MappingProxyType
 
 import pytest
 
-from hotseat.control.wire import lessons_from_json, lessons_to_json
-from hotseat.core.admission import Admission
-from hotseat.core.batch import Batch
-from hotseat.core.intake import Arrive, Dispatch, Finish, Limits, LimitsChanged, ReportDemand, ResidencySeen
-from hotseat.core.lessons import Lessons
-from hotseat.core.messages import CacheObserved, CacheState, HolderReady, HolderReleased, Start, Stop
-from hotseat.core.policy import Capacity
-from hotseat.core.seats import DemandReported, Publish, Stimulus, Terms, TermsChanged, Tick
-from hotseat.core.switching import Switching
+from hotseat.control.codec import lessons_from_json, lessons_to_json
+from hotseat.core.admission.machine import AdmissionMachine
+from hotseat.core.admission.messages import (
+    Dispatch,
+    Limits,
+    LimitsChanged,
+    ReportDemand,
+    RequestArrived,
+    RequestFinished,
+    ResidencySeen,
+)
+from hotseat.core.messages import CacheObserved, CacheState, InstanceReady, InstanceReleased, Start, Stop
+from hotseat.core.policy.api import Capacity
+from hotseat.core.policy.batch import Batch
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import (
+    ConfigChanged,
+    DemandReported,
+    Publish,
+    SchedulerStimulus,
+    SchedulingSpec,
+    Tick,
+)
+from hotseat.core.scheduler.stats import StatsByModel
 
 
 class Theatre:
@@ -30,12 +45,12 @@ class Theatre:
         stop: float = 0.1,
         answer: float = 0.1,
         gpus: int = 1,
-        remembered: Lessons = MappingProxyType({}),
+        remembered: StatsByModel = MappingProxyType({}),
         **terms: float,
     ) -> None:
         self.now = 0.0
         self.load, self.stop, self.answer = load, stop, answer
-        self.router, self.switching = Admission("r"), Switching("w", Batch(), remembered=remembered)
+        self.router, self.switching = AdmissionMachine("r"), Scheduler("w", Batch(), remembered=remembered)
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.order = itertools.count()
         self.loads: Counter[str] = Counter()
@@ -45,27 +60,29 @@ class Theatre:
         self.cut: list[int] = []
         self.on_answer: Callable[[str], None] = lambda _: None
         self.router.step(LimitsChanged(0.0, {m: Limits() for m in models}, 1000))
-        self.tell(TermsChanged(0.0, {m: Terms(**terms) for m in models}, Capacity(gpus)))
+        self.tell(ConfigChanged(0.0, {m: SchedulingSpec(**terms) for m in models}, Capacity(gpus)))
         for model in models:
             self.tell(CacheObserved(0.0, model, CacheState.CACHED))
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         heapq.heappush(self.agenda, (self.now + seconds, next(self.order), act))
 
-    def tell(self, stimulus: Stimulus) -> None:
+    def tell(self, stimulus: SchedulerStimulus) -> None:
         for command in self.switching.step(stimulus):
             match command:
                 case Start(model, holder, epoch):
                     self.loads[model] += 1
-                    self.later(self.load, lambda h=holder, e=epoch: self.tell(HolderReady(self.now, h, e, "http://x")))
+                    self.later(
+                        self.load, lambda h=holder, e=epoch: self.tell(InstanceReady(self.now, h, e, "http://x"))
+                    )
                 case Stop(_, holder, epoch):
-                    self.later(self.stop, lambda h=holder, e=epoch: self.tell(HolderReleased(self.now, h, e)))
+                    self.later(self.stop, lambda h=holder, e=epoch: self.tell(InstanceReleased(self.now, h, e)))
                 case Publish(residency):
                     self.later(0.0, lambda r=residency: self.at(ResidencySeen(self.now, r)))
         if self.switching.wake_at is not None:
             self.later(self.switching.wake_at - self.now, lambda: self.tell(Tick(self.now)))
 
-    def at(self, stimulus: ResidencySeen | Arrive | Finish) -> None:
+    def at(self, stimulus: ResidencySeen | RequestArrived | RequestFinished) -> None:
         for command in self.router.step(stimulus):
             match command:
                 case Dispatch(request):
@@ -79,12 +96,12 @@ class Theatre:
         request = len(self.arrived) + 1
         self.arrived[request] = self.now
         self.models = getattr(self, "models", {}) | {request: model}
-        self.at(Arrive(self.now, request, model))
+        self.at(RequestArrived(self.now, request, model))
         return request
 
     def finish(self, request: int) -> None:
         self.answered[request] = self.now
-        self.at(Finish(self.now, request))
+        self.at(RequestFinished(self.now, request))
         self.on_answer(self.models[request])
 
     def run(self, until: float) -> None:
@@ -193,7 +210,7 @@ def test_with_two_seats_two_models_stay_and_the_third_takes_that_of_the_longest_
 
 
 def test_after_a_restart_the_first_turns_are_as_long_as_the_last_ones_were() -> None:
-    def busy(remembered: Lessons) -> tuple[Theatre, float | None, int]:
+    def busy(remembered: StatsByModel) -> tuple[Theatre, float | None, int]:
         """Keep two models busy for three minutes; also gives the bound on waiting at the first turn, and the loads."""
         play = Theatre("a", "b", load=20.0, stop=2.0, answer=0.5, max_wait=5.0, remembered=remembered)
         play.on_answer = lambda model: play.ask(model) if play.now < 180 else None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.core.units import (
+from hotseat.api.units import (
     Unreadable,
     format_bytes,
     format_duration,

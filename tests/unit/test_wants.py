@@ -4,19 +4,29 @@ from math import inf
 
 import pytest
 
+from hotseat.core.admission.messages import (
+    LimitsChanged,
+    PrewarmRequested,
+    Queued,
+    Reject,
+    ReportDemand,
+    RequestArrived,
+    RouterClosed,
+    ServedByFallback,
+)
+from hotseat.core.admission.prewarm import PrewarmRequests
 from hotseat.core.errors import NotResident
-from hotseat.core.instance import Holder
-from hotseat.core.intake import Arrive, Close, Divert, Hold, LimitsChanged, Reject, ReportDemand, Want
-from hotseat.core.messages import Demand, Refusal, SeatState, Start
-from hotseat.core.policy import NOTHING
-from hotseat.core.seats import Command, DemandReported, Terms, Unload
-from hotseat.core.switches import Costs
-from hotseat.core.wants import Wants, evicts_at
+from hotseat.core.messages import Demand, InstanceState, Refusal, Start
+from hotseat.core.policy.api import NOTHING
+from hotseat.core.scheduler.history import StepDurations
+from hotseat.core.scheduler.instance import Instance
+from hotseat.core.scheduler.messages import DemandReported, SchedulerCommand, SchedulingSpec, UnloadOrdered
+from hotseat.core.scheduler.policy_view import may_evict_at
 
 from .test_admission import AT_ONCE, LATER, READY, resident, router, seen, to
 from .test_switching import House
 
-CLOSING, LOADING = SeatState.CLOSING, SeatState.LOADING
+CLOSING, LOADING = InstanceState.CLOSING, InstanceState.LOADING
 
 
 # At a router ----------------------------------------------------------------------------------------------------------
@@ -24,8 +34,8 @@ CLOSING, LOADING = SeatState.CLOSING, SeatState.LOADING
 
 def test_a_diverted_request_waits_no_longer_and_leaves_its_wish() -> None:
     desk = router()
-    assert desk.step(Arrive(1.0, 1, "a")) == [Hold(1), AT_ONCE]
-    assert desk.step(Divert(3.0, 1)) == [LATER, LATER]
+    assert desk.step(RequestArrived(1.0, 1, "a")) == [Queued(1), AT_ONCE]
+    assert desk.step(ServedByFallback(3.0, 1)) == [LATER, LATER]
     demand = desk.demand()
     assert (desk.waiting(), demand.waiting, demand.wanted) == (0, {}, {"a": 1.0})
     assert demand.requested == ("a",), "it is what sets everything in motion"
@@ -33,10 +43,10 @@ def test_a_diverted_request_waits_no_longer_and_leaves_its_wish() -> None:
 
 def test_a_model_that_is_wanted_already_makes_no_haste() -> None:
     desk = router()
-    desk.step(Want(1.0, "a"))
+    desk.step(PrewarmRequested(1.0, "a"))
     desk.demand()
-    assert desk.step(Arrive(2.0, 1, "a")) == [Hold(1), LATER]
-    assert desk.step(Divert(3.0, 1)) == [LATER]
+    assert desk.step(RequestArrived(2.0, 1, "a")) == [Queued(1), LATER]
+    assert desk.step(ServedByFallback(3.0, 1)) == [LATER]
     assert (desk.demand().wanted, desk.demand().requested) == ({"a": 1.0}, ())
 
 
@@ -45,10 +55,10 @@ def test_a_wish_is_over_when_its_model_is_ready_or_refused_or_gone() -> None:
         seen(1, resident("a")),
         seen(1, refuse={"a": Refusal(1, "unloaded", "")}),
         LimitsChanged(2.0, {}, 9),
-        Close(2.0),
+        RouterClosed(2.0),
     ):
         desk = router()
-        assert desk.step(Want(1.0, "a")) == [ReportDemand(urgent=True)]
+        assert desk.step(PrewarmRequested(1.0, "a")) == [ReportDemand(urgent=True)]
         assert desk.step(seen(0, resident("a", LOADING))) == [AT_ONCE]
         assert desk.demand().wanted == {"a": 1.0}
         desk.step(end)
@@ -59,30 +69,30 @@ def test_nothing_is_wanted_that_is_there_or_refused_or_unknown() -> None:
     desk = router()
     desk.step(seen(1, resident("a"), refuse={"b": Refusal(1, "model_failed", "", retry_at=9.0)}))
     for model in ("a", "b", "z"):
-        assert desk.step(Want(5.0, model)) == []
+        assert desk.step(PrewarmRequested(5.0, model)) == []
     assert desk.demand().wanted == {}
-    assert desk.step(Want(9.5, "b")) == [ReportDemand(urgent=True)], "its back-off is over"
+    assert desk.step(PrewarmRequested(9.5, "b")) == [ReportDemand(urgent=True)], "its back-off is over"
 
 
 def test_a_dispatched_request_is_not_diverted() -> None:
     desk = router()
     desk.step(seen(1, resident("a")))
-    assert desk.step(Arrive(1.0, 1, "a")) == [to(1, "a"), LATER]
-    assert desk.step(Divert(2.0, 1)) == []
+    assert desk.step(RequestArrived(1.0, 1, "a")) == [to(1, "a"), LATER]
+    assert desk.step(ServedByFallback(2.0, 1)) == []
     assert (desk.in_flight("a@1"), desk.demand().wanted) == (1, {})
 
 
 def test_a_request_that_is_not_to_wait_is_dispatched_or_rejected() -> None:
     desk = router()
     message = "a cannot serve this request without waiting"
-    assert desk.step(Arrive(1.0, 1, "a", at_once=True)) == [Reject(1, NotResident, "not_resident", message)]
+    assert desk.step(RequestArrived(1.0, 1, "a", at_once=True)) == [Reject(1, NotResident, "not_resident", message)]
     assert (desk.waiting(), desk.demand().requested) == (0, ())
     desk.step(seen(1, resident("a")))
-    assert desk.step(Arrive(1.0, 2, "a", at_once=True)) == [to(2, "a"), LATER]
+    assert desk.step(RequestArrived(1.0, 2, "a", at_once=True)) == [to(2, "a"), LATER]
 
 
 def test_the_first_wish_counts() -> None:
-    wants = Wants()
+    wants = PrewarmRequests()
     assert [wants.add("a", 5.0), wants.add("a", 3.0), wants.add("a", 7.0)] == [True, False, False]
     assert wants.snapshot() == {"a": 3.0}
 
@@ -90,13 +100,15 @@ def test_the_first_wish_counts() -> None:
 # At the switcher ------------------------------------------------------------------------------------------------------
 
 
-def wanted(house: House, now: float, *, flight: dict[str, int] | None = None, **models: float) -> list[Command]:
+def wanted(
+    house: House, now: float, *, flight: dict[str, int] | None = None, **models: float
+) -> list[SchedulerCommand]:
     house.seq += 1
     demand = Demand("r", house.seq, house.machine.epoch, in_flight=flight or {}, wanted=models)
     return house.machine.step(DemandReported(now, demand))
 
 
-def started(commands: list[Command]) -> list[str]:
+def started(commands: list[SchedulerCommand]) -> list[str]:
     return [command.model for command in commands if isinstance(command, Start)]
 
 
@@ -106,7 +118,7 @@ def states(house: House) -> dict[str, str]:
 
 def resident_a(load: float = 10.0, **terms: float) -> House:
     """A house in which a is ready after a load of so many seconds, and nobody uses it."""
-    house = House(a=Terms(), b=Terms(**terms))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(**terms))
     house.demand(0.0, {"a": 1})
     house.ready(load, "a", 2)
     house.demand(load, {})
@@ -166,7 +178,7 @@ def test_a_load_for_a_wish_is_finished_though_others_wait() -> None:
 def test_an_unload_ends_a_wish() -> None:
     house = House()
     wanted(house, 1.0, a=1.0)
-    house.machine.step(Unload(2.0, "a"))
+    house.machine.step(UnloadOrdered(2.0, "a"))
     assert house.machine.residency.refusals["a"].code == "unloaded"
     commands = house.released(3.0, "a", 2)
     assert (started(commands), states(house)) == ([], {})
@@ -189,19 +201,19 @@ def test_a_wish_that_was_there_when_its_model_failed_brings_it_no_more() -> None
         (READY, 50.0, False, 140.0),  # in use: a turn, since it was wanted
         (READY, 200.0, True, 140.0),  # not unused for long enough before that
         (LOADING, 50.0, True, inf),
-        (SeatState.UNPROVEN, 50.0, True, inf),
+        (InstanceState.UNPROVEN, 50.0, True, inf),
         (CLOSING, 50.0, False, -inf),
     ],
 )
-def test_when_a_resident_goes_for_a_wish(state: SeatState, used: float, idle: bool, at: float) -> None:
-    costs = Costs()
+def test_when_a_resident_goes_for_a_wish(state: InstanceState, used: float, idle: bool, at: float) -> None:
+    costs = StepDurations()
     costs.note_load("a", 8.0)
     costs.note_stop("a", 2.0)
-    holder = Holder("a", "w/a@1", 1, state, 20.0, Terms(), ready_since=20.0, last_used=used)
-    assert evicts_at(110.0, 30.0, [holder], costs, lambda _: idle) == at
-    seatless = Holder("c", "w/c@2", 2, READY, 20.0, Terms(claim=NOTHING), ready_since=20.0, last_used=500.0)
-    assert evicts_at(110.0, 30.0, [seatless], costs, lambda _: True) == -inf
-    assert evicts_at(110.0, 30.0, [holder, seatless], costs, lambda _: idle) == at
+    holder = Instance("a", "w/a@1", 1, state, 20.0, SchedulingSpec(), ready_since=20.0, last_used=used)
+    assert may_evict_at(110.0, 30.0, [holder], costs, lambda _: idle) == at
+    seatless = Instance("c", "w/c@2", 2, READY, 20.0, SchedulingSpec(claim=NOTHING), ready_since=20.0, last_used=500.0)
+    assert may_evict_at(110.0, 30.0, [seatless], costs, lambda _: True) == -inf
+    assert may_evict_at(110.0, 30.0, [holder, seatless], costs, lambda _: idle) == at
 
 
 def test_two_models_that_are_only_ever_wanted_take_turns_that_are_worth_their_loads() -> None:
@@ -214,7 +226,7 @@ def test_two_models_that_are_only_ever_wanted_take_turns_that_are_worth_their_lo
         resident = next(iter(house.machine.holders.values()), None)
         if resident and resident.state is LOADING and now - began[resident.model] >= 10:
             house.ready(now, resident.model, resident.epoch)
-        if resident and resident.state is SeatState.RELEASING:
+        if resident and resident.state is InstanceState.RELEASING:
             house.released(now, resident.model, resident.epoch)
         there = {h.model: h.id for h in house.machine.holders.values() if h.state is READY}
         for model in ("a", "b"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.control.watching import PAUSE, RESTLESS_PAUSE, Settling, look
+from hotseat.control.file_watch import PAUSE, RESTLESS_PAUSE, Settling, look
 
 LOOKS = [number / 10 for number in range(100)]  # seconds
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.control.timetable import LONGEST, Timetable
-from hotseat.core.documents import Model
-from hotseat.core.policy import Capacity
-from hotseat.core.schedule import Window
-from hotseat.core.seats import Terms, TermsChanged
+from hotseat.api.model import Model
+from hotseat.api.types import Window
+from hotseat.control.schedule_timer import LONGEST, ScheduleTimer
+from hotseat.core.policy.api import Capacity
+from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 from hotseat.manifests.windows import Open, look, problems
 
 WORK = {"start": "0 8 * * 1-5", "duration": "10h", "timeZone": "Europe/Berlin"}
@@ -128,8 +128,8 @@ class Day:
 
     def __init__(self, when: str) -> None:
         self.now = at(when)
-        self.told: list[TermsChanged] = []
-        self.table = Timetable(self.told.append, lambda: 7.0, self.today)
+        self.told: list[ConfigChanged] = []
+        self.table = ScheduleTimer(self.told.append, lambda: 7.0, self.today)
 
     def today(self) -> float:
         return self.now.timestamp()
@@ -149,13 +149,13 @@ def models(**lifecycle: Any) -> list[Model]:
     return [Model.model_validate({"metadata": {"name": name}, "spec": spec}) for name, spec in specs.items()]
 
 
-TERMS = {"a": Terms(priority=3), "b": Terms()}
+TERMS = {"a": SchedulingSpec(priority=3), "b": SchedulingSpec()}
 
 
 def test_the_switcher_is_told_when_a_window_opens_and_closes_and_at_no_other_time() -> None:
     day = Day("2026-07-06T07:00:00+02:00")
     day.table.follow(models(schedule=[WORK | {"pinned": True}]), TERMS, Capacity(2))
-    assert day.told == [TermsChanged(7.0, TERMS, Capacity(2))]
+    assert day.told == [ConfigChanged(7.0, TERMS, Capacity(2))]
     assert day.pass_to("2026-07-06T07:59:00+02:00") == 60.0
     assert len(day.told) == 1
     assert day.pass_to("2026-07-06T08:00:00+02:00") == 36_000.0
@@ -186,7 +186,7 @@ def test_documents_are_told_at_once_and_as_the_time_is() -> None:
 def test_it_looks_again_by_itself_when_a_window_opens() -> None:
     opened, now = threading.Event(), [at("2026-07-06T07:59:59.98+02:00")]
 
-    def hear(stimulus: TermsChanged) -> None:
+    def hear(stimulus: ConfigChanged) -> None:
         if stimulus.models["a"].wanted:
             opened.set()
 
@@ -194,7 +194,7 @@ def test_it_looks_again_by_itself_when_a_window_opens() -> None:
         before, now[0] = now[0], at("2026-07-06T08:00:00+02:00")
         return before.timestamp()
 
-    table = Timetable(hear, lambda: 0.0, today)
+    table = ScheduleTimer(hear, lambda: 0.0, today)
     table.follow(models(schedule=[WORK]), TERMS, Capacity(1))
     assert opened.wait(5.0)
     table.close()

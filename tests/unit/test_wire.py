@@ -6,24 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from hotseat.control.wire import (
+from hotseat.control.codec import (
     demand_from_json,
     demand_to_json,
-    moment,
+    from_rfc3339,
     residency_from_status,
     residency_to_status,
     sign,
     signed,
-    stamp,
+    to_rfc3339,
 )
-from hotseat.core.messages import Demand, Refusal, Residency, Resident, SeatState, Transition, Waiting
+from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
 
 KEY = b"0123456789abcdef"
 
 
 def test_a_snapshot_survives_the_journey() -> None:
     now = round(time.monotonic(), 3)
-    waiting = {"a": Waiting(2, now, 5, {"key-1": 2}, now + 9), "b": Waiting(1, now)}
+    waiting = {"a": QueuedDemand(2, now, 5, {"key-1": 2}, now + 9), "b": QueuedDemand(1, now)}
     sent = Demand("r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now})
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
@@ -50,9 +50,9 @@ def test_what_is_no_snapshot_is_refused(broken: object) -> None:
 
 def test_a_residency_survives_the_journey_through_the_status() -> None:
     now = time.monotonic()
-    resident = Resident("a", "w/a@4", SeatState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
-    begun = Transition(now - 2, None, SeatState.READY, "found ready")
-    steps = (begun, Transition(now - 1, SeatState.READY, SeatState.CLOSING, "quiesce: changed"))
+    resident = Resident("a", "w/a@4", InstanceState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
+    begun = Transition(now - 2, None, InstanceState.READY, "found ready")
+    steps = (begun, Transition(now - 1, InstanceState.READY, InstanceState.CLOSING, "quiesce: changed"))
     resident = replace(resident, story=steps)
     sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5, {"c": 12.25}, now - 5)
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
@@ -60,7 +60,7 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     assert read.residents[0].since == pytest.approx(now, abs=0.002)
     assert (read.residents[0].holder, read.residents[0].devices) == ("w/a@4", ("0", "1"))
     assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
-    assert read.residents[0].state is SeatState.CLOSING
+    assert read.residents[0].state is InstanceState.CLOSING
     assert read.residents[0].memory == 7
     assert [(s.before, s.after, s.why) for s in read.residents[0].story] == [(s.before, s.after, s.why) for s in steps]
     assert read.residents[0].story[0].at == pytest.approx(now - 2, abs=0.002)
@@ -73,9 +73,9 @@ def test_a_status_that_nobody_has_written_yet_is_an_empty_residency() -> None:
 
 def test_peers_that_know_neither_tenants_nor_outlooks_are_understood() -> None:
     """A router or a switcher of the release before this one."""
-    data = demand_to_json("w", Demand("r1", 7, 3, {"a": Waiting(2, 1.0, 5, {"key-1": 2}, 9.0)}))
+    data = demand_to_json("w", Demand("r1", 7, 3, {"a": QueuedDemand(2, 1.0, 5, {"key-1": 2}, 9.0)}))
     del data["waiting"]["a"]["tenants"], data["waiting"]["a"]["deadline"]
-    assert demand_from_json(data)[1].waiting["a"] == Waiting(2, pytest.approx(1.0, abs=0.002), 5)
+    assert demand_from_json(data)[1].waiting["a"] == QueuedDemand(2, pytest.approx(1.0, abs=0.002), 5)
     status = residency_to_status(Residency(9, (), {}, None, {"c": 12.25}, 3.0))
     del status["outlook"], status["outlookAt"]
     assert residency_from_status(status) == Residency(9)
@@ -89,8 +89,8 @@ def test_an_outlook_that_is_over_is_taken_out_of_the_status() -> None:
 
 def test_the_same_moment_is_always_written_the_same() -> None:
     now = time.monotonic()
-    assert stamp(now) == stamp(now)
-    assert moment(stamp(now)) == pytest.approx(now, abs=0.002)
+    assert to_rfc3339(now) == to_rfc3339(now)
+    assert from_rfc3339(to_rfc3339(now)) == pytest.approx(now, abs=0.002)
 
 
 def test_a_signature_holds_however_the_json_is_spelt_and_for_nothing_else() -> None:

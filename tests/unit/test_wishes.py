@@ -3,28 +3,35 @@
 import pytest
 
 from hotseat.core.events import Emit
-from hotseat.core.granting import decide, grant
-from hotseat.core.lifecycle import OFFER
-from hotseat.core.messages import HolderAdopted, SeatState, Start, Stop
-from hotseat.core.orders import Fifo, Priority
-from hotseat.core.policy import Capacity, Claim, Decision, ModelView, Policy, View, Wish
-from hotseat.core.seats import Command, Load, Pin, Terms, Unload, Unpin
-from hotseat.core.switches import Estimate
+from hotseat.core.messages import InstanceAdopted, InstanceState, Start, Stop
+from hotseat.core.policy.api import Capacity, Claim, Decision, ModelView, Policy, Preference, View
+from hotseat.core.policy.strict import Fifo, Priority
+from hotseat.core.scheduler.history import Estimate
+from hotseat.core.scheduler.lifecycle import ROUTER_SYNC_TIMEOUT
+from hotseat.core.scheduler.messages import (
+    LoadOrdered,
+    PinOrdered,
+    SchedulerCommand,
+    SchedulingSpec,
+    UnloadOrdered,
+    UnpinOrdered,
+)
+from hotseat.core.scheduler.pins import apply_preferences, decide_with_preferences
 
 from .test_switching import House
 
-READY, CLOSING, LOADING = SeatState.READY, SeatState.CLOSING, SeatState.LOADING
+READY, CLOSING, LOADING = InstanceState.READY, InstanceState.CLOSING, InstanceState.LOADING
 
 
-def started(commands: list[Command]) -> list[str]:
+def started(commands: list[SchedulerCommand]) -> list[str]:
     return [command.model for command in commands if isinstance(command, Start)]
 
 
-def stopped(commands: list[Command]) -> list[str]:
+def stopped(commands: list[SchedulerCommand]) -> list[str]:
     return [command.model for command in commands if isinstance(command, Stop)]
 
 
-def reasons(commands: list[Command]) -> list[str]:
+def reasons(commands: list[SchedulerCommand]) -> list[str]:
     return [c.data["reason"] for c in commands if isinstance(c, Emit) and c.type == "switch.started"]
 
 
@@ -50,7 +57,7 @@ def swap(house: House, now: float, out: str, into: str) -> None:
 
 def test_a_pin_loads_a_model_as_an_order_does_and_then_it_makes_room_for_nobody() -> None:
     house = House()
-    said = house.machine.step(Pin(1.0, "a"))
+    said = house.machine.step(PinOrdered(1.0, "a"))
     assert started(said) == ["a"]
     assert Emit("model.pinned", "a", {}) in said
     assert pins(house) == {"a"}
@@ -62,11 +69,11 @@ def test_a_pin_loads_a_model_as_an_order_does_and_then_it_makes_room_for_nobody(
 
 @pytest.mark.parametrize("policy", [Fifo(), Priority()])
 def test_every_policy_honours_a_pin(policy: Policy) -> None:
-    house = House(a=Terms(), b=Terms(priority=9))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(priority=9))
     house.machine.policy = policy
     house.load(1.0)
     house.demand(2.0)
-    house.machine.step(Pin(3.0, "a"))
+    house.machine.step(PinOrdered(3.0, "a"))
     house.demand(500.0, {"b": 1}, since=4.0)
     assert house.states()["a"] == "ready"
 
@@ -75,14 +82,14 @@ def test_who_could_never_be_loaded_beside_the_pinned_is_sent_away_at_once_and_to
     house = House()
     house.load(1.0)
     house.demand(2.0)
-    house.machine.step(Pin(3.0, "a"))
+    house.machine.step(PinOrdered(3.0, "a"))
     house.demand(4.0, {"b": 1})
     refusal = house.machine.residency.refusals["b"]
     assert refusal.code == "pinned"
     assert refusal.message == "b does not fit beside the pinned models (a); to make room: hotseat unpin a"
     assert refusal.retry_at == 14.0
     house.demand(4.1)  # it has been told so
-    said = house.machine.step(Unpin(5.0, "a"))
+    said = house.machine.step(UnpinOrdered(5.0, "a"))
     assert Emit("model.unpinned", "a", {}) in said
     assert refusals(house) == {}
     house.demand(6.0, {"b": 1})
@@ -90,9 +97,9 @@ def test_who_could_never_be_loaded_beside_the_pinned_is_sent_away_at_once_and_to
 
 
 def test_who_fits_beside_the_pinned_waits_for_the_others() -> None:
-    house = House(Capacity(2), a=Terms(), b=Terms(), c=Terms())
+    house = House(Capacity(2), a=SchedulingSpec(), b=SchedulingSpec(), c=SchedulingSpec())
     house.load(1.0, "a")
-    house.machine.step(Pin(2.0, "a"))
+    house.machine.step(PinOrdered(2.0, "a"))
     house.load(3.0, "b")
     house.demand(4.0)
     assert stopped(house.demand(5.0, {"c": 1})) == []
@@ -103,8 +110,8 @@ def test_who_fits_beside_the_pinned_waits_for_the_others() -> None:
 def test_a_pin_is_refused_where_the_seat_is_pinned_already() -> None:
     house = House()
     house.load(1.0, "a")
-    house.machine.step(Pin(2.0, "a"))
-    house.machine.step(Pin(3.0, "b"))
+    house.machine.step(PinOrdered(2.0, "a"))
+    house.machine.step(PinOrdered(3.0, "b"))
     assert pins(house) == {"a"}
     assert refusals(house) == {"b": "pinned"}
     assert not house.machine.prospects.orders
@@ -115,35 +122,35 @@ def test_a_model_that_is_leaving_for_another_stays_once_it_is_pinned() -> None:
     house.load(1.0)
     house.demand(40.0, {"b": 1}, {"w/a@2": 1}, since=2.0)
     assert house.states()["a"] == "closing"
-    house.machine.step(Pin(41.0, "a"))
+    house.machine.step(PinOrdered(41.0, "a"))
     assert house.states()["a"] == "ready"
     assert refusals(house) == {"b": "pinned"}
 
 
 def test_a_pin_takes_nobody_off_who_is_used_before_its_turn() -> None:
-    house = House(a=Terms(max_wait=30.0), b=Terms())
+    house = House(a=SchedulingSpec(max_wait=30.0), b=SchedulingSpec())
     house.load(1.0, "b")
-    house.machine.step(Pin(2.0, "a"))
+    house.machine.step(PinOrdered(2.0, "a"))
     assert house.states()["b"] == "ready"  # its batch goes on, as for any order
     house.tick(33.0)
     assert house.states()["b"] == "closing"
 
 
 def test_nothing_goes_for_idleness_that_is_pinned_and_all_does_that_is_not_any_longer() -> None:
-    house = House(a=Terms(idle_timeout=10.0))
+    house = House(a=SchedulingSpec(idle_timeout=10.0))
     house.load(1.0)
     house.demand(2.0)
-    house.machine.step(Pin(3.0, "a"))
+    house.machine.step(PinOrdered(3.0, "a"))
     assert stopped(house.tick(100.0)) == []
-    house.machine.step(Unpin(101.0, "a"))
+    house.machine.step(UnpinOrdered(101.0, "a"))
     assert stopped(house.demand(101.0)) == ["a"]
 
 
 def test_an_operator_unloads_what_is_pinned_and_it_comes_back_pinned_when_it_is_asked_for() -> None:
-    house = House(a=Terms(pinned=True), b=Terms())
+    house = House(a=SchedulingSpec(pinned=True), b=SchedulingSpec())
     house.ready(1.0, "a", 2)
     house.demand(1.0)
-    house.machine.step(Unload(2.0, "a"))
+    house.machine.step(UnloadOrdered(2.0, "a"))
     house.demand(2.0)
     house.released(3.0, "a", 2)
     house.tick(100.0)
@@ -155,25 +162,25 @@ def test_an_operator_unloads_what_is_pinned_and_it_comes_back_pinned_when_it_is_
 
 
 def test_a_document_pins_and_unpins_and_takes_over_what_an_operator_pinned() -> None:
-    house = House(a=Terms(pinned=True), b=Terms())
+    house = House(a=SchedulingSpec(pinned=True), b=SchedulingSpec())
     assert house.states()["a"] == "loading"
-    house.machine.step(Unpin(1.0, "a"))
+    house.machine.step(UnpinOrdered(1.0, "a"))
     assert pins(house) == set(), "the operator's word is the later one"
-    house.change(2.0, b=Terms(priority=1))
+    house.change(2.0, b=SchedulingSpec(priority=1))
     assert pins(house) == set(), "another document does not change that"
-    house.change(3.0, a=Terms())
-    house.change(4.0, a=Terms(pinned=True))
+    house.change(3.0, a=SchedulingSpec())
+    house.change(4.0, a=SchedulingSpec(pinned=True))
     assert pins(house) == {"a"}
-    house.machine.step(Pin(5.0, "a"))
-    house.change(6.0, a=Terms())
+    house.machine.step(PinOrdered(5.0, "a"))
+    house.change(6.0, a=SchedulingSpec())
     assert pins(house) == set(), "on a cluster the order has become an annotation, and this is its removal"
 
 
 def test_an_operators_pin_outlasts_windows_that_open_and_close() -> None:
     house = House()
-    house.machine.step(Pin(1.0, "a"))
-    house.change(2.0, a=Terms(wanted=True, kept=True))
-    house.change(3.0, a=Terms())
+    house.machine.step(PinOrdered(1.0, "a"))
+    house.change(2.0, a=SchedulingSpec(wanted=True, kept=True))
+    house.change(3.0, a=SchedulingSpec())
     assert pins(house) == {"a"}
 
 
@@ -181,16 +188,16 @@ def test_what_is_pinned_comes_back_after_a_crash_without_pushing_out_what_is_use
     house = House()
     house.load(1.0, "a")
     house.demand(2.0)
-    house.machine.step(Pin(2.0, "a"))
+    house.machine.step(PinOrdered(2.0, "a"))
     house.failed(3.0, "a", 2)
     house.released(3.0, "a", 2)
     assert house.states()["a"] == "loading"
 
 
 def test_a_pinned_model_that_is_adopted_is_not_loaded_again() -> None:
-    house = House(a=Terms(), b=Terms())
-    house.machine.step(HolderAdopted(0.0, "a", "w/a@7", 7, "http://a7"))
-    house.change(1.0, a=Terms(pinned=True))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec())
+    house.machine.step(InstanceAdopted(0.0, "a", "w/a@7", 7, "http://a7"))
+    house.change(1.0, a=SchedulingSpec(pinned=True))
     assert not house.machine.prospects.orders
     house.demand(2.0, {"b": 1})
     assert refusals(house) == {"b": "pinned"}
@@ -200,23 +207,23 @@ def test_a_capacity_that_shrinks_takes_off_what_is_not_pinned_first() -> None:
     house = House(Capacity(2))
     house.load(1.0, "a")
     house.load(1.0, "b")
-    house.machine.step(Pin(2.0, "a"))
+    house.machine.step(PinOrdered(2.0, "a"))
     house.demand(3.0)
     house.change(4.0, capacity=Capacity(1))
     assert {h.model: h.state for h in house.machine.holders.values()} == {"a": READY, "b": CLOSING}
 
 
 def test_servers_outside_and_unknown_models_are_not_pinned() -> None:
-    house = House(x=Terms(external="http://outside", pinned=True, wanted=True, return_after=1.0))
+    house = House(x=SchedulingSpec(external="http://outside", pinned=True, wanted=True, return_after=1.0))
     for model in ("x", "unheard-of"):
-        assert house.machine.step(Pin(1.0, model)) == []
-        assert house.machine.step(Unpin(2.0, model)) == []
+        assert house.machine.step(PinOrdered(1.0, model)) == []
+        assert house.machine.step(UnpinOrdered(2.0, model)) == []
     assert pins(house) == set()
 
 
 # Windows --------------------------------------------------------------------------------------------------------------
 
-OPEN = Terms(wanted=True)
+OPEN = SchedulingSpec(wanted=True)
 
 
 def test_a_window_loads_its_model_into_a_free_seat_and_forces_nothing_when_it_closes() -> None:
@@ -224,7 +231,7 @@ def test_a_window_loads_its_model_into_a_free_seat_and_forces_nothing_when_it_cl
     said = house.change(1.0, a=OPEN)
     assert (started(said), reasons(said)) == (["a"], ["schedule"])
     house.ready(2.0, "a", 2)
-    house.change(3.0, a=Terms())
+    house.change(3.0, a=SchedulingSpec())
     assert house.states()["a"] == "ready"
 
 
@@ -251,9 +258,9 @@ def test_a_request_that_comes_while_its_model_makes_room_for_a_wish_is_served_wh
 
 
 def test_a_wish_waits_while_anybody_waits_for_a_seat() -> None:
-    house = House(Capacity(2), a=OPEN, b=Terms(), c=Terms(Claim(2)))
-    house.change(0.0, a=Terms())
-    house.machine.step(Unload(0.0, "a"))
+    house = House(Capacity(2), a=OPEN, b=SchedulingSpec(), c=SchedulingSpec(Claim(2)))
+    house.change(0.0, a=SchedulingSpec())
+    house.machine.step(UnloadOrdered(0.0, "a"))
     of = next(h.epoch for h in house.machine.holders.values())
     house.released(0.5, "a", of)
     house.load(1.0, "b")
@@ -266,14 +273,14 @@ def test_a_model_used_lately_stays_for_as_long_as_changing_it_and_back_would_cos
     house = House()
     house.load(1.0, "a")
     house.demand(2.0)
-    house.machine.step(Unload(3.0, "a"))
+    house.machine.step(UnloadOrdered(3.0, "a"))
     house.demand(3.0)
     house.released(4.0, "a", 2)
     house.load(5.0, "b")
     house.machine.ledger.costs.load.update(a=Estimate(20.0), b=Estimate(10.0))
     house.machine.ledger.costs.stop.update(a=Estimate(1.0), b=Estimate(2.0))
     house.demand(6.0)
-    house.change(7.0, a=Terms())
+    house.change(7.0, a=SchedulingSpec())
     house.change(8.0, a=OPEN)
     assert house.machine.wake_at == 6.0 + 33.0
     house.tick(38.9)
@@ -283,7 +290,7 @@ def test_a_model_used_lately_stays_for_as_long_as_changing_it_and_back_would_cos
 
 
 def test_a_window_respects_the_minimum_residency_of_others() -> None:
-    house = House(a=Terms(), b=Terms(min_residency=60.0))
+    house = House(a=SchedulingSpec(), b=SchedulingSpec(min_residency=60.0))
     house.load(1.0, "b")
     house.demand(2.0)
     house.change(3.0, a=OPEN)
@@ -294,7 +301,7 @@ def test_a_window_respects_the_minimum_residency_of_others() -> None:
 
 
 def test_within_its_window_a_model_makes_room_for_demand_and_comes_back_when_that_is_over() -> None:
-    house = House(a=OPEN, b=Terms())
+    house = House(a=OPEN, b=SchedulingSpec())
     house.ready(1.0, "a", 2)
     house.demand(1.0)
     house.demand(2.0, {"b": 1})
@@ -313,12 +320,12 @@ def test_within_its_window_a_model_makes_room_for_demand_and_comes_back_when_tha
 
 
 def test_a_window_that_pins_keeps_its_model_until_it_closes() -> None:
-    house = House(a=Terms(wanted=True, kept=True), b=Terms())
+    house = House(a=SchedulingSpec(wanted=True, kept=True), b=SchedulingSpec())
     house.ready(1.0, "a", 2)
     house.demand(2.0, {"b": 1})
     assert refusals(house) == {"b": "pinned"}
     house.demand(2.1)
-    house.change(3.0, a=Terms())
+    house.change(3.0, a=SchedulingSpec())
     house.demand(4.0, {"b": 1})
     assert house.states()["a"] == "closing"
 
@@ -332,25 +339,25 @@ def test_two_windows_that_cannot_both_have_the_seat_do_not_take_it_from_each_oth
 
 
 def test_what_an_operator_unloads_is_wished_for_no_longer_until_somebody_asks_for_it() -> None:
-    house = House(a=OPEN, b=Terms())
+    house = House(a=OPEN, b=SchedulingSpec())
     house.ready(1.0, "a", 2)
-    house.machine.step(Unload(2.0, "a"))
+    house.machine.step(UnloadOrdered(2.0, "a"))
     house.demand(2.0)
     house.released(3.0, "a", 2)
     house.tick(1000.0)
     assert house.states()["a"] == "unloaded"
-    house.change(1001.0, a=Terms())
+    house.change(1001.0, a=SchedulingSpec())
     assert started(house.change(1002.0, a=OPEN)) == ["a"], "the next window is another wish"
 
 
 def test_a_wish_goes_before_a_preload_that_has_not_begun() -> None:
-    house = House(a=Terms(), p=Terms(preload=True), b=Terms())
-    house.machine.step(Unload(0.0, "p"))
+    house = House(a=SchedulingSpec(), p=SchedulingSpec(preload=True), b=SchedulingSpec())
+    house.machine.step(UnloadOrdered(0.0, "p"))
     house.released(0.0, "p", 2)
     house.load(1.0, "b")
     house.demand(2.0)
     house.change(3.0, p=None)
-    house.change(3.0, p=Terms(preload=True), a=OPEN)
+    house.change(3.0, p=SchedulingSpec(preload=True), a=OPEN)
     house.demand(4.0)
     of = next(h.epoch for h in house.machine.holders.values())
     assert started(house.released(5.0, "b", of)) == ["a"]
@@ -360,7 +367,7 @@ def test_a_wish_goes_before_a_preload_that_has_not_begun() -> None:
 
 
 def test_the_default_returns_after_a_quiet_time_and_every_request_begins_it_anew() -> None:
-    house = House(a=Terms(return_after=60.0), b=Terms())
+    house = House(a=SchedulingSpec(return_after=60.0), b=SchedulingSpec())
     house.load(1.0, "b")
     of = next(h.epoch for h in house.machine.holders.values())
     house.demand(50.0, {}, served={f"w/b@{of}": 1})
@@ -377,7 +384,7 @@ def test_the_default_returns_after_a_quiet_time_and_every_request_begins_it_anew
 
 
 def test_a_workspace_is_not_quiet_while_somebody_is_answered_or_waits() -> None:
-    house = House(Capacity(2), a=Terms(Claim(2), return_after=60.0), b=Terms())
+    house = House(Capacity(2), a=SchedulingSpec(Claim(2), return_after=60.0), b=SchedulingSpec())
     house.load(1.0, "b")
     house.tick(1000.0)
     assert house.states() == {"a": "unloaded", "b": "ready"}
@@ -392,7 +399,7 @@ def test_without_the_field_nothing_returns() -> None:
 
 
 def test_the_default_returns_to_an_empty_accelerator_and_stays_there_although_it_is_idle() -> None:
-    house = House(a=Terms(return_after=60.0, idle_timeout=10.0))
+    house = House(a=SchedulingSpec(return_after=60.0, idle_timeout=10.0))
     assert started(house.tick(59.0)) == []
     assert started(house.tick(60.0)) == ["a"]
     house.ready(61.0, "a", 2)
@@ -401,7 +408,7 @@ def test_the_default_returns_to_an_empty_accelerator_and_stays_there_although_it
 
 
 def test_the_default_takes_the_seat_of_no_model_whose_window_is_open() -> None:
-    house = House(a=Terms(return_after=60.0), b=OPEN)
+    house = House(a=SchedulingSpec(return_after=60.0), b=OPEN)
     house.ready(1.0, "b", 2)
     house.demand(1.0)
     house.tick(10_000.0)
@@ -423,7 +430,7 @@ def test_a_wish_that_fails_is_tried_again_after_its_pause() -> None:
 @pytest.mark.parametrize("drain_timeout", [120.0, 0.0])
 def test_an_idle_stop_that_races_a_request_loses(drain_timeout: float) -> None:
     """The router dispatched it before it saw that the model closes; the switcher had not heard of that."""
-    house = House(a=Terms(idle_timeout=10.0, drain_timeout=drain_timeout))
+    house = House(a=SchedulingSpec(idle_timeout=10.0, drain_timeout=drain_timeout))
     of = house.load(1.0)
     house.demand(2.0)
     seen = house.machine.epoch
@@ -434,16 +441,16 @@ def test_an_idle_stop_that_races_a_request_loses(drain_timeout: float) -> None:
 
 
 def test_an_idle_model_is_stopped_all_the_same_where_a_router_is_silent() -> None:
-    house = House(a=Terms(idle_timeout=10.0, drain_timeout=0.0))
+    house = House(a=SchedulingSpec(idle_timeout=10.0, drain_timeout=0.0))
     house.load(1.0)
     house.demand(2.0)
     house.tick(12.0)
-    assert house.machine.wake_at == 12.0 + OFFER
-    assert stopped(house.tick(12.0 + OFFER)) == ["a"]
+    assert house.machine.wake_at == 12.0 + ROUTER_SYNC_TIMEOUT
+    assert stopped(house.tick(12.0 + ROUTER_SYNC_TIMEOUT)) == ["a"]
 
 
 def test_a_request_that_waits_while_its_idle_model_stops_gets_it_loaded_again() -> None:
-    house = House(a=Terms(idle_timeout=10.0))
+    house = House(a=SchedulingSpec(idle_timeout=10.0))
     of = house.load(1.0)
     house.demand(2.0)
     house.tick(12.0)
@@ -465,9 +472,9 @@ class Heedless:
 
 def test_a_policy_that_knows_no_pins_breaks_none() -> None:
     view = View(9.0, Capacity(1), (ModelView("a", seat=READY, pinned=True), ModelView("b", waiting=1, oldest=1.0)))
-    assert decide(Heedless(), view).resident == ("a",)
+    assert decide_with_preferences(Heedless(), view).resident == ("a",)
     roomy = View(9.0, Capacity(2), view.models)
-    assert set(decide(Heedless(), roomy).resident) == {"a", "b"}
+    assert set(decide_with_preferences(Heedless(), roomy).resident) == {"a", "b"}
 
 
 def test_no_more_make_room_than_have_to_and_the_least_recently_used_first() -> None:
@@ -475,35 +482,35 @@ def test_no_more_make_room_than_have_to_and_the_least_recently_used_first() -> N
         ModelView("small", Claim(1), seat=READY, last_used=1.0),
         ModelView("big", Claim(2), seat=READY, last_used=2.0),
         ModelView("late", Claim(1), seat=READY, last_used=3.0),
-        ModelView("wish", Claim(2), wish=Wish.SCHEDULED),
+        ModelView("wish", Claim(2), wish=Preference.SCHEDULED),
     )
     everybody = Decision(("small", "big", "late"))
-    resident, _ = grant(View(9.0, Capacity(4), models), everybody)
+    resident, _ = apply_preferences(View(9.0, Capacity(4), models), everybody)
     assert set(resident) == {"small", "late", "wish"}
-    resident, look_again = grant(View(1.5, Capacity(4), models), everybody)
+    resident, look_again = apply_preferences(View(1.5, Capacity(4), models), everybody)
     assert (set(resident), look_again) == ({"small", "big", "late"}, 2.0)
 
 
 def test_what_loads_is_not_given_up_for_a_wish() -> None:
-    models = (ModelView("a", seat=LOADING), ModelView("b", wish=Wish.PINNED))
-    assert grant(View(9.0, Capacity(1), models), Decision(("a",))) == (("a",), None)
+    models = (ModelView("a", seat=LOADING), ModelView("b", wish=Preference.PINNED))
+    assert apply_preferences(View(9.0, Capacity(1), models), Decision(("a",))) == (("a",), None)
 
 
 def test_loading_by_order_ends_a_dismissal() -> None:
-    house = House(a=Terms(return_after=5.0), b=Terms())
-    house.machine.step(Unload(1.0, "a"))
+    house = House(a=SchedulingSpec(return_after=5.0), b=SchedulingSpec())
+    house.machine.step(UnloadOrdered(1.0, "a"))
     house.tick(100.0)
     assert house.states()["a"] == "unloaded"
-    house.machine.step(Load(101.0, "a"))
+    house.machine.step(LoadOrdered(101.0, "a"))
     assert house.states()["a"] == "loading"
 
 
 def test_no_lesser_wish_takes_what_was_granted_to_a_greater_one() -> None:
     """A bug once: a pinned model that was to come made an idle one leave, and the seat went to somebody's window instead, for ever."""
-    pinned = ModelView("a", wish=Wish.PINNED, waiting=1, oldest=1.0, may_evict=False)
-    idle = ModelView("c", seat=SeatState.READY, wish=Wish.SCHEDULED)
-    window = ModelView("e", wish=Wish.SCHEDULED)
+    pinned = ModelView("a", wish=Preference.PINNED, waiting=1, oldest=1.0, may_evict=False)
+    idle = ModelView("c", seat=InstanceState.READY, wish=Preference.SCHEDULED)
+    window = ModelView("e", wish=Preference.SCHEDULED)
     view = View(100.0, Capacity(1), (pinned, idle, window))
-    assert grant(view, Decision(("c",)))[0] == ("a",)
+    assert apply_preferences(view, Decision(("c",)))[0] == ("a",)
     empty = View(100.0, Capacity(1), (pinned, window))
-    assert grant(empty, Decision(("a",)))[0] == ("a",)
+    assert apply_preferences(empty, Decision(("a",)))[0] == ("a",)

@@ -19,8 +19,8 @@ import urllib3
 
 from hotseat.cli.client import ClientError
 from hotseat.kube.client import Json, Kube, KubeError
-from hotseat.kube.names import PODS
-from hotseat.kube.parts import ROUTER, Part, condition, find_part
+from hotseat.kube.components import ROUTER, Component, condition, find_part
+from hotseat.kube.constants import PODS
 
 HEALTH_TIMEOUT: Final = 1.0  # seconds that the router's own address has to answer
 FORWARD_TIMEOUT: Final = 10.0  # seconds that kubectl has to say where it listens
@@ -70,7 +70,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _serving_pod(router: Part, pods: list[Json]) -> str:
+def _serving_pod(router: Component, pods: list[Json]) -> str:
     """Return the youngest ready pod, which belongs to the newest Revision."""
     ready = [
         pod["metadata"]
@@ -82,7 +82,7 @@ def _serving_pod(router: Part, pods: list[Json]) -> str:
     return str(max(ready, key=lambda meta: meta["creationTimestamp"])["name"])
 
 
-def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Part, pod: str) -> str:
+def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Component, pod: str) -> str:
     """Forward a free local port to a pod by kubectl, until the command ends."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:

@@ -129,7 +129,7 @@ def _stories(body: Row) -> list[list[str]]:
 
 def _parked(body: Row) -> list[list[str]]:
     """Yield a row for each parked model."""
-    from hotseat.core.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
+    from hotseat.api.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
 
     return [
         [

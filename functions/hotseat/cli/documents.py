@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from hotseat.api.model import DOCUMENTS
 from hotseat.cli.options import Command, output_option
-from hotseat.control.portclashes import port_clashes
-from hotseat.core.documents import DOCUMENTS
+from hotseat.control.port_conflicts import port_clashes
 from hotseat.manifests import Manifest, ManifestErrors, load
 from hotseat.manifests.files import name_of
 from hotseat.manifests.schema import schema as schema_of

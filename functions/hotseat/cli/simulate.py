@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 import click
 
+from hotseat.api.units import AUTO, Unreadable, parse_auto_duration, parse_duration
 from hotseat.cli import simulate_plot, simulate_tables
 from hotseat.cli.options import Command, output_option
 from hotseat.cli.simulate_case import Case
 from hotseat.cli.simulate_cast import parse_models
 from hotseat.cli.terminal import took
-from hotseat.core.units import AUTO, Unreadable, parse_auto_duration, parse_duration
-from hotseat.simulation.figures import Figures, Record, figures
-from hotseat.simulation.load import SHAPES
+from hotseat.simulation.results import Figures, Recording, figures
 from hotseat.simulation.trace import Trace
+from hotseat.simulation.workload import SHAPES
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -209,7 +209,7 @@ def _as_json(options: Mapping[str, Any], log: Trace | None, results: Sequence[Fi
 
 
 def _print(
-    results: Sequence[Figures], log: Trace | None, file: Path | None, records: Mapping[str, Record], *, drawn: bool
+    results: Sequence[Figures], log: Trace | None, file: Path | None, records: Mapping[str, Recording], *, drawn: bool
 ) -> None:
     if log is not None:
         told = f"{file}: {len(log.asked)} requests"

@@ -10,14 +10,14 @@ import click
 from click.core import ParameterSource
 
 from hotseat.cli.simulate_cast import WRONG, Cast, Times, check_names, documented, made_up
-from hotseat.control.house import load_policy
-from hotseat.core.policy import NOTHING, Policy
-from hotseat.core.seats import Terms
-from hotseat.simulation.figures import Record
-from hotseat.simulation.load import SHAPES, UNWEIGHTED, Asked, Impatience, Plan
+from hotseat.control.local_workspaces import load_policy
+from hotseat.core.policy.api import NOTHING, Policy
+from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.simulation.naive import NAME as NAIVE
 from hotseat.simulation.naive import Naive
+from hotseat.simulation.results import Recording
 from hotseat.simulation.trace import BadTrace, Trace, read
+from hotseat.simulation.workload import SHAPES, UNWEIGHTED, Impatience, SimRequest, WorkloadPlan
 from hotseat.simulation.world import World
 
 REQUESTS = 10_000  # how many come where nothing is said …
@@ -111,12 +111,14 @@ class Case:
             else:
                 names = self.given or [f"model-{number}" for number in range(1, self.models + 1)]
             times = {name: dataclasses.replace(common, **self.given.get(name, {})) for name in names}
-            terms = Terms(max_wait=self.max_wait, min_residency=self.min_residency, drain_timeout=self.drain_timeout)
+            terms = SchedulingSpec(
+                max_wait=self.max_wait, min_residency=self.min_residency, drain_timeout=self.drain_timeout
+            )
             cast = made_up(times, terms, self.gpus)
         _check_sizes(cast)
         return cast
 
-    def asked(self, cast: Cast, log: Trace | None) -> Callable[[], Iterable[Asked]]:
+    def asked(self, cast: Cast, log: Trace | None) -> Callable[[], Iterable[SimRequest]]:
         """Give what makes the load, again and again the same."""
         if log:
             return lambda: log.asked
@@ -129,10 +131,10 @@ class Case:
             duration = DAY if self.shape == "day" else None
             requests = None if duration else REQUESTS_AT_ONCE if self.shape == "alternate" else REQUESTS
         gpus, spread = cast.gpus, self.service_spread
-        plan = Plan(cast.parts, self.load, gpus, requests, duration, spread, self.seed)
+        plan = WorkloadPlan(cast.parts, self.load, gpus, requests, duration, spread, self.seed)
         return lambda: SHAPES[self.shape](plan)
 
-    def player(self, name: str, cast: Cast) -> Callable[[Iterable[Asked]], Record]:
+    def player(self, name: str, cast: Cast) -> Callable[[Iterable[SimRequest]], Recording]:
         """Set up a run under a policy, or under none. Raises click.UsageError where there is no such policy."""
         if name == NAIVE:
             if self.patience is not None:

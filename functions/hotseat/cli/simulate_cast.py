@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-from hotseat.control.terms import capacity_of, groups_of, limits_of, terms_of
-from hotseat.core.documents import Model
-from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.policy import Capacity, Claim
-from hotseat.core.seats import Terms
-from hotseat.core.units import Unreadable, parse_duration
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model
+from hotseat.api.units import Unreadable, parse_duration
+from hotseat.api.workspace import Workspace
+from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_of, terms_of
+from hotseat.core.policy.api import Capacity, Claim
+from hotseat.core.policy.groups import UNGROUPED, Groups
+from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
-from hotseat.simulation.floor import Engine
-from hotseat.simulation.load import Part
+from hotseat.simulation.simulator import SimulatedEngine
+from hotseat.simulation.workload import Stream
 
 WRONG = 2  # exit code
 NEVER = 1e9  # seconds: made-up loads do not fail for taking long
@@ -43,8 +43,8 @@ class Times:
 class Cast:
     """All models of a run with their engines, and what they share."""
 
-    engines: Mapping[str, Engine]
-    parts: tuple[Part, ...]
+    engines: Mapping[str, SimulatedEngine]
+    parts: tuple[Stream, ...]
     capacity: Capacity
     policy: str = "batch"
     max_waiting: int | None = None
@@ -56,7 +56,7 @@ class Cast:
         return self.groups.together(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
 
 
-def made_up(models: Mapping[str, Times], terms: Terms, gpus: int) -> Cast:
+def made_up(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> Cast:
     """Models that no document describes; `terms` hold for those that say nothing else."""
     mine = {
         name: replace(
@@ -69,7 +69,7 @@ def made_up(models: Mapping[str, Times], terms: Terms, gpus: int) -> Cast:
         )
         for name, it in models.items()
     }
-    engines = {name: Engine(it.load_time, it.stop_time, it.slots, mine[name]) for name, it in models.items()}
+    engines = {name: SimulatedEngine(it.load_time, it.stop_time, it.slots, mine[name]) for name, it in models.items()}
     return Cast(engines, _parts(engines, models), Capacity(gpus))
 
 
@@ -105,7 +105,7 @@ def _home(manifest: Manifest, name: str | None) -> Workspace:
     raise click.UsageError(f"{said}; there is: {', '.join(there)}")
 
 
-def _engine(model: Model, home: Workspace, times: Times) -> Engine:
+def _engine(model: Model, home: Workspace, times: Times) -> SimulatedEngine:
     found, limits = terms_of(model, home, ""), limits_of(model, home)
     terms = replace(
         found,
@@ -114,12 +114,14 @@ def _engine(model: Model, home: Workspace, times: Times) -> Engine:
         max_wait=found.max_wait if times.max_wait is None else times.max_wait,
         min_residency=found.min_residency if times.min_residency is None else times.min_residency,
     )
-    return Engine(times.load_time, times.stop_time, times.slots, terms, limits.concurrency, limits.max_waiting)
+    return SimulatedEngine(times.load_time, times.stop_time, times.slots, terms, limits.concurrency, limits.max_waiting)
 
 
-def _parts(engines: Mapping[str, Engine], times: Mapping[str, Times]) -> tuple[Part, ...]:
+def _parts(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
     return tuple(
-        Part(name, it.weight, it.service_time, engines[name].terms.priority, engines[name].terms.claim.gpus / it.slots)
+        Stream(
+            name, it.weight, it.service_time, engines[name].terms.priority, engines[name].terms.claim.gpus / it.slots
+        )
         for name, it in times.items()
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hotseat.cli.terminal import took
-from hotseat.simulation.figures import Record
+from hotseat.simulation.results import Recording
 from hotseat.simulation.timeline import phases, timeline
 
 SHADES = "░▒▓█"  # by the share of a column in which a model was ready
@@ -15,7 +15,7 @@ SWITCHING = "-"
 FINE = 1000  # slices of a PNG
 
 
-def text(name: str, record: Record, columns: int) -> str:
+def text(name: str, record: Recording, columns: int) -> str:
     """Draw one run: two lines a model."""
     widest = max(map(len, record.waits), default=0)
     line = timeline(record, max(10, columns - widest - 2))
@@ -54,7 +54,7 @@ def check(path: Path) -> None:
         ) from None
 
 
-def png(runs: Mapping[str, Record], path: Path) -> None:
+def png(runs: Mapping[str, Recording], path: Path) -> None:
     """Draw all runs side by side."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - it is no dependency, and takes long to import
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from hotseat.cli.terminal import NOTHING, table, took
-from hotseat.simulation.figures import Figures, Waits
+from hotseat.simulation.results import Figures, Waits
 
 _WAITS = ("MEAN WAIT", "P50", "P99", "MAX")
 _SMALL = 1.0  # requests a second below which two decimals say too little

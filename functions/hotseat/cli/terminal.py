@@ -56,7 +56,7 @@ def took(seconds: float | None) -> str:
 
 def share(done: int | None, total: int | None) -> str:
     """Progress of a download: `45%  1.2Gi of 2.7Gi`, or as much of it as is known."""
-    from hotseat.core.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
+    from hotseat.api.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
 
     if done is None:
         return ""

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import click
 
+from hotseat.api.model import Capability, Model
+from hotseat.api.units import parse_quantity
 from hotseat.app import MAX_BODY, App, Settings, shutdown_time
 from hotseat.cli.console import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
-from hotseat.core.documents import Capability, Model
-from hotseat.core.units import parse_quantity
-from hotseat.gateway.places import Places
+from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Server
 from hotseat.gateway.threads import KEPT, Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
-from hotseat.runtimes.local.leftovers import StateDir
+from hotseat.runtimes.local.orphans import StateDir
 from hotseat.telemetry.logs import set_up_logging
 
 IN_FLIGHT = 936  # requests that may be served and followed at once, beside those that wait
@@ -165,7 +165,7 @@ def up(  # noqa: PLR0917 — one parameter an option
 def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
     bounds = Bounds.of_this_process()
     threads = Threads(bounds.threads)
-    settings = replace(settings, places=Places(0, lambda: threads.spare(KEPT)))
+    settings = replace(settings, places=ConcurrencyLimit(0, lambda: threads.spare(KEPT)))
     end = RawValue("d", shutdown_time(manifest))  # seconds; what the worker writes there the arbiter reads
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 

@@ -2,16 +2,16 @@
 
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
-from hotseat.control.bus import Bus
-from hotseat.control.carrier import Carrier
-from hotseat.control.remote import RemoteHouse
+from hotseat.control.event_log import EventLog
+from hotseat.control.remote_workspaces import RemoteWorkspaces
+from hotseat.control.switcher_client import SwitcherClient
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.places import Places
-from hotseat.gateway.readings import of_requests, with_shown_names
+from hotseat.gateway.concurrency import ConcurrencyLimit
+from hotseat.gateway.gauges import of_requests, with_shown_names
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import create_gateway
 from hotseat.kube.client import Json, Kube
-from hotseat.kube.names import WORKSPACES
+from hotseat.kube.constants import WORKSPACES
 from hotseat.kube.watching import Change, Watcher
 from hotseat.telemetry.metrics import Metrics
 from hotseat.telemetry.requests import RequestLog
@@ -24,13 +24,13 @@ SYNC = 30.0
 class RouterApp:
     """Everything of one router."""
 
-    def __init__(self, settings: Settings, places: Places) -> None:
+    def __init__(self, settings: Settings, places: ConcurrencyLimit) -> None:
         kube = Kube.connect()
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace
-        carrier = Carrier(settings.broker_of(namespace), settings.switcher, settings.key)
-        self._bus = Bus()  # to be followed here; the switcher publishes for everybody else
-        self.house = RemoteHouse(settings.pod, carrier, self._connections.forget, self._bus)
+        carrier = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
+        self._bus = EventLog()  # to be followed here; the switcher publishes for everybody else
+        self.house = RemoteWorkspaces(settings.pod, carrier, self._connections.forget, self._bus)
         self._metrics = Metrics(lambda: with_shown_names(of_requests(self.house), self._bus.shown_name))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from hotseat.cluster.settings import Settings
-from hotseat.gateway.places import Places
+from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import KEPT, Threads
 from hotseat.telemetry.logs import set_up_logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    settings: Settings, create: Callable[[Settings, Places], Served], *, up: str, places: int, graceful: float
+    settings: Settings, create: Callable[[Settings, ConcurrencyLimit], Served], *, up: str, places: int, graceful: float
 ) -> None:
     """Serve what `create` makes, until told to stop. `up` is logged, with the pod's name in it, once requests are taken.
 
@@ -24,7 +24,7 @@ def serve(
     threads = Threads(bounds.threads)
     if places > bounds.places:
         log.warning("serving at most %d requests at once, not %d: %s", bounds.places, places, bounds.why)
-    room = Places(min(places, bounds.places), lambda: threads.spare(KEPT))
+    room = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(KEPT))
     Server(
         lambda: create(settings, room),
         lambda: log.info(up, settings.pod),

@@ -7,28 +7,26 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 
-from hotseat.cluster import statuses
-from hotseat.cluster.chamber import Chamber
-from hotseat.cluster.documents import Documents, Read, read
-from hotseat.cluster.fetching import JobFetcher
-from hotseat.cluster.handover import Handover
-from hotseat.cluster.inbox import create_inbox
-from hotseat.cluster.orders import Orders
-from hotseat.cluster.pinning import Pinning
-from hotseat.cluster.scribe import Scribe
+from hotseat.api.workspace import Workspace
+from hotseat.cluster import status_objects as statuses
+from hotseat.cluster.commands import PinAnnotations, RemoteCommands
+from hotseat.cluster.fetch_jobs import JobFetcher
+from hotseat.cluster.http_api import create_inbox
+from hotseat.cluster.model_objects import ModelObject, ModelObjects, read
+from hotseat.cluster.model_status import ModelStatusWriter
+from hotseat.cluster.pending_observations import PendingObservations
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import Settings, read_settings
-from hotseat.control.bus import Bus, Event, HttpSink
+from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
-from hotseat.core.seats import ModelStatus
-from hotseat.core.workspaces import Workspace
-from hotseat.gateway.readings import of_pins, of_seats, with_shown_names
+from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.gateway.gauges import of_pins, of_seats, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
-from hotseat.kube.conventions import ClusterSettings
+from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
 from hotseat.kube.leader import Leader
-from hotseat.kube.names import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, Resource
 from hotseat.kube.objects import drifted
 from hotseat.kube.watching import Change, Watcher
 from hotseat.runtimes.knative.runtime import KnativeRuntime
@@ -51,7 +49,7 @@ class SwitcherApp:
         self.namespace = namespace
         self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
         self._identity = settings.pod
-        self._bus = Bus(f"/namespaces/{namespace}")
+        self._bus = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._bus.shown_name))
         self._bus.subscribe(self._metrics.event)
         self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
@@ -60,16 +58,16 @@ class SwitcherApp:
         self._dirty = threading.Event()
         self._marks: dict[str, tuple[object, ...]] = {}
         self._closed = False
-        self._chambers: dict[str, Chamber] = {}
-        self._handover = Handover(self._chambers)
-        self._documents = Documents({}, {})
+        self._chambers: dict[str, WorkspaceController] = {}
+        self._handover = PendingObservations(self._chambers)
+        self._documents = ModelObjects({}, {})
         self._uids: Mapping[str, str] = {}
         self._homes: dict[str, str] = {}  # Workspace by Model
         self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self._dirty.set())
         self._runtime = KnativeRuntime(
             self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
         )
-        self._scribe = Scribe(self._kube, namespace, self._view)
+        self._scribe = ModelStatusWriter(self._kube, namespace, self._view)
         self._bus.subscribe(self._record)
 
         def follow(resource: Resource, selector: str = "") -> Watcher:
@@ -81,7 +79,7 @@ class SwitcherApp:
         self._watchers = (self._workspaces, self._models, self._services, self._claims, self._routers)
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_die)
         self._leading = False
-        orders = Orders(self._chambers, Pinning(self._kube, namespace, lambda: self._documents))
+        orders = RemoteCommands(self._chambers, PinAnnotations(self._kube, namespace, lambda: self._documents))
         self.gateway = create_inbox(
             settings.key, self._demand, orders.carry_out, lambda: not self._closed, self._metrics
         )
@@ -189,9 +187,9 @@ class SwitcherApp:
             chamber = self._chambers[name]
             chamber.change(chamber.workspace, chamber.generation, (), {})
 
-    def _chamber(self, workspace: Workspace, document: Json) -> Chamber:
+    def _chamber(self, workspace: Workspace, document: Json) -> WorkspaceController:
         status = document.get("status") or {}
-        chamber = Chamber(
+        chamber = WorkspaceController(
             workspace, status, runtime=self._runtime, bus=self._bus, kube=self._kube, namespace=self.namespace
         )
         chamber.turned = self._scribe.mark
@@ -279,7 +277,9 @@ class SwitcherApp:
                 shown[name] = self._status_of(each, chamber, status, told.get(name))
         return shown, states
 
-    def _status_of(self, each: Read, chamber: Chamber | None, status: ModelStatus, told: CacheObserved | None) -> Json:
+    def _status_of(
+        self, each: ModelObject, chamber: WorkspaceController | None, status: ModelStatus, told: CacheObserved | None
+    ) -> Json:
         name = each.model.name
         problem = each.problem or ("" if chamber else f"Workspace {each.model.spec.workspace} does not exist")
         residents = chamber.residency.residents if chamber else ()
@@ -298,7 +298,7 @@ class SwitcherApp:
         made["conditions"] = statuses.keep_times(made["conditions"], self._before(each))
         return made
 
-    def _before(self, each: Read) -> list[Json]:
+    def _before(self, each: ModelObject) -> list[Json]:
         document = self._models.named(each.model.name)
         status = (document or {}).get("status") or each.status
         found: list[Json] = status.get("conditions") or []

@@ -10,7 +10,7 @@ _REPLICA = re.compile(r"#[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class EventType:
     """One event type: what it says, and the fields of its data."""
 
     type: str
@@ -31,10 +31,10 @@ _PHASES = {
 }
 _ENDED = {"phase": "drain, release or load", "code": "reason in CamelCase", "message": "description"}
 
-KINDS: Mapping[str, Kind] = {
+EVENT_TYPES: Mapping[str, EventType] = {
     kind.type: kind
     for kind in (
-        Kind(
+        EventType(
             "switch.requested",
             "Requests are queued for a model that is not resident.",
             {
@@ -44,31 +44,31 @@ KINDS: Mapping[str, Kind] = {
                 "router": "ID of the router",
             },
         ),
-        Kind(
+        EventType(
             "switch.started",
             "A switch has been decided.",
             {**_SWITCH, "waiting": "number of queued requests for the model"},
         ),
-        Kind("switch.completed", "The model is ready.", {**_SWITCH, **_PHASES}),
-        Kind(
+        EventType("switch.completed", "The model is ready.", {**_SWITCH, **_PHASES}),
+        EventType(
             "switch.failed",
             "The model did not become ready.",
             {**_SWITCH, **_PHASES, **_ENDED},
         ),
-        Kind(
+        EventType(
             "switch.cancelled",
             "The switch was cancelled before the model was ready: no request is queued for it any more, another "
             "model goes first, or an operator or a changed document ended it.",
             {**_SWITCH, **_PHASES, **_ENDED},
         ),
-        Kind(
+        EventType(
             "model.fetching",
             "Weights are being fetched.",
             {"done": "bytes", "total": "bytes or null", "message": "progress"},
         ),
-        Kind("model.cached", "Weights are complete.", {}),
-        Kind("model.ready", "The engine answers.", {"holder": "ID of the instance", "seconds": "load time"}),
-        Kind(
+        EventType("model.cached", "Weights are complete.", {}),
+        EventType("model.ready", "The engine answers.", {"holder": "ID of the instance", "seconds": "load time"}),
+        EventType(
             "model.released",
             "The instance is verified to be gone.",
             {
@@ -77,7 +77,7 @@ KINDS: Mapping[str, Kind] = {
                 "seconds": "time from the stop until the verification",
             },
         ),
-        Kind(
+        EventType(
             "model.failed",
             "The model could not be fetched or loaded, did not fall asleep or wake, ended by itself, or its "
             "release could not be verified.",
@@ -88,15 +88,15 @@ KINDS: Mapping[str, Kind] = {
                 "retry_after": "backoff in seconds, or null",
             },
         ),
-        Kind("model.pinned", "The model is pinned: it is not evicted until it is unpinned.", {}),
-        Kind("model.unpinned", "The model can be evicted again.", {}),
-        Kind(
+        EventType("model.pinned", "The model is pinned: it is not evicted until it is unpinned.", {}),
+        EventType("model.unpinned", "The model can be evicted again.", {}),
+        EventType(
             "model.outgrown",
             "The model uses more accelerator memory than its document claims. It is placed by the measured "
             "memory from now on.",
             {"holder": "ID of the instance", "claimed": "bytes that it was placed by until now", "seen": "bytes"},
         ),
-        Kind(
+        EventType(
             "model.parked",
             "The engine is verified to sleep: the process is kept, the accelerator is free.",
             {
@@ -105,12 +105,12 @@ KINDS: Mapping[str, Kind] = {
                 "memory": "bytes of host memory that it holds while parked, or null",
             },
         ),
-        Kind(
+        EventType(
             "model.woken",
             "A parked engine is back on the accelerator and answers.",
             {"holder": "ID of the instance", "seconds": "time from the request to wake until the engine answered"},
         ),
-        Kind(
+        EventType(
             "demand.reported",
             "Demand of a router. At most once a second on one machine.",
             {

@@ -21,7 +21,7 @@ def model_of(seat: str) -> str:
     return seat.partition("#")[0]
 
 
-class SeatState(StrEnum):
+class InstanceState(StrEnum):
     """State of a holder: of what really occupies a seat."""
 
     LOADING = "loading"
@@ -49,8 +49,8 @@ class Transition:
     """One change of a holder's state. `before` is None where it began, `after` where it is gone."""
 
     at: float  # seconds
-    before: SeatState | None
-    after: SeatState | None
+    before: InstanceState | None
+    after: InstanceState | None
     why: str  # its trigger (see instance.py), with a detail
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Resident:
 
     model: str
     holder: str
-    state: SeatState
+    state: InstanceState
     epoch: int  # of the decision that started it: the holder's identity
     since: float  # when it entered this state
     address: str | None = None  # http://host:port once ready
@@ -75,7 +75,7 @@ class Resident:
     @property
     def seated(self) -> bool:
         """Whether it holds a seat of ours: external servers hold none, and what is parked has given it back."""
-        return self.epoch != EXTERNAL_EPOCH and self.state is not SeatState.PARKED
+        return self.epoch != EXTERNAL_EPOCH and self.state is not InstanceState.PARKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Residency:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueuedDemand:
     """The requests of one Model that wait at one router."""
 
     count: int
@@ -127,7 +127,7 @@ class Demand:
     router: str
     seq: int
     seen_epoch: int
-    waiting: Mapping[str, Waiting] = field(default_factory=dict)  # by model
+    waiting: Mapping[str, QueuedDemand] = field(default_factory=dict)  # by model
     in_flight: Mapping[str, int] = field(default_factory=dict)  # by holder
     served: Mapping[str, int] = field(
         default_factory=dict
@@ -219,7 +219,7 @@ class CacheObserved:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderReady:
+class InstanceReady:
     """The engine answers at `address` (http://host:port)."""
 
     now: float
@@ -230,7 +230,7 @@ class HolderReady:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderFailed:
+class InstanceFailed:
     """The engine ended by itself, or never got ready, or `lives` and answers no more. The seat is not free before HolderReleased."""
 
     now: float
@@ -243,7 +243,7 @@ class HolderFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderReleased:
+class InstanceReleased:
     """Proof that nothing of this holder is left."""
 
     now: float
@@ -252,7 +252,7 @@ class HolderReleased:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderUnproven:
+class InstanceUnproven:
     """The instance should be gone, but its release could not be verified."""
 
     now: float
@@ -262,7 +262,7 @@ class HolderUnproven:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderAdopted:
+class InstanceAdopted:
     """An instance found at startup that a previous run, or a user, had started."""
 
     now: float
@@ -277,7 +277,7 @@ class HolderAdopted:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderMeasured:
+class InstanceMeasured:
     """What a ready holder was seen to take of the accelerator's memory, in bytes over all its devices."""
 
     now: float
@@ -287,7 +287,7 @@ class HolderMeasured:
 
 
 @dataclass(frozen=True, slots=True)
-class HolderParked:
+class InstanceParked:
     """Proof that it is off the accelerator: the engine says that it sleeps, and its memory there fell, where that can be seen."""
 
     now: float
@@ -308,7 +308,13 @@ class SleepFailed:
     message: str
 
 
-HolderObserved = (
-    HolderReady | HolderFailed | HolderReleased | HolderUnproven | HolderMeasured | HolderParked | SleepFailed
+InstanceObservation = (
+    InstanceReady
+    | InstanceFailed
+    | InstanceReleased
+    | InstanceUnproven
+    | InstanceMeasured
+    | InstanceParked
+    | SleepFailed
 )  # of a known one
-Observation = CacheObserved | HolderAdopted | HolderObserved
+Observation = CacheObserved | InstanceAdopted | InstanceObservation

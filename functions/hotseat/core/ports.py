@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import Fetch, Observation, Park, Start, Stop, Wake
 
 Observe = Callable[[Observation], None]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
-from hotseat.core.calls import EngineCall
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
+from hotseat.api.types import EngineCall
 
 ENTRY_POINTS = "hotseat.engines"
 

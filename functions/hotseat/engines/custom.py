@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote
 
 FIELDS = ("port", "host", "model", "name", "source", "env:NAME")

@@ -2,7 +2,7 @@
 
 import re
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.engines.base import EngineError, Launch, Placement
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hotseat.core.documents import Capability, Model
+from hotseat.api.model import Capability, Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote
 
 _FIRST_OF_SPLIT = re.compile(r"-0*1-of-\d+\.gguf$")

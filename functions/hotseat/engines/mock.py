@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from hotseat.core.calls import EngineCall
-from hotseat.core.documents import Model, OnIdle
-from hotseat.core.units import parse_quantity
+from hotseat.api.model import Model, OnIdle
+from hotseat.api.types import EngineCall
+from hotseat.api.units import parse_quantity
 from hotseat.engines.base import Launch, Placement, Sleep
 from hotseat.engines.mock_server import options_problem
 

@@ -4,8 +4,8 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from hotseat.core.calls import EngineCall
-from hotseat.core.documents import FetchBy, Model, OnIdle
+from hotseat.api.model import FetchBy, Model, OnIdle
+from hotseat.api.types import EngineCall
 from hotseat.engines.base import EngineError, Launch, Placement, Sleep, is_remote
 
 IMAGE = "vllm/vllm-openai:v0.11.0"  # where a Model names none; its program is `vllm` on the PATH

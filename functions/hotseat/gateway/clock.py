@@ -2,7 +2,7 @@
 
 import time
 
-from hotseat.core.units import format_time
+from hotseat.api.units import format_time
 
 
 def rfc3339(monotonic: float) -> str:

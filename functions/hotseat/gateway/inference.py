@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from hotseat.control.desk import Client, ClientGone
-from hotseat.control.register import Place, Register
-from hotseat.core.documents import Capability
+from hotseat.api.model import Capability
+from hotseat.control.registry import ModelRegistry, ModelRoute
+from hotseat.control.request_gate import Client, ClientDisconnectedError
+from hotseat.core.admission.fallback import OUT
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
-from hotseat.core.fallback import OUT
 from hotseat.gateway import relay
-from hotseat.gateway.asking import asking
 from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
-from hotseat.gateway.course import Course
-from hotseat.gateway.places import Bodies, Places
+from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.fallback_routing import RoutedRequest
+from hotseat.gateway.wait_headers import wait_options
 from hotseat.telemetry.metrics import Metrics
 from hotseat.telemetry.requests import Ended, RequestLog
 
@@ -45,7 +45,7 @@ class Route:
     capability: Capability
 
 
-class _Watched(Client):
+class _ClientConnection(Client):
     """The connection of the client, to a desk."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
@@ -66,13 +66,13 @@ class Inference:
 
     def __init__(
         self,
-        house: Register,
+        house: ModelRegistry,
         connections: relay.Connections,
         metrics: Metrics,
         *,
         max_body: int,
-        places: Places,
-        bodies: Bodies,
+        places: ConcurrencyLimit,
+        bodies: BodyBudget,
         request_log: RequestLog | None = None,
     ) -> None:
         self._house = house
@@ -107,10 +107,10 @@ class Inference:
                 body = parse_body(raw)
                 place = self._place(body)
                 model = place.model.shown_name
-                course = Course(self._house, place, body.model, route.capability, len(body.raw))
-                it = asking(environ, course.place.room.workspace.spec.tenants, key)
+                course = RoutedRequest(self._house, place, body.model, route.capability, len(body.raw))
+                it = wait_options(environ, course.place.room.workspace.spec.tenants, key)
                 course.submit(it)
-                job = _Job(environ, body, course, relay.client_stream(environ))
+                job = _AdmittedRequest(environ, body, course, relay.client_stream(environ))
                 status = self._serve(job, it.limit, extra)
         except HotseatError as error:
             status = error.status
@@ -123,7 +123,7 @@ class Inference:
                 self._end(course, route, status, time.monotonic() - started)
         return job.stream
 
-    def _end(self, course: Course, route: Route, status: int, seconds: float) -> None:
+    def _end(self, course: RoutedRequest, route: Route, status: int, seconds: float) -> None:
         course.finish()
         name = course.place.model.shown_name
         self._metrics.request(name, route.label, status, seconds, course.waited)
@@ -132,20 +132,20 @@ class Inference:
         if self._request_log is not None:
             self._request_log.note(_ended(course, route, status, seconds))
 
-    def _place(self, body: Body) -> Place:
+    def _place(self, body: Body) -> ModelRoute:
         place = self._house.default() if body.model is None else self._house.find(body.model)
         if place is None:
             raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
         return place
 
-    def _serve(self, job: "_Job", limit: float | None, extra: Headers) -> int:
+    def _serve(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> int:
         """Queue and relay the request.
 
         Return the status that the client got. Raise HotseatError only if nothing has been sent.
         """
         try:
             outcome = self._answer(job, limit, extra)
-        except (ClientGone, relay.ClientGone):
+        except (ClientDisconnectedError, relay.ClientGone):
             job.stream.abort()
             return _CLIENT_LEFT
         except HotseatError as error:
@@ -164,7 +164,7 @@ class Inference:
             return _CLIENT_LEFT
         return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status
 
-    def _answer(self, job: "_Job", limit: float | None, extra: Headers) -> relay.Outcome:
+    def _answer(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> relay.Outcome:
         """Relay the dispatched request.
 
         If no engine accepts it, try a fallback. Comments of a started stream report it.
@@ -184,7 +184,7 @@ class Inference:
                 if not job.course.give_way(unreachable) and not job.course.wait_again():
                     raise
 
-    def _relay(self, job: "_Job", extra: Headers) -> relay.Outcome:
+    def _relay(self, job: "_AdmittedRequest", extra: Headers) -> relay.Outcome:
         course, spec = job.course, job.course.place.model.spec
         # An engine that we start knows its model by one name; what a server that is not ours calls it, its clients know.
         name = course.place.model.engine_model_name
@@ -205,12 +205,12 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _AdmittedRequest:
     """An admitted request."""
 
     environ: Mapping[str, Any]
     body: Body
-    course: Course
+    course: RoutedRequest
     stream: relay.ClientStream
 
 
@@ -220,12 +220,12 @@ class _Wait:
     `shown_name` gives the name that people see for a metadata.name.
     """
 
-    def __init__(self, job: _Job, limit: float | None, shown_name: Callable[[str], str]) -> None:
+    def __init__(self, job: _AdmittedRequest, limit: float | None, shown_name: Callable[[str], str]) -> None:
         self._job = job
         self._shown_name = shown_name
         self._course = job.course
         self._limit = limit
-        self._client = _Watched(job.environ)
+        self._client = _ClientConnection(job.environ)
         self._tells = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
 
     def run(self) -> None:
@@ -272,11 +272,11 @@ class _Wait:
         _comment(self._job, state)
 
 
-def _comment(job: _Job, state: Mapping[str, Any]) -> None:
+def _comment(job: _AdmittedRequest, state: Mapping[str, Any]) -> None:
     job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
 
 
-def _of_detour(course: Course) -> dict[str, Any]:
+def _of_detour(course: RoutedRequest) -> dict[str, Any]:
     """Return a comment for a fallback, because a stream that has started has sent its headers."""
     assert course.detour is not None  # noqa: S101
     return {
@@ -288,7 +288,7 @@ def _of_detour(course: Course) -> dict[str, Any]:
     }
 
 
-def _ended(course: Course, route: Route, status: int, seconds: float) -> Ended:
+def _ended(course: RoutedRequest, route: Route, status: int, seconds: float) -> Ended:
     """Return the line for the request log. The request has taken `seconds`."""
     model, begun = course.place.model, course.dispatched
     return Ended(

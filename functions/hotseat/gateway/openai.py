@@ -5,11 +5,11 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from hotseat.control.register import Place, Register
-from hotseat.core.documents import Capability
+from hotseat.api.model import Capability
+from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import UnknownModel
-from hotseat.core.messages import SeatState
-from hotseat.core.seats import ModelStatus
+from hotseat.core.messages import InstanceState
+from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.inference import Route
 
@@ -20,7 +20,7 @@ ROUTES = {
 }
 
 
-def openai_blueprint(house: Register, started: float) -> Blueprint:
+def openai_blueprint(house: ModelRegistry, started: float) -> Blueprint:
     """Return the routes under /v1. `started` (Unix time) is `created` of every model."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():
@@ -47,7 +47,7 @@ def _never() -> Response:
     raise AssertionError("the gateway serves inference before Flask routes it")
 
 
-def describe(place: Place, started: float) -> dict[str, Any]:
+def describe(place: ModelRoute, started: float) -> dict[str, Any]:
     """Return one entry of the list: OpenAI's four fields, and hotseat's own."""
     model, spec = place.model, place.model.spec
     status = place.room.status(model.name)
@@ -70,13 +70,13 @@ def describe(place: Place, started: float) -> dict[str, Any]:
 # What llama-server's router says of its models, for each state of ours (docs/api.md). What is not here is `unloaded`.
 _LLAMA_SERVER: Mapping[str, str] = {
     "fetching": "loading",
-    SeatState.LOADING: "loading",
-    SeatState.WAKING: "loading",
-    SeatState.READY: "loaded",
-    SeatState.CLOSING: "loaded",
-    SeatState.DRAINING: "loaded",
-    SeatState.PARKING: "sleeping",
-    SeatState.PARKED: "sleeping",
+    InstanceState.LOADING: "loading",
+    InstanceState.WAKING: "loading",
+    InstanceState.READY: "loaded",
+    InstanceState.CLOSING: "loaded",
+    InstanceState.DRAINING: "loaded",
+    InstanceState.PARKING: "sleeping",
+    InstanceState.PARKED: "sleeping",
 }
 
 

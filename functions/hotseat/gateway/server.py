@@ -22,7 +22,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
-from hotseat.gateway.limits import allow_files, tasks_limit
+from hotseat.gateway.process_limits import allow_files, tasks_limit
 from hotseat.gateway.threads import KEPT, Threads
 
 MOST_THREADS = 8000

@@ -9,16 +9,16 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from hotseat.control.bus import Bus
-from hotseat.control.register import Register
+from hotseat.control.event_log import EventLog
+from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Forbidden, HotseatError
+from hotseat.gateway.admin_api import operations_blueprint
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.openai import ROUTES, openai_blueprint
-from hotseat.gateway.operations import operations_blueprint
-from hotseat.gateway.places import Bodies, Places
 from hotseat.gateway.relay import Connections
-from hotseat.gateway.relay.takeover import START_RESPONSE
+from hotseat.gateway.relay.gunicorn_stream import START_RESPONSE
 from hotseat.gateway.shortage import shortage
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.metrics import Metrics
@@ -100,15 +100,15 @@ class Gateway(Flask):
 
 
 def create_gateway(
-    house: Register,
-    bus: Bus,
+    house: ModelRegistry,
+    bus: EventLog,
     metrics: Metrics,
     keys: Keys,
     connections: Connections,
     *,
     max_body: int,
     cors: frozenset[str],
-    places: Places,
+    places: ConcurrencyLimit,
     request_log: RequestLog | None = None,
 ) -> Gateway:
     """Build the application.
@@ -117,7 +117,7 @@ def create_gateway(
     limits long requests.
     """
     # A body may be there twice, as it came and as it goes to the engine.
-    bodies = Bodies(max(max_body, machine_memory() // BODIES_SHARE))
+    bodies = BodyBudget(max(max_body, machine_memory() // BODIES_SHARE))
     inference = Inference(
         house, connections, metrics, max_body=max_body, places=places, bodies=bodies, request_log=request_log
     )

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 
-from hotseat.core.base import API_VERSION
-from hotseat.core.workspaces import DEFAULT_WORKSPACE
+from hotseat.api.types import API_VERSION
+from hotseat.api.workspace import DEFAULT_WORKSPACE
+from hotseat.importing.groups import Together, together
 from hotseat.importing.macros import Macros
 from hotseat.importing.models import Common, OneModel
 from hotseat.importing.naming import labels
 from hotseat.importing.peers import external_models
-from hotseat.importing.reading import Reader
+from hotseat.importing.reader import Reader
 from hotseat.importing.settings import TOP_KEYS, TOP_LOST
-from hotseat.importing.together import Together, together
-from hotseat.importing.writing import Draft, Imported, Json, Note, compact, write
+from hotseat.importing.writer import Draft, Imported, Json, Note, compact, write
 from hotseat.manifests.nodes import parse
 from hotseat.manifests.problems import ManifestErrors, Problem
 

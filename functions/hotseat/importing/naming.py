@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from hotseat.core.base import NAME_PATTERN
+from hotseat.api.types import NAME_PATTERN
 
 LONGEST = 63
 

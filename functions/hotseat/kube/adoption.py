@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from hotseat.core.base import PATTERN_WORDS
-from hotseat.core.documents import PINNED, Model
-from hotseat.core.units import Unreadable, parse_quantity
-from hotseat.kube.names import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, WORKSPACE
+from hotseat.api.model import PINNED, Model
+from hotseat.api.types import PATTERN_WORDS
+from hotseat.api.units import Unreadable, parse_quantity
+from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, WORKSPACE
 from hotseat.kube.objects import is_owned
 
 Json = dict[str, Any]

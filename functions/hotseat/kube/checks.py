@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import Final
 
 from hotseat.kube.client import Json
-from hotseat.kube.names import GROUP, VERSION
-from hotseat.kube.parts import Part, condition
+from hotseat.kube.components import Component, condition
+from hotseat.kube.constants import GROUP, VERSION
 
 NVIDIA: Final = "nvidia.com/gpu"
 _GPUS: Final = (NVIDIA, "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe")
@@ -143,7 +143,7 @@ def own_crd(plural: str, found: Json | None, current: Json | None) -> Finding:
     return ok(subject, VERSION)
 
 
-def part(component: str, found: Part | None, namespace: str) -> Finding:
+def part(component: str, found: Component | None, namespace: str) -> Finding:
     """Judge the router or the switcher."""
     why = {"router": "receives the requests", "switcher": "decides which models are resident, and loads them"}[
         component
@@ -157,11 +157,11 @@ def part(component: str, found: Part | None, namespace: str) -> Finding:
     return ok(component, f"{named} is ready")
 
 
-def _typed(found: Part) -> str:
+def _typed(found: Component) -> str:
     return "ksvc" if found.resource.api.startswith("serving.") else "deployment"
 
 
-def demand_secrets(parts: Mapping[str, Part | None]) -> Iterator[Finding]:
+def demand_secrets(parts: Mapping[str, Component | None]) -> Iterator[Finding]:
     """Judge what router and switcher say about the key that they share; whether the Secret is there is not known here."""
     known = {name: each.demand_secret for name, each in parts.items() if each is not None}
     why = "the switcher accepts only demand that is signed with the key that it shares with the router"

@@ -16,7 +16,7 @@ from kubernetes import client as library
 from kubernetes import config as library_config
 from urllib3.connection import HTTPConnection
 
-from hotseat.kube.names import MANAGER
+from hotseat.kube.constants import MANAGER
 
 Json = dict[str, Any]
 

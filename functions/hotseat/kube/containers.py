@@ -1,7 +1,7 @@
 """The container that serves a Model: image, command, environment, probe.
 
-An engine runs in hotseat's own image, where `hotseat.kube.run` finds out the rest, or in an image of its own, whose command is
-written here. Nothing of this machine gets in: no path, no variable.
+An engine runs in hotseat's own image, where `hotseat.kube.engine_entrypoint` finds out the rest, or in an image of its own, whose
+command is written here. Nothing of this machine gets in: no path, no variable.
 """
 
 import json
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from hotseat.core.documents import Capability, FetchBy, Model
+from hotseat.api.model import Capability, FetchBy, Model
 from hotseat.engines import vllm
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote, load_engine
-from hotseat.kube.conventions import (
+from hotseat.kube.constants import (
     CACHE,
     CACHE_VARIABLE,
     MODEL_VARIABLE,
@@ -29,7 +29,7 @@ from hotseat.sources.base import entry
 Json = dict[str, Any]
 
 CONTAINER: Final = "engine"  # its name, by which a podTemplate merges over it
-OWN_COMMAND: Final = ("python3", "-P", "-m", "hotseat.kube.run")
+OWN_COMMAND: Final = ("python3", "-P", "-m", "hotseat.kube.engine_entrypoint")
 # Images of engines that hotseat's own image does not hold.
 IMAGES: Final[Mapping[str, str]] = {"vllm": vllm.IMAGE}
 # Engines whose command is written here when they run in an image of their own; any other must find hotseat in it.
@@ -184,7 +184,7 @@ _CACHES: Final[Mapping[str, str]] = {
 
 
 def _own_env(model: Model) -> dict[str, str]:
-    """Tell `hotseat.kube.run` what it must know, and no more: each change of it makes a new Revision."""
+    """Tell `hotseat.kube.engine_entrypoint` what it must know, and no more: each change of it makes a new Revision."""
     kept = {
         "engine",
         "source",

@@ -7,8 +7,8 @@ from typing import Final
 from hotseat.kube import checks
 from hotseat.kube.checks import EVENTING, SERVING, Finding, Patch, unknown, wrong
 from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
-from hotseat.kube.knative import KOURIER, judge, settings
-from hotseat.kube.names import (
+from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_part
+from hotseat.kube.constants import (
     BROKERS,
     CONFIG_MAPS,
     CRDS,
@@ -20,7 +20,7 @@ from hotseat.kube.names import (
     WORKSPACES,
     Resource,
 )
-from hotseat.kube.parts import DEMAND_SECRET, ROUTER, SWITCHER, Part, find_part
+from hotseat.kube.knative import KOURIER, judge, settings
 from hotseat.manifests.crd import definition
 
 _FORBIDDEN = (401, 403)
@@ -43,7 +43,7 @@ class Doctor:
     def __init__(self, kube: Kube, namespace: str) -> None:
         self._kube = kube
         self._namespace = namespace
-        self._parts: dict[str, Part | None] = {}
+        self._parts: dict[str, Component | None] = {}
 
     def examine(self) -> list[Finding]:
         """Look at everything; only the first thing where the API server does not answer."""
@@ -135,7 +135,7 @@ class Doctor:
     def _part(self, component: str) -> Iterator[Finding]:
         yield checks.part(component, self._find(component), self._namespace)
 
-    def _find(self, component: str) -> Part | None:
+    def _find(self, component: str) -> Component | None:
         if component not in self._parts:
             self._parts[component] = find_part(self._kube, self._namespace, component)
         return self._parts[component]

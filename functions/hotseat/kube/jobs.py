@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import CacheState
+from hotseat.kube.constants import CACHE, CACHE_VARIABLE, FINGERPRINT, JOBS, TERMINATION_LOG, USER, ClusterSettings
 from hotseat.kube.containers import CONTAINER as ENGINE
 from hotseat.kube.containers import needs_fetch, security_context
-from hotseat.kube.conventions import CACHE, CACHE_VARIABLE, TERMINATION_LOG, USER, ClusterSettings
 from hotseat.kube.merge import merge
-from hotseat.kube.names import FINGERPRINT, JOBS
 from hotseat.kube.objects import cache_volume, fingerprint, labels_of, owner_of, pull_secrets
 from hotseat.sources.fetch import HOPELESS
 

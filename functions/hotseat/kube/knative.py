@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hotseat.core.units import Unreadable, parse_duration
+from hotseat.api.units import Unreadable, parse_duration
 from hotseat.kube.checks import SERVING, Finding, Patch, Verdict, ok
 from hotseat.kube.client import Json
 

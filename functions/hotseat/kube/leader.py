@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from hotseat.core.units import format_time
+from hotseat.api.units import format_time
 from hotseat.kube.client import CONFLICT, Json, Kube, KubeError
-from hotseat.kube.names import LEASES
+from hotseat.kube.constants import LEASES
 
 log = logging.getLogger(__name__)
 

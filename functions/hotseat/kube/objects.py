@@ -9,14 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hotseat.core.documents import Model, OnDelete
-from hotseat.core.units import Unreadable, parse_quantity
+from hotseat.api.model import Model, OnDelete
+from hotseat.api.units import Unreadable, parse_quantity
 from hotseat.engines.base import is_remote
-from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
-from hotseat.kube.conventions import CACHE, WEIGHTS, ClusterSettings
-from hotseat.kube.merge import merge
-from hotseat.kube.names import (
+from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
+    CACHE,
     CLAIMS,
     CLASS_ANNOTATION,
     FINGERPRINT,
@@ -24,8 +22,12 @@ from hotseat.kube.names import (
     MODEL,
     MODELS,
     SERVICES,
+    WEIGHTS,
     WORKSPACE,
+    ClusterSettings,
 )
+from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
+from hotseat.kube.merge import merge
 
 Json = dict[str, Any]
 

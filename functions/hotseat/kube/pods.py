@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hotseat.core.units import parse_quantity
+from hotseat.api.units import parse_quantity
 
 Json = dict[str, Any]
 

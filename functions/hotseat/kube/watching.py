@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from hotseat.kube.client import GONE, Json, Kube, KubeError
-from hotseat.kube.names import Resource
+from hotseat.kube.constants import Resource
 
 log = logging.getLogger(__name__)
 

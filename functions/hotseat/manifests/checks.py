@@ -6,9 +6,9 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from hotseat.core.documents import PINNED, Model, OnIdle
-from hotseat.core.units import format_bytes
-from hotseat.core.workspaces import DEFAULT_WORKSPACE, Workspace
+from hotseat.api.model import PINNED, Model, OnIdle
+from hotseat.api.units import format_bytes
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import windows
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.fallbacks import check_fallbacks

@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hotseat.core.base import API_VERSION, Document
-from hotseat.core.documents import DOCUMENTS
-from hotseat.core.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
+from hotseat.api.model import DOCUMENTS
+from hotseat.api.types import API_VERSION, Document
+from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
 from hotseat.manifests.fields import walk
 from hotseat.manifests.rules import AUTO_DURATION, DURATION, QUANTITY, RULES, as_validations
 from hotseat.manifests.schema import DocumentSchema, schema
@@ -24,7 +24,7 @@ _DURATIONS = {DURATION_PATTERN: DURATION, AUTO_DURATION_PATTERN: AUTO_DURATION}
 # What a field needs beyond its type, by class and field.
 _EXTRA: Mapping[tuple[str, str], Json] = {
     ("ModelSpec", "names"): {"x-kubernetes-list-type": "set"},
-    ("Capacity", "devices"): {"x-kubernetes-list-type": "set"},
+    ("CapacitySpec", "devices"): {"x-kubernetes-list-type": "set"},
     ("ModelSpec", "env"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     # Not one default: a Model that names no Workspace belongs to the only one there is.
     ("ModelSpec", "workspace"): {"default": None},

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hotseat.core.base import API_VERSION
-from hotseat.core.documents import DOCUMENTS
+from hotseat.api.model import DOCUMENTS
+from hotseat.api.types import API_VERSION
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.explain import explain
 from hotseat.manifests.files import Text

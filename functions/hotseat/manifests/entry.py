@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from hotseat.core.documents import Model
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
 from hotseat.manifests.nodes import Tree
 from hotseat.manifests.problems import Path, Problem, dotted
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from hotseat.core.base import PATTERN_WORDS
-from hotseat.core.documents import DOCUMENTS
-from hotseat.core.units import Unreadable
+from hotseat.api.model import DOCUMENTS
+from hotseat.api.types import PATTERN_WORDS
+from hotseat.api.units import Unreadable
 from hotseat.manifests import fields
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.problems import Path, Problem, did_you_mean, near, shown

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from hotseat.core.base import Document
+from hotseat.api.types import Document
 
 
 @dataclass(frozen=True, slots=True)

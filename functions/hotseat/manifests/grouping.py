@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from hotseat.core.documents import Model
-from hotseat.core.workspaces import Workspace
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hotseat.core.base import Metadata
-from hotseat.core.documents import Model
-from hotseat.core.workspaces import DEFAULT_WORKSPACE, Workspace
+from hotseat.api.model import Model
+from hotseat.api.types import Metadata
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests.checks import Plugins, check, home_of
 from hotseat.manifests.entries import entries
 from hotseat.manifests.entry import Entry

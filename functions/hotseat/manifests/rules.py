@@ -1,14 +1,14 @@
 """What pydantic and the engines check between fields, as CEL for an API server.
 
-Each rule is the twin of a check in core/documents.py, core/vllm.py, checks.py or an engine; one table of bad documents in the
+Each rule is the twin of a check in api/model.py, api/vllm.py, checks.py or an engine; one table of bad documents in the
 tests is run through both. Engines that other packages add are asked by the switcher only.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hotseat.core.documents import SOURCE_SCHEMES
-from hotseat.core.workspaces import SECRET_HEADERS
+from hotseat.api.model import SOURCE_SCHEMES
+from hotseat.api.workspace import SECRET_HEADERS
 
 _SCHEMES = "|".join(SOURCE_SCHEMES)
 _SCHEME_LIST = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
@@ -138,7 +138,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
             "a Model is in two groups",
         ),
     ),
-    ("Capacity", ""): (
+    ("CapacitySpec", ""): (
         (
             "!has(self.devices) || size(self.devices) == 0 || size(self.devices) == self.gpus",
             "devices names more or fewer GPUs than gpus says",

@@ -6,8 +6,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from hotseat.core.base import Document
-from hotseat.core.documents import DOCUMENTS
+from hotseat.api.model import DOCUMENTS
+from hotseat.api.types import Document
 from hotseat.manifests.fields import walk
 
 _REQUIRED = ["apiVersion", "kind"]  # have defaults for those who make documents in Python, but not in files

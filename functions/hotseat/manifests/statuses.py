@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from hotseat.core.base import Document
+from hotseat.api.types import Document
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 

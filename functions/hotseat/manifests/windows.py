@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from hotseat.core.schedule import Window
+from hotseat.api.types import Window
 
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 

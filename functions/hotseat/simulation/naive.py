@@ -7,9 +7,9 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from hotseat.simulation.figures import Record
-from hotseat.simulation.floor import Engine, Floor
-from hotseat.simulation.load import Asked
+from hotseat.simulation.results import Recording
+from hotseat.simulation.simulator import SimulatedEngine, Simulator
+from hotseat.simulation.workload import SimRequest
 
 NAME = "naive"
 
@@ -22,20 +22,20 @@ class Naive:
     """
 
     def __init__(
-        self, engines: Mapping[str, Engine], *, gpus: int = 1, load_spread: float = 0.0, seed: int = 1
+        self, engines: Mapping[str, SimulatedEngine], *, gpus: int = 1, load_spread: float = 0.0, seed: int = 1
     ) -> None:
-        self.floor = Floor(engines, gpus=gpus, load_spread=load_spread, seed=seed)
-        self._line: deque[tuple[int, Asked]] = deque()
+        self.floor = Simulator(engines, gpus=gpus, load_spread=load_spread, seed=seed)
+        self._line: deque[tuple[int, SimRequest]] = deque()
         self._held: dict[str, str] = {}  # models by holder, the one used longest ago first
         self._ready: dict[str, int] = {}  # by holder: requests that it answers
         self._served: dict[int, str] = {}
         self._names = itertools.count(1)
 
-    def run(self, load: Iterable[Asked]) -> Record:
+    def run(self, load: Iterable[SimRequest]) -> Recording:
         """Let a load come, in the order of its times, and go on until nothing more happens."""
         return self.floor.play(load, self._arrive)
 
-    def _arrive(self, request: int, asked: Asked) -> None:
+    def _arrive(self, request: int, asked: SimRequest) -> None:
         if self._claim(asked.model) > self.floor.gpus:
             self.floor.refuse(request)
             return

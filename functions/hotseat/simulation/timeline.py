@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hotseat.simulation.figures import Record, Stay
+from hotseat.simulation.results import Recording, ResidentInterval
 
 LOOKS = 4  # at a queue in each slice
 
@@ -26,7 +26,7 @@ class Timeline:
     lanes: dict[str, Lane]
 
 
-def timeline(record: Record, slices: int) -> Timeline:
+def timeline(record: Recording, slices: int) -> Timeline:
     """Cut a run into slices. Requests that were refused, or were never begun, are not among those that wait."""
     seconds = record.last_answer
     width = seconds / slices
@@ -40,7 +40,7 @@ def timeline(record: Record, slices: int) -> Timeline:
     return Timeline(seconds, lanes)
 
 
-def phases(stay: Stay, end: float) -> tuple[tuple[float, float], list[tuple[float, float]]]:
+def phases(stay: ResidentInterval, end: float) -> tuple[tuple[float, float], list[tuple[float, float]]]:
     """From when until when it was ready (for no time where it never was), and the times before and after that."""
     times = (stay.started, stay.ready, stay.stopped, stay.released)
     started, ready, stopped, released = (end if at is None else min(at, end) for at in times)
@@ -50,7 +50,7 @@ def phases(stay: Stay, end: float) -> tuple[tuple[float, float], list[tuple[floa
 
 
 def _shares(
-    stays: Sequence[Stay], slices: int, width: float, seconds: float
+    stays: Sequence[ResidentInterval], slices: int, width: float, seconds: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     ready, switching = [0.0] * slices, [0.0] * slices
     for stay in stays:

@@ -12,7 +12,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from hotseat.simulation.load import Asked
+from hotseat.simulation.workload import SimRequest
 
 # Refused before an engine saw them, and wanted all the same: too many waited, its time was over, its client left, it failed.
 WANTED = (408, 429, 499)
@@ -40,7 +40,7 @@ class Line:
 class Trace:
     """A load that was, and what had to be assumed or left out for it."""
 
-    asked: tuple[Asked, ...]
+    asked: tuple[SimRequest, ...]
     models: tuple[str, ...]  # in the order in which they were first asked for
     assumed: int  # requests that no engine had got: how long their answers take is the median of their model
     left_out: int  # requests that were wrong, and that no engine had got
@@ -64,7 +64,7 @@ def read(rows: Iterable[str], file: str, *, otherwise: float) -> Trace:
             return usual.get(line.model, otherwise)
         return max(0.0, line.seconds - line.waited)
 
-    asked = tuple(Asked(line.arrived - begin, line.model, seconds(line), line.priority) for line in wanted)
+    asked = tuple(SimRequest(line.arrived - begin, line.model, seconds(line), line.priority) for line in wanted)
     assumed = sum(line.waited is None for line in wanted)
     return Trace(asked, tuple(dict.fromkeys(it.model for it in asked)), assumed, len(lines) - len(wanted))
 

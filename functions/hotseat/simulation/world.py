@@ -8,30 +8,47 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from hotseat.core import intake
-from hotseat.core.admission import Admission
-from hotseat.core.groups import UNGROUPED, Groups
-from hotseat.core.intake import Arrive, Cut, Dispatch, Finish, Leave, Limits, Reject, ReportDemand, ResidencySeen
+from hotseat.core.admission import messages as intake
+from hotseat.core.admission.machine import AdmissionMachine
+from hotseat.core.admission.messages import (
+    AbortRequest,
+    ClientDisconnected,
+    Dispatch,
+    Limits,
+    Reject,
+    ReportDemand,
+    RequestArrived,
+    RequestFinished,
+    ResidencySeen,
+)
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
     Fetch,
-    HolderParked,
-    HolderReady,
-    HolderReleased,
+    InstanceParked,
+    InstanceReady,
+    InstanceReleased,
     Park,
     Residency,
     Start,
     Stop,
     Wake,
 )
-from hotseat.core.policy import Capacity, Policy
-from hotseat.core.seats import DemandReported, Enrolled, Publish, Stimulus, TermsChanged, Tick
-from hotseat.core.switching import Switching
-from hotseat.simulation.figures import Record
-from hotseat.simulation.floor import Engine, Floor
-from hotseat.simulation.load import Asked, Impatience
+from hotseat.core.policy.api import Capacity, Policy
+from hotseat.core.policy.groups import UNGROUPED, Groups
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import (
+    ConfigChanged,
+    DemandReported,
+    Publish,
+    RoutersEnrolled,
+    SchedulerStimulus,
+    Tick,
+)
+from hotseat.simulation.results import Recording
+from hotseat.simulation.simulator import SimulatedEngine, Simulator
+from hotseat.simulation.workload import Impatience, SimRequest
 
 SOON = 0.05  # seconds within which a change of demand is told that is not urgent
 
@@ -39,12 +56,12 @@ SOON = 0.05  # seconds within which a change of demand is told that is not urgen
 class _Router:
     """One admission machine, and what it has to tell."""
 
-    def __init__(self, name: str, floor: Floor, hear: Callable[[Demand], None], carry: float) -> None:
-        self.machine = Admission(name)
+    def __init__(self, name: str, floor: Simulator, hear: Callable[[Demand], None], carry: float) -> None:
+        self.machine = AdmissionMachine(name)
         self._floor, self._hear, self._carry = floor, hear, carry
         self._look_at: float | None = None  # when the next snapshot is taken
 
-    def ask(self, stimulus: intake.Stimulus) -> None:
+    def ask(self, stimulus: intake.AdmissionStimulus) -> None:
         for command in self.machine.step(stimulus):
             match command:
                 case Dispatch(request, holder):
@@ -53,7 +70,7 @@ class _Router:
                     self._report(urgent)
                 case Reject(request):
                     self._floor.refuse(request)
-                case Cut(request):
+                case AbortRequest(request):
                     self._floor.cut(request)
                     self._floor.at(self._floor.now, self._finish, request)
 
@@ -61,7 +78,7 @@ class _Router:
         self.ask(ResidencySeen(self._floor.now, residency))
 
     def _finish(self, request: int) -> None:
-        self.ask(Finish(self._floor.now, request))
+        self.ask(RequestFinished(self._floor.now, request))
 
     def _report(self, urgent: bool) -> None:
         due = self._floor.now if urgent else self._floor.now + SOON
@@ -81,7 +98,7 @@ class World:
     def __init__(
         self,
         policy: Policy,
-        engines: Mapping[str, Engine],
+        engines: Mapping[str, SimulatedEngine],
         *,
         capacity: Capacity = Capacity(),  # noqa: B008 - it is frozen
         groups: Groups = UNGROUPED,
@@ -93,31 +110,31 @@ class World:
         impatience: Impatience | None = None,
     ) -> None:
         gpus = groups.together(set(engines)) if capacity.gpus is None else capacity.gpus
-        self.floor = Floor(engines, gpus=gpus, load_spread=load_spread, seed=seed)
-        self.switching = Switching("simulated", policy)
+        self.floor = Simulator(engines, gpus=gpus, load_spread=load_spread, seed=seed)
+        self.switching = Scheduler("simulated", policy)
         self._carry = carry
         self._impatience = impatience
         self._tick_at: float | None = None
         names = [f"router-{number}" for number in range(1, routers + 1)]
         self.routers = [_Router(name, self.floor, self._hear, carry) for name in names]
-        self._tell(Enrolled(0.0, tuple(names)))
+        self._tell(RoutersEnrolled(0.0, tuple(names)))
         limits = {
             name: Limits(engine.slots if engine.limit is None else engine.limit, engine.max_waiting)
             for name, engine in engines.items()
         }
         for router in self.routers:
             router.ask(intake.LimitsChanged(0.0, limits, max_waiting, routers=routers))
-        self._tell(TermsChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity, groups))
+        self._tell(ConfigChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity, groups))
         for name in engines:
             self._tell(CacheObserved(0.0, name, CacheState.CACHED))
 
-    def run(self, load: Iterable[Asked]) -> Record:
+    def run(self, load: Iterable[SimRequest]) -> Recording:
         """Let a load come, in the order of its times, and go on until nothing more happens."""
         return self.floor.play(load, self._arrive)
 
-    def _arrive(self, request: int, asked: Asked) -> None:
+    def _arrive(self, request: int, asked: SimRequest) -> None:
         router = self.routers[request % len(self.routers)]
-        router.ask(Arrive(self.floor.now, request, asked.model, asked.priority))
+        router.ask(RequestArrived(self.floor.now, request, asked.model, asked.priority))
         if self._impatience is not None and request in self.floor.waiting:
             self.floor.at(
                 self.floor.now + self._impatience.patience, self._give_up, (request, router, self._impatience.pause)
@@ -127,7 +144,7 @@ class World:
         request, router, pause = what
         if request in self.floor.waiting:
             self.floor.give_up(request, pause)
-            router.ask(Leave(self.floor.now, request))
+            router.ask(ClientDisconnected(self.floor.now, request))
 
     # The switcher and the runtime -------------------------------------------------------------------------------------
 
@@ -139,7 +156,7 @@ class World:
             self._tick_at = None
             self._tell(Tick(self.floor.now))
 
-    def _tell(self, stimulus: Stimulus) -> None:  # noqa: C901 — one arm a command
+    def _tell(self, stimulus: SchedulerStimulus) -> None:  # noqa: C901 — one arm a command
         floor = self.floor
         for command in self.switching.step(stimulus):
             match command:
@@ -168,10 +185,10 @@ class World:
         queues = [router.machine.waiting_by_model().get(order.model) for router in self.routers]
         self.floor.take_turn(order.model, min((queue.oldest for queue in queues if queue), default=None))
         turn = order.turn if isinstance(order, Wake) else 0
-        self._tell(HolderReady(self.floor.now, holder, order.epoch, "http://simulated", turn))
+        self._tell(InstanceReady(self.floor.now, holder, order.epoch, "http://simulated", turn))
 
     def _sleep(self, order: Park, holder: str) -> None:
-        self._tell(HolderParked(self.floor.now, holder, order.epoch, order.turn))
+        self._tell(InstanceParked(self.floor.now, holder, order.epoch, order.turn))
 
     def _release(self, order: Stop, holder: str) -> None:
-        self._tell(HolderReleased(self.floor.now, holder, order.epoch))
+        self._tell(InstanceReleased(self.floor.now, holder, order.epoch))

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from hotseat.core.units import format_time
+from hotseat.api.units import format_time
 
 
 class JsonLines(logging.Formatter):

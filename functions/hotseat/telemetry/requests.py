@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hotseat.core.units import format_time
+from hotseat.api.units import format_time
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ of which there is one that writes to gunicorn's socket itself (`takeover`) and o
 """
 
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome, openai_error_event
+from hotseat.gateway.relay.gunicorn_stream import TakeoverStream, client_stream
 from hotseat.gateway.relay.heads import Call, Headers, RequestHeaders, ResponseHead, end_to_end, request_target
 from hotseat.gateway.relay.pool import Connections
 from hotseat.gateway.relay.streams import ClientGone, ClientStream, PlainStream, client_socket, departed
-from hotseat.gateway.relay.takeover import TakeoverStream, client_stream
 
 __all__ = [
     "Call",

@@ -11,7 +11,7 @@ from math import inf
 from urllib.parse import urlsplit
 
 from hotseat.core.errors import Unreachable, UpstreamFailed
-from hotseat.gateway.relay.departures import Departures
+from hotseat.gateway.relay.disconnects import DisconnectWatcher
 from hotseat.gateway.shortage import shortage
 
 _LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at before use; a request costs less without
@@ -76,7 +76,7 @@ class Connections:
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket] = {}
-        self.departures = Departures()
+        self.departures = DisconnectWatcher()
 
     def take(self, address: str) -> Connection:
         """Take an idle connection, or a fresh one. UpstreamFailed: nobody listens there."""

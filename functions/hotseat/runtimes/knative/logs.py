@@ -6,7 +6,7 @@ import time
 
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
-from hotseat.kube.names import PODS
+from hotseat.kube.constants import PODS
 from hotseat.runtimes.local.logs import ModelLog
 
 POLL = 0.5  # seconds between looks, while somebody follows

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Fetch,
-    HolderAdopted,
-    HolderFailed,
-    HolderReady,
-    HolderReleased,
-    HolderUnproven,
+    InstanceAdopted,
+    InstanceFailed,
+    InstanceReady,
+    InstanceReleased,
+    InstanceUnproven,
     Observation,
     Park,
     SleepFailed,
@@ -28,10 +28,9 @@ from hotseat.core.messages import (
 from hotseat.core.ports import LogView, Observe
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
-from hotseat.kube.names import DEPLOYMENTS, POD_AUTOSCALERS, PODS, SERVERLESS_SERVICES, SERVICE, Resource
+from hotseat.kube.constants import DEPLOYMENTS, POD_AUTOSCALERS, PODS, SERVERLESS_SERVICES, SERVICE, Resource
 from hotseat.kube.watching import Change
-from hotseat.runtimes.knative.acting import Hands, SupersededError
-from hotseat.runtimes.knative.adopting import (
+from hotseat.runtimes.knative.adoption import (
     address_of,
     adopt,
     fingerprint_of,
@@ -40,16 +39,16 @@ from hotseat.runtimes.knative.adopting import (
     revisions_that_hold,
     scaled_up,
 )
-from hotseat.runtimes.knative.bringing import Bringing
-from hotseat.runtimes.knative.fetching import Fetcher
-from hotseat.runtimes.knative.freezing import Freezer
-from hotseat.runtimes.knative.holding import FOREIGN_GRACE, Holding
+from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler
+from hotseat.runtimes.knative.informers import Informers, labels, revision_of
+from hotseat.runtimes.knative.instance import FOREIGN_GRACE, UNOWNED, InstanceTable, PodInstance
 from hotseat.runtimes.knative.logs import PodLog
-from hotseat.runtimes.knative.probing import Ask, Probe, ask_queue
-from hotseat.runtimes.knative.register import NOBODYS, Register
-from hotseat.runtimes.knative.releases import UNPROVEN_PAUSE, Releases
-from hotseat.runtimes.knative.scaling import Scaler
-from hotseat.runtimes.knative.watched import Watched, labels, revision_of
+from hotseat.runtimes.knative.readiness_probe import Ask, ReadinessProbe, ask_queue
+from hotseat.runtimes.knative.replicaset_guard import ReplicaSetGuard
+from hotseat.runtimes.knative.scale_down import UNPROVEN_PAUSE, ScaleDown
+from hotseat.runtimes.knative.scale_up import ScaleUp
+from hotseat.runtimes.knative.weights import WeightsFetcher
+from hotseat.runtimes.knative.writes import FencedWriter, SupersededError
 
 RETRY = 0.25  # seconds after an error of the API server
 EXTERNAL = "external"
@@ -72,7 +71,7 @@ class KnativeRuntime:
         self,
         kube: Kube,
         namespace: str,
-        fetcher: Fetcher,
+        fetcher: WeightsFetcher,
         *,
         identity: str,
         clock: Callable[[], float] = time.monotonic,
@@ -83,19 +82,19 @@ class KnativeRuntime:
         self._fetcher = fetcher
         self._clock = clock
         self._ask = ask
-        self._hands = Hands(kube, namespace, identity)
-        self._watched = Watched(kube, namespace, self._heard)
-        self._scaler = Scaler(kube, namespace, self._watched)
-        self._freezer = Freezer(kube, namespace)
-        self._releases = Releases(self._hands, self._freezer, self._watched)
-        self._bringing = Bringing(self._hands, self._watched)
+        self._hands = FencedWriter(kube, namespace, identity)
+        self._watched = Informers(kube, namespace, self._heard)
+        self._scaler = PodAutoscalerReconciler(kube, namespace, self._watched)
+        self._freezer = ReplicaSetGuard(kube, namespace)
+        self._releases = ScaleDown(self._hands, self._freezer, self._watched)
+        self._bringing = ScaleUp(self._hands, self._watched)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._holdings = Register()
+        self._holdings = InstanceTable()
         self._lock = threading.Lock()  # of the three below, between callers and the worker
         self._models: dict[str, Model] = {}
         self._logs: dict[str, PodLog] = {}
         self._closed = False
-        self._probes: dict[str, Probe] = {}  # by holder
+        self._probes: dict[str, ReadinessProbe] = {}  # by holder
         self._observe: Observe | None = None
         self._worker = threading.Thread(target=self._run, name="knative-runtime", daemon=True)
         self.superseded = threading.Event()
@@ -115,7 +114,7 @@ class KnativeRuntime:
                 self._insist(partial(self._hands.take_over, deployment), None)
         for pod in self._watched.pods.objects:
             if pods.terminal(pod):
-                self._holdings.assign(pod, NOBODYS)
+                self._holdings.assign(pod, UNOWNED)
         frozen = self._insist(self._freezer.frozen, set[str]())
         for revision in sorted(frozen | revisions_that_hold(self._watched)):
             if not self._adopt(revision, frozen=revision in frozen) and revision in frozen:
@@ -142,7 +141,7 @@ class KnativeRuntime:
         """Load the model."""
         if self._known(order.model).spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
-        self._holdings.add(Holding(order.model, order.holder, order.epoch, self._clock()))
+        self._holdings.add(PodInstance(order.model, order.holder, order.epoch, self._clock()))
         self._log_of(order.model).note(_started(order.holder))
         self._wake()
 
@@ -154,7 +153,7 @@ class KnativeRuntime:
         elif model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
         else:
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
 
     def park(self, order: Park) -> None:
         """Refuse: a parked pod would keep its GPU claim, so that no other could come."""
@@ -169,7 +168,7 @@ class KnativeRuntime:
             message = "a parked pod would keep its GPU"
             self._tell(SleepFailed(self._clock(), order.holder, order.epoch, order.turn, message))
         else:
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Give the engine's output; None for a model it does not know."""
@@ -220,7 +219,7 @@ class KnativeRuntime:
         looks = [max(each.look_at, each.retry_at) for each in self._holdings.all() if each.look_at is not None]
         return max(0.0, min(looks) - now) if looks else None
 
-    def _advance(self, holding: Holding) -> None:
+    def _advance(self, holding: PodInstance) -> None:
         now = self._clock()
         if now >= holding.retry_at:
             holding.look_at = None
@@ -239,7 +238,7 @@ class KnativeRuntime:
         if holding.stopping:
             self._conclude(holding, now)
 
-    def _bring_up(self, holding: Holding, now: float) -> None:
+    def _bring_up(self, holding: PodInstance, now: float) -> None:
         if not holding.scaled and any(each.model == holding.model and each.scaled for each in self._holdings.all()):
             holding.look_again(now + RETRY)  # somebody else scaled the model up: what came of that goes first
             return
@@ -254,13 +253,13 @@ class KnativeRuntime:
             and holding.id not in self._probes
         ):
             say = partial(self._inbox.put, partial(self._answered, holding, main.uid))
-            self._probes[holding.id] = Probe(ip, self._ask, say)
+            self._probes[holding.id] = ReadinessProbe(ip, self._ask, say)
         if main is not None:
             self._log_of(holding.model).follow(main.last)
             if failure is None:
                 self._bringing.mark(holding, main)
 
-    def _answered(self, holding: Holding, uid: str) -> None:
+    def _answered(self, holding: PodInstance, uid: str) -> None:
         """Tell that its pod serves, unless something else has happened to it meanwhile."""
         main = holding.main
         if (
@@ -275,9 +274,9 @@ class KnativeRuntime:
             self._fail(holding, failure)
             return
         holding.ready = True
-        self._tell(HolderReady(self._clock(), holding.id, holding.epoch, address))
+        self._tell(InstanceReady(self._clock(), holding.id, holding.epoch, address))
 
-    def _fail(self, holding: Holding, failure: pods.Failure) -> None:
+    def _fail(self, holding: PodInstance, failure: pods.Failure) -> None:
         """Tell why at once, and have it end."""
         message, first = failure.message, next(iter(holding.pods.values()), None)
         if failure.reason in _WITH_OUTPUT and first is not None:
@@ -286,26 +285,26 @@ class KnativeRuntime:
             if words := output.last_words(_started(holding.id)):
                 message = f"{message}; it said: {words}"
         now, code = self._clock(), failure.exit_code
-        self._tell(HolderFailed(now, holding.id, holding.epoch, failure.reason, message, exit_code=code))
+        self._tell(InstanceFailed(now, holding.id, holding.epoch, failure.reason, message, exit_code=code))
         holding.stop(self._clock(), FOREIGN_GRACE if failure.reason == "PodDeleted" else 0.0)
 
-    def _take_down(self, holding: Holding, now: float) -> None:
+    def _take_down(self, holding: PodInstance, now: float) -> None:
         if (probe := self._probes.pop(holding.id, None)) is not None:
             probe.cancel()
         self._releases.step(holding, now)
 
-    def _conclude(self, holding: Holding, now: float) -> None:
+    def _conclude(self, holding: PodInstance, now: float) -> None:
         """Tell that it is released, or cannot be proven to be."""
         if holding.released:
             self._holdings.remove(holding)
             self._log_of(holding.model).note(f"--- {holding.id} ended ---")
-            self._tell(HolderReleased(now, holding.id, holding.epoch))
+            self._tell(InstanceReleased(now, holding.id, holding.epoch))
             if holding.unproven:
                 self._releases.remember(holding)  # that nothing is left
             return
         if self._releases.overdue(holding, now):
             holding.unproven = True
-            self._tell(HolderUnproven(now, holding.id, holding.epoch, holding.unproven_because()))
+            self._tell(InstanceUnproven(now, holding.id, holding.epoch, holding.unproven_because()))
         if holding.unproven and not holding.remembered:
             self._releases.remember(holding)
         often = holding.unproven or holding.lost or now >= holding.suspect_at
@@ -331,7 +330,7 @@ class KnativeRuntime:
         if not self._holdings.knows(pod):
             holding = self._holdings.of_revision(revision_of(pod))
             if holding is not None or pods.terminal(pod):
-                self._holdings.assign(pod, holding.id if holding else NOBODYS)
+                self._holdings.assign(pod, holding.id if holding else UNOWNED)
             elif holds_a_seat(pod) and self._watched.ours(pod):
                 self._adopt(revision_of(pod), *([pod] if gone else []))
         if (holding := self._holdings.owner(pod)) is not None:
@@ -360,7 +359,7 @@ class KnativeRuntime:
         self._holdings.add(holding)
         address = address_of(holding.main) if holding.ready and holding.main else None
         self._tell(
-            HolderAdopted(
+            InstanceAdopted(
                 now,
                 holding.model,
                 holding.id,
@@ -376,7 +375,7 @@ class KnativeRuntime:
     def _stop(self, order: Stop, asked: float) -> None:
         holding = self._holdings.get(order.holder)
         if holding is None:
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
         else:
             holding.stop(asked, order.grace)
             holding.retry_at = 0.0

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from math import inf
 
-from hotseat.core.calls import EngineCall, Method
-from hotseat.core.documents import Health
-from hotseat.core.units import format_duration
-from hotseat.runtimes.local.errand import Balked, Errand
+from hotseat.api.model import Health
+from hotseat.api.types import EngineCall, Method
+from hotseat.api.units import format_duration
+from hotseat.runtimes.local.engine_http import EngineRefused, EngineRequest
 
 
 class Liveness:
@@ -22,7 +22,7 @@ class Liveness:
         self._address, self._heard = address, heard
         self._health = health
         self._call = EngineCall.model_construct(path=path, method=Method.GET, body="", timeout=health.period)
-        self._errand: Errand | None = None
+        self._errand: EngineRequest | None = None
         self._asked = -inf
         self._next = now + health.period
         self._well, self._failures = now, 0  # when it last showed that it lives, and what failed since
@@ -51,11 +51,11 @@ class Liveness:
                 self._lives(heard)
                 return ""
             self._asked = now
-            self._errand = Errand(self._address, [self._call], now)
+            self._errand = EngineRequest(self._address, [self._call], now)
         try:
             if not self._errand.step(now):
                 return ""
-        except Balked as problem:
+        except EngineRefused as problem:
             return self._fails(now, str(problem))
         self._lives(now)
         return ""

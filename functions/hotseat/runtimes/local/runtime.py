@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from math import inf
 from pathlib import Path
 
-from hotseat.core.documents import Model
+from hotseat.api.model import Model
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Fetch,
-    HolderFailed,
-    HolderReleased,
+    InstanceFailed,
+    InstanceReleased,
     Observation,
     Park,
     Start,
@@ -23,15 +23,15 @@ from hotseat.core.messages import (
 )
 from hotseat.core.ports import LogView, Observe
 from hotseat.engines.base import Engine, is_remote, load_engine
-from hotseat.runtimes.local.accelerators import Accelerators
-from hotseat.runtimes.local.fetching import Fetching
-from hotseat.runtimes.local.gpus import Gpus
-from hotseat.runtimes.local.holder import PROOF_TIME, Holder, Surroundings
-from hotseat.runtimes.local.keepers import Keepers
-from hotseat.runtimes.local.launching import CannotStart, PortBook, WeightsMissing, base_environment, check_start
-from hotseat.runtimes.local.leftovers import KEEPER_VARIABLE, STATE_VARIABLE, StateDir
+from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
+from hotseat.runtimes.local.launch import CannotStart, PortReservations, WeightsMissing, base_environment, check_start
 from hotseat.runtimes.local.logs import ModelLog
-from hotseat.runtimes.local.measuring import Measuring
+from hotseat.runtimes.local.memory_sampler import MemorySampler
+from hotseat.runtimes.local.nvml import MemoryProof
+from hotseat.runtimes.local.orphans import KEEPER_VARIABLE, STATE_VARIABLE, StateDir
+from hotseat.runtimes.local.supervisor_client import SupervisorPool
+from hotseat.runtimes.local.visible_devices import Gpus
+from hotseat.runtimes.local.weights import Fetching
 from hotseat.sources.base import SourceError, cached
 
 EXTERNAL = "external"  # the engine whose servers are neither started nor stopped
@@ -59,7 +59,7 @@ class LocalRuntime:
         clock: Callable[[], float] = time.monotonic,
         log_dir: Path | None = None,
         *,
-        accelerators: Accelerators | None = None,
+        accelerators: MemoryProof | None = None,
         gpus: Gpus | None = None,
         engines: Callable[[str], Engine] = load_engine,
         heard: Callable[[str], float] = _silence,
@@ -73,7 +73,7 @@ class LocalRuntime:
         self._models: dict[str, Model] = {}
         self._engines: dict[str, Engine] = {}  # by name: finding one reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
-        self._holders: dict[str, Holder] = {}
+        self._holders: dict[str, EngineThread] = {}
         self._fetches: dict[str, Fetching] = {}
         self._looks: set[str] = set()  # models at which a thread looks, whether they could be loaded
         self._uncached: set[str] = set()  # models whose weights could not be had when it last looked
@@ -81,19 +81,19 @@ class LocalRuntime:
         self._state = state = StateDir(state_dir)
         marks = {STATE_VARIABLE: str(state.path)}
         self._child_env = base_environment() | marks
-        self._keepers = Keepers(self._child_env | {KEEPER_VARIABLE: str(os.getpid())})
-        self._around = Surroundings(
+        self._keepers = SupervisorPool(self._child_env | {KEEPER_VARIABLE: str(os.getpid())})
+        self._around = RuntimeContext(
             self._tell,
             clock,
             self._keepers,
-            PortBook(),
+            PortReservations(),
             state,
             cache_dir,
             accelerators,
             marks,
             self._forget,
             gpus or Gpus(),
-            Measuring(self._tell, clock, accelerators),
+            MemorySampler(self._tell, clock, accelerators),
             heard,
         )
 
@@ -163,9 +163,9 @@ class LocalRuntime:
         if problem is not None:
             log.error("%s cannot start: %s", order.holder, problem)
             self._tell(
-                HolderFailed(self._clock(), order.holder, order.epoch, "CannotStart", f"cannot start: {problem}")
+                InstanceFailed(self._clock(), order.holder, order.epoch, "CannotStart", f"cannot start: {problem}")
             )
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
 
     def stop(self, order: Stop) -> None:
         """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
@@ -175,7 +175,7 @@ class LocalRuntime:
         if holder is None and model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is served by {model.spec.url}, which hotseat does not stop")
         if holder is None or not holder.orders.stop(order.grace):
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
 
     def park(self, order: Park) -> None:
         """Have a ready engine sleep, and prove that it does."""
@@ -189,7 +189,7 @@ class LocalRuntime:
         with self._lock:
             holder = self._holders.get(order.holder)
         if holder is None or not holder.orders.give(order):
-            self._tell(HolderReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Give the engine's output; None for a model it does not know."""
@@ -230,7 +230,7 @@ class LocalRuntime:
         """Make the holder and its thread; on failure (no descriptor, no thread) nothing of it stays."""
         holder = None
         try:
-            holder = Holder(order, model, self._engines[model.spec.engine], self._logs[model.name], self._around)
+            holder = EngineThread(order, model, self._engines[model.spec.engine], self._logs[model.name], self._around)
             self._run(holder)
         except Exception as problem:
             if holder is not None:
@@ -315,7 +315,7 @@ class LocalRuntime:
         except Exception:  # likewise
             log.exception("cannot load the engine %s", name)
 
-    def _forget(self, holder: Holder) -> None:
+    def _forget(self, holder: EngineThread) -> None:
         with self._lock:
             del self._holders[holder.order.holder]
 

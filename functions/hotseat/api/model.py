@@ -1,0 +1,417 @@
+"""The documents that people write (`hotseat.dev/v1alpha1`), and the first of the two: Model. The other is in workspaces.py.
+
+One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the docs. Field names
+follow Kubernetes (camelCase in documents, snake_case here); an unknown field is an error, because a misspelt one that is
+ignored is worse. Rules between fields sit on the field that breaks them, so that an error can point at it.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from hotseat.api.types import (
+    API_VERSION,
+    PATH_PATTERN,
+    URL_PATTERN,
+    VARIABLE_PATTERN,
+    Argument,
+    Document,
+    EngineCall,
+    Metadata,
+    ModelName,
+    Name,
+    ObjectName,
+    Window,
+)
+from hotseat.api.units import Bytes, Cores, Duration
+from hotseat.api.vllm import VllmSettings
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
+from hotseat.core.admission.fallback import Fallback
+
+PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
+SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")
+
+
+class Capability(StrEnum):
+    """Kind of request that a Model serves."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
+    IMAGE = "image"
+
+
+class EnvVar(Document):
+    """One environment variable of an engine."""
+
+    name: Annotated[str, Field(pattern=VARIABLE_PATTERN)] = Field(description="Name of the variable.")
+    value: str = Field(default="", description="Value of the variable. Numbers and booleans must be in quotes.")
+
+
+class Resources(Document):
+    """Resources that a resident Model occupies."""
+
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=1,
+        description="Number of GPUs. Whole GPUs, unless acceleratorMemory is set. A Model with 0 sees no GPU and "
+        "runs beside any other.",
+    )
+    accelerator_memory: Bytes | None = Field(
+        default=None,
+        description="Accelerator memory of all its GPUs together. Used only if the Workspace sets "
+        "capacity.acceleratorMemory. On one machine, Models that set it share GPUs.",
+    )
+    cpu: Cores | None = Field(
+        default=None, description="CPU request, such as 4 or 500m. A cluster does not accept a bare 0.5."
+    )
+    memory: Bytes | None = Field(
+        default=None,
+        description="Host memory request. Also the host memory that the Model counts with while it is parked. "
+        "Unset: the measured memory of its processes.",
+    )
+
+
+class OnDelete(StrEnum):
+    """What happens to the weights when their Model is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class FetchBy(StrEnum):
+    """What fetches the weights."""
+
+    JOB = "Job"
+    ENGINE = "Engine"
+
+
+class WhileAbsent(StrEnum):
+    """What happens to a request while the weights of its Model are fetched."""
+
+    REFUSE = "Refuse"
+    WAIT = "Wait"
+
+
+class Cache(Document):
+    """Where weights are stored."""
+
+    size: Bytes | None = Field(default=None, description="Size of the PersistentVolumeClaim that hotseat creates.")
+    storage_class: str | None = Field(default=None, description="Storage class of that claim.")
+    existing_claim: ObjectName | None = Field(
+        default=None, description="Existing PersistentVolumeClaim to use. Excludes size and storageClass."
+    )
+    on_delete: OnDelete = Field(
+        default=OnDelete.RETAIN, description="Whether the claim is kept or deleted when the Model is deleted (cluster)."
+    )
+    fetch_by: FetchBy = Field(
+        default=FetchBy.JOB,
+        description="Job: hotseat fetches the weights before a GPU is taken. Engine: the engine fetches them "
+        "while it loads.",
+    )
+    while_absent: WhileAbsent | None = Field(
+        default=None,
+        description="What happens to requests while hotseat fetches the weights. Refuse: 503 with Retry-After "
+        "and the progress (default on a cluster). Wait: requests are queued (default of `hotseat up`).",
+    )
+
+    @field_validator("existing_claim")
+    @classmethod
+    def _excludes_a_claim_of_ours(cls, claim: str | None, info: ValidationInfo) -> str | None:
+        if claim and (info.data.get("size") is not None or info.data.get("storage_class") is not None):
+            raise ValueError("existingClaim excludes size and storageClass")
+        return claim
+
+
+class OnIdle(StrEnum):
+    """How a Model frees the accelerator."""
+
+    STOP = "Stop"
+    PARK = "Park"
+
+
+class Lifecycle(Document):
+    """How a Model is loaded and unloaded."""
+
+    idle_timeout: Duration = Field(
+        default=0.0,
+        description="Unload after this time without a request. `0s`: stay until another model needs the room.",
+    )
+    release: OnIdle = Field(
+        default=OnIdle.STOP,
+        description="How the Model frees the accelerator. Stop ends the engine. Park puts the engine to sleep: "
+        "it keeps its process and host memory. An engine that is not asleep within stopTimeout is stopped. "
+        "Park works on one machine only.",
+    )
+    start_timeout: Duration = Field(
+        default=300.0, description="Maximum time to load. A load that takes longer has failed."
+    )
+    drain_timeout: Duration = Field(
+        default=120.0, description="Time for requests in flight to finish before the engine is stopped."
+    )
+    response_start_timeout: Duration = Field(
+        default=0.0,
+        description="Maximum time from the dispatch of a request to the start of its answer. After that the "
+        "request ends with 504. `0s`: no limit. An answer that is not streamed starts when it is complete.",
+    )
+    stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
+    preload: bool = Field(default=False, description="Load at startup, if there is room.")
+    schedule: tuple[Window, ...] = Field(
+        default=(),
+        max_length=20,
+        description="Windows of time in which the Model should be resident. It evicts only idle Models. Outside "
+        "of the windows the schedule has no effect.",
+    )
+    sleep: tuple[EngineCall, ...] = Field(
+        default=(),
+        max_length=10,
+        description="Requests that put the engine to sleep, in this order. Engines vllm and mock have their own.",
+    )
+    wake: tuple[EngineCall, ...] = Field(
+        default=(),
+        max_length=10,
+        validate_default=True,
+        description="Requests that wake the engine, in this order. Then its health check must succeed.",
+    )
+
+    @field_validator("wake")
+    @classmethod
+    def _wake_goes_with_sleep(cls, wake: tuple[EngineCall, ...], info: ValidationInfo) -> tuple[EngineCall, ...]:
+        sleep = info.data.get("sleep")
+        if wake and sleep == ():
+            raise ValueError("wake needs sleep: the requests that put it to sleep")
+        if sleep and not wake:
+            raise ValueError("sleep needs wake: the requests that bring it back")
+        return wake
+
+
+class Scheduling(Document):
+    """How a Model competes for the accelerator. Unset fields come from the policy of the Workspace."""
+
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(
+        default=0, description="Priority among Models with queued requests. Higher goes first."
+    )
+    min_residency: Duration | None = Field(
+        default=None, description="Minimum time that the Model stays resident once it is ready, used or not."
+    )
+    max_wait: Duration | None = Field(
+        default=None,
+        description="Bound on the time until the Model gets its turn. If the bound cannot be met "
+        "it is widened, and the effective bound is reported.",
+    )
+    replicas: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="Maximum number of instances. Another instance starts if `concurrency` keeps requests queued "
+        "and no other Model needs the room. It is the first to be evicted (one machine).",
+    )
+
+
+class Health(Document):
+    """How hotseat checks that an engine is ready, and that it still is."""
+
+    path: Annotated[str, Field(pattern=PATH_PATTERN)] | None = Field(
+        default=None, description="Path that answers GET with 2xx once the engine is ready. Each engine has a default."
+    )
+    period: Duration = Field(
+        default=10.0,
+        description="Interval and timeout of health checks of a ready engine. A check is skipped while the "
+        "engine sends bytes of an answer. `0s`: no checks. One machine only: on a cluster, set a "
+        "livenessProbe in podTemplate.",
+    )
+    failure_threshold: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=6,
+        description="The engine is stopped after this many failed checks in a row, if it has sent no byte in "
+        "between. The next request starts it again. Raise it for an engine that does not answer while it "
+        "computes.",
+    )
+
+
+class ModelSpec(Document):
+    """What to serve, with which engine, and how it takes turns."""
+
+    engine: Annotated[str, Field(min_length=1)] = Field(
+        description="Server program: llamacpp, vllm, custom, external, mock, or an engine that a package adds."
+    )
+    source: str | None = Field(
+        default=None,
+        description="Weights: hf://org/repo[/file][@revision], ollama://name, https://…, s3://…, file://path, "
+        "pvc://claim/path, or a path relative to the folder of the file.",
+    )
+    names: tuple[ModelName, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Names that clients may send as `model`, beside metadata.name: any text. The first is the name that /v1/models, "
+        "events, metrics and the CLI show; without one that is metadata.name.",
+    )
+    engine_model_name: str | None = Field(
+        default=None,
+        description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
+    )
+    url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
+        default=None,
+        validate_default=True,
+        description="Base URL of a server that is already running (engine external).",
+    )
+    image: str | None = Field(default=None, description="Container image (cluster).")
+    command: tuple[Argument, ...] = Field(
+        default=(),
+        max_length=100,
+        validate_default=True,
+        description="Program and first arguments, instead of the engine's default.",
+    )
+    args: tuple[Argument, ...] = Field(default=(), max_length=100, description="Additional arguments of the engine.")
+    env: tuple[EnvVar, ...] = Field(default=(), description="Environment variables of the engine.")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="Port that the engine listens on. Unset: a free port (one machine). Two Models can have the "
+        "same port if they are never loaded at the same time.",
+    )
+    resources: Resources = Resources()
+    cache: Cache = Cache()
+    capabilities: tuple[Capability, ...] = Field(
+        default=(), description="Kinds of requests that the Model serves. Empty: what the engine supports."
+    )
+    lifecycle: Lifecycle = Lifecycle()
+    scheduling: Scheduling = Scheduling()
+    workspace: Name = Field(
+        default=DEFAULT_WORKSPACE,
+        description="Workspace whose accelerator the Model shares. Optional if there is only one Workspace.",
+    )
+    health: Health = Health()
+    stop_command: tuple[str, ...] = Field(
+        default=(),
+        description="Command that is run before SIGTERM, for processes that hotseat cannot signal (`docker stop …`).",
+    )
+    concurrency: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        validate_default=True,
+        description="Maximum number of requests in flight of each instance. Further requests are queued. 0: no limit.",
+    )
+    vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
+    pod_template: dict[str, Any] | None = Field(
+        default=None, description="metadata and spec that are merged into the pod's (strategic merge patch, cluster)."
+    )
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
+        default=(), description="Secrets for pulling the image (cluster)."
+    )
+    credentials: ObjectName | None = Field(
+        default=None,
+        description="Secret with environment variables for fetching and for the engine, such as HF_TOKEN or "
+        "AWS_… (cluster).",
+    )
+    description: str = Field(default="", description="Shown in the list of models.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="Free-form data that is shown in the list of models."
+    )
+    unlisted: bool = Field(default=False, description="Serve the Model, but leave it out of the list of models.")
+    fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
+
+    @field_validator("source")
+    @classmethod
+    def _source_names_something(cls, source: str | None) -> str | None:
+        if source is not None and not source.strip():
+            raise ValueError("source is empty")
+        match = re.match(r"([A-Za-z0-9+.-]+):(//)?(.*)$", source or "", re.DOTALL)
+        if match is None or (match[2] is None and match[1] not in SOURCE_SCHEMES):
+            return source  # a path
+        if match[1] not in SOURCE_SCHEMES or match[2] is None:
+            schemes = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
+            raise ValueError(f"source begins with {match[1]}:{match[2] or ''}; allowed: {schemes} or a path")
+        if not match[3].strip("/"):
+            raise ValueError(f"source {source} has no name after its scheme")
+        return source
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_for_external(cls, url: str | None, info: ValidationInfo) -> str | None:
+        engine = info.data.get("engine")
+        if engine == "external" and url is None:
+            raise ValueError("engine external needs url")
+        if engine is not None and engine != "external" and url is not None:
+            raise ValueError("url is for engine external only")
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _custom_needs_command(cls, command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("engine") == "custom" and not command:
+            raise ValueError("engine custom needs command")
+        return command
+
+    @field_validator("env")
+    @classmethod
+    def _env_sets_once(cls, env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+        names = [variable.name for variable in env]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"env sets {', '.join(doubled)} twice")
+        return env
+
+    @field_validator("scheduling")
+    @classmethod
+    def _replicas_need_a_port_each(cls, scheduling: Scheduling, info: ValidationInfo) -> Scheduling:
+        if scheduling.replicas > 1 and info.data.get("port") is not None:
+            raise ValueError(f"replicas is {scheduling.replicas}, but they cannot share a fixed port: leave port out")
+        return scheduling
+
+    @field_validator("concurrency")
+    @classmethod
+    def _replicas_need_a_bound(cls, concurrency: int, info: ValidationInfo) -> int:
+        scheduling = info.data.get("scheduling")
+        if scheduling is not None and scheduling.replicas > 1 and not concurrency:
+            raise ValueError(
+                f"scheduling.replicas is {scheduling.replicas}: that needs concurrency, which says when one engine is not enough"
+            )
+        return concurrency
+
+    @field_validator("vllm")
+    @classmethod
+    def _vllm_is_for_vllm(cls, vllm: VllmSettings | None, info: ValidationInfo) -> VllmSettings | None:
+        if vllm is not None and info.data.get("engine", "vllm") != "vllm":
+            raise ValueError("vllm is for engine vllm only")
+        return vllm
+
+    @field_validator("pod_template")
+    @classmethod
+    def _pod_template_is_one(cls, template: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key, part in (template or {}).items():
+            if key not in ("metadata", "spec"):
+                raise ValueError(f"podTemplate has {key}; allowed: metadata, spec")
+            if not isinstance(part, dict):
+                raise ValueError(f"podTemplate.{key} is no mapping")  # noqa: TRY004 - of a document, not of a caller
+        return template
+
+
+class Model(Document):
+    """A model that can be served."""
+
+    api_version: Literal["hotseat.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this format.")
+    kind: Literal["Model"] = Field(default="Model", description="What the document describes.")
+    metadata: Metadata
+    spec: ModelSpec
+
+    @property
+    def name(self) -> str:
+        """Name of the object, by which everything inside knows it."""
+        return self.metadata.name
+
+    @property
+    def shown_name(self) -> str:
+        """Name that clients and people are shown."""
+        return self.spec.names[0] if self.spec.names else self.metadata.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that a client may send, the shown name first."""
+        return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
+
+    @property
+    def engine_model_name(self) -> str:
+        """Name that an engine which we start is told, and asked by."""
+        return self.spec.engine_model_name or self.metadata.name
+
+
+DOCUMENTS: dict[str, type[Model] | type[Workspace]] = {"Model": Model, "Workspace": Workspace}

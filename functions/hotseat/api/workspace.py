@@ -1,0 +1,201 @@
+"""The document that says how an accelerator is shared: Workspace. What holds for documents is in documents.py. Pure."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from hotseat.api.types import API_VERSION, HEADER_PATTERN, DeviceName, Document, Metadata, Name
+from hotseat.api.units import AutoDuration, Bytes, Duration
+
+DEFAULT_WORKSPACE = "default"
+SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+
+
+class CapacitySpec(Document):
+    """Accelerators that the Models of the Workspace share."""
+
+    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="GPUs (seats).")
+    accelerator_memory: Bytes | None = Field(
+        default=None,
+        description="Accelerator memory of all GPUs together. Each GPU has the same share. Unset: only GPUs are "
+        "counted.",
+    )
+    devices: Annotated[tuple[DeviceName, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="GPUs of this Workspace, by index or UUID (one machine). Unset: the first GPUs that no other "
+        "Workspace uses.",
+    )
+    host_memory: Bytes | None = Field(
+        default=None,
+        description="Host memory for parked Models. The least recently used are stopped to make room. Unset: "
+        "half of the machine's memory, shared evenly by the Workspaces that do not set it. 0: no Model that "
+        "holds memory is parked.",
+    )
+    counted: bool = Field(
+        default=True,
+        description="Whether claims of resident Models are added up. false: only groups or sets decide which "
+        "Models can be resident together. The proof that the GPU is free is still required.",
+    )
+
+    @field_validator("devices")
+    @classmethod
+    def _devices_are_the_gpus(cls, devices: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if devices and len(devices) != info.data.get("gpus", len(devices)):
+            raise ValueError(f"devices names {len(devices)} GPUs, but gpus is {info.data['gpus']}")
+        if doubled := sorted({name for name in devices if devices.count(name) > 1}):
+            raise ValueError(f"devices names {', '.join(doubled)} twice")
+        return devices
+
+
+class QueueSpec(Document):
+    """Limits of the queues. Requests beyond them get 429."""
+
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=1000, description="Maximum number of queued requests in the Workspace."
+    )
+    max_waiting_per_model: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="Maximum number of queued requests for one Model."
+    )
+    max_waiting_per_tenant: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="Maximum number of queued requests of one tenant, for all Models."
+    )
+    max_waiting_bytes: Bytes = Field(
+        default=2**30,
+        description="Maximum size of the bodies of all queued requests, which are held in memory.",
+    )
+
+
+class PolicySpec(Document):
+    """Which Model is next, and defaults for the scheduling of Models."""
+
+    name: str = Field(default="batch", description="Policy: batch, fifo, priority, or a policy that a package adds.")
+    max_wait: AutoDuration = Field(
+        default=None,
+        description="Bound on the time until a Model gets its turn. Auto: ten times the measured cost of a "
+        "switch, if that is under a minute. Else one minute, or three times the cost if that is more. At "
+        "least 5 s, and 30 s before a switch has been measured.",
+    )
+    min_residency: Duration = Field(
+        default=0.0, description="Minimum time that a Model stays resident once it is ready, used or not."
+    )
+    # As long as maxWait: whoever asks for one step less goes before those who come that bound later.
+    ageing: Duration = Field(
+        default=30.0,
+        description="Time after which the priority of a queued request, and of its Model, rises by one. `0s`: never.",
+    )
+
+
+class Tenants(Document):
+    """Fair shares in the queue of one Model. Without a header, each API key is a tenant, named by its number."""
+
+    header: Annotated[str, Field(pattern=HEADER_PATTERN, max_length=100)] | None = Field(
+        default=None,
+        description="Request header that names the tenant. It should be set by a proxy in front of hotseat. "
+        "Unset: the API key is the tenant.",
+    )
+    # Whole numbers: an API server compares 0 with a bound of 0.001 as whole numbers, and accepts it.
+    weights: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        default_factory=dict,
+        max_length=1000,
+        description="Weight of each tenant. Tenants that are not listed have weight 1.",
+    )
+
+    @field_validator("header")
+    @classmethod
+    def _header_is_no_secret(cls, header: str | None) -> str | None:
+        if header is not None and header.lower() in SECRET_HEADERS:
+            raise ValueError(f"header {header} carries secrets, and the names of tenants are shown")
+        return header
+
+
+class ModelGroup(Document):
+    """Models that evict each other, or Models of other groups, when they are loaded. For Models without a group, capacity alone decides."""
+
+    name: Name = Field(description="Name of the group, for messages.")
+    members: tuple[Name, ...] = Field(default=(), max_length=150, description="Models, by metadata.name.")
+    swap: bool = Field(default=True, description="One of its members at a time. false: they may be resident together.")
+    exclusive: bool = Field(
+        default=True,
+        description="Whether loading a member evicts the members of other groups. false: members "
+        "are loaded beside them.",
+    )
+    persistent: bool = Field(
+        default=False,
+        description="Whether members are never evicted for Models of other groups, even if there is no room.",
+    )
+
+
+class WorkspaceSpec(Document):
+    """Accelerators, and how they are shared."""
+
+    capacity: CapacitySpec = CapacitySpec()
+    default_model: str | None = Field(
+        default=None, description="Model that answers requests which name none, by any name of it."
+    )
+    queue: QueueSpec = QueueSpec()
+    policy: PolicySpec = PolicySpec()
+    tenants: Tenants = Tenants()
+    return_to_default: Duration = Field(
+        default=0.0,
+        description="Load defaultModel again after this time without requests for any Model. `0s`: never. It "
+        "evicts only idle Models, and its own idle timeout does not apply.",
+    )
+
+    groups: tuple[ModelGroup, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Which Models are evicted when a Model is loaded, in addition to what capacity requires.",
+    )
+    sets: tuple[Annotated[tuple[Name, ...], Field(max_length=150)], ...] = Field(
+        default=(),
+        max_length=1000,
+        validate_default=True,
+        description="Lists of Models that can be resident together, instead of groups. Any subset of a list is "
+        "allowed too. Models without a common list are never resident together.",
+    )
+
+    @field_validator("return_to_default")
+    @classmethod
+    def _return_needs_a_default(cls, seconds: float, info: ValidationInfo) -> float:
+        if seconds and not info.data.get("default_model"):
+            raise ValueError("returnToDefault needs defaultModel")
+        return seconds
+
+    @field_validator("groups")
+    @classmethod
+    def _in_one_group(cls, groups: tuple[ModelGroup, ...]) -> tuple[ModelGroup, ...]:
+        seen: dict[str, str] = {}
+        names = [group.name for group in groups]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"groups has {', '.join(doubled)} twice")
+        for group in groups:
+            for member in group.members:
+                if member in seen:
+                    both = "twice" if seen[member] == group.name else f"and in {group.name}; allowed: one group"
+                    raise ValueError(f"{member} is in {seen[member]} {both}")
+                seen[member] = group.name
+        return groups
+
+    @field_validator("sets")
+    @classmethod
+    def _sets_or_groups(cls, sets: tuple[tuple[str, ...], ...], info: ValidationInfo) -> tuple[tuple[str, ...], ...]:
+        if sets and info.data.get("groups"):
+            raise ValueError("sets excludes groups")
+        capacity = info.data.get("capacity")
+        if capacity is not None and not capacity.counted and not sets and not info.data.get("groups", True):
+            raise ValueError("capacity.counted is false, so groups or sets are required")
+        return sets
+
+
+class Workspace(Document):
+    """Accelerators, and the Models that share them."""
+
+    api_version: Literal["hotseat.dev/v1alpha1"] = Field(default=API_VERSION, description="Version of this format.")
+    kind: Literal["Workspace"] = Field(default="Workspace", description="What the document describes.")
+    metadata: Metadata
+    spec: WorkspaceSpec = WorkspaceSpec()
+
+    @property
+    def name(self) -> str:
+        """Name that Models refer to."""
+        return self.metadata.name

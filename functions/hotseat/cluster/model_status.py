@@ -1,0 +1,144 @@
+"""What people see of Models: their status, the state label of their ksvcs, and Kubernetes Events of every switch."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hotseat.api.units import format_time
+from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.constants import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.1  # seconds in which changes gather
+AGAIN = 1.0  # seconds after an error
+
+_EVENTS: Mapping[str, tuple[str, str]] = {
+    "dev.hotseat.switch.started.v1": ("Normal", "SwitchStarted"),
+    "dev.hotseat.switch.completed.v1": ("Normal", "SwitchCompleted"),
+    "dev.hotseat.switch.failed.v1": ("Warning", "SwitchFailed"),
+    "dev.hotseat.switch.cancelled.v1": ("Normal", "SwitchCancelled"),
+    "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
+}
+
+View = tuple[Mapping[str, Json], Mapping[str, str]]
+
+
+class ModelStatusWriter(threading.Thread):
+    """One thread that writes. `view` gives the statuses of Models by name and the states of ksvcs by name, as they are now."""
+
+    def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
+        super().__init__(name="scribe", daemon=True)
+        self._kube = kube
+        self._namespace = namespace
+        self._view = view
+        self._news = threading.Event()
+        self._closed = False
+        self._statuses: dict[str, Json] = {}
+        self._states: dict[str, str] = {}
+        self._records: list[tuple[Json, str, str]] = []
+
+    def mark(self) -> None:
+        """Look at what is to be written, soon."""
+        self._news.set()
+
+    def forget(self, name: str) -> None:
+        """Write the Model's status anew: somebody made it anew."""
+        self._statuses.pop(name, None)
+        self._states.pop(name, None)
+        self.mark()
+
+    def event(self, event: Mapping[str, Any], uids: Mapping[str, str]) -> None:
+        """Leave a Kubernetes Event on the Model and the Workspace, where a CloudEvent is worth one."""
+        kind = _EVENTS.get(event["type"])
+        if kind is None:
+            return
+        workspace = event["source"].rsplit("/", 1)[-1]
+        for resource, name in ((MODELS, event.get("metadataname", "")), (WORKSPACES, workspace)):
+            uid = uids.get(f"{resource.kind}/{name}")
+            if uid:
+                reference = {
+                    "apiVersion": resource.api,
+                    "kind": resource.kind,
+                    "name": name,
+                    "namespace": self._namespace,
+                    "uid": uid,
+                }
+                self._records.append((reference, kind[0], _message(kind[1], event["data"])))
+        self._records = self._records[-200:]
+        self.mark()
+
+    def close(self) -> None:
+        """End."""
+        self._closed = True
+        self._news.set()
+
+    def run(self) -> None:
+        """Write until closed."""
+        while True:
+            self._news.wait()
+            self._news.clear()
+            if self._closed:
+                return
+            time.sleep(PAUSE)
+            try:
+                self._write()
+            except KubeError as error:
+                log.warning("statuses: %s", error)
+                threading.Timer(AGAIN, self.mark).start()
+            except Exception:
+                log.exception("statuses")
+
+    def _write(self) -> None:
+        statuses, states = self._view()
+        for name, state in states.items():
+            if self._states.get(name) != state:
+                self._patch(SERVICES.path(self._namespace, name), {"metadata": {"labels": {STATE: state}}})
+                self._states[name] = state
+        for name, status in statuses.items():
+            if self._statuses.get(name) != status:
+                self._patch(MODELS.path(self._namespace, name, "status"), {"status": status})
+                self._statuses[name] = status
+        while self._records:
+            reference, kind, message = self._records[0]
+            self._kube.create(EVENTS.path(self._namespace), _record(reference, kind, message, self._namespace))
+            self._records.pop(0)
+
+    def _patch(self, path: str, body: Json) -> None:
+        try:
+            self._kube.merge(path, body)
+        except KubeError as error:
+            if error.status != NOT_FOUND:
+                raise
+
+
+def _message(reason: str, data: Mapping[str, Any]) -> str:
+    if reason == "ModelFailed":
+        return f"{reason}: {data.get('reason')}: {data.get('message')}"
+    left = ", ".join(data.get("from", ())) or "nothing"
+    phases = data.get("phases") or {}
+    took = f" in {phases['total']:.2f} s" if "total" in phases else ""
+    why = f": {data['message']}" if data.get("message") else ""
+    return f"{reason}: {left} → {data.get('to')}{took}{why}"
+
+
+def _record(reference: Json, kind: str, message: str, namespace: str) -> Json:
+    reason, _, text = message.partition(": ")
+    now = format_time(time.time(), "seconds")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{reference['name']}.", "namespace": namespace},
+        "involvedObject": reference,
+        "type": kind,
+        "reason": reason,
+        "message": text[:1000],
+        "source": {"component": "hotseat-switcher"},
+        "reportingComponent": "hotseat.dev/switcher",
+        "reportingInstance": "switcher",
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

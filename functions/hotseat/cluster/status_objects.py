@@ -1,0 +1,220 @@
+"""The rows and conditions of statuses, from what the switching machine knows. Pure, but for the time of day of new conditions."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hotseat.api.model import Model, OnIdle
+from hotseat.api.units import format_time
+from hotseat.api.workspace import Workspace
+from hotseat.control.codec import Json, switch_to_json, to_rfc3339
+from hotseat.control.scheduling_spec import groups_of
+from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, InstanceState, Residency, Resident
+from hotseat.core.scheduler.history import Switch
+from hotseat.core.scheduler.messages import ModelStatus
+
+SHOWN_SWITCHES = 20
+
+Cache = tuple[CacheState, str, int | None, int | None]  # how a fetch stands: state, message, bytes here, bytes in all
+
+# What a router needs of a Model's spec.
+ROUTED = {
+    "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
+    "unlisted", "resources", "fallback",
+}  # fmt: skip
+
+PHASES: Mapping[str, str] = {
+    "unloaded": "Unloaded",
+    "fetching": "Fetching",
+    "failed": "Failed",
+    InstanceState.LOADING.value: "Loading",
+    InstanceState.READY.value: "Ready",
+    InstanceState.CLOSING.value: "Draining",
+    InstanceState.DRAINING.value: "Draining",
+    InstanceState.RELEASING.value: "Releasing",
+    InstanceState.UNPROVEN.value: "ReleaseUnproven",
+    InstanceState.PARKING.value: "Parking",
+    InstanceState.PARKED.value: "Parked",
+    InstanceState.WAKING.value: "Waking",
+}
+
+
+def model_rows(models: Iterable[Model], rows: Sequence[ModelStatus]) -> list[Json]:
+    """Write what routers have to know of each model: how to name and route it, and how it is."""
+    known = {row.name: row for row in rows}
+    return [{**_row(known.get(m.name, ModelStatus(m.name, "unloaded"))), "spec": _routed(m)} for m in models]
+
+
+def _row(status: ModelStatus) -> Json:
+    row: Json = {"name": status.name, "state": status.state}
+    if status.since is not None and status.state != "fetching":
+        row["since"] = to_rfc3339(status.since)
+    if status.message:
+        row["message"] = status.message
+    if status.done is not None:
+        row["done"] = status.done
+    if status.total is not None:
+        row["total"] = status.total
+    if status.retry_at is not None:
+        row["retryAt"] = to_rfc3339(status.retry_at)
+    if status.pinned:
+        row["pinned"] = True
+    if status.exit_code is not None:
+        row["exitCode"] = status.exit_code
+    return row
+
+
+def _routed(model: Model) -> Json:
+    spec: Json = model.spec.model_dump(mode="json", by_alias=True, include=ROUTED, exclude_defaults=True)
+    return {"engine": model.spec.engine, **spec}
+
+
+def switch_rows(earlier: Sequence[Json], switches: Sequence[Switch]) -> list[Json]:
+    """Write the last switches, oldest first; `earlier`: rows of switchers before this one."""
+    return [*earlier, *(switch_to_json(switch) for switch in switches)][-SHOWN_SWITCHES:]
+
+
+def left_behind(row: Json) -> Json:
+    """Make of a row what it is once its switcher has ended: nobody will end it any more."""
+    if row.get("outcome") != "running":
+        return row
+    message = "the switcher ended during this switch; the next one continued from the state it observed"
+    return {**row, "outcome": "failed", "message": message, "endedAt": to_rfc3339(time.monotonic())}
+
+
+def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:
+    """Write what waits and what is in flight, by model."""
+    return [
+        {
+            "model": model,
+            "waiting": waiting,
+            "inFlight": in_flight,
+            **({"oldest": to_rfc3339(oldest)} if waiting else {}),
+        }
+        for model, (waiting, oldest, in_flight) in queue.items()
+    ]
+
+
+def names(residency: Residency) -> Json:
+    """Write who is resident, and who is parked, for people."""
+    parked = [r.model for r in residency.residents if r.state is InstanceState.PARKED]
+    resident = [r.model for r in residency.residents if r.state is not InstanceState.PARKED]
+    return {"resident": ", ".join(resident) or None, "parked": ", ".join(parked) or None}
+
+
+def workspace_conditions(
+    generation: int,
+    residency: Residency,
+    *,
+    broker_ok: bool | None,
+    policy_problem: str = "",
+    group_problem: str = "",
+) -> list[Json]:
+    """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
+    stuck = [r for r in residency.residents if r.state is InstanceState.UNPROVEN]
+    unproven = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
+    problems = [f"the release could not be verified: {unproven}"] if stuck else []
+    problems += [problem for problem in (policy_problem, group_problem) if problem]
+    of_groups = "UnknownMember" if group_problem else "Switching"
+    why = "ReleaseUnproven" if stuck else "UnknownPolicy" if policy_problem else of_groups
+    ready = condition("Ready", not problems, why, "; ".join(problems), generation)
+    reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
+    return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
+
+
+def group_problem(workspace: Workspace, models: Sequence[Model]) -> str:
+    """Say what an API server cannot check of groups and sets: that their members are there, and where nothing is counted, all."""
+    named = groups_of(workspace).members
+    unknown = sorted(named.difference(model.name for model in models))
+    problems = [f"groups or sets name {name}, which is not a Model of this Workspace" for name in unknown]
+    if not workspace.spec.capacity.counted:
+        loaded = {model.name for model in models if model.spec.engine != "external"}
+        alone = ", ".join(sorted(loaded - named))
+        problems += [f"capacity is not counted, and no group or set names {alone}"] if alone else []
+    return "; ".join(problems)
+
+
+def model_status(
+    status: ModelStatus,
+    *,
+    model: Model,
+    generation: int,
+    resident: Resident | None,
+    cache: Cache | None,
+    switches: Sequence[Switch],
+    problem: str,
+) -> Json:
+    """Make a Model's status. `problem`: why its objects cannot be made or are not as they should be."""
+    holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
+    phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
+    last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
+    conditions = _model_conditions(status, phase, cache, problem, generation)
+    if model.spec.scheduling.replicas > 1:
+        message = f"scheduling.replicas is {model.spec.scheduling.replicas}, but on a cluster each Model has one pod"
+        conditions.append(condition("Replicated", False, "OnePodOnly", message, generation))
+    return {
+        "observedGeneration": generation,
+        "phase": phase,
+        "workspace": model.spec.workspace,
+        "conditions": [*conditions, *_parkable(model, generation)],
+        "address": resident.address if resident is not None else None,
+        "replicas": int(holds),
+        "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
+        "lastSwitch": _last(last) if last is not None else None,
+        "pinned": status.pinned,
+    }
+
+
+def _model_conditions(
+    status: ModelStatus, phase: str, cache: Cache | None, problem: str, generation: int
+) -> list[Json]:
+    cached = cache is not None and cache[0] is CacheState.CACHED
+    bad = bool(problem) or status.state in ("failed", InstanceState.UNPROVEN.value)
+    message = problem or status.message
+    why = phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+    fetch, said = (cache[0].value.capitalize(), cache[1]) if cache else ("Unknown", "")
+    return [
+        condition("Ready", cached and not bad, why, message, generation),
+        condition("Cached", cached, fetch, said, generation),
+        condition("Resident", status.state == InstanceState.READY.value, phase, "", generation),
+        condition("Degraded", bad, phase if bad else "AsExpected", message, generation),
+    ]
+
+
+def _parkable(model: Model, generation: int) -> list[Json]:
+    """Say of a Model that shall park why it is stopped instead."""
+    if model.spec.lifecycle.release is not OnIdle.PARK:
+        return []
+    message = "a parked pod would keep its GPU, so the model is stopped instead"
+    return [condition("Parkable", False, "ParkingNeedsSharedGPUs", message, generation)]
+
+
+def _last(switch: Switch) -> Json:
+    return {
+        "id": switch.id,
+        "outcome": switch.outcome,
+        **({"endedAt": to_rfc3339(switch.ended)} if switch.ended is not None else {}),
+        "seconds": switch.phases().get("total"),
+    }
+
+
+def condition(kind: str, true: bool | None, reason: str, message: str, generation: int) -> Json:
+    """Make a condition; None is Unknown. Its time of transition is added by `keep_times`."""
+    return {
+        "type": kind,
+        "status": "Unknown" if true is None else str(true),
+        "reason": reason,
+        "message": message,
+        "observedGeneration": generation,
+    }
+
+
+def keep_times(new: list[Json], old: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """Give each condition the time since which its status is what it is."""
+    before = {c["type"]: c for c in old}
+    now = format_time(time.time(), "seconds")
+    for each in new:
+        same = before.get(each["type"], {})
+        kept = same.get("lastTransitionTime") if same.get("status") == each["status"] else None
+        each["lastTransitionTime"] = kept or now
+    return new

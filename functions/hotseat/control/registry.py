@@ -1,0 +1,130 @@
+"""Which Models there are, by all their names, and the rooms where requests for them wait. What a gateway looks things up in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hotseat.api.model import Model
+from hotseat.api.workspace import Workspace
+from hotseat.control.request_gate import RequestGate
+from hotseat.core.errors import Conflict, Unavailable, UnknownModel
+from hotseat.core.policy.api import Capacity
+from hotseat.core.ports import LogView
+from hotseat.core.scheduler.history import Switch
+from hotseat.core.scheduler.messages import ModelStatus
+
+
+class WorkspaceHandle(Protocol):
+    """One Workspace, as the gateway sees it."""
+
+    workspace: Workspace
+    desk: RequestGate
+    retired: bool  # no document names it any longer
+
+    @property
+    def name(self) -> str:
+        """Name of the Workspace."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What it has to give, as far as that is known here."""
+
+    @property
+    def effective_max_wait(self) -> float | None:
+        """Bound on waiting in force, while somebody waits."""
+
+    def status(self, model: str) -> ModelStatus:
+        """Return the state of a model. `unloaded` if it is not known yet."""
+
+    def switches(self) -> Sequence[Switch]:
+        """Switches that are known, oldest first."""
+
+    def load(self, model: str, timeout: float | None) -> ModelStatus:
+        """Load a model and wait until it is ready.
+
+        Raise Unavailable with the reason. timeout 0: do not wait.
+        """
+
+    def unload(self, model: str, timeout: float | None) -> ModelStatus:
+        """Unload a model and wait until it is verified to be gone.
+
+        Raise Unavailable otherwise. timeout 0: do not wait.
+        """
+
+    def pin(self, model: str, timeout: float | None) -> ModelStatus:
+        """Load a model and protect it from eviction.
+
+        Wait as `load` does. Raise Unavailable if other pins prevent it.
+        """
+
+    def unpin(self, model: str) -> ModelStatus:
+        """Allow the model to be evicted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """The route of a name: its Model and Workspace."""
+
+    model: Model
+    room: WorkspaceHandle
+
+
+class ModelRegistry:
+    """Lookups; they take no lock. Whoever fills it replaces `_places` and `_rooms` as a whole."""
+
+    def __init__(self) -> None:
+        self._rooms: Mapping[str, WorkspaceHandle] = {}
+        self._places: Mapping[str, ModelRoute] = {}
+        self._begun = False
+        self._closing = False
+
+    @property
+    def rooms(self) -> list[WorkspaceHandle]:
+        """All that a document names or that still hold something, in the order in which they came."""
+        return [room for room in self._rooms.values() if not room.retired or room.desk.residency.residents]
+
+    def find(self, name: str) -> ModelRoute:
+        """Model that has this name, else UnknownModel."""
+        place = self._places.get(name)
+        if place is None:
+            raise UnknownModel(
+                f"The model `{name}` does not exist; GET /v1/models lists the available models.", param="model"
+            )
+        return place
+
+    def default(self) -> ModelRoute | None:
+        """Return the Model for requests that name none, if a Workspace has one."""
+        for room in self.rooms:
+            if not room.retired and room.workspace.spec.default_model:
+                return self._places.get(room.workspace.spec.default_model)
+        return None
+
+    def places(self) -> Mapping[str, ModelRoute]:
+        """All Models by metadata.name, sorted."""
+        return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
+
+    def shown_name(self, model: str) -> str:
+        """Name to show for a Model that is known by its metadata.name; that itself where no document names it any longer."""
+        place = self._places.get(model)
+        return place.model.shown_name if place is not None and place.model.name == model else model
+
+    def loadable(self, name: str) -> ModelRoute:
+        """Return a Model that can be loaded and unloaded.
+
+        Raise UnknownModel, Conflict or Unavailable otherwise.
+        """
+        place = self.find(name)
+        if self._closing:
+            raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
+        if place.model.spec.engine == "external":
+            raise Conflict(f"{place.model.name} cannot be loaded or unloaded by hotseat: its engine is external")
+        return place
+
+    def logs(self, model: str) -> LogView | None:  # noqa: ARG002
+        """Return the log of a model's engine. None if there is none."""
+        return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted."""
+        return self._begun and not self._closing

@@ -1,0 +1,352 @@
+"""The desk: where requests of one Workspace wait. The shell around the admission machine.
+
+Threads bring requests here; one lock guards the machine, and each step under it takes microseconds. A request that must wait
+gets a file descriptor to be woken by, so that its thread can watch its client and its turn in one poll().
+"""
+
+import itertools
+import os
+import select
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from hotseat.core.admission.machine import AdmissionMachine
+from hotseat.core.admission.messages import (
+    AbortRequest,
+    AdmissionCommand,
+    AdmissionStimulus,
+    ClientDisconnected,
+    Dispatch,
+    Limits,
+    LimitsChanged,
+    PrewarmRequested,
+    Queued,
+    Reject,
+    ReportDemand,
+    RequestArrived,
+    RequestFinished,
+    ResidencySeen,
+    RouterClosed,
+    ServedByFallback,
+    WaitTimedOut,
+)
+from hotseat.core.errors import HotseatError, Unavailable
+from hotseat.core.messages import Demand, QueuedDemand, Residency
+
+LONGEST_POLL = 3600.0  # seconds; poll() takes no more than a few weeks, and a client may ask for more
+
+Clock = Callable[[], float]
+
+
+class ClientDisconnectedError(Exception):
+    """The client disconnected while its request was queued."""
+
+
+class Client(Protocol):
+    """The connection of a queued request."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor to poll, or -1 if there is none."""
+
+    def departed(self) -> bool:
+        """Return whether the client has disconnected.
+
+        Called when the descriptor has news. Early data is no disconnect.
+        """
+
+
+class PendingRequest:
+    """One request, from `submit` until `finish`. Only the desk changes it."""
+
+    __slots__ = (
+        "_cancel",
+        "_cut",
+        "address",
+        "dispatched",
+        "error",
+        "estimate",
+        "held",
+        "position",
+        "request",
+        "wake",
+    )
+
+    def __init__(self, request: int) -> None:
+        self.request = request
+        self.dispatched: float | None = None
+        self.held = False  # it had to wait
+        self.position: int | None = None  # its place in the queue when it came
+        self.estimate: float | None = None  # seconds until its turn, as it looked then
+        self.address = ""
+        self.error: HotseatError | None = None
+        self.wake: int | None = None  # descriptor that its thread polls while it waits
+        self._cut: HotseatError | None = None
+        self._cancel: Callable[[HotseatError], None] | None = None
+
+    def on_cut(self, cancel: Callable[[HotseatError], None]) -> None:
+        """Set the callback that aborts the request if its model is stopped.
+
+        Called immediately if that has already happened.
+        """
+        self._cancel = cancel
+        if self._cut is not None:
+            cancel(self._cut)
+
+    def cut(self, error: HotseatError) -> None:
+        """Abort the request."""
+        self._cut = error
+        if self._cancel is not None:
+            self._cancel(error)
+
+
+class RequestGate:
+    """Requests of one Workspace at this router.
+
+    Thread-safe. `on_demand(urgent)` is called after each change of demand.
+    """
+
+    def __init__(self, router: str, clock: Clock, on_demand: Callable[[bool], None]) -> None:
+        self._machine = AdmissionMachine(router)
+        self._clock = clock
+        self._on_demand = on_demand
+        self._lock = threading.Lock()
+        self._tickets: dict[int, PendingRequest] = {}
+        self._known: Mapping[str, Limits] = {}  # what the documents say of each Model
+        self._ids = itertools.count(1)
+        self._closed = False
+        self._empty = threading.Event()  # closed, and nothing is left
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        model: str,
+        priority: int = 0,
+        *,
+        at_once: bool = False,
+        tenant: str = "",
+        timeout: float | None = None,
+        size: int = 0,
+        since: float | None = None,
+    ) -> PendingRequest:
+        """Submit a request. It is dispatched (`dispatched` is set) or queued (call `wait`).
+
+        Raise the HotseatError for the client if it is refused. With `at_once`, raise NotResident instead of
+        queueing. `timeout` is the time in seconds after which the client has no use for an answer: a request
+        that cannot meet it is refused immediately. `size` is the size of its body in bytes. `since` is the
+        time at which it was first queued, if it comes from another Workspace.
+        """
+        now = self._clock()
+        deadline = None if timeout is None else now + timeout
+        ticket = PendingRequest(next(self._ids))
+        arrival = RequestArrived(now, ticket.request, model, priority, at_once, tenant, deadline, size, since)
+        try:
+            self._bring(ticket, arrival)
+        except BaseException:  # whatever it is: nobody has the ticket, so nobody else would end it
+            self.finish(ticket)
+            raise
+        return ticket
+
+    def _bring(self, ticket: PendingRequest, arrival: RequestArrived) -> None:
+        with self._lock:
+            self._tickets[ticket.request] = ticket
+            urgent = self._carry_out(self._machine.step(arrival))
+            if ticket.held:
+                ticket.position, ticket.estimate = self._standing(ticket, arrival.now)
+        if urgent is not None:
+            self._on_demand(urgent)
+        if ticket.error is not None:
+            raise ticket.error
+
+    def wait(self, ticket: PendingRequest, client: Client, timeout: float | None = None) -> bool:
+        """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientGone."""
+        if ticket.dispatched is None and ticket.error is None:
+            self._poll(ticket, client, timeout)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.dispatched is not None
+
+    def _poll(self, ticket: PendingRequest, client: Client, timeout: float | None) -> None:
+        deadline = None if timeout is None else self._clock() + timeout
+        poller = select.poll()
+        wake = ticket.wake
+        assert wake is not None  # noqa: S101 — a held ticket has one until `finish`
+        poller.register(wake, select.POLLIN)
+        if client.fileno() >= 0:
+            poller.register(client.fileno(), select.POLLIN | select.POLLRDHUP)
+        while ticket.dispatched is None and ticket.error is None:
+            rest = None if deadline is None else min(max(0.0, deadline - self._clock()), LONGEST_POLL) * 1000
+            events = poller.poll(rest)
+            if not events:
+                return
+            if any(fd != wake for fd, _ in events):
+                if client.departed():
+                    raise ClientDisconnectedError
+                poller.modify(
+                    client.fileno(), select.POLLRDHUP
+                )  # it sent more than its request: only its leaving matters now
+
+    def expire(self, ticket: PendingRequest) -> None:
+        """End the wait of the request at its client's limit.
+
+        `wait` then raises, unless it was just dispatched.
+        """
+        self._step(WaitTimedOut(self._clock(), ticket.request))
+
+    def divert(self, ticket: PendingRequest) -> bool:
+        """End the wait of the request because another model answers it.
+
+        Its own model stays wanted. Return False if it was just dispatched.
+        """
+        self._step(ServedByFallback(self._clock(), ticket.request))
+        if ticket.dispatched is not None:
+            return False
+        self.finish(ticket)
+        return True
+
+    def want(self, model: str) -> None:
+        """Request that a model is loaded, although no request is queued for it."""
+        self._step(PrewarmRequested(self._clock(), model))
+
+    def finish(self, ticket: PendingRequest) -> None:
+        """End the request: relayed, failed, rejected or disconnected. Repeated calls have no effect."""
+        with self._lock:
+            if self._tickets.pop(ticket.request, None) is None:
+                return
+            stimulus = ClientDisconnected if ticket.dispatched is None else RequestFinished
+            urgent = self._carry_out(self._machine.step(stimulus(self._clock(), ticket.request)))
+            if ticket.wake is not None:
+                os.close(ticket.wake)
+                ticket.wake = None
+            self._note_empty()
+        if urgent is not None:
+            self._on_demand(urgent)
+
+    # The rest of the world --------------------------------------------------------------------------------------------
+
+    def see(self, residency: Residency) -> None:
+        """Apply a new residency."""
+        self._step(ResidencySeen(self._clock(), residency))
+
+    def change(self, limits: LimitsChanged) -> None:
+        """Apply the documents."""
+        self._known = limits.models
+        self._step(limits)
+
+    def widen(self, limits: LimitsChanged) -> None:
+        """Apply the documents, but keep the Models that `change` will remove.
+
+        Call this before names lead to other Models, so that a request finds its Model at every moment of a
+        change.
+        """
+        self._step(replace(limits, models={**self._known, **limits.models}))
+
+    def close(self) -> None:
+        """Refuse all queued requests, and accept no more."""
+        self._step(RouterClosed(self._clock()))
+        with self._lock:
+            self._closed = True
+            self._note_empty()
+
+    def wait_empty(self, timeout: float) -> bool:
+        """After `close`, wait until every request has ended. Return False after `timeout` seconds."""
+        return self._empty.wait(timeout)
+
+    def demand(self) -> Demand:
+        """Return a demand snapshot for the switcher."""
+        with self._lock:
+            return self._machine.demand()
+
+    def waiting(self, model: str | None = None) -> int:
+        """Return the number of queued requests."""
+        with self._lock:
+            return self._machine.waiting(model)
+
+    def waiting_bytes(self) -> int:
+        """Return the size of the bodies of queued requests, in bytes."""
+        with self._lock:
+            return self._machine.waiting_bytes()
+
+    def in_flight(self, holder: str | None = None) -> int:
+        """Return the number of requests in flight, of one instance or of all."""
+        with self._lock:
+            if holder is not None:
+                return self._machine.in_flight(holder)
+            return sum(ticket.dispatched is not None for ticket in self._tickets.values())
+
+    def lines(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
+        """Return by model its queue, if any, and its service rate in requests per second, if known.
+
+        For `models`, or for the models with queued requests.
+        """
+        with self._lock:
+            now, waiting = self._clock(), self._machine.waiting_by_model()
+            return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
+
+    def standing(self, ticket: PendingRequest) -> tuple[int | None, float | None]:
+        """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
+
+        None if not queued, or unknown.
+        """
+        with self._lock:
+            return self._standing(ticket, self._clock())
+
+    def _standing(self, ticket: PendingRequest, now: float) -> tuple[int | None, float | None]:
+        return self._machine.position(ticket.request), self._machine.estimate(ticket.request, now)
+
+    @property
+    def residency(self) -> Residency:
+        """Return the residency that this router knows."""
+        return self._machine.residency
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def _step(self, stimulus: AdmissionStimulus) -> None:
+        with self._lock:
+            urgent = self._carry_out(self._machine.step(stimulus))
+        if urgent is not None:
+            self._on_demand(urgent)
+
+    def _carry_out(self, commands: list[AdmissionCommand]) -> bool | None:
+        """Carry out the machine's commands, under the lock.
+
+        Return whether demand changed, and how urgent that is.
+        """
+        urgent: bool | None = None
+        for command in commands:
+            if isinstance(command, Dispatch):
+                ticket = self._tickets[command.request]
+                ticket.address = command.address
+                ticket.dispatched = self._clock()
+                self._wake(ticket)
+            elif isinstance(command, ReportDemand):
+                urgent = command.urgent or bool(urgent)
+            elif isinstance(command, Queued):
+                ticket = self._tickets[command.request]
+                ticket.held = True
+                try:
+                    ticket.wake = _new_wake()
+                except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
+                    message = f"the request cannot be queued: {error.strerror}; try again later"
+                    ticket.error = Unavailable(message, code="overloaded", retry_after=1.0)
+            elif isinstance(command, Reject):
+                ticket = self._tickets[command.request]
+                ticket.error = command.error(command.message, code=command.code, retry_after=command.retry_after)
+                self._wake(ticket)
+            elif isinstance(command, AbortRequest) and command.request in self._tickets:
+                self._tickets[command.request].cut(Unavailable(command.message, code="model_stopped", retry_after=1.0))
+        return urgent
+
+    def _note_empty(self) -> None:
+        if self._closed and not self._tickets:
+            self._empty.set()
+
+    def _wake(self, ticket: PendingRequest) -> None:
+        if ticket.wake is not None:
+            os.eventfd_write(ticket.wake, 1)
+
+
+def _new_wake() -> int:
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

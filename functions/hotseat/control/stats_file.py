@@ -1,0 +1,103 @@
+"""What was learned, on one machine: a file that the next hotseat begins with."""
+
+import json
+import logging
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from hotseat.control.codec import lessons_from_json, lessons_to_json
+from hotseat.core.scheduler.stats import ModelStats, StatsByModel
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+GATHER = 1.0  # seconds in which news gather before they are written
+
+
+class StatsFile:
+    """One file, written as a whole or not at all, soon after something was learned. Nothing is raised for what a disk does.
+
+    A file that cannot be understood is set aside, and all is learned anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()  # guards what follows
+        self._lessons = self._read()
+        self._unwritten = False
+        self._timer: threading.Timer | None = None
+        self._writing = threading.Lock()  # one write at a time; taken before the other
+
+    @property
+    def lessons(self) -> StatsByModel:
+        """What is known: what stood in the file, and what was learned since."""
+        return self._lessons
+
+    def note(self, lessons: StatsByModel) -> None:
+        """Take in what a Workspace has learned of its models; what is known of others stays. From any thread."""
+        with self._lock:
+            before, self._lessons = self._lessons, {**self._lessons, **lessons}
+            self._unwritten = self._unwritten or self._lessons != before
+            if not self._unwritten or self._timer is not None:
+                return
+            with suppress(RuntimeError):  # no thread to be had: it is written with the next news
+                timer = threading.Timer(GATHER, self._write)
+                timer.name, timer.daemon = "learned", True
+                timer.start()
+                self._timer = timer
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        with self._lock:
+            timer = self._timer
+        if timer is not None:
+            timer.cancel()
+        self._write()
+
+    def _write(self) -> None:
+        with self._writing:
+            with self._lock:
+                unwritten, self._unwritten = self._unwritten, False
+                self._timer, lessons = None, self._lessons
+            if not unwritten:
+                return
+            text = json.dumps({"version": VERSION, "models": lessons_to_json(lessons)}, indent=1)
+            new = self._path.with_name(f"{self._path.name}.new")
+            try:
+                new.parent.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
+                with new.open("w") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                new.replace(self._path)
+            except OSError as error:
+                self._unwritten = True
+                log.warning("cannot write the learned statistics: %s", error)
+
+    def _read(self) -> dict[str, ModelStats]:
+        try:
+            return _parse(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            log.warning("cannot read the learned statistics: %s", error)
+        except ValueError as error:
+            aside = self._path.with_name(f"{self._path.name}.bad")
+            log.warning("renamed %s to %s and started with empty statistics: %s", self._path, aside.name, error)
+            with suppress(OSError):
+                self._path.replace(aside)
+        return {}
+
+
+def _parse(data: bytes) -> dict[str, ModelStats]:
+    """Read the file's content. ValueError: it is none of ours."""
+    try:
+        content = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise ValueError(f"its version is {version!r}; this hotseat reads version {VERSION}")
+    return lessons_from_json(content.get("models"))

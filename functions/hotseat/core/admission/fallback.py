@@ -1,0 +1,104 @@
+"""Fallbacks: their field in the Model document, and the conditions under which a fallback answers. Pure.
+
+A fallback is used only if it can answer immediately, or can be loaded without evicting another model. A request queues
+for a fallback only after its own model was refused. The requested Model stays wanted meanwhile (see `wants`).
+"""
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from pydantic import Field
+
+from hotseat.api.types import Document, ModelName
+from hotseat.api.units import Duration
+from hotseat.core.errors import HotseatError, Unreachable
+
+_ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
+_ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus
+OUT = ("unloaded", "parked")  # the same, of one that holds no seat and is not on its way to one
+_SETTLED = 0.05  # seconds within which a model that was asked for loads, if there is a seat for it
+_SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
+
+
+class Reason(StrEnum):
+    """Reason why another Model answers."""
+
+    LOADING = "Loading"
+    WAITING = "Waiting"
+    FAILED = "Failed"
+    UNSUPPORTED = "Unsupported"
+
+
+# Codes of refusals after which there is no use in waiting, and what they mean to a client that would take another Model.
+_REFUSALS = {
+    "model_failed": Reason.FAILED,
+    "too_large": Reason.FAILED,
+    "release_unproven": Reason.FAILED,
+    "weights_not_cached": Reason.LOADING,
+    "queue_full": Reason.WAITING,
+    "deadline_unreachable": Reason.WAITING,
+    "pinned": Reason.WAITING,
+}
+
+
+class Fallback(Document):
+    """Another Model that answers requests for this Model. The answer has the header X-Hotseat-Fallback."""
+
+    model: ModelName = Field(
+        description="Any name of the other Model, in any Workspace. One that would have to take a seat from others is not "
+        "used; its own fallback is looked at then."
+    )
+    when: tuple[Reason, ...] = Field(
+        default=tuple(Reason),
+        description="When the fallback is used. Loading: this Model is being fetched or loaded. Waiting: it "
+        "waits for its turn or for a free slot. Failed: it cannot be loaded or reached. Unsupported: it "
+        "lacks the requested capability, and the fallback states it. Empty: never.",
+    )
+    after: Duration = Field(
+        default=2.0,
+        description="Maximum wait before the fallback answers (Loading, Waiting). The fallback answers "
+        "immediately if the wait is known to be longer.",
+    )
+
+
+def due(
+    fallback: Fallback, state: str, waited: float, expected: float | None, limit: float | None = None
+) -> Reason | None:
+    """Return the reason why a fallback should answer a queued request, or None.
+
+    `state` is the state of the requested model, as in a ModelStatus. `waited` is its wait so far, `expected`
+    the time until it is ready (None: unknown), and `limit` the client's own limit on waiting, all in seconds.
+    """
+    if state in OUT and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
+        return None  # whether it loads or has to wait is not known yet
+    reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
+    bound = _bound(fallback, limit)
+    late = waited >= bound or (expected is not None and waited + expected > bound)
+    return reason if late and reason in fallback.when else None
+
+
+def refused(fallback: Fallback | None, error: HotseatError) -> Reason | None:
+    """Return the reason why a fallback should answer a refused request, or None."""
+    reason = Reason.FAILED if isinstance(error, Unreachable) else _REFUSALS.get(error.code)
+    return reason if fallback is not None and reason in fallback.when else None
+
+
+def look_again(fallback: Fallback, waited: float, limit: float | None = None) -> float:
+    """Return the seconds until `due` should be checked again: at the bound, and periodically before."""
+    if waited < _SETTLED:
+        return _SETTLED - waited
+    pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, waited / 2))
+    rest = _bound(fallback, limit) - waited
+    return min(pause, rest) if rest > 0 else pause
+
+
+def does(stated: Collection[str], capability: str) -> bool:
+    """Whether a fallback supports a capability. Without stated capabilities it is assumed to chat and complete only.
+
+    Embeddings of different models do not mix, so a fallback must state them.
+    """
+    return capability in (stated or _ASSUMED)
+
+
+def _bound(fallback: Fallback, limit: float | None) -> float:
+    return fallback.after if limit is None else min(fallback.after, limit)

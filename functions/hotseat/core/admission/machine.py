@@ -1,0 +1,403 @@
+"""Admission: the machine that decides about each request of one router, in one Workspace. Pure.
+
+It decides whether a request is dispatched, queued or rejected. It knows no sockets and no clocks. Its stimuli and commands
+are in messages.py. queues.py has the queues, and endpoints.py the endpoints.
+Invariants (tests/unit/test_core_machine.py):
+
+- every request that arrived ends exactly once: by Reject, by Finish or by Leave;
+- a request is dispatched only to a holder that the newest Residency shows as ready, or as closing if it waited before;
+- once a closing holder has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
+- a Residency that is not newer than the last one changes nothing;
+- no tenant with a waiting request is passed over for more than one round of the others of its priority.
+"""
+
+from dataclasses import replace
+
+from hotseat.core.admission.endpoints import EndpointSet
+from hotseat.core.admission.fair_queue import QueuedRequest
+from hotseat.core.admission.limits import QueueLimits, per_router
+from hotseat.core.admission.messages import (
+    AbortRequest,
+    AdmissionCommand,
+    AdmissionStimulus,
+    ClientDisconnected,
+    Dispatch,
+    Limits,
+    LimitsChanged,
+    PrewarmRequested,
+    Queued,
+    Reject,
+    ReportDemand,
+    RequestArrived,
+    RequestFinished,
+    ResidencySeen,
+    RouterClosed,
+    ServedByFallback,
+    WaitTimedOut,
+)
+from hotseat.core.admission.prewarm import PrewarmRequests
+from hotseat.core.admission.queues import RequestQueue, RequestQueues
+from hotseat.core.admission.service_rate import clamp_retry_after
+from hotseat.core.errors import NotResident, QueueFull, Unavailable, UnknownModel
+from hotseat.core.messages import EXTERNAL_EPOCH, Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident
+from hotseat.core.scheduler.status import ready_in
+
+
+class AdmissionMachine:
+    """The machine. `step` takes a stimulus and returns the commands that follow from it, in order."""
+
+    def __init__(self, router: str) -> None:
+        self.router = router
+        self.residency = Residency(epoch=-1)
+        self._limits: dict[str, Limits] = {}
+        self._requests: dict[int, QueuedRequest] = {}
+        self._hall = RequestQueues()
+        self._queues = self._hall.queues  # none of them is empty
+        self._serving = EndpointSet()
+        self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
+        self._announce: list[str] = []
+        self._wants = PrewarmRequests()
+        self._order = 0
+        self._seq = 0
+        self._closed = False
+
+    def step(self, stimulus: AdmissionStimulus) -> list[AdmissionCommand]:  # noqa: PLR0911 — one arm a stimulus
+        """Apply a stimulus. A request id that is not known (any more) is ignored: ends can race."""
+        match stimulus:
+            case RequestArrived():
+                return self._arrive(stimulus)
+            case RequestFinished(now, request) | ClientDisconnected(now, request):
+                return self._end(now, request)
+            case WaitTimedOut(now, request):
+                return self._expire(now, request)
+            case ServedByFallback(now, request):
+                return self._divert(now, request)
+            case PrewarmRequested(now, model):
+                return self._want(now, model, now)
+            case ResidencySeen(now, residency):
+                return self._see(now, residency)
+            case LimitsChanged():
+                return self._change(stimulus)
+            case RouterClosed(now):
+                return self._close(now)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def demand(self) -> Demand:
+        """Take a snapshot for the switcher; each has a higher sequence number."""
+        self._seq += 1
+        requested = tuple(
+            model for model in dict.fromkeys(self._announce) if model in self._queues or model in self._wants
+        )
+        self._announce = []
+        closing = {}
+        for model, last in self._serving.batches():
+            queue = self._queues.get(model)
+            if queue and (rest := queue.up_to(last)):
+                closing[model] = rest
+        return Demand(
+            self.router,
+            self._seq,
+            self.residency.epoch,
+            self.waiting_by_model(),
+            dict(self._serving.in_flight),
+            dict(self._serving.served),
+            closing,
+            requested,
+            self._wants.snapshot(),
+        )
+
+    def waiting_by_model(self) -> dict[str, QueuedDemand]:
+        """Summarise what waits, for each model that somebody waits for."""
+        return {model: queue.summary() for model, queue in self._queues.items()}
+
+    def waiting(self, model: str | None = None) -> int:
+        """Count requests that wait, of one model or of all."""
+        if model is None:
+            return self._hall.count
+        queue = self._queues.get(model)
+        return queue.count if queue else 0
+
+    def waiting_bytes(self) -> int:
+        """Count the bytes of the bodies of those that wait."""
+        return self._hall.size
+
+    def in_flight(self, holder: str) -> int:
+        """Count requests that a holder is answering."""
+        return self._serving.in_flight.get(holder, 0)
+
+    def position(self, request: int) -> int | None:
+        """Place in its model's queue, 1 for the next; None if it does not wait."""
+        known = self._requests.get(request)
+        if known is None or known.holder is not None:
+            return None
+        return self._hall.place(known)
+
+    def estimate(self, request: int, now: float) -> float | None:
+        """Seconds until its turn, as the queue has moved so far and not before its model can be ready; None: nothing is known."""
+        known = self._requests.get(request)
+        if known is None or known.holder is not None:
+            return None
+        rate = self._hall.rate(known.model, now)
+        by_rate = self._hall.place(known) / rate if rate else 0.0
+        return max(by_rate, self._ready_in(known.model, now)) or None
+
+    def rate(self, model: str, now: float) -> float | None:
+        """Give the requests per second that left the model's queue for an engine while somebody waited; None while nothing is known."""
+        return self._hall.rate(model, now)
+
+    # Transitions ------------------------------------------------------------------------------------------------------
+
+    def _arrive(self, s: RequestArrived) -> list[AdmissionCommand]:
+        if self._closed:
+            return [_shutting_down(s.request)]
+        limits = self._limits.get(s.model)
+        if limits is None:
+            return [Reject(s.request, UnknownModel, "model_not_found", f"model {s.model} does not exist")]
+        if refusal := self._refusal(s.now, s.model, s.deadline):
+            return [_refuse(s.request, refusal, s.now)]
+        self._order += 1
+        since = s.now if s.since is None else s.since
+        request = QueuedRequest(
+            s.model, s.priority, self._order, since, tenant=s.tenant, deadline=s.deadline, size=s.size
+        )
+        if holder := self._serving.ready(s.model, limits.concurrency):
+            self._requests[s.request] = request
+            dispatch = self._dispatch(s.request, request, holder)
+            if self._serving.in_flight[holder.holder] > 1:
+                return [dispatch]
+            return [dispatch, ReportDemand(urgent=self._watched())]
+        return [_not_at_once(s)] if s.at_once else self._hold(s.now, s.request, request, limits)
+
+    def _hold(self, now: float, id_: int, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
+        """Let it wait, if there is room for it and it can have its turn in time."""
+        if full := self._hall.full(now, request, limits.max_waiting):
+            return [Reject(id_, QueueFull, "queue_full", *full)]
+        first = self._hall.add(now, id_, request, open_=request.model in self._serving.open)
+        if too_late := self._too_late(id_, request, now):
+            self._hall.remove(now, id_, request)
+            return [too_late]
+        self._requests[id_] = request
+        new = first and request.model not in self._wants  # one that is wanted anyway comes as fast without haste
+        if new:
+            self._announce.append(request.model)
+        return [Queued(id_), ReportDemand(urgent=new)]
+
+    # Deadlines --------------------------------------------------------------------------------------------------------
+
+    def _ready_in(self, model: str, now: float) -> float:
+        """Seconds until a model can take requests at the soonest."""
+        return 0.0 if model in self._serving.open else ready_in(self.residency, model, now)
+
+    def _too_late(self, id_: int, request: QueuedRequest, now: float) -> Reject | None:
+        """Refuse one that waits and could not have its turn in time however well everything went."""
+        if request.deadline is None:
+            return None
+        model, left = request.model, request.deadline - now
+        slots = self._serving.slots(model, self._limits[model].concurrency)
+        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
+        if left > 0 and least <= left:
+            return None
+        message = f"{model} cannot serve this request within the {max(0.0, left):.1f} s left of X-Request-Timeout: "
+        message += f"it needs at least {least:.1f} s"
+        return Reject(id_, Unavailable, "deadline_unreachable", message, clamp_retry_after(least))
+
+    def _sweep(self, now: float, model: str) -> list[AdmissionCommand]:
+        """Send away those that can no longer be in time, from the earliest deadline on."""
+        commands: list[AdmissionCommand] = []
+        while (queue := self._queues.get(model)) and (earliest := queue.next_deadline()):
+            id_ = earliest[1]
+            too_late = self._too_late(id_, self._requests[id_], now)
+            if too_late is None:
+                break
+            commands.append(too_late)
+            self._hall.remove(now, id_, self._requests.pop(id_))
+        return commands
+
+    # Dispatching ------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, id_: int, request: QueuedRequest, holder: Resident) -> Dispatch:
+        assert holder.address is not None  # noqa: S101 — only those with an address are open
+        request.holder = holder
+        self._serving.begin(holder.holder)
+        return Dispatch(id_, holder.holder, holder.address)
+
+    def _watched(self) -> bool:
+        """Whether somebody is waiting for work to end: then every edge matters at once."""
+        return self._hall.count > 0 or self._serving.draining
+
+    def _serve(self, now: float, model: str) -> list[AdmissionCommand]:
+        """Dispatch what waits for this model, as far as its holders and its bound allow."""
+        commands: list[AdmissionCommand] = []
+        while queue := self._queues.get(model):
+            found = self._next(model, queue)
+            if found is None:
+                break
+            id_, holder = found
+            request = self._requests[id_]
+            self._hall.remove(now, id_, request, served=True)
+            commands.append(self._dispatch(id_, request, holder))
+        return commands
+
+    def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:
+        """Request to dispatch now, and the holder for it: a ready one, else one that closes and owes its batch."""
+        limit = self._limits[model].concurrency
+        if ready := self._serving.ready(model, limit):
+            first = queue.first()
+            return None if first is None else (first, ready)
+        for holder, last in self._serving.closing(model, limit):
+            first = queue.first(last)
+            if first is not None:
+                return first, holder
+        return None
+
+    def _end(self, now: float, id_: int) -> list[AdmissionCommand]:
+        request = self._requests.pop(id_, None)
+        if request is None:
+            return []
+        if request.holder is None:
+            self._hall.remove(now, id_, request)
+            gone = request.model not in self._queues and request.model not in self._wants
+            return [ReportDemand(urgent=gone)]
+        holder = request.holder.holder
+        self._serving.end(holder)
+        next_ones: list[AdmissionCommand] = []
+        if request.model in self._queues:
+            next_ones = [*self._serve(now, request.model), *self._sweep(now, request.model)]
+        idle = holder not in self._serving.in_flight
+        if not next_ones and not idle:
+            return []
+        emptied = bool(next_ones) and request.model not in self._queues
+        return [*next_ones, ReportDemand(urgent=emptied or (idle and self._watched()))]
+
+    def _expire(self, now: float, id_: int) -> list[AdmissionCommand]:
+        request = self._requests.get(id_)
+        if request is None or request.holder is not None:
+            return []
+        waited = now - request.arrived
+        message = f"{request.model} did not become available within the client's limit on waiting ({waited:.1f} s)"
+        return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(now, id_)]
+
+    def _divert(self, now: float, id_: int) -> list[AdmissionCommand]:
+        request = self._requests.get(id_)
+        if request is None or request.holder is not None:
+            return []
+        return [*self._want(now, request.model, request.arrived), *self._end(now, id_)]
+
+    def _want(self, now: float, model: str, since: float) -> list[AdmissionCommand]:
+        """Keep the wish for a model that is not there and that nothing speaks against."""
+        if self._closed or model not in self._limits or self._refusal(now, model):
+            return []
+        if self._serving.is_ready(model) or not self._wants.add(model, since):
+            return []
+        new = model not in self._queues
+        if new:
+            self._announce.append(model)
+        return [ReportDemand(urgent=new)]
+
+    def _refusal(self, now: float, model: str, deadline: float | None = None) -> Refusal | None:
+        """Find the refusal that a new request gets. A model that is ready answers, whatever is said of its next load."""
+        refusal = self.residency.refusals.get(model)
+        if refusal is None or not _in_force(refusal, now) or not refusal.concerns(deadline):
+            return None
+        return None if self._serving.is_ready(model) else refusal
+
+    def _see(self, now: float, residency: Residency) -> list[AdmissionCommand]:
+        if residency.epoch <= self.residency.epoch:
+            return []
+        first, self.residency = self.residency.epoch < 0, residency
+        self._serving.see(residency.residents, self._order)
+        lasts: dict[str, set[int]] = {}
+        for model, last in self._serving.batches():
+            lasts.setdefault(model, set()).add(last)
+        self._hall.close_batches(lasts)
+        for model in self._queues:
+            self._hall.watch(now, model, open_=model in self._serving.open)
+        commands = self._refuse_waiters(now, first=first)
+        self._wants.settle([model for model in self._serving.open if self._serving.is_ready(model)])
+        for model in self._serving.open:
+            commands += self._serve(now, model)
+        for model in list(self._queues):
+            commands += self._sweep(now, model)
+        return [*commands, *self._cut(), ReportDemand(urgent=True)]
+
+    def _refuse_waiters(self, now: float, *, first: bool) -> list[AdmissionCommand]:
+        """Send away those whose model is refused. `first`: this is the first Residency that this router sees."""
+        commands: list[AdmissionCommand] = []
+        for model, refusal in self.residency.refusals.items():
+            if refusal.epoch > self._refused.get(model, -1):
+                self._refused[model] = refusal.epoch
+                self._wants.settle([model])
+                # At the first, what is over was spoken before this router was there.
+                if (not first or _in_force(refusal, now)) and not self._serving.is_ready(model):
+                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model, refusal)]
+        return commands
+
+    def _cut(self) -> list[AdmissionCommand]:
+        """End what is in flight on holders that are told to stop, or gone. External servers are never stopped."""
+        residents = {r.holder: r for r in self.residency.residents}
+        commands: list[AdmissionCommand] = []
+        for id_, request in self._requests.items():
+            if request.holder is None or request.cut or request.holder.epoch == EXTERNAL_EPOCH:
+                continue
+            now = residents.get(request.holder.holder)
+            if now is not None and now.state not in (InstanceState.RELEASING, InstanceState.UNPROVEN):
+                continue
+            request.cut = True
+            if now is not None and now.leaving != "failed":
+                message = f"{request.model} was stopped: its requests did not finish before the drain deadline (lifecycle.drainTimeout)"
+            else:
+                message = f"the engine of {request.model} ended"
+            commands.append(AbortRequest(id_, message))
+        return commands
+
+    def _dismiss(self, now: float, model: str, refusal: Refusal | None = None) -> list[int]:
+        """Forget all that wait for a model, or that a refusal concerns; the caller says why to each."""
+        waiting = self._queues[model].ids() if model in self._queues else []
+        dismissed = [id_ for id_ in waiting if refusal is None or refusal.concerns(self._requests[id_].deadline)]
+        for id_ in dismissed:
+            self._hall.remove(now, id_, self._requests.pop(id_))
+        return dismissed
+
+    def _change(self, s: LimitsChanged) -> list[AdmissionCommand]:
+        self._limits = {
+            model: replace(limits, concurrency=per_router(limits.concurrency, s.routers))
+            for model, limits in s.models.items()
+        }
+        self._wants.keep(s.models)
+        commands: list[AdmissionCommand] = []
+        for model in [m for m in self._queues if m not in s.models]:
+            message = f"model {model} was removed while this request was queued"
+            commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
+        quotas = QueueLimits(
+            s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes, routers=s.routers
+        )
+        self._hall.change(quotas, s.sharing, s.models)
+        for model in self._serving.open:
+            commands += self._serve(s.now, model)
+        return [*commands, ReportDemand(urgent=True)]
+
+    def _close(self, now: float) -> list[AdmissionCommand]:
+        self._closed = True
+        self._wants.keep(())
+        commands: list[AdmissionCommand] = []
+        for model in list(self._queues):
+            commands += [_shutting_down(id_) for id_ in self._dismiss(now, model)]
+        return [*commands, ReportDemand(urgent=True)]
+
+
+def _in_force(refusal: Refusal, now: float) -> bool:
+    return refusal.retry_at is not None and refusal.retry_at > now
+
+
+def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
+    retry = None if refusal.retry_at is None else max(1.0, refusal.retry_at - now)
+    return Reject(request, Unavailable, refusal.code, refusal.message, retry)
+
+
+def _not_at_once(s: RequestArrived) -> Reject:
+    return Reject(s.request, NotResident, NotResident.code, f"{s.model} cannot serve this request without waiting")
+
+
+def _shutting_down(request: int) -> Reject:
+    return Reject(request, Unavailable, "shutting_down", "hotseat is shutting down", 5.0)

@@ -1,0 +1,232 @@
+"""The requests of one model that wait at one router, and who of them is next. Pure.
+
+The highest priority goes first, where a priority counts one higher for each `ageing` that its oldest waiter has waited; among
+tenants of one priority, fair_queue.py decides. Adding, removing and finding the next cost the same for any number that wait.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from heapq import heapify, heappop, heappush, nlargest
+
+from hotseat.core.admission.fair_queue import LazyHeap, PriorityLevel, QueuedRequest, Sharing, TenantQueue
+from hotseat.core.admission.limits import QueueLimits, QueueUsage
+from hotseat.core.admission.service_rate import ServiceRates, min_wait
+from hotseat.core.messages import QueuedDemand
+
+SHOWN_TENANTS = 16  # in a snapshot: those of whom most wait
+EXACT_TENANTS = 64  # up to which positions are exact
+
+
+class _DrainSnapshot:
+    """What waited when a batch was closed: how many of it still do, and the rings as they were then."""
+
+    __slots__ = ("lanes", "ranks", "rest")
+
+    def __init__(self, rest: int, ranks: LazyHeap[PriorityLevel]) -> None:
+        self.rest = rest
+        self.ranks = ranks
+        self.lanes: dict[PriorityLevel, LazyHeap[TenantQueue]] = {rank: rank.ring.copy() for rank in ranks.members()}
+
+
+class RequestQueue:
+    """Requests in ranks by priority, each in lanes by tenant. `batches` that closed are known by the last order in them."""
+
+    __slots__ = ("_batches", "_deadlines", "_newest", "_ranks", "_ring", "_sharing", "count", "tenants")
+
+    def __init__(self, sharing: Sharing | None = None) -> None:
+        self.count = 0
+        self.tenants: dict[str, int] = {}  # how many wait of each
+        self._sharing = sharing or Sharing()
+        self._ranks: dict[int, PriorityLevel] = {}  # an empty one keeps what its tenants have had
+        self._ring: LazyHeap[PriorityLevel] = LazyHeap()
+        self._batches: dict[int, _DrainSnapshot] = {}
+        self._newest = 0  # order of the newest that ever waited
+        self._deadlines: list[tuple[float, int, QueuedRequest]] = []  # a heap, also of some that wait no longer
+
+    def add(self, id_: int, request: QueuedRequest) -> None:
+        """Append to the lane of its priority and tenant."""
+        rank = self._ranks.get(request.priority)
+        if rank is None:
+            rank = self._ranks[request.priority] = PriorityLevel(request.priority, self._sharing)
+        rank.add(id_, request)
+        self._ring.add(rank)
+        self.count += 1
+        self.tenants[request.tenant] = self.tenants.get(request.tenant, 0) + 1
+        self._newest = max(self._newest, request.order)
+        if request.deadline is not None:
+            heappush(self._deadlines, (request.deadline, id_, request))
+
+    def remove(self, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
+        """Take out one that is in it; `served`: because it is being dispatched, which counts against its tenant's share."""
+        rank = self._ranks[request.priority]
+        if served:
+            rank.charge(request.tenant)
+        rank.remove(id_, request)
+        self.count -= 1
+        left = self.tenants[request.tenant] - 1
+        if left:
+            self.tenants[request.tenant] = left
+        else:
+            del self.tenants[request.tenant]
+        for last, batch in self._batches.items():
+            batch.rest -= request.order <= last
+        if request.deadline is not None:
+            self._forget_deadline(request)
+
+    def first(self, last: int | None = None) -> int | None:
+        """Id of the next to serve; with `last`, of the batch that closed with that order."""
+        batch = None if last is None else self._batches.get(last)
+        if last is not None and batch is None:
+            return None  # nobody of it waits: this queue began later
+        rank = (self._ring if batch is None else batch.ranks).first(last)
+        if rank is None:
+            return None
+        lane = (rank.ring if batch is None else batch.lanes[rank]).first(last)
+        return None if lane is None else lane.first()
+
+    def close_batches(self, lasts: set[int]) -> None:
+        """Know these batches, and no others: one that is not known yet has everything in it that waits."""
+        self._batches = {last: batch for last, batch in self._batches.items() if last in lasts}
+        for last in lasts - self._batches.keys():
+            if last >= self._newest:
+                self._batches[last] = _DrainSnapshot(self.count, self._ring.copy())
+
+    def up_to(self, last: int) -> int:
+        """How many of that batch still wait."""
+        batch = self._batches.get(last)
+        return batch.rest if batch else 0
+
+    def share(self, sharing: Sharing) -> None:
+        """Let them take turns in another way from now on."""
+        if sharing == self._sharing:
+            return
+        self._sharing = sharing
+        for rank in self._ranks.values():
+            rank.share(sharing)
+        self._ring = LazyHeap(self._ring.members())
+        for batch in self._batches.values():
+            batch.ranks = LazyHeap(batch.ranks.members())
+
+    def ahead_of(self, mine: QueuedRequest) -> int:
+        """How many are served before this one, as things are: if nobody comes or leaves, and priorities grow no more."""
+        rank = self._ranks[mine.priority]
+        higher = (other for other in self._ranks.values() if len(other) and other is not rank and other.key < rank.key)
+        return rank.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
+
+    def ids(self) -> list[int]:
+        """List all, in order of arrival."""
+        return [id_ for _, id_ in sorted(pair for rank in self._ranks.values() for pair in rank.ids())]
+
+    def next_deadline(self) -> tuple[float, int] | None:
+        """Earliest deadline of those that wait, and whose it is."""
+        deadlines = self._deadlines
+        while deadlines and not self._waits(deadlines[0]):
+            heappop(deadlines)
+        return deadlines[0][:2] if deadlines else None
+
+    def summary(self) -> QueuedDemand:
+        """Say what a policy may know of it. Not for an empty queue."""
+        there = [rank for rank in self._ranks.values() if len(rank)]
+        oldest, priority = min(rank.since for rank in there), max(rank.priority for rank in there)
+        deadline = self.next_deadline()
+        return QueuedDemand(self.count, oldest, priority, self._most(), deadline[0] if deadline else None)
+
+    def _most(self) -> dict[str, int]:
+        """Those tenants of whom most wait. Of one that has no name nothing is said where it is the only one."""
+        if len(self.tenants) <= SHOWN_TENANTS:
+            return {} if self.tenants.keys() == {""} else dict(self.tenants)
+        return {
+            tenant: self.tenants[tenant]
+            for tenant in nlargest(SHOWN_TENANTS, self.tenants, key=self.tenants.__getitem__)
+        }
+
+    def _waits(self, entry: tuple[float, int, QueuedRequest]) -> bool:
+        return entry[2].deadline is not None
+
+    def _forget_deadline(self, request: QueuedRequest) -> None:
+        """Mark it as over; when most of them are, throw those away."""
+        request.deadline = None
+        if len(self._deadlines) > 2 * self.count + 16:
+            self._deadlines = [entry for entry in self._deadlines if self._waits(entry)]
+            heapify(self._deadlines)
+
+
+class RequestQueues:
+    """Everybody who waits. `queues` by model: none of them is empty."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, RequestQueue] = {}
+        self.count = 0
+        self.size = 0  # bytes of their bodies
+        self._quotas = QueueLimits()
+        self._sharing = Sharing()
+        self._tenants: dict[str, int] = {}  # how many wait of each, for all models
+        self._drains = ServiceRates()
+
+    def change(self, quotas: QueueLimits, sharing: Sharing, models: Iterable[str]) -> None:
+        """Take in the documents; of models that are gone nobody waits any longer."""
+        self._quotas, self._sharing = quotas, sharing
+        self._drains.forget(set(models))
+        for queue in self.queues.values():
+            queue.share(sharing)
+
+    def full(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
+        """Say why this one may not wait, and when to come again (seconds); None: it may."""
+        model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
+        mine = queue.count if queue else 0
+        of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
+        crowd = QueueUsage(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
+        quotas = self._quotas if per_model is None else replace(self._quotas, per_model=per_model)
+        return quotas.full(crowd, self._drains, now)
+
+    def add(self, now: float, id_: int, request: QueuedRequest, *, open_: bool) -> bool:
+        """Let it wait; returns whether it is the first for its model. `open_`: the model takes requests."""
+        queue = self.queues.get(request.model)
+        first = queue is None
+        if queue is None:
+            queue = self.queues[request.model] = RequestQueue(self._sharing)
+        queue.add(id_, request)
+        self.count += 1
+        self.size += request.size
+        self._tenants[request.tenant] = self._tenants.get(request.tenant, 0) + 1
+        if first:
+            self.watch(now, request.model, open_=open_)
+        return first
+
+    def remove(self, now: float, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
+        """Take one out; `served`: because it is being dispatched."""
+        model, tenant = request.model, request.tenant
+        queue = self.queues[model]
+        queue.remove(id_, request, served=served)
+        self.count -= 1
+        self.size -= request.size
+        if self._tenants[tenant] > 1:
+            self._tenants[tenant] -= 1
+        else:
+            del self._tenants[tenant]
+        if served:
+            self._drains.note(now, model)
+        if not queue.count:
+            del self.queues[model]
+            self.watch(now, model, open_=False)
+
+    def watch(self, now: float, model: str, *, open_: bool) -> None:
+        """Take in whether a model takes requests: it counts for how fast its queue drains."""
+        self._drains.watch(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
+
+    def close_batches(self, lasts: Mapping[str, set[int]]) -> None:
+        """Take in which batches are owed, by model: each is known by the last order in it."""
+        for model, queue in self.queues.items():
+            queue.close_batches(lasts.get(model, set()))
+
+    def place(self, request: QueuedRequest) -> int:
+        """Place in its model's queue, 1 for the next."""
+        return 1 + self.queues[request.model].ahead_of(request)
+
+    def rate(self, model: str, now: float) -> float | None:
+        """Give the requests per second that left a model's queue for an engine while somebody waited; None while nothing is known."""
+        return self._drains.rate(now, model)
+
+    def least(self, request: QueuedRequest, now: float, *, ready_in: float, slots: int) -> float:
+        """Seconds until its turn at the least. `ready_in`: until its model is ready; `slots`: how many begin at once then, 0: all."""
+        return min_wait(ready_in, self.place(request), slots, self._drains.pace(now, request.model))

@@ -1,0 +1,149 @@
+"""The policy that hotseat has by default. Pure.
+
+Models that take turns on one accelerator are a polling system with switch-over times. What is known of those, and what this
+policy makes of it (docs/scheduling.md has the figures):
+
+- Serving a model until nobody waits for it (exhaustive service) keeps up with any load below 1, and so does serving what waited
+  when its turn began (gated service). So a turn never ends before that, however long others have waited.
+- One round takes the sum of all switches / (1 - load) on average. A bound on waiting below that cannot be met, and honouring
+  it all the same is what makes throughput collapse: it is widened to that.
+- Where several wait, the turn of the second can only be in time if that of the first is early enough.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import inf, sqrt
+
+from hotseat.core.messages import InstanceState
+from hotseat.core.policy.api import NOTHING, Decision, ModelView, View
+from hotseat.core.policy.placement import LEAVING_STATES, evictable_at, pending, place, residents
+
+FULL = 0.9  # no load above this is believed: a round would take for ever
+UNMEASURED = 1 / 3  # taken for the load of models that never have kept anybody waiting once they were loaded
+KEEP_IDLE_SHARE = (
+    0.1  # of what switching away and back takes: as long may a seat stay idle for a request that is likely to come
+)
+
+
+class Batch:
+    """Serve what is resident while it has work, then the model whose waiter is oldest, within a bound on waiting.
+
+    When the bound of a waiter has come so near that only those ahead of it and the resident's own batch fit in between, the
+    turn ends: what waited when that waiter came is still served, later requests wait for the next turn. Once ready, a model
+    keeps its seat for its minimum residency, used or not. A switch that has been decided is not taken back while somebody
+    still waits for it, whoever else comes: otherwise a model would be stopped for one and then loaded again for another.
+    """
+
+    def decide(self, view: View) -> Decision:
+        """See the class."""
+        kept, held = residents(view)
+        wanting = pending(view)
+        takers = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
+        seats = _seats(view, takers)
+        round_ = _round(takers, seats)
+        bounds = {m.name: max(m.max_wait, round_) for m in wanting}
+        due = {m.name: m.oldest + bounds[m.name] for m in wanting}
+
+        now = view.now
+
+        def order(model: ModelView) -> tuple[bool, bool, bool, float, float, str]:
+            overdue = due[model.name] <= now
+            urgency = 0.0 if overdue else -model.urgency(now)
+            return (not model.may_evict, not model.promised, not overdue, urgency, model.oldest, model.name)
+
+        queue = sorted(wanting, key=order)
+        pressing = [m for m in queue if m.may_evict]  # for who takes a free seat only, no turn ends
+        leads = _leads(pressing, seats)
+        last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
+        lingering = {r.name: _lingers_until(r, pressing) for r in kept.values()} if pressing else {}
+
+        def free_at(resident: ModelView, waiter: ModelView) -> float:
+            at = evictable_at(resident, last_call - _rest(resident, waiter))
+            return max(at, min(lingering[resident.name], last_call)) if resident.idle else at
+
+        promise = _promise(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], leads)
+        promise = view.auto_max_wait if promise is None else promise
+        resident, look_again = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
+        return Decision(resident, look_again, promise, _cut_off(view, resident, pressing))
+
+
+def _seats(view: View, takers: Sequence[ModelView]) -> int:
+    """Count the models that can be resident at a time: those that are, or as many of these as GPUs and groups have room for."""
+    gpus, there = sum(m.claim.gpus for m in takers), view.capacity.gpus
+    room = len(takers) if there is None else there * len(takers) // gpus if gpus else 0
+    enough = min(room, view.groups.together({m.name for m in takers}))
+    return max(1, enough, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
+
+
+def _round(takers: Sequence[ModelView], seats: int) -> float:
+    """Seconds between two turns of a model, on average, while these take turns on so many seats."""
+    load = sum(m.arrivals / m.pace for m in takers if m.pace) / seats
+    if not all(m.pace for m in takers):
+        load = max(load, UNMEASURED)
+    return sum(m.switch_cost + m.uncertainty for m in takers) / seats / (1 - min(load, FULL))
+
+
+def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
+    """Seconds that the turns ahead of each take, as long as each serves just what waits when it begins."""
+    leads, ahead = {}, 0.0
+    for model in queue:
+        leads[model.name] = ahead / seats
+        ahead += model.switch_cost + model.uncertainty + model.drain
+        if model.pace:
+            batch = model.waiting + model.arrivals * ahead
+            ahead += (batch + sqrt(batch)) / model.pace  # and as many more as chance may bring
+    return leads
+
+
+def _rest(resident: ModelView, waiter: ModelView) -> float:
+    """Seconds that a resident still takes for the batch that it owes before it may be told to leave for a waiter."""
+    batch = 0.0 if _has_served_its_batch(resident, waiter) or not resident.pace else resident.waiting / resident.pace
+    return resident.switch_cost + batch if resident.seat is InstanceState.LOADING else batch
+
+
+def _stays(resident: ModelView, waiter: ModelView, now: float) -> float:
+    """Seconds until a resident may be told to leave for a waiter: what it owes, and its minimum residency."""
+    if resident.seat is InstanceState.LOADING:
+        residency = resident.switch_cost + resident.min_residency
+    else:
+        residency = 0.0 if resident.seat in LEAVING_STATES else resident.ready_since + resident.min_residency - now
+    return max(residency, _rest(resident, waiter))
+
+
+def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
+    """Whether whoever waits for it came later than the other's wait began, and than its own turn did."""
+    return not resident.waiting or resident.oldest > max(waiter.oldest, resident.ready_since)
+
+
+def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
+    """Until when an idle resident is worth keeping: as long as its next request mostly came at once, and few wait elsewhere."""
+    longest = KEEP_IDLE_SHARE * (resident.switch_cost + queue[0].switch_cost)
+    soon = sum(gap <= longest for gap in resident.gaps)
+    pays = 2 * soon > len(resident.gaps) and soon / len(resident.gaps) > KEEP_IDLE_SHARE * sum(m.waiting for m in queue)
+    return max(resident.kept_until, resident.last_used + longest if pays else 0.0)
+
+
+def _promise(
+    view: View,
+    kept: Sequence[ModelView],
+    queue: Sequence[ModelView],
+    bounds: Sequence[float],
+    leads: Mapping[str, float],
+) -> float | None:
+    """Return the effective bound, plus one switch and drain: longer than requested if the models ahead take longer."""
+    if not queue:
+        return None
+    rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
+    # A promised model's switch is already under way; it starts once the outgoing model has served its batch.
+    in_turn = any(resident.seat is InstanceState.CLOSING and resident.waiting for resident in kept)
+    late = [m for m in queue if in_turn or not m.promised]
+    return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
+
+
+def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) -> frozenset[str]:
+    """Of those that leave now: who has served its batch, so that what waits for it is for its next turn."""
+    if not queue:
+        return frozenset()
+    ready = (
+        m for m in view.models if m.seat is not None and m.seat is InstanceState.READY and not m.leaving and m.waiting
+    )
+    return frozenset(m.name for m in ready if m.name not in resident and _has_served_its_batch(m, queue[0]))

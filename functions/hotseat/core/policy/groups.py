@@ -1,0 +1,116 @@
+"""Which models may be resident together, beyond what the capacity says. Pure.
+
+Groups are directed, as people who come from llama-swap know them: they say who leaves when a model is *loaded*, and nothing
+about two that are there already. Sets are not: what is resident must be a part of one of them. A model that no group and no
+set names is bound by the capacity alone, and binds nobody. Residents go by the names of their seats: replicas (`model#2`) leave
+whenever their model would have to, and are kept by no persistent group.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from hotseat.core.messages import model_of
+
+NO_MODELS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Models that are treated alike. See Groups.must_leave."""
+
+    name: str
+    members: frozenset[str]
+    swap: bool = True  # one of its members at a time
+    exclusive: bool = True  # who loads one of them makes the other groups leave
+    persistent: bool = False  # its members never leave for those of other groups
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """All that a Workspace says about who goes with whom: either groups or sets."""
+
+    groups: tuple[Group, ...] = ()
+    sets: tuple[frozenset[str], ...] = ()
+    _home: dict[str, Group] = field(init=False, repr=False, compare=False)
+    _sets_of: dict[str, list[frozenset[str]]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        home = {member: group for group in self.groups for member in group.members}
+        sets_of: dict[str, list[frozenset[str]]] = {}
+        for together in self.sets:
+            for member in together:
+                sets_of.setdefault(member, []).append(together)
+        object.__setattr__(self, "_home", home)
+        object.__setattr__(self, "_sets_of", sets_of)
+
+    @property
+    def members(self) -> set[str]:
+        """All models that a group or a set names."""
+        return {*self._home, *self._sets_of}
+
+    def must_leave(self, resident: str, comer: str) -> bool:
+        """Whether one has to be gone before the other is loaded, whatever else is there."""
+        resident = model_of(resident)
+        mine, theirs = self._home.get(comer), self._home.get(resident)
+        if resident == comer:
+            return False
+        if mine is not None and theirs is not None:
+            return mine.swap if mine is theirs else mine.exclusive and not theirs.persistent
+        if comer not in self._sets_of or resident not in self._sets_of:
+            return False
+        return not any(resident in together for together in self._sets_of[comer])
+
+    def may_leave(self, resident: str, comer: str) -> bool:
+        """Whether one may be taken off for the other at all, be it for its group or for the room that it takes."""
+        home = self._home.get(resident)  # of a replica: none
+        return home is None or not home.persistent or home is self._home.get(comer)
+
+    def names(self, model: str) -> bool:
+        """Whether a group or a set says anything of it: then it may be in the way of others though it claims nothing."""
+        return model in self._home or model in self._sets_of
+
+    def stays(self, model: str) -> bool:
+        """Whether it leaves for no model of another group."""
+        return model in self._home and self._home[model].persistent
+
+    def apart(self, one: str, other: str) -> bool:
+        """Whether loading either of the two would make the other leave."""
+        return self.must_leave(one, other) or self.must_leave(other, one)
+
+    def ways(self, comer: str, residents: Collection[str]) -> Collection[frozenset[str]]:
+        """List the choices of who leaves before a model is loaded: NOBODY alone where all may stay, else never empty.
+
+        Groups leave no choice; of sets, each that holds the model is one: those leave that are not in it.
+        """
+        if comer in self._sets_of:
+            bound = [(seat, name) for seat in residents if (name := model_of(seat)) in self._sets_of and name != comer]
+            mine = self._sets_of[comer]
+            ways = {
+                frozenset(seat for seat, name in bound if name not in each): None for each in mine
+            }  # in their order
+            return (NO_MODELS,) if NO_MODELS in ways else tuple(ways)
+        return (frozenset(name for name in residents if self.must_leave(name, comer)),) if self._home else (NO_MODELS,)
+
+    def together(self, models: set[str]) -> int:
+        """Count how many of these may be resident at a time; it may be more where the largest groups leave others out."""
+        if self.sets:
+            bound = self._sets_of.keys() & models
+            return len(models) - len(bound) + max(len(together & bound) for together in self.sets)
+        members = {group.name: len(group.members & models) for group in self.groups}
+        sizes = {group: min(members[group.name], 1) if group.swap else members[group.name] for group in self.groups}
+        chosen: list[Group] = []
+        for group in sorted(self.groups, key=lambda each: -sizes[each]):
+            if sizes[group] and not any(_apart(group, other) for other in chosen):
+                chosen.append(group)
+        return len(models) - sum(members.values()) + sum(sizes[group] for group in chosen)
+
+    def allows(self, comer: str, holders: Iterable[str]) -> bool:
+        """Whether a model may be started beside all that is not proven gone."""
+        return NO_MODELS in self.ways(comer, frozenset(holders))
+
+
+def _apart(one: Group, other: Group) -> bool:
+    return (one.exclusive and not other.persistent) or (other.exclusive and not one.persistent)
+
+
+UNGROUPED = Groups()

@@ -1,0 +1,235 @@
+"""What stands between each model and a seat, beside the seat itself: weights, failures, refusals, operators' orders. Pure."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from hotseat.api.units import format_bytes
+from hotseat.core.events import Emit
+from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceState, Refusal
+from hotseat.core.policy.api import NOTHING, Capacity, Claim
+from hotseat.core.policy.groups import UNGROUPED, Groups
+from hotseat.core.scheduler.instance import Instance
+from hotseat.core.scheduler.messages import Failure
+
+MAX_BACKOFF = 300.0  # seconds
+SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
+FETCH_RETRY = 5.0  # seconds
+CHECK_TIME = (
+    5.0  # seconds for the look before a load: then the load begins without an answer, and its own timeout bounds it
+)
+STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
+ENOUGH = 20  # answers, which wipe them out as well
+_SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Somebody wants a model resident without waiting for it: an operator, or a document that says preload or was changed."""
+
+    since: float
+    may_evict: bool
+
+
+@dataclass(slots=True)
+class ModelAvailability:
+    """One book for all models. `changed` says that routers have to be told."""
+
+    failures: dict[str, Failure] = field(default_factory=dict)
+    cache: dict[str, CacheObserved] = field(default_factory=dict)
+    orders: dict[str, LoadRequest] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the look is awaited
+    changed: bool = False
+
+    # Orders -----------------------------------------------------------------------------------------------------------
+
+    def order(self, model: str, now: float, *, may_evict: bool) -> None:
+        """Want it resident from now on; an earlier order keeps its place."""
+        earlier = self.orders.get(model)
+        self.orders[model] = LoadRequest(earlier.since if earlier else now, may_evict)
+
+    def retry(self, model: str, now: float) -> None:
+        """Let it be tried again at once."""
+        if failure := self.failures.get(model):
+            failure.retry_at = now
+        self._welcome(model)
+
+    def fulfil(self, model: str) -> None:
+        """Note that it is ready: orders are carried out, and nobody is sent away any longer."""
+        self.orders.pop(model, None)
+        self._welcome(model)
+        if failure := self.failures.get(model):
+            failure.over = True
+
+    def mended(self, model: str, now: float) -> None:
+        """Note that its document has changed: a mistake may be mended, and it may want other weights."""
+        self.failures.pop(model, None)
+        self._welcome(model)
+        self.checks.pop(model, None)
+        if model in self.cache:
+            self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
+
+    def remove(self, model: str) -> None:
+        """Forget a model that no document names any longer."""
+        for book in (self.failures, self.cache, self.orders, self.checks):
+            book.pop(model, None)
+        self._welcome(model)
+
+    # Weights ----------------------------------------------------------------------------------------------------------
+
+    def note_cache(self, s: CacheObserved) -> list[Emit]:
+        """Take in where its weights are."""
+        before = self.cache.get(s.model)
+        self.cache[s.model] = s
+        if s.model in self.checks:
+            self.checks[s.model] = s.now
+        if s.state is CacheState.FETCHING:
+            return [Emit("model.fetching", s.model, {"done": s.done, "total": s.total, "message": s.message})]
+        if s.state is CacheState.CACHED:
+            self._welcome(s.model, "weights_not_cached")
+        if s.state is CacheState.CACHED and before is not None and before.state is not CacheState.CACHED:
+            return [Emit("model.cached", s.model, {})]
+        return []
+
+    def cached(self, model: str) -> bool:
+        """Whether its weights are there."""
+        cache = self.cache.get(model)
+        return cache is not None and cache.state is CacheState.CACHED
+
+    def fetch(self, model: str, *, again: bool = True) -> list[Fetch]:
+        """Ask for its weights, unless that has been done or the runtime has not spoken of them yet; `again`: where it has failed."""
+        cache = self.cache.get(model)
+        states = (CacheState.ABSENT, CacheState.FAILED) if again else (CacheState.ABSENT,)
+        if cache is None or cache.state not in states:
+            return []
+        self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested")
+        return [Fetch(model)]
+
+    def check(self, model: str, now: float) -> list[Fetch]:
+        """Have the runtime look once more, before anybody makes room for a load; once for each load."""
+        if model in self.checks or not self.cached(model):
+            return []
+        self.checks[model] = now + CHECK_TIME
+        return [Fetch(model)]
+
+    def awaits(self, model: str) -> bool:
+        """Whether the runtime owes an answer about its weights that was asked for."""
+        cache = self.cache.get(model)
+        return model in self.checks or (cache is not None and cache.state is CacheState.FETCHING)
+
+    def refuse_uncached(self, model: str, now: float, epoch: int) -> None:
+        """Send away who waits for it while its weights are not there, with how far they are."""
+        cache = self.cache.get(model)
+        if cache is None or cache.state is CacheState.CACHED:
+            return
+        progress = "" if cache.done is None else f": {cache.done / 1e6:.0f} MB"
+        if cache.done is not None and cache.total:
+            progress += f" of {cache.total / 1e6:.0f} MB ({100 * cache.done // cache.total}%)"
+        message = f"the weights of {model} are still being fetched{progress}"
+        self.refuse(model, Refusal(epoch, "weights_not_cached", message, now + FETCH_RETRY))
+
+    # Failures and refusals --------------------------------------------------------------------------------------------
+
+    def fail(
+        self,
+        now: float,
+        model: str,
+        reason: str,
+        message: str,
+        epoch: int,
+        *,
+        crashed: bool,
+        max_wait: float,
+        exit_code: int | None = None,
+    ) -> float:
+        """Count a failure; returns the growing back-off in seconds. `crashed`: it had been ready; the first one has no back-off.
+
+        If there is one, requests that wait are sent away in the Residency of this epoch. After a crash they wait it out where it is no
+        longer than their bound, which is `max_wait` seconds where the client has set none: a crash says little of the next load.
+        """
+        count = self.failures[model].count + 1 if model in self.failures else 1
+        exponent = count - 2 if crashed else count - 1
+        delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
+        self.failures[model] = Failure(count, now + delay, reason, message, exit_code=exit_code)
+        self.orders.pop(model, None)
+        if delay:
+            told = f"{model} failed: {reason}: {message}"
+            waits = crashed and delay <= max_wait
+            self.refuse(model, Refusal(epoch, "model_failed", told, now + delay, waits))
+        return delay
+
+    def forgive(self, model: str, ready_since: float | None, now: float, answers: int) -> None:
+        """Forget its failures, if it has been ready for long (None: it was not) or has given so many answers."""
+        if ready_since is not None and (now - ready_since >= STABLE or answers >= ENOUGH):
+            self.failures.pop(model, None)
+
+    def retry_at(self, model: str) -> float:
+        """Time from which it may be tried."""
+        failure = self.failures.get(model)
+        return failure.retry_at if failure else 0.0
+
+    def refuse(self, model: str, refusal: Refusal) -> None:
+        """Send away what waits for a model."""
+        self.refusals[model] = refusal
+        self.changed = True
+
+    def refused(self, model: str) -> int:
+        """Epoch of its refusal, -1 for none: who waited at a router that had not seen it has been answered with it."""
+        refusal = self.refusals.get(model)
+        return refusal.epoch if refusal else -1
+
+    def room_changed(self) -> None:
+        """Take back refusals for want of room: there may be some now."""
+        for model in [m for m, refusal in self.refusals.items() if refusal.code in _SHORTAGES]:
+            self._welcome(model)
+
+    def _welcome(self, model: str, code: str | None = None) -> None:
+        """Take a refusal back: any, or one for this reason only."""
+        if model in self.refusals and code in (None, self.refusals[model].code):
+            del self.refusals[model]
+            self.changed = True
+
+
+def shortage(
+    model: str,
+    claim: Claim,
+    capacity: Capacity,
+    holders: Collection[Instance],
+    *,
+    now: float,
+    epoch: int,
+    groups: Groups = UNGROUPED,
+) -> Refusal | None:
+    """Say why no switch whatever could make room for a model, if that is so."""
+    if not claim.fits_beside(NOTHING, capacity):
+        return Refusal(epoch, "too_large", _too_large(model, claim, capacity))
+    stuck = [h for h in holders if h.state is InstanceState.UNPROVEN]
+    taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
+    alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
+    if not alone or not claim.fits_beside(taken, capacity):
+        why = "".join(f": {h.left}" for h in stuck[:1] if h.left)
+        message = f"the accelerator could not be verified as free{why}; manual action is needed (run: hotseat ps)"
+        return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
+    firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
+    if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):
+        return None
+    names = ", ".join(sorted(h.model for h in firm))
+    message = f"there is no room for {model}: its Workspace keeps {names} loaded (groups.persistent)"
+    return Refusal(epoch, "no_room", message, now + SHORTAGE_RETRY)
+
+
+def _too_large(model: str, claim: Claim, capacity: Capacity) -> str:
+    """Say what it wants, and what there is."""
+    devices = len(capacity.devices)
+    memory = capacity.each if devices and capacity.memory is not None else capacity.memory
+    wanted, there = _amount(claim.gpus, claim.memory), _amount(capacity.gpus, memory)
+    if devices > 1 and capacity.memory is not None:
+        there += " each"
+    if capacity.missing:
+        there += f"; capacity.gpus states {(capacity.gpus or 0) + capacity.missing}, but no more are available"
+    return f"{model} claims more than its Workspace has: {wanted} (available: {there})"
+
+
+def _amount(gpus: int | None, memory: int | None) -> str:
+    parts = [] if gpus is None else [f"{gpus} GPU{'' if gpus == 1 else 's'}"]
+    return " with ".join([*parts, *([f"{format_bytes(memory)} of memory"] if memory else [])])

@@ -1,0 +1,257 @@
+"""One running engine of a model, and its states: TRANSITIONS says what moves it, and only this module sets `state`. Pure.
+
+docs/architecture.md draws the table. What a policy wants and what a runtime tells become triggers in the modules beside this one;
+each calls `Seating.go`, which calls `Holder.transition`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from hotseat.core.messages import InstanceState, Transition, seat_name
+from hotseat.core.policy.api import NOTHING, Capacity, Claim
+from hotseat.core.scheduler.messages import SchedulingSpec
+
+DRAINING_STATES = (InstanceState.CLOSING, InstanceState.DRAINING)  # may still be taken back
+REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
+SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKING)  # see sleep.py
+ACTIVE_STATES = (
+    InstanceState.LOADING,
+    InstanceState.READY,
+    *DRAINING_STATES,
+    *SLEEP_STATES,
+)  # neither told to stop nor stuck
+STORY = 16  # transitions that an instance remembers
+
+
+class IllegalTransition(AssertionError):
+    """An instance was to go a way that TRANSITIONS does not have. A bug of the code that asked for it."""
+
+
+class Trigger(StrEnum):
+    """What moves an instance from one state to the next."""
+
+    STARTED = "started"
+    FOUND_LOADING = "found loading"
+    FOUND_READY = "found ready"
+    FOUND_RELEASING = "found releasing"
+    READY = "ready"
+    QUIESCE = "quiesce"
+    CUT_OFF = "cut off"
+    KEPT = "kept"
+    BATCH_SERVED = "batch served"
+    PARK = "park"
+    PARKED = "parked"
+    WAKE = "wake"
+    STOP = "stop"
+    FAILED = "failed"
+    UNPROVEN = "unproven"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a trigger leads (None: the instance is gone), from which states (None: there was no instance), and what it is."""
+
+    to: InstanceState | None
+    sources: tuple[InstanceState | None, ...]
+    meaning: str
+
+
+TRANSITIONS: Mapping[Trigger, Edge] = {
+    Trigger.STARTED: Edge(InstanceState.LOADING, (None,), "The runtime is told to start an engine."),
+    Trigger.FOUND_LOADING: Edge(
+        InstanceState.LOADING, (None,), "An engine that an earlier run had started is found. It does not answer yet."
+    ),
+    Trigger.FOUND_READY: Edge(
+        InstanceState.READY, (None,), "An engine that an earlier run had started is found, and answers."
+    ),
+    Trigger.FOUND_RELEASING: Edge(
+        InstanceState.RELEASING, (None,), "An engine is found that an earlier run had told to stop."
+    ),
+    Trigger.READY: Edge(InstanceState.READY, (InstanceState.LOADING, InstanceState.WAKING), "The engine answers."),
+    Trigger.QUIESCE: Edge(
+        InstanceState.CLOSING,
+        (InstanceState.READY,),
+        "It has to leave: for another model, for idleness, by an operator or a document. Requests that are queued now are still served.",
+    ),
+    Trigger.CUT_OFF: Edge(
+        InstanceState.DRAINING,
+        (InstanceState.READY,),
+        "It has to leave at once: only requests in flight are still served.",
+    ),
+    Trigger.KEPT: Edge(InstanceState.READY, DRAINING_STATES, "It may stay after all."),
+    Trigger.BATCH_SERVED: Edge(
+        InstanceState.DRAINING,
+        (InstanceState.CLOSING,),
+        "All routers have seen that it leaves, and the requests that were queued then are served.",
+    ),
+    Trigger.PARK: Edge(
+        InstanceState.PARKING, DRAINING_STATES, "Nothing is in flight, and its Model parks: it is told to sleep."
+    ),
+    Trigger.PARKED: Edge(
+        InstanceState.PARKED, (InstanceState.PARKING,), "Proof was seen that it is off the accelerator."
+    ),
+    Trigger.WAKE: Edge(
+        InstanceState.WAKING, (InstanceState.PARKED,), "Its Model is wanted, and its accelerators are free."
+    ),
+    Trigger.STOP: Edge(
+        InstanceState.RELEASING,
+        (InstanceState.LOADING, *DRAINING_STATES, *SLEEP_STATES),
+        "Nothing is in flight, the drain deadline has passed, or a load is given up: it is told to stop.",
+    ),
+    Trigger.FAILED: Edge(
+        InstanceState.RELEASING,
+        ACTIVE_STATES,
+        "The engine ended or hangs, or did not load, sleep or wake in time.",
+    ),
+    Trigger.UNPROVEN: Edge(
+        InstanceState.UNPROVEN, (InstanceState.RELEASING,), "It should be gone, and the runtime cannot show that it is."
+    ),
+    Trigger.RELEASED: Edge(
+        None, (InstanceState.RELEASING, InstanceState.UNPROVEN), "Proof was seen that nothing of it is left."
+    ),
+}
+
+
+def told(story: Iterable[Transition]) -> str:
+    """Return a story as one line of text, oldest transition first."""
+    return "; ".join(map(str, story)) or "nothing"
+
+
+@dataclass(slots=True)
+class Instance:
+    """What occupies a seat."""
+
+    model: str
+    id: str
+    epoch: int
+    state: InstanceState
+    since: float
+    terms: SchedulingSpec
+    address: str | None = None
+    leaving: str | None = None  # why it will go, whatever a policy says
+    ready_since: float | None = None
+    ready_epoch: int = 0  # routers that have seen it have sent what waited
+    closing_since: float = 0.0
+    dispatched: float = 0.0  # when it was last given a request
+    closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
+    last_used: float = 0.0
+    stop_asked: float | None = None
+    left: str = ""  # what is not proven gone, for a person to look at
+    devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
+    replica: int = 1  # 1: its model's main holder; see replicas.py
+    turn: int = 0  # how often it was told to sleep or to wake
+    asleep: bool = False  # proven off the accelerator
+    parked_since: float | None = (
+        None  # when it was told to sleep; None: it is awake, and its host memory does not count
+    )
+    memory: int | None = None  # bytes of host memory that were measured while it slept
+    halfway: bool = False  # it was found loading or stopping: how long that takes cannot be told from it
+    story: deque[Transition] = field(default_factory=lambda: deque(maxlen=STORY))  # its last transitions, oldest first
+
+    @classmethod
+    def begin(
+        cls, trigger: Trigger, now: float, *, model: str, id: str, epoch: int, terms: SchedulingSpec  # noqa: A002
+    ) -> "Instance":
+        """Return a new instance, in the state that the trigger gives it."""
+        edge = TRANSITIONS[trigger]
+        step = Transition(now, None, edge.to, trigger.value)
+        if None not in edge.sources or edge.to is None:
+            raise IllegalTransition(f"{id}: no instance begins by {step}")
+        return cls(model, id, epoch, edge.to, now, terms, last_used=now, story=deque([step], STORY))
+
+    def transition(
+        self, trigger: Trigger, now: float, detail: str = "", *, illegal: Callable[[str], None] | None = None
+    ) -> None:
+        """Enter the state that the trigger leads to. The only way to change `state` and `since`.
+
+        `detail` is added to the story. An edge that is not in TRANSITIONS is a bug: `illegal` is called with a message; without it,
+        IllegalTransition is raised. The transition takes place all the same where `illegal` returns, because what made it has
+        happened.
+        """
+        edge = TRANSITIONS[trigger]
+        why = f"{trigger.value}: {detail}" if detail else trigger.value
+        step = Transition(now, self.state, edge.to, why)
+        if self.state not in edge.sources:
+            message = f"{self.id}: no transition of an instance is {step}; before: {told(self.story)}"
+            if illegal is None:
+                raise IllegalTransition(message)
+            illegal(message)
+        self.story.append(step)
+        if edge.to is not None:
+            self.state, self.since = edge.to, now
+
+    @property
+    def seat(self) -> str:
+        """Name of its seat: its model's own, or that with a number."""
+        return seat_name(self.model, self.replica)
+
+    def occupied(self, capacity: Capacity) -> Claim:
+        """Give what it takes of the accelerator, and of which devices."""
+        return NOTHING if self.asleep else self.terms.claim.placed(self.devices, capacity)
+
+    @property
+    def staying(self) -> bool:
+        """Whether it may go on to hold its seat, as far as it goes by itself."""
+        return self.leaving is None and self.state in ACTIVE_STATES
+
+    @property
+    def drain_until(self) -> float:
+        """Deadline of what is in flight, while it makes room: counted from the last request that it was given."""
+        return max(self.closing_since, self.dispatched) + self.terms.drain_timeout
+
+    @property
+    def idle_until(self) -> float | None:
+        """Time at which it goes for idleness, if it is not used before; None: never."""
+        if self.replica > 1 and self.ready_since is not None:
+            return self.last_used + min(self.terms.idle_timeout or REPLICA_IDLE_TIMEOUT, REPLICA_IDLE_TIMEOUT)
+        if not self.terms.idle_timeout or self.ready_since is None:
+            return None
+        return max(self.last_used + self.terms.idle_timeout, self.ready_since + self.terms.min_residency)
+
+    def leave(self, why: str) -> None:
+        """Let it go as soon as that can be, unless it has been told to already."""
+        if self.state in ACTIVE_STATES:
+            self.leaving = self.leaving or why
+
+    def take_over(self, terms: SchedulingSpec | None) -> bool:
+        """Go by new terms; None: no document names it. Returns whether it must be started anew for them."""
+        loaded = self.staying and self.state not in (InstanceState.PARKING, InstanceState.PARKED)
+        restart = terms is not None and terms.fingerprint != self.terms.fingerprint and loaded
+        if terms is None or terms.fingerprint != self.terms.fingerprint:
+            self.leave("removed" if terms is None else "changed")
+        elif self.state in ACTIVE_STATES:
+            self.terms = replace(terms, claim=self.terms.claim)  # it occupies what it was started with
+            if self.leaving in ("removed", "changed"):
+                self.leaving = None  # the documents are back to what it is
+        return restart
+
+
+class Instances(dict[str, Instance]):
+    """All instances that are not proven gone, by id, in the order in which they came."""
+
+    def of(self, model: str) -> list[Instance]:
+        """Return all instances of a model."""
+        return [each for each in self.values() if each.model == model]
+
+    def primary(self, model: str) -> Instance | None:
+        """Return the one that stands for a model: no replica, and one that stays where adoption has found several."""
+        found: Instance | None = None
+        for each in self.of(model):
+            if each.replica == 1 and (found is None or each.staying):
+                found = each
+        return found
+
+    def primaries(self) -> dict[str, Instance]:
+        """Return the primary of each model that has one."""
+        found: dict[str, Instance] = {}
+        for each in self.values():
+            if each.replica == 1 and (each.model not in found or each.staying):
+                found[each.model] = each
+        return found
+
+    def sleeper(self, model: str) -> Instance | None:
+        """Return the parked instance of a model."""
+        return next((each for each in self.of(model) if each.state is InstanceState.PARKED), None)

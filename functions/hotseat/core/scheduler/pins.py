@@ -1,0 +1,276 @@
+"""Wishes: which models should be resident though nobody waits for them, and which of them make room for nobody. Pure.
+
+A model is wished for because it is pinned (by an operator, its document or a window of its schedule), because such a window is
+open, or because it is the default of a Workspace that has been quiet. What a wish may do is pins.py's.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from hotseat.core.events import Emit
+from hotseat.core.messages import InstanceState, Refusal
+from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, Preference, View
+from hotseat.core.policy.groups import UNGROUPED, Groups
+from hotseat.core.policy.placement import KEEPABLE_STATES, LEAVING_STATES, greedy_victims, pending, unproven
+from hotseat.core.scheduler.availability import SHORTAGE_RETRY, ModelAvailability, shortage
+from hotseat.core.scheduler.instance import Instance
+from hotseat.core.scheduler.messages import SchedulingSpec
+
+DemandByModel = Mapping[
+    str, tuple[int, float, int]
+]  # by model: how many wait, since when, and how many are being answered
+
+_REASONS: Mapping[Preference, str] = {
+    Preference.NONE: "ordered",
+    Preference.DEFAULT: "default",
+    Preference.SCHEDULED: "schedule",
+    Preference.PINNED: "pin",
+}
+
+
+@dataclass(slots=True)
+class Preferences:
+    """One book for all models. What documents say comes with their Terms; here stands what operators said beside that."""
+
+    quiet_since: float | None = None  # nobody has waited or been answered since
+    pinned: frozenset[str] = frozenset()  # as of the last look
+    _pins: set[str] = field(default_factory=set)
+    _unpins: set[str] = field(default_factory=set)  # against what their terms say
+    _dismissed: set[str] = field(default_factory=set)  # an operator unloaded them, and nobody has asked for them since
+    _blocking: frozenset[str] = frozenset()  # pinned, and on a seat
+    _told: frozenset[str] = frozenset()
+
+    # What operators and documents say ---------------------------------------------------------------------------------
+
+    def unpin(self, model: str, terms: SchedulingSpec | None) -> None:
+        """Unpin it; where its terms pin it, until they have ceased to."""
+        self._pins.discard(model)
+        if terms is not None and (terms.pinned or terms.kept):
+            self._unpins.add(model)
+
+    def dismiss(self, model: str) -> None:
+        """Wish for it no longer, until somebody asks for it again."""
+        self._dismissed.add(model)
+
+    def ask(self, model: str, terms: SchedulingSpec, *, pin: bool = False) -> None:
+        """Note that an operator asks for it, and maybe pins it until it is unpinned."""
+        self._dismissed.discard(model)
+        if pin:
+            self._unpins.discard(model)
+            if not terms.pinned:
+                self._pins.add(model)
+
+    def follow(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> list[str]:
+        """Take in the documents; returns the models that they pin and did not before.
+
+        From then on such a pin is the document's alone, and ends with it: on a cluster an operator's becomes an annotation.
+        """
+        self._pins = {m for m in self._pins if m in new and not new[m].pinned}
+        self._unpins = {m for m in self._unpins if m in new and (new[m].pinned or new[m].kept)}
+        self._dismissed = {m for m in self._dismissed if m in new and (m in self._pins or _wishes(new[m]))}
+        return [m for m, t in new.items() if t.pinned and not t.external and not (m in old and old[m].pinned)]
+
+    # What follows -----------------------------------------------------------------------------------------------------
+
+    def look(
+        self,
+        now: float,
+        terms: Mapping[str, SchedulingSpec],
+        holders: Iterable[Instance],
+        queue: Callable[[], DemandByModel],
+    ) -> list[float]:
+        """Look at all that is there before a decision; returns the times at which more will be wished for."""
+        holders, returning = list(holders), [t for t in terms.values() if t.return_after]
+        if returning or self._dismissed:
+            rows, used = queue(), max((h.last_used for h in holders), default=0.0)
+            self._dismissed -= {model for model, (waiting, _, _) in rows.items() if waiting}
+            self._dismissed -= {h.model for h in holders if h.staying}  # it was loaded since, for whomever
+            self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
+        self.pinned = frozenset(m for m, t in terms.items() if self._is_pinned(m, t))
+        return [at for t in returning if (at := self._returns_at(t)) is not None]
+
+    def news(self, holders: Iterable[Instance], prospects: ModelAvailability) -> list[Emit]:
+        """Tell which pins have come and gone since it was asked last; who was sent away for them may come again."""
+        before, self._blocking = self._blocking, frozenset(h.model for h in holders if self._keeps_others_out(h))
+        if before != self._blocking:
+            prospects.room_changed()
+        told, self._told = self._told, self.pinned
+        events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
+        return [*events, *(Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned))]
+
+    def models(self, terms: Mapping[str, SchedulingSpec]) -> set[str]:
+        """Models that may be wished for, as of the last look."""
+        return {*self.pinned, *(name for name, its in terms.items() if its.wanted or its.return_after)}
+
+    def wish(self, model: str, terms: SchedulingSpec, now: float) -> Preference:
+        """Say why it should be resident now, as of the last look."""
+        if terms.external or model in self._dismissed:
+            return Preference.NONE
+        if model in self.pinned:
+            return Preference.PINNED
+        if terms.wanted:
+            return Preference.SCHEDULED
+        returns_at = self._returns_at(terms)
+        return Preference.DEFAULT if returns_at is not None and now >= returns_at else Preference.NONE
+
+    def reason(self, model: str, terms: SchedulingSpec, now: float) -> str:
+        """Say why a switch to it was made that nobody asked for."""
+        return _REASONS[self.wish(model, terms, now)]
+
+    def stays_idle(self, holder: Instance) -> bool:
+        """Whether it keeps its seat however long it is idle: else it would go for that, and come back for the wish."""
+        model, terms = holder.model, holder.terms
+        if holder.replica > 1 or model in self._dismissed:
+            return False
+        return model in self.pinned or terms.wanted or terms.return_after > 0
+
+    def no_room(
+        self,
+        model: str,
+        claim: Claim,
+        capacity: Capacity,
+        holders: Iterable[Instance],
+        *,
+        now: float,
+        epoch: int,
+        groups: Groups = UNGROUPED,
+    ) -> Refusal | None:
+        """Say why no switch could make room for a model, if that is so: for what there is, or for those that are pinned."""
+        holders = list(holders)
+        refusal = shortage(model, claim, capacity, holders, now=now, epoch=epoch, groups=groups)
+        if refusal or not self._blocking:
+            return refusal
+
+        def remains(holder: Instance) -> bool:
+            kept = self._keeps_others_out(holder) or (holder.staying and not groups.may_leave(holder.seat, model))
+            return holder.model != model and not holder.asleep and (kept or holder.state is InstanceState.UNPROVEN)
+
+        taken = [h for h in holders if remains(h)]
+        allowed = groups.allows(model, (h.model for h in taken))
+        if allowed and claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
+            return None
+        names = sorted({h.model for h in taken} & self.pinned)
+        message = f"{model} does not fit beside the pinned models ({', '.join(names)}); to make room: hotseat unpin {names[0]}"
+        return Refusal(epoch, "pinned", message, now + SHORTAGE_RETRY)
+
+    def _returns_at(self, terms: SchedulingSpec) -> float | None:
+        """Time at which it is wished for as the default, if all stays quiet."""
+        return None if not terms.return_after or self.quiet_since is None else self.quiet_since + terms.return_after
+
+    def _is_pinned(self, model: str, terms: SchedulingSpec) -> bool:
+        by_terms = (terms.pinned or terms.kept) and model not in self._unpins
+        return terms.external is None and (by_terms or model in self._pins)
+
+    def _keeps_others_out(self, holder: Instance) -> bool:
+        staying = holder.staying and holder.replica == 1 and holder.state is not InstanceState.PARKED
+        return staying and holder.model in self.pinned
+
+
+def _wishes(terms: SchedulingSpec) -> bool:
+    return terms.pinned or terms.wanted or terms.return_after > 0
+
+
+def decide_with_preferences(policy: Policy, view: View) -> Decision:
+    """Let a policy decide, and grant the wishes that its decision leaves room for."""
+    decision = policy.decide(view)
+    resident, look_again = apply_preferences(view, decision)
+    obliging = tuple(name for name in decision.resident if name not in resident)
+    return replace(decision, resident=resident, look_again=look_again, obliging=obliging)
+
+
+def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
+    """Add what is wished for, instead of idle models where need be; wishes wait while anybody waits for a seat.
+
+    Pinned residents stay, whatever the policy says, as far as the capacity holds them. Returns all that should be resident,
+    and when to look again.
+    """
+    models: dict[str, ModelView] = {}
+    for model in view.models:
+        models.setdefault(model.name, model)  # the holder that counts comes first
+    resident = _with_pinned(view, models, decision.resident)
+    wishes = [m for m in models.values() if m.wish and m.name not in resident]
+    if not wishes or any(m.may_evict for m in pending(view)):
+        return resident, decision.look_again
+    look_again = [] if decision.look_again is None else [decision.look_again]
+    there = [models[name] for name in resident if name in models]
+    taken = _sum([*there, *unproven(view)], view.capacity)
+    granted: set[str] = set()  # none of these goes for a lesser one
+    for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
+        times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
+        victims = _preference_victims([m for at, m in times if at <= view.now], there, taken, wish, view)
+        if victims is None:
+            look_again += [at for at, _ in times if view.now < at < inf]
+            continue
+        granted.add(wish.name)
+        resident = (*(name for name in resident if name not in victims), wish.name)
+        there = [models[name] for name in resident if name in models]
+        taken = _sum([*there, *unproven(view)], view.capacity)
+    return resident, min(look_again, default=None)
+
+
+def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
+    """Put back pinned residents that a policy left out, and leave out what does not fit beside them."""
+    pinned = {m.name for m in models.values() if m.pinned and m.seat in KEEPABLE_STATES and not m.leaving}
+    if pinned <= set(resident):
+        return resident
+    held, kept = _sum(unproven(view), view.capacity), list[str]()
+
+    def order(name: str) -> tuple[bool, bool, bool, str]:
+        return (name not in pinned, models[name].seat is None, name not in resident, name)
+
+    for name in sorted({*resident, *pinned} & models.keys(), key=order):
+        there = models[name].seat in KEEPABLE_STATES and not models[name].leaving
+        if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.allows(name, kept)):
+            held += models[name].claim.placed_beside(held, view.capacity)
+            kept.append(name)
+    return tuple(kept)
+
+
+def _free_at(resident: ModelView, wish: ModelView) -> float:
+    """Return the time from which a resident may be evicted for a load request that no request waits for. inf: never.
+
+    A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
+    optimal cost). The default model uses `returnToDefault` instead.
+    """
+    if resident.seat is None or resident.leaving:
+        return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
+    if resident.pinned or resident.wish >= wish.wish or not resident.idle:
+        return inf
+    if resident.seat in LEAVING_STATES:
+        return -inf
+    if resident.seat is not InstanceState.READY:
+        return inf  # it loads
+    patience = 0.0 if wish.wish is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
+    return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
+
+
+def _preference_victims(
+    candidates: list[ModelView], there: list[ModelView], held: Claim, wish: ModelView, view: View
+) -> set[str] | None:
+    """Choose those that have to go for their groups and for the room; None where not all of them may."""
+    groups, names = view.groups, [m.name for m in (*there, *unproven(view))]
+    may_go = {m.name: m for m in candidates if groups.may_leave(m.name, wish.name)}
+    found: list[set[str]] = []
+    for way in groups.ways(wish.name, names):
+        left = held - sum((may_go[name].claim for name in way if name in may_go), NOTHING)
+        others = [m for m in may_go.values() if m.name not in way and m.claim != NOTHING]
+        more = greedy_victims(sorted(others, key=_cheapest), left, wish, view) if way <= may_go.keys() else None
+        if more is not None:
+            found.append({*way, *(m.name for m in more)})
+    coming = [m.name for m in there if m.seat is None or m.leaving]  # none of them has to leave for what was wished for
+    found = [each for each in found if not any(groups.must_leave(wish.name, n) for n in coming if n not in each)]
+    return min(found, key=lambda each: sum(may_go[name].keeping for name in each), default=None)
+
+
+def _cheapest(model: ModelView) -> tuple[bool, float, float, str]:
+    """Sort key: who goes first for a wish, to which priorities are nothing."""
+    return (model.seat is InstanceState.READY, model.keeping, model.last_used, model.name)
+
+
+def _sum(models: list[ModelView], capacity: Capacity) -> Claim:
+    """Add up what they take: those that come, on the devices that they will get."""
+    held = NOTHING
+    for model in sorted(models, key=lambda m: m.seat is None):
+        held += model.claim.placed_beside(held, capacity)
+    return held

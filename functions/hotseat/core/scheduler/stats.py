@@ -1,0 +1,163 @@
+"""How fast requests come for each model, and how fast it answers them while it has plenty of them: learned from demand. Pure."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from math import exp
+
+from hotseat.core.messages import Demand
+from hotseat.core.scheduler.history import Estimate, StepDurations
+from hotseat.core.scheduler.memory_usage import MemoryUsage, unchanged
+from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.core.scheduler.sleep import SleepManager
+
+ARRIVAL_MEMORY = 900.0  # seconds after which an arrival counts for a third
+PACE_MEMORY = 120.0  # the same of an answer, in seconds with plenty to do: only those tell of the pace
+GAPS = 8  # how many idle times are remembered
+_YOUNG = 30.0  # seconds that a first burst is taken to have been spread over
+_ENOUGH = 20  # answers before a pace is believed
+
+
+@dataclass(slots=True)
+class _Flow:
+    """One model at all routers. Counts fade with time, so that they are rates once they are divided by it."""
+
+    born: float
+    at: float  # the counts are of this time
+    waiting: int = 0
+    in_flight: int = 0
+    arrived: float = 0.0
+    answered: float = 0.0
+    plenty: float = 0.0  # seconds with requests waiting while others were answered
+    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
+
+    def pass_to(self, now: float) -> bool:
+        """Let time pass; returns whether there was plenty to do meanwhile."""
+        seconds, self.at = now - self.at, now
+        self.arrived *= exp(-seconds / ARRIVAL_MEMORY)
+        plenty = self.waiting > 0 and self.in_flight > 0
+        if plenty:
+            fading = exp(-seconds / PACE_MEMORY)
+            self.plenty = self.plenty * fading + seconds
+            self.answered *= fading
+        return plenty
+
+
+@dataclass(slots=True)
+class ArrivalRates:
+    """One book for all models of a Workspace."""
+
+    _flows: dict[str, _Flow] = field(default_factory=dict)
+
+    def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
+        """Take in a router's snapshot after its last one; `model_of`: of which model each holder is.
+
+        A request that left without an answer does not count: its client may ask again, and would count twice. What a router had
+        done before it was first heard of is not known to be recent.
+        """
+        served: dict[str, int] = {}
+        flying: dict[str, int] = {}
+        for holder, count in new.served.items() if last.seq else ():
+            if holder in model_of:
+                model = model_of[holder]
+                served[model] = served.get(model, 0) + count - last.served.get(holder, 0)
+        for counts, sign in ((new.in_flight, 1), (last.in_flight, -1)):
+            for holder, count in counts.items():
+                if holder in model_of:
+                    flying[model_of[holder]] = flying.get(model_of[holder], 0) + sign * count
+        for model in {*served, *flying, *new.waiting, *last.waiting}:
+            waiting = sum(d.waiting[model].count * sign for d, sign in ((new, 1), (last, -1)) if model in d.waiting)
+            if served.get(model) or flying.get(model) or waiting:
+                self._add(now, model, served.get(model, 0), flying.get(model, 0), waiting)
+
+    def _add(self, now: float, model: str, served: int, flying: int, waiting: int) -> None:
+        flow = self._flows.setdefault(model, _Flow(now, now))
+        if flow.arrived and not flow.waiting and not flow.in_flight and served + waiting > 0:
+            flow.gaps.append(now - flow.at)  # its last change was that it became idle
+        if flow.pass_to(now):
+            flow.answered += max(0, served - flying)
+        flow.arrived = max(0.0, flow.arrived + served + waiting)
+        flow.waiting = max(0, flow.waiting + waiting)
+        flow.in_flight = max(0, flow.in_flight + flying)
+
+    def forget(self, model: str) -> None:
+        """Forget a model."""
+        self._flows.pop(model, None)
+
+    def arrivals(self, model: str, now: float) -> float:
+        """Give the requests a second that have come lately."""
+        flow = self._flows.get(model)
+        if flow is None:
+            return 0.0
+        return (
+            flow.arrived
+            * exp((flow.at - now) / ARRIVAL_MEMORY)
+            / (ARRIVAL_MEMORY * (1 - exp(-max(now - flow.born, _YOUNG) / ARRIVAL_MEMORY)))
+        )
+
+    def gaps(self, model: str) -> tuple[float, ...]:
+        """Give the seconds from when nobody wanted it until its next request, the last few times."""
+        flow = self._flows.get(model)
+        return tuple(flow.gaps) if flow is not None else ()
+
+    def pace(self, model: str) -> float:
+        """Give the answers a second while more wait than it takes at a time; 0: not known, since that has not happened yet."""
+        flow = self._flows.get(model)
+        return flow.answered / flow.plenty if flow is not None and flow.plenty and flow.answered >= _ENOUGH else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """What was learned of one model while its document was what `mark` stands for. Memory is in bytes."""
+
+    mark: str
+    times: Mapping[str, Estimate] = field(default_factory=dict)  # by step; those that have not happened are left out
+    memory: int | None = None  # of the accelerator, where it is more than the model claims
+    parked_memory: int | None = None  # of the host, when it slept last
+
+
+StatsByModel = Mapping[str, ModelStats]  # by model
+
+
+@dataclass(slots=True)
+class StatsArchive:
+    """The books in which is learned, and the lessons of documents that are not in force."""
+
+    costs: StepDurations
+    memory: MemoryUsage
+    parking: SleepManager
+    kept: dict[str, ModelStats]
+
+    def follow(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> None:
+        """Take in new documents: put away what is not about them, and bring back what is."""
+        gone = {model: terms for model, terms in old.items() if not unchanged(terms, new.get(model))}
+        come = {model: terms for model, terms in new.items() if not unchanged(old.get(model), terms)}
+        self.kept |= self.lessons(gone)
+        self.memory.keep(old, new)
+        for model in gone.keys() | come.keys():
+            self.costs.forget(model)
+            self.parking.measured.pop(model, None)
+        for model, terms in come.items():
+            lesson = self.kept.get(model)
+            if lesson is None or lesson.mark != spec_hash(terms):
+                continue
+            self.costs.recall(model, lesson.times)
+            if lesson.memory is not None:
+                self.memory.learned[model] = lesson.memory
+            if lesson.parked_memory is not None:
+                self.parking.measured[model] = lesson.parked_memory
+
+    def lessons(self, models: Mapping[str, SchedulingSpec]) -> dict[str, ModelStats]:
+        """Give what is known of these models; those of which nothing is are left out."""
+        found = {}
+        for model, terms in models.items():
+            memory, parked = self.memory.learned.get(model), self.parking.measured.get(model)
+            if (times := self.costs.known(model)) or memory is not None or parked is not None:
+                found[model] = ModelStats(spec_hash(terms), times, memory, parked)
+        return found
+
+
+def spec_hash(terms: SchedulingSpec) -> str:
+    """Stand for a document. It may hold secrets, which have no place where lessons are kept."""
+    return sha256(terms.fingerprint.encode()).hexdigest()[:16]

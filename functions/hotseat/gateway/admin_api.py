@@ -1,0 +1,315 @@
+"""Operational routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
+
+No GET loads a model.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from hotseat.api.units import AUTO, parse_duration
+from hotseat.control.event_log import EventLog
+from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
+from hotseat.core.errors import BadRequest, NotFound, Unavailable
+from hotseat.core.events import shown_seat
+from hotseat.core.messages import InstanceState, Resident
+from hotseat.core.ports import LogView
+from hotseat.core.scheduler.history import Switch
+from hotseat.gateway.clock import rfc3339
+from hotseat.gateway.concurrency import ConcurrencyLimit
+from hotseat.gateway.gauges import bound_in_force
+from hotseat.gateway.relay import client_socket, departed
+from hotseat.telemetry.metrics import Metrics
+
+_BEAT = 1.0  # seconds between looks at whether a follower has left
+_KEEP_ALIVE = 15.0
+_NO_LIMIT = 1_000_000
+
+
+def operations_blueprint(house: ModelRegistry, bus: EventLog, metrics: Metrics, places: ConcurrencyLimit) -> Blueprint:
+    """Return the routes that belong to no API family."""
+    blueprint = Blueprint("operations", __name__)
+    _add_reading(blueprint, house, metrics)
+    _add_orders(blueprint, house, places)
+    _add_streams(blueprint, house, bus, places)
+    return blueprint
+
+
+def _add_reading(blueprint: Blueprint, house: ModelRegistry, metrics: Metrics) -> None:
+    @blueprint.get("/health")
+    def health() -> Response:
+        return jsonify(status="ok")
+
+    @blueprint.get("/ready")
+    def ready() -> Response:
+        if not house.ready:
+            raise Unavailable("hotseat is starting or shutting down", code="not_ready", retry_after=1.0)
+        return jsonify(status="ready")
+
+    @blueprint.get("/running")
+    def running() -> Response:
+        rooms = house.rooms
+        return jsonify(
+            running=[row for room in rooms for row in _running(room, house)],
+            parked=[row for room in rooms for row in _parked(room, house)],
+            waiting=[row for room in rooms for row in _waiting(room, house)],
+            workspaces=[_workspace(room) for room in rooms],
+        )
+
+    @blueprint.get("/api/queue")
+    def queue() -> Response:
+        return jsonify(queue=[row for room in house.rooms for row in _queue(room, house)])
+
+    @blueprint.get("/api/switches")
+    def switches() -> Response:
+        known = [switch for room in house.rooms for switch in room.switches()]
+        return jsonify(switches=[_switch(s, house) for s in sorted(known, key=lambda s: s.decided)])
+
+    @blueprint.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_orders(blueprint: Blueprint, house: ModelRegistry, places: ConcurrencyLimit) -> None:
+    @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
+    def order(name: str, what: str) -> tuple[Response, int]:
+        place, wait = house.loadable(name), _wait()
+        with places:
+            state = getattr(place.room, what)(place.model.name, wait).state
+        more = {"pinned": True} if what == "pin" else {}
+        return jsonify(model=place.model.shown_name, state=state, **more), _done(wait)
+
+    @blueprint.post("/api/models/<model:name>/unpin")
+    def unpin(name: str) -> Response:
+        place = house.loadable(name)
+        with places:
+            status = place.room.unpin(place.model.name)
+        return jsonify(model=place.model.shown_name, state=status.state, pinned=status.pinned)
+
+    @blueprint.post("/api/models/unload")
+    def unload_all() -> tuple[Response, int]:
+        wait = _wait()
+        own = [p for p in house.places().values() if p.model.spec.engine != "external"]
+        for place in own:
+            place.room.unload(place.model.name, 0)
+        with places:
+            states = [{"model": p.model.shown_name, "state": p.room.unload(p.model.name, wait).state} for p in own]
+        return jsonify(models=states), _done(wait)
+
+
+def _add_streams(blueprint: Blueprint, house: ModelRegistry, bus: EventLog, places: ConcurrencyLimit) -> None:
+    @blueprint.get("/api/models/<model:name>/logs")
+    def logs(name: str) -> Response:
+        model = house.find(name).model
+        view = house.logs(model.name)
+        if view is None:
+            raise NotFound(f"{model.name} has no log: its engine is {model.spec.engine}, which hotseat does not run")
+        lines = _count("lines", 100)
+        if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
+            return _events(_follow_log(view, lines, house), places)
+        return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
+
+    @blueprint.get("/api/events")
+    def events() -> Response:
+        history = _count("history", _NO_LIMIT)
+        last = request.headers.get("Last-Event-ID", "")
+        # A number that was never given out comes from before a restart: then all is news.
+        known = last.isascii() and last.isdecimal() and len(last) < 19 and int(last) <= bus.count  # noqa: PLR2004
+        after = int(last) if known else 0 if last else max(0, bus.count - history)
+        return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"), places)
+
+
+# What runs ------------------------------------------------------------------------------------------------------------
+
+
+def _running(room: WorkspaceHandle, house: ModelRegistry) -> Iterator[dict[str, Any]]:
+    places = house.places()
+    for resident in room.desk.residency.residents:
+        if resident.state is InstanceState.PARKED:
+            continue
+        place = places.get(resident.model)
+        yield {
+            "model": house.shown_name(resident.model),
+            "state": resident.state.value,
+            "since": rfc3339(resident.since) if resident.since else None,
+            "address": resident.address,
+            "workspace": room.name,
+            "holder": resident.holder,
+            "epoch": resident.epoch,
+            "in_flight": room.desk.in_flight(resident.holder),
+            "gpus": _gpus(place),
+            "pinned": room.status(resident.model).pinned,
+            "devices": list(resident.devices),
+            "story": _story(resident),
+        }
+
+
+def _parked(room: WorkspaceHandle, house: ModelRegistry) -> Iterator[dict[str, Any]]:
+    """Describe what holds host memory, and nothing of the accelerator."""
+    for resident in room.desk.residency.residents:
+        if resident.state is InstanceState.PARKED:
+            yield {
+                "model": house.shown_name(resident.model),
+                "since": rfc3339(resident.since) if resident.since else None,
+                "workspace": room.name,
+                "holder": resident.holder,
+                "epoch": resident.epoch,
+                "memory": resident.memory,
+                "story": _story(resident),
+            }
+
+
+def _story(resident: Resident) -> list[dict[str, Any]]:
+    """Describe the last transitions of an instance, oldest first; `from` is null where it began."""
+    return [{"at": rfc3339(s.at), "from": s.before, "to": s.after, "why": s.why} for s in resident.story]
+
+
+def _gpus(place: ModelRoute | None) -> int | None:
+    if place is None:
+        return None
+    return 0 if place.model.spec.engine == "external" else place.model.spec.resources.gpus
+
+
+def _waiting(room: WorkspaceHandle, house: ModelRegistry) -> list[dict[str, Any]]:
+    now = time.monotonic()
+    return [
+        {
+            "model": house.shown_name(model),
+            "count": waiting.count,
+            "oldest_seconds": round(now - waiting.oldest, 3),
+            "rate": _rounded(rate),
+            "tenants": dict(waiting.tenants),
+        }
+        for model, (waiting, rate) in room.desk.lines().items()
+        if waiting is not None
+    ]
+
+
+def _queue(room: WorkspaceHandle, house: ModelRegistry) -> Iterator[dict[str, Any]]:
+    """Yield a row for each Model of a Workspace, with or without queued requests."""
+    now = time.monotonic()
+    mine = [name for name, place in house.places().items() if place.room is room]
+    for model, (waiting, rate) in room.desk.lines(mine).items():
+        yield {
+            "model": house.shown_name(model),
+            "workspace": room.name,
+            "waiting": waiting.count if waiting else 0,
+            "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
+            "rate": _rounded(rate),
+            "tenants": dict(waiting.tenants) if waiting else {},
+        }
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 4)
+
+
+def _workspace(room: WorkspaceHandle) -> dict[str, Any]:
+    spec = room.workspace.spec
+    return {
+        "name": room.name,
+        "epoch": room.desk.residency.epoch,
+        "capacity": spec.capacity.model_dump(mode="json"),
+        "gpus": room.capacity.gpus,
+        "host_memory": room.capacity.host_memory,
+        "policy": spec.policy.name,
+        "max_wait": AUTO if spec.policy.max_wait is None else spec.policy.max_wait,
+        "effective_max_wait": bound_in_force(room.workspace, room.effective_max_wait),
+    }
+
+
+def _switch(switch: Switch, house: ModelRegistry) -> dict[str, Any]:
+    return {
+        "id": switch.id,
+        "workspace": switch.workspace,
+        "from": [shown_seat(seat, house.shown_name) for seat in switch.leaving],
+        "to": house.shown_name(switch.to),
+        "reason": switch.reason,
+        "outcome": switch.outcome,
+        "started_at": rfc3339(switch.decided),
+        "waiting": switch.waiting,
+        "phases": switch.phases(),
+        "message": switch.message,
+    }
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _wait() -> float | None:
+    """Return how many seconds a command waits for its result. 0: not at all. None: until it has one."""
+    text = request.args.get("wait", "false")
+    if text in ("true", "false"):
+        return None if text == "true" else 0
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise BadRequest(f"The parameter wait is {text!r}; allowed: true, false, {error}.") from None
+
+
+def _done(wait: float | None) -> int:
+    return 202 if wait == 0 else 200
+
+
+def _count(name: str, default: int) -> int:
+    text = request.args.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
+        raise BadRequest(f"The parameter {name} is {text!r}; allowed: an integer of at least 0.")
+    return int(text)
+
+
+# Streams of events ----------------------------------------------------------------------------------------------------
+
+
+def _events(stream: Iterator[bytes], places: ConcurrencyLimit) -> Response:
+    places.take()
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    response = Response(_while_there(stream), mimetype="text/event-stream", headers=headers)
+    response.call_on_close(places.give_back)
+    return response
+
+
+def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass on the stream until the client disconnects. An empty piece means that there is no news."""
+    sock = client_socket(request.environ)
+    quiet = time.monotonic()
+
+    def generate() -> Iterator[bytes]:
+        nonlocal quiet
+        yield b": hotseat\n\n"
+        for piece in stream:
+            if sock is not None and departed(sock):
+                return
+            if piece:
+                yield piece
+            elif time.monotonic() - quiet >= _KEEP_ALIVE:
+                yield b": keep-alive\n\n"
+            else:
+                continue
+            quiet = time.monotonic()
+
+    return generate()
+
+
+def _follow_events(bus: EventLog, after: int, *, follow: bool) -> Iterator[bytes]:
+    while True:
+        news = bus.after(after, _BEAT if follow else 0.0)
+        for number, event in news:
+            yield f"id: {number}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+            after = number
+        if not follow or (bus.closed and not news):
+            return
+        if not news:
+            yield b""
+
+
+def _follow_log(view: LogView, lines: int, house: ModelRegistry) -> Iterator[bytes]:
+    position, kept = view.read_after(0, 0.0)
+    for line in kept[len(kept) - lines :] if lines < len(kept) else kept:
+        yield f"data: {line}\n\n".encode()
+    while house.ready:
+        position, news = view.read_after(position, _BEAT)
+        yield b"".join(f"data: {line}\n\n".encode() for line in news)

@@ -1,0 +1,69 @@
+"""Values of gauges that are read at each scrape, at routers and switchers."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from hotseat.api.workspace import Workspace
+from hotseat.control.registry import ModelRegistry
+from hotseat.core.messages import InstanceState, Resident
+from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.telemetry.metrics import Reading
+
+
+def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> Iterator[Reading]:
+    """Name Models as people see them; `shown` gives that name for a metadata.name."""
+    for each in found:
+        model = each.labels.get("model")
+        yield each if model is None else replace(each, labels={**each.labels, "model": shown(model)})
+
+
+def of_requests(house: ModelRegistry) -> Iterator[Reading]:
+    """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
+    for place in house.places().values():
+        name, desk = place.model.name, place.room.desk
+        now, ((waiting, _),) = time.monotonic(), desk.lines([name]).values()
+        busy = sum(desk.in_flight(each.holder) for each in desk.residency.residents if each.model == name)
+        yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
+        yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)
+        yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+    for room in house.rooms:
+        yield Reading("hotseat_requests_waiting_bytes", {"workspace": room.name}, room.desk.waiting_bytes())
+
+
+def of_memory(house: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Reading]:
+    """Yield the accelerator memory that Models claim, and the most that one instance of each was measured to use."""
+    for name, place in house.places().items():
+        claimed = place.model.spec.resources.accelerator_memory
+        for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
+            if figure is not None:
+                yield Reading("hotseat_accelerator_memory_bytes", {"model": name, "kind": kind}, figure)
+
+
+def of_seats(
+    workspace: Workspace, residents: Iterable[Resident], effective_max_wait: float | None
+) -> Iterator[Reading]:
+    """Yield resident and parked instances of a Workspace, and its bound on waiting."""
+    for each in residents:
+        labels = {"workspace": workspace.name, "model": each.model}
+        if each.state is not InstanceState.PARKED:
+            yield Reading("hotseat_residents", {**labels, "state": each.state.value}, 1)
+            continue
+        yield Reading("hotseat_parked", labels, 1)
+        if each.memory is not None:
+            yield Reading("hotseat_parked_memory_bytes", labels, each.memory)
+    bound = bound_in_force(workspace, effective_max_wait)
+    if bound is not None:
+        yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
+
+
+def bound_in_force(workspace: Workspace, effective_max_wait: float | None) -> float | None:
+    """Return the bound on waiting of a Workspace, in seconds: the scheduler's, else the document's; None: its policy has none."""
+    return workspace.spec.policy.max_wait if effective_max_wait is None else effective_max_wait
+
+
+def of_pins(workspace: Workspace, rows: Iterable[ModelStatus]) -> Iterator[Reading]:
+    """Yield the pinned Models."""
+    for row in rows:
+        if row.pinned:
+            yield Reading("hotseat_pinned", {"workspace": workspace.name, "model": row.name}, 1)

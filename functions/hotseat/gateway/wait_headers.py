@@ -1,0 +1,85 @@
+"""Request headers that control waiting: tenant, priority and time limits."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hotseat.api.units import parse_duration
+from hotseat.api.workspace import Tenants
+from hotseat.core.errors import BadRequest
+
+PRIORITY = "X-Priority"
+TIMEOUT = "X-Request-Timeout"
+MAX_WAIT = "X-Hotseat-Max-Wait"
+LEAST, MOST = -1000, 1000  # priorities, as in documents
+_LONGEST_TENANT = 100  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class WaitOptions:
+    """Tenant, priority and time limits of one request.
+
+    Times are seconds from the arrival of the request. None means no limit. `max_wait` limits the time in the
+    queue. `timeout` is the time after which the client has no use for an answer: a request that cannot meet
+    it is refused immediately.
+    """
+
+    tenant: str = ""
+    priority: int = 0
+    max_wait: float | None = None
+    timeout: float | None = None
+
+    @property
+    def limit(self) -> float | None:
+        """Return the time in seconds after which the request leaves the queue, in any case."""
+        return min((each for each in (self.max_wait, self.timeout) if each is not None), default=None)
+
+
+def wait_options(environ: Mapping[str, Any], tenants: Tenants, key: str) -> WaitOptions:
+    """Read the headers of a request with the key named `key`. Raise BadRequest if a header is invalid."""
+    return WaitOptions(
+        _tenant(environ, tenants, key), _priority(environ), _seconds(environ, MAX_WAIT), _seconds(environ, TIMEOUT)
+    )
+
+
+def _header(environ: Mapping[str, Any], name: str) -> str | None:
+    value: str | None = environ.get("HTTP_" + name.upper().replace("-", "_"))
+    return value
+
+
+def _tenant(environ: Mapping[str, Any], tenants: Tenants, key: str) -> str:
+    given = _header(environ, tenants.header) if tenants.header else None
+    if not given:
+        return key
+    try:
+        name = given.strip().encode("latin-1").decode()  # WSGI reads bytes as Latin-1
+    except UnicodeDecodeError:
+        name = "\n"
+    if len(name) > _LONGEST_TENANT or not name.isprintable():
+        raise BadRequest(
+            f"The header {tenants.header} is not a tenant name; allowed: up to {_LONGEST_TENANT} printable characters."
+        )
+    return name or key
+
+
+def _priority(environ: Mapping[str, Any]) -> int:
+    text = _header(environ, PRIORITY)
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise BadRequest(f"The header {PRIORITY} is {text!r}; allowed: an integer from {LEAST} to {MOST}.")
+    return min(MOST, max(LEAST, int(text)))
+
+
+def _seconds(environ: Mapping[str, Any], name: str) -> float | None:
+    """Read a duration such as 20s, or a number of seconds."""
+    text = _header(environ, name)
+    if text is None:
+        return None
+    try:
+        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except ValueError:
+        raise BadRequest(
+            f"The header {name} is {text!r}; allowed: a duration such as 20s, or a number of seconds."
+        ) from None

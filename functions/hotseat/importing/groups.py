@@ -1,0 +1,122 @@
+"""Groups and matrix of llama-swap to what a Workspace says about who may be resident together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hotseat.core.policy.groups import Group, Groups
+from hotseat.importing import matrix
+from hotseat.importing.naming import labels
+from hotseat.importing.reader import Reader
+from hotseat.importing.settings import GROUP_KEYS
+from hotseat.importing.writer import Json, Note, compact
+from hotseat.manifests.problems import Path
+
+DEFAULT_GROUP = "default"  # llama-swap's own is called (default)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Fields of a Workspace's spec, what they come to, and what a person should know."""
+
+    spec: Json
+    groups: Groups
+    notes: list[Note]
+
+
+def together(reader: Reader, names: Mapping[str, str]) -> Together:
+    """Read whichever of the two there is. `names`: labels of the models. Neither: one at a time, as one seat has it anyway."""
+    settings: Path = ("routing", "router", "settings")
+    old, new = reader.mapping(("groups",)), reader.mapping((*settings, "groups"))
+    at = next((path for path in (("matrix",), (*settings, "matrix")) if reader.get(path) is not None), None)
+    chosen = reader.text(("routing", "router", "use"))
+    if at is not None and (old or (new and not chosen)):
+        reader.problem("a configuration has groups or a matrix, not both", at)
+    notes = []
+    if chosen == "group" and at is not None:
+        at = None
+        notes.append(
+            Note("no equivalent", "routing.router.settings.matrix", "routing.router.use is group: it was not used")
+        )
+    if at is not None:
+        if new and chosen == "matrix":
+            notes.append(
+                Note(
+                    "no equivalent",
+                    "routing.router.settings.groups",
+                    "routing.router.use is matrix: they were not used",
+                )
+            )
+        return _sets(reader, at, names, notes)
+    if old or new:
+        return _groups(reader, ("groups",) if old else (*settings, "groups"), names, notes)
+    everything = Group(DEFAULT_GROUP, frozenset(names.values()))
+    return Together({"capacity": {"gpus": 1}}, Groups((everything,)), notes)
+
+
+def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note]) -> Together:
+    given = reader.mapping(at)
+    called = labels(given, taken=[DEFAULT_GROUP])
+    homes: dict[str, str] = {}
+    rows: list[Json] = []
+    for group in given:
+        path = (*at, group)
+        members = []
+        for index, member in enumerate(reader.texts((*path, "members"))):
+            if member not in names:
+                reader.problem("no such model", (*path, "members", index), found=member, allowed=", ".join(names))
+            elif member in homes:
+                reader.problem(f"{member} is in {homes[member]} already", (*path, "members", index))
+            else:
+                homes[member] = group
+                members.append(names[member])
+        flags = {
+            key: reader.flag((*path, key), default=default)
+            for key, default in (("swap", True), ("exclusive", True), ("persistent", False))
+        }
+        rows.append({"name": called[group], "members": members, **flags})
+        if called[group] != group:
+            notes.append(Note("changed", f"groups.{group}", f"its name is {called[group]}"))
+        lost = reader.mapping(path).keys() - GROUP_KEYS
+        notes += [Note("no equivalent", f"groups.{group}.{key}", "not known to this importer") for key in sorted(lost)]
+    if rest := [label for name, label in names.items() if name not in homes]:
+        rows.append({"name": DEFAULT_GROUP, "members": rest, "swap": True, "exclusive": True, "persistent": False})
+        notes.append(Note("changed", "groups", f"{DEFAULT_GROUP} holds the models of no group, as in llama-swap"))
+    groups = [Group(**{**row, "members": frozenset(row["members"])}) for row in rows]
+    return Together({"capacity": {"counted": False}, "groups": rows}, Groups(tuple(groups)), notes)
+
+
+def _sets(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note]) -> Together:
+    short = {key: reader.text((*at, "vars", key)) for key in reader.mapping((*at, "vars"))}
+    for key, name in short.items():
+        if name not in names:
+            reader.problem("no such model", (*at, "vars", key), found=name, allowed=", ".join(names))
+    expressions = {key: reader.text((*at, "sets", key)) for key in reader.mapping((*at, "sets"))}
+    if not expressions:
+        reader.problem("has no sets", at)
+    expanded, wrong = matrix.expand(expressions)
+    for key, message in wrong.items():
+        reader.problem(message, (*at, "sets", key), found=expressions[key])
+    found: dict[frozenset[str], None] = {}
+    for key, sets in expanded.items():
+        for each in sets:
+            real = {name: short.get(name, name) for name in each}
+            for unknown in sorted(name for name in each if real[name] not in names):
+                allowed = ", ".join([*short, *names])
+                reader.problem(f"{unknown} is neither of vars nor a model", (*at, "sets", key), allowed=allowed)
+            found[frozenset(names[it] for it in real.values() if it in names)] = None
+    named = frozenset().union(*found)
+    alone = [frozenset((label,)) for label in names.values() if label not in named]
+    largest = [each for each in found if not any(each < other for other in found)]
+    if costs := reader.mapping((*at, "evict_costs")):
+        text = f"{compact(costs)}: hotseat learns how long each model takes to load, and goes by that"
+        notes.append(Note("no equivalent", "matrix.evict_costs", text))
+    notes += [
+        Note("no equivalent", f"matrix.{key}", "not known to this importer")
+        for key in sorted(reader.mapping(at).keys() - {"vars", "sets", "evict_costs"})
+    ]
+    if alone:
+        notes.append(Note("changed", "matrix.sets", "models of no set have one each, as they can only run alone"))
+    sets = [*largest, *alone]
+    order = list(names.values())
+    rows = [sorted(each, key=order.index) for each in sets]
+    return Together({"capacity": {"counted": False}, "sets": rows}, Groups(sets=tuple(sets)), notes)

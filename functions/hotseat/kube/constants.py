@@ -1,0 +1,93 @@
+"""Names that hotseat writes on objects of a cluster, and the kinds of objects that it knows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+GROUP: Final = "hotseat.dev"
+VERSION: Final = "v1alpha1"
+MANAGER: Final = "hotseat"  # field manager of server-side apply
+
+AUTOSCALING_CLASS: Final = "gpu.hotseat.dev"
+CLASS_ANNOTATION: Final = "autoscaling.knative.dev/class"
+
+# Labels. `workspace` on a ksvc makes it a model of that Workspace; `state` is for `kubectl get ksvc -L hotseat.dev/state -w`.
+WORKSPACE: Final = "hotseat.dev/workspace"
+MODEL: Final = "hotseat.dev/model"
+STATE: Final = "hotseat.dev/state"
+# Annotations.
+FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents that an object was made from
+SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that a person knows to be gone
+
+# Labels of Knative on the pods, Deployments and PodAutoscalers of a ksvc.
+SERVICE: Final = "serving.knative.dev/service"
+REVISION: Final = "serving.knative.dev/revision"
+
+QUEUE_PORT: Final = 8012  # of queue-proxy, in each pod
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of objects: where it is served, and whether its objects live in a namespace."""
+
+    api: str  # v1, or group/version
+    kind: str
+    plural: str
+    namespaced: bool = True
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """Build the path of the collection, of one object, or of a part of it. Without a namespace: of all namespaces."""
+        root = f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        tail = "".join(f"/{part}" for part in (name, subresource) if part)
+        return f"{root}{scope}/{self.plural}{tail}"
+
+
+MODELS: Final = Resource(f"{GROUP}/{VERSION}", "Model", "models")
+WORKSPACES: Final = Resource(f"{GROUP}/{VERSION}", "Workspace", "workspaces")
+PODS: Final = Resource("v1", "Pod", "pods")
+CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+EVENTS: Final = Resource("v1", "Event", "events")
+CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
+NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
+JOBS: Final = Resource("batch/v1", "Job", "jobs")
+DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
+REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
+LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
+STORAGE_CLASSES: Final = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses", namespaced=False)
+CRDS: Final = Resource(
+    "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
+SERVICES: Final = Resource("serving.knative.dev/v1", "Service", "services")  # Knative's
+POD_AUTOSCALERS: Final = Resource("autoscaling.internal.knative.dev/v1alpha1", "PodAutoscaler", "podautoscalers")
+SERVERLESS_SERVICES: Final = Resource(
+    "networking.internal.knative.dev/v1alpha1", "ServerlessService", "serverlessservices"
+)
+BROKERS: Final = Resource("eventing.knative.dev/v1", "Broker", "brokers")
+
+
+CACHE: Final = "/cache"  # where each container finds the cache
+WEIGHTS: Final = "/weights"  # where it finds the claim of a pvc:// source
+TERMINATION_LOG: Final = "/dev/termination-log"
+USER: Final = 65532  # user and group of all our containers: files that the fetch Job wrote are the engine's own
+PORT: Final = 8080  # that an engine listens on, unless its Model names another
+
+# Environment by which `hotseat.kube.engine_entrypoint` learns what to run.
+MODEL_VARIABLE: Final = "HOTSEAT_MODEL"
+CACHE_VARIABLE: Final = "HOTSEAT_CACHE_DIR"
+WEIGHTS_VARIABLE: Final = "HOTSEAT_WEIGHTS"  # a path that needs no cache
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Settings of one switcher."""
+
+    image: str  # hotseat's own
+    namespace: str
+    gpu_resource: str = "nvidia.com/gpu"  # "": Models take turns without a limit that a scheduler would see
+    claim_size: int = 50 * 1024**3  # bytes, where a Model states none
+    storage_class: str | None = None  # None: the cluster's default
+    timeout: int = 3600  # seconds a request may take; at most Knative's max-revision-timeout-seconds
+    progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
+    pull_secrets: tuple[str, ...] = ()  # for hotseat's own image
+    environment: Mapping[str, str] | None = None  # of every engine and fetch: proxies, HF_ENDPOINT

@@ -1,0 +1,71 @@
+"""What runs in hotseat's own image as a Model's container: `python -m hotseat.kube.engine_entrypoint` becomes the engine.
+
+The Model comes in the environment, the weights are in the cache. It ends with code 2 where another try changes nothing.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hotseat.api.model import FetchBy, Model
+from hotseat.engines.base import EngineError, Launch, Placement, is_remote, load_engine
+from hotseat.kube.constants import CACHE, CACHE_VARIABLE, MODEL_VARIABLE, PORT, TERMINATION_LOG, WEIGHTS_VARIABLE
+from hotseat.sources.base import SourceError, cached
+from hotseat.sources.fetch import HOPELESS, RETRYABLE, fetch
+from hotseat.sources.progress import Progress
+
+
+def launch_of(environment: Mapping[str, str]) -> Launch:
+    """Say what to run, and its whole environment. EngineError, SourceError: what is wrong; ValidationError: no Model in it."""
+    model = Model.model_validate_json(environment.get(MODEL_VARIABLE, ""))
+    engine = load_engine(model.spec.engine)
+    cache = Path(environment.get(CACHE_VARIABLE, CACHE))
+    weights = environment.get(WEIGHTS_VARIABLE) or None
+    if weights is None and model.spec.source and (engine.fetches(model) or not is_remote(model.spec.source)):
+        weights = str(_weights(model, cache))
+    launch = engine.launch(model, Placement("0.0.0.0", model.spec.port or PORT, weights))  # noqa: S104 - inside its pod
+    own = {variable.name: variable.value for variable in model.spec.env}
+    return Launch(launch.argv, {**environment, **launch.env, **own})
+
+
+def _weights(model: Model, cache: Path) -> Path:
+    """Find the weights, or bring them where that was left to the engine."""
+    source = model.spec.source or ""
+    path = cached(source, cache)
+    if path is None and model.spec.cache.fetch_by == FetchBy.ENGINE:
+        path = fetch(source, cache, Progress(sys.stdout))
+    if path is None:
+        raise SourceError(f"the weights {source} are not in {cache}", retryable=True)
+    return path
+
+
+def main() -> None:
+    """Become the engine."""
+    try:
+        launch = launch_of(os.environ)
+        os.execvpe(launch.argv[0], launch.argv, launch.env)  # noqa: S606 - no shell is what we want
+    except SourceError as problem:
+        _fail(str(problem), RETRYABLE if problem.retryable else HOPELESS)
+    except ValidationError as problem:
+        _fail(f"{MODEL_VARIABLE} is not a valid Model: {problem.errors()[0]['msg']}", HOPELESS)
+    except KeyError as problem:
+        _fail(f"this image has no engine {problem}", HOPELESS)
+    except (EngineError, OSError) as problem:
+        _fail(str(problem), HOPELESS)
+
+
+def _fail(message: str, code: int) -> None:
+    """Leave the reason where the pod's status shows it."""
+    sys.stderr.write(f"hotseat: {message}\n")
+    try:
+        Path(TERMINATION_LOG).write_text(message)
+    except OSError:
+        sys.stderr.write(f"hotseat: {TERMINATION_LOG} cannot be written\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

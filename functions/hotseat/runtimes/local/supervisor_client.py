@@ -1,0 +1,130 @@
+"""Hotseat's side of a keeper (see keeper.py): its process and pipes, and one kept warm so that Python's start costs no switch time."""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+KEEPER = Path(__file__).with_name("keeper.py")
+CHUNK = 65536
+
+log = logging.getLogger(__name__)
+
+
+class SupervisorProcess:
+    """A running keeper. Its pipes: `status` and `log` are readable without blocking; closing the control pipe kills the tree."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(KEEPER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=dict(env),
+            start_new_session=True,
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr  # noqa: S101, PT018 - for mypy: PIPE gives them
+        self._control = self._process.stdin
+        self._pipes = (self._process.stdout, self._process.stderr)
+        self.status, self.log = (pipe.fileno() for pipe in self._pipes)
+        self._unread = b""
+        for fd in (self.status, self.log):
+            os.set_blocking(fd, False)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the keeper, the root of the engine's tree."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def launch(self, argv: Sequence[str], env: Mapping[str, str], stop_command: Sequence[str]) -> None:
+        """Run the engine; the answer comes as a message, or the end of file if the keeper is dead."""
+        self._order({"argv": list(argv), "env": dict(env), "stop_command": list(stop_command)})
+
+    def stop(self, grace: float) -> None:
+        """End the engine; no matter if the keeper is gone."""
+        self._order({"stop": grace})
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        """Take what it has said since the last call; None at the end of file, when it is dead."""
+        lines: list[bytes] = []
+        while (data := read_ready(self.status)) is not None:
+            if not data:
+                return None if not lines else [json.loads(line) for line in lines]
+            *complete, self._unread = (self._unread + data).split(b"\n")
+            lines += complete
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """Close the pipes, which kills what may be left, and take in the process, which ends at once."""
+        self.status = self.log = -1  # the numbers are others' from now on
+        self._control.close()
+        for pipe in self._pipes:
+            pipe.close()
+        try:
+            self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:  # it waits for a process that cannot be killed, and will end with it
+            with contextlib.suppress(RuntimeError):  # no thread to be had: a zombie stays, which harms nobody
+                threading.Thread(target=self._process.wait, daemon=True, name="keeper-reaper").start()
+
+    def _order(self, order: dict[str, Any]) -> None:
+        data = json.dumps(order).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which `messages` tells
+            while data:
+                data = data[os.write(self._control.fileno(), data) :]
+
+
+class SupervisorPool:
+    """Source of keepers. `prepare` keeps one warm; `take` hands it over, or starts one."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._lock = threading.Lock()
+        self._spare: SupervisorProcess | None = None
+        self._closed = False
+
+    def prepare(self) -> None:
+        """Start the next keeper, if there is none."""
+        with self._lock:
+            if self._spare is None and not self._closed:
+                try:
+                    self._spare = SupervisorProcess(self._env)
+                except OSError as problem:  # no memory, no descriptors: the engine that runs need not suffer
+                    log.warning("cannot start a spare supervisor: %s", problem)
+
+    def take(self) -> SupervisorProcess:
+        """Give away a living keeper; the caller closes it."""
+        with self._lock:
+            keeper, self._spare = self._spare, None
+        if keeper is not None and keeper.alive():
+            return keeper
+        if keeper is not None:
+            keeper.close()
+        return SupervisorProcess(self._env)
+
+    def close(self) -> None:
+        """Let the spare one go; no new one is kept."""
+        with self._lock:
+            keeper, self._spare, self._closed = self._spare, None, True
+        if keeper is not None:
+            keeper.close()
+
+
+def read_ready(fd: int) -> bytes | None:
+    """Read what is there; None if nothing, empty at the end of file and for what we closed (-1)."""
+    if fd < 0:
+        return b""
+    try:
+        return os.read(fd, CHUNK)
+    except BlockingIOError:
+        return None
