@@ -45,10 +45,10 @@ class Observations:
             self.times.append(time.monotonic())
             self._changed.notify_all()
 
-    def await_one(self, kind: type[Seen], holder: str = "", timeout: float = 30.0, **fields: object) -> Seen:
-        """First observation of that kind (of that holder, with these fields), if need be awaited."""
-        if holder:
-            fields["holder"] = holder
+    def await_one(self, kind: type[Seen], instance: str = "", timeout: float = 30.0, **fields: object) -> Seen:
+        """First observation of that kind (of that instance, with these fields), if need be awaited."""
+        if instance:
+            fields["instance"] = instance
 
         def find() -> Seen | None:
             for each in self.seen:
@@ -61,9 +61,9 @@ class Observations:
         assert found is not None, f"no {kind.__name__} {fields} among {self.seen}"
         return found
 
-    def of_holder(self, holder: str) -> list[str]:
-        """Names of all that was told about a holder, in order."""
-        return [type(each).__name__ for each in self.seen if getattr(each, "holder", None) == holder]
+    def of_instance(self, instance: str) -> list[str]:
+        """Names of all that was told about an instance, in order."""
+        return [type(each).__name__ for each in self.seen if getattr(each, "instance", None) == instance]
 
 
 class FakeRuntime:
@@ -81,7 +81,7 @@ class FakeRuntime:
         self.sleepless: set[str] = set()
         self.broken: dict[str, str] = {}
         self.remote: dict[str, str | None] = {}
-        self.holders: dict[str, Start] = {}
+        self.instances: dict[str, Start] = {}
         self.closed = False
         self._fetched: set[str] = set()
         self._clock = clock
@@ -114,38 +114,38 @@ class FakeRuntime:
     def start(self, order: Start) -> None:
         self._ours(order.model)
         self._known(order.model)
-        if order.holder in self.holders:
-            raise ValueError(f"the holder {order.holder} exists")
+        if order.instance in self.instances:
+            raise ValueError(f"the instance {order.instance} exists")
         self.commands.append(order)
-        self.holders[order.holder] = order
-        self._logs[order.model].write([f"--- {order.holder} started ---"])
+        self.instances[order.instance] = order
+        self._logs[order.model].write([f"--- {order.instance} started ---"])
         if order.model in self.broken:
-            self.crash(order.holder, self.broken[order.model])
+            self.crash(order.instance, self.broken[order.model])
         elif order.model not in self.slow:
-            self.ready(order.holder)
+            self.ready(order.instance)
 
     def stop(self, order: Stop) -> None:
-        if order.holder not in self.holders:
+        if order.instance not in self.instances:
             self._ours(order.model)
         self.commands.append(order)
-        if order.holder not in self.holders:
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+        if order.instance not in self.instances:
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
         elif order.model not in self.stubborn or order.grace <= 0:
-            self.release(order.holder)
+            self.release(order.instance)
 
     def park(self, order: Park) -> None:
-        self._turn(order, InstanceParked(self._clock(), order.holder, order.epoch, order.turn))
+        self._turn(order, InstanceParked(self._clock(), order.instance, order.epoch, order.turn))
 
     def wake(self, order: Wake) -> None:
-        address = f"http://{order.holder}.invalid"
-        self._turn(order, InstanceReady(self._clock(), order.holder, order.epoch, address, order.turn))
+        address = f"http://{order.instance}.invalid"
+        self._turn(order, InstanceReady(self._clock(), order.instance, order.epoch, address, order.turn))
 
     def _turn(self, order: Park | Wake, done: Observation) -> None:
         self.commands.append(order)
-        if order.holder not in self.holders:
-            done = InstanceReleased(self._clock(), order.holder, order.epoch)
+        if order.instance not in self.instances:
+            done = InstanceReleased(self._clock(), order.instance, order.epoch)
         elif order.model in self.sleepless:
-            done = SleepFailed(self._clock(), order.holder, order.epoch, order.turn, "a test says so")
+            done = SleepFailed(self._clock(), order.instance, order.epoch, order.turn, "a test says so")
         self._tell(done)
 
     def logs(self, model: str) -> ModelLog | None:
@@ -153,25 +153,27 @@ class FakeRuntime:
 
     def close(self) -> None:
         self.closed = True
-        for holder in list(self.holders):
-            self.release(holder)
+        for instance in list(self.instances):
+            self.release(instance)
 
     # What the world does, by order of a test --------------------------------------------------------------------------
 
-    def ready(self, holder: str) -> None:
-        self._tell(InstanceReady(self._clock(), holder, self.holders[holder].epoch, f"http://{holder}.invalid"))
+    def ready(self, instance: str) -> None:
+        self._tell(InstanceReady(self._clock(), instance, self.instances[instance].epoch, f"http://{instance}.invalid"))
 
-    def crash(self, holder: str, reason: str = "Exited") -> None:
+    def crash(self, instance: str, reason: str = "Exited") -> None:
         """It ends by itself, and is gone."""
-        self._tell(InstanceFailed(self._clock(), holder, self.holders[holder].epoch, reason, f"{holder}: {reason}"))
-        self.release(holder)
+        self._tell(
+            InstanceFailed(self._clock(), instance, self.instances[instance].epoch, reason, f"{instance}: {reason}")
+        )
+        self.release(instance)
 
-    def release(self, holder: str) -> None:
-        self._tell(InstanceReleased(self._clock(), holder, self.holders.pop(holder).epoch))
+    def release(self, instance: str) -> None:
+        self._tell(InstanceReleased(self._clock(), instance, self.instances.pop(instance).epoch))
 
-    def lose(self, holder: str) -> None:
+    def lose(self, instance: str) -> None:
         """It should be gone, and nobody knows."""
-        self._tell(InstanceUnproven(self._clock(), holder, self.holders[holder].epoch, "a test says so"))
+        self._tell(InstanceUnproven(self._clock(), instance, self.instances[instance].epoch, "a test says so"))
 
     def _tell_cache(self, name: str) -> None:
         absent = name in self.remote and name not in self._fetched

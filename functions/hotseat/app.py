@@ -1,6 +1,6 @@
 """The composition root: the one place that knows all adapters and puts them together.
 
-`App` lives in gunicorn's worker process: it owns the desks, the switchers and the engines, which die with it.
+`App` lives in gunicorn's worker process: it owns the gates, the switchers and the engines, which die with it.
 """
 
 import logging
@@ -97,7 +97,7 @@ class App:
         )
         self._learned = StatsFile(settings.state_dir / "learned.json")
         share = int(PARKED_SHARE * machine_memory())
-        self.house = LocalWorkspaces(
+        self.registry = LocalWorkspaces(
             self.runtime,
             self.bus,
             time.monotonic,
@@ -121,7 +121,7 @@ class App:
             SimpleQueue()
         )  # for a reload, or for the end of its thread; signal handlers may put
         self.gateway: Gateway = create_gateway(
-            self.house,
+            self.registry,
             self.bus,
             self.metrics,
             Keys(settings.keys),
@@ -194,7 +194,7 @@ class App:
     def _apply(self, manifest: Manifest) -> None:
         self._ends_in(shutdown_time(manifest))
         self._taken_in(manifest)
-        self.house.apply(manifest.workspaces, manifest.models)
+        self.registry.apply(manifest.workspaces, manifest.models)
         for clash in port_clashes(manifest.models, manifest.workspaces):
             self._tell(f"WARNING: {clash}.")
         self._lock_gpus(manifest)
@@ -202,7 +202,7 @@ class App:
     def _lock_gpus(self, manifest: Manifest) -> None:
         """Say where another hotseat uses the same GPUs: neither knows what the other loads."""
         using = {m.spec.workspace for m in manifest.models if m.spec.resources.gpus and m.spec.engine != "external"}
-        named = {self._gpus.uuid(each, self._uuids): each for each in sorted(self.house.devices(using))}
+        named = {self._gpus.uuid(each, self._uuids): each for each in sorted(self.registry.devices(using))}
         others = self._gpu_locks.hold(uuid for uuid in named if uuid is not None)
         for uuid, owner in others.items():
             self._tell(
@@ -217,7 +217,7 @@ class App:
                 return
             self._closed = True
         self._asked.put(None)
-        self.house.close(shutdown_time(self.manifest))
+        self.registry.close(shutdown_time(self.manifest))
         self._connections.close()
         self._learned.close()
         self._gpu_locks.close()
@@ -227,12 +227,12 @@ class App:
 
     def _read(self) -> Iterator[Reading]:
         """Values of the gauges that are read when scraped."""
-        yield from readings.of_requests(self.house)
-        yield from readings.of_memory(self.house, self.house.memory())
-        for room in self.house.rooms:
-            yield from readings.of_seats(room.workspace, room.desk.residency.residents, room.effective_max_wait)
-            mine = [place.model.name for place in self.house.places().values() if place.room is room]
-            yield from readings.of_pins(room.workspace, map(room.status, mine))
+        yield from readings.of_requests(self.registry)
+        yield from readings.of_memory(self.registry, self.registry.memory())
+        for handle in self.registry.handles:
+            yield from readings.of_seats(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
+            mine = [place.model.name for place in self.registry.places().values() if place.handle is handle]
+            yield from readings.of_pins(handle.workspace, map(handle.status, mine))
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

@@ -101,7 +101,7 @@ class Sightings:
         self.rows = status.get("switches") or []
         for each in status.get("residents") or ():
             if each["state"] == "ready":
-                self._note(now, "published", each["holder"])
+                self._note(now, "published", each["instance"])
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Give the condition's first true value."""

@@ -15,7 +15,7 @@ from benchmark.switching import EngineLog
 
 HELD = 1000
 START = 0.2  # seconds that an engine takes to start
-LONG = "holder"  # the model with the long request
+LONG = "instance"  # the model with the long request
 WANTED = "wanted"
 SETTLE = 60.0  # seconds within which a count must become what it should be
 GONE = 2.0  # seconds, the target for a thousand departures to be counted

@@ -193,7 +193,7 @@ def _show_end(name: str, output: Path) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, kill its whole session; hotseat's engines are the business of its keepers, which outlive nothing."""
+    """Ask, wait, kill its whole session; hotseat's engines are the business of its supervisors, which outlive nothing."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_TIME)

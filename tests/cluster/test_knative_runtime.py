@@ -113,9 +113,9 @@ class Home:
 def home(kube: Kube, namespace: str) -> Iterator[Home]:
     home = Home(kube, namespace)
     yield home
-    for holder in list(home.runtime._holdings.all()):
-        home.runtime.stop(Stop(holder.model, holder.id, holder.epoch, 0))
-        home.told.await_one(InstanceReleased, holder.id, timeout=60)
+    for instance in list(home.runtime._holdings.all()):
+        home.runtime.stop(Stop(instance.model, instance.id, instance.epoch, 0))
+        home.told.await_one(InstanceReleased, instance.id, timeout=60)
     home.runtime.close()
 
 
@@ -140,9 +140,9 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
     await_true(lambda: is_ready(kube, namespace, "one") and is_ready(kube, namespace, "two"), 30)
     times = []
     for epoch, name in enumerate(["one", "two", "one"], 1):
-        holder, began = f"default/{name}@{epoch}", time.monotonic()
-        runtime.start(Start(name, holder, epoch))
-        ready = told.await_one(InstanceReady, holder, timeout=30)
+        instance, began = f"default/{name}@{epoch}", time.monotonic()
+        runtime.start(Start(name, instance, epoch))
+        ready = told.await_one(InstanceReady, instance, timeout=30)
         loaded = time.monotonic()
         with urllib.request.urlopen(f"{ready.address}/", timeout=5) as answer:
             assert answer.read() == name.encode()
@@ -150,10 +150,10 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
         time.sleep(7)  # younger pods take longer to end
         assert is_ready(kube, namespace, name)
         stopped = time.monotonic()
-        runtime.stop(Stop(name, holder, epoch, 10))
-        told.await_one(InstanceReleased, holder, timeout=30)
+        runtime.stop(Stop(name, instance, epoch, 10))
+        told.await_one(InstanceReleased, instance, timeout=30)
         times.append((name, round(loaded - began, 2), round(time.monotonic() - stopped, 2)))
-        assert told.of_holder(holder) == ["HolderReady", "HolderReleased"]
+        assert told.of_instance(instance) == ["InstanceReady", "InstanceReleased"]
         assert is_ready(kube, namespace, name)
     print("model, seconds to ready, seconds to released:", times)  # noqa: T201 - figures, shown by -s
 
@@ -161,7 +161,9 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
 def test_the_next_switcher_adopts_what_runs(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("one", "default/one@10", 10))
     ready = home.told.await_one(InstanceReady, "default/one@10", timeout=30)
-    await_true(lambda: home.runtime._watched.pods.objects and "HolderReady" in home.told.of_holder("default/one@10"), 5)
+    await_true(
+        lambda: home.runtime._watched.pods.objects and "InstanceReady" in home.told.of_instance("default/one@10"), 5
+    )
     time.sleep(1.5)  # the kubelet's own readiness
     home.runtime.close()
     second = Home(kube, namespace)
@@ -194,19 +196,19 @@ def test_a_crash_of_a_resident_model(kube: Kube, namespace: str, home: Home) -> 
         urllib.request.urlopen(f"{ready.address}/exit", timeout=5)
     assert home.told.await_one(InstanceFailed, "default/one@30", timeout=20).reason == "Exited"
     home.told.await_one(InstanceReleased, "default/one@30", timeout=30)
-    assert home.told.of_holder("default/one@30") == ["HolderReady", "HolderFailed", "HolderReleased"]
+    assert home.told.of_instance("default/one@30") == ["InstanceReady", "InstanceFailed", "InstanceReleased"]
 
 
 @pytest.mark.parametrize("delay", [0.2, 0.5, 0.9])
 def test_a_stop_at_any_moment_of_loading(kube: Kube, namespace: str, home: Home, delay: float) -> None:
-    holder = f"default/two@4{int(delay * 10)}"
-    home.runtime.start(Start("two", holder, 40))
+    instance = f"default/two@4{int(delay * 10)}"
+    home.runtime.start(Start("two", instance, 40))
     time.sleep(delay)
     began = time.monotonic()
-    home.runtime.stop(Stop("two", holder, 40, 10))
-    home.told.await_one(InstanceReleased, holder, timeout=40)
+    home.runtime.stop(Stop("two", instance, 40, 10))
+    home.told.await_one(InstanceReleased, instance, timeout=40)
     print(f"stopped {delay} s after its start, released {time.monotonic() - began:.2f} s later")  # noqa: T201
-    assert "HolderUnproven" not in home.told.of_holder(holder)
+    assert "InstanceUnproven" not in home.told.of_instance(instance)
 
 
 def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(kube: Kube, namespace: str, home: Home) -> None:
@@ -216,7 +218,7 @@ def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(kube: Kube, n
     kube.delete(PODS.path(namespace, pod["metadata"]["name"]), grace=0)
     unproven = home.told.await_one(InstanceUnproven, "default/two@50", timeout=40)
     assert pod["metadata"]["uid"] in unproven.reason
-    assert "HolderReleased" not in home.told.of_holder("default/two@50")
+    assert "InstanceReleased" not in home.told.of_instance("default/two@50")
     home.runtime.settle([pod["metadata"]["uid"]])
     home.told.await_one(InstanceReleased, "default/two@50")
 

@@ -57,7 +57,7 @@ class FakeHome:
         self.fake.sleepless = {"sleepless"}
 
     def crash(self, ready: InstanceReady) -> None:
-        self.fake.crash(ready.holder)
+        self.fake.crash(ready.instance)
 
 
 class LocalHome:
@@ -102,27 +102,27 @@ def test_begin_tells_where_the_weights_of_each_model_are(told: Observations) -> 
     assert "/missing/weights.gguf" in told.await_one(CacheObserved, model="lost").message
 
 
-def test_a_holder_gets_ready_and_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
+def test_a_instance_gets_ready_and_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@7", 7))
     ready = told.await_one(InstanceReady, "quick@7")
     assert ready.epoch == 7
     assert ready.address.startswith("http://")
     runtime.stop(Stop("quick", "quick@7", 7, grace=5))
     assert told.await_one(InstanceReleased, "quick@7").epoch == 7
-    assert told.of_holder("quick@7") == ["HolderReady", "HolderReleased"]
+    assert told.of_instance("quick@7") == ["InstanceReady", "InstanceReleased"]
 
 
 def test_a_stop_while_loading_releases_without_a_failure(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("slow", "slow@1", 1))
     runtime.stop(Stop("slow", "slow@1", 1, grace=5))
     told.await_one(InstanceReleased, "slow@1")
-    assert told.of_holder("slow@1") == ["HolderReleased"]
+    assert told.of_instance("slow@1") == ["InstanceReleased"]
 
 
 def test_a_failed_load_says_why_and_is_released(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("broken", "broken@1", 1))
     told.await_one(InstanceReleased, "broken@1")
-    assert told.of_holder("broken@1") == ["HolderFailed", "HolderReleased"]
+    assert told.of_instance("broken@1") == ["InstanceFailed", "InstanceReleased"]
     failed = told.await_one(InstanceFailed, "broken@1")
     assert failed.reason == "ExitedWhileLoading"
     assert failed.message
@@ -132,20 +132,20 @@ def test_a_crash_is_told_without_being_asked(home: Home, runtime: Runtime, told:
     runtime.start(Start("quick", "quick@1", 1))
     home.crash(told.await_one(InstanceReady, "quick@1"))
     told.await_one(InstanceReleased, "quick@1")
-    assert told.of_holder("quick@1") == ["HolderReady", "HolderFailed", "HolderReleased"]
+    assert told.of_instance("quick@1") == ["InstanceReady", "InstanceFailed", "InstanceReleased"]
     assert told.await_one(InstanceFailed, "quick@1").reason == "Exited"
 
 
-def test_a_stop_for_a_holder_that_never_was_is_answered(runtime: Runtime, told: Observations) -> None:
+def test_a_stop_for_a_instance_that_never_was_is_answered(runtime: Runtime, told: Observations) -> None:
     runtime.stop(Stop("quick", "quick@99", 99, grace=5))
     assert told.await_one(InstanceReleased, "quick@99").epoch == 99
 
 
-def test_a_stop_for_a_holder_that_is_gone_is_answered_again(runtime: Runtime, told: Observations) -> None:
+def test_a_stop_for_a_instance_that_is_gone_is_answered_again(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("broken", "broken@1", 1))
     told.await_one(InstanceReleased, "broken@1")
     runtime.stop(Stop("broken", "broken@1", 1, grace=5))
-    assert told.of_holder("broken@1").count("HolderReleased") == 2
+    assert told.of_instance("broken@1").count("InstanceReleased") == 2
 
 
 def test_a_second_stop_shortens_the_grace(runtime: Runtime, told: Observations) -> None:
@@ -156,7 +156,7 @@ def test_a_second_stop_shortens_the_grace(runtime: Runtime, told: Observations) 
     told.await_one(InstanceReleased, "stubborn@1")
 
 
-def test_a_parked_holder_is_proven_asleep_and_wakes(runtime: Runtime, told: Observations) -> None:
+def test_a_parked_instance_is_proven_asleep_and_wakes(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
     address = told.await_one(InstanceReady, "quick@1").address
     for turn in (1, 3):
@@ -164,17 +164,17 @@ def test_a_parked_holder_is_proven_asleep_and_wakes(runtime: Runtime, told: Obse
         assert told.await_one(InstanceParked, "quick@1", turn=turn).epoch == 1
         runtime.wake(Wake("quick", "quick@1", 1, turn + 1))
         assert told.await_one(InstanceReady, "quick@1", turn=turn + 1).address == address
-    assert told.of_holder("quick@1") == ["HolderReady", *["HolderParked", "HolderReady"] * 2]
+    assert told.of_instance("quick@1") == ["InstanceReady", *["InstanceParked", "InstanceReady"] * 2]
 
 
-def test_a_parked_holder_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
+def test_a_parked_instance_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@1", 1))
     told.await_one(InstanceReady, "quick@1")
     runtime.park(Park("quick", "quick@1", 1, 1))
     told.await_one(InstanceParked, "quick@1")
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
     told.await_one(InstanceReleased, "quick@1")
-    assert told.of_holder("quick@1") == ["HolderReady", "HolderParked", "HolderReleased"]
+    assert told.of_instance("quick@1") == ["InstanceReady", "InstanceParked", "InstanceReleased"]
 
 
 def test_one_that_does_not_fall_asleep_says_so_and_is_still_there(runtime: Runtime, told: Observations) -> None:
@@ -186,7 +186,7 @@ def test_one_that_does_not_fall_asleep_says_so_and_is_still_there(runtime: Runti
     assert failed.message
     runtime.stop(Stop("sleepless", "sleepless@1", 1, grace=5))
     told.await_one(InstanceReleased, "sleepless@1")
-    assert told.of_holder("sleepless@1") == ["HolderReady", "SleepFailed", "HolderReleased"]
+    assert told.of_instance("sleepless@1") == ["InstanceReady", "SleepFailed", "InstanceReleased"]
 
 
 def test_a_crash_while_parked_is_told_without_being_asked(home: Home, runtime: Runtime, told: Observations) -> None:
@@ -196,7 +196,7 @@ def test_a_crash_while_parked_is_told_without_being_asked(home: Home, runtime: R
     told.await_one(InstanceParked, "quick@1")
     home.crash(ready)
     told.await_one(InstanceReleased, "quick@1")
-    assert told.of_holder("quick@1") == ["HolderReady", "HolderParked", "HolderFailed", "HolderReleased"]
+    assert told.of_instance("quick@1") == ["InstanceReady", "InstanceParked", "InstanceFailed", "InstanceReleased"]
 
 
 def test_who_is_gone_neither_sleeps_nor_wakes(runtime: Runtime, told: Observations) -> None:
@@ -220,7 +220,7 @@ def test_callers_mistakes_are_errors(runtime: Runtime, told: Observations) -> No
         runtime.start(Start("slow", "slow@1", 1))
 
 
-def test_an_update_tells_of_what_changed_and_leaves_holders_alone(
+def test_an_update_tells_of_what_changed_and_leaves_instances_alone(
     runtime: Runtime, told: Observations, tmp_path: Path
 ) -> None:
     runtime.start(Start("quick", "quick@1", 1))
@@ -230,7 +230,7 @@ def test_an_update_tells_of_what_changed_and_leaves_holders_alone(
     runtime.update([*(model for model in models(tmp_path) if model.name not in ("slow", "quick")), changed])
     again = {each.model for each in told.seen if isinstance(each, CacheObserved)}
     assert again - {"lost"} == {"slow"}, "and perhaps what could not be had before, but nothing else"
-    assert told.of_holder("quick@1") == []
+    assert told.of_instance("quick@1") == []
     with pytest.raises(ValueError):
         runtime.start(Start("quick", "quick@2", 2))
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
@@ -244,7 +244,7 @@ def test_what_runs_is_stopped_although_its_document_says_external_since(runtime:
     runtime.update([Model.model_validate({"metadata": {"name": "quick"}, "spec": spec})])
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
     told.await_one(InstanceReleased, "quick@1")
-    assert told.of_holder("quick@1") == ["HolderReady", "HolderReleased"]
+    assert told.of_instance("quick@1") == ["InstanceReady", "InstanceReleased"]
 
 
 def test_a_fetch_of_what_is_there_says_so(runtime: Runtime, told: Observations) -> None:
@@ -272,7 +272,7 @@ def test_close_stops_whatever_runs(runtime: Runtime, told: Observations) -> None
     runtime.start(Start("slow", "slow@2", 2))
     told.await_one(InstanceReady, "quick@1")
     runtime.close()
-    assert told.of_holder("quick@1")[-1] == "HolderReleased"
-    assert told.of_holder("slow@2") == ["HolderReleased"]
+    assert told.of_instance("quick@1")[-1] == "InstanceReleased"
+    assert told.of_instance("slow@2") == ["InstanceReleased"]
     with pytest.raises(ValueError):
         runtime.start(Start("quick", "quick@3", 3))

@@ -343,10 +343,10 @@ class Hotseat:
     def worker(self) -> int:
         """Pid of the process that owns the engines."""
         children = psutil.Process(self.process.pid).children()
-        return next(child.pid for child in children if "keeper" not in " ".join(child.cmdline()))
+        return next(child.pid for child in children if "supervisor" not in " ".join(child.cmdline()))
 
     def engines(self) -> list[int]:
-        """Pids of all processes that this hotseat started for its models, its keepers included."""
+        """Pids of all processes that this hotseat started for its models, its supervisors included."""
         mark = f"HOTSEAT_ENGINE_OF={self.state}".encode()
         found = []
         for process in Path("/proc").glob("[0-9]*"):

@@ -132,7 +132,7 @@ def test_a_workspace_that_comes_back_has_no_gpu_that_is_another_ones_by_now(up: 
     assert hotseat.loads() == {"of-east": 2, "of-west": 1}, "who has a GPU is not disturbed"
 
 
-def test_models_that_claim_memory_share_a_gpu_as_long_as_it_has_room(up: Up) -> None:
+def test_models_that_claim_memory_share_a_gpu_as_long_as_it_has_handle(up: Up) -> None:
     def claims(name: str, memory: str) -> dict[str, Any]:
         return model(name, "--memory", memory, resources={"acceleratorMemory": memory})
 

@@ -58,7 +58,7 @@ def test_a_switch_is_told_in_order_with_its_phases(hotseat: Hotseat) -> None:
     assert started["data"].items() <= {**completed["data"], "waiting": 1}.items()
     assert (started["data"]["from"], started["data"]["to"], started["data"]["reason"]) == (["a"], "b", "demand")
     assert (released["subject"], released["data"]["reason"]) == ("a", "evicted")
-    assert ready["data"]["holder"].startswith("default/b@")
+    assert ready["data"]["instance"].startswith("default/b@")
     assert set(completed["data"]["phases"]) == {"wait", "drain", "release", "load", "total"}
     epochs = [event["epoch"] for event in events]
     assert epochs == sorted(epochs)

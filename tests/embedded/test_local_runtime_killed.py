@@ -27,7 +27,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fakes import Observations, small_model
-from hotseat.core.messages import HolderReady, Start
+from hotseat.core.messages import InstanceReady, Start
 from hotseat.runtimes.local.runtime import LocalRuntime
 
 folder, told = Path(sys.argv[1]), Observations()
@@ -36,7 +36,7 @@ stop = ["/bin/sh", "-c", f"echo x >> {folder}/stopped"]
 model = small_model(folder, "a", f"daemon={folder}/daemon", "ignore-term", stopCommand=stop)
 runtime.begin([model], told)
 runtime.start(Start("a", "a@1", 1))
-told.await_one(HolderReady, "a@1")
+told.await_one(InstanceReady, "a@1")
 log = runtime.logs("a")
 while not (folder / "daemon").exists():
     time.sleep(0.01)
@@ -52,7 +52,7 @@ class Owner:
         self.process = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), str(TESTS)], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.engine, self.daemon = (psutil.Process(int(word)) for word in self.process.stdout.readline().split())
-        self.keeper = psutil.Process(self.engine.ppid())
+        self.supervisor = psutil.Process(self.engine.ppid())
 
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
@@ -61,7 +61,7 @@ class Owner:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
-        for process in (self.keeper, self.engine, self.daemon):
+        for process in (self.supervisor, self.engine, self.daemon):
             if gone([process], 0):
                 continue
             process.kill()
@@ -86,15 +86,15 @@ def gone(processes: list[psutil.Process], timeout: float) -> bool:
 
 def test_no_engine_survives_the_kill_of_hotseat(owner: Owner) -> None:
     owner.kill()
-    assert gone([owner.engine, owner.daemon, owner.keeper], timeout=1.0)
+    assert gone([owner.engine, owner.daemon, owner.supervisor], timeout=1.0)
 
 
-def test_what_survives_the_kill_of_hotseat_and_keeper_is_taken_down_by_the_next_start(
+def test_what_survives_the_kill_of_hotseat_and_supervisor_is_taken_down_by_the_next_start(
     owner: Owner, tmp_path: Path
 ) -> None:
-    owner.keeper.suspend()  # so that it cannot clean up between the two
+    owner.supervisor.suspend()  # so that it cannot clean up between the two
     owner.kill()
-    owner.keeper.kill()
+    owner.supervisor.kill()
     assert gone([owner.engine], timeout=1.0)  # by the kernel
     assert not gone([owner.daemon], timeout=0)
     assert not (tmp_path / "stopped").exists()
@@ -116,8 +116,8 @@ def test_a_living_hotseat_is_left_alone(owner: Owner, tmp_path: Path) -> None:
     assert not gone([owner.engine, owner.daemon], timeout=0.1)
 
 
-def test_a_signal_to_every_process_ends_no_keeper(owner: Owner) -> None:
+def test_a_signal_to_every_process_ends_no_supervisor(owner: Owner) -> None:
     """As a service manager does; hotseat itself still has to drain."""
-    owner.keeper.terminate()
-    owner.keeper.send_signal(signal.SIGINT)
-    assert not gone([owner.keeper], timeout=0.1)
+    owner.supervisor.terminate()
+    owner.supervisor.send_signal(signal.SIGINT)
+    assert not gone([owner.supervisor], timeout=0.1)

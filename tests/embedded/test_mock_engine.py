@@ -228,9 +228,9 @@ class TestComingAndGoing:
     def test_a_client_that_leaves_is_noticed_within_50_ms(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         a = mock("--log", str(tmp_path / "log"))
 
-        def trial(wishes: dict[str, float]) -> float:
+        def trial(preferences: dict[str, float]) -> float:
             cancelled, client = a.stats()["cancelled"], a.connect()
-            body = json.dumps({**HELLO, "stream": True, "mock": wishes}).encode()
+            body = json.dumps({**HELLO, "stream": True, "mock": preferences}).encode()
             client.sendall(b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
             eventually(lambda: a.stats()["open"] == 1)
             left = time.time()
@@ -241,8 +241,8 @@ class TestComingAndGoing:
             assert a.stats()["cancelled"] == cancelled + 1
             return last["time"] - left
 
-        for wishes in ({"first_token": 60}, {"tokens": 100, "tokens_per_second": 2}):
-            quickest(lambda wishes=wishes: trial(wishes), 0.05)
+        for preferences in ({"first_token": 60}, {"tokens": 100, "tokens_per_second": 2}):
+            quickest(lambda preferences=preferences: trial(preferences), 0.05)
 
 
 class TestSeats:

@@ -54,7 +54,7 @@ def test_the_list_events_metrics_and_operations_show_the_first_name(hotseat: Hot
     listed = hotseat.get("/v1/models").json()["data"]
     assert [row["id"] for row in listed] == sorted([SHOWN, ODD[0], "b", "no good"])
     (row,) = hotseat.get("/running").json()["running"]
-    assert (row["model"], row["holder"].partition("@")[0]) == (SHOWN, "default/a")
+    assert (row["model"], row["instance"].partition("@")[0]) == (SHOWN, "default/a")
     switch = hotseat.get("/api/switches").json()["switches"][-1]
     assert (switch["from"], switch["to"]) == (["b"], SHOWN)
     event = hotseat.wait_event("switch.completed", SHOWN)

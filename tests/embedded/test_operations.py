@@ -121,7 +121,7 @@ def test_a_load_that_is_taken_back_does_not_wait_for_ever(hotseat: Hotseat) -> N
     assert (answer.status, answer.code) == (503, "unloaded")
 
 
-def test_an_unload_under_traffic_ends_when_what_was_loaded_is_gone(hotseat: Hotseat) -> None:
+def test_an_unload_under_demand_state_ends_when_what_was_loaded_is_gone(hotseat: Hotseat) -> None:
     hotseat.ask("a")
     long = hotseat.send("a", stream=True, mock={"tokens": 80, "tokens_per_second": 40})
     long.begun()
@@ -171,7 +171,7 @@ def test_logs_whole_and_followed(hotseat: Hotseat) -> None:
     assert hotseat.get("/api/models/a/logs?lines=x").status == 400
 
 
-def test_metrics_after_known_traffic(up: Up) -> None:
+def test_metrics_after_known_demand_state(up: Up) -> None:
     hotseat = up(model("a"), model("b"), model("bad", "--fault", "exit-loading"))
     with stopwatch() as first_load:
         hotseat.ask("a")

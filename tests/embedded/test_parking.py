@@ -72,8 +72,8 @@ def test_parked_models_are_counted_apart(up: Up) -> None:
     data = hotseat.wait_event("model.parked", "b")["data"]
     assert data["memory"] == sleeper["memory"]
     assert (
-        hotseat.wait_event("model.woken", "a")["data"]["holder"]
-        == hotseat.wait_event("model.parked", "a")["data"]["holder"]
+        hotseat.wait_event("model.woken", "a")["data"]["instance"]
+        == hotseat.wait_event("model.parked", "a")["data"]["instance"]
     )
 
 

@@ -46,7 +46,7 @@ def test_no_load_is_thrown_away_for_clients_that_give_up_and_ask_again(up: Up) -
     assert not hotseat.events("switch.failed")
 
 
-def test_a_load_that_nobody_wants_any_longer_makes_room_at_once_and_counts_as_cancelled(up: Up) -> None:
+def test_a_load_that_nobody_wants_any_longer_makes_handle_at_once_and_counts_as_cancelled(up: Up) -> None:
     hotseat = up(model("slow", "--load-time", "60", lifecycle={"stopTimeout": "0s"}), model("b"))
     call = hotseat.send("slow")
     hotseat.wait_event("switch.started", "slow")

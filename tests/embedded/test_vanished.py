@@ -77,7 +77,7 @@ def test_weights_that_have_vanished_from_the_cache_are_fetched_again(up: Up, ori
     assert hotseat.events("model.failed") == []
 
 
-def test_nobody_makes_room_for_weights_that_are_gone(up: Up, tmp_path: Path) -> None:
+def test_nobody_makes_handle_for_weights_that_are_gone(up: Up, tmp_path: Path) -> None:
     weights = tmp_path / "w.gguf"
     weights.touch()
     hotseat = up(engine("a", str(weights)), model("b"))
@@ -91,7 +91,7 @@ def test_nobody_makes_room_for_weights_that_are_gone(up: Up, tmp_path: Path) -> 
     assert hotseat.events("switch.started", "a") == []
 
 
-def test_nobody_makes_room_for_a_program_that_is_not_there(up: Up) -> None:
+def test_nobody_makes_handle_for_a_program_that_is_not_there(up: Up) -> None:
     document = engine("a", "/")
     document["spec"]["command"] = ["/nowhere/engine", "{port}"]
     hotseat = up(document, model("b"))

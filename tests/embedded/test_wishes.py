@@ -38,7 +38,7 @@ def hotseat(shared: Hotseat) -> Hotseat:
     return shared.fresh()
 
 
-def test_a_pinned_model_keeps_its_seat_and_who_has_no_room_beside_it_is_told(hotseat: Hotseat) -> None:
+def test_a_pinned_model_keeps_its_seat_and_who_has_no_handle_beside_it_is_told(hotseat: Hotseat) -> None:
     answer = hotseat.post("/api/models/a/pin?wait=true")
     assert (answer.status, answer.json()) == (200, {"model": "a", "state": "ready", "pinned": True})
     hotseat.wait_event("model.pinned", "a")

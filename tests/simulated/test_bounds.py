@@ -35,12 +35,12 @@ class Witness(World):
         if bound is not None and (not self.said or self.said[-1][1] != bound):
             self.said.append((self.floor.now, bound))
 
-    def _get_ready(self, order: Start, holder: str) -> None:
+    def _get_ready(self, order: Start, instance: str) -> None:
         waiting = self.routers[0].machine.waiting_by_model().get(order.model)
         if waiting is not None:
             said = max(self._said_since(waiting.oldest), default=0.0)
             self.over.append(self.floor.now - waiting.oldest - said)
-        super()._get_ready(order, holder)
+        super()._get_ready(order, instance)
 
     def _said_since(self, time: float) -> Iterator[float]:
         for at, bound in reversed(self.said):
@@ -138,13 +138,13 @@ class Loop(Witness):
             self._left -= 1
             self.floor.come(SimRequest(self.floor.now, model, 0.5))
 
-        def watched(request: int, holder: str, done: Callable[[int], None]) -> None:
+        def watched(request: int, instance: str, done: Callable[[int], None]) -> None:
             def and_again(request: int) -> None:
                 done(request)
-                if holder.startswith(f"simulated/{model}@") and self._left > 0:
+                if instance.startswith(f"simulated/{model}@") and self._left > 0:
                     self.floor.at(self.floor.now + pause, ask, model)
 
-            give(request, holder, and_again)
+            give(request, instance, and_again)
 
         self.floor.give = watched  # type: ignore[method-assign]
         self.floor.at(self.floor.now, ask, model)

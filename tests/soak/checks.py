@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # What a client may be told, and what must have happened for that.
 KILLS = (
     "kill engine",
-    "kill keeper",
+    "kill supervisor",
     "request die-midstream:2",
 )  # of what answers; the requests of others break with it
 ENDS = ("kill worker", "kill arbiter", "kill all", "down", "end")  # of hotseat itself
@@ -140,14 +140,14 @@ def met(world: World) -> list[str]:
 
 def together(rows: list[dict[str, Any]]) -> str | None:
     """Whether two instances hold one GPU, by what hotseat itself tells; no Model of a soak shares one."""
-    holders: dict[str, str] = {}
+    instances: dict[str, str] = {}
     for row in rows:
         if row["state"] == "releasing":  # what slept before has no GPU any more
             continue
         for device in row["devices"]:
-            if device in holders:
-                return f"{row['holder']} ({row['state']}) and {holders[device]} are both on GPU {device}"
-            holders[device] = f"{row['holder']} ({row['state']})"
+            if device in instances:
+                return f"{row['instance']} ({row['state']}) and {instances[device]} are both on GPU {device}"
+            instances[device] = f"{row['instance']} ({row['state']})"
     return None
 
 

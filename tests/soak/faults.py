@@ -17,7 +17,7 @@ from .world import Violation, World
 
 PHASE_WAIT = 1.5  # seconds for which a phase is waited for; then whatever is there is hit
 BACK = 15.0  # seconds in which a new worker serves
-ENGINES_GONE = 5.0  # seconds in which keepers clear up after a hotseat that was killed
+ENGINES_GONE = 5.0  # seconds in which supervisors clear up after a hotseat that was killed
 FREEZES = (0.2, 0.5, 1.0, 2.5)
 LONG_FREEZE = 36.0  # more than any heart-beat would take
 PHASES = (*InstanceState, None)
@@ -28,7 +28,7 @@ class Faults:
 
     def __init__(self, world: World, rng: Random, disk: Path | None, *, hotseat: bool, long_freeze: bool) -> None:
         self.world, self.rng, self.disk = world, rng, disk
-        kinds = [("kill engine", phase) for phase in PHASES] * 3 + [("kill keeper", phase) for phase in PHASES] * 2
+        kinds = [("kill engine", phase) for phase in PHASES] * 3 + [("kill supervisor", phase) for phase in PHASES] * 2
         kinds += [("freeze engine", phase) for phase in PHASES] + [("freeze hotseat", None)] * 5
         if hotseat:
             kinds += [(kind, phase) for kind in ("kill worker", "kill arbiter", "kill all") for phase in PHASES] * 2
@@ -52,7 +52,7 @@ class Faults:
         """Do one thing, when something is in that phase."""
         row = self.await_phase(phase, choice)
         match kind:
-            case "kill engine" | "kill keeper" | "freeze engine":
+            case "kill engine" | "kill supervisor" | "freeze engine":
                 if row is not None:
                     self.strike(kind, row, seconds)
             case "kill worker":
@@ -90,32 +90,32 @@ class Faults:
 
     # Engines ----------------------------------------------------------------------------------------------------------
 
-    def processes(self, holder: str) -> tuple[list[psutil.Process], list[psutil.Process]]:
-        """Keeper, and engine with all its children, of an instance."""
+    def processes(self, instance: str) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        """Supervisor, and engine with all its children, of an instance."""
         engines = []
         for pid in self.hotseat().engines():
             with contextlib.suppress(OSError, psutil.Error):
                 environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                if any(entry.startswith(f"HOTSEAT_HOLDER={holder} ".encode()) for entry in environment):
+                if any(entry.startswith(f"HOTSEAT_INSTANCE={instance} ".encode()) for entry in environment):
                     engines.append(psutil.Process(pid))
-        keepers = []
+        supervisors = []
         for engine in engines:
             with contextlib.suppress(psutil.Error):
                 parent = engine.parent()
                 if parent is not None and parent not in engines:
-                    keepers.append(parent)
-        return keepers, engines
+                    supervisors.append(parent)
+        return supervisors, engines
 
     def strike(self, kind: str, row: dict[str, Any], seconds: float) -> None:
-        """Kill or freeze an engine, or kill its keeper."""
-        keepers, engines = self.processes(row["holder"])
-        targets = keepers if kind == "kill keeper" else engines
+        """Kill or freeze an engine, or kill its supervisor."""
+        supervisors, engines = self.processes(row["instance"])
+        targets = supervisors if kind == "kill supervisor" else engines
         worker = self.hotseat().worker()
         targets = [process for process in targets if process.pid not in (worker, self.hotseat().process.pid)]
         if not targets:
             return
         fault = self.world.fault(kind, row["model"])
-        self.world.note("", f"{row['holder']} {row['state']}, pids {[process.pid for process in targets]}")
+        self.world.note("", f"{row['instance']} {row['state']}, pids {[process.pid for process in targets]}")
         for process in targets:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend() if kind == "freeze engine" else process.kill()

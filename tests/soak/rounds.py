@@ -205,12 +205,12 @@ class Soak:
         return {key: value for key, value in self.hotseat.metrics().items() if key[0] in gauges and value}
 
     def _engines(self) -> list[str]:
-        """Processes of engines, keepers apart: one of those is kept warm."""
+        """Processes of engines, supervisors apart: one of those is kept warm."""
         found = []
         for pid in self.hotseat.engines():
             with contextlib.suppress(psutil.Error):
                 command = " ".join(psutil.Process(pid).cmdline())
-                if "keeper.py" not in command:
+                if "supervisor.py" not in command:
                     found.append(command)
         return found
 

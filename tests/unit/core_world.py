@@ -87,7 +87,7 @@ class Body:
     """What occupies an accelerator: a process tree, a pod."""
 
     model: str
-    holder: str
+    instance: str
     epoch: int
     claim: Claim
     fingerprint: str
@@ -117,7 +117,7 @@ class Body:
 
     @property
     def address(self) -> str:
-        return f"http://{self.holder}"
+        return f"http://{self.instance}"
 
     def share(self, capacity: Capacity) -> int:
         """What it takes of each of its devices: a whole one where it claims no memory, or none is counted."""
@@ -129,7 +129,7 @@ class Body:
 class Request:
     model: str
     router: str
-    holder: str | None = None
+    instance: str | None = None
     end: str | None = None
     cut: bool = False
     served: bool = False
@@ -148,7 +148,7 @@ class Router:
     inbox: deque[Residency] = field(default_factory=deque)
     batches: dict[str, int] = field(
         default_factory=dict
-    )  # by holder that it sees closing: the last request before that
+    )  # by instance that it sees closing: the last request before that
 
 
 def fit_together(bodies: list[Body], capacity: Capacity) -> bool:
@@ -201,7 +201,7 @@ class World:
         self.cached: dict[str, CacheState] = {}
         self.fetching: set[str] = set()
         self.bodies: dict[str, Body] = {}
-        self.before_change: set[str] = set()  # holders from before the capacity changed last
+        self.before_change: set[str] = set()  # instances from before the capacity changed last
         self.closing_since: dict[str, float] = {}
         self.routers: dict[str, Router] = {}
         self.crashed: list[str] = []  # routers whose end the switcher does not know yet
@@ -217,21 +217,21 @@ class World:
         self.starts = self.replicas = self.outgrown = self.parks = self.wakes = 0
         self.pins: set[str] = set()  # what people pinned, as far as the machine took it
         self.unpins: set[str] = set()  # what they unpinned although its document pins it
-        self.left_for_wishes = 0
+        self.left_for_preferences = 0
 
     def stories(self) -> list[str]:
         """One line for each instance that the switching machine knows, or knew lately."""
-        lines = [(body.holder, self.switching.seating.story(body.holder)) for body in self.bodies.values()]
-        return [f"  {holder}: {told(story)}" for holder, story in lines if story]
+        lines = [(body.instance, self.switching.scheduler_state.story(body.instance)) for body in self.bodies.values()]
+        return [f"  {instance}: {told(story)}" for instance, story in lines if story]
 
     # The machines ------------------------------------------------------------------------------------------------------
 
     @with_stories
     def tell(self, stimulus: seats.SchedulerStimulus) -> None:
         """Let the switcher hear something and do what it says."""
-        before = {h.id: h.state for h in self.switching.holders.values()}
+        before = {h.id: h.state for h in self.switching.instances.values()}
         commands = self.switching.step(stimulus)
-        self.hold_against_wishes(before)
+        self.hold_against_preferences(before)
         for command in commands:
             match command:
                 case Start():
@@ -253,28 +253,28 @@ class World:
                     self.outgrown += kind == "model.outgrown"
         assert self.switching.wake_at is None or self.switching.wake_at > self.now
 
-    def hold_against_wishes(self, before: Mapping[str, InstanceState]) -> None:
+    def hold_against_preferences(self, before: Mapping[str, InstanceState]) -> None:
         """Where nobody waits for a seat, who makes room does so for a wish: nobody may be using it."""
         machine, queue = self.switching, self.switching.queue()
         roomy = self.roomy()
         asleep = (InstanceState.PARKING, InstanceState.PARKED)
-        seated = {h.model for h in machine.holders.values() if h.staying and h.state not in asleep}
-        wanted = {model for model in machine.seating.terms if machine.traffic.wanted(model) is not None}
-        asked = {*queue, *machine.prospects.orders, *wanted} - seated
-        for holder in machine.holders.values():
+        seated = {h.model for h in machine.instances.values() if h.staying and h.state not in asleep}
+        wanted = {model for model in machine.scheduler_state.terms if machine.demand_state.wanted(model) is not None}
+        asked = {*queue, *machine.availability.orders, *wanted} - seated
+        for instance in machine.instances.values():
             if (
-                holder.state is InstanceState.CLOSING
-                and before.get(holder.id) is InstanceState.READY
-                and not holder.leaving
+                instance.state is InstanceState.CLOSING
+                and before.get(instance.id) is InstanceState.READY
+                and not instance.leaving
             ):
-                assert not self.pinned(holder.model) or not roomy, f"{holder} is pinned"
+                assert not self.pinned(instance.model) or not roomy, f"{instance} is pinned"
                 if not asked and roomy:
-                    self.left_for_wishes += holder.model not in self.idle_ones
-                    assert holder.model not in queue, f"{holder} makes room for a wish, and is used: {queue}"
+                    self.left_for_preferences += instance.model not in self.idle_ones
+                    assert instance.model not in queue, f"{instance} makes room for a wish, and is used: {queue}"
 
     def roomy(self) -> bool:
         """Whether the capacity holds all that the switcher knows of."""
-        claims = [h.occupied(self.capacity) for h in self.switching.holders.values()]
+        claims = [h.occupied(self.capacity) for h in self.switching.instances.values()]
         held = sum(claims, NOTHING)
         return all(claim.fits_beside(held - claim, self.capacity) for claim in claims)
 
@@ -304,14 +304,14 @@ class World:
             assert not self.hungry(), f"{order} while {self.hungry()} wait for a seat"
             assert not [b for b in left if b.told], f"{order} while others make room"
             self.replicas += 1
-        assert order.holder not in self.bodies
-        known = self.switching.seating.terms[order.model]  # it may not have heard of a new document yet
+        assert order.instance not in self.bodies
+        known = self.switching.scheduler_state.terms[order.model]  # it may not have heard of a new document yet
         claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
         devices = order.devices
         stated = terms.host_memory
-        body = Body(order.model, order.holder, order.epoch, claim, terms.fingerprint, devices, stated=stated)
+        body = Body(order.model, order.instance, order.epoch, claim, terms.fingerprint, devices, stated=stated)
         self.assert_fits(body)
-        self.bodies[order.holder] = body
+        self.bodies[order.instance] = body
         self.starts += 1
 
     def assert_fits(self, body: Body) -> None:
@@ -337,10 +337,10 @@ class World:
 
     def hungry(self) -> set[str]:
         """Models that the switcher knows to be wanted, that could be loaded, and that have no engine that it knows of."""
-        known = {name for name in self.terms if self.switching.traffic.waiting(name)[0] and self.loadable(name)}
-        known -= {holder.model for holder in self.switching.holders.values()}
-        ready = {name for name in known if self.switching.prospects.cached(name) and not self.terms[name].external}
-        return {name for name in ready if self.switching.prospects.retry_at(name) <= self.now}
+        known = {name for name in self.terms if self.switching.demand_state.waiting(name)[0] and self.loadable(name)}
+        known -= {instance.model for instance in self.switching.instances.values()}
+        ready = {name for name in known if self.switching.availability.cached(name) and not self.terms[name].external}
+        return {name for name in ready if self.switching.availability.retry_at(name) <= self.now}
 
     def claim(self, model: str) -> Claim:
         """What a model is known to take."""
@@ -353,7 +353,7 @@ class World:
         if self.pinned(order.model):
             assert not self.roomy(), f"{order} for another, and it is pinned"
         self._assert_drained(order)
-        self.closing_since.pop(order.holder, None)
+        self.closing_since.pop(order.instance, None)
         body.sleeps = True
         held = sum(b.memory for b in self.bodies.values())
         budget = self.capacity.host_memory
@@ -368,11 +368,11 @@ class World:
         if body.state == "parked":
             self.assert_fits(body)
             body.state, body.asleep = "waking", False
-        self.before_change.discard(body.holder)
+        self.before_change.discard(body.instance)
         self.wakes += 1
 
     def _told_to_turn(self, order: Park | Wake) -> Body:
-        body = self.bodies[order.holder]
+        body = self.bodies[order.instance]
         assert (body.model, body.epoch, body.turn + 1) == (order.model, order.epoch, order.turn)
         assert not body.told
         assert not self.down
@@ -380,9 +380,9 @@ class World:
         return body
 
     def _assert_drained(self, order: Stop | Park) -> None:
-        busy = {n: r.machine.in_flight(order.holder) for n, r in self.routers.items()}
+        busy = {n: r.machine.in_flight(order.instance) for n, r in self.routers.items()}
         assert not any(busy.values()), f"{order} while in flight: {busy}"
-        owed = [i for i, r in self.requests.items() if r.holder is None and i <= self._batch(r, order.holder)]
+        owed = [i for i, r in self.requests.items() if r.instance is None and i <= self._batch(r, order.instance)]
         assert not [i for i in owed if self.requests[i].model == order.model], f"{order} still owes {owed}"
 
     def unwanted(self, residents: set[str], comer: str) -> set[str]:
@@ -406,48 +406,55 @@ class World:
     def check_persistence(self, body: Body) -> None:
         """A model of a persistent group makes room for its own group at most, unless the capacity has shrunk; its replicas, for any."""
         home = next((g for g in self.groups.groups if g.persistent and body.model in g.members), None)
-        holder = self.switching.holders[body.holder]
-        if home and holder.leaving == "evicted" and holder.replica == 1 and body.holder not in self.before_change:
+        instance = self.switching.instances[body.instance]
+        if home and instance.leaving == "evicted" and instance.replica == 1 and body.instance not in self.before_change:
             machine = self.switching
-            asked = {m for m in home.members if machine.traffic.waiting(m)[0] or machine.traffic.wanted(m) is not None}
-            asked |= machine.prospects.orders.keys()
-            asked |= {m for m in home.members if machine.traffic.abandonment.retries(m, self.now)[0]}
-            asked |= {m for m, terms in machine.seating.terms.items() if machine.wishes.wish(m, terms, self.now)}
+            asked = {
+                m
+                for m in home.members
+                if machine.demand_state.waiting(m)[0] or machine.demand_state.wanted(m) is not None
+            }
+            asked |= machine.availability.orders.keys()
+            asked |= {m for m in home.members if machine.demand_state.abandonment.retries(m, self.now)[0]}
+            asked |= {
+                m for m, terms in machine.scheduler_state.terms.items() if machine.preferences.wish(m, terms, self.now)
+            }
             assert asked & home.members - {body.model}, f"{body} has left for another group"
 
     def stop(self, order: Stop) -> None:
-        body = self.bodies[order.holder]
+        body = self.bodies[order.instance]
         assert (body.model, body.epoch) == (order.model, order.epoch)
         assert not body.told, "told to stop twice"
         self.check_persistence(body)
         body.told = True
-        holder = self.switching.holders[order.holder]
-        if self.pinned(order.model) and holder.replica == 1 and holder.leaving in ("evicted", "idle"):
+        instance = self.switching.instances[order.instance]
+        if self.pinned(order.model) and instance.replica == 1 and instance.leaving in ("evicted", "idle"):
             assert not self.roomy(), f"{order} for another, and it is pinned"
-        terms = self.switching.holders[order.holder].terms
+        terms = self.switching.instances[order.instance].terms
         gentle = (
-            self.switching.holders[order.holder].leaving == "idle" or order.model in self.switching.decision.obliging
+            self.switching.instances[order.instance].leaving == "idle"
+            or order.model in self.switching.decision.obliging
         )
         drain = max(terms.drain_timeout, ROUTER_SYNC_TIMEOUT) if gentle else terms.drain_timeout
-        deadline = self.closing_since.get(order.holder, self.now) + drain
+        deadline = self.closing_since.get(order.instance, self.now) + drain
         body.forced = body.forced or self.now >= deadline
         if not body.forced:
             self._assert_drained(order)
         if body.state == "gone" and not body.news:
-            body.news.append(InstanceReleased(self.now, body.holder, body.epoch))
+            body.news.append(InstanceReleased(self.now, body.instance, body.epoch))
 
-    def _batch(self, request: Request, holder: str) -> int:
+    def _batch(self, request: Request, instance: str) -> int:
         router = self.routers.get(request.router)
-        return router.batches.get(holder, 0) if router else 0
+        return router.batches.get(instance, 0) if router else 0
 
     def publish(self, residency: Residency) -> None:
         assert not self.old_news or residency.epoch > self.old_news[-1].epoch
         self.old_news.append(residency)
         for resident in residency.residents:
             if resident.state in (InstanceState.CLOSING, InstanceState.DRAINING):  # which may come at once
-                self.closing_since.setdefault(resident.holder, self.now)
+                self.closing_since.setdefault(resident.instance, self.now)
             elif resident.state is InstanceState.READY:
-                self.closing_since.pop(resident.holder, None)
+                self.closing_since.pop(resident.instance, None)
         for router in self.routers.values():
             router.inbox.append(residency)
 
@@ -460,16 +467,16 @@ class World:
                 case Dispatch():
                     self.dispatch(command)
                 case Queued(id_):
-                    assert self.requests[id_].holder is None
+                    assert self.requests[id_].instance is None
                     assert self.requests[id_].end is None
                     self.requests[id_].held = True
                     self.check_quotas(name, self.requests[id_])
                 case Reject(id_, _, code):
-                    assert self.requests[id_].holder is None, "rejected after its dispatch"
+                    assert self.requests[id_].instance is None, "rejected after its dispatch"
                     self.end(id_, code)
                 case AbortRequest(id_):
                     request = self.requests[id_]
-                    assert request.holder is not None
+                    assert request.instance is not None
                     assert not request.cut
                     request.cut = True
                     cut.append(id_)
@@ -481,38 +488,38 @@ class World:
     def dispatch(self, command: Dispatch) -> None:
         request = self.requests[command.request]
         assert request.end is None
-        assert request.holder is None, "dispatched twice"
+        assert request.instance is None, "dispatched twice"
         if request.held:
-            self.check_turn(command.request, command.holder)
-        request.holder = command.holder
+            self.check_turn(command.request, command.instance)
+        request.instance = command.instance
         request.served = True
         if command.address == EXTERNAL.external:
             return
-        body = self.bodies[command.holder]
+        body = self.bodies[command.instance]
         assert body.model == request.model
         assert body.address == command.address
         batches = self.routers[request.router].batches
-        assert command.request <= batches.get(body.holder, command.request), "it came after the batch was closed"
+        assert command.request <= batches.get(body.instance, command.request), "it came after the batch was closed"
         if body.forced:
             return  # it was stopped after its deadline, and this router cannot have heard of it
         # One that is dead is fair as long as the news of it has not come round.
         assert body.state in ("ready", "dead", "stuck", "gone"), f"dispatched to {body}"
         assert not body.told, f"dispatched to {body}, which was told to stop"
-        known = self.switching.holders.get(body.holder)
+        known = self.switching.instances.get(body.instance)
         unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.closing_epoch
         if known is not None and known.state is InstanceState.DRAINING and unaware:
             return  # it drains without closing before; it is not stopped before this router has seen that
         if known is not None and known.state in (InstanceState.LOADING, InstanceState.DRAINING):
-            raise AssertionError(f"dispatched to a holder that is {known.state}")
+            raise AssertionError(f"dispatched to an instance that is {known.state}")
 
-    def check_turn(self, id_: int, holder: str) -> None:
+    def check_turn(self, id_: int, instance: str) -> None:
         """No other tenant of this priority has been passed over for more than one round, as far as its requests may go there."""
         request, stride = self.requests[id_], {t: 1 / WEIGHTS.get(t, 1.0) for t in TENANTS}
-        last = self.routers[request.router].batches.get(holder, self.count)
+        last = self.routers[request.router].batches.get(instance, self.count)
         heads: dict[str, Request] = {}
         for other_id, other in self.requests.items():
             same = (other.router, other.model, other.priority) == (request.router, request.model, request.priority)
-            if same and other.held and other.holder is None and other_id <= last:
+            if same and other.held and other.instance is None and other_id <= last:
                 heads.setdefault(other.tenant, other)
         assert heads[request.tenant] is request, "its tenant has an older one"
         for tenant, head in heads.items():
@@ -524,7 +531,7 @@ class World:
 
     def check_quotas(self, router: str, request: Request) -> None:
         """None waits beyond what may."""
-        mine = [r for r in self.requests.values() if r.router == router and r.held and r.holder is None]
+        mine = [r for r in self.requests.values() if r.router == router and r.held and r.instance is None]
         of_model = self.limits.get(request.model, Limits()).max_waiting
         for bound, held in (
             (self.most, len(mine)),
@@ -554,20 +561,20 @@ class World:
         if not fit_together(left, self.capacity):
             # Only what was there before the capacity shrank or a model grew, and what asks for nothing of which there is
             # too little.
-            late = [b for b in left if b.holder not in self.before_change]
-            before = self._held(b for b in left if b.holder in self.before_change)
+            late = [b for b in left if b.instance not in self.before_change]
+            before = self._held(b for b in left if b.instance in self.before_change)
             for body in late:
                 claim = body.claim.placed(body.devices, self.capacity)
                 assert claim.fits_beside(before, self.capacity), f"{left} on {self.capacity}"
         for name, router in self.routers.items():
             mine = {i: r for i, r in self.requests.items() if r.router == name}
             assert router.machine._requests.keys() == mine.keys()
-            assert router.machine.waiting() == sum(r.holder is None for r in mine.values())
-            assert router.machine.waiting_bytes() == sum(r.size for r in mine.values() if r.holder is None)
-            for holder in {r.holder for r in mine.values()} - {None}:
-                assert router.machine.in_flight(holder) == sum(r.holder == holder for r in mine.values())
+            assert router.machine.waiting() == sum(r.instance is None for r in mine.values())
+            assert router.machine.waiting_bytes() == sum(r.size for r in mine.values() if r.instance is None)
+            for instance in {r.instance for r in mine.values()} - {None}:
+                assert router.machine.in_flight(instance) == sum(r.instance == instance for r in mine.values())
             for model in MODELS:
-                places = [router.machine.position(i) for i, r in mine.items() if r.model == model and not r.holder]
+                places = [router.machine.position(i) for i, r in mine.items() if r.model == model and not r.instance]
                 assert sorted(places) == list(range(1, len(places) + 1))
             waiting = router.machine.waiting_by_model()
             assert sum(w.count for w in waiting.values()) == sum(
@@ -627,7 +634,7 @@ class World:
         return request
 
     def _one(self, pick: Pick, waiting: bool) -> int | None:
-        ids = [i for i, r in self.requests.items() if (r.holder is None) == waiting]
+        ids = [i for i, r in self.requests.items() if (r.instance is None) == waiting]
         return ids[pick(len(ids))] if ids else None
 
     def finish(self, pick: Pick) -> None:
@@ -653,7 +660,7 @@ class World:
 
     def expire(self, pick: Pick) -> None:
         if (id_ := self._one(pick, waiting=pick(8) > 0)) is not None:
-            dispatched = self.requests[id_].holder is not None
+            dispatched = self.requests[id_].instance is not None
             self.at(self.requests[id_].router, intake.WaitTimedOut(self.now, id_))
             assert (id_ in self.requests) == dispatched
 
@@ -662,7 +669,7 @@ class World:
         if (id_ := self._one(pick, waiting=pick(8) > 0)) is None:
             return
         request = self.requests[id_]
-        if dispatched := request.holder is not None:
+        if dispatched := request.instance is not None:
             self.changes_nothing(self.routers[request.router].machine, intake.ServedByFallback(self.now, id_))
         else:
             self.end(id_, "diverted")
@@ -719,8 +726,8 @@ class World:
         residency = inbox.popleft()
         router = self.routers[name]
         if residency.epoch > router.machine.residency.epoch:
-            closing = [r.holder for r in residency.residents if r.state is InstanceState.CLOSING]
-            router.batches = {holder: router.batches.get(holder, self.count) for holder in closing}
+            closing = [r.instance for r in residency.residents if r.state is InstanceState.CLOSING]
+            router.batches = {instance: router.batches.get(instance, self.count) for instance in closing}
         self.at(name, intake.ResidencySeen(self.now, residency))
 
     def repeat_residency(self, pick: Pick) -> None:
@@ -745,7 +752,7 @@ class World:
     def _ready(self, body: Body) -> None:
         body.state = "ready"
         body.sleeps = False
-        body.news.append(InstanceReady(self.now, body.holder, body.epoch, body.address, body.turn))
+        body.news.append(InstanceReady(self.now, body.instance, body.epoch, body.address, body.turn))
 
     def turn(self, pick: Pick) -> None:
         """What was told to sleep or to wake does so, or does not."""
@@ -754,7 +761,7 @@ class World:
             body = bodies[pick(len(bodies))]
             if pick(4) == 0:
                 body.state = "ready"
-                body.news.append(SleepFailed(self.now, body.holder, body.epoch, body.turn, "it was told to fail"))
+                body.news.append(SleepFailed(self.now, body.instance, body.epoch, body.turn, "it was told to fail"))
             else:
                 self._turned(body, (0, 3, 8, None)[pick(4)])
             self._maybe_tell(pick)
@@ -764,7 +771,7 @@ class World:
             self._ready(body)
         else:
             body.state, body.asleep = "parked", True
-            body.news.append(InstanceParked(self.now, body.holder, body.epoch, body.turn, memory))
+            body.news.append(InstanceParked(self.now, body.instance, body.epoch, body.turn, memory))
 
     def measure(self, pick: Pick) -> None:
         """A ready engine is seen to take some memory, maybe more than it claims."""
@@ -772,11 +779,11 @@ class World:
         if bodies:
             body = bodies[pick(len(bodies))]
             memory = body.claim.memory + (-1, 0, 1, 3)[pick(4)]
-            if body.holder in self.switching.holders and memory > body.claim.memory:
+            if body.instance in self.switching.instances and memory > body.claim.memory:
                 self.before_change = set(self.bodies)
                 body.claim = raised(body.claim, memory, self.capacity)
                 self.grown[body.model] = max(memory, self.grown.get(body.model, 0))
-            self.tell(InstanceMeasured(self.now, body.holder, body.epoch, memory))
+            self.tell(InstanceMeasured(self.now, body.instance, body.epoch, memory))
 
     def fail(self, pick: Pick) -> None:
         """An engine ends by itself, while loading or later."""
@@ -785,7 +792,7 @@ class World:
             body = bodies[pick(len(bodies))]
             body.state = "dead"
             if pick(4):
-                body.news.append(InstanceFailed(self.now, body.holder, body.epoch, "Exited", "exit code 1"))
+                body.news.append(InstanceFailed(self.now, body.instance, body.epoch, "Exited", "exit code 1"))
             if pick(2):
                 self._gone(body)
             self._maybe_tell(pick)
@@ -797,7 +804,7 @@ class World:
             body = bodies[pick(len(bodies))]
             body.forced = True
             body.news.append(
-                InstanceFailed(self.now, body.holder, body.epoch, "Unhealthy", "it does not answer", lives=True)
+                InstanceFailed(self.now, body.instance, body.epoch, "Unhealthy", "it does not answer", lives=True)
             )
             self._maybe_tell(pick)
 
@@ -810,7 +817,7 @@ class World:
                 self._gone(body)
             else:
                 body.state = "stuck"
-                body.news.append(InstanceUnproven(self.now, body.holder, body.epoch, "it does not go"))
+                body.news.append(InstanceUnproven(self.now, body.instance, body.epoch, "it does not go"))
             self._maybe_tell(pick)
 
     def settle(self, pick: Pick) -> None:
@@ -821,7 +828,7 @@ class World:
 
     def _gone(self, body: Body) -> None:
         body.state = "gone"
-        body.news.append(InstanceReleased(self.now, body.holder, body.epoch))
+        body.news.append(InstanceReleased(self.now, body.instance, body.epoch))
 
     def _maybe_tell(self, pick: Pick) -> None:
         if pick(4):
@@ -840,38 +847,38 @@ class World:
         self.tell(news)
 
     def repeat_observation(self, pick: Pick) -> None:
-        """What was told already, of holders that are there or long gone."""
+        """What was told already, of instances that are there or long gone."""
         told = [o for b in self.bodies.values() for o in b.told_news]
         if told:
             self.changes_nothing(self.switching, replace(told[pick(len(told))], now=self.now))
 
     def stale_observation(self, pick: Pick) -> None:
-        """About a holder that is there, but of another epoch."""
-        if holders := list(self.switching.holders.values()):
-            holder = holders[pick(len(holders))]
-            if holder.turn and pick(2):
-                self.stale_turn(holder, pick)
+        """About an instance that is there, but of another epoch."""
+        if instances := list(self.switching.instances.values()):
+            instance = instances[pick(len(instances))]
+            if instance.turn and pick(2):
+                self.stale_turn(instance, pick)
                 return
-            epoch = holder.epoch + (-1, 1)[pick(2)]
+            epoch = instance.epoch + (-1, 1)[pick(2)]
             kinds: tuple[Observation, ...] = (
-                InstanceReady(self.now, holder.id, epoch, "http://stale"),
-                InstanceFailed(self.now, holder.id, epoch, "Exited", ""),
-                InstanceReleased(self.now, holder.id, epoch),
-                InstanceUnproven(self.now, holder.id, epoch, ""),
-                InstanceParked(self.now, holder.id, epoch, holder.turn),
-                SleepFailed(self.now, holder.id, epoch, holder.turn, ""),
-                InstanceAdopted(self.now, holder.model, holder.id, epoch, "http://stale"),
-                InstanceMeasured(self.now, holder.id, epoch, 10**12),
+                InstanceReady(self.now, instance.id, epoch, "http://stale"),
+                InstanceFailed(self.now, instance.id, epoch, "Exited", ""),
+                InstanceReleased(self.now, instance.id, epoch),
+                InstanceUnproven(self.now, instance.id, epoch, ""),
+                InstanceParked(self.now, instance.id, epoch, instance.turn),
+                SleepFailed(self.now, instance.id, epoch, instance.turn, ""),
+                InstanceAdopted(self.now, instance.model, instance.id, epoch, "http://stale"),
+                InstanceMeasured(self.now, instance.id, epoch, 10**12),
             )
             self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
-    def stale_turn(self, holder: Instance, pick: Pick) -> None:
+    def stale_turn(self, instance: Instance, pick: Pick) -> None:
         """About an order to sleep or to wake that is not the last one."""
-        turn = holder.turn + (-1, 1)[pick(2)]
+        turn = instance.turn + (-1, 1)[pick(2)]
         kinds: tuple[Observation, ...] = (
-            InstanceReady(self.now, holder.id, holder.epoch, "http://stale", turn),
-            InstanceParked(self.now, holder.id, holder.epoch, turn),
-            SleepFailed(self.now, holder.id, holder.epoch, turn, ""),
+            InstanceReady(self.now, instance.id, instance.epoch, "http://stale", turn),
+            InstanceParked(self.now, instance.id, instance.epoch, turn),
+            SleepFailed(self.now, instance.id, instance.epoch, turn, ""),
         )
         self.changes_nothing(self.switching, kinds[pick(len(kinds))])
 
@@ -900,7 +907,10 @@ class World:
         model = (*MODELS, "external", "unheard-of")[pick(7)]
         self.tell(seats.PinOrdered(self.now, model))
         # It is not, where it could never be loaded beside those that are; its schedule may pin it all the same.
-        if model in self.switching.wishes.pinned and model in self.switching.wishes._pins | self._pinned_by_documents:
+        if (
+            model in self.switching.preferences.pinned
+            and model in self.switching.preferences._pins | self._pinned_by_documents
+        ):
             if not self.terms[model].pinned:
                 self.pins.add(model)
             self.unpins.discard(model)
@@ -913,15 +923,15 @@ class World:
         if self.pinned(model):
             self.unpins.add(model)
         self.tell(seats.UnpinOrdered(self.now, model))
-        assert model not in self.switching.wishes.pinned
+        assert model not in self.switching.preferences.pinned
 
     def open_window(self, pick: Pick) -> None:
         """A window of a schedule opens or closes, or an annotation comes or goes."""
         name = MODELS[pick(len(MODELS))]
         if name in self.terms:
             kind = pick(6)
-            wishes = {"wanted": kind in (1, 2, 3), "kept": kind == 2, "pinned": kind == 4}
-            self._tell_terms({**self.terms, name: replace(self.terms[name], **wishes)})
+            preferences = {"wanted": kind in (1, 2, 3), "kept": kind == 2, "pinned": kind == 4}
+            self._tell_terms({**self.terms, name: replace(self.terms[name], **preferences)})
 
     def _tell_terms(self, terms: Mapping[str, SchedulingSpec]) -> None:
         self.terms = dict(terms)
@@ -976,7 +986,7 @@ class World:
         old = self.terms
         changed = [n for n, t in terms.items() if n not in old or old[n].fingerprint != t.fingerprint]
         if capacity != self.capacity:
-            self.before_change = {b.holder for b in self.bodies.values()}
+            self.before_change = {b.instance for b in self.bodies.values()}
         self.terms, self.limits, self.capacity = dict(terms), dict(limits), capacity
         self._follow_terms()
         for name in {*changed, *(old.keys() - terms.keys())}:
@@ -1095,12 +1105,12 @@ class World:
         body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
         body.told = False  # it is told again, if need be
         body.turn, body.sleeps, body.asleep = 0, False, False
-        self.closing_since.pop(body.holder, None)
+        self.closing_since.pop(body.instance, None)
         if body.state == "stuck":
-            body.news.append(InstanceUnproven(self.now, body.holder, body.epoch, "it does not go"))
+            body.news.append(InstanceUnproven(self.now, body.instance, body.epoch, "it does not go"))
         elif address is None:
             body.state = "loading"
-        self.tell(InstanceAdopted(self.now, body.model, body.holder, body.epoch, address, devices=body.devices))
+        self.tell(InstanceAdopted(self.now, body.model, body.instance, body.epoch, address, devices=body.devices))
 
     def shut_down(self, _: Pick) -> None:
         if not self.down:
@@ -1151,7 +1161,7 @@ class World:
             while body.news:
                 moved = True
                 self._tell_news(body)
-        for id_ in [i for i, r in self.requests.items() if r.holder is not None]:
+        for id_ in [i for i, r in self.requests.items() if r.instance is not None]:
             moved = True
             self.finish_one(id_)
         mail, self.mail = self.mail, []
@@ -1211,7 +1221,7 @@ class World:
         for model, request in asked.items():
             states = {b.state for b in self.bodies.values() if b.model == model}
             if "stuck" in states and ("ready" in states or self.terms[model].replicas > 1):
-                continue  # served as long as another of its holders is there
+                continue  # served as long as another of its instances is there
             if self.crowded_out(model, request.end) or (request.served and model in there):
                 continue
             if request.served != self.loadable(model) and request.end != "queue_full":

@@ -80,7 +80,7 @@ def running(fake):
         "running": [
             {
                 "model": "qwen", "state": "draining", "since": ago(seconds=5), "address": "http://127.0.0.1:5801",
-                "workspace": "default", "holder": "default/4", "epoch": 4, "in_flight": 2, "gpus": 1,
+                "workspace": "default", "instance": "default/4", "epoch": 4, "in_flight": 2, "gpus": 1,
                 "devices": ["0", "1"],
             }
         ],
@@ -249,7 +249,7 @@ def test_logs_are_printed_as_they_are(fake, hotseat):
 def test_events_are_lines_for_people_or_for_programs(fake, hotseat):
     event = {
         "specversion": "1.0", "id": "12", "type": "dev.hotseat.model.ready.v1", "source": "/workspaces/default",
-        "subject": "gemma", "time": "2026-01-02T03:04:05Z", "epoch": 3, "data": {"holder": "default/3", "seconds": 1.305},
+        "subject": "gemma", "time": "2026-01-02T03:04:05Z", "epoch": 3, "data": {"instance": "default/3", "seconds": 1.305},
     }  # fmt: skip
     fake.answers["GET /api/events"] = sse(event)
     text = hotseat("events", "--no-follow").stdout

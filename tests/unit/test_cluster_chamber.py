@@ -40,20 +40,22 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
     begun = {"id": "default/6", "from": [], "to": "a", "outcome": "running", "startedAt": "2026-01-01T00:00:00Z"}
     before = {"epoch": 7, "residents": [], "routers": [{"id": "r", "pod": "r-1", "seq": 3}], "switches": [begun]}
-    chamber = WorkspaceController(workspace, before, runtime=FakeRuntime(), bus=EventLog(), kube=kube, namespace="test")
-    chamber.change(workspace, 1, [model], {})
-    chamber.switcher.tell(InstanceAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    controller = WorkspaceController(
+        workspace, before, runtime=FakeRuntime(), bus=EventLog(), kube=kube, namespace="test"
+    )
+    controller.change(workspace, 1, [model], {})
+    controller.switcher.tell(InstanceAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
     assert not kube.statuses
-    chamber.start()
+    controller.start()
     assert kube.written.wait(5)
     assert [(each["model"], each["state"]) for each in kube.statuses[0]["residents"]] == [("a", "ready")]
     assert kube.statuses[0]["epoch"] >= 7
     (row,) = kube.statuses[0]["switches"]
     assert (row["id"], row["outcome"]) == ("default/6", "failed"), "nobody else would end it"
-    chamber.stop()
+    controller.stop()
 
 
-def open_chamber(policy: str = "batch") -> WorkspaceController:
+def open_controller(policy: str = "batch") -> WorkspaceController:
     return WorkspaceController(
         following(policy), {}, runtime=FakeRuntime(), bus=EventLog(), kube=Writes(), namespace="test"
     )
@@ -63,41 +65,41 @@ def following(policy: str) -> Workspace:
     return Workspace.model_validate({"metadata": {"name": "default"}, "spec": {"policy": {"name": policy}}})
 
 
-def routers(chamber: WorkspaceController) -> list[str]:
-    return [router.id for router in chamber.routers]
+def routers(controller: WorkspaceController) -> list[str]:
+    return [router.id for router in controller.routers]
 
 
 def test_a_late_word_of_a_router_that_has_left_does_not_deafen_the_one_that_lives_in_its_pod_now() -> None:
-    chamber = open_chamber()
-    chamber.report(Demand("old", 1, 0), "router-0", through_broker=True)
-    chamber.report(Demand("new", 1, 0), "router-0", through_broker=False)
-    assert routers(chamber) == ["new"], "a pod has one router"
-    chamber.report(Demand("old", 2, 0), "router-0", through_broker=True)
-    assert routers(chamber) == ["new"]
+    controller = open_controller()
+    controller.report(Demand("old", 1, 0), "router-0", through_broker=True)
+    controller.report(Demand("new", 1, 0), "router-0", through_broker=False)
+    assert routers(controller) == ["new"], "a pod has one router"
+    controller.report(Demand("old", 2, 0), "router-0", through_broker=True)
+    assert routers(controller) == ["new"]
 
 
 def test_a_router_whose_goodbye_is_faster_than_its_first_word_is_not_enrolled() -> None:
-    chamber = open_chamber()
-    chamber.leave("brief")
-    chamber.report(Demand("brief", 1, 0), "router-0", through_broker=True)
-    assert routers(chamber) == []
+    controller = open_controller()
+    controller.leave("brief")
+    controller.report(Demand("brief", 1, 0), "router-0", through_broker=True)
+    assert routers(controller) == []
 
 
-def ready(chamber: WorkspaceController) -> tuple[str, str, str]:
-    (found,) = [each for each in chamber.build()["conditions"] if each["type"] == "Ready"]
+def ready(controller: WorkspaceController) -> tuple[str, str, str]:
+    (found,) = [each for each in controller.build()["conditions"] if each["type"] == "Ready"]
     return found["status"], found["reason"], found["message"]
 
 
 def test_a_policy_that_nobody_has_costs_a_workspace_its_readiness_and_not_its_work() -> None:
-    chamber = open_chamber("fairest")
-    state, reason, message = ready(chamber)
+    controller = open_controller("fairest")
+    state, reason, message = ready(controller)
     assert (state, reason) == ("False", "UnknownPolicy")
     assert "fairest" in message
     assert "available: batch" in message
-    chamber.change(following("batch"), 2, (), {})
-    assert ready(chamber)[:2] == ("True", "Switching")
-    chamber.change(following("nicest"), 3, (), {})
-    assert ready(chamber)[1] == "UnknownPolicy"
+    controller.change(following("batch"), 2, (), {})
+    assert ready(controller)[:2] == ("True", "Switching")
+    controller.change(following("nicest"), 3, (), {})
+    assert ready(controller)[1] == "UnknownPolicy"
 
 
 def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_begins_with_it() -> None:
@@ -106,11 +108,13 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
 
     def begin(status: dict[str, Any], **marks: str) -> tuple[WorkspaceController, Writes]:
         kube, runtime = Writes(), FakeRuntime()
-        chamber = WorkspaceController(workspace, status, runtime=runtime, bus=EventLog(), kube=kube, namespace="test")
-        chamber.change(workspace, 1, models, marks)
-        runtime.begin(models, chamber.switcher.tell)
-        chamber.start()
-        return chamber, kube
+        controller = WorkspaceController(
+            workspace, status, runtime=runtime, bus=EventLog(), kube=kube, namespace="test"
+        )
+        controller.change(workspace, 1, models, marks)
+        runtime.begin(models, controller.switcher.tell)
+        controller.start()
+        return controller, kube
 
     first, kube = begin({}, **marks)
     for name in "aba":
@@ -137,10 +141,10 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
 
 def test_what_nobody_can_read_of_what_was_learned_costs_no_more_than_that(caplog: pytest.LogCaptureFixture) -> None:
     status = {"epoch": 7, "learned": [{"model": "a", "load": "long"}]}
-    chamber = WorkspaceController(
+    controller = WorkspaceController(
         following("batch"), status, runtime=FakeRuntime(), bus=EventLog(), kube=Writes(), namespace="test"
     )
-    assert (chamber.residency.epoch, chamber.build()["learned"]) == (7, [])
+    assert (controller.residency.epoch, controller.build()["learned"]) == (7, [])
     assert "cannot read the learned statistics" in caplog.text
 
 

@@ -24,11 +24,11 @@ from hotseat.kube.client import Kube
 from hotseat.kube.constants import ClusterSettings
 
 WORKSPACE = {"metadata": {"name": "default", "generation": 1}, "spec": {"capacity": {"gpus": 1}}}
-HOLDER = "default/a@7"
+INSTANCE = "default/a@7"
 NOW = 5.0
-ADOPTED = InstanceAdopted(NOW, "a", HOLDER, 7, None)
-READY = InstanceReady(NOW, HOLDER, 7, "http://10.0.0.1:8012")
-RELEASED = InstanceReleased(NOW, HOLDER, 7)
+ADOPTED = InstanceAdopted(NOW, "a", INSTANCE, 7, None)
+READY = InstanceReady(NOW, INSTANCE, 7, "http://10.0.0.1:8012")
+RELEASED = InstanceReleased(NOW, INSTANCE, 7)
 CACHED = CacheObserved(NOW, "a", CacheState.CACHED)
 
 
@@ -72,16 +72,16 @@ def residents(app: SwitcherApp, kube: Statuses, seen: list[Observation]) -> list
     app._documents = read([WORKSPACE], [model], [], ClusterSettings("hotseat", "test"), {})
     app._enter()
     assert kube.written.wait(5)
-    app._chambers["default"].stop()
-    return [(each["holder"], each["state"]) for each in kube.status["residents"]]
+    app._controllers["default"].stop()
+    return [(each["instance"], each["state"]) for each in kube.status["residents"]]
 
 
 def test_a_pod_that_ran_before_its_workspace_was_made_is_counted(app: SwitcherApp, kube: Statuses) -> None:
-    assert residents(app, kube, [CACHED, ADOPTED]) == [(HOLDER, "loading")]
+    assert residents(app, kube, [CACHED, ADOPTED]) == [(INSTANCE, "loading")]
 
 
 def test_what_became_of_it_meanwhile_is_known_too(app: SwitcherApp, kube: Statuses) -> None:
-    assert residents(app, kube, [ADOPTED, READY]) == [(HOLDER, "ready")]
+    assert residents(app, kube, [ADOPTED, READY]) == [(INSTANCE, "ready")]
 
 
 def test_what_has_gone_meanwhile_takes_no_seat(app: SwitcherApp, kube: Statuses) -> None:
@@ -89,15 +89,15 @@ def test_what_has_gone_meanwhile_takes_no_seat(app: SwitcherApp, kube: Statuses)
 
 
 def test_what_was_adopted_again_is_not_taken_for_gone(app: SwitcherApp, kube: Statuses) -> None:
-    assert residents(app, kube, [ADOPTED, RELEASED, ADOPTED]) == [(HOLDER, "loading")]
+    assert residents(app, kube, [ADOPTED, RELEASED, ADOPTED]) == [(INSTANCE, "loading")]
 
 
-def test_holders_are_told_first_so_that_nothing_is_started_on_their_seats() -> None:
+def test_instances_are_told_first_so_that_nothing_is_started_on_their_seats() -> None:
     told: list[Observation] = []
-    chamber: Any = SimpleNamespace(name="default", switcher=SimpleNamespace(tell=told.append))
+    controller: Any = SimpleNamespace(name="default", switcher=SimpleNamespace(tell=told.append))
     handover = PendingObservations({})
     for observation in (CACHED, ADOPTED):
         handover.tell("default", observation)
-    handover.open(chamber)
+    handover.open(controller)
     handover.tell("default", READY)
     assert told == [ADOPTED, CACHED, READY]

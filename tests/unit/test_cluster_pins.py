@@ -50,57 +50,57 @@ def api() -> Api:
 
 
 @pytest.fixture
-def chamber(api: Api) -> Iterator[WorkspaceController]:
+def controller(api: Api) -> Iterator[WorkspaceController]:
     home = Workspace.model_validate({"metadata": {"name": "default"}})
-    chamber = WorkspaceController(home, {}, runtime=FakeRuntime(), bus=EventLog(), kube=api, namespace="ns")
+    controller = WorkspaceController(home, {}, runtime=FakeRuntime(), bus=EventLog(), kube=api, namespace="ns")
     documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
-    chamber.change(home, 1, [r.model for r in documents.models.values()], {})
-    chamber.switcher.tell(InstanceAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
-    chamber.start()
-    yield chamber
-    chamber.stop()
-    chamber.switcher.shut_down()
-    chamber.switcher.stop(0.0)
+    controller.change(home, 1, [r.model for r in documents.models.values()], {})
+    controller.switcher.tell(InstanceAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    controller.start()
+    yield controller
+    controller.stop()
+    controller.switcher.shut_down()
+    controller.switcher.stop(0.0)
 
 
 @pytest.fixture
-def orders(api: Api, chamber: WorkspaceController) -> RemoteCommands:
+def orders(api: Api, controller: WorkspaceController) -> RemoteCommands:
     documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
-    return RemoteCommands({"default": chamber}, PinAnnotations(api, "ns", lambda: documents))
+    return RemoteCommands({"default": controller}, PinAnnotations(api, "ns", lambda: documents))
 
 
 def order(what: str, name: str = "a", wait: float | None = 0) -> Json:
     return {"order": what, "workspace": "default", "model": name, "wait": wait}
 
 
-def pinned(chamber: WorkspaceController) -> list[str]:
-    return [row["name"] for row in chamber.build()["models"] if row.get("pinned")]
+def pinned(controller: WorkspaceController) -> list[str]:
+    return [row["name"] for row in controller.build()["models"] if row.get("pinned")]
 
 
 def test_a_pin_holds_at_once_and_is_written_on_the_model(
-    orders: RemoteCommands, chamber: WorkspaceController, api: Api
+    orders: RemoteCommands, controller: WorkspaceController, api: Api
 ) -> None:
     assert orders.carry_out(order("pin")) == {"state": "ready", "message": "", "pinned": True}
     assert api.patches == [("models/a", "true")]
-    assert pinned(chamber) == ["a"]
+    assert pinned(controller) == ["a"]
     assert orders.carry_out(order("unpin"))["pinned"] is False
     assert api.patches[1:] == [("models/a", None)]
-    assert pinned(chamber) == []
+    assert pinned(controller) == []
 
 
 def test_a_pin_that_waits_answers_when_the_model_is_there(orders: RemoteCommands) -> None:
     assert orders.carry_out(order("pin", wait=5.0))["state"] == "ready"
 
 
-def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, chamber: WorkspaceController, api: Api) -> None:
+def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, controller: WorkspaceController, api: Api) -> None:
     api.refuses = True
     with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
         orders.carry_out(order("pin"))
     assert told.value.code == "pin_not_kept"
-    assert pinned(chamber) == []
+    assert pinned(controller) == []
 
 
-def test_a_pin_without_room_is_refused_before_anything_is_written(orders: RemoteCommands, api: Api) -> None:
+def test_a_pin_without_handle_is_refused_before_anything_is_written(orders: RemoteCommands, api: Api) -> None:
     orders.carry_out(order("pin", "a"))
     with pytest.raises(Unavailable, match="hotseat unpin a") as told:
         orders.carry_out(order("pin", "b"))

@@ -163,7 +163,7 @@ def test_for_programs_every_line_is_one_json_object():
 
 
 def test_a_model_that_outgrows_its_claim_is_told():
-    grown = event("model.outgrown", holder="default/3", claimed=8 * 2**30, seen=9.5 * 2**30)
+    grown = event("model.outgrown", instance="default/3", claimed=8 * 2**30, seen=9.5 * 2**30)
     assert printed(grown) == "12:31:07  grown   gemma   takes 9.5Gi of accelerator memory, claims 8Gi\n"
 
 
@@ -248,7 +248,7 @@ def test_what_is_said_after_the_end_is_still_written():
         (event("switch.started", **GOES), "switch.started    gemma   qwen → gemma   demand"),
         (event("model.released", "qwen", reason="switch", seconds=0.12), "model.released    qwen   switch   after 0.12s"),
         (event("model.fetching", done=2**30, total=2**31, message=""), "model.fetching    gemma   50%  1Gi of 2Gi"),
-        (event("model.outgrown", holder="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   takes 9Gi of accelerator memory, claims 8Gi"),
+        (event("model.outgrown", instance="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   takes 9Gi of accelerator memory, claims 8Gi"),
         (event("model.parked", seconds=0.5, memory=2**30), "model.parked      gemma   after 0.50s   1Gi"),
         (SWITCH_FAILED, "switch.failed     gemma   qwen → gemma   while in load: ended with 1 while loading loading weights out of memory"),
     ],

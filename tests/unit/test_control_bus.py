@@ -12,7 +12,7 @@ from hotseat.core.events import Emit, shown_model_of
 
 def emit(bus: EventLog, *subjects: str) -> None:
     for subject in subjects:
-        bus.emit("default", 3, Emit("model.ready", subject, {"holder": "h"}))
+        bus.emit("default", 3, Emit("model.ready", subject, {"instance": "h"}))
 
 
 def test_events_are_numbered_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_an_event_is_a_cloudevent() -> None:
     (_, event), (_, about_nobody) = bus.after(0)
     assert event.items() >= {
         "specversion": "1.0", "source": "//host/workspaces/default", "type": "dev.hotseat.model.ready.v1",
-        "subject": "a", "epoch": 3, "datacontenttype": "application/json", "data": {"holder": "h"},
+        "subject": "a", "epoch": 3, "datacontenttype": "application/json", "data": {"instance": "h"},
     }.items()  # fmt: skip
     assert "subject" not in about_nobody, "the specification allows no empty one"
 

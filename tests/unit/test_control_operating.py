@@ -18,7 +18,7 @@ from hotseat.core.scheduler.messages import (
 
 
 class Steps:
-    """A switcher whose steps are given: each is a model's state, and the states of its holders after that step."""
+    """A switcher whose steps are given: each is a model's state, and the states of its instances after that step."""
 
     def __init__(self, *steps: tuple[str, dict[str, InstanceState]]) -> None:
         self.steps = list(steps)
@@ -27,7 +27,7 @@ class Steps:
     def status(self) -> tuple[ModelStatus, ...]:
         return (ModelStatus("a", self.steps[0][0], message="why"),)
 
-    def holders(self, _model: str) -> dict[str, InstanceState]:
+    def instances(self, _model: str) -> dict[str, InstanceState]:
         return self.steps[0][1]
 
     def is_ordered(self, _model: str) -> bool:
@@ -108,7 +108,7 @@ def test_a_pin_waits_as_a_load_does_and_an_unpin_for_its_step_only() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 5])
-def test_a_pin_beside_which_there_is_no_room_is_refused_whether_or_not_somebody_waits(timeout: float) -> None:
+def test_a_pin_beside_which_there_is_no_handle_is_refused_whether_or_not_somebody_waits(timeout: float) -> None:
     refusal = Refusal(1, "pinned", "a does not fit beside b: pinned", None)
     with pytest.raises(Unavailable, match="beside b") as told:
         operator(Steps(GONE), a=refusal).pin("a", timeout)

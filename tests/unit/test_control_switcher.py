@@ -277,7 +277,7 @@ def test_a_transition_that_there_is_not_is_logged_and_the_machine_goes_on(
     switcher.tell(ConfigChanged(now, {"a": SchedulingSpec()}, Capacity(1)))
     switcher.tell(InstanceAdopted(now, "a", "default/a@7", 7, "http://a"))
     switcher.tell(InstanceFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
-    assert switcher.wait_for(lambda: "releasing" in switcher.holders("a").values(), 5)
+    assert switcher.wait_for(lambda: "releasing" in switcher.instances("a").values(), 5)
     assert "default/a@7: no transition of an instance is" in caplog.text
     assert "a step failed" not in caplog.text
     switcher.tell(InstanceReleased(time.monotonic(), "default/a@7", 7))

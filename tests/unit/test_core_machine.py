@@ -1,7 +1,7 @@
 """Both machines in a simulated world, driven at random: what must hold after every step, and that all ends well.
 
 The world (core_world.py) holds each command against what really is: nothing starts or wakes that does not fit beside everything
-that is not proven gone or asleep, and nothing of which an earlier process is left; nothing is sent to a holder that has been told
+that is not proven gone or asleep, and nothing of which an earlier process is left; nothing is sent to an instance that has been told
 to stop or to sleep; nothing is stopped under a request before its drain deadline, or told to sleep under one at all; sleepers hold
 no more host memory than there is for them; nothing pinned makes room for others; no wish takes what
 somebody uses; every request ends once; what is late or stale changes nothing. In the end the world
@@ -110,7 +110,7 @@ def test_longer_stories_break_nothing(seed: int) -> None:
 
 def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
     """Stories with room and crowds, so that what is rare above happens often enough to break something."""
-    replicas = outgrown = left_for_wishes = 0
+    replicas = outgrown = left_for_preferences = 0
     names = list(ACTIONS)
     weights = [weight * {"crowd": 5, "measure": 4}.get(name, 1) for name, weight in ACTIONS.items()]
     for seed in range(40):
@@ -124,10 +124,10 @@ def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
         world.all_ends_well()
         replicas += world.replicas
         outgrown += world.outgrown
-        left_for_wishes += world.left_for_wishes
+        left_for_preferences += world.left_for_preferences
     assert replicas >= 5
     assert outgrown >= 10
-    assert left_for_wishes >= 10
+    assert left_for_preferences >= 10
 
 
 def test_a_fault_of_the_world_is_told_with_the_story_of_each_instance() -> None:
@@ -173,8 +173,8 @@ def test_engines_that_sleep_break_nothing() -> None:
             for name in [*chance.choices(ROUND, k=12), chance.choice(TROUBLE), *chance.choices(ROUND, k=6)]:
                 getattr(world, name)(chance.randrange)
                 world.check()
-                for holder in [h for h in world.switching.holders.values() if h.state in (PARKING, WAKING)]:
-                    world.stale_turn(holder, chance.randrange)
+                for instance in [h for h in world.switching.instances.values() if h.state in (PARKING, WAKING)]:
+                    world.stale_turn(instance, chance.randrange)
             if chance.randrange(2):
                 world.calm(chance.randrange)
         world.all_ends_well()

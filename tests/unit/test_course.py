@@ -36,53 +36,53 @@ class World(RemoteWorkspaces):
         states = dict.fromkeys(ready, "ready") | status.pop("states", {})
         known = [ModelStatus(m.name, states.get(m.name, "unloaded")) for m in models]
         resident = [
-            {"model": n, "holder": f"w/{n}@1", "state": "ready", "epoch": 1, "address": f"http://{n}"} for n in ready
+            {"model": n, "instance": f"w/{n}@1", "state": "ready", "epoch": 1, "address": f"http://{n}"} for n in ready
         ]
         status = {"epoch": self.epoch, "models": model_rows(models, known), "residents": resident, **status}
         status["routers"] = [{"id": self.router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}]
         self.take({"metadata": {"name": workspace}, "spec": {}, "status": status})
 
-    def course(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> RoutedRequest:
+    def routed(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> RoutedRequest:
         return RoutedRequest(self, self.find(name), name, capability, size)
 
     def wanted(self, name: str) -> bool:
-        return name in self.find(name).room.desk.demand().wanted
+        return name in self.find(name).handle.gate.demand().wanted
 
     def held(self) -> int:
-        return sum(room.desk.waiting() + room.desk.in_flight() for room in self.rooms)
+        return sum(handle.gate.waiting() + handle.gate.in_flight() for handle in self.handles)
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    carrier = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
-    world = World("pod-1", carrier, lambda _address: None, EventLog())
+    switcher_client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+    world = World("pod-1", switcher_client, lambda _address: None, EventLog())
     yield world
     assert world.held() == 0, "every course was finished"
-    for room in world.rooms:
-        room.reporter.close()
+    for handle in world.handles:
+        handle.reporter.close()
 
 
-def looked(course: RoutedRequest, limit: float | None = None) -> float | None:
+def looked(routed: RoutedRequest, limit: float | None = None) -> float | None:
     """What a look says once the switcher has had its moment."""
-    course.began -= 0.1
-    return course.look(limit)
+    routed.began -= 0.1
+    return routed.look(limit)
 
 
 def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(world: World) -> None:
     world.tell("gpu", model("big", fallback={"model": "tiny", "after": "90ms"}), states={"big": "loading"})
     world.tell("cpu", model("small", names=["small", "tiny"], resources={"gpus": 0}), ready=("small",))
-    course = world.course("big")
-    course.submit()
-    assert (course.ticket.dispatched, world.find("big").room.desk.waiting()) == (None, 1)
-    assert looked(course) is None
-    assert (course.ticket.address, course.place.model.name, course.asked) == ("http://small", "small", "tiny")
-    assert dict(course.headers) == {
+    routed = world.routed("big")
+    routed.submit()
+    assert (routed.pending_request.dispatched, world.find("big").handle.gate.waiting()) == (None, 1)
+    assert looked(routed) is None
+    assert (routed.pending_request.address, routed.place.model.name, routed.asked) == ("http://small", "small", "tiny")
+    assert dict(routed.headers) == {
         "X-Hotseat-Model": "small",
         "X-Hotseat-Fallback": "model=big, fallback=small, reason=loading",
     }
-    assert (world.find("big").room.desk.waiting(), world.wanted("big"), world.wanted("small")) == (0, True, False)
-    assert course.waited == pytest.approx(0.1, abs=0.1)
-    course.finish()
+    assert (world.find("big").handle.gate.waiting(), world.wanted("big"), world.wanted("small")) == (0, True, False)
+    assert routed.waited == pytest.approx(0.1, abs=0.1)
+    routed.finish()
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ def test_a_wait_that_is_known_to_be_too_long_is_not_begun_so_that_it_puts_nobody
     loaded |= {"outcome": "completed", "phases": {"load": 60.0}}
     models = model("big", fallback={"model": "small"}), model("other"), model("small", resources={"gpus": 0})
     world.tell("w", *models, ready=("other", "small"), switches=[loaded])
-    desk = world.find("big").room.desk
-    desk.demand()
-    course = world.course("big")
-    course.submit()
-    demand = desk.demand()
-    assert (course.ticket.address, course.waited) == ("http://small", None)
+    gate = world.find("big").handle.gate
+    gate.demand()
+    routed = world.routed("big")
+    routed.submit()
+    demand = gate.demand()
+    assert (routed.pending_request.address, routed.waited) == ("http://small", None)
     assert (demand.waiting, list(demand.wanted), demand.requested) == ({}, ["big"], ("big",))
-    assert dict(course.headers)["X-Hotseat-Fallback"] == "model=big, fallback=small, reason=waiting"
-    course.finish()
+    assert dict(routed.headers)["X-Hotseat-Fallback"] == "model=big, fallback=small, reason=waiting"
+    routed.finish()
     assert world.wanted("big")
 
 
@@ -119,14 +119,14 @@ def test_one_that_needs_no_seat_is_brought_and_whoever_is_first_answers(world: W
     big, small = model("big", fallback={"model": "small", **NOW}), model("small", resources={"gpus": 0})
     world.tell("gpu", big, states={"big": "loading"})
     world.tell("cpu", small)
-    course = world.course("big")
-    course.submit()
-    assert looked(course) is not None, "it goes on waiting, and looks again"
-    assert (course.ticket.dispatched, world.wanted("small"), world.wanted("big")) == (None, True, False)
+    routed = world.routed("big")
+    routed.submit()
+    assert looked(routed) is not None, "it goes on waiting, and looks again"
+    assert (routed.pending_request.dispatched, world.wanted("small"), world.wanted("big")) == (None, True, False)
     world.tell("gpu", big, ready=("big",))
-    assert looked(course) is None
-    assert (course.ticket.address, course.detour) == ("http://big", None)
-    course.finish()
+    assert looked(routed) is None
+    assert (routed.pending_request.address, routed.fallback_used) == ("http://big", None)
+    routed.finish()
 
 
 def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_is_left_of_its_time(
@@ -136,61 +136,65 @@ def test_who_is_in_too_much_of_a_hurry_goes_on_to_whoever_can_answer_with_what_i
     world.tell("gpu", model("big", fallback={"model": "small", "after": "1m"}), states={"big": "unloaded"}, **known)
     world.tell("cpu", model("small", resources={"gpus": 0}), ready=("small",))
     asking = WaitOptions("key-1", priority=3, timeout=20.0)
-    course = world.course("big")
-    course.submit(asking)
-    assert (course.ticket.address, course.detour.reason) == ("http://small", "Waiting")
+    routed = world.routed("big")
+    routed.submit(asking)
+    assert (routed.pending_request.address, routed.fallback_used.reason) == ("http://small", "Waiting")
     assert world.wanted("big"), "it shall come for those who follow"
-    course.finish()
+    routed.finish()
     world.tell("gpu", model("big"), states={"big": "unloaded"}, **known)
     with pytest.raises(Unavailable, match=r"at least 30\.0 s"):
-        world.course("big").submit(asking)
+        world.routed("big").submit(asking)
 
 
 def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> None:
     world.tell("gpu", model("big"), states={"big": "loading"})
-    first, second = world.course("big"), world.course("big", size=7)
+    first, second = world.routed("big"), world.routed("big", size=7)
     first.submit(WaitOptions("key-1"))
     second.submit(WaitOptions("key-2", priority=3, timeout=60.0))
-    ((waiting, _),) = first.place.room.desk.lines(["big"]).values()
-    assert first.place.room.desk.waiting_bytes() == 7
+    ((waiting, _),) = first.place.handle.gate.lines(["big"]).values()
+    assert first.place.handle.gate.waiting_bytes() == 7
     assert (waiting.tenants, waiting.priority) == ({"key-1": 1, "key-2": 1}, 3)
     assert waiting.deadline == pytest.approx(time.monotonic() + 60.0, abs=5.0)
     assert (first.queue_headers, second.queue_headers) == ((("X-Queue-Position", "1"),),) * 2, "it overtook"
-    for course in (first, second):
-        course.finish()
+    for routed in (first, second):
+        routed.finish()
 
 
 def test_a_request_follows_its_model_to_another_workspace(world: World) -> None:
     world.tell("gpu", model("big"), model("other"))
-    course = world.course("big")
-    course.submit()
+    routed = world.routed("big")
+    routed.submit()
     world.tell("new", model("big"), ready=("big",))  # who of the two switchers is first cannot be known
     world.tell("gpu", model("other"))
-    assert isinstance(course.ticket.error, UnknownModel)
-    assert course.give_way(course.ticket.error)
-    assert (course.ticket.address, course.place.room.name, course.detour) == ("http://big", "new", None)
-    course.finish()
+    assert isinstance(routed.pending_request.error, UnknownModel)
+    assert routed.give_way(routed.pending_request.error)
+    assert (routed.pending_request.address, routed.place.handle.name, routed.fallback_used) == (
+        "http://big",
+        "new",
+        None,
+    )
+    routed.finish()
 
 
 def test_a_request_that_its_dead_engine_has_seen_nothing_of_waits_again(world: World) -> None:
     world.tell("gpu", model("big"), ready=("big",))
-    course = world.course("big")
-    course.submit()
+    routed = world.routed("big")
+    routed.submit()
     world.tell("gpu", model("big"))  # the engine is gone
-    assert course.wait_again()
-    assert course.ticket.dispatched is None
+    assert routed.wait_again()
+    assert routed.pending_request.dispatched is None
     world.tell("gpu", model("big"), ready=("big",))
-    assert course.ticket.address == "http://big"
-    course.finish()
+    assert routed.pending_request.address == "http://big"
+    routed.finish()
 
 
 def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:
     world.tell("gpu", model("big", fallback={"model": "other", **NOW}), model("other"), states={"big": "loading"})
-    course = world.course("big")
-    course.submit()
-    assert looked(course) is not None
+    routed = world.routed("big")
+    routed.submit()
+    assert looked(routed) is not None
     assert not world.wanted("other")
-    course.finish()
+    routed.finish()
 
 
 def test_a_refusal_goes_on_to_whoever_can_answer(world: World) -> None:
@@ -201,23 +205,23 @@ def test_a_refusal_goes_on_to_whoever_can_answer(world: World) -> None:
         model("c", resources={"gpus": 0}),
     ]
     world.tell("w", *chain, refusals=[{"model": "a", **refusal}])
-    course = world.course("a")
-    course.submit()
-    assert course.ticket.dispatched is None
-    assert dict(course.headers)["X-Hotseat-Fallback"] == "model=a, fallback=c, reason=failed"
-    assert (world.find("c").room.desk.waiting("c"), world.wanted("a")) == (1, False)
-    course.finish()
+    routed = world.routed("a")
+    routed.submit()
+    assert routed.pending_request.dispatched is None
+    assert dict(routed.headers)["X-Hotseat-Fallback"] == "model=a, fallback=c, reason=failed"
+    assert (world.find("c").handle.gate.waiting("c"), world.wanted("a")) == (1, False)
+    routed.finish()
 
 
 def test_a_refusal_that_nobody_makes_good_is_told(world: World) -> None:
     refusal = {"epoch": 1, "code": "model_failed", "message": "no", "retryAt": to_rfc3339(time.monotonic() + 60)}
     models = model("a", fallback={"model": "b"}), model("b"), model("c", resources={"gpus": 0})
     world.tell("w", *models, refusals=[{"model": "a", **refusal}])
-    course = world.course("a")
+    routed = world.routed("a")
     with pytest.raises(Unavailable, match="no"):
-        course.submit()
-    assert course.detour is None
-    course.finish()
+        routed.submit()
+    assert routed.fallback_used is None
+    routed.finish()
 
 
 def test_documents_that_lead_in_a_circle_or_nowhere_lead_no_further(world: World) -> None:
@@ -231,19 +235,19 @@ def test_documents_that_lead_in_a_circle_or_nowhere_lead_no_further(world: World
         states={"a": "loading", "c": "loading"},
     )
     for name in ("a", "c"):
-        course = world.course(name)
-        course.submit()
-        assert looked(course) is not None
-        course.finish()
-    course = world.course("a")
-    course.submit()
+        routed = world.routed(name)
+        routed.submit()
+        assert looked(routed) is not None
+        routed.finish()
+    routed = world.routed("a")
+    routed.submit()
     error = UpstreamFailed("it has seen the request")
-    assert not course.give_way(error)
+    assert not routed.give_way(error)
     failed = Unavailable("no", code="model_failed")
-    assert course.give_way(failed)
-    assert course.place.model.name == "b"
-    assert not course.give_way(failed), "it does not come back to where it was"
-    course.finish()
+    assert routed.give_way(failed)
+    assert routed.place.model.name == "b"
+    assert not routed.give_way(failed), "it does not come back to where it was"
+    routed.finish()
 
 
 def test_what_a_model_does_not_do_goes_to_the_one_that_states_it(world: World) -> None:
@@ -254,19 +258,19 @@ def test_what_a_model_does_not_do_goes_to_the_one_that_states_it(world: World) -
         model("vectors", capabilities=["embedding"]),
         model("strict", capabilities=["chat"], fallback={"model": "vectors", "when": ["Failed"]}),
     )
-    course = world.course("chat", Capability.EMBEDDING)
-    assert (course.place.model.name, course.asked) == ("vectors", "vectors")
-    assert dict(course.headers)["X-Hotseat-Fallback"] == "model=chat, fallback=vectors, reason=unsupported"
+    routed = world.routed("chat", Capability.EMBEDDING)
+    assert (routed.place.model.name, routed.asked) == ("vectors", "vectors")
+    assert dict(routed.headers)["X-Hotseat-Fallback"] == "model=chat, fallback=vectors, reason=unsupported"
     for name, capability in (("strict", Capability.EMBEDDING), ("chat", Capability.RERANK)):
         with pytest.raises(BadRequest, match=f"`{name}` does not support {capability}"):
-            world.course(name, capability)
+            world.routed(name, capability)
 
 
 def test_a_client_that_leaves_takes_its_request_along_and_no_wish_is_left(world: World) -> None:
     world.tell("w", model("big", fallback={"model": "small"}), model("small"), states={"big": "loading"})
-    course = world.course("big")
-    course.submit()
-    course.finish()
+    routed = world.routed("big")
+    routed.submit()
+    routed.finish()
     assert not world.wanted("big")
 
 
@@ -276,9 +280,9 @@ def test_a_load_takes_as_long_as_the_last_one(world: World) -> None:
     ended = {"outcome": "completed", "endedAt": to_rfc3339(at), "phases": {"load": 12.0}}
     running = {"outcome": "running", "phases": {"wait": 1.0}}
     world.tell("w", model("a"), model("b"), switches=[switch | ended, switch | running | {"id": "w/2"}])
-    room = world.find("a").room
-    assert expected_in(room, ModelStatus("a", "unloaded"), at) == 12.0
-    assert expected_in(room, ModelStatus("a", "loading", at - 5.0), at) == pytest.approx(7.0)
-    assert expected_in(room, ModelStatus("a", "loading", at - 50.0), at) == 0.0
-    assert expected_in(room, ModelStatus("a", "ready", at), at) is None
-    assert expected_in(room, ModelStatus("b", "loading", at), at) is None, "it never was"
+    handle = world.find("a").handle
+    assert expected_in(handle, ModelStatus("a", "unloaded"), at) == 12.0
+    assert expected_in(handle, ModelStatus("a", "loading", at - 5.0), at) == pytest.approx(7.0)
+    assert expected_in(handle, ModelStatus("a", "loading", at - 50.0), at) == 0.0
+    assert expected_in(handle, ModelStatus("a", "ready", at), at) is None
+    assert expected_in(handle, ModelStatus("b", "loading", at), at) is None, "it never was"

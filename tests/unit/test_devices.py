@@ -36,7 +36,7 @@ def held(*placed: tuple[Claim, tuple[str, ...]], capacity: Capacity = TWO_OF_24)
 # One claim ------------------------------------------------------------------------------------------------------------
 
 
-def test_whole_gpus_go_to_one_holder_each() -> None:
+def test_whole_gpus_go_to_one_instance_each() -> None:
     assert Claim(2).place(NOTHING, FOUR) == ("0", "1")
     taken = held((Claim(2), ("0", "1")), capacity=FOUR)
     assert Claim(2).place(taken, FOUR) == ("2", "3")
@@ -54,7 +54,7 @@ def test_claims_of_memory_share_a_gpu_and_the_fullest_that_does_goes_first() -> 
     assert Claim(1, 15).place(taken, TWO_OF_24) == ("1",)
 
 
-def test_room_in_the_sum_that_no_gpu_has_is_no_room() -> None:
+def test_handle_in_the_sum_that_no_gpu_has_is_no_handle() -> None:
     taken = held((Claim(1, 14), ("0",)), (Claim(1, 14), ("1",)))
     assert taken.memory + 20 <= TWO_OF_24.memory
     assert Claim(1, 20).place(taken, TWO_OF_24) is None
@@ -140,57 +140,57 @@ class Machine:
 
     def ready(self, now: float, model: str) -> None:
         start = self.starts[model]
-        self.tell(InstanceReady(now, start.holder, start.epoch, f"http://{model}"))
+        self.tell(InstanceReady(now, start.instance, start.epoch, f"http://{model}"))
 
 
 def test_starts_name_gpus_that_nobody_else_has() -> None:
-    house = Machine(
+    registry = Machine(
         FOUR,
         a=SchedulingSpec(Claim(1)),
         b=SchedulingSpec(Claim(2)),
         c=SchedulingSpec(Claim(1)),
         cpu=SchedulingSpec(NOTHING),
     )
-    house.want(1.0, "a", "b", "c", "cpu")
-    assert {name: start.devices for name, start in house.starts.items()} == {
+    registry.want(1.0, "a", "b", "c", "cpu")
+    assert {name: start.devices for name, start in registry.starts.items()} == {
         "a": ("0",), "b": ("1", "2"), "c": ("3",), "cpu": ()
     }  # fmt: skip
-    assert {r.model: r.devices for r in house.machine.residency.residents}["b"] == ("1", "2")
+    assert {r.model: r.devices for r in registry.machine.residency.residents}["b"] == ("1", "2")
 
 
-def test_a_gpu_is_not_given_again_before_its_holder_is_proven_gone() -> None:
-    house = Machine(Capacity(2, None, ("0", "1")), a=SchedulingSpec(), b=SchedulingSpec(), c=SchedulingSpec())
-    house.want(1.0, "a", "b")
-    house.ready(2.0, "a")
-    house.ready(2.0, "b")
-    house.want(3.0, "b")
-    house.tell(UnloadOrdered(3.0, "a"))
-    house.want(3.1)
-    assert [stop.model for stop in house.stops] == ["a"]
-    house.want(4.0, "c", "b")
-    assert "c" not in house.starts
-    gone = house.stops[0]
-    house.tell(InstanceReleased(5.0, gone.holder, gone.epoch))
-    assert house.starts["c"].devices == ("0",)
+def test_a_gpu_is_not_given_again_before_its_instance_is_proven_gone() -> None:
+    registry = Machine(Capacity(2, None, ("0", "1")), a=SchedulingSpec(), b=SchedulingSpec(), c=SchedulingSpec())
+    registry.want(1.0, "a", "b")
+    registry.ready(2.0, "a")
+    registry.ready(2.0, "b")
+    registry.want(3.0, "b")
+    registry.tell(UnloadOrdered(3.0, "a"))
+    registry.want(3.1)
+    assert [stop.model for stop in registry.stops] == ["a"]
+    registry.want(4.0, "c", "b")
+    assert "c" not in registry.starts
+    gone = registry.stops[0]
+    registry.tell(InstanceReleased(5.0, gone.instance, gone.epoch))
+    assert registry.starts["c"].devices == ("0",)
 
 
 def test_adoption_keeps_the_gpus() -> None:
-    house = Machine(Capacity(2, None, ("0", "1")), a=SchedulingSpec(), b=SchedulingSpec())
-    house.tell(InstanceAdopted(1.0, "a", "w/a@7", 7, "http://a", devices=("0",)))
-    house.want(2.0, "b")
-    assert house.starts["b"].devices == ("1",)
-    assert house.machine.residency.residents[0].devices == ("0",)
+    registry = Machine(Capacity(2, None, ("0", "1")), a=SchedulingSpec(), b=SchedulingSpec())
+    registry.tell(InstanceAdopted(1.0, "a", "w/a@7", 7, "http://a", devices=("0",)))
+    registry.want(2.0, "b")
+    assert registry.starts["b"].devices == ("1",)
+    assert registry.machine.residency.residents[0].devices == ("0",)
 
 
 def test_a_workspace_that_gets_other_gpus_empties_the_old_ones() -> None:
-    house = Machine(Capacity(1, None, ("0",)), a=SchedulingSpec())
-    house.want(1.0, "a")
-    house.ready(2.0, "a")
-    house.want(3.0)
-    house.tell(ConfigChanged(4.0, house.models, Capacity(1, None, ("1",))))
-    house.want(4.1)
-    house.want(4.2)
-    assert [stop.model for stop in house.stops] == ["a"]
+    registry = Machine(Capacity(1, None, ("0",)), a=SchedulingSpec())
+    registry.want(1.0, "a")
+    registry.ready(2.0, "a")
+    registry.want(3.0)
+    registry.tell(ConfigChanged(4.0, registry.models, Capacity(1, None, ("1",))))
+    registry.want(4.1)
+    registry.want(4.2)
+    assert [stop.model for stop in registry.stops] == ["a"]
 
 
 def test_nothing_starts_on_a_gpu_that_another_workspace_has_not_given_back() -> None:
@@ -278,10 +278,10 @@ def test_a_workspace_has_no_more_to_give_than_the_gpus_that_it_gets() -> None:
 
 def test_who_needs_gpus_that_are_not_there_is_refused_and_told_why_and_the_others_run() -> None:
     short = Capacity(1, None, ("0",), missing=1)
-    house = Machine(short, large=SchedulingSpec(Claim(2)), small=SchedulingSpec(Claim(1)))
-    house.want(1.0, "large", "small")
-    assert list(house.starts) == ["small"]
-    refusal = house.machine.residency.refusals["large"]
+    registry = Machine(short, large=SchedulingSpec(Claim(2)), small=SchedulingSpec(Claim(1)))
+    registry.want(1.0, "large", "small")
+    assert list(registry.starts) == ["small"]
+    refusal = registry.machine.residency.refusals["large"]
     assert refusal.code == "too_large"
     assert refusal.message == (
         "large claims more than its Workspace has: 2 GPUs "

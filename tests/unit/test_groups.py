@@ -20,7 +20,7 @@ from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 from hotseat.manifests import ManifestErrors, load
 
 from .test_policy import busy, idle, wants
-from .test_switching import House
+from .test_switching import Story
 
 HOUSE = Groups((
     Group("chat", frozenset("ab")),
@@ -125,7 +125,7 @@ def test_who_would_have_to_leave_for_the_first_does_not_overtake_it() -> None:
     assert decide(exclusive, wants("b"), wants("c", since=95.0)).resident == ("b",)
 
 
-def test_room_is_kept_for_one_whose_group_cannot_make_way_yet() -> None:
+def test_handle_is_kept_for_one_whose_group_cannot_make_way_yet() -> None:
     """B wants both GPUs when a is gone: what needs the second one now would only be in its way. With three there is room."""
     swap = Groups((Group("one", frozenset("ab")),))
     waiting = (wants("b", claim=Claim(2)), wants("x", since=95.0))
@@ -133,7 +133,7 @@ def test_room_is_kept_for_one_whose_group_cannot_make_way_yet() -> None:
     assert decide(swap, busy("a"), *waiting, gpus=3).resident == ("a", "x")
 
 
-def test_both_group_and_room_may_ask_for_victims_and_no_more_leave_than_that() -> None:
+def test_both_group_and_handle_may_ask_for_victims_and_no_more_leave_than_that() -> None:
     swap = Groups((Group("one", frozenset("ab")),))
     two = wants("b", claim=Claim(2))
     assert decide(swap, idle("a"), idle("x"), idle("y", last_used=40.0), two, gpus=3).resident == ("x", "b")
@@ -141,7 +141,7 @@ def test_both_group_and_room_may_ask_for_victims_and_no_more_leave_than_that() -
     assert decide(swap, idle("a", claim=NOTHING), wants("b", claim=NOTHING), gpus=1).resident == ("b",)
 
 
-def test_no_room_is_made_by_a_persistent_one() -> None:
+def test_no_handle_is_made_by_a_persistent_one() -> None:
     assert decide(HOUSE, idle("e"), idle("x"), wants("a"), gpus=2).resident == ("e", "a")
     assert decide(HOUSE, idle("e"), wants("x"), gpus=1).resident == ("e",)
     assert decide(HOUSE, idle("e"), wants("f"), gpus=1).resident == ("f",)
@@ -196,19 +196,19 @@ def test_a_preload_that_is_pinned_is_not_put_off_for_a_lesser_wish() -> None:
 
 def test_nobody_is_loaded_for_whom_a_pinned_one_would_have_to_leave() -> None:
     assert decide(HOUSE, idle("a", pinned=True), wants("b", since=10.0)).resident == ("a",)
-    house = Grouped(HOUSE, "ab")
-    house.terms["a"] = SchedulingSpec(pinned=True)
-    house.machine.step(ConfigChanged(0.0, house.terms, house.capacity, HOUSE))
-    (holder,) = house.machine.holders.values()
-    house.ready(1.0, "a", holder.epoch)
-    house.demand(2.0, {"b": 1})
-    assert house.machine.residency.refusals["b"].code == "pinned"
+    story = Grouped(HOUSE, "ab")
+    story.terms["a"] = SchedulingSpec(pinned=True)
+    story.machine.step(ConfigChanged(0.0, story.terms, story.capacity, HOUSE))
+    (instance,) = story.machine.instances.values()
+    story.ready(1.0, "a", instance.epoch)
+    story.demand(2.0, {"b": 1})
+    assert story.machine.residency.refusals["b"].code == "pinned"
 
 
 # The machine ----------------------------------------------------------------------------------------------------------
 
 
-class Grouped(House):
+class Grouped(Story):
     """A switching machine whose Workspace counts no capacity."""
 
     def __init__(self, groups: Groups, names: str, capacity: Capacity | None = None) -> None:
@@ -223,47 +223,47 @@ def starts(commands: list) -> list[str]:
 
 
 def test_the_next_of_a_group_starts_when_the_last_is_proven_gone_and_not_before() -> None:
-    house = Grouped(HOUSE, "abc")
-    epoch = next(c.epoch for c in house.demand(1.0, {"a": 1}) if isinstance(c, Start))
-    house.ready(2.0, "a", epoch)
-    assert starts(house.demand(3.0, {"c": 1})) == ["c"]  # beside it
-    house.demand(4.0, {"b": 1})
-    house.demand(5.0, {"b": 1})  # for as long as c's client had waited, it was expected back
-    said = house.demand(5.5, {"b": 1})
+    story = Grouped(HOUSE, "abc")
+    epoch = next(c.epoch for c in story.demand(1.0, {"a": 1}) if isinstance(c, Start))
+    story.ready(2.0, "a", epoch)
+    assert starts(story.demand(3.0, {"c": 1})) == ["c"]  # beside it
+    story.demand(4.0, {"b": 1})
+    story.demand(5.0, {"b": 1})  # for as long as c's client had waited, it was expected back
+    said = story.demand(5.5, {"b": 1})
     assert "a" in [c.model for c in said if isinstance(c, Stop)]
     assert not starts(said)
-    third = next(h for h in house.machine.holders.values() if h.model == "c")
-    assert not starts(house.released(6.0, "a", epoch))  # c, which loads, must leave for b as well
-    assert starts(house.released(7.0, "c", third.epoch)) == ["b"]
+    third = next(h for h in story.machine.instances.values() if h.model == "c")
+    assert not starts(story.released(6.0, "a", epoch))  # c, which loads, must leave for b as well
+    assert starts(story.released(7.0, "c", third.epoch)) == ["b"]
 
 
 def test_two_of_a_group_that_do_not_swap_load_together() -> None:
-    house = Grouped(HOUSE, "cd")
-    assert sorted(starts(house.demand(1.0, {"c": 1, "d": 1}))) == ["c", "d"]
+    story = Grouped(HOUSE, "cd")
+    assert sorted(starts(story.demand(1.0, {"c": 1, "d": 1}))) == ["c", "d"]
 
 
-def test_who_waits_for_room_that_a_persistent_group_keeps_is_told_and_served_when_it_goes() -> None:
-    house = Grouped(HOUSE, "ae", Capacity(1))
-    house.load(1.0, "e")
-    house.demand(3.0, {"a": 1})
-    refusal = house.machine.residency.refusals["a"]
+def test_who_waits_for_handle_that_a_persistent_group_keeps_is_told_and_served_when_it_goes() -> None:
+    story = Grouped(HOUSE, "ae", Capacity(1))
+    story.load(1.0, "e")
+    story.demand(3.0, {"a": 1})
+    refusal = story.machine.residency.refusals["a"]
     assert (refusal.code, refusal.message) == (
         "no_room",
         "there is no room for a: its Workspace keeps e loaded (groups.persistent)",
     )
-    (holder,) = house.machine.holders.values()
-    house.failed(5.0, "e", holder.epoch)
-    assert starts([*house.released(5.0, "e", holder.epoch), *house.demand(6.0, {"a": 1})]) == ["a"]
-    assert "a" not in house.machine.residency.refusals
+    (instance,) = story.machine.instances.values()
+    story.failed(5.0, "e", instance.epoch)
+    assert starts([*story.released(5.0, "e", instance.epoch), *story.demand(6.0, {"a": 1})]) == ["a"]
+    assert "a" not in story.machine.residency.refusals
 
 
 def test_one_that_is_not_proven_gone_keeps_its_group_closed() -> None:
-    house = Grouped(HOUSE, "abc")
-    epoch = house.load(1.0, "a")
-    house.unproven(3.0, "a", epoch)
-    house.demand(4.0, {"b": 1, "c": 1})
-    assert house.machine.residency.refusals["b"].code == "release_unproven"
-    assert [h.model for h in house.machine.holders.values()] == ["a", "c"]
+    story = Grouped(HOUSE, "abc")
+    epoch = story.load(1.0, "a")
+    story.unproven(3.0, "a", epoch)
+    story.demand(4.0, {"b": 1, "c": 1})
+    assert story.machine.residency.refusals["b"].code == "release_unproven"
+    assert [h.model for h in story.machine.instances.values()] == ["a", "c"]
 
 
 # The documents --------------------------------------------------------------------------------------------------------
@@ -325,8 +325,8 @@ def test_what_is_wrong_is_told_by_its_field(tmp_path: Path, spec: dict, field: s
 def test_on_a_cluster_a_condition_says_what_no_api_server_can_check() -> None:
     models = [Model(metadata=Metadata(name=n), spec=ModelSpec(engine="mock")) for n in "ac"]
     models.append(Model(metadata=Metadata(name="x"), spec=ModelSpec(engine="external", url="http://h:1")))
-    room = workspace(capacity={"counted": False}, groups=[{"name": "g", "members": ["a", "b"]}])
-    problem = group_problem(room, models)
+    handle = workspace(capacity={"counted": False}, groups=[{"name": "g", "members": ["a", "b"]}])
+    problem = group_problem(handle, models)
     assert problem == (
         "groups or sets name b, which is not a Model of this Workspace; capacity is not counted, and no group or set names c"
     )

@@ -15,7 +15,7 @@ from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 
 
-def holder(state: InstanceState = InstanceState.LOADING) -> Instance:
+def instance(state: InstanceState = InstanceState.LOADING) -> Instance:
     return Instance("a", "w/a@1", 1, state, 0.0, SchedulingSpec())
 
 
@@ -25,7 +25,7 @@ ILLEGAL = [(b, t) for b, t in product(InstanceState, Trigger) if b not in TRANSI
 
 @pytest.mark.parametrize(("before", "trigger", "after"), LEGAL)
 def test_an_edge_of_the_table_takes_place(before: InstanceState, trigger: Trigger, after: InstanceState | None) -> None:
-    it = holder(before)
+    it = instance(before)
     it.transition(trigger, 7.0, "why so")
     assert it.state is (before if after is None else after)
     assert it.since == (0.0 if after is None else 7.0)
@@ -36,8 +36,8 @@ def test_an_edge_of_the_table_takes_place(before: InstanceState, trigger: Trigge
 @pytest.mark.parametrize(("before", "trigger"), ILLEGAL)
 def test_another_edge_raises_or_is_told_and_takes_place(before: InstanceState, trigger: Trigger) -> None:
     with pytest.raises(IllegalTransition, match=r"w/a@1: no transition"):
-        holder(before).transition(trigger, 7.0)
-    it, said = holder(before), list[str]()
+        instance(before).transition(trigger, 7.0)
+    it, said = instance(before), list[str]()
     it.transition(trigger, 7.0, illegal=said.append)
     assert it.state is (TRANSITIONS[trigger].to or before)
     (message,) = said
@@ -65,7 +65,7 @@ def test_an_instance_begins_in_no_other_way(trigger: Trigger) -> None:
 
 
 def test_the_story_is_bounded() -> None:
-    it = holder(InstanceState.READY)
+    it = instance(InstanceState.READY)
     for second in range(STORY):
         it.transition(Trigger.QUIESCE, second)
         it.transition(Trigger.KEPT, second)
@@ -73,16 +73,21 @@ def test_the_story_is_bounded() -> None:
     assert it.story[0].at == STORY / 2
 
 
-def test_a_story_is_known_a_while_longer_than_its_holder() -> None:
+def test_a_story_is_known_a_while_longer_than_its_instance() -> None:
     machine = Scheduler("w", Batch())
     machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(preload=True)}, Capacity(1)))
     begun = Instance.begin(Trigger.STARTED, 1.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
-    machine.seating.add(begun)
+    machine.scheduler_state.add(begun)
     machine.step(InstanceReady(2.0, "w/a@1", 1, "http://a"))
     machine.step(InstanceReleased(3.0, "w/a@1", 1))
-    assert "w/a@1" not in machine.holders
-    assert [step.why for step in machine.seating.story("w/a@1")] == ["started", "ready", "failed: Vanished", "released"]
-    assert machine.seating.story("w/b@1") == ()
+    assert "w/a@1" not in machine.instances
+    assert [step.why for step in machine.scheduler_state.story("w/a@1")] == [
+        "started",
+        "ready",
+        "failed: Vanished",
+        "released",
+    ]
+    assert machine.scheduler_state.story("w/b@1") == ()
 
 
 def test_only_the_table_s_module_sets_a_state() -> None:

@@ -61,21 +61,21 @@ class Home:
         self.runtime.close()
         return self.begin(f"switcher-{len(self.runtimes)}")
 
-    def start(self, holder: str = A) -> dict:
+    def start(self, instance: str = A) -> dict:
         """Start a model, and give its pod."""
-        name = holder.partition("/")[2].partition("@")[0]
-        self.runtime.start(Start(name, holder, int(holder[-1])))
+        name = instance.partition("/")[2].partition("@")[0]
+        self.runtime.start(Start(name, instance, int(instance[-1])))
         await_true(lambda: self.kube.pods(name))
         return self.kube.pods(name)[-1]
 
-    def resident(self, holder: str = A) -> dict:
+    def resident(self, instance: str = A) -> dict:
         """Start a model, and give its pod once it serves."""
-        pod = self.kube.serve(self.start(holder))
-        self.told.await_one(InstanceReady, holder)
+        pod = self.kube.serve(self.start(instance))
+        self.told.await_one(InstanceReady, instance)
         return pod
 
-    def stop(self, holder: str = A, grace: float = 10.0) -> None:
-        self.runtime.stop(Stop(holder.partition("/")[2].partition("@")[0], holder, int(holder[-1]), grace))
+    def stop(self, instance: str = A, grace: float = 10.0) -> None:
+        self.runtime.stop(Stop(instance.partition("/")[2].partition("@")[0], instance, int(instance[-1]), grace))
 
     def going(self, pod: dict) -> bool:
         newest = self.kube.find(PODS.path(NS, pod["metadata"]["name"]))
@@ -126,7 +126,7 @@ def test_a_model_comes_and_goes(home: Home) -> None:
     ready = home.told.await_one(InstanceReady, A)
     assert ready.address == f"http://{home.kube.find(PODS.path(NS, pod['metadata']['name']))['status']['podIP']}:8012"
     marks = home.kube.objects[DEPLOYMENT]["metadata"]["annotations"]
-    assert (marks["hotseat.dev/holder"], marks["hotseat.dev/epoch"]) == (A, "1")
+    assert (marks["hotseat.dev/instance"], marks["hotseat.dev/epoch"]) == (A, "1")
     home.kube.calls.clear()
     home.stop()
     await_true(lambda: home.scale() == 0)
@@ -139,15 +139,15 @@ def test_a_model_comes_and_goes(home: Home) -> None:
         ("merge", DEPLOYMENT),
         ("merge", replica_set),  # and it may go: its Deployment wants nothing
     ]
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.kube.end(pod, keep=True)  # its status is the proof; that its object goes later means nothing
     home.told.await_one(InstanceReleased, A)
-    assert home.told.of_holder(A) == ["HolderReady", "HolderReleased"]
+    assert home.told.of_instance(A) == ["InstanceReady", "InstanceReleased"]
 
 
 def test_it_is_ready_only_when_its_queue_proxy_says_so(home: Home) -> None:
     pod = home.kube.run(home.start())
-    never(lambda: home.told.of_holder(A))
+    never(lambda: home.told.of_instance(A))
     home.kube.serving.add(pod["status"]["podIP"])
     home.told.await_one(InstanceReady, A)
 
@@ -158,7 +158,7 @@ def test_the_replacement_that_a_replica_set_makes_meanwhile_means_nothing(home: 
     await_true(lambda: len(home.kube.pods("a")) == 1)  # and at once the runtime deletes that
     assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
     assert home.going(pod)
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
 
@@ -171,7 +171,7 @@ def test_a_replacement_that_got_a_gpu_is_waited_for_too(home: Home) -> None:
     home.kube.away = False
     await_true(lambda: home.going(replacement))
     home.kube.end(pod)
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.kube.end(replacement)
     home.told.await_one(InstanceReleased, A)
 
@@ -181,7 +181,7 @@ def test_a_stop_before_anything_was_scheduled_releases_at_once(home: Home) -> No
     home.stop()
     home.told.await_one(InstanceReleased, A)
     assert home.kube.pods("a") == []
-    assert home.told.of_holder(A) == ["HolderReleased"]
+    assert home.told.of_instance(A) == ["InstanceReleased"]
 
 
 def test_a_replica_set_that_has_not_come_to_rest_may_still_make_a_pod(home: Home) -> None:
@@ -191,7 +191,7 @@ def test_a_replica_set_that_has_not_come_to_rest_may_still_make_a_pod(home: Home
     never(lambda: home.scale() == 0)
     home.pass_time(3)  # it goes on without it
     await_true(lambda: home.scale() == 0)
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     assert home.kube.objects[REPLICA_SET]["spec"]["replicas"] == 1
     home.kube._replicate = replicate
     home.kube._replicate_all()
@@ -211,7 +211,7 @@ def test_a_pod_that_gets_a_node_while_it_is_deleted_is_not_deleted_as_if_it_had_
     home.stop()
     await_true(lambda: home.going(pod))
     assert home.kube.find(PODS.path(NS, pod["metadata"]["name"])), "it ends in its own time, and says so"
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
 
@@ -227,7 +227,7 @@ def test_the_same_model_again_has_nothing_to_do_with_what_it_left(home: Home) ->
     home.kube.remove(PODS.path(NS, old["metadata"]["name"]))
     home.kube.serve(home.kube.pods("a")[-1])
     home.told.await_one(InstanceReady, "default/a@3")
-    assert home.told.of_holder("default/a@3") == ["HolderReady"]
+    assert home.told.of_instance("default/a@3") == ["InstanceReady"]
 
 
 def test_the_newest_revision_is_started(home: Home) -> None:
@@ -256,7 +256,7 @@ def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(home: Home) -
     home.kube.force(pod)
     assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
     assert pod["metadata"]["uid"] in home.told.await_one(InstanceUnproven, A).reason
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.runtime.settle(["another", pod["metadata"]["uid"]])
     home.told.await_one(InstanceReleased, A)
 
@@ -280,7 +280,7 @@ def test_a_pod_on_a_lost_node_holds_until_the_node_is_gone_for_good(home: Home, 
     home.stop()
     await_true(lambda: home.scale() == 0)
     home.pass_time(39)
-    never(lambda: "HolderUnproven" in home.told.of_holder(A))
+    never(lambda: "InstanceUnproven" in home.told.of_instance(A))
     home.pass_time(2)  # the grace and 30 s are over
     assert "on node node has not ended" in home.told.await_one(InstanceUnproven, A).reason
     at = NODES.path(name="node")
@@ -291,7 +291,7 @@ def test_a_pod_on_a_lost_node_holds_until_the_node_is_gone_for_good(home: Home, 
         home.kube.put(at, merged(home.kube.objects[at], {"spec": {"taints": [taint]}}))
     home.pass_time(3)
     home.told.await_one(InstanceReleased, A)
-    assert home.told.of_holder(A) == ["HolderReady", "HolderUnproven", "HolderReleased"]
+    assert home.told.of_instance(A) == ["InstanceReady", "InstanceUnproven", "InstanceReleased"]
 
 
 def test_a_resident_model_on_a_lost_node_has_failed(home: Home) -> None:
@@ -299,7 +299,7 @@ def test_a_resident_model_on_a_lost_node_has_failed(home: Home) -> None:
     at = NODES.path(name="node")
     home.kube.put(at, {**home.kube.objects[at], "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
     home.kube.say(pod, conditions=[{"type": "Ready", "status": "False"}])  # busy, as far as anybody can tell
-    never(lambda: "HolderFailed" in home.told.of_holder(A))
+    never(lambda: "InstanceFailed" in home.told.of_instance(A))
     home.kube.put(at, {**home.kube.objects[at], "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     home.pass_time(3)
     assert home.told.await_one(InstanceFailed, A).reason == "NodeLost"
@@ -318,7 +318,7 @@ def test_a_service_deleted_by_hand_holds_until_its_pod_has_ended(home: Home) -> 
     home.kube.delete_service("a")
     assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
     await_true(lambda: ("delete", PODS.path(NS, pod["metadata"]["name"])) in home.kube.calls)  # its grace was an hour
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
 
@@ -330,15 +330,15 @@ def test_a_new_switcher_finds_the_ending_pod_of_a_deleted_service(home: Home, la
         home.runtime.start(Start("a", "default/a@9", 9))
     name = "a" if labelled else "kn"
     home.runtime.update([model("a"), model("b"), model("kn")])
-    holder = f"default/{name}@1"
-    pod = home.resident(holder)
+    instance = f"default/{name}@1"
+    pod = home.resident(instance)
     await_true(lambda: "annotations" in home.kube.objects[PODS.path(NS, pod["metadata"]["name"])]["metadata"])
     home.runtime.close()
     home.kube.delete_service(name)
     told = home.again()
-    assert told.await_one(InstanceAdopted, holder).releasing
+    assert told.await_one(InstanceAdopted, instance).releasing
     home.kube.end(pod)
-    told.await_one(InstanceReleased, holder)
+    told.await_one(InstanceReleased, instance)
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_a_crash_is_told_with_the_last_words(home: Home) -> None:
     await_true(lambda: home.going(pod))
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
-    assert home.told.of_holder(A) == ["HolderReady", "HolderFailed", "HolderReleased"]
+    assert home.told.of_instance(A) == ["InstanceReady", "InstanceFailed", "InstanceReleased"]
 
 
 def test_running_out_of_memory_while_loading(home: Home) -> None:
@@ -364,7 +364,7 @@ def test_running_out_of_memory_while_loading(home: Home) -> None:
     assert home.told.await_one(InstanceFailed, A).reason == "OutOfMemory"
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
-    assert home.told.of_holder(A) == ["HolderFailed", "HolderReleased"]
+    assert home.told.of_instance(A) == ["InstanceFailed", "InstanceReleased"]
 
 
 def test_an_image_that_cannot_be_pulled(home: Home) -> None:
@@ -380,7 +380,7 @@ def test_a_pod_that_no_node_takes(home: Home) -> None:
     home.kube.say(home.start(), conditions=[condition])
     await_true(lambda: home.runtime._holdings.get(A).unschedulable_since)
     home.pass_time(5)
-    never(lambda: home.told.of_holder(A))  # the scheduler may just not know yet that one is
+    never(lambda: home.told.of_instance(A))  # the scheduler may just not know yet that one is
     home.pass_time(6)
     failed = home.told.await_one(InstanceFailed, A)
     assert (failed.reason, failed.message) == ("Unschedulable", "no GPU is free")
@@ -390,7 +390,7 @@ def test_a_pod_that_no_node_takes(home: Home) -> None:
 def test_a_model_without_a_service(home: Home) -> None:
     home.kube.delete_service("a")
     home.runtime.start(Start("a", A, 1))
-    never(lambda: home.told.of_holder(A))  # it may be about to be made
+    never(lambda: home.told.of_instance(A))  # it may be about to be made
     home.pass_time(11)
     failed = home.told.await_one(InstanceFailed, A)
     assert (failed.reason, failed.message) == ("ServiceNotReady", "there is no Knative Service a")
@@ -478,7 +478,7 @@ def test_killed_between_the_delete_and_the_scale(home: Home) -> None:
     told.await_one(InstanceAdopted, A)
     home.stop()
     await_true(lambda: home.scale() == 0)
-    never(lambda: "HolderReleased" in told.of_holder(A))
+    never(lambda: "InstanceReleased" in told.of_instance(A))
     home.kube.end(pod)
     told.await_one(InstanceReleased, A)
 
@@ -489,7 +489,7 @@ def test_killed_while_a_pod_ends(home: Home) -> None:
     await_true(lambda: home.scale() == 0)
     told = home.again()
     assert told.await_one(InstanceAdopted, A).releasing
-    never(lambda: "HolderReleased" in told.of_holder(A))
+    never(lambda: "InstanceReleased" in told.of_instance(A))
     home.kube.end(pod)
     told.await_one(InstanceReleased, A)
 
@@ -523,18 +523,18 @@ def test_pods_of_an_older_revision_count(home: Home) -> None:
     assert told.await_one(InstanceAdopted, A).model == "a"
 
 
-def test_what_somebody_else_scales_up_is_a_holder(home: Home) -> None:
+def test_what_somebody_else_scales_up_is_a_instance(home: Home) -> None:
     home.kube.add_service("wild", replicas=1, labelled=False)
     adopted = home.told.await_one(InstanceAdopted, model="wild")
     assert adopted.address is None
     home.kube.serve(home.kube.pods("wild")[0])
-    home.told.await_one(InstanceReady, adopted.holder)
+    home.told.await_one(InstanceReady, adopted.instance)
 
 
 def test_a_service_made_by_hand_may_have_its_label_at_itself_only(home: Home) -> None:
     home.runtime.close()
     home.kube.add_service("wild", replicas=1, labelled=False)
-    assert home.again().await_one(InstanceAdopted, model="wild").holder.startswith("default/wild@")
+    assert home.again().await_one(InstanceAdopted, model="wild").instance.startswith("default/wild@")
 
 
 def test_a_switcher_that_was_taken_over_from_changes_nothing(home: Home) -> None:
@@ -568,7 +568,7 @@ def test_a_scale_whose_answer_was_lost_is_known_to_have_happened(home: Home) -> 
     pod = home.kube.run(home.start())
     home.stop()
     await_true(lambda: home.going(pod))
-    never(lambda: "HolderReleased" in home.told.of_holder(A))
+    never(lambda: "InstanceReleased" in home.told.of_instance(A))
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
 

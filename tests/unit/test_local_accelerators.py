@@ -1,4 +1,4 @@
-"""When the driver's figures prove that a holder gave its memory back."""
+"""When the driver's figures prove that an instance gave its memory back."""
 
 import sys
 from pathlib import Path

@@ -21,30 +21,30 @@ def server() -> Iterator[socket.socket]:
         yield server
 
 
-def asked(errand: EngineRequest, server: socket.socket, now: float) -> tuple[socket.socket, bytes]:
+def asked(engine_request: EngineRequest, server: socket.socket, now: float) -> tuple[socket.socket, bytes]:
     """Let it ask the next thing; the server's end, and what came there."""
-    assert not errand.step(now)
-    while errand.events != select.POLLIN:
-        _wait(errand)
-        assert not errand.step(now)
+    assert not engine_request.step(now)
+    while engine_request.events != select.POLLIN:
+        _wait(engine_request)
+        assert not engine_request.step(now)
     connection, _ = server.accept()
     connection.settimeout(5)
     return connection, connection.recv(4096)
 
 
-def answered(errand: EngineRequest, connection: socket.socket, data: bytes, now: float) -> bool:
+def answered(engine_request: EngineRequest, connection: socket.socket, data: bytes, now: float) -> bool:
     connection.sendall(data)
     connection.close()
-    _wait(errand)
-    while not (done := errand.step(now)) and errand.events == select.POLLIN:
-        _wait(errand)
+    _wait(engine_request)
+    while not (done := engine_request.step(now)) and engine_request.events == select.POLLIN:
+        _wait(engine_request)
     return done
 
 
-def _wait(errand: EngineRequest) -> None:
+def _wait(engine_request: EngineRequest) -> None:
     poll = select.poll()
-    assert errand.fd is not None
-    poll.register(errand.fd, errand.events)
+    assert engine_request.fd is not None
+    poll.register(engine_request.fd, engine_request.events)
     assert poll.poll(5000)
 
 
@@ -54,34 +54,34 @@ def question(sleeping: bool) -> bytes:
 
 
 def test_calls_are_made_one_after_another(server: socket.socket) -> None:
-    errand = EngineRequest(server.getsockname(), [SLEEP, RESET], now=0.0)
-    connection, request = asked(errand, server, 0.0)
+    engine_request = EngineRequest(server.getsockname(), [SLEEP, RESET], now=0.0)
+    connection, request = asked(engine_request, server, 0.0)
     assert request.startswith(b"POST /sleep?level=1 HTTP/1.1\r\nHost: 127.0.0.1:")
     assert b"\r\nContent-Type: application/json\r\nContent-Length: 8\r\nConnection: close\r\n" in request
     assert request.endswith(b'\r\n\r\n{"a": 1}')
-    assert not answered(errand, connection, OK, 0.0)
-    connection, request = asked(errand, server, 0.0)
+    assert not answered(engine_request, connection, OK, 0.0)
+    connection, request = asked(engine_request, server, 0.0)
     assert request.startswith(b"PUT /reset HTTP/1.1\r\n")
     assert b"Content-Type" not in request
-    assert answered(errand, connection, b"HTTP/1.1 204 No Content\r\n\r\n", 0.0)
-    errand.close()
+    assert answered(engine_request, connection, b"HTTP/1.1 204 No Content\r\n\r\n", 0.0)
+    engine_request.close()
 
 
 def test_the_question_is_repeated_until_the_answer_is_the_wanted_one(server: socket.socket) -> None:
-    errand = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping")
-    connection, request = asked(errand, server, 0.0)
+    engine_request = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping")
+    connection, request = asked(engine_request, server, 0.0)
     assert request.startswith(b"GET /is_sleeping ")
-    assert not answered(errand, connection, question(False), 1.0)
-    assert (errand.fd, errand.due) == (None, 1.0 + PAUSE)
-    connection, _ = asked(errand, server, 1.0 + PAUSE)
+    assert not answered(engine_request, connection, question(False), 1.0)
+    assert (engine_request.fd, engine_request.due) == (None, 1.0 + PAUSE)
+    connection, _ = asked(engine_request, server, 1.0 + PAUSE)
     chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n15\r\n{"is_sleeping": true}\r\n0\r\n\r\n'
-    assert answered(errand, connection, chunked, 2.0)
+    assert answered(engine_request, connection, chunked, 2.0)
 
 
 def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> None:
-    errand = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping", wanted=False)
-    connection, _ = asked(errand, server, 0.0)
-    assert answered(errand, connection, question(False), 0.0)
+    engine_request = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping", wanted=False)
+    connection, _ = asked(engine_request, server, 0.0)
+    assert answered(engine_request, connection, question(False), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -94,31 +94,31 @@ def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> 
     ],
 )
 def test_anything_but_2xx_is_a_no(server: socket.socket, answer: bytes, said: str) -> None:
-    errand = EngineRequest(server.getsockname(), [SLEEP], now=0.0)
-    connection, _ = asked(errand, server, 0.0)
+    engine_request = EngineRequest(server.getsockname(), [SLEEP], now=0.0)
+    connection, _ = asked(engine_request, server, 0.0)
     with pytest.raises(EngineRefused) as caught:
-        answered(errand, connection, answer, 0.0)
+        answered(engine_request, connection, answer, 0.0)
     assert str(caught.value).startswith(f"POST /sleep?level=1 {said}")
-    errand.close()
+    engine_request.close()
 
 
 def test_a_call_that_takes_longer_than_its_own_time_is_a_no(server: socket.socket) -> None:
-    errand = EngineRequest(server.getsockname(), [SLEEP], now=10.0)
-    connection, _ = asked(errand, server, 10.0)
-    assert errand.due == 15.0
-    assert not errand.step(14.9)
+    engine_request = EngineRequest(server.getsockname(), [SLEEP], now=10.0)
+    connection, _ = asked(engine_request, server, 10.0)
+    assert engine_request.due == 15.0
+    assert not engine_request.step(14.9)
     with pytest.raises(EngineRefused, match="got no response in time"):
-        errand.step(15.0)
-    errand.close()
+        engine_request.step(15.0)
+    engine_request.close()
     connection.close()
 
 
 def test_nobody_there_is_a_no() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-    errand = EngineRequest(address, [SLEEP], now=0.0)
+    engine_request = EngineRequest(address, [SLEEP], now=0.0)
     with pytest.raises(EngineRefused, match="refused"):  # noqa: PT012 - it depends on the system when it hears of that
-        errand.step(0.0)
-        _wait(errand)
-        errand.step(0.0)
-    errand.close()
+        engine_request.step(0.0)
+        _wait(engine_request)
+        engine_request.step(0.0)
+    engine_request.close()

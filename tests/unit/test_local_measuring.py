@@ -55,7 +55,7 @@ def test_a_ready_engine_is_measured_at_once(stats: list[bytes]) -> None:
     watching.forget("w/a@3")
     watching.watch(SampledEngine(Start("a", "w/a@9", 9), os.getpid(), stats[1].decode(), MODEL, Mock()))
     assert (
-        seen.await_one(InstanceMeasured, holder="w/a@9").memory == 6 * GIB
+        seen.await_one(InstanceMeasured, instance="w/a@9").memory == 6 * GIB
     )  # by a new thread, or the one that was about to end
     watching.forget("w/a@9")
 
@@ -72,7 +72,9 @@ def test_a_figure_is_told_again_once_it_has_moved(stats: list[bytes], monkeypatc
     assert [each.memory for each in seen.seen] == [6 * GIB, 7 * GIB]
 
 
-def test_the_driver_counts_what_it_lists_for_the_processes_below_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_counts_what_it_lists_for_the_processes_below_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gpu = FakeAccelerators()
     gpu.listed = {101: 2 * GIB, 102: GIB, 999: 50 * GIB}
     monkeypatch.setattr(measuring, "descendants", lambda root: [101, 102] if root == 100 else [])

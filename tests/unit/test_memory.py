@@ -48,11 +48,11 @@ class Story:
 
     def load(self, now: float, model: str) -> None:
         self.want(now, model)
-        self.tell(InstanceReady(now, self.starts[model].holder, self.starts[model].epoch, f"http://{model}"))
+        self.tell(InstanceReady(now, self.starts[model].instance, self.starts[model].epoch, f"http://{model}"))
         self.want(now)
 
     def see(self, now: float, model: str, memory: int) -> None:
-        self.tell(InstanceMeasured(now, self.starts[model].holder, self.starts[model].epoch, memory))
+        self.tell(InstanceMeasured(now, self.starts[model].instance, self.starts[model].epoch, memory))
 
 
 def test_one_that_keeps_to_its_claim_is_only_noted() -> None:
@@ -67,7 +67,9 @@ def test_one_that_outgrows_its_claim_is_told_and_nothing_is_placed_on_what_it_to
     story = Story()
     story.load(1.0, "a")
     story.see(2.0, "a", 20)
-    assert story.told == [Emit("model.outgrown", "a", {"holder": story.starts["a"].holder, "claimed": 10, "seen": 20})]
+    assert story.told == [
+        Emit("model.outgrown", "a", {"instance": story.starts["a"].instance, "claimed": 10, "seen": 20})
+    ]
     story.load(3.0, "b")
     assert (story.starts["a"].devices, story.starts["b"].devices) == (("0",), ("1",))  # 10 would have fitted on 0
 
@@ -84,13 +86,13 @@ def test_the_claim_stays_learned_when_the_model_comes_back_and_is_forgotten_with
     story = Story()
     story.load(1.0, "a")
     story.see(2.0, "a", 20)
-    assert story.machine.seating.terms["a"].claim == Claim(1, 20)
+    assert story.machine.scheduler_state.terms["a"].claim == Claim(1, 20)
     softer = {**story.terms, "a": dataclasses.replace(story.terms["a"], priority=5)}
     story.tell(ConfigChanged(3.0, softer, TWO_OF_24))
-    assert story.machine.seating.terms["a"].claim == Claim(1, 20)
+    assert story.machine.scheduler_state.terms["a"].claim == Claim(1, 20)
     other = {**story.terms, "a": dataclasses.replace(story.terms["a"], fingerprint="other")}
     story.tell(ConfigChanged(4.0, other, TWO_OF_24))
-    assert story.machine.seating.terms["a"].claim == Claim(1, 10)
+    assert story.machine.scheduler_state.terms["a"].claim == Claim(1, 10)
 
 
 def test_two_that_have_grown_too_large_for_one_gpu_take_turns_on_it() -> None:
@@ -98,11 +100,11 @@ def test_two_that_have_grown_too_large_for_one_gpu_take_turns_on_it() -> None:
     story.load(1.0, "a")
     story.load(2.0, "b")
     story.see(3.0, "a", 13)
-    assert {h.state.value for h in story.machine.holders.values()} == {"ready"}
+    assert {h.state.value for h in story.machine.instances.values()} == {"ready"}
     story.see(4.0, "b", 12)
     story.want(5.0)
     story.want(5.1)
-    assert sorted(h.state.value for h in story.machine.holders.values()) == ["ready", "releasing"]
+    assert sorted(h.state.value for h in story.machine.instances.values()) == ["ready", "releasing"]
 
 
 def test_a_learned_claim_never_exceeds_what_a_model_can_have_by_itself() -> None:

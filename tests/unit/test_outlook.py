@@ -11,8 +11,8 @@ from hotseat.core.scheduler.history import Estimate, StepDurations
 from hotseat.core.scheduler.instance import SLEEP_STATES, Instance
 from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.core.scheduler.status import LEAST, min_seconds_to_ready, ready_in
-from hotseat.simulation.workload import SimRequest
 from hotseat.simulation.simulator import SimulatedEngine as Engine
+from hotseat.simulation.workload import SimRequest
 from hotseat.simulation.world import World
 
 LOADING, READY, RELEASING = InstanceState.LOADING, InstanceState.READY, InstanceState.RELEASING
@@ -28,7 +28,7 @@ TERMS = {
 }
 
 
-def holder(model: str, state: InstanceState, since: float = 0.0, *, claim: Claim | None = None) -> Instance:
+def instance(model: str, state: InstanceState, since: float = 0.0, *, claim: Claim | None = None) -> Instance:
     stop_asked = since if state is RELEASING else None
     terms = SchedulingSpec(claim or Claim(1), park=state in SLEEP_STATES)
     asleep = state is InstanceState.PARKED
@@ -36,35 +36,35 @@ def holder(model: str, state: InstanceState, since: float = 0.0, *, claim: Claim
 
 
 @pytest.mark.parametrize(
-    ("holders", "expected"),
+    ("instances", "expected"),
     [
         ([], {"a": 10.0, "b": 30.0}),
-        ([holder("a", READY)], {"b": 2.0 + 30.0}),
-        ([holder("a", InstanceState.CLOSING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
-        ([holder("a", RELEASING, 99.5)], {"a": 1.5 + 10.0, "b": 1.5 + 30.0}),
-        ([holder("a", RELEASING, 50.0)], {"a": 10.0, "b": 30.0}),  # it takes longer than it did
-        ([holder("b", LOADING, 90.0)], {"a": 1.0 + 10.0, "b": 20.0}),
-        ([holder("b", LOADING, 60.0)], {"a": 1.0 + 10.0}),
-        ([holder("new", READY)], {"a": 10.0, "b": 30.0}),  # nobody knows how long it takes to stop
-        ([holder("b", InstanceState.UNPROVEN)], {"a": 10.0}),
-        ([holder("a", READY, claim=Claim(0))], {"b": 30.0}),  # there is room beside it
-        ([holder("a", InstanceState.PARKED)], {"a": 3.0, "b": 30.0}),  # it is not in the way, and comes by a wake
-        ([holder("a", InstanceState.PARKED), holder("b", READY)], {"a": 1.0 + 3.0}),
-        ([holder("a", InstanceState.PARKING, 99.9)], {"a": 0.4 + 3.0, "b": 0.4 + 30.0}),
-        ([holder("a", InstanceState.WAKING, 99.0)], {"a": 2.0, "b": 0.5 + 30.0}),  # it may be awake, and asleep again
+        ([instance("a", READY)], {"b": 2.0 + 30.0}),
+        ([instance("a", InstanceState.CLOSING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
+        ([instance("a", RELEASING, 99.5)], {"a": 1.5 + 10.0, "b": 1.5 + 30.0}),
+        ([instance("a", RELEASING, 50.0)], {"a": 10.0, "b": 30.0}),  # it takes longer than it did
+        ([instance("b", LOADING, 90.0)], {"a": 1.0 + 10.0, "b": 20.0}),
+        ([instance("b", LOADING, 60.0)], {"a": 1.0 + 10.0}),
+        ([instance("new", READY)], {"a": 10.0, "b": 30.0}),  # nobody knows how long it takes to stop
+        ([instance("b", InstanceState.UNPROVEN)], {"a": 10.0}),
+        ([instance("a", READY, claim=Claim(0))], {"b": 30.0}),  # there is room beside it
+        ([instance("a", InstanceState.PARKED)], {"a": 3.0, "b": 30.0}),  # it is not in the way, and comes by a wake
+        ([instance("a", InstanceState.PARKED), instance("b", READY)], {"a": 1.0 + 3.0}),
+        ([instance("a", InstanceState.PARKING, 99.9)], {"a": 0.4 + 3.0, "b": 0.4 + 30.0}),
+        ([instance("a", InstanceState.WAKING, 99.0)], {"a": 2.0, "b": 0.5 + 30.0}),  # it may be awake, and asleep again
     ],
 )
 def test_what_has_to_leave_and_what_has_to_load_is_counted_at_half_of_what_it_took(
-    holders: list[Instance], expected: dict[str, float]
+    instances: list[Instance], expected: dict[str, float]
 ) -> None:
     assert LEAST == 0.5
-    assert min_seconds_to_ready(100.0, TERMS, holders, COSTS, Capacity(1)) == pytest.approx(expected)
+    assert min_seconds_to_ready(100.0, TERMS, instances, COSTS, Capacity(1)) == pytest.approx(expected)
 
 
 def test_of_those_in_the_way_the_quickest_is_reckoned_with() -> None:
-    holders = [holder("a", READY), holder("new", LOADING)]
+    instances = [instance("a", READY), instance("new", LOADING)]
     costs = StepDurations(load=COSTS.load, stop=STOPS | {"new": Estimate(3.0)})
-    assert min_seconds_to_ready(100.0, TERMS, holders, costs, Capacity(2)) == pytest.approx({"b": 1.5 + 30.0})
+    assert min_seconds_to_ready(100.0, TERMS, instances, costs, Capacity(2)) == pytest.approx({"b": 1.5 + 30.0})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ class Watched(World):
                     assert resident.since >= said + soonest - 1e-6
                     self.compared += 1
         self._really_see(residency)
-        for model in self.switching.seating.terms:
+        for model in self.switching.scheduler_state.terms:
             if soonest := ready_in(self._router.machine.residency, model, now):
                 self.promises.setdefault(model, []).append((now, soonest))
                 self.refusable += soonest > 1.0

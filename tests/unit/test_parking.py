@@ -28,20 +28,20 @@ from hotseat.core.scheduler.messages import (
 )
 from hotseat.core.scheduler.sleep import DISTRUST
 
-from .test_switching import House, completed, has_failed, is_ready, is_released, started
+from .test_switching import Story, completed, has_failed, is_ready, is_released, started
 
 SLEEPY = SchedulingSpec(park=True, fingerprint="1")
 
 
-class Bedroom(House):
+class Bedroom(Story):
     """Models that sleep, and short ways of saying that they do."""
 
     def __init__(self, *names: str, capacity: Capacity | None = None, **terms: SchedulingSpec) -> None:
         super().__init__(capacity, **(terms or dict.fromkeys(names or "ab", SLEEPY)))
 
     def turn(self, model: str) -> tuple[str, int, int]:
-        holder = next(h for h in self.machine.holders.values() if h.model == model)
-        return holder.id, holder.epoch, holder.turn
+        instance = next(h for h in self.machine.instances.values() if h.model == model)
+        return instance.id, instance.epoch, instance.turn
 
     def parked(self, now: float, model: str, memory: int | None = None) -> list[SchedulerCommand]:
         return self.machine.step(InstanceParked(now, *self.turn(model), memory))
@@ -62,15 +62,15 @@ class Bedroom(House):
         """Bring a model to ready, however that goes, and leave it idle."""
         self.demand(now, {model: 1})
         for _ in range(4):
-            for holder in list(self.machine.holders.values()):
-                if holder.state is InstanceState.PARKING:
-                    self.parked(now, holder.model)
-                elif holder.state is InstanceState.WAKING:
-                    self.woken(now, holder.model)
-                elif holder.state is InstanceState.LOADING:
-                    self.ready(now, holder.model, holder.epoch)
-                elif holder.state is InstanceState.RELEASING:
-                    self.released(now, holder.model, holder.epoch)
+            for instance in list(self.machine.instances.values()):
+                if instance.state is InstanceState.PARKING:
+                    self.parked(now, instance.model)
+                elif instance.state is InstanceState.WAKING:
+                    self.woken(now, instance.model)
+                elif instance.state is InstanceState.LOADING:
+                    self.ready(now, instance.model, instance.epoch)
+                elif instance.state is InstanceState.RELEASING:
+                    self.released(now, instance.model, instance.epoch)
             self.demand(now, {model: 1})
         assert self.states()[model] == "ready"
         return self.demand(now)
@@ -87,219 +87,219 @@ def emitted(commands: list[SchedulerCommand]) -> list[Emit]:
 
 def asleep(**more: SchedulingSpec) -> Bedroom:
     """The model a is parked, b is ready."""
-    house = Bedroom(**({"a": SLEEPY, "b": SchedulingSpec()} | more))
-    house.use(1.0, "a")
-    house.use(2.0, "b")
-    assert house.states()["a"] == "parked"
-    return house
+    story = Bedroom(**({"a": SLEEPY, "b": SchedulingSpec()} | more))
+    story.use(1.0, "a")
+    story.use(2.0, "b")
+    assert story.states()["a"] == "parked"
+    return story
 
 
 def waking() -> Bedroom:
     """The model a wakes, b has fallen asleep for it."""
-    house = asleep(b=SLEEPY)
-    house.want(3.0, "a")
-    house.parked(3.0, "b")
-    assert house.states() == {"a": "waking", "b": "parked"}
-    return house
+    story = asleep(b=SLEEPY)
+    story.want(3.0, "a")
+    story.parked(3.0, "b")
+    assert story.states() == {"a": "waking", "b": "parked"}
+    return story
 
 
-def test_a_model_that_makes_room_falls_asleep_and_its_next_load_is_a_wake() -> None:
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})  # a closes
-    assert orders(house.demand(3.0, {"b": 1})) == [Park("a", "w/a@2", 2, 1)]
-    assert house.states() == {"a": "parking", "b": "unloaded"}
-    said = house.parked(3.5, "a", memory=700)
-    assert emitted(said) == [Emit("model.parked", "a", {"holder": "w/a@2", "seconds": 0.5, "memory": 700})]
+def test_a_model_that_makes_handle_falls_asleep_and_its_next_load_is_a_wake() -> None:
+    story = Bedroom()
+    story.use(1.0, "a")
+    story.demand(2.0, {"b": 1})  # a closes
+    assert orders(story.demand(3.0, {"b": 1})) == [Park("a", "w/a@2", 2, 1)]
+    assert story.states() == {"a": "parking", "b": "unloaded"}
+    said = story.parked(3.5, "a", memory=700)
+    assert emitted(said) == [Emit("model.parked", "a", {"instance": "w/a@2", "seconds": 0.5, "memory": 700})]
     assert [order.model for order in orders(said)] == ["b"]
-    assert house.states() == {"a": "parked", "b": "loading"}
-    house.ready(5.0, "b", house.turn("b")[1])
-    house.demand(6.0, {"a": 1})  # b closes
-    house.demand(6.0, {"a": 1})
-    assert orders(house.parked(6.25, "b")) == [Wake("a", "w/a@2", 2, 2)]
-    assert house.states() == {"a": "waking", "b": "parked"}
-    said = house.woken(6.75, "a")
+    assert story.states() == {"a": "parked", "b": "loading"}
+    story.ready(5.0, "b", story.turn("b")[1])
+    story.demand(6.0, {"a": 1})  # b closes
+    story.demand(6.0, {"a": 1})
+    assert orders(story.parked(6.25, "b")) == [Wake("a", "w/a@2", 2, 2)]
+    assert story.states() == {"a": "waking", "b": "parked"}
+    said = story.woken(6.75, "a")
     assert emitted(said) == [
-        Emit("model.woken", "a", {"holder": "w/a@2", "seconds": 0.5}),
+        Emit("model.woken", "a", {"instance": "w/a@2", "seconds": 0.5}),
         completed(3, "a", "b", release=0.25, load=0.5, total=0.75),
     ]
-    assert house.states() == {"a": "ready", "b": "parked"}
+    assert story.states() == {"a": "ready", "b": "parked"}
 
 
 def test_costs_of_sleeping_are_learned_apart() -> None:
-    house = Bedroom(a=SLEEPY, b=SchedulingSpec())
-    house.use(1.0, "a")
-    costs = house.machine.ledger.costs
+    story = Bedroom(a=SLEEPY, b=SchedulingSpec())
+    story.use(1.0, "a")
+    costs = story.machine.history.costs
     costs.load["a"], costs.stop["a"] = Estimate(60.0), Estimate(4.0)
     assert costs.of("a", parks=True) == 64.0  # not known yet: as bad as it can be
-    house.want(2.0, "b")
-    house.parked(2.5, "a")
-    house.use(3.0, "b")
-    house.want(4.0, "a")
-    house.released(4.0, "b", house.turn("b")[1])
-    house.woken(5.0, "a")
+    story.want(2.0, "b")
+    story.parked(2.5, "a")
+    story.use(3.0, "b")
+    story.want(4.0, "a")
+    story.released(4.0, "b", story.turn("b")[1])
+    story.woken(5.0, "a")
     assert costs.of("a", parks=True) == 1.5
     assert costs.of("a") == 64.0
 
 
 def test_a_parked_model_claims_nothing_of_the_accelerator_and_takes_no_requests() -> None:
-    house = Bedroom(a=SLEEPY, b=SLEEPY, c=SchedulingSpec(Claim(2)), capacity=Capacity(2))
+    story = Bedroom(a=SLEEPY, b=SLEEPY, c=SchedulingSpec(Claim(2)), capacity=Capacity(2))
     for name in "abc":
-        house.use(1.0, name)
-    assert house.states() == {"a": "parked", "b": "parked", "c": "ready"}
-    assert house.machine.residency.residents[0].state is InstanceState.PARKED
+        story.use(1.0, name)
+    assert story.states() == {"a": "parked", "b": "parked", "c": "ready"}
+    assert story.machine.residency.residents[0].state is InstanceState.PARKED
 
 
 def test_what_is_in_flight_at_the_drain_deadline_is_ended_by_a_stop_never_by_a_park() -> None:
-    house = Bedroom(a=SchedulingSpec(park=True, drain_timeout=20.0), b=SLEEPY)
-    of = house.load(1.0, "a")
+    story = Bedroom(a=SchedulingSpec(park=True, drain_timeout=20.0), b=SLEEPY)
+    of = story.load(1.0, "a")
     flight = {f"w/a@{of}": 1}
-    house.demand(2.0, {"b": 1}, flight)
-    house.demand(40.0, {"b": 1}, flight, since=2.0)  # overdue: a closes
-    assert orders(house.tick(59.0)) == []
-    assert orders(house.tick(60.0)) == [Stop("a", f"w/a@{of}", of, 10.0)]
+    story.demand(2.0, {"b": 1}, flight)
+    story.demand(40.0, {"b": 1}, flight, since=2.0)  # overdue: a closes
+    assert orders(story.tick(59.0)) == []
+    assert orders(story.tick(60.0)) == [Stop("a", f"w/a@{of}", of, 10.0)]
 
 
 def test_a_model_that_is_wanted_again_while_it_falls_asleep_wakes_next() -> None:
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.want(2.0, "b")
-    assert house.states()["a"] == "parking"
-    assert orders(house.demand(2.1, {"a": 1})) == []  # b's client left
-    assert orders(house.parked(2.5, "a")) == [Wake("a", "w/a@2", 2, 2)]
+    story = Bedroom()
+    story.use(1.0, "a")
+    story.want(2.0, "b")
+    assert story.states()["a"] == "parking"
+    assert orders(story.demand(2.1, {"a": 1})) == []  # b's client left
+    assert orders(story.parked(2.5, "a")) == [Wake("a", "w/a@2", 2, 2)]
 
 
 def test_a_wake_that_nobody_wants_any_longer_ends_well() -> None:
-    house = waking()
-    assert orders(house.demand(3.1, {"b": 1})) == []
-    assert orders(house.woken(3.5, "a")) == []
-    house.demand(3.6, {"b": 1})
-    assert orders(house.demand(3.7, {"b": 1})) == [Park("a", "w/a@2", 2, 3)]
+    story = waking()
+    assert orders(story.demand(3.1, {"b": 1})) == []
+    assert orders(story.woken(3.5, "a")) == []
+    story.demand(3.6, {"b": 1})
+    assert orders(story.demand(3.7, {"b": 1})) == [Park("a", "w/a@2", 2, 3)]
 
 
 def test_a_park_that_fails_becomes_a_stop() -> None:
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.want(2.0, "b")
-    said = house.balks(2.5, "a")
+    story = Bedroom()
+    story.use(1.0, "a")
+    story.want(2.0, "b")
+    said = story.balks(2.5, "a")
     assert orders(said) == [Stop("a", "w/a@2", 2, 10.0)]
     assert emitted(said) == [has_failed("a", 2, "ParkFailed", "it answered 500")]
-    assert emitted(house.released(3.0, "a", 2))[0] == is_released("a", 2, "park_failed", 0.5)
-    assert house.states() == {"a": "unloaded", "b": "loading"}
+    assert emitted(story.released(3.0, "a", 2))[0] == is_released("a", 2, "park_failed", 0.5)
+    assert story.states() == {"a": "unloaded", "b": "loading"}
 
 
 def test_a_park_that_takes_longer_than_the_stop_timeout_becomes_a_stop() -> None:
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.want(2.0, "b")
-    assert house.machine.wake_at == 12.0
-    said = house.tick(12.0)
+    story = Bedroom()
+    story.use(1.0, "a")
+    story.want(2.0, "b")
+    assert story.machine.wake_at == 12.0
+    said = story.tick(12.0)
     assert orders(said) == [Stop("a", "w/a@2", 2, 10.0)]
     assert emitted(said) == [has_failed("a", 2, "ParkTimeout", "not asleep within 10 s (lifecycle.stopTimeout)")]
-    assert house.parked(12.1, "a") == []  # too late: it is being stopped
-    assert house.states()["a"] == "releasing"
+    assert story.parked(12.1, "a") == []  # too late: it is being stopped
+    assert story.states()["a"] == "releasing"
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs", "dies"])
 def test_a_wake_that_fails_falls_back_to_a_cold_start_and_its_requests_go_on_waiting(how: str) -> None:
-    house = waking()
+    story = waking()
     match how:
         case "fails":
-            said, why = house.balks(4.0, "a"), ("WakeFailed", "it answered 500")
+            said, why = story.balks(4.0, "a"), ("WakeFailed", "it answered 500")
         case "hangs":
-            said, why = house.tick(303.0), ("WakeTimeout", "not awake within 300 s (lifecycle.startTimeout)")
+            said, why = story.tick(303.0), ("WakeTimeout", "not awake within 300 s (lifecycle.startTimeout)")
         case _:
-            said, why = house.failed(4.0, "a", 2), ("WakeFailed", "Exited: exit code 1")
+            said, why = story.failed(4.0, "a", 2), ("WakeFailed", "Exited: exit code 1")
     assert emitted(said) == [has_failed("a", 2, *why)]
     assert orders(said) == ([] if how == "dies" else [Stop("a", "w/a@2", 2, 10.0)])
-    assert house.machine.residency.refusals == {}
-    said = house.released(304.0, "a", 2)
+    assert story.machine.residency.refusals == {}
+    said = story.released(304.0, "a", 2)
     start = orders(said)[0]
     assert isinstance(start, Start)
     assert start.model == "a"
     assert emitted(said)[1:] == []  # the switch goes on
-    said = house.ready(306.0, "a", start.epoch)
+    said = story.ready(306.0, "a", start.epoch)
     assert emitted(said)[0] == is_ready("a", start.epoch, 2.0)
     assert emitted(said)[1].data["phases"]["total"] == 303.0
 
 
 def test_a_model_that_failed_to_sleep_is_stopped_for_a_while_and_then_trusted_again() -> None:
-    house = Bedroom(a=SLEEPY, b=SchedulingSpec())
-    house.use(1.0, "a")
-    house.want(2.0, "b")
-    house.balks(2.0, "a")
-    house.released(2.0, "a", 2)
+    story = Bedroom(a=SLEEPY, b=SchedulingSpec())
+    story.use(1.0, "a")
+    story.want(2.0, "b")
+    story.balks(2.0, "a")
+    story.released(2.0, "a", 2)
     for now, order in ((10.0, Stop), (2.0 + DISTRUST, Park)):
-        house.use(now, "b")
-        house.use(now + 50, "a")
-        assert [type(each) for each in orders(house.want(now + 100, "b"))] == [order]
+        story.use(now, "b")
+        story.use(now + 50, "a")
+        assert [type(each) for each in orders(story.want(now + 100, "b"))] == [order]
 
 
 def test_a_changed_document_mends_the_distrust() -> None:
-    house = Bedroom(a=SLEEPY, b=SchedulingSpec())
-    house.use(1.0, "a")
-    house.want(2.0, "b")
-    house.balks(2.0, "a")
-    house.released(2.0, "a", 2)
-    house.change(3.0, a=SchedulingSpec(park=True, fingerprint="2"))
-    house.machine.step(CacheObserved(3.0, "a", CacheState.CACHED))
-    house.use(4.0, "b")
-    house.use(5.0, "a")
-    assert [type(each) for each in orders(house.want(6.0, "b"))] == [Park]
+    story = Bedroom(a=SLEEPY, b=SchedulingSpec())
+    story.use(1.0, "a")
+    story.want(2.0, "b")
+    story.balks(2.0, "a")
+    story.released(2.0, "a", 2)
+    story.change(3.0, a=SchedulingSpec(park=True, fingerprint="2"))
+    story.machine.step(CacheObserved(3.0, "a", CacheState.CACHED))
+    story.use(4.0, "b")
+    story.use(5.0, "a")
+    assert [type(each) for each in orders(story.want(6.0, "b"))] == [Park]
 
 
 def test_unload_stops_a_parked_model() -> None:
-    house = asleep()
-    assert orders(house.machine.step(UnloadOrdered(3.0, "a"))) == [Stop("a", "w/a@2", 2, 10.0)]
-    assert emitted(house.released(3.5, "a", 2)) == [is_released("a", 2, "unloaded", 0.5)]
-    assert house.states() == {"a": "unloaded", "b": "ready"}
-    assert "a" not in house.machine.ledger.costs.stop  # a sleeper's end says nothing of what a stop costs
+    story = asleep()
+    assert orders(story.machine.step(UnloadOrdered(3.0, "a"))) == [Stop("a", "w/a@2", 2, 10.0)]
+    assert emitted(story.released(3.5, "a", 2)) == [is_released("a", 2, "unloaded", 0.5)]
+    assert story.states() == {"a": "unloaded", "b": "ready"}
+    assert "a" not in story.machine.history.costs.stop  # a sleeper's end says nothing of what a stop costs
 
 
 def test_load_wakes_a_parked_model() -> None:
-    house = asleep()
-    house.machine.step(LoadOrdered(3.0, "a"))
-    house.demand(3.0)
-    assert orders(house.released(3.5, "b", house.turn("b")[1])) == [Wake("a", "w/a@2", 2, 2)]
+    story = asleep()
+    story.machine.step(LoadOrdered(3.0, "a"))
+    story.demand(3.0)
+    assert orders(story.released(3.5, "b", story.turn("b")[1])) == [Wake("a", "w/a@2", 2, 2)]
 
 
 def test_a_parked_model_ends_with_its_document_and_is_not_loaded_for_a_new_one() -> None:
-    house = asleep()
-    assert orders(house.change(3.0, a=SchedulingSpec(park=True, fingerprint="2"))) == [Stop("a", "w/a@2", 2, 10.0)]
-    assert orders(house.released(3.5, "a", 2)) == []
-    assert house.states() == {"a": "unloaded", "b": "ready"}
-    house = asleep()
-    assert orders(house.change(3.0, a=None)) == [Stop("a", "w/a@2", 2, 10.0)]
+    story = asleep()
+    assert orders(story.change(3.0, a=SchedulingSpec(park=True, fingerprint="2"))) == [Stop("a", "w/a@2", 2, 10.0)]
+    assert orders(story.released(3.5, "a", 2)) == []
+    assert story.states() == {"a": "unloaded", "b": "ready"}
+    story = asleep()
+    assert orders(story.change(3.0, a=None)) == [Stop("a", "w/a@2", 2, 10.0)]
 
 
 def test_a_shutdown_stops_what_sleeps_what_falls_asleep_and_what_wakes() -> None:
-    house = asleep(b=SLEEPY, c=SLEEPY)
-    house.want(3.0, "c")
-    assert house.states() == {"a": "parked", "b": "parking", "c": "unloaded"}
-    assert [each.model for each in orders(house.machine.step(ShutdownOrdered(4.0)))] == ["b", "a"]
-    house = waking()
-    assert {each.model for each in orders(house.machine.step(ShutdownOrdered(4.0)))} == {"a", "b"}
+    story = asleep(b=SLEEPY, c=SLEEPY)
+    story.want(3.0, "c")
+    assert story.states() == {"a": "parked", "b": "parking", "c": "unloaded"}
+    assert [each.model for each in orders(story.machine.step(ShutdownOrdered(4.0)))] == ["b", "a"]
+    story = waking()
+    assert {each.model for each in orders(story.machine.step(ShutdownOrdered(4.0)))} == {"a", "b"}
 
 
 def test_a_parked_process_that_dies_is_told_and_forgotten_without_a_back_off() -> None:
-    house = asleep()
-    said = house.failed(3.0, "a", 2)
+    story = asleep()
+    said = story.failed(3.0, "a", 2)
     assert emitted(said) == [has_failed("a", 2, "Exited", "exit code 1")]
-    house.released(3.1, "a", 2)
-    assert house.states() == {"a": "unloaded", "b": "ready"}
-    house.want(4.0, "a")
-    assert [type(each) for each in orders(house.released(4.1, "b", house.turn("b")[1]))] == [Start]
+    story.released(3.1, "a", 2)
+    assert story.states() == {"a": "unloaded", "b": "ready"}
+    story.want(4.0, "a")
+    assert [type(each) for each in orders(story.released(4.1, "b", story.turn("b")[1]))] == [Start]
 
 
 def test_a_sleeper_that_cannot_be_proven_gone_holds_no_seat_but_is_not_started_twice() -> None:
-    house = asleep()
-    house.machine.step(UnloadOrdered(3.0, "a"))
-    house.unproven(4.0, "a", 2)
-    assert house.states()["a"] == "unproven"
-    house.demand(5.0, {"a": 1})
-    assert house.machine.residency.refusals["a"].code == "release_unproven"
-    house.change(6.0, c=SLEEPY)
-    assert house.states()["b"] == "ready"  # it is not shed for a claim that is none
+    story = asleep()
+    story.machine.step(UnloadOrdered(3.0, "a"))
+    story.unproven(4.0, "a", 2)
+    assert story.states()["a"] == "unproven"
+    story.demand(5.0, {"a": 1})
+    assert story.machine.residency.refusals["a"].code == "release_unproven"
+    story.change(6.0, c=SLEEPY)
+    assert story.states()["b"] == "ready"  # it is not shed for a claim that is none
 
 
 # Host memory ----------------------------------------------------------------------------------------------------------
@@ -310,84 +310,84 @@ def sized(memory: int | None) -> SchedulingSpec:
 
 
 def test_the_least_recently_used_sleeper_is_stopped_before_another_falls_asleep() -> None:
-    house = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(4), c=sized(4), d=sized(4))
+    story = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(4), c=sized(4), d=sized(4))
     for now, name in enumerate("bac", start=1):
-        house.use(now, name)
-    assert house.states() == {"a": "parked", "b": "parked", "c": "ready", "d": "unloaded"}
-    assert [(type(each), each.model) for each in orders(house.want(4.0, "d"))] == [(Stop, "b")]
-    assert house.states()["c"] == "draining"  # not before there is room
-    of = house.turn("b")[1]
-    said = house.released(4.5, "b", of)
+        story.use(now, name)
+    assert story.states() == {"a": "parked", "b": "parked", "c": "ready", "d": "unloaded"}
+    assert [(type(each), each.model) for each in orders(story.want(4.0, "d"))] == [(Stop, "b")]
+    assert story.states()["c"] == "draining"  # not before there is room
+    of = story.turn("b")[1]
+    said = story.released(4.5, "b", of)
     assert emitted(said)[0] == is_released("b", of, "host_memory", 0.5)
     assert [(type(each), each.model) for each in orders(said)] == [(Park, "c")]
 
 
 def test_one_that_would_not_fit_at_all_is_stopped() -> None:
-    house = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(11))
-    house.use(1.0, "a")
-    house.use(2.0, "b")
-    assert [(type(each), each.model) for each in orders(house.want(3.0, "a"))] == [(Stop, "b")]
-    assert house.states()["a"] == "parked"
+    story = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(11))
+    story.use(1.0, "a")
+    story.use(2.0, "b")
+    assert [(type(each), each.model) for each in orders(story.want(3.0, "a"))] == [(Stop, "b")]
+    assert story.states()["a"] == "parked"
 
 
-def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_room() -> None:
-    house = Bedroom(capacity=Capacity(1, host_memory=4), a=sized(4), b=sized(4))
-    house.use(1.0, "a")
-    house.use(2.0, "b")
-    assert [(type(each), each.model) for each in orders(house.want(3.0, "a"))] == [(Stop, "b")]
-    said = house.released(3.5, "b", house.turn("b")[1])
+def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_handle() -> None:
+    story = Bedroom(capacity=Capacity(1, host_memory=4), a=sized(4), b=sized(4))
+    story.use(1.0, "a")
+    story.use(2.0, "b")
+    assert [(type(each), each.model) for each in orders(story.want(3.0, "a"))] == [(Stop, "b")]
+    said = story.released(3.5, "b", story.turn("b")[1])
     assert [(type(each), each.model) for each in orders(said)] == [(Wake, "a")]
 
 
 def test_memory_that_no_document_states_is_what_was_measured() -> None:
-    house = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(None), b=sized(None), c=sized(None))
-    house.use(1.0, "a")
+    story = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(None), b=sized(None), c=sized(None))
+    story.use(1.0, "a")
     for model, then in (("a", "b"), ("b", "c")):
-        house.want(2.0, then)
-        said = house.parked(2.0, model, memory=6)
+        story.want(2.0, then)
+        said = story.parked(2.0, model, memory=6)
         if model == "a":
-            house.use(2.0, then)
+            story.use(2.0, then)
     stops = [each for each in orders(said) if isinstance(each, Stop)]
     assert [each.model for each in stops] == ["a"]  # 12 of 10: known only now
-    assert house.states() == {"a": "releasing", "b": "parked", "c": "loading"}
+    assert story.states() == {"a": "releasing", "b": "parked", "c": "loading"}
 
 
 def test_a_budget_that_shrinks_stops_the_least_recently_used() -> None:
-    house = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(4), c=sized(4))
+    story = Bedroom(capacity=Capacity(1, host_memory=10), a=sized(4), b=sized(4), c=sized(4))
     for now, name in enumerate("abc", start=1):
-        house.use(now, name)
-    said = house.change(4.0, capacity=Capacity(1, host_memory=5))
+        story.use(now, name)
+    said = story.change(4.0, capacity=Capacity(1, host_memory=5))
     assert [(type(each), each.model) for each in orders(said)] == [(Stop, "a")]
-    assert orders(house.tick(5.0)) == []  # one that goes is enough
+    assert orders(story.tick(5.0)) == []  # one that goes is enough
 
 
 def test_without_a_budget_nothing_is_stopped_for_memory() -> None:
-    house = Bedroom(capacity=Capacity(1), a=sized(10**15), b=sized(10**15), c=sized(10**15))
+    story = Bedroom(capacity=Capacity(1), a=sized(10**15), b=sized(10**15), c=sized(10**15))
     for now, name in enumerate("abc", start=1):
-        house.use(now, name)
-    assert house.states() == {"a": "parked", "b": "parked", "c": "ready"}
+        story.use(now, name)
+    assert story.states() == {"a": "parked", "b": "parked", "c": "ready"}
 
 
 def test_an_idle_model_parks_and_stays_parked() -> None:
-    house = Bedroom(a=SchedulingSpec(park=True, idle_timeout=10.0), b=SchedulingSpec())
-    house.use(1.0, "a")
-    house.tick(11.0)
-    assert [type(each) for each in orders(house.demand(11.0))] == [Park]
-    house.parked(11.5, "a")
-    assert orders(house.tick(1000.0)) == []
-    assert house.states()["a"] == "parked"
-    assert started(2, "a") in house.demand(1001.0, {"a": 1})
-    assert house.states()["a"] == "waking"
+    story = Bedroom(a=SchedulingSpec(park=True, idle_timeout=10.0), b=SchedulingSpec())
+    story.use(1.0, "a")
+    story.tick(11.0)
+    assert [type(each) for each in orders(story.demand(11.0))] == [Park]
+    story.parked(11.5, "a")
+    assert orders(story.tick(1000.0)) == []
+    assert story.states()["a"] == "parked"
+    assert started(2, "a") in story.demand(1001.0, {"a": 1})
+    assert story.states()["a"] == "waking"
 
 
 def test_an_engine_that_hangs_as_it_is_told_to_sleep_is_stopped() -> None:
     """A bug once: it was given up without being stopped, and its place was lost for good."""
-    house = Bedroom()
-    house.use(1.0, "a")
-    house.demand(2.0, {"b": 1})
-    house.demand(3.0, {"b": 1})
-    holder, epoch, _ = house.turn("a")
-    said = house.machine.step(InstanceFailed(3.5, holder, epoch, "Unhealthy", "it does not answer", lives=True))
-    assert [c for c in said if isinstance(c, Stop)] == [Stop("a", holder, epoch, 10.0)]
-    said = house.machine.step(InstanceReleased(4.0, holder, epoch))
+    story = Bedroom()
+    story.use(1.0, "a")
+    story.demand(2.0, {"b": 1})
+    story.demand(3.0, {"b": 1})
+    instance, epoch, _ = story.turn("a")
+    said = story.machine.step(InstanceFailed(3.5, instance, epoch, "Unhealthy", "it does not answer", lives=True))
+    assert [c for c in said if isinstance(c, Stop)] == [Stop("a", instance, epoch, 10.0)]
+    said = story.machine.step(InstanceReleased(4.0, instance, epoch))
     assert [c.model for c in said if isinstance(c, Start)] == ["b"]

@@ -11,13 +11,13 @@ OF = {"w/a@1": "a", "w/b@2": "b"}
 class Router:
     """Tells of one model at a time, as a router does: whole snapshots, each with the next number."""
 
-    def __init__(self, rates: ArrivalRates, holder: str = "w/a@1") -> None:
-        self.rates, self.holder, self.last = rates, holder, Demand("r", 0, 0)
+    def __init__(self, rates: ArrivalRates, instance: str = "w/a@1") -> None:
+        self.rates, self.instance, self.last = rates, instance, Demand("r", 0, 0)
 
     def tell(self, now: float, *, waiting: int = 0, flying: int = 0, served: int = 0) -> None:
-        queue = {OF[self.holder]: QueuedDemand(waiting, now)} if waiting else {}
-        flights = {self.holder: flying} if flying else {}
-        new = Demand("r", self.last.seq + 1, 0, queue, flights, {self.holder: served})
+        queue = {OF[self.instance]: QueuedDemand(waiting, now)} if waiting else {}
+        flights = {self.instance: flying} if flying else {}
+        new = Demand("r", self.last.seq + 1, 0, queue, flights, {self.instance: served})
         self.rates.note(now, self.last, new, OF)
         self.last = new
 

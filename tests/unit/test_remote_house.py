@@ -21,19 +21,19 @@ def told() -> list[Event]:
 
 
 @pytest.fixture
-def house(told: list[Event]) -> Iterator[RemoteWorkspaces]:
-    carrier = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+def registry(told: list[Event]) -> Iterator[RemoteWorkspaces]:
+    switcher_client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
     bus = EventLog()
     bus.subscribe(told.append)
-    house = RemoteWorkspaces("pod-1", carrier, lambda _address: None, bus)
-    yield house
-    for room in house.rooms:
-        room.reporter.close()
+    registry = RemoteWorkspaces("pod-1", switcher_client, lambda _address: None, bus)
+    yield registry
+    for handle in registry.handles:
+        handle.reporter.close()
 
 
 def document(router: str | None, **status: Any) -> dict[str, Any]:
     rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "names": ["gpt"]}}]
-    resident = {"model": "a", "holder": "w/a@1", "state": "ready", "epoch": 1, "address": "http://10.0.0.1:8012"}
+    resident = {"model": "a", "instance": "w/a@1", "state": "ready", "epoch": 1, "address": "http://10.0.0.1:8012"}
     full = {
         "epoch": 2,
         "models": rows,
@@ -43,101 +43,110 @@ def document(router: str | None, **status: Any) -> dict[str, Any]:
     return {"metadata": {"name": "w"}, "spec": {}, "status": full | status}
 
 
-def test_names_come_from_the_status(house: RemoteWorkspaces) -> None:
-    house.take(document(None))
-    assert house.find("gpt").model.name == "a"
-    assert house.find("a").room.status("a").state == "ready"
+def test_names_come_from_the_status(registry: RemoteWorkspaces) -> None:
+    registry.take(document(None))
+    assert registry.find("gpt").model.name == "a"
+    assert registry.find("a").handle.status("a").state == "ready"
     with pytest.raises(UnknownModel):
-        house.find("b")
+        registry.find("b")
 
 
-def test_why_one_failed_comes_from_the_status_with_its_exit_code(house: RemoteWorkspaces) -> None:
+def test_why_one_failed_comes_from_the_status_with_its_exit_code(registry: RemoteWorkspaces) -> None:
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", "names": ["A 1"]}})
-    house.take(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
-    assert house.find("A 1").room.status("a").exit_code == 137
-    assert (house.shown_name("a"), house.shown_name("A 1"), house.shown_name("gone")) == ("A 1", "A 1", "gone")
+    registry.take(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
+    assert registry.find("A 1").handle.status("a").exit_code == 137
+    assert (registry.shown_name("a"), registry.shown_name("A 1"), registry.shown_name("gone")) == ("A 1", "A 1", "gone")
 
 
-def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(house: RemoteWorkspaces) -> None:
-    house.take(document(None))
-    assert not house.find("a").room.status("a").pinned
+def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(
+    registry: RemoteWorkspaces,
+) -> None:
+    registry.take(document(None))
+    assert not registry.find("a").handle.status("a").pinned
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
-    house.take(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
-    assert house.find("a").room.status("a").pinned
+    registry.take(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
+    assert registry.find("a").handle.status("a").pinned
 
 
-def test_nothing_is_dispatched_before_this_router_is_enrolled(house: RemoteWorkspaces) -> None:
-    house.take(document(None))
-    desk = house.find("a").room.desk
-    ticket = desk.submit("a")
-    assert ticket.dispatched is None
-    house.take(document("another-router"))
-    assert ticket.dispatched is None
-    house.take(document(house.router))
-    assert ticket.dispatched is not None
-    assert ticket.address == "http://10.0.0.1:8012"
-    desk.finish(ticket)
+def test_nothing_is_dispatched_before_this_router_is_enrolled(registry: RemoteWorkspaces) -> None:
+    registry.take(document(None))
+    gate = registry.find("a").handle.gate
+    pending_request = gate.submit("a")
+    assert pending_request.dispatched is None
+    registry.take(document("another-router"))
+    assert pending_request.dispatched is None
+    registry.take(document(registry.router))
+    assert pending_request.dispatched is not None
+    assert pending_request.address == "http://10.0.0.1:8012"
+    gate.finish(pending_request)
 
 
-def test_a_status_that_is_older_than_the_last_changes_nothing(house: RemoteWorkspaces) -> None:
-    house.take(document(house.router, epoch=5))
-    house.take(document(house.router, epoch=4, residents=[]))
-    assert house.find("a").room.desk.residency.epoch == 5
+def test_a_status_that_is_older_than_the_last_changes_nothing(registry: RemoteWorkspaces) -> None:
+    registry.take(document(registry.router, epoch=5))
+    registry.take(document(registry.router, epoch=4, residents=[]))
+    assert registry.find("a").handle.gate.residency.epoch == 5
 
 
-def test_a_workspace_that_is_gone_takes_its_models_along(house: RemoteWorkspaces) -> None:
-    house.take(document(house.router))
-    house.drop("w")
+def test_a_workspace_that_is_gone_takes_its_models_along(registry: RemoteWorkspaces) -> None:
+    registry.take(document(registry.router))
+    registry.drop("w")
     with pytest.raises(UnknownModel):
-        house.find("a")
+        registry.find("a")
 
 
-def test_a_bound_that_changes_alone_is_taken_in(house: RemoteWorkspaces) -> None:
-    """A bug once: only what changed of some model made the desk look at the Workspace again."""
+def test_a_bound_that_changes_alone_is_taken_in(registry: RemoteWorkspaces) -> None:
+    """A bug once: only what changed of some model made the gate look at the Workspace again."""
     bounded = document(None)
-    house.take(bounded)
-    desk = house.find("a").room.desk
-    tickets = [desk.submit("a")]
-    house.take(bounded | {"spec": {"queue": {"maxWaiting": 1}}})
+    registry.take(bounded)
+    gate = registry.find("a").handle.gate
+    pending_requests = [gate.submit("a")]
+    registry.take(bounded | {"spec": {"queue": {"maxWaiting": 1}}})
     with pytest.raises(QueueFull, match=r"queue is full \(queue\.maxWaiting: 1\)"):
-        desk.submit("a")
-    house.take(bounded | {"spec": {"queue": {"maxWaitingPerTenant": 1}}})
+        gate.submit("a")
+    registry.take(bounded | {"spec": {"queue": {"maxWaitingPerTenant": 1}}})
     with pytest.raises(QueueFull, match="maxWaitingPerTenant: 1"):
-        desk.submit("a")
-    house.take(bounded | {"spec": {"queue": {"maxWaitingBytes": "1Ki"}}})
+        gate.submit("a")
+    registry.take(bounded | {"spec": {"queue": {"maxWaitingBytes": "1Ki"}}})
     with pytest.raises(QueueFull, match="maxWaitingBytes: 1Ki"):
-        desk.submit("a", size=1025)
-    tickets.append(desk.submit("a", tenant="key-1", size=1024))
-    assert desk.waiting_bytes() == 1024
-    for ticket in tickets:
-        desk.finish(ticket)
+        gate.submit("a", size=1025)
+    pending_requests.append(gate.submit("a", tenant="key-1", size=1024))
+    assert gate.waiting_bytes() == 1024
+    for pending_request in pending_requests:
+        gate.finish(pending_request)
 
 
-def test_routers_share_the_bounds_of_their_workspace(house: RemoteWorkspaces) -> None:
+def test_routers_share_the_bounds_of_their_workspace(registry: RemoteWorkspaces) -> None:
     def at(*routers: str) -> dict[str, Any]:
         enrolled = [{"id": router, "pod": router, "seq": 1, "brokerSeq": 1} for router in routers]
         rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "concurrency": 4}}]
         return document(None, routers=enrolled, models=rows) | {"spec": {"queue": {"maxWaiting": 3}}}
 
-    house.take(at(house.router, "another"))
-    desk = house.find("a").room.desk
-    tickets = [desk.submit("a") for _ in range(4)]
-    assert [ticket.dispatched is not None for ticket in tickets] == [True, True, False, False]
+    registry.take(at(registry.router, "another"))
+    gate = registry.find("a").handle.gate
+    pending_requests = [gate.submit("a") for _ in range(4)]
+    assert [pending_request.dispatched is not None for pending_request in pending_requests] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     with pytest.raises(QueueFull, match="maxWaiting: 3, shared by 2 routers"):
-        desk.submit("a")
-    house.take(at(house.router))
-    assert all(ticket.dispatched is not None for ticket in tickets), "it has left, and its share is ours"
-    tickets += [desk.submit("a") for _ in range(3)]
+        gate.submit("a")
+    registry.take(at(registry.router))
+    assert all(pending_request.dispatched is not None for pending_request in pending_requests), (
+        "it has left, and its share is ours"
+    )
+    pending_requests += [gate.submit("a") for _ in range(3)]
     with pytest.raises(QueueFull, match=r"maxWaiting: 3\)$"):
-        desk.submit("a")
-    for ticket in tickets:
-        desk.finish(ticket)
+        gate.submit("a")
+    for pending_request in pending_requests:
+        gate.finish(pending_request)
 
 
-def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteWorkspaces) -> None:
+def test_a_row_that_is_not_understood_costs_that_model_only(registry: RemoteWorkspaces) -> None:
     rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
-    house.take(document(house.router, models=rows))
-    assert list(house.places()) == ["b"]
+    registry.take(document(registry.router, models=rows))
+    assert list(registry.places()) == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -151,35 +160,35 @@ def test_a_row_that_is_not_understood_costs_that_model_only(house: RemoteWorkspa
     ],
     ids=lambda spec: spec["engine"],
 )
-def test_what_the_switcher_writes_of_a_model_is_understood(house: RemoteWorkspaces, spec: dict[str, Any]) -> None:
+def test_what_the_switcher_writes_of_a_model_is_understood(registry: RemoteWorkspaces, spec: dict[str, Any]) -> None:
     model = Model.model_validate({"metadata": {"name": "m"}, "spec": spec})
-    house.take(document(None, models=model_rows([model], [])))
-    found = house.find("m").model
+    registry.take(document(None, models=model_rows([model], [])))
+    found = registry.find("m").model
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
-def test_who_follows_a_routers_events_hears_of_each_switch_once(house: RemoteWorkspaces, told: list[Event]) -> None:
-    ledger = SwitchHistory("w", 7)
+def test_who_follows_a_routers_events_hears_of_each_switch_once(registry: RemoteWorkspaces, told: list[Event]) -> None:
+    history = SwitchHistory("w", 7)
 
     def show() -> list[str]:
         told.clear()
-        house.take(document(None, switches=switch_rows([], ledger.switches())))
+        registry.take(document(None, switches=switch_rows([], history.switches())))
         return [
             f"{each['type'].removeprefix('dev.hotseat.').removesuffix('.v1')} {each['subject']} {each['data']['switch']}"
             for each in told
         ]
 
-    ledger.decided("old", 1.0, 1.0, leaving=[], waiting=1, reason="demand")
-    ledger.ready("old", 2.0)
+    history.decided("old", 1.0, 1.0, leaving=[], waiting=1, reason="demand")
+    history.ready("old", 2.0)
     assert show() == [], "what was before is no news"
-    ledger.decided("b", 3.0, 3.0, leaving=[], waiting=2, reason="demand")
+    history.decided("b", 3.0, 3.0, leaving=[], waiting=2, reason="demand")
     assert show() == ["switch.started b w/9"]
     assert told[0]["data"]["waiting"] == 2
     assert show() == []
-    ledger.ready("b", 4.0)
+    history.ready("b", 4.0)
     assert show() == ["switch.completed b w/9"]
     assert told[0]["data"]["phases"]["total"] == 1.0
-    ledger.decided("c", 5.0, 5.0, leaving=[], waiting=1, reason="demand")
-    ledger.failed("c", 6.0, "load", "Exited", "code 3")
+    history.decided("c", 5.0, 5.0, leaving=[], waiting=1, reason="demand")
+    history.failed("c", 6.0, "load", "Exited", "code 3")
     assert show() == ["switch.started c w/10", "switch.failed c w/10"]
     assert told[1]["data"]["message"] == "code 3"

@@ -60,22 +60,22 @@ class Story:
     ) -> None:
         self.seq += 1
         rows = {model: QueuedDemand(count, now if since is None else since) for model, count in waiting.items()}
-        busy = {self.holder(seat): count for seat, count in (flight or {}).items()}
+        busy = {self.instance(seat): count for seat, count in (flight or {}).items()}
         self.tell(DemandReported(now, Demand("r", self.seq, self.machine.epoch, rows, busy)))
 
     def ready(self, now: float, seat: str) -> None:
-        holder = self.machine.holders[self.holder(seat)]
-        self.tell(InstanceReady(now, holder.id, holder.epoch, f"http://{seat}"))
+        instance = self.machine.instances[self.instance(seat)]
+        self.tell(InstanceReady(now, instance.id, instance.epoch, f"http://{seat}"))
 
     def gone(self, now: float, seat: str) -> None:
-        holder = self.machine.holders[self.holder(seat)]
-        self.tell(InstanceReleased(now, holder.id, holder.epoch))
+        instance = self.machine.instances[self.instance(seat)]
+        self.tell(InstanceReleased(now, instance.id, instance.epoch))
 
-    def holder(self, seat: str) -> str:
-        return next(h.id for h in self.machine.holders.values() if h.seat == seat)
+    def instance(self, seat: str) -> str:
+        return next(h.id for h in self.machine.instances.values() if h.seat == seat)
 
     def seats(self) -> dict[str, str]:
-        return {h.seat: h.state.value for h in self.machine.holders.values()}
+        return {h.seat: h.state.value for h in self.machine.instances.values()}
 
     def told(self, kind: type) -> list[Any]:
         return [command for command in self.commands if isinstance(command, kind)]
@@ -158,7 +158,7 @@ def test_a_model_that_may_have_one_engine_has_one() -> None:
 
 
 @pytest.mark.parametrize("policy", [Batch(), Fifo(), Priority()], ids=["batch", "fifo", "priority"])
-def test_a_replica_makes_room_at_once_and_drains_as_any_other(policy: Policy) -> None:
+def test_a_replica_makes_handle_at_once_and_drains_as_any_other(policy: Policy) -> None:
     story = Story(2, policy).with_two()
     story.demand(11.0, flight={"a": 1, "a#2": 1}, b=1)
     assert story.seats() == {"a": "ready", "a#2": "draining"}
@@ -199,7 +199,7 @@ def test_one_that_nobody_uses_goes_after_a_while() -> None:
     story.tell(Tick(20.0 + REPLICA_IDLE_TIMEOUT))
     story.demand(20.1 + REPLICA_IDLE_TIMEOUT)
     assert story.seats() == {"a": "ready", "a#2": "releasing"}
-    assert [stop.holder for stop in story.told(Stop)] == [story.holder("a#2")]
+    assert [stop.instance for stop in story.told(Stop)] == [story.instance("a#2")]
 
 
 # What becomes of them -------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_one_that_nobody_uses_goes_after_a_while() -> None:
 
 def test_a_replica_takes_the_place_of_a_main_engine_that_fails() -> None:
     story = Story(2).with_two()
-    main = story.machine.holders[story.holder("a")]
+    main = story.machine.instances[story.instance("a")]
     story.tell(InstanceFailed(11.0, main.id, main.epoch, "Exited", "exit code 1"))
     assert story.machine.status()[0].state == "ready"
     assert not [e for e in story.told(Emit) if e.type == "switch.started"][1:]
@@ -220,7 +220,7 @@ def test_main_engines_that_crash_again_and_again_refuse_nobody_while_another_is_
     """A bug once: the second crash sent every request away, though a replica was ready."""
     story = Story().with_two()
     for now in (20.0, 30.0, 40.0):
-        main = story.machine.holders[story.holder("a")]
+        main = story.machine.instances[story.instance("a")]
         story.tell(InstanceFailed(now, main.id, main.epoch, "Exited", "killed"))
         story.tell(InstanceReleased(now, main.id, main.epoch))
         assert story.seats()["a"] == "ready"
@@ -229,7 +229,7 @@ def test_main_engines_that_crash_again_and_again_refuse_nobody_while_another_is_
         story.tell(Tick(now + 9.0))
         if "a#2" in story.seats():
             story.ready(now + 9.5, "a#2")
-    assert "a" not in story.machine.prospects.failures
+    assert "a" not in story.machine.availability.failures
 
 
 def test_one_that_fails_harms_nobody_and_the_next_waits_for_a_growing_time() -> None:
@@ -237,7 +237,7 @@ def test_one_that_fails_harms_nobody_and_the_next_waits_for_a_growing_time() -> 
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
     story.demand(4.0, since=2.0, flight={"a": 1}, a=3)
-    replica = story.machine.holders[story.holder("a#2")]
+    replica = story.machine.instances[story.instance("a#2")]
     story.tell(InstanceFailed(5.0, replica.id, replica.epoch, "OutOfMemory", "no room"))
     story.tell(InstanceReleased(5.5, replica.id, replica.epoch))
     assert story.machine.residency.refusals == {}
@@ -262,7 +262,9 @@ def test_unloading_takes_all_and_loading_brings_one() -> None:
 
 def test_documents_that_allow_fewer_send_some_away() -> None:
     story = Story(2).with_two()
-    story.tell(ConfigChanged(11.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, story.machine.seating.capacity))
+    story.tell(
+        ConfigChanged(11.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, story.machine.scheduler_state.capacity)
+    )
     story.demand(12.0)
     assert story.seats() == {"a": "ready", "a#2": "releasing"}
 
@@ -282,7 +284,7 @@ def test_requests_go_to_the_least_loaded_each_within_the_bound() -> None:
     router.step(LimitsChanged(0.0, {"a": Limits(2)}, 100))
     residents = tuple(Resident("a", f"w/a@{n}", InstanceState.READY, n, 0.0, f"http://{n}") for n in (1, 2))
     router.step(ResidencySeen(0.0, Residency(2, residents)))
-    went = [c.holder for n in range(5) for c in router.step(RequestArrived(1.0, n, "a")) if isinstance(c, Dispatch)]
+    went = [c.instance for n in range(5) for c in router.step(RequestArrived(1.0, n, "a")) if isinstance(c, Dispatch)]
     assert went == ["w/a@1", "w/a@2", "w/a@1", "w/a@2"]
     assert router.waiting("a") == 1
 
@@ -303,13 +305,13 @@ def test_a_model_is_not_idle_while_a_replica_of_it_answers(parks: bool) -> None:
     assert "ready" not in story.seats().values()
 
 
-def test_a_preload_that_finds_no_room_keeps_no_replica_out() -> None:
+def test_a_preload_that_finds_no_handle_keeps_no_replica_out() -> None:
     """It has no seat to wait for as long as anybody holds one; the replica would wait with it for ever."""
     story = Story(a=THREE, large=SchedulingSpec(claim=Claim(3)))
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
     preload = {**story.models, "later": SchedulingSpec(claim=Claim(3), preload=True)}
-    story.tell(ConfigChanged(2.0, preload, story.machine.seating.capacity))
+    story.tell(ConfigChanged(2.0, preload, story.machine.scheduler_state.capacity))
     story.tell(CacheObserved(2.0, "later", CacheState.CACHED))
     story.demand(3.0, flight={"a": 1}, a=1)
     story.tell(Tick(3.0 + PATIENCE))

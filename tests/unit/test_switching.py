@@ -51,7 +51,7 @@ EXTERNAL = Resident("x", "x@external", READY, 0, 0.0, SERVER)
 SHORT = "the accelerator could not be verified as free: pid 7 is still there; manual action is needed (run: hotseat ps)"
 
 
-class House:
+class Story:
     """A switching machine, and short ways of saying things to it."""
 
     def __init__(self, capacity: Capacity | None = None, **models: SchedulingSpec) -> None:
@@ -113,7 +113,7 @@ class House:
     def load(self, now: float, model: str = "a") -> int:
         """Bring a model to ready, for a request that is in flight from then on; returns its epoch."""
         self.demand(now, {model: 1})
-        of = next(h.epoch for h in self.machine.holders.values() if h.model == model)
+        of = next(h.epoch for h in self.machine.instances.values() if h.model == model)
         self.ready(now, model, of)
         self.demand(now, {}, {f"w/{model}@{of}": 1})
         return of
@@ -175,16 +175,16 @@ def cancelled(number: int, to: str, *leaving: str, message: str, **more: Any) ->
 
 
 def is_ready(model: str, of: int, seconds: float) -> Emit:
-    return Emit("model.ready", model, {"holder": f"w/{model}@{of}", "seconds": seconds})
+    return Emit("model.ready", model, {"instance": f"w/{model}@{of}", "seconds": seconds})
 
 
 def is_released(model: str, of: int, reason: str, seconds: float) -> Emit:
-    return Emit("model.released", model, {"holder": f"w/{model}@{of}", "reason": reason, "seconds": seconds})
+    return Emit("model.released", model, {"instance": f"w/{model}@{of}", "reason": reason, "seconds": seconds})
 
 
 def has_failed(model: str, of: int | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
-    holder = None if of is None else f"w/{model}@{of}"
-    data = {"holder": holder, "reason": reason, "message": message, "retry_after": retry_after}
+    instance = None if of is None else f"w/{model}@{of}"
+    data = {"instance": instance, "reason": reason, "message": message, "retry_after": retry_after}
     return Emit("model.failed", model, data)
 
 
@@ -205,46 +205,46 @@ def test_documents_alone_load_nothing_and_show_servers_outside_at_once() -> None
 
 
 def test_the_first_request_loads_its_model_which_is_then_shown_as_ready() -> None:
-    house = House()
+    story = Story()
     requested = Emit("switch.requested", "a", {"model": "a", "workspace": "w", "waiting": 2, "router": "r"})
-    assert house.demand(1.0, {"a": 2}, since=0.5, requested=("a",)) == [
+    assert story.demand(1.0, {"a": 2}, since=0.5, requested=("a",)) == [
         requested,
         started(1, "a", waiting=2),
         Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
     ]
-    assert house.machine.wake_at == 301.0  # its start timeout
-    assert house.states() == {"a": "loading", "b": "unloaded"}
-    assert house.ready(4.0, "a", 2) == [
+    assert story.machine.wake_at == 301.0  # its start timeout
+    assert story.states() == {"a": "loading", "b": "unloaded"}
+    assert story.ready(4.0, "a", 2) == [
         is_ready("a", 2, 3.0),
         completed(1, "a", wait=0.5, load=3.0, total=3.0),
         publish(3, who("a", READY, 4.0, 2)),
     ]
-    assert house.demand(4.0, {}, {"w/a@2": 2}) == []
-    assert house.states() == {"a": "ready", "b": "unloaded"}
-    assert house.machine.wake_at is None
+    assert story.demand(4.0, {}, {"w/a@2": 2}) == []
+    assert story.states() == {"a": "ready", "b": "unloaded"}
+    assert story.machine.wake_at is None
 
 
 def test_a_request_for_a_ready_model_or_a_server_outside_is_no_request_for_a_switch() -> None:
-    house = House(a=SchedulingSpec(), x=SchedulingSpec(external=SERVER))
-    house.load(1.0)
-    assert house.demand(2.0, {"a": 1, "x": 1}, requested=("a", "x", "unknown")) == []
+    story = Story(a=SchedulingSpec(), x=SchedulingSpec(external=SERVER))
+    story.load(1.0)
+    assert story.demand(2.0, {"a": 1, "x": 1}, requested=("a", "x", "unknown")) == []
 
 
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_fetched_before_anything_makes_room_for_them() -> None:
-    house = House()
-    house.load(1.0)
-    house.machine.step(CacheObserved(1.0, "b", ABSENT))
-    assert house.demand(2.0, {"b": 1}) == [Fetch("b")]
-    assert house.demand(3.0, {"b": 1}) == []  # once
+def test_weights_are_fetched_before_anything_makes_handle_for_them() -> None:
+    story = Story()
+    story.load(1.0)
+    story.machine.step(CacheObserved(1.0, "b", ABSENT))
+    assert story.demand(2.0, {"b": 1}) == [Fetch("b")]
+    assert story.demand(3.0, {"b": 1}) == []  # once
     progress = Emit("model.fetching", "b", {"done": 5, "total": 10, "message": "half"})
-    assert house.machine.step(CacheObserved(4.0, "b", FETCHING, "half", 5, 10)) == [progress]
-    assert house.machine.status()[1] == ModelStatus("b", "fetching", 4.0, "half", 5, 10)
-    assert house.states()["a"] == "ready"
-    there = house.machine.step(CacheObserved(5.0, "b", CACHED))
+    assert story.machine.step(CacheObserved(4.0, "b", FETCHING, "half", 5, 10)) == [progress]
+    assert story.machine.status()[1] == ModelStatus("b", "fetching", 4.0, "half", 5, 10)
+    assert story.states()["a"] == "ready"
+    there = story.machine.step(CacheObserved(5.0, "b", CACHED))
     assert there[0] == Emit("model.cached", "b", {})
     assert there[1:] == [
         started(2, "b", "a"),
@@ -252,23 +252,23 @@ def test_weights_are_fetched_before_anything_makes_room_for_them() -> None:
     ]
 
 
-def test_what_a_load_needs_is_looked_at_before_anybody_makes_room_for_it() -> None:
-    house = House(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
-    house.load(1.0)
-    assert house.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
-    assert house.demand(2.1, {"b": 1}) == [], "once for each load"
-    assert house.machine.step(CacheObserved(2.2, "b", ABSENT)) == [Fetch("b")]
-    assert house.machine.step(CacheObserved(2.3, "b", FETCHING)) != []
-    assert house.states()["a"] == "ready"
-    there = house.machine.step(CacheObserved(5.0, "b", CACHED))
+def test_what_a_load_needs_is_looked_at_before_anybody_makes_handle_for_it() -> None:
+    story = Story(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
+    story.load(1.0)
+    assert story.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
+    assert story.demand(2.1, {"b": 1}) == [], "once for each load"
+    assert story.machine.step(CacheObserved(2.2, "b", ABSENT)) == [Fetch("b")]
+    assert story.machine.step(CacheObserved(2.3, "b", FETCHING)) != []
+    assert story.states()["a"] == "ready"
+    there = story.machine.step(CacheObserved(5.0, "b", CACHED))
     assert there[1:] == [started(2, "b", "a"), publish(4, who("a", CLOSING, 5.0, 2), bound=30.0)]
 
 
 def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
-    house = House(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
-    house.load(1.0)
-    assert house.demand(2.0, {"b": 1}) == [Fetch("b")]
-    failed = house.machine.step(CacheObserved(2.1, "b", FAILED, "serve: not found", reason="CommandNotFound"))
+    story = Story(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
+    story.load(1.0)
+    assert story.demand(2.0, {"b": 1}) == [Fetch("b")]
+    failed = story.machine.step(CacheObserved(2.1, "b", FAILED, "serve: not found", reason="CommandNotFound"))
     refusal = Refusal(4, "model_failed", "b failed: CommandNotFound: serve: not found", 3.1)
     assert failed == [
         has_failed("b", None, "CommandNotFound", "serve: not found", 1.0),
@@ -277,11 +277,11 @@ def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
 
 
 def test_a_look_that_is_not_answered_holds_a_load_up_for_a_moment_only() -> None:
-    house = House(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
-    house.load(1.0)
-    house.demand(2.0, {"b": 1})
-    assert house.machine.wake_at == 2.0 + CHECK_TIME
-    assert started(2, "b", "a") in house.tick(2.0 + CHECK_TIME)
+    story = Story(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
+    story.load(1.0)
+    story.demand(2.0, {"b": 1})
+    assert story.machine.wake_at == 2.0 + CHECK_TIME
+    assert started(2, "b", "a") in story.tick(2.0 + CHECK_TIME)
 
 
 def test_a_wish_for_what_cannot_be_loaded_is_tried_again_after_a_pause_too() -> None:
@@ -295,81 +295,81 @@ def test_a_wish_for_what_cannot_be_loaded_is_tried_again_after_a_pause_too() -> 
 
 
 def test_a_fetch_that_fails_is_told_to_those_who_wait_and_tried_again_after_a_growing_pause() -> None:
-    house = House()
-    house.machine.step(CacheObserved(0.0, "a", ABSENT))
-    house.demand(1.0, {"a": 1})
+    story = Story()
+    story.machine.step(CacheObserved(0.0, "a", ABSENT))
+    story.demand(1.0, {"a": 1})
     for count, pause in enumerate((1.0, 2.0, 4.0)):
         now = 10.0 * (count + 1)
         refusal = Refusal(2 + count, "model_failed", "a failed: FetchFailed: no such file", now + pause)
-        assert house.machine.step(CacheObserved(now, "a", FAILED, "no such file")) == [
+        assert story.machine.step(CacheObserved(now, "a", FAILED, "no such file")) == [
             has_failed("a", None, "FetchFailed", "no such file", pause),
             publish(2 + count, refuse={"a": refusal}),
         ]
-        assert house.machine.status()[0] == ModelStatus(
+        assert story.machine.status()[0] == ModelStatus(
             "a", "failed", None, "FetchFailed: no such file", retry_at=now + pause
         )
-        assert house.demand(now, {"a": 1}) == []  # somebody came in that moment: not yet
-        assert house.machine.wake_at == now + pause
-        assert house.tick(now + pause) == [Fetch("a")]
+        assert story.demand(now, {"a": 1}) == []  # somebody came in that moment: not yet
+        assert story.machine.wake_at == now + pause
+        assert story.tick(now + pause) == [Fetch("a")]
 
 
 def test_a_fetch_that_fails_unasked_is_no_failure_yet() -> None:
-    house = House()
-    assert house.machine.step(CacheObserved(1.0, "a", FAILED, "offline")) == []
-    assert house.machine.status()[0] == ModelStatus("a", "failed", None, "offline")
-    assert house.demand(2.0, {"a": 1}) == [Fetch("a")]
+    story = Story()
+    assert story.machine.step(CacheObserved(1.0, "a", FAILED, "offline")) == []
+    assert story.machine.status()[0] == ModelStatus("a", "failed", None, "offline")
+    assert story.demand(2.0, {"a": 1}) == [Fetch("a")]
 
 
 def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
-    house = House(a=SchedulingSpec(), b=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
-    house.load(1.0)
-    assert house.machine.step(CacheObserved(1.0, "b", ABSENT)) == [Fetch("b")]  # nobody has asked
+    story = Story(a=SchedulingSpec(), b=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
+    story.load(1.0)
+    assert story.machine.step(CacheObserved(1.0, "b", ABSENT)) == [Fetch("b")]  # nobody has asked
     said = "the weights of b are still being fetched"
     refusal = Refusal(4, "weights_not_cached", said, 7.0)
-    assert house.demand(2.0, {"b": 1}) == [publish(4, who("a", READY, 1.0, 2), refuse={"b": refusal})]
-    assert house.demand(3.0, {"b": 1}, seen=3) == []  # the router has not seen that yet
-    house.machine.step(CacheObserved(4.0, "b", FETCHING, "", 5_000_000, 20_000_000))
+    assert story.demand(2.0, {"b": 1}) == [publish(4, who("a", READY, 1.0, 2), refuse={"b": refusal})]
+    assert story.demand(3.0, {"b": 1}, seen=3) == []  # the router has not seen that yet
+    story.machine.step(CacheObserved(4.0, "b", FETCHING, "", 5_000_000, 20_000_000))
     later = Refusal(5, "weights_not_cached", f"{said}: 5 MB of 20 MB (25%)", 13.0)
-    assert house.demand(8.0, {"b": 1}, seen=4) == [publish(5, who("a", READY, 1.0, 2), refuse={"b": later})]
-    assert house.demand(8.5, {}, seen=5) == []  # it has been sent away
-    there = house.machine.step(CacheObserved(9.0, "b", CACHED))
+    assert story.demand(8.0, {"b": 1}, seen=4) == [publish(5, who("a", READY, 1.0, 2), refuse={"b": later})]
+    assert story.demand(8.5, {}, seen=5) == []  # it has been sent away
+    there = story.machine.step(CacheObserved(9.0, "b", CACHED))
     assert there == [Emit("model.cached", "b", {}), publish(6, who("a", READY, 1.0, 2))]
 
 
 def test_weights_that_cannot_come_ahead_are_a_failure_though_nobody_waits() -> None:
-    house = House(a=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
-    house.machine.step(CacheObserved(1.0, "a", ABSENT))
-    failed = house.machine.step(CacheObserved(2.0, "a", FAILED, "sha256 is another"))
+    story = Story(a=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
+    story.machine.step(CacheObserved(1.0, "a", ABSENT))
+    failed = story.machine.step(CacheObserved(2.0, "a", FAILED, "sha256 is another"))
     refusal = Refusal(2, "model_failed", "a failed: FetchFailed: sha256 is another", 3.0)
     assert failed == [has_failed("a", None, "FetchFailed", "sha256 is another", 1.0), publish(2, refuse={"a": refusal})]
-    assert house.tick(4.0) == [], "it is tried again when somebody asks"
-    assert house.demand(5.0, {"a": 1}, seen=2)[0] == Fetch("a")
+    assert story.tick(4.0) == [], "it is tried again when somebody asks"
+    assert story.demand(5.0, {"a": 1}, seen=2)[0] == Fetch("a")
 
 
 # A switch -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_switch_closes_drains_releases_and_loads() -> None:
-    house = House(a=SchedulingSpec(max_wait=5.0), b=SchedulingSpec(max_wait=5.0, stop_timeout=7.0))
-    house.load(1.0)
-    assert house.demand(2.0, {"b": 1}, {"w/a@2": 3}) == []  # a is busy: b waits
-    assert house.machine.wake_at == 7.0
-    assert house.tick(7.0) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 7.0, 2), bound=5.0)]
-    assert house.demand(7.0, {"b": 1}, {"w/a@2": 3}, since=2.0, seen=3) == []  # it has not seen that yet
-    assert house.demand(7.1, {"b": 1, "a": 2}, {"w/a@2": 3}, since=2.0, closing={"a": 2}) == []  # its batch
-    assert house.demand(8.0, {"b": 1}, {"w/a@2": 2}, since=2.0) == [publish(5, who("a", DRAINING, 8.0, 2), bound=5.0)]
-    assert house.machine.wake_at == 127.0  # the drain deadline counts from the decision
-    assert house.demand(9.0, {"b": 1}, {"w/a@2": 1}, since=2.0, seen=4) == []
-    assert house.demand(10.0, {"b": 1}, since=2.0, seen=4) == [
+    story = Story(a=SchedulingSpec(max_wait=5.0), b=SchedulingSpec(max_wait=5.0, stop_timeout=7.0))
+    story.load(1.0)
+    assert story.demand(2.0, {"b": 1}, {"w/a@2": 3}) == []  # a is busy: b waits
+    assert story.machine.wake_at == 7.0
+    assert story.tick(7.0) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 7.0, 2), bound=5.0)]
+    assert story.demand(7.0, {"b": 1}, {"w/a@2": 3}, since=2.0, seen=3) == []  # it has not seen that yet
+    assert story.demand(7.1, {"b": 1, "a": 2}, {"w/a@2": 3}, since=2.0, closing={"a": 2}) == []  # its batch
+    assert story.demand(8.0, {"b": 1}, {"w/a@2": 2}, since=2.0) == [publish(5, who("a", DRAINING, 8.0, 2), bound=5.0)]
+    assert story.machine.wake_at == 127.0  # the drain deadline counts from the decision
+    assert story.demand(9.0, {"b": 1}, {"w/a@2": 1}, since=2.0, seen=4) == []
+    assert story.demand(10.0, {"b": 1}, since=2.0, seen=4) == [
         Stop("a", "w/a@2", 2, 10.0),
         publish(6, who("a", RELEASING, 10.0, 2, "evicted"), bound=5.0),
     ]
-    assert house.released(10.5, "a", 2) == [
+    assert story.released(10.5, "a", 2) == [
         is_released("a", 2, "evicted", 0.5),
         Start("b", "w/b@7", 7),
         publish(7, who("b", LOADING, 10.5, 7), bound=5.0),
     ]
-    assert house.ready(12.5, "b", 7) == [
+    assert story.ready(12.5, "b", 7) == [
         is_ready("b", 7, 2.0),
         completed(2, "b", "a", wait=5.0, drain=3.0, release=0.5, load=2.0, total=5.5),
         publish(8, who("b", READY, 12.5, 7)),
@@ -377,12 +377,12 @@ def test_a_switch_closes_drains_releases_and_loads() -> None:
 
 
 def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(1.0, router="other")
-    assert house.demand(2.0, {"b": 1}) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 2.0, 2), bound=30.0)]
-    assert house.demand(2.1, {"b": 1}) == []  # the other one has not
-    assert house.demand(2.2, router="other") == [
+    story = Story()
+    story.load(1.0)
+    story.demand(1.0, router="other")
+    assert story.demand(2.0, {"b": 1}) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 2.0, 2), bound=30.0)]
+    assert story.demand(2.1, {"b": 1}) == []  # the other one has not
+    assert story.demand(2.2, router="other") == [
         Stop("a", "w/a@2", 2, 10.0),
         publish(5, who("a", RELEASING, 2.2, 2, "evicted"), bound=30.0),
     ]
@@ -390,17 +390,17 @@ def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() ->
 
 @pytest.mark.parametrize("state", [CLOSING, DRAINING])
 def test_a_router_that_is_gone_is_awaited_no_longer(state: InstanceState) -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(1.0, flight={"w/a@2": 1}, router="other")
-    house.demand(2.0, {"b": 1}, since=-30.0)
+    story = Story()
+    story.load(1.0)
+    story.demand(1.0, flight={"w/a@2": 1}, router="other")
+    story.demand(2.0, {"b": 1}, since=-30.0)
     if state is DRAINING:
-        house.demand(2.0, flight={"w/a@2": 1}, router="other")
-        house.demand(2.0, {"b": 1}, since=-30.0)
-    epoch = house.machine.epoch
-    house.demand(2.1, {"b": 1}, since=-30.0)
-    assert house.states()["a"] == state.value
-    assert house.machine.step(RouterLeft(3.0, "other")) == [
+        story.demand(2.0, flight={"w/a@2": 1}, router="other")
+        story.demand(2.0, {"b": 1}, since=-30.0)
+    epoch = story.machine.epoch
+    story.demand(2.1, {"b": 1}, since=-30.0)
+    assert story.states()["a"] == state.value
+    assert story.machine.step(RouterLeft(3.0, "other")) == [
         Stop("a", "w/a@2", 2, 10.0),
         publish(epoch + 1, who("a", RELEASING, 3.0, 2, "evicted"), bound=30.0),
     ]
@@ -408,60 +408,60 @@ def test_a_router_that_is_gone_is_awaited_no_longer(state: InstanceState) -> Non
 
 @pytest.mark.parametrize("state", [CLOSING, DRAINING])
 def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state: InstanceState) -> None:
-    house = House(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
-    house.load(1.0)
-    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
+    story = Story(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
+    story.load(1.0)
+    story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     if state is DRAINING:
-        house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
-    assert house.states()["a"] == state.value
-    epoch = house.machine.epoch
-    assert house.machine.wake_at == 22.0
-    assert house.tick(21.9) == []
-    assert house.tick(22.0) == [
+        story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
+    assert story.states()["a"] == state.value
+    epoch = story.machine.epoch
+    assert story.machine.wake_at == 22.0
+    assert story.tick(21.9) == []
+    assert story.tick(22.0) == [
         Stop("a", "w/a@2", 2, 10.0),
         publish(epoch + 1, who("a", RELEASING, 22.0, 2, "evicted"), bound=30.0),
     ]
 
 
 def test_a_switch_is_taken_back_when_nobody_waits_for_it_any_longer() -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
+    story = Story()
+    story.load(1.0)
+    story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     gone = "the load was cancelled: no request is queued for the model, or another model goes first"
-    assert house.demand(4.0, {}, {"w/a@2": 1}) == [
+    assert story.demand(4.0, {}, {"w/a@2": 1}) == [
         cancelled(2, "b", phase="drain", code="Abandoned", message=gone, wait=32.0, total=2.0),
         publish(5, who("a", READY, 4.0, 2)),
     ]
-    assert house.demand(100.0, {"b": 1}, {"w/a@2": 1}) == []  # another client, much later: it gets its bound again
+    assert story.demand(100.0, {"b": 1}, {"w/a@2": 1}) == []  # another client, much later: it gets its bound again
 
 
 def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
-    assert house.demand(3.0, {"b": 1, "a": 4}, {"w/a@2": 1}, seen=3) == []  # another waiter for b, and some for a
-    assert house.states()["a"] == "closing"
+    story = Story()
+    story.load(1.0)
+    story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
+    assert story.demand(3.0, {"b": 1, "a": 4}, {"w/a@2": 1}, seen=3) == []  # another waiter for b, and some for a
+    assert story.states()["a"] == "closing"
 
 
 def test_what_is_left_of_a_batch_at_the_deadline_does_not_bring_the_old_model_back() -> None:
     """A bug once: the old model's rest had waited longer than the new one's waiters, which then waited for ever."""
-    house = House(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
-    house.load(1.0)
-    house.demand(40.0, {"b": 1, "a": 9}, {"w/a@2": 1}, since=2.0, closing={"a": 9})
-    assert house.states()["a"] == "closing"
-    house.tick(60.0)
-    assert house.states()["a"] == "releasing"
-    house.demand(60.0, {"b": 1, "a": 9}, {}, since=1.5)
-    assert house.released(61.0, "a", 2)[1] == Start("b", "w/b@6", 6)
+    story = Story(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
+    story.load(1.0)
+    story.demand(40.0, {"b": 1, "a": 9}, {"w/a@2": 1}, since=2.0, closing={"a": 9})
+    assert story.states()["a"] == "closing"
+    story.tick(60.0)
+    assert story.states()["a"] == "releasing"
+    story.demand(60.0, {"b": 1, "a": 9}, {}, since=1.5)
+    assert story.released(61.0, "a", 2)[1] == Start("b", "w/b@6", 6)
 
 
 def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it() -> None:
     """A bug once: with an overdue waiter elsewhere and no time to drain, it was stopped in the moment it was ready."""
-    house = House(a=SchedulingSpec(max_wait=0.0, drain_timeout=0.0), b=SchedulingSpec(max_wait=0.0, drain_timeout=0.0))
-    house.demand(1.0, {"a": 1, "b": 1}, since=-9.0)
-    assert house.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=11.0)
-    assert house.machine.wake_at == 7.0  # if a router does not hear at all
-    assert house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-9.0, seen=3) == [
+    story = Story(a=SchedulingSpec(max_wait=0.0, drain_timeout=0.0), b=SchedulingSpec(max_wait=0.0, drain_timeout=0.0))
+    story.demand(1.0, {"a": 1, "b": 1}, since=-9.0)
+    assert story.ready(2.0, "a", 2)[-1] == publish(3, who("a", READY, 2.0, 2), bound=11.0)
+    assert story.machine.wake_at == 7.0  # if a router does not hear at all
+    assert story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-9.0, seen=3) == [
         Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
         publish(4, who("a", RELEASING, 2.0, 2, "evicted"), bound=11.0, outlook={"a": 0.5}),
@@ -472,17 +472,17 @@ def test_a_model_that_is_ready_is_not_closed_before_every_router_has_heard_of_it
 
 
 def test_a_start_that_fails_is_told_to_those_who_wait_and_holds_the_seat_until_it_is_proven_free() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1, "b": 1})
-    assert house.failed(2.0, "a", 2) == [
+    story = Story()
+    story.demand(1.0, {"a": 1, "b": 1})
+    assert story.failed(2.0, "a", 2) == [
         has_failed("a", 2, "Exited", "exit code 1", 1.0),
         broken(1, "a", phase="load", code="Exited", message="exit code 1", load=1.0, total=1.0),
         started(2, "b", "a"),
         publish(3, unready("a", RELEASING, 2.0, 2, "failed"), refuse={"a": crash("a", 3, 3.0)}, bound=30.0),
     ]
-    assert house.states() == {"a": "failed", "b": "unloaded"}
-    assert house.failed(2.1, "a", 2) == []  # said twice
-    assert house.released(2.5, "a", 2) == [
+    assert story.states() == {"a": "failed", "b": "unloaded"}
+    assert story.failed(2.1, "a", 2) == []  # said twice
+    assert story.released(2.5, "a", 2) == [
         is_released("a", 2, "failed", 0.5),
         Start("b", "w/b@4", 4),
         publish(4, who("b", LOADING, 2.5, 4), refuse={"a": crash("a", 3, 3.0)}, bound=30.0),
@@ -490,37 +490,37 @@ def test_a_start_that_fails_is_told_to_those_who_wait_and_holds_the_seat_until_i
 
 
 def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    house.failed(2.0, "a", 2)
-    assert house.released(2.0, "a", 2) == [
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.failed(2.0, "a", 2)
+    assert story.released(2.0, "a", 2) == [
         is_released("a", 2, "failed", 0.0),
         publish(4, refuse={"a": crash("a", 3, 3.0)}),
     ]
-    assert house.machine.status()[0] == ModelStatus(
+    assert story.machine.status()[0] == ModelStatus(
         "a", "failed", None, "Exited: exit code 1", retry_at=3.0, exit_code=1
     )
-    assert house.demand(2.5, {"a": 1}, seen=2) == []  # from before the refusal: answered with it
-    assert house.machine.wake_at is None
-    assert house.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "w/a@5", 5)]
-    assert house.ready(5.0, "a", 5)[-1] == publish(6, who("a", READY, 5.0, 5))
-    house.failed(6.0, "a", 5)  # and again, soon: the count goes on
-    assert house.machine.prospects.failures["a"].retry_at == 7.0
+    assert story.demand(2.5, {"a": 1}, seen=2) == []  # from before the refusal: answered with it
+    assert story.machine.wake_at is None
+    assert story.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "w/a@5", 5)]
+    assert story.ready(5.0, "a", 5)[-1] == publish(6, who("a", READY, 5.0, 5))
+    story.failed(6.0, "a", 5)  # and again, soon: the count goes on
+    assert story.machine.availability.failures["a"].retry_at == 7.0
 
 
 def test_a_start_that_takes_too_long_is_stopped() -> None:
-    house = House(a=SchedulingSpec(start_timeout=20.0))
-    house.demand(1.0, {"a": 1})
-    assert house.machine.wake_at == 21.0
+    story = Story(a=SchedulingSpec(start_timeout=20.0))
+    story.demand(1.0, {"a": 1})
+    assert story.machine.wake_at == 21.0
     message = "not ready within 20 s (lifecycle.startTimeout)"
     refusal = Refusal(3, "model_failed", f"a failed: StartTimeout: {message}", 22.0)
-    assert house.tick(21.0) == [
+    assert story.tick(21.0) == [
         Stop("a", "w/a@2", 2, 10.0),
         has_failed("a", 2, "StartTimeout", message, 1.0),
         broken(1, "a", phase="load", code="StartTimeout", message=message, load=20.0, total=20.0),
         publish(3, unready("a", RELEASING, 21.0, 2, "failed"), refuse={"a": refusal}),
     ]
-    assert house.ready(21.5, "a", 2) == []  # too late
+    assert story.ready(21.5, "a", 2) == []  # too late
 
 
 def test_a_start_that_hangs_ends_even_if_nobody_says_anything_more() -> None:
@@ -532,38 +532,38 @@ def test_a_start_that_hangs_ends_even_if_nobody_says_anything_more() -> None:
 
 
 def test_a_loading_model_is_given_up_for_one_that_is_wanted_and_its_switch_ends_there() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    house.demand(2.0, {})  # its client has gone, after 1 s: it may come back within 1 s
-    assert house.demand(2.5, {"b": 1}) == []
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.demand(2.0, {})  # its client has gone, after 1 s: it may come back within 1 s
+    assert story.demand(2.5, {"b": 1}) == []
     message = "the load of a was cancelled after 2.0 s"
-    assert house.tick(3.0) == [
+    assert story.tick(3.0) == [
         cancelled(1, "a", phase="load", code="Abandoned", message=message, load=2.0, total=2.0),
         Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
         publish(3, unready("a", RELEASING, 3.0, 2, "evicted"), bound=30.0),
     ]
-    assert house.failed(3.1, "a", 2) == []  # it was told to go: no failure of its own
+    assert story.failed(3.1, "a", 2) == []  # it was told to go: no failure of its own
 
 
 def test_a_loading_model_that_nobody_wants_any_longer_goes_on_where_nobody_else_does() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    assert house.demand(2.0, {}) == []
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    assert story.demand(2.0, {}) == []
 
 
 # Ready, and then not any more -----------------------------------------------------------------------------------------
 
 
 def test_a_crash_frees_the_seat_and_the_first_one_costs_no_pause() -> None:
-    house = House()
-    house.load(1.0)
-    assert house.failed(2.0, "a", 2) == [
+    story = Story()
+    story.load(1.0)
+    assert story.failed(2.0, "a", 2) == [
         has_failed("a", 2, "Exited", "exit code 1"),
         publish(4, who("a", RELEASING, 2.0, 2, "failed")),
     ]
-    assert house.demand(2.0, {"a": 1}) == []
-    assert house.released(3.0, "a", 2) == [
+    assert story.demand(2.0, {"a": 1}) == []
+    assert story.released(3.0, "a", 2) == [
         is_released("a", 2, "failed", 1.0),
         started(2, "a"),
         Start("a", "w/a@5", 5),
@@ -572,79 +572,79 @@ def test_a_crash_frees_the_seat_and_the_first_one_costs_no_pause() -> None:
 
 
 def test_one_that_hangs_is_stopped_once_nobody_is_sent_to_it_and_started_again() -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(2.0, {"a": 1}, {"w/a@2": 1})
-    hung = house.machine.step(InstanceFailed(3.0, "w/a@2", 2, "Unhealthy", "it hangs", lives=True))
+    story = Story()
+    story.load(1.0)
+    story.demand(2.0, {"a": 1}, {"w/a@2": 1})
+    hung = story.machine.step(InstanceFailed(3.0, "w/a@2", 2, "Unhealthy", "it hangs", lives=True))
     assert Stop("a", "w/a@2", 2, 10.0) in hung
     assert publish(4, who("a", RELEASING, 3.0, 2, leaving="failed"), bound=30.0) in hung
     assert has_failed("a", 2, "Unhealthy", "it hangs") in hung
-    assert Start("a", "w/a@5", 5) in house.released(3.5, "a", 2)
+    assert Start("a", "w/a@5", 5) in story.released(3.5, "a", 2)
 
 
 def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:
-    house = House()
+    story = Story()
     pauses = []
     for count in range(12):
         now = 1000.0 * (count + 1)
-        of = house.load(now)
-        house.failed(now + 1, "a", of)
-        house.released(now + 1, "a", of)
-        pauses.append(house.machine.prospects.failures["a"].retry_at - now - 1)
+        of = story.load(now)
+        story.failed(now + 1, "a", of)
+        story.released(now + 1, "a", of)
+        pauses.append(story.machine.availability.failures["a"].retry_at - now - 1)
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
 
 def test_a_thousand_failures_are_no_different() -> None:
     """A bug once: two to the power of their number."""
-    house = House()
-    house.machine.step(LoadOrdered(0.0, "a"))
-    house.machine.prospects.failures.clear()
-    house.failed(1.0, "a", 2)
-    house.machine.prospects.failures["a"].count = 5000
-    house.released(2.0, "a", 2)
-    house.demand(1000.0, {"a": 1})
-    house.failed(1001.0, "a", house.machine.epoch)
-    assert house.machine.prospects.failures["a"].retry_at == 1301.0
+    story = Story()
+    story.machine.step(LoadOrdered(0.0, "a"))
+    story.machine.availability.failures.clear()
+    story.failed(1.0, "a", 2)
+    story.machine.availability.failures["a"].count = 5000
+    story.released(2.0, "a", 2)
+    story.demand(1000.0, {"a": 1})
+    story.failed(1001.0, "a", story.machine.epoch)
+    assert story.machine.availability.failures["a"].retry_at == 1301.0
 
 
 def test_a_minute_of_health_wipes_out_earlier_failures() -> None:
-    house = House()
+    story = Story()
     for now in (0.0, 1000.0):
-        of = house.load(now)
-        house.failed(now + 60.0, "a", of)
-        house.released(now + 60.0, "a", of)
-        assert house.machine.prospects.failures["a"].count == 1
+        of = story.load(now)
+        story.failed(now + 60.0, "a", of)
+        story.released(now + 60.0, "a", of)
+        assert story.machine.availability.failures["a"].count == 1
 
 
 def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> None:
     """A bug once: it counted from the last change of state."""
-    house = House()
-    house.failed(1.0, "a", house.load(0.0))
-    house.released(1.0, "a", 2)
-    of = house.load(10.0)
-    house.demand(100.0, {"b": 1}, {f"w/a@{of}": 1}, since=60.0)
-    assert house.states()["a"] == "closing"
-    house.failed(101.0, "a", of)
-    assert house.machine.prospects.failures["a"].count == 1
+    story = Story()
+    story.failed(1.0, "a", story.load(0.0))
+    story.released(1.0, "a", 2)
+    of = story.load(10.0)
+    story.demand(100.0, {"b": 1}, {f"w/a@{of}": 1}, since=60.0)
+    assert story.states()["a"] == "closing"
+    story.failed(101.0, "a", of)
+    assert story.machine.availability.failures["a"].count == 1
 
 
 def test_a_model_that_was_ready_after_its_failure_is_just_unloaded_later() -> None:
     """A bug once: an old failure was shown for ever."""
-    house = House()
-    house.failed(1.0, "a", house.load(0.0))
-    house.released(1.0, "a", 2)
-    of = house.load(2.0)
-    house.demand(3.0)
-    house.machine.step(UnloadOrdered(3.0, "a"))
-    house.demand(3.0)
-    house.released(4.0, "a", of)
-    assert house.machine.status()[0] == ModelStatus("a", "unloaded")
+    story = Story()
+    story.failed(1.0, "a", story.load(0.0))
+    story.released(1.0, "a", 2)
+    of = story.load(2.0)
+    story.demand(3.0)
+    story.machine.step(UnloadOrdered(3.0, "a"))
+    story.demand(3.0)
+    story.released(4.0, "a", of)
+    assert story.machine.status()[0] == ModelStatus("a", "unloaded")
 
 
 def test_one_that_vanishes_without_a_word_has_crashed() -> None:
-    house = House()
-    house.load(1.0)
-    assert house.released(2.0, "a", 2) == [
+    story = Story()
+    story.load(1.0)
+    assert story.released(2.0, "a", 2) == [
         has_failed("a", 2, "Vanished", "the engine ended without a reason"),
         is_released("a", 2, "failed", 0.0),
         publish(4),
@@ -655,46 +655,46 @@ def test_one_that_vanishes_without_a_word_has_crashed() -> None:
 
 
 def test_without_proof_the_seat_stays_taken_and_who_waits_is_told() -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(2.0)
-    house.demand(2.0, {"b": 1})
-    house.demand(2.0, {"b": 1})
+    story = Story()
+    story.load(1.0)
+    story.demand(2.0)
+    story.demand(2.0, {"b": 1})
+    story.demand(2.0, {"b": 1})
     refusal = {"b": Refusal(6, "release_unproven", SHORT, 22.0)}
-    assert house.unproven(12.0, "a", 2) == [
+    assert story.unproven(12.0, "a", 2) == [
         has_failed("a", 2, "ReleaseUnproven", "pid 7 is still there"),
         broken(2, "b", "a", phase="release", code="ReleaseUnproven", message="pid 7 is still there", total=10.0),
         publish(6, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=refusal),
     ]
-    assert house.states() == {"a": "unproven", "b": "unloaded"}
-    assert house.machine.status()[0].message == "pid 7 is still there", "what a person has to look at"
-    assert house.unproven(12.5, "a", 2) == []
+    assert story.states() == {"a": "unproven", "b": "unloaded"}
+    assert story.machine.status()[0].message == "pid 7 is still there", "what a person has to look at"
+    assert story.unproven(12.5, "a", 2) == []
     again = refusal | {"a": Refusal(7, "release_unproven", SHORT, 23.0)}
-    assert house.demand(13.0, {"a": 1}) == [publish(7, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=again)]
+    assert story.demand(13.0, {"a": 1}) == [publish(7, who("a", UNPROVEN, 12.0, 2, "evicted"), refuse=again)]
 
 
 def test_proof_that_comes_later_frees_the_seat_and_ends_the_refusals() -> None:
     """A bug once: clients were sent away for some more seconds."""
-    house = House()
-    house.load(1.0)
-    house.machine.step(UnloadOrdered(1.0, "a"))
-    house.demand(1.0)
-    house.unproven(2.0, "a", 2)
-    house.demand(3.0, {"b": 1})
-    assert "b" in house.machine.residency.refusals
-    house.demand(4.0)
-    assert house.released(5.0, "a", 2) == [is_released("a", 2, "unloaded", 4.0), publish(8)]
+    story = Story()
+    story.load(1.0)
+    story.machine.step(UnloadOrdered(1.0, "a"))
+    story.demand(1.0)
+    story.unproven(2.0, "a", 2)
+    story.demand(3.0, {"b": 1})
+    assert "b" in story.machine.residency.refusals
+    story.demand(4.0)
+    assert story.released(5.0, "a", 2) == [is_released("a", 2, "unloaded", 4.0), publish(8)]
 
 
 def test_with_another_seat_free_the_rest_goes_on_but_a_stuck_model_does_not_load_beside_itself() -> None:
     """A bug once: those who waited for the stuck model were neither served nor sent away."""
-    house = House(Capacity(3))
-    house.load(1.0)
-    house.machine.step(UnloadOrdered(1.0, "a"))
-    house.demand(1.0)
-    house.unproven(2.0, "a", 2)
-    assert house.demand(3.0, {"b": 1})[:2] == [started(2, "b"), Start("b", "w/b@7", 7)]
-    assert house.demand(4.0, {"a": 1}) == [
+    story = Story(Capacity(3))
+    story.load(1.0)
+    story.machine.step(UnloadOrdered(1.0, "a"))
+    story.demand(1.0)
+    story.unproven(2.0, "a", 2)
+    assert story.demand(3.0, {"b": 1})[:2] == [started(2, "b"), Start("b", "w/b@7", 7)]
+    assert story.demand(4.0, {"a": 1}) == [
         publish(
             8,
             who("a", UNPROVEN, 2.0, 2, "unloaded"),
@@ -705,12 +705,12 @@ def test_with_another_seat_free_the_rest_goes_on_but_a_stuck_model_does_not_load
 
 
 def test_one_that_cannot_be_proven_gone_though_nobody_told_it_to_go_has_crashed_as_well() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    said = house.unproven(2.0, "a", 2)
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    said = story.unproven(2.0, "a", 2)
     assert said[0] == has_failed("a", 2, "ReleaseUnproven", "pid 7 is still there", 1.0)
     assert said[1].type == "switch.failed"
-    assert house.states()["a"] == "unproven"
+    assert story.states()["a"] == "unproven"
 
 
 # Room -----------------------------------------------------------------------------------------------------------------
@@ -718,30 +718,30 @@ def test_one_that_cannot_be_proven_gone_though_nobody_told_it_to_go_has_crashed_
 
 def test_a_model_that_is_too_large_for_the_workspace_says_so() -> None:
     """A bug once: it spoke of a seat that could not be proven free."""
-    house = House(Capacity(1, 10), a=SchedulingSpec(Claim(2)), b=SchedulingSpec(Claim(1, 11)))
+    story = Story(Capacity(1, 10), a=SchedulingSpec(Claim(2)), b=SchedulingSpec(Claim(1, 11)))
     told = "claims more than its Workspace has"
     refusals = {
         "a": Refusal(2, "too_large", f"a {told}: 2 GPUs (available: 1 GPU with 10 of memory)"),
         "b": Refusal(2, "too_large", f"b {told}: 1 GPU with 11 of memory (available: 1 GPU with 10 of memory)"),
     }
-    assert house.demand(1.0, {"a": 1, "b": 1}) == [publish(2, refuse=refusals)]
-    house.demand(1.5)
-    assert house.change(2.0, capacity=Capacity(2, 20)) == [publish(3)]
-    assert house.demand(3.0, {"a": 1})[1] == Start("a", "w/a@4", 4)
+    assert story.demand(1.0, {"a": 1, "b": 1}) == [publish(2, refuse=refusals)]
+    story.demand(1.5)
+    assert story.change(2.0, capacity=Capacity(2, 20)) == [publish(3)]
+    assert story.demand(3.0, {"a": 1})[1] == Start("a", "w/a@4", 4)
 
 
 def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     """A bug once: whoever had given it waited for ever, since only waiting requests were told."""
-    house = House(a=SchedulingSpec(Claim(2)))
+    story = Story(a=SchedulingSpec(Claim(2)))
     refusal = Refusal(2, "too_large", "a claims more than its Workspace has: 2 GPUs (available: 1 GPU)")
-    assert house.machine.step(LoadOrdered(1.0, "a")) == [publish(2, refuse={"a": refusal})]
-    assert not house.machine.prospects.orders
-    assert house.tick(2.0) == []
+    assert story.machine.step(LoadOrdered(1.0, "a")) == [publish(2, refuse={"a": refusal})]
+    assert not story.machine.availability.orders
+    assert story.tick(2.0) == []
 
 
 def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch_of_its_own() -> None:
-    house = House(Capacity(2))
-    assert house.demand(1.0, {"a": 1, "b": 1}) == [
+    story = Story(Capacity(2))
+    assert story.demand(1.0, {"a": 1, "b": 1}) == [
         started(1, "a"),
         Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
@@ -753,120 +753,120 @@ def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch
 
 def test_a_capacity_that_shrinks_drains_what_is_too_much_whatever_its_minimum_residency() -> None:
     """A bug once: both stayed."""
-    house = House(Capacity(2), a=SchedulingSpec(min_residency=999.0), b=SchedulingSpec())
-    house.load(1.0, "a")
-    house.load(2.0, "b")
-    house.demand(2.5, {}, {"w/b@4": 1})
-    assert house.change(3.0, capacity=Capacity(1)) == [publish(6, who("a", CLOSING, 3.0, 2), who("b", READY, 2.0, 4))]
-    assert house.demand(3.0, {}, {"w/b@4": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
+    story = Story(Capacity(2), a=SchedulingSpec(min_residency=999.0), b=SchedulingSpec())
+    story.load(1.0, "a")
+    story.load(2.0, "b")
+    story.demand(2.5, {}, {"w/b@4": 1})
+    assert story.change(3.0, capacity=Capacity(1)) == [publish(6, who("a", CLOSING, 3.0, 2), who("b", READY, 2.0, 4))]
+    assert story.demand(3.0, {}, {"w/b@4": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
 
 
 def test_a_model_that_claims_nothing_needs_no_seat() -> None:
-    house = House(Capacity(1), a=SchedulingSpec(), cpu=SchedulingSpec(NOTHING))
-    house.load(1.0)
-    assert house.demand(2.0, {"cpu": 1}, {"w/a@2": 1})[1] == Start("cpu", "w/cpu@4", 4)
+    story = Story(Capacity(1), a=SchedulingSpec(), cpu=SchedulingSpec(NOTHING))
+    story.load(1.0)
+    assert story.demand(2.0, {"cpu": 1}, {"w/a@2": 1})[1] == Start("cpu", "w/cpu@4", 4)
 
 
 # Idle -----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_request() -> None:
-    house = House(a=SchedulingSpec(idle_timeout=10.0))
-    house.load(1.0)
-    assert house.machine.wake_at is None  # in use
-    house.demand(5.0)
-    assert house.machine.wake_at == 15.0
-    house.demand(9.0, served={"w/a@2": 2})  # one so short that it was never seen in flight
-    assert house.machine.wake_at == 19.0
-    assert house.tick(18.9) == []
-    assert house.tick(19.0) == [publish(4, who("a", CLOSING, 19.0, 2))]
-    assert house.demand(19.1) == [Stop("a", "w/a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "idle"))]
-    assert house.released(20.0, "a", 2) == [is_released("a", 2, "idle", 0.9), publish(6)]
+    story = Story(a=SchedulingSpec(idle_timeout=10.0))
+    story.load(1.0)
+    assert story.machine.wake_at is None  # in use
+    story.demand(5.0)
+    assert story.machine.wake_at == 15.0
+    story.demand(9.0, served={"w/a@2": 2})  # one so short that it was never seen in flight
+    assert story.machine.wake_at == 19.0
+    assert story.tick(18.9) == []
+    assert story.tick(19.0) == [publish(4, who("a", CLOSING, 19.0, 2))]
+    assert story.demand(19.1) == [Stop("a", "w/a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "idle"))]
+    assert story.released(20.0, "a", 2) == [is_released("a", 2, "idle", 0.9), publish(6)]
 
 
 @pytest.mark.parametrize(("idle_timeout", "last"), [(0.7, 0.1), (0.1, 0.7), (1.1, 2.2), (3.3, 0.1)])
 def test_the_alarm_of_an_idle_timeout_is_never_a_moment_too_early(idle_timeout: float, last: float) -> None:
     """A bug once: by rounding, the time at which it woke could be too early, and there was no second alarm."""
-    house = House(a=SchedulingSpec(idle_timeout=idle_timeout))
-    house.load(0.0)
-    house.demand(last)
-    assert house.machine.wake_at is not None
-    house.tick(house.machine.wake_at)
-    assert house.states()["a"] == "closing"
+    story = Story(a=SchedulingSpec(idle_timeout=idle_timeout))
+    story.load(0.0)
+    story.demand(last)
+    assert story.machine.wake_at is not None
+    story.tick(story.machine.wake_at)
+    assert story.states()["a"] == "closing"
 
 
 def test_a_request_that_comes_while_it_closes_for_idleness_keeps_it() -> None:
-    house = House(a=SchedulingSpec(idle_timeout=10.0))
-    house.load(1.0)
-    house.demand(5.0)
-    house.tick(15.0)
-    assert house.demand(15.1, {}, {"w/a@2": 1}, seen=3) == [publish(5, who("a", READY, 15.1, 2))]
+    story = Story(a=SchedulingSpec(idle_timeout=10.0))
+    story.load(1.0)
+    story.demand(5.0)
+    story.tick(15.0)
+    assert story.demand(15.1, {}, {"w/a@2": 1}, seen=3) == [publish(5, who("a", READY, 15.1, 2))]
 
 
 def test_a_minimum_residency_keeps_also_the_idle() -> None:
-    house = House(a=SchedulingSpec(idle_timeout=5.0, min_residency=60.0))
-    house.load(1.0)
-    house.demand(2.0)
-    assert house.machine.wake_at == 61.0
-    assert house.tick(60.0) == []
-    assert house.tick(61.0) == [publish(4, who("a", CLOSING, 61.0, 2))]
+    story = Story(a=SchedulingSpec(idle_timeout=5.0, min_residency=60.0))
+    story.load(1.0)
+    story.demand(2.0)
+    assert story.machine.wake_at == 61.0
+    assert story.tick(60.0) == []
+    assert story.tick(61.0) == [publish(4, who("a", CLOSING, 61.0, 2))]
 
 
 def test_a_minimum_residency_does_not_begin_again_when_a_switch_is_taken_back() -> None:
     """A bug once: it counted from the last change of state."""
-    house = House(a=SchedulingSpec(min_residency=10.0), b=SchedulingSpec())
-    house.load(1.0)
-    house.demand(12.0)
-    house.demand(12.0, {"b": 1}, seen=3)
-    house.demand(13.0, {}, seen=3)
-    assert house.states()["a"] == "ready"
-    house.demand(14.0, {"b": 1})
-    assert house.states()["a"] == "closing"
+    story = Story(a=SchedulingSpec(min_residency=10.0), b=SchedulingSpec())
+    story.load(1.0)
+    story.demand(12.0)
+    story.demand(12.0, {"b": 1}, seen=3)
+    story.demand(13.0, {}, seen=3)
+    assert story.states()["a"] == "ready"
+    story.demand(14.0, {"b": 1})
+    assert story.states()["a"] == "closing"
 
 
 def test_a_router_that_leaves_is_no_use_of_what_it_did_not_use() -> None:
     """A bug once: the number of requests ever served went down with it, and that looked like one more."""
-    house = House(a=SchedulingSpec(idle_timeout=10.0))
-    house.load(1.0)
-    house.demand(2.0, served={"w/a@2": 1})
-    house.demand(2.0, served={"w/a@2": 7}, router="other")
-    house.machine.step(RouterLeft(5.0, "other"))
-    house.demand(6.0, served={"w/a@2": 1})
-    assert house.machine.wake_at == 12.0
+    story = Story(a=SchedulingSpec(idle_timeout=10.0))
+    story.load(1.0)
+    story.demand(2.0, served={"w/a@2": 1})
+    story.demand(2.0, served={"w/a@2": 7}, router="other")
+    story.machine.step(RouterLeft(5.0, "other"))
+    story.demand(6.0, served={"w/a@2": 1})
+    assert story.machine.wake_at == 12.0
 
 
 # Orders ---------------------------------------------------------------------------------------------------------------
 
 
 def test_an_operator_loads_a_model_that_nobody_waits_for() -> None:
-    house = House()
-    assert house.machine.step(LoadOrdered(1.0, "a")) == [
+    story = Story()
+    assert story.machine.step(LoadOrdered(1.0, "a")) == [
         started(1, "a", waiting=0, reason="ordered"),
         Start("a", "w/a@2", 2),
         publish(2, who("a", LOADING, 1.0, 2), bound=30.0),
     ]
-    assert house.machine.step(LoadOrdered(1.5, "a")) == []
-    house.ready(2.0, "a", 2)
-    assert house.machine.step(LoadOrdered(3.0, "a")) == []
-    assert house.tick(4.0) == []
+    assert story.machine.step(LoadOrdered(1.5, "a")) == []
+    story.ready(2.0, "a", 2)
+    assert story.machine.step(LoadOrdered(3.0, "a")) == []
+    assert story.tick(4.0) == []
 
 
 def test_an_ordered_model_is_not_given_up_while_it_loads() -> None:
     """A bug once: traffic for another made it start over again and again."""
-    house = House()
-    house.machine.step(LoadOrdered(1.0, "a"))
-    assert house.demand(2.0, {"b": 1}) == []
-    house.ready(3.0, "a", 2)
-    assert house.demand(3.0, {"b": 1})[0] == started(2, "b", "a")  # but then it is like any other
+    story = Story()
+    story.machine.step(LoadOrdered(1.0, "a"))
+    assert story.demand(2.0, {"b": 1}) == []
+    story.ready(3.0, "a", 2)
+    assert story.demand(3.0, {"b": 1})[0] == started(2, "b", "a")  # but then it is like any other
 
 
 def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    house.failed(2.0, "a", 2)
-    house.released(2.0, "a", 2)
-    house.demand(2.1)
-    assert house.machine.step(LoadOrdered(2.2, "a")) == [
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.failed(2.0, "a", 2)
+    story.released(2.0, "a", 2)
+    story.demand(2.1)
+    assert story.machine.step(LoadOrdered(2.2, "a")) == [
         started(2, "a", waiting=0, reason="ordered"),
         Start("a", "w/a@5", 5),
         publish(5, who("a", LOADING, 2.2, 5), bound=30.0),
@@ -874,95 +874,95 @@ def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
 
 
 def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
-    house = House()
-    house.load(1.0)
-    house.demand(2.0, {"a": 1}, {"w/a@2": 1})
+    story = Story()
+    story.load(1.0)
+    story.demand(2.0, {"a": 1}, {"w/a@2": 1})
     message = "a was unloaded while this request was queued; send it again to load the model"
     refuse = {"a": Refusal(4, "unloaded", message)}
-    assert house.machine.step(UnloadOrdered(2.0, "a")) == [
+    assert story.machine.step(UnloadOrdered(2.0, "a")) == [
         publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)
     ]
-    assert house.demand(3.0, {}, {"w/a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
-    assert house.demand(4.0) == [
+    assert story.demand(3.0, {}, {"w/a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
+    assert story.demand(4.0) == [
         Stop("a", "w/a@2", 2, 10.0),
         publish(6, who("a", RELEASING, 4.0, 2, "unloaded"), refuse=refuse),
     ]
-    assert house.demand(4.5, {"a": 1}) == []
-    assert house.released(5.0, "a", 2)[2] == Start("a", "w/a@7", 7)  # who comes later gets it loaded again
+    assert story.demand(4.5, {"a": 1}) == []
+    assert story.released(5.0, "a", 2)[2] == Start("a", "w/a@7", 7)  # who comes later gets it loaded again
 
 
 def test_unloading_stops_a_load_and_takes_back_an_order() -> None:
-    house = House()
-    house.machine.step(LoadOrdered(1.0, "a"))
+    story = Story()
+    story.machine.step(LoadOrdered(1.0, "a"))
     message = "the load of a was cancelled after 1.0 s"
     failed = cancelled(1, "a", phase="load", code="Unloaded", message=message, reason="ordered", load=1.0, total=1.0)
-    assert house.machine.step(UnloadOrdered(2.0, "a")) == [
+    assert story.machine.step(UnloadOrdered(2.0, "a")) == [
         failed,
         Stop("a", "w/a@2", 2, 10.0),
         publish(3, unready("a", RELEASING, 2.0, 2, "unloaded")),
     ]
-    assert house.released(2.5, "a", 2) == [is_released("a", 2, "unloaded", 0.5), publish(4)]
+    assert story.released(2.5, "a", 2) == [is_released("a", 2, "unloaded", 0.5), publish(4)]
 
 
 @pytest.mark.parametrize("model", ["x", "unknown"])
 def test_servers_outside_and_unknown_models_are_neither_loaded_nor_unloaded(model: str) -> None:
-    house = House(x=SchedulingSpec(external=SERVER))
-    house.demand(1.0, {"x": 1})
-    assert house.machine.step(LoadOrdered(2.0, model)) == []
-    assert house.machine.step(UnloadOrdered(2.0, model)) == []
-    assert house.machine.prospects.orders == {}
+    story = Story(x=SchedulingSpec(external=SERVER))
+    story.demand(1.0, {"x": 1})
+    assert story.machine.step(LoadOrdered(2.0, model)) == []
+    assert story.machine.step(UnloadOrdered(2.0, model)) == []
+    assert story.machine.availability.orders == {}
 
 
 # Documents ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_preload_is_loaded_when_its_weights_are_known_to_be_there_and_never_pushes_anybody_out() -> None:
-    house = House()
-    house.load(1.0)
-    assert house.change(2.0, p=SchedulingSpec(preload=True)) == [publish(4, who("a", READY, 1.0, 2))]
-    assert house.machine.step(CacheObserved(2.0, "p", CACHED)) == []
-    house.machine.step(UnloadOrdered(3.0, "a"))
-    house.demand(3.0)
-    assert house.released(4.0, "a", 2)[:2] == [is_released("a", 2, "unloaded", 1.0), Start("p", "w/p@7", 7)]
+    story = Story()
+    story.load(1.0)
+    assert story.change(2.0, p=SchedulingSpec(preload=True)) == [publish(4, who("a", READY, 1.0, 2))]
+    assert story.machine.step(CacheObserved(2.0, "p", CACHED)) == []
+    story.machine.step(UnloadOrdered(3.0, "a"))
+    story.demand(3.0)
+    assert story.released(4.0, "a", 2)[:2] == [is_released("a", 2, "unloaded", 1.0), Start("p", "w/p@7", 7)]
 
 
 def test_a_preload_that_is_still_loading_is_given_up_for_one_that_is_wanted_and_comes_back_later() -> None:
-    house = House(p=SchedulingSpec(preload=True), b=SchedulingSpec())
-    assert house.states()["p"] == "loading"
-    assert Stop("p", "w/p@2", 2, 10.0) in house.demand(1.0, {"b": 1})
-    of = house.released(2.0, "p", 2)[1].epoch
-    house.ready(3.0, "b", of)
-    house.demand(4.0)
-    assert house.states() == {"p": "unloaded", "b": "ready"}  # it pushes nobody out
-    house.machine.step(UnloadOrdered(5.0, "b"))
-    house.demand(5.0)
-    assert house.released(6.0, "b", of)[1].model == "p"
+    story = Story(p=SchedulingSpec(preload=True), b=SchedulingSpec())
+    assert story.states()["p"] == "loading"
+    assert Stop("p", "w/p@2", 2, 10.0) in story.demand(1.0, {"b": 1})
+    of = story.released(2.0, "p", 2)[1].epoch
+    story.ready(3.0, "b", of)
+    story.demand(4.0)
+    assert story.states() == {"p": "unloaded", "b": "ready"}  # it pushes nobody out
+    story.machine.step(UnloadOrdered(5.0, "b"))
+    story.demand(5.0)
+    assert story.released(6.0, "b", of)[1].model == "p"
 
 
 def test_changes_that_need_no_restart_are_taken_over() -> None:
-    house = House(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
-    house.load(1.0)
-    assert house.change(2.0, a=SchedulingSpec(drain_timeout=3.0)) == [publish(4, who("a", READY, 1.0, 2))]
-    house.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-60.0)
-    assert house.machine.wake_at == 5.0
+    story = Story(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
+    story.load(1.0)
+    assert story.change(2.0, a=SchedulingSpec(drain_timeout=3.0)) == [publish(4, who("a", READY, 1.0, 2))]
+    story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-60.0)
+    assert story.machine.wake_at == 5.0
 
 
 def test_what_a_model_occupies_is_what_it_was_started_with() -> None:
-    house = House(Capacity(2), a=SchedulingSpec(Claim(2)), b=SchedulingSpec())
-    house.load(1.0)
-    house.change(2.0, a=SchedulingSpec(Claim(1)))
-    assert house.demand(3.0, {"b": 1}, {"w/a@2": 1}) == []
+    story = Story(Capacity(2), a=SchedulingSpec(Claim(2)), b=SchedulingSpec())
+    story.load(1.0)
+    story.change(2.0, a=SchedulingSpec(Claim(1)))
+    assert story.demand(3.0, {"b": 1}, {"w/a@2": 1}) == []
 
 
 def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_document() -> None:
-    house = House(a=SchedulingSpec(fingerprint="1"))
-    house.load(1.0)
-    new = house.change(2.0, a=SchedulingSpec(fingerprint="2", stop_timeout=99.0))
+    story = Story(a=SchedulingSpec(fingerprint="1"))
+    story.load(1.0)
+    new = story.change(2.0, a=SchedulingSpec(fingerprint="2", stop_timeout=99.0))
     assert new == [publish(4, who("a", CLOSING, 2.0, 2, "changed"))]
-    assert house.machine.step(CacheObserved(2.0, "a", CACHED)) == [Emit("model.cached", "a", {})]
-    house.demand(2.5, {}, {"w/a@2": 1})
-    assert house.demand(3.0) == [Stop("a", "w/a@2", 2, 10.0), publish(6, who("a", RELEASING, 3.0, 2, "changed"))]
-    assert house.released(3.5, "a", 2) == [
+    assert story.machine.step(CacheObserved(2.0, "a", CACHED)) == [Emit("model.cached", "a", {})]
+    story.demand(2.5, {}, {"w/a@2": 1})
+    assert story.demand(3.0) == [Stop("a", "w/a@2", 2, 10.0), publish(6, who("a", RELEASING, 3.0, 2, "changed"))]
+    assert story.released(3.5, "a", 2) == [
         is_released("a", 2, "changed", 0.5),
         started(2, "a", waiting=0, reason="ordered"),
         Start("a", "w/a@7", 7),
@@ -973,70 +973,70 @@ def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_docum
 @pytest.mark.parametrize("first", ["the document", "the weights"])
 def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str) -> None:
     """A bug once: news of the weights that came before the document was forgotten with it, and nobody asked again."""
-    house = House(a=SchedulingSpec(fingerprint="1"))
+    story = Story(a=SchedulingSpec(fingerprint="1"))
     there = CacheObserved(2.0, "a", CACHED)
     if first == "the weights":
-        house.machine.step(there)
-    house.change(2.0, a=SchedulingSpec(fingerprint="2"))
+        story.machine.step(there)
+    story.change(2.0, a=SchedulingSpec(fingerprint="2"))
     if first == "the document":
-        house.machine.step(there)
-        assert house.demand(3.0, {"a": 1})[1] == Start("a", "w/a@3", 3)
+        story.machine.step(there)
+        assert story.demand(3.0, {"a": 1})[1] == Start("a", "w/a@3", 3)
     else:
-        assert house.demand(3.0, {"a": 1}) == [Fetch("a")]
-        assert house.machine.step(there)[2] == Start("a", "w/a@3", 3)
+        assert story.demand(3.0, {"a": 1}) == [Fetch("a")]
+        assert story.machine.step(there)[2] == Start("a", "w/a@3", 3)
 
 
 def test_a_document_that_has_changed_may_have_mended_a_failure() -> None:
-    house = House(a=SchedulingSpec(fingerprint="1"))
-    house.demand(1.0, {"a": 1})
-    house.failed(2.0, "a", 2)
-    house.released(2.0, "a", 2)
-    assert house.change(2.1, a=SchedulingSpec(fingerprint="2"))[0] == Fetch("a")  # somebody waits, as far as it knows
-    assert house.machine.residency.refusals == {}
+    story = Story(a=SchedulingSpec(fingerprint="1"))
+    story.demand(1.0, {"a": 1})
+    story.failed(2.0, "a", 2)
+    story.released(2.0, "a", 2)
+    assert story.change(2.1, a=SchedulingSpec(fingerprint="2"))[0] == Fetch("a")  # somebody waits, as far as it knows
+    assert story.machine.residency.refusals == {}
 
 
 def test_a_removed_model_is_drained_and_forgotten_and_may_come_back_in_time() -> None:
-    house = House()
-    house.load(1.0)
-    a = house.terms["a"]
-    assert house.change(2.0, a=None) == [publish(4, who("a", CLOSING, 2.0, 2, "removed"))]
-    assert house.change(2.5, a=a) == [publish(5, who("a", READY, 2.5, 2))]
-    house.change(3.0, a=None)
-    assert house.demand(3.0, {"b": 1}) == [
+    story = Story()
+    story.load(1.0)
+    a = story.terms["a"]
+    assert story.change(2.0, a=None) == [publish(4, who("a", CLOSING, 2.0, 2, "removed"))]
+    assert story.change(2.5, a=a) == [publish(5, who("a", READY, 2.5, 2))]
+    story.change(3.0, a=None)
+    assert story.demand(3.0, {"b": 1}) == [
         Stop("a", "w/a@2", 2, 10.0),
         started(2, "b", "a"),
         publish(7, who("a", RELEASING, 3.0, 2, "removed"), bound=30.0),
     ]
-    assert house.released(4.0, "a", 2)[1] == Start("b", "w/b@8", 8)
+    assert story.released(4.0, "a", 2)[1] == Start("b", "w/b@8", 8)
 
 
 # Start, restart and shutdown ------------------------------------------------------------------------------------------
 
 
 def test_what_runs_already_is_adopted() -> None:
-    house = House(Capacity(2))
-    assert house.machine.step(InstanceAdopted(1.0, "a", "pod-1", 41, "http://pod1")) == [
+    story = Story(Capacity(2))
+    assert story.machine.step(InstanceAdopted(1.0, "a", "pod-1", 41, "http://pod1")) == [
         publish(42, Resident("a", "pod-1", READY, 41, 1.0, "http://pod1"))
     ]
-    assert house.machine.step(InstanceAdopted(1.0, "b", "pod-2", 40, None)) == [
+    assert story.machine.step(InstanceAdopted(1.0, "b", "pod-2", 40, None)) == [
         publish(
             43, Resident("a", "pod-1", READY, 41, 1.0, "http://pod1"), Resident("b", "pod-2", LOADING, 40, 1.0, None)
         )
     ]
-    assert house.machine.wake_at == 301.0
-    ready = house.machine.step(InstanceReady(2.0, "pod-2", 40, "http://pod2"))
-    assert ready[0] == Emit("model.ready", "b", {"holder": "pod-2", "seconds": 1.0})
+    assert story.machine.wake_at == 301.0
+    ready = story.machine.step(InstanceReady(2.0, "pod-2", 40, "http://pod2"))
+    assert ready[0] == Emit("model.ready", "b", {"instance": "pod-2", "seconds": 1.0})
 
 
 def test_a_model_that_nobody_knows_or_that_is_there_twice_is_taken_off() -> None:
-    house = House(Capacity(4))
-    house.machine.step(InstanceAdopted(1.0, "a", "pod-1", 5, "http://pod1"))
-    for model, holder, why in (("z", "pod-2", "removed"), ("a", "pod-3", "duplicate")):
-        said = house.machine.step(InstanceAdopted(1.0, model, holder, 6, f"http://{holder}"))
-        assert Stop(model, holder, 6, 10.0) in said  # nobody is there to wait for
-        assert house.machine.holders[holder].leaving == why
-    house.demand(2.0, {"b": 1})
-    assert house.states() == {"a": "ready", "b": "loading"}
+    story = Story(Capacity(4))
+    story.machine.step(InstanceAdopted(1.0, "a", "pod-1", 5, "http://pod1"))
+    for model, instance, why in (("z", "pod-2", "removed"), ("a", "pod-3", "duplicate")):
+        said = story.machine.step(InstanceAdopted(1.0, model, instance, 6, f"http://{instance}"))
+        assert Stop(model, instance, 6, 10.0) in said  # nobody is there to wait for
+        assert story.machine.instances[instance].leaving == why
+    story.demand(2.0, {"b": 1})
+    assert story.states() == {"a": "ready", "b": "loading"}
 
 
 def test_what_is_adopted_is_not_preloaded_again() -> None:
@@ -1049,40 +1049,40 @@ def test_what_is_adopted_is_not_preloaded_again() -> None:
 
 
 def test_adopting_what_is_known_changes_nothing() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    house.machine.step(UnloadOrdered(1.0, "a"))
-    assert house.machine.step(InstanceAdopted(1.0, "a", "w/a@2", 2, "http://a")) == []
-    assert house.states()["a"] == "releasing"
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.machine.step(UnloadOrdered(1.0, "a"))
+    assert story.machine.step(InstanceAdopted(1.0, "a", "w/a@2", 2, "http://a")) == []
+    assert story.states()["a"] == "releasing"
 
 
 def test_at_the_end_everything_goes_and_nothing_comes() -> None:
-    house = House(Capacity(2))
-    house.load(1.0, "a")
-    house.demand(2.0, {"b": 1}, {"w/a@2": 1})
+    story = Story(Capacity(2))
+    story.load(1.0, "a")
+    story.demand(2.0, {"b": 1}, {"w/a@2": 1})
     message = "the load of b was cancelled after 1.0 s"
-    assert house.machine.step(ShutdownOrdered(3.0)) == [
+    assert story.machine.step(ShutdownOrdered(3.0)) == [
         cancelled(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
         Stop("b", "w/b@4", 4, 10.0),
         publish(5, who("a", CLOSING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
     ]
-    assert house.demand(3.0, {"b": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
-    house.released(4.0, "a", 2)
-    house.released(4.0, "b", 4)
-    assert house.demand(5.0, {"a": 1, "b": 1}) == []
-    assert house.machine.step(LoadOrdered(5.0, "a")) == []
-    adopted = house.machine.step(InstanceAdopted(6.0, "a", "late", 3, "http://late"))
+    assert story.demand(3.0, {"b": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
+    story.released(4.0, "a", 2)
+    story.released(4.0, "b", 4)
+    assert story.demand(5.0, {"a": 1, "b": 1}) == []
+    assert story.machine.step(LoadOrdered(5.0, "a")) == []
+    adopted = story.machine.step(InstanceAdopted(6.0, "a", "late", 3, "http://late"))
     assert Stop("a", "late", 3, 10.0) not in adopted  # not before its router has seen it close
-    assert house.demand(6.0)[0] == Stop("a", "late", 3, 10.0)
+    assert story.demand(6.0)[0] == Stop("a", "late", 3, 10.0)
 
 
 def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
-    house = House()
-    house.load(1.0)
-    house.change(1.0, a=None)
-    house.machine.step(ShutdownOrdered(2.0))
-    house.change(3.0, a=SchedulingSpec())
-    assert house.demand(3.0)[0] == Stop("a", "w/a@2", 2, 10.0)
+    story = Story()
+    story.load(1.0)
+    story.change(1.0, a=None)
+    story.machine.step(ShutdownOrdered(2.0))
+    story.change(3.0, a=SchedulingSpec())
+    assert story.demand(3.0)[0] == Stop("a", "w/a@2", 2, 10.0)
 
 
 # Stale news -----------------------------------------------------------------------------------------------------------
@@ -1099,29 +1099,29 @@ def test_documents_that_change_during_the_shutdown_keep_nothing() -> None:
         InstanceReady(9.0, "w/a@2", 2, "http://again"),
     ],
 )
-def test_news_of_another_epoch_or_an_unknown_holder_changes_nothing(stale: InstanceReleased) -> None:
-    house = House()
-    house.load(1.0)
-    before = house.machine.residency
-    assert house.machine.step(stale) == []
-    assert house.machine.residency is before
-    assert house.machine.holders["w/a@2"].address == "http://a2"
+def test_news_of_another_epoch_or_an_unknown_instance_changes_nothing(stale: InstanceReleased) -> None:
+    story = Story()
+    story.load(1.0)
+    before = story.machine.residency
+    assert story.machine.step(stale) == []
+    assert story.machine.residency is before
+    assert story.machine.instances["w/a@2"].address == "http://a2"
 
 
 def test_snapshots_count_by_their_number_only() -> None:
-    house = House(Capacity(2))
-    house.machine.step(DemandReported(1.0, Demand("r", 2, 0, {"a": QueuedDemand(1, 0.0)})))
+    story = Story(Capacity(2))
+    story.machine.step(DemandReported(1.0, Demand("r", 2, 0, {"a": QueuedDemand(1, 0.0)})))
     for late in (1, 2):
-        assert house.machine.step(DemandReported(2.0, Demand("r", late, 0, {"b": QueuedDemand(1, 0.0)}))) == []
-    assert house.machine.step(DemandReported(2.0, Demand("r", 3, 0, {"b": QueuedDemand(1, 0.0)}))) != []
+        assert story.machine.step(DemandReported(2.0, Demand("r", late, 0, {"b": QueuedDemand(1, 0.0)}))) == []
+    assert story.machine.step(DemandReported(2.0, Demand("r", 3, 0, {"b": QueuedDemand(1, 0.0)}))) != []
 
 
 def test_a_late_snapshot_of_a_router_that_left_does_not_bring_it_back() -> None:
     """A bug once: nobody would have seen it leave again, and every switch would have waited for its drain deadline."""
-    house = House()
-    house.machine.step(DemandReported(1.0, Demand("gone", 1, 0)))
-    house.machine.step(RouterLeft(2.0, "gone"))
-    assert house.machine.step(DemandReported(3.0, Demand("gone", 7, 0, {"b": QueuedDemand(1, 0.0)}))) == []
+    story = Story()
+    story.machine.step(DemandReported(1.0, Demand("gone", 1, 0)))
+    story.machine.step(RouterLeft(2.0, "gone"))
+    assert story.machine.step(DemandReported(3.0, Demand("gone", 7, 0, {"b": QueuedDemand(1, 0.0)}))) == []
 
 
 def test_nothing_is_drained_before_every_enrolled_router_was_heard() -> None:
@@ -1132,24 +1132,24 @@ def test_nothing_is_drained_before_every_enrolled_router_was_heard() -> None:
         machine.step(CacheObserved(0.0, model, CacheState.CACHED))
     machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, "http://a"))
     machine.step(UnloadOrdered(1.0, "a"))
-    assert machine.holders["w/a@5"].state is InstanceState.CLOSING  # r1 may have requests in flight there
+    assert machine.instances["w/a@5"].state is InstanceState.CLOSING  # r1 may have requests in flight there
     said = machine.step(DemandReported(2.0, Demand("r1", 1, machine.epoch)))
     assert any(isinstance(command, Stop) for command in said)
 
 
-def test_an_adopted_holder_that_runs_an_older_document_is_started_anew() -> None:
+def test_an_adopted_instance_that_runs_an_older_document_is_started_anew() -> None:
     machine = Scheduler("w", Batch())
     machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(fingerprint="new")}, Capacity(1)))
     machine.step(CacheObserved(0.0, "a", CacheState.CACHED))
     machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, "http://a", fingerprint="old"))
     said = [*machine.step(Tick(10.0)), *machine.step(Tick(20.0))]
-    stopped = [h for h in machine.holders.values() if h.leaving]
+    stopped = [h for h in machine.instances.values() if h.leaving]
     assert [h.leaving for h in stopped] == ["changed"]
     said = machine.step(InstanceReleased(21.0, "w/a@5", 5))
     assert any(isinstance(command, Start) for command in said)
 
 
-def test_an_adopted_holder_that_is_going_already_keeps_its_seat_until_it_is_gone() -> None:
+def test_an_adopted_instance_that_is_going_already_keeps_its_seat_until_it_is_gone() -> None:
     machine = Scheduler("w", Batch())
     machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, Capacity(1)))
     for model in ("a", "b"):
@@ -1164,110 +1164,110 @@ def test_an_adopted_holder_that_is_going_already_keeps_its_seat_until_it_is_gone
 # A crash is not a refusal ---------------------------------------------------------------------------------------------
 
 
-def crash_twice(house: House, now: float = 1.0) -> int:
+def crash_twice(story: Story, now: float = 1.0) -> int:
     """Two crashes in a row of a model that was ready, each after one answer; returns the epoch of the last refusal."""
     for when in (now, now + 2.0):
-        of = house.load(when)
-        house.failed(when + 1, "a", of)
-        house.released(when + 1, "a", of)
-    return house.machine.residency.refusals["a"].epoch
+        of = story.load(when)
+        story.failed(when + 1, "a", of)
+        story.released(when + 1, "a", of)
+    return story.machine.residency.refusals["a"].epoch
 
 
 def test_after_a_second_crash_requests_wait_out_a_back_off_that_is_shorter_than_their_bound() -> None:
     """A bug once: each of them was sent away in 0 ms."""
-    house = House()
-    epoch = crash_twice(house)
-    refusal = house.machine.residency.refusals["a"]
+    story = Story()
+    epoch = crash_twice(story)
+    refusal = story.machine.residency.refusals["a"]
     assert refusal == Refusal(epoch, "model_failed", "a failed: Exited: exit code 1", 5.0, waits=True)
-    house.demand(4.2, {"a": 1})
-    assert house.machine.wake_at == 5.0
-    assert [c.model for c in house.tick(5.0) if isinstance(c, Start)] == ["a"]
+    story.demand(4.2, {"a": 1})
+    assert story.machine.wake_at == 5.0
+    assert [c.model for c in story.tick(5.0) if isinstance(c, Start)] == ["a"]
 
 
 def test_a_back_off_that_is_longer_than_the_bound_sends_requests_away() -> None:
-    house = House(a=SchedulingSpec(max_wait=0.5))
-    crash_twice(house)
-    assert not house.machine.residency.refusals["a"].waits
+    story = Story(a=SchedulingSpec(max_wait=0.5))
+    crash_twice(story)
+    assert not story.machine.residency.refusals["a"].waits
 
 
 def test_answers_end_a_row_of_crashes_and_readiness_does_not() -> None:
-    house = House()
-    crash_twice(house)
-    of = house.load(10.0)
-    house.demand(11.0, {}, {f"w/a@{of}": 1}, served={f"w/a@{of}": 21})
-    house.failed(12.0, "a", of)
-    assert house.machine.prospects.failures["a"].count == 1
-    assert "a" not in house.machine.residency.refusals
+    story = Story()
+    crash_twice(story)
+    of = story.load(10.0)
+    story.demand(11.0, {}, {f"w/a@{of}": 1}, served={f"w/a@{of}": 21})
+    story.failed(12.0, "a", of)
+    assert story.machine.availability.failures["a"].count == 1
+    assert "a" not in story.machine.residency.refusals
 
 
 def test_weights_that_vanish_under_a_ready_model_refuse_no_request() -> None:
     """A bug once: with an edit that changes nothing for the engine, requests got 503 though it was ready."""
-    house = House()
-    of = house.load(1.0)
-    house.demand(2.0, {"a": 1}, {f"w/a@{of}": 1})
-    house.machine.step(CacheObserved(3.0, "a", CacheState.FAILED, "source /w.gguf does not exist"))
-    assert house.machine.residency.refusals == {}
-    assert house.states()["a"] == "ready"
+    story = Story()
+    of = story.load(1.0)
+    story.demand(2.0, {"a": 1}, {f"w/a@{of}": 1})
+    story.machine.step(CacheObserved(3.0, "a", CacheState.FAILED, "source /w.gguf does not exist"))
+    assert story.machine.residency.refusals == {}
+    assert story.states()["a"] == "ready"
 
 
 # Clients that give up -------------------------------------------------------------------------------------------------
 
 
-def learned(house: House, load: float) -> None:
+def learned(story: Story, load: float) -> None:
     """Have a model's load measured."""
     for model in ("a", "b"):
-        house.machine.ledger.costs.note_load(model, load)
+        story.machine.history.costs.note_load(model, load)
 
 
 def test_a_load_that_is_half_done_is_finished_though_its_client_left() -> None:
-    house = House()
-    learned(house, 10.0)
-    house.demand(1.0, {"a": 1})
-    house.demand(6.5, {})
-    house.demand(20.0, {"b": 1})  # late: it takes longer than it did, and its client did not come back
-    assert house.states()["a"] == "loading"
-    assert house.machine.wake_at == 21.0
-    house.tick(21.0)  # twice as long as usual
-    assert house.states()["a"] == "releasing"
+    story = Story()
+    learned(story, 10.0)
+    story.demand(1.0, {"a": 1})
+    story.demand(6.5, {})
+    story.demand(20.0, {"b": 1})  # late: it takes longer than it did, and its client did not come back
+    assert story.states()["a"] == "loading"
+    assert story.machine.wake_at == 21.0
+    story.tick(21.0)  # twice as long as usual
+    assert story.states()["a"] == "releasing"
 
 
 def test_the_load_after_one_that_was_given_up_has_twice_as_long() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    house.demand(2.0, {})
-    house.demand(5.0, {"b": 1})
-    assert house.states()["a"] == "releasing"
-    house.released(5.0, "a", 2)
-    house.ready(6.0, "b", 4)
-    house.demand(6.1, {"a": 1}, served={"w/b@4": 1})
-    house.demand(6.2, {"a": 1})
-    house.released(6.2, "b", 4)
-    assert house.states()["a"] == "loading"
-    house.demand(6.3, {"b": 1})
-    assert house.states()["a"] == "loading"
-    assert house.machine.wake_at == 14.2
-    house.tick(14.2)
-    assert house.states()["a"] == "releasing"
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.demand(2.0, {})
+    story.demand(5.0, {"b": 1})
+    assert story.states()["a"] == "releasing"
+    story.released(5.0, "a", 2)
+    story.ready(6.0, "b", 4)
+    story.demand(6.1, {"a": 1}, served={"w/b@4": 1})
+    story.demand(6.2, {"a": 1})
+    story.released(6.2, "b", 4)
+    assert story.states()["a"] == "loading"
+    story.demand(6.3, {"b": 1})
+    assert story.states()["a"] == "loading"
+    assert story.machine.wake_at == 14.2
+    story.tick(14.2)
+    assert story.states()["a"] == "releasing"
 
 
 def test_the_tries_of_a_client_count_as_one_wait() -> None:
-    house = House()
-    of = house.load(1.0)
+    story = Story()
+    of = story.load(1.0)
     busy = {f"w/a@{of}": 1}
     for now in (10.0, 13.0, 16.0):
-        house.demand(now, {"b": 1}, busy)
-        house.demand(now + 2.5, {}, busy)
-    house.demand(40.0, {"b": 1}, busy, since=39.0)
-    assert house.states()["a"] == "closing", "its bound of 30 s has passed since 10.0"
+        story.demand(now, {"b": 1}, busy)
+        story.demand(now + 2.5, {}, busy)
+    story.demand(40.0, {"b": 1}, busy, since=39.0)
+    assert story.states()["a"] == "closing", "its bound of 30 s has passed since 10.0"
 
 
 def test_clients_that_stayed_away_are_not_expected_again() -> None:
-    house = House()
-    house.demand(1.0, {"a": 1})
-    house.demand(2.0, {})
-    house.demand(100.0, {"a": 1})
-    house.demand(101.0, {"b": 1})
-    assert house.states()["a"] == "releasing"
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.demand(2.0, {})
+    story.demand(100.0, {"a": 1})
+    story.demand(101.0, {"b": 1})
+    assert story.states()["a"] == "releasing"
 
 
 # maxWait: Auto --------------------------------------------------------------------------------------------------------
@@ -1283,13 +1283,13 @@ def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: floa
 
 def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
     auto = SchedulingSpec(max_wait=None)
-    house = House(a=auto, b=auto, c=auto)
-    house.machine.ledger.costs.note_load("c", 100.0)  # takes no part
-    assert house.machine.effective_max_wait == 30.0
-    house.demand(1.0, {"a": 1})
-    house.ready(2.0, "a", 2)
-    assert house.machine.effective_max_wait == 10.0
-    house.demand(3.0, {"b": 1}, {"w/a@2": 1}, served={"w/a@2": 1})
-    assert house.machine.wake_at == 13.0
-    house.tick(13.0)
-    assert house.states()["a"] == "closing"
+    story = Story(a=auto, b=auto, c=auto)
+    story.machine.history.costs.note_load("c", 100.0)  # takes no part
+    assert story.machine.effective_max_wait == 30.0
+    story.demand(1.0, {"a": 1})
+    story.ready(2.0, "a", 2)
+    assert story.machine.effective_max_wait == 10.0
+    story.demand(3.0, {"b": 1}, {"w/a@2": 1}, served={"w/a@2": 1})
+    assert story.machine.wake_at == 13.0
+    story.tick(13.0)
+    assert story.states()["a"] == "closing"

@@ -70,13 +70,13 @@ class Theatre:
     def tell(self, stimulus: SchedulerStimulus) -> None:
         for command in self.switching.step(stimulus):
             match command:
-                case Start(model, holder, epoch):
+                case Start(model, instance, epoch):
                     self.loads[model] += 1
                     self.later(
-                        self.load, lambda h=holder, e=epoch: self.tell(InstanceReady(self.now, h, e, "http://x"))
+                        self.load, lambda h=instance, e=epoch: self.tell(InstanceReady(self.now, h, e, "http://x"))
                     )
-                case Stop(_, holder, epoch):
-                    self.later(self.stop, lambda h=holder, e=epoch: self.tell(InstanceReleased(self.now, h, e)))
+                case Stop(_, instance, epoch):
+                    self.later(self.stop, lambda h=instance, e=epoch: self.tell(InstanceReleased(self.now, h, e)))
                 case Publish(residency):
                     self.later(0.0, lambda r=residency: self.at(ResidencySeen(self.now, r)))
         if self.switching.wake_at is not None:

@@ -24,7 +24,7 @@ from hotseat.core.scheduler.messages import DemandReported, SchedulerCommand, Sc
 from hotseat.core.scheduler.policy_view import may_evict_at
 
 from .test_admission import AT_ONCE, LATER, READY, resident, router, seen, to
-from .test_switching import House
+from .test_switching import Story
 
 CLOSING, LOADING = InstanceState.CLOSING, InstanceState.LOADING
 
@@ -33,21 +33,21 @@ CLOSING, LOADING = InstanceState.CLOSING, InstanceState.LOADING
 
 
 def test_a_diverted_request_waits_no_longer_and_leaves_its_wish() -> None:
-    desk = router()
-    assert desk.step(RequestArrived(1.0, 1, "a")) == [Queued(1), AT_ONCE]
-    assert desk.step(ServedByFallback(3.0, 1)) == [LATER, LATER]
-    demand = desk.demand()
-    assert (desk.waiting(), demand.waiting, demand.wanted) == (0, {}, {"a": 1.0})
+    gate = router()
+    assert gate.step(RequestArrived(1.0, 1, "a")) == [Queued(1), AT_ONCE]
+    assert gate.step(ServedByFallback(3.0, 1)) == [LATER, LATER]
+    demand = gate.demand()
+    assert (gate.waiting(), demand.waiting, demand.wanted) == (0, {}, {"a": 1.0})
     assert demand.requested == ("a",), "it is what sets everything in motion"
 
 
 def test_a_model_that_is_wanted_already_makes_no_haste() -> None:
-    desk = router()
-    desk.step(PrewarmRequested(1.0, "a"))
-    desk.demand()
-    assert desk.step(RequestArrived(2.0, 1, "a")) == [Queued(1), LATER]
-    assert desk.step(ServedByFallback(3.0, 1)) == [LATER]
-    assert (desk.demand().wanted, desk.demand().requested) == ({"a": 1.0}, ())
+    gate = router()
+    gate.step(PrewarmRequested(1.0, "a"))
+    gate.demand()
+    assert gate.step(RequestArrived(2.0, 1, "a")) == [Queued(1), LATER]
+    assert gate.step(ServedByFallback(3.0, 1)) == [LATER]
+    assert (gate.demand().wanted, gate.demand().requested) == ({"a": 1.0}, ())
 
 
 def test_a_wish_is_over_when_its_model_is_ready_or_refused_or_gone() -> None:
@@ -57,38 +57,38 @@ def test_a_wish_is_over_when_its_model_is_ready_or_refused_or_gone() -> None:
         LimitsChanged(2.0, {}, 9),
         RouterClosed(2.0),
     ):
-        desk = router()
-        assert desk.step(PrewarmRequested(1.0, "a")) == [ReportDemand(urgent=True)]
-        assert desk.step(seen(0, resident("a", LOADING))) == [AT_ONCE]
-        assert desk.demand().wanted == {"a": 1.0}
-        desk.step(end)
-        assert desk.demand().wanted == {}, end
+        gate = router()
+        assert gate.step(PrewarmRequested(1.0, "a")) == [ReportDemand(urgent=True)]
+        assert gate.step(seen(0, resident("a", LOADING))) == [AT_ONCE]
+        assert gate.demand().wanted == {"a": 1.0}
+        gate.step(end)
+        assert gate.demand().wanted == {}, end
 
 
 def test_nothing_is_wanted_that_is_there_or_refused_or_unknown() -> None:
-    desk = router()
-    desk.step(seen(1, resident("a"), refuse={"b": Refusal(1, "model_failed", "", retry_at=9.0)}))
+    gate = router()
+    gate.step(seen(1, resident("a"), refuse={"b": Refusal(1, "model_failed", "", retry_at=9.0)}))
     for model in ("a", "b", "z"):
-        assert desk.step(PrewarmRequested(5.0, model)) == []
-    assert desk.demand().wanted == {}
-    assert desk.step(PrewarmRequested(9.5, "b")) == [ReportDemand(urgent=True)], "its back-off is over"
+        assert gate.step(PrewarmRequested(5.0, model)) == []
+    assert gate.demand().wanted == {}
+    assert gate.step(PrewarmRequested(9.5, "b")) == [ReportDemand(urgent=True)], "its back-off is over"
 
 
 def test_a_dispatched_request_is_not_diverted() -> None:
-    desk = router()
-    desk.step(seen(1, resident("a")))
-    assert desk.step(RequestArrived(1.0, 1, "a")) == [to(1, "a"), LATER]
-    assert desk.step(ServedByFallback(2.0, 1)) == []
-    assert (desk.in_flight("a@1"), desk.demand().wanted) == (1, {})
+    gate = router()
+    gate.step(seen(1, resident("a")))
+    assert gate.step(RequestArrived(1.0, 1, "a")) == [to(1, "a"), LATER]
+    assert gate.step(ServedByFallback(2.0, 1)) == []
+    assert (gate.in_flight("a@1"), gate.demand().wanted) == (1, {})
 
 
 def test_a_request_that_is_not_to_wait_is_dispatched_or_rejected() -> None:
-    desk = router()
+    gate = router()
     message = "a cannot serve this request without waiting"
-    assert desk.step(RequestArrived(1.0, 1, "a", at_once=True)) == [Reject(1, NotResident, "not_resident", message)]
-    assert (desk.waiting(), desk.demand().requested) == (0, ())
-    desk.step(seen(1, resident("a")))
-    assert desk.step(RequestArrived(1.0, 2, "a", at_once=True)) == [to(2, "a"), LATER]
+    assert gate.step(RequestArrived(1.0, 1, "a", at_once=True)) == [Reject(1, NotResident, "not_resident", message)]
+    assert (gate.waiting(), gate.demand().requested) == (0, ())
+    gate.step(seen(1, resident("a")))
+    assert gate.step(RequestArrived(1.0, 2, "a", at_once=True)) == [to(2, "a"), LATER]
 
 
 def test_the_first_wish_counts() -> None:
@@ -101,97 +101,97 @@ def test_the_first_wish_counts() -> None:
 
 
 def wanted(
-    house: House, now: float, *, flight: dict[str, int] | None = None, **models: float
+    story: Story, now: float, *, flight: dict[str, int] | None = None, **models: float
 ) -> list[SchedulerCommand]:
-    house.seq += 1
-    demand = Demand("r", house.seq, house.machine.epoch, in_flight=flight or {}, wanted=models)
-    return house.machine.step(DemandReported(now, demand))
+    story.seq += 1
+    demand = Demand("r", story.seq, story.machine.epoch, in_flight=flight or {}, wanted=models)
+    return story.machine.step(DemandReported(now, demand))
 
 
 def started(commands: list[SchedulerCommand]) -> list[str]:
     return [command.model for command in commands if isinstance(command, Start)]
 
 
-def states(house: House) -> dict[str, str]:
-    return {name: state for name, state in house.states().items() if state != "unloaded"}
+def states(story: Story) -> dict[str, str]:
+    return {name: state for name, state in story.states().items() if state != "unloaded"}
 
 
-def resident_a(load: float = 10.0, **terms: float) -> House:
+def resident_a(load: float = 10.0, **terms: float) -> Story:
     """A house in which a is ready after a load of so many seconds, and nobody uses it."""
-    house = House(a=SchedulingSpec(), b=SchedulingSpec(**terms))
-    house.demand(0.0, {"a": 1})
-    house.ready(load, "a", 2)
-    house.demand(load, {})
-    return house
+    story = Story(a=SchedulingSpec(), b=SchedulingSpec(**terms))
+    story.demand(0.0, {"a": 1})
+    story.ready(load, "a", 2)
+    story.demand(load, {})
+    return story
 
 
 def test_a_wish_loads_what_fits() -> None:
-    house = House()
-    commands = wanted(house, 1.0, a=0.5)
+    story = Story()
+    commands = wanted(story, 1.0, a=0.5)
     assert started(commands) == ["a"]
-    assert house.machine.switches[0].reason == "demand"
-    house.ready(2.0, "a", 2)
-    wanted(house, 3.0)
-    assert states(house) == {"a": "ready"}
+    assert story.machine.switches[0].reason == "demand"
+    story.ready(2.0, "a", 2)
+    wanted(story, 3.0)
+    assert states(story) == {"a": "ready"}
 
 
 def test_a_wish_takes_nothing_off_before_that_has_rested_for_what_it_costs() -> None:
-    house = resident_a(load=10.0)
-    wanted(house, 12.0, b=12.0)
-    assert (states(house), house.machine.wake_at) == ({"a": "ready"}, 20.0)
-    house.tick(19.9)
-    assert states(house) == {"a": "ready"}
-    house.tick(20.0)
-    assert states(house) == {"a": "closing"}
+    story = resident_a(load=10.0)
+    wanted(story, 12.0, b=12.0)
+    assert (states(story), story.machine.wake_at) == ({"a": "ready"}, 20.0)
+    story.tick(19.9)
+    assert states(story) == {"a": "ready"}
+    story.tick(20.0)
+    assert states(story) == {"a": "closing"}
 
 
 def test_what_is_used_has_its_turn_first() -> None:
-    house = resident_a(load=10.0, max_wait=15.0)
+    story = resident_a(load=10.0, max_wait=15.0)
     for now in range(12, 25):
-        wanted(house, float(now), b=12.0, flight={"w/a@2": 1})
-        assert states(house) == {"a": "ready"}
-    wanted(house, 27.0, b=12.0, flight={"w/a@2": 1})
-    assert states(house) == {"a": "closing"}, "15 s are over since it was wanted"
+        wanted(story, float(now), b=12.0, flight={"w/a@2": 1})
+        assert states(story) == {"a": "ready"}
+    wanted(story, 27.0, b=12.0, flight={"w/a@2": 1})
+    assert states(story) == {"a": "closing"}, "15 s are over since it was wanted"
 
 
 def test_a_resident_that_has_rested_goes_at_once() -> None:
-    house = resident_a(load=1.0)
-    wanted(house, 60.0, b=60.0)
-    assert states(house) == {"a": "closing"}
+    story = resident_a(load=1.0)
+    wanted(story, 60.0, b=60.0)
+    assert states(story) == {"a": "closing"}
 
 
 def test_who_waits_is_not_held_up_by_that() -> None:
-    house = resident_a(load=10.0)
-    house.demand(12.0, {"b": 1})
-    assert states(house)["a"] != "ready"
+    story = resident_a(load=10.0)
+    story.demand(12.0, {"b": 1})
+    assert states(story)["a"] != "ready"
 
 
 def test_a_load_for_a_wish_is_finished_though_others_wait() -> None:
-    house = House()
-    wanted(house, 1.0, a=1.0)
-    house.seq += 1
-    assert states(house) == {"a": "loading"}
-    wanted(house, 1.5, a=1.0, b=1.5)
-    assert states(house) == {"a": "loading"}
+    story = Story()
+    wanted(story, 1.0, a=1.0)
+    story.seq += 1
+    assert states(story) == {"a": "loading"}
+    wanted(story, 1.5, a=1.0, b=1.5)
+    assert states(story) == {"a": "loading"}
 
 
 def test_an_unload_ends_a_wish() -> None:
-    house = House()
-    wanted(house, 1.0, a=1.0)
-    house.machine.step(UnloadOrdered(2.0, "a"))
-    assert house.machine.residency.refusals["a"].code == "unloaded"
-    commands = house.released(3.0, "a", 2)
-    assert (started(commands), states(house)) == ([], {})
+    story = Story()
+    wanted(story, 1.0, a=1.0)
+    story.machine.step(UnloadOrdered(2.0, "a"))
+    assert story.machine.residency.refusals["a"].code == "unloaded"
+    commands = story.released(3.0, "a", 2)
+    assert (started(commands), states(story)) == ([], {})
 
 
 def test_a_wish_that_was_there_when_its_model_failed_brings_it_no_more() -> None:
-    house = House()
-    seen_epoch = house.machine.epoch
-    wanted(house, 1.0, a=1.0)
-    house.failed(2.0, "a", 2)
-    assert started(house.released(3.0, "a", 2)) == []
-    assert started(house.tick(500.0)) == [], "its back-off is over, but the router has not said so since"
-    assert seen_epoch < house.machine.residency.refusals["a"].epoch
+    story = Story()
+    seen_epoch = story.machine.epoch
+    wanted(story, 1.0, a=1.0)
+    story.failed(2.0, "a", 2)
+    assert started(story.released(3.0, "a", 2)) == []
+    assert started(story.tick(500.0)) == [], "its back-off is over, but the router has not said so since"
+    assert seen_epoch < story.machine.residency.refusals["a"].epoch
 
 
 @pytest.mark.parametrize(
@@ -209,26 +209,26 @@ def test_when_a_resident_goes_for_a_wish(state: InstanceState, used: float, idle
     costs = StepDurations()
     costs.note_load("a", 8.0)
     costs.note_stop("a", 2.0)
-    holder = Instance("a", "w/a@1", 1, state, 20.0, SchedulingSpec(), ready_since=20.0, last_used=used)
-    assert may_evict_at(110.0, 30.0, [holder], costs, lambda _: idle) == at
+    instance = Instance("a", "w/a@1", 1, state, 20.0, SchedulingSpec(), ready_since=20.0, last_used=used)
+    assert may_evict_at(110.0, 30.0, [instance], costs, lambda _: idle) == at
     seatless = Instance("c", "w/c@2", 2, READY, 20.0, SchedulingSpec(claim=NOTHING), ready_since=20.0, last_used=500.0)
     assert may_evict_at(110.0, 30.0, [seatless], costs, lambda _: True) == -inf
-    assert may_evict_at(110.0, 30.0, [holder, seatless], costs, lambda _: idle) == at
+    assert may_evict_at(110.0, 30.0, [instance, seatless], costs, lambda _: idle) == at
 
 
 def test_two_models_that_are_only_ever_wanted_take_turns_that_are_worth_their_loads() -> None:
     """A load takes 10 s; requests for both come every second, and what is not resident is answered by a fallback."""
-    house, since, loads, ready_seconds = House(), {}, [], 0
+    story, since, loads, ready_seconds = Story(), {}, [], 0
     began: dict[str, float] = {}
     served: dict[str, int] = {}
     for second in range(1, 1001):
         now = float(second)
-        resident = next(iter(house.machine.holders.values()), None)
+        resident = next(iter(story.machine.instances.values()), None)
         if resident and resident.state is LOADING and now - began[resident.model] >= 10:
-            house.ready(now, resident.model, resident.epoch)
+            story.ready(now, resident.model, resident.epoch)
         if resident and resident.state is InstanceState.RELEASING:
-            house.released(now, resident.model, resident.epoch)
-        there = {h.model: h.id for h in house.machine.holders.values() if h.state is READY}
+            story.released(now, resident.model, resident.epoch)
+        there = {h.model: h.id for h in story.machine.instances.values() if h.state is READY}
         for model in ("a", "b"):
             if model in there:
                 since.pop(model, None)
@@ -236,13 +236,13 @@ def test_two_models_that_are_only_ever_wanted_take_turns_that_are_worth_their_lo
                 ready_seconds += 1
             else:
                 since.setdefault(model, now)
-        house.seq += 1
-        demand = Demand("r", house.seq, house.machine.epoch, served=dict(served), wanted=dict(since))
-        house.machine.step(DemandReported(now, demand))
-        for holder in house.machine.holders.values():
-            if holder.state is LOADING and holder.id not in loads:
-                loads.append(holder.id)
-                began[holder.model] = now
+        story.seq += 1
+        demand = Demand("r", story.seq, story.machine.epoch, served=dict(served), wanted=dict(since))
+        story.machine.step(DemandReported(now, demand))
+        for instance in story.machine.instances.values():
+            if instance.state is LOADING and instance.id not in loads:
+                loads.append(instance.id)
+                began[instance.model] = now
     assert {load.partition("@")[0] for load in loads} == {"w/a", "w/b"}
     assert len(loads) <= 26, "a turn is 30 s"
     assert ready_seconds >= 650

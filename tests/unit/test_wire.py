@@ -58,7 +58,7 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
     assert (read.epoch, read.effective_max_wait) == (9, 31.5)
     assert read.residents[0].since == pytest.approx(now, abs=0.002)
-    assert (read.residents[0].holder, read.residents[0].devices) == ("w/a@4", ("0", "1"))
+    assert (read.residents[0].instance, read.residents[0].devices) == ("w/a@4", ("0", "1"))
     assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
     assert read.residents[0].state is InstanceState.CLOSING
     assert read.residents[0].memory == 7

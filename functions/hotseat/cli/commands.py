@@ -121,7 +121,7 @@ def _seats(body: Row) -> list[list[str]]:
 def _stories(body: Row) -> list[list[str]]:
     """One row for each transition of each instance, oldest first; a server of an earlier version tells none."""
     return [
-        [row["holder"], _since(step["at"]), step["from"] or "-", step["to"] or "-", step["why"]]
+        [row["instance"], _since(step["at"]), step["from"] or "-", step["to"] or "-", step["why"]]
         for row in (*body["running"], *(body.get("parked") or ()))
         for step in row.get("story") or ()
     ]

@@ -16,20 +16,20 @@ from hotseat.kube.constants import MODELS, SERVICES
 class RemoteCommands:
     """Carries orders out, and waits for their end where that is asked for."""
 
-    def __init__(self, chambers: Mapping[str, WorkspaceController], pinning: "PinAnnotations") -> None:
-        self._chambers = chambers
+    def __init__(self, controllers: Mapping[str, WorkspaceController], pinning: "PinAnnotations") -> None:
+        self._controllers = controllers
         self._pinning = pinning
 
     def carry_out(self, order: Json) -> Json:
         """Do it. HotseatError: what the operator is told."""
-        chamber = self._chambers.get(str(order.get("workspace")))
-        if chamber is None:
+        controller = self._controllers.get(str(order.get("workspace")))
+        if controller is None:
             raise UnknownModel(f"Workspace {order.get('workspace')} does not exist")
         what, model = order.get("order"), str(order.get("model"))
         if what == "goodbye":
-            chamber.leave(str(order["router"]))
+            controller.leave(str(order["router"]))
             return {"state": "left"}
-        if model not in {m.name for m in chamber.models}:
+        if model not in {m.name for m in controller.models}:
             raise UnknownModel(f"model {model} does not exist")
         known: dict[str, Callable[[ModelCommands, str, float | None], ModelStatus]] = {
             "load": ModelCommands.load,
@@ -39,7 +39,7 @@ class RemoteCommands:
         }
         if what not in known:
             raise BadRequest(f"the command is {what!r}; allowed: {', '.join(known)}, goodbye")
-        status = known[what](chamber.operator, model, order.get("wait"))
+        status = known[what](controller.operator, model, order.get("wait"))
         return {"state": status.state, "message": status.message, "pinned": status.pinned}
 
     def _pin(self, operator: ModelCommands, model: str, wait: float | None) -> ModelStatus:

@@ -48,13 +48,13 @@ def read(
     paths: Mapping[str, str],
 ) -> ModelObjects:
     """Read everything. `paths`: where the weights of Models are. A Model's own object goes before a ksvc of its name."""
-    rooms: dict[str, tuple[Workspace, Json]] = {}
+    handles: dict[str, tuple[Workspace, Json]] = {}
     for each in workspaces:
         try:
-            rooms[each["metadata"]["name"]] = (_workspace(each), each)
+            handles[each["metadata"]["name"]] = (_workspace(each), each)
         except ValidationError as error:
             log.warning("Workspace %s: %s", each["metadata"]["name"], error)
-    home = next(iter(rooms)) if len(rooms) == 1 else DEFAULT_WORKSPACE
+    home = next(iter(handles)) if len(handles) == 1 else DEFAULT_WORKSPACE
     found: dict[str, ModelObject] = {}
     for each in models:
         if "deletionTimestamp" not in each["metadata"] and (made := _model(each, settings, paths, home)):
@@ -66,7 +66,7 @@ def read(
                 found[name] = _adopted(each, settings)
             except ValidationError as error:  # its label or its pod template; whatever it runs is counted all the same
                 log.warning("ksvc %s: %s", name, error)
-    return ModelObjects(rooms, found)
+    return ModelObjects(handles, found)
 
 
 def _adopted(service: Json, settings: ClusterSettings) -> ModelObject:

@@ -30,7 +30,7 @@ class ModelStatusWriter(threading.Thread):
     """One thread that writes. `view` gives the statuses of Models by name and the states of ksvcs by name, as they are now."""
 
     def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
-        super().__init__(name="scribe", daemon=True)
+        super().__init__(name="status_writer", daemon=True)
         self._kube = kube
         self._namespace = namespace
         self._view = view

@@ -28,14 +28,14 @@ class RouterApp:
         kube = Kube.connect()
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace
-        carrier = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
+        switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
         self._bus = EventLog()  # to be followed here; the switcher publishes for everybody else
-        self.house = RemoteWorkspaces(settings.pod, carrier, self._connections.forget, self._bus)
-        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.house), self._bus.shown_name))
+        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._bus)
+        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._bus.shown_name))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self.gateway = create_gateway(
-            self.house,
+            self.registry,
             self._bus,
             self._metrics,
             Keys(settings.keys),
@@ -53,14 +53,14 @@ class RouterApp:
             raise RuntimeError(
                 "cannot list Workspaces; check that the CRDs and the router's Role are installed (hotseat doctor)"
             )
-        self.house.begin()
+        self.registry.begin()
 
     def reload(self) -> None:
         """Do nothing: documents come from the API server."""
 
     def close(self) -> None:
         """Let what is in flight finish, and leave."""
-        self.house.close(GRACEFUL)
+        self.registry.close(GRACEFUL)
         self._watcher.stop()
         self._bus.close()
         self._connections.close()
@@ -69,9 +69,9 @@ class RouterApp:
 
     def _see(self, change: Change, workspace: Json) -> None:
         if change is Change.GONE:
-            self.house.drop(workspace["metadata"]["name"])
+            self.registry.drop(workspace["metadata"]["name"])
         else:
-            self.house.take(workspace)
+            self.registry.take(workspace)
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ def serve(
     threads = Threads(bounds.threads)
     if places > bounds.places:
         log.warning("serving at most %d requests at once, not %d: %s", bounds.places, places, bounds.why)
-    room = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(KEPT))
+    handle = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(KEPT))
     Server(
-        lambda: create(settings, room),
+        lambda: create(settings, handle),
         lambda: log.info(up, settings.pod),
         bind=f"0.0.0.0:{settings.port}",
         threads=threads,

@@ -112,7 +112,7 @@ def workspace_conditions(
 ) -> list[Json]:
     """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
     stuck = [r for r in residency.residents if r.state is InstanceState.UNPROVEN]
-    unproven = ", ".join(f"{r.model} ({r.holder})" for r in stuck)
+    unproven = ", ".join(f"{r.model} ({r.instance})" for r in stuck)
     problems = [f"the release could not be verified: {unproven}"] if stuck else []
     problems += [problem for problem in (policy_problem, group_problem) if problem]
     of_groups = "UnknownMember" if group_problem else "Switching"

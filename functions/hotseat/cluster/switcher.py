@@ -58,8 +58,8 @@ class SwitcherApp:
         self._dirty = threading.Event()
         self._marks: dict[str, tuple[object, ...]] = {}
         self._closed = False
-        self._chambers: dict[str, WorkspaceController] = {}
-        self._handover = PendingObservations(self._chambers)
+        self._controllers: dict[str, WorkspaceController] = {}
+        self._handover = PendingObservations(self._controllers)
         self._documents = ModelObjects({}, {})
         self._uids: Mapping[str, str] = {}
         self._homes: dict[str, str] = {}  # Workspace by Model
@@ -67,7 +67,7 @@ class SwitcherApp:
         self._runtime = KnativeRuntime(
             self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
         )
-        self._scribe = ModelStatusWriter(self._kube, namespace, self._view)
+        self._status_writer = ModelStatusWriter(self._kube, namespace, self._view)
         self._bus.subscribe(self._record)
 
         def follow(resource: Resource, selector: str = "") -> Watcher:
@@ -79,7 +79,7 @@ class SwitcherApp:
         self._watchers = (self._workspaces, self._models, self._services, self._claims, self._routers)
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_die)
         self._leading = False
-        orders = RemoteCommands(self._chambers, PinAnnotations(self._kube, namespace, lambda: self._documents))
+        orders = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
         self.gateway = create_inbox(
             settings.key, self._demand, orders.carry_out, lambda: not self._closed, self._metrics
         )
@@ -96,9 +96,9 @@ class SwitcherApp:
         """Let go; what is resident stays, and the next switcher goes on with it."""
         self._closed = True
         self._dirty.set()
-        for chamber in self._chambers.values():
-            chamber.stop()
-        self._scribe.close()
+        for controller in self._controllers.values():
+            controller.stop()
+        self._status_writer.close()
         self._runtime.close()
         self._leader.close()
         if self._sink is not None:
@@ -133,12 +133,14 @@ class SwitcherApp:
         for each in self._watchers:
             while not each.wait_synced(5.0) and not self._closed:
                 log.warning("waiting for the API server")
-        self._scribe.start()
+        self._status_writer.start()
         self._read()
         self._enter()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
-        for chamber in self._chambers.values():  # only now: routers shall not hear of a Workspace without its residents
-            chamber.start()
+        for (
+            controller
+        ) in self._controllers.values():  # only now: routers shall not hear of a Workspace without its residents
+            controller.start()
         threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
         self._forget_routers()
         self._leading = True
@@ -158,7 +160,7 @@ class SwitcherApp:
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._enter()
         self._settle()
-        self._scribe.mark()
+        self._status_writer.mark()
 
     def _read(self) -> None:
         models = self._models.objects
@@ -167,33 +169,33 @@ class SwitcherApp:
         found = {f"Model/{m['metadata']['name']}": m["metadata"]["uid"] for m in models}
         found |= {f"Workspace/{w['metadata']['name']}": w["metadata"]["uid"] for w in self._workspaces.objects}
         for name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
-            self._scribe.forget(name.partition("/")[2])
+            self._status_writer.forget(name.partition("/")[2])
         self._uids = found
         self._homes = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
 
     def _enter(self) -> None:
-        """Give each Workspace its documents, and a new one its chamber."""
+        """Give each Workspace its documents, and a new one its controller."""
         models = self._documents.models
         for name, (workspace, document) in self._documents.workspaces.items():
-            chamber = self._chambers.get(name) or self._chamber(workspace, document)
+            controller = self._controllers.get(name) or self._controller(workspace, document)
             mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
             marks = {r.model.name: r.mark for r in mine}
-            chamber.change(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
-            if name not in self._chambers:
-                self._handover.open(chamber)
+            controller.change(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
+            if name not in self._controllers:
+                self._handover.open(controller)
                 if self._leading:
-                    chamber.start()
-        for name in self._chambers.keys() - self._documents.workspaces.keys():
-            chamber = self._chambers[name]
-            chamber.change(chamber.workspace, chamber.generation, (), {})
+                    controller.start()
+        for name in self._controllers.keys() - self._documents.workspaces.keys():
+            controller = self._controllers[name]
+            controller.change(controller.workspace, controller.generation, (), {})
 
-    def _chamber(self, workspace: Workspace, document: Json) -> WorkspaceController:
+    def _controller(self, workspace: Workspace, document: Json) -> WorkspaceController:
         status = document.get("status") or {}
-        chamber = WorkspaceController(
+        controller = WorkspaceController(
             workspace, status, runtime=self._runtime, bus=self._bus, kube=self._kube, namespace=self.namespace
         )
-        chamber.turned = self._scribe.mark
-        return chamber
+        controller.turned = self._status_writer.mark
+        return controller
 
     def _make(self, item: Json) -> None:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
@@ -234,31 +236,31 @@ class SwitcherApp:
     def _observe(self, observation: Observation) -> None:
         if isinstance(observation, CacheObserved):
             name = self._homes.get(observation.model, "")
-            self._scribe.mark()
+            self._status_writer.mark()
         else:
-            name = observation.holder.partition("/")[0]
+            name = observation.instance.partition("/")[0]
         self._handover.tell(name, observation)
 
     def _demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
         if not self._leading:
             raise Unavailable("this switcher is not the leader", code="not_leading", retry_after=1.0)
-        if chamber := self._chambers.get(workspace):
-            chamber.report(demand, pod, through_broker=through_broker)
+        if controller := self._controllers.get(workspace):
+            controller.report(demand, pod, through_broker=through_broker)
 
     def _see_router(self, change: Change, pod: Json) -> None:
         if change is Change.GONE or pods.terminal(pod):
-            for chamber in list(self._chambers.values()):
-                for router in chamber.routers:
+            for controller in list(self._controllers.values()):
+                for router in controller.routers:
                     if router.pod == pod["metadata"]["name"]:
-                        chamber.leave(router.id)
+                        controller.leave(router.id)
 
     def _forget_routers(self) -> None:
         """Routers of an earlier time whose pods are gone."""
         there = {pod["metadata"]["name"] for pod in self._routers.objects if not pods.terminal(pod)}
-        for chamber in self._chambers.values():
-            for router in chamber.routers:
+        for controller in self._controllers.values():
+            for router in controller.routers:
                 if router.pod and router.pod not in there:
-                    chamber.leave(router.id)
+                    controller.leave(router.id)
 
     # What it shows --------------------------------------------------------------------------------------------------------
 
@@ -268,21 +270,21 @@ class SwitcherApp:
         states: dict[str, str] = {}
         told = self._fetcher.told()
         for name, each in self._documents.models.items():
-            chamber = self._chambers.get(each.model.spec.workspace)
-            rows = {row.name: row for row in chamber.switcher.status()} if chamber else {}
+            controller = self._controllers.get(each.model.spec.workspace)
+            rows = {row.name: row for row in controller.switcher.status()} if controller else {}
             status = rows.get(name, ModelStatus(name, "unloaded"))
             if each.model.spec.url is None:
                 states[name] = status.state
             if each.uid is not None:
-                shown[name] = self._status_of(each, chamber, status, told.get(name))
+                shown[name] = self._status_of(each, controller, status, told.get(name))
         return shown, states
 
     def _status_of(
-        self, each: ModelObject, chamber: WorkspaceController | None, status: ModelStatus, told: CacheObserved | None
+        self, each: ModelObject, controller: WorkspaceController | None, status: ModelStatus, told: CacheObserved | None
     ) -> Json:
         name = each.model.name
-        problem = each.problem or ("" if chamber else f"Workspace {each.model.spec.workspace} does not exist")
-        residents = chamber.residency.residents if chamber else ()
+        problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
+        residents = controller.residency.residents if controller else ()
         cache = (told.state, told.message, told.done, told.total) if told else None
         if cache is None and not self._fetcher.needs_fetch(each.model):
             cache = (CacheState.CACHED, "", None, None)
@@ -292,7 +294,7 @@ class SwitcherApp:
             generation=each.generation,
             resident=next((r for r in residents if r.model == name), None),
             cache=cache,
-            switches=chamber.switcher.switches() if chamber else (),
+            switches=controller.switcher.switches() if controller else (),
             problem=problem,
         )
         made["conditions"] = statuses.keep_times(made["conditions"], self._before(each))
@@ -305,15 +307,17 @@ class SwitcherApp:
         return found
 
     def _record(self, event: Event) -> None:
-        self._scribe.event(event, self._uids)
+        self._status_writer.event(event, self._uids)
 
     def _uid(self, model: str) -> str | None:
         return self._uids.get(f"Model/{model}")
 
     def _gauges(self) -> Iterator[Reading]:
-        for chamber in list(self._chambers.values()):
-            yield from of_seats(chamber.workspace, chamber.residency.residents, chamber.switcher.effective_max_wait)
-            yield from of_pins(chamber.workspace, chamber.switcher.status())
+        for controller in list(self._controllers.values()):
+            yield from of_seats(
+                controller.workspace, controller.residency.residents, controller.switcher.effective_max_wait
+            )
+            yield from of_pins(controller.workspace, controller.switcher.status())
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

@@ -118,7 +118,7 @@ def residency_to_status(residency: Residency) -> Json:
         "residents": [
             {
                 "model": r.model,
-                "holder": r.holder,
+                "instance": r.instance,
                 "state": r.state.value,
                 "epoch": r.epoch,
                 **({"since": to_rfc3339(r.since)} if r.since else {}),
@@ -152,7 +152,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
     residents = tuple(
         Resident(
             r["model"],
-            r["holder"],
+            r["instance"],
             InstanceState(r["state"]),
             r["epoch"],
             from_rfc3339(r["since"]) if r.get("since") else 0.0,

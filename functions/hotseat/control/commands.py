@@ -89,10 +89,10 @@ class ModelCommands:
         leaving: set[str] = set()
 
         def outcome() -> ModelStatus | None:
-            holders = self._switcher.holders(model)
+            instances = self._switcher.instances(model)
             if not leaving:
-                leaving.update(holders)
-            left = {holders[each] for each in leaving & holders.keys()}
+                leaving.update(instances)
+            left = {instances[each] for each in leaving & instances.keys()}
             return None if left - {InstanceState.UNPROVEN} else self.status(model)
 
         status = self._switcher.order(order, outcome, timeout)

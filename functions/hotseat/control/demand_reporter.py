@@ -19,20 +19,20 @@ KIND = "demand.reported"
 
 
 class DemandReporter(threading.Thread):
-    """Tells the switcher one desk's demand. `pod` is this process's pod; `enrolled` says whether the switcher knows us."""
+    """Tells the switcher one gate's demand. `pod` is this process's pod; `enrolled` says whether the switcher knows us."""
 
-    def __init__(self, workspace: str, pod: str, carrier: SwitcherClient, demand: Callable[[], Demand]) -> None:
+    def __init__(self, workspace: str, pod: str, switcher_client: SwitcherClient, demand: Callable[[], Demand]) -> None:
         super().__init__(name=f"demand-{workspace}", daemon=True)
         self._workspace = workspace
         self._pod = pod
-        self._carrier = carrier
+        self._switcher_client = switcher_client
         self._demand = demand
         self._news = threading.Condition()
         self._due = 0.0  # monotonic; when the next snapshot is taken
         self._closed = False
         self._awaited: tuple[int, float] | None = None  # the oldest snapshot that lacks an echo, and when it was sent
         self.enrolled = False
-        self.broker_ok = bool(carrier.broker)
+        self.broker_ok = bool(switcher_client.broker)
         self.direct = 0  # snapshots that went directly
         self._broker = LatestValueSender(f"broker-{workspace}", self._publish)
         self._direct = LatestValueSender(f"direct-{workspace}", self._hand_over)
@@ -89,16 +89,16 @@ class DemandReporter(threading.Thread):
             self._awaited = (demand.seq, now)
         elif now - self._awaited[1] > ECHO:
             self.broker_ok = False
-        if self._carrier.broker:
+        if self._switcher_client.broker:
             self._broker.put(data)
         if not self.broker_ok or not self.enrolled:
             self.direct += 1
             self._direct.put(data)
 
     def _publish(self, data: Json) -> None:
-        if not self._carrier.through_broker(self._workspace, KIND, data) and self.broker_ok:
+        if not self._switcher_client.through_broker(self._workspace, KIND, data) and self.broker_ok:
             self.broker_ok = False
             self.changed(urgent=True)
 
     def _hand_over(self, data: Json) -> None:
-        self._carrier.directly(self._workspace, KIND, data)
+        self._switcher_client.directly(self._workspace, KIND, data)

@@ -1,4 +1,4 @@
-"""The house: all Workspaces of this process, with their desks and switchers over one runtime, and the names of all Models."""
+"""The house: all Workspaces of this process, with their gates and switchers over one runtime, and the names of all Models."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ def load_policy(name: str) -> Policy:
 
 
 class LocalWorkspace:
-    """One Workspace: its document, its desk, its switcher."""
+    """One Workspace: its document, its gate, its switcher."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class LocalWorkspace:
             learned=learned,
             remembered=remembered,
         )
-        self.desk = RequestGate(router, clock, self.switcher.demand_changed)
-        self._operator = ModelCommands(self.switcher, clock, lambda: self.desk.residency)
+        self.gate = RequestGate(router, clock, self.switcher.demand_changed)
+        self._operator = ModelCommands(self.switcher, clock, lambda: self.gate.residency)
         self.timetable = ScheduleTimer(self.switcher.tell, clock)
 
     @property
@@ -107,13 +107,13 @@ class LocalWorkspace:
         self.capacity = replace(capacity_of(workspace, self.devices, host_memory=host_memory), away=away)
         mine = list(models)
         now = self._clock()
-        self.desk.change(limits_changed(now, mine, workspace))
+        self.gate.change(limits_changed(now, mine, workspace))
         terms = {m.name: terms_of(m, workspace) for m in mine}
         self.timetable.follow(mine, terms, self.capacity, groups_of(workspace), afresh=True)
 
     def widen(self, workspace: Workspace, models: Iterable[Model]) -> None:
         """Take requests for the Models that `change` will bring, and still for those that it will take away."""
-        self.desk.widen(limits_changed(self._clock(), models, workspace))
+        self.gate.widen(limits_changed(self._clock(), models, workspace))
 
     def await_devices(self, away: tuple[str, ...]) -> None:
         """Take in which of its GPUs another Workspace has not given back yet."""
@@ -124,18 +124,18 @@ class LocalWorkspace:
     @property
     def ceded(self) -> set[str]:
         """GPUs that it still has something on though they are not its own any longer."""
-        used = _used(self.desk.residency.residents)
+        used = _used(self.gate.residency.residents)
         return used if self.retired else used - set(self.devices or ())
 
     @property
     def empty(self) -> bool:
         """Whether nothing holds any of it."""
-        return not any(r.epoch != EXTERNAL_EPOCH for r in self.desk.residency.residents)
+        return not any(r.epoch != EXTERNAL_EPOCH for r in self.gate.residency.residents)
 
     @property
     def over(self) -> bool:
         """Whether its Workspace is gone, and nothing of it is left."""
-        return self.retired and self.switcher.ended and not self.desk.waiting() and not self.desk.in_flight()
+        return self.retired and self.switcher.ended and not self.gate.waiting() and not self.gate.in_flight()
 
     def status(self, model: str) -> ModelStatus:
         """State of one model; `unloaded` for one that the switcher has not seen yet."""
@@ -167,9 +167,9 @@ class LocalWorkspace:
         return self._operator.unpin(model)
 
     def _publish(self, residency: Residency) -> None:
-        before = self.desk.residency.residents
+        before = self.gate.residency.residents
         gone = {r.address for r in before} - {r.address for r in residency.residents}
-        self.desk.see(residency)
+        self.gate.see(residency)
         if _used(before) != _used(residency.residents):
             self._moved()
         for address in gone:
@@ -177,7 +177,7 @@ class LocalWorkspace:
                 self._forget(address)
 
     def _demand(self) -> DemandReported:
-        demand = self.desk.demand()
+        demand = self.gate.demand()
         now = self._clock()
         if demand.waiting and now - self._told >= DEMAND_EVENTS:
             self._told = now
@@ -219,7 +219,7 @@ class LocalWorkspaces(ModelRegistry):
     and of Workspaces that are gone.
     """
 
-    _rooms: Mapping[str, LocalWorkspace]
+    _handles: Mapping[str, LocalWorkspace]
 
     def __init__(
         self,
@@ -257,62 +257,64 @@ class LocalWorkspaces(ModelRegistry):
             models, named = list(models), {w.name: w for w in workspaces}
             policies = self._policies(named.values())
             self._open(named.values(), policies)
-            mine: dict[str, list[Model]] = {name: [] for name in self._rooms}
+            mine: dict[str, list[Model]] = {name: [] for name in self._handles}
             for model in models:
                 mine[model.spec.workspace].append(model)
-            self._homes |= {m.name: self._rooms[m.spec.workspace] for m in models}
+            self._homes |= {m.name: self._handles[m.spec.workspace] for m in models}
             if self._begun:
                 self.runtime.update(models)
             for name, workspace in named.items():
-                self._rooms[name].widen(workspace, mine[name])
+                self._handles[name].widen(workspace, mine[name])
             self.bus.learn_names({m.name: m.shown_name for m in models})
-            self._places = {name: ModelRoute(m, self._rooms[m.spec.workspace]) for m in models for name in m.names}
-            self._change_rooms(named, mine, policies)
-            self._homes = {m.name: self._rooms[m.spec.workspace] for m in models}
+            self._places = {name: ModelRoute(m, self._handles[m.spec.workspace]) for m in models for name in m.names}
+            self._change_handles(named, mine, policies)
+            self._homes = {m.name: self._handles[m.spec.workspace] for m in models}
             if not self._begun:
                 self._begun = True
                 self.runtime.begin(models, self.observe)
 
-    def _change_rooms(
+    def _change_handles(
         self, named: Mapping[str, Workspace], mine: Mapping[str, list[Model]], policies: Mapping[str, Policy]
     ) -> None:
         devices = assign_gpus(named.values(), self._had(named), self._devices, self._device_ids)
         share = None if self._host_memory is None else self._host_memory // (_stating_none(named.values()) or 1)
-        for name, room in self._rooms.items():
-            room.retired = name not in named
-            if not room.retired:  # else it keeps what it had until it is empty
-                room.devices = devices.get(name)
+        for name, handle in self._handles.items():
+            handle.retired = name not in named
+            if not handle.retired:  # else it keeps what it had until it is empty
+                handle.devices = devices.get(name)
         problem: Exception | None = None
-        for name, room in self._rooms.items():
+        for name, handle in self._handles.items():
             try:
-                room.change(named.get(name, room.workspace), mine[name], share, self._away(room), policies.get(name))
+                handle.change(
+                    named.get(name, handle.workspace), mine[name], share, self._away(handle), policies.get(name)
+                )
             except Exception as error:
                 log.exception("cannot apply the documents of Workspace %s", name)
                 problem = problem or error
-            if room.retired:
-                room.switcher.retire()
+            if handle.retired:
+                handle.switcher.retire()
         if problem is not None:
             raise problem
 
     def _policies(self, workspaces: Iterable[Workspace]) -> dict[str, Policy]:
         """Load the policies of Workspaces that are new, or that name another than before."""
-        rooms = self._rooms
+        handles = self._handles
         return {
             w.name: load_policy(w.spec.policy.name)
             for w in workspaces
-            if w.name not in rooms or rooms[w.name].workspace.spec.policy.name != w.spec.policy.name
+            if w.name not in handles or handles[w.name].workspace.spec.policy.name != w.spec.policy.name
         }
 
     def _open(self, workspaces: Iterable[Workspace], policies: Mapping[str, Policy]) -> None:
         """Have a room for each Workspace, and none for what is gone and empty."""
-        rooms = {name: room for name, room in self._rooms.items() if not room.over}
+        handles = {name: handle for name, handle in self._handles.items() if not handle.over}
         opened: list[LocalWorkspace] = []
         try:
             for workspace in workspaces:
-                room = rooms.get(workspace.name)
-                if room is not None and not (room.retired and not room.switcher.recall()):
+                handle = handles.get(workspace.name)
+                if handle is not None and not (handle.retired and not handle.switcher.recall()):
                     continue
-                rooms[workspace.name] = room = LocalWorkspace(
+                handles[workspace.name] = handle = LocalWorkspace(
                     workspace,
                     policies.get(workspace.name) or load_policy(workspace.spec.policy.name),
                     self.runtime,
@@ -324,51 +326,52 @@ class LocalWorkspaces(ModelRegistry):
                     learned=self._learned,
                     remembered=self._remembered(),
                 )
-                room.switcher.start()
-                opened.append(room)
+                handle.switcher.start()
+                opened.append(handle)
         except Exception:
-            for room in opened:
-                room.switcher.retire()
+            for handle in opened:
+                handle.switcher.retire()
             raise
-        self._rooms = rooms
+        self._handles = handles
 
     def _had(self, named: Container[str]) -> dict[str, tuple[str, ...]]:
         """By Workspace: the GPUs that are its own, or that one without a document still has something on."""
-        owned = {d for room in self._rooms.values() if not room.retired for d in room.devices or ()}
+        owned = {d for handle in self._handles.values() if not handle.retired for d in handle.devices or ()}
         return {
-            name: tuple(d for d in room.devices or () if not (room.retired and d in owned))
-            for name, room in self._rooms.items()
-            if not room.empty or (name in named and not room.retired)  # what an empty one had may be another's since
+            name: tuple(d for d in handle.devices or () if not (handle.retired and d in owned))
+            for name, handle in self._handles.items()
+            if not handle.empty
+            or (name in named and not handle.retired)  # what an empty one had may be another's since
         }
 
-    def _away(self, room: LocalWorkspace) -> tuple[str, ...]:
-        ceded = set[str]().union(*(each.ceded for each in self._rooms.values() if each is not room))
-        return tuple(device for device in room.devices or () if device in ceded)
+    def _away(self, handle: LocalWorkspace) -> tuple[str, ...]:
+        ceded = set[str]().union(*(each.ceded for each in self._handles.values() if each is not handle))
+        return tuple(device for device in handle.devices or () if device in ceded)
 
     def _hand_over(self) -> None:
         """Let Workspaces begin with GPUs that others have given back."""
         with self._lock:
-            for room in self._rooms.values():
-                room.await_devices(self._away(room))
+            for handle in self._handles.values():
+                handle.await_devices(self._away(handle))
 
     def observe(self, observation: Observation) -> None:
         """Hand what the runtime saw to the switcher that it concerns."""
         if isinstance(observation, CacheObserved):
-            room = self._homes.get(observation.model)
+            handle = self._homes.get(observation.model)
         else:
-            room = self._rooms.get(observation.holder.partition("/")[0])
-        if room is not None:
-            room.switcher.tell(observation)
+            handle = self._handles.get(observation.instance.partition("/")[0])
+        if handle is not None:
+            handle.switcher.tell(observation)
         elif not isinstance(observation, CacheObserved):  # else the last word of a fetch for a model that is gone
             log.warning("ignoring an observation of an unknown instance: %s", observation)
 
     def devices(self, workspaces: Iterable[str]) -> set[str]:
         """Name the GPUs that these Workspaces were given."""
-        return {each for name in workspaces if name in self._rooms for each in self._rooms[name].devices or ()}
+        return {each for name in workspaces if name in self._handles for each in self._handles[name].devices or ()}
 
     def memory(self) -> dict[str, int]:
         """By model: bytes of accelerator memory that its largest engine was seen to take."""
-        return {name: seen for room in self._rooms.values() for name, seen in room.switcher.memory().items()}
+        return {name: seen for handle in self._handles.values() for name, seen in handle.switcher.memory().items()}
 
     def logs(self, model: str) -> LogView | None:
         """Give the output of a model's engine; None for one that runs elsewhere."""
@@ -379,21 +382,21 @@ class LocalWorkspaces(ModelRegistry):
     def drain(self) -> None:
         """Take no more requests and send away those that wait; what is in flight goes on."""
         self._closing = True
-        for room in self._rooms.values():
-            room.desk.close()
+        for handle in self._handles.values():
+            handle.gate.close()
         self.bus.close()
 
     def close(self, timeout: float) -> None:
         """Take everything off the accelerator within `timeout` seconds, by force after that."""
         self.drain()
         end = self._clock() + timeout
-        rooms = self._rooms.values()
-        for room in rooms:
-            room.timetable.close()
-            room.switcher.shut_down()
-        emptied = [room.switcher.stop(max(0.0, end - self._clock())) for room in rooms]
+        handles = self._handles.values()
+        for handle in handles:
+            handle.timetable.close()
+            handle.switcher.shut_down()
+        emptied = [handle.switcher.stop(max(0.0, end - self._clock())) for handle in handles]
         if not all(emptied):
             log.warning("some engines did not stop within %.0f s; killing them", timeout)
-        for room in rooms:
-            room.desk.wait_empty(max(0.0, end - self._clock()))  # external servers still answer
+        for handle in handles:
+            handle.gate.wait_empty(max(0.0, end - self._clock()))  # external servers still answer
         self.runtime.close()

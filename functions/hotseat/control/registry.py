@@ -18,7 +18,7 @@ class WorkspaceHandle(Protocol):
     """One Workspace, as the gateway sees it."""
 
     workspace: Workspace
-    desk: RequestGate
+    gate: RequestGate
     retired: bool  # no document names it any longer
 
     @property
@@ -66,22 +66,22 @@ class ModelRoute:
     """The route of a name: its Model and Workspace."""
 
     model: Model
-    room: WorkspaceHandle
+    handle: WorkspaceHandle
 
 
 class ModelRegistry:
     """Lookups; they take no lock. Whoever fills it replaces `_places` and `_rooms` as a whole."""
 
     def __init__(self) -> None:
-        self._rooms: Mapping[str, WorkspaceHandle] = {}
+        self._handles: Mapping[str, WorkspaceHandle] = {}
         self._places: Mapping[str, ModelRoute] = {}
         self._begun = False
         self._closing = False
 
     @property
-    def rooms(self) -> list[WorkspaceHandle]:
+    def handles(self) -> list[WorkspaceHandle]:
         """All that a document names or that still hold something, in the order in which they came."""
-        return [room for room in self._rooms.values() if not room.retired or room.desk.residency.residents]
+        return [handle for handle in self._handles.values() if not handle.retired or handle.gate.residency.residents]
 
     def find(self, name: str) -> ModelRoute:
         """Model that has this name, else UnknownModel."""
@@ -94,9 +94,9 @@ class ModelRegistry:
 
     def default(self) -> ModelRoute | None:
         """Return the Model for requests that name none, if a Workspace has one."""
-        for room in self.rooms:
-            if not room.retired and room.workspace.spec.default_model:
-                return self._places.get(room.workspace.spec.default_model)
+        for handle in self.handles:
+            if not handle.retired and handle.workspace.spec.default_model:
+                return self._places.get(handle.workspace.spec.default_model)
         return None
 
     def places(self) -> Mapping[str, ModelRoute]:

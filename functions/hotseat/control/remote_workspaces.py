@@ -35,7 +35,7 @@ class RemoteWorkspace(WorkspaceHandle):
         workspace: Workspace,
         router: str,
         pod: str,
-        carrier: SwitcherClient,
+        switcher_client: SwitcherClient,
         *,
         forget: Callable[[str], None],
         bus: EventLog,
@@ -45,13 +45,13 @@ class RemoteWorkspace(WorkspaceHandle):
         self.retired = False
         self.models: tuple[Model, ...] = ()
         self._router = router
-        self._carrier = carrier
+        self._switcher_client = switcher_client
         self._forget = forget
         self._statuses: Mapping[str, ModelStatus] = {}
         self._switches: tuple[Switch, ...] | None = None
-        self._limits = limits_changed(0.0, (), workspace)  # what the desk was told
-        self.desk = RequestGate(router, time.monotonic, self._demand_changed)
-        self.reporter = DemandReporter(workspace.name, pod, carrier, self.desk.demand)
+        self._limits = limits_changed(0.0, (), workspace)  # what the gate was told
+        self.gate = RequestGate(router, time.monotonic, self._demand_changed)
+        self.reporter = DemandReporter(workspace.name, pod, switcher_client, self.gate.demand)
         self.reporter.start()
 
     @property
@@ -67,7 +67,7 @@ class RemoteWorkspace(WorkspaceHandle):
     @property
     def effective_max_wait(self) -> float | None:
         """Bound on waiting in force, while somebody waits."""
-        return self.desk.residency.effective_max_wait
+        return self.gate.residency.effective_max_wait
 
     def see(self, workspace: Workspace, status: Json, refill: Callable[[], None]) -> None:
         """Take in the Workspace as the API server shows it. `refill` has names lead to where their Models are now."""
@@ -81,15 +81,15 @@ class RemoteWorkspace(WorkspaceHandle):
         limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
         if limits != self._limits:
             self._limits = limits
-            self.desk.widen(replace(limits, now=time.monotonic()))
+            self.gate.widen(replace(limits, now=time.monotonic()))
             refill()
-            self.desk.change(replace(limits, now=time.monotonic()))
+            self.gate.change(replace(limits, now=time.monotonic()))
         else:
             refill()
         mine = next((r for r in routers if r["id"] == self._router), None)
         if mine is not None:
-            old, new = self.desk.residency, residency_from_status(status)
-            self.desk.see(new)
+            old, new = self.gate.residency, residency_from_status(status)
+            self.gate.see(new)
             for address in {r.address for r in old.residents} - {r.address for r in new.residents}:
                 if address is not None:
                     self._forget(address)
@@ -123,7 +123,7 @@ class RemoteWorkspace(WorkspaceHandle):
         """Leave: nothing is in flight here any longer, and nothing will be."""
         self.reporter.close()
         try:
-            self._carrier.order(self._signed("goodbye", ""), 1.0)
+            self._switcher_client.order(self._signed("goodbye", ""), 1.0)
         except Unavailable as error:
             log.warning("could not tell the switcher of %s that this router leaves: %s", self.name, error)
 
@@ -139,13 +139,13 @@ class RemoteWorkspace(WorkspaceHandle):
         self._switches = switches
 
     def _say(self, what: str, switch: Switch, **more: Any) -> None:
-        self._bus.emit(self.name, self.desk.residency.epoch, Emit(what, switch.to, {**switch.describe(), **more}))
+        self._bus.emit(self.name, self.gate.residency.epoch, Emit(what, switch.to, {**switch.describe(), **more}))
 
     def _demand_changed(self, urgent: bool) -> None:
         self.reporter.changed(urgent)
 
     def _order(self, what: str, model: str, timeout: float | None) -> ModelStatus:
-        status, answer = self._carrier.order(self._signed(what, model) | {"wait": timeout}, timeout)
+        status, answer = self._switcher_client.order(self._signed(what, model) | {"wait": timeout}, timeout)
         if status >= 300:  # noqa: PLR2004
             error = answer.get("error", {})
             raise Unavailable(error.get("message", f"HTTP {status}"), code=error.get("code"), retry_after=5.0)
@@ -167,13 +167,13 @@ class RemoteWorkspace(WorkspaceHandle):
 class RemoteWorkspaces(ModelRegistry):
     """All Workspaces of a namespace, as a router sees them. Called on one thread: that of the watch."""
 
-    _rooms: Mapping[str, RemoteWorkspace]
+    _handles: Mapping[str, RemoteWorkspace]
 
-    def __init__(self, pod: str, carrier: SwitcherClient, forget: Callable[[str], None], bus: EventLog) -> None:
+    def __init__(self, pod: str, switcher_client: SwitcherClient, forget: Callable[[str], None], bus: EventLog) -> None:
         super().__init__()
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
         self._pod = pod
-        self._carrier = carrier
+        self._switcher_client = switcher_client
         self._forget = forget
         self._bus = bus
 
@@ -185,18 +185,20 @@ class RemoteWorkspaces(ModelRegistry):
         except ValidationError as error:
             log.warning("cannot read Workspace %s: %s", name, error)
             return
-        room = self._rooms.get(name)
-        if room is None:
-            room = RemoteWorkspace(workspace, self.router, self._pod, self._carrier, forget=self._forget, bus=self._bus)
-            self._rooms = {**self._rooms, name: room}
-        room.retired = False
-        room.see(workspace, document.get("status") or {}, self._refill)
+        handle = self._handles.get(name)
+        if handle is None:
+            handle = RemoteWorkspace(
+                workspace, self.router, self._pod, self._switcher_client, forget=self._forget, bus=self._bus
+            )
+            self._handles = {**self._handles, name: handle}
+        handle.retired = False
+        handle.see(workspace, document.get("status") or {}, self._refill)
 
     def drop(self, name: str) -> None:
         """Take in that a Workspace is gone."""
-        if name in self._rooms:
-            self._rooms[name].retired = True
-            self._rooms[name].see(self._rooms[name].workspace, {}, self._refill)
+        if name in self._handles:
+            self._handles[name].retired = True
+            self._handles[name].see(self._handles[name].workspace, {}, self._refill)
 
     def begin(self) -> None:
         """Take requests from now on."""
@@ -206,18 +208,18 @@ class RemoteWorkspaces(ModelRegistry):
         """Send away what waits, let what is in flight finish for so many seconds, and say goodbye."""
         self._closing = True
         end = time.monotonic() + timeout
-        for room in self._rooms.values():
-            room.desk.close()
-        for room in self._rooms.values():
-            if room.desk.wait_empty(max(0.0, end - time.monotonic())):
-                room.goodbye()
+        for handle in self._handles.values():
+            handle.gate.close()
+        for handle in self._handles.values():
+            if handle.gate.wait_empty(max(0.0, end - time.monotonic())):
+                handle.goodbye()
 
     def _refill(self) -> None:
         places: dict[str, ModelRoute] = {}
-        for room in self._rooms.values():
-            for model in () if room.retired else room.models:
+        for handle in self._handles.values():
+            for model in () if handle.retired else handle.models:
                 for name in model.names:
-                    places.setdefault(name, ModelRoute(model, room))
+                    places.setdefault(name, ModelRoute(model, handle))
         self._places = places
 
 

@@ -1,4 +1,4 @@
-"""The desk: where requests of one Workspace wait. The shell around the admission machine.
+"""The gate: where requests of one Workspace wait. The shell around the admission machine.
 
 Threads bring requests here; one lock guards the machine, and each step under it takes microseconds. A request that must wait
 gets a file descriptor to be woken by, so that its thread can watch its client and its turn in one poll().
@@ -58,7 +58,7 @@ class Client(Protocol):
 
 
 class PendingRequest:
-    """One request, from `submit` until `finish`. Only the desk changes it."""
+    """One request, from `submit` until `finish`. Only the gate changes it."""
 
     __slots__ = (
         "_cancel",
@@ -112,7 +112,7 @@ class RequestGate:
         self._clock = clock
         self._on_demand = on_demand
         self._lock = threading.Lock()
-        self._tickets: dict[int, PendingRequest] = {}
+        self._pending_requests: dict[int, PendingRequest] = {}
         self._known: Mapping[str, Limits] = {}  # what the documents say of each Model
         self._ids = itertools.count(1)
         self._closed = False
@@ -140,43 +140,43 @@ class RequestGate:
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
-        ticket = PendingRequest(next(self._ids))
-        arrival = RequestArrived(now, ticket.request, model, priority, at_once, tenant, deadline, size, since)
+        pending_request = PendingRequest(next(self._ids))
+        arrival = RequestArrived(now, pending_request.request, model, priority, at_once, tenant, deadline, size, since)
         try:
-            self._bring(ticket, arrival)
+            self._bring(pending_request, arrival)
         except BaseException:  # whatever it is: nobody has the ticket, so nobody else would end it
-            self.finish(ticket)
+            self.finish(pending_request)
             raise
-        return ticket
+        return pending_request
 
-    def _bring(self, ticket: PendingRequest, arrival: RequestArrived) -> None:
+    def _bring(self, pending_request: PendingRequest, arrival: RequestArrived) -> None:
         with self._lock:
-            self._tickets[ticket.request] = ticket
+            self._pending_requests[pending_request.request] = pending_request
             urgent = self._carry_out(self._machine.step(arrival))
-            if ticket.held:
-                ticket.position, ticket.estimate = self._standing(ticket, arrival.now)
+            if pending_request.held:
+                pending_request.position, pending_request.estimate = self._standing(pending_request, arrival.now)
         if urgent is not None:
             self._on_demand(urgent)
-        if ticket.error is not None:
-            raise ticket.error
+        if pending_request.error is not None:
+            raise pending_request.error
 
-    def wait(self, ticket: PendingRequest, client: Client, timeout: float | None = None) -> bool:
+    def wait(self, pending_request: PendingRequest, client: Client, timeout: float | None = None) -> bool:
         """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientGone."""
-        if ticket.dispatched is None and ticket.error is None:
-            self._poll(ticket, client, timeout)
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.dispatched is not None
+        if pending_request.dispatched is None and pending_request.error is None:
+            self._poll(pending_request, client, timeout)
+        if pending_request.error is not None:
+            raise pending_request.error
+        return pending_request.dispatched is not None
 
-    def _poll(self, ticket: PendingRequest, client: Client, timeout: float | None) -> None:
+    def _poll(self, pending_request: PendingRequest, client: Client, timeout: float | None) -> None:
         deadline = None if timeout is None else self._clock() + timeout
         poller = select.poll()
-        wake = ticket.wake
+        wake = pending_request.wake
         assert wake is not None  # noqa: S101 — a held ticket has one until `finish`
         poller.register(wake, select.POLLIN)
         if client.fileno() >= 0:
             poller.register(client.fileno(), select.POLLIN | select.POLLRDHUP)
-        while ticket.dispatched is None and ticket.error is None:
+        while pending_request.dispatched is None and pending_request.error is None:
             rest = None if deadline is None else min(max(0.0, deadline - self._clock()), LONGEST_POLL) * 1000
             events = poller.poll(rest)
             if not events:
@@ -188,38 +188,38 @@ class RequestGate:
                     client.fileno(), select.POLLRDHUP
                 )  # it sent more than its request: only its leaving matters now
 
-    def expire(self, ticket: PendingRequest) -> None:
+    def expire(self, pending_request: PendingRequest) -> None:
         """End the wait of the request at its client's limit.
 
         `wait` then raises, unless it was just dispatched.
         """
-        self._step(WaitTimedOut(self._clock(), ticket.request))
+        self._step(WaitTimedOut(self._clock(), pending_request.request))
 
-    def divert(self, ticket: PendingRequest) -> bool:
+    def divert(self, pending_request: PendingRequest) -> bool:
         """End the wait of the request because another model answers it.
 
         Its own model stays wanted. Return False if it was just dispatched.
         """
-        self._step(ServedByFallback(self._clock(), ticket.request))
-        if ticket.dispatched is not None:
+        self._step(ServedByFallback(self._clock(), pending_request.request))
+        if pending_request.dispatched is not None:
             return False
-        self.finish(ticket)
+        self.finish(pending_request)
         return True
 
     def want(self, model: str) -> None:
         """Request that a model is loaded, although no request is queued for it."""
         self._step(PrewarmRequested(self._clock(), model))
 
-    def finish(self, ticket: PendingRequest) -> None:
+    def finish(self, pending_request: PendingRequest) -> None:
         """End the request: relayed, failed, rejected or disconnected. Repeated calls have no effect."""
         with self._lock:
-            if self._tickets.pop(ticket.request, None) is None:
+            if self._pending_requests.pop(pending_request.request, None) is None:
                 return
-            stimulus = ClientDisconnected if ticket.dispatched is None else RequestFinished
-            urgent = self._carry_out(self._machine.step(stimulus(self._clock(), ticket.request)))
-            if ticket.wake is not None:
-                os.close(ticket.wake)
-                ticket.wake = None
+            stimulus = ClientDisconnected if pending_request.dispatched is None else RequestFinished
+            urgent = self._carry_out(self._machine.step(stimulus(self._clock(), pending_request.request)))
+            if pending_request.wake is not None:
+                os.close(pending_request.wake)
+                pending_request.wake = None
             self._note_empty()
         if urgent is not None:
             self._on_demand(urgent)
@@ -269,12 +269,12 @@ class RequestGate:
         with self._lock:
             return self._machine.waiting_bytes()
 
-    def in_flight(self, holder: str | None = None) -> int:
+    def in_flight(self, instance: str | None = None) -> int:
         """Return the number of requests in flight, of one instance or of all."""
         with self._lock:
-            if holder is not None:
-                return self._machine.in_flight(holder)
-            return sum(ticket.dispatched is not None for ticket in self._tickets.values())
+            if instance is not None:
+                return self._machine.in_flight(instance)
+            return sum(pending_request.dispatched is not None for pending_request in self._pending_requests.values())
 
     def lines(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
         """Return by model its queue, if any, and its service rate in requests per second, if known.
@@ -285,16 +285,16 @@ class RequestGate:
             now, waiting = self._clock(), self._machine.waiting_by_model()
             return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
-    def standing(self, ticket: PendingRequest) -> tuple[int | None, float | None]:
+    def standing(self, pending_request: PendingRequest) -> tuple[int | None, float | None]:
         """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
 
         None if not queued, or unknown.
         """
         with self._lock:
-            return self._standing(ticket, self._clock())
+            return self._standing(pending_request, self._clock())
 
-    def _standing(self, ticket: PendingRequest, now: float) -> tuple[int | None, float | None]:
-        return self._machine.position(ticket.request), self._machine.estimate(ticket.request, now)
+    def _standing(self, pending_request: PendingRequest, now: float) -> tuple[int | None, float | None]:
+        return self._machine.position(pending_request.request), self._machine.estimate(pending_request.request, now)
 
     @property
     def residency(self) -> Residency:
@@ -317,35 +317,39 @@ class RequestGate:
         urgent: bool | None = None
         for command in commands:
             if isinstance(command, Dispatch):
-                ticket = self._tickets[command.request]
-                ticket.address = command.address
-                ticket.dispatched = self._clock()
-                self._wake(ticket)
+                pending_request = self._pending_requests[command.request]
+                pending_request.address = command.address
+                pending_request.dispatched = self._clock()
+                self._wake(pending_request)
             elif isinstance(command, ReportDemand):
                 urgent = command.urgent or bool(urgent)
             elif isinstance(command, Queued):
-                ticket = self._tickets[command.request]
-                ticket.held = True
+                pending_request = self._pending_requests[command.request]
+                pending_request.held = True
                 try:
-                    ticket.wake = _new_wake()
+                    pending_request.wake = _new_wake()
                 except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
                     message = f"the request cannot be queued: {error.strerror}; try again later"
-                    ticket.error = Unavailable(message, code="overloaded", retry_after=1.0)
+                    pending_request.error = Unavailable(message, code="overloaded", retry_after=1.0)
             elif isinstance(command, Reject):
-                ticket = self._tickets[command.request]
-                ticket.error = command.error(command.message, code=command.code, retry_after=command.retry_after)
-                self._wake(ticket)
-            elif isinstance(command, AbortRequest) and command.request in self._tickets:
-                self._tickets[command.request].cut(Unavailable(command.message, code="model_stopped", retry_after=1.0))
+                pending_request = self._pending_requests[command.request]
+                pending_request.error = command.error(
+                    command.message, code=command.code, retry_after=command.retry_after
+                )
+                self._wake(pending_request)
+            elif isinstance(command, AbortRequest) and command.request in self._pending_requests:
+                self._pending_requests[command.request].cut(
+                    Unavailable(command.message, code="model_stopped", retry_after=1.0)
+                )
         return urgent
 
     def _note_empty(self) -> None:
-        if self._closed and not self._tickets:
+        if self._closed and not self._pending_requests:
             self._empty.set()
 
-    def _wake(self, ticket: PendingRequest) -> None:
-        if ticket.wake is not None:
-            os.eventfd_write(ticket.wake, 1)
+    def _wake(self, pending_request: PendingRequest) -> None:
+        if pending_request.wake is not None:
+            os.eventfd_write(pending_request.wake, 1)
 
 
 def _new_wake() -> int:

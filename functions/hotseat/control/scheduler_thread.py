@@ -115,7 +115,7 @@ class SchedulerThread:
     ) -> None:
         self.workspace = workspace
         self._machine = Scheduler(workspace, policy, epoch, remembered=remembered)
-        self._machine.seating.illegal = self._note_illegal
+        self._machine.scheduler_state.illegal = self._note_illegal
         self._runtime = runtime
         self._clock = clock
         self._demand = demand
@@ -193,7 +193,7 @@ class SchedulerThread:
 
     def stop(self, timeout: float) -> bool:
         """After `shut_down`: wait until nothing is left, then end the thread. False if that took longer than `timeout` seconds."""
-        emptied = self.wait_for(lambda: not self._machine.holders, timeout)
+        emptied = self.wait_for(lambda: not self._machine.instances, timeout)
         self._stopped = True
         self._inbox.put(_DemandPoll.NOW)
         self._thread.join(timeout=5)
@@ -222,11 +222,11 @@ class SchedulerThread:
 
     def is_ordered(self, model: str) -> bool:
         """Whether somebody ordered it, and it is neither ready yet nor failed nor unloaded since."""
-        return model in self._machine.prospects.orders
+        return model in self._machine.availability.orders
 
-    def holders(self, model: str) -> dict[str, InstanceState]:
-        """Holders of a model and their states. For an order's outcome: on the switcher's thread."""
-        return {h.id: h.state for h in self._machine.holders.of(model)}
+    def instances(self, model: str) -> dict[str, InstanceState]:
+        """Instances of a model and their states. For an order's outcome: on the switcher's thread."""
+        return {h.id: h.state for h in self._machine.instances.of(model)}
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight. As of now, more or less."""
@@ -274,7 +274,7 @@ class SchedulerThread:
 
     def _is_over(self) -> bool:
         with self._changed:
-            self._ended = self._stopped or (self._retiring and not self._status and not self._machine.holders)
+            self._ended = self._stopped or (self._retiring and not self._status and not self._machine.instances)
             return self._ended
 
     def _turn(self) -> None:
@@ -340,9 +340,9 @@ class SchedulerThread:
             case Publish():
                 self._publish(command.residency)
             case Emit():
-                if holder := command.type == "model.failed" and command.data["holder"]:
-                    story = told(self._machine.seating.story(holder))
-                    log.info("%s failed (%s); its last transitions: %s", holder, command.data["reason"], story)
+                if instance := command.type == "model.failed" and command.data["instance"]:
+                    story = told(self._machine.scheduler_state.story(instance))
+                    log.info("%s failed (%s); its last transitions: %s", instance, command.data["reason"], story)
                 self._emit(self.workspace, self._machine.epoch, command)
             case Start():
                 self._start(command)
@@ -364,5 +364,5 @@ class SchedulerThread:
             self._runtime.start(order)
         except ValueError as error:  # the documents have changed meanwhile: nothing was started
             now = self._clock()
-            self.tell(InstanceFailed(now, order.holder, order.epoch, "CannotStart", str(error)))
-            self.tell(InstanceReleased(now, order.holder, order.epoch))
+            self.tell(InstanceFailed(now, order.instance, order.epoch, "CannotStart", str(error)))
+            self.tell(InstanceReleased(now, order.instance, order.epoch))

@@ -67,12 +67,12 @@ EVENT_TYPES: Mapping[str, EventType] = {
             {"done": "bytes", "total": "bytes or null", "message": "progress"},
         ),
         EventType("model.cached", "Weights are complete.", {}),
-        EventType("model.ready", "The engine answers.", {"holder": "ID of the instance", "seconds": "load time"}),
+        EventType("model.ready", "The engine answers.", {"instance": "ID of the instance", "seconds": "load time"}),
         EventType(
             "model.released",
             "The instance is verified to be gone.",
             {
-                "holder": "ID of the instance",
+                "instance": "ID of the instance",
                 "reason": "reason for the release",
                 "seconds": "time from the stop until the verification",
             },
@@ -82,7 +82,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
             "The model could not be fetched or loaded, did not fall asleep or wake, ended by itself, or its "
             "release could not be verified.",
             {
-                "holder": "ID of the instance, or null",
+                "instance": "ID of the instance, or null",
                 "reason": "reason in CamelCase",
                 "message": "description, with the last lines of the engine's log",
                 "retry_after": "backoff in seconds, or null",
@@ -94,13 +94,13 @@ EVENT_TYPES: Mapping[str, EventType] = {
             "model.outgrown",
             "The model uses more accelerator memory than its document claims. It is placed by the measured "
             "memory from now on.",
-            {"holder": "ID of the instance", "claimed": "bytes that it was placed by until now", "seen": "bytes"},
+            {"instance": "ID of the instance", "claimed": "bytes that it was placed by until now", "seen": "bytes"},
         ),
         EventType(
             "model.parked",
             "The engine is verified to sleep: the process is kept, the accelerator is free.",
             {
-                "holder": "ID of the instance",
+                "instance": "ID of the instance",
                 "seconds": "time from the request to sleep until the verification",
                 "memory": "bytes of host memory that it holds while parked, or null",
             },
@@ -108,7 +108,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
         EventType(
             "model.woken",
             "A parked engine is back on the accelerator and answers.",
-            {"holder": "ID of the instance", "seconds": "time from the request to wake until the engine answered"},
+            {"instance": "ID of the instance", "seconds": "time from the request to wake until the engine answered"},
         ),
         EventType(
             "demand.reported",
@@ -157,9 +157,9 @@ def with_shown_names(emit: Emit, shown: Callable[[str], str]) -> Emit:
     return replace(emit, subject=shown(emit.subject) if emit.subject else "", data=data)
 
 
-def model_failed(model: str, holder: str | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
+def model_failed(model: str, instance: str | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
     """Say that a model could not be fetched, loaded, kept or proven gone."""
-    data = {"holder": holder, "reason": reason, "message": message, "retry_after": retry_after}
+    data = {"instance": instance, "reason": reason, "message": message, "retry_after": retry_after}
     return Emit("model.failed", model, data)
 
 

@@ -22,7 +22,7 @@ def model_of(seat: str) -> str:
 
 
 class InstanceState(StrEnum):
-    """State of a holder: of what really occupies a seat."""
+    """State of an instance: of what really occupies a seat."""
 
     LOADING = "loading"
     READY = "ready"
@@ -46,7 +46,7 @@ class CacheState(StrEnum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Transition:
-    """One change of a holder's state. `before` is None where it began, `after` where it is gone."""
+    """One change of an instance's state. `before` is None where it began, `after` where it is gone."""
 
     at: float  # seconds
     before: InstanceState | None
@@ -59,12 +59,12 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """One holder of a seat, as routers see it."""
+    """One instance of a seat, as routers see it."""
 
     model: str
-    holder: str
+    instance: str
     state: InstanceState
-    epoch: int  # of the decision that started it: the holder's identity
+    epoch: int  # of the decision that started it: the instance's identity
     since: float  # when it entered this state
     address: str | None = None  # http://host:port once ready
     leaving: str | None = None  # why it goes, where that is certain
@@ -128,10 +128,10 @@ class Demand:
     seq: int
     seen_epoch: int
     waiting: Mapping[str, QueuedDemand] = field(default_factory=dict)  # by model
-    in_flight: Mapping[str, int] = field(default_factory=dict)  # by holder
+    in_flight: Mapping[str, int] = field(default_factory=dict)  # by instance
     served: Mapping[str, int] = field(
         default_factory=dict
-    )  # by holder: requests ever dispatched, so that short ones are seen
+    )  # by instance: requests ever dispatched, so that short ones are seen
     closing: Mapping[str, int] = field(default_factory=dict)  # by model: how many of a closing batch still wait
     requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
     wanted: Mapping[str, float] = field(default_factory=dict)  # by model: since when, though nobody waits (see `wants`)
@@ -149,49 +149,49 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Load a Model; answered by HolderReady or HolderFailed.
+    """Load a Model; answered by InstanceReady or InstanceFailed.
 
     `devices` are the GPUs that it is to use; empty where it needs none, or where somebody else hands them out.
     """
 
     model: str
-    holder: str
+    instance: str
     epoch: int
     devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Take a holder off the accelerator; answered by HolderReleased or HolderUnproven.
+    """Take an instance off the accelerator; answered by InstanceReleased or InstanceUnproven.
 
     `grace` is the time between asking and forcing, in seconds.
     """
 
     model: str
-    holder: str
+    instance: str
     epoch: int
     grace: float
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Have a ready engine leave the accelerator and keep its process; answered by HolderParked or SleepFailed.
+    """Have a ready engine leave the accelerator and keep its process; answered by InstanceParked or SleepFailed.
 
-    `turn` counts such orders to one holder: an answer to an earlier one says nothing of this one.
+    `turn` counts such orders to one instance: an answer to an earlier one says nothing of this one.
     """
 
     model: str
-    holder: str
+    instance: str
     epoch: int
     turn: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Have a parked engine come back to the accelerator; answered by HolderReady with this `turn`, or SleepFailed."""
+    """Have a parked engine come back to the accelerator; answered by InstanceReady with this `turn`, or SleepFailed."""
 
     model: str
-    holder: str
+    instance: str
     epoch: int
     turn: int
 
@@ -223,7 +223,7 @@ class InstanceReady:
     """The engine answers at `address` (http://host:port)."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
     address: str
     turn: int = 0  # of the Wake that it answers; 0: it has loaded
@@ -231,10 +231,10 @@ class InstanceReady:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFailed:
-    """The engine ended by itself, or never got ready, or `lives` and answers no more. The seat is not free before HolderReleased."""
+    """The engine ended by itself, or never got ready, or `lives` and answers no more. The seat is not free before InstanceReleased."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
     reason: str  # CamelCase, as Kubernetes reasons: Exited, StartTimeout, OutOfMemory, CommandNotFound …
     message: str  # with the last lines of its log, where there are any
@@ -244,10 +244,10 @@ class InstanceFailed:
 
 @dataclass(frozen=True, slots=True)
 class InstanceReleased:
-    """Proof that nothing of this holder is left."""
+    """Proof that nothing of this instance is left."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
 
 
@@ -256,7 +256,7 @@ class InstanceUnproven:
     """The instance should be gone, but its release could not be verified."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
     reason: str
 
@@ -267,7 +267,7 @@ class InstanceAdopted:
 
     now: float
     model: str
-    holder: str
+    instance: str
     epoch: int
     address: str | None  # None: not ready
     releasing: bool = False  # it has been told to stop already
@@ -278,10 +278,10 @@ class InstanceAdopted:
 
 @dataclass(frozen=True, slots=True)
 class InstanceMeasured:
-    """What a ready holder was seen to take of the accelerator's memory, in bytes over all its devices."""
+    """What a ready instance was seen to take of the accelerator's memory, in bytes over all its devices."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
     memory: int
 
@@ -291,7 +291,7 @@ class InstanceParked:
     """Proof that it is off the accelerator: the engine says that it sleeps, and its memory there fell, where that can be seen."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
     turn: int
     memory: int | None = None  # bytes of host memory that its processes hold; None: not known
@@ -302,7 +302,7 @@ class SleepFailed:
     """It did not fall asleep, or did not wake up. Its process is still there, and what it holds is not known."""
 
     now: float
-    holder: str
+    instance: str
     epoch: int
     turn: int
     message: str

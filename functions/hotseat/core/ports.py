@@ -10,13 +10,13 @@ Observe = Callable[[Observation], None]
 
 
 class Runtime(Protocol):
-    """Runs engines. Commands return at once; what comes of them is told to `observe`, from any thread, in order per holder.
+    """Runs engines. Commands return at once; what comes of them is told to `observe`, from any thread, in order per instance.
 
-    Every Start ends in exactly one HolderReleased or HolderUnproven (maybe after HolderReady, HolderFailed, a Stop), and an
-    Unproven one may still become Released; a ready one may be measured any number of times. A HolderFailed that `lives` waits for a
-    Stop. A Stop for a holder that is gone or never was is answered with HolderReleased.
-    Each Park is answered by HolderParked or SleepFailed, each Wake by HolderReady or SleepFailed, of the same turn, unless the
-    holder ends or is stopped before; a runtime that parks nothing answers SleepFailed. For a holder that is gone: HolderReleased.
+    Every Start ends in exactly one InstanceReleased or InstanceUnproven (maybe after InstanceReady, InstanceFailed, a Stop), and an
+    Unproven one may still become Released; a ready one may be measured any number of times. A InstanceFailed that `lives` waits for a
+    Stop. A Stop for an instance that is gone or never was is answered with InstanceReleased.
+    Each Park is answered by InstanceParked or SleepFailed, each Wake by InstanceReady or SleepFailed, of the same turn, unless the
+    instance ends or is stopped before; a runtime that parks nothing answers SleepFailed. For an instance that is gone: InstanceReleased.
     Nothing is raised for what the world does; ValueError is for callers' mistakes.
     """
 
@@ -24,7 +24,7 @@ class Runtime(Protocol):
         """Take down or adopt what an earlier run left, tell the cache state of each model, and listen from now on."""
 
     def update(self, models: Iterable[Model]) -> None:
-        """Replace the documents; holders that run go on as they are. Tells the cache state of each new or changed model.
+        """Replace the documents; instances that run go on as they are. Tells the cache state of each new or changed model.
 
         A runtime may look again for weights that could not be had, and tell of those, too.
         """

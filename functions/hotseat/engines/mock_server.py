@@ -100,11 +100,11 @@ class Seats:
             try:
                 fcntl.flock(seat, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.read(seat, 200).decode()
+                instance = os.read(seat, 200).decode()
                 os.close(seat)
                 if len(self._files) > self._count:
                     continue
-                self._die(f"seat {file} is taken by {holder}")
+                self._die(f"seat {file} is taken by {instance}")
             os.truncate(seat, 0)
             os.pwrite(seat, f"pid {os.getpid()} (model {self._model})".encode(), 0)
             self._held.append(seat)
@@ -314,21 +314,21 @@ class Server:
             }
         if self.sleeping or not self.ready:
             return connection.reply(503, answers.problem("asleep" if self.sleeping else "loading", "not_ready"))
-        wishes = body.get("mock") or {}
-        self.memory = wishes.get("memory", self.memory)
-        fault, _, detail = wishes.get("fault", "").partition(":")
+        preferences = body.get("mock") or {}
+        self.memory = preferences.get("memory", self.memory)
+        fault, _, detail = preferences.get("fault", "").partition(":")
         faults = {**self.faults, fault: detail} if fault else self.faults
         if "hang" in faults:
             connection.wait_until(float("inf"))
         if "garbage" in faults:
             connection.send(b"\x00\x15this is no HTTP\r\n\r\n")
             raise Dropped
-        status = 500 if "error-500" in faults else wishes.get("status", 200)
+        status = 500 if "error-500" in faults else preferences.get("status", 200)
         if status != 200:  # noqa: PLR2004
             return connection.reply(status, answers.problem(f"{self.options.name} was told to answer {status}", "mock"))
         if request.path.endswith("/completions"):
             return self._complete(connection, body, number, faults, chat="chat" in request.path)
-        connection.wait_until(time.monotonic() + wishes.get("first_token", self.options.first_token))
+        connection.wait_until(time.monotonic() + preferences.get("first_token", self.options.first_token))
         return connection.reply(200, self._at_once(request, body))
 
     def _at_once(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -341,12 +341,15 @@ class Server:
     def _complete(
         self, connection: Connection, body: dict[str, Any], number: int, faults: dict[str, str], *, chat: bool
     ) -> None:
-        wishes = body.get("mock") or {}
+        preferences = body.get("mock") or {}
         count = (
-            wishes.get("tokens") or body.get("max_completion_tokens") or body.get("max_tokens") or self.options.tokens
+            preferences.get("tokens")
+            or body.get("max_completion_tokens")
+            or body.get("max_tokens")
+            or self.options.tokens
         )
-        rate = wishes.get("tokens_per_second", self.options.tokens_per_second)
-        begin = time.monotonic() + wishes.get("first_token", self.options.first_token)
+        rate = preferences.get("tokens_per_second", self.options.tokens_per_second)
+        begin = time.monotonic() + preferences.get("first_token", self.options.first_token)
         answer = answers.Answer(self.options.name, body, number, count, chat=chat)
         streamed = bool(body.get("stream"))
         if streamed:

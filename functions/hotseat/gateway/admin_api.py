@@ -29,87 +29,89 @@ _KEEP_ALIVE = 15.0
 _NO_LIMIT = 1_000_000
 
 
-def operations_blueprint(house: ModelRegistry, bus: EventLog, metrics: Metrics, places: ConcurrencyLimit) -> Blueprint:
+def operations_blueprint(
+    registry: ModelRegistry, bus: EventLog, metrics: Metrics, places: ConcurrencyLimit
+) -> Blueprint:
     """Return the routes that belong to no API family."""
     blueprint = Blueprint("operations", __name__)
-    _add_reading(blueprint, house, metrics)
-    _add_orders(blueprint, house, places)
-    _add_streams(blueprint, house, bus, places)
+    _add_reading(blueprint, registry, metrics)
+    _add_orders(blueprint, registry, places)
+    _add_streams(blueprint, registry, bus, places)
     return blueprint
 
 
-def _add_reading(blueprint: Blueprint, house: ModelRegistry, metrics: Metrics) -> None:
+def _add_reading(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics) -> None:
     @blueprint.get("/health")
     def health() -> Response:
         return jsonify(status="ok")
 
     @blueprint.get("/ready")
     def ready() -> Response:
-        if not house.ready:
+        if not registry.ready:
             raise Unavailable("hotseat is starting or shutting down", code="not_ready", retry_after=1.0)
         return jsonify(status="ready")
 
     @blueprint.get("/running")
     def running() -> Response:
-        rooms = house.rooms
+        handles = registry.handles
         return jsonify(
-            running=[row for room in rooms for row in _running(room, house)],
-            parked=[row for room in rooms for row in _parked(room, house)],
-            waiting=[row for room in rooms for row in _waiting(room, house)],
-            workspaces=[_workspace(room) for room in rooms],
+            running=[row for handle in handles for row in _running(handle, registry)],
+            parked=[row for handle in handles for row in _parked(handle, registry)],
+            waiting=[row for handle in handles for row in _waiting(handle, registry)],
+            workspaces=[_workspace(handle) for handle in handles],
         )
 
     @blueprint.get("/api/queue")
     def queue() -> Response:
-        return jsonify(queue=[row for room in house.rooms for row in _queue(room, house)])
+        return jsonify(queue=[row for handle in registry.handles for row in _queue(handle, registry)])
 
     @blueprint.get("/api/switches")
     def switches() -> Response:
-        known = [switch for room in house.rooms for switch in room.switches()]
-        return jsonify(switches=[_switch(s, house) for s in sorted(known, key=lambda s: s.decided)])
+        known = [switch for handle in registry.handles for switch in handle.switches()]
+        return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.get("/metrics")
     def prometheus() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_orders(blueprint: Blueprint, house: ModelRegistry, places: ConcurrencyLimit) -> None:
+def _add_orders(blueprint: Blueprint, registry: ModelRegistry, places: ConcurrencyLimit) -> None:
     @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
     def order(name: str, what: str) -> tuple[Response, int]:
-        place, wait = house.loadable(name), _wait()
+        place, wait = registry.loadable(name), _wait()
         with places:
-            state = getattr(place.room, what)(place.model.name, wait).state
+            state = getattr(place.handle, what)(place.model.name, wait).state
         more = {"pinned": True} if what == "pin" else {}
         return jsonify(model=place.model.shown_name, state=state, **more), _done(wait)
 
     @blueprint.post("/api/models/<model:name>/unpin")
     def unpin(name: str) -> Response:
-        place = house.loadable(name)
+        place = registry.loadable(name)
         with places:
-            status = place.room.unpin(place.model.name)
+            status = place.handle.unpin(place.model.name)
         return jsonify(model=place.model.shown_name, state=status.state, pinned=status.pinned)
 
     @blueprint.post("/api/models/unload")
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
-        own = [p for p in house.places().values() if p.model.spec.engine != "external"]
+        own = [p for p in registry.places().values() if p.model.spec.engine != "external"]
         for place in own:
-            place.room.unload(place.model.name, 0)
+            place.handle.unload(place.model.name, 0)
         with places:
-            states = [{"model": p.model.shown_name, "state": p.room.unload(p.model.name, wait).state} for p in own]
+            states = [{"model": p.model.shown_name, "state": p.handle.unload(p.model.name, wait).state} for p in own]
         return jsonify(models=states), _done(wait)
 
 
-def _add_streams(blueprint: Blueprint, house: ModelRegistry, bus: EventLog, places: ConcurrencyLimit) -> None:
+def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, places: ConcurrencyLimit) -> None:
     @blueprint.get("/api/models/<model:name>/logs")
     def logs(name: str) -> Response:
-        model = house.find(name).model
-        view = house.logs(model.name)
+        model = registry.find(name).model
+        view = registry.logs(model.name)
         if view is None:
             raise NotFound(f"{model.name} has no log: its engine is {model.spec.engine}, which hotseat does not run")
         lines = _count("lines", 100)
         if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
-            return _events(_follow_log(view, lines, house), places)
+            return _events(_follow_log(view, lines, registry), places)
         return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
 
     @blueprint.get("/api/events")
@@ -125,37 +127,37 @@ def _add_streams(blueprint: Blueprint, house: ModelRegistry, bus: EventLog, plac
 # What runs ------------------------------------------------------------------------------------------------------------
 
 
-def _running(room: WorkspaceHandle, house: ModelRegistry) -> Iterator[dict[str, Any]]:
-    places = house.places()
-    for resident in room.desk.residency.residents:
+def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
+    places = registry.places()
+    for resident in handle.gate.residency.residents:
         if resident.state is InstanceState.PARKED:
             continue
         place = places.get(resident.model)
         yield {
-            "model": house.shown_name(resident.model),
+            "model": registry.shown_name(resident.model),
             "state": resident.state.value,
             "since": rfc3339(resident.since) if resident.since else None,
             "address": resident.address,
-            "workspace": room.name,
-            "holder": resident.holder,
+            "workspace": handle.name,
+            "instance": resident.instance,
             "epoch": resident.epoch,
-            "in_flight": room.desk.in_flight(resident.holder),
+            "in_flight": handle.gate.in_flight(resident.instance),
             "gpus": _gpus(place),
-            "pinned": room.status(resident.model).pinned,
+            "pinned": handle.status(resident.model).pinned,
             "devices": list(resident.devices),
             "story": _story(resident),
         }
 
 
-def _parked(room: WorkspaceHandle, house: ModelRegistry) -> Iterator[dict[str, Any]]:
+def _parked(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Describe what holds host memory, and nothing of the accelerator."""
-    for resident in room.desk.residency.residents:
+    for resident in handle.gate.residency.residents:
         if resident.state is InstanceState.PARKED:
             yield {
-                "model": house.shown_name(resident.model),
+                "model": registry.shown_name(resident.model),
                 "since": rfc3339(resident.since) if resident.since else None,
-                "workspace": room.name,
-                "holder": resident.holder,
+                "workspace": handle.name,
+                "instance": resident.instance,
                 "epoch": resident.epoch,
                 "memory": resident.memory,
                 "story": _story(resident),
@@ -173,29 +175,29 @@ def _gpus(place: ModelRoute | None) -> int | None:
     return 0 if place.model.spec.engine == "external" else place.model.spec.resources.gpus
 
 
-def _waiting(room: WorkspaceHandle, house: ModelRegistry) -> list[dict[str, Any]]:
+def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str, Any]]:
     now = time.monotonic()
     return [
         {
-            "model": house.shown_name(model),
+            "model": registry.shown_name(model),
             "count": waiting.count,
             "oldest_seconds": round(now - waiting.oldest, 3),
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants),
         }
-        for model, (waiting, rate) in room.desk.lines().items()
+        for model, (waiting, rate) in handle.gate.lines().items()
         if waiting is not None
     ]
 
 
-def _queue(room: WorkspaceHandle, house: ModelRegistry) -> Iterator[dict[str, Any]]:
+def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model of a Workspace, with or without queued requests."""
     now = time.monotonic()
-    mine = [name for name, place in house.places().items() if place.room is room]
-    for model, (waiting, rate) in room.desk.lines(mine).items():
+    mine = [name for name, place in registry.places().items() if place.handle is handle]
+    for model, (waiting, rate) in handle.gate.lines(mine).items():
         yield {
-            "model": house.shown_name(model),
-            "workspace": room.name,
+            "model": registry.shown_name(model),
+            "workspace": handle.name,
             "waiting": waiting.count if waiting else 0,
             "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
             "rate": _rounded(rate),
@@ -207,26 +209,26 @@ def _rounded(rate: float | None) -> float | None:
     return None if rate is None else round(rate, 4)
 
 
-def _workspace(room: WorkspaceHandle) -> dict[str, Any]:
-    spec = room.workspace.spec
+def _workspace(handle: WorkspaceHandle) -> dict[str, Any]:
+    spec = handle.workspace.spec
     return {
-        "name": room.name,
-        "epoch": room.desk.residency.epoch,
+        "name": handle.name,
+        "epoch": handle.gate.residency.epoch,
         "capacity": spec.capacity.model_dump(mode="json"),
-        "gpus": room.capacity.gpus,
-        "host_memory": room.capacity.host_memory,
+        "gpus": handle.capacity.gpus,
+        "host_memory": handle.capacity.host_memory,
         "policy": spec.policy.name,
         "max_wait": AUTO if spec.policy.max_wait is None else spec.policy.max_wait,
-        "effective_max_wait": bound_in_force(room.workspace, room.effective_max_wait),
+        "effective_max_wait": bound_in_force(handle.workspace, handle.effective_max_wait),
     }
 
 
-def _switch(switch: Switch, house: ModelRegistry) -> dict[str, Any]:
+def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:
     return {
         "id": switch.id,
         "workspace": switch.workspace,
-        "from": [shown_seat(seat, house.shown_name) for seat in switch.leaving],
-        "to": house.shown_name(switch.to),
+        "from": [shown_seat(seat, registry.shown_name) for seat in switch.leaving],
+        "to": registry.shown_name(switch.to),
         "reason": switch.reason,
         "outcome": switch.outcome,
         "started_at": rfc3339(switch.decided),
@@ -306,10 +308,10 @@ def _follow_events(bus: EventLog, after: int, *, follow: bool) -> Iterator[bytes
             yield b""
 
 
-def _follow_log(view: LogView, lines: int, house: ModelRegistry) -> Iterator[bytes]:
+def _follow_log(view: LogView, lines: int, registry: ModelRegistry) -> Iterator[bytes]:
     position, kept = view.read_after(0, 0.0)
     for line in kept[len(kept) - lines :] if lines < len(kept) else kept:
         yield f"data: {line}\n\n".encode()
-    while house.ready:
+    while registry.ready:
         position, news = view.read_after(position, _BEAT)
         yield b"".join(f"data: {line}\n\n".encode() for line in news)

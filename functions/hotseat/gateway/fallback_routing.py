@@ -42,25 +42,25 @@ class RoutedRequest:
     """
 
     def __init__(
-        self, house: ModelRegistry, place: ModelRoute, asked: str | None, capability: Capability, size: int = 0
+        self, registry: ModelRegistry, place: ModelRoute, asked: str | None, capability: Capability, size: int = 0
     ) -> None:
         """Raise BadRequest if neither the Model nor a fallback supports the request."""
         self.place, self.asked = place, asked
-        self.detour: FallbackUsed | None = None
+        self.fallback_used: FallbackUsed | None = None
         self.began = time.monotonic()
-        self._house = house
+        self._registry = registry
         self._capability, self._size = capability, size
         self.asking = WaitOptions()
         self._passed = {place.model.name}  # Models that it will not come back to
-        self._ticket: PendingRequest | None = None
+        self._pending_request: PendingRequest | None = None
         self._held = False
         self._go_by_kind()
 
     @property
-    def ticket(self) -> PendingRequest:
+    def pending_request(self) -> PendingRequest:
         """The queued or dispatched request, after `submit`."""
-        assert self._ticket is not None  # noqa: S101
-        return self._ticket
+        assert self._pending_request is not None  # noqa: S101
+        return self._pending_request
 
     @property
     def waited(self) -> float | None:
@@ -73,27 +73,27 @@ class RoutedRequest:
     @property
     def dispatched(self) -> float | None:
         """Return the time of dispatch on the monotonic clock. None if the request was not dispatched."""
-        return None if self._ticket is None else self._ticket.dispatched
+        return None if self._pending_request is None else self._pending_request.dispatched
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Headers for the client: who answers, and why another than was asked for."""
         name = header_value(self.place.model.shown_name)
         own = (("X-Hotseat-Model", name), *self.queue_headers)
-        if self.detour is None:
+        if self.fallback_used is None:
             return own
-        wanted = header_value(self.detour.wanted.shown_name)
-        text = f"model={wanted}, fallback={name}, reason={self.detour.reason.lower()}"
+        wanted = header_value(self.fallback_used.wanted.shown_name)
+        text = f"model={wanted}, fallback={name}, reason={self.fallback_used.reason.lower()}"
         return (*own, (HEADER, text))
 
     @property
     def queue_headers(self) -> tuple[tuple[str, str], ...]:
         """Return the position in the queue and the estimated wait (seconds) on arrival, if the request was queued."""
-        ticket = self._ticket
-        if ticket is None:
+        pending_request = self._pending_request
+        if pending_request is None:
             return ()
-        place = () if ticket.position is None else (("X-Queue-Position", str(ticket.position)),)
-        wait = () if ticket.estimate is None else (("X-Queue-Estimate", f"{ticket.estimate:.1f}"),)
+        place = () if pending_request.position is None else (("X-Queue-Position", str(pending_request.position)),)
+        wait = () if pending_request.estimate is None else (("X-Queue-Estimate", f"{pending_request.estimate:.1f}"),)
         return (*place, *wait)
 
     def submit(self, asking: WaitOptions | None = None) -> None:
@@ -123,7 +123,7 @@ class RoutedRequest:
         check is needed.
         """
         fallback = self.place.model.spec.fallback
-        if fallback is None or self.ticket.dispatched is not None:
+        if fallback is None or self.pending_request.dispatched is not None:
             return None
         reason = self._due(limit)
         if reason is not None:
@@ -131,7 +131,7 @@ class RoutedRequest:
                 return None
             for place, _ in self._others():
                 if _needs_no_seat(place):  # it may answer before the wanted one does: whoever is first
-                    place.room.desk.want(place.model.name)
+                    place.handle.gate.want(place.model.name)
                     break
         return look_again(fallback, time.monotonic() - self.began, limit)
 
@@ -156,26 +156,26 @@ class RoutedRequest:
         if self.place.model.spec.url:
             return False  # a server that is not ours, of whose end nobody hears
         ended = threading.Event()
-        self.ticket.on_cut(lambda _: ended.set())
+        self.pending_request.on_cut(lambda _: ended.set())
         if not ended.wait(ENDS_WITHIN):
             return False
         self.finish()
-        self._ticket = None
+        self._pending_request = None
         self._stand(self._bring(self.place, since=self.began))
         return True
 
     def finish(self) -> None:
         """End the request."""
-        if self._ticket is not None:
-            self.place.room.desk.finish(self._ticket)
+        if self._pending_request is not None:
+            self.place.handle.gate.finish(self._pending_request)
 
     def _due(self, limit: float | None) -> Reason | None:
-        model, room, now = self.place.model, self.place.room, time.monotonic()
+        model, handle, now = self.place.model, self.place.handle, time.monotonic()
         assert model.spec.fallback is not None  # noqa: S101
-        status = room.status(model.name)
-        others = (r for r in room.desk.residency.residents if r.model != model.name and r.seated)
+        status = handle.status(model.name)
+        others = (r for r in handle.gate.residency.residents if r.model != model.name and r.seated)
         state = "loading" if status.state in OUT and not any(others) else status.state  # it will, this moment
-        return due(model.spec.fallback, state, now - self.began, expected_in(room, status, now), limit)
+        return due(model.spec.fallback, state, now - self.began, expected_in(handle, status, now), limit)
 
     # Moving -----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class RoutedRequest:
         fallback = self.place.model.spec.fallback
         while fallback is not None:
             try:
-                place = self._house.find(fallback.model)
+                place = self._registry.find(fallback.model)
             except UnknownModel:  # a cluster takes documents one by one: it may come yet
                 return
             if place.model.name in passed:
@@ -217,30 +217,30 @@ class RoutedRequest:
         Return whether either of them has it.
         """
         try:
-            ticket = self._bring(place, at_once=at_once)
+            pending_request = self._bring(place, at_once=at_once)
         except HotseatError:
             return False
-        old = self._ticket
-        if old is not None and old.dispatched is None and not self.place.room.desk.divert(old):
-            place.room.desk.finish(ticket)  # its turn has come this moment
+        old = self._pending_request
+        if old is not None and old.dispatched is None and not self.place.handle.gate.divert(old):
+            place.handle.gate.finish(pending_request)  # its turn has come this moment
             return True
         if old is None and reason in (Reason.LOADING, Reason.WAITING):
-            self.place.room.desk.want(self.place.model.name)
+            self.place.handle.gate.want(self.place.model.name)
         self.finish()
         self._arrive(place, asked, reason)
-        self._stand(ticket)
+        self._stand(pending_request)
         return True
 
     def _follow(self) -> bool:
         """Route the request by its name with the current documents, with the time that it has waited."""
         try:
-            place = self._house.default() if self.asked is None else self._house.find(self.asked)
+            place = self._registry.default() if self.asked is None else self._registry.find(self.asked)
         except UnknownModel:
             return False
         if place is None:
             return False
         self.finish()
-        self._ticket = None
+        self._pending_request = None
         self.place = place
         self._passed.add(place.model.name)
         try:
@@ -250,25 +250,25 @@ class RoutedRequest:
         return True
 
     def _arrive(self, place: ModelRoute, asked: str, reason: Reason) -> None:
-        self.detour = self.detour or FallbackUsed(self.place.model, reason)
+        self.fallback_used = self.fallback_used or FallbackUsed(self.place.model, reason)
         self.place, self.asked = place, asked
         self._passed.add(place.model.name)
 
-    def _stand(self, ticket: PendingRequest) -> None:
-        self._ticket = ticket
-        self._held = self._held or ticket.held
+    def _stand(self, pending_request: PendingRequest) -> None:
+        self._pending_request = pending_request
+        self._held = self._held or pending_request.held
 
     def _bring(self, place: ModelRoute, *, at_once: bool = False, since: float | None = None) -> PendingRequest:
         its, rest = self.asking, None
         if its.timeout is not None:
             rest = max(0.0, its.timeout - (time.monotonic() - self.began))
-        desk, name = place.room.desk, place.model.name
-        return desk.submit(
+        gate, name = place.handle.gate, place.model.name
+        return gate.submit(
             name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest, size=self._size, since=since
         )
 
 
-def expected_in(room: WorkspaceHandle, status: ModelStatus, now: float) -> float | None:
+def expected_in(handle: WorkspaceHandle, status: ModelStatus, now: float) -> float | None:
     """Return the expected seconds until a model is ready, from the last load. None if unknown.
 
     The duration of a wake is unknown, because the last time may have been a load. `core.outlook` answers a
@@ -278,7 +278,7 @@ def expected_in(room: WorkspaceHandle, status: ModelStatus, now: float) -> float
     """
     if status.state in ("ready", "parked", "waking"):
         return None
-    last = next((s for s in reversed(room.switches()) if s.to == status.name and s.outcome == "completed"), None)
+    last = next((s for s in reversed(handle.switches()) if s.to == status.name and s.outcome == "completed"), None)
     load = None if last is None else last.phases().get("load")
     if load is None or status.state != "loading" or status.since is None:
         return load

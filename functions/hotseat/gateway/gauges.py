@@ -18,22 +18,22 @@ def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> I
         yield each if model is None else replace(each, labels={**each.labels, "model": shown(model)})
 
 
-def of_requests(house: ModelRegistry) -> Iterator[Reading]:
+def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
-    for place in house.places().values():
-        name, desk = place.model.name, place.room.desk
-        now, ((waiting, _),) = time.monotonic(), desk.lines([name]).values()
-        busy = sum(desk.in_flight(each.holder) for each in desk.residency.residents if each.model == name)
+    for place in registry.places().values():
+        name, gate = place.model.name, place.handle.gate
+        now, ((waiting, _),) = time.monotonic(), gate.lines([name]).values()
+        busy = sum(gate.in_flight(each.instance) for each in gate.residency.residents if each.model == name)
         yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
         yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)
         yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
-    for room in house.rooms:
-        yield Reading("hotseat_requests_waiting_bytes", {"workspace": room.name}, room.desk.waiting_bytes())
+    for handle in registry.handles:
+        yield Reading("hotseat_requests_waiting_bytes", {"workspace": handle.name}, handle.gate.waiting_bytes())
 
 
-def of_memory(house: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Reading]:
+def of_memory(registry: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Reading]:
     """Yield the accelerator memory that Models claim, and the most that one instance of each was measured to use."""
-    for name, place in house.places().items():
+    for name, place in registry.places().items():
         claimed = place.model.spec.resources.accelerator_memory
         for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
             if figure is not None:

@@ -46,7 +46,7 @@ class Route:
 
 
 class _ClientConnection(Client):
-    """The connection of the client, to a desk."""
+    """The connection of the client, to a gate."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._sock = relay.client_socket(environ)
@@ -66,7 +66,7 @@ class Inference:
 
     def __init__(
         self,
-        house: ModelRegistry,
+        registry: ModelRegistry,
         connections: relay.Connections,
         metrics: Metrics,
         *,
@@ -75,7 +75,7 @@ class Inference:
         bodies: BodyBudget,
         request_log: RequestLog | None = None,
     ) -> None:
-        self._house = house
+        self._registry = registry
         self._connections = connections
         self._metrics = metrics
         self._max_body = max_body
@@ -97,7 +97,7 @@ class Inference:
         of its key.
         """
         started = time.monotonic()
-        model, course, status, kept = "", None, HotseatError.status, 0
+        model, routed, status, kept = "", None, HotseatError.status, 0
         try:
             key = let_in(environ)
             with self._places:
@@ -107,33 +107,33 @@ class Inference:
                 body = parse_body(raw)
                 place = self._place(body)
                 model = place.model.shown_name
-                course = RoutedRequest(self._house, place, body.model, route.capability, len(body.raw))
-                it = wait_options(environ, course.place.room.workspace.spec.tenants, key)
-                course.submit(it)
-                job = _AdmittedRequest(environ, body, course, relay.client_stream(environ))
+                routed = RoutedRequest(self._registry, place, body.model, route.capability, len(body.raw))
+                it = wait_options(environ, routed.place.handle.workspace.spec.tenants, key)
+                routed.submit(it)
+                job = _AdmittedRequest(environ, body, routed, relay.client_stream(environ))
                 status = self._serve(job, it.limit, extra)
         except HotseatError as error:
             status = error.status
             raise
         finally:
             self._bodies.give_back(kept)
-            if course is None:
+            if routed is None:
                 self._metrics.refused(model, route.label, status)
             else:
-                self._end(course, route, status, time.monotonic() - started)
+                self._end(routed, route, status, time.monotonic() - started)
         return job.stream
 
-    def _end(self, course: RoutedRequest, route: Route, status: int, seconds: float) -> None:
-        course.finish()
-        name = course.place.model.shown_name
-        self._metrics.request(name, route.label, status, seconds, course.waited)
-        if course.detour is not None:
-            self._metrics.fallback(course.detour.wanted.shown_name, name, course.detour.reason)
+    def _end(self, routed: RoutedRequest, route: Route, status: int, seconds: float) -> None:
+        routed.finish()
+        name = routed.place.model.shown_name
+        self._metrics.request(name, route.label, status, seconds, routed.waited)
+        if routed.fallback_used is not None:
+            self._metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         if self._request_log is not None:
-            self._request_log.note(_ended(course, route, status, seconds))
+            self._request_log.note(_ended(routed, route, status, seconds))
 
     def _place(self, body: Body) -> ModelRoute:
-        place = self._house.default() if body.model is None else self._house.find(body.model)
+        place = self._registry.default() if body.model is None else self._registry.find(body.model)
         if place is None:
             raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
         return place
@@ -157,7 +157,7 @@ class Inference:
         except Exception:
             if not job.stream.begun:
                 raise
-            log.exception("a response of %s ended early", job.course.place.model.name)
+            log.exception("a response of %s ended early", job.routed.place.model.name)
             job.stream.abort()  # what has been said cannot be taken back, and must not look like a whole answer
             return HotseatError.status
         if outcome.how is relay.How.CLIENT_GONE:
@@ -170,10 +170,10 @@ class Inference:
         If no engine accepts it, try a fallback. Comments of a started stream report it.
         """
         while True:
-            if job.course.ticket.dispatched is None:
-                _Wait(job, limit, self._house.shown_name).run()
-            if job.stream.begun and job.course.detour is not None:
-                _comment(job, _of_detour(job.course))
+            if job.routed.pending_request.dispatched is None:
+                _Wait(job, limit, self._registry.shown_name).run()
+            if job.stream.begun and job.routed.fallback_used is not None:
+                _comment(job, _of_fallback_used(job.routed))
             try:
                 return self._relay(job, extra)
             except HotseatError as error:
@@ -181,18 +181,18 @@ class Inference:
                 unreachable = error if isinstance(error, Unreachable) else error.__cause__
                 if not isinstance(unreachable, Unreachable):
                     raise
-                if not job.course.give_way(unreachable) and not job.course.wait_again():
+                if not job.routed.give_way(unreachable) and not job.routed.wait_again():
                     raise
 
     def _relay(self, job: "_AdmittedRequest", extra: Headers) -> relay.Outcome:
-        course, spec = job.course, job.course.place.model.spec
+        routed, spec = job.routed, job.routed.place.model.spec
         # An engine that we start knows its model by one name; what a server that is not ours calls it, its clients know.
-        name = course.place.model.engine_model_name
-        if spec.url and course.asked and not spec.engine_model_name:
-            name = course.asked
+        name = routed.place.model.engine_model_name
+        if spec.url and routed.asked and not spec.engine_model_name:
+            name = routed.asked
         raw = job.body.raw if name == job.body.model else rename_model(job.body, name)
         call = relay.Call(
-            course.ticket.address,
+            routed.pending_request.address,
             "POST",
             relay.request_target(job.environ),
             relay.RequestHeaders(job.environ),
@@ -200,8 +200,8 @@ class Inference:
             patience=spec.lifecycle.response_start_timeout or None,
         )
         exchange = relay.Exchange(self._connections, call)
-        course.ticket.on_cut(exchange.cancel)
-        return exchange.run(job.stream, extra=(*course.headers, *extra))
+        routed.pending_request.on_cut(exchange.cancel)
+        return exchange.run(job.stream, extra=(*routed.headers, *extra))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class _AdmittedRequest:
 
     environ: Mapping[str, Any]
     body: Body
-    course: RoutedRequest
+    routed: RoutedRequest
     stream: relay.ClientStream
 
 
@@ -223,7 +223,7 @@ class _Wait:
     def __init__(self, job: _AdmittedRequest, limit: float | None, shown_name: Callable[[str], str]) -> None:
         self._job = job
         self._shown_name = shown_name
-        self._course = job.course
+        self._routed = job.routed
         self._limit = limit
         self._client = _ClientConnection(job.environ)
         self._tells = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
@@ -231,35 +231,37 @@ class _Wait:
     def run(self) -> None:
         """Return once the request is dispatched. Raise ClientGone, or the HotseatError for the client."""
         while True:
-            elapsed = time.monotonic() - self._course.began
+            elapsed = time.monotonic() - self._routed.began
             rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
             if self._tells and elapsed < _LOADING_DELAY:
                 rest = min(rest, _LOADING_DELAY - elapsed)
             elif self._tells:
                 self._tell(elapsed)
                 rest = min(rest, _LOADING_INTERVAL)
-            look = self._course.look(self._limit)
+            look = self._routed.look(self._limit)
             if self._turn(rest if look is None else min(rest, look)):
                 return
-            if self._limit is not None and time.monotonic() - self._course.began >= self._limit:
-                self._course.place.room.desk.expire(self._course.ticket)
+            if self._limit is not None and time.monotonic() - self._routed.began >= self._limit:
+                self._routed.place.handle.gate.expire(self._routed.pending_request)
 
     def _turn(self, rest: float) -> bool:
         """Wait for this many seconds. Return whether the request was dispatched."""
         try:
-            return self._course.place.room.desk.wait(self._course.ticket, self._client, None if rest == inf else rest)
+            return self._routed.place.handle.gate.wait(
+                self._routed.pending_request, self._client, None if rest == inf else rest
+            )
         except HotseatError as error:
-            if not self._course.give_way(error):
+            if not self._routed.give_way(error):
                 raise
-            return self._course.ticket.dispatched is not None
+            return self._routed.pending_request.dispatched is not None
 
     def _tell(self, elapsed: float) -> None:
         if not self._job.stream.begun:
-            self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._course.queue_headers])
-        model, room = self._course.place.model, self._course.place.room
-        status = room.status(model.name)
-        position, estimate = room.desk.standing(self._course.ticket)
-        residents = [r.model for r in room.desk.residency.residents if r.model != model.name and r.seated]
+            self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._routed.queue_headers])
+        model, handle = self._routed.place.model, self._routed.place.handle
+        status = handle.status(model.name)
+        position, estimate = handle.gate.standing(self._routed.pending_request)
+        residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.seated]
         state = {
             "model": model.shown_name,
             "state": "waiting" if status.state in OUT else status.state,
@@ -276,21 +278,21 @@ def _comment(job: _AdmittedRequest, state: Mapping[str, Any]) -> None:
     job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
 
 
-def _of_detour(course: RoutedRequest) -> dict[str, Any]:
+def _of_fallback_used(routed: RoutedRequest) -> dict[str, Any]:
     """Return a comment for a fallback, because a stream that has started has sent its headers."""
-    assert course.detour is not None  # noqa: S101
+    assert routed.fallback_used is not None  # noqa: S101
     return {
-        "model": course.detour.wanted.shown_name,
+        "model": routed.fallback_used.wanted.shown_name,
         "state": "fallback",
-        "fallback": course.place.model.shown_name,
-        "reason": course.detour.reason.lower(),
-        "elapsed": round(time.monotonic() - course.began, 2),
+        "fallback": routed.place.model.shown_name,
+        "reason": routed.fallback_used.reason.lower(),
+        "elapsed": round(time.monotonic() - routed.began, 2),
     }
 
 
-def _ended(course: RoutedRequest, route: Route, status: int, seconds: float) -> Ended:
+def _ended(routed: RoutedRequest, route: Route, status: int, seconds: float) -> Ended:
     """Return the line for the request log. The request has taken `seconds`."""
-    model, begun = course.place.model, course.dispatched
+    model, begun = routed.place.model, routed.dispatched
     return Ended(
         time.time() - seconds,
         model.name,
@@ -298,9 +300,9 @@ def _ended(course: RoutedRequest, route: Route, status: int, seconds: float) -> 
         None if begun is None else max(0.0, seconds - (time.monotonic() - begun)),
         seconds,
         status,
-        course.asking.priority,
-        course.asking.tenant or None,
-        wanted=None if course.detour is None else course.detour.wanted.name,
+        routed.asking.priority,
+        routed.asking.tenant or None,
+        wanted=None if routed.fallback_used is None else routed.fallback_used.wanted.name,
     )
 
 

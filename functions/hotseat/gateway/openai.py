@@ -20,7 +20,7 @@ ROUTES = {
 }
 
 
-def openai_blueprint(house: ModelRegistry, started: float) -> Blueprint:
+def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     """Return the routes under /v1. `started` (Unix time) is `created` of every model."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():
@@ -29,13 +29,13 @@ def openai_blueprint(house: ModelRegistry, started: float) -> Blueprint:
 
     @blueprint.get("/v1/models")
     def models() -> Response:
-        listed = [describe(place, started) for place in house.places().values() if not place.model.spec.unlisted]
+        listed = [describe(place, started) for place in registry.places().values() if not place.model.spec.unlisted]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
     def model(name: str) -> Response:
         try:
-            return jsonify(describe(house.find(name), started))
+            return jsonify(describe(registry.find(name), started))
         except UnknownModel as error:
             error.param = None
             raise
@@ -50,7 +50,7 @@ def _never() -> Response:
 def describe(place: ModelRoute, started: float) -> dict[str, Any]:
     """Return one entry of the list: OpenAI's four fields, and hotseat's own."""
     model, spec = place.model, place.model.spec
-    status = place.room.status(model.name)
+    status = place.handle.status(model.name)
     return {
         "id": model.shown_name,
         "object": "model",
@@ -61,7 +61,7 @@ def describe(place: ModelRoute, started: float) -> dict[str, Any]:
         "capabilities": list(spec.capabilities),
         "description": spec.description,
         "metadata": spec.metadata,
-        "workspace": place.room.name,
+        "workspace": place.handle.name,
         "engine": spec.engine,
         "status": describe_status(status),
     }

@@ -105,8 +105,10 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.threads = threads
         self.graceful = graceful
         self._served: Served | None = None
-        self._errands = queue.SimpleQueue[Callable[[], None] | None]()
-        self._runner: threading.Thread | None = None  # of the errands; there before it is needed: none may be had then
+        self._engine_requests = queue.SimpleQueue[Callable[[], None] | None]()
+        self._runner: threading.Thread | None = (
+            None  # of the engine_requests; there before it is needed: none may be had then
+        )
         self._ending = self._asked_to_reload = False
         self._options: Mapping[str, Any] = {
             "bind": [bind],
@@ -135,7 +137,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Make the application, in the worker."""
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         try:
-            self._runner = threading.Thread(target=self._run_errands, name="errands", daemon=True)
+            self._runner = threading.Thread(target=self._run_engine_requests, name="engine_requests", daemon=True)
             self._runner.start()
             self.threads.spare(KEPT)
             self._served = self._create()
@@ -159,10 +161,10 @@ class Server(BaseApplication):  # type: ignore[misc]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
         self._up()
 
-    def _run_errands(self) -> None:
-        while (errand := self._errands.get()) is not None:
+    def _run_engine_requests(self) -> None:
+        while (engine_request := self._engine_requests.get()) is not None:
             try:
-                errand()
+                engine_request()
             except Exception:
                 log.exception("end")
 
@@ -178,7 +180,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         served = self._served
         if not self._ending and served is not None:
             self._ending = True
-            self._errands.put(lambda: self._close(served, worker))
+            self._engine_requests.put(lambda: self._close(served, worker))
             _leave_in(self.graceful())  # what the arbiter sees to, unless it was killed itself
 
     def _close(self, served: Served, worker: Any) -> None:
@@ -192,7 +194,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def _exit(self, _server: Any, worker: Any) -> None:
         self._end(worker)
         if self._runner is not None:
-            self._errands.put(None)
+            self._engine_requests.put(None)
             self._runner.join()
         self.threads.shutdown()  # they would hold up the end of a process whose main loop never began
 
@@ -262,7 +264,7 @@ def terminal_is_gone() -> bool:
 
 
 def _at_once(_number: int, _frame: Any) -> None:
-    os._exit(130)  # the keepers see it, and kill every engine's whole tree
+    os._exit(130)  # the supervisors see it, and kill every engine's whole tree
 
 
 def _leave_in(seconds: float) -> None:

@@ -100,7 +100,7 @@ class Gateway(Flask):
 
 
 def create_gateway(
-    house: ModelRegistry,
+    registry: ModelRegistry,
     bus: EventLog,
     metrics: Metrics,
     keys: Keys,
@@ -119,11 +119,11 @@ def create_gateway(
     # A body may be there twice, as it came and as it goes to the engine.
     bodies = BodyBudget(max(max_body, machine_memory() // BODIES_SHARE))
     inference = Inference(
-        house, connections, metrics, max_body=max_body, places=places, bodies=bodies, request_log=request_log
+        registry, connections, metrics, max_body=max_body, places=places, bodies=bodies, request_log=request_log
     )
     app = Gateway(keys, inference, cors)
-    app.register_blueprint(openai_blueprint(house, time.time()))
-    app.register_blueprint(operations_blueprint(house, bus, metrics, places))
+    app.register_blueprint(openai_blueprint(registry, time.time()))
+    app.register_blueprint(operations_blueprint(registry, bus, metrics, places))
     return app
 
 

@@ -78,7 +78,7 @@ class ModelStatus(Document):
 
 
 class Transition(Document):
-    """One change of a holder's state."""
+    """One change of an instance's state."""
 
     at: Time = Field(description="When.")
     from_: str = Field(default="", alias="from", description="State before; empty: it began.")
@@ -90,7 +90,7 @@ class Resident(Document):
     """An instance that holds accelerator memory: a pod that is bound to a node and not verified to be gone."""
 
     model: str = Field(description="Its Model.")
-    holder: str = Field(description="ID of the instance: workspace/model@epoch.")
+    instance: str = Field(description="ID of the instance: workspace/model@epoch.")
     state: str = Field(description="loading, ready, closing, draining, releasing, unproven, parking, parked or waking.")
     epoch: int = Field(default=0, description="Decision that started it; 0: no decision of ours.")
     since: Time = Field(default="", description="When it entered this state.")
@@ -106,7 +106,7 @@ class Listed(Document):
 
     name: str = Field(description="Its name.")
     spec: dict[str, Any] = Field(default_factory=dict, description="What of its spec routing needs.")
-    state: str = Field(default="", description="State of its holder, or unloaded, fetching, failed.")
+    state: str = Field(default="", description="State of its instance, or unloaded, fetching, failed.")
     since: Time = Field(default="", description="When it entered this state.")
     message: str = Field(default="", description="Why, for people.")
     done: int = Field(default=0, description="Bytes of its weights that are here.")
@@ -206,7 +206,7 @@ class WorkspaceStatus(Document):
     epoch: int = Field(default=0, description="Number of the latest decision. Increases with each decision.")
     resident: str = Field(default="", description="Names of the resident Models, for display.")
     waiting: int = Field(default=0, description="Number of queued requests, for all Models.")
-    residents: tuple[Resident, ...] = Field(default=(), description="All holders.")
+    residents: tuple[Resident, ...] = Field(default=(), description="All instances.")
     models: tuple[Listed, ...] = Field(
         default=(), description="Models of the Workspace, with the fields that routers need."
     )

@@ -26,8 +26,8 @@ class Naive:
     ) -> None:
         self.floor = Simulator(engines, gpus=gpus, load_spread=load_spread, seed=seed)
         self._line: deque[tuple[int, SimRequest]] = deque()
-        self._held: dict[str, str] = {}  # models by holder, the one used longest ago first
-        self._ready: dict[str, int] = {}  # by holder: requests that it answers
+        self._held: dict[str, str] = {}  # models by instance, the one used longest ago first
+        self._ready: dict[str, int] = {}  # by instance: requests that it answers
         self._served: dict[int, str] = {}
         self._names = itertools.count(1)
 
@@ -46,37 +46,37 @@ class Naive:
         """Give away what is first, as long as there is a slot for it; else see to it that there will be one."""
         while self._line:
             request, asked = self._line[0]
-            holder = next((holder for holder, model in self._held.items() if model == asked.model), None)
-            if holder is None:
-                self._make_room(asked.model)
+            instance = next((instance for instance, model in self._held.items() if model == asked.model), None)
+            if instance is None:
+                self._make_handle(asked.model)
                 return
-            if self._ready.get(holder, self._slots(asked.model)) >= self._slots(asked.model):
+            if self._ready.get(instance, self._slots(asked.model)) >= self._slots(asked.model):
                 return  # it loads, it leaves, or it is full
             self._line.popleft()
-            self._held[holder] = self._held.pop(holder)
-            self._ready[holder] += 1
-            self._served[request] = holder
-            self.floor.give(request, holder, self._finish)
+            self._held[instance] = self._held.pop(instance)
+            self._ready[instance] += 1
+            self._served[request] = instance
+            self.floor.give(request, instance, self._finish)
 
-    def _make_room(self, model: str) -> None:
+    def _make_handle(self, model: str) -> None:
         free = self.floor.gpus - sum(map(self._claim, self._held.values()))
         if self._claim(model) <= free:
-            holder = f"{model}@{next(self._names)}"
-            self._held[holder] = model
-            self.floor.start(model, holder, self._get_ready)
+            instance = f"{model}@{next(self._names)}"
+            self._held[instance] = model
+            self.floor.start(model, instance, self._get_ready)
         elif len(self._ready) == len(self._held):  # else somebody is on the way out, or in
             idle = next((it for it, held in self._held.items() if self._claim(held) and not self._ready[it]), None)
             if idle is not None:
                 del self._ready[idle]
                 self.floor.stop(self._held[idle], idle, self._release)
 
-    def _get_ready(self, holder: str) -> None:
-        self._ready[holder] = 0
-        self.floor.take_turn(self._held[holder], self._line[0][1].at)
+    def _get_ready(self, instance: str) -> None:
+        self._ready[instance] = 0
+        self.floor.take_turn(self._held[instance], self._line[0][1].at)
         self._serve()
 
-    def _release(self, holder: str) -> None:
-        del self._held[holder]
+    def _release(self, instance: str) -> None:
+        del self._held[instance]
         self._serve()
 
     def _finish(self, request: int) -> None:

@@ -36,7 +36,7 @@ class SimulatedEngine:
 
 @dataclass(slots=True)
 class _Seat:
-    """One holder: what it answers, and what waits inside of it."""
+    """One instance: what it answers, and what waits inside of it."""
 
     engine: SimulatedEngine
     stay: ResidentInterval
@@ -65,9 +65,9 @@ class Simulator:
         self._order = itertools.count()
         self._load: Iterator[SimRequest] = iter(())
         self._arrive: Callable[[int, SimRequest], None]
-        self._given: dict[int, tuple[SimRequest, str]] = {}  # requests that an engine has, with its holder
+        self._given: dict[int, tuple[SimRequest, str]] = {}  # requests that an engine has, with its instance
         self._done: dict[int, Callable[[int], None]] = {}  # those of them that are being answered, and whom to tell
-        self._seats: dict[str, _Seat] = {}  # by holder
+        self._seats: dict[str, _Seat] = {}  # by instance
         self._serving = self._moving = 0  # GPUs
 
     def play(self, load: Iterable[SimRequest], arrive: Callable[[int, SimRequest], None]) -> Recording:
@@ -125,10 +125,10 @@ class Simulator:
         self.record.given_up += 1
         self.at(self.now + pause, self._ask, self.waiting.pop(request))
 
-    def give(self, request: int, holder: str, done: Callable[[int], None]) -> None:
+    def give(self, request: int, instance: str, done: Callable[[int], None]) -> None:
         """Send a waiting request to an engine that is ready; `done(request)` once it is answered."""
-        seat, asked = self._seats[holder], self.waiting.pop(request)
-        self._given[request] = asked, holder
+        seat, asked = self._seats[instance], self.waiting.pop(request)
+        self._given[request] = asked, instance
         self._done[request] = done
         if seat.busy < seat.engine.slots:
             self._begin(request, asked, seat)
@@ -154,8 +154,8 @@ class Simulator:
         self._done.pop(request)(request)
 
     def _end(self, request: int) -> None:
-        _, holder = self._given.pop(request)
-        seat = self._seats[holder]
+        _, instance = self._given.pop(request)
+        seat = self._seats[instance]
         seat.busy -= 1
         if seat.inside and seat.stay.stopped is None:
             following = seat.inside.popleft()
@@ -170,11 +170,11 @@ class Simulator:
 
     def cut(self, request: int) -> None:
         """End one that an engine has, or had until it was gone."""
-        _, holder = self._given.get(request, (None, ""))
-        if not holder:
+        _, instance = self._given.get(request, (None, ""))
+        if not instance:
             return
         del self._done[request]
-        inside = self._seats[holder].inside
+        inside = self._seats[instance].inside
         if request in inside:
             inside.remove(request)
             del self._given[request]
@@ -184,62 +184,62 @@ class Simulator:
 
     # Seats ------------------------------------------------------------------------------------------------------------
 
-    def start(self, model: str, holder: str, ready: Callable[[str], None]) -> None:
-        """Load a model; `ready(holder)` unless it is stopped before."""
+    def start(self, model: str, instance: str, ready: Callable[[str], None]) -> None:
+        """Load a model; `ready(instance)` unless it is stopped before."""
         count = self.record.loads[model] = self.record.loads[model] + 1
         random = Random(f"{self._seed}/{model}/{count}")  # noqa: S311 - it has to come again
-        self._come(model, holder, varied(random, self.engines[model].load, self._load_spread), ready)
+        self._come(model, instance, varied(random, self.engines[model].load, self._load_spread), ready)
 
-    def wake(self, model: str, holder: str, ready: Callable[[str], None]) -> None:
+    def wake(self, model: str, instance: str, ready: Callable[[str], None]) -> None:
         """Have one that sleeps come back; as `start`."""
         engine = self.engines[model]
-        self._come(model, holder, engine.load if engine.wake is None else engine.wake, ready)
+        self._come(model, instance, engine.load if engine.wake is None else engine.wake, ready)
 
-    def _come(self, model: str, holder: str, seconds: float, ready: Callable[[str], None]) -> None:
+    def _come(self, model: str, instance: str, seconds: float, ready: Callable[[str], None]) -> None:
         engine = self.engines[model]
         stay = ResidentInterval(model, self.now, gpus=engine.terms.claim.gpus)
-        seat = self._seats[holder] = _Seat(engine, stay)
+        seat = self._seats[instance] = _Seat(engine, stay)
         self.record.stays.append(stay)
         self._moving += seat.gpus
-        self.at(self.now + seconds, self._get_ready, (holder, ready))
+        self.at(self.now + seconds, self._get_ready, (instance, ready))
 
     def _get_ready(self, what: tuple[str, Callable[[str], None]]) -> None:
-        holder, ready = what
-        seat = self._seats.get(holder)
+        instance, ready = what
+        seat = self._seats.get(instance)
         if seat is None or seat.stay.stopped is not None:
             return  # it was stopped while it loaded
         seat.stay.ready = self.now
         seat.moving = False
         self._moving -= seat.gpus
-        ready(holder)
+        ready(instance)
 
-    def stop(self, model: str, holder: str, released: Callable[[str], None]) -> None:
-        """Take a holder off; `released(holder)` once nothing is left of it."""
-        self._leave(holder, self.engines[model].stop, released)
+    def stop(self, model: str, instance: str, released: Callable[[str], None]) -> None:
+        """Take an instance off; `released(instance)` once nothing is left of it."""
+        self._leave(instance, self.engines[model].stop, released)
 
-    def park(self, model: str, holder: str, asleep: Callable[[str], None]) -> None:
-        """Have it leave its seat and sleep; `asleep(holder)` once it does."""
+    def park(self, model: str, instance: str, asleep: Callable[[str], None]) -> None:
+        """Have it leave its seat and sleep; `asleep(instance)` once it does."""
         engine = self.engines[model]
-        self._leave(holder, engine.stop if engine.park is None else engine.park, asleep)
+        self._leave(instance, engine.stop if engine.park is None else engine.park, asleep)
 
-    def _leave(self, holder: str, seconds: float, gone: Callable[[str], None]) -> None:
-        if seat := self._seats.get(holder):  # else it sleeps, and has none
+    def _leave(self, instance: str, seconds: float, gone: Callable[[str], None]) -> None:
+        if seat := self._seats.get(instance):  # else it sleeps, and has none
             seat.stay.stopped = self.now
             if not seat.moving:
                 seat.moving = True
                 self._moving += seat.gpus
                 if seat.busy:
                     self._serving -= seat.gpus
-        self.at(self.now + seconds, self._release, (holder, gone))
+        self.at(self.now + seconds, self._release, (instance, gone))
 
     def _release(self, what: tuple[str, Callable[[str], None]]) -> None:
-        holder, gone = what
-        for request in [it for it, (_, its) in self._given.items() if its == holder]:
+        instance, gone = what
+        for request in [it for it, (_, its) in self._given.items() if its == instance]:
             self.cut(request)  # nobody answers it any longer
-        if seat := self._seats.pop(holder, None):
+        if seat := self._seats.pop(instance, None):
             self._moving -= seat.gpus
             seat.stay.released = self.now
-        gone(holder)
+        gone(instance)
 
     def take_turn(self, model: str, oldest: float | None) -> None:
         """Note that a model has got ready for somebody who has waited since `oldest`."""

@@ -64,8 +64,8 @@ class _Router:
     def ask(self, stimulus: intake.AdmissionStimulus) -> None:
         for command in self.machine.step(stimulus):
             match command:
-                case Dispatch(request, holder):
-                    self._floor.give(request, holder, self._finish)
+                case Dispatch(request, instance):
+                    self._floor.give(request, instance, self._finish)
                 case ReportDemand(urgent):
                     self._report(urgent)
                 case Reject(request):
@@ -165,14 +165,14 @@ class World:
                         floor.at(floor.now + self._carry, router.see, residency)
                 case Fetch(model):  # nothing is ever missing
                     floor.at(floor.now, self._tell, CacheObserved(floor.now, model, CacheState.CACHED))
-                case Start(model, holder):
-                    floor.start(model, holder, partial(self._get_ready, command))
-                case Wake(model, holder):
-                    floor.wake(model, holder, partial(self._get_ready, command))
-                case Park(model, holder):
-                    floor.park(model, holder, partial(self._sleep, command))
-                case Stop(model, holder):
-                    floor.stop(model, holder, partial(self._release, command))
+                case Start(model, instance):
+                    floor.start(model, instance, partial(self._get_ready, command))
+                case Wake(model, instance):
+                    floor.wake(model, instance, partial(self._get_ready, command))
+                case Park(model, instance):
+                    floor.park(model, instance, partial(self._sleep, command))
+                case Stop(model, instance):
+                    floor.stop(model, instance, partial(self._release, command))
         bound = self.switching.effective_max_wait
         if bound is not None:
             floor.record.widest = max(bound, floor.record.widest or 0.0)
@@ -181,14 +181,14 @@ class World:
             floor.at(wake_at, self._tick, wake_at)
         self._tick_at = wake_at
 
-    def _get_ready(self, order: Start | Wake, holder: str) -> None:
+    def _get_ready(self, order: Start | Wake, instance: str) -> None:
         queues = [router.machine.waiting_by_model().get(order.model) for router in self.routers]
         self.floor.take_turn(order.model, min((queue.oldest for queue in queues if queue), default=None))
         turn = order.turn if isinstance(order, Wake) else 0
-        self._tell(InstanceReady(self.floor.now, holder, order.epoch, "http://simulated", turn))
+        self._tell(InstanceReady(self.floor.now, instance, order.epoch, "http://simulated", turn))
 
-    def _sleep(self, order: Park, holder: str) -> None:
-        self._tell(InstanceParked(self.floor.now, holder, order.epoch, order.turn))
+    def _sleep(self, order: Park, instance: str) -> None:
+        self._tell(InstanceParked(self.floor.now, instance, order.epoch, order.turn))
 
-    def _release(self, order: Stop, holder: str) -> None:
-        self._tell(InstanceReleased(self.floor.now, holder, order.epoch))
+    def _release(self, order: Stop, instance: str) -> None:
+        self._tell(InstanceReleased(self.floor.now, instance, order.epoch))

@@ -6,15 +6,15 @@ from hotseat.core.messages import InstanceState, Resident
 
 
 class EndpointSet:
-    """The holders of the newest Residency, and what is in flight on them. A holder that closes serves its batch and no more."""
+    """The instances of the newest Residency, and what is in flight on them. An instance that closes serves its batch and no more."""
 
     def __init__(self) -> None:
-        self.open: dict[str, list[Resident]] = {}  # holders that take requests, by model
-        self.in_flight: dict[str, int] = {}  # by holder; none of them is 0
-        self.served: dict[str, int] = {}  # by holder: dispatched ever
+        self.open: dict[str, list[Resident]] = {}  # instances that take requests, by model
+        self.in_flight: dict[str, int] = {}  # by instance; none of them is 0
+        self.served: dict[str, int] = {}  # by instance: dispatched ever
         self.draining = False  # whether a switcher may be waiting for one to be drained
         self._residents: tuple[Resident, ...] = ()
-        self._batches: dict[str, int] = {}  # by holder that closes: the last order that it still serves
+        self._batches: dict[str, int] = {}  # by instance that closes: the last order that it still serves
 
     def see(self, residents: tuple[Resident, ...], newest: int) -> None:
         """Take in who holds the accelerator. `newest`: order of the last arrival, with which batches end that close now."""
@@ -24,56 +24,60 @@ class EndpointSet:
             if resident.state in (InstanceState.READY, InstanceState.CLOSING) and resident.address is not None:
                 self.open.setdefault(resident.model, []).append(resident)
             if resident.state is InstanceState.CLOSING:
-                batches[resident.holder] = self._batches.get(resident.holder, newest)
+                batches[resident.instance] = self._batches.get(resident.instance, newest)
         self._batches = batches
         self.draining = any(r.state in (InstanceState.CLOSING, InstanceState.DRAINING) for r in residents)
-        known = {r.holder for r in residents}
-        self.served = {holder: count for holder, count in self.served.items() if holder in known}
+        known = {r.instance for r in residents}
+        self.served = {instance: count for instance, count in self.served.items() if instance in known}
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def is_ready(self, model: str) -> bool:
         """Whether any request of it is taken, though maybe not at once."""
-        return any(holder.state is InstanceState.READY for holder in self.open.get(model, ()))
+        return any(instance.state is InstanceState.READY for instance in self.open.get(model, ()))
 
     def ready(self, model: str, limit: int) -> Resident | None:
-        """Find the least loaded holder that takes any request of this model now. `limit`: requests at once of each, 0: any."""
+        """Find the least loaded instance that takes any request of this model now. `limit`: requests at once of each, 0: any."""
         best, least = None, 0
-        for holder in self.open.get(model, ()):
-            load = self.in_flight.get(holder.holder, 0)
-            if holder.state is InstanceState.READY and not (limit and load >= limit) and (best is None or load < least):
-                best, least = holder, load
+        for instance in self.open.get(model, ()):
+            load = self.in_flight.get(instance.instance, 0)
+            if (
+                instance.state is InstanceState.READY
+                and not (limit and load >= limit)
+                and (best is None or load < least)
+            ):
+                best, least = instance, load
         return best
 
     def closing(self, model: str, limit: int) -> Iterator[tuple[Resident, int]]:
-        """Give the holders of this model that close and are not full, each with the last order of its batch."""
-        for holder in self.open.get(model, ()):
-            full = limit and self.in_flight.get(holder.holder, 0) >= limit
-            if holder.state is InstanceState.CLOSING and not full:
-                yield holder, self._batches[holder.holder]
+        """Give the instances of this model that close and are not full, each with the last order of its batch."""
+        for instance in self.open.get(model, ()):
+            full = limit and self.in_flight.get(instance.instance, 0) >= limit
+            if instance.state is InstanceState.CLOSING and not full:
+                yield instance, self._batches[instance.instance]
 
     def batches(self) -> Iterable[tuple[str, int]]:
         """Give the batches that closed: of which model, and the last order in each."""
-        return [(r.model, self._batches[r.holder]) for r in self._residents if r.holder in self._batches]
+        return [(r.model, self._batches[r.instance]) for r in self._residents if r.instance in self._batches]
 
     def slots(self, model: str, limit: int) -> int:
         """How many requests may begin at once when a model takes them, 0: all. At the least one: it may become free at any moment."""
         if model not in self.open:
             return limit * max(1, sum(r.model == model for r in self._residents))
-        free = sum(max(0, limit - self.in_flight.get(holder.holder, 0)) for holder in self.open[model])
+        free = sum(max(0, limit - self.in_flight.get(instance.instance, 0)) for instance in self.open[model])
         return max(1, free) if limit else 0
 
     # Counting ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, holder: str) -> None:
+    def begin(self, instance: str) -> None:
         """Count a request that is dispatched to it."""
-        self.in_flight[holder] = self.in_flight.get(holder, 0) + 1
-        self.served[holder] = self.served.get(holder, 0) + 1
+        self.in_flight[instance] = self.in_flight.get(instance, 0) + 1
+        self.served[instance] = self.served.get(instance, 0) + 1
 
-    def end(self, holder: str) -> None:
+    def end(self, instance: str) -> None:
         """Count one that ended."""
-        left = self.in_flight[holder] - 1
+        left = self.in_flight[instance] - 1
         if left:
-            self.in_flight[holder] = left
+            self.in_flight[instance] = left
         else:
-            del self.in_flight[holder]
+            del self.in_flight[instance]

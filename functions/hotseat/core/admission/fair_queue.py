@@ -28,7 +28,7 @@ class QueuedRequest:
     priority: int
     order: int
     arrived: float
-    holder: Resident | None = None  # None: waits
+    instance: Resident | None = None  # None: waits
     cut: bool = False
     tenant: str = ""
     deadline: float | None = None  # when its client gives up

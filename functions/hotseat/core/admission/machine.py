@@ -5,8 +5,8 @@ are in messages.py. queues.py has the queues, and endpoints.py the endpoints.
 Invariants (tests/unit/test_core_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
-- a request is dispatched only to a holder that the newest Residency shows as ready, or as closing if it waited before;
-- once a closing holder has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
+- a request is dispatched only to an instance that the newest Residency shows as ready, or as closing if it waited before;
+- once a closing instance has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
 - a Residency that is not newer than the last one changes nothing;
 - no tenant with a waiting request is passed over for more than one round of the others of its priority.
 """
@@ -51,8 +51,8 @@ class AdmissionMachine:
         self.residency = Residency(epoch=-1)
         self._limits: dict[str, Limits] = {}
         self._requests: dict[int, QueuedRequest] = {}
-        self._hall = RequestQueues()
-        self._queues = self._hall.queues  # none of them is empty
+        self._request_queues = RequestQueues()
+        self._queues = self._request_queues.queues  # none of them is empty
         self._serving = EndpointSet()
         self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
         self._announce: list[str] = []
@@ -114,37 +114,37 @@ class AdmissionMachine:
     def waiting(self, model: str | None = None) -> int:
         """Count requests that wait, of one model or of all."""
         if model is None:
-            return self._hall.count
+            return self._request_queues.count
         queue = self._queues.get(model)
         return queue.count if queue else 0
 
     def waiting_bytes(self) -> int:
         """Count the bytes of the bodies of those that wait."""
-        return self._hall.size
+        return self._request_queues.size
 
-    def in_flight(self, holder: str) -> int:
-        """Count requests that a holder is answering."""
-        return self._serving.in_flight.get(holder, 0)
+    def in_flight(self, instance: str) -> int:
+        """Count requests that an instance is answering."""
+        return self._serving.in_flight.get(instance, 0)
 
     def position(self, request: int) -> int | None:
         """Place in its model's queue, 1 for the next; None if it does not wait."""
         known = self._requests.get(request)
-        if known is None or known.holder is not None:
+        if known is None or known.instance is not None:
             return None
-        return self._hall.place(known)
+        return self._request_queues.place(known)
 
     def estimate(self, request: int, now: float) -> float | None:
         """Seconds until its turn, as the queue has moved so far and not before its model can be ready; None: nothing is known."""
         known = self._requests.get(request)
-        if known is None or known.holder is not None:
+        if known is None or known.instance is not None:
             return None
-        rate = self._hall.rate(known.model, now)
-        by_rate = self._hall.place(known) / rate if rate else 0.0
+        rate = self._request_queues.rate(known.model, now)
+        by_rate = self._request_queues.place(known) / rate if rate else 0.0
         return max(by_rate, self._ready_in(known.model, now)) or None
 
     def rate(self, model: str, now: float) -> float | None:
         """Give the requests per second that left the model's queue for an engine while somebody waited; None while nothing is known."""
-        return self._hall.rate(model, now)
+        return self._request_queues.rate(model, now)
 
     # Transitions ------------------------------------------------------------------------------------------------------
 
@@ -161,21 +161,21 @@ class AdmissionMachine:
         request = QueuedRequest(
             s.model, s.priority, self._order, since, tenant=s.tenant, deadline=s.deadline, size=s.size
         )
-        if holder := self._serving.ready(s.model, limits.concurrency):
+        if instance := self._serving.ready(s.model, limits.concurrency):
             self._requests[s.request] = request
-            dispatch = self._dispatch(s.request, request, holder)
-            if self._serving.in_flight[holder.holder] > 1:
+            dispatch = self._dispatch(s.request, request, instance)
+            if self._serving.in_flight[instance.instance] > 1:
                 return [dispatch]
             return [dispatch, ReportDemand(urgent=self._watched())]
         return [_not_at_once(s)] if s.at_once else self._hold(s.now, s.request, request, limits)
 
     def _hold(self, now: float, id_: int, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
         """Let it wait, if there is room for it and it can have its turn in time."""
-        if full := self._hall.full(now, request, limits.max_waiting):
+        if full := self._request_queues.full(now, request, limits.max_waiting):
             return [Reject(id_, QueueFull, "queue_full", *full)]
-        first = self._hall.add(now, id_, request, open_=request.model in self._serving.open)
+        first = self._request_queues.add(now, id_, request, open_=request.model in self._serving.open)
         if too_late := self._too_late(id_, request, now):
-            self._hall.remove(now, id_, request)
+            self._request_queues.remove(now, id_, request)
             return [too_late]
         self._requests[id_] = request
         new = first and request.model not in self._wants  # one that is wanted anyway comes as fast without haste
@@ -195,7 +195,7 @@ class AdmissionMachine:
             return None
         model, left = request.model, request.deadline - now
         slots = self._serving.slots(model, self._limits[model].concurrency)
-        least = self._hall.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
+        least = self._request_queues.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
         if left > 0 and least <= left:
             return None
         message = f"{model} cannot serve this request within the {max(0.0, left):.1f} s left of X-Request-Timeout: "
@@ -211,60 +211,60 @@ class AdmissionMachine:
             if too_late is None:
                 break
             commands.append(too_late)
-            self._hall.remove(now, id_, self._requests.pop(id_))
+            self._request_queues.remove(now, id_, self._requests.pop(id_))
         return commands
 
     # Dispatching ------------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, id_: int, request: QueuedRequest, holder: Resident) -> Dispatch:
-        assert holder.address is not None  # noqa: S101 — only those with an address are open
-        request.holder = holder
-        self._serving.begin(holder.holder)
-        return Dispatch(id_, holder.holder, holder.address)
+    def _dispatch(self, id_: int, request: QueuedRequest, instance: Resident) -> Dispatch:
+        assert instance.address is not None  # noqa: S101 — only those with an address are open
+        request.instance = instance
+        self._serving.begin(instance.instance)
+        return Dispatch(id_, instance.instance, instance.address)
 
     def _watched(self) -> bool:
         """Whether somebody is waiting for work to end: then every edge matters at once."""
-        return self._hall.count > 0 or self._serving.draining
+        return self._request_queues.count > 0 or self._serving.draining
 
     def _serve(self, now: float, model: str) -> list[AdmissionCommand]:
-        """Dispatch what waits for this model, as far as its holders and its bound allow."""
+        """Dispatch what waits for this model, as far as its instances and its bound allow."""
         commands: list[AdmissionCommand] = []
         while queue := self._queues.get(model):
             found = self._next(model, queue)
             if found is None:
                 break
-            id_, holder = found
+            id_, instance = found
             request = self._requests[id_]
-            self._hall.remove(now, id_, request, served=True)
-            commands.append(self._dispatch(id_, request, holder))
+            self._request_queues.remove(now, id_, request, served=True)
+            commands.append(self._dispatch(id_, request, instance))
         return commands
 
     def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:
-        """Request to dispatch now, and the holder for it: a ready one, else one that closes and owes its batch."""
+        """Request to dispatch now, and the instance for it: a ready one, else one that closes and owes its batch."""
         limit = self._limits[model].concurrency
         if ready := self._serving.ready(model, limit):
             first = queue.first()
             return None if first is None else (first, ready)
-        for holder, last in self._serving.closing(model, limit):
+        for instance, last in self._serving.closing(model, limit):
             first = queue.first(last)
             if first is not None:
-                return first, holder
+                return first, instance
         return None
 
     def _end(self, now: float, id_: int) -> list[AdmissionCommand]:
         request = self._requests.pop(id_, None)
         if request is None:
             return []
-        if request.holder is None:
-            self._hall.remove(now, id_, request)
+        if request.instance is None:
+            self._request_queues.remove(now, id_, request)
             gone = request.model not in self._queues and request.model not in self._wants
             return [ReportDemand(urgent=gone)]
-        holder = request.holder.holder
-        self._serving.end(holder)
+        instance = request.instance.instance
+        self._serving.end(instance)
         next_ones: list[AdmissionCommand] = []
         if request.model in self._queues:
             next_ones = [*self._serve(now, request.model), *self._sweep(now, request.model)]
-        idle = holder not in self._serving.in_flight
+        idle = instance not in self._serving.in_flight
         if not next_ones and not idle:
             return []
         emptied = bool(next_ones) and request.model not in self._queues
@@ -272,7 +272,7 @@ class AdmissionMachine:
 
     def _expire(self, now: float, id_: int) -> list[AdmissionCommand]:
         request = self._requests.get(id_)
-        if request is None or request.holder is not None:
+        if request is None or request.instance is not None:
             return []
         waited = now - request.arrived
         message = f"{request.model} did not become available within the client's limit on waiting ({waited:.1f} s)"
@@ -280,7 +280,7 @@ class AdmissionMachine:
 
     def _divert(self, now: float, id_: int) -> list[AdmissionCommand]:
         request = self._requests.get(id_)
-        if request is None or request.holder is not None:
+        if request is None or request.instance is not None:
             return []
         return [*self._want(now, request.model, request.arrived), *self._end(now, id_)]
 
@@ -310,9 +310,9 @@ class AdmissionMachine:
         lasts: dict[str, set[int]] = {}
         for model, last in self._serving.batches():
             lasts.setdefault(model, set()).add(last)
-        self._hall.close_batches(lasts)
+        self._request_queues.close_batches(lasts)
         for model in self._queues:
-            self._hall.watch(now, model, open_=model in self._serving.open)
+            self._request_queues.watch(now, model, open_=model in self._serving.open)
         commands = self._refuse_waiters(now, first=first)
         self._wants.settle([model for model in self._serving.open if self._serving.is_ready(model)])
         for model in self._serving.open:
@@ -334,13 +334,13 @@ class AdmissionMachine:
         return commands
 
     def _cut(self) -> list[AdmissionCommand]:
-        """End what is in flight on holders that are told to stop, or gone. External servers are never stopped."""
-        residents = {r.holder: r for r in self.residency.residents}
+        """End what is in flight on instances that are told to stop, or gone. External servers are never stopped."""
+        residents = {r.instance: r for r in self.residency.residents}
         commands: list[AdmissionCommand] = []
         for id_, request in self._requests.items():
-            if request.holder is None or request.cut or request.holder.epoch == EXTERNAL_EPOCH:
+            if request.instance is None or request.cut or request.instance.epoch == EXTERNAL_EPOCH:
                 continue
-            now = residents.get(request.holder.holder)
+            now = residents.get(request.instance.instance)
             if now is not None and now.state not in (InstanceState.RELEASING, InstanceState.UNPROVEN):
                 continue
             request.cut = True
@@ -356,7 +356,7 @@ class AdmissionMachine:
         waiting = self._queues[model].ids() if model in self._queues else []
         dismissed = [id_ for id_ in waiting if refusal is None or refusal.concerns(self._requests[id_].deadline)]
         for id_ in dismissed:
-            self._hall.remove(now, id_, self._requests.pop(id_))
+            self._request_queues.remove(now, id_, self._requests.pop(id_))
         return dismissed
 
     def _change(self, s: LimitsChanged) -> list[AdmissionCommand]:
@@ -372,7 +372,7 @@ class AdmissionMachine:
         quotas = QueueLimits(
             s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes, routers=s.routers
         )
-        self._hall.change(quotas, s.sharing, s.models)
+        self._request_queues.change(quotas, s.sharing, s.models)
         for model in self._serving.open:
             commands += self._serve(s.now, model)
         return [*commands, ReportDemand(urgent=True)]

@@ -119,10 +119,10 @@ AdmissionStimulus = (
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Relay it to this holder now."""
+    """Relay it to this instance now."""
 
     request: int
-    holder: str
+    instance: str
     address: str
 
 
@@ -146,7 +146,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class AbortRequest:
-    """Its holder is being stopped under it (the drain deadline is over): end it with an error. It still Finishes."""
+    """Its instance is being stopped under it (the drain deadline is over): end it with an error. It still Finishes."""
 
     request: int
     message: str

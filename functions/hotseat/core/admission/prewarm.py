@@ -26,7 +26,7 @@ class PrewarmRequests:
         return first
 
     def settle(self, models: Iterable[str]) -> None:
-        """Forget wishes that came true, or never will."""
+        """Forget preferences that came true, or never will."""
         for model in models:
             self._since.pop(model, None)
 

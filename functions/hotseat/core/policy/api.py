@@ -1,7 +1,7 @@
 """Who should be resident: one pure function of what is wanted, what is there and what it costs.
 
 A policy looks at a View and names the set of models that should hold the accelerator, and when it wants to look again. It
-decides nothing about safety: the switching machine starts a model only when it fits beside every holder that is left.
+decides nothing about safety: the switching machine starts a model only when it fits beside every instance that is left.
 """
 
 from collections.abc import Mapping, Sequence

@@ -69,8 +69,8 @@ class Batch:
 def _seats(view: View, takers: Sequence[ModelView]) -> int:
     """Count the models that can be resident at a time: those that are, or as many of these as GPUs and groups have room for."""
     gpus, there = sum(m.claim.gpus for m in takers), view.capacity.gpus
-    room = len(takers) if there is None else there * len(takers) // gpus if gpus else 0
-    enough = min(room, view.groups.together({m.name for m in takers}))
+    handle = len(takers) if there is None else there * len(takers) // gpus if gpus else 0
+    enough = min(handle, view.groups.together({m.name for m in takers}))
     return max(1, enough, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
 
 

@@ -104,9 +104,9 @@ class Groups:
                 chosen.append(group)
         return len(models) - sum(members.values()) + sum(sizes[group] for group in chosen)
 
-    def allows(self, comer: str, holders: Iterable[str]) -> bool:
+    def allows(self, comer: str, instances: Iterable[str]) -> bool:
         """Whether a model may be started beside all that is not proven gone."""
-        return NO_MODELS in self.ways(comer, frozenset(holders))
+        return NO_MODELS in self.ways(comer, frozenset(instances))
 
 
 def _apart(one: Group, other: Group) -> bool:

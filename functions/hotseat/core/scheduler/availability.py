@@ -17,7 +17,7 @@ FETCH_RETRY = 5.0  # seconds
 CHECK_TIME = (
     5.0  # seconds for the look before a load: then the load begins without an answer, and its own timeout bounds it
 )
-STABLE = 60.0  # seconds; a holder that was ready for so long has wiped out earlier failures
+STABLE = 60.0  # seconds; an instance that was ready for so long has wiped out earlier failures
 ENOUGH = 20  # answers, which wipe them out as well
 _SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
 
@@ -178,7 +178,7 @@ class ModelAvailability:
         refusal = self.refusals.get(model)
         return refusal.epoch if refusal else -1
 
-    def room_changed(self) -> None:
+    def handle_changed(self) -> None:
         """Take back refusals for want of room: there may be some now."""
         for model in [m for m, refusal in self.refusals.items() if refusal.code in _SHORTAGES]:
             self._welcome(model)
@@ -194,7 +194,7 @@ def shortage(
     model: str,
     claim: Claim,
     capacity: Capacity,
-    holders: Collection[Instance],
+    instances: Collection[Instance],
     *,
     now: float,
     epoch: int,
@@ -203,14 +203,14 @@ def shortage(
     """Say why no switch whatever could make room for a model, if that is so."""
     if not claim.fits_beside(NOTHING, capacity):
         return Refusal(epoch, "too_large", _too_large(model, claim, capacity))
-    stuck = [h for h in holders if h.state is InstanceState.UNPROVEN]
+    stuck = [h for h in instances if h.state is InstanceState.UNPROVEN]
     taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
     alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
     if not alone or not claim.fits_beside(taken, capacity):
         why = "".join(f": {h.left}" for h in stuck[:1] if h.left)
         message = f"the accelerator could not be verified as free{why}; manual action is needed (run: hotseat ps)"
         return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
-    firm = [h for h in holders if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
+    firm = [h for h in instances if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
     if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):
         return None
     names = ", ".join(sorted(h.model for h in firm))

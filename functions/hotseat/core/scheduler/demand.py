@@ -31,7 +31,7 @@ class RouterSnapshots:
         self._silent |= set(routers) - self._newest.keys() - set(self._left)
 
     def note(self, demand: Demand) -> set[str] | None:
-        """Take in a snapshot; returns the holders that were used since the router's last. None: it is too old to count."""
+        """Take in a snapshot; returns the instances that were used since the router's last. None: it is too old to count."""
         last = self._newest.get(demand.router, _NONE)
         if demand.seq <= last.seq or demand.router in self._left:
             return None
@@ -48,7 +48,7 @@ class RouterSnapshots:
         return self._newest.get(router, _NONE)
 
     def leave(self, router: str) -> set[str]:
-        """Forget a router; returns the holders that it was using."""
+        """Forget a router; returns the instances that it was using."""
         self._left.append(router)
         self._silent.discard(router)
         return set(self._newest.pop(router, _NONE).in_flight)
@@ -79,13 +79,13 @@ class RouterSnapshots:
         )
         return tenants, min((w.deadline for w in rows if w.deadline is not None), default=None)
 
-    def in_flight(self, holder: str) -> int:
-        """How many requests a holder is answering."""
-        return sum(d.in_flight.get(holder, 0) for d in self._newest.values())
+    def in_flight(self, instance: str) -> int:
+        """How many requests an instance is answering."""
+        return sum(d.in_flight.get(instance, 0) for d in self._newest.values())
 
-    def answered(self, holder: str) -> int:
-        """How many requests a holder has ended, however, for the routers that are there."""
-        return sum(d.served.get(holder, 0) - d.in_flight.get(holder, 0) for d in self._newest.values())
+    def answered(self, instance: str) -> int:
+        """How many requests an instance has ended, however, for the routers that are there."""
+        return sum(d.served.get(instance, 0) - d.in_flight.get(instance, 0) for d in self._newest.values())
 
     def closing(self, model: str) -> int:
         """How many of a closing batch still wait."""
@@ -98,32 +98,32 @@ class RouterSnapshots:
 
 @dataclass(slots=True)
 class DemandState:
-    """The newest demand of all routers. What it says of use is kept with the holders: when each was used last."""
+    """The newest demand of all routers. What it says of use is kept with the instances: when each was used last."""
 
-    seating: SchedulerState
-    prospects: ModelAvailability
+    scheduler_state: SchedulerState
+    availability: ModelAvailability
     demands: RouterSnapshots = field(default_factory=RouterSnapshots)
     rates: ArrivalRates = field(default_factory=ArrivalRates)
     abandonment: Abandonment = field(default_factory=Abandonment)
 
     def note(self, now: float, demand: Demand) -> list[Emit]:
         """Take in a router's snapshot, unless it is too old to count."""
-        holders = self.seating.holders.values()
+        instances = self.scheduler_state.instances.values()
         last = self.demands.newest(demand.router)
         used = self.demands.note(demand)
         if used is None:
             return []
         self._note_use(used, now)
-        self.rates.note(now, last, demand, {h.id: h.model for h in holders})
-        for holder in holders:
-            if demand.served.get(holder.id, 0) > last.served.get(holder.id, 0):
-                holder.dispatched = now
-                self.abandonment.ended(holder.model)
+        self.rates.note(now, last, demand, {h.id: h.model for h in instances})
+        for instance in instances:
+            if demand.served.get(instance.id, 0) > last.served.get(instance.id, 0):
+                instance.dispatched = now
+                self.abandonment.ended(instance.model)
         self._note_departures(now, last, demand)
         told: list[Emit] = []
         for model in demand.requested:
-            if model in self.seating.terms and not self.seating.serves(model):
-                count, workspace = self.waiting(model)[0], self.seating.workspace
+            if model in self.scheduler_state.terms and not self.scheduler_state.serves(model):
+                count, workspace = self.waiting(model)[0], self.scheduler_state.workspace
                 data = {"model": model, "workspace": workspace, "waiting": count, "router": demand.router}
                 told.append(Emit("switch.requested", model, data))
         return told
@@ -133,8 +133,10 @@ class DemandState:
         for model, waiting in new.waiting.items():
             self.abandonment.asked(model, now, waiting.oldest)
         for model in last.waiting.keys() - new.waiting.keys():
-            answers = any(h.state in (InstanceState.READY, *DRAINING_STATES) for h in self.seating.holders.of(model))
-            if answers or self.prospects.refused(model) > last.seen_epoch:
+            answers = any(
+                h.state in (InstanceState.READY, *DRAINING_STATES) for h in self.scheduler_state.instances.of(model)
+            )
+            if answers or self.availability.refused(model) > last.seen_epoch:
                 self.abandonment.ended(model)  # it was not its client that left
             elif not self.waiting(model)[0]:
                 self.abandonment.gave_up(model, now, last.waiting[model].oldest)
@@ -147,45 +149,45 @@ class DemandState:
             if not self.waiting(model)[0]:
                 self.abandonment.ended(model)
 
-    def forgive(self, holder: Instance, now: float) -> None:
-        """Forget the failures of a model if this holder, which goes, has served well."""
-        self.prospects.forgive(holder.model, holder.ready_since, now, self.demands.answered(holder.id))
+    def forgive(self, instance: Instance, now: float) -> None:
+        """Forget the failures of a model if this instance, which goes, has served well."""
+        self.availability.forgive(instance.model, instance.ready_since, now, self.demands.answered(instance.id))
 
     def _note_use(self, used: set[str], now: float) -> None:
-        holders = self.seating.holders
-        models = {holders[holder].model for holder in used & holders.keys()}
-        for holder in holders.values():
-            if holder.id in used or (holder.replica == 1 and holder.model in models):
-                holder.last_used = now
+        instances = self.scheduler_state.instances
+        models = {instances[instance].model for instance in used & instances.keys()}
+        for instance in instances.values():
+            if instance.id in used or (instance.replica == 1 and instance.model in models):
+                instance.last_used = now
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def waiting(self, model: str) -> tuple[int, float]:
         """How many wait and since when."""
-        return self.demands.waiting(model, self.prospects.refused(model))
+        return self.demands.waiting(model, self.availability.refused(model))
 
     def waiters(self, model: str) -> Waiters:
         """Say of which tenants how many wait, and their earliest deadline."""
-        return self.demands.waiters(model, self.prospects.refused(model))
+        return self.demands.waiters(model, self.availability.refused(model))
 
     def wanted(self, model: str) -> float | None:
         """Since when it is wanted by requests that another model answered; None: it is not."""
-        return self.demands.wanted(model, self.prospects.refused(model))
+        return self.demands.wanted(model, self.availability.refused(model))
 
-    def unused(self, holder: Instance) -> bool:
+    def unused(self, instance: Instance) -> bool:
         """Return True if the instance has no queued or running requests.
 
         The primary also counts its replicas' requests, because parking it would stop them.
         """
-        whole = holder.replica == 1 and holder.terms.replicas > 1
-        mine = self.seating.holders.of(holder.model) if whole else (holder,)
+        whole = instance.replica == 1 and instance.terms.replicas > 1
+        mine = self.scheduler_state.instances.of(instance.model) if whole else (instance,)
         busy = any(self.demands.in_flight(h.id) for h in mine)
-        return not busy and not self.waiting(holder.model)[0]
+        return not busy and not self.waiting(instance.model)[0]
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
         held = Counter[str]()
-        for h in self.seating.holders.values():
+        for h in self.scheduler_state.instances.values():
             held[h.model] += self.demands.in_flight(h.id)
-        rows = {name: (*self.waiting(name), held[name]) for name in self.seating.terms}
+        rows = {name: (*self.waiting(name), held[name]) for name in self.scheduler_state.terms}
         return {name: row for name, row in rows.items() if row[0] or row[2]}

@@ -15,8 +15,8 @@ from hotseat.core.scheduler.status import min_seconds_to_ready, residents
 class Effects:
     """Commands of the step under way, and the newest Residency: each has an epoch of its own."""
 
-    seating: SchedulerState
-    prospects: ModelAvailability
+    scheduler_state: SchedulerState
+    availability: ModelAvailability
     costs: StepDurations
     epoch: int
     residency: Residency = field(default_factory=Residency)
@@ -47,14 +47,19 @@ class Effects:
 
     def publish(self, now: float, effective_max_wait: float | None) -> None:
         """Tell routers who holds what, and the bound on waiting in force, in seconds."""
-        seating, self.epoch = self.seating, self.epoch + 1
-        who, refusals = residents(seating.holders.values(), seating.terms), dict(self.prospects.refusals)
-        soonest = min_seconds_to_ready(now, seating.terms, seating.holders.values(), self.costs, seating.capacity)
+        scheduler_state, self.epoch = self.scheduler_state, self.epoch + 1
+        who, refusals = (
+            residents(scheduler_state.instances.values(), scheduler_state.terms),
+            dict(self.availability.refusals),
+        )
+        soonest = min_seconds_to_ready(
+            now, scheduler_state.terms, scheduler_state.instances.values(), self.costs, scheduler_state.capacity
+        )
         self.residency = Residency(self.epoch, who, refusals, effective_max_wait, soonest, now)
-        seating.changed = self.prospects.changed = False
+        scheduler_state.changed = self.availability.changed = False
         self.tell(Publish(self.residency))
 
     def publish_changes(self, now: float, effective_max_wait: float | None) -> None:
         """Tell them, where that has changed."""
-        if self.seating.changed or self.prospects.changed:
+        if self.scheduler_state.changed or self.availability.changed:
             self.publish(now, effective_max_wait)

@@ -1,7 +1,7 @@
 """One running engine of a model, and its states: TRANSITIONS says what moves it, and only this module sets `state`. Pure.
 
 docs/architecture.md draws the table. What a policy wants and what a runtime tells become triggers in the modules beside this one;
-each calls `Seating.go`, which calls `Holder.transition`.
+each calls `Seating.go`, which calls `Instance.transition`.
 """
 
 from collections import deque
@@ -141,7 +141,7 @@ class Instance:
     stop_asked: float | None = None
     left: str = ""  # what is not proven gone, for a person to look at
     devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
-    replica: int = 1  # 1: its model's main holder; see replicas.py
+    replica: int = 1  # 1: its model's main instance; see replicas.py
     turn: int = 0  # how often it was told to sleep or to wake
     asleep: bool = False  # proven off the accelerator
     parked_since: float | None = (
@@ -153,7 +153,14 @@ class Instance:
 
     @classmethod
     def begin(
-        cls, trigger: Trigger, now: float, *, model: str, id: str, epoch: int, terms: SchedulingSpec  # noqa: A002
+        cls,
+        trigger: Trigger,
+        now: float,
+        *,
+        model: str,
+        id: str,  # noqa: A002
+        epoch: int,
+        terms: SchedulingSpec,
     ) -> "Instance":
         """Return a new instance, in the state that the trigger gives it."""
         edge = TRANSITIONS[trigger]

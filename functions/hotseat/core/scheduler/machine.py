@@ -1,19 +1,19 @@
 """Switching: which models are resident in one Workspace, and every step between. Pure.
 
 Demand, observations of the runtime and operators' orders come in; commands to the runtime, a new Residency and events go out.
-It is level-triggered: after every stimulus it looks at the whole of what it knows and moves each holder one step towards what
+It is level-triggered: after every stimulus it looks at the whole of what it knows and moves each instance one step towards what
 the policy wants. Invariants (tests/unit/test_core_machine.py):
 
-- what holders claim, known to be ready or not yet proven gone, never exceeds the capacity (one that shrinks empties first);
-- a model starts only when no earlier holder of it is left, but for replicas, which start beside ready ones and evict nobody;
+- what instances claim, known to be ready or not yet proven gone, never exceeds the capacity (one that shrinks empties first);
+- a model starts only when no earlier instance of it is left, but for replicas, which start beside ready ones and evict nobody;
 - a model starts only when none is left that its group or sets want gone for it;
-- before the drain deadline, a holder is stopped only when nothing is in flight on it and no router will send it more;
-- an observation about another epoch than the holder's changes nothing;
+- before the drain deadline, an instance is stopped only when nothing is in flight on it and no router will send it more;
+- an observation about another epoch than the instance's changes nothing;
 - a model that is wanted and can be loaded is eventually loaded;
 - what sleeps holds host memory only (see sleep.py), and is told to only when nothing is in flight on it.
 
-What is known lies in parts (parts.py), each of which owns a piece of it: state.py documents and holders, instance.py the table of
-a holder's states, demand.py demand, availability.py failures and refusals, pins.py pins and schedules, sleep.py sleepers,
+What is known lies in parts (parts.py), each of which owns a piece of it: state.py documents and instances, instance.py the table of
+an instance's states, demand.py demand, availability.py failures and refusals, pins.py pins and schedules, sleep.py sleepers,
 history.py the record, stats.py what was learned. On these work runtime_events.py (what the runtime tells), policy_view.py (what a
 policy is shown) and lifecycle.py (who goes, who comes), and effects.py says it.
 """
@@ -63,9 +63,13 @@ class Scheduler:
         self.wake_at: float | None = None
         self.decision = Decision()  # the last one
         self.parts = parts = Parts.new(workspace, epoch)
-        self.seating, self.prospects, self.wishes = parts.seating, parts.prospects, parts.wishes
-        self.ledger, self.traffic = parts.ledger, parts.traffic
-        self._recall = StatsArchive(parts.ledger.costs, parts.seating.memory, parts.parking, dict(remembered))
+        self.scheduler_state, self.availability, self.preferences = (
+            parts.scheduler_state,
+            parts.availability,
+            parts.preferences,
+        )
+        self.history, self.demand_state = parts.history, parts.demand_state
+        self._recall = StatsArchive(parts.history.costs, parts.scheduler_state.memory, parts.parking, dict(remembered))
         self._candidates = PolicyViewBuilder(parts)
         self._lifecycle = Lifecycle(parts)
         self._observing = RuntimeEvents(parts, self._lifecycle)
@@ -76,17 +80,17 @@ class Scheduler:
         out.begin()
         match stimulus:
             case DemandReported():
-                out.tell(*self.traffic.note(now, stimulus.demand))
+                out.tell(*self.demand_state.note(now, stimulus.demand))
             case RoutersEnrolled():
-                self.traffic.demands.expect(stimulus.routers)
+                self.demand_state.demands.expect(stimulus.routers)
             case RouterLeft():
-                self.traffic.leave(now, stimulus.router)
+                self.demand_state.leave(now, stimulus.router)
             case ConfigChanged():
                 self._change_terms(stimulus)
             case LoadOrdered() | PinOrdered():
                 self._order_load(now, stimulus.model, pin=isinstance(stimulus, PinOrdered))
             case UnpinOrdered():
-                self.wishes.unpin(stimulus.model, self.seating.terms.get(stimulus.model))
+                self.preferences.unpin(stimulus.model, self.scheduler_state.terms.get(stimulus.model))
             case UnloadOrdered():
                 self._order_unload(stimulus.model)
             case ShutdownOrdered():
@@ -105,92 +109,92 @@ class Scheduler:
     # Documents and orders ---------------------------------------------------------------------------------------------
 
     def _change_terms(self, s: ConfigChanged) -> None:
-        self._recall.follow(self.seating.terms, s.models)
-        old, holders = self.seating.follow(s), self.seating.holders.values()
-        self.prospects.room_changed()
+        self._recall.follow(self.scheduler_state.terms, s.models)
+        old, instances = self.scheduler_state.follow(s), self.scheduler_state.instances.values()
+        self.availability.handle_changed()
         self.parts.parking.budget = s.capacity.host_memory
-        held = {holder.model for holder in holders}
-        for holder in holders:
-            new = s.models.get(holder.model)
-            if holder.take_over(new) and new and not new.external:
-                self.prospects.order(holder.model, s.now, may_evict=True)
+        held = {instance.model for instance in instances}
+        for instance in instances:
+            new = s.models.get(instance.model)
+            if instance.take_over(new) and new and not new.external:
+                self.availability.order(instance.model, s.now, may_evict=True)
         for name, terms in s.models.items():
             if terms.preload and name not in old and name not in held:
-                self.prospects.order(name, s.now, may_evict=False)
+                self.availability.order(name, s.now, may_evict=False)
             if name in old and old[name].fingerprint != terms.fingerprint:
-                self.prospects.mended(name, s.now)
+                self.availability.mended(name, s.now)
                 self.parts.parking.mended(name)
-        for name in self.prospects.failures if s.afresh else ():
-            self.prospects.retry(name, s.now)
+        for name in self.availability.failures if s.afresh else ():
+            self.availability.retry(name, s.now)
         for gone in old.keys() - s.models.keys():
-            self.prospects.remove(gone)
-            self.traffic.rates.forget(gone)
-            self.traffic.abandonment.forget(gone)
+            self.availability.remove(gone)
+            self.demand_state.rates.forget(gone)
+            self.demand_state.abandonment.forget(gone)
             self.parts.parking.mended(gone)
-        for name in self.wishes.follow(old, s.models):
+        for name in self.preferences.follow(old, s.models):
             self._order_load(s.now, name)
 
     def _order_load(self, now: float, model: str, *, pin: bool = False) -> None:
-        terms = self.seating.terms.get(model)
+        terms = self.scheduler_state.terms.get(model)
         if terms is None or terms.external:
             return
-        holder = self.seating.holders.primary(model)
-        seated = holder and holder.staying and holder.state is not InstanceState.PARKED
-        if pin and not seated and (refusal := self._candidates.no_room(model, now)):
-            self.prospects.refuse(model, refusal)  # it would be pinned for a seat that it can never have
+        instance = self.scheduler_state.instances.primary(model)
+        seated = instance and instance.staying and instance.state is not InstanceState.PARKED
+        if pin and not seated and (refusal := self._candidates.no_handle(model, now)):
+            self.availability.refuse(model, refusal)  # it would be pinned for a seat that it can never have
             return
-        self.wishes.ask(model, terms, pin=pin)
-        self.prospects.retry(model, now)
-        if holder is None or not holder.staying or holder.state is not InstanceState.READY:
-            self.prospects.order(model, now, may_evict=True)
+        self.preferences.ask(model, terms, pin=pin)
+        self.availability.retry(model, now)
+        if instance is None or not instance.staying or instance.state is not InstanceState.READY:
+            self.availability.order(model, now, may_evict=True)
 
     def _order_unload(self, model: str) -> None:
-        terms = self.seating.terms.get(model)
+        terms = self.scheduler_state.terms.get(model)
         if terms is None or terms.external:
             return
-        self.prospects.orders.pop(model, None)
-        self.wishes.dismiss(model)
-        for holder in self.seating.holders.of(model):
-            holder.leave("unloaded")
-        if self.traffic.waiting(model)[0] or self.traffic.wanted(model) is not None:
+        self.availability.orders.pop(model, None)
+        self.preferences.dismiss(model)
+        for instance in self.scheduler_state.instances.of(model):
+            instance.leave("unloaded")
+        if self.demand_state.waiting(model)[0] or self.demand_state.wanted(model) is not None:
             message = f"{model} was unloaded while this request was queued; send it again to load the model"
-            self.prospects.refuse(model, Refusal(self.parts.out.next_epoch, "unloaded", message))
+            self.availability.refuse(model, Refusal(self.parts.out.next_epoch, "unloaded", message))
 
     def _shut_down(self) -> None:
-        self.seating.down = True
-        self.prospects.orders.clear()
-        for holder in self.seating.holders.values():
-            if holder.state in ACTIVE_STATES:
-                holder.leaving = "shutdown"
+        self.scheduler_state.down = True
+        self.availability.orders.clear()
+        for instance in self.scheduler_state.instances.values():
+            if instance.state in ACTIVE_STATES:
+                instance.leaving = "shutdown"
 
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        holders, terms, out = self.seating.holders, self.seating.terms, self.parts.out
-        tidy(holders.values(), terms)
-        out.wake(*self.wishes.look(now, terms, holders.values(), self.traffic.queue))
-        out.tell(*self.wishes.news(holders.values(), self.prospects))
+        instances, terms, out = self.scheduler_state.instances, self.scheduler_state.terms, self.parts.out
+        tidy(instances.values(), terms)
+        out.wake(*self.preferences.look(now, terms, instances.values(), self.demand_state.queue))
+        out.tell(*self.preferences.news(instances.values(), self.availability))
         for name, its in terms.items():
             if its.fetch_ahead:
-                out.tell(*self.prospects.fetch(name, again=False))
+                out.tell(*self.availability.fetch(name, again=False))
         view = self._candidates.view(now)
         self.decision = decision = decide_with_preferences(self.policy, view)
         waited_for = {model.name for model in view.models if model.waiting}
-        for holder in self.parts.parking.in_order(decision.resident, waited_for):
-            wanted, cut_off = holder.seat in decision.resident, holder.seat in decision.cut_off
-            self._lifecycle.steer(holder, now, wanted=wanted, cut_off=cut_off or holder.replica > 1)
-            if holder.state in DRAINING_STATES:
-                self._lifecycle.drain(holder, now, decision, waited_for)
+        for instance in self.parts.parking.in_order(decision.resident, waited_for):
+            wanted, cut_off = instance.seat in decision.resident, instance.seat in decision.cut_off
+            self._lifecycle.steer(instance, now, wanted=wanted, cut_off=cut_off or instance.replica > 1)
+            if instance.state in DRAINING_STATES:
+                self._lifecycle.drain(instance, now, decision, waited_for)
             else:
-                self._observing.check_deadline(holder, now)
-        there = [h for h in holders.values() if h.state is not InstanceState.PARKED]
+                self._observing.check_deadline(instance, now)
+        there = [h for h in instances.values() if h.state is not InstanceState.PARKED]
         present = {name for h in there for name in (h.model, h.seat)}
         for model in decision.resident:
             if model not in present:
                 self._lifecycle.start_if_free(model, now, decision.effective_max_wait)
         if not unserved(view) - present:
             self._lifecycle.add_replicas(now, decision.effective_max_wait)
-        out.tell(*self.ledger.abandon(present.union(decision.resident), now))
+        out.tell(*self.history.abandon(present.union(decision.resident), now))
         out.publish_changes(now, decision.effective_max_wait)
         if decision.look_again is not None:
             out.wake(decision.look_again)
@@ -200,7 +204,7 @@ class Scheduler:
 
     @property
     def epoch(self) -> int:
-        """Epoch of the newest Residency, or of a newer holder that was adopted."""
+        """Epoch of the newest Residency, or of a newer instance that was adopted."""
         return self.parts.out.epoch
 
     @property
@@ -214,27 +218,32 @@ class Scheduler:
         return self.decision.effective_max_wait
 
     @property
-    def holders(self) -> Instances:
+    def instances(self) -> Instances:
         """All that is not proven gone, by id."""
-        return self.seating.holders
+        return self.scheduler_state.instances
 
     @property
     def switches(self) -> tuple[Switch, ...]:
         """Switches under way and the last that ended, oldest first."""
-        return self.ledger.switches()
+        return self.history.switches()
 
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
-        return statuses(self.seating.terms, self.seating.holders.primaries(), self.prospects, self.wishes.pinned)
+        return statuses(
+            self.scheduler_state.terms,
+            self.scheduler_state.instances.primaries(),
+            self.availability,
+            self.preferences.pinned,
+        )
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
-        return self.traffic.queue()
+        return self.demand_state.queue()
 
     def lessons(self) -> dict[str, ModelStats]:
         """Give what was learned of each model, to begin the next run with."""
-        return self._recall.lessons(self.seating.terms)
+        return self._recall.lessons(self.scheduler_state.terms)
 
     def memory(self) -> dict[str, int]:
-        """By model: bytes of accelerator memory that its largest holder was seen to take; those that nobody can see are left out."""
-        return self.seating.memory.most(self.seating.holders.values())
+        """By model: bytes of accelerator memory that its largest instance was seen to take; those that nobody can see are left out."""
+        return self.scheduler_state.memory.most(self.scheduler_state.instances.values())

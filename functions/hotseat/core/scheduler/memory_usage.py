@@ -19,28 +19,30 @@ TOLD_AGAIN = 1.05  # a figure that is this much above the one told last is told,
 class MemoryUsage:
     """One book for all models; all figures are bytes."""
 
-    seen: dict[str, int] = field(default_factory=dict)  # by holder, the newest
+    seen: dict[str, int] = field(default_factory=dict)  # by instance, the newest
     learned: dict[str, int] = field(
         default_factory=dict
     )  # by model: the most that was seen, where that is above its claim
     _told: dict[str, int] = field(default_factory=dict)  # by model
 
-    def note(self, holder: Instance, memory: int, capacity: Capacity, *, lasting: bool = True) -> list[Emit]:
-        """Take in what was seen of a holder. If it is more than it claims, it occupies that from now on.
+    def note(self, instance: Instance, memory: int, capacity: Capacity, *, lasting: bool = True) -> list[Emit]:
+        """Take in what was seen of an instance. If it is more than it claims, it occupies that from now on.
 
         `lasting`: so will those that come after it.
         """
-        self.seen[holder.id] = memory
-        claim = holder.terms.claim
+        self.seen[instance.id] = memory
+        claim = instance.terms.claim
         if not claim.memory or memory <= claim.memory:
             return []
         if lasting:
-            self.learned[holder.model] = max(memory, self.learned.get(holder.model, 0))
-        holder.terms = replace(holder.terms, claim=raised(claim, memory, capacity))
-        if memory < self._told.get(holder.model, 0) * TOLD_AGAIN:
+            self.learned[instance.model] = max(memory, self.learned.get(instance.model, 0))
+        instance.terms = replace(instance.terms, claim=raised(claim, memory, capacity))
+        if memory < self._told.get(instance.model, 0) * TOLD_AGAIN:
             return []
-        self._told[holder.model] = memory
-        return [Emit("model.outgrown", holder.model, {"holder": holder.id, "claimed": claim.memory, "seen": memory})]
+        self._told[instance.model] = memory
+        return [
+            Emit("model.outgrown", instance.model, {"instance": instance.id, "claimed": claim.memory, "seen": memory})
+        ]
 
     def learnt(self, models: Mapping[str, SchedulingSpec], capacity: Capacity) -> Mapping[str, SchedulingSpec]:
         """Give the terms with the claims that models turned out to need."""
@@ -54,12 +56,12 @@ class MemoryUsage:
             del self.learned[model]
             self._told.pop(model, None)
 
-    def most(self, holders: Iterable[Instance]) -> dict[str, int]:
-        """Give what each model takes, by its largest holder."""
+    def most(self, instances: Iterable[Instance]) -> dict[str, int]:
+        """Give what each model takes, by its largest instance."""
         figures: dict[str, int] = {}
-        for holder in holders:
-            if holder.id in self.seen:
-                figures[holder.model] = max(self.seen[holder.id], figures.get(holder.model, 0))
+        for instance in instances:
+            if instance.id in self.seen:
+                figures[instance.model] = max(self.seen[instance.id], figures.get(instance.model, 0))
         return figures
 
 

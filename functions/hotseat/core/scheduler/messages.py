@@ -1,4 +1,4 @@
-"""The vocabulary of the switching machine: what it hears, and what it says. What it keeps of each holder is in instance.py."""
+"""The vocabulary of the switching machine: what it hears, and what it says. What it keeps of each instance is in instance.py."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class SchedulingSpec:
     kept: bool = False  # that window pins it
     return_after: float = 0.0  # it is the default, and comes back after so much quiet; 0: it does not
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
-    replicas: int = 1  # holders that it may have at a time
+    replicas: int = 1  # instances that it may have at a time
     park: bool = False  # it leaves the accelerator by falling asleep, where it can
     host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
 

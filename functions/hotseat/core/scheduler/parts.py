@@ -20,11 +20,11 @@ from hotseat.core.scheduler.state import SchedulerState
 class Parts:
     """All parts of one Workspace."""
 
-    seating: SchedulerState  # documents, capacity, and instances
-    traffic: DemandState  # what routers report
-    prospects: ModelAvailability  # weights, failures, refusals, orders
-    wishes: Preferences  # pins, schedules, the default
-    ledger: SwitchHistory  # switches, and what their steps take
+    scheduler_state: SchedulerState  # documents, capacity, and instances
+    demand_state: DemandState  # what routers report
+    availability: ModelAvailability  # weights, failures, refusals, orders
+    preferences: Preferences  # pins, schedules, the default
+    history: SwitchHistory  # switches, and what their steps take
     parking: SleepManager
     replicas: Replicas
     out: Effects
@@ -32,8 +32,8 @@ class Parts:
     @classmethod
     def new(cls, workspace: str, epoch: int) -> "Parts":
         """Return the parts of a Workspace of which nothing is known; `epoch` is the last one of an earlier run."""
-        seating, prospects = SchedulerState(workspace), ModelAvailability()
-        ledger = SwitchHistory(workspace, epoch)  # each switch is an epoch at least
-        traffic, parking = DemandState(seating, prospects), SleepManager(seating, ledger)
-        out = Effects(seating, prospects, ledger.costs, epoch)
-        return cls(seating, traffic, prospects, Preferences(), ledger, parking, Replicas(), out)
+        scheduler_state, availability = SchedulerState(workspace), ModelAvailability()
+        history = SwitchHistory(workspace, epoch)  # each switch is an epoch at least
+        demand_state, parking = DemandState(scheduler_state, availability), SleepManager(scheduler_state, history)
+        out = Effects(scheduler_state, availability, history.costs, epoch)
+        return cls(scheduler_state, demand_state, availability, Preferences(), history, parking, Replicas(), out)

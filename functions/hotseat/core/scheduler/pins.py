@@ -68,7 +68,7 @@ class Preferences:
         """
         self._pins = {m for m in self._pins if m in new and not new[m].pinned}
         self._unpins = {m for m in self._unpins if m in new and (new[m].pinned or new[m].kept)}
-        self._dismissed = {m for m in self._dismissed if m in new and (m in self._pins or _wishes(new[m]))}
+        self._dismissed = {m for m in self._dismissed if m in new and (m in self._pins or _preferences(new[m]))}
         return [m for m, t in new.items() if t.pinned and not t.external and not (m in old and old[m].pinned)]
 
     # What follows -----------------------------------------------------------------------------------------------------
@@ -77,24 +77,24 @@ class Preferences:
         self,
         now: float,
         terms: Mapping[str, SchedulingSpec],
-        holders: Iterable[Instance],
+        instances: Iterable[Instance],
         queue: Callable[[], DemandByModel],
     ) -> list[float]:
         """Look at all that is there before a decision; returns the times at which more will be wished for."""
-        holders, returning = list(holders), [t for t in terms.values() if t.return_after]
+        instances, returning = list(instances), [t for t in terms.values() if t.return_after]
         if returning or self._dismissed:
-            rows, used = queue(), max((h.last_used for h in holders), default=0.0)
+            rows, used = queue(), max((h.last_used for h in instances), default=0.0)
             self._dismissed -= {model for model, (waiting, _, _) in rows.items() if waiting}
-            self._dismissed -= {h.model for h in holders if h.staying}  # it was loaded since, for whomever
+            self._dismissed -= {h.model for h in instances if h.staying}  # it was loaded since, for whomever
             self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
         self.pinned = frozenset(m for m, t in terms.items() if self._is_pinned(m, t))
         return [at for t in returning if (at := self._returns_at(t)) is not None]
 
-    def news(self, holders: Iterable[Instance], prospects: ModelAvailability) -> list[Emit]:
+    def news(self, instances: Iterable[Instance], availability: ModelAvailability) -> list[Emit]:
         """Tell which pins have come and gone since it was asked last; who was sent away for them may come again."""
-        before, self._blocking = self._blocking, frozenset(h.model for h in holders if self._keeps_others_out(h))
+        before, self._blocking = self._blocking, frozenset(h.model for h in instances if self._keeps_others_out(h))
         if before != self._blocking:
-            prospects.room_changed()
+            availability.handle_changed()
         told, self._told = self._told, self.pinned
         events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
         return [*events, *(Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned))]
@@ -118,35 +118,37 @@ class Preferences:
         """Say why a switch to it was made that nobody asked for."""
         return _REASONS[self.wish(model, terms, now)]
 
-    def stays_idle(self, holder: Instance) -> bool:
+    def stays_idle(self, instance: Instance) -> bool:
         """Whether it keeps its seat however long it is idle: else it would go for that, and come back for the wish."""
-        model, terms = holder.model, holder.terms
-        if holder.replica > 1 or model in self._dismissed:
+        model, terms = instance.model, instance.terms
+        if instance.replica > 1 or model in self._dismissed:
             return False
         return model in self.pinned or terms.wanted or terms.return_after > 0
 
-    def no_room(
+    def no_handle(
         self,
         model: str,
         claim: Claim,
         capacity: Capacity,
-        holders: Iterable[Instance],
+        instances: Iterable[Instance],
         *,
         now: float,
         epoch: int,
         groups: Groups = UNGROUPED,
     ) -> Refusal | None:
         """Say why no switch could make room for a model, if that is so: for what there is, or for those that are pinned."""
-        holders = list(holders)
-        refusal = shortage(model, claim, capacity, holders, now=now, epoch=epoch, groups=groups)
+        instances = list(instances)
+        refusal = shortage(model, claim, capacity, instances, now=now, epoch=epoch, groups=groups)
         if refusal or not self._blocking:
             return refusal
 
-        def remains(holder: Instance) -> bool:
-            kept = self._keeps_others_out(holder) or (holder.staying and not groups.may_leave(holder.seat, model))
-            return holder.model != model and not holder.asleep and (kept or holder.state is InstanceState.UNPROVEN)
+        def remains(instance: Instance) -> bool:
+            kept = self._keeps_others_out(instance) or (instance.staying and not groups.may_leave(instance.seat, model))
+            return (
+                instance.model != model and not instance.asleep and (kept or instance.state is InstanceState.UNPROVEN)
+            )
 
-        taken = [h for h in holders if remains(h)]
+        taken = [h for h in instances if remains(h)]
         allowed = groups.allows(model, (h.model for h in taken))
         if allowed and claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
             return None
@@ -162,17 +164,17 @@ class Preferences:
         by_terms = (terms.pinned or terms.kept) and model not in self._unpins
         return terms.external is None and (by_terms or model in self._pins)
 
-    def _keeps_others_out(self, holder: Instance) -> bool:
-        staying = holder.staying and holder.replica == 1 and holder.state is not InstanceState.PARKED
-        return staying and holder.model in self.pinned
+    def _keeps_others_out(self, instance: Instance) -> bool:
+        staying = instance.staying and instance.replica == 1 and instance.state is not InstanceState.PARKED
+        return staying and instance.model in self.pinned
 
 
-def _wishes(terms: SchedulingSpec) -> bool:
+def _preferences(terms: SchedulingSpec) -> bool:
     return terms.pinned or terms.wanted or terms.return_after > 0
 
 
 def decide_with_preferences(policy: Policy, view: View) -> Decision:
-    """Let a policy decide, and grant the wishes that its decision leaves room for."""
+    """Let a policy decide, and grant the preferences that its decision leaves room for."""
     decision = policy.decide(view)
     resident, look_again = apply_preferences(view, decision)
     obliging = tuple(name for name in decision.resident if name not in resident)
@@ -180,23 +182,23 @@ def decide_with_preferences(policy: Policy, view: View) -> Decision:
 
 
 def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
-    """Add what is wished for, instead of idle models where need be; wishes wait while anybody waits for a seat.
+    """Add what is wished for, instead of idle models where need be; preferences wait while anybody waits for a seat.
 
     Pinned residents stay, whatever the policy says, as far as the capacity holds them. Returns all that should be resident,
     and when to look again.
     """
     models: dict[str, ModelView] = {}
     for model in view.models:
-        models.setdefault(model.name, model)  # the holder that counts comes first
+        models.setdefault(model.name, model)  # the instance that counts comes first
     resident = _with_pinned(view, models, decision.resident)
-    wishes = [m for m in models.values() if m.wish and m.name not in resident]
-    if not wishes or any(m.may_evict for m in pending(view)):
+    preferences = [m for m in models.values() if m.wish and m.name not in resident]
+    if not preferences or any(m.may_evict for m in pending(view)):
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]
     taken = _sum([*there, *unproven(view)], view.capacity)
     granted: set[str] = set()  # none of these goes for a lesser one
-    for wish in sorted(wishes, key=lambda m: (-m.wish, m.name)):
+    for wish in sorted(preferences, key=lambda m: (-m.wish, m.name)):
         times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
         victims = _preference_victims([m for at, m in times if at <= view.now], there, taken, wish, view)
         if victims is None:

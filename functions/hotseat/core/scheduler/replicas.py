@@ -1,6 +1,6 @@
-"""Replicas: further holders of a model whose bound on requests at once is reached, on seats that nobody else wants. Pure.
+"""Replicas: further instances of a model whose bound on requests at once is reached, on seats that nobody else wants. Pure.
 
-One holder of a model is its main one and goes by the model's name: all that is said elsewhere of a model's holder is about it.
+One instance of a model is its main one and goes by the model's name: all that is said elsewhere of a model's instance is about it.
 The others are seats of their own, `model#2` and so on. To a policy each is a model that evicts nobody, waits for nothing and is
 never busy: so it is the first to make room, drained as any other. Where the main one goes, a replica takes its place.
 """
@@ -21,7 +21,7 @@ _LEAST = -1_000_000  # below every priority that a document may state
 
 @dataclass(slots=True)
 class Replicas:
-    """Which further holders models should have. A replica that fails harms nobody: its model goes on, and the next one waits."""
+    """Which further instances models should have. A replica that fails harms nobody: its model goes on, and the next one waits."""
 
     retry_at: dict[str, float] = field(default_factory=dict)  # by model
     _failures: dict[str, int] = field(default_factory=dict)  # by model, in a row
@@ -39,7 +39,7 @@ class Replicas:
         self.retry_at.pop(model, None)
 
     def wanted(
-        self, terms: Mapping[str, SchedulingSpec], holders: Instances, demands: RouterSnapshots, now: float
+        self, terms: Mapping[str, SchedulingSpec], instances: Instances, demands: RouterSnapshots, now: float
     ) -> tuple[list[tuple[str, int]], list[float]]:
         """Give the models that should have one more replica, with its number, and the times at which there may be more of them.
 
@@ -47,10 +47,10 @@ class Replicas:
         """
         wanted: list[tuple[str, int]] = []
         later: list[float] = []
-        if any(h.state in (*DRAINING_STATES, InstanceState.RELEASING) or h.leaving for h in holders.values()):
+        if any(h.state in (*DRAINING_STATES, InstanceState.RELEASING) or h.leaving for h in instances.values()):
             return wanted, later
         for model in [name for name, known in terms.items() if known.replicas > 1]:
-            mine = holders.of(model)
+            mine = instances.of(model)
             if not 0 < len(mine) < terms[model].replicas or any(h.state is not InstanceState.READY for h in mine):
                 continue
             # Who waits at a router that knows all of them to be ready found each of them full.
@@ -65,11 +65,11 @@ class Replicas:
         return wanted, later
 
 
-def replica_views(holders: Iterable[Instance], capacity: Capacity) -> list[ModelView]:
+def replica_views(instances: Iterable[Instance], capacity: Capacity) -> list[ModelView]:
     """Show the policy the replicas among a model's instances: seats that it may take for anybody else, at once."""
     return [
         ModelView(h.seat, h.occupied(capacity), priority=_LEAST, seat=h.state, may_evict=False)
-        for h in holders
+        for h in instances
         if h.replica > 1 and h.staying
     ]
 
@@ -80,16 +80,16 @@ def next_number(mine: Iterable[Instance]) -> int:
     return next(number for number in range(2, len(taken) + 3) if number not in taken)
 
 
-def tidy(holders: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) -> None:
-    """Let a replica take the place of a main holder that goes, and let those go that are too many for the documents."""
+def tidy(instances: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) -> None:
+    """Let a replica take the place of a main instance that goes, and let those go that are too many for the documents."""
     by_model: dict[str, list[Instance]] = {}
-    for holder in holders:
-        if holder.staying:
-            by_model.setdefault(holder.model, []).append(holder)
+    for instance in instances:
+        if instance.staying:
+            by_model.setdefault(instance.model, []).append(instance)
     for model, mine in by_model.items():
         if all(h.replica > 1 for h in mine):
             min(mine, key=lambda h: (h.state is not InstanceState.READY, h.epoch)).replica = 1
         known = terms.get(model)
         extra = [h for h in mine if h.replica > 1]
-        for holder in extra[max(0, (known.replicas if known else 1) - 1) :]:
-            holder.leave("surplus")
+        for instance in extra[max(0, (known.replicas if known else 1) - 1) :]:
+            instance.leave("surplus")

@@ -51,21 +51,21 @@ class ArrivalRates:
     _flows: dict[str, _Flow] = field(default_factory=dict)
 
     def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
-        """Take in a router's snapshot after its last one; `model_of`: of which model each holder is.
+        """Take in a router's snapshot after its last one; `model_of`: of which model each instance is.
 
         A request that left without an answer does not count: its client may ask again, and would count twice. What a router had
         done before it was first heard of is not known to be recent.
         """
         served: dict[str, int] = {}
         flying: dict[str, int] = {}
-        for holder, count in new.served.items() if last.seq else ():
-            if holder in model_of:
-                model = model_of[holder]
-                served[model] = served.get(model, 0) + count - last.served.get(holder, 0)
+        for instance, count in new.served.items() if last.seq else ():
+            if instance in model_of:
+                model = model_of[instance]
+                served[model] = served.get(model, 0) + count - last.served.get(instance, 0)
         for counts, sign in ((new.in_flight, 1), (last.in_flight, -1)):
-            for holder, count in counts.items():
-                if holder in model_of:
-                    flying[model_of[holder]] = flying.get(model_of[holder], 0) + sign * count
+            for instance, count in counts.items():
+                if instance in model_of:
+                    flying[model_of[instance]] = flying.get(model_of[instance], 0) + sign * count
         for model in {*served, *flying, *new.waiting, *last.waiting}:
             waiting = sum(d.waiting[model].count * sign for d, sign in ((new, 1), (last, -1)) if model in d.waiting)
             if served.get(model) or flying.get(model) or waiting:

@@ -28,12 +28,12 @@ _LEAVES = frozenset({InstanceState.READY, InstanceState.CLOSING, InstanceState.D
 def min_seconds_to_ready(
     now: float,
     terms: Mapping[str, SchedulingSpec],
-    holders: Iterable[Instance],
+    instances: Iterable[Instance],
     costs: StepDurations,
     capacity: Capacity,
 ) -> dict[str, float]:
     """Seconds from now until each model can be ready at the soonest; those that may be at once are left out."""
-    there = list(holders)
+    there = list(instances)
     held = sum((h.occupied(capacity) for h in there), NOTHING)
     result: dict[str, float] = {}
     for name, its in terms.items():
@@ -45,8 +45,8 @@ def min_seconds_to_ready(
         if its.external or not load:
             continue
         if all(h.state is InstanceState.PARKED for h in mine):  # or there are none
-            room = 0.0 if its.claim.fits_beside(held, capacity) else _room(now, there, costs)
-            result[name] = room + load
+            handle = 0.0 if its.claim.fits_beside(held, capacity) else _handle(now, there, costs)
+            result[name] = handle + load
         elif all(h.state in _AWAY for h in mine):
             result[name] = max(_stop(now, h, costs) for h in mine) + load
         elif all(h.state in _COMES for h in mine):
@@ -64,20 +64,20 @@ def ready_in(residency: Residency, model: str, now: float) -> float:
     return max(0.0, seconds - max(0.0, now - residency.at)) if under_way else seconds
 
 
-def _room(now: float, holders: list[Instance], costs: StepDurations) -> float:
+def _handle(now: float, instances: list[Instance], costs: StepDurations) -> float:
     """Seconds until the first of those that hold something can be gone."""
     return min(
-        (_stop(now, h, costs) for h in holders if h.terms.claim != NOTHING and not h.asleep and h.state in _LEAVES),
+        (_stop(now, h, costs) for h in instances if h.terms.claim != NOTHING and not h.asleep and h.state in _LEAVES),
         default=0.0,
     )
 
 
-def _stop(now: float, holder: Instance, costs: StepDurations) -> float:
+def _stop(now: float, instance: Instance, costs: StepDurations) -> float:
     """Seconds that stopping it, or its falling asleep, takes at the least, from now on."""
-    learned = _least(costs.stop.get(holder.model, UNKNOWN))
-    if holder.terms.park and holder.stop_asked is None:
-        learned = min(learned, _least(costs.park.get(holder.model, UNKNOWN)))
-    asked = holder.since if holder.state is InstanceState.PARKING else holder.stop_asked
+    learned = _least(costs.stop.get(instance.model, UNKNOWN))
+    if instance.terms.park and instance.stop_asked is None:
+        learned = min(learned, _least(costs.park.get(instance.model, UNKNOWN)))
+    asked = instance.since if instance.state is InstanceState.PARKING else instance.stop_asked
     return learned if asked is None else max(0.0, learned - (now - asked))
 
 
@@ -97,12 +97,12 @@ _SEEN: Mapping[InstanceState, InstanceState] = {
 def model_view(
     name: str,
     terms: SchedulingSpec,
-    holder: Instance | None,
+    instance: Instance | None,
     *,
     waiting: tuple[int, float],
     order: LoadRequest | None,
     in_flight: int,
-    ledger: SwitchHistory,
+    history: SwitchHistory,
     rates: ArrivalRates,
     now: float,
     capacity: Capacity,
@@ -117,15 +117,15 @@ def model_view(
     """
     count, oldest = waiting
     may_evict = True
-    seat = _SEEN.get(holder.state, holder.state) if holder else None
+    seat = _SEEN.get(instance.state, instance.state) if instance else None
     if order and (seat is None or (seat is InstanceState.LOADING and order.may_evict)):
         may_evict = order.may_evict or count > 0
         count, oldest = count + 1, min(oldest, order.since) if count else order.since
-    staying = holder is not None and holder.staying and holder.state is not InstanceState.PARKING
+    staying = instance is not None and instance.staying and instance.state is not InstanceState.PARKING
     occupies = staying or seat is InstanceState.UNPROVEN
     return ModelView(
         name=name,
-        claim=holder.occupied(capacity) if holder and occupies else terms.claim,
+        claim=instance.occupied(capacity) if instance and occupies else terms.claim,
         priority=terms.priority,
         max_wait=auto_max_wait if terms.max_wait is None else terms.max_wait,
         min_residency=terms.min_residency,
@@ -133,14 +133,14 @@ def model_view(
         oldest=oldest,
         in_flight=in_flight,
         seat=seat,
-        leaving=holder is not None and not staying,
-        promised=ledger.promised(name),
-        ready_since=(holder.ready_since or 0.0) if holder else 0.0,
-        last_used=holder.last_used if holder else 0.0,
+        leaving=instance is not None and not staying,
+        promised=history.promised(name),
+        ready_since=(instance.ready_since or 0.0) if instance else 0.0,
+        last_used=instance.last_used if instance else 0.0,
         may_evict=may_evict,
-        switch_cost=ledger.costs.of(name, parks=terms.park),
-        drain=ledger.costs.draining(name),
-        uncertainty=ledger.costs.uncertainty(name, parks=terms.park),
+        switch_cost=history.costs.of(name, parks=terms.park),
+        drain=history.costs.draining(name),
+        uncertainty=history.costs.uncertainty(name, parks=terms.park),
         arrivals=rates.arrivals(name, now),
         pace=rates.pace(name),
         gaps=rates.gaps(name),
@@ -149,29 +149,29 @@ def model_view(
         deadline=waiters[1],
         wish=wish,
         pinned=wish is Preference.PINNED,
-        asleep=holder is not None and holder.asleep,
-        kept_until=_kept_until(holder, expected_until, ledger, now) if holder and not count else 0.0,
+        asleep=instance is not None and instance.asleep,
+        kept_until=_kept_until(instance, expected_until, history, now) if instance and not count else 0.0,
     )
 
 
-def _kept_until(holder: Instance, expected_until: float, ledger: SwitchHistory, now: float) -> float:
+def _kept_until(instance: Instance, expected_until: float, history: SwitchHistory, now: float) -> float:
     """Give the time until which an instance that no request waits for is worth keeping: it loads, or has served nothing yet.
 
     A load is worth finishing once half of it is done, by the time that it took before: stopping it costs more than it saves. The
     next load after one that was given up has twice as long: however little its clients wait, it gets ready in the end.
     """
-    if holder.state is InstanceState.READY:
-        return expected_until if holder.dispatched < (holder.ready_since or 0.0) else 0.0
-    if holder.state not in (InstanceState.LOADING, InstanceState.WAKING):
+    if instance.state is InstanceState.READY:
+        return expected_until if instance.dispatched < (instance.ready_since or 0.0) else 0.0
+    if instance.state not in (InstanceState.LOADING, InstanceState.WAKING):
         return 0.0
-    times = ledger.costs.wake if holder.state is InstanceState.WAKING else ledger.costs.load
-    usual, given_up = times.get(holder.model, UNKNOWN).mean, ledger.given_up(holder.seat, now)
-    if given_up or 2 * (now - holder.since) >= usual:
-        expected_until = max(expected_until, holder.since + 2 * max(usual, given_up))
+    times = history.costs.wake if instance.state is InstanceState.WAKING else history.costs.load
+    usual, given_up = times.get(instance.model, UNKNOWN).mean, history.given_up(instance.seat, now)
+    if given_up or 2 * (now - instance.since) >= usual:
+        expected_until = max(expected_until, instance.since + 2 * max(usual, given_up))
     return expected_until
 
 
-def residents(holders: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) -> tuple[Resident, ...]:
+def residents(instances: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) -> tuple[Resident, ...]:
     """Show routers who holds a seat, and the servers that need none of ours."""
     ours = (
         Resident(
@@ -186,7 +186,7 @@ def residents(holders: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) 
             h.memory,
             tuple(h.story)[-SHOWN:],
         )
-        for h in holders
+        for h in instances
     )
     external = (
         Resident(name, f"{name}@external", InstanceState.READY, EXTERNAL_EPOCH, 0.0, t.external)
@@ -198,22 +198,24 @@ def residents(holders: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) 
 
 def statuses(
     terms: Mapping[str, SchedulingSpec],
-    holders: Mapping[str, Instance],
-    prospects: ModelAvailability,
+    instances: Mapping[str, Instance],
+    availability: ModelAvailability,
     pinned: frozenset[str],
 ) -> list[ModelStatus]:
-    """Say how all models are, in the order of the documents; `holders` are the ones that count."""
-    rows = [status_of(name, each, holders.get(name), prospects) for name, each in terms.items()]
+    """Say how all models are, in the order of the documents; `instances` are the ones that count."""
+    rows = [status_of(name, each, instances.get(name), availability) for name, each in terms.items()]
     return [replace(row, pinned=True) if row.name in pinned else row for row in rows]
 
 
-def status_of(name: str, terms: SchedulingSpec, holder: Instance | None, prospects: ModelAvailability) -> ModelStatus:
+def status_of(
+    name: str, terms: SchedulingSpec, instance: Instance | None, availability: ModelAvailability
+) -> ModelStatus:
     """Say how a model is, from what is known of it."""
-    failure, cache = prospects.failures.get(name), prospects.cache.get(name)
+    failure, cache = availability.failures.get(name), availability.cache.get(name)
     if terms.external:
         return ModelStatus(name, InstanceState.READY.value)
-    if holder is not None and not (holder.leaving == "failed" and holder.state is InstanceState.RELEASING):
-        return ModelStatus(name, holder.state.value, holder.since, holder.left)
+    if instance is not None and not (instance.leaving == "failed" and instance.state is InstanceState.RELEASING):
+        return ModelStatus(name, instance.state.value, instance.since, instance.left)
     if failure is not None and not failure.over:
         told = f"{failure.reason}: {failure.message}"
         return ModelStatus(name, "failed", None, told, retry_at=failure.retry_at, exit_code=failure.exit_code)

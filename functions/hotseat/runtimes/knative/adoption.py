@@ -3,7 +3,7 @@
 from hotseat.kube import pods
 from hotseat.kube.client import Json
 from hotseat.kube.constants import FINGERPRINT, QUEUE_PORT, SERVICE, WORKSPACE
-from hotseat.runtimes.knative.informers import EPOCH, HOLDER, Informers, annotations, labels, revision_of
+from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers, annotations, labels, revision_of
 from hotseat.runtimes.knative.instance import FOREIGN_GRACE, PodInstance, TrackedPod
 
 UNPROVEN = (
@@ -41,16 +41,16 @@ def adopt(watched: Informers, revision: str, now: float, *more: Json, frozen: bo
     items = [*there, *more, *([deployment] if deployment else [])]
     if not items:
         return None
-    marks = next((annotations(each) for each in items if HOLDER in annotations(each)), {})
+    marks = next((annotations(each) for each in items if INSTANCE in annotations(each)), {})
     all_labels = [labels(each) for each in items]
     model = next((each[SERVICE] for each in all_labels if SERVICE in each), revision)
     if (service := watched.services.named(model)) is not None:  # one made by hand may have the label there only
         all_labels.append(labels(service))
     workspace = next((each[WORKSPACE] for each in all_labels if WORKSPACE in each), "workspace")
     epoch = int(marks[EPOCH]) if marks.get(EPOCH, "").isdecimal() else 1  # anybody may write there
-    holding = PodInstance(model, marks.get(HOLDER, f"{workspace}/{model}@{epoch}"), epoch, now, revision, scaled=True)
+    holding = PodInstance(model, marks.get(INSTANCE, f"{workspace}/{model}@{epoch}"), epoch, now, revision, scaled=True)
     for pod in there:
-        holding.see(pod).marked = HOLDER in annotations(pod)
+        holding.see(pod).marked = INSTANCE in annotations(pod)
     for pod in more:
         holding.see(pod, gone=True)
     for uid, name, node in unproven_pods(deployment):

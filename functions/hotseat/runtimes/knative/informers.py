@@ -18,7 +18,7 @@ from hotseat.kube.constants import (
 )
 from hotseat.kube.watching import Change, Watcher
 
-HOLDER = "hotseat.dev/holder"  # annotation on a Deployment and its pods: the holder that they were scaled up for
+INSTANCE = "hotseat.dev/instance"  # annotation on a Deployment and its pods: the instance that they were scaled up for
 EPOCH = "hotseat.dev/epoch"  # annotation: of the decision that did
 SWITCHER = "hotseat.dev/switcher"  # annotation on a Deployment: who took it over last; nobody else may scale it
 
@@ -66,7 +66,7 @@ class Informers:
 
     def ours(self, item: Json) -> bool:
         """Whether a Deployment or a pod is of a model: our mark or label on it, or our class at its PodAutoscaler."""
-        if HOLDER in annotations(item) or WORKSPACE in labels(item):
+        if INSTANCE in annotations(item) or WORKSPACE in labels(item):
             return True
         autoscaler = self.autoscalers.named(revision_of(item))
         return autoscaler is not None and is_ours(autoscaler)

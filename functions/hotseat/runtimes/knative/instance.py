@@ -1,4 +1,4 @@
-"""One holder: the pods that ever were of it, and what is still owed before its seat is free. Pure: no I/O, time is passed in."""
+"""One instance: the pods that ever were of it, and what is still owed before its seat is free. Pure: no I/O, time is passed in."""
 
 import threading
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hotseat.kube.client import Json
 from hotseat.kube.pods import Failure, deleted, failure, going, node, terminal, uid, unschedulable
 
-UNSCHEDULABLE_AFTER = 10.0  # seconds: the scheduler needs a moment to see that the last holder's GPU is free
+UNSCHEDULABLE_AFTER = 10.0  # seconds: the scheduler needs a moment to see that the last instance's GPU is free
 MISSING_AFTER = 10.0  # seconds within which the ksvc, its Revision and Deployment are there
 FOREIGN_GRACE = 40.0  # seconds that a pod takes which somebody else deleted: queue-proxy drains for 30, and no later grace shortens that
 SUSPECT_AFTER = 5.0  # seconds; a pod that has not ended by then may be on a node that is gone
@@ -34,7 +34,7 @@ class TrackedPod:
 
 @dataclass(slots=True)
 class PodInstance:
-    """A holder of a seat. `revision` is known before its Deployment is scaled up, `scaled` says that it has been."""
+    """An instance of a seat. `revision` is known before its Deployment is scaled up, `scaled` says that it has been."""
 
     model: str
     id: str
@@ -145,9 +145,9 @@ UNOWNED = ""  # owner of pods that were over before anybody asked
 
 
 class InstanceTable:
-    """Holders by id, thread-safe; pods by uid, for the worker's thread alone.
+    """Instances by id, thread-safe; pods by uid, for the worker's thread alone.
 
-    A pod belongs to whoever had its Revision when it was first seen, until its object is gone: a later holder of the same
+    A pod belongs to whoever had its Revision when it was first seen, until its object is gone: a later instance of the same
     Revision has nothing to do with what an earlier one left behind.
     """
 
@@ -157,16 +157,16 @@ class InstanceTable:
         self._owner: dict[str, str] = {}
 
     def add(self, holding: PodInstance) -> None:
-        """Take in a holder. ValueError: one of that name is there."""
+        """Take in an instance. ValueError: one of that name is there."""
         with self._lock:
             if holding.id in self._holdings:
-                raise ValueError(f"the holder {holding.id} exists")
+                raise ValueError(f"the instance {holding.id} exists")
             self._holdings[holding.id] = holding
         for pod in holding.pods:
             self._owner[pod] = holding.id
 
     def remove(self, holding: PodInstance) -> None:
-        """Forget a holder, and those of its pods that nothing more will be heard of."""
+        """Forget an instance, and those of its pods that nothing more will be heard of."""
         with self._lock:
             del self._holdings[holding.id]
         for pod in holding.pods.values():
@@ -175,19 +175,19 @@ class InstanceTable:
             else:
                 self._owner.pop(pod.uid, None)
 
-    def __contains__(self, holder: str) -> bool:
-        return holder in self._holdings
+    def __contains__(self, instance: str) -> bool:
+        return instance in self._holdings
 
-    def get(self, holder: str) -> PodInstance | None:
-        """Give a holder by its id."""
-        return self._holdings.get(holder)
+    def get(self, instance: str) -> PodInstance | None:
+        """Give an instance by its id."""
+        return self._holdings.get(instance)
 
     def all(self) -> list[PodInstance]:
         """Give all, oldest first."""
         return list(self._holdings.values())
 
     def of_revision(self, revision: str) -> PodInstance | None:
-        """Give the holder that a Revision is scaled up for, or was."""
+        """Give the instance that a Revision is scaled up for, or was."""
         return next((each for each in self.all() if each.revision == revision), None)
 
     def knows(self, pod: Json) -> bool:
@@ -195,12 +195,12 @@ class InstanceTable:
         return uid(pod) in self._owner
 
     def owner(self, pod: Json) -> PodInstance | None:
-        """Give the holder of a pod, if it is not released yet."""
+        """Give the instance of a pod, if it is not released yet."""
         return self._holdings.get(self._owner.get(uid(pod), UNOWNED))
 
-    def assign(self, pod: Json, holder: str) -> None:
+    def assign(self, pod: Json, instance: str) -> None:
         """Settle whose a pod is."""
-        self._owner[uid(pod)] = holder
+        self._owner[uid(pod)] = instance
 
     def forget(self, pod: Json) -> None:
         """Nothing more will be heard of a pod."""

@@ -1,4 +1,4 @@
-"""Runtime of one namespace: holders are pods of Knative Services, brought up by scale and taken down by uid."""
+"""Runtime of one namespace: instances are pods of Knative Services, brought up by scale and taken down by uid."""
 
 import logging
 import queue
@@ -94,7 +94,7 @@ class KnativeRuntime:
         self._models: dict[str, Model] = {}
         self._logs: dict[str, PodLog] = {}
         self._closed = False
-        self._probes: dict[str, ReadinessProbe] = {}  # by holder
+        self._probes: dict[str, ReadinessProbe] = {}  # by instance
         self._observe: Observe | None = None
         self._worker = threading.Thread(target=self._run, name="knative-runtime", daemon=True)
         self.superseded = threading.Event()
@@ -141,19 +141,19 @@ class KnativeRuntime:
         """Load the model."""
         if self._known(order.model).spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
-        self._holdings.add(PodInstance(order.model, order.holder, order.epoch, self._clock()))
-        self._log_of(order.model).note(_started(order.holder))
+        self._holdings.add(PodInstance(order.model, order.instance, order.epoch, self._clock()))
+        self._log_of(order.model).note(_started(order.instance))
         self._wake()
 
     def stop(self, order: Stop) -> None:
         """Stop and prove; also while loading."""
         model = self._models.get(order.model)
-        if order.holder in self._holdings:
+        if order.instance in self._holdings:
             self._inbox.put(partial(self._stop, order, self._clock()))
         elif model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is external")
         else:
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
 
     def park(self, order: Park) -> None:
         """Refuse: a parked pod would keep its GPU claim, so that no other could come."""
@@ -164,11 +164,11 @@ class KnativeRuntime:
         self._refuse(order)
 
     def _refuse(self, order: Park | Wake) -> None:
-        if order.holder in self._holdings:
+        if order.instance in self._holdings:
             message = "a parked pod would keep its GPU"
-            self._tell(SleepFailed(self._clock(), order.holder, order.epoch, order.turn, message))
+            self._tell(SleepFailed(self._clock(), order.instance, order.epoch, order.turn, message))
         else:
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Give the engine's output; None for a model it does not know."""
@@ -349,7 +349,7 @@ class KnativeRuntime:
             self._adopt(revision)
 
     def _adopt(self, revision: str, *more: Json, frozen: bool = False) -> bool:
-        """Take in a holder that somebody else made, and tell of it; False: there is none."""
+        """Take in an instance that somebody else made, and tell of it; False: there is none."""
         now = self._clock()
         holding = adopt(self._watched, revision, now, *more, frozen=frozen)
         if holding is None:
@@ -373,9 +373,9 @@ class KnativeRuntime:
         return True
 
     def _stop(self, order: Stop, asked: float) -> None:
-        holding = self._holdings.get(order.holder)
+        holding = self._holdings.get(order.instance)
         if holding is None:
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
         else:
             holding.stop(asked, order.grace)
             holding.retry_at = 0.0
@@ -424,5 +424,5 @@ class KnativeRuntime:
                 log.exception("observer of %s", observation)
 
 
-def _started(holder: str) -> str:
-    return f"--- {holder} started ---"
+def _started(instance: str) -> str:
+    return f"--- {instance} started ---"

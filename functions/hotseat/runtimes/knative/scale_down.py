@@ -1,4 +1,4 @@
-"""The end of a holder: its pods go, then its scale; it is released once all of them are proven gone and none will follow."""
+"""The end of an instance: its pods go, then its scale; it is released once all of them are proven gone and none will follow."""
 
 import logging
 

@@ -1,9 +1,9 @@
-"""The beginning of a holder: the newest Revision of its ksvc is found and scaled to one, and its pod is watched for trouble."""
+"""The beginning of an instance: the newest Revision of its ksvc is found and scaled to one, and its pod is watched for trouble."""
 
 from hotseat.kube import pods
 from hotseat.kube.client import Json
 from hotseat.kube.pods import Failure
-from hotseat.runtimes.knative.informers import EPOCH, HOLDER, Informers
+from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers
 from hotseat.runtimes.knative.instance import MISSING_AFTER, PodInstance, TrackedPod
 from hotseat.runtimes.knative.writes import FencedWriter
 
@@ -30,7 +30,7 @@ class ScaleUp:
     def mark(self, holding: PodInstance, pod: TrackedPod) -> None:
         """Write on its pod whose it is."""
         if pod.node and not pod.marked:
-            self._hands.mark(pod.name, {HOLDER: holding.id, EPOCH: str(holding.epoch)})
+            self._hands.mark(pod.name, {INSTANCE: holding.id, EPOCH: str(holding.epoch)})
             pod.marked = True
 
     def _scale_up(self, holding: PodInstance, now: float) -> Failure | None:
@@ -41,7 +41,7 @@ class ScaleUp:
             holding.look_again(until)
             return Failure("ServiceNotReady", why or f"Revision {revision} has no Deployment") if now >= until else None
         holding.revision = revision  # known before it is tried: the write may come to pass although its answer is lost
-        marks = {HOLDER: holding.id, EPOCH: str(holding.epoch)}
+        marks = {INSTANCE: holding.id, EPOCH: str(holding.epoch)}
         holding.scaled = self._hands.scale(deployment, 1, marks) is not None
         return None
 

@@ -36,7 +36,7 @@ class FencedWriter:
         return self._patch(deployment, {"metadata": {"annotations": {SWITCHER: self._identity}}}, forcibly=True)
 
     def scale(self, deployment: Json, replicas: int, marks: Mapping[str, str | None] | None = None) -> Json | None:
-        """Scale and mark in one write, so that a pod never is without the holder that it was made for. None: it is gone.
+        """Scale and mark in one write, so that a pod never is without the instance that it was made for. None: it is gone.
 
         SupersededError: another switcher took it over.
         """

@@ -1,6 +1,6 @@
 """Requests that are sent to an engine one after another, without ever blocking: to have it sleep, to wake it, to ask whether it does.
 
-Hand-made for the reason that the probe is (probe.py): the holder's one thread waits for all that happens in one poll().
+Hand-made for the reason that the probe is (probe.py): the instance's one thread waits for all that happens in one poll().
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a holder is told: handed from the threads of callers to the holder's own."""
+"""What an instance is told: handed from the threads of callers to the instance's own."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ from hotseat.runtimes.local.memory import resident_memory
 from hotseat.runtimes.local.memory_sampler import MemorySampler, SampledEngine
 from hotseat.runtimes.local.nvml import MemoryBaseline, MemoryProof, take_baseline
 from hotseat.runtimes.local.orphans import (
-    HOLDER_VARIABLE,
+    INSTANCE_VARIABLE,
     StateDir,
     find_processes,
     kill_all,
@@ -61,7 +61,7 @@ from hotseat.runtimes.local.visible_devices import Gpus, overridden
 
 
 class EngineOrders:
-    """What a holder is told, the newest of each kind: the only thing in it that other threads touch."""
+    """What an instance is told, the newest of each kind: the only thing in it that other threads touch."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class EngineOrders:
         self.turn: Park | Wake | None = None
 
     def give(self, order: Park | Wake) -> bool:
-        """Order it to sleep, or to wake; False if the holder has ended."""
+        """Order it to sleep, or to wake; False if the instance has ended."""
         with self._lock:
             if self._open:
                 self.turn = order
@@ -80,7 +80,7 @@ class EngineOrders:
             return self._open
 
     def stop(self, grace: float) -> bool:
-        """Order the end, or shorten its grace; False if the holder has ended."""
+        """Order the end, or shorten its grace; False if the instance has ended."""
         with self._lock:
             if self._open:
                 self.grace = grace if self.grace is None else min(grace, self.grace)
@@ -99,7 +99,7 @@ class EngineOrders:
 PROOF_TIME = 10.0  # seconds beyond all graces; what is not proven gone by then is reported as unproven
 PROOF_PAUSE = 0.02  # seconds between looks at the driver, which cannot be awaited
 UNPROVEN_PAUSE = 1.0  # seconds between looks once it is unproven
-SWEEP_TIME = 2.0  # seconds for one attempt to kill what a dead keeper left
+SWEEP_TIME = 2.0  # seconds for one attempt to kill what a dead supervisor left
 DRAIN_CHUNKS = 16  # of output taken in before anything else gets its turn
 
 log = logging.getLogger(__name__)
@@ -107,17 +107,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RuntimeContext:
-    """What all holders of a runtime share."""
+    """What all instances of a runtime share."""
 
     observe: Observe
     clock: Callable[[], float]
-    keepers: SupervisorPool
+    supervisors: SupervisorPool
     ports: PortReservations
     state: StateDir
     cache_dir: Path
     accelerators: MemoryProof | None
     marks: Mapping[str, str]  # environment of every engine, by which its leftovers are known
-    ended: Callable[["EngineThread"], None]  # called just before HolderReleased
+    ended: Callable[["EngineThread"], None]  # called just before InstanceReleased
     gpus: Gpus
     measuring: MemorySampler
     heard: Callable[[str], float]  # when bytes of an answer came from an address last, monotonic
@@ -128,15 +128,15 @@ class EngineThread(threading.Thread):
     """Tells everything about one Start in order: maybe ready, maybe failed, maybe unproven, at last released."""
 
     def __init__(self, order: Start, model: Model, engine: Engine, output: ModelLog, around: RuntimeContext) -> None:
-        super().__init__(name=f"holder-{order.holder}", daemon=True)
+        super().__init__(name=f"instance-{order.instance}", daemon=True)
         self.order = order
         self.model = model
         self.orders = EngineOrders()
         self._engine = engine
         self._output = output
         self._around = around
-        self._mark = f"{order.holder} {secrets.token_hex(8)}"  # in the environment of its processes
-        self._keeper: SupervisorProcess | None = None
+        self._mark = f"{order.instance} {secrets.token_hex(8)}"  # in the environment of its processes
+        self._supervisor: SupervisorProcess | None = None
         self._plan: LaunchPlan | None = None  # while it may be begun once more
         self._probe: HealthProbe | None = None
         self._turn: SleepTransition | None = None  # to sleep or to wake, while it goes on
@@ -148,7 +148,7 @@ class EngineThread(threading.Thread):
         self._oom_kills = 0
         self._engine_pid = 0
         self._address, self._listens, self._health = "", (HOST, 0), ""
-        self._told_grace: float | None = None  # what the keeper knows of the Stop
+        self._told_grace: float | None = None  # what the supervisor knows of the Stop
         self._gone_since = 0.0  # monotonic: when its last process was proven gone
         self._prove_by: float | None = None  # monotonic, once it is to end
         self._ready = self._failed = self._unproven = self._empty = False
@@ -161,10 +161,10 @@ class EngineThread(threading.Thread):
                     self._start(stack)
                 self._live()
         except Exception as problem:
-            log.exception("holder %s", self.order.holder)
+            log.exception("instance %s", self.order.instance)
             self._fail("InternalError", f"hotseat can no longer watch the engine: {problem!r}")
-            if self._keeper is not None:
-                self._keeper.close()  # it kills the tree then
+            if self._supervisor is not None:
+                self._supervisor.close()  # it kills the tree then
         self._prove(self._processes_left)
         self._gone_since = time.monotonic()
         self._prove(self._memory_left)
@@ -173,7 +173,7 @@ class EngineThread(threading.Thread):
     # Start ------------------------------------------------------------------------------------------------------------
 
     def _start(self, stack: ExitStack) -> None:
-        """Hand the engine to a keeper, or say why not."""
+        """Hand the engine to a supervisor, or say why not."""
         try:
             with told():
                 self._start_up(stack)
@@ -186,7 +186,7 @@ class EngineThread(threading.Thread):
     def _start_up(self, stack: ExitStack) -> None:
         spec = self.model.spec
         port = stack.enter_context(self._around.ports.promise(spec.port, self.model.name))
-        marks = {**self._around.marks, HOLDER_VARIABLE: self._mark}
+        marks = {**self._around.marks, INSTANCE_VARIABLE: self._mark}
         gpus = self._around.gpus.environment(self.model, self.order.devices)
         plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
         if self.order.devices and (names := overridden(self._around.gpus.vendor, self.model)):
@@ -194,24 +194,24 @@ class EngineThread(threading.Thread):
                 f"env sets {names[0]}, so hotseat does not set it to the assigned GPUs ({','.join(self.order.devices)})"
             )
         if plan.stop_command:
-            self._around.state.remember(self.order.holder, plan.stop_command)
+            self._around.state.remember(self.order.instance, plan.stop_command)
         if spec.resources.gpus:
             its_own = overridden(self._around.gpus.vendor, self.model)
             numbers = None if its_own else self._around.gpus.numbers(self.order.devices)
             self._claim = take_baseline(self._around.accelerators, numbers)
         self._oom_kills = oom_kills()
         self._plan = plan
-        self._keeper = self._launch(plan)
+        self._supervisor = self._launch(plan)
         self._address, self._listens, self._health = f"http://{HOST}:{port}", (HOST, port), plan.health_path
         self._probe = HealthProbe(self._listens, self._health, time.monotonic())
 
     def _launch(self, plan: LaunchPlan) -> SupervisorProcess:
-        keeper = self._around.keepers.take()
-        keeper.launch(plan.argv, plan.env, plan.stop_command)
-        return keeper
+        supervisor = self._around.supervisors.take()
+        supervisor.launch(plan.argv, plan.env, plan.stop_command)
+        return supervisor
 
     def _relaunched(self, dead: SupervisorProcess) -> bool:
-        """Begin once more, and only once, if the keeper (a spare one is an idle process) died before it started anything."""
+        """Begin once more, and only once, if the supervisor (a spare one is an idle process) died before it started anything."""
         plan, self._plan = self._plan, None
         over = self._failed or self.orders.grace is not None  # and told, so that nothing may run any more
         if plan is None or self._engine_pid or over or self._processes_left():
@@ -219,49 +219,49 @@ class EngineThread(threading.Thread):
         dead.close()
         try:
             with told():
-                self._keeper = self._launch(plan)
+                self._supervisor = self._launch(plan)
         except CannotStart as problem:
             self._cannot_start(problem.reason, str(problem))
-            self._keeper = None  # the dead one had nothing to run
+            self._supervisor = None  # the dead one had nothing to run
         return True
 
     def _warn(self, message: str) -> None:
-        log.warning("%s: %s", self.order.holder, message)
-        self._output.write([f"--- {self.order.holder}: {message} ---"])
+        log.warning("%s: %s", self.order.instance, message)
+        self._output.write([f"--- {self.order.instance}: {message} ---"])
 
     def _cannot_start(self, reason: str, message: str) -> None:
-        self._output.write([f"--- {self.order.holder} cannot start: {message} ---"])
+        self._output.write([f"--- {self.order.instance} cannot start: {message} ---"])
         self._fail(reason, message)
 
     # Life -------------------------------------------------------------------------------------------------------------
 
     def _live(self) -> None:
-        """Serve all that happens, until the keeper says that the tree is empty, or is dead itself."""
-        while self._keeper is not None and not self._empty:
-            self._wait(self._keeper)
-            self._take_order(self._keeper)
-            messages = self._keeper.messages()
+        """Serve all that happens, until the supervisor says that the tree is empty, or is dead itself."""
+        while self._supervisor is not None and not self._empty:
+            self._wait(self._supervisor)
+            self._take_order(self._supervisor)
+            messages = self._supervisor.messages()
             if messages is None:
-                if self._relaunched(self._keeper):
+                if self._relaunched(self._supervisor):
                     continue
-                self._fail("KeeperKilled", "the engine's supervisor process was killed, and the engine with it")
+                self._fail("SupervisorKilled", "the engine's supervisor process was killed, and the engine with it")
                 return
             for message in messages:
-                self._hear(message, self._keeper)
+                self._hear(message, self._supervisor)
             if self._engine_pid:
-                self._take_output(self._keeper)
+                self._take_output(self._supervisor)
             self._ask()
             self._check()
-            self._go_on(self._keeper)
+            self._go_on(self._supervisor)
             if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
-                self._tell_unproven(f"processes are still running: {_listed(descendants(self._keeper.pid))}")
+                self._tell_unproven(f"processes are still running: {_listed(descendants(self._supervisor.pid))}")
 
-    def _wait(self, keeper: SupervisorProcess) -> None:
+    def _wait(self, supervisor: SupervisorProcess) -> None:
         poll = select.poll()
-        for fd in (keeper.status, self.orders.fd):
+        for fd in (supervisor.status, self.orders.fd):
             poll.register(fd, select.POLLIN)
         if self._engine_pid:  # not before, so that the line which says so comes first
-            poll.register(keeper.log, select.POLLIN)
+            poll.register(supervisor.log, select.POLLIN)
         times = [] if self._prove_by is None or self._unproven else [self._prove_by]
         for talk in (self._probe, self._turn, self._liveness):
             if talk is not None:
@@ -271,17 +271,17 @@ class EngineThread(threading.Thread):
         until = min(times, default=inf)
         poll.poll(None if until == inf else max(0.0, until - time.monotonic()) * 1000)
 
-    def _hear(self, message: dict[str, Any], keeper: SupervisorProcess) -> None:
-        """Act on what the keeper says."""
+    def _hear(self, message: dict[str, Any], supervisor: SupervisorProcess) -> None:
+        """Act on what the supervisor says."""
         if "pid" in message:
             self._engine_pid = message["pid"]
-            self._output.write([f"--- {self.order.holder} started, pid {self._engine_pid} ---"])
+            self._output.write([f"--- {self.order.instance} started, pid {self._engine_pid} ---"])
             self._begin_of_output = self._output.position
-            self._around.keepers.prepare()  # not before: its start would slow this one's
+            self._around.supervisors.prepare()  # not before: its start would slow this one's
         elif "failed" in message:
             self._cannot_start(message["failed"], message["message"])
         elif "exited" in message:
-            self._take_output(keeper)
+            self._take_output(supervisor)
             if self._engine_pid:
                 self._hear_exit(message["exited"])
         elif "empty" in message:
@@ -294,7 +294,7 @@ class EngineThread(threading.Thread):
         if self.orders.grace is None:  # else nobody asks why
             self._explain(code)
         self._output.write(
-            [f"--- {self.order.holder} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"]
+            [f"--- {self.order.instance} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"]
         )
         self._expect_end(0.0)
 
@@ -305,44 +305,46 @@ class EngineThread(threading.Thread):
         reason, message = explain_exit(code, output[-READ_LINES:], ready=self._ready, oom_killed=oom_killed)
         self._fail(reason, message, exit_code=code if code >= 0 else 128 - code)
 
-    def _take_output(self, keeper: SupervisorProcess) -> None:
+    def _take_output(self, supervisor: SupervisorProcess) -> None:
         for _ in range(DRAIN_CHUNKS):
-            data = read_ready(keeper.log)
+            data = read_ready(supervisor.log)
             if not data:
                 return
             self._output.write(self._lines.feed(data))
 
-    def _take_order(self, keeper: SupervisorProcess) -> None:
+    def _take_order(self, supervisor: SupervisorProcess) -> None:
         """Pass a Stop on, and a shorter one again; begin to sleep, or to wake."""
         read_ready(self.orders.fd)
         grace, turn = self.orders.grace, self.orders.turn
         if turn is not None and turn.turn != self._turned and grace is None:
             self._turned = turn.turn
-            self._begin_turn(turn, keeper)
+            self._begin_turn(turn, supervisor)
         if grace is None or grace == self._told_grace:
             return
         self._told_grace = grace
-        keeper.stop(grace)
-        self._around.measuring.forget(self.order.holder)
+        supervisor.stop(grace)
+        self._around.measuring.forget(self.order.instance)
         self._give_up_talk()
-        self._note_processes(keeper)
+        self._note_processes(supervisor)
         if self._claim is not None:
             self._claim.look()
         self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
 
     def _ask(self) -> None:
         """Go on asking whether the engine is ready."""
-        if self._probe is None or self._keeper is None or not self._probe.step(time.monotonic()):
+        if self._probe is None or self._supervisor is None or not self._probe.step(time.monotonic()):
             return
         self._give_up_talk()
         self._ready = True
         self._watch()
         if self._claim is not None:
             self._claim.look(loaded=True)  # first: from now on others may come
-        self._around.observe(InstanceReady(self._around.clock(), self.order.holder, self.order.epoch, self._address))
-        self._note_processes(self._keeper)
+        self._around.observe(InstanceReady(self._around.clock(), self.order.instance, self.order.epoch, self._address))
+        self._note_processes(self._supervisor)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
-            watched = SampledEngine(self.order, self._keeper.pid, self._address, self.model, self._engine, self._claim)
+            watched = SampledEngine(
+                self.order, self._supervisor.pid, self._address, self.model, self._engine, self._claim
+            )
             self._around.measuring.watch(watched)
 
     def _watch(self) -> None:
@@ -357,25 +359,25 @@ class EngineThread(threading.Thread):
         if self._liveness is None or not (why := self._liveness.step(time.monotonic())):
             return
         _, output = self._output.read_after(self._begin_of_output, 0)
-        self._output.write([f"--- {self.order.holder}: {why} ---"])
+        self._output.write([f"--- {self.order.instance}: {why} ---"])
         self._fail("Unhealthy", with_output(why, output), lives=True)
 
-    def _begin_turn(self, order: Park | Wake, keeper: SupervisorProcess) -> None:
+    def _begin_turn(self, order: Park | Wake, supervisor: SupervisorProcess) -> None:
         """Begin to have it sleep, or wake."""
         if not self._ready or self._failed:
             self._tell_balked(order, "it has failed" if self._failed else "it has not been ready yet")
             return
         self._give_up_talk()
-        self._note_processes(keeper)
+        self._note_processes(supervisor)
         self._turn = SleepTransition(
             order, sleep_of(self._engine, self.model), self._listens, self._health, self._claim
         )
 
-    def _go_on(self, keeper: SupervisorProcess) -> None:
+    def _go_on(self, supervisor: SupervisorProcess) -> None:
         """Go on with that, and tell what comes of it."""
         if self._turn is None:
             return
-        order, holder, epoch = self._turn.order, self.order.holder, self.order.epoch
+        order, instance, epoch = self._turn.order, self.order.instance, self.order.epoch
         try:
             if not self._turn.step(time.monotonic()):
                 return
@@ -385,14 +387,14 @@ class EngineThread(threading.Thread):
             return
         self._give_up_talk()
         if isinstance(order, Park):
-            memory = resident_memory(descendants(keeper.pid))
-            self._around.observe(InstanceParked(self._around.clock(), holder, epoch, order.turn, memory))
+            memory = resident_memory(descendants(supervisor.pid))
+            self._around.observe(InstanceParked(self._around.clock(), instance, epoch, order.turn, memory))
         else:
             self._watch()
-            self._around.observe(InstanceReady(self._around.clock(), holder, epoch, self._address, order.turn))
+            self._around.observe(InstanceReady(self._around.clock(), instance, epoch, self._address, order.turn))
 
     def _tell_balked(self, order: Park | Wake, why: str) -> None:
-        self._around.observe(SleepFailed(self._around.clock(), self.order.holder, self.order.epoch, order.turn, why))
+        self._around.observe(SleepFailed(self._around.clock(), self.order.instance, self.order.epoch, order.turn, why))
 
     # End --------------------------------------------------------------------------------------------------------------
 
@@ -405,13 +407,15 @@ class EngineThread(threading.Thread):
             time.sleep(UNPROVEN_PAUSE if self._unproven else PROOF_PAUSE)
 
     def _processes_left(self) -> str:
-        """Kill what a dead keeper left; say what is still there. Nothing to do where the keeper gave the proof."""
-        if self._keeper is None or self._empty:
+        """Kill what a dead supervisor left; say what is still there. Nothing to do where the supervisor gave the proof."""
+        if self._supervisor is None or self._empty:
             return ""
-        wait_for_end([self._engine_pid] if self._engine_pid else [], SWEEP_TIME)  # the kernel kills it with its keeper
+        wait_for_end(
+            [self._engine_pid] if self._engine_pid else [], SWEEP_TIME
+        )  # the kernel kills it with its supervisor
 
         def find() -> list[int]:
-            marked = find_processes(HOLDER_VARIABLE, self._mark)
+            marked = find_processes(INSTANCE_VARIABLE, self._mark)
             return marked + (session_members(self._engine_pid) if self._engine_pid else [])
 
         left = kill_all(find, SWEEP_TIME)
@@ -425,16 +429,16 @@ class EngineThread(threading.Thread):
 
     def _end(self) -> None:
         """Say that it is gone, then tidy up: whoever waits for the seat does not wait for that."""
-        self._around.measuring.forget(self.order.holder)
+        self._around.measuring.forget(self.order.instance)
         if self.model.spec.stop_command:
-            self._around.state.forget(self.order.holder)
+            self._around.state.forget(self.order.instance)
         self._around.ended(self)
         self.orders.close()
-        self._around.observe(InstanceReleased(self._around.clock(), self.order.holder, self.order.epoch))
+        self._around.observe(InstanceReleased(self._around.clock(), self.order.instance, self.order.epoch))
         self._give_up_talk()
-        if self._keeper is not None:
-            self._take_output(self._keeper)
-            self._keeper.close()
+        if self._supervisor is not None:
+            self._take_output(self._supervisor)
+            self._supervisor.close()
         self._output.write(self._lines.rest())
 
     def _expect_end(self, grace: float) -> None:
@@ -442,9 +446,9 @@ class EngineThread(threading.Thread):
         prove_by = time.monotonic() + grace + PROOF_TIME
         self._prove_by = prove_by if self._prove_by is None else min(prove_by, self._prove_by)
 
-    def _note_processes(self, keeper: SupervisorProcess) -> None:
+    def _note_processes(self, supervisor: SupervisorProcess) -> None:
         if self._claim is not None:
-            self._claim.note_processes(keeper.pid)
+            self._claim.note_processes(supervisor.pid)
 
     def _give_up_talk(self) -> None:
         """Ask and order nothing more of it."""
@@ -460,14 +464,14 @@ class EngineThread(threading.Thread):
             self._failed = True
             self._around.observe(
                 InstanceFailed(
-                    self._around.clock(), self.order.holder, self.order.epoch, reason, message, lives, exit_code
+                    self._around.clock(), self.order.instance, self.order.epoch, reason, message, lives, exit_code
                 )
             )
 
     def _tell_unproven(self, reason: str) -> None:
         if not self._unproven:
             self._unproven = True
-            self._around.observe(InstanceUnproven(self._around.clock(), self.order.holder, self.order.epoch, reason))
+            self._around.observe(InstanceUnproven(self._around.clock(), self.order.instance, self.order.epoch, reason))
 
 
 def _seen(look: Callable[[], str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Each is tried: the first may be root's, the second a service's own. Who holds a GPU in one of them holds it.
 FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - that all users share it is the point
-LONGEST = 4096  # bytes of what a holder says of itself
+LONGEST = 4096  # bytes of what an instance says of itself
 
 
 class GpuLocks:

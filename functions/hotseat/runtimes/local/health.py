@@ -22,7 +22,7 @@ class Liveness:
         self._address, self._heard = address, heard
         self._health = health
         self._call = EngineCall.model_construct(path=path, method=Method.GET, body="", timeout=health.period)
-        self._errand: EngineRequest | None = None
+        self._engine_request: EngineRequest | None = None
         self._asked = -inf
         self._next = now + health.period
         self._well, self._failures = now, 0  # when it last showed that it lives, and what failed since
@@ -30,30 +30,30 @@ class Liveness:
     @property
     def due(self) -> float:
         """When to call step() even if nothing happened."""
-        return self._next if self._errand is None else self._errand.due
+        return self._next if self._engine_request is None else self._engine_request.due
 
     @property
     def fd(self) -> int | None:
         """Socket to poll; None while there is none."""
-        return None if self._errand is None else self._errand.fd
+        return None if self._engine_request is None else self._engine_request.fd
 
     @property
     def events(self) -> int:
         """What to poll it for."""
-        return 0 if self._errand is None else self._errand.events
+        return 0 if self._engine_request is None else self._engine_request.events
 
     def step(self, now: float) -> str:
         """Go as far as can be gone without waiting; says why the engine is to be stopped, once it is."""
-        if self._errand is None:
+        if self._engine_request is None:
             if now < self._next:
                 return ""
             if (heard := self._heard()) > now - self._health.period:
                 self._lives(heard)
                 return ""
             self._asked = now
-            self._errand = EngineRequest(self._address, [self._call], now)
+            self._engine_request = EngineRequest(self._address, [self._call], now)
         try:
-            if not self._errand.step(now):
+            if not self._engine_request.step(now):
                 return ""
         except EngineRefused as problem:
             return self._fails(now, str(problem))
@@ -62,9 +62,9 @@ class Liveness:
 
     def close(self) -> None:
         """Give up."""
-        if self._errand is not None:
-            self._errand.close()
-            self._errand = None
+        if self._engine_request is not None:
+            self._engine_request.close()
+            self._engine_request = None
 
     def _lives(self, at: float) -> None:
         self.close()

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from hotseat.api.model import Model
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote
 from hotseat.engines.custom import Custom
-from hotseat.runtimes.local.orphans import HOLDER_VARIABLE, KEEPER_VARIABLE, STATE_VARIABLE, StateDir
+from hotseat.runtimes.local.orphans import INSTANCE_VARIABLE, STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.supervisor import REASONS
 from hotseat.sources.base import SourceError, cached
 
@@ -25,7 +25,7 @@ ATTEMPTS = 100  # to find a port that nobody has
 
 
 class CannotStart(Exception):
-    """Nothing was started; `reason` is for HolderFailed."""
+    """Nothing was started; `reason` is for InstanceFailed."""
 
     def __init__(self, message: str, reason: str = "CannotStart") -> None:
         super().__init__(message)
@@ -121,7 +121,7 @@ def check_start(model: Model, engine: Engine, cache_dir: Path, state: StateDir) 
 
 def base_environment() -> dict[str, str]:
     """Environment of this process without its own secrets, and without marks of another hotseat above it."""
-    marks = (HOLDER_VARIABLE, STATE_VARIABLE, KEEPER_VARIABLE)
+    marks = (INSTANCE_VARIABLE, STATE_VARIABLE, SUPERVISOR_VARIABLE)
     return {
         name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIX) and name not in marks
     }

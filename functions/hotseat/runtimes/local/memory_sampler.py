@@ -41,14 +41,14 @@ class SampledEngine:
 
 
 class MemorySampler:
-    """Tells HolderMeasured of every engine that it watches, from a thread that runs while there is one."""
+    """Tells InstanceMeasured of every engine that it watches, from a thread that runs while there is one."""
 
     def __init__(self, observe: Observe, clock: Callable[[], float], accelerators: MemoryProof | None) -> None:
         self._observe = observe
         self._clock = clock
         self._accelerators = accelerators
         self._news = threading.Condition()
-        self._watched: dict[str, SampledEngine] = {}  # by holder
+        self._watched: dict[str, SampledEngine] = {}  # by instance
         self._running = False
 
     def watch(self, each: SampledEngine) -> None:
@@ -56,7 +56,7 @@ class MemorySampler:
         if self._accelerators is None and not isinstance(each.engine, TellsMemory):
             return
         with self._news:
-            self._watched[each.order.holder] = each
+            self._watched[each.order.instance] = each
             self._news.notify()
             if self._running:
                 return
@@ -64,10 +64,10 @@ class MemorySampler:
                 threading.Thread(target=self._run, name="measuring", daemon=True).start()
                 self._running = True
 
-    def forget(self, holder: str) -> None:
+    def forget(self, instance: str) -> None:
         """Look at it no more."""
         with self._news:
-            self._watched.pop(holder, None)
+            self._watched.pop(instance, None)
             self._news.notify()
 
     def _run(self) -> None:
@@ -93,7 +93,7 @@ class MemorySampler:
         try:
             memory = max(self._driver_says(each.root), engine_says(each))
         except Exception:  # whatever it is, the others are looked at all the same
-            log.exception("cannot measure %s", each.order.holder)
+            log.exception("cannot measure %s", each.order.instance)
             memory = 0
         if each.claim is not None:
             each.claim.look()
@@ -101,7 +101,7 @@ class MemorySampler:
         each.told = before
         if memory and (first or abs(memory - before) >= STEP):
             each.told = memory
-            self._observe(InstanceMeasured(self._clock(), each.order.holder, each.order.epoch, memory))
+            self._observe(InstanceMeasured(self._clock(), each.order.instance, each.order.epoch, memory))
 
     def _driver_says(self, root: int) -> int:
         """Sum up what the driver lists for the processes of a tree; 0 where it does not tell."""

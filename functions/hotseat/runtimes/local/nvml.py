@@ -77,7 +77,7 @@ def find_accelerators() -> MemoryProof | None:
 
 @dataclass(slots=True)
 class MemoryBaseline:
-    """What one holder has on the accelerators, told from what there was before it.
+    """What one instance has on the accelerators, told from what there was before it.
 
     Inside containers, on WSL2 and for vGPUs the driver does not list processes, or not their bytes. There only the difference
     counts that the tree made: what came while it loaded, and goes when it ends. What others take and give back beside that is theirs.
@@ -93,7 +93,7 @@ class MemoryBaseline:
     last: dict[int, int] = field(default_factory=dict)  # by GPU: bytes of no listed process at the last look
 
     def note_processes(self, root: int) -> None:
-        """Remember the holder's processes, while they live: they are looked for afterwards."""
+        """Remember the instance's processes, while they live: they are looked for afterwards."""
         self.processes.update(descendants(root))
 
     def look(self, *, loaded: bool = False) -> None:
@@ -111,7 +111,7 @@ class MemoryBaseline:
         self.ready = self.ready or loaded
 
     def holds(self) -> int | None:
-        """Bytes that the holder's processes have now, as far as the driver lists them; None where it does not answer."""
+        """Bytes that the instance's processes have now, as far as the driver lists them; None where it does not answer."""
         try:
             now = self.accelerators.snapshot()
         except OSError:
@@ -149,7 +149,7 @@ class MemoryBaseline:
 
 
 def take_baseline(accelerators: MemoryProof | None, devices: Collection[int] | None = None) -> MemoryBaseline | None:
-    """Take the state before a holder starts that is given these GPUs; None where nothing is known about accelerators."""
+    """Take the state before an instance starts that is given these GPUs; None where nothing is known about accelerators."""
     try:
         given = None if devices is None else frozenset(devices)
         return None if accelerators is None else MemoryBaseline(accelerators, accelerators.snapshot(), given)

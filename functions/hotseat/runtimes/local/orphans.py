@@ -1,4 +1,4 @@
-"""Processes that no keeper answers for any more: found by what stands in their environment, killed, and seen to be gone."""
+"""Processes that no supervisor answers for any more: found by what stands in their environment, killed, and seen to be gone."""
 
 import contextlib
 import fcntl
@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from hotseat.runtimes.local.supervisor import processes, signal_process
 
-HOLDER_VARIABLE = "HOTSEAT_HOLDER"  # in every engine: the holder, and a number that no other instance has
-STATE_VARIABLE = "HOTSEAT_ENGINE_OF"  # in every engine and keeper: the state directory of its hotseat
-KEEPER_VARIABLE = "HOTSEAT_KEEPER"  # in keepers only: the pid of their hotseat
-KEEPERS_TIME = 5.0  # seconds that the keepers of a dead hotseat get to finish what they do anyway
+INSTANCE_VARIABLE = "HOTSEAT_INSTANCE"  # in every engine: the instance, and a number that no other instance has
+STATE_VARIABLE = "HOTSEAT_ENGINE_OF"  # in every engine and supervisor: the state directory of its hotseat
+SUPERVISOR_VARIABLE = "HOTSEAT_SUPERVISOR"  # in supervisors only: the pid of their hotseat
+SUPERVISORS_TIME = 5.0  # seconds that the supervisors of a dead hotseat get to finish what they do anyway
 STOP_COMMAND_TIME = 10.0  # seconds for a stop command that a dead hotseat left
 NO_PIDFD_PAUSE = 0.02  # seconds between looks where the system cannot tell of a process's end
 
@@ -74,10 +74,10 @@ class StateDir:
             os.close(self._lock)
             self._lock = None
 
-    def remember(self, holder: str, stop_command: Sequence[str]) -> None:
+    def remember(self, instance: str, stop_command: Sequence[str]) -> None:
         """Note what must be run if this hotseat dies before `forget`. OSError: it cannot be noted."""
         self.path.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
-        self._note(holder).write_text(json.dumps(list(stop_command)))
+        self._note(instance).write_text(json.dumps(list(stop_command)))
 
     def check(self) -> None:
         """See whether `remember` could write. OSError: it could not."""
@@ -86,33 +86,33 @@ class StateDir:
             draft.write(b"[]")
             draft.flush()
 
-    def forget(self, holder: str) -> None:
-        """Drop the note: the holder is gone."""
+    def forget(self, instance: str) -> None:
+        """Drop the note: the instance is gone."""
         with contextlib.suppress(OSError):  # at worst its command runs once more, at the next start
-            self._note(holder).unlink(missing_ok=True)
+            self._note(instance).unlink(missing_ok=True)
 
     def take_down(self) -> list[int]:
         """End whatever an earlier hotseat left; the processes that could not be ended. The lock must be held."""
-        wait_for_end(find_processes(STATE_VARIABLE, str(self.path), KEEPER_VARIABLE), KEEPERS_TIME)
-        left = kill_all(lambda: find_processes(STATE_VARIABLE, str(self.path)), KEEPERS_TIME)
+        wait_for_end(find_processes(STATE_VARIABLE, str(self.path), SUPERVISOR_VARIABLE), SUPERVISORS_TIME)
+        left = kill_all(lambda: find_processes(STATE_VARIABLE, str(self.path)), SUPERVISORS_TIME)
         for note in self.path.glob("*.stop.json"):
             _run_stop_command(note)
             note.unlink()
         return left
 
     def _living_owner(self) -> int | None:
-        """Find another hotseat whose keepers for this directory are still its children: its lock may have been tidied away."""
-        found = find_processes(STATE_VARIABLE, str(self.path), KEEPER_VARIABLE)
+        """Find another hotseat whose supervisors for this directory are still its children: its lock may have been tidied away."""
+        found = find_processes(STATE_VARIABLE, str(self.path), SUPERVISOR_VARIABLE)
         known = processes() if found else {}
         for pid in found:
             parent = int(known[pid][1]) if pid in known else 0
             with contextlib.suppress(OSError):
-                if parent != os.getpid() and f"{KEEPER_VARIABLE}={parent}".encode() in _environ(pid):
+                if parent != os.getpid() and f"{SUPERVISOR_VARIABLE}={parent}".encode() in _environ(pid):
                     return parent
         return None
 
-    def _note(self, holder: str) -> Path:
-        return self.path / f"{quote(holder, safe='@')}.stop.json"
+    def _note(self, instance: str) -> Path:
+        return self.path / f"{quote(instance, safe='@')}.stop.json"
 
 
 def find_processes(variable: str, value: str, also: str = "") -> list[int]:

@@ -1,4 +1,4 @@
-"""Runtime of one machine: models as child processes, each below a keeper that proves its end."""
+"""Runtime of one machine: models as child processes, each below a supervisor that proves its end."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ from hotseat.runtimes.local.launch import CannotStart, PortReservations, Weights
 from hotseat.runtimes.local.logs import ModelLog
 from hotseat.runtimes.local.memory_sampler import MemorySampler
 from hotseat.runtimes.local.nvml import MemoryProof
-from hotseat.runtimes.local.orphans import KEEPER_VARIABLE, STATE_VARIABLE, StateDir
+from hotseat.runtimes.local.orphans import STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.visible_devices import Gpus
 from hotseat.runtimes.local.weights import Fetching
@@ -73,7 +73,7 @@ class LocalRuntime:
         self._models: dict[str, Model] = {}
         self._engines: dict[str, Engine] = {}  # by name: finding one reads the metadata of all packages
         self._logs: dict[str, ModelLog] = {}
-        self._holders: dict[str, EngineThread] = {}
+        self._instances: dict[str, EngineThread] = {}
         self._fetches: dict[str, Fetching] = {}
         self._looks: set[str] = set()  # models at which a thread looks, whether they could be loaded
         self._uncached: set[str] = set()  # models whose weights could not be had when it last looked
@@ -81,11 +81,11 @@ class LocalRuntime:
         self._state = state = StateDir(state_dir)
         marks = {STATE_VARIABLE: str(state.path)}
         self._child_env = base_environment() | marks
-        self._keepers = SupervisorPool(self._child_env | {KEEPER_VARIABLE: str(os.getpid())})
+        self._supervisors = SupervisorPool(self._child_env | {SUPERVISOR_VARIABLE: str(os.getpid())})
         self._around = RuntimeContext(
             self._tell,
             clock,
-            self._keepers,
+            self._supervisors,
             PortReservations(),
             state,
             cache_dir,
@@ -105,11 +105,11 @@ class LocalRuntime:
         self._observe = observe
         if self._log_dir is not None:
             self._log_dir.mkdir(parents=True, exist_ok=True)
-        self._keepers.prepare()
+        self._supervisors.prepare()
         self.update(models)
 
     def update(self, models: Iterable[Model]) -> None:
-        """Replace the documents; holders that run go on as they are.
+        """Replace the documents; instances that run go on as they are.
 
         Tells the cache state of each new or changed model, and of those whose weights could not be had when it last looked.
         """
@@ -124,7 +124,7 @@ class LocalRuntime:
                 self._find_engine(name)
             for name in [name for name, fetch in self._fetches.items() if _source(wanted.get(name)) != fetch.source]:
                 self._fetches.pop(name).cancel()
-            running = {holder.model.name for holder in self._holders.values()}
+            running = {instance.model.name for instance in self._instances.values()}
             for name in self._logs.keys() - wanted.keys() - running:
                 self._logs.pop(name).close()
             for name in wanted.keys() - self._logs.keys():
@@ -157,25 +157,25 @@ class LocalRuntime:
                 raise ValueError(f"{order.model}: no installed package provides the engine {model.spec.engine}")
             if model.spec.engine == EXTERNAL:
                 raise ValueError(f"{order.model} is served by {model.spec.url}, which hotseat does not start")
-            if order.holder in self._holders:
-                raise ValueError(f"the holder {order.holder} exists")
+            if order.instance in self._instances:
+                raise ValueError(f"the instance {order.instance} exists")
             problem = self._hold(order, model)
         if problem is not None:
-            log.error("%s cannot start: %s", order.holder, problem)
+            log.error("%s cannot start: %s", order.instance, problem)
             self._tell(
-                InstanceFailed(self._clock(), order.holder, order.epoch, "CannotStart", f"cannot start: {problem}")
+                InstanceFailed(self._clock(), order.instance, order.epoch, "CannotStart", f"cannot start: {problem}")
             )
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
 
     def stop(self, order: Stop) -> None:
         """Stop and prove; also while loading. A second one with a shorter grace shortens it."""
         with self._lock:
-            holder = self._holders.get(order.holder)  # first: its document may say external only since it runs
+            instance = self._instances.get(order.instance)  # first: its document may say external only since it runs
             model = self._models.get(order.model)
-        if holder is None and model is not None and model.spec.engine == EXTERNAL:
+        if instance is None and model is not None and model.spec.engine == EXTERNAL:
             raise ValueError(f"{order.model} is served by {model.spec.url}, which hotseat does not stop")
-        if holder is None or not holder.orders.stop(order.grace):
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+        if instance is None or not instance.orders.stop(order.grace):
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
 
     def park(self, order: Park) -> None:
         """Have a ready engine sleep, and prove that it does."""
@@ -187,9 +187,9 @@ class LocalRuntime:
 
     def _turn(self, order: Park | Wake) -> None:
         with self._lock:
-            holder = self._holders.get(order.holder)
-        if holder is None or not holder.orders.give(order):
-            self._tell(InstanceReleased(self._clock(), order.holder, order.epoch))
+            instance = self._instances.get(order.instance)
+        if instance is None or not instance.orders.give(order):
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Give the engine's output; None for a model it does not know."""
@@ -200,12 +200,16 @@ class LocalRuntime:
         """Stop whatever runs and return when nothing is left; what cannot be killed is logged."""
         with self._lock:
             self._around.closing.set()
-            holders, fetches, threads = list(self._holders.values()), list(self._fetches.values()), list(self._threads)
-        for holder in holders:
-            holder.orders.stop(CLOSE_GRACE)
+            instances, fetches, threads = (
+                list(self._instances.values()),
+                list(self._fetches.values()),
+                list(self._threads),
+            )
+        for instance in instances:
+            instance.orders.stop(CLOSE_GRACE)
         for fetch in fetches:
             fetch.cancel()
-        self._keepers.close()
+        self._supervisors.close()
         end = time.monotonic() + 2 * CLOSE_GRACE + PROOF_TIME
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -227,16 +231,18 @@ class LocalRuntime:
         self._threads = {each for each in self._threads if each.is_alive()} | {thread}
 
     def _hold(self, order: Start, model: Model) -> Exception | None:
-        """Make the holder and its thread; on failure (no descriptor, no thread) nothing of it stays."""
-        holder = None
+        """Make the instance and its thread; on failure (no descriptor, no thread) nothing of it stays."""
+        instance = None
         try:
-            holder = EngineThread(order, model, self._engines[model.spec.engine], self._logs[model.name], self._around)
-            self._run(holder)
+            instance = EngineThread(
+                order, model, self._engines[model.spec.engine], self._logs[model.name], self._around
+            )
+            self._run(instance)
         except Exception as problem:
-            if holder is not None:
-                holder.orders.close()
+            if instance is not None:
+                instance.orders.close()
             return problem
-        self._holders[order.holder] = holder  # its thread cannot have ended: that takes the lock, which we have
+        self._instances[order.instance] = instance  # its thread cannot have ended: that takes the lock, which we have
         return None
 
     def _see_to(self, model: Model) -> None:
@@ -315,9 +321,9 @@ class LocalRuntime:
         except Exception:  # likewise
             log.exception("cannot load the engine %s", name)
 
-    def _forget(self, holder: EngineThread) -> None:
+    def _forget(self, instance: EngineThread) -> None:
         with self._lock:
-            del self._holders[holder.order.holder]
+            del self._instances[instance.order.instance]
 
     def _tell(self, observation: Observation) -> None:
         if self._observe is not None:

@@ -1,4 +1,4 @@
-"""One order to sleep or to wake, from its beginning to what came of it; in the holder's thread and poll()."""
+"""One order to sleep or to wake, from its beginning to what came of it; in the instance's thread and poll()."""
 
 import time
 

@@ -1,6 +1,6 @@
-"""Keeper: the small process that stands between hotseat and one engine, and proves that nothing of the engine is left.
+"""Supervisor: the small process that stands between hotseat and one engine, and proves that nothing of the engine is left.
 
-It runs by path (`python -I -S keeper.py`), so it imports the standard library only. As a *subreaper* it becomes the parent of
+It runs by path (`python -I -S supervisor.py`), so it imports the standard library only. As a *subreaper* it becomes the parent of
 every orphan below it, daemons with sessions of their own included: when waitpid() says that it has no child, the whole tree is gone.
 One thread only, because PR_SET_PDEATHSIG is bound to the thread that forked.
 
@@ -10,7 +10,7 @@ stdin carries JSON lines from hotseat, and its end of file means that hotseat is
 stdout carries JSON lines to hotseat:
     {"pid": n} | {"failed": reason, "message": …}    it runs, or could not be run
     {"exited": code}                                 the engine's main process ended (negative: by that signal)
-    {"empty": true}                                  nothing of the tree is left; the keeper exits
+    {"empty": true}                                  nothing of the tree is left; the supervisor exits
 stderr is the pipe that the engine's output goes to.
 """
 
@@ -135,14 +135,14 @@ class Supervisor:
 
     def spawn(self, argv: list[str]) -> tuple[int, int]:
         """Fork and exec in a session of its own; the pid, and errno if there was no exec."""
-        keeper = os.getpid()
+        supervisor = os.getpid()
         reader, writer = os.pipe()  # closes at exec: its end of file says that exec worked
         pid = os.fork()
         if pid == 0:
             try:
                 os.setsid()
                 self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-                if os.getppid() != keeper:  # it died before the line above
+                if os.getppid() != supervisor:  # it died before the line above
                     os._exit(127)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(2, 1)
@@ -250,8 +250,8 @@ def say(message: dict) -> None:  # type: ignore[type-arg]
 
 
 def main() -> None:
-    """Be a keeper."""
-    # A service manager signals every process, but keepers end with hotseat, not before it. The handlers do nothing; SIG_IGN
+    """Be a supervisor."""
+    # A service manager signals every process, but supervisors end with hotseat, not before it. The handlers do nothing; SIG_IGN
     # would be the engine's too (and Python's for the last two are), while handlers go at exec.
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, lambda *_: None)

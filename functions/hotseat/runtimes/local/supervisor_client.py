@@ -1,4 +1,4 @@
-"""Hotseat's side of a keeper (see keeper.py): its process and pipes, and one kept warm so that Python's start costs no switch time."""
+"""Client side of a supervisor (see supervisor.py): its process and pipes, and one kept warm to hide the start time of Python."""
 
 import contextlib
 import json
@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-KEEPER = Path(__file__).with_name("keeper.py")
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 CHUNK = 65536
 
 log = logging.getLogger(__name__)
 
 
 class SupervisorProcess:
-    """A running keeper. Its pipes: `status` and `log` are readable without blocking; closing the control pipe kills the tree."""
+    """A running supervisor. Its pipes: `status` and `log` are readable without blocking; closing the control pipe kills the tree."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(KEEPER)],
+            [sys.executable, "-I", "-S", str(SUPERVISOR)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -40,7 +40,7 @@ class SupervisorProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the keeper, the root of the engine's tree."""
+        """Process id of the supervisor, the root of the engine's tree."""
         return self._process.pid
 
     def alive(self) -> bool:
@@ -48,11 +48,11 @@ class SupervisorProcess:
         return self._process.poll() is None
 
     def launch(self, argv: Sequence[str], env: Mapping[str, str], stop_command: Sequence[str]) -> None:
-        """Run the engine; the answer comes as a message, or the end of file if the keeper is dead."""
+        """Run the engine; the answer comes as a message, or the end of file if the supervisor is dead."""
         self._order({"argv": list(argv), "env": dict(env), "stop_command": list(stop_command)})
 
     def stop(self, grace: float) -> None:
-        """End the engine; no matter if the keeper is gone."""
+        """End the engine; no matter if the supervisor is gone."""
         self._order({"stop": grace})
 
     def messages(self) -> list[dict[str, Any]] | None:
@@ -75,7 +75,7 @@ class SupervisorProcess:
             self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:  # it waits for a process that cannot be killed, and will end with it
             with contextlib.suppress(RuntimeError):  # no thread to be had: a zombie stays, which harms nobody
-                threading.Thread(target=self._process.wait, daemon=True, name="keeper-reaper").start()
+                threading.Thread(target=self._process.wait, daemon=True, name="supervisor-reaper").start()
 
     def _order(self, order: dict[str, Any]) -> None:
         data = json.dumps(order).encode() + b"\n"
@@ -85,7 +85,7 @@ class SupervisorProcess:
 
 
 class SupervisorPool:
-    """Source of keepers. `prepare` keeps one warm; `take` hands it over, or starts one."""
+    """Source of supervisors. `prepare` keeps one warm; `take` hands it over, or starts one."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -94,7 +94,7 @@ class SupervisorPool:
         self._closed = False
 
     def prepare(self) -> None:
-        """Start the next keeper, if there is none."""
+        """Start the next supervisor, if there is none."""
         with self._lock:
             if self._spare is None and not self._closed:
                 try:
@@ -103,21 +103,21 @@ class SupervisorPool:
                     log.warning("cannot start a spare supervisor: %s", problem)
 
     def take(self) -> SupervisorProcess:
-        """Give away a living keeper; the caller closes it."""
+        """Give away a living supervisor; the caller closes it."""
         with self._lock:
-            keeper, self._spare = self._spare, None
-        if keeper is not None and keeper.alive():
-            return keeper
-        if keeper is not None:
-            keeper.close()
+            supervisor, self._spare = self._spare, None
+        if supervisor is not None and supervisor.alive():
+            return supervisor
+        if supervisor is not None:
+            supervisor.close()
         return SupervisorProcess(self._env)
 
     def close(self) -> None:
         """Let the spare one go; no new one is kept."""
         with self._lock:
-            keeper, self._spare, self._closed = self._spare, None, True
-        if keeper is not None:
-            keeper.close()
+            supervisor, self._spare, self._closed = self._spare, None, True
+        if supervisor is not None:
+            supervisor.close()
 
 
 def read_ready(fd: int) -> bytes | None:
