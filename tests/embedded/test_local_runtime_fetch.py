@@ -191,7 +191,7 @@ def test_another_source_ends_the_fetch_of_the_old_one(fetches: Fetches) -> None:
 def test_no_start_without_weights(fetches: Fetches) -> None:
     fetches.runtime.begin([MODEL], fetches.told)
     fetches.runtime.start(Start("a", "a@1", 1))
-    assert "not here yet" in fetches.told.await_one(InstanceFailed, "a@1").message
+    assert "have not been fetched yet" in fetches.told.await_one(InstanceFailed, "a@1").message
 
 
 def test_a_start_whose_weights_have_vanished_says_that_they_are_absent(fetches: Fetches) -> None:

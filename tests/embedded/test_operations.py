@@ -24,7 +24,7 @@ def hotseat(shared: Hotseat) -> Hotseat:
 
 def test_the_list_is_sorted_and_says_all_there_is_to_know(hotseat: Hotseat) -> None:
     hotseat.ask("b")
-    eventually(lambda: hotseat.get("/v1/models/b").json()["status"]["value"] == "ready")
+    eventually(lambda: hotseat.get("/v1/models/b").json()["status"]["state"] == "ready")
     listed = hotseat.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [row["id"] for row in listed["data"]] == ["a", "b", "bad", "slow"]

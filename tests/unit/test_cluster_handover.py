@@ -10,7 +10,7 @@ import pytest
 
 from hotseat.cluster.model_objects import read
 from hotseat.cluster.pending_observations import PendingObservations
-from hotseat.cluster.settings import Settings
+from hotseat.cluster.settings import FunctionSettings
 from hotseat.cluster.switcher import SwitcherApp
 from hotseat.core.messages import (
     CacheObserved,
@@ -55,7 +55,7 @@ def kube() -> Statuses:
 def app(kube: Statuses, monkeypatch: pytest.MonkeyPatch) -> SwitcherApp:
     monkeypatch.setattr(Kube, "connect", lambda: kube)
     return SwitcherApp(
-        Settings(
+        FunctionSettings(
             namespace="test", broker="", switcher="", key=b"k" * 16, keys=(), image="hotseat", gpu_resource="gpu",
             port=0, pod="switcher-0", log_level="info", threads=1,
         )

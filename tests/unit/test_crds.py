@@ -18,7 +18,7 @@ from hotseat.manifests import ManifestErrors, load
 from hotseat.manifests.crd import definition
 from hotseat.manifests.fields import walk
 from hotseat.manifests.rules import QUANTITY, RULES
-from hotseat.manifests.statuses import ModelStatus, WorkspaceStatus
+from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
 
 from ..bad_documents import BAD, GOOD, model, workspace  # noqa: TID252
 
@@ -124,6 +124,6 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
         }
     )
     cache = (CacheState.FETCHING, "half", 1, 2)
-    ModelStatus.model_validate(
+    ModelStatusSchema.model_validate(
         model_status(known, model=document, generation=1, resident=resident, cache=cache, switches=[switch], problem="")
     )

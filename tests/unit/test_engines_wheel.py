@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hotseat.engines.llamacpp_wheel import CHOICES, SWITCHES, VALUES, Problem, parameters, parse
+from hotseat.engines.llamacpp_wheel import CHOICES, SWITCHES, VALUES, WheelProblem, parameters, parse
 
 wheel = pytest.importorskip("xllamacpp", reason="the wheel xllamacpp is not installed")
 
@@ -64,7 +64,7 @@ def test_reranking_is_an_embedding_with_its_own_pooling() -> None:
 
 
 def test_a_wrong_name_says_what_is_allowed() -> None:
-    with pytest.raises(Problem, match=r"'men' is none of .*mean, cls"):
+    with pytest.raises(WheelProblem, match=r"'men' is none of .*mean, cls"):
         read("--pooling", "men")
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hotseat.core.admission.fallback import Fallback, Reason, does, due, look_again, refused
+from hotseat.api.fallback import Fallback, Reason
+from hotseat.core.admission.fallback import does, due, look_again, refused
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable, Unreachable, UpstreamFailed
 
 ALL = Fallback.model_validate({"model": "small"})

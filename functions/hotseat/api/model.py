@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from hotseat.api.fallback import Fallback
 from hotseat.api.types import (
     API_VERSION,
     PATH_PATTERN,
@@ -28,7 +29,6 @@ from hotseat.api.types import (
 from hotseat.api.units import Bytes, Cores, Duration
 from hotseat.api.vllm import VllmSettings
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
-from hotseat.core.admission.fallback import Fallback
 
 PINNED: Final = "hotseat.dev/pinned"  # annotation of a Model: "true" or "false"
 SOURCE_SCHEMES = ("hf", "ollama", "https", "http", "s3", "file", "pvc")

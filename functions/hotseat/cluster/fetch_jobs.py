@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from hotseat.api.model import Model
 from hotseat.core.messages import CacheObserved, CacheState
@@ -22,14 +21,6 @@ JOB = "batch.kubernetes.io/job-name"
 PATH = f"{GROUP}/path"  # annotation on a Job: where the weights are, as its pod told
 PROGRESS = 2.0  # seconds between looks at a fetch's log
 PATIENCE = 30.0  # seconds for an old Job to go
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A Model whose weights are told about."""
-
-    model: Model
-    uid: str
 
 
 class JobFetcher:

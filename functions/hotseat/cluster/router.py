@@ -1,7 +1,7 @@
 """The router function: takes requests, holds those that wait, relays the rest to pods. It only reads its Workspaces."""
 
 from hotseat.cluster.serving import serve
-from hotseat.cluster.settings import Settings, read_settings
+from hotseat.cluster.settings import FunctionSettings, read_settings
 from hotseat.control.event_log import EventLog
 from hotseat.control.remote_workspaces import RemoteWorkspaces
 from hotseat.control.switcher_client import SwitcherClient
@@ -24,7 +24,7 @@ SYNC = 30.0
 class RouterApp:
     """Everything of one router."""
 
-    def __init__(self, settings: Settings, places: ConcurrencyLimit) -> None:
+    def __init__(self, settings: FunctionSettings, places: ConcurrencyLimit) -> None:
         kube = Kube.connect()
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from hotseat.cluster.settings import Settings
+from hotseat.cluster.settings import FunctionSettings
 from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import KEPT, Threads
@@ -13,7 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    settings: Settings, create: Callable[[Settings, ConcurrencyLimit], Served], *, up: str, places: int, graceful: float
+    settings: FunctionSettings,
+    create: Callable[[FunctionSettings, ConcurrencyLimit], Served],
+    *,
+    up: str,
+    places: int,
+    graceful: float,
 ) -> None:
     """Serve what `create` makes, until told to stop. `up` is logged, with the pod's name in it, once requests are taken.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FunctionSettings:
     """Settings of both; docs/cluster.md has a table of them, and a test compares it with `VARIABLES`."""
 
     namespace: str | None
@@ -45,7 +45,7 @@ VARIABLES = {
 }
 
 
-def read_settings() -> Settings:
+def read_settings() -> FunctionSettings:
     """Read the environment. Ends the process with a message where something needed is missing."""
     env = os.environ
     key_file = Path(env.get("HOTSEAT_DEMAND_KEY_FILE", "/etc/hotseat/demand/key"))
@@ -57,7 +57,7 @@ def read_settings() -> Settings:
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
     lines = api.read_text().splitlines() if api is not None and api.exists() else []
-    return Settings(
+    return FunctionSettings(
         namespace=env.get("HOTSEAT_NAMESPACE") or None,
         broker=env.get("HOTSEAT_BROKER_URL", env.get("K_SINK", "")),
         switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),

@@ -16,7 +16,7 @@ from hotseat.cluster.model_objects import ModelObject, ModelObjects, read
 from hotseat.cluster.model_status import ModelStatusWriter
 from hotseat.cluster.pending_observations import PendingObservations
 from hotseat.cluster.serving import serve
-from hotseat.cluster.settings import Settings, read_settings
+from hotseat.cluster.settings import FunctionSettings, read_settings
 from hotseat.cluster.workspace_controller import WorkspaceController
 from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
@@ -43,7 +43,7 @@ ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 class SwitcherApp:
     """Everything of one switcher."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FunctionSettings) -> None:
         self._kube = Kube.connect()
         namespace = settings.namespace or self._kube.namespace
         self.namespace = namespace

@@ -44,7 +44,7 @@ class ClientDisconnectedError(Exception):
     """The client disconnected while its request was queued."""
 
 
-class Client(Protocol):
+class WaitingClient(Protocol):
     """The connection of a queued request."""
 
     def fileno(self) -> int:
@@ -160,7 +160,7 @@ class RequestGate:
         if pending_request.error is not None:
             raise pending_request.error
 
-    def wait(self, pending_request: PendingRequest, client: Client, timeout: float | None = None) -> bool:
+    def wait(self, pending_request: PendingRequest, client: WaitingClient, timeout: float | None = None) -> bool:
         """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientGone."""
         if pending_request.dispatched is None and pending_request.error is None:
             self._poll(pending_request, client, timeout)
@@ -168,7 +168,7 @@ class RequestGate:
             raise pending_request.error
         return pending_request.dispatched is not None
 
-    def _poll(self, pending_request: PendingRequest, client: Client, timeout: float | None) -> None:
+    def _poll(self, pending_request: PendingRequest, client: WaitingClient, timeout: float | None) -> None:
         deadline = None if timeout is None else self._clock() + timeout
         poller = select.poll()
         wake = pending_request.wake

@@ -72,7 +72,7 @@ CHOICES: dict[tuple[str, ...], tuple[str, str, str]] = {
 FLASH_ATTENTION = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 
 
-class Problem(Exception):
+class WheelProblem(Exception):
     """An argument that this launcher cannot follow."""
 
 
@@ -149,7 +149,7 @@ def _member(enum: Any, prefix: str, value: str) -> Any:
         return members[prefix + value.upper().replace("-", "_")]
     except KeyError:
         allowed = ", ".join(name.removeprefix(prefix).lower() for name in members if name.startswith(prefix))
-        raise Problem(f"{value!r} is none of {allowed}") from None
+        raise WheelProblem(f"{value!r} is none of {allowed}") from None
 
 
 def _unknown(flag: str, known: list[str]) -> str:
@@ -170,7 +170,7 @@ def main(argv: list[str]) -> NoReturn:
 
     try:
         params = parameters(options, xllamacpp)
-    except Problem as problem:
+    except WheelProblem as problem:
         sys.exit(f"llamacpp: {problem}")
     try:
         server = xllamacpp.Server(params)  # noqa: F841  # returns when the model is loaded; serves as long as it is referred to

@@ -29,7 +29,7 @@ def last_said(body: dict[str, Any]) -> str:
     return " ".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt)
 
 
-class Answer:
+class MockAnswer:
     """One chat or text completion, whole or in pieces."""
 
     def __init__(self, name: str, body: dict[str, Any], number: int, count: int, *, chat: bool) -> None:

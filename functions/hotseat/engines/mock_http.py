@@ -37,7 +37,7 @@ class Request:
         return json.loads(self.body) if self.body else {}
 
 
-class Connection:
+class MockConnection:
     """One client over its keep-alive."""
 
     def __init__(self, sock: socket.socket) -> None:

@@ -18,7 +18,7 @@ import time
 from typing import Any, NoReturn
 
 from hotseat.engines import mock_answers as answers
-from hotseat.engines.mock_http import Connection, Dropped, Gone, Request
+from hotseat.engines.mock_http import Dropped, Gone, MockConnection, Request
 
 SEAT_TAKEN = 86  # exit status
 LAST_LINES = 0.05  # seconds that answers just sent have to be logged before an orderly exit
@@ -124,7 +124,7 @@ class Seats:
         self._held.clear()
 
 
-class Server:
+class MockServer:
     """One mock engine."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -172,7 +172,7 @@ class Server:
             self._become_ready()
         while True:
             client, _ = listener.accept()
-            threading.Thread(target=self._serve, args=(Connection(client),), daemon=True).start()
+            threading.Thread(target=self._serve, args=(MockConnection(client),), daemon=True).start()
 
     def _load(self) -> None:
         time.sleep(self.options.load_time)
@@ -205,7 +205,7 @@ class Server:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: MockConnection) -> None:
         try:
             for request in connection.requests():
                 if request.path in INFERENCE and request.method == "POST":
@@ -280,7 +280,7 @@ class Server:
         self.sleeping = False
         self.log("wake")
 
-    def _inference(self, connection: Connection, request: Request) -> None:
+    def _inference(self, connection: MockConnection, request: Request) -> None:
         with self.lock:
             self.counts["requests"] += 1
             self.counts["open"] += 1
@@ -298,7 +298,7 @@ class Server:
                 self.counts["open"] -= 1
                 self.counts["cancelled"] += cancelled
 
-    def _answer(self, connection: Connection, request: Request, number: int) -> None:
+    def _answer(self, connection: MockConnection, request: Request, number: int) -> None:
         multipart = request.headers.get("content-type", "").startswith("multipart/")
         try:
             body = {} if multipart else request.json()
@@ -339,7 +339,7 @@ class Server:
         return answers.transcription(self.options.name, request.body)
 
     def _complete(
-        self, connection: Connection, body: dict[str, Any], number: int, faults: dict[str, str], *, chat: bool
+        self, connection: MockConnection, body: dict[str, Any], number: int, faults: dict[str, str], *, chat: bool
     ) -> None:
         preferences = body.get("mock") or {}
         count = (
@@ -350,7 +350,7 @@ class Server:
         )
         rate = preferences.get("tokens_per_second", self.options.tokens_per_second)
         begin = time.monotonic() + preferences.get("first_token", self.options.first_token)
-        answer = answers.Answer(self.options.name, body, number, count, chat=chat)
+        answer = answers.MockAnswer(self.options.name, body, number, count, chat=chat)
         streamed = bool(body.get("stream"))
         if streamed:
             connection.open_stream()
@@ -407,7 +407,7 @@ def main(argv: list[str]) -> NoReturn:
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 65536)), most))
     threading.stack_size(512 * 1024)  # a thread per stream, a thousand of them
-    Server(options).run()
+    MockServer(options).run()
 
 
 if __name__ == "__main__":

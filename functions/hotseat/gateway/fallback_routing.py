@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from hotseat.api.fallback import Reason
 from hotseat.api.model import Capability, Model
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import PendingRequest
-from hotseat.core.admission.fallback import OUT, Reason, does, due, look_again, refused
+from hotseat.core.admission.fallback import OUT, does, due, look_again, refused
 from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.wait_headers import WaitOptions

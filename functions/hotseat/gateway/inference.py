@@ -14,7 +14,7 @@ from typing import Any
 
 from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.control.request_gate import Client, ClientDisconnectedError
+from hotseat.control.request_gate import ClientDisconnectedError, WaitingClient
 from hotseat.core.admission.fallback import OUT
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
 from hotseat.gateway import relay
@@ -45,7 +45,7 @@ class Route:
     capability: Capability
 
 
-class _ClientConnection(Client):
+class _ClientConnection(WaitingClient):
     """The connection of the client, to a gate."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:

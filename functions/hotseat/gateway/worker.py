@@ -81,7 +81,7 @@ _TOO_LARGE = _answer(
 )
 
 
-class Connection(TConn):  # type: ignore[misc]
+class ClientConnection(TConn):  # type: ignore[misc]
     """A client's connection, with what has come of its next request."""
 
     def __init__(self, *args: Any) -> None:
@@ -149,7 +149,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.worker_connections = math.inf  # `accept` sees to it
         self.max_keepalived = math.inf
         self._silent: dict[
-            Connection, None
+            ClientConnection, None
         ] = {}  # those without a whole head, the one that is silent for longest first
         self._accept_from = self._sweep_from = self._warn_from = 0.0  # not before
         self._spare: int | None = None  # descriptor to give up where no other can be had
@@ -200,7 +200,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError as error:
             self._accept_in_shortage(listener, error)
             return
-        conn = Connection(self.cfg, sock, address, listener.getsockname())
+        conn = ClientConnection(self.cfg, sock, address, listener.getsockname())
         self.nr_conns += 1
         self._drop_silent(self._most + SLACK)
         self._read(conn)
@@ -217,7 +217,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._spare = None
             with contextlib.suppress(OSError):
                 sock, address = listener.accept()
-                conn = Connection(self.cfg, sock, address, None)
+                conn = ClientConnection(self.cfg, sock, address, None)
                 conn.refuse(_OVERLOADED)
                 conn.close()
         with contextlib.suppress(OSError):
@@ -225,7 +225,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._accept_from = now + RETRY_ACCEPT
         self.set_accept_enabled(False)
 
-    def _read(self, conn: Connection) -> None:
+    def _read(self, conn: ClientConnection) -> None:
         """Take what has come; serve it if that is a whole head, else wait for more.
 
         A connection that was served before mostly brings the whole of its next request: its thread takes that.
@@ -245,11 +245,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif conn not in self._silent:
             self._wait(conn)
 
-    def _read_silent(self, conn: Connection) -> None:
+    def _read_silent(self, conn: ClientConnection) -> None:
         if conn in self._silent:  # else it was closed for another event of the same look
             self._read(conn)
 
-    def _wait(self, conn: Connection) -> None:
+    def _wait(self, conn: ClientConnection) -> None:
         """Wait for what comes."""
         try:
             self.poller.register(conn.sock, selectors.EVENT_READ, lambda _sock: self._read_silent(conn))
@@ -258,7 +258,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         else:
             self._silent[conn] = None
 
-    def _serve(self, conn: Connection) -> None:
+    def _serve(self, conn: ClientConnection) -> None:
         """Give it a thread, if there is one, and it is not one too many."""
         self._forget(conn)
         self._drop_silent(self._most)
@@ -266,7 +266,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         self._refuse(conn, _OVERLOADED)
 
-    def _serve_here(self, conn: Connection) -> None:
+    def _serve_here(self, conn: ClientConnection) -> None:
         kept = False
         try:
             kept = self.handle(conn) if conn.whole or conn.receive() else True
@@ -275,7 +275,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         finally:
             self.method_queue.defer(self._go_on, conn, kept)
 
-    def _go_on(self, conn: Connection, kept: Any) -> None:
+    def _go_on(self, conn: ClientConnection, kept: Any) -> None:
         """Wait for the next request of a connection that is kept, or end it."""
         if not kept or not self.alive:
             if not self.tpool.submit(partial(self._close_here, conn)):
@@ -285,7 +285,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         else:
             self._wait(conn)
 
-    def _close_here(self, conn: Connection) -> None:
+    def _close_here(self, conn: ClientConnection) -> None:
         try:
             conn.close(graceful=True)
         except OSError:  # it is closed
@@ -296,17 +296,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _closed(self) -> None:
         self.nr_conns -= 1
 
-    def _forget(self, conn: Connection) -> None:
+    def _forget(self, conn: ClientConnection) -> None:
         if conn in self._silent:
             del self._silent[conn]
             self.poller.unregister(conn.sock)
 
-    def _close(self, conn: Connection) -> None:
+    def _close(self, conn: ClientConnection) -> None:
         self._forget(conn)
         self._closed()
         conn.close()
 
-    def _refuse(self, conn: Connection, answer: bytes) -> None:
+    def _refuse(self, conn: ClientConnection, answer: bytes) -> None:
         """Answer, and give the client a moment to read that: closing before all it sent was read would undo the answer."""
         conn.refuse(answer)
         if conn not in self._silent:

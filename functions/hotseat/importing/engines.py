@@ -11,7 +11,7 @@ _HERE = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineMapping:
     """What a Model's spec says of its engine."""
 
     name: str
@@ -20,15 +20,15 @@ class Engine:
     args: list[str] = field(default_factory=list)
 
 
-def engine_of(words: Sequence[str], late: Sequence[str], *, plain: bool) -> Engine:
+def engine_of(words: Sequence[str], late: Sequence[str], *, plain: bool) -> EngineMapping:
     """Choose the engine. `late`: assignments that env(1) makes before it; `plain`: it listens on the port that it is given."""
     if plain and not late and (engine := _llamacpp(words)):
         return engine
     prefix = [f"{name}={as_field(value)}" for name, _, value in (each.partition("=") for each in late)]
-    return Engine("custom", command=[*(["env", *prefix] if prefix else []), *map(as_field, words)])
+    return EngineMapping("custom", command=[*(["env", *prefix] if prefix else []), *map(as_field, words)])
 
 
-def _llamacpp(words: Sequence[str]) -> Engine | None:
+def _llamacpp(words: Sequence[str]) -> EngineMapping | None:
     """Recognise llama-server with one file of this machine, on our port, with nothing that only custom could fill in."""
     program, *rest = words
     if PurePath(program).name != "llama-server" or is_later(program):
@@ -49,4 +49,4 @@ def _llamacpp(words: Sequence[str]) -> Engine | None:
     )
     if not exact or any(is_later(word) for word in (*models, *args)):
         return None
-    return Engine("llamacpp", models[0], [program], args)
+    return EngineMapping("llamacpp", models[0], [program], args)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from hotseat.api.types import API_VERSION, VARIABLE_PATTERN
 from hotseat.importing import commands, parking
-from hotseat.importing.engines import Engine, engine_of
+from hotseat.importing.engines import EngineMapping, engine_of
 from hotseat.importing.macros import ENVIRONMENT, Macros, unknown
 from hotseat.importing.reader import Reader
 from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST
@@ -111,12 +111,12 @@ class OneModel:
 
     # How it runs ------------------------------------------------------------------------------------------------------
 
-    def _engine(self, late: list[str]) -> Engine:
+    def _engine(self, late: list[str]) -> EngineMapping:
         words = self._words("cmd")
         if not words:
             if not self.reader.text(self._at("cmd")).strip():
                 self.reader.problem("is missing: the command that serves it", self._at("cmd"))
-            return Engine("custom")
+            return EngineMapping("custom")
         engine = engine_of(words, late, plain=self._is_plain())
         if engine.name == "llamacpp":
             self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias to it")

@@ -34,7 +34,7 @@ _NEVER_RAN: Final = ("StartError", "ContainerCannotRun")  # reasons of a contain
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class PodFailure:
     """Why a pod will not serve: a CamelCase reason and a sentence, and the exit code where a container of it ended."""
 
     reason: str
@@ -107,12 +107,14 @@ def unschedulable(pod: Json) -> str | None:
     return None
 
 
-def failure(pod: Json, *, was_ready: bool) -> Failure | None:
+def failure(pod: Json, *, was_ready: bool) -> PodFailure | None:
     """Say why it will not serve, or serves no more; None while there is hope. Of a pod that nobody deleted."""
     status = pod.get("status", {})
     if status.get("phase") == "Failed" and status.get("reason"):
         reason, message = status["reason"], status.get("message", "")
-        return Failure("Evicted", message) if reason == "Evicted" else Failure("PodRejected", f"{reason}: {message}")
+        return (
+            PodFailure("Evicted", message) if reason == "Evicted" else PodFailure("PodRejected", f"{reason}: {message}")
+        )
     for each in status.get("initContainerStatuses", []):
         if found := _of_container(each, was_ready=was_ready, may_end=True):
             return found
@@ -120,15 +122,15 @@ def failure(pod: Json, *, was_ready: bool) -> Failure | None:
         if found := _of_container(each, was_ready=was_ready):
             return found
     if status.get("phase") in TERMINAL_PHASES:
-        return Failure("Exited" if was_ready else "ExitedWhileLoading", f"the pod ended as {status['phase']}")
+        return PodFailure("Exited" if was_ready else "ExitedWhileLoading", f"the pod ended as {status['phase']}")
     return None
 
 
-def deleted(pod: Json) -> Failure:
+def deleted(pod: Json) -> PodFailure:
     """Say that somebody else deleted it, and what is known of why."""
     target = _condition(pod, "DisruptionTarget")
     why = target.get("message") or target.get("reason") or "the pod was deleted"
-    return Failure("PodDeleted", f"pod {pod['metadata']['name']} is terminating: {why}")
+    return PodFailure("PodDeleted", f"pod {pod['metadata']['name']} is terminating: {why}")
 
 
 def _ended_while_initializing(pod: Json) -> bool:
@@ -143,7 +145,7 @@ def _never_started(status: Json) -> bool:
     return waits and not status.get("containerID") and not status.get("lastState", {}).get("terminated")
 
 
-def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Failure | None:
+def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> PodFailure | None:
     name, state = status["name"], status.get("state", {})
     ended = state.get("terminated")
     if ended is None and status.get("restartCount", 0) > 0:
@@ -152,20 +154,20 @@ def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Fa
         return _of_exit(name, ended, was_ready=was_ready)
     waiting = state.get("waiting", {})
     if reason := _WAITING.get(waiting.get("reason", "")):
-        return Failure(reason, f"{name}: {waiting.get('message') or waiting['reason']}")
+        return PodFailure(reason, f"{name}: {waiting.get('message') or waiting['reason']}")
     return None
 
 
-def _of_exit(name: str, ended: Json, *, was_ready: bool) -> Failure:
+def _of_exit(name: str, ended: Json, *, was_ready: bool) -> PodFailure:
     code, reason, said = ended.get("exitCode", -1), ended.get("reason", ""), str(ended.get("message", "")).strip()
     if reason == "OOMKilled":
-        return Failure(
+        return PodFailure(
             "OutOfMemory", f"{name} was killed: it needed more host memory than its limit allows", ended.get("exitCode")
         )
     if reason in _NEVER_RAN:
-        return Failure("RunContainerError", f"{name}: {said or reason}")
+        return PodFailure("RunContainerError", f"{name}: {said or reason}")
     tail = f": {said}" if said else ""
-    return Failure(
+    return PodFailure(
         "Exited" if was_ready else "ExitedWhileLoading", f"{name} ended with code {code}{tail}", ended.get("exitCode")
     )
 

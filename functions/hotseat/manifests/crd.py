@@ -11,14 +11,14 @@ from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
 from hotseat.manifests.fields import walk
 from hotseat.manifests.rules import AUTO_DURATION, DURATION, QUANTITY, RULES, as_validations
 from hotseat.manifests.schema import DocumentSchema, schema
-from hotseat.manifests.statuses import ModelStatus, WorkspaceStatus
+from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
 
 Json = dict[str, Any]
 
 _FREE = "x-kubernetes-preserve-unknown-fields"
 _LONGEST = 40  # characters of a duration or a quantity; what their rules cost an API server must be bounded
 _TEXT = r"^[^\x00]*$"  # no program's arguments can hold NUL, and `hotseat validate` refuses it everywhere
-_STATUS: Mapping[str, type[Document]] = {"Model": ModelStatus, "Workspace": WorkspaceStatus}
+_STATUS: Mapping[str, type[Document]] = {"Model": ModelStatusSchema, "Workspace": WorkspaceStatus}
 _SHORT_NAMES = {"Model": "hsm", "Workspace": "hsw"}
 _DURATIONS = {DURATION_PATTERN: DURATION, AUTO_DURATION_PATTERN: AUTO_DURATION}
 # What a field needs beyond its type, by class and field.
@@ -37,7 +37,7 @@ _EXTRA: Mapping[tuple[str, str], Json] = {
     },
     ("ModelGroup", "members"): {"x-kubernetes-list-type": "set"},
     ("WorkspaceSpec", "groups"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-    ("ModelStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ("ModelStatusSchema", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ("WorkspaceStatus", "conditions"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
 }
 

@@ -58,7 +58,7 @@ class LastSwitch(Document):
     seconds: float = Field(default=0.0, description="Duration of the switch.")
 
 
-class ModelStatus(Document):
+class ModelStatusSchema(Document):
     """State of the Model as last seen by the switcher."""
 
     observed_generation: int = Field(default=0, description="Generation of the document that this status is about.")
@@ -77,7 +77,7 @@ class ModelStatus(Document):
     )
 
 
-class Transition(Document):
+class TransitionSchema(Document):
     """One change of an instance's state."""
 
     at: Time = Field(description="When.")
@@ -86,7 +86,7 @@ class Transition(Document):
     why: str = Field(default="", description="What moved it.")
 
 
-class Resident(Document):
+class ResidentSchema(Document):
     """An instance that holds accelerator memory: a pod that is bound to a node and not verified to be gone."""
 
     model: str = Field(description="Its Model.")
@@ -98,7 +98,7 @@ class Resident(Document):
     leaving: str = Field(default="", description="Why it goes, where that is certain.")
     devices: tuple[str, ...] = Field(default=(), description="GPUs that it was given, where hotseat hands them out.")
     memory: int = Field(default=0, description="Bytes of host memory that it holds while parked, where known.")
-    story: tuple[Transition, ...] = Field(default=(), description="Its last transitions, oldest first.")
+    story: tuple[TransitionSchema, ...] = Field(default=(), description="Its last transitions, oldest first.")
 
 
 class Listed(Document):
@@ -118,7 +118,7 @@ class Listed(Document):
     )
 
 
-class Refusal(Document):
+class RefusalSchema(Document):
     """Reason why requests for a Model are refused."""
 
     model: str = Field(description="The Model.")
@@ -155,7 +155,7 @@ class Switched(Document):
     phases: dict[str, float] = Field(default_factory=dict, description="Duration of each phase, in seconds.")
 
 
-class Queued(Document):
+class QueuedSchema(Document):
     """Queue of one Model, over all routers."""
 
     model: str = Field(description="The Model.")
@@ -206,16 +206,18 @@ class WorkspaceStatus(Document):
     epoch: int = Field(default=0, description="Number of the latest decision. Increases with each decision.")
     resident: str = Field(default="", description="Names of the resident Models, for display.")
     waiting: int = Field(default=0, description="Number of queued requests, for all Models.")
-    residents: tuple[Resident, ...] = Field(default=(), description="All instances.")
+    residents: tuple[ResidentSchema, ...] = Field(default=(), description="All instances.")
     models: tuple[Listed, ...] = Field(
         default=(), description="Models of the Workspace, with the fields that routers need."
     )
-    refusals: tuple[Refusal, ...] = Field(default=(), description="Models whose requests are refused.")
+    refusals: tuple[RefusalSchema, ...] = Field(default=(), description="Models whose requests are refused.")
     effective_max_wait: float | None = Field(
         default=None, description="Bound on waiting in force, in seconds. Above policy.maxWait if that cannot be met."
     )
     routers: tuple[Enrolled, ...] = Field(default=(), description="Enrolled routers, whose demand is considered.")
-    queue: tuple[Queued, ...] = Field(default=(), description="Models with queued requests or requests in flight.")
+    queue: tuple[QueuedSchema, ...] = Field(
+        default=(), description="Models with queued requests or requests in flight."
+    )
     switches: tuple[Switched, ...] = Field(default=(), description="Latest switches, newest last.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Conditions of the Workspace.")
     outlook: tuple[Outlook, ...] = Field(

@@ -1,16 +1,12 @@
-"""Fallbacks: their field in the Model document, and the conditions under which a fallback answers. Pure.
+"""The conditions under which a fallback answers. Pure.
 
 A fallback is used only if it can answer immediately, or can be loaded without evicting another model. A request queues
 for a fallback only after its own model was refused. The requested Model stays wanted meanwhile (see `wants`).
 """
 
 from collections.abc import Collection
-from enum import StrEnum
 
-from pydantic import Field
-
-from hotseat.api.types import Document, ModelName
-from hotseat.api.units import Duration
+from hotseat.api.fallback import Fallback, Reason
 from hotseat.core.errors import HotseatError, Unreachable
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
@@ -18,15 +14,6 @@ _ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus
 OUT = ("unloaded", "parked")  # the same, of one that holds no seat and is not on its way to one
 _SETTLED = 0.05  # seconds within which a model that was asked for loads, if there is a seat for it
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
-
-
-class Reason(StrEnum):
-    """Reason why another Model answers."""
-
-    LOADING = "Loading"
-    WAITING = "Waiting"
-    FAILED = "Failed"
-    UNSUPPORTED = "Unsupported"
 
 
 # Codes of refusals after which there is no use in waiting, and what they mean to a client that would take another Model.
@@ -39,26 +26,6 @@ _REFUSALS = {
     "deadline_unreachable": Reason.WAITING,
     "pinned": Reason.WAITING,
 }
-
-
-class Fallback(Document):
-    """Another Model that answers requests for this Model. The answer has the header X-Hotseat-Fallback."""
-
-    model: ModelName = Field(
-        description="Any name of the other Model, in any Workspace. One that would have to take a seat from others is not "
-        "used; its own fallback is looked at then."
-    )
-    when: tuple[Reason, ...] = Field(
-        default=tuple(Reason),
-        description="When the fallback is used. Loading: this Model is being fetched or loaded. Waiting: it "
-        "waits for its turn or for a free slot. Failed: it cannot be loaded or reached. Unsupported: it "
-        "lacks the requested capability, and the fallback states it. Empty: never.",
-    )
-    after: Duration = Field(
-        default=2.0,
-        description="Maximum wait before the fallback answers (Loading, Waiting). The fallback answers "
-        "immediately if the wait is known to be longer.",
-    )
 
 
 def due(

@@ -9,7 +9,7 @@ from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceStat
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.instance import Instance
-from hotseat.core.scheduler.messages import Failure
+from hotseat.core.scheduler.messages import LoadFailure
 
 MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
@@ -34,7 +34,7 @@ class LoadRequest:
 class ModelAvailability:
     """One book for all models. `changed` says that routers have to be told."""
 
-    failures: dict[str, Failure] = field(default_factory=dict)
+    failures: dict[str, LoadFailure] = field(default_factory=dict)
     cache: dict[str, CacheObserved] = field(default_factory=dict)
     orders: dict[str, LoadRequest] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class ModelAvailability:
         count = self.failures[model].count + 1 if model in self.failures else 1
         exponent = count - 2 if crashed else count - 1
         delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
-        self.failures[model] = Failure(count, now + delay, reason, message, exit_code=exit_code)
+        self.failures[model] = LoadFailure(count, now + delay, reason, message, exit_code=exit_code)
         self.orders.pop(model, None)
         if delay:
             told = f"{model} failed: {reason}: {message}"

@@ -19,7 +19,7 @@ ROUTER_SYNC_TIMEOUT = 5.0  # seconds within which routers hear that a model is r
 
 
 @dataclass(frozen=True, slots=True)
-class Lifecycle:
+class InstanceLifecycle:
     """Brings instances onto the accelerator, and takes them off."""
 
     parts: Parts

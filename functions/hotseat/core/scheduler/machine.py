@@ -24,7 +24,7 @@ from hotseat.core.messages import CacheObserved, InstanceAdopted, InstanceState,
 from hotseat.core.policy.api import Decision, Policy
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.instance import ACTIVE_STATES, DRAINING_STATES, Instances
-from hotseat.core.scheduler.lifecycle import Lifecycle
+from hotseat.core.scheduler.lifecycle import InstanceLifecycle
 from hotseat.core.scheduler.messages import (
     CachesObserved,
     ConfigChanged,
@@ -71,7 +71,7 @@ class Scheduler:
         self.history, self.demand_state = parts.history, parts.demand_state
         self._recall = StatsArchive(parts.history.costs, parts.scheduler_state.memory, parts.parking, dict(remembered))
         self._candidates = PolicyViewBuilder(parts)
-        self._lifecycle = Lifecycle(parts)
+        self._lifecycle = InstanceLifecycle(parts)
         self._observing = RuntimeEvents(parts, self._lifecycle)
 
     def step(self, stimulus: SchedulerStimulus) -> list[SchedulerCommand]:  # noqa: C901 — one arm a stimulus

@@ -159,7 +159,7 @@ SchedulerCommand = RuntimeCommand | Publish | Emit
 
 
 @dataclass(slots=True)
-class Failure:
+class LoadFailure:
     """Why a model is not there, and when it may be tried again."""
 
     count: int

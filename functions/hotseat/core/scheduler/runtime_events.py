@@ -23,7 +23,7 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.core.scheduler.instance import ACTIVE_STATES, SLEEP_STATES, Instance, Trigger
-from hotseat.core.scheduler.lifecycle import Lifecycle
+from hotseat.core.scheduler.lifecycle import InstanceLifecycle
 from hotseat.core.scheduler.messages import CachesObserved, SchedulingSpec
 from hotseat.core.scheduler.parts import Parts
 from hotseat.core.scheduler.replicas import next_number
@@ -35,7 +35,7 @@ class RuntimeEvents:
     """Takes in observations: moves the instance, and writes down what it means for its model's availability and its switch."""
 
     parts: Parts
-    lifecycle: Lifecycle
+    lifecycle: InstanceLifecycle
 
     def see_cache(self, s: CacheObserved | CachesObserved) -> None:
         """Take in where the weights of a model, or of several, are."""

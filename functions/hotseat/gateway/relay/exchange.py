@@ -18,7 +18,7 @@ from typing import Any
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.gateway.relay.framing import Chunked, Counted, Framing, Garbled, UntilClose
 from hotseat.gateway.relay.heads import MAX_HEAD, Call, ResponseHead, encode_request, parse_response
-from hotseat.gateway.relay.pool import Connection, Connections, Holding
+from hotseat.gateway.relay.pool import Connections, EngineConnection, Holding
 from hotseat.gateway.relay.streams import ClientGone, ClientStream
 
 ErrorEvent = Callable[[HotseatError], bytes]
@@ -86,7 +86,7 @@ class Exchange:
         self._call = call
         self._lock = threading.Lock()  # over the next four
         self._gone = False  # the client, while its answer was being passed on
-        self._connection: Connection | None = None
+        self._connection: EngineConnection | None = None
         self._stream: ClientStream | None = None
         self._error: HotseatError | None = None
         self._status: int | None = None
@@ -170,7 +170,7 @@ class Exchange:
             self._drop()
             connection = self._connections.connect(self._call.address)
 
-    def _put_request(self, connection: Connection) -> None:
+    def _put_request(self, connection: EngineConnection) -> None:
         body = self._call.body
         try:
             head = encode_request(self._call, connection.host)
@@ -324,7 +324,7 @@ class Exchange:
         """Return the milliseconds left for the engine to start its answer. None: no limit."""
         return None if self._begin_by is None else max(0.0, self._begin_by - time.monotonic()) * 1000
 
-    def _hold(self, connection: Connection, client: int) -> None:
+    def _hold(self, connection: EngineConnection, client: int) -> None:
         with self._lock:
             if self._error is not None:
                 connection.sock.close()

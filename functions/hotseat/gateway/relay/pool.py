@@ -18,7 +18,7 @@ _LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at befor
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class EngineConnection:
     """One connection, owned by whoever took it. `host` is what goes into the Host header."""
 
     sock: socket.socket
@@ -53,7 +53,7 @@ class _Bucket:
     def __init__(self, address: str) -> None:
         self.address = address
         self.holding = Holding()
-        self.idle: deque[Connection] = deque()
+        self.idle: deque[EngineConnection] = deque()
 
 
 class Connections:
@@ -78,7 +78,7 @@ class Connections:
         self._buckets: dict[str, _Bucket] = {}
         self.departures = DisconnectWatcher()
 
-    def take(self, address: str) -> Connection:
+    def take(self, address: str) -> EngineConnection:
         """Take an idle connection, or a fresh one. UpstreamFailed: nobody listens there."""
         while True:
             with self._lock:
@@ -91,7 +91,7 @@ class Connections:
                 return connection
             connection.sock.close()
 
-    def connect(self, address: str) -> Connection:
+    def connect(self, address: str) -> EngineConnection:
         """Make a fresh connection."""
         parts = urlsplit(address)
         if parts.scheme != "http" or parts.hostname is None:
@@ -111,7 +111,7 @@ class Connections:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        return Connection(sock, parts.netloc.rpartition("@")[2], bucket)
+        return EngineConnection(sock, parts.netloc.rpartition("@")[2], bucket)
 
     def _open(self, host: str, port: int) -> socket.socket:
         try:
@@ -132,12 +132,12 @@ class Connections:
         for connection in idle:
             connection.sock.close()
 
-    def put(self, connection: Connection) -> None:
+    def put(self, connection: EngineConnection) -> None:
         """Give a connection back, whose answer was read to its end."""
         now = connection.rested_at = self._clock()
         bucket = connection.home
         with self._lock:
-            closing: list[Connection] = []
+            closing: list[EngineConnection] = []
             if self._buckets.get(bucket.address) is not bucket:
                 closing.append(connection)  # forgotten meanwhile
             else:

@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field
 
 from hotseat.kube.client import Json
-from hotseat.kube.pods import Failure, deleted, failure, going, node, terminal, uid, unschedulable
+from hotseat.kube.pods import PodFailure, deleted, failure, going, node, terminal, uid, unschedulable
 
 UNSCHEDULABLE_AFTER = 10.0  # seconds: the scheduler needs a moment to see that the last instance's GPU is free
 MISSING_AFTER = 10.0  # seconds within which the ksvc, its Revision and Deployment are there
@@ -104,7 +104,7 @@ class PodInstance:
         """Have it looked at, at that time at the latest."""
         self.look_at = when if self.look_at is None else min(self.look_at, when)
 
-    def trouble(self, now: float) -> Failure | None:
+    def trouble(self, now: float) -> PodFailure | None:
         """Say why it will not serve (any more), as far as its pods tell; None while all is well."""
         if (main := self.main) is None:
             for pod in self.pods.values():  # all are over
@@ -119,7 +119,7 @@ class PodInstance:
             return found
         return self._unscheduled(main, now)
 
-    def _unscheduled(self, main: TrackedPod, now: float) -> Failure | None:
+    def _unscheduled(self, main: TrackedPod, now: float) -> PodFailure | None:
         why = None if main.node else unschedulable(main.last)
         if why is None:
             self.unschedulable_since = None
@@ -128,7 +128,7 @@ class PodInstance:
             self.unschedulable_since = now
         until = self.unschedulable_since + UNSCHEDULABLE_AFTER
         self.look_again(until)
-        return Failure("Unschedulable", why) if now >= until else None
+        return PodFailure("Unschedulable", why) if now >= until else None
 
     def unproven_because(self) -> str:
         """Name what is left, for a person."""

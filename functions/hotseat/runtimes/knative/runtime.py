@@ -276,7 +276,7 @@ class KnativeRuntime:
         holding.ready = True
         self._tell(InstanceReady(self._clock(), holding.id, holding.epoch, address))
 
-    def _fail(self, holding: PodInstance, failure: pods.Failure) -> None:
+    def _fail(self, holding: PodInstance, failure: pods.PodFailure) -> None:
         """Tell why at once, and have it end."""
         message, first = failure.message, next(iter(holding.pods.values()), None)
         if failure.reason in _WITH_OUTPUT and first is not None:
