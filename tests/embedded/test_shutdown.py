@@ -227,8 +227,10 @@ def on_terminal(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen
             process.kill()
 
 
+# SIGHUP is ignored where the tests run under nohup.
 _TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
 
