@@ -165,4 +165,4 @@ def test_people_see_it_in_columns_and_wait_for_conditions(made):
     }
     ask("wait", "model/small", "--for=condition=Ready=false", "--timeout=5s")
     explained = ask("explain", "models.spec.vllm.gpuMemoryUtilization")
-    assert "Share of the GPU's memory" in explained
+    assert "Fraction of the GPU memory" in explained
