@@ -689,7 +689,10 @@ class World:
         machine = self.routers[router].machine
         there = any(r.model == model and r.state is InstanceState.READY for r in machine.residency.residents)
         refusal = machine.residency.refusals.get(model)
-        against = model not in self.terms or self.down or (refusal and (refusal.retry_at or 0.0) > self.now)
+        refused = (
+            refusal and (refusal.retry_at or 0.0) > self.now and not refusal.waits
+        )  # a back-off after a crash is waited out
+        against = model not in self.terms or self.down or refused
         assert (model in machine._wants) == (not there and not against)
 
     # Actions: the network -----------------------------------------------------------------------------------------------
