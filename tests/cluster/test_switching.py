@@ -46,6 +46,8 @@ def test_two_models_answer_in_turn(hotseat: Hotseat, guard: Guard) -> None:
         answer = hotseat.chat(name)
         assert (answer.status, answer.body["model"]) == (200, name), answer.error
         assert hotseat.residents() == {name: "ready"}
+        # A pod whose containers have ended may be listed a moment longer.
+        wait_until(lambda: len(hotseat.pods("hotseat.dev/model")) == 1, 10, "only one pod")
         (pod,) = hotseat.pods("hotseat.dev/model")
         assert pod["metadata"]["labels"]["hotseat.dev/model"] == name
     last = hotseat.status("workspace", "default")["switches"][-1]
