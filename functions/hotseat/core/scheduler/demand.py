@@ -189,5 +189,6 @@ class DemandState:
         held = Counter[str]()
         for h in self.scheduler_state.instances.values():
             held[h.model] += self.demands.in_flight(h.id)
-        rows = {name: (*self.waiting(name), held[name]) for name in self.scheduler_state.terms}
+        asked = held.keys() | self.demands.models()  # of a thousand models these are few
+        rows = {name: (*self.waiting(name), held[name]) for name in self.scheduler_state.terms if name in asked}
         return {name: row for name, row in rows.items() if row[0] or row[2]}

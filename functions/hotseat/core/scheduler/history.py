@@ -116,6 +116,10 @@ class StepDurations:
         """Give all that was learned of a model, by step."""
         return {step: book[model] for step, book in self._books().items() if model in book}
 
+    def learned(self) -> set[str]:
+        """Return the models of which anything was learned."""
+        return set().union(*self._books().values())
+
     def recall(self, model: str, known: Mapping[str, Estimate]) -> None:
         """Take in what was learned of it before, by step."""
         books = self._books()

@@ -150,8 +150,10 @@ class StatsArchive:
 
     def lessons(self, models: Mapping[str, SchedulingSpec]) -> dict[str, ModelStats]:
         """Give what is known of these models; those of which nothing is are left out."""
-        found = {}
+        found, learned = {}, self.costs.learned() | self.memory.learned.keys() | self.parking.measured.keys()
         for model, terms in models.items():
+            if model not in learned:
+                continue
             memory, parked = self.memory.learned.get(model), self.parking.measured.get(model)
             if (times := self.costs.known(model)) or memory is not None or parked is not None:
                 found[model] = ModelStats(spec_hash(terms), times, memory, parked)

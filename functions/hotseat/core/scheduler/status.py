@@ -8,6 +8,7 @@ is what a fallback goes by (`gateway.course.expected_in`).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, InstanceState, Residency, Resident
 from hotseat.core.policy.api import NOTHING, UNMEASURED_WAIT, Capacity, ModelView, Preference
@@ -204,7 +205,7 @@ def statuses(
 ) -> list[ModelStatus]:
     """Say how all models are, in the order of the documents; `instances` are the ones that count."""
     rows = [status_of(name, each, instances.get(name), availability) for name, each in terms.items()]
-    return [replace(row, pinned=True) if row.name in pinned else row for row in rows]
+    return [replace(row, pinned=True) if row.name in pinned else row for row in rows] if pinned else rows
 
 
 def status_of(
@@ -223,4 +224,10 @@ def status_of(
         return ModelStatus(name, "fetching", cache.now, cache.message, cache.done, cache.total)
     if cache is not None and cache.state is CacheState.FAILED:
         return ModelStatus(name, "failed", None, cache.message)
+    return _unloaded(name)
+
+
+@lru_cache(maxsize=8192)
+def _unloaded(name: str) -> ModelStatus:
+    """Return the status that most of a thousand models have, at each step: it is made once."""
     return ModelStatus(name, "unloaded")
