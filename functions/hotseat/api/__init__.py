@@ -1,1 +1,1 @@
-"""api."""
+"""The documents: Model and Workspace."""

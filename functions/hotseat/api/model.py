@@ -1,4 +1,4 @@
-"""The documents that people write (`hotseat.dev/v1alpha1`), and the first of the two: Model. The other is in workspaces.py.
+"""The documents that people write (`hotseat.dev/v1alpha1`), and the first of the two: Model. The other is in workspace.py.
 
 One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the docs. Field names
 follow Kubernetes (camelCase in documents, snake_case here); an unknown field is an error, because a misspelt one that is

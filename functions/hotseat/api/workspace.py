@@ -1,4 +1,4 @@
-"""The document that says how an accelerator is shared: Workspace. What holds for documents is in documents.py. Pure."""
+"""The document that says how an accelerator is shared: Workspace. What both documents share is in types.py. Pure."""
 
 from typing import Annotated, Literal
 

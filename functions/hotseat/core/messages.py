@@ -134,7 +134,9 @@ class Demand:
     )  # by instance: requests ever dispatched, so that short ones are seen
     closing: Mapping[str, int] = field(default_factory=dict)  # by model: how many of a closing batch still wait
     requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
-    wanted: Mapping[str, float] = field(default_factory=dict)  # by model: since when, though nobody waits (see `wants`)
+    wanted: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by model: since when, though nobody waits (admission/prewarm.py)
 
 
 # Commands of the switching machine to a runtime -----------------------------------------------------------------------

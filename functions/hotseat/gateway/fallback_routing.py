@@ -102,7 +102,7 @@ class RoutedRequest:
 
         `asking` has the wait headers. If the wait for the requested Model is known to be too long, the
         request goes to a fallback without queueing: a queued request could evict other models, a prewarm
-        request cannot (`core.wants`).
+        request cannot (`core.admission.prewarm`).
         """
         self.asking = asking or self.asking
         try:
@@ -272,7 +272,7 @@ class RoutedRequest:
 def expected_in(handle: WorkspaceHandle, status: ModelStatus, now: float) -> float | None:
     """Return the expected seconds until a model is ready, from the last load. None if unknown.
 
-    The duration of a wake is unknown, because the last time may have been a load. `core.outlook` answers a
+    The duration of a wake is unknown, because the last time may have been a load. `min_seconds_to_ready` answers a
     similar question with a lower bound, half of the last time or less, because no request may be refused by
     mistake. With that bound, requests in the second half of a load would wait `fallback.after` in vain. An
     answer of the fallback that comes too soon does less harm.

@@ -1,1 +1,1 @@
-"""admission."""
+"""The admission machine: what happens to each request of one router."""

@@ -1,4 +1,4 @@
-"""The engines that one router sends to: which of them take requests, whose batch each still owes, how many it answers. Pure."""
+"""The endpoints that one router sends to: which accept requests, and how many requests are in flight on each. Pure."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,7 +1,7 @@
 """The conditions under which a fallback answers. Pure.
 
 A fallback is used only if it can answer immediately, or can be loaded without evicting another model. A request queues
-for a fallback only after its own model was refused. The requested Model stays wanted meanwhile (see `wants`).
+for a fallback only after its own model was refused. The requested Model stays wanted meanwhile (see prewarm.py).
 """
 
 from collections.abc import Collection

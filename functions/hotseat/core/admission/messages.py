@@ -1,4 +1,4 @@
-"""The vocabulary of the admission machine: what it hears of requests, and what it says is to become of them."""
+"""The messages of the admission machine: its stimuli and its commands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

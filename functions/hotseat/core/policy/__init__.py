@@ -1,1 +1,1 @@
-"""policy."""
+"""Policies: which Models should be resident."""

@@ -1,4 +1,4 @@
-"""Which GPUs of one machine a claim gets, by their names. Pure arithmetic; policy.py says what claims and capacities are.
+"""Which GPUs of one machine a claim gets, by their names. Pure arithmetic; api.py says what claims and capacities are.
 
 Every GPU of a Workspace has the same amount to give: its part of the accelerator memory, or, where memory is not counted,
 itself. A claim takes the same share of each of its GPUs: the whole of them, or memory, which leaves the rest to others.

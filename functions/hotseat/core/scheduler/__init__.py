@@ -1,1 +1,1 @@
-"""scheduler."""
+"""The scheduler: which Models are resident, and every step between."""

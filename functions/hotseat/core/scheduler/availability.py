@@ -1,4 +1,4 @@
-"""What stands between each model and a seat, beside the seat itself: weights, failures, refusals, operators' orders. Pure."""
+"""Whether each model can be loaded: weights, failures and back-off, refusals, load requests. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace

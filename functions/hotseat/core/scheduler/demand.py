@@ -1,4 +1,4 @@
-"""What all routers of a Workspace want and do: the newest snapshot of each. Pure."""
+"""Demand of all routers of a Workspace: the newest snapshot of each, and what follows for models and instances. Pure."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What the switching machine says: commands in order, Residencies with their epochs, and when it wants to be asked again. Pure."""
+"""The effects of a step of the scheduler: commands in order, residencies with their epochs, and wake times. Pure."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The ledger of switches: who left for whom, how long each phase took, and what switching has cost before. Pure."""
+"""The history of switches, the duration of their phases, and averages of what each step has taken. Pure."""
 
 from collections import deque
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The vocabulary of the switching machine: what it hears, and what it says. What it keeps of each instance is in instance.py."""
+"""The messages of the scheduler: its stimuli, its commands, and the scheduling spec of a model. Instances are in instance.py."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Who could have a seat now, and why: what the switching machine shows to a policy. Pure."""
+"""Builds the view that a policy decides on: the models with demand and the instances. Pure."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The seats of one Workspace: who may have one and on what terms, how much there is, and who holds what of it. Pure."""
+"""The state of the scheduler: the models and capacity of a Workspace, and its instances. Pure."""
 
 from collections import deque
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How fast requests come for each model, and how fast it answers them while it has plenty of them: learned from demand. Pure."""
+"""What is learned of models: arrival and service rates, of the moment, and statistics that outlive a restart. Pure."""
 
 from collections import deque
 from collections.abc import Mapping

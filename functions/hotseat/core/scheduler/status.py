@@ -1,9 +1,11 @@
-"""The soonest that each model can be ready, as the switching machine sees it: a lower bound, by what has been learned. Pure.
+"""How models and instances look to policies, routers and people, and the soonest that each model can be ready. Pure.
 
-It is there to refuse at once who could not be served in time however well everything went. So it counts only what no policy
-can avoid: that one of those in the way has to stop, where there is no room beside them, and that the model has to load. What has
-never been measured counts as nothing, and what has been measured may go faster next time. A guess, which may be wrong either way,
-is what a fallback goes by (`gateway.course.expected_in`).
+The soonest is a lower bound, by what has been learned. It is there to refuse at once who could not
+be served in time however well everything went. So it counts only what no policy can avoid: that one
+of those in the way has to stop, where there is no room beside them, and that the model has to load.
+What has never been measured counts as nothing, and what has been measured may go faster next time.
+A guess, which may be wrong either way, is what a fallback goes by
+(`gateway.fallback_routing.expected_in`).
 """
 
 from collections.abc import Iterable, Mapping

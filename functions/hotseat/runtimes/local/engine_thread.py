@@ -1,4 +1,4 @@
-"""What an instance is told: handed from the threads of callers to the instance's own."""
+"""The thread that runs one engine, from its start until proof that it is gone, and the orders that callers hand to it."""
 
 import logging
 import os
