@@ -105,8 +105,7 @@ class App:
             devices=gpus.names,
             device_ids=gpus.ids,
             host_memory=share,
-            learned=self._learned.note,
-            remembered=lambda: self._learned.lessons,
+            stats_file=self._learned,
         )
         self.metrics = Metrics(lambda: readings.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)
@@ -231,7 +230,7 @@ class App:
         yield from readings.of_memory(self.registry, self.registry.memory())
         for handle in self.registry.handles:
             yield from readings.of_seats(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
-            mine = [place.model.name for place in self.registry.places().values() if place.handle is handle]
+            mine = [place.model.name for place in self.registry.routes().values() if place.handle is handle]
             yield from readings.of_pins(handle.workspace, map(handle.status, mine))
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 

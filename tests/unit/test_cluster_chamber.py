@@ -10,7 +10,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.cluster.workspace_controller import ClusterWorkspace
 from hotseat.control.event_log import EventLog
 from hotseat.core.messages import Demand, InstanceAdopted
 from hotseat.core.scheduler.stats import ModelStats
@@ -40,11 +40,11 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
     begun = {"id": "default/6", "from": [], "to": "a", "outcome": "running", "startedAt": "2026-01-01T00:00:00Z"}
     before = {"epoch": 7, "residents": [], "routers": [{"id": "r", "pod": "r-1", "seq": 3}], "switches": [begun]}
-    controller = WorkspaceController(
-        workspace, before, runtime=FakeRuntime(), bus=EventLog(), kube=kube, namespace="test"
+    controller = ClusterWorkspace(
+        workspace, before, runtime=FakeRuntime(), events=EventLog(), kube=kube, namespace="test"
     )
-    controller.change(workspace, 1, [model], {})
-    controller.switcher.tell(InstanceAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    controller.apply_config(workspace, 1, [model], {})
+    controller.scheduler.send(InstanceAdopted(0.0, "a", "default/a@7", 7, "http://10.0.0.1:8012"))
     assert not kube.statuses
     controller.start()
     assert kube.written.wait(5)
@@ -55,9 +55,9 @@ def test_the_next_switcher_says_nothing_of_a_workspace_before_it_knows_its_resid
     controller.stop()
 
 
-def open_controller(policy: str = "batch") -> WorkspaceController:
-    return WorkspaceController(
-        following(policy), {}, runtime=FakeRuntime(), bus=EventLog(), kube=Writes(), namespace="test"
+def open_controller(policy: str = "batch") -> ClusterWorkspace:
+    return ClusterWorkspace(
+        following(policy), {}, runtime=FakeRuntime(), events=EventLog(), kube=Writes(), namespace="test"
     )
 
 
@@ -65,28 +65,28 @@ def following(policy: str) -> Workspace:
     return Workspace.model_validate({"metadata": {"name": "default"}, "spec": {"policy": {"name": policy}}})
 
 
-def routers(controller: WorkspaceController) -> list[str]:
+def routers(controller: ClusterWorkspace) -> list[str]:
     return [router.id for router in controller.routers]
 
 
 def test_a_late_word_of_a_router_that_has_left_does_not_deafen_the_one_that_lives_in_its_pod_now() -> None:
     controller = open_controller()
-    controller.report(Demand("old", 1, 0), "router-0", through_broker=True)
-    controller.report(Demand("new", 1, 0), "router-0", through_broker=False)
+    controller.report_demand(Demand("old", 1, 0), "router-0", through_broker=True)
+    controller.report_demand(Demand("new", 1, 0), "router-0", through_broker=False)
     assert routers(controller) == ["new"], "a pod has one router"
-    controller.report(Demand("old", 2, 0), "router-0", through_broker=True)
+    controller.report_demand(Demand("old", 2, 0), "router-0", through_broker=True)
     assert routers(controller) == ["new"]
 
 
 def test_a_router_whose_goodbye_is_faster_than_its_first_word_is_not_enrolled() -> None:
     controller = open_controller()
-    controller.leave("brief")
-    controller.report(Demand("brief", 1, 0), "router-0", through_broker=True)
+    controller.remove_router("brief")
+    controller.report_demand(Demand("brief", 1, 0), "router-0", through_broker=True)
     assert routers(controller) == []
 
 
-def ready(controller: WorkspaceController) -> tuple[str, str, str]:
-    (found,) = [each for each in controller.build()["conditions"] if each["type"] == "Ready"]
+def ready(controller: ClusterWorkspace) -> tuple[str, str, str]:
+    (found,) = [each for each in controller.build_status()["conditions"] if each["type"] == "Ready"]
     return found["status"], found["reason"], found["message"]
 
 
@@ -96,9 +96,9 @@ def test_a_policy_that_nobody_has_costs_a_workspace_its_readiness_and_not_its_wo
     assert (state, reason) == ("False", "UnknownPolicy")
     assert "fairest" in message
     assert "available: batch" in message
-    controller.change(following("batch"), 2, (), {})
+    controller.apply_config(following("batch"), 2, (), {})
     assert ready(controller)[:2] == ("True", "Switching")
-    controller.change(following("nicest"), 3, (), {})
+    controller.apply_config(following("nicest"), 3, (), {})
     assert ready(controller)[1] == "UnknownPolicy"
 
 
@@ -106,22 +106,22 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
     models = [Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock"}}) for name in "ab"]
     workspace, marks = following("batch"), {"a": "mark-a", "b": "mark-b"}
 
-    def begin(status: dict[str, Any], **marks: str) -> tuple[WorkspaceController, Writes]:
+    def begin(status: dict[str, Any], **marks: str) -> tuple[ClusterWorkspace, Writes]:
         kube, runtime = Writes(), FakeRuntime()
-        controller = WorkspaceController(
-            workspace, status, runtime=runtime, bus=EventLog(), kube=kube, namespace="test"
+        controller = ClusterWorkspace(
+            workspace, status, runtime=runtime, events=EventLog(), kube=kube, namespace="test"
         )
-        controller.change(workspace, 1, models, marks)
-        runtime.begin(models, controller.switcher.tell)
+        controller.apply_config(workspace, 1, models, marks)
+        runtime.begin(models, controller.scheduler.send)
         controller.start()
         return controller, kube
 
     first, kube = begin({}, **marks)
     for name in "aba":
-        assert first.operator.load(name, 5).state == "ready"
-    assert first.switcher.wait_for(lambda: "stop" in first.switcher.lessons().get("b", ModelStats("")).times, 5)
+        assert first.load(name, 5).state == "ready"
+    assert first.scheduler.wait_for(lambda: "stop" in first.scheduler.stats().get("b", ModelStats("")).times, 5)
     deadline = time.monotonic() + 5
-    while not (status := merged(kube))["learned"] or status["learned"] != first.build()["learned"]:
+    while not (status := merged(kube))["learned"] or status["learned"] != first.build_status()["learned"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     first.stop()
@@ -141,10 +141,10 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
 
 def test_what_nobody_can_read_of_what_was_learned_costs_no_more_than_that(caplog: pytest.LogCaptureFixture) -> None:
     status = {"epoch": 7, "learned": [{"model": "a", "load": "long"}]}
-    controller = WorkspaceController(
-        following("batch"), status, runtime=FakeRuntime(), bus=EventLog(), kube=Writes(), namespace="test"
+    controller = ClusterWorkspace(
+        following("batch"), status, runtime=FakeRuntime(), events=EventLog(), kube=Writes(), namespace="test"
     )
-    assert (controller.residency.epoch, controller.build()["learned"]) == (7, [])
+    assert (controller.scheduler.residency.epoch, controller.build_status()["learned"]) == (7, [])
     assert "cannot read the learned statistics" in caplog.text
 
 

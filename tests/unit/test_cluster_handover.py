@@ -94,7 +94,7 @@ def test_what_was_adopted_again_is_not_taken_for_gone(app: SwitcherApp, kube: St
 
 def test_instances_are_told_first_so_that_nothing_is_started_on_their_seats() -> None:
     told: list[Observation] = []
-    controller: Any = SimpleNamespace(name="default", switcher=SimpleNamespace(tell=told.append))
+    controller: Any = SimpleNamespace(name="default", scheduler=SimpleNamespace(send=told.append))
     handover = PendingObservations({})
     for observation in (CACHED, ADOPTED):
         handover.tell("default", observation)

@@ -10,7 +10,7 @@ from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.commands import PinAnnotations, RemoteCommands
 from hotseat.cluster.model_objects import ModelObjects, read
-from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.cluster.workspace_controller import ClusterWorkspace
 from hotseat.control.event_log import EventLog
 from hotseat.control.scheduling_spec import terms_of
 from hotseat.core.errors import BadRequest, Unavailable
@@ -50,21 +50,21 @@ def api() -> Api:
 
 
 @pytest.fixture
-def controller(api: Api) -> Iterator[WorkspaceController]:
+def controller(api: Api) -> Iterator[ClusterWorkspace]:
     home = Workspace.model_validate({"metadata": {"name": "default"}})
-    controller = WorkspaceController(home, {}, runtime=FakeRuntime(), bus=EventLog(), kube=api, namespace="ns")
+    controller = ClusterWorkspace(home, {}, runtime=FakeRuntime(), events=EventLog(), kube=api, namespace="ns")
     documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
-    controller.change(home, 1, [r.model for r in documents.models.values()], {})
-    controller.switcher.tell(InstanceAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
+    controller.apply_config(home, 1, [r.model for r in documents.models.values()], {})
+    controller.scheduler.send(InstanceAdopted(time.monotonic(), "a", "default/a@7", 7, "http://10.0.0.1:8012"))
     controller.start()
     yield controller
     controller.stop()
-    controller.switcher.shut_down()
-    controller.switcher.stop(0.0)
+    controller.scheduler.shut_down()
+    controller.scheduler.stop(0.0)
 
 
 @pytest.fixture
-def orders(api: Api, controller: WorkspaceController) -> RemoteCommands:
+def orders(api: Api, controller: ClusterWorkspace) -> RemoteCommands:
     documents = read([workspace()], [model("a"), model("b")], [], SETTINGS, {})
     return RemoteCommands({"default": controller}, PinAnnotations(api, "ns", lambda: documents))
 
@@ -73,12 +73,12 @@ def order(what: str, name: str = "a", wait: float | None = 0) -> Json:
     return {"order": what, "workspace": "default", "model": name, "wait": wait}
 
 
-def pinned(controller: WorkspaceController) -> list[str]:
-    return [row["name"] for row in controller.build()["models"] if row.get("pinned")]
+def pinned(controller: ClusterWorkspace) -> list[str]:
+    return [row["name"] for row in controller.build_status()["models"] if row.get("pinned")]
 
 
 def test_a_pin_holds_at_once_and_is_written_on_the_model(
-    orders: RemoteCommands, controller: WorkspaceController, api: Api
+    orders: RemoteCommands, controller: ClusterWorkspace, api: Api
 ) -> None:
     assert orders.carry_out(order("pin")) == {"state": "ready", "message": "", "pinned": True}
     assert api.patches == [("models/a", "true")]
@@ -92,7 +92,7 @@ def test_a_pin_that_waits_answers_when_the_model_is_there(orders: RemoteCommands
     assert orders.carry_out(order("pin", wait=5.0))["state"] == "ready"
 
 
-def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, controller: WorkspaceController, api: Api) -> None:
+def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, controller: ClusterWorkspace, api: Api) -> None:
     api.refuses = True
     with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
         orders.carry_out(order("pin"))

@@ -48,7 +48,7 @@ def told() -> Told:
 @pytest.fixture
 def gate(told: Told) -> RequestGate:
     gate = RequestGate("router", lambda: 100.0, told.append)
-    gate.change(LimitsChanged(100.0, {"a": Limits(), "b": Limits()}, 2))
+    gate.apply_limits(LimitsChanged(100.0, {"a": Limits(), "b": Limits()}, 2))
     told.clear()
     return gate
 
@@ -68,7 +68,7 @@ def open_files() -> int:
 
 
 def test_one_that_need_not_wait_costs_no_descriptor(gate: RequestGate) -> None:
-    gate.see(ready(1))
+    gate.apply_residency(ready(1))
     before = open_files()
     pending_request = gate.submit("a")
     assert (pending_request.address, pending_request.held, open_files()) == ("http://127.0.0.1:1", False, before)
@@ -87,7 +87,7 @@ def test_one_that_waits_is_woken_by_its_turn(gate: RequestGate, client: FakeClie
         (1, None),
     )
     thread = waits(gate, pending_request, client)
-    gate.see(ready(1))
+    gate.apply_residency(ready(1))
     thread.join(5)
     assert (thread.is_alive(), pending_request.dispatched) == (False, 100.0)
     gate.finish(pending_request)
@@ -98,8 +98,8 @@ def test_one_that_waits_is_woken_by_its_turn(gate: RequestGate, client: FakeClie
 def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClient) -> None:
     now = 100.0
     gate = RequestGate("router", lambda: now, lambda _: None)
-    gate.change(LimitsChanged(now, {"a": Limits(concurrency=1)}, 100))
-    gate.see(ready(1))
+    gate.apply_limits(LimitsChanged(now, {"a": Limits(concurrency=1)}, 100))
+    gate.apply_residency(ready(1))
     pending_requests = [gate.submit("a", tenant=f"key-{number}") for number in range(12)]
     assert (pending_requests[0].position, pending_requests[3].position, pending_requests[3].estimate) == (
         None,
@@ -144,7 +144,7 @@ def test_bytes_that_come_ahead_are_no_departure(gate: RequestGate, client: FakeC
     pending_request = gate.submit("a")
     client.there.sendall(b"GET / HTTP/1.1")
     assert gate.wait(pending_request, client, 0.01) is False, "and it does not spin over them"
-    gate.see(ready(1))
+    gate.apply_residency(ready(1))
     assert gate.wait(pending_request, client) is True
 
 
@@ -159,12 +159,12 @@ def test_a_full_queue_is_said_at_once(gate: RequestGate) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(gate: RequestGate, late: bool) -> None:
-    gate.see(ready(1))
+    gate.apply_residency(ready(1))
     pending_request = gate.submit("a")
     errors: list[object] = []
     if not late:
         pending_request.on_cut(errors.append)
-    gate.see(ready(2, state=InstanceState.RELEASING))
+    gate.apply_residency(ready(2, state=InstanceState.RELEASING))
     if late:
         pending_request.on_cut(errors.append)
     assert [type(error) for error in errors] == [Unavailable]
@@ -173,7 +173,7 @@ def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(gate:
 def test_a_closed_gate_sends_away_what_waits_and_is_empty_when_the_last_has_ended(
     gate: RequestGate, client: FakeClient
 ) -> None:
-    gate.see(ready(1))
+    gate.apply_residency(ready(1))
     served, held = gate.submit("a"), gate.submit("b")
     gate.close()
     with pytest.raises(Unavailable, match="shutting down"):
@@ -210,9 +210,9 @@ def test_whatever_fails_after_it_was_taken_in_it_is_neither_waiting_nor_in_fligh
             raise MemoryError
 
     gate = RequestGate("router", lambda: 100.0, on_demand)
-    gate.change(LimitsChanged(100.0, {"a": Limits()}, 2))
+    gate.apply_limits(LimitsChanged(100.0, {"a": Limits()}, 2))
     if resident:
-        gate.see(ready(1))
+        gate.apply_residency(ready(1))
     before, short = open_files(), True
     with pytest.raises(MemoryError):
         gate.submit("a")

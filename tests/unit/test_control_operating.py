@@ -20,8 +20,9 @@ from hotseat.core.scheduler.messages import (
 class Steps:
     """A switcher whose steps are given: each is a model's state, and the states of its instances after that step."""
 
-    def __init__(self, *steps: tuple[str, dict[str, InstanceState]]) -> None:
+    def __init__(self, *steps: tuple[str, dict[str, InstanceState]], **refusals: Refusal) -> None:
         self.steps = list(steps)
+        self.residency = Residency(1, (), refusals)
         self.told: list[SchedulerStimulus] = []
 
     def status(self) -> tuple[ModelStatus, ...]:
@@ -30,13 +31,13 @@ class Steps:
     def instances(self, _model: str) -> dict[str, InstanceState]:
         return self.steps[0][1]
 
-    def is_ordered(self, _model: str) -> bool:
+    def has_load_request(self, _model: str) -> bool:
         return self.steps[0][0] == "loading"
 
-    def tell(self, stimulus: SchedulerStimulus) -> None:
+    def send(self, stimulus: SchedulerStimulus) -> None:
         self.told.append(stimulus)
 
-    def order(
+    def execute(
         self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None], _timeout: float | None
     ) -> ModelStatus | None:
         self.told.append(stimulus)
@@ -45,8 +46,8 @@ class Steps:
         return found
 
 
-def operator(steps: Steps, **refusals: Refusal) -> ModelCommands:
-    return ModelCommands(steps, lambda: 1.0, lambda: Residency(1, (), refusals))
+def operator(steps: Steps) -> ModelCommands:
+    return ModelCommands(steps, lambda: 1.0)
 
 
 LOADING = ("loading", {"w/a@1": InstanceState.LOADING})
@@ -88,8 +89,9 @@ def test_a_load_that_did_not_end_ready_says_why(steps: tuple[tuple[str, dict]], 
 
 
 def test_a_load_that_was_refused_is_told_with_what_requests_are() -> None:
+    refusal = Refusal(1, "too_large", "a claims more than there is", None)
     with pytest.raises(Unavailable, match="more than there is") as told:
-        operator(Steps(LOADING, GONE), a=Refusal(1, "too_large", "a claims more than there is", None)).load("a", 5)
+        operator(Steps(LOADING, GONE, a=refusal)).load("a", 5)
     assert told.value.code == "too_large"
 
 
@@ -111,5 +113,5 @@ def test_a_pin_waits_as_a_load_does_and_an_unpin_for_its_step_only() -> None:
 def test_a_pin_beside_which_there_is_no_handle_is_refused_whether_or_not_somebody_waits(timeout: float) -> None:
     refusal = Refusal(1, "pinned", "a does not fit beside b: pinned", None)
     with pytest.raises(Unavailable, match="beside b") as told:
-        operator(Steps(GONE), a=refusal).pin("a", timeout)
+        operator(Steps(GONE, a=refusal)).pin("a", timeout)
     assert told.value.code == "pinned"

@@ -124,8 +124,8 @@ def test_a_name_leads_to_where_its_model_is_known_at_every_moment_of_a_change(
             place.handle.gate.finish(place.handle.gate.submit(place.model.name))
             asked += 1
 
-    change, update = LocalWorkspace.change, runtime.update
-    monkeypatch.setattr(LocalWorkspace, "change", lambda *args: (ask("abc"), change(*args), ask("abc")))
+    change, update = LocalWorkspace.apply_config, runtime.update
+    monkeypatch.setattr(LocalWorkspace, "apply_config", lambda *args: (ask("abc"), change(*args), ask("abc")))
     monkeypatch.setattr(runtime, "update", lambda models: (ask("ab"), update(models), ask("ab")))
     registry.apply([workspace("x"), workspace("y")], [model("b", "x"), model("a", "y"), model("c", "x")])
     assert asked == 16
@@ -139,7 +139,7 @@ def test_a_hundred_renamed_workspaces_leave_nothing_behind(registry: LocalWorksp
     eventually(lambda: threading.active_count() <= threads)
     registry.apply([workspace("w-100")], [model("a", "w-100")])
     assert list(registry._handles) == ["w-100"]
-    assert list(registry._homes) == ["a"]
+    assert list(registry._by_model) == ["a"]
 
 
 def test_a_workspace_that_comes_back_serves_whether_its_thread_has_ended_or_not(
@@ -151,9 +151,9 @@ def test_a_workspace_that_comes_back_serves_whether_its_thread_has_ended_or_not(
         handle = registry._handles["w"]
         registry.apply([workspace("other")], [])
         if wait:
-            eventually(lambda handle=handle: handle.switcher.ended)
+            eventually(lambda handle=handle: handle.scheduler.ended)
         registry.apply(*documents)
-        assert (registry._handles["w"] is handle) or handle.switcher.ended
+        assert (registry._handles["w"] is handle) or handle.scheduler.ended
         assert registry.find("a").handle.load("a", 5).state == "ready"
 
 
@@ -163,12 +163,12 @@ def test_a_retired_workspace_ends_when_what_it_held_has_gone(registry: LocalWork
     registry.find("a").handle.load("a", 5)
     handle = registry._handles["w"]
     registry.apply([workspace("other")], [])
-    eventually(lambda: handle.switcher.instances("a"))
+    eventually(lambda: handle.scheduler.instances("a"))
     time.sleep(0.1)
-    assert not handle.switcher.ended
+    assert not handle.scheduler.ended
     (instance,) = runtime.instances
     runtime.release(instance)
-    eventually(lambda: handle.switcher.ended)
+    eventually(lambda: handle.scheduler.ended)
 
 
 def test_a_policy_that_cannot_be_loaded_changes_nothing(
@@ -177,13 +177,13 @@ def test_a_policy_that_cannot_be_loaded_changes_nothing(
     registry.apply([workspace()], [model("a")])
     with pytest.raises(KeyError):
         registry.apply([workspace(), workspace("new", policy={"name": "unheard-of"})], [model("b", "new")])
-    assert (list(registry.places()), list(registry._handles)) == (["a"], ["default"])
+    assert (list(registry.routes()), list(registry._handles)) == (["a"], ["default"])
     threads = threading.active_count()
     monkeypatch.setattr(threading.Thread, "start", _no_thread)
     with pytest.raises(RuntimeError):
         registry.apply([workspace(), workspace("new")], [model("b", "new")])
     monkeypatch.undo()
-    assert (list(registry.places()), threading.active_count()) == (["a"], threads)
+    assert (list(registry.routes()), threading.active_count()) == (["a"], threads)
     registry.apply([workspace(), workspace("new")], [model("b", "new")])
     assert registry.find("b").handle.load("b", 5).state == "ready"
 
@@ -196,17 +196,17 @@ def test_a_workspace_that_cannot_be_changed_is_no_others_trouble(
     registry: LocalWorkspaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = [workspace("x"), workspace("y")], [model("a", "x"), model("b", "y")]
-    change = LocalWorkspace.change
+    change = LocalWorkspace.apply_config
 
     def fail(self: LocalWorkspace, *args: Any) -> None:
         if self.name == "x":
             raise OSError("no")
         change(self, *args)
 
-    monkeypatch.setattr(LocalWorkspace, "change", fail)
+    monkeypatch.setattr(LocalWorkspace, "apply_config", fail)
     with pytest.raises(OSError, match="no"):
         registry.apply(*documents)
-    assert registry.find("b").handle.switcher.wait_for(lambda: registry.find("b").handle.switcher.status() != (), 5)
+    assert registry.find("b").handle.scheduler.wait_for(lambda: registry.find("b").handle.scheduler.status() != (), 5)
     monkeypatch.undo()
     registry.apply(*documents)
     assert [registry.find(name).handle.load(name, 5).state for name in "ab"] == ["ready", "ready"]

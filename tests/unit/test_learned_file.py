@@ -30,22 +30,22 @@ def eventually(true: Callable[[], bool]) -> None:
 
 def test_the_next_one_knows_what_the_last_one_wrote(path: Path) -> None:
     file = StatsFile(path)
-    assert file.lessons == {}
-    file.note(LESSONS)
+    assert file.stats == {}
+    file.record(LESSONS)
     file.close()
-    assert StatsFile(path).lessons == LESSONS
+    assert StatsFile(path).stats == LESSONS
     assert [each.name for each in path.parent.iterdir()] == ["learned.json"]
 
 
 def test_what_is_known_of_models_that_are_not_there_now_stays(path: Path) -> None:
     first = StatsFile(path)
-    first.note(LESSONS)
+    first.record(LESSONS)
     first.close()
     second = StatsFile(path)
-    second.note({"c": ModelStats("o")})
-    second.note({"a": ModelStats("changed")})
+    second.record({"c": ModelStats("o")})
+    second.record({"a": ModelStats("changed")})
     second.close()
-    assert StatsFile(path).lessons == {"a": ModelStats("changed"), "b": ModelStats("n"), "c": ModelStats("o")}
+    assert StatsFile(path).stats == {"a": ModelStats("changed"), "b": ModelStats("n"), "c": ModelStats("o")}
 
 
 def test_it_is_written_soon_and_once_for_many_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,25 +55,25 @@ def test_it_is_written_soon_and_once_for_many_news(path: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "replace", lambda self, target: (writes.append(self), replace(self, target)))
     file = StatsFile(path)
     for number in range(50):
-        file.note({f"m{number}": ModelStats("n")})
+        file.record({f"m{number}": ModelStats("n")})
     assert not path.exists()
     eventually(path.exists)
-    assert len(StatsFile(path).lessons) == 50
-    file.note({"m1": ModelStats("n")})
+    assert len(StatsFile(path).stats) == 50
+    file.record({"m1": ModelStats("n")})
     file.close()
     assert len(writes) == 1, "there was nothing new"
 
 
 def test_who_is_killed_while_it_writes_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = StatsFile(path)
-    file.note(LESSONS)
+    file.record(LESSONS)
     file.close()
-    file.note({"a": ModelStats("newer")})
+    file.record({"a": ModelStats("newer")})
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             file.close()
-    assert StatsFile(path).lessons == LESSONS
+    assert StatsFile(path).stats == LESSONS
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_what_cannot_be_understood_is_set_aside_and_said(
     other.write_text("[]")
     with caplog.at_level(logging.WARNING):
         file = StatsFile(path)
-    assert file.lessons == {}
+    assert file.stats == {}
     assert why in caplog.text
     assert "learned.json to learned.json.bad and started with empty statistics" in caplog.text
     assert (path.exists(), path.with_name("learned.json.bad").read_bytes()) == (False, content)
     assert other.exists()
-    file.note(LESSONS)
+    file.record(LESSONS)
     file.close()
-    assert StatsFile(path).lessons == LESSONS
+    assert StatsFile(path).stats == LESSONS
 
 
 def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
@@ -114,7 +114,7 @@ def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
     block = path.with_name("learned.json.new")
     block.mkdir()
     file = StatsFile(path)
-    file.note(LESSONS)
+    file.record(LESSONS)
     with caplog.at_level(logging.WARNING):
         file.close()
     assert "cannot write the learned statistics" in caplog.text
@@ -126,5 +126,5 @@ def test_a_disk_that_does_not_take_it_costs_a_warning_and_it_is_tried_again(
 def test_a_file_that_may_not_be_read_costs_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.mkdir()
     with caplog.at_level(logging.WARNING):
-        assert StatsFile(path).lessons == {}
+        assert StatsFile(path).stats == {}
     assert "cannot read the learned statistics" in caplog.text

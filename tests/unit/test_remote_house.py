@@ -146,7 +146,7 @@ def test_routers_share_the_bounds_of_their_workspace(registry: RemoteWorkspaces)
 def test_a_row_that_is_not_understood_costs_that_model_only(registry: RemoteWorkspaces) -> None:
     rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
     registry.take(document(registry.router, models=rows))
-    assert list(registry.places()) == ["b"]
+    assert list(registry.routes()) == ["b"]
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ TERMS = {"a": SchedulingSpec(priority=3), "b": SchedulingSpec()}
 
 def test_the_switcher_is_told_when_a_window_opens_and_closes_and_at_no_other_time() -> None:
     day = Day("2026-07-06T07:00:00+02:00")
-    day.table.follow(models(schedule=[WORK | {"pinned": True}]), TERMS, Capacity(2))
+    day.table.configure(models(schedule=[WORK | {"pinned": True}]), TERMS, Capacity(2))
     assert day.told == [ConfigChanged(7.0, TERMS, Capacity(2))]
     assert day.pass_to("2026-07-06T07:59:00+02:00") == 60.0
     assert len(day.told) == 1
@@ -172,13 +172,13 @@ def test_the_switcher_is_told_when_a_window_opens_and_closes_and_at_no_other_tim
 
 def test_documents_are_told_at_once_and_as_the_time_is() -> None:
     day = Day("2026-07-06T09:00:00+02:00")
-    day.table.follow(models(), TERMS, Capacity(1))
+    day.table.configure(models(), TERMS, Capacity(1))
     assert day.open == (False, False)
-    day.table.follow(models(schedule=[WORK]), TERMS, Capacity(1))
+    day.table.configure(models(schedule=[WORK]), TERMS, Capacity(1))
     assert day.open == (True, False)
-    day.table.follow(models(schedule=[WORK]), TERMS, Capacity(1))
+    day.table.configure(models(schedule=[WORK]), TERMS, Capacity(1))
     assert len(day.told) == 3, "the same documents are told as well: a fingerprint may have changed elsewhere"
-    day.table.follow(models(), TERMS, Capacity(1))
+    day.table.configure(models(), TERMS, Capacity(1))
     assert day.open == (False, False)
     day.table.close()
 
@@ -195,14 +195,14 @@ def test_it_looks_again_by_itself_when_a_window_opens() -> None:
         return before.timestamp()
 
     table = ScheduleTimer(hear, lambda: 0.0, today)
-    table.follow(models(schedule=[WORK]), TERMS, Capacity(1))
+    table.configure(models(schedule=[WORK]), TERMS, Capacity(1))
     assert opened.wait(5.0)
     table.close()
 
 
 def test_no_look_is_far_off_for_the_clock_may_be_set() -> None:
     day = Day("2026-07-06T19:00:00+02:00")
-    day.table.follow(models(schedule=[WORK]), TERMS, Capacity(1))
+    day.table.configure(models(schedule=[WORK]), TERMS, Capacity(1))
     assert day.table._timer is not None
     assert day.table._timer.interval == LONGEST
     day.table.close()

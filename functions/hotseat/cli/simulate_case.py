@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hotseat.cli.simulate_cast import WRONG, Cast, Times, check_names, documented, made_up
-from hotseat.control.local_workspaces import load_policy
+from hotseat.control.workspace_controller import load_policy
 from hotseat.core.policy.api import NOTHING, Policy
 from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.simulation.naive import NAME as NAIVE

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from hotseat.api.model import PINNED
 from hotseat.cluster.model_objects import ModelObjects
-from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.cluster.workspace_controller import ClusterWorkspace
 from hotseat.control.codec import Json
 from hotseat.control.commands import ModelCommands
 from hotseat.core.errors import BadRequest, Unavailable, UnknownModel
@@ -16,7 +16,7 @@ from hotseat.kube.constants import MODELS, SERVICES
 class RemoteCommands:
     """Carries orders out, and waits for their end where that is asked for."""
 
-    def __init__(self, controllers: Mapping[str, WorkspaceController], pinning: "PinAnnotations") -> None:
+    def __init__(self, controllers: Mapping[str, ClusterWorkspace], pinning: "PinAnnotations") -> None:
         self._controllers = controllers
         self._pinning = pinning
 
@@ -27,7 +27,7 @@ class RemoteCommands:
             raise UnknownModel(f"Workspace {order.get('workspace')} does not exist")
         what, model = order.get("order"), str(order.get("model"))
         if what == "goodbye":
-            controller.leave(str(order["router"]))
+            controller.remove_router(str(order["router"]))
             return {"state": "left"}
         if model not in {m.name for m in controller.models}:
             raise UnknownModel(f"model {model} does not exist")
@@ -39,22 +39,22 @@ class RemoteCommands:
         }
         if what not in known:
             raise BadRequest(f"the command is {what!r}; allowed: {', '.join(known)}, goodbye")
-        status = known[what](controller.operator, model, order.get("wait"))
+        status = known[what](controller, model, order.get("wait"))
         return {"state": status.state, "message": status.message, "pinned": status.pinned}
 
-    def _pin(self, operator: ModelCommands, model: str, wait: float | None) -> ModelStatus:
+    def _pin(self, controller: ModelCommands, model: str, wait: float | None) -> ModelStatus:
         """Pin it here and now, where that can be; then write it down, and it is the document's."""
-        status = operator.pin(model, 0)
+        status = controller.pin(model, 0)
         try:
             self._pinning.keep(model, pinned=True)
         except Unavailable:
-            operator.unpin(model)
+            controller.unpin(model)
             raise
-        return status if wait == 0 else operator.load(model, wait)
+        return status if wait == 0 else controller.load(model, wait)
 
-    def _unpin(self, operator: ModelCommands, model: str, _wait: float | None) -> ModelStatus:
+    def _unpin(self, controller: ModelCommands, model: str, _wait: float | None) -> ModelStatus:
         self._pinning.keep(model, pinned=False)
-        return operator.unpin(model)
+        return controller.unpin(model)
 
 
 class PinAnnotations:

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.cluster.workspace_controller import ClusterWorkspace
 from hotseat.core.messages import CacheObserved, InstanceAdopted, InstanceReleased, Observation
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ class PendingObservations:
     Of each instance and of each Model's cache the newest of a kind is kept, and nothing of an instance that is proven gone.
     """
 
-    def __init__(self, controllers: dict[str, WorkspaceController]) -> None:
+    def __init__(self, controllers: dict[str, ClusterWorkspace]) -> None:
         self._controllers = controllers
         self._lock = threading.Lock()
         self._kept: dict[str, dict[Key, Observation]] = {}  # by Workspace
@@ -31,14 +31,14 @@ class PendingObservations:
                 log.warning("Workspace %r does not exist: %s", workspace, observation)
                 _keep(self._kept.setdefault(workspace, {}), observation)
             else:
-                controller.switcher.tell(observation)
+                controller.scheduler.send(observation)
 
-    def open(self, controller: WorkspaceController) -> None:
+    def open(self, controller: ClusterWorkspace) -> None:
         """Make it the one of its Workspace. It has its documents, without which instances are taken for removed Models."""
         with self._lock:
             self._controllers[controller.name] = controller
             for observation in _in_order(self._kept.pop(controller.name, {}).values()):
-                controller.switcher.tell(observation)
+                controller.scheduler.send(observation)
 
 
 def _keep(kept: dict[Key, Observation], observation: Observation) -> None:

@@ -17,7 +17,7 @@ from hotseat.cluster.model_status import ModelStatusWriter
 from hotseat.cluster.pending_observations import PendingObservations
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import FunctionSettings, read_settings
-from hotseat.cluster.workspace_controller import WorkspaceController
+from hotseat.cluster.workspace_controller import ClusterWorkspace
 from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
@@ -49,16 +49,16 @@ class SwitcherApp:
         self.namespace = namespace
         self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
         self._identity = settings.pod
-        self._bus = EventLog(f"/namespaces/{namespace}")
-        self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._bus.shown_name))
-        self._bus.subscribe(self._metrics.event)
+        self._events = EventLog(f"/namespaces/{namespace}")
+        self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
+        self._events.subscribe(self._metrics.event)
         self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
         if self._sink is not None:
-            self._bus.subscribe(self._sink)
+            self._events.subscribe(self._sink)
         self._dirty = threading.Event()
         self._marks: dict[str, tuple[object, ...]] = {}
         self._closed = False
-        self._controllers: dict[str, WorkspaceController] = {}
+        self._controllers: dict[str, ClusterWorkspace] = {}
         self._handover = PendingObservations(self._controllers)
         self._documents = ModelObjects({}, {})
         self._uids: Mapping[str, str] = {}
@@ -68,7 +68,7 @@ class SwitcherApp:
             self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
         )
         self._status_writer = ModelStatusWriter(self._kube, namespace, self._view)
-        self._bus.subscribe(self._record)
+        self._events.subscribe(self._record)
 
         def follow(resource: Resource, selector: str = "") -> Watcher:
             return Watcher(self._kube, resource, namespace, self._heard, selector=selector)
@@ -180,22 +180,26 @@ class SwitcherApp:
             controller = self._controllers.get(name) or self._controller(workspace, document)
             mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
             marks = {r.model.name: r.mark for r in mine}
-            controller.change(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
+            controller.apply_config(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
             if name not in self._controllers:
                 self._handover.open(controller)
                 if self._leading:
                     controller.start()
         for name in self._controllers.keys() - self._documents.workspaces.keys():
             controller = self._controllers[name]
-            controller.change(controller.workspace, controller.generation, (), {})
+            controller.apply_config(controller.workspace, controller.generation, (), {})
 
-    def _controller(self, workspace: Workspace, document: Json) -> WorkspaceController:
+    def _controller(self, workspace: Workspace, document: Json) -> ClusterWorkspace:
         status = document.get("status") or {}
-        controller = WorkspaceController(
-            workspace, status, runtime=self._runtime, bus=self._bus, kube=self._kube, namespace=self.namespace
+        return ClusterWorkspace(
+            workspace,
+            status,
+            runtime=self._runtime,
+            events=self._events,
+            kube=self._kube,
+            namespace=self.namespace,
+            on_step=self._status_writer.mark,
         )
-        controller.turned = self._status_writer.mark
-        return controller
 
     def _make(self, item: Json) -> None:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
@@ -245,14 +249,14 @@ class SwitcherApp:
         if not self._leading:
             raise Unavailable("this switcher is not the leader", code="not_leading", retry_after=1.0)
         if controller := self._controllers.get(workspace):
-            controller.report(demand, pod, through_broker=through_broker)
+            controller.report_demand(demand, pod, through_broker=through_broker)
 
     def _see_router(self, change: Change, pod: Json) -> None:
         if change is Change.GONE or pods.terminal(pod):
             for controller in list(self._controllers.values()):
                 for router in controller.routers:
                     if router.pod == pod["metadata"]["name"]:
-                        controller.leave(router.id)
+                        controller.remove_router(router.id)
 
     def _forget_routers(self) -> None:
         """Routers of an earlier time whose pods are gone."""
@@ -260,7 +264,7 @@ class SwitcherApp:
         for controller in self._controllers.values():
             for router in controller.routers:
                 if router.pod and router.pod not in there:
-                    controller.leave(router.id)
+                    controller.remove_router(router.id)
 
     # What it shows --------------------------------------------------------------------------------------------------------
 
@@ -271,7 +275,7 @@ class SwitcherApp:
         told = self._fetcher.told()
         for name, each in self._documents.models.items():
             controller = self._controllers.get(each.model.spec.workspace)
-            rows = {row.name: row for row in controller.switcher.status()} if controller else {}
+            rows = {row.name: row for row in controller.scheduler.status()} if controller else {}
             status = rows.get(name, ModelStatus(name, "unloaded"))
             if each.model.spec.url is None:
                 states[name] = status.state
@@ -280,11 +284,11 @@ class SwitcherApp:
         return shown, states
 
     def _status_of(
-        self, each: ModelObject, controller: WorkspaceController | None, status: ModelStatus, told: CacheObserved | None
+        self, each: ModelObject, controller: ClusterWorkspace | None, status: ModelStatus, told: CacheObserved | None
     ) -> Json:
         name = each.model.name
         problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
-        residents = controller.residency.residents if controller else ()
+        residents = controller.scheduler.residency.residents if controller else ()
         cache = (told.state, told.message, told.done, told.total) if told else None
         if cache is None and not self._fetcher.needs_fetch(each.model):
             cache = (CacheState.CACHED, "", None, None)
@@ -294,7 +298,7 @@ class SwitcherApp:
             generation=each.generation,
             resident=next((r for r in residents if r.model == name), None),
             cache=cache,
-            switches=controller.switcher.switches() if controller else (),
+            switches=controller.switches() if controller else (),
             problem=problem,
         )
         made["conditions"] = statuses.keep_times(made["conditions"], self._before(each))
@@ -315,9 +319,9 @@ class SwitcherApp:
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):
             yield from of_seats(
-                controller.workspace, controller.residency.residents, controller.switcher.effective_max_wait
+                controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
             )
-            yield from of_pins(controller.workspace, controller.switcher.status())
+            yield from of_pins(controller.workspace, controller.scheduler.status())
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 

@@ -4,73 +4,67 @@ from collections.abc import Callable
 
 from hotseat.control.scheduler_thread import SchedulerThread
 from hotseat.core.errors import Unavailable
-from hotseat.core.messages import InstanceState, Residency
+from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import LoadOrdered, ModelStatus, PinOrdered, UnloadOrdered, UnpinOrdered
 
-AT_ONCE = 5.0  # seconds for what takes the switcher one step
+STEP_TIMEOUT = 5.0  # seconds for a command that takes the scheduler one step
 
 
 class ModelCommands:
-    """Sends commands to a scheduler and waits for their results.
+    """Sends commands to a scheduler and waits for their results."""
 
-    `residency` returns the newest published residency.
-    """
-
-    def __init__(
-        self, switcher: SchedulerThread, clock: Callable[[], float], residency: Callable[[], Residency]
-    ) -> None:
-        self._switcher = switcher
+    def __init__(self, scheduler: SchedulerThread, clock: Callable[[], float]) -> None:
+        self.scheduler = scheduler
         self._clock = clock
-        self._residency = residency
 
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model. `unloaded` if the scheduler has not seen it yet."""
-        return next((s for s in self._switcher.status() if s.name == model), ModelStatus(model, "unloaded"))
+        return next((s for s in self.scheduler.status() if s.name == model), ModelStatus(model, "unloaded"))
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Load a model and wait until it is ready.
 
         Raise Unavailable with the reason. timeout 0: do not wait.
         """
-        before, order = self.status(model), LoadOrdered(self._clock(), model)
+        before, command = self.status(model), LoadOrdered(self._clock(), model)
         if timeout == 0:
-            self._switcher.tell(order)
+            self.scheduler.send(command)
             return before
-        return self._until_ready(order, model, timeout)
+        return self._until_ready(command, model, timeout)
 
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
         """Pin a model and wait as `load` does. Raise Unavailable `pinned` if it can never fit beside other pinned models.
 
         The answer about the pin is immediate, also with timeout 0.
         """
-        order = PinOrdered(self._clock(), model)
+        command = PinOrdered(self._clock(), model)
         if timeout != 0:
-            return self._until_ready(order, model, timeout)
-        status = self._switcher.order(order, lambda: self.status(model), AT_ONCE)
+            return self._until_ready(command, model, timeout)
+        status = self.scheduler.execute(command, lambda: self.status(model), STEP_TIMEOUT)
         if status is None:
             raise Unavailable(
-                f"the switcher has not answered yet; {model} will be pinned when it does", code="busy", retry_after=5.0
+                f"the scheduler has not answered yet; {model} will be pinned when it does", code="busy", retry_after=5.0
             )
-        refusal = self._residency().refusals.get(model)
+        refusal = self.scheduler.residency.refusals.get(model)
         if refusal is not None and not status.pinned:
             raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
         return status
 
     def unpin(self, model: str) -> ModelStatus:
         """Unpin a model, whatever pinned it."""
-        status = self._switcher.order(UnpinOrdered(self._clock(), model), lambda: self.status(model), AT_ONCE)
+        status = self.scheduler.execute(UnpinOrdered(self._clock(), model), lambda: self.status(model), STEP_TIMEOUT)
         return self.status(model) if status is None else status
 
-    def _until_ready(self, order: LoadOrdered | PinOrdered, model: str, timeout: float | None) -> ModelStatus:
+    def _until_ready(self, command: LoadOrdered | PinOrdered, model: str, timeout: float | None) -> ModelStatus:
         def outcome() -> ModelStatus | None:
-            return None if self._switcher.is_ordered(model) else self.status(model)
+            return None if self.scheduler.has_load_request(model) else self.status(model)
 
-        status = self._switcher.order(order, outcome, timeout)
+        status = self.scheduler.execute(command, outcome, timeout)
         if status is None:
             raise Unavailable(f"{model} is not ready yet; loading continues", code="loading", retry_after=5.0)
         if status.state == "failed":
             raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
-        refusal = self._residency().refusals.get(model)
+        refusal = self.scheduler.residency.refusals.get(model)
         if status.state != "ready" and refusal is not None:
             raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
         if status.state != "ready":
@@ -82,20 +76,20 @@ class ModelCommands:
 
         Raise Unavailable otherwise. timeout 0: do not wait.
         """
-        order = UnloadOrdered(self._clock(), model)
+        command = UnloadOrdered(self._clock(), model)
         if timeout == 0:
-            self._switcher.tell(order)
+            self.scheduler.send(command)
             return self.status(model)
         leaving: set[str] = set()
 
         def outcome() -> ModelStatus | None:
-            instances = self._switcher.instances(model)
+            instances = self.scheduler.instances(model)
             if not leaving:
                 leaving.update(instances)
             left = {instances[each] for each in leaving & instances.keys()}
             return None if left - {InstanceState.UNPROVEN} else self.status(model)
 
-        status = self._switcher.order(order, outcome, timeout)
+        status = self.scheduler.execute(command, outcome, timeout)
         if status is None:
             raise Unavailable(f"{model} is still draining; unloading continues", code="unloading", retry_after=5.0)
         if status.state == InstanceState.UNPROVEN.value:

@@ -70,11 +70,11 @@ class ModelRoute:
 
 
 class ModelRegistry:
-    """Lookups; they take no lock. Whoever fills it replaces `_places` and `_rooms` as a whole."""
+    """Lookups; they take no lock. Whoever fills it replaces `_routes` and `_handles` as a whole."""
 
     def __init__(self) -> None:
         self._handles: Mapping[str, WorkspaceHandle] = {}
-        self._places: Mapping[str, ModelRoute] = {}
+        self._routes: Mapping[str, ModelRoute] = {}
         self._begun = False
         self._closing = False
 
@@ -85,7 +85,7 @@ class ModelRegistry:
 
     def find(self, name: str) -> ModelRoute:
         """Model that has this name, else UnknownModel."""
-        place = self._places.get(name)
+        place = self._routes.get(name)
         if place is None:
             raise UnknownModel(
                 f"The model `{name}` does not exist; GET /v1/models lists the available models.", param="model"
@@ -96,16 +96,16 @@ class ModelRegistry:
         """Return the Model for requests that name none, if a Workspace has one."""
         for handle in self.handles:
             if not handle.retired and handle.workspace.spec.default_model:
-                return self._places.get(handle.workspace.spec.default_model)
+                return self._routes.get(handle.workspace.spec.default_model)
         return None
 
-    def places(self) -> Mapping[str, ModelRoute]:
+    def routes(self) -> Mapping[str, ModelRoute]:
         """All Models by metadata.name, sorted."""
-        return {name: place for name, place in sorted(self._places.items()) if name == place.model.name}
+        return {name: place for name, place in sorted(self._routes.items()) if name == place.model.name}
 
     def shown_name(self, model: str) -> str:
         """Name to show for a Model that is known by its metadata.name; that itself where no document names it any longer."""
-        place = self._places.get(model)
+        place = self._routes.get(model)
         return place.model.shown_name if place is not None and place.model.name == model else model
 
     def loadable(self, name: str) -> ModelRoute:

@@ -81,15 +81,15 @@ class RemoteWorkspace(WorkspaceHandle):
         limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
         if limits != self._limits:
             self._limits = limits
-            self.gate.widen(replace(limits, now=time.monotonic()))
+            self.gate.extend_limits(replace(limits, now=time.monotonic()))
             refill()
-            self.gate.change(replace(limits, now=time.monotonic()))
+            self.gate.apply_limits(replace(limits, now=time.monotonic()))
         else:
             refill()
         mine = next((r for r in routers if r["id"] == self._router), None)
         if mine is not None:
             old, new = self.gate.residency, residency_from_status(status)
-            self.gate.see(new)
+            self.gate.apply_residency(new)
             for address in {r.address for r in old.residents} - {r.address for r in new.residents}:
                 if address is not None:
                     self._forget(address)
@@ -215,12 +215,12 @@ class RemoteWorkspaces(ModelRegistry):
                 handle.goodbye()
 
     def _refill(self) -> None:
-        places: dict[str, ModelRoute] = {}
+        routes: dict[str, ModelRoute] = {}
         for handle in self._handles.values():
             for model in () if handle.retired else handle.models:
                 for name in model.names:
-                    places.setdefault(name, ModelRoute(model, handle))
-        self._places = places
+                    routes.setdefault(name, ModelRoute(model, handle))
+        self._routes = routes
 
 
 def _model(row: Mapping[str, Any], workspace: str) -> Model | None:

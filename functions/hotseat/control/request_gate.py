@@ -226,17 +226,17 @@ class RequestGate:
 
     # The rest of the world --------------------------------------------------------------------------------------------
 
-    def see(self, residency: Residency) -> None:
+    def apply_residency(self, residency: Residency) -> None:
         """Apply a new residency."""
         self._step(ResidencySeen(self._clock(), residency))
 
-    def change(self, limits: LimitsChanged) -> None:
+    def apply_limits(self, limits: LimitsChanged) -> None:
         """Apply the documents."""
         self._known = limits.models
         self._step(limits)
 
-    def widen(self, limits: LimitsChanged) -> None:
-        """Apply the documents, but keep the Models that `change` will remove.
+    def extend_limits(self, limits: LimitsChanged) -> None:
+        """Apply the documents, but keep the Models that `apply_limits` will remove.
 
         Call this before names lead to other Models, so that a request finds its Model at every moment of a
         change.

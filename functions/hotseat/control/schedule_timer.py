@@ -42,23 +42,23 @@ class ScheduleTimer:
         self._timer: threading.Timer | None = None
         self._closed = False
 
-    def follow(
+    def configure(
         self,
         models: Iterable[Model],
         terms: Mapping[str, SchedulingSpec],
         capacity: Capacity,
         groups: Groups = UNGROUPED,
         *,
-        afresh: bool = False,
+        retry_failed: bool = False,
     ) -> None:
-        """Take in the documents, and tell what holds now. `afresh`: a person has seen to them."""
+        """Apply changed documents. RETRY_FAILED: failed models are tried again at once."""
         with self._lock:
             self._scheduled = tuple(m for m in models if m.spec.lifecycle.schedule)
             self._terms, self._capacity, self._groups = terms, capacity, groups
-            self._look(anyway=True, afresh=afresh)
+            self._look(anyway=True, afresh=retry_failed)
 
-    def resize(self, capacity: Capacity) -> None:
-        """Tell another capacity; all else stays."""
+    def set_capacity(self, capacity: Capacity) -> None:
+        """Change the capacity only."""
         with self._lock:
             self._capacity = capacity
             self._look(anyway=True)

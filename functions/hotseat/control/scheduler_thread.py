@@ -1,4 +1,4 @@
-"""The switcher of one Workspace: one thread, which owns the switching machine and everything that it commands."""
+"""The thread that runs the scheduler of one Workspace and carries out its commands."""
 
 import contextlib
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
+from typing import Protocol
 
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
@@ -44,57 +45,70 @@ from hotseat.core.scheduler.stats import StatsByModel
 
 log = logging.getLogger(__name__)
 
-MAX_CONSECUTIVE_FAILURES = 3  # steps that fail in a row
-HEARTBEAT = 1.0  # seconds between looks at demand where nothing was said
-SOON = 0.05  # seconds within which demand is looked at that has changed without urgency
+MAX_CONSECUTIVE_FAILURES = 3
+HEARTBEAT = 1.0  # seconds; the longest time without a step
+SOON = 0.05  # seconds between a change of demand that is not urgent and the step for it
+
+NO_RESIDENCY = Residency()
+
+# Stimuli after which the statistics of models may have changed.
+_CHANGES_STATS = InstanceReady | InstanceReleased | InstanceParked | InstanceMeasured | ConfigChanged
 
 
-_TELLING = (
-    InstanceReady | InstanceReleased | InstanceParked | InstanceMeasured | ConfigChanged
-)  # after which more may be known
+class SchedulerHost(Protocol):
+    """Receives what a SchedulerThread produces. The methods are called on that thread and must return at once."""
+
+    def demand(self) -> DemandReported:
+        """Return a snapshot of demand. Called after `demand_changed`."""
+
+    def publish(self, residency: Residency) -> None:
+        """Pass a new residency on to the routers."""
+
+    def emit(self, epoch: int, emit: Emit) -> None:
+        """Publish an event of the scheduler."""
+
+    def stats_changed(self, stats: StatsByModel) -> None:
+        """Handle changed statistics. STATS has all models."""
+
+    def stepped(self) -> None:
+        """Handle the end of a step."""
+
+    def give_up(self) -> None:
+        """Handle MAX_CONSECUTIVE_FAILURES failed steps in a row. Only a bug causes that, and only a restart helps."""
 
 
 class _DemandPoll(Enum):
-    """A look at demand that is asked for."""
+    """A request in the inbox to poll demand."""
 
     NOW = 1
-    LATER = 2
+    SOON = 2
 
 
-class _Order:
-    """An order that somebody waits for; `outcome` is None until it is settled, and asked on the switcher's thread only."""
+class _PendingCommand:
+    """A command whose caller waits. `outcome` returns None until the command has ended. It runs on the scheduler's thread only."""
 
     def __init__(self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None]) -> None:
         self.stimulus = stimulus
         self.outcome = outcome
-        self.taken = False  # the machine has it
+        self.started = False  # the scheduler has made the step for `stimulus`
         self.result: ModelStatus | None = None
-        self.over = threading.Event()
+        self.done = threading.Event()
 
-    def see(self, stimulus: SchedulerStimulus) -> bool:
-        """Look after a step, which this stimulus was for; whether it is over."""
-        self.taken = self.taken or stimulus is self.stimulus
-        if self.taken:
+    def update(self, stimulus: SchedulerStimulus) -> bool:
+        """Check the outcome after the step for STIMULUS. Return whether the command has ended."""
+        self.started = self.started or stimulus is self.stimulus
+        if self.started:
             self.result = self.outcome()
             if self.result is not None:
-                self.over.set()
-        return self.over.is_set()
-
-
-def _nothing() -> None:
-    """Stand for nobody who looks after every step."""
-
-
-def _noop(_lessons: StatsByModel) -> None:
-    """Stand for nobody who keeps them."""
+                self.done.set()
+        return self.done.is_set()
 
 
 class SchedulerThread:
-    """Runs the machine. All stimuli go through one queue, so the machine needs no lock; readers get finished snapshots.
+    """Runs a Scheduler. All stimuli go through one queue, so the scheduler needs no lock. Readers get snapshots.
 
-    `turned` is called after every step, `learned` when something new is known of models, with all that is.
-    `epoch` is the last one of an earlier run, `remembered` what that had learned.
-    `give_up` is called when step after step fails, which only a bug does: better to start afresh than to let requests hang.
+    `residency` is the newest residency; at first, what an earlier run left. Its epoch is continued.
+    `stats` are the statistics of an earlier run.
     """
 
     def __init__(
@@ -103,96 +117,89 @@ class SchedulerThread:
         policy: Policy,
         runtime: Runtime,
         clock: Callable[[], float],
+        host: SchedulerHost,
         *,
-        demand: Callable[[], DemandReported],
-        publish: Callable[[Residency], None],
-        emit: Callable[[str, int, Emit], None],
-        give_up: Callable[[], None],
-        turned: Callable[[], None] = _nothing,
-        learned: Callable[[StatsByModel], None] = _noop,
-        epoch: int = 0,
-        remembered: StatsByModel = MappingProxyType({}),
+        residency: Residency = NO_RESIDENCY,
+        stats: StatsByModel = MappingProxyType({}),
     ) -> None:
         self.workspace = workspace
-        self._machine = Scheduler(workspace, policy, epoch, remembered=remembered)
-        self._machine.scheduler_state.illegal = self._note_illegal
+        self.residency = residency
+        self._machine = Scheduler(workspace, policy, residency.epoch, remembered=stats)
+        self._machine.scheduler_state.illegal = self._log_illegal
         self._runtime = runtime
         self._clock = clock
-        self._demand = demand
-        self._publish = publish
-        self._emit = emit
-        self._give_up = give_up
-        self._turned, self._learned = turned, learned
+        self._host = host
         self._inbox: SimpleQueue[SchedulerStimulus | _DemandPoll] = SimpleQueue()
-        self._put_back: SchedulerStimulus | _DemandPoll | None = None  # taken out of the inbox before its turn
-        self._asked = threading.Event()  # a look at demand is in the inbox already
-        self._stale = False  # demand has changed without urgency, and the thread knows or is being told
-        self._look_at: float | None = None  # when it looks at that
+        self._put_back: SchedulerStimulus | _DemandPoll | None = None  # taken out of the inbox too early
+        self._poll_requested = threading.Event()  # a _DemandPoll.NOW is in the inbox
+        self._poll_soon = False  # a _DemandPoll.SOON is in the inbox, or `_poll_at` is set
+        self._poll_at: float | None = None  # when demand is polled
         self._changed = threading.Condition()
-        self._orders: list[_Order] = []
+        self._pending_commands: list[_PendingCommand] = []
         self._stopped = self._retiring = False
         self._ended = False
-        self._caught_up = threading.Event()  # there was nothing more to be told about, once
+        self._caught_up = threading.Event()  # the inbox has been empty once
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
         self._queue: dict[str, tuple[int, float, int]] = {}
         self._memory: dict[str, int] = {}
-        self._lessons = remembered
-        self._thread = threading.Thread(target=self._run, name=f"switcher-{workspace}", daemon=True)
+        self._stats = stats
+        self._thread = threading.Thread(target=self._run, name=f"scheduler-{workspace}", daemon=True)
 
     def start(self) -> None:
-        """Begin to run."""
+        """Start the thread."""
         self._thread.start()
 
     def wait_caught_up(self, timeout: float) -> bool:
-        """After `start`: wait until it has taken in all that it was told before; False if that takes longer."""
+        """After `start`, wait until all stimuli sent before have been handled. Return False after TIMEOUT seconds."""
         return self._caught_up.wait(timeout)
 
     # Stimuli, from any thread -----------------------------------------------------------------------------------------
 
-    def tell(self, stimulus: SchedulerStimulus) -> None:
-        """Hand over an observation or an order."""
+    def send(self, stimulus: SchedulerStimulus) -> None:
+        """Queue a stimulus."""
         self._inbox.put(stimulus)
 
     def demand_changed(self, urgent: bool) -> None:
-        """Look at demand: now, or soon. Many calls in a row cost one look."""
+        """Poll demand now, or within SOON seconds. Calls in quick succession cause one poll."""
         if not urgent:
-            if not self._stale:
-                self._stale = True
-                self._inbox.put(_DemandPoll.LATER)
-        elif not self._asked.is_set():
-            self._asked.set()
+            if not self._poll_soon:
+                self._poll_soon = True
+                self._inbox.put(_DemandPoll.SOON)
+        elif not self._poll_requested.is_set():
+            self._poll_requested.set()
             self._inbox.put(_DemandPoll.NOW)
 
-    def follow(self, policy: Policy) -> None:
-        """Follow another policy from the next step on."""
+    def set_policy(self, policy: Policy) -> None:
+        """Use another policy from the next step on."""
         self._machine.policy = policy
 
-    def order(
+    def execute(
         self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None], timeout: float | None
     ) -> ModelStatus | None:
-        """Give an order and wait: what `outcome` gives first, of all steps from the order's own on; None if that comes too late.
+        """Send a command and wait for its outcome. Return None after TIMEOUT seconds.
 
-        It is asked at every step on the switcher's thread, so that nothing passes unseen.
+        OUTCOME is called on the scheduler's thread after every step from the command's own on. The first result that is not
+        None is returned.
         """
-        order = _Order(stimulus, outcome)
+        command = _PendingCommand(stimulus, outcome)
         with self._changed:
             if self._ended:
                 return None
-            self._orders.append(order)
-        self.tell(stimulus)
-        order.over.wait(timeout)
+            self._pending_commands.append(command)
+        self.send(stimulus)
+        command.done.wait(timeout)
         with self._changed:
-            if order in self._orders:
-                self._orders.remove(order)
-        return order.result
+            if command in self._pending_commands:
+                self._pending_commands.remove(command)
+        return command.result
 
     def shut_down(self) -> None:
-        """Begin to take everything off the accelerator."""
-        self.tell(ShutdownOrdered(self._clock()))
+        """Begin to stop all instances."""
+        self.send(ShutdownOrdered(self._clock()))
 
     def stop(self, timeout: float) -> bool:
-        """After `shut_down`: wait until nothing is left, then end the thread. False if that took longer than `timeout` seconds."""
+        """After `shut_down`, wait until no instance is left, then end the thread. Return False if TIMEOUT seconds pass first."""
         emptied = self.wait_for(lambda: not self._machine.instances, timeout)
         self._stopped = True
         self._inbox.put(_DemandPoll.NOW)
@@ -200,12 +207,12 @@ class SchedulerThread:
         return emptied
 
     def retire(self) -> None:
-        """Its Workspace is gone: end the thread once the documents have left it no model and nothing is left of any."""
+        """End the thread once no model and no instance is left, because the Workspace has been deleted."""
         self._retiring = True
         self.demand_changed(urgent=True)
 
     def recall(self) -> bool:
-        """Its Workspace is back: stay. False: too late, the thread has ended."""
+        """Undo `retire`, because the Workspace exists again. Return False if the thread has ended."""
         with self._changed:
             self._retiring = False
             return not self._ended
@@ -213,115 +220,117 @@ class SchedulerThread:
     # Reading, from any thread -----------------------------------------------------------------------------------------
 
     def status(self) -> tuple[ModelStatus, ...]:
-        """State of every model after the last step."""
+        """Return the state of every model after the last step."""
         return self._status
 
     def switches(self) -> tuple[Switch, ...]:
-        """Switches that are known after the last step, oldest first."""
+        """Return the known switches after the last step, oldest first."""
         return self._switches
 
-    def is_ordered(self, model: str) -> bool:
-        """Whether somebody ordered it, and it is neither ready yet nor failed nor unloaded since."""
+    def has_load_request(self, model: str) -> bool:
+        """Whether MODEL has a load request that has not ended: by being ready, a failure or an unload."""
         return model in self._machine.availability.orders
 
     def instances(self, model: str) -> dict[str, InstanceState]:
-        """Instances of a model and their states. For an order's outcome: on the switcher's thread."""
+        """Return the states of MODEL's instances by id. Call it on the scheduler's thread, in an `outcome`."""
         return {h.id: h.state for h in self._machine.instances.of(model)}
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
-        """By model: how many wait at all routers, since when, and how many requests are in flight. As of now, more or less."""
+        """Return by model: queued requests at all routers, arrival time of the oldest, requests in flight."""
         return self._queue
 
     def memory(self) -> dict[str, int]:
-        """By model: bytes of accelerator memory that its largest engine was seen to take; those that nobody can see are left out."""
+        """Return by model the measured accelerator memory of its largest instance, in bytes. Models without one are missing."""
         return self._memory
 
-    def lessons(self) -> StatsByModel:
-        """By model: what was learned of it, to begin the next run with. Before the first documents, what was remembered."""
-        return self._lessons
+    def stats(self) -> StatsByModel:
+        """Return the statistics by model, for the next run. Before the first configuration: those of the earlier run."""
+        return self._stats
 
     @property
     def ended(self) -> bool:
-        """Whether it runs no longer."""
+        """Whether the thread has ended."""
         return self._ended
 
     @property
     def effective_max_wait(self) -> float | None:
-        """Bound on waiting in force, while somebody waits."""
+        """The bound on waiting in force, in seconds. None while no request is queued."""
         return self._machine.effective_max_wait
 
-    def wait_for(self, true: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until a condition holds after some step; False after `timeout` seconds."""
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until CONDITION holds after a step. Return False after TIMEOUT seconds."""
         with self._changed:
-            return self._changed.wait_for(true, timeout)
+            return self._changed.wait_for(condition, timeout)
 
     # The thread -------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         failures = 0
-        while not self._is_over():
+        while not self._update_ended():
             try:
-                self._turn()
+                self._step()
                 failures = 0
             except Exception:
                 log.exception("scheduler of %s: a step failed", self.workspace)
                 failures += 1
                 if failures == MAX_CONSECUTIVE_FAILURES:
-                    self._give_up()
+                    self._host.give_up()
         with self._changed:
-            for order in self._orders:
-                order.over.set()
+            for command in self._pending_commands:
+                command.done.set()
 
-    def _is_over(self) -> bool:
+    def _update_ended(self) -> bool:
         with self._changed:
             self._ended = self._stopped or (self._retiring and not self._status and not self._machine.instances)
             return self._ended
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         stimulus = self._next()
         commands = self._machine.step(stimulus)
-        before = self._lessons
-        with self._changed:  # first: who is answered because of what follows finds it told everywhere
-            if isinstance(stimulus, _TELLING):  # before the rest: who writes that down meanwhile has this, too
-                self._lessons = self._machine.lessons()
+        stats_before = self._stats
+        with self._changed:  # before the commands: callers that a command answers must find the new state
+            if isinstance(stimulus, _CHANGES_STATS):  # before the rest: a status written meanwhile has it, too
+                self._stats = self._machine.lessons()
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
             self._memory = self._machine.memory()
-        # Routers hear of a stop first: what is cut ends with our error then, not with a broken connection.
+        # Stop comes last: routers that know of it end their requests with our error, not with a broken connection.
         for command in sorted(commands, key=lambda each: isinstance(each, Stop)):
             try:
                 self._carry_out(command)
-            except Exception:  # the others matter no less: a Publish lost would leave routers with what is not true
+            except (
+                Exception
+            ):  # the other commands are carried out: without a Publish, routers would act on an old residency
                 log.exception("scheduler of %s: %s failed", self.workspace, command)
         with self._changed:
-            self._orders = [order for order in self._orders if not order.see(stimulus)]
+            self._pending_commands = [each for each in self._pending_commands if not each.update(stimulus)]
             self._changed.notify_all()
         if self._inbox.empty() and self._put_back is None:
             self._caught_up.set()
-        self._turned()
-        if self._lessons != before:
-            self._learned(self._lessons)
+        self._host.stepped()
+        if self._stats != stats_before:
+            self._host.stats_changed(self._stats)
 
     def _next(self) -> SchedulerStimulus:
-        """Wait for what comes first: a stimulus, demand to look at, or the machine's own time."""
+        """Wait for the next stimulus: from the inbox, a snapshot of demand, or a Tick."""
         while True:
-            times = [t for t in (self._machine.wake_at, self._look_at) if t is not None]
+            times = [t for t in (self._machine.wake_at, self._poll_at) if t is not None]
             timeout = max(0.0, min([HEARTBEAT, *(t - self._clock() for t in times)]))
             try:
                 stimulus, self._put_back = self._put_back or self._inbox.get(timeout=timeout), None
             except Empty:
-                due = self._look_at is not None and self._look_at <= self._clock()
-                return self._look() if due else Tick(self._clock())
+                due = self._poll_at is not None and self._poll_at <= self._clock()
+                return self._poll_demand() if due else Tick(self._clock())
             if stimulus is _DemandPoll.NOW:
-                return self._look()
+                return self._poll_demand()
             if isinstance(stimulus, CacheObserved):
-                return self._with_those_behind(stimulus)
-            if stimulus is not _DemandPoll.LATER:
+                return self._batch(stimulus)
+            if stimulus is not _DemandPoll.SOON:
                 return stimulus
-            self._look_at = self._clock() + SOON
+            self._poll_at = self._clock() + SOON
 
-    def _with_those_behind(self, first: CacheObserved) -> SchedulerStimulus:
-        """Take what else is told of weights by now: at the start, and when documents change, that is a word for each Model."""
+    def _batch(self, first: CacheObserved) -> SchedulerStimulus:
+        """Take the CacheObserved that follow FIRST in the inbox. At the start and after a reload there is one for each Model."""
         states = [first]
         with contextlib.suppress(Empty):
             while isinstance(following := self._inbox.get_nowait(), CacheObserved):
@@ -329,21 +338,22 @@ class SchedulerThread:
             self._put_back = following
         return first if len(states) == 1 else CachesObserved(states[-1].now, tuple(states))
 
-    def _look(self) -> SchedulerStimulus:
-        self._asked.clear()  # both before it looks: what changes from now on is asked for again
-        self._stale = False
-        self._look_at = None
-        return self._demand()
+    def _poll_demand(self) -> SchedulerStimulus:
+        self._poll_requested.clear()  # before the poll: a change from now on is polled again
+        self._poll_soon = False
+        self._poll_at = None
+        return self._host.demand()
 
     def _carry_out(self, command: SchedulerCommand) -> None:
         match command:
             case Publish():
-                self._publish(command.residency)
+                self.residency = command.residency
+                self._host.publish(command.residency)
             case Emit():
                 if instance := command.type == "model.failed" and command.data["instance"]:
                     story = told(self._machine.scheduler_state.story(instance))
                     log.info("%s failed (%s); its last transitions: %s", instance, command.data["reason"], story)
-                self._emit(self.workspace, self._machine.epoch, command)
+                self._host.emit(self._machine.epoch, command)
             case Start():
                 self._start(command)
             case Stop():
@@ -355,14 +365,14 @@ class SchedulerThread:
             case Fetch():
                 self._runtime.fetch(command)
 
-    def _note_illegal(self, message: str) -> None:
-        """Log a bug of the machine; what has happened has happened, so it goes on."""
-        log.error("switcher of %s: %s", self.workspace, message)
+    def _log_illegal(self, message: str) -> None:
+        """Log an illegal transition, a bug. The scheduler goes on, because what caused it has happened."""
+        log.error("scheduler of %s: %s", self.workspace, message)
 
-    def _start(self, order: Start) -> None:
+    def _start(self, start: Start) -> None:
         try:
-            self._runtime.start(order)
-        except ValueError as error:  # the documents have changed meanwhile: nothing was started
+            self._runtime.start(start)
+        except ValueError as error:  # the documents have changed meanwhile, and nothing was started
             now = self._clock()
-            self.tell(InstanceFailed(now, order.instance, order.epoch, "CannotStart", str(error)))
-            self.tell(InstanceReleased(now, order.instance, order.epoch))
+            self.send(InstanceFailed(now, start.instance, start.epoch, "CannotStart", str(error)))
+            self.send(InstanceReleased(now, start.instance, start.epoch))

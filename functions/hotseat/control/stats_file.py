@@ -25,21 +25,21 @@ class StatsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()  # guards what follows
-        self._lessons = self._read()
+        self._stats = self._read()
         self._unwritten = False
         self._timer: threading.Timer | None = None
         self._writing = threading.Lock()  # one write at a time; taken before the other
 
     @property
-    def lessons(self) -> StatsByModel:
-        """What is known: what stood in the file, and what was learned since."""
-        return self._lessons
+    def stats(self) -> StatsByModel:
+        """All statistics: those of the file and those recorded since."""
+        return self._stats
 
-    def note(self, lessons: StatsByModel) -> None:
-        """Take in what a Workspace has learned of its models; what is known of others stays. From any thread."""
+    def record(self, stats: StatsByModel) -> None:
+        """Update the statistics of some models. Those of others stay. From any thread."""
         with self._lock:
-            before, self._lessons = self._lessons, {**self._lessons, **lessons}
-            self._unwritten = self._unwritten or self._lessons != before
+            before, self._stats = self._stats, {**self._stats, **stats}
+            self._unwritten = self._unwritten or self._stats != before
             if not self._unwritten or self._timer is not None:
                 return
             with suppress(RuntimeError):  # no thread to be had: it is written with the next news
@@ -60,10 +60,10 @@ class StatsFile:
         with self._writing:
             with self._lock:
                 unwritten, self._unwritten = self._unwritten, False
-                self._timer, lessons = None, self._lessons
+                self._timer, stats = None, self._stats
             if not unwritten:
                 return
-            text = json.dumps({"version": VERSION, "models": lessons_to_json(lessons)}, indent=1)
+            text = json.dumps({"version": VERSION, "models": lessons_to_json(stats)}, indent=1)
             new = self._path.with_name(f"{self._path.name}.new")
             try:
                 new.parent.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish

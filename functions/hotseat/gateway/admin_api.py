@@ -94,7 +94,7 @@ def _add_orders(blueprint: Blueprint, registry: ModelRegistry, places: Concurren
     @blueprint.post("/api/models/unload")
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
-        own = [p for p in registry.places().values() if p.model.spec.engine != "external"]
+        own = [p for p in registry.routes().values() if p.model.spec.engine != "external"]
         for place in own:
             place.handle.unload(place.model.name, 0)
         with places:
@@ -128,7 +128,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, p
 
 
 def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
-    places = registry.places()
+    places = registry.routes()
     for resident in handle.gate.residency.residents:
         if resident.state is InstanceState.PARKED:
             continue
@@ -193,7 +193,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
 def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model of a Workspace, with or without queued requests."""
     now = time.monotonic()
-    mine = [name for name, place in registry.places().items() if place.handle is handle]
+    mine = [name for name, place in registry.routes().items() if place.handle is handle]
     for model, (waiting, rate) in handle.gate.lines(mine).items():
         yield {
             "model": registry.shown_name(model),

@@ -20,7 +20,7 @@ def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> I
 
 def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
-    for place in registry.places().values():
+    for place in registry.routes().values():
         name, gate = place.model.name, place.handle.gate
         now, ((waiting, _),) = time.monotonic(), gate.lines([name]).values()
         busy = sum(gate.in_flight(each.instance) for each in gate.residency.residents if each.model == name)
@@ -33,7 +33,7 @@ def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
 
 def of_memory(registry: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Reading]:
     """Yield the accelerator memory that Models claim, and the most that one instance of each was measured to use."""
-    for name, place in registry.places().items():
+    for name, place in registry.routes().items():
         claimed = place.model.spec.resources.accelerator_memory
         for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
             if figure is not None:

@@ -29,7 +29,7 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
 
     @blueprint.get("/v1/models")
     def models() -> Response:
-        listed = [describe(place, started) for place in registry.places().values() if not place.model.spec.unlisted]
+        listed = [describe(place, started) for place in registry.routes().values() if not place.model.spec.unlisted]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
