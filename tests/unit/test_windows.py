@@ -1,6 +1,7 @@
 """When windows of a schedule are open, over time zones and clocks that change; and who is told of it."""
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -203,7 +204,8 @@ def test_it_looks_again_by_itself_when_a_window_opens() -> None:
 def test_no_look_is_far_off_for_the_clock_may_be_set() -> None:
     day = Day("2026-07-06T19:00:00+02:00")
     day.table.configure(models(schedule=[WORK]), TERMS, Capacity(1))
-    assert day.table._timer is not None
-    assert day.table._timer.interval == LONGEST
+    due = day.table._worker._due
+    assert due is not None
+    assert due - LONGEST == pytest.approx(time.monotonic(), abs=5)
     day.table.close()
-    assert day.table._timer is None
+    assert day.table._worker._due is None

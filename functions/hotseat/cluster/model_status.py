@@ -1,19 +1,16 @@
 """What people see of Models: their status, the state label of their ksvcs, and Kubernetes Events of every switch."""
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hotseat.api.units import format_time
+from hotseat.coalesce import CoalescingWorker
 from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
 from hotseat.kube.constants import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
-log = logging.getLogger(__name__)
-
 PAUSE = 0.1  # seconds in which changes gather
-AGAIN = 1.0  # seconds after an error
+RETRY = 1.0  # seconds after an error
 
 _EVENTS: Mapping[str, tuple[str, str]] = {
     "dev.hotseat.switch.started.v1": ("Normal", "SwitchStarted"),
@@ -26,23 +23,21 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
 View = tuple[Mapping[str, Json], Mapping[str, str]]
 
 
-class ModelStatusWriter(threading.Thread):
-    """One thread that writes. `view` gives the statuses of Models by name and the states of ksvcs by name, as they are now."""
+class ModelStatusWriter(CoalescingWorker):
+    """Writes statuses of Models, state labels of ksvcs and Kubernetes Events. `view` returns statuses and states by name."""
 
     def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
-        super().__init__(name="status_writer", daemon=True)
+        super().__init__("statuses of Models", self._write, retry=(RETRY, RETRY), expected=KubeError, paused=True)
         self._kube = kube
         self._namespace = namespace
         self._view = view
-        self._news = threading.Event()
-        self._closed = False
         self._statuses: dict[str, Json] = {}
         self._states: dict[str, str] = {}
         self._records: list[tuple[Json, str, str]] = []
 
-    def mark(self) -> None:
-        """Look at what is to be written, soon."""
-        self._news.set()
+    def mark(self, delay: float = PAUSE) -> None:
+        """Write what has changed within DELAY seconds."""
+        super().mark(delay)
 
     def forget(self, name: str) -> None:
         """Write the Model's status anew: somebody made it anew."""
@@ -69,27 +64,6 @@ class ModelStatusWriter(threading.Thread):
                 self._records.append((reference, kind[0], _message(kind[1], event["data"])))
         self._records = self._records[-200:]
         self.mark()
-
-    def close(self) -> None:
-        """End."""
-        self._closed = True
-        self._news.set()
-
-    def run(self) -> None:
-        """Write until closed."""
-        while True:
-            self._news.wait()
-            self._news.clear()
-            if self._closed:
-                return
-            time.sleep(PAUSE)
-            try:
-                self._write()
-            except KubeError as error:
-                log.warning("statuses: %s", error)
-                threading.Timer(AGAIN, self.mark).start()
-            except Exception:
-                log.exception("statuses")
 
     def _write(self) -> None:
         statuses, states = self._view()

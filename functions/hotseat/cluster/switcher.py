@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 
@@ -18,6 +17,7 @@ from hotseat.cluster.pending_observations import PendingObservations
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import FunctionSettings, read_settings
 from hotseat.cluster.workspace_controller import ClusterWorkspace
+from hotseat.coalesce import CoalescingWorker
 from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
@@ -35,7 +35,8 @@ from hotseat.telemetry.metrics import Metrics, Reading
 log = logging.getLogger(__name__)
 
 GATHER = 0.05  # seconds in which changes of documents gather
-RESYNC = 30.0  # seconds between looks at everything, whatever was said
+RESYNC = 30.0  # seconds after which everything is reconciled without a change
+RETRY = 2.0  # seconds after an object could not be applied
 LEASE = "hotseat-switcher"
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
@@ -55,7 +56,7 @@ class SwitcherApp:
         self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
         if self._sink is not None:
             self._events.subscribe(self._sink)
-        self._dirty = threading.Event()
+        self._worker = CoalescingWorker("documents", self._reconcile, expected=KubeError, paused=True)
         self._marks: dict[str, tuple[object, ...]] = {}
         self._closed = False
         self._controllers: dict[str, ClusterWorkspace] = {}
@@ -63,7 +64,7 @@ class SwitcherApp:
         self._documents = ModelObjects({}, {})
         self._uids: Mapping[str, str] = {}
         self._homes: dict[str, str] = {}  # Workspace by Model
-        self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self._dirty.set())
+        self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
         self._runtime = KnativeRuntime(
             self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
         )
@@ -89,13 +90,13 @@ class SwitcherApp:
         self._leader.start()
 
     def reload(self) -> None:
-        """Look at everything again."""
-        self._dirty.set()
+        """Apply the documents again, soon."""
+        self._worker.mark(GATHER)
 
     def close(self) -> None:
         """Let go; what is resident stays, and the next switcher goes on with it."""
         self._closed = True
-        self._dirty.set()
+        self._worker.close()
         for controller in self._controllers.values():
             controller.stop()
         self._status_writer.close()
@@ -107,25 +108,20 @@ class SwitcherApp:
     # Leading --------------------------------------------------------------------------------------------------------------
 
     def _lead(self) -> None:
-        threading.Thread(target=self._run, name="documents", daemon=True).start()
+        self.reload()
+        self._worker.start()
 
-    def _run(self) -> None:
-        try:
-            self._start()
-        except Exception:
-            log.exception("the switcher cannot start")
-            os._exit(1)
-        while not self._closed:
-            self._dirty.wait(RESYNC)
-            self._dirty.clear()
-            time.sleep(GATHER)
+    def _reconcile(self) -> float:
+        """Bring everything in line with the documents. Return the seconds until the next time."""
+        if not self._leading:
             try:
-                self._apply()
-            except KubeError as error:
-                log.warning("documents: %s", error)
-                threading.Timer(1.0, self._dirty.set).start()
+                self._start()
             except Exception:
-                log.exception("documents")
+                log.exception("the switcher cannot start")
+                os._exit(1)
+            return GATHER
+        self._apply()
+        return RESYNC
 
     def _start(self) -> None:
         for each in self._watchers:
@@ -144,7 +140,6 @@ class SwitcherApp:
         threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
         self._forget_routers()
         self._leading = True
-        self._dirty.set()
         log.info("this switcher leads %s", self.namespace)
 
     def _watch_successor(self) -> None:
@@ -214,7 +209,7 @@ class SwitcherApp:
             log.info("%s %s applied", item["kind"], name)
         except KubeError as error:
             log.warning("%s %s: %s", item["kind"], name, error)
-            threading.Timer(2.0, self._dirty.set).start()
+            self._worker.mark(RETRY)
 
     def _settle(self) -> None:
         uids = [
@@ -235,7 +230,7 @@ class SwitcherApp:
         key = f"{item.get('kind')}/{meta['name']}"
         if _change is Change.GONE or self._marks.get(key) != mark:
             self._marks[key] = mark
-            self._dirty.set()
+            self.reload()
 
     def _observe(self, observation: Observation) -> None:
         if isinstance(observation, CacheObserved):

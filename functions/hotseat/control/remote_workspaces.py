@@ -52,7 +52,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._limits = limits_changed(0.0, (), workspace)  # what the gate was told
         self.gate = RequestGate(router, time.monotonic, self._demand_changed)
         self.reporter = DemandReporter(workspace.name, pod, switcher_client, self.gate.demand)
-        self.reporter.start()
+        self.reporter.mark()
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._bus.emit(self.name, self.gate.residency.epoch, Emit(what, switch.to, {**switch.describe(), **more}))
 
     def _demand_changed(self, urgent: bool) -> None:
-        self.reporter.changed(urgent)
+        self.reporter.demand_changed(urgent)
 
     def _order(self, what: str, model: str, timeout: float | None) -> ModelStatus:
         status, answer = self._switcher_client.order(self._signed(what, model) | {"wait": timeout}, timeout)

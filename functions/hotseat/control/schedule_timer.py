@@ -3,7 +3,6 @@
 The core knows no wall time. What schedules say is looked up here, from wall time, and reaches it as plain terms.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,12 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from hotseat.api.model import Model
+from hotseat.coalesce import CoalescingWorker
 from hotseat.core.policy.api import Capacity
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 from hotseat.manifests.windows import look
-
-log = logging.getLogger(__name__)
 
 LONGEST = 60.0  # seconds between looks at the time: it may be set anew, and a machine that slept has missed some
 
@@ -39,7 +37,7 @@ class ScheduleTimer:
         self._capacity = Capacity()
         self._groups = UNGROUPED
         self._told: Mapping[str, SchedulingSpec] = {}
-        self._timer: threading.Timer | None = None
+        self._worker = CoalescingWorker("schedules", self._evaluate_again)
         self._closed = False
 
     def configure(
@@ -72,10 +70,9 @@ class ScheduleTimer:
         """Tell nothing more."""
         with self._lock:
             self._closed = True
-            self._cancel()
+            self._worker.close()
 
     def _look(self, *, anyway: bool, afresh: bool = False) -> float | None:
-        self._cancel()
         if self._closed:
             return None
         now = datetime.fromtimestamp(self._today(), UTC)
@@ -90,27 +87,8 @@ class ScheduleTimer:
         if not changes:
             return None
         rest = (min(changes) - now).total_seconds()
-        self._timer = threading.Timer(min(rest, LONGEST), self._again)
-        self._timer.daemon = True
-        self._timer.name = "timetable"
-        try:
-            self._timer.start()
-        except (
-            RuntimeError
-        ) as error:  # no thread: the documents hold, and the next change of them or of the capacity looks again
-            log.warning(
-                "cannot start the schedule timer: %s; schedules are checked at the next change of the documents", error
-            )
-            self._timer = None
+        self._worker.mark(min(rest, LONGEST))
         return rest
 
-    def _again(self) -> None:
-        try:
-            self.look()
-        except Exception:
-            log.exception("cannot evaluate the schedules")
-
-    def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _evaluate_again(self) -> None:
+        self.look()

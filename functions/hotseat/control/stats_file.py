@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from hotseat.coalesce import CoalescingWorker
 from hotseat.control.codec import lessons_from_json, lessons_to_json
 from hotseat.core.scheduler.stats import ModelStats, StatsByModel
 
@@ -27,7 +28,7 @@ class StatsFile:
         self._lock = threading.Lock()  # guards what follows
         self._stats = self._read()
         self._unwritten = False
-        self._timer: threading.Timer | None = None
+        self._worker = CoalescingWorker("statistics", self._write)
         self._writing = threading.Lock()  # one write at a time; taken before the other
 
     @property
@@ -40,27 +41,18 @@ class StatsFile:
         with self._lock:
             before, self._stats = self._stats, {**self._stats, **stats}
             self._unwritten = self._unwritten or self._stats != before
-            if not self._unwritten or self._timer is not None:
-                return
-            with suppress(RuntimeError):  # no thread to be had: it is written with the next news
-                timer = threading.Timer(GATHER, self._write)
-                timer.name, timer.daemon = "learned", True
-                timer.start()
-                self._timer = timer
+            if self._unwritten:
+                self._worker.mark(GATHER)
 
     def close(self) -> None:
         """Write what has not been written yet."""
-        with self._lock:
-            timer = self._timer
-        if timer is not None:
-            timer.cancel()
+        self._worker.close()
         self._write()
 
     def _write(self) -> None:
         with self._writing:
             with self._lock:
-                unwritten, self._unwritten = self._unwritten, False
-                self._timer, stats = None, self._stats
+                unwritten, self._unwritten, stats = self._unwritten, False, self._stats
             if not unwritten:
                 return
             text = json.dumps({"version": VERSION, "models": lessons_to_json(stats)}, indent=1)

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import urllib3
@@ -75,39 +73,3 @@ class SwitcherClient:
             log.debug("%s: %s", url, error)
             return False
         return response.status < 300  # noqa: PLR2004
-
-
-class LatestValueSender(threading.Thread):
-    """Sends the latest value, one at a time. A slow receiver only misses outdated values."""
-
-    def __init__(self, name: str, send: Callable[[Json], None]) -> None:
-        super().__init__(name=name, daemon=True)
-        self._send = send
-        self._news = threading.Condition()
-        self._next: Json | None = None
-        self._closed = False
-
-    def put(self, what: Json) -> None:
-        """Send this value, unless a newer value replaces it first."""
-        with self._news:
-            self._next = what
-            self._news.notify()
-
-    def close(self) -> None:
-        """End."""
-        with self._news:
-            self._closed = True
-            self._news.notify()
-
-    def run(self) -> None:
-        """Send until closed."""
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._next is not None or self._closed)
-                what, self._next = self._next, None
-                if what is None:
-                    return
-            try:
-                self._send(what)
-            except Exception:
-                log.exception("%s failed", self.name)

@@ -5,10 +5,9 @@ and this says what came of it. Level-triggered: everything is compared with the 
 """
 
 import logging
-import queue
-import threading
 from datetime import UTC, datetime
 
+from hotseat.coalesce import CoalescingWorker
 from hotseat.kube import pods
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
 from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, POD_AUTOSCALERS, SERVERLESS_SERVICES
@@ -33,40 +32,29 @@ class PodAutoscalerReconciler:
         self._kube = kube
         self._namespace = namespace
         self._watched = watched
-        self._touched: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scaler", daemon=True)
+        self._touched: set[str] = set()
+        self._worker = CoalescingWorker("PodAutoscalers", self._reconcile_touched, paused=True)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._worker.start()
 
     def touch(self, revision: str) -> None:
         """Look at a Revision's PodAutoscaler (it has the same name) soon."""
-        self._touched.put(revision)
+        self._touched.add(revision)
+        self._worker.mark(GATHER)
 
     def stop(self) -> None:
         """End."""
-        self._stopped.set()
-        self._touched.put(None)
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+        self._worker.close(1.0)
 
-    def _run(self) -> None:
-        failed: set[str] = set()
-        while True:
-            wanted: set[str | None] = set()
-            try:
-                wanted.add(self._touched.get(timeout=PAUSE if failed else None))
-                self._stopped.wait(GATHER)
-                while True:
-                    wanted.add(self._touched.get_nowait())
-            except queue.Empty:
-                pass
-            if None in wanted:
-                return
-            names = {name for name in wanted if name} or failed
-            failed = (failed - names) | {name for name in names if not self._try(name)}
+    def _reconcile_touched(self) -> float | None:
+        names = set[str]()
+        while self._touched:
+            names.add(self._touched.pop())
+        failed = {name for name in names if not self._try(name)}
+        self._touched.update(failed)
+        return PAUSE if failed else None
 
     def _try(self, name: str) -> bool:
         try:

@@ -6,14 +6,13 @@ not tell bytes, so for them it takes the driver.
 
 import http.client
 import logging
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hotseat.api.model import Model
+from hotseat.coalesce import CoalescingWorker
 from hotseat.core.messages import InstanceMeasured, Start
 from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, TellsMemory
@@ -47,47 +46,31 @@ class MemorySampler:
         self._observe = observe
         self._clock = clock
         self._accelerators = accelerators
-        self._news = threading.Condition()
         self._watched: dict[str, SampledEngine] = {}  # by instance
-        self._running = False
+        self._due = 0.0  # when all engines are sampled again
+        self._worker = CoalescingWorker("memory sampler", self._sample)
 
     def watch(self, each: SampledEngine) -> None:
         """Look at it at once, and from now on; nothing where neither a driver nor the engine tells."""
         if self._accelerators is None and not isinstance(each.engine, TellsMemory):
             return
-        with self._news:
-            self._watched[each.order.instance] = each
-            self._news.notify()
-            if self._running:
-                return
-            with suppress(RuntimeError):  # no thread to be had: the next engine tries again
-                threading.Thread(target=self._run, name="measuring", daemon=True).start()
-                self._running = True
+        self._watched[each.order.instance] = each
+        self._worker.mark()
 
     def forget(self, instance: str) -> None:
         """Look at it no more."""
-        with self._news:
-            self._watched.pop(instance, None)
-            self._news.notify()
+        self._watched.pop(instance, None)
 
-    def _run(self) -> None:
-        due = time.monotonic()
-        while True:
-            with self._news:
-                while (rest := due - time.monotonic()) > 0 and all(w.told is not None for w in self._watched.values()):
-                    if not self._watched:
-                        break
-                    self._news.wait(rest)
-                if not self._watched:
-                    self._running = False
-                    return
-                watched = list(self._watched.values())
-                if rest > 0:
-                    watched = [each for each in watched if each.told is None]
-                else:
-                    due = time.monotonic() + PAUSE
-            for each in watched:
-                self._look(each)
+    def _sample(self) -> float | None:
+        """Sample new engines, and all engines every PAUSE seconds. Return the seconds until the next time."""
+        watched = list(self._watched.values())
+        if (now := time.monotonic()) < self._due:
+            watched = [each for each in watched if each.told is None]
+        else:
+            self._due = now + PAUSE
+        for each in watched:
+            self._look(each)
+        return self._due - time.monotonic() if self._watched else None
 
     def _look(self, each: SampledEngine) -> None:
         try:
