@@ -20,6 +20,7 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
     "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
 }
 
+ObjectKey = tuple[str, str]  # kind and name
 View = tuple[Mapping[str, Json], Mapping[str, str]]
 
 
@@ -45,14 +46,14 @@ class ModelStatusWriter(CoalescingWorker):
         self._states.pop(name, None)
         self.mark()
 
-    def event(self, event: Mapping[str, Any], uids: Mapping[str, str]) -> None:
+    def event(self, event: Mapping[str, Any], uids: Mapping[ObjectKey, str]) -> None:
         """Leave a Kubernetes Event on the Model and the Workspace, where a CloudEvent is worth one."""
         kind = _EVENTS.get(event["type"])
         if kind is None:
             return
         workspace = event["source"].rsplit("/", 1)[-1]
         for resource, name in ((MODELS, event.get("metadataname", "")), (WORKSPACES, workspace)):
-            uid = uids.get(f"{resource.kind}/{name}")
+            uid = uids.get((resource.kind, name))
             if uid:
                 reference = {
                     "apiVersion": resource.api,

@@ -12,7 +12,7 @@ from hotseat.cluster.commands import PinAnnotations, RemoteCommands
 from hotseat.cluster.fetch_jobs import JobFetcher
 from hotseat.cluster.http_api import create_inbox
 from hotseat.cluster.model_objects import ModelObject, ModelObjects, read
-from hotseat.cluster.model_status import ModelStatusWriter
+from hotseat.cluster.model_status import ModelStatusWriter, ObjectKey
 from hotseat.cluster.pending_observations import PendingObservations
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import FunctionSettings, read_settings
@@ -20,7 +20,7 @@ from hotseat.cluster.workspace_controller import ClusterWorkspace
 from hotseat.coalesce import CoalescingWorker
 from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
-from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
+from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation, workspace_of
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_pins, of_seats, with_shown_names
 from hotseat.kube import pods
@@ -62,7 +62,7 @@ class SwitcherApp:
         self._controllers: dict[str, ClusterWorkspace] = {}
         self._handover = PendingObservations(self._controllers)
         self._documents = ModelObjects({}, {})
-        self._uids: Mapping[str, str] = {}
+        self._uids: Mapping[ObjectKey, str] = {}
         self._homes: dict[str, str] = {}  # Workspace by Model
         self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
         self._runtime = KnativeRuntime(
@@ -161,10 +161,10 @@ class SwitcherApp:
         models = self._models.objects
         paths = {name: path for name, r in self._documents.models.items() if (path := self._fetcher.path(r.model))}
         self._documents = read(self._workspaces.objects, models, self._services.objects, self._settings, paths)
-        found = {f"Model/{m['metadata']['name']}": m["metadata"]["uid"] for m in models}
-        found |= {f"Workspace/{w['metadata']['name']}": w["metadata"]["uid"] for w in self._workspaces.objects}
-        for name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
-            self._status_writer.forget(name.partition("/")[2])
+        found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
+        found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
+        for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
+            self._status_writer.forget(name)
         self._uids = found
         self._homes = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
 
@@ -237,7 +237,7 @@ class SwitcherApp:
             name = self._homes.get(observation.model, "")
             self._status_writer.mark()
         else:
-            name = observation.instance.partition("/")[0]
+            name = workspace_of(observation.instance)
         self._handover.tell(name, observation)
 
     def _demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
@@ -309,7 +309,7 @@ class SwitcherApp:
         self._status_writer.event(event, self._uids)
 
     def _uid(self, model: str) -> str | None:
-        return self._uids.get(f"Model/{model}")
+        return self._uids.get((MODELS.kind, model))
 
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):

@@ -17,7 +17,16 @@ from hotseat.control.scheduling_spec import capacity_of, limits_changed, terms_o
 from hotseat.control.stats_file import StatsFile
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
 from hotseat.core.events import Emit
-from hotseat.core.messages import EXTERNAL_EPOCH, CacheObserved, Demand, InstanceState, Observation, Residency, Resident
+from hotseat.core.messages import (
+    EXTERNAL_EPOCH,
+    CacheObserved,
+    Demand,
+    InstanceState,
+    Observation,
+    Residency,
+    Resident,
+    workspace_of,
+)
 from hotseat.core.policy.api import Policy
 from hotseat.core.ports import LogView, Runtime
 from hotseat.core.scheduler.messages import DemandReported
@@ -286,7 +295,7 @@ class LocalWorkspaces(ModelRegistry):
         if isinstance(observation, CacheObserved):
             handle = self._by_model.get(observation.model)
         else:
-            handle = self._handles.get(observation.instance.partition("/")[0])
+            handle = self._handles.get(workspace_of(observation.instance))
         if handle is not None:
             handle.scheduler.send(observation)
         elif not isinstance(observation, CacheObserved):  # a fetch may end after its Model was deleted

@@ -21,6 +21,16 @@ def model_of(seat: str) -> str:
     return seat.partition("#")[0]
 
 
+def instance_id(workspace: str, model: str, epoch: int) -> str:
+    """Return the id of the instance of MODEL that the decision EPOCH starts. It is unique over all Workspaces."""
+    return f"{workspace}/{model}@{epoch}"
+
+
+def workspace_of(instance: str) -> str:
+    """Return the Workspace of an instance id. No Workspace's name has a `/`."""
+    return instance.partition("/")[0]
+
+
 class InstanceState(StrEnum):
     """State of an instance: of what really occupies a seat."""
 

@@ -10,7 +10,7 @@ drain deadline an instance goes on from there only when every router has seen th
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from hotseat.core.messages import InstanceState, Start, Stop
+from hotseat.core.messages import InstanceState, Start, Stop, instance_id
 from hotseat.core.policy.api import Decision
 from hotseat.core.scheduler.instance import ACTIVE_STATES, DRAINING_STATES, SLEEP_STATES, Instance, Trigger
 from hotseat.core.scheduler.parts import Parts
@@ -172,8 +172,7 @@ class InstanceLifecycle:
     ) -> None:
         self.parts.availability.checks.pop(model, None)
         epoch, terms = self.parts.out.next_epoch, self.parts.scheduler_state.terms[model]
-        # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
-        name = f"{self.parts.scheduler_state.workspace}/{model}@{epoch}"
+        name = instance_id(self.parts.scheduler_state.workspace, model, epoch)
         instance = Instance.begin(Trigger.STARTED, now, model=model, id=name, epoch=epoch, terms=terms)
         instance.devices, instance.replica = devices, replica
         self.parts.scheduler_state.add(instance)

@@ -1,5 +1,6 @@
 """What a new switcher makes of pods and Deployments that it finds."""
 
+from hotseat.core.messages import instance_id
 from hotseat.kube import pods
 from hotseat.kube.client import Json
 from hotseat.kube.constants import FINGERPRINT, QUEUE_PORT, SERVICE, WORKSPACE
@@ -48,7 +49,9 @@ def adopt(watched: Informers, revision: str, now: float, *more: Json, frozen: bo
         all_labels.append(labels(service))
     workspace = next((each[WORKSPACE] for each in all_labels if WORKSPACE in each), "workspace")
     epoch = int(marks[EPOCH]) if marks.get(EPOCH, "").isdecimal() else 1  # anybody may write there
-    holding = PodInstance(model, marks.get(INSTANCE, f"{workspace}/{model}@{epoch}"), epoch, now, revision, scaled=True)
+    holding = PodInstance(
+        model, marks.get(INSTANCE, instance_id(workspace, model, epoch)), epoch, now, revision, scaled=True
+    )
     for pod in there:
         holding.see(pod).marked = INSTANCE in annotations(pod)
     for pod in more:
