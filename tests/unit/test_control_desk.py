@@ -71,7 +71,7 @@ def test_one_that_need_not_wait_costs_no_descriptor(gate: RequestGate) -> None:
     gate.apply_residency(ready(1))
     before = open_files()
     pending_request = gate.submit("a")
-    assert (pending_request.address, pending_request.held, open_files()) == ("http://127.0.0.1:1", False, before)
+    assert (pending_request.address, pending_request.queued, open_files()) == ("http://127.0.0.1:1", False, before)
     assert gate.in_flight("a@1") == gate.in_flight() == 1
     gate.finish(pending_request)
     assert gate.in_flight() == 0
@@ -80,7 +80,7 @@ def test_one_that_need_not_wait_costs_no_descriptor(gate: RequestGate) -> None:
 def test_one_that_waits_is_woken_by_its_turn(gate: RequestGate, client: FakeClient, told: Told) -> None:
     before = open_files()
     pending_request = gate.submit("a")
-    assert (pending_request.held, told, gate.waiting("a"), gate.standing(pending_request)) == (
+    assert (pending_request.queued, told, gate.waiting("a"), gate.queue_position(pending_request)) == (
         True,
         [True],
         1,
@@ -113,9 +113,9 @@ def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClie
     assert (late[1].position, late[1].estimate) == (2, pytest.approx(4.0, rel=0.05))
     now += 1.0
     gate.finish(pending_requests[11])
-    assert gate.standing(late[0]) == (None, None)
-    assert gate.standing(late[1]) == (1, pytest.approx(2.0, rel=0.1))
-    assert gate.lines(["a", "b"]) == {"a": (QueuedDemand(1, 122.0), pytest.approx(0.5, rel=0.1)), "b": (None, None)}
+    assert gate.queue_position(late[0]) == (None, None)
+    assert gate.queue_position(late[1]) == (1, pytest.approx(2.0, rel=0.1))
+    assert gate.queues(["a", "b"]) == {"a": (QueuedDemand(1, 122.0), pytest.approx(0.5, rel=0.1)), "b": (None, None)}
     with pytest.raises(Unavailable) as refused:
         gate.submit("a", timeout=0.0)
     assert refused.value.code == "deadline_unreachable"
@@ -152,7 +152,7 @@ def test_a_full_queue_is_said_at_once(gate: RequestGate) -> None:
     pending_requests = [gate.submit("a"), gate.submit("b")]
     with pytest.raises(QueueFull):
         gate.submit("a")
-    assert gate.lines() == {"a": (QueuedDemand(1, 100.0), None), "b": (QueuedDemand(1, 100.0), None)}
+    assert gate.queues() == {"a": (QueuedDemand(1, 100.0), None), "b": (QueuedDemand(1, 100.0), None)}
     for pending_request in pending_requests:
         gate.finish(pending_request)
 
@@ -163,10 +163,10 @@ def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(gate:
     pending_request = gate.submit("a")
     errors: list[object] = []
     if not late:
-        pending_request.on_cut(errors.append)
+        pending_request.on_abort(errors.append)
     gate.apply_residency(ready(2, state=InstanceState.RELEASING))
     if late:
-        pending_request.on_cut(errors.append)
+        pending_request.on_abort(errors.append)
     assert [type(error) for error in errors] == [Unavailable]
 
 

@@ -151,7 +151,7 @@ def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> No
     first, second = world.routed("big"), world.routed("big", size=7)
     first.submit(WaitOptions("key-1"))
     second.submit(WaitOptions("key-2", priority=3, timeout=60.0))
-    ((waiting, _),) = first.place.handle.gate.lines(["big"]).values()
+    ((waiting, _),) = first.place.handle.gate.queues(["big"]).values()
     assert first.place.handle.gate.waiting_bytes() == 7
     assert (waiting.tenants, waiting.priority) == ({"key-1": 1, "key-2": 1}, 3)
     assert waiting.deadline == pytest.approx(time.monotonic() + 60.0, abs=5.0)

@@ -83,7 +83,7 @@ def test_a_request_that_waits_follows_its_model(
     followed(routed)
     place = registry.find("a")
     assert (routed.place, old.gate.waiting()) == (place, 0) or old is place.handle
-    ((waiting, _),) = place.handle.gate.lines([place.model.name]).values()
+    ((waiting, _),) = place.handle.gate.queues([place.model.name]).values()
     assert waiting.oldest == pytest.approx(routed.began), "it has waited since it came"
     mine = f"{place.handle.name}/{place.model.name}@"
     eventually(lambda: any(instance.startswith(mine) for instance in runtime.instances))

@@ -137,7 +137,7 @@ class Day:
 
     def pass_to(self, when: str) -> float | None:
         self.now = at(when)
-        return self.table.look()
+        return self.table.evaluate()
 
     @property
     def open(self) -> tuple[bool, bool]:

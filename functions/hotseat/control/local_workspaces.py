@@ -52,7 +52,7 @@ class LocalWorkspace(WorkspaceController):
         )
         self._registry = registry
         self._demand_emitted = float("-inf")  # when the last demand.reported event was emitted
-        self.retired = False  # no document names it any longer
+        self.retired = False  # its document has been deleted
         self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: GPUs are not assigned
         self.gate = RequestGate(registry.router, registry.clock, self.scheduler.demand_changed)
 

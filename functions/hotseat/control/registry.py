@@ -1,4 +1,4 @@
-"""Which Models there are, by all their names, and the rooms where requests for them wait. What a gateway looks things up in."""
+"""Routes from all names of Models to their Workspaces, for the gateway."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ class WorkspaceHandle(Protocol):
 
     workspace: Workspace
     gate: RequestGate
-    retired: bool  # no document names it any longer
+    retired: bool  # its document has been deleted
 
     @property
     def name(self) -> str:
-        """Name of the Workspace."""
+        """The name of the Workspace."""
 
     @property
     def capacity(self) -> Capacity:
-        """What it has to give, as far as that is known here."""
+        """Its capacity, as far as it is known here."""
 
     @property
     def effective_max_wait(self) -> float | None:
-        """Bound on waiting in force, while somebody waits."""
+        """The bound on waiting in force, in seconds. None while no request is queued."""
 
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model. `unloaded` if it is not known yet."""
 
     def switches(self) -> Sequence[Switch]:
-        """Switches that are known, oldest first."""
+        """Return the known switches, oldest first."""
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Load a model and wait until it is ready.
@@ -70,7 +70,7 @@ class ModelRoute:
 
 
 class ModelRegistry:
-    """Lookups; they take no lock. Whoever fills it replaces `_routes` and `_handles` as a whole."""
+    """Lookups without a lock. Subclasses replace `_routes` and `_handles` as a whole."""
 
     def __init__(self) -> None:
         self._handles: Mapping[str, WorkspaceHandle] = {}
@@ -80,17 +80,17 @@ class ModelRegistry:
 
     @property
     def handles(self) -> list[WorkspaceHandle]:
-        """All that a document names or that still hold something, in the order in which they came."""
+        """All Workspaces that have a document or an instance, oldest first."""
         return [handle for handle in self._handles.values() if not handle.retired or handle.gate.residency.residents]
 
     def find(self, name: str) -> ModelRoute:
-        """Model that has this name, else UnknownModel."""
-        place = self._routes.get(name)
-        if place is None:
+        """Return the route of NAME. Raise UnknownModel if no Model has it."""
+        route = self._routes.get(name)
+        if route is None:
             raise UnknownModel(
                 f"The model `{name}` does not exist; GET /v1/models lists the available models.", param="model"
             )
-        return place
+        return route
 
     def default(self) -> ModelRoute | None:
         """Return the Model for requests that name none, if a Workspace has one."""
@@ -100,25 +100,25 @@ class ModelRegistry:
         return None
 
     def routes(self) -> Mapping[str, ModelRoute]:
-        """All Models by metadata.name, sorted."""
-        return {name: place for name, place in sorted(self._routes.items()) if name == place.model.name}
+        """Return the routes by metadata.name, sorted, without other names."""
+        return {name: route for name, route in sorted(self._routes.items()) if name == route.model.name}
 
     def shown_name(self, model: str) -> str:
-        """Name to show for a Model that is known by its metadata.name; that itself where no document names it any longer."""
-        place = self._routes.get(model)
-        return place.model.shown_name if place is not None and place.model.name == model else model
+        """Return the name to show for a Model by its metadata.name. If its document has been deleted: that name."""
+        route = self._routes.get(model)
+        return route.model.shown_name if route is not None and route.model.name == model else model
 
     def loadable(self, name: str) -> ModelRoute:
         """Return a Model that can be loaded and unloaded.
 
         Raise UnknownModel, Conflict or Unavailable otherwise.
         """
-        place = self.find(name)
+        route = self.find(name)
         if self._closing:
             raise Unavailable("hotseat is shutting down", code="shutting_down", retry_after=5.0)
-        if place.model.spec.engine == "external":
-            raise Conflict(f"{place.model.name} cannot be loaded or unloaded by hotseat: its engine is external")
-        return place
+        if route.model.spec.engine == "external":
+            raise Conflict(f"{route.model.name} cannot be loaded or unloaded by hotseat: its engine is external")
+        return route
 
     def logs(self, model: str) -> LogView | None:  # noqa: ARG002
         """Return the log of a model's engine. None if there is none."""

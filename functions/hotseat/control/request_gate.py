@@ -1,7 +1,7 @@
-"""The gate: where requests of one Workspace wait. The shell around the admission machine.
+"""The threads' side of the admission machine: requests of one Workspace are submitted, wait and end here.
 
-Threads bring requests here; one lock guards the machine, and each step under it takes microseconds. A request that must wait
-gets a file descriptor to be woken by, so that its thread can watch its client and its turn in one poll().
+One lock guards the machine, and each step under it takes microseconds. A queued request has a file descriptor that becomes
+readable when it is dispatched, so that its thread can watch the descriptor and its client in one poll().
 """
 
 import itertools
@@ -61,14 +61,14 @@ class PendingRequest:
     """One request, from `submit` until `finish`. Only the gate changes it."""
 
     __slots__ = (
+        "_aborted",
         "_cancel",
-        "_cut",
         "address",
         "dispatched",
         "error",
         "estimate",
-        "held",
         "position",
+        "queued",
         "request",
         "wake",
     )
@@ -76,27 +76,27 @@ class PendingRequest:
     def __init__(self, request: int) -> None:
         self.request = request
         self.dispatched: float | None = None
-        self.held = False  # it had to wait
-        self.position: int | None = None  # its place in the queue when it came
-        self.estimate: float | None = None  # seconds until its turn, as it looked then
+        self.queued = False  # it was not dispatched at once
+        self.position: int | None = None  # in the queue when it arrived; 1 is next
+        self.estimate: float | None = None  # seconds until dispatch, when it arrived
         self.address = ""
         self.error: HotseatError | None = None
-        self.wake: int | None = None  # descriptor that its thread polls while it waits
-        self._cut: HotseatError | None = None
+        self.wake: int | None = None  # the descriptor that its thread polls while it is queued
+        self._aborted: HotseatError | None = None
         self._cancel: Callable[[HotseatError], None] | None = None
 
-    def on_cut(self, cancel: Callable[[HotseatError], None]) -> None:
+    def on_abort(self, cancel: Callable[[HotseatError], None]) -> None:
         """Set the callback that aborts the request if its model is stopped.
 
         Called immediately if that has already happened.
         """
         self._cancel = cancel
-        if self._cut is not None:
-            cancel(self._cut)
+        if self._aborted is not None:
+            cancel(self._aborted)
 
-    def cut(self, error: HotseatError) -> None:
+    def abort(self, error: HotseatError) -> None:
         """Abort the request."""
-        self._cut = error
+        self._aborted = error
         if self._cancel is not None:
             self._cancel(error)
 
@@ -113,7 +113,7 @@ class RequestGate:
         self._on_demand = on_demand
         self._lock = threading.Lock()
         self._pending_requests: dict[int, PendingRequest] = {}
-        self._known: Mapping[str, Limits] = {}  # what the documents say of each Model
+        self._limits: Mapping[str, Limits] = {}  # of the documents, by model
         self._ids = itertools.count(1)
         self._closed = False
         self._empty = threading.Event()  # closed, and nothing is left
@@ -143,25 +143,25 @@ class RequestGate:
         pending_request = PendingRequest(next(self._ids))
         arrival = RequestArrived(now, pending_request.request, model, priority, at_once, tenant, deadline, size, since)
         try:
-            self._bring(pending_request, arrival)
-        except BaseException:  # whatever it is: nobody has the ticket, so nobody else would end it
+            self._submit(pending_request, arrival)
+        except BaseException:  # the caller has no PendingRequest to finish
             self.finish(pending_request)
             raise
         return pending_request
 
-    def _bring(self, pending_request: PendingRequest, arrival: RequestArrived) -> None:
+    def _submit(self, pending_request: PendingRequest, arrival: RequestArrived) -> None:
         with self._lock:
             self._pending_requests[pending_request.request] = pending_request
             urgent = self._carry_out(self._machine.step(arrival))
-            if pending_request.held:
-                pending_request.position, pending_request.estimate = self._standing(pending_request, arrival.now)
+            if pending_request.queued:
+                pending_request.position, pending_request.estimate = self._queue_position(pending_request, arrival.now)
         if urgent is not None:
             self._on_demand(urgent)
         if pending_request.error is not None:
             raise pending_request.error
 
     def wait(self, pending_request: PendingRequest, client: WaitingClient, timeout: float | None = None) -> bool:
-        """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientGone."""
+        """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientDisconnectedError."""
         if pending_request.dispatched is None and pending_request.error is None:
             self._poll(pending_request, client, timeout)
         if pending_request.error is not None:
@@ -172,7 +172,7 @@ class RequestGate:
         deadline = None if timeout is None else self._clock() + timeout
         poller = select.poll()
         wake = pending_request.wake
-        assert wake is not None  # noqa: S101 — a held ticket has one until `finish`
+        assert wake is not None  # noqa: S101 — a queued request has one until `finish`
         poller.register(wake, select.POLLIN)
         if client.fileno() >= 0:
             poller.register(client.fileno(), select.POLLIN | select.POLLRDHUP)
@@ -186,7 +186,7 @@ class RequestGate:
                     raise ClientDisconnectedError
                 poller.modify(
                     client.fileno(), select.POLLRDHUP
-                )  # it sent more than its request: only its leaving matters now
+                )  # it sent more than its request; only a disconnect matters now
 
     def expire(self, pending_request: PendingRequest) -> None:
         """End the wait of the request at its client's limit.
@@ -206,7 +206,7 @@ class RequestGate:
         self.finish(pending_request)
         return True
 
-    def want(self, model: str) -> None:
+    def prewarm(self, model: str) -> None:
         """Request that a model is loaded, although no request is queued for it."""
         self._step(PrewarmRequested(self._clock(), model))
 
@@ -220,35 +220,35 @@ class RequestGate:
             if pending_request.wake is not None:
                 os.close(pending_request.wake)
                 pending_request.wake = None
-            self._note_empty()
+            self._update_empty()
         if urgent is not None:
             self._on_demand(urgent)
 
-    # The rest of the world --------------------------------------------------------------------------------------------
+    # Residency and documents ------------------------------------------------------------------------------------------
 
     def apply_residency(self, residency: Residency) -> None:
         """Apply a new residency."""
         self._step(ResidencySeen(self._clock(), residency))
 
     def apply_limits(self, limits: LimitsChanged) -> None:
-        """Apply the documents."""
-        self._known = limits.models
+        """Apply changed documents."""
+        self._limits = limits.models
         self._step(limits)
 
     def extend_limits(self, limits: LimitsChanged) -> None:
-        """Apply the documents, but keep the Models that `apply_limits` will remove.
+        """Apply changed documents, but keep the limits of Models that `apply_limits` will remove.
 
-        Call this before names lead to other Models, so that a request finds its Model at every moment of a
-        change.
+        Call this before names are routed to other Models, so that the Model of a request is known at every
+        moment of a change.
         """
-        self._step(replace(limits, models={**self._known, **limits.models}))
+        self._step(replace(limits, models={**self._limits, **limits.models}))
 
     def close(self) -> None:
         """Refuse all queued requests, and accept no more."""
         self._step(RouterClosed(self._clock()))
         with self._lock:
             self._closed = True
-            self._note_empty()
+            self._update_empty()
 
     def wait_empty(self, timeout: float) -> bool:
         """After `close`, wait until every request has ended. Return False after `timeout` seconds."""
@@ -276,7 +276,7 @@ class RequestGate:
                 return self._machine.in_flight(instance)
             return sum(pending_request.dispatched is not None for pending_request in self._pending_requests.values())
 
-    def lines(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
+    def queues(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
         """Return by model its queue, if any, and its service rate in requests per second, if known.
 
         For `models`, or for the models with queued requests.
@@ -285,15 +285,15 @@ class RequestGate:
             now, waiting = self._clock(), self._machine.waiting_by_model()
             return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
-    def standing(self, pending_request: PendingRequest) -> tuple[int | None, float | None]:
+    def queue_position(self, pending_request: PendingRequest) -> tuple[int | None, float | None]:
         """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
 
         None if not queued, or unknown.
         """
         with self._lock:
-            return self._standing(pending_request, self._clock())
+            return self._queue_position(pending_request, self._clock())
 
-    def _standing(self, pending_request: PendingRequest, now: float) -> tuple[int | None, float | None]:
+    def _queue_position(self, pending_request: PendingRequest, now: float) -> tuple[int | None, float | None]:
         return self._machine.position(pending_request.request), self._machine.estimate(pending_request.request, now)
 
     @property
@@ -325,7 +325,7 @@ class RequestGate:
                 urgent = command.urgent or bool(urgent)
             elif isinstance(command, Queued):
                 pending_request = self._pending_requests[command.request]
-                pending_request.held = True
+                pending_request.queued = True
                 try:
                     pending_request.wake = _new_wake()
                 except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
@@ -338,12 +338,12 @@ class RequestGate:
                 )
                 self._wake(pending_request)
             elif isinstance(command, AbortRequest) and command.request in self._pending_requests:
-                self._pending_requests[command.request].cut(
+                self._pending_requests[command.request].abort(
                     Unavailable(command.message, code="model_stopped", retry_after=1.0)
                 )
         return urgent
 
-    def _note_empty(self) -> None:
+    def _update_empty(self) -> None:
         if self._closed and not self._pending_requests:
             self._empty.set()
 

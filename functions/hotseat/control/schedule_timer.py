@@ -1,6 +1,6 @@
-"""The timetable of one Workspace: tells its switcher the terms of the models, and again when a window opens or closes.
+"""Configures the scheduler of one Workspace, and again whenever a schedule window opens or closes.
 
-The core knows no wall time. What schedules say is looked up here, from wall time, and reaches it as plain terms.
+The core has no wall time. Schedules are evaluated here, and reach it as SchedulingSpecs.
 """
 
 import threading
@@ -16,34 +16,34 @@ from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 from hotseat.manifests.windows import look
 
-LONGEST = 60.0  # seconds between looks at the time: it may be set anew, and a machine that slept has missed some
+LONGEST = 60.0  # seconds between evaluations: the clock may be set, and a suspended machine misses some
 
 
 class ScheduleTimer:
-    """`tell` gets the stimuli, with the time of `clock`; `today` is wall time. Thread-safe."""
+    """Calls `send` with ConfigChanged. Its time is that of `clock`; `today` returns wall time. Thread-safe."""
 
     def __init__(
         self,
-        tell: Callable[[ConfigChanged], None],
+        send: Callable[[ConfigChanged], None],
         clock: Callable[[], float],
         today: Callable[[], float] = time.time,
     ) -> None:
-        self._tell = tell
+        self._send = send
         self._clock = clock
         self._today = today
         self._lock = threading.Lock()
         self._scheduled: tuple[Model, ...] = ()
-        self._terms: Mapping[str, SchedulingSpec] = {}
+        self._specs: Mapping[str, SchedulingSpec] = {}
         self._capacity = Capacity()
         self._groups = UNGROUPED
-        self._told: Mapping[str, SchedulingSpec] = {}
+        self._sent: Mapping[str, SchedulingSpec] = {}
         self._worker = CoalescingWorker("schedules", self._evaluate_again)
         self._closed = False
 
     def configure(
         self,
         models: Iterable[Model],
-        terms: Mapping[str, SchedulingSpec],
+        specs: Mapping[str, SchedulingSpec],
         capacity: Capacity,
         groups: Groups = UNGROUPED,
         *,
@@ -52,38 +52,38 @@ class ScheduleTimer:
         """Apply changed documents. RETRY_FAILED: failed models are tried again at once."""
         with self._lock:
             self._scheduled = tuple(m for m in models if m.spec.lifecycle.schedule)
-            self._terms, self._capacity, self._groups = terms, capacity, groups
-            self._look(anyway=True, afresh=retry_failed)
+            self._specs, self._capacity, self._groups = specs, capacity, groups
+            self._evaluate(always=True, afresh=retry_failed)
 
     def set_capacity(self, capacity: Capacity) -> None:
         """Change the capacity only."""
         with self._lock:
             self._capacity = capacity
-            self._look(anyway=True)
+            self._evaluate(always=True)
 
-    def look(self) -> float | None:
-        """Look at the time; returns the seconds until something changes, None if nothing will."""
+    def evaluate(self) -> float | None:
+        """Evaluate the schedules. Return the seconds until the next window opens or closes. None: there is none."""
         with self._lock:
-            return self._look(anyway=False)
+            return self._evaluate(always=False)
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Send no more."""
         with self._lock:
             self._closed = True
             self._worker.close()
 
-    def _look(self, *, anyway: bool, afresh: bool = False) -> float | None:
+    def _evaluate(self, *, always: bool, afresh: bool = False) -> float | None:
         if self._closed:
             return None
         now = datetime.fromtimestamp(self._today(), UTC)
-        terms, changes = dict(self._terms), list[datetime]()
+        specs, changes = dict(self._specs), list[datetime]()
         for model in self._scheduled:
             found = look(model.spec.lifecycle.schedule, now)
-            terms[model.name] = replace(terms[model.name], wanted=found.wanted, kept=found.pinned)
+            specs[model.name] = replace(specs[model.name], wanted=found.wanted, kept=found.pinned)
             changes += [found.until] if found.until is not None else []
-        if anyway or terms != self._told:
-            self._told = terms
-            self._tell(ConfigChanged(self._clock(), terms, self._capacity, self._groups, afresh))
+        if always or specs != self._sent:
+            self._sent = specs
+            self._send(ConfigChanged(self._clock(), specs, self._capacity, self._groups, afresh))
         if not changes:
             return None
         rest = (min(changes) - now).total_seconds()
@@ -91,4 +91,4 @@ class ScheduleTimer:
         return rest
 
     def _evaluate_again(self) -> None:
-        self.look()
+        self.evaluate()

@@ -185,7 +185,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants),
         }
-        for model, (waiting, rate) in handle.gate.lines().items()
+        for model, (waiting, rate) in handle.gate.queues().items()
         if waiting is not None
     ]
 
@@ -194,7 +194,7 @@ def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[st
     """Yield a row for each Model of a Workspace, with or without queued requests."""
     now = time.monotonic()
     mine = [name for name, place in registry.routes().items() if place.handle is handle]
-    for model, (waiting, rate) in handle.gate.lines(mine).items():
+    for model, (waiting, rate) in handle.gate.queues(mine).items():
         yield {
             "model": registry.shown_name(model),
             "workspace": handle.name,

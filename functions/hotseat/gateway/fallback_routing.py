@@ -132,7 +132,7 @@ class RoutedRequest:
                 return None
             for place, _ in self._others():
                 if _needs_no_seat(place):  # it may answer before the wanted one does: whoever is first
-                    place.handle.gate.want(place.model.name)
+                    place.handle.gate.prewarm(place.model.name)
                     break
         return look_again(fallback, time.monotonic() - self.began, limit)
 
@@ -157,7 +157,7 @@ class RoutedRequest:
         if self.place.model.spec.url:
             return False  # a server that is not ours, of whose end nobody hears
         ended = threading.Event()
-        self.pending_request.on_cut(lambda _: ended.set())
+        self.pending_request.on_abort(lambda _: ended.set())
         if not ended.wait(ENDS_WITHIN):
             return False
         self.finish()
@@ -226,7 +226,7 @@ class RoutedRequest:
             place.handle.gate.finish(pending_request)  # its turn has come this moment
             return True
         if old is None and reason in (Reason.LOADING, Reason.WAITING):
-            self.place.handle.gate.want(self.place.model.name)
+            self.place.handle.gate.prewarm(self.place.model.name)
         self.finish()
         self._arrive(place, asked, reason)
         self._stand(pending_request)
@@ -257,7 +257,7 @@ class RoutedRequest:
 
     def _stand(self, pending_request: PendingRequest) -> None:
         self._pending_request = pending_request
-        self._held = self._held or pending_request.held
+        self._held = self._held or pending_request.queued
 
     def _bring(self, place: ModelRoute, *, at_once: bool = False, since: float | None = None) -> PendingRequest:
         its, rest = self.asking, None

@@ -22,7 +22,7 @@ def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
     for place in registry.routes().values():
         name, gate = place.model.name, place.handle.gate
-        now, ((waiting, _),) = time.monotonic(), gate.lines([name]).values()
+        now, ((waiting, _),) = time.monotonic(), gate.queues([name]).values()
         busy = sum(gate.in_flight(each.instance) for each in gate.residency.residents if each.model == name)
         yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
         yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)

@@ -200,7 +200,7 @@ class Inference:
             patience=spec.lifecycle.response_start_timeout or None,
         )
         exchange = relay.Exchange(self._connections, call)
-        routed.pending_request.on_cut(exchange.cancel)
+        routed.pending_request.on_abort(exchange.cancel)
         return exchange.run(job.stream, extra=(*routed.headers, *extra))
 
 
@@ -260,7 +260,7 @@ class _Wait:
             self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._routed.queue_headers])
         model, handle = self._routed.place.model, self._routed.place.handle
         status = handle.status(model.name)
-        position, estimate = handle.gate.standing(self._routed.pending_request)
+        position, estimate = handle.gate.queue_position(self._routed.pending_request)
         residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.seated]
         state = {
             "model": model.shown_name,
