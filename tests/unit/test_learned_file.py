@@ -85,9 +85,12 @@ def test_who_is_killed_while_it_writes_leaves_what_was_there(path: Path, monkeyp
         (b"[" * 100_000, "nested"),
         (b"[]", "version is None"),
         (b'{"version": 2, "models": []}', "version is 2; this hotseat reads version 1"),
-        (b'{"version": 1}', "no lessons"),
-        (b'{"version": 1, "models": [{"model": "a"}]}', "no lessons"),
-        (b'{"version": 1, "models": [{"model": "a", "mark": "m", "load": {"mean": NaN, "spread": 0}}]}', "no amount"),
+        (b'{"version": 1}', "not statistics"),
+        (b'{"version": 1, "models": [{"model": "a"}]}', "not statistics"),
+        (
+            b'{"version": 1, "models": [{"model": "a", "mark": "m", "load": {"mean": NaN, "spread": 0}}]}',
+            "not a number",
+        ),
     ],
 )
 def test_what_cannot_be_understood_is_set_aside_and_said(

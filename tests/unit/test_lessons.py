@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hotseat.control.codec import lessons_from_json, lessons_to_json
+from hotseat.control.codec import stats_from_json, stats_to_json
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -86,7 +86,7 @@ def learned() -> Story:
 
 
 def after_restart(**models: SchedulingSpec) -> Story:
-    return Story(lessons_from_json(json.loads(json.dumps(lessons_to_json(learned().machine.lessons())))), **models)
+    return Story(stats_from_json(json.loads(json.dumps(stats_to_json(learned().machine.lessons())))), **models)
 
 
 def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
@@ -159,15 +159,15 @@ def test_what_is_found_halfway_does_not_tell_how_long_it_takes() -> None:
 def test_secrets_of_documents_do_not_leave_with_lessons() -> None:
     story = Story(a=dataclasses.replace(A, fingerprint='{"env": "HF_TOKEN=hf_secret"}'))
     story.load(1.0, "a", 1.0)
-    assert "secret" not in json.dumps(lessons_to_json(story.machine.lessons()))
+    assert "secret" not in json.dumps(stats_to_json(story.machine.lessons()))
 
 
 GOOD = {"model": "a", "mark": "m", "load": {"mean": 1, "spread": 0.5}, "memory": 5}
 
 
 def test_lessons_are_read_as_they_were_written_whatever_else_stands_there() -> None:
-    assert lessons_from_json([{**GOOD, "more": 1}]) == {"a": ModelStats("m", {"load": Estimate(1.0, 0.5)}, 5)}
-    assert lessons_from_json([]) == {}
+    assert stats_from_json([{**GOOD, "more": 1}]) == {"a": ModelStats("m", {"load": Estimate(1.0, 0.5)}, 5)}
+    assert stats_from_json([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -190,4 +190,4 @@ def test_lessons_are_read_as_they_were_written_whatever_else_stands_there() -> N
 )
 def test_what_are_no_lessons_is_refused(rows: object) -> None:
     with pytest.raises(ValueError, match=r"no|could not"):
-        lessons_from_json(rows)
+        stats_from_json(rows)

@@ -44,7 +44,7 @@ def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> Non
 
 @pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])
 def test_what_is_no_snapshot_is_refused(broken: object) -> None:
-    with pytest.raises(ValueError, match="no snapshot"):
+    with pytest.raises(ValueError, match="not a demand snapshot"):
         demand_from_json(broken)
 
 

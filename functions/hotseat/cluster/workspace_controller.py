@@ -13,9 +13,9 @@ from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.cluster import status_objects as statuses
 from hotseat.cluster.status_writer import StatusWriter
-from hotseat.control.codec import lessons_from_json, lessons_to_json, residency_from_status, residency_to_status
+from hotseat.control.codec import residency_from_status, residency_to_status, stats_from_json, stats_to_json
 from hotseat.control.event_log import EventLog
-from hotseat.control.scheduling_spec import capacity_of, terms_of
+from hotseat.control.scheduling_spec import capacity_of, scheduling_spec_of
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
 from hotseat.core.messages import Demand, Residency
 from hotseat.core.policy.api import Policy
@@ -121,7 +121,10 @@ class ClusterWorkspace(WorkspaceController):
         self.generation = generation
         self._events.learn_names({m.name: m.shown_name for m in models})
         self._group_problem = statuses.group_problem(workspace, models)
-        specs = {m.name: terms_of(m, workspace, fingerprints.get(m.name), ahead=True, may_park=False) for m in models}
+        specs = {
+            m.name: scheduling_spec_of(m, workspace, fingerprints.get(m.name), fetch_ahead=True, may_park=False)
+            for m in models
+        }
         self._configure(workspace, models, specs, capacity_of(workspace), policy)
         self._status_writer.mark()
 
@@ -172,7 +175,7 @@ class ClusterWorkspace(WorkspaceController):
             "switches": statuses.switch_rows(self._earlier_switches, self.scheduler.switches()),
             "queue": statuses.queue_rows(queue),
             **statuses.names(self.scheduler.residency),
-            "learned": lessons_to_json(self.scheduler.stats()),
+            "learned": stats_to_json(self.scheduler.stats()),
             "waiting": sum(waiting for waiting, _, _ in queue.values()),
             "conditions": self._conditions(),
         }
@@ -202,7 +205,7 @@ class ClusterWorkspace(WorkspaceController):
 
 def _read_stats(status: Mapping[str, Any]) -> StatsByModel:
     try:
-        return lessons_from_json(status.get("learned") or ())
+        return stats_from_json(status.get("learned") or ())
     except ValueError as error:  # another version wrote it
         log.warning("cannot read the learned statistics: %s", error)
         return {}

@@ -1,7 +1,7 @@
-"""Demand and residency as they travel: JSON on a cluster's wire, and back.
+"""JSON of demand, residency, switches and statistics, as router and switcher exchange them.
 
-Times inside a process are seconds on its own monotonic clock; on the wire they are UTC, so that two machines can compare them
-as well as their clocks agree. A signature shows that a router of ours sent a snapshot: HMAC-SHA256 over its canonical JSON.
+Times in a process are seconds on its monotonic clock. In JSON they are UTC. A signature, HMAC-SHA256 over canonical JSON,
+shows that a router with the shared key sent a snapshot.
 """
 
 import hashlib
@@ -20,27 +20,27 @@ from hotseat.core.scheduler.stats import ModelStats, StatsByModel
 
 Json = dict[str, Any]
 
-LARGEST = 2**53  # seconds or bytes that are believed: sums of them are finite, and JSON has them exactly
+LARGEST = 2**53  # seconds or bytes that are accepted: JSON has them exactly, and sums are finite
 
 
 @cache
 def _offset() -> float:
-    """Seconds from this process's monotonic clock to UTC: one value, so that the same moment is always written the same."""
+    """Return the seconds from the monotonic clock to UTC. Cached, so that equal times give equal text."""
     return time.time() - time.monotonic()
 
 
 def to_rfc3339(moment: float) -> str:
-    """Write a time of this process's monotonic clock as RFC 3339."""
+    """Return a time of the monotonic clock as RFC 3339 text."""
     return format_time(moment + _offset())
 
 
 def from_rfc3339(text: str) -> float:
-    """Read such a time onto this process's monotonic clock."""
+    """Return an RFC 3339 time as a time of the monotonic clock."""
     return datetime.fromisoformat(text).timestamp() - _offset()
 
 
 def demand_to_json(workspace: str, demand: Demand) -> Json:
-    """Write a snapshot."""
+    """Return the JSON of a demand snapshot."""
     waiting = {
         model: {
             "count": w.count,
@@ -66,7 +66,7 @@ def demand_to_json(workspace: str, demand: Demand) -> Json:
 
 
 def demand_from_json(data: Any) -> tuple[str, Demand]:
-    """Read a snapshot and the Workspace that it is about. ValueError: it is none."""
+    """Return the Workspace and the demand snapshot. Raise ValueError if DATA is no snapshot."""
     try:
         waiting = {
             str(model): QueuedDemand(
@@ -89,11 +89,11 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
             tuple(str(model) for model in data["requested"]),
             {
                 str(model): from_rfc3339(since) for model, since in (data.get("wanted") or {}).items()
-            },  # of routers that have it
+            },  # older routers do not send it
         )
         return str(data["workspace"]), demand
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no snapshot of demand: {error!r}") from error
+        raise ValueError(f"not a demand snapshot: {error!r}") from error
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, int]:
@@ -101,18 +101,18 @@ def _counts(data: Mapping[str, Any]) -> dict[str, int]:
 
 
 def sign(key: bytes, data: Any) -> str:
-    """Sign JSON data, however it is spelt."""
+    """Return the signature of JSON data. It does not depend on the formatting."""
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
     return hmac.new(key, canonical, hashlib.sha256).hexdigest()
 
 
 def signed(key: bytes, data: Any, signature: str) -> bool:
-    """Whether that key made this signature. In constant time."""
+    """Whether SIGNATURE was made with KEY. Takes constant time."""
     return hmac.compare_digest(sign(key, data), signature)
 
 
 def residency_to_status(residency: Residency) -> Json:
-    """Write who holds what, as fields of a Workspace's status. Fields that have no value are null, so that a merge removes them."""
+    """Return a residency as fields of a Workspace's status. Fields without a value are null, so that a merge removes them."""
     return {
         "epoch": residency.epoch,
         "residents": [
@@ -126,7 +126,7 @@ def residency_to_status(residency: Residency) -> Json:
                 **({"leaving": r.leaving} if r.leaving else {}),
                 **({"devices": list(r.devices)} if r.devices else {}),
                 **({"memory": r.memory} if r.memory is not None else {}),
-                **({"story": [_step_to_json(step) for step in r.story]} if r.story else {}),
+                **({"story": [_transition_to_json(step) for step in r.story]} if r.story else {}),
             }
             for r in residency.residents
         ],
@@ -148,7 +148,7 @@ def residency_to_status(residency: Residency) -> Json:
 
 
 def residency_from_status(status: Mapping[str, Any]) -> Residency:
-    """Read who holds what."""
+    """Return the residency in a Workspace's status."""
     residents = tuple(
         Resident(
             r["model"],
@@ -160,7 +160,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
             r.get("leaving"),
             tuple(r.get("devices") or ()),
             r.get("memory"),
-            tuple(_step_from_json(step) for step in r.get("story") or ()),
+            tuple(_transition_from_json(step) for step in r.get("story") or ()),
         )
         for r in status.get("residents") or ()
     )
@@ -184,13 +184,13 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
     )
 
 
-def _step_to_json(step: Transition) -> Json:
-    before, after = step.before, step.after
+def _transition_to_json(transition: Transition) -> Json:
+    before, after = transition.before, transition.after
     ends = {**({"from": before.value} if before else {}), **({"to": after.value} if after else {})}
-    return {"at": to_rfc3339(step.at), **ends, "why": step.why}
+    return {"at": to_rfc3339(transition.at), **ends, "why": transition.why}
 
 
-def _step_from_json(data: Json) -> Transition:
+def _transition_from_json(data: Json) -> Transition:
     before, after = data.get("from"), data.get("to")
     return Transition(
         from_rfc3339(data["at"]),
@@ -201,7 +201,7 @@ def _step_from_json(data: Json) -> Transition:
 
 
 def switch_to_json(switch: Switch) -> Json:
-    """Write a switch for people, with what it takes to read it back."""
+    """Return the JSON of a switch."""
     return {
         "id": switch.id,
         "from": list(switch.leaving),
@@ -217,7 +217,7 @@ def switch_to_json(switch: Switch) -> Json:
 
 
 def switch_from_json(workspace: str, data: Mapping[str, Any]) -> Switch:
-    """Read a switch, as far as people see it: its phases are what they were."""
+    """Return the switch of JSON. Its phases are those of the JSON."""
     switch = _RecordedSwitch(
         data["id"],
         workspace,
@@ -231,49 +231,49 @@ def switch_from_json(workspace: str, data: Mapping[str, Any]) -> Switch:
         outcome=data["outcome"],
         message=data.get("message", ""),
     )
-    switch.told = dict(data["phases"])
+    switch.recorded = dict(data["phases"])
     return switch
 
 
-def lessons_to_json(lessons: StatsByModel) -> list[Json]:
-    """Write what was learned of models, so that the next switcher begins with it."""
+def stats_to_json(stats: StatsByModel) -> list[Json]:
+    """Return the JSON of statistics."""
     return [
         {
             "model": model,
-            "mark": lesson.mark,
-            **{step: {"mean": round(e.mean, 4), "spread": round(e.spread, 4)} for step, e in lesson.times.items()},
-            **({} if lesson.memory is None else {"memory": lesson.memory}),
-            **({} if lesson.parked_memory is None else {"parkedMemory": lesson.parked_memory}),
+            "mark": each.mark,
+            **{step: {"mean": round(e.mean, 4), "spread": round(e.spread, 4)} for step, e in each.times.items()},
+            **({} if each.memory is None else {"memory": each.memory}),
+            **({} if each.parked_memory is None else {"parkedMemory": each.parked_memory}),
         }
-        for model, lesson in lessons.items()
+        for model, each in stats.items()
     ]
 
 
-def lessons_from_json(rows: Any) -> dict[str, ModelStats]:
-    """Read it. ValueError: it is none of that."""
+def stats_from_json(rows: Any) -> dict[str, ModelStats]:
+    """Return the statistics of JSON. Raise ValueError if ROWS are no statistics."""
     try:
-        return {str(row["model"]): _lesson(row) for row in rows}
+        return {str(row["model"]): _stats(row) for row in rows}
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"no lessons: {error!r}") from error
+        raise ValueError(f"not statistics: {error!r}") from error
 
 
-def _lesson(row: Mapping[str, Any]) -> ModelStats:
+def _stats(row: Mapping[str, Any]) -> ModelStats:
     times = {step: Estimate(_amount(row[step]["mean"]), _amount(row[step]["spread"])) for step in STEPS if step in row}
     memory, parked = (int(_amount(row[key])) if key in row else None for key in ("memory", "parkedMemory"))
     return ModelStats(str(row["mark"]), times, memory, parked)
 
 
 def _amount(value: Any) -> float:
-    """Take a number that can be seconds or bytes; ValueError: it cannot."""
+    """Return VALUE as seconds or bytes. Raise ValueError if it cannot be either."""
     if not 0 <= (amount := float(value)) <= LARGEST:
-        raise ValueError(f"no amount: {value!r}")
+        raise ValueError(f"not a number from 0 to {LARGEST}: {value!r}")
     return amount
 
 
 class _RecordedSwitch(Switch):
-    """A switch that another process made."""
+    """A switch of another process."""
 
-    told: dict[str, float]
+    recorded: dict[str, float]
 
     def phases(self) -> dict[str, float]:
-        return self.told
+        return self.recorded

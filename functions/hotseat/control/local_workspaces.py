@@ -13,7 +13,7 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.gpu_assignment import assign_gpus
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import Clock, RequestGate
-from hotseat.control.scheduling_spec import capacity_of, limits_changed, terms_of
+from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of
 from hotseat.control.stats_file import StatsFile
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
 from hotseat.core.events import Emit
@@ -71,7 +71,7 @@ class LocalWorkspace(WorkspaceController):
         """
         models = list(models)
         self.gate.apply_limits(limits_changed(self._clock(), models, workspace))
-        specs = {m.name: terms_of(m, workspace) for m in models}
+        specs = {m.name: scheduling_spec_of(m, workspace) for m in models}
         capacity = replace(capacity_of(workspace, self.devices, host_memory=host_memory), away=away)
         self._configure(workspace, models, specs, capacity, policy, retry_failed=True)
 

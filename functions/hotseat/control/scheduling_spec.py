@@ -1,4 +1,4 @@
-"""From the documents to what the two machines want to know."""
+"""Translates documents for the admission machine and the scheduler."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from hotseat.core.policy.api import Capacity, Claim
 from hotseat.core.policy.groups import Group, Groups
 from hotseat.core.scheduler.messages import SchedulingSpec
 
-# What can change without a restart of the engine.
+# Fields that can change without a restart of the engine.
 _SOFT = {
     "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
     "fallback",
@@ -29,17 +29,22 @@ _SOFT_PARTS = {
 }
 
 
-def terms_of(
-    model: Model, workspace: Workspace, mark: str | None = None, *, ahead: bool = False, may_park: bool = True
+def scheduling_spec_of(
+    model: Model,
+    workspace: Workspace,
+    known_fingerprint: str | None = None,
+    *,
+    fetch_ahead: bool = False,
+    may_park: bool = True,
 ) -> SchedulingSpec:
-    """Terms of a Model; what it leaves open comes from its Workspace's policy. `mark` stands for its fingerprint, where given.
+    """Return the SchedulingSpec of a Model. Fields that it leaves open come from its Workspace's policy.
 
-    `ahead`: weights are brought before anybody asks for them; who does so earlier is refused unless the Model says otherwise.
-    `may_park`: whether the runtime parks what asks for it.
+    KNOWN_FINGERPRINT replaces the fingerprint of the document. FETCH_AHEAD: weights are fetched before the first request, and
+    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines.
     """
     spec, policy = model.spec, workspace.spec.policy
     lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
-    default = WhileAbsent.REFUSE if ahead else WhileAbsent.WAIT
+    default = WhileAbsent.REFUSE if fetch_ahead else WhileAbsent.WAIT
     counted = workspace.spec.capacity.accelerator_memory is not None
     return SchedulingSpec(
         claim=Claim(resources.gpus, (resources.accelerator_memory or 0) if counted else 0),
@@ -52,31 +57,31 @@ def terms_of(
         stop_timeout=lifecycle.stop_timeout,
         preload=lifecycle.preload,
         external=spec.url if spec.engine == "external" else None,
-        fingerprint=fingerprint(model) if mark is None else mark,
-        fetch_ahead=ahead,
-        check_first=not ahead,  # a cluster's weights are on a claim, which nobody tidies up
+        fingerprint=fingerprint(model) if known_fingerprint is None else known_fingerprint,
+        fetch_ahead=fetch_ahead,
+        check_first=not fetch_ahead,  # weights on a cluster's claim stay; files on a machine may have been deleted
         ageing=policy.ageing,
         refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
         pinned=model.metadata.annotations.get(PINNED) == "true",
         return_after=workspace.spec.return_to_default if workspace.spec.default_model in model.names else 0.0,
-        replicas=1 if ahead else scheduling.replicas,  # a cluster's runtime has one pod of a Model
+        replicas=1 if fetch_ahead else scheduling.replicas,  # on a cluster each Model has one pod
         park=may_park and lifecycle.release is OnIdle.PARK,
         host_memory=resources.memory,
     )
 
 
 def fingerprint(model: Model) -> str:
-    """Everything that an engine has to be restarted for, as one string."""
+    """Return a string that changes when the engine has to be restarted."""
     return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), **_SOFT_PARTS})
 
 
 def limits_of(model: Model, workspace: Workspace) -> Limits:
-    """Bounds of a Model's requests."""
+    """Return the limits of a Model's requests."""
     return Limits(model.spec.concurrency, workspace.spec.queue.max_waiting_per_model)
 
 
 def limits_changed(now: float, models: Iterable[Model], workspace: Workspace, routers: int = 1) -> LimitsChanged:
-    """Say what a router needs to know of the documents: who may wait, and how those who do take turns. `routers`: how many share that."""
+    """Return the limits of all requests of a Workspace. ROUTERS is the number of routers that share them."""
     spec = workspace.spec
     return LimitsChanged(
         now,
@@ -92,9 +97,9 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace, ro
 def capacity_of(
     workspace: Workspace, devices: tuple[str, ...] | None = None, *, host_memory: int | None = None
 ) -> Capacity:
-    """Read what a Workspace has to give. `devices` are its GPUs where they are ours to hand out: it has no more than those.
+    """Return the capacity of a Workspace. DEVICES are the GPUs that are assigned to it. None: GPUs are not assigned.
 
-    `host_memory`: bytes for parked Models where it states none; None: no limit.
+    HOST_MEMORY is the limit for parked Models in bytes if the Workspace sets none. None: no limit.
     """
     stated = workspace.spec.capacity
     parked = host_memory if stated.host_memory is None else stated.host_memory
@@ -103,12 +108,12 @@ def capacity_of(
     if devices is None or len(devices) >= stated.gpus:
         return Capacity(stated.gpus, stated.accelerator_memory, devices or (), parked)
     gpus, memory = len(devices), stated.accelerator_memory
-    left = None if memory is None else memory * gpus // stated.gpus  # each has the part that it was to have
+    left = None if memory is None else memory * gpus // stated.gpus  # per GPU it stays the same
     return Capacity(gpus, left, devices, parked, missing=stated.gpus - gpus)
 
 
 def groups_of(workspace: Workspace) -> Groups:
-    """Read who may be resident with whom."""
+    """Return the groups and sets of a Workspace."""
     spec = workspace.spec
     groups = (Group(g.name, frozenset(g.members), g.swap, g.exclusive, g.persistent) for g in spec.groups)
     return Groups(tuple(groups), tuple(map(frozenset, spec.sets)))

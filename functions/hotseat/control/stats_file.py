@@ -1,4 +1,4 @@
-"""What was learned, on one machine: a file that the next hotseat begins with."""
+"""The file that keeps the statistics of models over restarts, on one machine."""
 
 import json
 import logging
@@ -8,28 +8,28 @@ from contextlib import suppress
 from pathlib import Path
 
 from hotseat.coalesce import CoalescingWorker
-from hotseat.control.codec import lessons_from_json, lessons_to_json
+from hotseat.control.codec import stats_from_json, stats_to_json
 from hotseat.core.scheduler.stats import ModelStats, StatsByModel
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-GATHER = 1.0  # seconds in which news gather before they are written
+GATHER = 1.0  # seconds in which changes gather before they are written
 
 
 class StatsFile:
-    """One file, written as a whole or not at all, soon after something was learned. Nothing is raised for what a disk does.
+    """Reads the file at the start and writes it soon after changes, as a whole or not at all. OS errors are logged.
 
-    A file that cannot be understood is set aside, and all is learned anew.
+    A file that cannot be parsed is renamed, and the statistics start empty.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # guards the statistics
         self._stats = self._read()
         self._unwritten = False
         self._worker = CoalescingWorker("statistics", self._write)
-        self._writing = threading.Lock()  # one write at a time; taken before the other
+        self._writing = threading.Lock()  # one write at a time; acquired before `_lock`
 
     @property
     def stats(self) -> StatsByModel:
@@ -45,7 +45,7 @@ class StatsFile:
                 self._worker.mark(GATHER)
 
     def close(self) -> None:
-        """Write what has not been written yet."""
+        """Write changes that are not written yet."""
         self._worker.close()
         self._write()
 
@@ -55,10 +55,10 @@ class StatsFile:
                 unwritten, self._unwritten, stats = self._unwritten, False, self._stats
             if not unwritten:
                 return
-            text = json.dumps({"version": VERSION, "models": lessons_to_json(stats)}, indent=1)
+            text = json.dumps({"version": VERSION, "models": stats_to_json(stats)}, indent=1)
             new = self._path.with_name(f"{self._path.name}.new")
             try:
-                new.parent.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
+                new.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted
                 with new.open("w") as file:
                     file.write(text)
                     file.flush()
@@ -84,12 +84,12 @@ class StatsFile:
 
 
 def _parse(data: bytes) -> dict[str, ModelStats]:
-    """Read the file's content. ValueError: it is none of ours."""
+    """Return the statistics in the file's content. Raise ValueError if it has none."""
     try:
         content = json.loads(data)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise ValueError(f"its version is {version!r}; this hotseat reads version {VERSION}")
-    return lessons_from_json(content.get("models"))
+    return stats_from_json(content.get("models"))
