@@ -13,9 +13,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from hotseat.control.event_log import EventLog, HttpSink, Listener
-from hotseat.control.file_watch import Settling, look
+from hotseat.control.file_watch import Debouncer, snapshot
 from hotseat.control.local_workspaces import LocalWorkspaces
-from hotseat.control.port_conflicts import port_clashes
+from hotseat.control.port_conflicts import port_conflicts
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges as readings
 from hotseat.gateway.auth import Keys
@@ -133,7 +133,7 @@ class App:
 
     def begin(self) -> None:
         """Take down what an earlier run left, take in the documents, and look after their files."""
-        before = look(self.settings.files)
+        before = snapshot(self.settings.files)
         self._apply(self.manifest)
         threading.Thread(target=self._look_after_files, args=(before,), name="documents", daemon=True).start()
 
@@ -146,12 +146,12 @@ class App:
 
         `before` is how they looked at the start, when they had just been read: what changed in between is found by reading them once.
         """
-        settling = Settling() if self.settings.watch and self.settings.files else None
+        debouncer = Debouncer() if self.settings.watch and self.settings.files else None
         while not self._closed:
-            asked = self._is_asked(None if settling is None else settling.pause)
+            asked = self._is_asked(None if debouncer is None else debouncer.pause)
             try:
-                state = look(self.settings.files) if settling is not None else before
-                if asked or (settling is not None and settling.see(state, time.monotonic())):
+                state = snapshot(self.settings.files) if debouncer is not None else before
+                if asked or (debouncer is not None and debouncer.update(state, time.monotonic())):
                     self._take_in(anyway=asked or state != before)
             except Exception as error:
                 log.exception("reload failed")
@@ -194,8 +194,8 @@ class App:
         self._ends_in(shutdown_time(manifest))
         self._taken_in(manifest)
         self.registry.apply(manifest.workspaces, manifest.models)
-        for clash in port_clashes(manifest.models, manifest.workspaces):
-            self._tell(f"WARNING: {clash}.")
+        for conflict in port_conflicts(manifest.models, manifest.workspaces):
+            self._tell(f"WARNING: {conflict}.")
         self._lock_gpus(manifest)
 
     def _lock_gpus(self, manifest: Manifest) -> None:

@@ -37,8 +37,8 @@ def test_an_event_is_a_cloudevent() -> None:
 
 def test_models_are_named_as_people_see_them_and_metadata_name_stands_beside() -> None:
     bus, shown = EventLog(), {"a": "Qwen 3\tB", "b": "C# 7b"}
-    bus.learn_names(shown)
-    bus.learn_names({"b": "C# 7b"})  # the document of a is gone; its end is told later
+    bus.add_shown_names(shown)
+    bus.add_shown_names({"b": "C# 7b"})  # the document of a is gone; its end is told later
     data = {"from": ["a", "b#2", "c"], "to": "a", "switch": "default/1"}
     bus.emit("default", 3, Emit("switch.started", "a", data))
     bus.emit(

@@ -6,7 +6,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.control.port_conflicts import port_clashes
+from hotseat.control.port_conflicts import port_conflicts
 
 
 def model(name: str, **spec: Any) -> Model:
@@ -41,7 +41,7 @@ TWO = {"capacity": {"gpus": 2}}
     ],
 )
 def test_clashes(one: dict[str, Any], other: dict[str, Any], home: dict[str, Any], clash: bool) -> None:
-    found = port_clashes([model("a", **one), model("b", **other)], [workspace(**home), workspace("second")])
+    found = port_conflicts([model("a", **one), model("b", **other)], [workspace(**home), workspace("second")])
     assert len(found) == clash
     if found:
         assert found[0].startswith("the Models a and b both set port 9000 and may be loaded at once")
@@ -49,4 +49,4 @@ def test_clashes(one: dict[str, Any], other: dict[str, Any], home: dict[str, Any
 
 def test_a_server_that_is_not_ours_has_no_port_of_ours() -> None:
     external = {"engine": "external", "url": "http://127.0.0.1:9000", "command": []}
-    assert port_clashes([model("a", **external), model("b")], [workspace(**TWO)]) == []
+    assert port_conflicts([model("a", **external), model("b")], [workspace(**TWO)]) == []

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.control.file_watch import PAUSE, RESTLESS_PAUSE, Settling, look
+from hotseat.control.file_watch import PAUSE, UNSETTLED_PAUSE, Debouncer, snapshot
 
 LOOKS = [number / 10 for number in range(100)]  # seconds
 
 
 def taken(changes: dict[float, str], quiet: float = 0.5) -> list[tuple[float, str]]:
     """When what was taken in, of a file that holds these texts from these times on."""
-    settling, found, text = Settling(quiet), [], ""
+    debouncer, found, text = Debouncer(quiet), [], ""
     for now in LOOKS:
         text = changes.get(now, text)
-        if settling.see(text, now):
+        if debouncer.update(text, now):
             found.append((now, text))
     return found
 
@@ -30,11 +30,11 @@ def test_a_file_that_is_as_it_was_again_before_it_was_quiet_is_none_that_changed
 
 
 def test_it_looks_more_often_while_something_changes() -> None:
-    settling = Settling(0.5)
-    assert settling.see("a", 0.0) is False
-    assert settling.pause == RESTLESS_PAUSE
-    assert settling.see("a", 0.6) is True
-    assert settling.pause == PAUSE
+    debouncer = Debouncer(0.5)
+    assert debouncer.update("a", 0.0) is False
+    assert debouncer.pause == UNSETTLED_PAUSE
+    assert debouncer.update("a", 0.6) is True
+    assert debouncer.pause == PAUSE
 
 
 @pytest.fixture
@@ -49,15 +49,15 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_nothing_is_new_where_nothing_was_done(file: Path) -> None:
-    assert look([file]) == look([file])
-    assert look([file.parent]) == look([file.parent])
+    assert snapshot([file]) == snapshot([file])
+    assert snapshot([file.parent]) == snapshot([file.parent])
 
 
 @pytest.mark.parametrize(
     "what", ["edited", "its target edited", "its target replaced", "swapped", "gone", "saved again"]
 )
 def test_each_way_to_change_a_file_is_seen(file: Path, what: str) -> None:
-    before, target = look([file]), file.parent / "v1" / "models.yaml"
+    before, target = snapshot([file]), file.parent / "v1" / "models.yaml"
     if what == "edited":
         file.write_text("other")
     elif what == "its target edited":
@@ -72,7 +72,7 @@ def test_each_way_to_change_a_file_is_seen(file: Path, what: str) -> None:
         target.unlink()
     else:
         os.utime(target)
-    assert look([file]) != before
+    assert snapshot([file]) != before
 
 
 def test_a_folder_is_another_when_it_was_replaced_and_when_its_files_are_others(tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_a_folder_is_another_when_it_was_replaced_and_when_its_files_are_others(
     for each in (folder, other):
         each.mkdir()
         (each / "a.yaml").write_text("a")
-    seen = [look([folder])]
+    seen = [snapshot([folder])]
     (folder / "b.yaml").write_text("b")
-    seen.append(look([folder]))
+    seen.append(snapshot([folder]))
     (folder / "notes.txt").write_text("no document")
-    assert look([folder]) == seen[1]
+    assert snapshot([folder]) == seen[1]
     folder.rename(tmp_path / "old")
-    seen.append(look([folder]))
+    seen.append(snapshot([folder]))
     other.rename(folder)
-    seen.append(look([folder]))
+    seen.append(snapshot([folder]))
     assert len(set(seen)) == 4

@@ -8,7 +8,7 @@ import click
 
 from hotseat.api.model import DOCUMENTS
 from hotseat.cli.options import Command, output_option
-from hotseat.control.port_conflicts import port_clashes
+from hotseat.control.port_conflicts import port_conflicts
 from hotseat.manifests import Manifest, ManifestErrors, load
 from hotseat.manifests.files import name_of
 from hotseat.manifests.schema import schema as schema_of
@@ -47,8 +47,8 @@ def validate(context: click.Context, files: tuple[Path, ...], output: str) -> No
         counts = {"models": len(manifest.models), "workspaces": len(manifest.workspaces)}
         click.echo(json.dumps({"ok": True, **counts, "problems": []}, indent=2))
     else:
-        for clash in port_clashes(manifest.models, manifest.workspaces):
-            click.echo(f"warning: on one machine {clash}", err=True)
+        for conflict in port_conflicts(manifest.models, manifest.workspaces):
+            click.echo(f"warning: on one machine {conflict}", err=True)
         click.echo(f"{', '.join(map(name_of, files))}: {_summary(manifest)}: ok")
 
 

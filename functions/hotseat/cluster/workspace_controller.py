@@ -119,7 +119,7 @@ class ClusterWorkspace(WorkspaceController):
             policy, self._policy_problem = _load_policy(workspace)
         models = tuple(models)
         self.generation = generation
-        self._events.learn_names({m.name: m.shown_name for m in models})
+        self._events.add_shown_names({m.name: m.shown_name for m in models})
         self._group_problem = statuses.group_problem(workspace, models)
         specs = {
             m.name: scheduling_spec_of(m, workspace, fingerprints.get(m.name), fetch_ahead=True, may_park=False)

@@ -1,7 +1,7 @@
-"""Events: a bounded history that people can follow, listeners in this process, and a sink somewhere else.
+"""Events: a bounded history to follow, listeners in this process, and a sink over HTTP.
 
-An event is a CloudEvent in structured JSON form (a dict). Publishing costs microseconds and never waits: the sink has a queue
-and a thread of its own, retries, and drops the oldest when nobody takes them.
+An event is a CloudEvent in structured JSON form (a dict). Publishing takes microseconds and never waits. The sink has a queue
+and a thread of its own, retries, and drops the oldest events when the queue is full.
 """
 
 import json
@@ -37,18 +37,18 @@ class EventLog:
     def __init__(self, source: str = "") -> None:
         self._source = source
         self._history: deque[tuple[int, Event]] = deque(maxlen=HISTORY)
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._count = 0
         self._listeners: list[Listener] = []
         self._closed = False
         self._names: Mapping[str, str] = {}
 
-    def learn_names(self, names: Mapping[str, str]) -> None:
-        """Learn the names to show, by metadata.name. Of a Model that is gone the last one is kept: its end is still to be told."""
+    def add_shown_names(self, names: Mapping[str, str]) -> None:
+        """Add names to show, by metadata.name. Those of deleted Models stay, for the events about their end."""
         self._names = {**self._names, **names}
 
     def shown_name(self, model: str) -> str:
-        """Name to show for a Model that is known by its metadata.name."""
+        """Return the name to show for a Model by its metadata.name."""
         return self._names.get(model, model)
 
     def subscribe(self, listener: Listener) -> None:
@@ -59,7 +59,7 @@ class EventLog:
         self._listeners.append(listener)
 
     def emit(self, workspace: str, epoch: int, emit: Emit) -> None:
-        """Publish what a switching machine said; people and programs outside get the names that they are to see."""
+        """Publish an event of a scheduler. Names in it are replaced by the names to show."""
         model = emit.subject
         emit = with_shown_names(emit, self.shown_name)
         event: Event = {
@@ -67,14 +67,14 @@ class EventLog:
             "id": uuid.uuid4().hex,
             "source": f"{self._source}/workspaces/{workspace}",
             "type": event_type(emit.type),
-            **({"subject": _without_controls(emit.subject)} if emit.subject else {}),  # an empty one is not allowed
+            **({"subject": _without_controls(emit.subject)} if emit.subject else {}),  # an empty subject is not allowed
             **({"metadataname": model} if model else {}),
             "time": format_time(time.time(), "microseconds"),
             "epoch": epoch,
             "datacontenttype": "application/json",
             "data": dict(emit.data),
         }
-        with self._news:
+        with self._changed:
             self._count += 1
             self._history.append((self._count, event))
             for listener in self._listeners:
@@ -82,15 +82,15 @@ class EventLog:
                     listener(event)
                 except Exception:
                     log.exception("a listener failed to handle event %s", event["type"])
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def after(self, number: int, timeout: float | None = 0.0) -> list[tuple[int, Event]]:
         """Return the events after a number, oldest first.
 
         Wait up to `timeout` seconds for one. Dropped events are missing.
         """
-        with self._news:
-            self._news.wait_for(lambda: self._count > number or self._closed, timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > number or self._closed, timeout)
             return [(n, event) for n, event in self._history if n > number]
 
     @property
@@ -100,14 +100,14 @@ class EventLog:
 
     @property
     def closed(self) -> bool:
-        """Whether the bus is closed, and followers should stop."""
+        """Whether the log is closed, and followers should stop."""
         return self._closed
 
     def close(self) -> None:
-        """Close the bus, so that followers stop."""
-        with self._news:
+        """Close the log, so that followers stop."""
+        with self._changed:
             self._closed = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
 
 class HttpSink:
@@ -126,7 +126,7 @@ class HttpSink:
         self._first_pause = first_pause
         self._queue: deque[Event] = deque()
         self._capacity = capacity
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._stop = threading.Event()
         self._extensions = _overrides(os.environ.get("K_CE_OVERRIDES", ""))
         self._http = urllib3.PoolManager(timeout=timeout, retries=False)
@@ -135,27 +135,27 @@ class HttpSink:
 
     def __call__(self, event: Event) -> None:
         """Queue an event."""
-        with self._news:
+        with self._changed:
             if len(self._queue) >= self._capacity:
                 self._queue.popleft()
                 self.dropped += 1
             self._queue.append(event)
-            self._news.notify()
+            self._changed.notify()
 
     def close(self, timeout: float = 2.0) -> None:
         """Send the queued events, for at most `timeout` seconds."""
-        with self._news:
-            self._news.wait_for(lambda: not self._queue, timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue, timeout)
         self._stop.set()
-        with self._news:
-            self._news.notify_all()
+        with self._changed:
+            self._changed.notify_all()
         self._thread.join(timeout=1)
         self._http.clear()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            with self._news:
-                self._news.wait_for(lambda: self._queue or self._stop.is_set())
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._stop.is_set())
                 if self._stop.is_set():
                     return
                 event = self._queue[0]
@@ -164,12 +164,12 @@ class HttpSink:
             except Exception:
                 log.exception("event %s could not be sent", event["type"])
                 delivered = False
-            with self._news:
-                if self._queue and self._queue[0] is event:  # else it was pushed out, and counted, meanwhile
+            with self._changed:
+                if self._queue and self._queue[0] is event:  # else it was dropped and counted meanwhile
                     self._queue.popleft()
                     self.dropped += not delivered
                 self.sent += delivered
-                self._news.notify_all()
+                self._changed.notify_all()
 
     def _deliver(self, event: Event) -> bool:
         message = to_binary_event(_cloud_event(event, self._extensions))
@@ -183,7 +183,7 @@ class HttpSink:
                 if status < 300:  # noqa: PLR2004
                     return True
                 problem = f"HTTP {status}"
-                if 400 <= status < 500 and status not in (404, 408, 409, 429):  # noqa: PLR2004 — as Knative: no use in retrying
+                if 400 <= status < 500 and status not in (404, 408, 409, 429):  # noqa: PLR2004 — as Knative: a retry would fail, too
                     break
             if attempt + 1 < self._attempts and self._stop.wait(pause):
                 break
@@ -193,7 +193,7 @@ class HttpSink:
 
 
 def _without_controls(text: str) -> str:
-    """Percent-encode control characters: no attribute of a CloudEvent may have them, and a name of a Model may."""
+    """Percent-encode control characters. Names of Models may have them; attributes of CloudEvents may not."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: quote(match[0]), text)
 
 

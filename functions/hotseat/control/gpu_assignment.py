@@ -1,4 +1,4 @@
-"""Which GPUs of this machine each Workspace shares out. Pure."""
+"""Assigns the GPUs of this machine to Workspaces. Pure."""
 
 import itertools
 import logging
@@ -16,24 +16,24 @@ def assign_gpus(
     known: tuple[str, ...] | None,
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, tuple[str, ...]]:
-    """Give each Workspace the names of its GPUs: those that it states, else those it had, else the first that are free.
+    """Return the names of each Workspace's GPUs: those of capacity.devices, else those it had, else the first free ones.
 
-    `before`: what Workspaces had, those included that are on their way out. `known`: all there are; None: nobody can tell, so
-    they are numbers from 0 on, and none is made up while one is to be given back. `ids`: their UUIDs, where they are known.
-    What somebody had may still be in use: whoever gets it has to wait for that. A Workspace for which there are too few gets
-    those that are left. Where there are none at all, one that states none is not in the answer: nothing is handed out to it.
+    BEFORE are the GPUs that Workspaces had, also deleted ones. Such a GPU may still be in use, and its new Workspace has to wait
+    for it. KNOWN are the machine's GPUs. None: they are not known, and numbers from 0 on are used. IDS are UUIDs by name, where
+    known. If there are too few GPUs, the last Workspaces get fewer. If the machine has none, Workspaces without
+    capacity.devices are missing in the result.
     """
     listed = list(workspaces)
-    given: dict[str, tuple[str, ...]] = {}
+    assigned: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
     for workspace in listed:
         if stated := workspace.spec.capacity.devices:
             found = dict.fromkeys(_find(name, known, ids) for name in stated)
-            given[workspace.name] = tuple(name for name in found if name is not None and name not in taken)
-            taken.update(given[workspace.name])
-    rest = [w for w in listed if w.name not in given] if known != () else []
+            assigned[workspace.name] = tuple(name for name in found if name is not None and name not in taken)
+            taken.update(assigned[workspace.name])
+    rest = [w for w in listed if w.name not in assigned] if known != () else []
     kept: dict[str, list[str]] = {}
-    for workspace in rest:  # one after the other: two may have had one GPU, each in its time
+    for workspace in rest:  # in order, because two may have had the same GPU, at different times
         had = [device for device in before.get(workspace.name, ()) if device not in taken]
         kept[workspace.name] = had[: workspace.spec.capacity.gpus]
         taken.update(kept[workspace.name])
@@ -42,27 +42,27 @@ def assign_gpus(
         wanted = workspace.spec.capacity.gpus - len(kept[workspace.name])
         if known is None:
             free = (d for d in map(str, itertools.count()) if d not in taken)
-        else:  # those first off which nothing is on its way
+        else:  # first those that no Workspace had
             free = (d for d in sorted(known, key=former.__contains__) if d not in taken)
         more = list(itertools.islice(free, wanted))
         taken.update(more)
-        given[workspace.name] = (*kept[workspace.name], *more)
+        assigned[workspace.name] = (*kept[workspace.name], *more)
     for workspace in listed:
-        if workspace.spec.capacity.counted and workspace.name in given:
-            _warn_of_too_few(workspace, given[workspace.name], known or ())
-    return given
+        if workspace.spec.capacity.counted and workspace.name in assigned:
+            _warn_of_too_few(workspace, assigned[workspace.name], known or ())
+    return assigned
 
 
 def _find(name: str, known: tuple[str, ...] | None, ids: Mapping[str, str]) -> str | None:
-    """Give a GPU that a document states the name by which it is known: a UUID, or the beginning of one, is a number. None: it is not there.
+    """Return the name of a GPU that a document gives by name, UUID or the beginning of one. None: the machine does not have it.
 
-    Parts of GPUs (MIG) are listed by nobody: they are taken on trust.
+    MIG devices are not listed, and are accepted unchecked.
     """
     if known is None or name in known:
         return name
-    meant = [number for number, uuid in ids.items() if uuid.startswith(name)]
-    if len(meant) == 1:
-        return meant[0]
+    matches = [number for number, uuid in ids.items() if uuid.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
     return name if ids and name.startswith("MIG-") else None
 
 

@@ -201,7 +201,7 @@ class LocalWorkspaces(ModelRegistry):
                 self.runtime.update(models)
             for name, workspace in named.items():
                 self._handles[name].extend_limits(workspace, mine[name])
-            self.events.learn_names({m.name: m.shown_name for m in models})
+            self.events.add_shown_names({m.name: m.shown_name for m in models})
             self._routes = {name: ModelRoute(m, self._handles[m.spec.workspace]) for m in models for name in m.names}
             self._configure(named, mine, policies)
             self._by_model = {m.name: self._handles[m.spec.workspace] for m in models}

@@ -74,7 +74,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self.workspace = workspace
         rows = [row for row in status.get("models") or () if "spec" in row]
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
-        self._bus.learn_names({model.name: model.shown_name for model in self.models})
+        self._bus.add_shown_names({model.name: model.shown_name for model in self.models})
         self._statuses = {row["name"]: _status(row) for row in rows}
         self._announce(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
         routers = status.get("routers") or ()
