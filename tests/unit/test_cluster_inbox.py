@@ -41,7 +41,7 @@ def demand() -> Json:
 
 
 def headers(data: Json, key: bytes = KEY) -> dict[str, str]:
-    return SwitcherClient("", "", key).event("w", "demand.reported", data)
+    return SwitcherClient("", "", key).event_headers("w", "demand.reported", data)
 
 
 def test_a_signed_snapshot_is_taken_and_answered_202_with_nothing(inbox: FlaskClient, taken: TAKEN) -> None:

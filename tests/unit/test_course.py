@@ -40,7 +40,7 @@ class World(RemoteWorkspaces):
         ]
         status = {"epoch": self.epoch, "models": model_rows(models, known), "residents": resident, **status}
         status["routers"] = [{"id": self.router, "pod": "pod-1", "seq": 1, "brokerSeq": 1}]
-        self.take({"metadata": {"name": workspace}, "spec": {}, "status": status})
+        self.apply({"metadata": {"name": workspace}, "spec": {}, "status": status})
 
     def routed(self, name: str, capability: Capability = Capability.CHAT, size: int = 0) -> RoutedRequest:
         return RoutedRequest(self, self.find(name), name, capability, size)

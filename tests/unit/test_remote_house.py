@@ -44,7 +44,7 @@ def document(router: str | None, **status: Any) -> dict[str, Any]:
 
 
 def test_names_come_from_the_status(registry: RemoteWorkspaces) -> None:
-    registry.take(document(None))
+    registry.apply(document(None))
     assert registry.find("gpt").model.name == "a"
     assert registry.find("a").handle.status("a").state == "ready"
     with pytest.raises(UnknownModel):
@@ -53,7 +53,7 @@ def test_names_come_from_the_status(registry: RemoteWorkspaces) -> None:
 
 def test_why_one_failed_comes_from_the_status_with_its_exit_code(registry: RemoteWorkspaces) -> None:
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", "names": ["A 1"]}})
-    registry.take(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
+    registry.apply(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))
     assert registry.find("A 1").handle.status("a").exit_code == 137
     assert (registry.shown_name("a"), registry.shown_name("A 1"), registry.shown_name("gone")) == ("A 1", "A 1", "gone")
 
@@ -61,35 +61,35 @@ def test_why_one_failed_comes_from_the_status_with_its_exit_code(registry: Remot
 def test_what_is_pinned_comes_from_the_status_and_an_older_switcher_says_nothing_of_it(
     registry: RemoteWorkspaces,
 ) -> None:
-    registry.take(document(None))
+    registry.apply(document(None))
     assert not registry.find("a").handle.status("a").pinned
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
-    registry.take(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
+    registry.apply(document(None, models=model_rows([model], [ModelStatus("a", "ready", pinned=True)])))
     assert registry.find("a").handle.status("a").pinned
 
 
 def test_nothing_is_dispatched_before_this_router_is_enrolled(registry: RemoteWorkspaces) -> None:
-    registry.take(document(None))
+    registry.apply(document(None))
     gate = registry.find("a").handle.gate
     pending_request = gate.submit("a")
     assert pending_request.dispatched is None
-    registry.take(document("another-router"))
+    registry.apply(document("another-router"))
     assert pending_request.dispatched is None
-    registry.take(document(registry.router))
+    registry.apply(document(registry.router))
     assert pending_request.dispatched is not None
     assert pending_request.address == "http://10.0.0.1:8012"
     gate.finish(pending_request)
 
 
 def test_a_status_that_is_older_than_the_last_changes_nothing(registry: RemoteWorkspaces) -> None:
-    registry.take(document(registry.router, epoch=5))
-    registry.take(document(registry.router, epoch=4, residents=[]))
+    registry.apply(document(registry.router, epoch=5))
+    registry.apply(document(registry.router, epoch=4, residents=[]))
     assert registry.find("a").handle.gate.residency.epoch == 5
 
 
 def test_a_workspace_that_is_gone_takes_its_models_along(registry: RemoteWorkspaces) -> None:
-    registry.take(document(registry.router))
-    registry.drop("w")
+    registry.apply(document(registry.router))
+    registry.delete("w")
     with pytest.raises(UnknownModel):
         registry.find("a")
 
@@ -97,16 +97,16 @@ def test_a_workspace_that_is_gone_takes_its_models_along(registry: RemoteWorkspa
 def test_a_bound_that_changes_alone_is_taken_in(registry: RemoteWorkspaces) -> None:
     """A bug once: only what changed of some model made the gate look at the Workspace again."""
     bounded = document(None)
-    registry.take(bounded)
+    registry.apply(bounded)
     gate = registry.find("a").handle.gate
     pending_requests = [gate.submit("a")]
-    registry.take(bounded | {"spec": {"queue": {"maxWaiting": 1}}})
+    registry.apply(bounded | {"spec": {"queue": {"maxWaiting": 1}}})
     with pytest.raises(QueueFull, match=r"queue is full \(queue\.maxWaiting: 1\)"):
         gate.submit("a")
-    registry.take(bounded | {"spec": {"queue": {"maxWaitingPerTenant": 1}}})
+    registry.apply(bounded | {"spec": {"queue": {"maxWaitingPerTenant": 1}}})
     with pytest.raises(QueueFull, match="maxWaitingPerTenant: 1"):
         gate.submit("a")
-    registry.take(bounded | {"spec": {"queue": {"maxWaitingBytes": "1Ki"}}})
+    registry.apply(bounded | {"spec": {"queue": {"maxWaitingBytes": "1Ki"}}})
     with pytest.raises(QueueFull, match="maxWaitingBytes: 1Ki"):
         gate.submit("a", size=1025)
     pending_requests.append(gate.submit("a", tenant="key-1", size=1024))
@@ -121,7 +121,7 @@ def test_routers_share_the_bounds_of_their_workspace(registry: RemoteWorkspaces)
         rows = [{"name": "a", "state": "ready", "spec": {"engine": "mock", "concurrency": 4}}]
         return document(None, routers=enrolled, models=rows) | {"spec": {"queue": {"maxWaiting": 3}}}
 
-    registry.take(at(registry.router, "another"))
+    registry.apply(at(registry.router, "another"))
     gate = registry.find("a").handle.gate
     pending_requests = [gate.submit("a") for _ in range(4)]
     assert [pending_request.dispatched is not None for pending_request in pending_requests] == [
@@ -132,7 +132,7 @@ def test_routers_share_the_bounds_of_their_workspace(registry: RemoteWorkspaces)
     ]
     with pytest.raises(QueueFull, match="maxWaiting: 3, shared by 2 routers"):
         gate.submit("a")
-    registry.take(at(registry.router))
+    registry.apply(at(registry.router))
     assert all(pending_request.dispatched is not None for pending_request in pending_requests), (
         "it has left, and its share is ours"
     )
@@ -145,7 +145,7 @@ def test_routers_share_the_bounds_of_their_workspace(registry: RemoteWorkspaces)
 
 def test_a_row_that_is_not_understood_costs_that_model_only(registry: RemoteWorkspaces) -> None:
     rows = [{"name": "BAD NAME", "spec": {"engine": "mock"}}, {"name": "b", "spec": {"engine": "mock"}}]
-    registry.take(document(registry.router, models=rows))
+    registry.apply(document(registry.router, models=rows))
     assert list(registry.routes()) == ["b"]
 
 
@@ -162,7 +162,7 @@ def test_a_row_that_is_not_understood_costs_that_model_only(registry: RemoteWork
 )
 def test_what_the_switcher_writes_of_a_model_is_understood(registry: RemoteWorkspaces, spec: dict[str, Any]) -> None:
     model = Model.model_validate({"metadata": {"name": "m"}, "spec": spec})
-    registry.take(document(None, models=model_rows([model], [])))
+    registry.apply(document(None, models=model_rows([model], [])))
     found = registry.find("m").model
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
@@ -172,7 +172,7 @@ def test_who_follows_a_routers_events_hears_of_each_switch_once(registry: Remote
 
     def show() -> list[str]:
         told.clear()
-        registry.take(document(None, switches=switch_rows([], history.switches())))
+        registry.apply(document(None, switches=switch_rows([], history.switches())))
         return [
             f"{each['type'].removeprefix('dev.hotseat.').removesuffix('.v1')} {each['subject']} {each['data']['switch']}"
             for each in told

@@ -1,4 +1,4 @@
-"""The router function: takes requests, holds those that wait, relays the rest to pods. It only reads its Workspaces."""
+"""The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import FunctionSettings, read_settings
@@ -29,14 +29,14 @@ class RouterApp:
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace
         switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
-        self._bus = EventLog()  # to be followed here; the switcher publishes for everybody else
-        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._bus)
-        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._bus.shown_name))
-        self._watcher = Watcher(kube, WORKSPACES, namespace, self._see)
+        self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker
+        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events)
+        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._events.shown_name))
+        self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self.gateway = create_gateway(
             self.registry,
-            self._bus,
+            self._events,
             self._metrics,
             Keys(settings.keys),
             self._connections,
@@ -47,7 +47,7 @@ class RouterApp:
         )
 
     def begin(self) -> None:
-        """Follow the Workspaces."""
+        """Start to watch the Workspaces."""
         self._watcher.start()
         if not self._watcher.wait_synced(SYNC):
             raise RuntimeError(
@@ -59,19 +59,19 @@ class RouterApp:
         """Do nothing: documents come from the API server."""
 
     def close(self) -> None:
-        """Let what is in flight finish, and leave."""
+        """Let requests in flight finish, and leave."""
         self.registry.close(GRACEFUL)
         self._watcher.stop()
-        self._bus.close()
+        self._events.close()
         self._connections.close()
         if self._request_log is not None:
             self._request_log.close()
 
-    def _see(self, change: Change, workspace: Json) -> None:
+    def _workspace_changed(self, change: Change, workspace: Json) -> None:
         if change is Change.GONE:
-            self.registry.drop(workspace["metadata"]["name"])
+            self.registry.delete(workspace["metadata"]["name"])
         else:
-            self.registry.take(workspace)
+            self.registry.apply(workspace)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""A router's sign of life: its demand, told to the switcher at every edge, soon after other changes, and once a second.
+"""Reports a router's demand to the switcher: at once after urgent changes, soon after others, and every second.
 
-It goes through the Broker. The Workspace's status echoes the last snapshot that came that way; where a router with waiting
-requests sees no echo in half a second, it goes to the switcher directly, until echoes come again.
+Reports go through the Broker. The Workspace's status has the last snapshot that arrived that way, as an echo. If a router with
+queued requests sees no echo within half a second, it also sends to the switcher directly, until echoes arrive again.
 """
 
 import time
@@ -12,9 +12,9 @@ from hotseat.control.codec import Json, demand_to_json
 from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.messages import Demand
 
-HEARTBEAT = 1.0  # seconds
-SOON = 0.05
-ECHO = 0.5  # seconds within which the Broker must have delivered
+HEARTBEAT = 1.0  # seconds between reports without a change
+SOON = 0.05  # seconds between a change that is not urgent and its report
+ECHO = 0.5  # seconds until the echo of a report is overdue
 KIND = "demand.reported"
 
 

@@ -28,7 +28,7 @@ class SwitcherClient:
         self._key = key
         self._http = urllib3.PoolManager(retries=False, maxsize=8)
 
-    def event(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
+    def event_headers(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
         """Return the HTTP headers of a signed event."""
         return {
             "Content-Type": "application/json",
@@ -48,16 +48,16 @@ class SwitcherClient:
         """Send an event to the switcher. Return whether it accepted it."""
         return self._post(f"{self.switcher}/demand", workspace, kind, data)
 
-    def order(self, order: Json, timeout: float | None) -> tuple[int, Json]:
+    def send_command(self, command: Json, timeout: float | None) -> tuple[int, Json]:
         """Send a command to the switcher and return status and body of its answer.
 
         Raise Unavailable if it cannot be reached.
         """
-        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, order)}
+        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, command)}
         limit = urllib3.Timeout(connect=_TIMEOUT, read=None if timeout is None else timeout + _TIMEOUT)
         try:
             response = self._http.request(
-                "POST", f"{self.switcher}/orders", body=json.dumps(order), headers=headers, timeout=limit
+                "POST", f"{self.switcher}/orders", body=json.dumps(command), headers=headers, timeout=limit
             )
             answer: Any = json.loads(response.data or b"{}")
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -66,7 +66,7 @@ class SwitcherClient:
         return response.status, answer
 
     def _post(self, url: str, workspace: str, kind: str, data: Json) -> bool:
-        headers = self.event(workspace, kind, data)
+        headers = self.event_headers(workspace, kind, data)
         try:
             response = self._http.request("POST", url, body=json.dumps(data), headers=headers, timeout=_TIMEOUT)
         except (urllib3.exceptions.HTTPError, OSError) as error:
