@@ -40,7 +40,7 @@ def test_a_model_becomes_a_ksvc_and_belongs_to_the_only_workspace_there_is() -> 
 
 def test_what_routing_alone_needs_makes_no_new_revision() -> None:
     def mark(**spec: Any) -> str:
-        return read([workspace()], [model("a", **spec)], [], SETTINGS, {}).models["a"].mark
+        return read([workspace()], [model("a", **spec)], [], SETTINGS, {}).models["a"].fingerprint
 
     assert mark() == mark(names=["gpt-4o"], scheduling={"priority": 5}, description="x")
     assert mark() != mark(args=["load=1"])
@@ -112,15 +112,15 @@ def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
 def test_parked_models_are_named_apart() -> None:
     states = {"a": InstanceState.READY, "b": InstanceState.PARKED, "c": InstanceState.PARKED}
     residents = tuple(Resident(name, f"w/{name}@1", state, 1, 0.0) for name, state in states.items())
-    assert statuses.names(Residency(1, residents)) == {"resident": "a", "parked": "b, c"}
-    assert statuses.names(Residency()) == {"resident": None, "parked": None}
+    assert statuses.resident_names(Residency(1, residents)) == {"resident": "a", "parked": "b, c"}
+    assert statuses.resident_names(Residency()) == {"resident": None, "parked": None}
 
 
 def test_a_condition_keeps_the_time_since_which_it_is_what_it_is() -> None:
     old = [{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]
     same, other = (statuses.condition("Ready", value, "Because", "", 1) for value in (True, False))
-    assert statuses.keep_times([same], old)[0]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
-    assert statuses.keep_times([other], old)[0]["lastTransitionTime"] != "2020-01-01T00:00:00Z"
+    assert statuses.keep_transition_times([same], old)[0]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
+    assert statuses.keep_transition_times([other], old)[0]["lastTransitionTime"] != "2020-01-01T00:00:00Z"
 
 
 def test_a_seat_that_is_not_proven_free_makes_the_workspace_not_ready() -> None:

@@ -65,12 +65,12 @@ def app(kube: Statuses, monkeypatch: pytest.MonkeyPatch) -> SwitcherApp:
 def residents(app: SwitcherApp, kube: Statuses, seen: list[Observation]) -> list[tuple[str, str]]:
     """Let the runtime see this, and only then make the Workspace; what its first status says."""
     model = {"metadata": {"name": "a", "uid": "m", "generation": 1}, "spec": {"engine": "mock"}}
-    app._homes = {"a": "default"}
+    app._workspace_by_model = {"a": "default"}
     app._leading = True
     for observation in seen:
         app._observe(replace(observation, now=time.monotonic()))  # the module may have been read long ago
     app._documents = read([WORKSPACE], [model], [], ClusterSettings("hotseat", "test"), {})
-    app._enter()
+    app._apply_workspaces()
     assert kube.written.wait(5)
     app._controllers["default"].stop()
     return [(each["instance"], each["state"]) for each in kube.status["residents"]]
@@ -97,7 +97,7 @@ def test_instances_are_told_first_so_that_nothing_is_started_on_their_seats() ->
     controller: Any = SimpleNamespace(name="default", scheduler=SimpleNamespace(send=told.append))
     handover = PendingObservations({})
     for observation in (CACHED, ADOPTED):
-        handover.tell("default", observation)
-    handover.open(controller)
-    handover.tell("default", READY)
+        handover.send("default", observation)
+    handover.attach(controller)
+    handover.send("default", READY)
     assert told == [ADOPTED, CACHED, READY]

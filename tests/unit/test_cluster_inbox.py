@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from hotseat.cluster.http_api import MAX_BODY, create_inbox
+from hotseat.cluster.http_api import MAX_BODY, create_http_api
 from hotseat.control.codec import Json, demand_to_json, sign, to_rfc3339
 from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.messages import Demand, QueuedDemand
@@ -32,7 +32,7 @@ def inbox(taken: TAKEN, orders: list[Json]) -> FlaskClient:
         orders.append(order)
         return {"state": "ready"}
 
-    app = create_inbox(KEY, lambda *told: taken.append(told), carry_out, lambda: True, Metrics(lambda: iter(())))
+    app = create_http_api(KEY, lambda *told: taken.append(told), carry_out, lambda: True, Metrics(lambda: iter(())))
     return app.test_client()
 
 

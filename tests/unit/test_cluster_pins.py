@@ -80,37 +80,37 @@ def pinned(controller: ClusterWorkspace) -> list[str]:
 def test_a_pin_holds_at_once_and_is_written_on_the_model(
     orders: RemoteCommands, controller: ClusterWorkspace, api: Api
 ) -> None:
-    assert orders.carry_out(order("pin")) == {"state": "ready", "message": "", "pinned": True}
+    assert orders.execute(order("pin")) == {"state": "ready", "message": "", "pinned": True}
     assert api.patches == [("models/a", "true")]
     assert pinned(controller) == ["a"]
-    assert orders.carry_out(order("unpin"))["pinned"] is False
+    assert orders.execute(order("unpin"))["pinned"] is False
     assert api.patches[1:] == [("models/a", None)]
     assert pinned(controller) == []
 
 
 def test_a_pin_that_waits_answers_when_the_model_is_there(orders: RemoteCommands) -> None:
-    assert orders.carry_out(order("pin", wait=5.0))["state"] == "ready"
+    assert orders.execute(order("pin", wait=5.0))["state"] == "ready"
 
 
 def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, controller: ClusterWorkspace, api: Api) -> None:
     api.refuses = True
     with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
-        orders.carry_out(order("pin"))
+        orders.execute(order("pin"))
     assert told.value.code == "pin_not_kept"
     assert pinned(controller) == []
 
 
 def test_a_pin_without_handle_is_refused_before_anything_is_written(orders: RemoteCommands, api: Api) -> None:
-    orders.carry_out(order("pin", "a"))
+    orders.execute(order("pin", "a"))
     with pytest.raises(Unavailable, match="hotseat unpin a") as told:
-        orders.carry_out(order("pin", "b"))
+        orders.execute(order("pin", "b"))
     assert told.value.code == "pinned"
     assert api.patches == [("models/a", "true")]
 
 
 def test_an_order_that_an_older_switcher_would_not_know_is_named(orders: RemoteCommands) -> None:
     with pytest.raises(BadRequest, match="allowed: load, unload, pin, unpin, goodbye"):
-        orders.carry_out(order("park"))
+        orders.execute(order("park"))
 
 
 def is_pinned(found: ModelObjects, name: str) -> bool:
@@ -131,7 +131,7 @@ def test_a_ksvc_is_pinned_on_itself_against_its_template(api: Api) -> None:
     service["spec"]["template"]["metadata"]["annotations"][PINNED] = "true"
     found = read([workspace()], [], [service], SETTINGS, {})
     assert is_pinned(found, "k")
-    PinAnnotations(api, "ns", lambda: found).keep("k", pinned=False)
+    PinAnnotations(api, "ns", lambda: found).write("k", pinned=False)
     assert api.patches == [("services/k", "false")]
     service["metadata"]["annotations"] = {PINNED: "false"}
     assert not is_pinned(read([workspace()], [], [service], SETTINGS, {}), "k")

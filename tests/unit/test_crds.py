@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import DOCUMENTS, Model, ModelSpec
-from hotseat.cluster.status_objects import model_rows, model_status, names, queue_rows, switch_rows
+from hotseat.cluster.status_objects import model_rows, model_status, queue_rows, resident_names, switch_rows
 from hotseat.control.codec import residency_to_status
 from hotseat.core.messages import CacheState, InstanceState, Refusal, Residency, Resident
 from hotseat.core.scheduler.history import Switch
@@ -117,7 +117,7 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
             **residency_to_status(
                 Residency(3, (resident,), {"b": Refusal(3, "failed", "why", 9.0)}, 45.0, {"b": 3.5}, 7.0)
             ),
-            **names(Residency(3, (resident, replace(resident, state=InstanceState.PARKED)))),
+            **resident_names(Residency(3, (resident, replace(resident, state=InstanceState.PARKED)))),
             "models": model_rows([document], [known]),
             "switches": switch_rows([], [switch]),
             "queue": queue_rows({"a": (1, 5.0, 2)}),

@@ -1,4 +1,4 @@
-"""Orders that routers pass on: load, unload, pin and unpin for operators, and a router's own goodbye."""
+"""Commands that routers send: load, unload, pin and unpin of operators, and a router's own goodbye."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,20 +14,20 @@ from hotseat.kube.constants import MODELS, SERVICES
 
 
 class RemoteCommands:
-    """Carries orders out, and waits for their end where that is asked for."""
+    """Executes commands, and waits for their end if they ask for that."""
 
     def __init__(self, controllers: Mapping[str, ClusterWorkspace], pinning: "PinAnnotations") -> None:
         self._controllers = controllers
         self._pinning = pinning
 
-    def carry_out(self, order: Json) -> Json:
-        """Do it. HotseatError: what the operator is told."""
-        controller = self._controllers.get(str(order.get("workspace")))
+    def execute(self, command: Json) -> Json:
+        """Execute a command and return the answer. Raise the HotseatError for the operator if it fails."""
+        controller = self._controllers.get(str(command.get("workspace")))
         if controller is None:
-            raise UnknownModel(f"Workspace {order.get('workspace')} does not exist")
-        what, model = order.get("order"), str(order.get("model"))
-        if what == "goodbye":
-            controller.remove_router(str(order["router"]))
+            raise UnknownModel(f"Workspace {command.get('workspace')} does not exist")
+        kind, model = command.get("order"), str(command.get("model"))
+        if kind == "goodbye":
+            controller.remove_router(str(command["router"]))
             return {"state": "left"}
         if model not in {m.name for m in controller.models}:
             raise UnknownModel(f"model {model} does not exist")
@@ -37,41 +37,41 @@ class RemoteCommands:
             "pin": self._pin,
             "unpin": self._unpin,
         }
-        if what not in known:
-            raise BadRequest(f"the command is {what!r}; allowed: {', '.join(known)}, goodbye")
-        status = known[what](controller, model, order.get("wait"))
+        if kind not in known:
+            raise BadRequest(f"the command is {kind!r}; allowed: {', '.join(known)}, goodbye")
+        status = known[kind](controller, model, command.get("wait"))
         return {"state": status.state, "message": status.message, "pinned": status.pinned}
 
     def _pin(self, controller: ModelCommands, model: str, wait: float | None) -> ModelStatus:
-        """Pin it here and now, where that can be; then write it down, and it is the document's."""
+        """Pin MODEL in the scheduler, then in its document. If that cannot be written, unpin it."""
         status = controller.pin(model, 0)
         try:
-            self._pinning.keep(model, pinned=True)
+            self._pinning.write(model, pinned=True)
         except Unavailable:
             controller.unpin(model)
             raise
         return status if wait == 0 else controller.load(model, wait)
 
     def _unpin(self, controller: ModelCommands, model: str, _wait: float | None) -> ModelStatus:
-        self._pinning.keep(model, pinned=False)
+        self._pinning.write(model, pinned=False)
         return controller.unpin(model)
 
 
 class PinAnnotations:
-    """Writes pins down. `documents` gives those that were read last."""
+    """Writes pins as annotations. `documents` returns the documents that were read last."""
 
     def __init__(self, kube: Kube, namespace: str, documents: Callable[[], ModelObjects]) -> None:
         self._kube = kube
         self._namespace = namespace
         self._documents = documents
 
-    def keep(self, model: str, *, pinned: bool) -> None:
-        """Annotate a Model. Unavailable: it could not be written.
+    def write(self, model: str, *, pinned: bool) -> None:
+        """Annotate a Model. Raise Unavailable if that cannot be written.
 
-        On a ksvc the annotation stands over one of its template's, and says that it is off.
+        On an adopted ksvc, "false" overrides an annotation of its template.
         """
-        read = self._documents().models.get(model)
-        adopted = read is not None and read.uid is None
+        found = self._documents().models.get(model)
+        adopted = found is not None and found.uid is None
         value = "true" if pinned else "false" if adopted else None
         path = (SERVICES if adopted else MODELS).path(self._namespace, model)
         try:

@@ -1,6 +1,6 @@
-"""What the switcher takes over HTTP: demand from the Broker or from routers, orders from routers, and what people read.
+"""The switcher's HTTP API: demand from the Broker or routers, commands from routers, health and metrics.
 
-Demand is answered 202 with an empty body before anything is done with it; what is not signed by a router of ours is refused.
+Demand is answered with 202 and an empty body. Demand and commands without a valid signature are refused.
 """
 
 import json
@@ -24,42 +24,42 @@ from hotseat.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 DEMAND = event_type("demand.reported")
-MAX_BODY = 2**20  # bytes; a signature is checked on the whole body, which anybody in the cluster may send
-ORDER_AGE = 30.0  # seconds; an order that was caught and sent again later is refused
+MAX_BODY = 2**20  # bytes; the whole body is read to check its signature, and every pod in the cluster may send one
+COMMAND_AGE = 30.0  # seconds after which a command is refused, as it may be a replay
 
-OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, through the Broker?
+OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, whether through the Broker
 
 
-def create_inbox(
-    key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Json], ready: Callable[[], bool], metrics: Metrics
+def create_http_api(
+    key: bytes, on_demand: OnDemand, on_command: Callable[[Json], Json], ready: Callable[[], bool], metrics: Metrics
 ) -> Flask:
     """Build the application."""
     app = Flask("hotseat-switcher")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.register_blueprint(_from_routers(key, on_demand, on_order))
-    app.register_blueprint(_for_people(ready, metrics))
+    app.register_blueprint(_router_routes(key, on_demand, on_command))
+    app.register_blueprint(_operator_routes(ready, metrics))
 
     @app.errorhandler(HotseatError)
-    def tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
+    def answer(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
         return jsonify(error.body()), error.status, error.headers()
 
     @app.errorhandler(RequestEntityTooLarge)
-    def refuse(_error: RequestEntityTooLarge) -> tuple[Response, int, dict[str, str]]:
-        return tell(TooLarge(f"The request body has more than {MAX_BODY} bytes."))
+    def answer_too_large(_error: RequestEntityTooLarge) -> tuple[Response, int, dict[str, str]]:
+        return answer(TooLarge(f"The request body has more than {MAX_BODY} bytes."))
 
     return app
 
 
-def _from_routers(key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Json]) -> Blueprint:
-    blueprint = Blueprint("from_routers", __name__)
-    seen = _Seen()
+def _router_routes(key: bytes, on_demand: OnDemand, on_command: Callable[[Json], Json]) -> Blueprint:
+    blueprint = Blueprint("routers", __name__)
+    recent = _RecentIds()
 
     @blueprint.post("/", defaults={"through_broker": True})
     @blueprint.post("/demand", defaults={"through_broker": False})
-    def take(*, through_broker: bool) -> tuple[str, int]:
-        kind, signature, data = _event()
+    def demand(*, through_broker: bool) -> tuple[str, int]:
+        kind, signature, data = _read_event()
         if kind != DEMAND:
-            return "", 202  # somebody else's event: not ours to judge
+            return "", 202  # another application's event
         if not signed(key, data, signature):
             raise Forbidden("the demand has no valid signature")
         try:
@@ -70,19 +70,19 @@ def _from_routers(key: bytes, on_demand: OnDemand, on_order: Callable[[Json], Js
         return "", 202
 
     @blueprint.post("/orders")
-    def orders() -> Response:
-        order = request.get_json(force=True, silent=True)
-        if not isinstance(order, dict) or not signed(key, order, request.headers.get("X-Hotseat-Signature", "")):
+    def commands() -> Response:
+        command = request.get_json(force=True, silent=True)
+        if not isinstance(command, dict) or not signed(key, command, request.headers.get("X-Hotseat-Signature", "")):
             raise Forbidden("the command has no valid signature")
-        if abs(time.monotonic() - from_rfc3339(order["at"])) > ORDER_AGE or not seen.first(order["id"]):
+        if abs(time.monotonic() - from_rfc3339(command["at"])) > COMMAND_AGE or not recent.add(command["id"]):
             raise Forbidden("the command is too old, or was received before")
-        return jsonify(on_order(order))
+        return jsonify(on_command(command))
 
     return blueprint
 
 
-def _for_people(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
-    blueprint = Blueprint("for_people", __name__)
+def _operator_routes(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
+    blueprint = Blueprint("operators", __name__)
 
     @blueprint.get("/health")
     def health() -> Response:
@@ -93,14 +93,14 @@ def _for_people(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
         return jsonify(status="ready" if ready() else "starting"), 200 if ready() else 503
 
     @blueprint.get("/metrics")
-    def prometheus() -> Response:
+    def metrics_text() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return blueprint
 
 
-def _event() -> tuple[str, str, Any]:
-    """Type, signature and data of a CloudEvent in binary or structured form."""
+def _read_event() -> tuple[str, str, Any]:
+    """Return type, signature and data of the CloudEvent, in binary or structured form."""
     body = request.get_data(cache=False)
     try:
         content: Any = json.loads(body or b"null")
@@ -111,15 +111,15 @@ def _event() -> tuple[str, str, Any]:
     return request.headers.get("ce-type", ""), request.headers.get(f"ce-{SIGNATURE}", ""), content
 
 
-class _Seen:
-    """Ids of the last orders."""
+class _RecentIds:
+    """The ids of the last commands."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ids: deque[str] = deque(maxlen=1000)
 
-    def first(self, id_: str) -> bool:
-        """Whether it was never seen; it has been now."""
+    def add(self, id_: str) -> bool:
+        """Add an id. Return False if it was there."""
         with self._lock:
             if id_ in self._ids:
                 return False

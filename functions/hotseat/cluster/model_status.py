@@ -1,4 +1,4 @@
-"""What people see of Models: their status, the state label of their ksvcs, and Kubernetes Events of every switch."""
+"""Writes statuses of Models, state labels of their ksvcs, and Kubernetes Events of switches."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ class ModelStatusWriter(CoalescingWorker):
         super().__init__("statuses of Models", self._write, retry=(RETRY, RETRY), expected=KubeError, paused=True)
         self._kube = kube
         self._namespace = namespace
-        self._view = view
+        self._statuses_and_states = view
         self._statuses: dict[str, Json] = {}
         self._states: dict[str, str] = {}
         self._records: list[tuple[Json, str, str]] = []
@@ -41,13 +41,13 @@ class ModelStatusWriter(CoalescingWorker):
         super().mark(delay)
 
     def forget(self, name: str) -> None:
-        """Write the Model's status anew: somebody made it anew."""
+        """Write the Model's status again, because the Model was created again."""
         self._statuses.pop(name, None)
         self._states.pop(name, None)
         self.mark()
 
-    def event(self, event: Mapping[str, Any], uids: Mapping[ObjectKey, str]) -> None:
-        """Leave a Kubernetes Event on the Model and the Workspace, where a CloudEvent is worth one."""
+    def record(self, event: Mapping[str, Any], uids: Mapping[ObjectKey, str]) -> None:
+        """Record a CloudEvent as Kubernetes Events of the Model and the Workspace, if it is of such a type. UIDS are those of objects."""
         kind = _EVENTS.get(event["type"])
         if kind is None:
             return
@@ -67,7 +67,7 @@ class ModelStatusWriter(CoalescingWorker):
         self.mark()
 
     def _write(self) -> None:
-        statuses, states = self._view()
+        statuses, states = self._statuses_and_states()
         for name, state in states.items():
             if self._states.get(name) != state:
                 self._patch(SERVICES.path(self._namespace, name), {"metadata": {"labels": {STATE: state}}})
@@ -78,7 +78,9 @@ class ModelStatusWriter(CoalescingWorker):
                 self._statuses[name] = status
         while self._records:
             reference, kind, message = self._records[0]
-            self._kube.create(EVENTS.path(self._namespace), _record(reference, kind, message, self._namespace))
+            self._kube.create(
+                EVENTS.path(self._namespace), _kubernetes_event(reference, kind, message, self._namespace)
+            )
             self._records.pop(0)
 
     def _patch(self, path: str, body: Json) -> None:
@@ -99,7 +101,7 @@ def _message(reason: str, data: Mapping[str, Any]) -> str:
     return f"{reason}: {left} → {data.get('to')}{took}{why}"
 
 
-def _record(reference: Json, kind: str, message: str, namespace: str) -> Json:
+def _kubernetes_event(reference: Json, kind: str, message: str, namespace: str) -> Json:
     reason, _, text = message.partition(": ")
     now = format_time(time.time(), "seconds")
     return {

@@ -1,4 +1,4 @@
-"""How the two functions of a cluster are served."""
+"""Serves the router and the switcher function."""
 
 import logging
 from collections.abc import Callable
@@ -20,9 +20,9 @@ def serve(
     places: int,
     graceful: float,
 ) -> None:
-    """Serve what `create` makes, until told to stop. `up` is logged, with the pod's name in it, once requests are taken.
+    """Serve what CREATE returns, until a signal ends it. UP is logged with the pod's name once requests are accepted.
 
-    `places`: how many requests that may take long are served at once, if the limit on descriptors allows that.
+    PLACES is the number of long requests that are served at once, if the limit on descriptors allows that many.
     """
     set_up_logging(settings.log_level, json_lines=True)
     bounds = Bounds.of_this_process()

@@ -1,4 +1,4 @@
-"""What the two functions of a cluster read from their environment."""
+"""Settings of the router and the switcher function, from the environment."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class FunctionSettings:
-    """Settings of both; docs/cluster.md has a table of them, and a test compares it with `VARIABLES`."""
+    """Settings of both functions. docs/cluster.md has a table of them, and a test compares it with `VARIABLES`."""
 
     namespace: str | None
     broker: str
@@ -25,7 +25,7 @@ class FunctionSettings:
     request_log: str = ""
 
     def broker_of(self, namespace: str) -> str:
-        """Where a namespace's events are published; empty for nowhere."""
+        """Return the URL to which events of a namespace are published. Empty: nowhere."""
         return self.broker.replace("{namespace}", namespace)
 
 
@@ -46,7 +46,7 @@ VARIABLES = {
 
 
 def read_settings() -> FunctionSettings:
-    """Read the environment. Ends the process with a message where something needed is missing."""
+    """Read the environment. Exit with a message if a required setting is missing."""
     env = os.environ
     key_file = Path(env.get("HOTSEAT_DEMAND_KEY_FILE", "/etc/hotseat/demand/key"))
     try:

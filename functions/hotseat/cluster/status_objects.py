@@ -1,4 +1,4 @@
-"""The rows and conditions of statuses, from what the switching machine knows. Pure, but for the time of day of new conditions."""
+"""Rows and conditions of statuses. Pure, but for the times of new conditions."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,11 @@ from hotseat.core.scheduler.messages import ModelStatus
 
 SHOWN_SWITCHES = 20
 
-Cache = tuple[CacheState, str, int | None, int | None]  # how a fetch stands: state, message, bytes here, bytes in all
+# State of the weights: state, message, bytes fetched, bytes in all.
+Cache = tuple[CacheState, str, int | None, int | None]
 
-# What a router needs of a Model's spec.
-ROUTED = {
+# Fields of a Model's spec that routers need.
+ROUTER_FIELDS = {
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
     "unlisted", "resources", "fallback",
 }  # fmt: skip
@@ -40,9 +41,9 @@ PHASES: Mapping[str, str] = {
 
 
 def model_rows(models: Iterable[Model], rows: Sequence[ModelStatus]) -> list[Json]:
-    """Write what routers have to know of each model: how to name and route it, and how it is."""
+    """Return the rows of Models for routers: state, and the fields that routers need."""
     known = {row.name: row for row in rows}
-    return [{**_row(known.get(m.name, ModelStatus(m.name, "unloaded"))), "spec": _routed(m)} for m in models]
+    return [{**_row(known.get(m.name, ModelStatus(m.name, "unloaded"))), "spec": _spec_for_routers(m)} for m in models]
 
 
 def _row(status: ModelStatus) -> Json:
@@ -64,18 +65,18 @@ def _row(status: ModelStatus) -> Json:
     return row
 
 
-def _routed(model: Model) -> Json:
-    spec: Json = model.spec.model_dump(mode="json", by_alias=True, include=ROUTED, exclude_defaults=True)
+def _spec_for_routers(model: Model) -> Json:
+    spec: Json = model.spec.model_dump(mode="json", by_alias=True, include=ROUTER_FIELDS, exclude_defaults=True)
     return {"engine": model.spec.engine, **spec}
 
 
 def switch_rows(earlier: Sequence[Json], switches: Sequence[Switch]) -> list[Json]:
-    """Write the last switches, oldest first; `earlier`: rows of switchers before this one."""
+    """Return the rows of the last switches, oldest first. EARLIER are rows of an earlier switcher."""
     return [*earlier, *(switch_to_json(switch) for switch in switches)][-SHOWN_SWITCHES:]
 
 
-def left_behind(row: Json) -> Json:
-    """Make of a row what it is once its switcher has ended: nobody will end it any more."""
+def interrupted(row: Json) -> Json:
+    """Return a row as failed if its switch was running when its switcher ended."""
     if row.get("outcome") != "running":
         return row
     message = "the switcher ended during this switch; the next one continued from the state it observed"
@@ -83,7 +84,7 @@ def left_behind(row: Json) -> Json:
 
 
 def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:
-    """Write what waits and what is in flight, by model."""
+    """Return the rows of queued requests and requests in flight, by model."""
     return [
         {
             "model": model,
@@ -95,8 +96,8 @@ def queue_rows(queue: Mapping[str, tuple[int, float, int]]) -> list[Json]:
     ]
 
 
-def names(residency: Residency) -> Json:
-    """Write who is resident, and who is parked, for people."""
+def resident_names(residency: Residency) -> Json:
+    """Return the names of resident and of parked models, for columns of kubectl."""
     parked = [r.model for r in residency.residents if r.state is InstanceState.PARKED]
     resident = [r.model for r in residency.residents if r.state is not InstanceState.PARKED]
     return {"resident": ", ".join(resident) or None, "parked": ", ".join(parked) or None}
@@ -110,7 +111,7 @@ def workspace_conditions(
     policy_problem: str = "",
     group_problem: str = "",
 ) -> list[Json]:
-    """Say whether the Workspace works, and whether events reach the switcher by the Broker."""
+    """Return the conditions of a Workspace. BROKER_OK: demand arrives through the Broker. None: not known."""
     stuck = [r for r in residency.residents if r.state is InstanceState.UNPROVEN]
     unproven = ", ".join(f"{r.model} ({r.instance})" for r in stuck)
     problems = [f"the release could not be verified: {unproven}"] if stuck else []
@@ -123,7 +124,7 @@ def workspace_conditions(
 
 
 def group_problem(workspace: Workspace, models: Sequence[Model]) -> str:
-    """Say what an API server cannot check of groups and sets: that their members are there, and where nothing is counted, all."""
+    """Return what is wrong with groups and sets, or "". They may name unknown Models, or lack Models if capacity is not counted."""
     named = groups_of(workspace).members
     unknown = sorted(named.difference(model.name for model in models))
     problems = [f"groups or sets name {name}, which is not a Model of this Workspace" for name in unknown]
@@ -144,7 +145,7 @@ def model_status(
     switches: Sequence[Switch],
     problem: str,
 ) -> Json:
-    """Make a Model's status. `problem`: why its objects cannot be made or are not as they should be."""
+    """Return a Model's status. PROBLEM is why its objects cannot be created, or empty."""
     holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
     phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
@@ -160,7 +161,7 @@ def model_status(
         "address": resident.address if resident is not None else None,
         "replicas": int(holds),
         "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
-        "lastSwitch": _last(last) if last is not None else None,
+        "lastSwitch": _last_switch(last) if last is not None else None,
         "pinned": status.pinned,
     }
 
@@ -182,14 +183,14 @@ def _model_conditions(
 
 
 def _parkable(model: Model, generation: int) -> list[Json]:
-    """Say of a Model that shall park why it is stopped instead."""
+    """Return the condition of a Model that should park, why it is stopped instead."""
     if model.spec.lifecycle.release is not OnIdle.PARK:
         return []
     message = "a parked pod would keep its GPU, so the model is stopped instead"
     return [condition("Parkable", False, "ParkingNeedsSharedGPUs", message, generation)]
 
 
-def _last(switch: Switch) -> Json:
+def _last_switch(switch: Switch) -> Json:
     return {
         "id": switch.id,
         "outcome": switch.outcome,
@@ -199,7 +200,7 @@ def _last(switch: Switch) -> Json:
 
 
 def condition(kind: str, true: bool | None, reason: str, message: str, generation: int) -> Json:
-    """Make a condition; None is Unknown. Its time of transition is added by `keep_times`."""
+    """Return a condition. TRUE None is Unknown. `keep_transition_times` adds lastTransitionTime."""
     return {
         "type": kind,
         "status": "Unknown" if true is None else str(true),
@@ -209,8 +210,8 @@ def condition(kind: str, true: bool | None, reason: str, message: str, generatio
     }
 
 
-def keep_times(new: list[Json], old: Iterable[Mapping[str, Any]]) -> list[Json]:
-    """Give each condition the time since which its status is what it is."""
+def keep_transition_times(new: list[Json], old: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """Set lastTransitionTime of each condition: the old one if the status is the same, else now."""
     before = {c["type"]: c for c in old}
     now = format_time(time.time(), "seconds")
     for each in new:

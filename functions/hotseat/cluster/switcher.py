@@ -1,4 +1,4 @@
-"""The switcher function: decides which models are resident, and makes the cluster follow. It goes on from what it observes."""
+"""The switcher function: runs the schedulers of a namespace, and applies Models, Workspaces and their statuses."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from hotseat.api.workspace import Workspace
 from hotseat.cluster import status_objects as statuses
 from hotseat.cluster.commands import PinAnnotations, RemoteCommands
 from hotseat.cluster.fetch_jobs import JobFetcher
-from hotseat.cluster.http_api import create_inbox
+from hotseat.cluster.http_api import create_http_api
 from hotseat.cluster.model_objects import ModelObject, ModelObjects, read
 from hotseat.cluster.model_status import ModelStatusWriter, ObjectKey
 from hotseat.cluster.pending_observations import PendingObservations
@@ -42,7 +42,7 @@ ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
 
 class SwitcherApp:
-    """Everything of one switcher."""
+    """The parts of one switcher."""
 
     def __init__(self, settings: FunctionSettings) -> None:
         self._kube = Kube.connect()
@@ -57,36 +57,36 @@ class SwitcherApp:
         if self._sink is not None:
             self._events.subscribe(self._sink)
         self._worker = CoalescingWorker("documents", self._reconcile, expected=KubeError, paused=True)
-        self._marks: dict[str, tuple[object, ...]] = {}
+        self._versions: dict[str, tuple[object, ...]] = {}
         self._closed = False
         self._controllers: dict[str, ClusterWorkspace] = {}
-        self._handover = PendingObservations(self._controllers)
+        self._pending = PendingObservations(self._controllers)
         self._documents = ModelObjects({}, {})
         self._uids: Mapping[ObjectKey, str] = {}
-        self._homes: dict[str, str] = {}  # Workspace by Model
+        self._workspace_by_model: dict[str, str] = {}
         self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
         self._runtime = KnativeRuntime(
             self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
         )
-        self._status_writer = ModelStatusWriter(self._kube, namespace, self._view)
-        self._events.subscribe(self._record)
+        self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
+        self._events.subscribe(self._record_event)
 
-        def follow(resource: Resource, selector: str = "") -> Watcher:
-            return Watcher(self._kube, resource, namespace, self._heard, selector=selector)
+        def watch(resource: Resource, selector: str = "") -> Watcher:
+            return Watcher(self._kube, resource, namespace, self._object_changed, selector=selector)
 
-        self._workspaces, self._models = follow(WORKSPACES), follow(MODELS)
-        self._services, self._claims = follow(SERVICES), follow(CLAIMS, MODEL)
-        self._routers = Watcher(self._kube, PODS, namespace, self._see_router, selector=ROUTERS)
+        self._workspaces, self._models = watch(WORKSPACES), watch(MODELS)
+        self._services, self._claims = watch(SERVICES), watch(CLAIMS, MODEL)
+        self._routers = Watcher(self._kube, PODS, namespace, self._router_changed, selector=ROUTERS)
         self._watchers = (self._workspaces, self._models, self._services, self._claims, self._routers)
-        self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_die)
+        self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
         self._leading = False
-        orders = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
-        self.gateway = create_inbox(
-            settings.key, self._demand, orders.carry_out, lambda: not self._closed, self._metrics
+        commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
+        self.gateway = create_http_api(
+            settings.key, self._report_demand, commands.execute, lambda: not self._closed, self._metrics
         )
 
     def begin(self) -> None:
-        """Wait to lead."""
+        """Start the election. The switcher works once it leads."""
         self._leader.start()
 
     def reload(self) -> None:
@@ -94,7 +94,7 @@ class SwitcherApp:
         self._worker.mark(GATHER)
 
     def close(self) -> None:
-        """Let go; what is resident stays, and the next switcher goes on with it."""
+        """End. Instances stay, and the next switcher adopts them."""
         self._closed = True
         self._worker.close()
         for controller in self._controllers.values():
@@ -130,34 +130,32 @@ class SwitcherApp:
             while not each.wait_synced(5.0) and not self._closed:
                 log.warning("waiting for the API server")
         self._status_writer.start()
-        self._read()
-        self._enter()
+        self._read_documents()
+        self._apply_workspaces()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
-        for (
-            controller
-        ) in self._controllers.values():  # only now: routers shall not hear of a Workspace without its residents
+        for controller in self._controllers.values():  # only now: a status without the adopted instances would be wrong
             controller.start()
         threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
-        self._forget_routers()
+        self._remove_lost_routers()
         self._leading = True
         log.info("this switcher leads %s", self.namespace)
 
     def _watch_successor(self) -> None:
         self._runtime.superseded.wait()
-        _die()
+        _exit()
 
     def _apply(self) -> None:
-        """Bring everything into line with the documents: objects first, so that a restart finds the new Revision."""
-        self._read()
+        """Apply the documents. Objects come first, so that a restart finds the new Revision."""
+        self._read_documents()
         for each in self._documents.models.values():
             for item in each.objects:
-                self._make(item)
+                self._apply_object(item)
         self._runtime.update([r.model for r in self._documents.models.values()])
-        self._enter()
+        self._apply_workspaces()
         self._settle()
         self._status_writer.mark()
 
-    def _read(self) -> None:
+    def _read_documents(self) -> None:
         models = self._models.objects
         paths = {name: path for name, r in self._documents.models.items() if (path := self._fetcher.path(r.model))}
         self._documents = read(self._workspaces.objects, models, self._services.objects, self._settings, paths)
@@ -166,18 +164,20 @@ class SwitcherApp:
         for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
             self._status_writer.forget(name)
         self._uids = found
-        self._homes = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
+        self._workspace_by_model = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
 
-    def _enter(self) -> None:
-        """Give each Workspace its documents, and a new one its controller."""
+    def _apply_workspaces(self) -> None:
+        """Configure each Workspace. Create controllers of new ones."""
         models = self._documents.models
         for name, (workspace, document) in self._documents.workspaces.items():
             controller = self._controllers.get(name) or self._controller(workspace, document)
             mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
-            marks = {r.model.name: r.mark for r in mine}
-            controller.apply_config(workspace, document["metadata"]["generation"], [r.model for r in mine], marks)
+            fingerprints = {r.model.name: r.fingerprint for r in mine}
+            controller.apply_config(
+                workspace, document["metadata"]["generation"], [r.model for r in mine], fingerprints
+            )
             if name not in self._controllers:
-                self._handover.open(controller)
+                self._pending.attach(controller)
                 if self._leading:
                     controller.start()
         for name in self._controllers.keys() - self._documents.workspaces.keys():
@@ -196,14 +196,14 @@ class SwitcherApp:
             on_step=self._status_writer.mark,
         )
 
-    def _make(self, item: Json) -> None:
+    def _apply_object(self, item: Json) -> None:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
         name = item["metadata"]["name"]
         found = watcher.named(name)
         if found is not None and ("deletionTimestamp" in found["metadata"] or not drifted(item, found)):
             return
         if found is not None and resource is CLAIMS:
-            return  # most of a claim cannot be changed
+            return  # most fields of a claim are immutable
         try:
             self._kube.apply(resource.path(self.namespace, name), item)
             log.info("%s %s applied", item["kind"], name)
@@ -221,53 +221,53 @@ class SwitcherApp:
         if uids:
             self._runtime.settle(uids)
 
-    # What it hears --------------------------------------------------------------------------------------------------------
+    # Changes -------------------------------------------------------------------------------------------------------------
 
-    def _heard(self, _change: Change, item: Json) -> None:
-        """Look again, unless only a status of ours has changed: those would keep us busy with ourselves."""
+    def _object_changed(self, _change: Change, item: Json) -> None:
+        """Reconcile, unless only a status has changed: the switcher itself writes those."""
         meta = item["metadata"]
-        mark = (meta["uid"], meta.get("generation"), str(meta.get("annotations")), meta.get("deletionTimestamp"))
+        version = (meta["uid"], meta.get("generation"), str(meta.get("annotations")), meta.get("deletionTimestamp"))
         key = f"{item.get('kind')}/{meta['name']}"
-        if _change is Change.GONE or self._marks.get(key) != mark:
-            self._marks[key] = mark
+        if _change is Change.GONE or self._versions.get(key) != version:
+            self._versions[key] = version
             self.reload()
 
     def _observe(self, observation: Observation) -> None:
         if isinstance(observation, CacheObserved):
-            name = self._homes.get(observation.model, "")
+            name = self._workspace_by_model.get(observation.model, "")
             self._status_writer.mark()
         else:
             name = workspace_of(observation.instance)
-        self._handover.tell(name, observation)
+        self._pending.send(name, observation)
 
-    def _demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
+    def _report_demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
         if not self._leading:
             raise Unavailable("this switcher is not the leader", code="not_leading", retry_after=1.0)
         if controller := self._controllers.get(workspace):
             controller.report_demand(demand, pod, through_broker=through_broker)
 
-    def _see_router(self, change: Change, pod: Json) -> None:
+    def _router_changed(self, change: Change, pod: Json) -> None:
         if change is Change.GONE or pods.terminal(pod):
             for controller in list(self._controllers.values()):
                 for router in controller.routers:
                     if router.pod == pod["metadata"]["name"]:
                         controller.remove_router(router.id)
 
-    def _forget_routers(self) -> None:
-        """Routers of an earlier time whose pods are gone."""
+    def _remove_lost_routers(self) -> None:
+        """Remove routers of an earlier run whose pods have ended."""
         there = {pod["metadata"]["name"] for pod in self._routers.objects if not pods.terminal(pod)}
         for controller in self._controllers.values():
             for router in controller.routers:
                 if router.pod and router.pod not in there:
                     controller.remove_router(router.id)
 
-    # What it shows --------------------------------------------------------------------------------------------------------
+    # Statuses -------------------------------------------------------------------------------------------------------------
 
-    def _view(self) -> tuple[dict[str, Json], dict[str, str]]:
-        """Make statuses of Models, and states of ksvcs."""
+    def _statuses(self) -> tuple[dict[str, Json], dict[str, str]]:
+        """Return the statuses of Models and the states of ksvcs."""
         shown: dict[str, Json] = {}
         states: dict[str, str] = {}
-        told = self._fetcher.told()
+        caches = self._fetcher.states()
         for name, each in self._documents.models.items():
             controller = self._controllers.get(each.model.spec.workspace)
             rows = {row.name: row for row in controller.scheduler.status()} if controller else {}
@@ -275,16 +275,20 @@ class SwitcherApp:
             if each.model.spec.url is None:
                 states[name] = status.state
             if each.uid is not None:
-                shown[name] = self._status_of(each, controller, status, told.get(name))
+                shown[name] = self._status_of(each, controller, status, caches.get(name))
         return shown, states
 
     def _status_of(
-        self, each: ModelObject, controller: ClusterWorkspace | None, status: ModelStatus, told: CacheObserved | None
+        self,
+        each: ModelObject,
+        controller: ClusterWorkspace | None,
+        status: ModelStatus,
+        observed: CacheObserved | None,
     ) -> Json:
         name = each.model.name
         problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
         residents = controller.scheduler.residency.residents if controller else ()
-        cache = (told.state, told.message, told.done, told.total) if told else None
+        cache = (observed.state, observed.message, observed.done, observed.total) if observed else None
         if cache is None and not self._fetcher.needs_fetch(each.model):
             cache = (CacheState.CACHED, "", None, None)
         made = statuses.model_status(
@@ -296,17 +300,17 @@ class SwitcherApp:
             switches=controller.switches() if controller else (),
             problem=problem,
         )
-        made["conditions"] = statuses.keep_times(made["conditions"], self._before(each))
+        made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made
 
-    def _before(self, each: ModelObject) -> list[Json]:
+    def _earlier_conditions(self, each: ModelObject) -> list[Json]:
         document = self._models.named(each.model.name)
         status = (document or {}).get("status") or each.status
         found: list[Json] = status.get("conditions") or []
         return found
 
-    def _record(self, event: Event) -> None:
-        self._status_writer.event(event, self._uids)
+    def _record_event(self, event: Event) -> None:
+        self._status_writer.record(event, self._uids)
 
     def _uid(self, model: str) -> str | None:
         return self._uids.get((MODELS.kind, model))
@@ -320,7 +324,7 @@ class SwitcherApp:
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 
-def _die() -> None:
+def _exit() -> None:
     log.error("lost leadership; this process exits")
     os._exit(1)
 

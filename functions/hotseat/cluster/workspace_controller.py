@@ -86,7 +86,7 @@ class ClusterWorkspace(WorkspaceController):
         self._left: deque[str] = deque(maxlen=REMEMBERED)  # ids are never used again
         self._broker_ok: bool | None = None
         self._last_conditions: list[Json] = list(status.get("conditions") or ())
-        self._earlier_switches = [statuses.left_behind(row) for row in status.get("switches") or ()]
+        self._earlier_switches = [statuses.interrupted(row) for row in status.get("switches") or ()]
         self._group_problem = ""
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
@@ -174,7 +174,7 @@ class ClusterWorkspace(WorkspaceController):
             "models": statuses.model_rows(self.models, rows),
             "switches": statuses.switch_rows(self._earlier_switches, self.scheduler.switches()),
             "queue": statuses.queue_rows(queue),
-            **statuses.names(self.scheduler.residency),
+            **statuses.resident_names(self.scheduler.residency),
             "learned": stats_to_json(self.scheduler.stats()),
             "waiting": sum(waiting for waiting, _, _ in queue.values()),
             "conditions": self._conditions(),
@@ -188,7 +188,7 @@ class ClusterWorkspace(WorkspaceController):
             policy_problem=self._policy_problem,
             group_problem=self._group_problem,
         )
-        self._last_conditions = statuses.keep_times(new, self._last_conditions)
+        self._last_conditions = statuses.keep_transition_times(new, self._last_conditions)
         return self._last_conditions
 
     # SchedulerHost ----------------------------------------------------------------------------------------------------
