@@ -95,7 +95,7 @@ class App:
             gpus=gpus,
             heard=self._connections.heard,
         )
-        self._learned = StatsFile(settings.state_dir / "learned.json")
+        self._stats_file = StatsFile(settings.state_dir / "learned.json")
         share = int(PARKED_SHARE * machine_memory())
         self.registry = LocalWorkspaces(
             self.runtime,
@@ -105,7 +105,7 @@ class App:
             devices=gpus.names,
             device_ids=gpus.ids,
             host_memory=share,
-            stats_file=self._learned,
+            stats_file=self._stats_file,
         )
         self.metrics = Metrics(lambda: readings.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)
@@ -218,7 +218,7 @@ class App:
         self._asked.put(None)
         self.registry.close(shutdown_time(self.manifest))
         self._connections.close()
-        self._learned.close()
+        self._stats_file.close()
         self._gpu_locks.close()
         for each in (self._sink, self._request_log):
             if each is not None:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.control.scheduler_thread import SOON, SchedulerThread
-from hotseat.core.events import Emit
+from hotseat.control.scheduler_thread import SOON, SchedulerHost, SchedulerThread
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -34,7 +33,6 @@ from hotseat.core.scheduler.messages import (
     SchedulingSpec,
     Tick,
 )
-from hotseat.core.scheduler.stats import StatsByModel
 
 from ..fakes import FakeRuntime  # noqa: TID252
 
@@ -57,7 +55,7 @@ class Looks:
             assert self.news.wait_for(lambda: len(self.times) >= count, 5)
 
 
-class Host:
+class Host(SchedulerHost):
     """A scheduler's host that keeps nothing."""
 
     def __init__(
@@ -66,16 +64,7 @@ class Host:
         publish: Callable[[Residency], None] = lambda _: None,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self.demand, self.publish, self.give_up = demand, publish, give_up
-
-    def emit(self, epoch: int, emit: Emit) -> None:
-        pass
-
-    def stats_changed(self, stats: StatsByModel) -> None:
-        pass
-
-    def stepped(self) -> None:
-        pass
+        self.demand, self.publish, self.give_up = demand, publish, give_up  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The shells around the pure core: each owns a lock or a thread, feeds its machine and carries out what it says."""
+"""Threads and locks around the pure core, for one machine and a cluster."""

@@ -255,7 +255,7 @@ class RequestGate:
         return self._empty.wait(timeout)
 
     def demand(self) -> Demand:
-        """Return a demand snapshot for the switcher."""
+        """Return a demand snapshot for the scheduler."""
         with self._lock:
             return self._machine.demand()
 

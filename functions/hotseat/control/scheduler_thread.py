@@ -7,7 +7,6 @@ from collections.abc import Callable
 from enum import Enum
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
-from typing import Protocol
 
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
@@ -55,11 +54,12 @@ NO_RESIDENCY = Residency()
 _CHANGES_STATS = InstanceReady | InstanceReleased | InstanceParked | InstanceMeasured | ConfigChanged
 
 
-class SchedulerHost(Protocol):
+class SchedulerHost:
     """Receives what a SchedulerThread produces. The methods are called on that thread and must return at once."""
 
     def demand(self) -> DemandReported:
-        """Return a snapshot of demand. Called after `demand_changed`."""
+        """Return a snapshot of demand. Called only after `demand_changed`."""
+        raise NotImplementedError
 
     def publish(self, residency: Residency) -> None:
         """Pass a new residency on to the routers."""
@@ -202,7 +202,7 @@ class SchedulerThread:
         """After `shut_down`, wait until no instance is left, then end the thread. Return False if TIMEOUT seconds pass first."""
         emptied = self.wait_for(lambda: not self._machine.instances, timeout)
         self._stopped = True
-        self._inbox.put(_DemandPoll.NOW)
+        self.send(Tick(self._clock()))
         self._thread.join(timeout=5)
         return emptied
 

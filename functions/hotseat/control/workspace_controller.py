@@ -11,14 +11,14 @@ from hotseat.api.workspace import Workspace
 from hotseat.control.commands import ModelCommands
 from hotseat.control.event_log import EventLog
 from hotseat.control.schedule_timer import ScheduleTimer
-from hotseat.control.scheduler_thread import NO_RESIDENCY, SchedulerThread
+from hotseat.control.scheduler_thread import NO_RESIDENCY, SchedulerHost, SchedulerThread
 from hotseat.control.scheduling_spec import capacity_of, groups_of
 from hotseat.core.events import Emit
 from hotseat.core.messages import Residency
 from hotseat.core.policy.api import Capacity, Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.history import Switch
-from hotseat.core.scheduler.messages import DemandReported, SchedulingSpec
+from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.core.scheduler.stats import StatsByModel
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ def load_policy(name: str) -> Policy:
     raise KeyError(name)
 
 
-class WorkspaceController(ModelCommands):
-    """Runs the scheduler of one Workspace, which calls the controller as its SchedulerHost.
+class WorkspaceController(ModelCommands, SchedulerHost):
+    """Runs the scheduler of one Workspace.
 
     `residency` and `stats` are those of an earlier run.
     """
@@ -96,23 +96,9 @@ class WorkspaceController(ModelCommands):
 
     # SchedulerHost ----------------------------------------------------------------------------------------------------
 
-    def demand(self) -> DemandReported:
-        """Return a snapshot of demand, where one router runs in this process."""
-        raise NotImplementedError
-
-    def publish(self, residency: Residency) -> None:
-        """Pass a new residency on to the routers."""
-        raise NotImplementedError
-
     def emit(self, epoch: int, emit: Emit) -> None:
         """Publish an event of the scheduler."""
         self._events.emit(self.name, epoch, emit)
-
-    def stats_changed(self, stats: StatsByModel) -> None:
-        """Handle changed statistics."""
-
-    def stepped(self) -> None:
-        """Handle the end of a step."""
 
     def give_up(self) -> None:
         """End this process. The next one starts from what it observes."""
