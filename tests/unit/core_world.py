@@ -148,7 +148,7 @@ class Router:
     inbox: deque[Residency] = field(default_factory=deque)
     batches: dict[str, int] = field(
         default_factory=dict
-    )  # by instance that it sees closing: the last request before that
+    )  # by instance that it sees quiescing: the last request before that
 
 
 def fit_together(bodies: list[Body], capacity: Capacity) -> bool:
@@ -202,7 +202,7 @@ class World:
         self.fetching: set[str] = set()
         self.bodies: dict[str, Body] = {}
         self.before_change: set[str] = set()  # instances from before the capacity changed last
-        self.closing_since: dict[str, float] = {}
+        self.drain_since: dict[str, float] = {}
         self.routers: dict[str, Router] = {}
         self.crashed: list[str] = []  # routers whose end the switcher does not know yet
         self.gone: list[tuple[str, str]] = []  # clients that left: their routers and models
@@ -263,7 +263,7 @@ class World:
         asked = {*queue, *machine.availability.orders, *wanted} - seated
         for instance in machine.instances.values():
             if (
-                instance.state is InstanceState.CLOSING
+                instance.state is InstanceState.QUIESCING
                 and before.get(instance.id) is InstanceState.READY
                 and not instance.leaving
             ):
@@ -353,7 +353,7 @@ class World:
         if self.pinned(order.model):
             assert not self.roomy(), f"{order} for another, and it is pinned"
         self._assert_drained(order)
-        self.closing_since.pop(order.instance, None)
+        self.drain_since.pop(order.instance, None)
         body.sleeps = True
         held = sum(b.memory for b in self.bodies.values())
         budget = self.capacity.host_memory
@@ -436,7 +436,7 @@ class World:
             or order.model in self.switching.decision.obliging
         )
         drain = max(terms.drain_timeout, ROUTER_SYNC_TIMEOUT) if gentle else terms.drain_timeout
-        deadline = self.closing_since.get(order.instance, self.now) + drain
+        deadline = self.drain_since.get(order.instance, self.now) + drain
         body.forced = body.forced or self.now >= deadline
         if not body.forced:
             self._assert_drained(order)
@@ -451,10 +451,10 @@ class World:
         assert not self.old_news or residency.epoch > self.old_news[-1].epoch
         self.old_news.append(residency)
         for resident in residency.residents:
-            if resident.state in (InstanceState.CLOSING, InstanceState.DRAINING):  # which may come at once
-                self.closing_since.setdefault(resident.instance, self.now)
+            if resident.state in (InstanceState.QUIESCING, InstanceState.DRAINING):  # which may come at once
+                self.drain_since.setdefault(resident.instance, self.now)
             elif resident.state is InstanceState.READY:
-                self.closing_since.pop(resident.instance, None)
+                self.drain_since.pop(resident.instance, None)
         for router in self.routers.values():
             router.inbox.append(residency)
 
@@ -499,16 +499,16 @@ class World:
         assert body.model == request.model
         assert body.address == command.address
         batches = self.routers[request.router].batches
-        assert command.request <= batches.get(body.instance, command.request), "it came after the batch was closed"
+        assert command.request <= batches.get(body.instance, command.request), "it came after the instance quiesced"
         if body.forced:
             return  # it was stopped after its deadline, and this router cannot have heard of it
         # One that is dead is fair as long as the news of it has not come round.
         assert body.state in ("ready", "dead", "stuck", "gone"), f"dispatched to {body}"
         assert not body.told, f"dispatched to {body}, which was told to stop"
         known = self.switching.instances.get(body.instance)
-        unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.closing_epoch
+        unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.drain_epoch
         if known is not None and known.state is InstanceState.DRAINING and unaware:
-            return  # it drains without closing before; it is not stopped before this router has seen that
+            return  # it drains without quiescing before; it is not stopped before this router has seen that
         if known is not None and known.state in (InstanceState.LOADING, InstanceState.DRAINING):
             raise AssertionError(f"dispatched to an instance that is {known.state}")
 
@@ -729,8 +729,8 @@ class World:
         residency = inbox.popleft()
         router = self.routers[name]
         if residency.epoch > router.machine.residency.epoch:
-            closing = [r.instance for r in residency.residents if r.state is InstanceState.CLOSING]
-            router.batches = {instance: router.batches.get(instance, self.count) for instance in closing}
+            quiescing = [r.instance for r in residency.residents if r.state is InstanceState.QUIESCING]
+            router.batches = {instance: router.batches.get(instance, self.count) for instance in quiescing}
         self.at(name, intake.ResidencySeen(self.now, residency))
 
     def repeat_residency(self, pick: Pick) -> None:
@@ -1108,7 +1108,7 @@ class World:
         body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
         body.told = False  # it is told again, if need be
         body.turn, body.sleeps, body.asleep = 0, False, False
-        self.closing_since.pop(body.instance, None)
+        self.drain_since.pop(body.instance, None)
         if body.state == "stuck":
             body.news.append(InstanceUnproven(self.now, body.instance, body.epoch, "it does not go"))
         elif address is None:

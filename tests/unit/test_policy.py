@@ -9,10 +9,10 @@ from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelVie
 from hotseat.core.policy.batch import Batch
 from hotseat.core.policy.strict import Fifo, Priority
 
-READY, LOADING, CLOSING, DRAINING = (
+READY, LOADING, QUIESCING, DRAINING = (
     InstanceState.READY,
     InstanceState.LOADING,
-    InstanceState.CLOSING,
+    InstanceState.QUIESCING,
     InstanceState.DRAINING,
 )
 RELEASING, UNPROVEN = InstanceState.RELEASING, InstanceState.UNPROVEN
@@ -100,7 +100,7 @@ def test_a_loading_model_that_nobody_wants_any_longer_is_given_up_for_one_that_i
 # No flapping ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+@pytest.mark.parametrize("state", [QUIESCING, DRAINING])
 def test_a_decided_switch_is_taken_back_only_when_nobody_waits_for_it_any_longer(state: InstanceState) -> None:
     going = busy("a", seat=state, waiting=5, oldest=99.0)
     assert decide(going, wants("b", since=99.0, promised=True)).resident == ("b",)
@@ -120,7 +120,7 @@ def test_a_model_whose_capacity_is_gone_does_not_come_back_in_the_same_breath() 
     one = busy("a", waiting=3, oldest=10.0, last_used=1.0)
     other = busy("b", waiting=3, oldest=20.0)
     assert decide(one, other).resident == ("b",)
-    assert decide(replace(one, seat=CLOSING), other).resident == ("b",)
+    assert decide(replace(one, seat=QUIESCING), other).resident == ("b",)
 
 
 # The bound on waiting -------------------------------------------------------------------------------------------------

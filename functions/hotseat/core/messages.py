@@ -26,7 +26,7 @@ class InstanceState(StrEnum):
 
     LOADING = "loading"
     READY = "ready"
-    CLOSING = "closing"  # serves the batch it had; later requests wait
+    QUIESCING = "quiescing"  # serves its batch: the requests that were queued when it was told to leave
     DRAINING = "draining"  # what is in flight may finish
     RELEASING = "releasing"  # told to stop; not yet proven gone
     UNPROVEN = "unproven"  # could not be proven gone: the seat stays taken until somebody settles it
@@ -132,7 +132,7 @@ class Demand:
     served: Mapping[str, int] = field(
         default_factory=dict
     )  # by instance: requests ever dispatched, so that short ones are seen
-    closing: Mapping[str, int] = field(default_factory=dict)  # by model: how many of a closing batch still wait
+    quiescing: Mapping[str, int] = field(default_factory=dict)  # by model: queued requests of batches
     requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
     wanted: Mapping[str, float] = field(
         default_factory=dict

@@ -5,8 +5,8 @@ are in messages.py. queues.py has the queues, and endpoints.py the endpoints.
 Invariants (tests/unit/test_core_machine.py):
 
 - every request that arrived ends exactly once: by Reject, by Finish or by Leave;
-- a request is dispatched only to an instance that the newest Residency shows as ready, or as closing if it waited before;
-- once a closing instance has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
+- a request is dispatched only to an instance that the newest Residency shows as ready, or as quiescing if it waited before;
+- once a quiescing instance has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
 - a Residency that is not newer than the last one changes nothing;
 - no tenant with a waiting request is passed over for more than one round of the others of its priority.
 """
@@ -90,11 +90,11 @@ class AdmissionMachine:
             model for model in dict.fromkeys(self._announce) if model in self._queues or model in self._wants
         )
         self._announce = []
-        closing = {}
+        quiescing = {}
         for model, last in self._serving.batches():
             queue = self._queues.get(model)
-            if queue and (rest := queue.up_to(last)):
-                closing[model] = rest
+            if queue and (rest := queue.remaining(last)):
+                quiescing[model] = rest
         return Demand(
             self.router,
             self._seq,
@@ -102,7 +102,7 @@ class AdmissionMachine:
             self.waiting_by_model(),
             dict(self._serving.in_flight),
             dict(self._serving.served),
-            closing,
+            quiescing,
             requested,
             self._wants.snapshot(),
         )
@@ -240,12 +240,12 @@ class AdmissionMachine:
         return commands
 
     def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:
-        """Request to dispatch now, and the instance for it: a ready one, else one that closes and owes its batch."""
+        """Request to dispatch now, and the instance for it: a ready one, else a quiescing one for a request of its batch."""
         limit = self._limits[model].concurrency
         if ready := self._serving.ready(model, limit):
             first = queue.first()
             return None if first is None else (first, ready)
-        for instance, last in self._serving.closing(model, limit):
+        for instance, last in self._serving.quiescing(model, limit):
             first = queue.first(last)
             if first is not None:
                 return first, instance
@@ -310,7 +310,7 @@ class AdmissionMachine:
         lasts: dict[str, set[int]] = {}
         for model, last in self._serving.batches():
             lasts.setdefault(model, set()).add(last)
-        self._request_queues.close_batches(lasts)
+        self._request_queues.snapshot_batches(lasts)
         for model in self._queues:
             self._request_queues.watch(now, model, open_=model in self._serving.open)
         commands = self._refuse_waiters(now, first=first)

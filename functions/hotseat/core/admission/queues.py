@@ -18,7 +18,7 @@ EXACT_TENANTS = 64  # up to which positions are exact
 
 
 class _DrainSnapshot:
-    """What waited when a batch was closed: how many of it still do, and the rings as they were then."""
+    """The queue as it was when an instance quiesced, and how many of these requests are still queued."""
 
     __slots__ = ("lanes", "ranks", "rest")
 
@@ -29,7 +29,7 @@ class _DrainSnapshot:
 
 
 class RequestQueue:
-    """Requests in ranks by priority, each in lanes by tenant. `batches` that closed are known by the last order in them."""
+    """Requests in ranks by priority, each in lanes by tenant. Batches of quiescing instances are known by the last order in them."""
 
     __slots__ = ("_batches", "_deadlines", "_newest", "_ranks", "_ring", "_sharing", "count", "tenants")
 
@@ -74,7 +74,7 @@ class RequestQueue:
             self._forget_deadline(request)
 
     def first(self, last: int | None = None) -> int | None:
-        """Id of the next to serve; with `last`, of the batch that closed with that order."""
+        """Id of the next to serve; with `last`, of the batch that ends with that order."""
         batch = None if last is None else self._batches.get(last)
         if last is not None and batch is None:
             return None  # nobody of it waits: this queue began later
@@ -84,15 +84,15 @@ class RequestQueue:
         lane = (rank.ring if batch is None else batch.lanes[rank]).first(last)
         return None if lane is None else lane.first()
 
-    def close_batches(self, lasts: set[int]) -> None:
-        """Know these batches, and no others: one that is not known yet has everything in it that waits."""
+    def snapshot_batches(self, lasts: set[int]) -> None:
+        """Keep these batches, and no others. A new one holds all requests that are queued now."""
         self._batches = {last: batch for last, batch in self._batches.items() if last in lasts}
         for last in lasts - self._batches.keys():
             if last >= self._newest:
                 self._batches[last] = _DrainSnapshot(self.count, self._ring.copy())
 
-    def up_to(self, last: int) -> int:
-        """How many of that batch still wait."""
+    def remaining(self, last: int) -> int:
+        """Return how many requests of a batch are still queued."""
         batch = self._batches.get(last)
         return batch.rest if batch else 0
 
@@ -214,10 +214,10 @@ class RequestQueues:
         """Take in whether a model takes requests: it counts for how fast its queue drains."""
         self._drains.watch(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
 
-    def close_batches(self, lasts: Mapping[str, set[int]]) -> None:
-        """Take in which batches are owed, by model: each is known by the last order in it."""
+    def snapshot_batches(self, lasts: Mapping[str, set[int]]) -> None:
+        """Keep these batches of quiescing instances, by model. Each is known by the last order in it."""
         for model, queue in self.queues.items():
-            queue.close_batches(lasts.get(model, set()))
+            queue.snapshot_batches(lasts.get(model, set()))
 
     def place(self, request: QueuedRequest) -> int:
         """Place in its model's queue, 1 for the next."""

@@ -134,7 +134,7 @@ def _promise(
         return None
     rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
     # A promised model's switch is already under way; it starts once the outgoing model has served its batch.
-    in_turn = any(resident.seat is InstanceState.CLOSING and resident.waiting for resident in kept)
+    in_turn = any(resident.seat is InstanceState.QUIESCING and resident.waiting for resident in kept)
     late = [m for m in queue if in_turn or not m.promised]
     return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
 

@@ -10,7 +10,7 @@ from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, ModelView, View
 from hotseat.core.policy.groups import NO_MODELS
 
-LEAVING_STATES = (InstanceState.CLOSING, InstanceState.DRAINING)
+LEAVING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)
 EvictionOrder = tuple[bool, bool, bool, int, float, float, str]
 KEEPABLE_STATES = (InstanceState.LOADING, InstanceState.READY, *LEAVING_STATES)
 

@@ -87,9 +87,9 @@ class RouterSnapshots:
         """How many requests an instance has ended, however, for the routers that are there."""
         return sum(d.served.get(instance, 0) - d.in_flight.get(instance, 0) for d in self._newest.values())
 
-    def closing(self, model: str) -> int:
-        """How many of a closing batch still wait."""
-        return sum(d.closing.get(model, 0) for d in self._newest.values())
+    def quiescing(self, model: str) -> int:
+        """Return how many requests of the batches of its quiescing instances are still queued."""
+        return sum(d.quiescing.get(model, 0) for d in self._newest.values())
 
     def all_saw(self, epoch: int) -> bool:
         """Whether every router has seen an epoch."""

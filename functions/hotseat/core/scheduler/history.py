@@ -19,7 +19,7 @@ class Eviction:
     """One model's way off the accelerator; times are None until they come."""
 
     model: str
-    closing: float | None = None
+    draining: float | None = None
     stopping: float | None = None
     released: float | None = None
 
@@ -45,7 +45,7 @@ class Switch:
         """Seconds of each phase that has ended: wait, drain, release, load, total."""
         result = {"wait": self.decided - self.requested}
         gone = self.leaving.values()
-        drains = [d.stopping - d.closing for d in gone if d.stopping is not None and d.closing is not None]
+        drains = [d.stopping - d.draining for d in gone if d.stopping is not None and d.draining is not None]
         releases = [d.released - d.stopping for d in gone if d.released is not None and d.stopping is not None]
         result["drain"] = max(drains, default=0.0)
         result["release"] = max(releases, default=0.0)
@@ -177,7 +177,7 @@ class SwitchHistory:
 
     def leaving(self, model: str, now: float) -> None:
         """Note that it was told to make room."""
-        self._departures[model] = Eviction(model, closing=now)
+        self._departures[model] = Eviction(model, draining=now)
 
     def stays(self, model: str) -> None:
         """Note that it may stay after all."""
@@ -187,7 +187,7 @@ class SwitchHistory:
 
     def stopping(self, model: str, now: float) -> None:
         """Note that it is drained and being stopped."""
-        departure = self._departures.setdefault(model, Eviction(model, closing=now))
+        departure = self._departures.setdefault(model, Eviction(model, draining=now))
         departure.stopping = now
 
     def released(self, model: str, now: float) -> None:

@@ -13,7 +13,7 @@ from hotseat.core.messages import InstanceState, Transition, seat_name
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.scheduler.messages import SchedulingSpec
 
-DRAINING_STATES = (InstanceState.CLOSING, InstanceState.DRAINING)  # may still be taken back
+DRAINING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)  # may still be taken back
 REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
 SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKING)  # see sleep.py
 ACTIVE_STATES = (
@@ -72,7 +72,7 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     ),
     Trigger.READY: Edge(InstanceState.READY, (InstanceState.LOADING, InstanceState.WAKING), "The engine answers."),
     Trigger.QUIESCE: Edge(
-        InstanceState.CLOSING,
+        InstanceState.QUIESCING,
         (InstanceState.READY,),
         "It has to leave: for another model, for idleness, by an operator or a document. Requests that are queued now are still served.",
     ),
@@ -84,7 +84,7 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     Trigger.KEPT: Edge(InstanceState.READY, DRAINING_STATES, "It may stay after all."),
     Trigger.BATCH_SERVED: Edge(
         InstanceState.DRAINING,
-        (InstanceState.CLOSING,),
+        (InstanceState.QUIESCING,),
         "All routers have seen that it leaves, and the requests that were queued then are served.",
     ),
     Trigger.PARK: Edge(
@@ -134,9 +134,9 @@ class Instance:
     leaving: str | None = None  # why it will go, whatever a policy says
     ready_since: float | None = None
     ready_epoch: int = 0  # routers that have seen it have sent what waited
-    closing_since: float = 0.0
+    drain_since: float = 0.0  # when it was last told to leave
     dispatched: float = 0.0  # when it was last given a request
-    closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
+    drain_epoch: int = 0  # routers that have seen it send no more than the batch they had
     last_used: float = 0.0
     stop_asked: float | None = None
     left: str = ""  # what is not proven gone, for a person to look at
@@ -207,7 +207,7 @@ class Instance:
     @property
     def drain_until(self) -> float:
         """Deadline of what is in flight, while it makes room: counted from the last request that it was given."""
-        return max(self.closing_since, self.dispatched) + self.terms.drain_timeout
+        return max(self.drain_since, self.dispatched) + self.terms.drain_timeout
 
     @property
     def idle_until(self) -> float | None:

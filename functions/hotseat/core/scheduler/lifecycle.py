@@ -3,8 +3,8 @@
 A switch is noted, and once there is room an engine is started, or woken. A model starts only where it fits beside all that is not
 proven gone, and no earlier instance of it is left, but for replicas.
 
-READY → CLOSING (serves the batch that routers held) → DRAINING (what is in flight may finish) → RELEASING, or PARKING. Before the
-drain deadline an instance goes on from there only when every router has seen that it closes and reports nothing in flight.
+READY → QUIESCING (serves the batch that routers held) → DRAINING (what is in flight may finish) → RELEASING, or PARKING. Before the
+drain deadline an instance goes on from there only when every router has seen that it quiesces and reports nothing in flight.
 """
 
 from collections.abc import Collection
@@ -40,24 +40,24 @@ class InstanceLifecycle:
                 self.parts.history.leaving(instance.seat, now)
                 why = instance.leaving or ("not wanted" if not wanted else "idle")
                 self.parts.scheduler_state.go(instance, Trigger.CUT_OFF if cut_off else Trigger.QUIESCE, now, why)
-                instance.closing_since, instance.closing_epoch = now, self.parts.out.next_epoch
+                instance.drain_since, instance.drain_epoch = now, self.parts.out.next_epoch
         elif instance.state in DRAINING_STATES:
             self.parts.history.stays(instance.seat)
             self.parts.scheduler_state.go(instance, Trigger.KEPT, now)
 
     def drain(self, instance: Instance, now: float, decision: Decision, waited_for: Collection[str]) -> None:
-        """Move one that is closing or draining on as far as time and what routers have seen allow.
+        """Move one that is quiescing or draining on as far as time and what routers have seen allow.
 
         `waited_for` are models that requests wait for.
         """
         demands = self.parts.demand_state.demands
         until, idle = instance.drain_until, self._idle_out(instance, now)
         if idle or instance.seat in decision.obliging:  # nobody waits for its seat: a request that comes now is served
-            until = max(until, instance.closing_since + ROUTER_SYNC_TIMEOUT)
+            until = max(until, instance.drain_since + ROUTER_SYNC_TIMEOUT)
         self.parts.out.wake(until)
-        owes = instance.replica == 1 and demands.closing(instance.model)
-        closed = demands.all_saw(instance.closing_epoch) and not owes
-        drained = closed and not demands.in_flight(instance.id)
+        owes = instance.replica == 1 and demands.quiescing(instance.model)
+        served = demands.all_saw(instance.drain_epoch) and not owes
+        drained = served and not demands.in_flight(instance.id)
         parks = drained and self.parts.parking.parks(instance, now, decision.resident, waited_for)
         if parks:
             self.parts.demand_state.forgive(instance, now)
@@ -65,7 +65,7 @@ class InstanceLifecycle:
             self.parts.out.wake(now + instance.terms.stop_timeout)
         elif now >= until or (drained and parks is False):
             self.stop(instance, now, "idle" if idle else "evicted")
-        elif closed and instance.state is InstanceState.CLOSING:
+        elif served and instance.state is InstanceState.QUIESCING:
             self.parts.scheduler_state.go(instance, Trigger.BATCH_SERVED, now)
 
     def stop(self, instance: Instance, now: float, why: str = "evicted") -> None:
@@ -94,7 +94,7 @@ class InstanceLifecycle:
         self.parts.scheduler_state.go(instance, trigger, now, detail or why)
 
     def _offered(self, instance: Instance, now: float) -> bool:
-        """Whether its turn has begun: before what waited for it has been sent, closing it would make the load futile."""
+        """Whether its turn has begun: before what waited for it has been sent, quiescing would make the load futile."""
         if self.parts.demand_state.demands.all_saw(instance.ready_epoch):
             return True
         until = (instance.ready_since or 0.0) + ROUTER_SYNC_TIMEOUT

@@ -1,6 +1,6 @@
 """Parking: engines that leave the accelerator by falling asleep, and come back by waking. Pure.
 
-An instance goes READY → (closing, draining as for a stop) → PARKING → PARKED → WAKING → READY. Parked, it claims host memory and
+An instance goes READY → (quiescing, draining as for a stop) → PARKING → PARKED → WAKING → READY. Parked, it claims host memory and
 nothing of the accelerator. What does not fall asleep, or does not wake, is stopped; after a failed wake it is started anew while
 its requests go on waiting.
 """

@@ -25,7 +25,7 @@ LEAST = 0.5  # of the time that a step takes on average: it may go so much faste
 DOUBT = 3.0  # times that it differs from its average as a rule: it may be so much shorter
 _AWAY = frozenset({InstanceState.RELEASING, InstanceState.PARKING})
 _COMES = frozenset({InstanceState.LOADING, InstanceState.WAKING})
-_LEAVES = frozenset({InstanceState.READY, InstanceState.CLOSING, InstanceState.DRAINING, *_AWAY, *_COMES})
+_LEAVES = frozenset({InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING, *_AWAY, *_COMES})
 
 
 def min_seconds_to_ready(
