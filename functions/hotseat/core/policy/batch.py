@@ -15,7 +15,8 @@ from math import inf, sqrt
 
 from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import NOTHING, Decision, ModelView, View
-from hotseat.core.policy.placement import LEAVING_STATES, evictable_at, pending, place, residents
+from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
+from hotseat.core.policy.placement import pending, place, residents
 
 FULL = 0.9  # no load above this is believed: a round would take for ever
 UNMEASURED = 1 / 3  # taken for the load of models that never have kept anybody waiting once they were loaded

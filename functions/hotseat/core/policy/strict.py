@@ -4,7 +4,8 @@ from collections.abc import Callable
 from math import inf
 
 from hotseat.core.policy.api import Decision, ModelView, View
-from hotseat.core.policy.placement import LEAVING_STATES, evictable_at, pending, place, residents
+from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
+from hotseat.core.policy.placement import pending, place, residents
 
 
 class Fifo:

@@ -11,8 +11,9 @@ from math import inf
 from hotseat.core.events import Emit
 from hotseat.core.messages import InstanceState, Refusal
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, Preference, View
+from hotseat.core.policy.eviction import evictable_for_preference_at, victims_for_preference
 from hotseat.core.policy.groups import UNGROUPED, Groups
-from hotseat.core.policy.placement import KEEPABLE_STATES, LEAVING_STATES, greedy_victims, pending, unproven
+from hotseat.core.policy.placement import KEEPABLE_STATES, pending, unproven
 from hotseat.core.scheduler.availability import SHORTAGE_RETRY, ModelAvailability, shortage
 from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import SchedulingSpec
@@ -199,13 +200,16 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
     taken = _sum([*there, *unproven(view)], view.capacity)
     granted: set[str] = set()  # none of these goes for a lesser one
     for wish in sorted(preferences, key=lambda m: (-m.wish, m.name)):
-        times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
-        victims = _preference_victims([m for at, m in times if at <= view.now], there, taken, wish, view)
+        times = [(evictable_for_preference_at(m, wish), m) for m in there if m.name not in granted]
+        may_leave = [m for at, m in times if at <= view.now and view.groups.may_leave(m.name, wish.name)]
+        names = [m.name for m in (*there, *unproven(view))]
+        victims = victims_for_preference(wish, there, {m.name: m for m in may_leave}, taken, view, names=names)
         if victims is None:
             look_again += [at for at, _ in times if view.now < at < inf]
             continue
         granted.add(wish.name)
-        resident = (*(name for name in resident if name not in victims), wish.name)
+        gone = {m.name for m in victims}
+        resident = (*(name for name in resident if name not in gone), wish.name)
         there = [models[name] for name in resident if name in models]
         taken = _sum([*there, *unproven(view)], view.capacity)
     return resident, min(look_again, default=None)
@@ -227,47 +231,6 @@ def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, 
             held += models[name].claim.placed_beside(held, view.capacity)
             kept.append(name)
     return tuple(kept)
-
-
-def _free_at(resident: ModelView, wish: ModelView) -> float:
-    """Return the time from which a resident may be evicted for a load request that no request waits for. inf: never.
-
-    A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
-    optimal cost). The default model uses `returnToDefault` instead.
-    """
-    if resident.seat is None or resident.leaving:
-        return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
-    if resident.pinned or resident.wish >= wish.wish or not resident.idle:
-        return inf
-    if resident.seat in LEAVING_STATES:
-        return -inf
-    if resident.seat is not InstanceState.READY:
-        return inf  # it loads
-    patience = 0.0 if wish.wish is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
-    return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
-
-
-def _preference_victims(
-    candidates: list[ModelView], there: list[ModelView], held: Claim, wish: ModelView, view: View
-) -> set[str] | None:
-    """Choose those that have to go for their groups and for the room; None where not all of them may."""
-    groups, names = view.groups, [m.name for m in (*there, *unproven(view))]
-    may_go = {m.name: m for m in candidates if groups.may_leave(m.name, wish.name)}
-    found: list[set[str]] = []
-    for way in groups.ways(wish.name, names):
-        left = held - sum((may_go[name].claim for name in way if name in may_go), NOTHING)
-        others = [m for m in may_go.values() if m.name not in way and m.claim != NOTHING]
-        more = greedy_victims(sorted(others, key=_cheapest), left, wish, view) if way <= may_go.keys() else None
-        if more is not None:
-            found.append({*way, *(m.name for m in more)})
-    coming = [m.name for m in there if m.seat is None or m.leaving]  # none of them has to leave for what was wished for
-    found = [each for each in found if not any(groups.must_leave(wish.name, n) for n in coming if n not in each)]
-    return min(found, key=lambda each: sum(may_go[name].keeping for name in each), default=None)
-
-
-def _cheapest(model: ModelView) -> tuple[bool, float, float, str]:
-    """Sort key: who goes first for a wish, to which priorities are nothing."""
-    return (model.seat is InstanceState.READY, model.keeping, model.last_used, model.name)
 
 
 def _sum(models: list[ModelView], capacity: Capacity) -> Claim:

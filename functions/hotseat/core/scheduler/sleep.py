@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.messages import InstanceParked, InstanceState, Park, SleepFailed, Stop, Wake
+from hotseat.core.policy.eviction import parked_victims
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.instance import Instance, Trigger
 from hotseat.core.scheduler.messages import SchedulerCommand, SchedulingSpec
@@ -100,13 +101,8 @@ class SleepManager:
                 over -= self.memory_of(each)
             elif each.state is InstanceState.PARKED and each.model not in spared and self.memory_of(each):
                 candidates.append(each)
-        victims: list[Instance] = []
-        for each in sorted(candidates, key=lambda h: (h.model in waited_for, h.last_used, h.id)):
-            if over <= 0:
-                break
-            victims.append(each)
-            over -= self.memory_of(each)
-        return victims if over <= 0 or all_else else None
+        victims = parked_victims(candidates, over, self.memory_of, waited_for)
+        return victims if all_else or over <= sum(map(self.memory_of, victims)) else None
 
     # Transitions: each changes the instance, and returns what is to be said ---------------------------------------------
 
