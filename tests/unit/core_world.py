@@ -221,7 +221,7 @@ class World:
 
     def stories(self) -> list[str]:
         """One line for each instance that the switching machine knows, or knew lately."""
-        lines = [(body.instance, self.switching.scheduler_state.story(body.instance)) for body in self.bodies.values()]
+        lines = [(body.instance, self.switching.parts.state.story(body.instance)) for body in self.bodies.values()]
         return [f"  {instance}: {told(story)}" for instance, story in lines if story]
 
     # The machines ------------------------------------------------------------------------------------------------------
@@ -258,9 +258,9 @@ class World:
         machine, queue = self.switching, self.switching.queue()
         roomy = self.roomy()
         asleep = (InstanceState.PARKING, InstanceState.PARKED)
-        seated = {h.model for h in machine.instances.values() if h.staying and h.state not in asleep}
-        wanted = {model for model in machine.scheduler_state.terms if machine.demand_state.wanted(model) is not None}
-        asked = {*queue, *machine.availability.orders, *wanted} - seated
+        seated = {h.model for h in machine.instances.values() if h.can_stay and h.state not in asleep}
+        wanted = {model for model in machine.parts.state.specs if machine.parts.demand.wanted(model) is not None}
+        asked = {*queue, *machine.parts.availability.load_requests, *wanted} - seated
         for instance in machine.instances.values():
             if (
                 instance.state is InstanceState.QUIESCING
@@ -305,7 +305,7 @@ class World:
             assert not [b for b in left if b.told], f"{order} while others make room"
             self.replicas += 1
         assert order.instance not in self.bodies
-        known = self.switching.scheduler_state.terms[order.model]  # it may not have heard of a new document yet
+        known = self.switching.parts.state.specs[order.model]  # it may not have heard of a new document yet
         claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
         devices = order.devices
         stated = terms.host_memory
@@ -337,10 +337,12 @@ class World:
 
     def hungry(self) -> set[str]:
         """Models that the switcher knows to be wanted, that could be loaded, and that have no engine that it knows of."""
-        known = {name for name in self.terms if self.switching.demand_state.waiting(name)[0] and self.loadable(name)}
+        known = {name for name in self.terms if self.switching.parts.demand.waiting(name)[0] and self.loadable(name)}
         known -= {instance.model for instance in self.switching.instances.values()}
-        ready = {name for name in known if self.switching.availability.cached(name) and not self.terms[name].external}
-        return {name for name in ready if self.switching.availability.retry_at(name) <= self.now}
+        ready = {
+            name for name in known if self.switching.parts.availability.cached(name) and not self.terms[name].external
+        }
+        return {name for name in ready if self.switching.parts.availability.retry_at(name) <= self.now}
 
     def claim(self, model: str) -> Claim:
         """What a model is known to take."""
@@ -412,12 +414,14 @@ class World:
             asked = {
                 m
                 for m in home.members
-                if machine.demand_state.waiting(m)[0] or machine.demand_state.wanted(m) is not None
+                if machine.parts.demand.waiting(m)[0] or machine.parts.demand.wanted(m) is not None
             }
-            asked |= machine.availability.orders.keys()
-            asked |= {m for m in home.members if machine.demand_state.abandonment.retries(m, self.now)[0]}
+            asked |= machine.parts.availability.load_requests.keys()
+            asked |= {m for m in home.members if machine.parts.demand.abandonment.retries(m, self.now)[0]}
             asked |= {
-                m for m, terms in machine.scheduler_state.terms.items() if machine.preferences.wish(m, terms, self.now)
+                m
+                for m, terms in machine.parts.state.specs.items()
+                if machine.parts.preferences.preference_of(m, terms, self.now)
             }
             assert asked & home.members - {body.model}, f"{body} has left for another group"
 
@@ -430,10 +434,10 @@ class World:
         instance = self.switching.instances[order.instance]
         if self.pinned(order.model) and instance.replica == 1 and instance.leaving in ("evicted", "idle"):
             assert not self.roomy(), f"{order} for another, and it is pinned"
-        terms = self.switching.instances[order.instance].terms
+        terms = self.switching.instances[order.instance].spec
         gentle = (
             self.switching.instances[order.instance].leaving == "idle"
-            or order.model in self.switching.decision.obliging
+            or order.model in self.switching.decision.evicted_for_preference
         )
         drain = max(terms.drain_timeout, ROUTER_SYNC_TIMEOUT) if gentle else terms.drain_timeout
         deadline = self.drain_since.get(order.instance, self.now) + drain
@@ -693,7 +697,7 @@ class World:
             refusal and (refusal.retry_at or 0.0) > self.now and not refusal.waits
         )  # a back-off after a crash is waited out
         against = model not in self.terms or self.down or refused
-        assert (model in machine._wants) == (not there and not against)
+        assert (model in machine._prewarm) == (not there and not against)
 
     # Actions: the network -----------------------------------------------------------------------------------------------
 
@@ -911,8 +915,8 @@ class World:
         self.tell(seats.PinOrdered(self.now, model))
         # It is not, where it could never be loaded beside those that are; its schedule may pin it all the same.
         if (
-            model in self.switching.preferences.pinned
-            and model in self.switching.preferences._pins | self._pinned_by_documents
+            model in self.switching.parts.preferences.pinned
+            and model in self.switching.parts.preferences._pins | self._pinned_by_documents
         ):
             if not self.terms[model].pinned:
                 self.pins.add(model)
@@ -926,7 +930,7 @@ class World:
         if self.pinned(model):
             self.unpins.add(model)
         self.tell(seats.UnpinOrdered(self.now, model))
-        assert model not in self.switching.preferences.pinned
+        assert model not in self.switching.parts.preferences.pinned
 
     def open_window(self, pick: Pick) -> None:
         """A window of a schedule opens or closes, or an annotation comes or goes."""
@@ -1206,7 +1210,7 @@ class World:
             if self.pinned(model):
                 self._unpin(model)
         self.run_fairly(200.0)
-        wanted = {model for router in self.routers.values() for model in router.machine._wants.snapshot()}
+        wanted = {model for router in self.routers.values() for model in router.machine._prewarm.snapshot()}
         left = [model for model in wanted if self.loadable(model) and not self.crowded_out(model, "no_room")]
         assert not left, f"never loaded: {wanted}"
         if self.down:

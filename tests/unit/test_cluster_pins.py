@@ -12,7 +12,7 @@ from hotseat.cluster.commands import PinAnnotations, RemoteCommands
 from hotseat.cluster.model_objects import ModelObjects, read
 from hotseat.cluster.workspace_controller import WorkspaceController
 from hotseat.control.event_log import EventLog
-from hotseat.control.scheduling_spec import terms_of
+from hotseat.control.scheduling_spec import scheduling_spec_of
 from hotseat.core.errors import BadRequest, Unavailable
 from hotseat.core.messages import InstanceAdopted
 from hotseat.kube.client import KubeError
@@ -114,7 +114,7 @@ def test_an_order_that_an_older_switcher_would_not_know_is_named(orders: RemoteC
 
 
 def is_pinned(found: ModelObjects, name: str) -> bool:
-    return terms_of(found.models[name].model, found.workspaces["default"][0]).pinned
+    return scheduling_spec_of(found.models[name].model, found.workspaces["default"][0]).pinned
 
 
 @pytest.mark.parametrize(("value", "holds"), [("true", True), ("false", False), ("yes", False)])
@@ -156,4 +156,4 @@ def test_the_default_model_may_be_given_by_any_name() -> None:
         Model.model_validate({"metadata": {"name": n}, "spec": {"engine": "mock", "names": names}})
         for n, names in (("a", ["gpt"]), ("b", []))
     )
-    assert (terms_of(named, home).return_after, terms_of(other, home).return_after) == (300.0, 0.0)
+    assert (scheduling_spec_of(named, home).return_after, scheduling_spec_of(other, home).return_after) == (300.0, 0.0)

@@ -129,7 +129,7 @@ class Watched(World):
                     assert resident.since >= said + soonest - 1e-6
                     self.compared += 1
         self._really_see(residency)
-        for model in self.switching.scheduler_state.terms:
+        for model in self.switching.parts.state.specs:
             if soonest := ready_in(self._router.machine.residency, model, now):
                 self.promises.setdefault(model, []).append((now, soonest))
                 self.refusable += soonest > 1.0

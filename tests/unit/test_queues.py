@@ -183,9 +183,9 @@ def test_a_new_way_to_share_holds_for_those_who_wait_already() -> None:
     low = line.come("a", priority=0, at=0.0)
     line.come("b", priority=1, at=100.0)
     line.queue.snapshot_batches({2})
-    line.queue.share(Sharing(ageing=10.0))
+    line.queue.set_sharing(Sharing(ageing=10.0))
     assert line.queue.first() == line.queue.first(2) == low
-    line.queue.share(Sharing(ageing=1000.0))
+    line.queue.set_sharing(Sharing(ageing=1000.0))
     assert line.queue.first() == line.queue.first(2) == 2
 
 

@@ -505,7 +505,7 @@ def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal
     assert story.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "w/a@5", 5)]
     assert story.ready(5.0, "a", 5)[-1] == publish(6, who("a", READY, 5.0, 5))
     story.failed(6.0, "a", 5)  # and again, soon: the count goes on
-    assert story.machine.availability.failures["a"].retry_at == 7.0
+    assert story.machine.parts.availability.failures["a"].retry_at == 7.0
 
 
 def test_a_start_that_takes_too_long_is_stopped() -> None:
@@ -590,7 +590,7 @@ def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:
         of = story.load(now)
         story.failed(now + 1, "a", of)
         story.released(now + 1, "a", of)
-        pauses.append(story.machine.availability.failures["a"].retry_at - now - 1)
+        pauses.append(story.machine.parts.availability.failures["a"].retry_at - now - 1)
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
 
@@ -598,13 +598,13 @@ def test_a_thousand_failures_are_no_different() -> None:
     """A bug once: two to the power of their number."""
     story = Story()
     story.machine.step(LoadOrdered(0.0, "a"))
-    story.machine.availability.failures.clear()
+    story.machine.parts.availability.failures.clear()
     story.failed(1.0, "a", 2)
-    story.machine.availability.failures["a"].count = 5000
+    story.machine.parts.availability.failures["a"].count = 5000
     story.released(2.0, "a", 2)
     story.demand(1000.0, {"a": 1})
     story.failed(1001.0, "a", story.machine.epoch)
-    assert story.machine.availability.failures["a"].retry_at == 1301.0
+    assert story.machine.parts.availability.failures["a"].retry_at == 1301.0
 
 
 def test_a_minute_of_health_wipes_out_earlier_failures() -> None:
@@ -613,7 +613,7 @@ def test_a_minute_of_health_wipes_out_earlier_failures() -> None:
         of = story.load(now)
         story.failed(now + 60.0, "a", of)
         story.released(now + 60.0, "a", of)
-        assert story.machine.availability.failures["a"].count == 1
+        assert story.machine.parts.availability.failures["a"].count == 1
 
 
 def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> None:
@@ -625,7 +625,7 @@ def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> N
     story.demand(100.0, {"b": 1}, {f"w/a@{of}": 1}, since=60.0)
     assert story.states()["a"] == "quiescing"
     story.failed(101.0, "a", of)
-    assert story.machine.availability.failures["a"].count == 1
+    assert story.machine.parts.availability.failures["a"].count == 1
 
 
 def test_a_model_that_was_ready_after_its_failure_is_just_unloaded_later() -> None:
@@ -735,7 +735,7 @@ def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     story = Story(a=SchedulingSpec(Claim(2)))
     refusal = Refusal(2, "too_large", "a claims more than its Workspace has: 2 GPUs (available: 1 GPU)")
     assert story.machine.step(LoadOrdered(1.0, "a")) == [publish(2, refuse={"a": refusal})]
-    assert not story.machine.availability.orders
+    assert not story.machine.parts.availability.load_requests
     assert story.tick(2.0) == []
 
 
@@ -910,7 +910,7 @@ def test_servers_outside_and_unknown_models_are_neither_loaded_nor_unloaded(mode
     story.demand(1.0, {"x": 1})
     assert story.machine.step(LoadOrdered(2.0, model)) == []
     assert story.machine.step(UnloadOrdered(2.0, model)) == []
-    assert story.machine.availability.orders == {}
+    assert story.machine.parts.availability.load_requests == {}
 
 
 # Documents ------------------------------------------------------------------------------------------------------------
@@ -1196,7 +1196,7 @@ def test_answers_end_a_row_of_crashes_and_readiness_does_not() -> None:
     of = story.load(10.0)
     story.demand(11.0, {}, {f"w/a@{of}": 1}, served={f"w/a@{of}": 21})
     story.failed(12.0, "a", of)
-    assert story.machine.availability.failures["a"].count == 1
+    assert story.machine.parts.availability.failures["a"].count == 1
     assert "a" not in story.machine.residency.refusals
 
 
@@ -1216,7 +1216,7 @@ def test_weights_that_vanish_under_a_ready_model_refuse_no_request() -> None:
 def learned(story: Story, load: float) -> None:
     """Have a model's load measured."""
     for model in ("a", "b"):
-        story.machine.history.costs.note_load(model, load)
+        story.machine.parts.history.durations.record_load(model, load)
 
 
 def test_a_load_that_is_half_done_is_finished_though_its_client_left() -> None:
@@ -1284,7 +1284,7 @@ def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: floa
 def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
     auto = SchedulingSpec(max_wait=None)
     story = Story(a=auto, b=auto, c=auto)
-    story.machine.history.costs.note_load("c", 100.0)  # takes no part
+    story.machine.parts.history.durations.record_load("c", 100.0)  # takes no part
     assert story.machine.effective_max_wait == 30.0
     story.demand(1.0, {"a": 1})
     story.ready(2.0, "a", 2)

@@ -4,7 +4,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.control.scheduling_spec import capacity_of, fingerprint, terms_of
+from hotseat.control.scheduling_spec import capacity_of, fingerprint, scheduling_spec_of
 
 SPEC = {"engine": "mock", "source": "https://example.com/a.gguf"}
 WORKSPACE = Workspace.model_validate({"metadata": {"name": "default"}, "spec": {}})
@@ -16,7 +16,10 @@ def model(**changes: object) -> Model:
 
 def test_replicas_are_for_one_machine_and_change_while_a_model_stays() -> None:
     several = model(scheduling={"replicas": 3}, concurrency=1)
-    assert (terms_of(several, WORKSPACE).replicas, terms_of(several, WORKSPACE, ahead=True).replicas) == (3, 1)
+    assert (
+        scheduling_spec_of(several, WORKSPACE).replicas,
+        scheduling_spec_of(several, WORKSPACE, ahead=True).replicas,
+    ) == (3, 1)
     assert fingerprint(several) == fingerprint(model())
 
 
@@ -30,7 +33,10 @@ def test_replicas_are_for_one_machine_and_change_while_a_model_stays() -> None:
     ],
 )
 def test_what_an_engine_never_sees_changes_while_it_stays(changes: dict) -> None:
-    assert terms_of(model(**changes), WORKSPACE).fingerprint == terms_of(model(), WORKSPACE).fingerprint
+    assert (
+        scheduling_spec_of(model(**changes), WORKSPACE).fingerprint
+        == scheduling_spec_of(model(), WORKSPACE).fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,10 +55,10 @@ def test_what_it_was_started_with_is_changed_by_a_reload(changes: dict) -> None:
 
 def test_a_model_parks_where_it_says_so_and_the_runtime_can() -> None:
     parks = model(lifecycle={"release": "Park"}, resources={"memory": "2Gi"})
-    terms = terms_of(parks, WORKSPACE)
+    terms = scheduling_spec_of(parks, WORKSPACE)
     assert (terms.park, terms.host_memory) == (True, 2 << 30)
-    assert not terms_of(parks, WORKSPACE, may_park=False).park
-    assert not terms_of(model(), WORKSPACE).park
+    assert not scheduling_spec_of(parks, WORKSPACE, may_park=False).park
+    assert not scheduling_spec_of(model(), WORKSPACE).park
 
 
 def test_host_memory_is_what_the_workspace_states_else_its_share() -> None:

@@ -207,8 +207,8 @@ def test_a_wish_that_was_there_when_its_model_failed_brings_it_no_more() -> None
 )
 def test_when_a_resident_goes_for_a_wish(state: InstanceState, used: float, idle: bool, at: float) -> None:
     costs = StepDurations()
-    costs.note_load("a", 8.0)
-    costs.note_stop("a", 2.0)
+    costs.record_load("a", 8.0)
+    costs.record_stop("a", 2.0)
     instance = Instance("a", "w/a@1", 1, state, 20.0, SchedulingSpec(), ready_since=20.0, last_used=used)
     assert may_evict_at(110.0, 30.0, [instance], costs, lambda _: idle) == at
     seatless = Instance("c", "w/c@2", 2, READY, 20.0, SchedulingSpec(claim=NOTHING), ready_since=20.0, last_used=500.0)

@@ -114,7 +114,7 @@ def test_a_pin_is_refused_where_the_seat_is_pinned_already() -> None:
     story.machine.step(PinOrdered(3.0, "b"))
     assert pins(story) == {"a"}
     assert refusals(story) == {"b": "pinned"}
-    assert not story.machine.availability.orders
+    assert not story.machine.parts.availability.load_requests
 
 
 def test_a_model_that_is_leaving_for_another_stays_once_it_is_pinned() -> None:
@@ -198,7 +198,7 @@ def test_a_pinned_model_that_is_adopted_is_not_loaded_again() -> None:
     story = Story(a=SchedulingSpec(), b=SchedulingSpec())
     story.machine.step(InstanceAdopted(0.0, "a", "w/a@7", 7, "http://a7"))
     story.change(1.0, a=SchedulingSpec(pinned=True))
-    assert not story.machine.availability.orders
+    assert not story.machine.parts.availability.load_requests
     story.demand(2.0, {"b": 1})
     assert refusals(story) == {"b": "pinned"}
 
@@ -277,8 +277,8 @@ def test_a_model_used_lately_stays_for_as_long_as_changing_it_and_back_would_cos
     story.demand(3.0)
     story.released(4.0, "a", 2)
     story.load(5.0, "b")
-    story.machine.history.costs.load.update(a=Estimate(20.0), b=Estimate(10.0))
-    story.machine.history.costs.stop.update(a=Estimate(1.0), b=Estimate(2.0))
+    story.machine.parts.history.durations.load.update(a=Estimate(20.0), b=Estimate(10.0))
+    story.machine.parts.history.durations.stop.update(a=Estimate(1.0), b=Estimate(2.0))
     story.demand(6.0)
     story.change(7.0, a=SchedulingSpec())
     story.change(8.0, a=OPEN)
@@ -471,7 +471,7 @@ class Heedless:
 
 
 def test_a_policy_that_knows_no_pins_breaks_none() -> None:
-    view = View(9.0, Capacity(1), (ModelView("a", seat=READY, pinned=True), ModelView("b", waiting=1, oldest=1.0)))
+    view = View(9.0, Capacity(1), (ModelView("a", state=READY, pinned=True), ModelView("b", waiting=1, oldest=1.0)))
     assert decide_with_preferences(Heedless(), view).resident == ("a",)
     roomy = View(9.0, Capacity(2), view.models)
     assert set(decide_with_preferences(Heedless(), roomy).resident) == {"a", "b"}
@@ -479,10 +479,10 @@ def test_a_policy_that_knows_no_pins_breaks_none() -> None:
 
 def test_no_more_make_handle_than_have_to_and_the_least_recently_used_first() -> None:
     models = (
-        ModelView("small", Claim(1), seat=READY, last_used=1.0),
-        ModelView("big", Claim(2), seat=READY, last_used=2.0),
-        ModelView("late", Claim(1), seat=READY, last_used=3.0),
-        ModelView("wish", Claim(2), wish=Preference.SCHEDULED),
+        ModelView("small", Claim(1), state=READY, last_used=1.0),
+        ModelView("big", Claim(2), state=READY, last_used=2.0),
+        ModelView("late", Claim(1), state=READY, last_used=3.0),
+        ModelView("wish", Claim(2), preference=Preference.SCHEDULED),
     )
     everybody = Decision(("small", "big", "late"))
     resident, _ = apply_preferences(View(9.0, Capacity(4), models), everybody)
@@ -492,7 +492,7 @@ def test_no_more_make_handle_than_have_to_and_the_least_recently_used_first() ->
 
 
 def test_what_loads_is_not_given_up_for_a_wish() -> None:
-    models = (ModelView("a", seat=LOADING), ModelView("b", wish=Preference.PINNED))
+    models = (ModelView("a", state=LOADING), ModelView("b", preference=Preference.PINNED))
     assert apply_preferences(View(9.0, Capacity(1), models), Decision(("a",))) == (("a",), None)
 
 
@@ -507,9 +507,9 @@ def test_loading_by_order_ends_a_dismissal() -> None:
 
 def test_no_lesser_wish_takes_what_was_granted_to_a_greater_one() -> None:
     """A bug once: a pinned model that was to come made an idle one leave, and the seat went to somebody's window instead, for ever."""
-    pinned = ModelView("a", wish=Preference.PINNED, waiting=1, oldest=1.0, may_evict=False)
-    idle = ModelView("c", seat=InstanceState.READY, wish=Preference.SCHEDULED)
-    window = ModelView("e", wish=Preference.SCHEDULED)
+    pinned = ModelView("a", preference=Preference.PINNED, waiting=1, oldest=1.0, may_evict=False)
+    idle = ModelView("c", state=InstanceState.READY, preference=Preference.SCHEDULED)
+    window = ModelView("e", preference=Preference.SCHEDULED)
     view = View(100.0, Capacity(1), (pinned, idle, window))
     assert apply_preferences(view, Decision(("c",)))[0] == ("a",)
     empty = View(100.0, Capacity(1), (pinned, window))

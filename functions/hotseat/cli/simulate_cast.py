@@ -11,7 +11,7 @@ import click
 from hotseat.api.model import Model
 from hotseat.api.units import Unreadable, parse_duration
 from hotseat.api.workspace import Workspace
-from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_of, terms_of
+from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_of, scheduling_spec_of
 from hotseat.core.policy.api import Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.messages import SchedulingSpec
@@ -53,7 +53,7 @@ class Cast:
     @property
     def gpus(self) -> int:
         """How many there are; where none are counted, how many models groups let be there at a time."""
-        return self.groups.together(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
+        return self.groups.max_coresident(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
 
 
 def made_up(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> Cast:
@@ -106,7 +106,7 @@ def _home(manifest: Manifest, name: str | None) -> Workspace:
 
 
 def _engine(model: Model, home: Workspace, times: Times) -> SimulatedEngine:
-    found, limits = terms_of(model, home, ""), limits_of(model, home)
+    found, limits = scheduling_spec_of(model, home, ""), limits_of(model, home)
     terms = replace(
         found,
         claim=found.claim if times.gpus is None else replace(found.claim, gpus=times.gpus),

@@ -20,7 +20,7 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.local_workspaces import load_policy
 from hotseat.control.schedule_timer import ScheduleTimer
 from hotseat.control.scheduler_thread import SchedulerThread
-from hotseat.control.scheduling_spec import capacity_of, groups_of, terms_of
+from hotseat.control.scheduling_spec import capacity_of, groups_of, scheduling_spec_of
 from hotseat.core.messages import Demand, Residency
 from hotseat.core.policy.api import Policy
 from hotseat.core.policy.batch import Batch
@@ -132,7 +132,9 @@ class WorkspaceController:
             self.switcher.follow(policy)
         self.workspace, self.generation, self.models = workspace, generation, tuple(models)
         self._bus.learn_names({m.name: m.shown_name for m in self.models})
-        terms = {m.name: terms_of(m, workspace, marks.get(m.name), ahead=True, may_park=False) for m in self.models}
+        terms = {
+            m.name: scheduling_spec_of(m, workspace, marks.get(m.name), ahead=True, may_park=False) for m in self.models
+        }
         self._group_problem = statuses.group_problem(workspace, self.models)
         self.timetable.follow(self.models, terms, capacity_of(workspace), groups_of(workspace))
         self._writer.mark()

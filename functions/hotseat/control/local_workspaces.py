@@ -18,7 +18,7 @@ from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.schedule_timer import ScheduleTimer
 from hotseat.control.scheduler_thread import SchedulerThread, _noop
-from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_changed, terms_of
+from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_changed, scheduling_spec_of
 from hotseat.core.events import Emit
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheObserved, Demand, InstanceState, Observation, Residency, Resident
 from hotseat.core.policy.api import Policy
@@ -108,7 +108,7 @@ class LocalWorkspace:
         mine = list(models)
         now = self._clock()
         self.gate.change(limits_changed(now, mine, workspace))
-        terms = {m.name: terms_of(m, workspace) for m in mine}
+        terms = {m.name: scheduling_spec_of(m, workspace) for m in mine}
         self.timetable.follow(mine, terms, self.capacity, groups_of(workspace), afresh=True)
 
     def widen(self, workspace: Workspace, models: Iterable[Model]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from hotseat.api.model import Model, OnIdle
 from hotseat.api.workspace import Workspace
-from hotseat.control.scheduling_spec import capacity_of, groups_of, terms_of
+from hotseat.control.scheduling_spec import capacity_of, groups_of, scheduling_spec_of
 from hotseat.core.policy.api import NOTHING
 
 
@@ -30,7 +30,7 @@ def _may_meet(one: Model, other: Model, homes: Mapping[str, Workspace]) -> bool:
     groups = groups_of(home)
     if groups.must_leave(one.name, other.name) and groups.must_leave(other.name, one.name):
         return False
-    first, second = (terms_of(each, home).claim for each in (one, other))
+    first, second = (scheduling_spec_of(each, home).claim for each in (one, other))
     capacity = capacity_of(home, tuple(map(str, range(home.spec.capacity.gpus))))
     place = second.place(NOTHING, capacity)
     return place is not None and first.fits_beside(second.placed(place, capacity), capacity)

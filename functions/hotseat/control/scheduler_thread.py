@@ -115,7 +115,7 @@ class SchedulerThread:
     ) -> None:
         self.workspace = workspace
         self._machine = Scheduler(workspace, policy, epoch, remembered=remembered)
-        self._machine.scheduler_state.illegal = self._note_illegal
+        self._machine.parts.state.illegal = self._note_illegal
         self._runtime = runtime
         self._clock = clock
         self._demand = demand
@@ -222,7 +222,7 @@ class SchedulerThread:
 
     def is_ordered(self, model: str) -> bool:
         """Whether somebody ordered it, and it is neither ready yet nor failed nor unloaded since."""
-        return model in self._machine.availability.orders
+        return model in self._machine.parts.availability.load_requests
 
     def instances(self, model: str) -> dict[str, InstanceState]:
         """Instances of a model and their states. For an order's outcome: on the switcher's thread."""
@@ -341,7 +341,7 @@ class SchedulerThread:
                 self._publish(command.residency)
             case Emit():
                 if instance := command.type == "model.failed" and command.data["instance"]:
-                    story = told(self._machine.scheduler_state.story(instance))
+                    story = told(self._machine.parts.state.story(instance))
                     log.info("%s failed (%s); its last transitions: %s", instance, command.data["reason"], story)
                 self._emit(self.workspace, self._machine.epoch, command)
             case Start():

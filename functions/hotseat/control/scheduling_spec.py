@@ -29,7 +29,7 @@ _SOFT_PARTS = {
 }
 
 
-def terms_of(
+def scheduling_spec_of(
     model: Model, workspace: Workspace, mark: str | None = None, *, ahead: bool = False, may_park: bool = True
 ) -> SchedulingSpec:
     """Terms of a Model; what it leaves open comes from its Workspace's policy. `mark` stands for its fingerprint, where given.

@@ -133,14 +133,14 @@ class Emit:
     data: Mapping[str, Any]
 
 
-def shown_model_of(seat: str) -> str:
+def shown_model_of(name: str) -> str:
     """Give the model of a seat: its name without the number that a replica's has (`qwen#2`)."""
-    return _REPLICA.sub("", seat)
+    return _REPLICA.sub("", name)
 
 
-def shown_seat(seat: str, shown: Callable[[str], str]) -> str:
+def shown_replica_name(name: str, shown: Callable[[str], str]) -> str:
     """Name a seat by the name that people see of its model; `shown` gives that for a metadata.name, which has no `#`."""
-    model, number, rest = seat.partition("#")
+    model, number, rest = name.partition("#")
     return shown(model) + number + rest
 
 
@@ -151,7 +151,7 @@ def with_shown_names(emit: Emit, shown: Callable[[str], str]) -> Emit:
         if isinstance(data.get(key), str):
             data[key] = shown(data[key])
     if "from" in data:
-        data["from"] = [shown_seat(seat, shown) for seat in data["from"]]
+        data["from"] = [shown_replica_name(name, shown) for name in data["from"]]
     if isinstance(data.get("waiting"), Mapping):
         data["waiting"] = {shown(model): waiting for model, waiting in data["waiting"].items()}
     return replace(emit, subject=shown(emit.subject) if emit.subject else "", data=data)

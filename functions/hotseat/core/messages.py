@@ -11,14 +11,14 @@ from enum import StrEnum
 EXTERNAL_EPOCH = 0  # of servers that run without us: no decision started them, and none stops them
 
 
-def seat_name(model: str, replica: int) -> str:
+def replica_name(model: str, replica: int) -> str:
     """Return the name that an instance has in decisions and switches: its model's own, with a number for all but the first."""
     return model if replica == 1 else f"{model}#{replica}"
 
 
-def model_of(seat: str) -> str:
+def model_of(name: str) -> str:
     """Return the model of such a name. No model's own name has a `#`."""
-    return seat.partition("#")[0]
+    return name.partition("#")[0]
 
 
 class InstanceState(StrEnum):
@@ -73,7 +73,7 @@ class Resident:
     story: tuple[Transition, ...] = field(default=(), compare=False)  # its last transitions, for people
 
     @property
-    def seated(self) -> bool:
+    def on_accelerator(self) -> bool:
         """Whether it holds a seat of ours: external servers hold none, and what is parked has given it back."""
         return self.epoch != EXTERNAL_EPOCH and self.state is not InstanceState.PARKED
 

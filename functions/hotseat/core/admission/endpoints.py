@@ -16,7 +16,7 @@ class EndpointSet:
         self._residents: tuple[Resident, ...] = ()
         self._batches: dict[str, int] = {}  # by quiescing instance: the last order that it still serves
 
-    def see(self, residents: tuple[Resident, ...], newest: int) -> None:
+    def update(self, residents: tuple[Resident, ...], newest: int) -> None:
         """Replace the instances. `newest` is the order of the last arrival, which ends the batch of an instance that quiesces now."""
         self._residents = residents
         self.open, batches = {}, {}
@@ -69,12 +69,12 @@ class EndpointSet:
 
     # Counting ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, instance: str) -> None:
+    def acquire(self, instance: str) -> None:
         """Count a request that is dispatched to it."""
         self.in_flight[instance] = self.in_flight.get(instance, 0) + 1
         self.served[instance] = self.served.get(instance, 0) + 1
 
-    def end(self, instance: str) -> None:
+    def release(self, instance: str) -> None:
         """Count one that ended."""
         left = self.in_flight[instance] - 1
         if left:

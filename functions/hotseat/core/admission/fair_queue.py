@@ -204,7 +204,7 @@ class PriorityLevel:
         """Arrival of its oldest request."""
         return self._head().arrived
 
-    def share(self, sharing: Sharing) -> None:
+    def set_sharing(self, sharing: Sharing) -> None:
         """Go by other weights and another ageing from now on."""
         self._sharing = sharing
 

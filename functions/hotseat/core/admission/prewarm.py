@@ -25,14 +25,14 @@ class PrewarmRequests:
         self._since[model] = min(since, self._since.get(model, inf))
         return first
 
-    def settle(self, models: Iterable[str]) -> None:
+    def remove(self, models: Iterable[str]) -> None:
         """Forget preferences that came true, or never will."""
         for model in models:
             self._since.pop(model, None)
 
-    def keep(self, models: Collection[str]) -> None:
+    def retain(self, models: Collection[str]) -> None:
         """Forget all others."""
-        self.settle([model for model in self._since if model not in models])
+        self.remove([model for model in self._since if model not in models])
 
     def snapshot(self) -> dict[str, float]:
         """Copy, for a Demand."""

@@ -20,24 +20,26 @@ EXACT_TENANTS = 64  # up to which positions are exact
 class _DrainSnapshot:
     """The queue as it was when an instance quiesced, and how many of these requests are still queued."""
 
-    __slots__ = ("lanes", "ranks", "rest")
+    __slots__ = ("levels", "rest", "tenants_of")
 
-    def __init__(self, rest: int, ranks: LazyHeap[PriorityLevel]) -> None:
+    def __init__(self, rest: int, levels: LazyHeap[PriorityLevel]) -> None:
         self.rest = rest
-        self.ranks = ranks
-        self.lanes: dict[PriorityLevel, LazyHeap[TenantQueue]] = {rank: rank.ring.copy() for rank in ranks.members()}
+        self.levels = levels
+        self.tenants_of: dict[PriorityLevel, LazyHeap[TenantQueue]] = {
+            level: level.ring.copy() for level in levels.members()
+        }
 
 
 class RequestQueue:
     """Requests in ranks by priority, each in lanes by tenant. Batches of quiescing instances are known by the last order in them."""
 
-    __slots__ = ("_batches", "_deadlines", "_newest", "_ranks", "_ring", "_sharing", "count", "tenants")
+    __slots__ = ("_batches", "_deadlines", "_levels", "_newest", "_ring", "_sharing", "count", "tenants")
 
     def __init__(self, sharing: Sharing | None = None) -> None:
         self.count = 0
         self.tenants: dict[str, int] = {}  # how many wait of each
         self._sharing = sharing or Sharing()
-        self._ranks: dict[int, PriorityLevel] = {}  # an empty one keeps what its tenants have had
+        self._levels: dict[int, PriorityLevel] = {}  # an empty one keeps what its tenants have had
         self._ring: LazyHeap[PriorityLevel] = LazyHeap()
         self._batches: dict[int, _DrainSnapshot] = {}
         self._newest = 0  # order of the newest that ever waited
@@ -45,11 +47,11 @@ class RequestQueue:
 
     def add(self, id_: int, request: QueuedRequest) -> None:
         """Append to the lane of its priority and tenant."""
-        rank = self._ranks.get(request.priority)
-        if rank is None:
-            rank = self._ranks[request.priority] = PriorityLevel(request.priority, self._sharing)
-        rank.add(id_, request)
-        self._ring.add(rank)
+        level = self._levels.get(request.priority)
+        if level is None:
+            level = self._levels[request.priority] = PriorityLevel(request.priority, self._sharing)
+        level.add(id_, request)
+        self._ring.add(level)
         self.count += 1
         self.tenants[request.tenant] = self.tenants.get(request.tenant, 0) + 1
         self._newest = max(self._newest, request.order)
@@ -58,10 +60,10 @@ class RequestQueue:
 
     def remove(self, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
         """Take out one that is in it; `served`: because it is being dispatched, which counts against its tenant's share."""
-        rank = self._ranks[request.priority]
+        level = self._levels[request.priority]
         if served:
-            rank.charge(request.tenant)
-        rank.remove(id_, request)
+            level.charge(request.tenant)
+        level.remove(id_, request)
         self.count -= 1
         left = self.tenants[request.tenant] - 1
         if left:
@@ -78,11 +80,11 @@ class RequestQueue:
         batch = None if last is None else self._batches.get(last)
         if last is not None and batch is None:
             return None  # nobody of it waits: this queue began later
-        rank = (self._ring if batch is None else batch.ranks).first(last)
-        if rank is None:
+        level = (self._ring if batch is None else batch.levels).first(last)
+        if level is None:
             return None
-        lane = (rank.ring if batch is None else batch.lanes[rank]).first(last)
-        return None if lane is None else lane.first()
+        tenant_queue = (level.ring if batch is None else batch.tenants_of[level]).first(last)
+        return None if tenant_queue is None else tenant_queue.first()
 
     def snapshot_batches(self, lasts: set[int]) -> None:
         """Keep these batches, and no others. A new one holds all requests that are queued now."""
@@ -96,26 +98,28 @@ class RequestQueue:
         batch = self._batches.get(last)
         return batch.rest if batch else 0
 
-    def share(self, sharing: Sharing) -> None:
+    def set_sharing(self, sharing: Sharing) -> None:
         """Let them take turns in another way from now on."""
         if sharing == self._sharing:
             return
         self._sharing = sharing
-        for rank in self._ranks.values():
-            rank.share(sharing)
+        for level in self._levels.values():
+            level.set_sharing(sharing)
         self._ring = LazyHeap(self._ring.members())
         for batch in self._batches.values():
-            batch.ranks = LazyHeap(batch.ranks.members())
+            batch.levels = LazyHeap(batch.levels.members())
 
     def ahead_of(self, mine: QueuedRequest) -> int:
         """How many are served before this one, as things are: if nobody comes or leaves, and priorities grow no more."""
-        rank = self._ranks[mine.priority]
-        higher = (other for other in self._ranks.values() if len(other) and other is not rank and other.key < rank.key)
-        return rank.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
+        level = self._levels[mine.priority]
+        higher = (
+            other for other in self._levels.values() if len(other) and other is not level and other.key < level.key
+        )
+        return level.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
 
     def ids(self) -> list[int]:
         """List all, in order of arrival."""
-        return [id_ for _, id_ in sorted(pair for rank in self._ranks.values() for pair in rank.ids())]
+        return [id_ for _, id_ in sorted(pair for level in self._levels.values() for pair in level.ids())]
 
     def next_deadline(self) -> tuple[float, int] | None:
         """Earliest deadline of those that wait, and whose it is."""
@@ -126,8 +130,8 @@ class RequestQueue:
 
     def summary(self) -> QueuedDemand:
         """Say what a policy may know of it. Not for an empty queue."""
-        there = [rank for rank in self._ranks.values() if len(rank)]
-        oldest, priority = min(rank.since for rank in there), max(rank.priority for rank in there)
+        there = [level for level in self._levels.values() if len(level)]
+        oldest, priority = min(level.since for level in there), max(level.priority for level in there)
         deadline = self.next_deadline()
         return QueuedDemand(self.count, oldest, priority, self._most(), deadline[0] if deadline else None)
 
@@ -158,26 +162,26 @@ class RequestQueues:
         self.queues: dict[str, RequestQueue] = {}
         self.count = 0
         self.size = 0  # bytes of their bodies
-        self._quotas = QueueLimits()
+        self._limits = QueueLimits()
         self._sharing = Sharing()
         self._tenants: dict[str, int] = {}  # how many wait of each, for all models
-        self._drains = ServiceRates()
+        self._rates = ServiceRates()
 
-    def change(self, quotas: QueueLimits, sharing: Sharing, models: Iterable[str]) -> None:
+    def apply_config(self, limits: QueueLimits, sharing: Sharing, models: Iterable[str]) -> None:
         """Take in the documents; of models that are gone nobody waits any longer."""
-        self._quotas, self._sharing = quotas, sharing
-        self._drains.forget(set(models))
+        self._limits, self._sharing = limits, sharing
+        self._rates.forget(set(models))
         for queue in self.queues.values():
-            queue.share(sharing)
+            queue.set_sharing(sharing)
 
-    def full(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
+    def check_limits(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
         """Say why this one may not wait, and when to come again (seconds); None: it may."""
         model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
         mine = queue.count if queue else 0
         of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
-        crowd = QueueUsage(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
-        quotas = self._quotas if per_model is None else replace(self._quotas, per_model=per_model)
-        return quotas.full(crowd, self._drains, now)
+        usage = QueueUsage(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
+        limits = self._limits if per_model is None else replace(self._limits, per_model=per_model)
+        return limits.check(usage, self._rates, now)
 
     def add(self, now: float, id_: int, request: QueuedRequest, *, open_: bool) -> bool:
         """Let it wait; returns whether it is the first for its model. `open_`: the model takes requests."""
@@ -190,7 +194,7 @@ class RequestQueues:
         self.size += request.size
         self._tenants[request.tenant] = self._tenants.get(request.tenant, 0) + 1
         if first:
-            self.watch(now, request.model, open_=open_)
+            self.update_rate_clock(now, request.model, open_=open_)
         return first
 
     def remove(self, now: float, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
@@ -205,28 +209,28 @@ class RequestQueues:
         else:
             del self._tenants[tenant]
         if served:
-            self._drains.note(now, model)
+            self._rates.record(now, model)
         if not queue.count:
             del self.queues[model]
-            self.watch(now, model, open_=False)
+            self.update_rate_clock(now, model, open_=False)
 
-    def watch(self, now: float, model: str, *, open_: bool) -> None:
+    def update_rate_clock(self, now: float, model: str, *, open_: bool) -> None:
         """Take in whether a model takes requests: it counts for how fast its queue drains."""
-        self._drains.watch(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
+        self._rates.update(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
 
     def snapshot_batches(self, lasts: Mapping[str, set[int]]) -> None:
         """Keep these batches of quiescing instances, by model. Each is known by the last order in it."""
         for model, queue in self.queues.items():
             queue.snapshot_batches(lasts.get(model, set()))
 
-    def place(self, request: QueuedRequest) -> int:
+    def position(self, request: QueuedRequest) -> int:
         """Place in its model's queue, 1 for the next."""
         return 1 + self.queues[request.model].ahead_of(request)
 
     def rate(self, model: str, now: float) -> float | None:
         """Give the requests per second that left a model's queue for an engine while somebody waited; None while nothing is known."""
-        return self._drains.rate(now, model)
+        return self._rates.rate(now, model)
 
-    def least(self, request: QueuedRequest, now: float, *, ready_in: float, slots: int) -> float:
+    def min_wait_of(self, request: QueuedRequest, now: float, *, ready_in: float, slots: int) -> float:
         """Seconds until its turn at the least. `ready_in`: until its model is ready; `slots`: how many begin at once then, 0: all."""
-        return min_wait(ready_in, self.place(request), slots, self._drains.pace(now, request.model))
+        return min_wait(ready_in, self.position(request), slots, self._rates.pace(now, request.model))

@@ -27,7 +27,7 @@ class ServiceRate:
         self._pass(now)
         self._since = now if on else None
 
-    def note(self, now: float) -> None:
+    def record(self, now: float) -> None:
         """Count a dispatch."""
         self._pass(now)
         self._served += 1
@@ -57,17 +57,17 @@ class ServiceRates:
         self._open: dict[str, ServiceRate] = {}  # by model: runs while somebody waits and it takes requests
         self._total = ServiceRate()
 
-    def watch(self, now: float, model: str, *, waits: bool, open_: bool, any_waits: bool) -> None:
+    def update(self, now: float, model: str, *, waits: bool, open_: bool, any_waits: bool) -> None:
         """Take in whether somebody waits for a model, whether it takes requests, and whether anybody waits at all."""
         if waits or model in self._overall:
             self._overall.setdefault(model, ServiceRate()).run(now, on=waits)
             self._open.setdefault(model, ServiceRate()).run(now, on=waits and open_)
         self._total.run(now, on=any_waits)
 
-    def note(self, now: float, model: str) -> None:
+    def record(self, now: float, model: str) -> None:
         """Count a dispatch of one that waited."""
-        for drain in (self._overall[model], self._open[model], self._total):
-            drain.note(now)
+        for each in (self._overall[model], self._open[model], self._total):
+            each.record(now)
 
     def forget(self, models: set[str]) -> None:
         """Know of no other models any longer."""

@@ -119,7 +119,7 @@ class ModelView:
     waiting: int = 0
     oldest: float = 0.0  # arrival of the oldest that waits, if any do
     in_flight: int = 0
-    seat: InstanceState | None = None  # None: holds nothing
+    state: InstanceState | None = None  # None: holds nothing
     leaving: bool = False  # will be gone, whatever a policy says
     promised: bool = False  # a switch to it has been decided, and others make room for it
     ready_since: float = 0.0  # while ready or on its way out
@@ -134,7 +134,9 @@ class ModelView:
     tenants: Mapping[str, int] = field(default_factory=dict)  # how many wait of those of whom most do; empty: no names
     deadline: float | None = None  # earliest that a client of those who wait has set
     pinned: bool = False  # while resident it makes room for nobody
-    wish: Preference = Preference.NONE  # granted after the policy has decided (pins.py), where it is in nobody's way
+    preference: Preference = (
+        Preference.NONE
+    )  # granted after the policy has decided (pins.py), where it is in nobody's way
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
     asleep: bool = False  # it is proven off the accelerator, whatever else cannot be
     kept_until: float = 0.0  # idle, it is worth finishing its load, or awaiting its first request, until then
@@ -175,7 +177,7 @@ class Decision:
     cut_off: frozenset[str] = (
         frozenset()
     )  # of those that leave: whose waiting requests are for its next turn, not for this
-    obliging: tuple[str, ...] = ()  # not resident for the sake of a wish (pins.py): no policy's business
+    evicted_for_preference: tuple[str, ...] = ()  # not resident for the sake of a wish (pins.py): no policy's business
 
 
 def auto_max_wait(costs: Sequence[float]) -> float:

@@ -38,9 +38,9 @@ class Batch:
         """See the class."""
         kept, held = residents(view)
         wanting = pending(view)
-        takers = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
-        seats = _seats(view, takers)
-        round_ = _round(takers, seats)
+        active = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
+        max_resident = _max_resident(view, active)
+        round_ = _round(active, max_resident)
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
 
@@ -53,7 +53,7 @@ class Batch:
 
         queue = sorted(wanting, key=order)
         pressing = [m for m in queue if m.may_evict]  # for who takes a free seat only, no turn ends
-        leads = _leads(pressing, seats)
+        leads = _leads(pressing, max_resident)
         last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
         lingering = {r.name: _lingers_until(r, pressing) for r in kept.values()} if pressing else {}
 
@@ -67,27 +67,27 @@ class Batch:
         return Decision(resident, look_again, promise, _cut_off(view, resident, pressing))
 
 
-def _seats(view: View, takers: Sequence[ModelView]) -> int:
+def _max_resident(view: View, active: Sequence[ModelView]) -> int:
     """Count the models that can be resident at a time: those that are, or as many of these as GPUs and groups have room for."""
-    gpus, there = sum(m.claim.gpus for m in takers), view.capacity.gpus
-    handle = len(takers) if there is None else there * len(takers) // gpus if gpus else 0
-    enough = min(handle, view.groups.together({m.name for m in takers}))
-    return max(1, enough, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
+    gpus, there = sum(m.claim.gpus for m in active), view.capacity.gpus
+    fitting = len(active) if there is None else there * len(active) // gpus if gpus else 0
+    enough = min(fitting, view.groups.max_coresident({m.name for m in active}))
+    return max(1, enough, sum(m.state is not None and m.claim != NOTHING for m in view.models))
 
 
-def _round(takers: Sequence[ModelView], seats: int) -> float:
+def _round(active: Sequence[ModelView], max_resident: int) -> float:
     """Seconds between two turns of a model, on average, while these take turns on so many seats."""
-    load = sum(m.arrivals / m.pace for m in takers if m.pace) / seats
-    if not all(m.pace for m in takers):
+    load = sum(m.arrivals / m.pace for m in active if m.pace) / max_resident
+    if not all(m.pace for m in active):
         load = max(load, UNMEASURED)
-    return sum(m.switch_cost + m.uncertainty for m in takers) / seats / (1 - min(load, FULL))
+    return sum(m.switch_cost + m.uncertainty for m in active) / max_resident / (1 - min(load, FULL))
 
 
-def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
+def _leads(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
     """Seconds that the turns ahead of each take, as long as each serves just what waits when it begins."""
     leads, ahead = {}, 0.0
     for model in queue:
-        leads[model.name] = ahead / seats
+        leads[model.name] = ahead / max_resident
         ahead += model.switch_cost + model.uncertainty + model.drain
         if model.pace:
             batch = model.waiting + model.arrivals * ahead
@@ -98,15 +98,15 @@ def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
 def _rest(resident: ModelView, waiter: ModelView) -> float:
     """Seconds that a resident still takes for the batch that it owes before it may be told to leave for a waiter."""
     batch = 0.0 if _has_served_its_batch(resident, waiter) or not resident.pace else resident.waiting / resident.pace
-    return resident.switch_cost + batch if resident.seat is InstanceState.LOADING else batch
+    return resident.switch_cost + batch if resident.state is InstanceState.LOADING else batch
 
 
 def _stays(resident: ModelView, waiter: ModelView, now: float) -> float:
     """Seconds until a resident may be told to leave for a waiter: what it owes, and its minimum residency."""
-    if resident.seat is InstanceState.LOADING:
+    if resident.state is InstanceState.LOADING:
         residency = resident.switch_cost + resident.min_residency
     else:
-        residency = 0.0 if resident.seat in LEAVING_STATES else resident.ready_since + resident.min_residency - now
+        residency = 0.0 if resident.state in LEAVING_STATES else resident.ready_since + resident.min_residency - now
     return max(residency, _rest(resident, waiter))
 
 
@@ -135,7 +135,7 @@ def _promise(
         return None
     rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
     # A promised model's switch is already under way; it starts once the outgoing model has served its batch.
-    in_turn = any(resident.seat is InstanceState.QUIESCING and resident.waiting for resident in kept)
+    in_turn = any(resident.state is InstanceState.QUIESCING and resident.waiting for resident in kept)
     late = [m for m in queue if in_turn or not m.promised]
     return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
 
@@ -145,6 +145,6 @@ def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) ->
     if not queue:
         return frozenset()
     ready = (
-        m for m in view.models if m.seat is not None and m.seat is InstanceState.READY and not m.leaving and m.waiting
+        m for m in view.models if m.state is not None and m.state is InstanceState.READY and not m.leaving and m.waiting
     )
     return frozenset(m.name for m in ready if m.name not in resident and _has_served_its_batch(m, queue[0]))

@@ -21,8 +21,8 @@ def eviction_key(model: ModelView, *, by_priority: bool = True) -> EvictionKey:
     The order is: draining, or not started yet; idle; lower priority; lower expected cost of a reload; least recently used. A pinned
     resident comes last: it is evicted only where the capacity shrinks.
     """
-    holds = model.seat is not None and not model.leaving
-    leaves = not holds or model.seat in LEAVING_STATES
+    holds = model.state is not None and not model.leaving
+    leaves = not holds or model.state in LEAVING_STATES
     priority = model.priority if by_priority else 0
     return (
         model.pinned,
@@ -40,9 +40,9 @@ def eviction_key(model: ModelView, *, by_priority: bool = True) -> EvictionKey:
 
 def evictable_at(resident: ModelView, due: float) -> float:
     """Return the time from which a resident may be evicted for a queued request whose bound ends at `due`. inf: not in this state."""
-    if resident.seat in LEAVING_STATES:
+    if resident.state in LEAVING_STATES:
         return 0.0  # decided already
-    if resident.seat is InstanceState.LOADING:
+    if resident.state is InstanceState.LOADING:
         return resident.kept_until if resident.idle else inf  # once ready it serves its batch first
     earliest = resident.ready_since + resident.min_residency
     return earliest if resident.idle else max(earliest, due)
@@ -54,15 +54,17 @@ def evictable_for_preference_at(resident: ModelView, wish: ModelView) -> float:
     A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
     optimal cost). The default model uses `returnToDefault` instead.
     """
-    if resident.seat is None or resident.leaving:
-        return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
-    if resident.pinned or resident.wish >= wish.wish or not resident.idle:
+    if resident.state is None or resident.leaving:
+        return (
+            inf if resident.may_evict or resident.preference >= wish.preference else -inf
+        )  # a preload that has not begun
+    if resident.pinned or resident.preference >= wish.preference or not resident.idle:
         return inf
-    if resident.seat in LEAVING_STATES:
+    if resident.state in LEAVING_STATES:
         return -inf
-    if resident.seat is not InstanceState.READY:
+    if resident.state is not InstanceState.READY:
         return inf  # it loads
-    patience = 0.0 if wish.wish is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
+    patience = 0.0 if wish.preference is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
     return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
 
 
@@ -70,13 +72,21 @@ def evictable_for_preference_at(resident: ModelView, wish: ModelView) -> float:
 
 
 def victims_for_requests(
-    model: ModelView, ways: Iterable[frozenset[str]], evictable: Mapping[str, ModelView], held: Claim, view: View
+    model: ModelView,
+    eviction_options: Iterable[frozenset[str]],
+    evictable: Mapping[str, ModelView],
+    held: Claim,
+    view: View,
 ) -> list[ModelView]:
     """Return the residents to evict for a model with queued requests: for its groups, and for its claim.
 
     Empty if those that are `evictable` now are not enough.
     """
-    return min(_options(model, ways, evictable, held, view, choose=_minimal_victims), key=_eviction_cost, default=[])
+    return min(
+        _options(model, eviction_options, evictable, held, view, choose=_minimal_victims),
+        key=_eviction_cost,
+        default=[],
+    )
 
 
 def victims_for_preference(
@@ -97,8 +107,8 @@ def victims_for_preference(
     def greedy(candidates: list[ModelView], left: Claim, model: ModelView, view: View) -> list[ModelView]:
         return _greedy_victims(sorted(candidates, key=lambda m: eviction_key(m, by_priority=False)), left, model, view)
 
-    found = _options(wish, groups.ways(wish.name, names), evictable, held, view, choose=greedy)
-    coming = [m.name for m in there if m.seat is None or m.leaving]  # the preference must not evict any of them
+    found = _options(wish, groups.eviction_options(wish.name, names), evictable, held, view, choose=greedy)
+    coming = [m.name for m in there if m.state is None or m.leaving]  # the preference must not evict any of them
     found = [
         each
         for each in found
@@ -109,7 +119,7 @@ def victims_for_preference(
 
 def _options(
     model: ModelView,
-    ways: Iterable[frozenset[str]],
+    eviction_options: Iterable[frozenset[str]],
     evictable: Mapping[str, ModelView],
     held: Claim,
     view: View,
@@ -118,7 +128,7 @@ def _options(
 ) -> list[list[ModelView]]:
     """Return the victims of each choice that the groups leave, where it is possible: its own, and more if the claim needs them."""
     found: list[list[ModelView]] = []
-    for way in ways:
+    for way in eviction_options:
         if not way <= evictable.keys():
             continue
         forced = [evictable[name] for name in way]
@@ -134,7 +144,7 @@ def _options(
 
 def _eviction_cost(victims: list[ModelView]) -> tuple[int, float, int, list[EvictionKey]]:
     """Return the sort key of a set of victims, draining ones not counted: how many are busy, expected cost of reloads, how many."""
-    lost = [m for m in victims if m.seat not in LEAVING_STATES]
+    lost = [m for m in victims if m.state not in LEAVING_STATES]
     keys = sorted(map(eviction_key, victims), reverse=True)
     return sum(not m.idle for m in lost), sum(m.keeping for m in lost), len(lost), keys
 

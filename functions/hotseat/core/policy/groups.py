@@ -65,33 +65,35 @@ class Groups:
         home = self._home.get(resident)  # of a replica: none
         return home is None or not home.persistent or home is self._home.get(comer)
 
-    def names(self, model: str) -> bool:
+    def mentions(self, model: str) -> bool:
         """Whether a group or a set says anything of it: then it may be in the way of others though it claims nothing."""
         return model in self._home or model in self._sets_of
 
-    def stays(self, model: str) -> bool:
+    def is_persistent(self, model: str) -> bool:
         """Whether it leaves for no model of another group."""
         return model in self._home and self._home[model].persistent
 
-    def apart(self, one: str, other: str) -> bool:
+    def conflict(self, one: str, other: str) -> bool:
         """Whether loading either of the two would make the other leave."""
         return self.must_leave(one, other) or self.must_leave(other, one)
 
-    def ways(self, comer: str, residents: Collection[str]) -> Collection[frozenset[str]]:
+    def eviction_options(self, comer: str, residents: Collection[str]) -> Collection[frozenset[str]]:
         """List the choices of who leaves before a model is loaded: NOBODY alone where all may stay, else never empty.
 
         Groups leave no choice; of sets, each that holds the model is one: those leave that are not in it.
         """
         if comer in self._sets_of:
-            bound = [(seat, name) for seat in residents if (name := model_of(seat)) in self._sets_of and name != comer]
-            mine = self._sets_of[comer]
-            ways = {
-                frozenset(seat for seat, name in bound if name not in each): None for each in mine
-            }  # in their order
-            return (NO_MODELS,) if NO_MODELS in ways else tuple(ways)
+            bound = [
+                (each, model) for each in residents if (model := model_of(each)) in self._sets_of and model != comer
+            ]
+            options = {  # in the order of the sets
+                frozenset(each for each, model in bound if model not in together): None
+                for together in self._sets_of[comer]
+            }
+            return (NO_MODELS,) if NO_MODELS in options else tuple(options)
         return (frozenset(name for name in residents if self.must_leave(name, comer)),) if self._home else (NO_MODELS,)
 
-    def together(self, models: set[str]) -> int:
+    def max_coresident(self, models: set[str]) -> int:
         """Count how many of these may be resident at a time; it may be more where the largest groups leave others out."""
         if self.sets:
             bound = self._sets_of.keys() & models
@@ -104,9 +106,9 @@ class Groups:
                 chosen.append(group)
         return len(models) - sum(members.values()) + sum(sizes[group] for group in chosen)
 
-    def allows(self, comer: str, instances: Iterable[str]) -> bool:
+    def can_join(self, comer: str, instances: Iterable[str]) -> bool:
         """Whether a model may be started beside all that is not proven gone."""
-        return NO_MODELS in self.ways(comer, frozenset(instances))
+        return NO_MODELS in self.eviction_options(comer, frozenset(instances))
 
 
 def _apart(one: Group, other: Group) -> bool:

@@ -17,14 +17,14 @@ KEEPABLE_STATES = (InstanceState.LOADING, InstanceState.READY, *LEAVING_STATES)
 def residents(view: View) -> tuple[dict[str, ModelView], Claim]:
     """Those that may stay, by name, and what is taken beside what the capacity makes us shed at once."""
     # Most have no seat, which is the cheapest thing to see: this is done for all models in every decision.
-    kept = {m.name: m for m in view.models if m.seat is not None and m.seat in KEEPABLE_STATES and not m.leaving}
+    kept = {m.name: m for m in view.models if m.state is not None and m.state in KEEPABLE_STATES and not m.leaving}
     held = sum((m.claim for m in (*kept.values(), *unproven(view))), NOTHING)
     return kept, held - _shed(kept, held, view.capacity)
 
 
 def pending(view: View) -> list[ModelView]:
     """List the models that somebody waits for and that are to be loaded for that."""
-    return [m for m in view.models if m.waiting and (m.seat is None or m.leaving)]
+    return [m for m in view.models if m.waiting and (m.state is None or m.leaving)]
 
 
 def place(
@@ -42,37 +42,37 @@ def place(
     """
     chosen: list[str] = []
     first: list[str] = []  # whose turn it is, though it cannot begin: nobody overtakes who would have to leave for them
-    look_ups: list[float] = []
+    wakes: list[float] = []
     blocked = False  # whoever is first is served first: nobody overtakes by needing less
     alarms, stuck = tuple(alarms), [m.name for m in unproven(view)]
     for model in queue:
         if blocked and (model.claim.gpus or model.claim.memory):
             continue
-        if any(view.groups.apart(model.name, other) for other in (*chosen, *first)):
+        if any(view.groups.conflict(model.name, other) for other in (*chosen, *first)):
             continue
-        ways = view.groups.ways(model.name, (*kept, *stuck, *chosen))
-        ways = [way for way in ways if way.isdisjoint(chosen) and way.isdisjoint(stuck)]
-        fits = NO_MODELS in ways and model.claim.fits_beside(held, view.capacity)
+        eviction_options = view.groups.eviction_options(model.name, (*kept, *stuck, *chosen))
+        eviction_options = [way for way in eviction_options if way.isdisjoint(chosen) and way.isdisjoint(stuck)]
+        fits = NO_MODELS in eviction_options and model.claim.fits_beside(held, view.capacity)
         victims: list[ModelView] = []
-        if ways and not fits and model.may_evict and not blocked:
-            asked = [m for m in kept.values() if m.claim != NOTHING or any(m.name in way for way in ways)]
+        if eviction_options and not fits and model.may_evict and not blocked:
+            asked = [m for m in kept.values() if m.claim != NOTHING or any(m.name in way for way in eviction_options)]
             times = {
                 m.name: free_at(m, model) for m in asked if not m.pinned and view.groups.may_leave(m.name, model.name)
             }
             evictable = {name: kept[name] for name, at in times.items() if at <= view.now}
-            victims = victims_for_requests(model, ways, evictable, held, view)
+            victims = victims_for_requests(model, eviction_options, evictable, held, view)
             if not victims:
                 first.append(model.name)
-                held, blocked = _reserve(model, ways[0], kept, held, view)
+                held, blocked = _reserve(model, eviction_options[0], kept, held, view)
                 # More to take, or another first.
-                look_ups += [at for at in (*times.values(), *alarms) if view.now < at < inf]
+                wakes += [at for at in (*times.values(), *alarms) if view.now < at < inf]
         for victim in victims:
             held -= victim.claim
             del kept[victim.name]
         if victims or fits:
             chosen.append(model.name)
             held += model.claim.placed_beside(held, view.capacity)
-    return (*kept, *chosen), min(look_ups, default=None)
+    return (*kept, *chosen), min(wakes, default=None)
 
 
 def _reserve(
@@ -93,7 +93,7 @@ def _reserve(
 
 def unproven(view: View) -> list[ModelView]:
     """List those that hold a seat until somebody settles it."""
-    return [m for m in view.models if m.seat is not None and m.seat is InstanceState.UNPROVEN and not m.asleep]
+    return [m for m in view.models if m.state is not None and m.state is InstanceState.UNPROVEN and not m.asleep]
 
 
 def _shed(kept: dict[str, ModelView], held: Claim, capacity: Capacity) -> Claim:

@@ -40,7 +40,7 @@ def _in_order(view: View, rank: Callable[[ModelView], float]) -> Decision:
 
     def free_at(resident: ModelView, waiter: ModelView) -> float:
         mine = (rank(resident), resident.oldest if resident.waiting else inf)
-        first = resident.seat not in LEAVING_STATES and not resident.idle and mine <= (rank(waiter), waiter.oldest)
+        first = resident.state not in LEAVING_STATES and not resident.idle and mine <= (rank(waiter), waiter.oldest)
         return _outranked_at(resident, waiter) if first else max(evictable_at(resident, -inf), resident.kept_until)
 
     resident, look_again = place(view, kept, held, sorted(pending(view), key=order), free_at=free_at)

@@ -15,9 +15,9 @@ from hotseat.core.scheduler.status import min_seconds_to_ready, residents
 class Effects:
     """Commands of the step under way, and the newest Residency: each has an epoch of its own."""
 
-    scheduler_state: SchedulerState
+    state: SchedulerState
     availability: ModelAvailability
-    costs: StepDurations
+    durations: StepDurations
     epoch: int
     residency: Residency = field(default_factory=Residency)
     auto_max_wait: float = UNMEASURED_WAIT  # seconds: what `maxWait: Auto` stood for in the last decision
@@ -33,33 +33,31 @@ class Effects:
         """Begin a step, which has said nothing yet."""
         self.commands, self.wakes = [], []
 
-    def tell(self, *commands: SchedulerCommand) -> None:
+    def add(self, *commands: SchedulerCommand) -> None:
         """Say this."""
         self.commands += commands
 
-    def wake(self, *times: float) -> None:
+    def wake_at(self, *times: float) -> None:
         """Have the machine look again at these times, as far as they are to come."""
         self.wakes += times
 
-    def wake_at(self, now: float) -> float | None:
+    def next_wake(self, now: float) -> float | None:
         """Return the first time to come at which the machine looks again."""
         return min((wake for wake in self.wakes if wake > now), default=None)
 
     def publish(self, now: float, effective_max_wait: float | None) -> None:
         """Tell routers who holds what, and the bound on waiting in force, in seconds."""
-        scheduler_state, self.epoch = self.scheduler_state, self.epoch + 1
+        state, self.epoch = self.state, self.epoch + 1
         who, refusals = (
-            residents(scheduler_state.instances.values(), scheduler_state.terms),
+            residents(state.instances.values(), state.specs),
             dict(self.availability.refusals),
         )
-        soonest = min_seconds_to_ready(
-            now, scheduler_state.terms, scheduler_state.instances.values(), self.costs, scheduler_state.capacity
-        )
+        soonest = min_seconds_to_ready(now, state.specs, state.instances.values(), self.durations, state.capacity)
         self.residency = Residency(self.epoch, who, refusals, effective_max_wait, soonest, now)
-        scheduler_state.changed = self.availability.changed = False
-        self.tell(Publish(self.residency))
+        state.changed = self.availability.changed = False
+        self.add(Publish(self.residency))
 
     def publish_changes(self, now: float, effective_max_wait: float | None) -> None:
         """Tell them, where that has changed."""
-        if self.scheduler_state.changed or self.availability.changed:
+        if self.state.changed or self.availability.changed:
             self.publish(now, effective_max_wait)

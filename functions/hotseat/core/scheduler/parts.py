@@ -20,20 +20,20 @@ from hotseat.core.scheduler.state import SchedulerState
 class Parts:
     """All parts of one Workspace."""
 
-    scheduler_state: SchedulerState  # documents, capacity, and instances
-    demand_state: DemandState  # what routers report
+    state: SchedulerState  # documents, capacity, and instances
+    demand: DemandState  # what routers report
     availability: ModelAvailability  # weights, failures, refusals, orders
     preferences: Preferences  # pins, schedules, the default
     history: SwitchHistory  # switches, and what their steps take
-    parking: SleepManager
+    sleep: SleepManager
     replicas: Replicas
-    out: Effects
+    effects: Effects
 
     @classmethod
     def new(cls, workspace: str, epoch: int) -> "Parts":
         """Return the parts of a Workspace of which nothing is known; `epoch` is the last one of an earlier run."""
-        scheduler_state, availability = SchedulerState(workspace), ModelAvailability()
+        state, availability = SchedulerState(workspace), ModelAvailability()
         history = SwitchHistory(workspace, epoch)  # each switch is an epoch at least
-        demand_state, parking = DemandState(scheduler_state, availability), SleepManager(scheduler_state, history)
-        out = Effects(scheduler_state, availability, history.costs, epoch)
-        return cls(scheduler_state, demand_state, availability, Preferences(), history, parking, Replicas(), out)
+        demand, sleep = DemandState(state, availability), SleepManager(state, history)
+        effects = Effects(state, availability, history.durations, epoch)
+        return cls(state, demand, availability, Preferences(), history, sleep, Replicas(), effects)

@@ -38,38 +38,38 @@ class Preferences:
     pinned: frozenset[str] = frozenset()  # as of the last look
     _pins: set[str] = field(default_factory=set)
     _unpins: set[str] = field(default_factory=set)  # against what their terms say
-    _dismissed: set[str] = field(default_factory=set)  # an operator unloaded them, and nobody has asked for them since
+    _unloaded: set[str] = field(default_factory=set)  # an operator unloaded them, and nobody has asked for them since
     _blocking: frozenset[str] = frozenset()  # pinned, and on a seat
     _told: frozenset[str] = frozenset()
 
     # What operators and documents say ---------------------------------------------------------------------------------
 
-    def unpin(self, model: str, terms: SchedulingSpec | None) -> None:
+    def unpin(self, model: str, spec: SchedulingSpec | None) -> None:
         """Unpin it; where its terms pin it, until they have ceased to."""
         self._pins.discard(model)
-        if terms is not None and (terms.pinned or terms.kept):
+        if spec is not None and (spec.pinned or spec.kept):
             self._unpins.add(model)
 
-    def dismiss(self, model: str) -> None:
+    def record_unload(self, model: str) -> None:
         """Wish for it no longer, until somebody asks for it again."""
-        self._dismissed.add(model)
+        self._unloaded.add(model)
 
-    def ask(self, model: str, terms: SchedulingSpec, *, pin: bool = False) -> None:
+    def record_load(self, model: str, spec: SchedulingSpec, *, pin: bool = False) -> None:
         """Note that an operator asks for it, and maybe pins it until it is unpinned."""
-        self._dismissed.discard(model)
+        self._unloaded.discard(model)
         if pin:
             self._unpins.discard(model)
-            if not terms.pinned:
+            if not spec.pinned:
                 self._pins.add(model)
 
-    def follow(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> list[str]:
+    def apply_config(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> list[str]:
         """Take in the documents; returns the models that they pin and did not before.
 
         From then on such a pin is the document's alone, and ends with it: on a cluster an operator's becomes an annotation.
         """
         self._pins = {m for m in self._pins if m in new and not new[m].pinned}
         self._unpins = {m for m in self._unpins if m in new and (new[m].pinned or new[m].kept)}
-        self._dismissed = {m for m in self._dismissed if m in new and (m in self._pins or _preferences(new[m]))}
+        self._unloaded = {m for m in self._unloaded if m in new and (m in self._pins or _preferences(new[m]))}
         return [m for m, t in new.items() if t.pinned and not t.external and not (m in old and old[m].pinned)]
 
     # What follows -----------------------------------------------------------------------------------------------------
@@ -77,56 +77,56 @@ class Preferences:
     def look(
         self,
         now: float,
-        terms: Mapping[str, SchedulingSpec],
+        specs: Mapping[str, SchedulingSpec],
         instances: Iterable[Instance],
         queue: Callable[[], DemandByModel],
     ) -> list[float]:
         """Look at all that is there before a decision; returns the times at which more will be wished for."""
-        instances, returning = list(instances), [t for t in terms.values() if t.return_after]
-        if returning or self._dismissed:
+        instances, returning = list(instances), [t for t in specs.values() if t.return_after]
+        if returning or self._unloaded:
             rows, used = queue(), max((h.last_used for h in instances), default=0.0)
-            self._dismissed -= {model for model, (waiting, _, _) in rows.items() if waiting}
-            self._dismissed -= {h.model for h in instances if h.staying}  # it was loaded since, for whomever
+            self._unloaded -= {model for model, (waiting, _, _) in rows.items() if waiting}
+            self._unloaded -= {h.model for h in instances if h.can_stay}  # it was loaded since, for whomever
             self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
-        self.pinned = frozenset(m for m, t in terms.items() if self._is_pinned(m, t))
+        self.pinned = frozenset(m for m, t in specs.items() if self._is_pinned(m, t))
         return [at for t in returning if (at := self._returns_at(t)) is not None]
 
     def news(self, instances: Iterable[Instance], availability: ModelAvailability) -> list[Emit]:
         """Tell which pins have come and gone since it was asked last; who was sent away for them may come again."""
         before, self._blocking = self._blocking, frozenset(h.model for h in instances if self._keeps_others_out(h))
         if before != self._blocking:
-            availability.handle_changed()
+            availability.retract_shortages()
         told, self._told = self._told, self.pinned
         events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
         return [*events, *(Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned))]
 
-    def models(self, terms: Mapping[str, SchedulingSpec]) -> set[str]:
+    def models(self, specs: Mapping[str, SchedulingSpec]) -> set[str]:
         """Models that may be wished for, as of the last look."""
-        return {*self.pinned, *(name for name, its in terms.items() if its.wanted or its.return_after)}
+        return {*self.pinned, *(name for name, its in specs.items() if its.wanted or its.return_after)}
 
-    def wish(self, model: str, terms: SchedulingSpec, now: float) -> Preference:
+    def preference_of(self, model: str, spec: SchedulingSpec, now: float) -> Preference:
         """Say why it should be resident now, as of the last look."""
-        if terms.external or model in self._dismissed:
+        if spec.external or model in self._unloaded:
             return Preference.NONE
         if model in self.pinned:
             return Preference.PINNED
-        if terms.wanted:
+        if spec.wanted:
             return Preference.SCHEDULED
-        returns_at = self._returns_at(terms)
+        returns_at = self._returns_at(spec)
         return Preference.DEFAULT if returns_at is not None and now >= returns_at else Preference.NONE
 
-    def reason(self, model: str, terms: SchedulingSpec, now: float) -> str:
+    def reason(self, model: str, spec: SchedulingSpec, now: float) -> str:
         """Say why a switch to it was made that nobody asked for."""
-        return _REASONS[self.wish(model, terms, now)]
+        return _REASONS[self.preference_of(model, spec, now)]
 
-    def stays_idle(self, instance: Instance) -> bool:
+    def exempt_from_idle_timeout(self, instance: Instance) -> bool:
         """Whether it keeps its seat however long it is idle: else it would go for that, and come back for the wish."""
-        model, terms = instance.model, instance.terms
-        if instance.replica > 1 or model in self._dismissed:
+        model, spec = instance.model, instance.spec
+        if instance.replica > 1 or model in self._unloaded:
             return False
-        return model in self.pinned or terms.wanted or terms.return_after > 0
+        return model in self.pinned or spec.wanted or spec.return_after > 0
 
-    def no_handle(
+    def unplaceable(
         self,
         model: str,
         claim: Claim,
@@ -144,42 +144,44 @@ class Preferences:
             return refusal
 
         def remains(instance: Instance) -> bool:
-            kept = self._keeps_others_out(instance) or (instance.staying and not groups.may_leave(instance.seat, model))
+            kept = self._keeps_others_out(instance) or (
+                instance.can_stay and not groups.may_leave(instance.name, model)
+            )
             return (
                 instance.model != model and not instance.asleep and (kept or instance.state is InstanceState.UNPROVEN)
             )
 
         taken = [h for h in instances if remains(h)]
-        allowed = groups.allows(model, (h.model for h in taken))
+        allowed = groups.can_join(model, (h.model for h in taken))
         if allowed and claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
             return None
         names = sorted({h.model for h in taken} & self.pinned)
         message = f"{model} does not fit beside the pinned models ({', '.join(names)}); to make room: hotseat unpin {names[0]}"
         return Refusal(epoch, "pinned", message, now + SHORTAGE_RETRY)
 
-    def _returns_at(self, terms: SchedulingSpec) -> float | None:
+    def _returns_at(self, spec: SchedulingSpec) -> float | None:
         """Time at which it is wished for as the default, if all stays quiet."""
-        return None if not terms.return_after or self.quiet_since is None else self.quiet_since + terms.return_after
+        return None if not spec.return_after or self.quiet_since is None else self.quiet_since + spec.return_after
 
-    def _is_pinned(self, model: str, terms: SchedulingSpec) -> bool:
-        by_terms = (terms.pinned or terms.kept) and model not in self._unpins
-        return terms.external is None and (by_terms or model in self._pins)
+    def _is_pinned(self, model: str, spec: SchedulingSpec) -> bool:
+        by_terms = (spec.pinned or spec.kept) and model not in self._unpins
+        return spec.external is None and (by_terms or model in self._pins)
 
     def _keeps_others_out(self, instance: Instance) -> bool:
-        staying = instance.staying and instance.replica == 1 and instance.state is not InstanceState.PARKED
-        return staying and instance.model in self.pinned
+        can_stay = instance.can_stay and instance.replica == 1 and instance.state is not InstanceState.PARKED
+        return can_stay and instance.model in self.pinned
 
 
-def _preferences(terms: SchedulingSpec) -> bool:
-    return terms.pinned or terms.wanted or terms.return_after > 0
+def _preferences(spec: SchedulingSpec) -> bool:
+    return spec.pinned or spec.wanted or spec.return_after > 0
 
 
 def decide_with_preferences(policy: Policy, view: View) -> Decision:
     """Let a policy decide, and grant the preferences that its decision leaves room for."""
     decision = policy.decide(view)
     resident, look_again = apply_preferences(view, decision)
-    obliging = tuple(name for name in decision.resident if name not in resident)
-    return replace(decision, resident=resident, look_again=look_again, obliging=obliging)
+    evicted_for_preference = tuple(name for name in decision.resident if name not in resident)
+    return replace(decision, resident=resident, look_again=look_again, evicted_for_preference=evicted_for_preference)
 
 
 def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
@@ -192,14 +194,14 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
     for model in view.models:
         models.setdefault(model.name, model)  # the instance that counts comes first
     resident = _with_pinned(view, models, decision.resident)
-    preferences = [m for m in models.values() if m.wish and m.name not in resident]
+    preferences = [m for m in models.values() if m.preference and m.name not in resident]
     if not preferences or any(m.may_evict for m in pending(view)):
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]
     taken = _sum([*there, *unproven(view)], view.capacity)
     granted: set[str] = set()  # none of these goes for a lesser one
-    for wish in sorted(preferences, key=lambda m: (-m.wish, m.name)):
+    for wish in sorted(preferences, key=lambda m: (-m.preference, m.name)):
         times = [(evictable_for_preference_at(m, wish), m) for m in there if m.name not in granted]
         may_leave = [m for at, m in times if at <= view.now and view.groups.may_leave(m.name, wish.name)]
         names = [m.name for m in (*there, *unproven(view))]
@@ -217,17 +219,17 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
 
 def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
     """Put back pinned residents that a policy left out, and leave out what does not fit beside them."""
-    pinned = {m.name for m in models.values() if m.pinned and m.seat in KEEPABLE_STATES and not m.leaving}
+    pinned = {m.name for m in models.values() if m.pinned and m.state in KEEPABLE_STATES and not m.leaving}
     if pinned <= set(resident):
         return resident
     held, kept = _sum(unproven(view), view.capacity), list[str]()
 
     def order(name: str) -> tuple[bool, bool, bool, str]:
-        return (name not in pinned, models[name].seat is None, name not in resident, name)
+        return (name not in pinned, models[name].state is None, name not in resident, name)
 
     for name in sorted({*resident, *pinned} & models.keys(), key=order):
-        there = models[name].seat in KEEPABLE_STATES and not models[name].leaving
-        if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.allows(name, kept)):
+        there = models[name].state in KEEPABLE_STATES and not models[name].leaving
+        if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.can_join(name, kept)):
             held += models[name].claim.placed_beside(held, view.capacity)
             kept.append(name)
     return tuple(kept)
@@ -236,6 +238,6 @@ def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, 
 def _sum(models: list[ModelView], capacity: Capacity) -> Claim:
     """Add up what they take: those that come, on the devices that they will get."""
     held = NOTHING
-    for model in sorted(models, key=lambda m: m.seat is None):
+    for model in sorted(models, key=lambda m: m.state is None):
         held += model.claim.placed_beside(held, capacity)
     return held
