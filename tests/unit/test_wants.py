@@ -21,7 +21,7 @@ from hotseat.core.policy.api import NOTHING
 from hotseat.core.scheduler.history import StepDurations
 from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import DemandReported, SchedulerCommand, SchedulingSpec, UnloadOrdered
-from hotseat.core.scheduler.policy_view import may_evict_at
+from hotseat.core.scheduler.prewarm import may_evict_at
 
 from .test_admission import AT_ONCE, LATER, READY, resident, router, seen, to
 from .test_switching import Story

@@ -313,24 +313,24 @@ class AdmissionMachine:
         self._request_queues.snapshot_batches(lasts)
         for model in self._queues:
             self._request_queues.update_rate_clock(now, model, open_=model in self._endpoints.open)
-        commands = self._refuse_waiters(now, first=first)
-        self._prewarm.remove([model for model in self._endpoints.open if self._endpoints.is_ready(model)])
+        refused = [model for model, each in residency.refusals.items() if each.epoch > self._refused.get(model, -1)]
+        commands = self._refuse_waiters(now, refused, first=first)
+        self._prewarm.remove([*refused, *filter(self._endpoints.is_ready, self._endpoints.open)])
         for model in self._endpoints.open:
             commands += self._serve(now, model)
         for model in list(self._queues):
             commands += self._reject_late(now, model)
         return [*commands, *self._abort(), ReportDemand(urgent=True)]
 
-    def _refuse_waiters(self, now: float, *, first: bool) -> list[AdmissionCommand]:
-        """Send away those whose model is refused. `first`: this is the first Residency that this router sees."""
+    def _refuse_waiters(self, now: float, refused: list[str], *, first: bool) -> list[AdmissionCommand]:
+        """Reject the queued requests of newly refused models. `first`: this is the first residency that this router sees."""
         commands: list[AdmissionCommand] = []
-        for model, refusal in self.residency.refusals.items():
-            if refusal.epoch > self._refused.get(model, -1):
-                self._refused[model] = refusal.epoch
-                self._prewarm.remove([model])
-                # At the first, what is over was spoken before this router was there.
-                if (not first or _in_force(refusal, now)) and not self._endpoints.is_ready(model):
-                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model, refusal)]
+        for model in refused:
+            refusal = self.residency.refusals[model]
+            self._refused[model] = refusal.epoch
+            # In the first one, a refusal that is over was meant for requests before this router was there.
+            if (not first or _in_force(refusal, now)) and not self._endpoints.is_ready(model):
+                commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model, refusal)]
         return commands
 
     def _abort(self) -> list[AdmissionCommand]:

@@ -1,6 +1,6 @@
 """Whether each model can be loaded: weights, failures and back-off, refusals, load requests. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hotseat.api.units import format_bytes
@@ -9,7 +9,7 @@ from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceStat
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.instance import Instance
-from hotseat.core.scheduler.messages import LoadFailure
+from hotseat.core.scheduler.messages import LoadFailure, SchedulingSpec
 
 MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
@@ -61,19 +61,24 @@ class ModelAvailability:
         if failure := self.failures.get(model):
             failure.over = True
 
-    def spec_changed(self, model: str, now: float) -> None:
-        """Note that its document has changed: a mistake may be mended, and it may want other weights."""
-        self.failures.pop(model, None)
-        self._retract_refusal(model)
-        self.checks.pop(model, None)
-        if model in self.cache:
-            self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
+    def apply_config(self, now: float, changed: Iterable[str], gone: Iterable[str], *, retry: bool) -> None:
+        """Apply new specs: forget models that are `gone`, and failures and weights of those that `changed`.
 
-    def remove(self, model: str) -> None:
-        """Forget a model that no document names any longer."""
-        for book in (self.failures, self.cache, self.load_requests, self.checks):
-            book.pop(model, None)
-        self._retract_refusal(model)
+        `retry`: models that failed may be tried again at once.
+        """
+        self.retract_shortages()
+        for model in changed:
+            self.failures.pop(model, None)
+            self._retract_refusal(model)
+            self.checks.pop(model, None)
+            if model in self.cache:
+                self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)  # it may need other weights
+        for model in self.failures if retry else ():
+            self.retry(model, now)
+        for model in gone:
+            for book in (self.failures, self.cache, self.load_requests, self.checks):
+                book.pop(model, None)
+            self._retract_refusal(model)
 
     # Weights ----------------------------------------------------------------------------------------------------------
 
@@ -104,6 +109,10 @@ class ModelAvailability:
             return []
         self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested")
         return [Fetch(model)]
+
+    def fetch_ahead(self, specs: Mapping[str, SchedulingSpec]) -> list[Fetch]:
+        """Ask for the weights of models whose specs say so, once."""
+        return [fetch for name, spec in specs.items() if spec.fetch_ahead for fetch in self.fetch(name, again=False)]
 
     def check(self, model: str, now: float) -> list[Fetch]:
         """Have the runtime look once more, before anybody makes room for a load; once for each load."""

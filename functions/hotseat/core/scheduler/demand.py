@@ -164,6 +164,22 @@ class DemandState:
         """How many wait and since when."""
         return self.snapshots.waiting(model, self.availability.refusal_epoch(model))
 
+    def tries(self, model: str, now: float, *, promised: bool) -> tuple[int, float]:
+        """Return how many requests are queued for a model, and the arrival of the first try of their clients.
+
+        Where a switch to it is decided (`promised`), clients that gave up and are expected again count as one.
+        """
+        count, oldest = self.waiting(model)
+        if count:
+            return count, self.abandonment.since(model, oldest)
+        return self.abandonment.retries(model, now) if promised else (0, 0.0)
+
+    def forget(self, models: Iterable[str]) -> None:
+        """Forget models that no document names any longer."""
+        for model in models:
+            self.rates.forget(model)
+            self.abandonment.forget(model)
+
     def waiters(self, model: str) -> Waiters:
         """Say of which tenants how many wait, and their earliest deadline."""
         return self.snapshots.waiters(model, self.availability.refusal_epoch(model))

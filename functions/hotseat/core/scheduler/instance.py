@@ -259,6 +259,16 @@ class Instances(dict[str, Instance]):
                 found[each.model] = each
         return found
 
+    def present(self) -> set[str]:
+        """Return the models and the names of all instances that are not parked."""
+        return {
+            name for each in self.values() if each.state is not InstanceState.PARKED for name in (each.model, each.name)
+        }
+
+    def parked_last(self) -> list[Instance]:
+        """Return all instances, the parked ones last: others may claim their host memory first."""
+        return sorted(self.values(), key=lambda each: each.state is InstanceState.PARKED)
+
     def sleeper(self, model: str) -> Instance | None:
         """Return the parked instance of a model."""
         return next((each for each in self.of(model) if each.state is InstanceState.PARKED), None)

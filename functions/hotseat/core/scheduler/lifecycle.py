@@ -39,8 +39,10 @@ class InstanceLifecycle:
             elif instance.state is InstanceState.READY and (instance.leaving or self._routers_synced(instance, now)):
                 self.parts.history.drain_started(instance.name, now)
                 why = instance.leaving or ("not wanted" if not wanted else "idle")
-                self.parts.state.transition(instance, Trigger.CUT_OFF if cut_off else Trigger.QUIESCE, now, why)
-                instance.drain_since, instance.drain_epoch = now, self.parts.effects.next_epoch
+                self.parts.state.transition(
+                    instance, Trigger.CUT_OFF if cut_off or instance.replica > 1 else Trigger.QUIESCE, now, why
+                )
+                instance.drain_since, instance.drain_epoch = now, self.parts.state.next_epoch
         elif instance.state in DRAINING_STATES:
             self.parts.history.drain_cancelled(instance.name)
             self.parts.state.transition(instance, Trigger.KEPT, now)
@@ -71,29 +73,26 @@ class InstanceLifecycle:
             self.parts.state.transition(instance, Trigger.BATCH_SERVED, now)
 
     def stop(self, instance: Instance, now: float, why: str = "evicted") -> None:
-        """Tell it to stop; `why`, where nothing was said before."""
-        if instance.state is InstanceState.DRAINING:
-            self.parts.history.durations.record_drain(instance.model, now - instance.since)
-        self._release(instance, now, instance.leaving or why, Trigger.STOP)
-        self._send_stop(instance)
+        """Stop an instance. `why` is the reason where none was given before."""
+        self._release(instance, now, instance.leaving or why, Trigger.STOP, told=True)
 
     def fail(self, instance: Instance, now: float, reason: str, *, lives: bool) -> None:
-        """Note that it has ended or, where it `lives`, tell it to: it is of no use any more. `reason` is for its story."""
-        if lives and instance.state is InstanceState.DRAINING:
-            self.parts.history.durations.record_drain(instance.model, now - instance.since)
-        self._release(instance, now, (lives and instance.leaving) or "failed", Trigger.FAILED, reason)
-        if lives:
-            self._send_stop(instance)
+        """Release an instance that has ended, or stop it where it still `lives`. `reason` is for its story."""
+        self._release(instance, now, (lives and instance.leaving) or "failed", Trigger.FAILED, reason, told=lives)
 
-    def _send_stop(self, instance: Instance) -> None:
-        self.parts.effects.add(Stop(instance.model, instance.id, instance.epoch, instance.spec.stop_timeout))
-
-    def _release(self, instance: Instance, now: float, why: str, trigger: Trigger, detail: str = "") -> None:
-        """Note that it is on its way off, told or by itself; it keeps its seat until it is proven gone."""
-        self.parts.demand.reset_backoff(instance, now)
-        self.parts.history.stop_started(instance.name, now)
+    def _release(
+        self, instance: Instance, now: float, why: str, trigger: Trigger, detail: str = "", *, told: bool
+    ) -> None:
+        """Let an instance leave the accelerator, by a Stop where it is `told` to. Its claim is kept until proof that it is gone."""
+        parts = self.parts
+        if told and instance.state is InstanceState.DRAINING:
+            parts.history.durations.record_drain(instance.model, now - instance.since)
+        parts.demand.reset_backoff(instance, now)
+        parts.history.stop_started(instance.name, now)
         instance.leaving, instance.stop_asked = why, now
-        self.parts.state.transition(instance, trigger, now, detail or why)
+        parts.state.transition(instance, trigger, now, detail or why)
+        if told:
+            parts.effects.add(Stop(instance.model, instance.id, instance.epoch, instance.spec.stop_timeout))
 
     def _routers_synced(self, instance: Instance, now: float) -> bool:
         """Whether its turn has begun: before what waited for it has been sent, quiescing would make the load futile."""
@@ -171,7 +170,7 @@ class InstanceLifecycle:
         self, model: str, devices: tuple[str, ...], now: float, max_wait: float | None, *, replica: int = 1
     ) -> None:
         self.parts.availability.checks.pop(model, None)
-        epoch, spec = self.parts.effects.next_epoch, self.parts.state.specs[model]
+        epoch, spec = self.parts.state.next_epoch, self.parts.state.specs[model]
         # With the Workspace's name: one runtime may serve several, and a model can move from one to another.
         name = f"{self.parts.state.workspace}/{model}@{epoch}"
         instance = Instance.begin(Trigger.STARTED, now, model=model, id=name, epoch=epoch, spec=spec)
@@ -179,4 +178,4 @@ class InstanceLifecycle:
         self.parts.state.add(instance)
         self.parts.effects.add(Start(model, name, epoch, devices))
         self.parts.effects.wake_at(now + spec.start_timeout)
-        self.parts.effects.publish(now, max_wait)  # an epoch of its own: it is the instance's identity
+        self.parts.publish(now, max_wait)  # an epoch of its own: it is the instance's identity

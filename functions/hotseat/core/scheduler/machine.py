@@ -44,7 +44,7 @@ from hotseat.core.scheduler.messages import (
 from hotseat.core.scheduler.parts import Parts
 from hotseat.core.scheduler.pins import decide_with_preferences
 from hotseat.core.scheduler.policy_view import PolicyViewBuilder, unserved
-from hotseat.core.scheduler.replicas import tidy
+from hotseat.core.scheduler.replicas import promote_and_trim
 from hotseat.core.scheduler.runtime_events import RuntimeEvents
 from hotseat.core.scheduler.stats import ModelStats, StatsArchive, StatsByModel
 from hotseat.core.scheduler.status import statuses
@@ -80,7 +80,7 @@ class Scheduler:
             case RouterLeft():
                 self.parts.demand.remove_router(now, stimulus.router)
             case ConfigChanged():
-                self._change_terms(stimulus)
+                self._apply_config(stimulus)
             case LoadOrdered() | PinOrdered():
                 self._order_load(now, stimulus.model, pin=isinstance(stimulus, PinOrdered))
             case UnpinOrdered():
@@ -102,30 +102,24 @@ class Scheduler:
 
     # Documents and orders ---------------------------------------------------------------------------------------------
 
-    def _change_terms(self, s: ConfigChanged) -> None:
-        self._stats.apply_config(self.parts.state.specs, s.models)
-        old, instances = self.parts.state.apply_config(s), self.parts.state.instances.values()
-        self.parts.availability.retract_shortages()
-        self.parts.sleep.budget = s.capacity.host_memory
-        held = {instance.model for instance in instances}
-        for instance in instances:
-            new = s.models.get(instance.model)
-            if instance.apply_spec(new) and new and not new.external:
-                self.parts.availability.request_load(instance.model, s.now, may_evict=True)
+    def _apply_config(self, s: ConfigChanged) -> None:
+        parts = self.parts
+        self._stats.apply_config(parts.state.specs, s.models)
+        old = parts.state.apply_config(s)
+        gone = old.keys() - s.models.keys()
+        changed = [name for name, spec in s.models.items() if name in old and old[name].fingerprint != spec.fingerprint]
+        loaded = {instance.model for instance in parts.state.instances.values()}
+        for instance in parts.state.instances.values():
+            spec = s.models.get(instance.model)
+            if instance.apply_spec(spec) and spec and not spec.external:
+                parts.availability.request_load(instance.model, s.now, may_evict=True)
         for name, spec in s.models.items():
-            if spec.preload and name not in old and name not in held:
-                self.parts.availability.request_load(name, s.now, may_evict=False)
-            if name in old and old[name].fingerprint != spec.fingerprint:
-                self.parts.availability.spec_changed(name, s.now)
-                self.parts.sleep.spec_changed(name)
-        for name in self.parts.availability.failures if s.afresh else ():
-            self.parts.availability.retry(name, s.now)
-        for gone in old.keys() - s.models.keys():
-            self.parts.availability.remove(gone)
-            self.parts.demand.rates.forget(gone)
-            self.parts.demand.abandonment.forget(gone)
-            self.parts.sleep.spec_changed(gone)
-        for name in self.parts.preferences.apply_config(old, s.models):
+            if spec.preload and name not in old and name not in loaded:
+                parts.availability.request_load(name, s.now, may_evict=False)
+        parts.availability.apply_config(s.now, changed, gone, retry=s.afresh)
+        parts.sleep.apply_config(s.capacity.host_memory, {*changed, *gone})
+        parts.demand.forget(gone)
+        for name in parts.preferences.apply_config(old, s.models):
             self._order_load(s.now, name)
 
     def _order_load(self, now: float, model: str, *, pin: bool = False) -> None:
@@ -152,7 +146,7 @@ class Scheduler:
             instance.mark_leaving("unloaded")
         if self.parts.demand.waiting(model)[0] or self.parts.demand.wanted(model) is not None:
             message = f"{model} was unloaded while this request was queued; send it again to load the model"
-            self.parts.availability.refuse(model, Refusal(self.parts.effects.next_epoch, "unloaded", message))
+            self.parts.availability.refuse(model, Refusal(self.parts.state.next_epoch, "unloaded", message))
 
     def _shut_down(self) -> None:
         self.parts.state.down = True
@@ -164,32 +158,35 @@ class Scheduler:
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        instances, specs, effects = self.parts.state.instances, self.parts.state.specs, self.parts.effects
-        tidy(instances.values(), specs)
-        effects.wake_at(*self.parts.preferences.look(now, specs, instances.values(), self.parts.demand.queue))
-        effects.add(*self.parts.preferences.news(instances.values(), self.parts.availability))
-        for name, its in specs.items():
-            if its.fetch_ahead:
-                effects.add(*self.parts.availability.fetch(name, again=False))
+        parts, state, effects = self.parts, self.parts.state, self.parts.effects
+        promote_and_trim(state.instances.values(), state.specs)
+        events, times = parts.preferences.refresh(
+            now, state.specs, state.instances.values(), parts.demand.queue, parts.availability
+        )
+        effects.add(*events, *parts.availability.fetch_ahead(state.specs))
+        effects.wake_at(*times)
+
         view = self._view_builder.view(now)
         self.decision = decision = decide_with_preferences(self.policy, view)
-        waited_for = {model.name for model in view.models if model.waiting}
-        for instance in self.parts.sleep.order_by_sleep(decision.resident, waited_for):
+        queued = {model.name for model in view.models if model.waiting}
+
+        parts.sleep.evict_over_budget(decision.resident, queued)
+        for instance in state.instances.parked_last():
             wanted, cut_off = instance.name in decision.resident, instance.name in decision.cut_off
-            self._lifecycle.reconcile(instance, now, wanted=wanted, cut_off=cut_off or instance.replica > 1)
+            self._lifecycle.reconcile(instance, now, wanted=wanted, cut_off=cut_off)
             if instance.state in DRAINING_STATES:
-                self._lifecycle.drain(instance, now, decision, waited_for)
+                self._lifecycle.drain(instance, now, decision, queued)
             else:
                 self._runtime_events.check_deadline(instance, now)
-        there = [h for h in instances.values() if h.state is not InstanceState.PARKED]
-        present = {name for h in there for name in (h.model, h.name)}
+        present = state.instances.present()
         for model in decision.resident:
             if model not in present:
                 self._lifecycle.start_if_free(model, now, decision.effective_max_wait)
         if not unserved(view) - present:
             self._lifecycle.add_replicas(now, decision.effective_max_wait)
-        effects.add(*self.parts.history.cancel_unwanted(present.union(decision.resident), now))
-        effects.publish_changes(now, decision.effective_max_wait)
+
+        effects.add(*parts.history.cancel_unwanted(present.union(decision.resident), now))
+        parts.publish_changes(now, decision.effective_max_wait)
         if decision.look_again is not None:
             effects.wake_at(decision.look_again)
         self.wake_at = effects.next_wake(now)
@@ -199,12 +196,12 @@ class Scheduler:
     @property
     def epoch(self) -> int:
         """Epoch of the newest Residency, or of a newer instance that was adopted."""
-        return self.parts.effects.epoch
+        return self.parts.state.epoch
 
     @property
     def residency(self) -> Residency:
         """The newest Residency."""
-        return self.parts.effects.residency
+        return self.parts.state.residency
 
     @property
     def effective_max_wait(self) -> float | None:

@@ -4,7 +4,7 @@ A model is wished for because it is pinned (by an operator, its document or a wi
 open, or because it is the default of a Workspace that has been quiet. What a wish may do is pins.py's.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -74,31 +74,32 @@ class Preferences:
 
     # What follows -----------------------------------------------------------------------------------------------------
 
-    def look(
+    def refresh(
         self,
         now: float,
         specs: Mapping[str, SchedulingSpec],
-        instances: Iterable[Instance],
+        instances: Collection[Instance],
         queue: Callable[[], DemandByModel],
-    ) -> list[float]:
-        """Look at all that is there before a decision; returns the times at which more will be wished for."""
-        instances, returning = list(instances), [t for t in specs.values() if t.return_after]
+        availability: ModelAvailability,
+    ) -> tuple[list[Emit], list[float]]:
+        """Update the preferences before a decision. Return the events of pins, and the times at which a default model returns.
+
+        Refusals for shortage are retracted where the pinned residents have changed.
+        """
+        returning = [spec for spec in specs.values() if spec.return_after]
         if returning or self._unloaded:
             rows, used = queue(), max((h.last_used for h in instances), default=0.0)
             self._unloaded -= {model for model, (waiting, _, _) in rows.items() if waiting}
-            self._unloaded -= {h.model for h in instances if h.can_stay}  # it was loaded since, for whomever
+            self._unloaded -= {h.model for h in instances if h.can_stay}  # loaded since
             self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
-        self.pinned = frozenset(m for m, t in specs.items() if self._is_pinned(m, t))
-        return [at for t in returning if (at := self._returns_at(t)) is not None]
-
-    def news(self, instances: Iterable[Instance], availability: ModelAvailability) -> list[Emit]:
-        """Tell which pins have come and gone since it was asked last; who was sent away for them may come again."""
+        self.pinned = frozenset(model for model, spec in specs.items() if self._is_pinned(model, spec))
         before, self._blocking = self._blocking, frozenset(h.model for h in instances if self._keeps_others_out(h))
         if before != self._blocking:
             availability.retract_shortages()
         told, self._told = self._told, self.pinned
         events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
-        return [*events, *(Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned))]
+        events += [Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned)]
+        return events, [at for spec in returning if (at := self._returns_at(spec)) is not None]
 
     def models(self, specs: Mapping[str, SchedulingSpec]) -> set[str]:
         """Models that may be wished for, as of the last look."""

@@ -80,7 +80,7 @@ def next_number(mine: Iterable[Instance]) -> int:
     return next(number for number in range(2, len(taken) + 3) if number not in taken)
 
 
-def tidy(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]) -> None:
+def promote_and_trim(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]) -> None:
     """Let a replica take the place of a main instance that goes, and let those go that are too many for the documents."""
     by_model: dict[str, list[Instance]] = {}
     for instance in instances:

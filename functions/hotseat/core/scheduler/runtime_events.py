@@ -80,7 +80,7 @@ class RuntimeEvents:
             instance.replica = next_number(twins)
             instance.leaving = "duplicate" if len(twins) >= found.replicas else instance.leaving
         self.parts.state.add(instance)
-        self.parts.effects.epoch = max(self.parts.effects.epoch, s.epoch)
+        self.parts.state.epoch = max(self.parts.state.epoch, s.epoch)
 
     def handle(self, s: InstanceObservation) -> None:
         """Take in what became of an instance."""
@@ -122,7 +122,7 @@ class RuntimeEvents:
     def _become_ready(self, instance: Instance, s: InstanceReady) -> None:
         seconds, woken = s.now - instance.since, instance.state is InstanceState.WAKING
         instance.address, instance.last_used = s.address, s.now
-        instance.ready_since, instance.ready_epoch = s.now, self.parts.effects.next_epoch
+        instance.ready_since, instance.ready_epoch = s.now, self.parts.state.next_epoch
         self.parts.state.transition(instance, Trigger.READY, s.now)
         self.parts.availability.mark_ready(instance.model)
         self.parts.replicas.succeeded(instance.model)
@@ -204,15 +204,14 @@ class RuntimeEvents:
             )
             return
         if spec is not None:
-            bound = self.parts.effects.auto_max_wait if spec.max_wait is None else spec.max_wait
             delay = self.parts.availability.fail(
                 now,
                 model,
                 reason,
                 message,
-                self.parts.effects.next_epoch,
+                self.parts.state.next_epoch,
                 crashed=crashed,
-                max_wait=bound,
+                max_wait=self.parts.state.max_wait(spec),
                 exit_code=exit_code,
             )
         self.parts.effects.add(model_failed(model, instance, reason, message, delay or None))

@@ -33,6 +33,12 @@ class SleepManager:
     measured: dict[str, int] = field(default_factory=dict)  # by model: bytes, when it slept last
     _not_before: dict[str, float] = field(default_factory=dict)  # until when
 
+    def apply_config(self, budget: int | None, changed: Iterable[str]) -> None:
+        """Apply a budget of host memory, in bytes, and let models whose documents `changed` park again."""
+        self.budget = budget
+        for model in changed:
+            self._not_before.pop(model, None)
+
     # Host memory ------------------------------------------------------------------------------------------------------
 
     def memory_of(self, instance: Instance) -> int:
@@ -59,21 +65,17 @@ class SleepManager:
         over = self._over(others) + self.memory_of(instance)
         if over <= 0:
             return True
-        victims = self._least_recent(others, over, waited_for, spared=(*needed, *waited_for))
+        victims = self._victims(others, over, waited_for, spared=(*needed, *waited_for))
         for victim in victims or ():
             victim.mark_leaving("host_memory")
         return None if victims is not None else False
 
-    def order_by_sleep(self, needed: Collection[str], waited_for: Collection[str]) -> list[Instance]:
-        """List all, those that are parked last: others may have to be told first that they need their memory.
-
-        Where more memory is held than there is (the budget shrank, a measurement came), the least recently used have to leave.
-        """
-        ordered = sorted(self.state.instances.values(), key=lambda h: h.state is InstanceState.PARKED)
-        if (over := self._over(ordered)) > 0:
-            for victim in self._least_recent(ordered, over, waited_for, spared=needed, all_else=True) or ():
+    def evict_over_budget(self, needed: Collection[str], queued: Collection[str]) -> None:
+        """Let parked instances leave where they hold more than the budget, which shrank or was measured wrong."""
+        instances = self.state.instances.values()
+        if (over := self._over(instances)) > 0:
+            for victim in self._victims(instances, over, queued, spared=needed, all_else=True) or ():
                 victim.mark_leaving("host_memory")
-        return ordered
 
     def _over(self, instances: Iterable[Instance]) -> float:
         """Bytes that sleepers hold beyond the budget; below 0 where there is room."""
@@ -81,7 +83,7 @@ class SleepManager:
             return float("-inf")
         return sum(self.memory_of(h) for h in instances if h.parked_since is not None) - self.budget
 
-    def _least_recent(
+    def _victims(
         self,
         instances: Iterable[Instance],
         over: float,
@@ -176,10 +178,6 @@ class SleepManager:
         instance.leaving, instance.stop_asked = "failed", now
         self.state.transition(instance, Trigger.FAILED, now, reason)
         return [model_failed(instance.model, instance.id, reason, message)]
-
-    def spec_changed(self, model: str) -> None:
-        """Note that its document has changed, or is gone."""
-        self._not_before.pop(model, None)
 
 
 def deadline(instance: Instance) -> float | None:

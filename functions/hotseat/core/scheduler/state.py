@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit
-from hotseat.core.messages import InstanceState, Transition
-from hotseat.core.policy.api import NOTHING, Capacity, Claim
+from hotseat.core.messages import InstanceState, Residency, Transition
+from hotseat.core.policy.api import NOTHING, UNMEASURED_WAIT, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.instance import STORY, Instance, Instances, Trigger
 from hotseat.core.scheduler.memory_usage import MemoryUsage, unchanged
@@ -18,6 +18,9 @@ class SchedulerState:
     """What the documents say, and all instances that are not proven gone. `changed` says that routers have to be told."""
 
     workspace: str
+    epoch: int = 0  # of the newest residency, or of a newer instance that was adopted
+    residency: Residency = field(default_factory=Residency)  # the newest
+    auto_max_wait: float = UNMEASURED_WAIT  # seconds: what `maxWait: Auto` stood for in the last decision
     specs: Mapping[str, SchedulingSpec] = field(default_factory=dict)  # with the claims that models turned out to need
     capacity: Capacity = field(default_factory=Capacity)
     groups: Groups = UNGROUPED
@@ -33,6 +36,15 @@ class SchedulerState:
         old, self.capacity, self.groups, self.changed = self.specs, s.capacity, s.groups, True
         self.specs = self.memory.raise_claims(s.models, s.capacity)
         return old
+
+    @property
+    def next_epoch(self) -> int:
+        """Return the epoch of the residency that is published next."""
+        return self.epoch + 1
+
+    def max_wait(self, spec: SchedulingSpec) -> float:
+        """Return the bound on waiting of a model, in seconds."""
+        return self.auto_max_wait if spec.max_wait is None else spec.max_wait
 
     # Instances ----------------------------------------------------------------------------------------------------------
 
