@@ -9,10 +9,10 @@ class EndpointSet:
     """The instances of the newest Residency, and what is in flight on them. A quiescing instance serves its batch and no more."""
 
     def __init__(self) -> None:
-        self.open: dict[str, list[Resident]] = {}  # instances that take requests, by model
+        self.open: dict[str, list[Resident]] = {}  # by model: its ready and quiescing instances
         self.in_flight: dict[str, int] = {}  # by instance; none of them is 0
         self.served: dict[str, int] = {}  # by instance: dispatched ever
-        self.draining = False  # whether a switcher may be waiting for one to be drained
+        self.draining = False  # whether any instance is quiescing or draining
         self._residents: tuple[Resident, ...] = ()
         self._batches: dict[str, int] = {}  # by quiescing instance: the last order that it still serves
 
@@ -33,11 +33,11 @@ class EndpointSet:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def is_ready(self, model: str) -> bool:
-        """Whether any request of it is taken, though maybe not at once."""
+        """Whether an instance of a model is ready, though maybe full."""
         return any(instance.state is InstanceState.READY for instance in self.open.get(model, ()))
 
     def ready(self, model: str, limit: int) -> Resident | None:
-        """Find the least loaded instance that takes any request of this model now. `limit`: requests at once of each, 0: any."""
+        """Return the least loaded ready instance of a model with less than `limit` in flight (0: any), or None."""
         best, least = None, 0
         for instance in self.open.get(model, ()):
             load = self.in_flight.get(instance.instance, 0)
@@ -61,7 +61,7 @@ class EndpointSet:
         return [(r.model, self._batches[r.instance]) for r in self._residents if r.instance in self._batches]
 
     def slots(self, model: str, limit: int) -> int:
-        """How many requests may begin at once when a model takes them, 0: all. At the least one: it may become free at any moment."""
+        """Return how many requests can start at once when a model accepts requests, at least 1. 0: no limit."""
         if model not in self.open:
             return limit * max(1, sum(r.model == model for r in self._residents))
         free = sum(max(0, limit - self.in_flight.get(instance.instance, 0)) for instance in self.open[model])
@@ -70,12 +70,12 @@ class EndpointSet:
     # Counting ---------------------------------------------------------------------------------------------------------
 
     def acquire(self, instance: str) -> None:
-        """Count a request that is dispatched to it."""
+        """Count a request that is dispatched to an instance."""
         self.in_flight[instance] = self.in_flight.get(instance, 0) + 1
         self.served[instance] = self.served.get(instance, 0) + 1
 
     def release(self, instance: str) -> None:
-        """Count one that ended."""
+        """Count a request of an instance that ended."""
         left = self.in_flight[instance] - 1
         if left:
             self.in_flight[instance] = left

@@ -11,9 +11,10 @@ from hotseat.core.admission.service_rate import ServiceRates, retry_after
 
 @dataclass(frozen=True, slots=True)
 class QueueUsage:
-    """Who waits at a router when another comes: for its model, of its tenant, and in all.
+    """The queued requests of a router when another request arrives: of its model, of its tenant, and in all.
 
-    `tenants`: how many have some waiting; `size`: bytes of all bodies, the other's too.
+    `tenants` counts the tenants with queued requests. `size` is the bytes of all bodies, with the
+    new one.
     """
 
     model: str

@@ -1,14 +1,15 @@
-"""Admission: the machine that decides about each request of one router, in one Workspace. Pure.
+"""The admission machine of one router and Workspace. Pure.
 
-It decides whether a request is dispatched, queued or rejected. It knows no sockets and no clocks. Its stimuli and commands
-are in messages.py. queues.py has the queues, and endpoints.py the endpoints.
-Invariants (tests/unit/test_core_machine.py):
+It decides for each request whether it is dispatched, queued or rejected. Its stimuli and commands
+are in messages.py, its queues in queues.py, its endpoints in endpoints.py. Invariants
+(tests/unit/test_core_machine.py):
 
-- every request that arrived ends exactly once: by Reject, by Finish or by Leave;
-- a request is dispatched only to an instance that the newest Residency shows as ready, or as quiescing if it waited before;
-- once a quiescing instance has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
-- a Residency that is not newer than the last one changes nothing;
-- no tenant with a waiting request is passed over for more than one round of the others of its priority.
+- every request that arrived ends exactly once: by Reject, RequestFinished or ClientDisconnected;
+- a request is dispatched only to an instance that the newest residency shows as ready, or as quiescing if it is of its batch;
+- once a quiescing instance has nothing in flight and nothing of its batch is queued, nothing is dispatched to it until it is ready
+  again;
+- a residency that is not newer than the last one changes nothing;
+- no tenant with a queued request is passed over for more than one round of the others of its priority.
 """
 
 from dataclasses import replace
@@ -44,7 +45,7 @@ from hotseat.core.scheduler.status import ready_in
 
 
 class AdmissionMachine:
-    """The machine. `step` takes a stimulus and returns the commands that follow from it, in order."""
+    """The machine of one router and Workspace. `step` takes a stimulus and returns the commands that follow, in order."""
 
     def __init__(self, router: str) -> None:
         self.router = router
@@ -52,9 +53,9 @@ class AdmissionMachine:
         self._limits: dict[str, Limits] = {}
         self._requests: dict[int, QueuedRequest] = {}
         self._request_queues = RequestQueues()
-        self._queues = self._request_queues.queues  # none of them is empty
+        self._queues = self._request_queues.queues  # by model; none of them is empty
         self._endpoints = EndpointSet()
-        self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
+        self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was applied
         self._announce: list[str] = []
         self._prewarm = PrewarmRequests()
         self._order = 0
@@ -62,7 +63,7 @@ class AdmissionMachine:
         self._closed = False
 
     def step(self, stimulus: AdmissionStimulus) -> list[AdmissionCommand]:  # noqa: PLR0911 — one arm a stimulus
-        """Apply a stimulus. A request id that is not known (any more) is ignored: ends can race."""
+        """Apply a stimulus. An unknown request id is ignored: a request may have ended meanwhile."""
         match stimulus:
             case RequestArrived():
                 return self._arrive(stimulus)
@@ -84,7 +85,7 @@ class AdmissionMachine:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def demand(self) -> Demand:
-        """Take a snapshot for the switcher; each has a higher sequence number."""
+        """Return a snapshot for the scheduler. Each has a higher sequence number."""
         self._seq += 1
         requested = tuple(
             model for model in dict.fromkeys(self._announce) if model in self._queues or model in self._prewarm
@@ -108,33 +109,36 @@ class AdmissionMachine:
         )
 
     def waiting_by_model(self) -> dict[str, QueuedDemand]:
-        """Summarise what waits, for each model that somebody waits for."""
+        """Return the demand of each model with queued requests."""
         return {model: queue.summary() for model, queue in self._queues.items()}
 
     def waiting(self, model: str | None = None) -> int:
-        """Count requests that wait, of one model or of all."""
+        """Return the number of queued requests, of one model or of all."""
         if model is None:
             return self._request_queues.count
         queue = self._queues.get(model)
         return queue.count if queue else 0
 
     def waiting_bytes(self) -> int:
-        """Count the bytes of the bodies of those that wait."""
+        """Return the bytes of the bodies of queued requests."""
         return self._request_queues.size
 
     def in_flight(self, instance: str) -> int:
-        """Count requests that an instance is answering."""
+        """Return the number of requests in flight at an instance."""
         return self._endpoints.in_flight.get(instance, 0)
 
     def position(self, request: int) -> int | None:
-        """Place in its model's queue, 1 for the next; None if it does not wait."""
+        """Return the position of a request in the queue of its model, 1 for the next. None: it is not queued."""
         known = self._requests.get(request)
         if known is None or known.instance is not None:
             return None
         return self._request_queues.position(known)
 
     def estimate(self, request: int, now: float) -> float | None:
-        """Seconds until its turn, as the queue has moved so far and not before its model can be ready; None: nothing is known."""
+        """Return the estimated seconds until a request is dispatched. None: not known.
+
+        It is estimated by the service rate, and not before its model can be ready.
+        """
         known = self._requests.get(request)
         if known is None or known.instance is not None:
             return None
@@ -143,7 +147,7 @@ class AdmissionMachine:
         return max(by_rate, self._ready_in(known.model, now)) or None
 
     def rate(self, model: str, now: float) -> float | None:
-        """Give the requests per second that left the model's queue for an engine while somebody waited; None while nothing is known."""
+        """Return the requests per second dispatched from a model's queue while it was not empty. None: not known."""
         return self._request_queues.rate(model, now)
 
     # Transitions ------------------------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ class AdmissionMachine:
         return [_not_resident(s)] if s.at_once else self._enqueue(s.now, s.request, request, limits)
 
     def _enqueue(self, now: float, id_: int, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
-        """Let it wait, if there is room for it and it can have its turn in time."""
+        """Queue a request, if no limit is reached and its deadline can be met."""
         if full := self._request_queues.check_limits(now, request, limits.max_waiting):
             return [Reject(id_, QueueFull, "queue_full", *full)]
         first = self._request_queues.add(now, id_, request, open_=request.model in self._endpoints.open)
@@ -178,7 +182,7 @@ class AdmissionMachine:
             self._request_queues.remove(now, id_, request)
             return [too_late]
         self._requests[id_] = request
-        new = first and request.model not in self._prewarm  # one that is wanted anyway comes as fast without haste
+        new = first and request.model not in self._prewarm  # a prewarmed model is loaded anyway
         if new:
             self._announce.append(request.model)
         return [Queued(id_), ReportDemand(urgent=new)]
@@ -186,11 +190,11 @@ class AdmissionMachine:
     # Deadlines --------------------------------------------------------------------------------------------------------
 
     def _ready_in(self, model: str, now: float) -> float:
-        """Seconds until a model can take requests at the soonest."""
+        """Return a lower bound of the seconds until a model accepts requests."""
         return 0.0 if model in self._endpoints.open else ready_in(self.residency, model, now)
 
     def _too_late(self, id_: int, request: QueuedRequest, now: float) -> Reject | None:
-        """Refuse one that waits and could not have its turn in time however well everything went."""
+        """Reject a queued request whose deadline cannot be met."""
         if request.deadline is None:
             return None
         model, left = request.model, request.deadline - now
@@ -203,7 +207,7 @@ class AdmissionMachine:
         return Reject(id_, Unavailable, "deadline_unreachable", message, clamp_retry_after(least))
 
     def _reject_late(self, now: float, model: str) -> list[AdmissionCommand]:
-        """Send away those that can no longer be in time, from the earliest deadline on."""
+        """Reject the queued requests of a model whose deadlines cannot be met."""
         commands: list[AdmissionCommand] = []
         while (queue := self._queues.get(model)) and (earliest := queue.next_deadline()):
             id_ = earliest[1]
@@ -223,11 +227,11 @@ class AdmissionMachine:
         return Dispatch(id_, instance.instance, instance.address)
 
     def _edges_matter(self) -> bool:
-        """Whether somebody is waiting for work to end: then every edge matters at once."""
+        """Whether a request that ends may let the scheduler act: then demand is reported at once."""
         return self._request_queues.count > 0 or self._endpoints.draining
 
     def _serve(self, now: float, model: str) -> list[AdmissionCommand]:
-        """Dispatch what waits for this model, as far as its instances and its bound allow."""
+        """Dispatch queued requests of a model, as far as its instances and its concurrency allow."""
         commands: list[AdmissionCommand] = []
         while queue := self._queues.get(model):
             found = self._next(model, queue)
@@ -240,7 +244,7 @@ class AdmissionMachine:
         return commands
 
     def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:
-        """Request to dispatch now, and the instance for it: a ready one, else a quiescing one for a request of its batch."""
+        """Return the request to dispatch now, and its instance: a ready one, else a quiescing one for a request of its batch."""
         limit = self._limits[model].concurrency
         if ready := self._endpoints.ready(model, limit):
             first = queue.first()
@@ -285,7 +289,7 @@ class AdmissionMachine:
         return [*self._request_prewarm(now, request.model, request.arrived), *self._end(now, id_)]
 
     def _request_prewarm(self, now: float, model: str, since: float) -> list[AdmissionCommand]:
-        """Keep the wish for a model that is not there and that nothing speaks against."""
+        """Add a prewarm request for a model that is not ready and not refused."""
         if self._closed or model not in self._limits or self._refusal(now, model):
             return []
         if self._endpoints.is_ready(model) or not self._prewarm.add(model, since):
@@ -296,7 +300,7 @@ class AdmissionMachine:
         return [ReportDemand(urgent=new)]
 
     def _refusal(self, now: float, model: str, deadline: float | None = None) -> Refusal | None:
-        """Find the refusal that a new request gets. A model that is ready answers, whatever is said of its next load."""
+        """Return the refusal that a new request gets. A ready model has none, whatever is said of its next load."""
         refusal = self.residency.refusals.get(model)
         if refusal is None or not _in_force(refusal, now) or not refusal.concerns(deadline):
             return None
@@ -334,7 +338,7 @@ class AdmissionMachine:
         return commands
 
     def _abort(self) -> list[AdmissionCommand]:
-        """End what is in flight on instances that are told to stop, or gone. External servers are never stopped."""
+        """End the requests in flight at instances that are stopped or gone. External servers are never stopped."""
         residents = {r.instance: r for r in self.residency.residents}
         commands: list[AdmissionCommand] = []
         for id_, request in self._requests.items():
@@ -352,7 +356,10 @@ class AdmissionMachine:
         return commands
 
     def _dismiss(self, now: float, model: str, refusal: Refusal | None = None) -> list[int]:
-        """Forget all that wait for a model, or that a refusal concerns; the caller says why to each."""
+        """Remove the queued requests of a model, or those that a refusal concerns.
+
+        Return their ids; the caller rejects them.
+        """
         waiting = self._queues[model].ids() if model in self._queues else []
         dismissed = [id_ for id_ in waiting if refusal is None or refusal.concerns(self._requests[id_].deadline)]
         for id_ in dismissed:

@@ -1,7 +1,8 @@
-"""The requests of one model that wait at one router, and who of them is next. Pure.
+"""The queues of one router. Pure.
 
-The highest priority goes first, where a priority counts one higher for each `ageing` that its oldest waiter has waited; among
-tenants of one priority, fair_queue.py decides. Adding, removing and finding the next cost the same for any number that wait.
+The highest priority is served first; it counts one higher for each `ageing` that its oldest request
+has waited. Among tenants of one priority, fair_queue.py decides. Adding, removing and finding the
+next request cost the same for any length of the queue.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,32 +27,35 @@ class _DrainSnapshot:
         self.rest = rest
         self.levels = levels
         self.tenants_of: dict[PriorityLevel, LazyHeap[TenantQueue]] = {
-            level: level.ring.copy() for level in levels.members()
+            level: level.heap.copy() for level in levels.members()
         }
 
 
 class RequestQueue:
-    """Requests in ranks by priority, each in lanes by tenant. Batches of quiescing instances are known by the last order in them."""
+    """The queued requests of one model, by priority and tenant.
 
-    __slots__ = ("_batches", "_deadlines", "_levels", "_newest", "_ring", "_sharing", "count", "tenants")
+    A batch of a quiescing instance is known by the order of its last request.
+    """
+
+    __slots__ = ("_batches", "_deadlines", "_heap", "_levels", "_newest", "_sharing", "count", "tenants")
 
     def __init__(self, sharing: Sharing | None = None) -> None:
         self.count = 0
         self.tenants: dict[str, int] = {}  # how many wait of each
         self._sharing = sharing or Sharing()
         self._levels: dict[int, PriorityLevel] = {}  # an empty one keeps what its tenants have had
-        self._ring: LazyHeap[PriorityLevel] = LazyHeap()
+        self._heap: LazyHeap[PriorityLevel] = LazyHeap()
         self._batches: dict[int, _DrainSnapshot] = {}
         self._newest = 0  # order of the newest that ever waited
         self._deadlines: list[tuple[float, int, QueuedRequest]] = []  # a heap, also of some that wait no longer
 
     def add(self, id_: int, request: QueuedRequest) -> None:
-        """Append to the lane of its priority and tenant."""
+        """Append a request to the queue of its priority and tenant."""
         level = self._levels.get(request.priority)
         if level is None:
             level = self._levels[request.priority] = PriorityLevel(request.priority, self._sharing)
         level.add(id_, request)
-        self._ring.add(level)
+        self._heap.add(level)
         self.count += 1
         self.tenants[request.tenant] = self.tenants.get(request.tenant, 0) + 1
         self._newest = max(self._newest, request.order)
@@ -59,7 +63,7 @@ class RequestQueue:
             heappush(self._deadlines, (request.deadline, id_, request))
 
     def remove(self, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
-        """Take out one that is in it; `served`: because it is being dispatched, which counts against its tenant's share."""
+        """Remove a request. `served`: it is being dispatched, which counts against the share of its tenant."""
         level = self._levels[request.priority]
         if served:
             level.charge(request.tenant)
@@ -76,14 +80,14 @@ class RequestQueue:
             self._forget_deadline(request)
 
     def first(self, last: int | None = None) -> int | None:
-        """Id of the next to serve; with `last`, of the batch that ends with that order."""
+        """Return the id of the next request, or None. With `last`: of the batch that ends with that order."""
         batch = None if last is None else self._batches.get(last)
         if last is not None and batch is None:
-            return None  # nobody of it waits: this queue began later
-        level = (self._ring if batch is None else batch.levels).first(last)
+            return None  # none of its requests is queued: this queue began later
+        level = (self._heap if batch is None else batch.levels).first(last)
         if level is None:
             return None
-        tenant_queue = (level.ring if batch is None else batch.tenants_of[level]).first(last)
+        tenant_queue = (level.heap if batch is None else batch.tenants_of[level]).first(last)
         return None if tenant_queue is None else tenant_queue.first()
 
     def snapshot_batches(self, lasts: set[int]) -> None:
@@ -91,7 +95,7 @@ class RequestQueue:
         self._batches = {last: batch for last, batch in self._batches.items() if last in lasts}
         for last in lasts - self._batches.keys():
             if last >= self._newest:
-                self._batches[last] = _DrainSnapshot(self.count, self._ring.copy())
+                self._batches[last] = _DrainSnapshot(self.count, self._heap.copy())
 
     def remaining(self, last: int) -> int:
         """Return how many requests of a batch are still queued."""
@@ -99,18 +103,18 @@ class RequestQueue:
         return batch.rest if batch else 0
 
     def set_sharing(self, sharing: Sharing) -> None:
-        """Let them take turns in another way from now on."""
+        """Apply other weights and another ageing."""
         if sharing == self._sharing:
             return
         self._sharing = sharing
         for level in self._levels.values():
             level.set_sharing(sharing)
-        self._ring = LazyHeap(self._ring.members())
+        self._heap = LazyHeap(self._heap.members())
         for batch in self._batches.values():
             batch.levels = LazyHeap(batch.levels.members())
 
     def ahead_of(self, mine: QueuedRequest) -> int:
-        """How many are served before this one, as things are: if nobody comes or leaves, and priorities grow no more."""
+        """Return how many requests are served before a request, if none comes or leaves and priorities do not grow."""
         level = self._levels[mine.priority]
         higher = (
             other for other in self._levels.values() if len(other) and other is not level and other.key < level.key
@@ -118,25 +122,25 @@ class RequestQueue:
         return level.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
 
     def ids(self) -> list[int]:
-        """List all, in order of arrival."""
+        """Return all ids, in order of arrival."""
         return [id_ for _, id_ in sorted(pair for level in self._levels.values() for pair in level.ids())]
 
     def next_deadline(self) -> tuple[float, int] | None:
-        """Earliest deadline of those that wait, and whose it is."""
+        """Return the earliest deadline of a queued request, and its id. None: no request has one."""
         deadlines = self._deadlines
         while deadlines and not self._waits(deadlines[0]):
             heappop(deadlines)
         return deadlines[0][:2] if deadlines else None
 
     def summary(self) -> QueuedDemand:
-        """Say what a policy may know of it. Not for an empty queue."""
+        """Return the demand for a policy. The queue must not be empty."""
         there = [level for level in self._levels.values() if len(level)]
         oldest, priority = min(level.since for level in there), max(level.priority for level in there)
         deadline = self.next_deadline()
         return QueuedDemand(self.count, oldest, priority, self._most(), deadline[0] if deadline else None)
 
     def _most(self) -> dict[str, int]:
-        """Those tenants of whom most wait. Of one that has no name nothing is said where it is the only one."""
+        """Return the number of queued requests of the tenants with the most. Empty if no tenant has a name."""
         if len(self.tenants) <= SHOWN_TENANTS:
             return {} if self.tenants.keys() == {""} else dict(self.tenants)
         return {
@@ -148,7 +152,7 @@ class RequestQueue:
         return entry[2].deadline is not None
 
     def _forget_deadline(self, request: QueuedRequest) -> None:
-        """Mark it as over; when most of them are, throw those away."""
+        """Mark the deadline of a request as over, and drop such entries where they are most."""
         request.deadline = None
         if len(self._deadlines) > 2 * self.count + 16:
             self._deadlines = [entry for entry in self._deadlines if self._waits(entry)]
@@ -156,7 +160,7 @@ class RequestQueue:
 
 
 class RequestQueues:
-    """Everybody who waits. `queues` by model: none of them is empty."""
+    """All queues of one router. `queues` is by model: none of them is empty."""
 
     def __init__(self) -> None:
         self.queues: dict[str, RequestQueue] = {}
@@ -168,14 +172,14 @@ class RequestQueues:
         self._rates = ServiceRates()
 
     def apply_config(self, limits: QueueLimits, sharing: Sharing, models: Iterable[str]) -> None:
-        """Take in the documents; of models that are gone nobody waits any longer."""
+        """Apply new limits and weights. Models that are not in `models` must not have queued requests."""
         self._limits, self._sharing = limits, sharing
         self._rates.forget(set(models))
         for queue in self.queues.values():
             queue.set_sharing(sharing)
 
     def check_limits(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
-        """Say why this one may not wait, and when to come again (seconds); None: it may."""
+        """Return the limit that a request would exceed, as a message, and the seconds until a retry. None: it may be queued."""
         model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
         mine = queue.count if queue else 0
         of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
@@ -184,7 +188,7 @@ class RequestQueues:
         return limits.check(usage, self._rates, now)
 
     def add(self, now: float, id_: int, request: QueuedRequest, *, open_: bool) -> bool:
-        """Let it wait; returns whether it is the first for its model. `open_`: the model takes requests."""
+        """Queue a request. Return whether it is the first of its model. `open_`: the model accepts requests."""
         queue = self.queues.get(request.model)
         first = queue is None
         if queue is None:
@@ -198,7 +202,7 @@ class RequestQueues:
         return first
 
     def remove(self, now: float, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
-        """Take one out; `served`: because it is being dispatched."""
+        """Remove a request. `served`: it is being dispatched."""
         model, tenant = request.model, request.tenant
         queue = self.queues[model]
         queue.remove(id_, request, served=served)
@@ -215,7 +219,7 @@ class RequestQueues:
             self.update_rate_clock(now, model, open_=False)
 
     def update_rate_clock(self, now: float, model: str, *, open_: bool) -> None:
-        """Take in whether a model takes requests: it counts for how fast its queue drains."""
+        """Update whether a model accepts requests: only that time counts for its service rate."""
         self._rates.update(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
 
     def snapshot_batches(self, lasts: Mapping[str, set[int]]) -> None:
@@ -224,13 +228,13 @@ class RequestQueues:
             queue.snapshot_batches(lasts.get(model, set()))
 
     def position(self, request: QueuedRequest) -> int:
-        """Place in its model's queue, 1 for the next."""
+        """Return the position of a request in the queue of its model, 1 for the next."""
         return 1 + self.queues[request.model].ahead_of(request)
 
     def rate(self, model: str, now: float) -> float | None:
-        """Give the requests per second that left a model's queue for an engine while somebody waited; None while nothing is known."""
+        """Return the requests per second dispatched from a model's queue while it was not empty. None: not known."""
         return self._rates.rate(now, model)
 
     def min_wait_of(self, request: QueuedRequest, now: float, *, ready_in: float, slots: int) -> float:
-        """Seconds until its turn at the least. `ready_in`: until its model is ready; `slots`: how many begin at once then, 0: all."""
+        """Return a lower bound of the seconds until a request is dispatched. See service_rate.min_wait."""
         return min_wait(ready_in, self.position(request), slots, self._rates.pace(now, request.model))

@@ -1,6 +1,7 @@
-"""Who gets a seat, and who has to leave for that: what all policies share. Pure.
+"""Which queued models are placed, beside which residents: shared by all policies. Pure.
 
-A policy brings an order of those that want one, and says from when each resident may be taken off for whom.
+A policy brings the order of the queued models, and the time from which each resident may be evicted
+for each of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,15 +16,15 @@ KEEPABLE_STATES = (InstanceState.LOADING, InstanceState.READY, *LEAVING_STATES)
 
 
 def residents(view: View) -> tuple[dict[str, ModelView], Claim]:
-    """Those that may stay, by name, and what is taken beside what the capacity makes us shed at once."""
-    # Most have no seat, which is the cheapest thing to see: this is done for all models in every decision.
+    """Return the residents that can stay, by name, and the total claim. What a smaller capacity does not hold is left out."""
+    # Most models have no instance. That is checked first, as this runs for all models in every decision.
     kept = {m.name: m for m in view.models if m.state is not None and m.state in KEEPABLE_STATES and not m.leaving}
     held = sum((m.claim for m in (*kept.values(), *unproven(view))), NOTHING)
     return kept, held - _shed(kept, held, view.capacity)
 
 
 def pending(view: View) -> list[ModelView]:
-    """List the models that somebody waits for and that are to be loaded for that."""
+    """Return the models with queued requests that are to be loaded."""
     return [m for m in view.models if m.waiting and (m.state is None or m.leaving)]
 
 
@@ -36,14 +37,17 @@ def place(
     free_at: Callable[[ModelView, ModelView], float],
     alarms: Iterable[float] = (),
 ) -> tuple[tuple[str, ...], float | None]:
-    """Give seats to a queue of models in its order; returns all that should be resident, and when to look again.
+    """Place queued models in their order. Return all that should be resident, and when to decide again.
 
-    `free_at(resident, waiter)`: from when the one may be taken off for the other. `alarms`: times at which the order changes.
+    `free_at(resident, model)` is the time from which the resident may be evicted for the model.
+    `alarms` are times at which the order changes.
     """
     chosen: list[str] = []
-    first: list[str] = []  # whose turn it is, though it cannot begin: nobody overtakes who would have to leave for them
+    first: list[
+        str
+    ] = []  # models that are next, though they cannot start yet: no model is placed that would have to leave for them
     wakes: list[float] = []
-    blocked = False  # whoever is first is served first: nobody overtakes by needing less
+    blocked = False  # the first is served first: no model overtakes it by claiming less
     alarms, stuck = tuple(alarms), [m.name for m in unproven(view)]
     for model in queue:
         if blocked and (model.claim.gpus or model.claim.memory):
@@ -64,7 +68,7 @@ def place(
             if not victims:
                 first.append(model.name)
                 held, blocked = _reserve(model, eviction_options[0], kept, held, view)
-                # More to take, or another first.
+                # More may be evicted then, or the order changes.
                 wakes += [at for at in (*times.values(), *alarms) if view.now < at < inf]
         for victim in victims:
             held -= victim.claim
@@ -92,12 +96,12 @@ def _reserve(
 
 
 def unproven(view: View) -> list[ModelView]:
-    """List those that hold a seat until somebody settles it."""
+    """Return the models whose instances could not be proven gone. They hold their claims until a person settles it."""
     return [m for m in view.models if m.state is not None and m.state is InstanceState.UNPROVEN and not m.asleep]
 
 
 def _shed(kept: dict[str, ModelView], held: Claim, capacity: Capacity) -> Claim:
-    """Take off what a capacity that has shrunk does not hold; returns the claims of those."""
+    """Remove from `kept` what a smaller capacity does not hold. Return the claims of those."""
     shed = NOTHING
     for resident in sorted(kept.values(), key=eviction_key):
         if not resident.claim.fits_beside(held - shed - resident.claim, capacity):
