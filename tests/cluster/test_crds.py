@@ -106,7 +106,7 @@ WORKSPACE_STATUS = {
     "waiting": 3,
     "residents": [
         {"model": "small", "instance": "lab/small@7", "state": "ready", "epoch": 7, "since": "2026-01-01T00:00:00.000Z", "address": "http://10.0.0.1:8012"},
-        {"model": "large", "instance": "lab/large@6", "state": "closing", "epoch": 6, "leaving": "switch"},
+        {"model": "large", "instance": "lab/large@6", "state": "quiescing", "epoch": 6, "leaving": "switch"},
     ],
     "models": [{"name": "small", "spec": {"engine": "mock", "any": [1, {"thing": True}]}, "state": "ready", "since": "2026-01-01T00:00:00Z", "done": 1}],
     "refusals": [{"model": "x", "epoch": 7, "code": "failed", "message": "m", "retryAt": "2026-01-01T00:00:00Z"}],

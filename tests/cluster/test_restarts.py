@@ -64,7 +64,7 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
         wait_until(lambda: any(q["inFlight"] for q in hotseat.status("workspace", "default")["queue"]), 10)
     asked = hotseat.chat_aside("beta")
     states = {
-        "draining": ("alpha", ("closing", "draining")),
+        "draining": ("alpha", ("quiescing", "draining")),
         "releasing": ("alpha", ("releasing",)),
         "loading": ("beta", ("loading",)),
     }

@@ -80,7 +80,7 @@ def test_while_it_drains_it_says_so(up: Up) -> None:
             (404, "model_not_found") if name == "nobody" else (503, "shutting_down")
         )
     assert hotseat.post("/api/models/b/load?wait=true").code == "shutting_down"
-    assert hotseat.running()["a"] in ("closing", "draining")
+    assert hotseat.running()["a"] in ("quiescing", "draining")
     assert hotseat.get("/health").status == 200
     assert len(stream.answer().data()) == 101
     assert hotseat.ended() == 0

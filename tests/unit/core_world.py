@@ -148,7 +148,7 @@ class Router:
     inbox: deque[Residency] = field(default_factory=deque)
     batches: dict[str, int] = field(
         default_factory=dict
-    )  # by instance that it sees closing: the last request before that
+    )  # by instance that it sees quiescing: the last request before that
 
 
 def fit_together(bodies: list[Body], capacity: Capacity) -> bool:
@@ -202,7 +202,7 @@ class World:
         self.fetching: set[str] = set()
         self.bodies: dict[str, Body] = {}
         self.before_change: set[str] = set()  # instances from before the capacity changed last
-        self.closing_since: dict[str, float] = {}
+        self.drain_since: dict[str, float] = {}
         self.routers: dict[str, Router] = {}
         self.crashed: list[str] = []  # routers whose end the switcher does not know yet
         self.gone: list[tuple[str, str]] = []  # clients that left: their routers and models
@@ -221,7 +221,7 @@ class World:
 
     def stories(self) -> list[str]:
         """One line for each instance that the switching machine knows, or knew lately."""
-        lines = [(body.instance, self.switching.scheduler_state.story(body.instance)) for body in self.bodies.values()]
+        lines = [(body.instance, self.switching.parts.state.story(body.instance)) for body in self.bodies.values()]
         return [f"  {instance}: {told(story)}" for instance, story in lines if story]
 
     # The machines ------------------------------------------------------------------------------------------------------
@@ -258,12 +258,12 @@ class World:
         machine, queue = self.switching, self.switching.queue()
         roomy = self.roomy()
         asleep = (InstanceState.PARKING, InstanceState.PARKED)
-        seated = {h.model for h in machine.instances.values() if h.staying and h.state not in asleep}
-        wanted = {model for model in machine.scheduler_state.terms if machine.demand_state.wanted(model) is not None}
-        asked = {*queue, *machine.availability.orders, *wanted} - seated
+        seated = {h.model for h in machine.instances.values() if h.can_stay and h.state not in asleep}
+        wanted = {model for model in machine.parts.state.specs if machine.parts.demand.wanted(model) is not None}
+        asked = {*queue, *machine.parts.availability.load_requests, *wanted} - seated
         for instance in machine.instances.values():
             if (
-                instance.state is InstanceState.CLOSING
+                instance.state is InstanceState.QUIESCING
                 and before.get(instance.id) is InstanceState.READY
                 and not instance.leaving
             ):
@@ -305,7 +305,7 @@ class World:
             assert not [b for b in left if b.told], f"{order} while others make room"
             self.replicas += 1
         assert order.instance not in self.bodies
-        known = self.switching.scheduler_state.terms[order.model]  # it may not have heard of a new document yet
+        known = self.switching.parts.state.specs[order.model]  # it may not have heard of a new document yet
         claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
         devices = order.devices
         stated = terms.host_memory
@@ -337,10 +337,12 @@ class World:
 
     def hungry(self) -> set[str]:
         """Models that the switcher knows to be wanted, that could be loaded, and that have no engine that it knows of."""
-        known = {name for name in self.terms if self.switching.demand_state.waiting(name)[0] and self.loadable(name)}
+        known = {name for name in self.terms if self.switching.parts.demand.waiting(name)[0] and self.loadable(name)}
         known -= {instance.model for instance in self.switching.instances.values()}
-        ready = {name for name in known if self.switching.availability.cached(name) and not self.terms[name].external}
-        return {name for name in ready if self.switching.availability.retry_at(name) <= self.now}
+        ready = {
+            name for name in known if self.switching.parts.availability.cached(name) and not self.terms[name].external
+        }
+        return {name for name in ready if self.switching.parts.availability.retry_at(name) <= self.now}
 
     def claim(self, model: str) -> Claim:
         """What a model is known to take."""
@@ -353,7 +355,7 @@ class World:
         if self.pinned(order.model):
             assert not self.roomy(), f"{order} for another, and it is pinned"
         self._assert_drained(order)
-        self.closing_since.pop(order.instance, None)
+        self.drain_since.pop(order.instance, None)
         body.sleeps = True
         held = sum(b.memory for b in self.bodies.values())
         budget = self.capacity.host_memory
@@ -412,12 +414,14 @@ class World:
             asked = {
                 m
                 for m in home.members
-                if machine.demand_state.waiting(m)[0] or machine.demand_state.wanted(m) is not None
+                if machine.parts.demand.waiting(m)[0] or machine.parts.demand.wanted(m) is not None
             }
-            asked |= machine.availability.orders.keys()
-            asked |= {m for m in home.members if machine.demand_state.abandonment.retries(m, self.now)[0]}
+            asked |= machine.parts.availability.load_requests.keys()
+            asked |= {m for m in home.members if machine.parts.demand.abandonment.retries(m, self.now)[0]}
             asked |= {
-                m for m, terms in machine.scheduler_state.terms.items() if machine.preferences.wish(m, terms, self.now)
+                m
+                for m, terms in machine.parts.state.specs.items()
+                if machine.parts.preferences.preference_of(m, terms, self.now)
             }
             assert asked & home.members - {body.model}, f"{body} has left for another group"
 
@@ -430,13 +434,13 @@ class World:
         instance = self.switching.instances[order.instance]
         if self.pinned(order.model) and instance.replica == 1 and instance.leaving in ("evicted", "idle"):
             assert not self.roomy(), f"{order} for another, and it is pinned"
-        terms = self.switching.instances[order.instance].terms
+        terms = self.switching.instances[order.instance].spec
         gentle = (
             self.switching.instances[order.instance].leaving == "idle"
-            or order.model in self.switching.decision.obliging
+            or order.model in self.switching.decision.evicted_for_preference
         )
         drain = max(terms.drain_timeout, ROUTER_SYNC_TIMEOUT) if gentle else terms.drain_timeout
-        deadline = self.closing_since.get(order.instance, self.now) + drain
+        deadline = self.drain_since.get(order.instance, self.now) + drain
         body.forced = body.forced or self.now >= deadline
         if not body.forced:
             self._assert_drained(order)
@@ -451,10 +455,10 @@ class World:
         assert not self.old_news or residency.epoch > self.old_news[-1].epoch
         self.old_news.append(residency)
         for resident in residency.residents:
-            if resident.state in (InstanceState.CLOSING, InstanceState.DRAINING):  # which may come at once
-                self.closing_since.setdefault(resident.instance, self.now)
+            if resident.state in (InstanceState.QUIESCING, InstanceState.DRAINING):  # which may come at once
+                self.drain_since.setdefault(resident.instance, self.now)
             elif resident.state is InstanceState.READY:
-                self.closing_since.pop(resident.instance, None)
+                self.drain_since.pop(resident.instance, None)
         for router in self.routers.values():
             router.inbox.append(residency)
 
@@ -499,16 +503,16 @@ class World:
         assert body.model == request.model
         assert body.address == command.address
         batches = self.routers[request.router].batches
-        assert command.request <= batches.get(body.instance, command.request), "it came after the batch was closed"
+        assert command.request <= batches.get(body.instance, command.request), "it came after the instance quiesced"
         if body.forced:
             return  # it was stopped after its deadline, and this router cannot have heard of it
         # One that is dead is fair as long as the news of it has not come round.
         assert body.state in ("ready", "dead", "stuck", "gone"), f"dispatched to {body}"
         assert not body.told, f"dispatched to {body}, which was told to stop"
         known = self.switching.instances.get(body.instance)
-        unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.closing_epoch
+        unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.drain_epoch
         if known is not None and known.state is InstanceState.DRAINING and unaware:
-            return  # it drains without closing before; it is not stopped before this router has seen that
+            return  # it drains without quiescing before; it is not stopped before this router has seen that
         if known is not None and known.state in (InstanceState.LOADING, InstanceState.DRAINING):
             raise AssertionError(f"dispatched to an instance that is {known.state}")
 
@@ -693,7 +697,7 @@ class World:
             refusal and (refusal.retry_at or 0.0) > self.now and not refusal.waits
         )  # a back-off after a crash is waited out
         against = model not in self.terms or self.down or refused
-        assert (model in machine._wants) == (not there and not against)
+        assert (model in machine._prewarm) == (not there and not against)
 
     # Actions: the network -----------------------------------------------------------------------------------------------
 
@@ -729,8 +733,8 @@ class World:
         residency = inbox.popleft()
         router = self.routers[name]
         if residency.epoch > router.machine.residency.epoch:
-            closing = [r.instance for r in residency.residents if r.state is InstanceState.CLOSING]
-            router.batches = {instance: router.batches.get(instance, self.count) for instance in closing}
+            quiescing = [r.instance for r in residency.residents if r.state is InstanceState.QUIESCING]
+            router.batches = {instance: router.batches.get(instance, self.count) for instance in quiescing}
         self.at(name, intake.ResidencySeen(self.now, residency))
 
     def repeat_residency(self, pick: Pick) -> None:
@@ -911,8 +915,8 @@ class World:
         self.tell(seats.PinOrdered(self.now, model))
         # It is not, where it could never be loaded beside those that are; its schedule may pin it all the same.
         if (
-            model in self.switching.preferences.pinned
-            and model in self.switching.preferences._pins | self._pinned_by_documents
+            model in self.switching.parts.preferences.pinned
+            and model in self.switching.parts.preferences._pins | self._pinned_by_documents
         ):
             if not self.terms[model].pinned:
                 self.pins.add(model)
@@ -926,7 +930,7 @@ class World:
         if self.pinned(model):
             self.unpins.add(model)
         self.tell(seats.UnpinOrdered(self.now, model))
-        assert model not in self.switching.preferences.pinned
+        assert model not in self.switching.parts.preferences.pinned
 
     def open_window(self, pick: Pick) -> None:
         """A window of a schedule opens or closes, or an annotation comes or goes."""
@@ -1108,7 +1112,7 @@ class World:
         body.forced |= body.state in ("dead", "stuck")  # routers may not know yet
         body.told = False  # it is told again, if need be
         body.turn, body.sleeps, body.asleep = 0, False, False
-        self.closing_since.pop(body.instance, None)
+        self.drain_since.pop(body.instance, None)
         if body.state == "stuck":
             body.news.append(InstanceUnproven(self.now, body.instance, body.epoch, "it does not go"))
         elif address is None:
@@ -1206,7 +1210,7 @@ class World:
             if self.pinned(model):
                 self._unpin(model)
         self.run_fairly(200.0)
-        wanted = {model for router in self.routers.values() for model in router.machine._wants.snapshot()}
+        wanted = {model for router in self.routers.values() for model in router.machine._prewarm.snapshot()}
         left = [model for model in wanted if self.loadable(model) and not self.crowded_out(model, "no_room")]
         assert not left, f"never loaded: {wanted}"
         if self.down:

@@ -22,7 +22,7 @@ from hotseat.core.admission.messages import (
 from hotseat.core.errors import QueueFull, Unavailable, UnknownModel
 from hotseat.core.messages import InstanceState, QueuedDemand, Refusal, Residency, Resident
 
-READY, CLOSING, DRAINING = InstanceState.READY, InstanceState.CLOSING, InstanceState.DRAINING
+READY, QUIESCING, DRAINING = InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING
 LOADING, RELEASING, UNPROVEN = InstanceState.LOADING, InstanceState.RELEASING, InstanceState.UNPROVEN
 AT_ONCE, LATER = ReportDemand(urgent=True), ReportDemand(urgent=False)
 
@@ -260,11 +260,11 @@ def test_a_long_queue_refuses_who_is_in_a_hurry_by_twice_the_pace_that_was_seen(
     assert gate.step(RequestArrived(10.0, 202, "a", priority=1, deadline=11.0)) == [Queued(202), LATER], "it goes first"
 
 
-def test_a_closing_model_may_be_taken_back_and_then_begin_with_many_at_once() -> None:
+def test_a_quiescing_model_may_be_taken_back_and_then_begin_with_many_at_once() -> None:
     gate, _ = draining(concurrency=4, waiting=20)
     for request in range(21, 25):
         gate.step(RequestFinished(11.0, request))
-    assert gate.step(seen(2, resident("a", CLOSING), now=11.0)) == [AT_ONCE]
+    assert gate.step(seen(2, resident("a", QUIESCING), now=11.0)) == [AT_ONCE]
     late = [gate.step(RequestArrived(11.0, request, "a", deadline=11.01))[0] for request in range(31, 36)]
     assert late[:4] == [Queued(31), Queued(32), Queued(33), Queued(34)]
     assert (late[4].request, late[4].code) == (35, "deadline_unreachable")
@@ -294,11 +294,11 @@ def test_without_a_bound_on_concurrency_a_long_queue_is_no_reason() -> None:
 # A model's instances ----------------------------------------------------------------------------------------------------
 
 
-def test_two_instances_of_a_model_share_its_requests_and_a_closing_one_gets_none_of_the_new() -> None:
+def test_two_instances_of_a_model_share_its_requests_and_a_quiescing_one_gets_none_of_the_new() -> None:
     gate = router()
     gate.step(seen(1, resident("a", of=1), resident("a", of=2)))
     assert [gate.step(RequestArrived(1.0, r, "a"))[0] for r in (1, 2, 3)] == [to(1, "a"), to(2, "a", of=2), to(3, "a")]
-    gate.step(seen(2, resident("a", of=1), resident("a", CLOSING, of=2)))
+    gate.step(seen(2, resident("a", of=1), resident("a", QUIESCING, of=2)))
     assert gate.step(RequestArrived(1.0, 4, "a")) == [to(4, "a")]
 
 
@@ -421,36 +421,36 @@ def test_at_the_end_nothing_waits_and_nothing_new_is_taken() -> None:
 # Making room ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_closing_model_serves_the_batch_it_had_and_holds_what_comes_later() -> None:
+def test_a_quiescing_model_serves_the_batch_it_had_and_holds_what_comes_later() -> None:
     gate = router(a=Limits(concurrency=1))
     gate.step(seen(1, resident("a")))
     for request in (1, 2, 3):
         gate.step(RequestArrived(1.0, request, "a"))
-    assert gate.step(seen(2, resident("a", CLOSING))) == [AT_ONCE]
-    assert gate.demand().closing == {"a": 2}
+    assert gate.step(seen(2, resident("a", QUIESCING))) == [AT_ONCE]
+    assert gate.demand().quiescing == {"a": 2}
     assert gate.step(RequestArrived(2.0, 4, "a", priority=9)) == [Queued(4), LATER]  # important, but too late
     assert gate.step(RequestFinished(3.0, 1)) == [to(2, "a"), LATER]
     assert gate.step(RequestFinished(3.0, 2)) == [to(3, "a"), LATER]
-    assert gate.demand().closing == {}
+    assert gate.demand().quiescing == {}
     assert gate.step(RequestFinished(3.0, 3)) == [AT_ONCE]
     assert gate.demand().waiting == {"a": QueuedDemand(1, 2.0, 9)}
     assert gate.step(seen(3, resident("a", READY))) == [to(4, "a"), AT_ONCE]  # taken back after all
 
 
-def test_a_batch_does_not_grow_with_later_news_of_the_same_closing() -> None:
-    """A bug once: the first request after the closing became part of the batch with the next Residency."""
+def test_a_batch_does_not_grow_with_later_news_of_the_same_quiescing() -> None:
+    """A bug once: the first request after the quiescing became part of the batch with the next Residency."""
     gate = router()
-    gate.step(seen(1, resident("a", CLOSING)))
+    gate.step(seen(1, resident("a", QUIESCING)))
     assert gate.step(RequestArrived(1.0, 1, "a")) == [Queued(1), AT_ONCE]
-    assert gate.step(seen(2, resident("a", CLOSING), resident("b", LOADING, of=2))) == [AT_ONCE]
-    assert gate.demand().closing == {}
+    assert gate.step(seen(2, resident("a", QUIESCING), resident("b", LOADING, of=2))) == [AT_ONCE]
+    assert gate.demand().quiescing == {}
 
 
-def test_each_closing_of_a_new_instance_has_a_batch_of_its_own() -> None:
+def test_each_quiescing_of_a_new_instance_has_a_batch_of_its_own() -> None:
     gate = router()
-    gate.step(seen(1, resident("a", CLOSING, of=1)))
+    gate.step(seen(1, resident("a", QUIESCING, of=1)))
     gate.step(RequestArrived(1.0, 1, "a"))
-    assert gate.step(seen(9, resident("a", CLOSING, of=8))) == [to(1, "a", of=8), AT_ONCE]
+    assert gate.step(seen(9, resident("a", QUIESCING, of=8))) == [to(1, "a", of=8), AT_ONCE]
 
 
 def test_a_draining_model_takes_nothing_and_its_last_request_is_told_at_once() -> None:

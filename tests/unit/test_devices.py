@@ -97,7 +97,7 @@ def test_without_devices_there_are_only_sums_and_whole_gpus() -> None:
 def test_a_policy_evicts_nobody_where_going_would_leave_holes_on_two_gpus() -> None:
     def resident(name: str, memory: int, device: str, in_flight: int = 0) -> ModelView:
         claim = Claim(1, memory).placed((device,), TWO_OF_24)
-        return ModelView(name, claim, seat=InstanceState.READY, in_flight=in_flight, last_used=50.0)
+        return ModelView(name, claim, state=InstanceState.READY, in_flight=in_flight, last_used=50.0)
 
     models = (
         resident("busy-0", 12, "0", in_flight=1),

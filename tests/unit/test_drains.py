@@ -12,7 +12,7 @@ def steady(per_second: float, seconds: float, drain: ServiceRate | None = None, 
     drain = drain or ServiceRate()
     drain.run(start, on=True)
     for number in range(1, round(seconds * per_second) + 1):
-        drain.note(start + number / per_second)
+        drain.record(start + number / per_second)
     return drain
 
 
@@ -32,7 +32,7 @@ def test_turns_and_the_time_between_them_are_both_in_the_rate() -> None:
     drain.run(0.0, on=True)
     for turn in range(1, 40):
         for _ in range(100):
-            drain.note(50.0 * turn)
+            drain.record(50.0 * turn)
     assert drain.rate(50.0 * 39 + 25) == pytest.approx(2.0, rel=0.1)
 
 
@@ -51,13 +51,13 @@ def test_what_is_new_outweighs_what_is_old() -> None:
 
 def test_the_pace_of_a_model_counts_only_while_it_takes_requests_and_needs_some_evidence() -> None:
     drains, now = ServiceRates(), 0.0
-    drains.watch(now, "a", waits=True, open_=False, any_waits=True)
-    drains.watch(now := 90.0, "a", waits=True, open_=True, any_waits=True)
+    drains.update(now, "a", waits=True, open_=False, any_waits=True)
+    drains.update(now := 90.0, "a", waits=True, open_=True, any_waits=True)
     for number in range(RELIABLE):
-        drains.note(now := 90.0 + (number + 1) / 2, "a")
+        drains.record(now := 90.0 + (number + 1) / 2, "a")
     assert drains.pace(now, "a") is None
     for _ in range(RELIABLE):
-        drains.note(now := now + 0.5, "a")
+        drains.record(now := now + 0.5, "a")
     assert drains.pace(now, "a") == pytest.approx(2.0, rel=0.01)
     assert drains.rate(now, "a") < 0.25 < drains.pace(now, "a")
     assert drains.rate(now) == drains.rate(now, "a")
@@ -78,11 +78,11 @@ def test_who_is_turned_away_comes_again_when_half_of_the_queue_is_served(
 def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
     drains = ServiceRates()
     for model in ("a", "b"):
-        drains.watch(0.0, model, waits=True, open_=True, any_waits=True)
+        drains.update(0.0, model, waits=True, open_=True, any_waits=True)
     for second in range(1, 41):
-        drains.note(float(second), "a")
+        drains.record(float(second), "a")
         for _ in range(3):
-            drains.note(float(second), "b")
+            drains.record(float(second), "b")
     crowd = QueueUsage("a", "key-1", of_model=20, of_tenant=10, total=400, tenants=2, size=2**20 + 1)
     quotas = QueueLimits(total=400, per_model=20, per_tenant=10)
     said = {
@@ -91,21 +91,21 @@ def test_each_bound_says_its_name_and_reckons_with_its_own_rate() -> None:
         QueueLimits(400, 21, 11): (" is full (queue.maxWaiting: 400)", 400 / 2 / 4),
     }
     for each, (words, seconds) in said.items():
-        message, retry = each.full(crowd, drains, 40.0)
+        message, retry = each.check(crowd, drains, 40.0)
         assert (message, retry) == (f"the queue{words}", pytest.approx(seconds, rel=0.05))
     words = "the bodies of queued requests would exceed the memory limit (queue.maxWaitingBytes: 1Mi)"
-    assert QueueLimits(401, 21, 11, 2**20).full(crowd, drains, 40.0) == (
+    assert QueueLimits(401, 21, 11, 2**20).check(crowd, drains, 40.0) == (
         words,
         pytest.approx(400 / 2 / 4, rel=0.05),
     )
-    assert QueueLimits(401, 21, 11, 2**20 + 1).full(crowd, drains, 40.0) is None
+    assert QueueLimits(401, 21, 11, 2**20 + 1).check(crowd, drains, 40.0) is None
 
 
 def test_routers_share_each_bound_rounded_up() -> None:
     crowd = QueueUsage("a", "key-1", of_model=2, of_tenant=1, total=3, tenants=3, size=400)
 
     def said(*bounds: int | None) -> str:
-        full = QueueLimits(*bounds, routers=3).full(crowd, ServiceRates(), 0.0)
+        full = QueueLimits(*bounds, routers=3).check(crowd, ServiceRates(), 0.0)
         return full[0].partition("queue.")[2] if full else ""
 
     assert said(9) == "maxWaiting: 9, shared by 3 routers)"
@@ -121,9 +121,9 @@ def test_a_body_larger_than_a_routers_share_may_wait_alone() -> None:
     """However empty the router, it would be refused again and again."""
     quotas = QueueLimits(10, size=1200, routers=3)
     alone = QueueUsage("a", "", of_model=0, of_tenant=0, total=0, tenants=0, size=1200)
-    assert quotas.full(alone, ServiceRates(), 0.0) is None
-    assert quotas.full(replace(alone, size=1201), ServiceRates(), 0.0)
-    assert quotas.full(replace(alone, total=1), ServiceRates(), 0.0)
+    assert quotas.check(alone, ServiceRates(), 0.0) is None
+    assert quotas.check(replace(alone, size=1201), ServiceRates(), 0.0)
+    assert quotas.check(replace(alone, total=1), ServiceRates(), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def when(*reasons: str, after: str = "2s") -> Fallback:
         ("loading", 2.0, 0.0, Reason.LOADING),
         ("unloaded", 0.0, 60.0, Reason.WAITING),
         ("ready", 2.0, None, Reason.WAITING),  # all its places are taken
-        ("closing", 1.0, None, None),
+        ("quiescing", 1.0, None, None),
     ],
 )
 def test_a_request_waits_no_longer_than_its_bound_and_not_at_all_where_that_is_known(

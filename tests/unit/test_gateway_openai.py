@@ -12,7 +12,7 @@ WORDS = {
     "failed": "unloaded",
     "loading": "loading",
     "ready": "loaded",
-    "closing": "loaded",
+    "quiescing": "loaded",
     "draining": "loaded",
     "parking": "sleeping",
     "parked": "sleeping",

@@ -49,8 +49,8 @@ SETS = Groups(sets=(frozenset("ab"), frozenset("ac"), frozenset("bc"), frozenset
 )
 def test_who_must_leave_when_a_model_is_loaded(resident: str, comer: str, leaves: bool) -> None:
     assert HOUSE.must_leave(resident, comer) is leaves
-    assert HOUSE.ways(comer, [resident]) == (frozenset(resident) if leaves else NO_MODELS,)
-    assert HOUSE.allows(comer, [resident]) is not leaves
+    assert HOUSE.eviction_options(comer, [resident]) == (frozenset(resident) if leaves else NO_MODELS,)
+    assert HOUSE.can_join(comer, [resident]) is not leaves
     assert not UNGROUPED.must_leave(resident, comer)
 
 
@@ -64,11 +64,11 @@ def test_a_persistent_member_leaves_for_its_own_group_at_most() -> None:
 
 def test_of_sets_each_that_holds_the_model_is_a_way() -> None:
     """Each two of a, b and c go together, all three do not: no rule for pairs could say that."""
-    assert SETS.ways("c", ["a"]) == (NO_MODELS,)
-    assert SETS.ways("c", ["a", "b"]) == (frozenset("b"), frozenset("a"))
-    assert SETS.ways("d", ["a", "x"]) == (frozenset("a"),)
-    assert SETS.ways("x", ["a", "b", "d"]) == (NO_MODELS,)
-    assert not SETS.allows("c", ["a", "b"])
+    assert SETS.eviction_options("c", ["a"]) == (NO_MODELS,)
+    assert SETS.eviction_options("c", ["a", "b"]) == (frozenset("b"), frozenset("a"))
+    assert SETS.eviction_options("d", ["a", "x"]) == (frozenset("a"),)
+    assert SETS.eviction_options("x", ["a", "b", "d"]) == (NO_MODELS,)
+    assert not SETS.can_join("c", ["a", "b"])
     assert SETS.must_leave("d", "a")
     assert not SETS.must_leave("c", "a")
 
@@ -87,7 +87,7 @@ def test_of_sets_each_that_holds_the_model_is_a_way() -> None:
 )
 def test_how_many_may_be_there_at_a_time(groups: Groups, models: str, count: int) -> None:
     """A round of turns is as long as that says; see Batch."""
-    assert groups.together(set(models)) == count
+    assert groups.max_coresident(set(models)) == count
 
 
 def test_a_bound_is_widened_by_the_turns_that_groups_make_necessary() -> None:
@@ -158,7 +158,7 @@ def test_of_sets_the_way_is_taken_that_loses_least() -> None:
 
 
 def test_one_that_cannot_be_proven_gone_does_not_leave_for_a_set() -> None:
-    stuck = ModelView("b", seat=InstanceState.UNPROVEN, leaving=True)
+    stuck = ModelView("b", state=InstanceState.UNPROVEN, leaving=True)
     assert decide(SETS, stuck, idle("a"), wants("c")).resident == ("c",)
 
 
@@ -175,13 +175,13 @@ def wished(groups: Groups, *models: ModelView) -> tuple[str, ...]:
 
 
 def test_a_wish_makes_its_idle_group_mate_leave_and_waits_for_one_that_is_pinned_or_used() -> None:
-    wish = ModelView("b", wish=Preference.SCHEDULED)
+    wish = ModelView("b", preference=Preference.SCHEDULED)
     assert wished(HOUSE, idle("a"), idle("e"), wish) == ("e", "b")
     assert wished(HOUSE, idle("a", claim=NOTHING), wish) == ("b",)
     assert wished(HOUSE, busy("a"), wish) == ("a",)
-    assert wished(HOUSE, idle("a", pinned=True, wish=Preference.PINNED), wish) == ("a",)
+    assert wished(HOUSE, idle("a", pinned=True, preference=Preference.PINNED), wish) == ("a",)
     assert wished(
-        SETS, idle("a"), idle("b", last_used=99.0, switch_cost=9.0), ModelView("c", wish=Preference.PINNED)
+        SETS, idle("a"), idle("b", last_used=99.0, switch_cost=9.0), ModelView("c", preference=Preference.PINNED)
     ) == (
         "b",
         "c",
@@ -190,8 +190,8 @@ def test_a_wish_makes_its_idle_group_mate_leave_and_waits_for_one_that_is_pinned
 
 def test_a_preload_that_is_pinned_is_not_put_off_for_a_lesser_wish() -> None:
     """A bug once: the two took turns for ever, and neither was used."""
-    pinned = wants("a", may_evict=False, pinned=True, wish=Preference.PINNED)
-    assert wished(HOUSE, pinned, ModelView("b", wish=Preference.SCHEDULED)) == ("a",)
+    pinned = wants("a", may_evict=False, pinned=True, preference=Preference.PINNED)
+    assert wished(HOUSE, pinned, ModelView("b", preference=Preference.SCHEDULED)) == ("a",)
 
 
 def test_nobody_is_loaded_for_whom_a_pinned_one_would_have_to_leave() -> None:

@@ -53,7 +53,7 @@ def test_every_state_can_be_entered_and_left_and_every_trigger_has_its_row() -> 
 
 @pytest.mark.parametrize("trigger", [t for t, edge in TRANSITIONS.items() if None in edge.sources])
 def test_an_instance_begins_as_the_table_says(trigger: Trigger) -> None:
-    it = Instance.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
+    it = Instance.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, spec=SchedulingSpec())
     assert (it.state, it.since, it.last_used) == (TRANSITIONS[trigger].to, 3.0, 3.0)
     assert [str(step) for step in it.story] == [f"3.0 new → {it.state} ({trigger})"]
 
@@ -61,7 +61,7 @@ def test_an_instance_begins_as_the_table_says(trigger: Trigger) -> None:
 @pytest.mark.parametrize("trigger", [t for t, edge in TRANSITIONS.items() if None not in edge.sources])
 def test_an_instance_begins_in_no_other_way(trigger: Trigger) -> None:
     with pytest.raises(IllegalTransition):
-        Instance.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
+        Instance.begin(trigger, 3.0, model="a", id="w/a@1", epoch=1, spec=SchedulingSpec())
 
 
 def test_the_story_is_bounded() -> None:
@@ -76,18 +76,18 @@ def test_the_story_is_bounded() -> None:
 def test_a_story_is_known_a_while_longer_than_its_instance() -> None:
     machine = Scheduler("w", Batch())
     machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(preload=True)}, Capacity(1)))
-    begun = Instance.begin(Trigger.STARTED, 1.0, model="a", id="w/a@1", epoch=1, terms=SchedulingSpec())
-    machine.scheduler_state.add(begun)
+    begun = Instance.begin(Trigger.STARTED, 1.0, model="a", id="w/a@1", epoch=1, spec=SchedulingSpec())
+    machine.parts.state.add(begun)
     machine.step(InstanceReady(2.0, "w/a@1", 1, "http://a"))
     machine.step(InstanceReleased(3.0, "w/a@1", 1))
     assert "w/a@1" not in machine.instances
-    assert [step.why for step in machine.scheduler_state.story("w/a@1")] == [
+    assert [step.why for step in machine.parts.state.story("w/a@1")] == [
         "started",
         "ready",
         "failed: Vanished",
         "released",
     ]
-    assert machine.scheduler_state.story("w/b@1") == ()
+    assert machine.parts.state.story("w/b@1") == ()
 
 
 def test_only_the_table_s_module_sets_a_state() -> None:

@@ -68,7 +68,7 @@ class Story:
         self.tell(InstanceReleased(now + seconds, stop.instance, stop.epoch))
 
     def cost(self, model: str) -> float:
-        return self.machine.history.costs.of(model)
+        return self.machine.parts.history.durations.of(model)
 
 
 def learned() -> Story:
@@ -92,9 +92,9 @@ def after_restart(**models: SchedulingSpec) -> Story:
 def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
     before, now = learned(), after_restart()
     assert now.cost("a") == before.cost("a") == pytest.approx(22.0)
-    assert now.machine.history.costs == before.machine.history.costs
-    assert now.machine.scheduler_state.terms["a"].claim == Claim(1, 12), "what it turned out to need"
-    assert now.machine.parts.parking.measured == {"b": 7}
+    assert now.machine.parts.history.durations == before.machine.parts.history.durations
+    assert now.machine.parts.state.specs["a"].claim == Claim(1, 12), "what it turned out to need"
+    assert now.machine.parts.sleep.measured == {"b": 7}
     assert now.machine.lessons() == before.machine.lessons()
 
 
@@ -108,7 +108,7 @@ def test_requests_are_told_at_once_how_long_a_load_takes_at_the_least() -> None:
 def test_a_model_that_was_changed_meanwhile_begins_anew() -> None:
     now = after_restart(a=dataclasses.replace(A, fingerprint="other"), b=B)
     assert now.cost("a") == 0.0
-    assert now.machine.scheduler_state.terms["a"].claim == A.claim
+    assert now.machine.parts.state.specs["a"].claim == A.claim
     assert set(now.machine.lessons()) == {"b"}
 
 
@@ -137,7 +137,7 @@ def test_an_engine_of_an_older_document_teaches_nothing_of_the_newer_one() -> No
     start = story.load(1.0, "a", 20.0)
     story.change(30.0, a=dataclasses.replace(A, fingerprint="leaner"))
     story.tell(InstanceMeasured(31.0, start.instance, start.epoch, 48))
-    assert story.machine.scheduler_state.terms["a"].claim == A.claim
+    assert story.machine.parts.state.specs["a"].claim == A.claim
     story.tell(DemandReported(32.0, Demand("r", 1, story.machine.epoch)))
     (stop,) = story.stops
     story.tell(InstanceReleased(39.0, stop.instance, stop.epoch))
@@ -150,10 +150,12 @@ def test_what_is_found_halfway_does_not_tell_how_long_it_takes() -> None:
     story.tell(InstanceReady(1.5, "w/a@7", 7, "http://a"))
     assert story.cost("a") == pytest.approx(22.0), "not the half second that was left of a load"
     story.unload(10.0, "a", 4.0)
-    assert story.machine.history.costs.stop["a"].mean == pytest.approx(2.6), "but this stop was seen as a whole"
+    assert story.machine.parts.history.durations.stop["a"].mean == pytest.approx(2.6), (
+        "but this stop was seen as a whole"
+    )
     story.tell(InstanceAdopted(20.0, "a", "w/a@8", 8, None, releasing=True, fingerprint="a"))
     story.tell(InstanceReleased(20.1, "w/a@8", 8))
-    assert story.machine.history.costs.stop["a"].mean == pytest.approx(2.6)
+    assert story.machine.parts.history.durations.stop["a"].mean == pytest.approx(2.6)
 
 
 def test_secrets_of_documents_do_not_leave_with_lessons() -> None:

@@ -86,13 +86,13 @@ def test_the_claim_stays_learned_when_the_model_comes_back_and_is_forgotten_with
     story = Story()
     story.load(1.0, "a")
     story.see(2.0, "a", 20)
-    assert story.machine.scheduler_state.terms["a"].claim == Claim(1, 20)
+    assert story.machine.parts.state.specs["a"].claim == Claim(1, 20)
     softer = {**story.terms, "a": dataclasses.replace(story.terms["a"], priority=5)}
     story.tell(ConfigChanged(3.0, softer, TWO_OF_24))
-    assert story.machine.scheduler_state.terms["a"].claim == Claim(1, 20)
+    assert story.machine.parts.state.specs["a"].claim == Claim(1, 20)
     other = {**story.terms, "a": dataclasses.replace(story.terms["a"], fingerprint="other")}
     story.tell(ConfigChanged(4.0, other, TWO_OF_24))
-    assert story.machine.scheduler_state.terms["a"].claim == Claim(1, 10)
+    assert story.machine.parts.state.specs["a"].claim == Claim(1, 10)
 
 
 def test_two_that_have_grown_too_large_for_one_gpu_take_turns_on_it() -> None:

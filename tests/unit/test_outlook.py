@@ -40,7 +40,7 @@ def instance(model: str, state: InstanceState, since: float = 0.0, *, claim: Cla
     [
         ([], {"a": 10.0, "b": 30.0}),
         ([instance("a", READY)], {"b": 2.0 + 30.0}),
-        ([instance("a", InstanceState.CLOSING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
+        ([instance("a", InstanceState.QUIESCING)], {"b": 2.0 + 30.0}),  # a itself may be taken back at any moment
         ([instance("a", RELEASING, 99.5)], {"a": 1.5 + 10.0, "b": 1.5 + 30.0}),
         ([instance("a", RELEASING, 50.0)], {"a": 10.0, "b": 30.0}),  # it takes longer than it did
         ([instance("b", LOADING, 90.0)], {"a": 1.0 + 10.0, "b": 20.0}),
@@ -129,7 +129,7 @@ class Watched(World):
                     assert resident.since >= said + soonest - 1e-6
                     self.compared += 1
         self._really_see(residency)
-        for model in self.switching.scheduler_state.terms:
+        for model in self.switching.parts.state.specs:
             if soonest := ready_in(self._router.machine.residency, model, now):
                 self.promises.setdefault(model, []).append((now, soonest))
                 self.refusable += soonest > 1.0

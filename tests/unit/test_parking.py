@@ -129,7 +129,7 @@ def test_a_model_that_makes_handle_falls_asleep_and_its_next_load_is_a_wake() ->
 def test_costs_of_sleeping_are_learned_apart() -> None:
     story = Bedroom(a=SLEEPY, b=SchedulingSpec())
     story.use(1.0, "a")
-    costs = story.machine.history.costs
+    costs = story.machine.parts.history.durations
     costs.load["a"], costs.stop["a"] = Estimate(60.0), Estimate(4.0)
     assert costs.of("a", parks=True) == 64.0  # not known yet: as bad as it can be
     story.want(2.0, "b")
@@ -253,7 +253,7 @@ def test_unload_stops_a_parked_model() -> None:
     assert orders(story.machine.step(UnloadOrdered(3.0, "a"))) == [Stop("a", "w/a@2", 2, 10.0)]
     assert emitted(story.released(3.5, "a", 2)) == [is_released("a", 2, "unloaded", 0.5)]
     assert story.states() == {"a": "unloaded", "b": "ready"}
-    assert "a" not in story.machine.history.costs.stop  # a sleeper's end says nothing of what a stop costs
+    assert "a" not in story.machine.parts.history.durations.stop  # a sleeper's end says nothing of what a stop costs
 
 
 def test_load_wakes_a_parked_model() -> None:

@@ -9,10 +9,10 @@ from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelVie
 from hotseat.core.policy.batch import Batch
 from hotseat.core.policy.strict import Fifo, Priority
 
-READY, LOADING, CLOSING, DRAINING = (
+READY, LOADING, QUIESCING, DRAINING = (
     InstanceState.READY,
     InstanceState.LOADING,
-    InstanceState.CLOSING,
+    InstanceState.QUIESCING,
     InstanceState.DRAINING,
 )
 RELEASING, UNPROVEN = InstanceState.RELEASING, InstanceState.UNPROVEN
@@ -31,12 +31,12 @@ def wants(name: str, *, since: float = 90.0, count: int = 1, **more: object) -> 
 
 def idle(name: str, *, last_used: float = 50.0, **more: object) -> ModelView:
     """A resident that nobody uses."""
-    return replace(ModelView(name, seat=READY, ready_since=10.0, last_used=last_used), **more)
+    return replace(ModelView(name, state=READY, ready_since=10.0, last_used=last_used), **more)
 
 
 def busy(name: str, **more: object) -> ModelView:
     """A resident that is answering requests."""
-    return replace(ModelView(name, seat=READY, ready_since=10.0, last_used=99.0, in_flight=1), **more)
+    return replace(ModelView(name, state=READY, ready_since=10.0, last_used=99.0, in_flight=1), **more)
 
 
 # One seat -------------------------------------------------------------------------------------------------------------
@@ -88,28 +88,28 @@ def test_somebody_of_low_priority_who_comes_to_the_bound_first_sets_the_alarm() 
 
 
 def test_a_loading_model_that_somebody_wants_is_left_to_load() -> None:
-    loading = ModelView("a", seat=LOADING, waiting=1, oldest=95.0)
+    loading = ModelView("a", state=LOADING, waiting=1, oldest=95.0)
     assert decide(loading, wants("b", since=10.0), now=95.5) == Decision(("a",), None, 85.5)  # so long it has waited
 
 
 def test_a_loading_model_that_nobody_wants_any_longer_is_given_up_for_one_that_is_wanted() -> None:
-    assert decide(ModelView("a", seat=LOADING), wants("b")).resident == ("b",)
-    assert decide(ModelView("a", seat=LOADING)).resident == ("a",)
+    assert decide(ModelView("a", state=LOADING), wants("b")).resident == ("b",)
+    assert decide(ModelView("a", state=LOADING)).resident == ("a",)
 
 
 # No flapping ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+@pytest.mark.parametrize("state", [QUIESCING, DRAINING])
 def test_a_decided_switch_is_taken_back_only_when_nobody_waits_for_it_any_longer(state: InstanceState) -> None:
-    going = busy("a", seat=state, waiting=5, oldest=99.0)
+    going = busy("a", state=state, waiting=5, oldest=99.0)
     assert decide(going, wants("b", since=99.0, promised=True)).resident == ("b",)
     assert decide(going).resident == ("a",)
 
 
 def test_a_decided_switch_goes_before_the_model_that_has_just_left_for_it() -> None:
     """A bug once: what was left of the old model's batch had waited longer, so that it was loaded again, and again."""
-    left = ModelView("a", seat=RELEASING, leaving=True, waiting=9, oldest=10.0)
+    left = ModelView("a", state=RELEASING, leaving=True, waiting=9, oldest=10.0)
     promised = wants("b", since=60.0, promised=True)
     assert decide(left, promised).resident == ("b",)
     assert decide(wants("a", since=10.0), promised).resident == ("b",)
@@ -120,7 +120,7 @@ def test_a_model_whose_capacity_is_gone_does_not_come_back_in_the_same_breath() 
     one = busy("a", waiting=3, oldest=10.0, last_used=1.0)
     other = busy("b", waiting=3, oldest=20.0)
     assert decide(one, other).resident == ("b",)
-    assert decide(replace(one, seat=CLOSING), other).resident == ("b",)
+    assert decide(replace(one, state=QUIESCING), other).resident == ("b",)
 
 
 # The bound on waiting -------------------------------------------------------------------------------------------------
@@ -260,18 +260,18 @@ def test_nobody_overtakes_by_needing_less() -> None:
 def test_a_model_that_claims_nothing_runs_beside_anything_even_where_the_others_hold_too_much() -> None:
     free = wants("cpu", claim=NOTHING)
     assert decide(busy("a"), wants("b"), free).resident == ("a", "cpu")
-    stuck = ModelView("x", seat=UNPROVEN, leaving=True, claim=Claim(2))
+    stuck = ModelView("x", state=UNPROVEN, leaving=True, claim=Claim(2))
     assert decide(stuck, free).resident == ("cpu",)
     assert decide(stuck, idle("cpu", claim=NOTHING)).resident == ("cpu",)  # and is not stopped for that
 
 
 def test_what_could_not_be_proven_gone_takes_its_seat() -> None:
-    stuck = ModelView("a", seat=UNPROVEN, leaving=True)
+    stuck = ModelView("a", state=UNPROVEN, leaving=True)
     assert decide(stuck, idle("b"), wants("c"), gpus=2).resident == ("c",)
 
 
 def test_what_leaves_anyway_holds_up_nobody() -> None:
-    assert decide(ModelView("a", seat=READY, leaving=True, in_flight=3), wants("b")).resident == ("b",)
+    assert decide(ModelView("a", state=READY, leaving=True, in_flight=3), wants("b")).resident == ("b",)
 
 
 def test_a_capacity_that_has_shrunk_takes_off_the_least_needed_at_once() -> None:
@@ -336,9 +336,9 @@ def test_a_minimum_residency_holds_under_them_too(policy: Policy, resident: Mode
 
 @STRICT
 def test_what_is_loading_or_draining_is_left_to_it_under_them_too(policy: Policy) -> None:
-    loading = ModelView("a", seat=LOADING, waiting=1, oldest=95.0)
+    loading = ModelView("a", state=LOADING, waiting=1, oldest=95.0)
     assert decide(loading, wants("b", since=10.0), policy=policy).resident == ("a",)
-    draining = busy("a", seat=DRAINING, waiting=5, oldest=10.0, priority=9)
+    draining = busy("a", state=DRAINING, waiting=5, oldest=10.0, priority=9)
     assert decide(draining, wants("b", since=99.0, promised=True), policy=policy).resident == ("b",)
     assert decide(draining, policy=policy).resident == ("a",)
 

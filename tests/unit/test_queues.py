@@ -182,10 +182,10 @@ def test_a_new_way_to_share_holds_for_those_who_wait_already() -> None:
     line = Line(ageing=0.0)
     low = line.come("a", priority=0, at=0.0)
     line.come("b", priority=1, at=100.0)
-    line.queue.close_batches({2})
-    line.queue.share(Sharing(ageing=10.0))
+    line.queue.snapshot_batches({2})
+    line.queue.set_sharing(Sharing(ageing=10.0))
     assert line.queue.first() == line.queue.first(2) == low
-    line.queue.share(Sharing(ageing=1000.0))
+    line.queue.set_sharing(Sharing(ageing=1000.0))
     assert line.queue.first() == line.queue.first(2) == 2
 
 
@@ -196,24 +196,24 @@ def test_of_a_closed_batch_only_what_was_there_is_served_and_counted() -> None:
     line = Line()
     for tenant in "aaab":
         line.come(tenant)
-    line.queue.close_batches({4})
+    line.queue.snapshot_batches({4})
     for tenant in "bcd":
         line.come(tenant, priority=9)
-    assert line.queue.up_to(4) == 4
+    assert line.queue.remaining(4) == 4
     assert [line.serve(4)[0] for _ in range(4)] == [1, 4, 2, 3]
     assert line.serve(4) is None
-    assert line.queue.up_to(4) == 0
-    line.queue.close_batches({4})  # it is still owed, though nothing of it is left
-    assert line.queue.up_to(4) == 0
-    line.queue.close_batches(set())
+    assert line.queue.remaining(4) == 0
+    line.queue.snapshot_batches({4})  # it is still owed, though nothing of it is left
+    assert line.queue.remaining(4) == 0
+    line.queue.snapshot_batches(set())
     assert line.served(3) == "bcd"
 
 
 def test_a_batch_that_closed_before_the_queue_began_has_nobody_in_it() -> None:
     line = Line()
     line.come()
-    line.queue.close_batches({0})
-    assert (line.queue.first(0), line.queue.up_to(0)) == (None, 0)
+    line.queue.snapshot_batches({0})
+    assert (line.queue.first(0), line.queue.remaining(0)) == (None, 0)
 
 
 # What is said of it ---------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_it_does_what_a_plain_queue_does(
             came = id_
         elif what == "close":
             plain.batches = {came: set(line.waiting)} if number % 3 and came else {}
-            line.queue.close_batches(set(plain.batches))
+            line.queue.snapshot_batches(set(plain.batches))
         elif what == "leave" and line.waiting:
             id_ = sorted(line.waiting)[number % len(line.waiting)]
             line.leave(id_)
@@ -332,7 +332,7 @@ def test_it_does_what_a_plain_queue_does(
             if id_ is not None:
                 plain.serve(id_)
         for batch, ids in plain.batches.items():
-            assert line.queue.up_to(batch) == len(ids & line.waiting.keys())
+            assert line.queue.remaining(batch) == len(ids & line.waiting.keys())
             assert line.queue.first(batch) == plain.first(batch)
         places = sorted(line.queue.ahead_of(request) for request in line.waiting.values())
         assert places == list(range(len(places))), "everybody has a place of his own"
@@ -351,13 +351,13 @@ def cost(waiting: int, tenants: int, priorities: int = 1) -> float:
     line = Line(ageing=30.0)
     for number in range(waiting):
         line.come(f"t{number % tenants}", number % priorities)
-    line.queue.close_batches({waiting})
+    line.queue.snapshot_batches({waiting})
     costs: list[float] = []
     for number in range(301):
         began = time.perf_counter()
         line.come(f"t{number % tenants}", number % priorities)
         line.serve(waiting if number % 2 else None)
-        line.queue.up_to(waiting)
+        line.queue.remaining(waiting)
         insort(costs, time.perf_counter() - began)
     return costs[150]
 

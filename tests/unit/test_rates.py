@@ -18,7 +18,7 @@ class Router:
         queue = {OF[self.instance]: QueuedDemand(waiting, now)} if waiting else {}
         flights = {self.instance: flying} if flying else {}
         new = Demand("r", self.last.seq + 1, 0, queue, flights, {self.instance: served})
-        self.rates.note(now, self.last, new, OF)
+        self.rates.record(now, self.last, new, OF)
         self.last = new
 
 

@@ -72,10 +72,10 @@ class Story:
         self.tell(InstanceReleased(now, instance.id, instance.epoch))
 
     def instance(self, seat: str) -> str:
-        return next(h.id for h in self.machine.instances.values() if h.seat == seat)
+        return next(h.id for h in self.machine.instances.values() if h.name == seat)
 
     def seats(self) -> dict[str, str]:
-        return {h.seat: h.state.value for h in self.machine.instances.values()}
+        return {h.name: h.state.value for h in self.machine.instances.values()}
 
     def told(self, kind: type) -> list[Any]:
         return [command for command in self.commands if isinstance(command, kind)]
@@ -229,7 +229,7 @@ def test_main_engines_that_crash_again_and_again_refuse_nobody_while_another_is_
         story.tell(Tick(now + 9.0))
         if "a#2" in story.seats():
             story.ready(now + 9.5, "a#2")
-    assert "a" not in story.machine.availability.failures
+    assert "a" not in story.machine.parts.availability.failures
 
 
 def test_one_that_fails_harms_nobody_and_the_next_waits_for_a_growing_time() -> None:
@@ -262,9 +262,7 @@ def test_unloading_takes_all_and_loading_brings_one() -> None:
 
 def test_documents_that_allow_fewer_send_some_away() -> None:
     story = Story(2).with_two()
-    story.tell(
-        ConfigChanged(11.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, story.machine.scheduler_state.capacity)
-    )
+    story.tell(ConfigChanged(11.0, {"a": SchedulingSpec(), "b": SchedulingSpec()}, story.machine.parts.state.capacity))
     story.demand(12.0)
     assert story.seats() == {"a": "ready", "a#2": "releasing"}
 
@@ -311,7 +309,7 @@ def test_a_preload_that_finds_no_handle_keeps_no_replica_out() -> None:
     story.demand(1.0, a=1)
     story.ready(2.0, "a")
     preload = {**story.models, "later": SchedulingSpec(claim=Claim(3), preload=True)}
-    story.tell(ConfigChanged(2.0, preload, story.machine.scheduler_state.capacity))
+    story.tell(ConfigChanged(2.0, preload, story.machine.parts.state.capacity))
     story.tell(CacheObserved(2.0, "later", CacheState.CACHED))
     story.demand(3.0, flight={"a": 1}, a=1)
     story.tell(Tick(3.0 + PATIENCE))

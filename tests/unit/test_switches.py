@@ -17,15 +17,15 @@ def facts(switch: str, to: str, *leaving: str) -> dict:
 
 def test_a_switch_from_its_decision_until_the_model_is_ready() -> None:
     history = SwitchHistory("w")
-    history.leaving("a", 10.0)
+    history.drain_started("a", 10.0)
     assert decide(history, "b", 10.0, "a", requested=7.0) == [
         Emit("switch.started", "b", facts("w/1", "b", "a") | {"waiting": 1})
     ]
     assert decide(history, "b", 11.0, "a") == []  # said once
     assert history.promised("b")
-    history.stopping("a", 12.0)
+    history.stop_started("a", 12.0)
     history.released("a", 12.5)
-    history.starting("b", 12.5)
+    history.load_started("b", 12.5)
     assert not history.promised("b")
     phases = {"wait": 3.0, "drain": 2.0, "release": 0.5, "load": 4.0, "total": 6.5}
     assert history.ready("b", 16.5) == [Emit("switch.completed", "b", facts("w/1", "b", "a") | {"phases": phases})]
@@ -37,7 +37,7 @@ def test_a_switch_from_its_decision_until_the_model_is_ready() -> None:
 def test_a_first_load_leaves_nobody_and_drains_nothing() -> None:
     history = SwitchHistory("w")
     decide(history, "a", 1.0)
-    history.starting("a", 1.0)
+    history.load_started("a", 1.0)
     (event,) = history.ready("a", 3.0)
     assert event.data["from"] == []
     assert event.data["phases"] == {"wait": 0.0, "drain": 0.0, "release": 0.0, "load": 2.0, "total": 2.0}
@@ -46,11 +46,11 @@ def test_a_first_load_leaves_nobody_and_drains_nothing() -> None:
 def test_of_several_that_leave_the_longest_counts() -> None:
     history = SwitchHistory("w")
     for model, stop, gone in (("a", 2.0, 6.0), ("b", 5.0, 7.0)):
-        history.leaving(model, 1.0)
-        history.stopping(model, stop)
+        history.drain_started(model, 1.0)
+        history.stop_started(model, stop)
         decide(history, "c", 1.0, model)
         history.released(model, gone)
-    history.starting("c", 7.0)
+    history.load_started("c", 7.0)
     (event,) = history.ready("c", 8.0)
     assert event.data["from"] == ["a", "b"]
     assert event.data["phases"] == {"wait": 0.0, "drain": 4.0, "release": 4.0, "load": 1.0, "total": 7.0}
@@ -58,16 +58,16 @@ def test_of_several_that_leave_the_longest_counts() -> None:
 
 def test_one_that_may_stay_after_all_does_not_count() -> None:
     history = SwitchHistory("w")
-    history.leaving("a", 1.0)
+    history.drain_started("a", 1.0)
     decide(history, "b", 1.0, "a")
-    history.stays("a")
+    history.drain_cancelled("a")
     assert history.switches()[0].leaving == {}
 
 
 def test_a_switch_that_fails_says_in_which_phase_and_why() -> None:
     history = SwitchHistory("w")
     decide(history, "a", 1.0)
-    history.starting("a", 1.0)
+    history.load_started("a", 1.0)
     told = {"phases": {"wait": 0.0, "drain": 0.0, "release": 0.0, "load": 2.0, "total": 2.0}}
     told |= {"phase": "load", "code": "Exited", "message": "exit code 1"}
     assert history.failed("a", 3.0, "load", "Exited", "exit code 1") == [
@@ -81,7 +81,7 @@ def test_a_switch_that_nobody_wants_any_longer_is_abandoned() -> None:
     history = SwitchHistory("w")
     decide(history, "a", 1.0)
     decide(history, "b", 1.0)
-    (event,) = history.abandon({"b"}, 2.0)
+    (event,) = history.cancel_unwanted({"b"}, 2.0)
     assert (event.type, event.subject, event.data["phase"], event.data["code"]) == (
         "switch.cancelled",
         "a",
@@ -94,7 +94,7 @@ def test_a_switch_that_nobody_wants_any_longer_is_abandoned() -> None:
 def test_what_waits_for_one_that_cannot_be_proven_gone_fails() -> None:
     history = SwitchHistory("w")
     for model in ("a", "x"):
-        history.leaving(model, 1.0)
+        history.drain_started(model, 1.0)
     decide(history, "b", 1.0, "a")
     decide(history, "c", 1.0, "x")
     (event,) = history.failed_release("a", 5.0, "pid 7 is still there")
@@ -114,10 +114,10 @@ def test_only_the_last_are_kept() -> None:
 def test_costs_follow_what_was_measured_slowly() -> None:
     costs = StepDurations()
     assert costs.of("a") == 0.0
-    costs.note_load("a", 10.0)
-    costs.note_stop("a", 2.0)
+    costs.record_load("a", 10.0)
+    costs.record_stop("a", 2.0)
     assert costs.of("a") == 12.0
-    costs.note_load("a", 20.0)
+    costs.record_load("a", 20.0)
     assert costs.of("a") == pytest.approx(15.0)
 
 

@@ -43,7 +43,7 @@ from hotseat.core.scheduler.messages import (
     UnloadOrdered,
 )
 
-READY, CLOSING, DRAINING = InstanceState.READY, InstanceState.CLOSING, InstanceState.DRAINING
+READY, QUIESCING, DRAINING = InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING
 LOADING, RELEASING, UNPROVEN = InstanceState.LOADING, InstanceState.RELEASING, InstanceState.UNPROVEN
 CACHED, ABSENT, FETCHING, FAILED = CacheState.CACHED, CacheState.ABSENT, CacheState.FETCHING, CacheState.FAILED
 SERVER = "http://outside"
@@ -69,7 +69,7 @@ class Story:
         waiting: Mapping[str, int] | None = None,
         flight: Mapping[str, int] | None = None,
         *,
-        closing: Mapping[str, int] | None = None,
+        quiescing: Mapping[str, int] | None = None,
         since: float | None = None,
         served: Mapping[str, int] | None = None,
         seen: int | None = None,
@@ -81,7 +81,7 @@ class Story:
         since = now if since is None else since
         queued = {model: QueuedDemand(count, since) for model, count in (waiting or {}).items()}
         seen = self.machine.epoch if seen is None else seen
-        snapshot = Demand(router, self.seq, seen, queued, flight or {}, served or {}, closing or {}, requested)
+        snapshot = Demand(router, self.seq, seen, queued, flight or {}, served or {}, quiescing or {}, requested)
         return self.machine.step(DemandReported(now, snapshot))
 
     def ready(self, now: float, model: str, of: int) -> list[SchedulerCommand]:
@@ -248,7 +248,7 @@ def test_weights_are_fetched_before_anything_makes_handle_for_them() -> None:
     assert there[0] == Emit("model.cached", "b", {})
     assert there[1:] == [
         started(2, "b", "a"),
-        publish(4, who("a", CLOSING, 5.0, 2), bound=30.0),
+        publish(4, who("a", QUIESCING, 5.0, 2), bound=30.0),
     ]
 
 
@@ -261,7 +261,7 @@ def test_what_a_load_needs_is_looked_at_before_anybody_makes_handle_for_it() -> 
     assert story.machine.step(CacheObserved(2.3, "b", FETCHING)) != []
     assert story.states()["a"] == "ready"
     there = story.machine.step(CacheObserved(5.0, "b", CACHED))
-    assert there[1:] == [started(2, "b", "a"), publish(4, who("a", CLOSING, 5.0, 2), bound=30.0)]
+    assert there[1:] == [started(2, "b", "a"), publish(4, who("a", QUIESCING, 5.0, 2), bound=30.0)]
 
 
 def test_a_load_that_cannot_begin_evicts_nobody_and_says_why() -> None:
@@ -354,9 +354,9 @@ def test_a_switch_closes_drains_releases_and_loads() -> None:
     story.load(1.0)
     assert story.demand(2.0, {"b": 1}, {"w/a@2": 3}) == []  # a is busy: b waits
     assert story.machine.wake_at == 7.0
-    assert story.tick(7.0) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 7.0, 2), bound=5.0)]
+    assert story.tick(7.0) == [started(2, "b", "a"), publish(4, who("a", QUIESCING, 7.0, 2), bound=5.0)]
     assert story.demand(7.0, {"b": 1}, {"w/a@2": 3}, since=2.0, seen=3) == []  # it has not seen that yet
-    assert story.demand(7.1, {"b": 1, "a": 2}, {"w/a@2": 3}, since=2.0, closing={"a": 2}) == []  # its batch
+    assert story.demand(7.1, {"b": 1, "a": 2}, {"w/a@2": 3}, since=2.0, quiescing={"a": 2}) == []  # its batch
     assert story.demand(8.0, {"b": 1}, {"w/a@2": 2}, since=2.0) == [publish(5, who("a", DRAINING, 8.0, 2), bound=5.0)]
     assert story.machine.wake_at == 127.0  # the drain deadline counts from the decision
     assert story.demand(9.0, {"b": 1}, {"w/a@2": 1}, since=2.0, seen=4) == []
@@ -380,7 +380,7 @@ def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() ->
     story = Story()
     story.load(1.0)
     story.demand(1.0, router="other")
-    assert story.demand(2.0, {"b": 1}) == [started(2, "b", "a"), publish(4, who("a", CLOSING, 2.0, 2), bound=30.0)]
+    assert story.demand(2.0, {"b": 1}) == [started(2, "b", "a"), publish(4, who("a", QUIESCING, 2.0, 2), bound=30.0)]
     assert story.demand(2.1, {"b": 1}) == []  # the other one has not
     assert story.demand(2.2, router="other") == [
         Stop("a", "w/a@2", 2, 10.0),
@@ -388,7 +388,7 @@ def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() ->
     ]
 
 
-@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+@pytest.mark.parametrize("state", [QUIESCING, DRAINING])
 def test_a_router_that_is_gone_is_awaited_no_longer(state: InstanceState) -> None:
     story = Story()
     story.load(1.0)
@@ -406,7 +406,7 @@ def test_a_router_that_is_gone_is_awaited_no_longer(state: InstanceState) -> Non
     ]
 
 
-@pytest.mark.parametrize("state", [CLOSING, DRAINING])
+@pytest.mark.parametrize("state", [QUIESCING, DRAINING])
 def test_the_drain_deadline_ends_the_waiting_for_requests_and_for_routers(state: InstanceState) -> None:
     story = Story(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
     story.load(1.0)
@@ -440,15 +440,15 @@ def test_a_switch_is_not_taken_back_while_somebody_waits_for_it() -> None:
     story.load(1.0)
     story.demand(2.0, {"b": 1}, {"w/a@2": 1}, since=-30.0)
     assert story.demand(3.0, {"b": 1, "a": 4}, {"w/a@2": 1}, seen=3) == []  # another waiter for b, and some for a
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
 
 
 def test_what_is_left_of_a_batch_at_the_deadline_does_not_bring_the_old_model_back() -> None:
     """A bug once: the old model's rest had waited longer than the new one's waiters, which then waited for ever."""
     story = Story(a=SchedulingSpec(drain_timeout=20.0), b=SchedulingSpec())
     story.load(1.0)
-    story.demand(40.0, {"b": 1, "a": 9}, {"w/a@2": 1}, since=2.0, closing={"a": 9})
-    assert story.states()["a"] == "closing"
+    story.demand(40.0, {"b": 1, "a": 9}, {"w/a@2": 1}, since=2.0, quiescing={"a": 9})
+    assert story.states()["a"] == "quiescing"
     story.tick(60.0)
     assert story.states()["a"] == "releasing"
     story.demand(60.0, {"b": 1, "a": 9}, {}, since=1.5)
@@ -505,7 +505,7 @@ def test_who_comes_after_the_pause_gets_another_try_and_success_ends_the_refusal
     assert story.demand(4.0, {"a": 1})[:2] == [started(2, "a"), Start("a", "w/a@5", 5)]
     assert story.ready(5.0, "a", 5)[-1] == publish(6, who("a", READY, 5.0, 5))
     story.failed(6.0, "a", 5)  # and again, soon: the count goes on
-    assert story.machine.availability.failures["a"].retry_at == 7.0
+    assert story.machine.parts.availability.failures["a"].retry_at == 7.0
 
 
 def test_a_start_that_takes_too_long_is_stopped() -> None:
@@ -590,7 +590,7 @@ def test_crashes_in_a_row_have_growing_pauses_up_to_a_bound() -> None:
         of = story.load(now)
         story.failed(now + 1, "a", of)
         story.released(now + 1, "a", of)
-        pauses.append(story.machine.availability.failures["a"].retry_at - now - 1)
+        pauses.append(story.machine.parts.availability.failures["a"].retry_at - now - 1)
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
 
@@ -598,13 +598,13 @@ def test_a_thousand_failures_are_no_different() -> None:
     """A bug once: two to the power of their number."""
     story = Story()
     story.machine.step(LoadOrdered(0.0, "a"))
-    story.machine.availability.failures.clear()
+    story.machine.parts.availability.failures.clear()
     story.failed(1.0, "a", 2)
-    story.machine.availability.failures["a"].count = 5000
+    story.machine.parts.availability.failures["a"].count = 5000
     story.released(2.0, "a", 2)
     story.demand(1000.0, {"a": 1})
     story.failed(1001.0, "a", story.machine.epoch)
-    assert story.machine.availability.failures["a"].retry_at == 1301.0
+    assert story.machine.parts.availability.failures["a"].retry_at == 1301.0
 
 
 def test_a_minute_of_health_wipes_out_earlier_failures() -> None:
@@ -613,7 +613,7 @@ def test_a_minute_of_health_wipes_out_earlier_failures() -> None:
         of = story.load(now)
         story.failed(now + 60.0, "a", of)
         story.released(now + 60.0, "a", of)
-        assert story.machine.availability.failures["a"].count == 1
+        assert story.machine.parts.availability.failures["a"].count == 1
 
 
 def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> None:
@@ -623,9 +623,9 @@ def test_health_counts_from_readiness_also_for_one_that_was_told_to_close() -> N
     story.released(1.0, "a", 2)
     of = story.load(10.0)
     story.demand(100.0, {"b": 1}, {f"w/a@{of}": 1}, since=60.0)
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
     story.failed(101.0, "a", of)
-    assert story.machine.availability.failures["a"].count == 1
+    assert story.machine.parts.availability.failures["a"].count == 1
 
 
 def test_a_model_that_was_ready_after_its_failure_is_just_unloaded_later() -> None:
@@ -735,7 +735,7 @@ def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     story = Story(a=SchedulingSpec(Claim(2)))
     refusal = Refusal(2, "too_large", "a claims more than its Workspace has: 2 GPUs (available: 1 GPU)")
     assert story.machine.step(LoadOrdered(1.0, "a")) == [publish(2, refuse={"a": refusal})]
-    assert not story.machine.availability.orders
+    assert not story.machine.parts.availability.load_requests
     assert story.tick(2.0) == []
 
 
@@ -757,7 +757,7 @@ def test_a_capacity_that_shrinks_drains_what_is_too_much_whatever_its_minimum_re
     story.load(1.0, "a")
     story.load(2.0, "b")
     story.demand(2.5, {}, {"w/b@4": 1})
-    assert story.change(3.0, capacity=Capacity(1)) == [publish(6, who("a", CLOSING, 3.0, 2), who("b", READY, 2.0, 4))]
+    assert story.change(3.0, capacity=Capacity(1)) == [publish(6, who("a", QUIESCING, 3.0, 2), who("b", READY, 2.0, 4))]
     assert story.demand(3.0, {}, {"w/b@4": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
 
 
@@ -779,7 +779,7 @@ def test_an_idle_model_is_unloaded_after_its_timeout_counted_from_its_last_reque
     story.demand(9.0, served={"w/a@2": 2})  # one so short that it was never seen in flight
     assert story.machine.wake_at == 19.0
     assert story.tick(18.9) == []
-    assert story.tick(19.0) == [publish(4, who("a", CLOSING, 19.0, 2))]
+    assert story.tick(19.0) == [publish(4, who("a", QUIESCING, 19.0, 2))]
     assert story.demand(19.1) == [Stop("a", "w/a@2", 2, 10.0), publish(5, who("a", RELEASING, 19.1, 2, "idle"))]
     assert story.released(20.0, "a", 2) == [is_released("a", 2, "idle", 0.9), publish(6)]
 
@@ -792,7 +792,7 @@ def test_the_alarm_of_an_idle_timeout_is_never_a_moment_too_early(idle_timeout: 
     story.demand(last)
     assert story.machine.wake_at is not None
     story.tick(story.machine.wake_at)
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
 
 
 def test_a_request_that_comes_while_it_closes_for_idleness_keeps_it() -> None:
@@ -809,7 +809,7 @@ def test_a_minimum_residency_keeps_also_the_idle() -> None:
     story.demand(2.0)
     assert story.machine.wake_at == 61.0
     assert story.tick(60.0) == []
-    assert story.tick(61.0) == [publish(4, who("a", CLOSING, 61.0, 2))]
+    assert story.tick(61.0) == [publish(4, who("a", QUIESCING, 61.0, 2))]
 
 
 def test_a_minimum_residency_does_not_begin_again_when_a_switch_is_taken_back() -> None:
@@ -821,7 +821,7 @@ def test_a_minimum_residency_does_not_begin_again_when_a_switch_is_taken_back() 
     story.demand(13.0, {}, seen=3)
     assert story.states()["a"] == "ready"
     story.demand(14.0, {"b": 1})
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
 
 
 def test_a_router_that_leaves_is_no_use_of_what_it_did_not_use() -> None:
@@ -880,7 +880,7 @@ def test_an_operator_unloads_a_model_gently_and_sends_away_who_waits() -> None:
     message = "a was unloaded while this request was queued; send it again to load the model"
     refuse = {"a": Refusal(4, "unloaded", message)}
     assert story.machine.step(UnloadOrdered(2.0, "a")) == [
-        publish(4, who("a", CLOSING, 2.0, 2, "unloaded"), refuse=refuse)
+        publish(4, who("a", QUIESCING, 2.0, 2, "unloaded"), refuse=refuse)
     ]
     assert story.demand(3.0, {}, {"w/a@2": 1}) == [publish(5, who("a", DRAINING, 3.0, 2, "unloaded"), refuse=refuse)]
     assert story.demand(4.0) == [
@@ -910,7 +910,7 @@ def test_servers_outside_and_unknown_models_are_neither_loaded_nor_unloaded(mode
     story.demand(1.0, {"x": 1})
     assert story.machine.step(LoadOrdered(2.0, model)) == []
     assert story.machine.step(UnloadOrdered(2.0, model)) == []
-    assert story.machine.availability.orders == {}
+    assert story.machine.parts.availability.load_requests == {}
 
 
 # Documents ------------------------------------------------------------------------------------------------------------
@@ -958,7 +958,7 @@ def test_a_model_that_has_changed_is_drained_and_loaded_again_with_its_new_docum
     story = Story(a=SchedulingSpec(fingerprint="1"))
     story.load(1.0)
     new = story.change(2.0, a=SchedulingSpec(fingerprint="2", stop_timeout=99.0))
-    assert new == [publish(4, who("a", CLOSING, 2.0, 2, "changed"))]
+    assert new == [publish(4, who("a", QUIESCING, 2.0, 2, "changed"))]
     assert story.machine.step(CacheObserved(2.0, "a", CACHED)) == [Emit("model.cached", "a", {})]
     story.demand(2.5, {}, {"w/a@2": 1})
     assert story.demand(3.0) == [Stop("a", "w/a@2", 2, 10.0), publish(6, who("a", RELEASING, 3.0, 2, "changed"))]
@@ -999,7 +999,7 @@ def test_a_removed_model_is_drained_and_forgotten_and_may_come_back_in_time() ->
     story = Story()
     story.load(1.0)
     a = story.terms["a"]
-    assert story.change(2.0, a=None) == [publish(4, who("a", CLOSING, 2.0, 2, "removed"))]
+    assert story.change(2.0, a=None) == [publish(4, who("a", QUIESCING, 2.0, 2, "removed"))]
     assert story.change(2.5, a=a) == [publish(5, who("a", READY, 2.5, 2))]
     story.change(3.0, a=None)
     assert story.demand(3.0, {"b": 1}) == [
@@ -1064,7 +1064,7 @@ def test_at_the_end_everything_goes_and_nothing_comes() -> None:
     assert story.machine.step(ShutdownOrdered(3.0)) == [
         cancelled(2, "b", phase="load", code="Shutdown", message=message, load=1.0, total=1.0),
         Stop("b", "w/b@4", 4, 10.0),
-        publish(5, who("a", CLOSING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
+        publish(5, who("a", QUIESCING, 3.0, 2, "shutdown"), unready("b", RELEASING, 3.0, 4, "shutdown")),
     ]
     assert story.demand(3.0, {"b": 1})[0] == Stop("a", "w/a@2", 2, 10.0)
     story.released(4.0, "a", 2)
@@ -1132,7 +1132,7 @@ def test_nothing_is_drained_before_every_enrolled_router_was_heard() -> None:
         machine.step(CacheObserved(0.0, model, CacheState.CACHED))
     machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, "http://a"))
     machine.step(UnloadOrdered(1.0, "a"))
-    assert machine.instances["w/a@5"].state is InstanceState.CLOSING  # r1 may have requests in flight there
+    assert machine.instances["w/a@5"].state is InstanceState.QUIESCING  # r1 may have requests in flight there
     said = machine.step(DemandReported(2.0, Demand("r1", 1, machine.epoch)))
     assert any(isinstance(command, Stop) for command in said)
 
@@ -1196,7 +1196,7 @@ def test_answers_end_a_row_of_crashes_and_readiness_does_not() -> None:
     of = story.load(10.0)
     story.demand(11.0, {}, {f"w/a@{of}": 1}, served={f"w/a@{of}": 21})
     story.failed(12.0, "a", of)
-    assert story.machine.availability.failures["a"].count == 1
+    assert story.machine.parts.availability.failures["a"].count == 1
     assert "a" not in story.machine.residency.refusals
 
 
@@ -1216,7 +1216,7 @@ def test_weights_that_vanish_under_a_ready_model_refuse_no_request() -> None:
 def learned(story: Story, load: float) -> None:
     """Have a model's load measured."""
     for model in ("a", "b"):
-        story.machine.history.costs.note_load(model, load)
+        story.machine.parts.history.durations.record_load(model, load)
 
 
 def test_a_load_that_is_half_done_is_finished_though_its_client_left() -> None:
@@ -1258,7 +1258,7 @@ def test_the_tries_of_a_client_count_as_one_wait() -> None:
         story.demand(now, {"b": 1}, busy)
         story.demand(now + 2.5, {}, busy)
     story.demand(40.0, {"b": 1}, busy, since=39.0)
-    assert story.states()["a"] == "closing", "its bound of 30 s has passed since 10.0"
+    assert story.states()["a"] == "quiescing", "its bound of 30 s has passed since 10.0"
 
 
 def test_clients_that_stayed_away_are_not_expected_again() -> None:
@@ -1284,7 +1284,7 @@ def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: floa
 def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
     auto = SchedulingSpec(max_wait=None)
     story = Story(a=auto, b=auto, c=auto)
-    story.machine.history.costs.note_load("c", 100.0)  # takes no part
+    story.machine.parts.history.durations.record_load("c", 100.0)  # takes no part
     assert story.machine.effective_max_wait == 30.0
     story.demand(1.0, {"a": 1})
     story.ready(2.0, "a", 2)
@@ -1292,4 +1292,4 @@ def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
     story.demand(3.0, {"b": 1}, {"w/a@2": 1}, served={"w/a@2": 1})
     assert story.machine.wake_at == 13.0
     story.tick(13.0)
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"

@@ -21,12 +21,12 @@ from hotseat.core.policy.api import NOTHING
 from hotseat.core.scheduler.history import StepDurations
 from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import DemandReported, SchedulerCommand, SchedulingSpec, UnloadOrdered
-from hotseat.core.scheduler.policy_view import may_evict_at
+from hotseat.core.scheduler.prewarm import may_evict_at
 
 from .test_admission import AT_ONCE, LATER, READY, resident, router, seen, to
 from .test_switching import Story
 
-CLOSING, LOADING = InstanceState.CLOSING, InstanceState.LOADING
+QUIESCING, LOADING = InstanceState.QUIESCING, InstanceState.LOADING
 
 
 # At a router ----------------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_a_wish_takes_nothing_off_before_that_has_rested_for_what_it_costs() -> 
     story.tick(19.9)
     assert states(story) == {"a": "ready"}
     story.tick(20.0)
-    assert states(story) == {"a": "closing"}
+    assert states(story) == {"a": "quiescing"}
 
 
 def test_what_is_used_has_its_turn_first() -> None:
@@ -151,13 +151,13 @@ def test_what_is_used_has_its_turn_first() -> None:
         wanted(story, float(now), b=12.0, flight={"w/a@2": 1})
         assert states(story) == {"a": "ready"}
     wanted(story, 27.0, b=12.0, flight={"w/a@2": 1})
-    assert states(story) == {"a": "closing"}, "15 s are over since it was wanted"
+    assert states(story) == {"a": "quiescing"}, "15 s are over since it was wanted"
 
 
 def test_a_resident_that_has_rested_goes_at_once() -> None:
     story = resident_a(load=1.0)
     wanted(story, 60.0, b=60.0)
-    assert states(story) == {"a": "closing"}
+    assert states(story) == {"a": "quiescing"}
 
 
 def test_who_waits_is_not_held_up_by_that() -> None:
@@ -202,13 +202,13 @@ def test_a_wish_that_was_there_when_its_model_failed_brings_it_no_more() -> None
         (READY, 200.0, True, 140.0),  # not unused for long enough before that
         (LOADING, 50.0, True, inf),
         (InstanceState.UNPROVEN, 50.0, True, inf),
-        (CLOSING, 50.0, False, -inf),
+        (QUIESCING, 50.0, False, -inf),
     ],
 )
 def test_when_a_resident_goes_for_a_wish(state: InstanceState, used: float, idle: bool, at: float) -> None:
     costs = StepDurations()
-    costs.note_load("a", 8.0)
-    costs.note_stop("a", 2.0)
+    costs.record_load("a", 8.0)
+    costs.record_stop("a", 2.0)
     instance = Instance("a", "w/a@1", 1, state, 20.0, SchedulingSpec(), ready_since=20.0, last_used=used)
     assert may_evict_at(110.0, 30.0, [instance], costs, lambda _: idle) == at
     seatless = Instance("c", "w/c@2", 2, READY, 20.0, SchedulingSpec(claim=NOTHING), ready_since=20.0, last_used=500.0)

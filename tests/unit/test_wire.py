@@ -32,7 +32,12 @@ def test_a_snapshot_survives_the_journey() -> None:
     assert read.waiting["a"].tenants == {"key-1": 2}
     assert (read.waiting["b"].tenants, read.waiting["b"].deadline) == ({}, None)
     assert (read.router, read.seq, read.seen_epoch) == ("r1", 7, 3)
-    assert (read.in_flight, read.served, read.closing, read.requested) == ({"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",))
+    assert (read.in_flight, read.served, read.quiescing, read.requested) == (
+        {"w/b@2": 1},
+        {"w/b@2": 4},
+        {"b": 1},
+        ("a",),
+    )
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
 
 
@@ -50,9 +55,9 @@ def test_what_is_no_snapshot_is_refused(broken: object) -> None:
 
 def test_a_residency_survives_the_journey_through_the_status() -> None:
     now = time.monotonic()
-    resident = Resident("a", "w/a@4", InstanceState.CLOSING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
+    resident = Resident("a", "w/a@4", InstanceState.QUIESCING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
     begun = Transition(now - 2, None, InstanceState.READY, "found ready")
-    steps = (begun, Transition(now - 1, InstanceState.READY, InstanceState.CLOSING, "quiesce: changed"))
+    steps = (begun, Transition(now - 1, InstanceState.READY, InstanceState.QUIESCING, "quiesce: changed"))
     resident = replace(resident, story=steps)
     sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5, {"c": 12.25}, now - 5)
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
@@ -60,7 +65,7 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     assert read.residents[0].since == pytest.approx(now, abs=0.002)
     assert (read.residents[0].instance, read.residents[0].devices) == ("w/a@4", ("0", "1"))
     assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
-    assert read.residents[0].state is InstanceState.CLOSING
+    assert read.residents[0].state is InstanceState.QUIESCING
     assert read.residents[0].memory == 7
     assert [(s.before, s.after, s.why) for s in read.residents[0].story] == [(s.before, s.after, s.why) for s in steps]
     assert read.residents[0].story[0].at == pytest.approx(now - 2, abs=0.002)
@@ -79,6 +84,18 @@ def test_peers_that_know_neither_tenants_nor_outlooks_are_understood() -> None:
     status = residency_to_status(Residency(9, (), {}, None, {"c": 12.25}, 3.0))
     del status["outlook"], status["outlookAt"]
     assert residency_from_status(status) == Residency(9)
+
+
+def test_states_of_the_version_before_are_read() -> None:
+    """It wrote `closing` for `quiescing`, in the status and in demand."""
+    steps = (Transition(2.0, InstanceState.READY, InstanceState.QUIESCING, "quiesce: changed"),)
+    sent = Residency(9, (Resident("a", "w/a@4", InstanceState.QUIESCING, 4, 2.0, story=steps),))
+    status = json.loads(json.dumps(residency_to_status(sent)).replace('"quiescing"', '"closing"'))
+    read = residency_from_status(status).residents[0]
+    assert (read.state, read.story[0].after) == (InstanceState.QUIESCING, InstanceState.QUIESCING)
+    data = demand_to_json("w", Demand("r1", 7, 3, quiescing={"a": 2}))
+    data["closing"] = data.pop("quiescing")
+    assert demand_from_json(data)[1].quiescing == {"a": 2}
 
 
 def test_an_outlook_that_is_over_is_taken_out_of_the_status() -> None:

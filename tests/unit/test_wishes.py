@@ -20,7 +20,7 @@ from hotseat.core.scheduler.pins import apply_preferences, decide_with_preferenc
 
 from .test_switching import Story
 
-READY, CLOSING, LOADING = InstanceState.READY, InstanceState.CLOSING, InstanceState.LOADING
+READY, QUIESCING, LOADING = InstanceState.READY, InstanceState.QUIESCING, InstanceState.LOADING
 
 
 def started(commands: list[SchedulerCommand]) -> list[str]:
@@ -93,7 +93,7 @@ def test_who_could_never_be_loaded_beside_the_pinned_is_sent_away_at_once_and_to
     assert Emit("model.unpinned", "a", {}) in said
     assert refusals(story) == {}
     story.demand(6.0, {"b": 1})
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
 
 
 def test_who_fits_beside_the_pinned_waits_for_the_others() -> None:
@@ -114,14 +114,14 @@ def test_a_pin_is_refused_where_the_seat_is_pinned_already() -> None:
     story.machine.step(PinOrdered(3.0, "b"))
     assert pins(story) == {"a"}
     assert refusals(story) == {"b": "pinned"}
-    assert not story.machine.availability.orders
+    assert not story.machine.parts.availability.load_requests
 
 
 def test_a_model_that_is_leaving_for_another_stays_once_it_is_pinned() -> None:
     story = Story()
     story.load(1.0)
     story.demand(40.0, {"b": 1}, {"w/a@2": 1}, since=2.0)
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
     story.machine.step(PinOrdered(41.0, "a"))
     assert story.states()["a"] == "ready"
     assert refusals(story) == {"b": "pinned"}
@@ -133,7 +133,7 @@ def test_a_pin_takes_nobody_off_who_is_used_before_its_turn() -> None:
     story.machine.step(PinOrdered(2.0, "a"))
     assert story.states()["b"] == "ready"  # its batch goes on, as for any order
     story.tick(33.0)
-    assert story.states()["b"] == "closing"
+    assert story.states()["b"] == "quiescing"
 
 
 def test_nothing_goes_for_idleness_that_is_pinned_and_all_does_that_is_not_any_longer() -> None:
@@ -198,7 +198,7 @@ def test_a_pinned_model_that_is_adopted_is_not_loaded_again() -> None:
     story = Story(a=SchedulingSpec(), b=SchedulingSpec())
     story.machine.step(InstanceAdopted(0.0, "a", "w/a@7", 7, "http://a7"))
     story.change(1.0, a=SchedulingSpec(pinned=True))
-    assert not story.machine.availability.orders
+    assert not story.machine.parts.availability.load_requests
     story.demand(2.0, {"b": 1})
     assert refusals(story) == {"b": "pinned"}
 
@@ -210,7 +210,7 @@ def test_a_capacity_that_shrinks_takes_off_what_is_not_pinned_first() -> None:
     story.machine.step(PinOrdered(2.0, "a"))
     story.demand(3.0)
     story.change(4.0, capacity=Capacity(1))
-    assert {h.model: h.state for h in story.machine.instances.values()} == {"a": READY, "b": CLOSING}
+    assert {h.model: h.state for h in story.machine.instances.values()} == {"a": READY, "b": QUIESCING}
 
 
 def test_servers_outside_and_unknown_models_are_not_pinned() -> None:
@@ -241,7 +241,7 @@ def test_a_window_takes_the_seat_of_an_idle_model_and_waits_for_one_that_is_used
     story.change(2.0, a=OPEN)
     assert story.states() == {"a": "unloaded", "b": "ready"}
     story.demand(3.0)
-    assert story.states()["b"] == "closing"
+    assert story.states()["b"] == "quiescing"
     swap(story, 10.0, "b", "a")
     assert story.states() == {"a": "ready", "b": "unloaded"}
 
@@ -251,7 +251,7 @@ def test_a_request_that_comes_while_its_model_makes_handle_for_a_wish_is_served_
     of = story.load(1.0, "b")
     story.demand(2.0)
     story.change(10.0, a=OPEN)
-    assert story.states()["b"] == "closing"
+    assert story.states()["b"] == "quiescing"
     story.demand(10.1, {"b": 1})
     assert story.states()["b"] == "ready"
     assert story.machine.instances[f"w/b@{of}"].leaving is None
@@ -277,8 +277,8 @@ def test_a_model_used_lately_stays_for_as_long_as_changing_it_and_back_would_cos
     story.demand(3.0)
     story.released(4.0, "a", 2)
     story.load(5.0, "b")
-    story.machine.history.costs.load.update(a=Estimate(20.0), b=Estimate(10.0))
-    story.machine.history.costs.stop.update(a=Estimate(1.0), b=Estimate(2.0))
+    story.machine.parts.history.durations.load.update(a=Estimate(20.0), b=Estimate(10.0))
+    story.machine.parts.history.durations.stop.update(a=Estimate(1.0), b=Estimate(2.0))
     story.demand(6.0)
     story.change(7.0, a=SchedulingSpec())
     story.change(8.0, a=OPEN)
@@ -286,7 +286,7 @@ def test_a_model_used_lately_stays_for_as_long_as_changing_it_and_back_would_cos
     story.tick(38.9)
     assert story.states()["b"] == "ready"
     story.tick(39.0)
-    assert story.states()["b"] == "closing"
+    assert story.states()["b"] == "quiescing"
 
 
 def test_a_window_respects_the_minimum_residency_of_others() -> None:
@@ -297,7 +297,7 @@ def test_a_window_respects_the_minimum_residency_of_others() -> None:
     assert story.states()["b"] == "ready"
     assert story.machine.wake_at == 61.0
     story.tick(61.0)
-    assert story.states()["b"] == "closing"
+    assert story.states()["b"] == "quiescing"
 
 
 def test_within_its_window_a_model_makes_handle_for_demand_and_comes_back_when_that_is_over() -> None:
@@ -314,7 +314,7 @@ def test_within_its_window_a_model_makes_handle_for_demand_and_comes_back_when_t
     assert story.states() == {"a": "unloaded", "b": "ready"}, "it is used"
     story.demand(1000.0)
     story.tick(story.machine.wake_at)
-    assert story.states()["b"] in ("closing", "releasing")
+    assert story.states()["b"] in ("quiescing", "releasing")
     swap(story, 1010.0, "b", "a")
     assert story.states()["a"] == "ready"
 
@@ -327,7 +327,7 @@ def test_a_window_that_pins_keeps_its_model_until_it_closes() -> None:
     story.demand(2.1)
     story.change(3.0, a=SchedulingSpec())
     story.demand(4.0, {"b": 1})
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
 
 
 def test_two_windows_that_cannot_both_have_the_seat_do_not_take_it_from_each_other() -> None:
@@ -376,7 +376,7 @@ def test_the_default_returns_after_a_quiet_time_and_every_request_begins_it_anew
     story.tick(159.9)
     assert story.states() == {"a": "unloaded", "b": "ready"}
     story.tick(160.0)
-    assert story.states()["b"] == "closing"
+    assert story.states()["b"] == "quiescing"
     story.demand(160.1)
     said = story.released(160.2, "b", of)
     assert started(said) == ["a"]
@@ -435,7 +435,7 @@ def test_an_idle_stop_that_races_a_request_loses(drain_timeout: float) -> None:
     story.demand(2.0)
     seen = story.machine.epoch
     assert stopped(story.tick(12.0)) == []
-    assert story.states()["a"] == "closing"
+    assert story.states()["a"] == "quiescing"
     assert stopped(story.demand(12.1, {}, {f"w/a@{of}": 1}, served={f"w/a@{of}": 2}, seen=seen)) == []
     assert story.states()["a"] == "ready"
 
@@ -471,7 +471,7 @@ class Heedless:
 
 
 def test_a_policy_that_knows_no_pins_breaks_none() -> None:
-    view = View(9.0, Capacity(1), (ModelView("a", seat=READY, pinned=True), ModelView("b", waiting=1, oldest=1.0)))
+    view = View(9.0, Capacity(1), (ModelView("a", state=READY, pinned=True), ModelView("b", waiting=1, oldest=1.0)))
     assert decide_with_preferences(Heedless(), view).resident == ("a",)
     roomy = View(9.0, Capacity(2), view.models)
     assert set(decide_with_preferences(Heedless(), roomy).resident) == {"a", "b"}
@@ -479,10 +479,10 @@ def test_a_policy_that_knows_no_pins_breaks_none() -> None:
 
 def test_no_more_make_handle_than_have_to_and_the_least_recently_used_first() -> None:
     models = (
-        ModelView("small", Claim(1), seat=READY, last_used=1.0),
-        ModelView("big", Claim(2), seat=READY, last_used=2.0),
-        ModelView("late", Claim(1), seat=READY, last_used=3.0),
-        ModelView("wish", Claim(2), wish=Preference.SCHEDULED),
+        ModelView("small", Claim(1), state=READY, last_used=1.0),
+        ModelView("big", Claim(2), state=READY, last_used=2.0),
+        ModelView("late", Claim(1), state=READY, last_used=3.0),
+        ModelView("wish", Claim(2), preference=Preference.SCHEDULED),
     )
     everybody = Decision(("small", "big", "late"))
     resident, _ = apply_preferences(View(9.0, Capacity(4), models), everybody)
@@ -492,7 +492,7 @@ def test_no_more_make_handle_than_have_to_and_the_least_recently_used_first() ->
 
 
 def test_what_loads_is_not_given_up_for_a_wish() -> None:
-    models = (ModelView("a", seat=LOADING), ModelView("b", wish=Preference.PINNED))
+    models = (ModelView("a", state=LOADING), ModelView("b", preference=Preference.PINNED))
     assert apply_preferences(View(9.0, Capacity(1), models), Decision(("a",))) == (("a",), None)
 
 
@@ -507,9 +507,9 @@ def test_loading_by_order_ends_a_dismissal() -> None:
 
 def test_no_lesser_wish_takes_what_was_granted_to_a_greater_one() -> None:
     """A bug once: a pinned model that was to come made an idle one leave, and the seat went to somebody's window instead, for ever."""
-    pinned = ModelView("a", wish=Preference.PINNED, waiting=1, oldest=1.0, may_evict=False)
-    idle = ModelView("c", seat=InstanceState.READY, wish=Preference.SCHEDULED)
-    window = ModelView("e", wish=Preference.SCHEDULED)
+    pinned = ModelView("a", preference=Preference.PINNED, waiting=1, oldest=1.0, may_evict=False)
+    idle = ModelView("c", state=InstanceState.READY, preference=Preference.SCHEDULED)
+    window = ModelView("e", preference=Preference.SCHEDULED)
     view = View(100.0, Capacity(1), (pinned, idle, window))
     assert apply_preferences(view, Decision(("c",)))[0] == ("a",)
     empty = View(100.0, Capacity(1), (pinned, window))

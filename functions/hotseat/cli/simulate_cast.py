@@ -53,7 +53,7 @@ class Cast:
     @property
     def gpus(self) -> int:
         """How many there are; where none are counted, how many models groups let be there at a time."""
-        return self.groups.together(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
+        return self.groups.max_coresident(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
 
 
 def made_up(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> Cast:

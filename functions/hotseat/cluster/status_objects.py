@@ -30,7 +30,7 @@ PHASES: Mapping[str, str] = {
     "failed": "Failed",
     InstanceState.LOADING.value: "Loading",
     InstanceState.READY.value: "Ready",
-    InstanceState.CLOSING.value: "Draining",
+    InstanceState.QUIESCING.value: "Draining",
     InstanceState.DRAINING.value: "Draining",
     InstanceState.RELEASING.value: "Releasing",
     InstanceState.UNPROVEN.value: "ReleaseUnproven",

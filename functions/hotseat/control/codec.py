@@ -59,7 +59,7 @@ def demand_to_json(workspace: str, demand: Demand) -> Json:
         "waiting": waiting,
         "in_flight": dict(demand.in_flight),
         "served": dict(demand.served),
-        "closing": dict(demand.closing),
+        "quiescing": dict(demand.quiescing),
         "requested": list(demand.requested),
         "wanted": {model: to_rfc3339(since) for model, since in demand.wanted.items()},
     }
@@ -85,7 +85,7 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
             waiting,
             _counts(data["in_flight"]),
             _counts(data["served"]),
-            _counts(data["closing"]),
+            _counts(data["quiescing"] if "quiescing" in data else data["closing"]),
             tuple(str(model) for model in data["requested"]),
             {
                 str(model): from_rfc3339(since) for model, since in (data.get("wanted") or {}).items()
@@ -153,7 +153,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
         Resident(
             r["model"],
             r["instance"],
-            InstanceState(r["state"]),
+            _state(r["state"]),
             r["epoch"],
             from_rfc3339(r["since"]) if r.get("since") else 0.0,
             r.get("address"),
@@ -184,6 +184,11 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
     )
 
 
+def _state(name: str) -> InstanceState:
+    """Return the state of that name; an earlier version wrote `closing` for `quiescing`."""
+    return InstanceState.QUIESCING if name == "closing" else InstanceState(name)
+
+
 def _transition_to_json(transition: Transition) -> Json:
     before, after = transition.before, transition.after
     ends = {**({"from": before.value} if before else {}), **({"to": after.value} if after else {})}
@@ -194,8 +199,8 @@ def _transition_from_json(data: Json) -> Transition:
     before, after = data.get("from"), data.get("to")
     return Transition(
         from_rfc3339(data["at"]),
-        InstanceState(before) if before else None,
-        InstanceState(after) if after else None,
+        _state(before) if before else None,
+        _state(after) if after else None,
         data.get("why") or "",
     )
 

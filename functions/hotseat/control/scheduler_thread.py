@@ -125,7 +125,7 @@ class SchedulerThread:
         self.workspace = workspace
         self.residency = residency
         self._machine = Scheduler(workspace, policy, residency.epoch, remembered=stats)
-        self._machine.scheduler_state.illegal = self._log_illegal
+        self._machine.parts.state.illegal = self._log_illegal
         self._runtime = runtime
         self._clock = clock
         self._host = host
@@ -229,7 +229,7 @@ class SchedulerThread:
 
     def has_load_request(self, model: str) -> bool:
         """Whether MODEL has a load request that has not ended: by being ready, a failure or an unload."""
-        return model in self._machine.availability.orders
+        return model in self._machine.parts.availability.load_requests
 
     def instances(self, model: str) -> dict[str, InstanceState]:
         """Return the states of MODEL's instances by id. Call it on the scheduler's thread, in an `outcome`."""
@@ -351,7 +351,7 @@ class SchedulerThread:
                 self._host.publish(command.residency)
             case Emit():
                 if instance := command.type == "model.failed" and command.data["instance"]:
-                    story = told(self._machine.scheduler_state.story(instance))
+                    story = told(self._machine.parts.state.story(instance))
                     log.info("%s failed (%s); its last transitions: %s", instance, command.data["reason"], story)
                 self._host.emit(self._machine.epoch, command)
             case Start():

@@ -59,7 +59,7 @@ class Forbidden(HotseatError):
 
 
 class UnknownModel(HotseatError):
-    """No Model of that name."""
+    """No Model has that name."""
 
     status = 404
     code = "model_not_found"

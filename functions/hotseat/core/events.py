@@ -11,7 +11,7 @@ _REPLICA = re.compile(r"#[0-9]+$")
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """One event type: what it says, and the fields of its data."""
+    """An event type: its meaning, and the fields of its data."""
 
     type: str
     meaning: str
@@ -126,43 +126,43 @@ EVENT_TYPES: Mapping[str, EventType] = {
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Something to tell the world: a key of KINDS, the model it is about, its data."""
+    """An event: a key of EVENT_TYPES, the model it is about, and its data."""
 
     type: str
     subject: str
     data: Mapping[str, Any]
 
 
-def shown_model_of(seat: str) -> str:
-    """Give the model of a seat: its name without the number that a replica's has (`qwen#2`)."""
-    return _REPLICA.sub("", seat)
+def shown_model_of(name: str) -> str:
+    """Return the model of an instance's name: without the number of a replica (`qwen#2`)."""
+    return _REPLICA.sub("", name)
 
 
-def shown_seat(seat: str, shown: Callable[[str], str]) -> str:
-    """Name a seat by the name that people see of its model; `shown` gives that for a metadata.name, which has no `#`."""
-    model, number, rest = seat.partition("#")
+def shown_replica_name(name: str, shown: Callable[[str], str]) -> str:
+    """Return an instance's name with the shown name of its model. `shown` maps a metadata.name, which has no `#`."""
+    model, number, rest = name.partition("#")
     return shown(model) + number + rest
 
 
 def with_shown_names(emit: Emit, shown: Callable[[str], str]) -> Emit:
-    """Have an event name models as people see them; ids of instances stay. `shown` gives that name for a metadata.name."""
+    """Return an event with the shown names of models. IDs of instances stay. `shown` maps a metadata.name."""
     data = dict(emit.data)
     for key in ("model", "to"):
         if isinstance(data.get(key), str):
             data[key] = shown(data[key])
     if "from" in data:
-        data["from"] = [shown_seat(seat, shown) for seat in data["from"]]
+        data["from"] = [shown_replica_name(name, shown) for name in data["from"]]
     if isinstance(data.get("waiting"), Mapping):
         data["waiting"] = {shown(model): waiting for model, waiting in data["waiting"].items()}
     return replace(emit, subject=shown(emit.subject) if emit.subject else "", data=data)
 
 
 def model_failed(model: str, instance: str | None, reason: str, message: str, retry_after: float | None = None) -> Emit:
-    """Say that a model could not be fetched, loaded, kept or proven gone."""
+    """Return the event that a model could not be fetched, loaded, kept or verified to be gone."""
     data = {"instance": instance, "reason": reason, "message": message, "retry_after": retry_after}
     return Emit("model.failed", model, data)
 
 
 def event_type(kind: str) -> str:
-    """Full CloudEvents type of a key of KINDS."""
+    """Return the full CloudEvents type of a key of EVENT_TYPES."""
     return f"{PREFIX}{kind}.v1"

@@ -1,24 +1,25 @@
-"""What the two machines, the routers and the runtimes say to each other.
+"""The messages between the two machines, the routers and the runtimes.
 
-On one machine these objects are handed over; on a cluster they travel (demand as CloudEvents, residency as the Workspace's
-status). Times are seconds on the sender's clock and are compared only with times that came the same way.
+On one machine these objects are handed over. On a cluster they travel: demand as CloudEvents, the
+residency as the status of the Workspace. Times are seconds on the clock of the sender, and are
+compared only with times of the same clock.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-EXTERNAL_EPOCH = 0  # of servers that run without us: no decision started them, and none stops them
+EXTERNAL_EPOCH = 0  # of external servers, which are not started or stopped
 
 
-def seat_name(model: str, replica: int) -> str:
-    """Return the name that an instance has in decisions and switches: its model's own, with a number for all but the first."""
+def replica_name(model: str, replica: int) -> str:
+    """Return the name of an instance in decisions and switches: its model's, with a number for each replica after the first."""
     return model if replica == 1 else f"{model}#{replica}"
 
 
-def model_of(seat: str) -> str:
-    """Return the model of such a name. No model's own name has a `#`."""
-    return seat.partition("#")[0]
+def model_of(name: str) -> str:
+    """Return the model of an instance's name. A model's own name has no `#`."""
+    return name.partition("#")[0]
 
 
 def instance_id(workspace: str, model: str, epoch: int) -> str:
@@ -32,21 +33,21 @@ def workspace_of(instance: str) -> str:
 
 
 class InstanceState(StrEnum):
-    """State of an instance: of what really occupies a seat."""
+    """The state of an instance."""
 
     LOADING = "loading"
     READY = "ready"
-    CLOSING = "closing"  # serves the batch it had; later requests wait
-    DRAINING = "draining"  # what is in flight may finish
+    QUIESCING = "quiescing"  # serves its batch: the requests that were queued when it was told to leave
+    DRAINING = "draining"  # finishes what is in flight
     RELEASING = "releasing"  # told to stop; not yet proven gone
-    UNPROVEN = "unproven"  # could not be proven gone: the seat stays taken until somebody settles it
+    UNPROVEN = "unproven"  # could not be proven gone: it holds its claim until a person settles it
     PARKING = "parking"  # told to sleep; not yet proven off the accelerator
     PARKED = "parked"  # its process is kept, and holds host memory only
-    WAKING = "waking"  # told to come back to the accelerator
+    WAKING = "waking"  # told to return to the accelerator
 
 
 class CacheState(StrEnum):
-    """Where a Model's weights are."""
+    """Where the weights of a Model are."""
 
     ABSENT = "absent"
     FETCHING = "fetching"
@@ -56,7 +57,7 @@ class CacheState(StrEnum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Transition:
-    """One change of an instance's state. `before` is None where it began, `after` where it is gone."""
+    """A change of the state of an instance. `before` is None where it began, `after` where it is gone."""
 
     at: float  # seconds
     before: InstanceState | None
@@ -69,31 +70,32 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """One instance of a seat, as routers see it."""
+    """An instance, as routers see it."""
 
     model: str
     instance: str
     state: InstanceState
-    epoch: int  # of the decision that started it: the instance's identity
+    epoch: int  # of the decision that started it: part of its identity
     since: float  # when it entered this state
     address: str | None = None  # http://host:port once ready
-    leaving: str | None = None  # why it goes, where that is certain
-    devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
+    leaving: str | None = None  # why it is stopped, where that is certain
+    devices: tuple[str, ...] = ()  # GPUs that it was assigned, where hotseat assigns them
     memory: int | None = None  # bytes of host memory, while parked, where known
     story: tuple[Transition, ...] = field(default=(), compare=False)  # its last transitions, for people
 
     @property
-    def seated(self) -> bool:
-        """Whether it holds a seat of ours: external servers hold none, and what is parked has given it back."""
+    def on_accelerator(self) -> bool:
+        """Whether it holds accelerator memory of this Workspace: external servers and parked engines do not."""
         return self.epoch != EXTERNAL_EPOCH and self.state is not InstanceState.PARKED
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a Model's waiting requests are sent away.
+    """Why the queued requests of a Model are rejected.
 
-    Requests that a router held when it first saw this epoch are answered with it; until `retry_at`, new ones are too. Where
-    `waits` is set, that concerns only those whose own bound ends before `retry_at`: the others wait it out.
+    Requests that a router held when it first saw this epoch are rejected with it; until `retry_at`,
+    new ones are too. With `waits`, that concerns only requests whose deadline is before `retry_at`:
+    the others stay queued.
     """
 
     epoch: int
@@ -103,13 +105,13 @@ class Refusal:
     waits: bool = False
 
     def concerns(self, deadline: float | None) -> bool:
-        """Whether a request is sent away that its client has use for until `deadline`; None: the client set no bound."""
+        """Whether a request with this deadline is rejected. None: its client set none."""
         return not self.waits or (deadline is not None and self.retry_at is not None and deadline < self.retry_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """Who holds the accelerator of one Workspace: the only thing that routers act on."""
+    """The instances of a Workspace and their states: all that routers act on."""
 
     epoch: int = 0
     residents: tuple[Resident, ...] = ()
@@ -121,18 +123,18 @@ class Residency:
 
 @dataclass(frozen=True, slots=True)
 class QueuedDemand:
-    """The requests of one Model that wait at one router."""
+    """The queued requests of one Model at one router."""
 
     count: int
     oldest: float  # arrival of the oldest
     priority: int = 0  # highest among them
-    tenants: Mapping[str, int] = field(default_factory=dict)  # those of whom most wait; empty: nobody has a name
+    tenants: Mapping[str, int] = field(default_factory=dict)  # of the tenants with the most; empty: none has a name
     deadline: float | None = None  # earliest of those whose clients set one
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """All that one router wants and does; a whole snapshot, so losing or repeating one does no harm."""
+    """A snapshot of what one router has queued and in flight. It is complete, so a lost or repeated one does no harm."""
 
     router: str
     seq: int
@@ -142,28 +144,28 @@ class Demand:
     served: Mapping[str, int] = field(
         default_factory=dict
     )  # by instance: requests ever dispatched, so that short ones are seen
-    closing: Mapping[str, int] = field(default_factory=dict)  # by model: how many of a closing batch still wait
-    requested: tuple[str, ...] = ()  # models that wait since this snapshot, and did not before
+    quiescing: Mapping[str, int] = field(default_factory=dict)  # by model: queued requests of batches
+    requested: tuple[str, ...] = ()  # models with queued requests now, and not in the last snapshot
     wanted: Mapping[str, float] = field(
         default_factory=dict
-    )  # by model: since when, though nobody waits (admission/prewarm.py)
+    )  # by model: since when it is to be prewarmed (admission/prewarm.py)
 
 
-# Commands of the switching machine to a runtime -----------------------------------------------------------------------
+# Commands of the scheduler to a runtime -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """See to it that a load can begin: bring the weights of a Model, unless they are there. Answered by CacheObserved."""
+    """Fetch the weights of a Model, or check that a load can begin. Answered by CacheObserved."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Load a Model; answered by InstanceReady or InstanceFailed.
+    """Load a Model. Answered by InstanceReady or InstanceFailed.
 
-    `devices` are the GPUs that it is to use; empty where it needs none, or where somebody else hands them out.
+    `devices` are the GPUs to use. Empty where it needs none, or where they are assigned elsewhere.
     """
 
     model: str
@@ -174,7 +176,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Take an instance off the accelerator; answered by InstanceReleased or InstanceUnproven.
+    """Stop an instance. Answered by InstanceReleased or InstanceUnproven.
 
     `grace` is the time between asking and forcing, in seconds.
     """
@@ -187,9 +189,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Have a ready engine leave the accelerator and keep its process; answered by InstanceParked or SleepFailed.
+    """Let a ready engine leave the accelerator and keep its process. Answered by InstanceParked or SleepFailed.
 
-    `turn` counts such orders to one instance: an answer to an earlier one says nothing of this one.
+    `turn` counts such commands to one instance: an answer to an earlier one is ignored.
     """
 
     model: str
@@ -200,7 +202,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Have a parked engine come back to the accelerator; answered by InstanceReady with this `turn`, or SleepFailed."""
+    """Let a parked engine return to the accelerator. Answered by InstanceReady with this `turn`, or SleepFailed."""
 
     model: str
     instance: str
@@ -216,9 +218,10 @@ RuntimeCommand = Fetch | Start | Stop | Park | Wake
 
 @dataclass(frozen=True, slots=True)
 class CacheObserved:
-    """State of a Model's weights. `done`/`total` are bytes, where known.
+    """The state of the weights of a Model. `done` and `total` are bytes, where known.
 
-    FAILED says that no load can begin: for the weights, or for a `reason` of its own, such as an engine that is not installed.
+    FAILED means that no load can begin: for the weights, or for a `reason` of its own, such as an
+    engine that is not installed.
     """
 
     now: float
@@ -243,7 +246,10 @@ class InstanceReady:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFailed:
-    """The engine ended by itself, or never got ready, or `lives` and answers no more. The seat is not free before InstanceReleased."""
+    """The engine ended by itself, did not get ready, or `lives` and does not answer.
+
+    It holds its claim until InstanceReleased.
+    """
 
     now: float
     instance: str
@@ -256,7 +262,7 @@ class InstanceFailed:
 
 @dataclass(frozen=True, slots=True)
 class InstanceReleased:
-    """Proof that nothing of this instance is left."""
+    """Proof that nothing of an instance is left."""
 
     now: float
     instance: str
@@ -275,7 +281,7 @@ class InstanceUnproven:
 
 @dataclass(frozen=True, slots=True)
 class InstanceAdopted:
-    """An instance found at startup that a previous run, or a user, had started."""
+    """An instance was found at startup, started by an earlier run or by a user."""
 
     now: float
     model: str
@@ -290,7 +296,7 @@ class InstanceAdopted:
 
 @dataclass(frozen=True, slots=True)
 class InstanceMeasured:
-    """What a ready instance was seen to take of the accelerator's memory, in bytes over all its devices."""
+    """The accelerator memory that a ready instance was measured to take, in bytes over all its devices."""
 
     now: float
     instance: str
@@ -300,7 +306,10 @@ class InstanceMeasured:
 
 @dataclass(frozen=True, slots=True)
 class InstanceParked:
-    """Proof that it is off the accelerator: the engine says that it sleeps, and its memory there fell, where that can be seen."""
+    """Proof that an engine is off the accelerator.
+
+    It says that it sleeps, and its accelerator memory was seen to fall, where that can be measured.
+    """
 
     now: float
     instance: str
@@ -311,7 +320,7 @@ class InstanceParked:
 
 @dataclass(frozen=True, slots=True)
 class SleepFailed:
-    """It did not fall asleep, or did not wake up. Its process is still there, and what it holds is not known."""
+    """An engine did not fall asleep, or did not wake. Its process lives, and what it holds is not known."""
 
     now: float
     instance: str

@@ -14,7 +14,7 @@ from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.core.errors import BadRequest, NotFound, Unavailable
-from hotseat.core.events import shown_seat
+from hotseat.core.events import shown_replica_name
 from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -227,7 +227,7 @@ def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:
     return {
         "id": switch.id,
         "workspace": switch.workspace,
-        "from": [shown_seat(seat, registry.shown_name) for seat in switch.leaving],
+        "from": [shown_replica_name(seat, registry.shown_name) for seat in switch.leaving],
         "to": registry.shown_name(switch.to),
         "reason": switch.reason,
         "outcome": switch.outcome,

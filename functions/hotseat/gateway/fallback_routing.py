@@ -174,7 +174,7 @@ class RoutedRequest:
         model, handle, now = self.place.model, self.place.handle, time.monotonic()
         assert model.spec.fallback is not None  # noqa: S101
         status = handle.status(model.name)
-        others = (r for r in handle.gate.residency.residents if r.model != model.name and r.seated)
+        others = (r for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator)
         state = "loading" if status.state in OUT and not any(others) else status.state  # it will, this moment
         return due(model.spec.fallback, state, now - self.began, expected_in(handle, status, now), limit)
 

@@ -261,7 +261,7 @@ class _Wait:
         model, handle = self._routed.place.model, self._routed.place.handle
         status = handle.status(model.name)
         position, estimate = handle.gate.queue_position(self._routed.pending_request)
-        residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.seated]
+        residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator]
         state = {
             "model": model.shown_name,
             "state": "waiting" if status.state in OUT else status.state,

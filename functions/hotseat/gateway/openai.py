@@ -73,7 +73,7 @@ _LLAMA_SERVER: Mapping[str, str] = {
     InstanceState.LOADING: "loading",
     InstanceState.WAKING: "loading",
     InstanceState.READY: "loaded",
-    InstanceState.CLOSING: "loaded",
+    InstanceState.QUIESCING: "loaded",
     InstanceState.DRAINING: "loaded",
     InstanceState.PARKING: "sleeping",
     InstanceState.PARKED: "sleeping",

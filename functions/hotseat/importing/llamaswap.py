@@ -152,7 +152,7 @@ def _preload_notes(common: Common, who: Together) -> list[Note]:
     unknown = sorted(common.preload - common.labels.keys())
     notes = [Note("no equivalent", field, f"{name} is no model") for name in unknown]
     wanted = [common.labels[name] for name in common.labels if name in common.preload]
-    clash = [f"{a} and {b}" for i, a in enumerate(wanted) for b in wanted[i + 1 :] if who.groups.apart(a, b)]
+    clash = [f"{a} and {b}" for i, a in enumerate(wanted) for b in wanted[i + 1 :] if who.groups.conflict(a, b)]
     if clash:
         text = f"{', '.join(clash)} cannot be resident together: the first stays, where llama-swap loads them in turn"
         notes.append(Note("changed", field, text))

@@ -91,7 +91,9 @@ class ResidentSchema(Document):
 
     model: str = Field(description="Its Model.")
     instance: str = Field(description="ID of the instance: workspace/model@epoch.")
-    state: str = Field(description="loading, ready, closing, draining, releasing, unproven, parking, parked or waking.")
+    state: str = Field(
+        description="loading, ready, quiescing, draining, releasing, unproven, parking, parked or waking."
+    )
     epoch: int = Field(default=0, description="Decision that started it; 0: no decision of ours.")
     since: Time = Field(default="", description="When it entered this state.")
     address: str = Field(default="", description="Base URL, once ready.")

@@ -109,7 +109,7 @@ class World:
         carry: float = 0.001,
         impatience: Impatience | None = None,
     ) -> None:
-        gpus = groups.together(set(engines)) if capacity.gpus is None else capacity.gpus
+        gpus = groups.max_coresident(set(engines)) if capacity.gpus is None else capacity.gpus
         self.floor = Simulator(engines, gpus=gpus, load_spread=load_spread, seed=seed)
         self.switching = Scheduler("simulated", policy)
         self._carry = carry

@@ -6,38 +6,38 @@ from hotseat.core.messages import InstanceState, Resident
 
 
 class EndpointSet:
-    """The instances of the newest Residency, and what is in flight on them. An instance that closes serves its batch and no more."""
+    """The instances of the newest Residency, and what is in flight on them. A quiescing instance serves its batch and no more."""
 
     def __init__(self) -> None:
-        self.open: dict[str, list[Resident]] = {}  # instances that take requests, by model
+        self.open: dict[str, list[Resident]] = {}  # by model: its ready and quiescing instances
         self.in_flight: dict[str, int] = {}  # by instance; none of them is 0
         self.served: dict[str, int] = {}  # by instance: dispatched ever
-        self.draining = False  # whether a switcher may be waiting for one to be drained
+        self.draining = False  # whether any instance is quiescing or draining
         self._residents: tuple[Resident, ...] = ()
-        self._batches: dict[str, int] = {}  # by instance that closes: the last order that it still serves
+        self._batches: dict[str, int] = {}  # by quiescing instance: the last order that it still serves
 
-    def see(self, residents: tuple[Resident, ...], newest: int) -> None:
-        """Take in who holds the accelerator. `newest`: order of the last arrival, with which batches end that close now."""
+    def update(self, residents: tuple[Resident, ...], newest: int) -> None:
+        """Replace the instances. `newest` is the order of the last arrival, which ends the batch of an instance that quiesces now."""
         self._residents = residents
         self.open, batches = {}, {}
         for resident in residents:
-            if resident.state in (InstanceState.READY, InstanceState.CLOSING) and resident.address is not None:
+            if resident.state in (InstanceState.READY, InstanceState.QUIESCING) and resident.address is not None:
                 self.open.setdefault(resident.model, []).append(resident)
-            if resident.state is InstanceState.CLOSING:
+            if resident.state is InstanceState.QUIESCING:
                 batches[resident.instance] = self._batches.get(resident.instance, newest)
         self._batches = batches
-        self.draining = any(r.state in (InstanceState.CLOSING, InstanceState.DRAINING) for r in residents)
+        self.draining = any(r.state in (InstanceState.QUIESCING, InstanceState.DRAINING) for r in residents)
         known = {r.instance for r in residents}
         self.served = {instance: count for instance, count in self.served.items() if instance in known}
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def is_ready(self, model: str) -> bool:
-        """Whether any request of it is taken, though maybe not at once."""
+        """Whether an instance of a model is ready, though maybe full."""
         return any(instance.state is InstanceState.READY for instance in self.open.get(model, ()))
 
     def ready(self, model: str, limit: int) -> Resident | None:
-        """Find the least loaded instance that takes any request of this model now. `limit`: requests at once of each, 0: any."""
+        """Return the least loaded ready instance of a model with less than `limit` in flight (0: any), or None."""
         best, least = None, 0
         for instance in self.open.get(model, ()):
             load = self.in_flight.get(instance.instance, 0)
@@ -49,19 +49,19 @@ class EndpointSet:
                 best, least = instance, load
         return best
 
-    def closing(self, model: str, limit: int) -> Iterator[tuple[Resident, int]]:
-        """Give the instances of this model that close and are not full, each with the last order of its batch."""
+    def quiescing(self, model: str, limit: int) -> Iterator[tuple[Resident, int]]:
+        """Yield the quiescing instances of a model that are not full, each with the last order of its batch."""
         for instance in self.open.get(model, ()):
             full = limit and self.in_flight.get(instance.instance, 0) >= limit
-            if instance.state is InstanceState.CLOSING and not full:
+            if instance.state is InstanceState.QUIESCING and not full:
                 yield instance, self._batches[instance.instance]
 
     def batches(self) -> Iterable[tuple[str, int]]:
-        """Give the batches that closed: of which model, and the last order in each."""
+        """Return the model and the last order of each batch that a quiescing instance serves."""
         return [(r.model, self._batches[r.instance]) for r in self._residents if r.instance in self._batches]
 
     def slots(self, model: str, limit: int) -> int:
-        """How many requests may begin at once when a model takes them, 0: all. At the least one: it may become free at any moment."""
+        """Return how many requests can start at once when a model accepts requests, at least 1. 0: no limit."""
         if model not in self.open:
             return limit * max(1, sum(r.model == model for r in self._residents))
         free = sum(max(0, limit - self.in_flight.get(instance.instance, 0)) for instance in self.open[model])
@@ -69,13 +69,13 @@ class EndpointSet:
 
     # Counting ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, instance: str) -> None:
-        """Count a request that is dispatched to it."""
+    def acquire(self, instance: str) -> None:
+        """Count a request that is dispatched to an instance."""
         self.in_flight[instance] = self.in_flight.get(instance, 0) + 1
         self.served[instance] = self.served.get(instance, 0) + 1
 
-    def end(self, instance: str) -> None:
-        """Count one that ended."""
+    def release(self, instance: str) -> None:
+        """Count a request of an instance that ended."""
         left = self.in_flight[instance] - 1
         if left:
             self.in_flight[instance] = left

@@ -1,9 +1,9 @@
-"""Whose turn it is among tenants, and among priorities: weighted deficit round robin, whatever the number that wait. Pure.
+"""Weighted fair queueing of requests among tenants, and among priorities. Pure.
 
-A lane holds one tenant's requests of one priority. Each lane is *due* at a point of virtual time, and the one that is due first
-is served; that moves it on by its stride, the reciprocal of its tenant's weight. So who has had less than its share is next, with
-equal weights lanes take turns one by one, and no lane is ever more than one request off. A lane that comes, or comes back, is due
-now at the earliest: having been away earns nothing, and what was taken before is not forgotten. Strides are whole numbers, so
+A tenant queue holds the requests of one tenant and priority. It is `due` at a point of virtual
+time. The queue that is due first is served, which advances it by its stride: the reciprocal of the
+tenant's weight. A queue that becomes non-empty is due now at the earliest: a tenant earns nothing
+while it has no requests, and what it was served before is not forgotten. Strides are integers, so
 that sums are exact.
 """
 
@@ -17,12 +17,12 @@ from typing import Generic, Protocol, TypeVar
 from hotseat.core.messages import Resident
 
 UNIT = 1_000_000  # of virtual time: what one request of a tenant of weight 1 takes
-_REMEMBERED = 64  # lanes that a rank keeps in any case, empty or not
+_REMEMBERED = 64  # tenant queues that a level keeps in any case, empty or not
 
 
 @dataclass(slots=True)
 class QueuedRequest:
-    """One request from its arrival to its end; `order` counts arrivals at this router."""
+    """A request from its arrival to its end. `order` counts arrivals at this router."""
 
     model: str
     priority: int
@@ -33,41 +33,42 @@ class QueuedRequest:
     tenant: str = ""
     deadline: float | None = None  # when its client gives up
     size: int = 0  # bytes of its body
-    number: int = 0  # in its lane
+    number: int = 0  # in its tenant queue
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """How those who wait for one model take turns.
+    """How the requests of one model are ordered.
 
-    `ageing`: seconds of waiting that count as one step of priority, 0: none do. `weights` by tenant; who is not named has 1.
+    `ageing` is the seconds of waiting that count as one step of priority, 0: none do. `weights` is
+    by tenant; a tenant without one has 1.
     """
 
     ageing: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def stride(self, tenant: str) -> int:
-        """Virtual time that one request takes of this tenant's share."""
+        """Return the virtual time that one request of a tenant takes."""
         return max(1, round(UNIT / self.weights.get(tenant, 1.0)))
 
 
 class Member(Protocol):
-    """What can stand in a Ring. `key` only ever grows while it stands there, and differs from every other member's."""
+    """A member of a LazyHeap. Its `key` only grows while it is in the heap, and differs from all others."""
 
     @property
     def key(self) -> tuple[float, ...]:
-        """Rank in the ring: the lowest goes first."""
+        """Return the sort key: the lowest goes first."""
 
     @property
     def oldest(self) -> int | None:
-        """Order of its oldest request; None: it is empty."""
+        """Return the order of its oldest request. None: it is empty."""
 
 
 M = TypeVar("M", bound=Member)
 
 
 class LazyHeap(Generic[M]):
-    """Members by key, the lowest first. Keys that grew and members that ran empty are noticed when they come up."""
+    """A heap by key, the lowest first. Keys that grew and members that ran empty are corrected when they reach the top."""
 
     __slots__ = ("_entries", "_inside")
 
@@ -77,13 +78,16 @@ class LazyHeap(Generic[M]):
         heapify(self._entries)
 
     def add(self, member: M) -> None:
-        """Take in one that is not empty; one that is in already stays."""
+        """Add a member that is not empty, unless it is in the heap."""
         if member not in self._inside:
             self._inside.add(member)
             heappush(self._entries, (member.key, member))
 
     def first(self, last: int | None = None) -> M | None:
-        """First that is not empty. With `last`, those whose oldest came later than that order are put out for good."""
+        """Return the first member that is not empty, or None.
+
+        With `last`, members whose oldest request came after that order are removed for good.
+        """
         entries = self._entries
         while entries:
             key, member = entries[0]
@@ -98,24 +102,24 @@ class LazyHeap(Generic[M]):
         return None
 
     def members(self) -> Iterable[M]:
-        """All that are not empty, in no order."""
+        """Return all members that are not empty, in no order."""
         return (member for _, member in self._entries if member.oldest is not None)
 
     def copy(self) -> "LazyHeap[M]":
-        """Make another with the same members, in which each is found out by itself."""
-        ring: LazyHeap[M] = LazyHeap()
-        ring._entries, ring._inside = self._entries.copy(), self._inside.copy()
-        return ring
+        """Return a heap with the same members."""
+        heap: LazyHeap[M] = LazyHeap()
+        heap._entries, heap._inside = self._entries.copy(), self._inside.copy()
+        return heap
 
 
 class TenantQueue:
-    """One tenant's requests of one priority, in order of arrival."""
+    """The requests of one tenant and priority, in order of arrival."""
 
     __slots__ = ("_added", "_left", "_requests", "due", "joined", "tenant")
 
     def __init__(self, tenant: str, joined: int) -> None:
         self.tenant = tenant
-        self.joined = joined  # among lanes that are due at the same time, the earlier goes first
+        self.joined = joined  # among queues that are due at the same time, the earlier goes first
         self.due = 0
         self._requests: OrderedDict[int, QueuedRequest] = OrderedDict()
         self._added = 0
@@ -126,26 +130,26 @@ class TenantQueue:
 
     @property
     def key(self) -> tuple[float, ...]:
-        """When it is due."""
+        """Return when it is due."""
         return (self.due, self.joined)
 
     @property
     def oldest(self) -> int | None:
-        """Order of its oldest request; None: it is empty."""
+        """Return the order of its oldest request. None: it is empty."""
         return self._head().order if self._requests else None
 
     def first(self) -> int:
-        """Id of its oldest request."""
+        """Return the id of its oldest request."""
         return next(iter(self._requests))
 
     def add(self, id_: int, request: QueuedRequest) -> None:
-        """Append."""
+        """Append a request."""
         request.number = self._added
         self._added += 1
         self._requests[id_] = request
 
     def remove(self, id_: int, request: QueuedRequest) -> None:
-        """Take one out."""
+        """Remove a request."""
         head = self._head()
         del self._requests[id_]
         if request is not head:
@@ -155,11 +159,11 @@ class TenantQueue:
             del self._left[: bisect_left(self._left, upto)]
 
     def index(self, request: QueuedRequest) -> int:
-        """How many of its own stand before this one."""
+        """Return how many requests of this queue are before a request."""
         return request.number - self._head().number - bisect_left(self._left, request.number)
 
     def before(self, moment: tuple[int, int], stride: int) -> int:
-        """How many of its requests are served before one whose key is `moment`, if nobody comes or leaves."""
+        """Return how many requests are served before another queue's request with the key `moment`, if none comes or leaves."""
         due, joined = moment
         ahead = due - self.due - (0 if self.joined < joined else 1)
         return 0 if ahead < 0 else min(len(self), ahead // stride + 1)
@@ -169,94 +173,104 @@ class TenantQueue:
 
 
 class PriorityLevel:
-    """Requests of one priority, in a lane for each tenant."""
+    """The requests of one priority, in a queue for each tenant."""
 
-    __slots__ = ("_busy", "_joined", "_lanes", "_look_at", "_now", "_requests", "_sharing", "priority", "ring")
+    __slots__ = ("_busy", "_forget_above", "_joined", "_now", "_queues", "_requests", "_sharing", "heap", "priority")
 
     def __init__(self, priority: int, sharing: Sharing) -> None:
         self.priority = priority
-        self._lanes: dict[str, TenantQueue] = {}  # also empty ones: they know what their tenants have had
+        self._queues: dict[str, TenantQueue] = {}  # also empty ones: they know how much their tenants were served
         self._busy = 0  # how many of them are not empty
-        self.ring: LazyHeap[TenantQueue] = LazyHeap()
+        self.heap: LazyHeap[TenantQueue] = LazyHeap()
         self._sharing = sharing
         self._requests: OrderedDict[int, QueuedRequest] = OrderedDict()  # all of them, in order of arrival
         self._joined = 0
         self._now = 0  # virtual time: when the one served last was due
-        self._look_at = _REMEMBERED  # number of lanes beyond which those are forgotten that owe nothing
+        self._forget_above = _REMEMBERED  # number of tenant queues from which on empty ones are forgotten
 
     def __len__(self) -> int:
         return len(self._requests)
 
     @property
     def key(self) -> tuple[float, ...]:
-        """Its priority, grown by one for each `ageing` that its oldest has waited; as a number that time does not change."""
+        """Return the priority, one higher for each `ageing` that the oldest request has waited.
+
+        It is written as a number that does not change with time.
+        """
         ageing = self._sharing.ageing
         aged = -self.priority + self.since / ageing if ageing else -self.priority
         return (aged, -self.priority)
 
     @property
     def oldest(self) -> int | None:
-        """Order of its oldest request; None: it is empty."""
+        """Return the order of its oldest request. None: it is empty."""
         return self._head().order if self._requests else None
 
     @property
     def since(self) -> float:
-        """Arrival of its oldest request."""
+        """Return the arrival of its oldest request."""
         return self._head().arrived
 
-    def share(self, sharing: Sharing) -> None:
-        """Go by other weights and another ageing from now on."""
+    def set_sharing(self, sharing: Sharing) -> None:
+        """Apply other weights and another ageing."""
         self._sharing = sharing
 
     def add(self, id_: int, request: QueuedRequest) -> None:
-        """Append to its tenant's lane."""
-        lane = self._lanes.get(request.tenant)
-        if lane is None:
+        """Append a request to the queue of its tenant."""
+        tenant_queue = self._queues.get(request.tenant)
+        if tenant_queue is None:
             self._joined += 1
-            lane = self._lanes[request.tenant] = TenantQueue(request.tenant, self._joined)
-        if not len(lane):
-            lane.due = max(lane.due, self._now)
+            tenant_queue = self._queues[request.tenant] = TenantQueue(request.tenant, self._joined)
+        if not len(tenant_queue):
+            tenant_queue.due = max(tenant_queue.due, self._now)
             self._busy += 1
-        lane.add(id_, request)
+        tenant_queue.add(id_, request)
         self._requests[id_] = request
-        self.ring.add(lane)
+        self.heap.add(tenant_queue)
 
     def remove(self, id_: int, request: QueuedRequest) -> None:
-        """Take one out; that says nothing of whether it was served."""
-        lane = self._lanes[request.tenant]
-        lane.remove(id_, request)
+        """Remove a request, served or not."""
+        tenant_queue = self._queues[request.tenant]
+        tenant_queue.remove(id_, request)
         del self._requests[id_]
-        if not len(lane):
+        if not len(tenant_queue):
             self._busy -= 1
-            if len(self._lanes) > self._look_at:
+            if len(self._queues) > self._forget_above:
                 self._forget()
 
     def charge(self, tenant: str) -> None:
-        """Note that one of this tenant is being served, before it is removed."""
-        lane = self._lanes[tenant]
-        self._now = max(self._now, lane.due)
-        lane.due += self._sharing.stride(tenant)
+        """Count a request of a tenant that is being served, before it is removed."""
+        tenant_queue = self._queues[tenant]
+        self._now = max(self._now, tenant_queue.due)
+        tenant_queue.due += self._sharing.stride(tenant)
 
     def ahead_of(self, request: QueuedRequest, exact: int) -> int:
-        """How many of this rank are served before this one, if nobody comes or leaves; nearly, beyond `exact` tenants."""
-        mine = self._lanes[request.tenant]
+        """Return how many requests of this level are served before a request, if none comes or leaves.
+
+        Beyond `exact` tenants it is an approximation.
+        """
+        mine = self._queues[request.tenant]
         index = mine.index(request)
         if self._busy > exact:
             return min(len(self) - (len(mine) - index), (index + 1) * self._busy - 1)
         stride = self._sharing.stride
         moment = (mine.due + index * stride(mine.tenant), mine.joined)
-        others = (lane for lane in self.ring.members() if lane is not mine)
-        return index + sum(lane.before(moment, stride(lane.tenant)) for lane in others)
+        others = (other for other in self.heap.members() if other is not mine)
+        return index + sum(other.before(moment, stride(other.tenant)) for other in others)
 
     def ids(self) -> Iterable[tuple[int, int]]:
-        """Order and id of each."""
+        """Return the order and id of each request."""
         return ((request.order, id_) for id_, request in self._requests.items())
 
     def _head(self) -> QueuedRequest:
         return next(iter(self._requests.values()))
 
     def _forget(self) -> None:
-        """Let go of empty lanes that owe nothing: to begin anew would be the same to them."""
-        self._lanes = {tenant: lane for tenant, lane in self._lanes.items() if len(lane) or lane.due > self._now}
-        self.ring = LazyHeap(lane for lane in self._lanes.values() if len(lane))
-        self._look_at = max(_REMEMBERED, 2 * len(self._lanes))
+        """Forget empty tenant queues that are not ahead of virtual time: a new one would be the same."""
+        self._queues = {
+            tenant: tenant_queue
+            for tenant, tenant_queue in self._queues.items()
+            if len(tenant_queue) or tenant_queue.due > self._now
+        }
+        self.heap = LazyHeap(tenant_queue for tenant_queue in self._queues.values() if len(tenant_queue))
+        self._forget_above = max(_REMEMBERED, 2 * len(self._queues))

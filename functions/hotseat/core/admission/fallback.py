@@ -11,8 +11,8 @@ from hotseat.core.errors import HotseatError, Unreachable
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
 _ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus
-OUT = ("unloaded", "parked")  # the same, of one that holds no seat and is not on its way to one
-_SETTLED = 0.05  # seconds within which a model that was asked for loads, if there is a seat for it
+OUT = ("unloaded", "parked")  # the same, of a model that is not resident and not loading
+_SETTLED = 0.05  # seconds within which a requested model starts to load, if it can
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 
 

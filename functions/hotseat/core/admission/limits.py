@@ -11,9 +11,10 @@ from hotseat.core.admission.service_rate import ServiceRates, retry_after
 
 @dataclass(frozen=True, slots=True)
 class QueueUsage:
-    """Who waits at a router when another comes: for its model, of its tenant, and in all.
+    """The queued requests of a router when another request arrives: of its model, of its tenant, and in all.
 
-    `tenants`: how many have some waiting; `size`: bytes of all bodies, the other's too.
+    `tenants` counts the tenants with queued requests. `size` is the bytes of all bodies, with the
+    new one.
     """
 
     model: str
@@ -35,32 +36,32 @@ class QueueLimits:
     size: int | None = None  # bytes of their bodies
     routers: int = 1
 
-    def full(self, crowd: QueueUsage, drains: ServiceRates, now: float) -> tuple[str, float] | None:
+    def check(self, usage: QueueUsage, rates: ServiceRates, now: float) -> tuple[str, float] | None:
         """Return the limit that is reached, as a message, and the seconds until a retry. None: there is room.
 
         The narrowest limit is named first. A tenant is assumed to be served at an equal share of the rate.
         """
-        if self._reached(crowd.of_tenant, self.per_tenant):
-            rate = (drains.rate(now) or 0.0) / max(1, crowd.tenants)
-            whose = f" of tenant {crowd.tenant}" if crowd.tenant else " of requests without a tenant"
-            return self._say(whose, "maxWaitingPerTenant", self.per_tenant), retry_after(crowd.of_tenant, rate)
-        if self._reached(crowd.of_model, self.per_model):
-            retry = retry_after(crowd.of_model, drains.rate(now, crowd.model))
-            return self._say(f" for {crowd.model}", "maxWaitingPerModel", self.per_model), retry
-        if self._reached(crowd.total, self.total):
-            return self._say("", "maxWaiting", self.total), retry_after(crowd.total, drains.rate(now))
+        if self._reached(usage.of_tenant, self.per_tenant):
+            rate = (rates.rate(now) or 0.0) / max(1, usage.tenants)
+            whose = f" of tenant {usage.tenant}" if usage.tenant else " of requests without a tenant"
+            return self._message(whose, "maxWaitingPerTenant", self.per_tenant), retry_after(usage.of_tenant, rate)
+        if self._reached(usage.of_model, self.per_model):
+            retry = retry_after(usage.of_model, rates.rate(now, usage.model))
+            return self._message(f" for {usage.model}", "maxWaitingPerModel", self.per_model), retry
+        if self._reached(usage.total, self.total):
+            return self._message("", "maxWaiting", self.total), retry_after(usage.total, rates.rate(now))
         # A body that waits alone may use the whole limit: if it exceeds a share, no departure would ever admit it.
-        if self.size is not None and crowd.size > (per_router(self.size, self.routers) if crowd.total else self.size):
+        if self.size is not None and usage.size > (per_router(self.size, self.routers) if usage.total else self.size):
             message = "the bodies of queued requests would exceed the memory limit"
             return f"{message} ({self._limit('maxWaitingBytes', format_bytes(self.size))})", retry_after(
-                crowd.total, drains.rate(now)
+                usage.total, rates.rate(now)
             )
         return None
 
     def _reached(self, count: int, bound: int | None) -> bool:
         return bound is not None and count >= per_router(bound, self.routers)
 
-    def _say(self, whose: str, field: str, bound: int | None) -> str:
+    def _message(self, whose: str, field: str, bound: int | None) -> str:
         return f"the queue{whose} is full ({self._limit(field, bound)})"
 
     def _limit(self, field: str, bound: int | str | None) -> str:

@@ -1,14 +1,15 @@
-"""Admission: the machine that decides about each request of one router, in one Workspace. Pure.
+"""The admission machine of one router and Workspace. Pure.
 
-It decides whether a request is dispatched, queued or rejected. It knows no sockets and no clocks. Its stimuli and commands
-are in messages.py. queues.py has the queues, and endpoints.py the endpoints.
-Invariants (tests/unit/test_core_machine.py):
+It decides for each request whether it is dispatched, queued or rejected. Its stimuli and commands
+are in messages.py, its queues in queues.py, its endpoints in endpoints.py. Invariants
+(tests/unit/test_core_machine.py):
 
-- every request that arrived ends exactly once: by Reject, by Finish or by Leave;
-- a request is dispatched only to an instance that the newest Residency shows as ready, or as closing if it waited before;
-- once a closing instance has nothing in flight and nothing of its batch waits, nothing more goes to it until it is ready again;
-- a Residency that is not newer than the last one changes nothing;
-- no tenant with a waiting request is passed over for more than one round of the others of its priority.
+- every request that arrived ends exactly once: by Reject, RequestFinished or ClientDisconnected;
+- a request is dispatched only to an instance that the newest residency shows as ready, or as quiescing if it is of its batch;
+- once a quiescing instance has nothing in flight and nothing of its batch is queued, nothing is dispatched to it until it is ready
+  again;
+- a residency that is not newer than the last one changes nothing;
+- no tenant with a queued request is passed over for more than one round of the others of its priority.
 """
 
 from dataclasses import replace
@@ -44,7 +45,7 @@ from hotseat.core.scheduler.status import ready_in
 
 
 class AdmissionMachine:
-    """The machine. `step` takes a stimulus and returns the commands that follow from it, in order."""
+    """The machine of one router and Workspace. `step` takes a stimulus and returns the commands that follow, in order."""
 
     def __init__(self, router: str) -> None:
         self.router = router
@@ -52,98 +53,101 @@ class AdmissionMachine:
         self._limits: dict[str, Limits] = {}
         self._requests: dict[int, QueuedRequest] = {}
         self._request_queues = RequestQueues()
-        self._queues = self._request_queues.queues  # none of them is empty
-        self._serving = EndpointSet()
-        self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was carried out
+        self._queues = self._request_queues.queues  # by model; none of them is empty
+        self._endpoints = EndpointSet()
+        self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was applied
         self._announce: list[str] = []
-        self._wants = PrewarmRequests()
+        self._prewarm = PrewarmRequests()
         self._order = 0
         self._seq = 0
         self._closed = False
 
     def step(self, stimulus: AdmissionStimulus) -> list[AdmissionCommand]:  # noqa: PLR0911 — one arm a stimulus
-        """Apply a stimulus. A request id that is not known (any more) is ignored: ends can race."""
+        """Apply a stimulus. An unknown request id is ignored: a request may have ended meanwhile."""
         match stimulus:
             case RequestArrived():
                 return self._arrive(stimulus)
             case RequestFinished(now, request) | ClientDisconnected(now, request):
                 return self._end(now, request)
             case WaitTimedOut(now, request):
-                return self._expire(now, request)
+                return self._time_out(now, request)
             case ServedByFallback(now, request):
-                return self._divert(now, request)
+                return self._hand_to_fallback(now, request)
             case PrewarmRequested(now, model):
-                return self._want(now, model, now)
+                return self._request_prewarm(now, model, now)
             case ResidencySeen(now, residency):
-                return self._see(now, residency)
+                return self._update_residency(now, residency)
             case LimitsChanged():
-                return self._change(stimulus)
+                return self._apply_limits(stimulus)
             case RouterClosed(now):
                 return self._close(now)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def demand(self) -> Demand:
-        """Take a snapshot for the switcher; each has a higher sequence number."""
+        """Return a snapshot for the scheduler. Each has a higher sequence number."""
         self._seq += 1
         requested = tuple(
-            model for model in dict.fromkeys(self._announce) if model in self._queues or model in self._wants
+            model for model in dict.fromkeys(self._announce) if model in self._queues or model in self._prewarm
         )
         self._announce = []
-        closing = {}
-        for model, last in self._serving.batches():
+        quiescing = {}
+        for model, last in self._endpoints.batches():
             queue = self._queues.get(model)
-            if queue and (rest := queue.up_to(last)):
-                closing[model] = rest
+            if queue and (rest := queue.remaining(last)):
+                quiescing[model] = rest
         return Demand(
             self.router,
             self._seq,
             self.residency.epoch,
             self.waiting_by_model(),
-            dict(self._serving.in_flight),
-            dict(self._serving.served),
-            closing,
+            dict(self._endpoints.in_flight),
+            dict(self._endpoints.served),
+            quiescing,
             requested,
-            self._wants.snapshot(),
+            self._prewarm.snapshot(),
         )
 
     def waiting_by_model(self) -> dict[str, QueuedDemand]:
-        """Summarise what waits, for each model that somebody waits for."""
+        """Return the demand of each model with queued requests."""
         return {model: queue.summary() for model, queue in self._queues.items()}
 
     def waiting(self, model: str | None = None) -> int:
-        """Count requests that wait, of one model or of all."""
+        """Return the number of queued requests, of one model or of all."""
         if model is None:
             return self._request_queues.count
         queue = self._queues.get(model)
         return queue.count if queue else 0
 
     def waiting_bytes(self) -> int:
-        """Count the bytes of the bodies of those that wait."""
+        """Return the bytes of the bodies of queued requests."""
         return self._request_queues.size
 
     def in_flight(self, instance: str) -> int:
-        """Count requests that an instance is answering."""
-        return self._serving.in_flight.get(instance, 0)
+        """Return the number of requests in flight at an instance."""
+        return self._endpoints.in_flight.get(instance, 0)
 
     def position(self, request: int) -> int | None:
-        """Place in its model's queue, 1 for the next; None if it does not wait."""
+        """Return the position of a request in the queue of its model, 1 for the next. None: it is not queued."""
         known = self._requests.get(request)
         if known is None or known.instance is not None:
             return None
-        return self._request_queues.place(known)
+        return self._request_queues.position(known)
 
     def estimate(self, request: int, now: float) -> float | None:
-        """Seconds until its turn, as the queue has moved so far and not before its model can be ready; None: nothing is known."""
+        """Return the estimated seconds until a request is dispatched. None: not known.
+
+        It is estimated by the service rate, and not before its model can be ready.
+        """
         known = self._requests.get(request)
         if known is None or known.instance is not None:
             return None
         rate = self._request_queues.rate(known.model, now)
-        by_rate = self._request_queues.place(known) / rate if rate else 0.0
+        by_rate = self._request_queues.position(known) / rate if rate else 0.0
         return max(by_rate, self._ready_in(known.model, now)) or None
 
     def rate(self, model: str, now: float) -> float | None:
-        """Give the requests per second that left the model's queue for an engine while somebody waited; None while nothing is known."""
+        """Return the requests per second dispatched from a model's queue while it was not empty. None: not known."""
         return self._request_queues.rate(model, now)
 
     # Transitions ------------------------------------------------------------------------------------------------------
@@ -161,24 +165,24 @@ class AdmissionMachine:
         request = QueuedRequest(
             s.model, s.priority, self._order, since, tenant=s.tenant, deadline=s.deadline, size=s.size
         )
-        if instance := self._serving.ready(s.model, limits.concurrency):
+        if instance := self._endpoints.ready(s.model, limits.concurrency):
             self._requests[s.request] = request
             dispatch = self._dispatch(s.request, request, instance)
-            if self._serving.in_flight[instance.instance] > 1:
+            if self._endpoints.in_flight[instance.instance] > 1:
                 return [dispatch]
-            return [dispatch, ReportDemand(urgent=self._watched())]
-        return [_not_at_once(s)] if s.at_once else self._hold(s.now, s.request, request, limits)
+            return [dispatch, ReportDemand(urgent=self._edges_matter())]
+        return [_not_resident(s)] if s.at_once else self._enqueue(s.now, s.request, request, limits)
 
-    def _hold(self, now: float, id_: int, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
-        """Let it wait, if there is room for it and it can have its turn in time."""
-        if full := self._request_queues.full(now, request, limits.max_waiting):
+    def _enqueue(self, now: float, id_: int, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
+        """Queue a request, if no limit is reached and its deadline can be met."""
+        if full := self._request_queues.check_limits(now, request, limits.max_waiting):
             return [Reject(id_, QueueFull, "queue_full", *full)]
-        first = self._request_queues.add(now, id_, request, open_=request.model in self._serving.open)
+        first = self._request_queues.add(now, id_, request, open_=request.model in self._endpoints.open)
         if too_late := self._too_late(id_, request, now):
             self._request_queues.remove(now, id_, request)
             return [too_late]
         self._requests[id_] = request
-        new = first and request.model not in self._wants  # one that is wanted anyway comes as fast without haste
+        new = first and request.model not in self._prewarm  # a prewarmed model is loaded anyway
         if new:
             self._announce.append(request.model)
         return [Queued(id_), ReportDemand(urgent=new)]
@@ -186,24 +190,24 @@ class AdmissionMachine:
     # Deadlines --------------------------------------------------------------------------------------------------------
 
     def _ready_in(self, model: str, now: float) -> float:
-        """Seconds until a model can take requests at the soonest."""
-        return 0.0 if model in self._serving.open else ready_in(self.residency, model, now)
+        """Return a lower bound of the seconds until a model accepts requests."""
+        return 0.0 if model in self._endpoints.open else ready_in(self.residency, model, now)
 
     def _too_late(self, id_: int, request: QueuedRequest, now: float) -> Reject | None:
-        """Refuse one that waits and could not have its turn in time however well everything went."""
+        """Reject a queued request whose deadline cannot be met."""
         if request.deadline is None:
             return None
         model, left = request.model, request.deadline - now
-        slots = self._serving.slots(model, self._limits[model].concurrency)
-        least = self._request_queues.least(request, now, ready_in=self._ready_in(model, now), slots=slots)
+        slots = self._endpoints.slots(model, self._limits[model].concurrency)
+        least = self._request_queues.min_wait_of(request, now, ready_in=self._ready_in(model, now), slots=slots)
         if left > 0 and least <= left:
             return None
         message = f"{model} cannot serve this request within the {max(0.0, left):.1f} s left of X-Request-Timeout: "
         message += f"it needs at least {least:.1f} s"
         return Reject(id_, Unavailable, "deadline_unreachable", message, clamp_retry_after(least))
 
-    def _sweep(self, now: float, model: str) -> list[AdmissionCommand]:
-        """Send away those that can no longer be in time, from the earliest deadline on."""
+    def _reject_late(self, now: float, model: str) -> list[AdmissionCommand]:
+        """Reject the queued requests of a model whose deadlines cannot be met."""
         commands: list[AdmissionCommand] = []
         while (queue := self._queues.get(model)) and (earliest := queue.next_deadline()):
             id_ = earliest[1]
@@ -219,15 +223,15 @@ class AdmissionMachine:
     def _dispatch(self, id_: int, request: QueuedRequest, instance: Resident) -> Dispatch:
         assert instance.address is not None  # noqa: S101 — only those with an address are open
         request.instance = instance
-        self._serving.begin(instance.instance)
+        self._endpoints.acquire(instance.instance)
         return Dispatch(id_, instance.instance, instance.address)
 
-    def _watched(self) -> bool:
-        """Whether somebody is waiting for work to end: then every edge matters at once."""
-        return self._request_queues.count > 0 or self._serving.draining
+    def _edges_matter(self) -> bool:
+        """Whether a request that ends may let the scheduler act: then demand is reported at once."""
+        return self._request_queues.count > 0 or self._endpoints.draining
 
     def _serve(self, now: float, model: str) -> list[AdmissionCommand]:
-        """Dispatch what waits for this model, as far as its instances and its bound allow."""
+        """Dispatch queued requests of a model, as far as its instances and its concurrency allow."""
         commands: list[AdmissionCommand] = []
         while queue := self._queues.get(model):
             found = self._next(model, queue)
@@ -240,12 +244,12 @@ class AdmissionMachine:
         return commands
 
     def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:
-        """Request to dispatch now, and the instance for it: a ready one, else one that closes and owes its batch."""
+        """Return the request to dispatch now, and its instance: a ready one, else a quiescing one for a request of its batch."""
         limit = self._limits[model].concurrency
-        if ready := self._serving.ready(model, limit):
+        if ready := self._endpoints.ready(model, limit):
             first = queue.first()
             return None if first is None else (first, ready)
-        for instance, last in self._serving.closing(model, limit):
+        for instance, last in self._endpoints.quiescing(model, limit):
             first = queue.first(last)
             if first is not None:
                 return first, instance
@@ -257,20 +261,20 @@ class AdmissionMachine:
             return []
         if request.instance is None:
             self._request_queues.remove(now, id_, request)
-            gone = request.model not in self._queues and request.model not in self._wants
+            gone = request.model not in self._queues and request.model not in self._prewarm
             return [ReportDemand(urgent=gone)]
         instance = request.instance.instance
-        self._serving.end(instance)
+        self._endpoints.release(instance)
         next_ones: list[AdmissionCommand] = []
         if request.model in self._queues:
-            next_ones = [*self._serve(now, request.model), *self._sweep(now, request.model)]
-        idle = instance not in self._serving.in_flight
+            next_ones = [*self._serve(now, request.model), *self._reject_late(now, request.model)]
+        idle = instance not in self._endpoints.in_flight
         if not next_ones and not idle:
             return []
         emptied = bool(next_ones) and request.model not in self._queues
-        return [*next_ones, ReportDemand(urgent=emptied or (idle and self._watched()))]
+        return [*next_ones, ReportDemand(urgent=emptied or (idle and self._edges_matter()))]
 
-    def _expire(self, now: float, id_: int) -> list[AdmissionCommand]:
+    def _time_out(self, now: float, id_: int) -> list[AdmissionCommand]:
         request = self._requests.get(id_)
         if request is None or request.instance is not None:
             return []
@@ -278,17 +282,17 @@ class AdmissionMachine:
         message = f"{request.model} did not become available within the client's limit on waiting ({waited:.1f} s)"
         return [Reject(id_, Unavailable, "wait_timeout", message, 5.0), *self._end(now, id_)]
 
-    def _divert(self, now: float, id_: int) -> list[AdmissionCommand]:
+    def _hand_to_fallback(self, now: float, id_: int) -> list[AdmissionCommand]:
         request = self._requests.get(id_)
         if request is None or request.instance is not None:
             return []
-        return [*self._want(now, request.model, request.arrived), *self._end(now, id_)]
+        return [*self._request_prewarm(now, request.model, request.arrived), *self._end(now, id_)]
 
-    def _want(self, now: float, model: str, since: float) -> list[AdmissionCommand]:
-        """Keep the wish for a model that is not there and that nothing speaks against."""
+    def _request_prewarm(self, now: float, model: str, since: float) -> list[AdmissionCommand]:
+        """Add a prewarm request for a model that is not ready and not refused."""
         if self._closed or model not in self._limits or self._refusal(now, model):
             return []
-        if self._serving.is_ready(model) or not self._wants.add(model, since):
+        if self._endpoints.is_ready(model) or not self._prewarm.add(model, since):
             return []
         new = model not in self._queues
         if new:
@@ -296,45 +300,45 @@ class AdmissionMachine:
         return [ReportDemand(urgent=new)]
 
     def _refusal(self, now: float, model: str, deadline: float | None = None) -> Refusal | None:
-        """Find the refusal that a new request gets. A model that is ready answers, whatever is said of its next load."""
+        """Return the refusal that a new request gets. A ready model has none, whatever is said of its next load."""
         refusal = self.residency.refusals.get(model)
         if refusal is None or not _in_force(refusal, now) or not refusal.concerns(deadline):
             return None
-        return None if self._serving.is_ready(model) else refusal
+        return None if self._endpoints.is_ready(model) else refusal
 
-    def _see(self, now: float, residency: Residency) -> list[AdmissionCommand]:
+    def _update_residency(self, now: float, residency: Residency) -> list[AdmissionCommand]:
         if residency.epoch <= self.residency.epoch:
             return []
         first, self.residency = self.residency.epoch < 0, residency
-        self._serving.see(residency.residents, self._order)
+        self._endpoints.update(residency.residents, self._order)
         lasts: dict[str, set[int]] = {}
-        for model, last in self._serving.batches():
+        for model, last in self._endpoints.batches():
             lasts.setdefault(model, set()).add(last)
-        self._request_queues.close_batches(lasts)
+        self._request_queues.snapshot_batches(lasts)
         for model in self._queues:
-            self._request_queues.watch(now, model, open_=model in self._serving.open)
-        commands = self._refuse_waiters(now, first=first)
-        self._wants.settle([model for model in self._serving.open if self._serving.is_ready(model)])
-        for model in self._serving.open:
+            self._request_queues.update_rate_clock(now, model, open_=model in self._endpoints.open)
+        refused = [model for model, each in residency.refusals.items() if each.epoch > self._refused.get(model, -1)]
+        commands = self._refuse_waiters(now, refused, first=first)
+        self._prewarm.remove([*refused, *filter(self._endpoints.is_ready, self._endpoints.open)])
+        for model in self._endpoints.open:
             commands += self._serve(now, model)
         for model in list(self._queues):
-            commands += self._sweep(now, model)
-        return [*commands, *self._cut(), ReportDemand(urgent=True)]
+            commands += self._reject_late(now, model)
+        return [*commands, *self._abort(), ReportDemand(urgent=True)]
 
-    def _refuse_waiters(self, now: float, *, first: bool) -> list[AdmissionCommand]:
-        """Send away those whose model is refused. `first`: this is the first Residency that this router sees."""
+    def _refuse_waiters(self, now: float, refused: list[str], *, first: bool) -> list[AdmissionCommand]:
+        """Reject the queued requests of newly refused models. `first`: this is the first residency that this router sees."""
         commands: list[AdmissionCommand] = []
-        for model, refusal in self.residency.refusals.items():
-            if refusal.epoch > self._refused.get(model, -1):
-                self._refused[model] = refusal.epoch
-                self._wants.settle([model])
-                # At the first, what is over was spoken before this router was there.
-                if (not first or _in_force(refusal, now)) and not self._serving.is_ready(model):
-                    commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model, refusal)]
+        for model in refused:
+            refusal = self.residency.refusals[model]
+            self._refused[model] = refusal.epoch
+            # In the first one, a refusal that is over was meant for requests before this router was there.
+            if (not first or _in_force(refusal, now)) and not self._endpoints.is_ready(model):
+                commands += [_refuse(id_, refusal, now) for id_ in self._dismiss(now, model, refusal)]
         return commands
 
-    def _cut(self) -> list[AdmissionCommand]:
-        """End what is in flight on instances that are told to stop, or gone. External servers are never stopped."""
+    def _abort(self) -> list[AdmissionCommand]:
+        """End the requests in flight at instances that are stopped or gone. External servers are never stopped."""
         residents = {r.instance: r for r in self.residency.residents}
         commands: list[AdmissionCommand] = []
         for id_, request in self._requests.items():
@@ -352,34 +356,37 @@ class AdmissionMachine:
         return commands
 
     def _dismiss(self, now: float, model: str, refusal: Refusal | None = None) -> list[int]:
-        """Forget all that wait for a model, or that a refusal concerns; the caller says why to each."""
+        """Remove the queued requests of a model, or those that a refusal concerns.
+
+        Return their ids; the caller rejects them.
+        """
         waiting = self._queues[model].ids() if model in self._queues else []
         dismissed = [id_ for id_ in waiting if refusal is None or refusal.concerns(self._requests[id_].deadline)]
         for id_ in dismissed:
             self._request_queues.remove(now, id_, self._requests.pop(id_))
         return dismissed
 
-    def _change(self, s: LimitsChanged) -> list[AdmissionCommand]:
+    def _apply_limits(self, s: LimitsChanged) -> list[AdmissionCommand]:
         self._limits = {
             model: replace(limits, concurrency=per_router(limits.concurrency, s.routers))
             for model, limits in s.models.items()
         }
-        self._wants.keep(s.models)
+        self._prewarm.retain(s.models)
         commands: list[AdmissionCommand] = []
         for model in [m for m in self._queues if m not in s.models]:
             message = f"model {model} was removed while this request was queued"
             commands += [Reject(id_, UnknownModel, "model_not_found", message) for id_ in self._dismiss(s.now, model)]
-        quotas = QueueLimits(
+        limits = QueueLimits(
             s.max_waiting, per_tenant=s.max_waiting_per_tenant, size=s.max_waiting_bytes, routers=s.routers
         )
-        self._request_queues.change(quotas, s.sharing, s.models)
-        for model in self._serving.open:
+        self._request_queues.apply_config(limits, s.sharing, s.models)
+        for model in self._endpoints.open:
             commands += self._serve(s.now, model)
         return [*commands, ReportDemand(urgent=True)]
 
     def _close(self, now: float) -> list[AdmissionCommand]:
         self._closed = True
-        self._wants.keep(())
+        self._prewarm.retain(())
         commands: list[AdmissionCommand] = []
         for model in list(self._queues):
             commands += [_shutting_down(id_) for id_ in self._dismiss(now, model)]
@@ -395,7 +402,7 @@ def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
     return Reject(request, Unavailable, refusal.code, refusal.message, retry)
 
 
-def _not_at_once(s: RequestArrived) -> Reject:
+def _not_resident(s: RequestArrived) -> Reject:
     return Reject(s.request, NotResident, NotResident.code, f"{s.model} cannot serve this request without waiting")
 
 

@@ -10,7 +10,7 @@ from hotseat.core.messages import Residency
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one model at all routers; 0 or None: no bound."""
+    """The limits of one model at all routers. 0 or None: no limit."""
 
     concurrency: int = 0
     max_waiting: int | None = None
@@ -21,22 +21,22 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RequestArrived:
-    """A request that names a known model."""
+    """A request for a known model arrived."""
 
     now: float
     request: int
     model: str
     priority: int = 0
-    at_once: bool = False  # it is not to wait: dispatched now, or rejected
+    at_once: bool = False  # it must not wait: dispatched now, or rejected
     tenant: str = ""
-    deadline: float | None = None  # when its client gives up; one that cannot be met is refused at once
+    deadline: float | None = None  # when its client gives up; rejected at once where that cannot be met
     size: int = 0  # bytes of its body
     since: float | None = None  # when it began to wait, if that was elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class ClientDisconnected:
-    """Its client has gone away."""
+    """The client of a request has disconnected."""
 
     now: float
     request: int
@@ -44,7 +44,7 @@ class ClientDisconnected:
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished:
-    """Its answer has been relayed, or has failed."""
+    """The response of a request has been relayed, or has failed."""
 
     now: float
     request: int
@@ -52,7 +52,7 @@ class RequestFinished:
 
 @dataclass(frozen=True, slots=True)
 class WaitTimedOut:
-    """It has waited as long as its client allows."""
+    """A request has waited as long as its client allows."""
 
     now: float
     request: int
@@ -60,7 +60,7 @@ class WaitTimedOut:
 
 @dataclass(frozen=True, slots=True)
 class ServedByFallback:
-    """Another model answers it: it waits no longer, but its model is still wanted. Nothing happens if it was dispatched."""
+    """A fallback answers a request: it leaves the queue, but its model is still wanted. Ignored if it was dispatched."""
 
     now: float
     request: int
@@ -68,7 +68,7 @@ class ServedByFallback:
 
 @dataclass(frozen=True, slots=True)
 class PrewarmRequested:
-    """A model shall come, though no request waits for it."""
+    """A model is to be loaded, though no request is queued for it."""
 
     now: float
     model: str
@@ -76,7 +76,7 @@ class PrewarmRequested:
 
 @dataclass(frozen=True, slots=True)
 class ResidencySeen:
-    """News of who holds the accelerator."""
+    """A residency was published."""
 
     now: float
     residency: Residency
@@ -84,7 +84,10 @@ class ResidencySeen:
 
 @dataclass(frozen=True, slots=True)
 class LimitsChanged:
-    """The documents changed, or the number of routers: all models, and the Workspace's bounds, of which each router has its share."""
+    """The documents or the number of routers changed.
+
+    It has all models, and the limits of the Workspace, of which each router has its share.
+    """
 
     now: float
     models: Mapping[str, Limits]
@@ -97,7 +100,7 @@ class LimitsChanged:
 
 @dataclass(frozen=True, slots=True)
 class RouterClosed:
-    """The router shuts down: nothing waits any longer, nothing new is taken."""
+    """The router shuts down: queued and new requests are rejected."""
 
     now: float
 
@@ -119,7 +122,7 @@ AdmissionStimulus = (
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Relay it to this instance now."""
+    """Relay a request to an instance."""
 
     request: int
     instance: str
@@ -128,14 +131,14 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """It waits."""
+    """A request is queued."""
 
     request: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Answer it with this error."""
+    """Answer a request with an error."""
 
     request: int
     error: type[HotseatError]
@@ -146,7 +149,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class AbortRequest:
-    """Its instance is being stopped under it (the drain deadline is over): end it with an error. It still Finishes."""
+    """End a request in flight with an error: its instance is stopped, or gone. RequestFinished still follows."""
 
     request: int
     message: str
@@ -154,7 +157,7 @@ class AbortRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReportDemand:
-    """Take a snapshot and send it: at once if urgent, else when convenient."""
+    """Send a snapshot of demand: at once if urgent, else soon."""
 
     urgent: bool
 

@@ -1,9 +1,9 @@
-"""Models that requests asked for which another Model answered meanwhile: wanted, though nobody waits. Pure.
+"""Models whose requests were answered by a fallback: they are wanted, though no request is queued. Pure.
 
-A request whose fallback answers leaves the queue, but its model shall still come: else those that follow would have to be
-answered by the fallback too, for ever where its answers are quicker than a load. So the router keeps the wish, without a
-request, until it sees the model ready or refused; it travels in every snapshot of demand and dies with its router. An
-operator's order would not do: it lifts a back-off, and no router could take it back.
+A request that a fallback answers leaves the queue, but its model is still to be loaded: otherwise
+the fallback would answer forever. The router keeps a prewarm request until it sees the model ready
+or refused. Prewarm requests are part of each snapshot of demand, and end with their router. A load
+request of an operator would not do: it resets a back-off, and a router could not take it back.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,7 +11,7 @@ from math import inf
 
 
 class PrewarmRequests:
-    """Wishes at one router: since when, by model."""
+    """The prewarm requests of one router: since when, by model."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
@@ -20,20 +20,20 @@ class PrewarmRequests:
         return model in self._since
 
     def add(self, model: str, since: float) -> bool:
-        """Keep a wish; an earlier one counts. Returns whether it is the first for this model."""
+        """Add a prewarm request; an earlier one keeps its time. Return whether it is the first for this model."""
         first = model not in self._since
         self._since[model] = min(since, self._since.get(model, inf))
         return first
 
-    def settle(self, models: Iterable[str]) -> None:
-        """Forget preferences that came true, or never will."""
+    def remove(self, models: Iterable[str]) -> None:
+        """Remove the requests for models that are ready or refused."""
         for model in models:
             self._since.pop(model, None)
 
-    def keep(self, models: Collection[str]) -> None:
-        """Forget all others."""
-        self.settle([model for model in self._since if model not in models])
+    def retain(self, models: Collection[str]) -> None:
+        """Remove the requests for all other models."""
+        self.remove([model for model in self._since if model not in models])
 
     def snapshot(self) -> dict[str, float]:
-        """Copy, for a Demand."""
+        """Return a copy."""
         return dict(self._since)

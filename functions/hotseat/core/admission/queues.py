@@ -1,7 +1,8 @@
-"""The requests of one model that wait at one router, and who of them is next. Pure.
+"""The queues of one router. Pure.
 
-The highest priority goes first, where a priority counts one higher for each `ageing` that its oldest waiter has waited; among
-tenants of one priority, fair_queue.py decides. Adding, removing and finding the next cost the same for any number that wait.
+The highest priority is served first; it counts one higher for each `ageing` that its oldest request
+has waited. Among tenants of one priority, fair_queue.py decides. Adding, removing and finding the
+next request cost the same for any length of the queue.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,38 +19,43 @@ EXACT_TENANTS = 64  # up to which positions are exact
 
 
 class _DrainSnapshot:
-    """What waited when a batch was closed: how many of it still do, and the rings as they were then."""
+    """The queue as it was when an instance quiesced, and how many of these requests are still queued."""
 
-    __slots__ = ("lanes", "ranks", "rest")
+    __slots__ = ("levels", "rest", "tenants_of")
 
-    def __init__(self, rest: int, ranks: LazyHeap[PriorityLevel]) -> None:
+    def __init__(self, rest: int, levels: LazyHeap[PriorityLevel]) -> None:
         self.rest = rest
-        self.ranks = ranks
-        self.lanes: dict[PriorityLevel, LazyHeap[TenantQueue]] = {rank: rank.ring.copy() for rank in ranks.members()}
+        self.levels = levels
+        self.tenants_of: dict[PriorityLevel, LazyHeap[TenantQueue]] = {
+            level: level.heap.copy() for level in levels.members()
+        }
 
 
 class RequestQueue:
-    """Requests in ranks by priority, each in lanes by tenant. `batches` that closed are known by the last order in them."""
+    """The queued requests of one model, by priority and tenant.
 
-    __slots__ = ("_batches", "_deadlines", "_newest", "_ranks", "_ring", "_sharing", "count", "tenants")
+    A batch of a quiescing instance is known by the order of its last request.
+    """
+
+    __slots__ = ("_batches", "_deadlines", "_heap", "_levels", "_newest", "_sharing", "count", "tenants")
 
     def __init__(self, sharing: Sharing | None = None) -> None:
         self.count = 0
         self.tenants: dict[str, int] = {}  # how many wait of each
         self._sharing = sharing or Sharing()
-        self._ranks: dict[int, PriorityLevel] = {}  # an empty one keeps what its tenants have had
-        self._ring: LazyHeap[PriorityLevel] = LazyHeap()
+        self._levels: dict[int, PriorityLevel] = {}  # an empty one keeps what its tenants have had
+        self._heap: LazyHeap[PriorityLevel] = LazyHeap()
         self._batches: dict[int, _DrainSnapshot] = {}
         self._newest = 0  # order of the newest that ever waited
         self._deadlines: list[tuple[float, int, QueuedRequest]] = []  # a heap, also of some that wait no longer
 
     def add(self, id_: int, request: QueuedRequest) -> None:
-        """Append to the lane of its priority and tenant."""
-        rank = self._ranks.get(request.priority)
-        if rank is None:
-            rank = self._ranks[request.priority] = PriorityLevel(request.priority, self._sharing)
-        rank.add(id_, request)
-        self._ring.add(rank)
+        """Append a request to the queue of its priority and tenant."""
+        level = self._levels.get(request.priority)
+        if level is None:
+            level = self._levels[request.priority] = PriorityLevel(request.priority, self._sharing)
+        level.add(id_, request)
+        self._heap.add(level)
         self.count += 1
         self.tenants[request.tenant] = self.tenants.get(request.tenant, 0) + 1
         self._newest = max(self._newest, request.order)
@@ -57,11 +63,11 @@ class RequestQueue:
             heappush(self._deadlines, (request.deadline, id_, request))
 
     def remove(self, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
-        """Take out one that is in it; `served`: because it is being dispatched, which counts against its tenant's share."""
-        rank = self._ranks[request.priority]
+        """Remove a request. `served`: it is being dispatched, which counts against the share of its tenant."""
+        level = self._levels[request.priority]
         if served:
-            rank.charge(request.tenant)
-        rank.remove(id_, request)
+            level.charge(request.tenant)
+        level.remove(id_, request)
         self.count -= 1
         left = self.tenants[request.tenant] - 1
         if left:
@@ -74,65 +80,67 @@ class RequestQueue:
             self._forget_deadline(request)
 
     def first(self, last: int | None = None) -> int | None:
-        """Id of the next to serve; with `last`, of the batch that closed with that order."""
+        """Return the id of the next request, or None. With `last`: of the batch that ends with that order."""
         batch = None if last is None else self._batches.get(last)
         if last is not None and batch is None:
-            return None  # nobody of it waits: this queue began later
-        rank = (self._ring if batch is None else batch.ranks).first(last)
-        if rank is None:
+            return None  # none of its requests is queued: this queue began later
+        level = (self._heap if batch is None else batch.levels).first(last)
+        if level is None:
             return None
-        lane = (rank.ring if batch is None else batch.lanes[rank]).first(last)
-        return None if lane is None else lane.first()
+        tenant_queue = (level.heap if batch is None else batch.tenants_of[level]).first(last)
+        return None if tenant_queue is None else tenant_queue.first()
 
-    def close_batches(self, lasts: set[int]) -> None:
-        """Know these batches, and no others: one that is not known yet has everything in it that waits."""
+    def snapshot_batches(self, lasts: set[int]) -> None:
+        """Keep these batches, and no others. A new one holds all requests that are queued now."""
         self._batches = {last: batch for last, batch in self._batches.items() if last in lasts}
         for last in lasts - self._batches.keys():
             if last >= self._newest:
-                self._batches[last] = _DrainSnapshot(self.count, self._ring.copy())
+                self._batches[last] = _DrainSnapshot(self.count, self._heap.copy())
 
-    def up_to(self, last: int) -> int:
-        """How many of that batch still wait."""
+    def remaining(self, last: int) -> int:
+        """Return how many requests of a batch are still queued."""
         batch = self._batches.get(last)
         return batch.rest if batch else 0
 
-    def share(self, sharing: Sharing) -> None:
-        """Let them take turns in another way from now on."""
+    def set_sharing(self, sharing: Sharing) -> None:
+        """Apply other weights and another ageing."""
         if sharing == self._sharing:
             return
         self._sharing = sharing
-        for rank in self._ranks.values():
-            rank.share(sharing)
-        self._ring = LazyHeap(self._ring.members())
+        for level in self._levels.values():
+            level.set_sharing(sharing)
+        self._heap = LazyHeap(self._heap.members())
         for batch in self._batches.values():
-            batch.ranks = LazyHeap(batch.ranks.members())
+            batch.levels = LazyHeap(batch.levels.members())
 
     def ahead_of(self, mine: QueuedRequest) -> int:
-        """How many are served before this one, as things are: if nobody comes or leaves, and priorities grow no more."""
-        rank = self._ranks[mine.priority]
-        higher = (other for other in self._ranks.values() if len(other) and other is not rank and other.key < rank.key)
-        return rank.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
+        """Return how many requests are served before a request, if none comes or leaves and priorities do not grow."""
+        level = self._levels[mine.priority]
+        higher = (
+            other for other in self._levels.values() if len(other) and other is not level and other.key < level.key
+        )
+        return level.ahead_of(mine, EXACT_TENANTS) + sum(len(other) for other in higher)
 
     def ids(self) -> list[int]:
-        """List all, in order of arrival."""
-        return [id_ for _, id_ in sorted(pair for rank in self._ranks.values() for pair in rank.ids())]
+        """Return all ids, in order of arrival."""
+        return [id_ for _, id_ in sorted(pair for level in self._levels.values() for pair in level.ids())]
 
     def next_deadline(self) -> tuple[float, int] | None:
-        """Earliest deadline of those that wait, and whose it is."""
+        """Return the earliest deadline of a queued request, and its id. None: no request has one."""
         deadlines = self._deadlines
         while deadlines and not self._waits(deadlines[0]):
             heappop(deadlines)
         return deadlines[0][:2] if deadlines else None
 
     def summary(self) -> QueuedDemand:
-        """Say what a policy may know of it. Not for an empty queue."""
-        there = [rank for rank in self._ranks.values() if len(rank)]
-        oldest, priority = min(rank.since for rank in there), max(rank.priority for rank in there)
+        """Return the demand for a policy. The queue must not be empty."""
+        there = [level for level in self._levels.values() if len(level)]
+        oldest, priority = min(level.since for level in there), max(level.priority for level in there)
         deadline = self.next_deadline()
         return QueuedDemand(self.count, oldest, priority, self._most(), deadline[0] if deadline else None)
 
     def _most(self) -> dict[str, int]:
-        """Those tenants of whom most wait. Of one that has no name nothing is said where it is the only one."""
+        """Return the number of queued requests of the tenants with the most. Empty if no tenant has a name."""
         if len(self.tenants) <= SHOWN_TENANTS:
             return {} if self.tenants.keys() == {""} else dict(self.tenants)
         return {
@@ -144,7 +152,7 @@ class RequestQueue:
         return entry[2].deadline is not None
 
     def _forget_deadline(self, request: QueuedRequest) -> None:
-        """Mark it as over; when most of them are, throw those away."""
+        """Mark the deadline of a request as over, and drop such entries where they are most."""
         request.deadline = None
         if len(self._deadlines) > 2 * self.count + 16:
             self._deadlines = [entry for entry in self._deadlines if self._waits(entry)]
@@ -152,35 +160,35 @@ class RequestQueue:
 
 
 class RequestQueues:
-    """Everybody who waits. `queues` by model: none of them is empty."""
+    """All queues of one router. `queues` is by model: none of them is empty."""
 
     def __init__(self) -> None:
         self.queues: dict[str, RequestQueue] = {}
         self.count = 0
         self.size = 0  # bytes of their bodies
-        self._quotas = QueueLimits()
+        self._limits = QueueLimits()
         self._sharing = Sharing()
         self._tenants: dict[str, int] = {}  # how many wait of each, for all models
-        self._drains = ServiceRates()
+        self._rates = ServiceRates()
 
-    def change(self, quotas: QueueLimits, sharing: Sharing, models: Iterable[str]) -> None:
-        """Take in the documents; of models that are gone nobody waits any longer."""
-        self._quotas, self._sharing = quotas, sharing
-        self._drains.forget(set(models))
+    def apply_config(self, limits: QueueLimits, sharing: Sharing, models: Iterable[str]) -> None:
+        """Apply new limits and weights. Models that are not in `models` must not have queued requests."""
+        self._limits, self._sharing = limits, sharing
+        self._rates.forget(set(models))
         for queue in self.queues.values():
-            queue.share(sharing)
+            queue.set_sharing(sharing)
 
-    def full(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
-        """Say why this one may not wait, and when to come again (seconds); None: it may."""
+    def check_limits(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
+        """Return the limit that a request would exceed, as a message, and the seconds until a retry. None: it may be queued."""
         model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
         mine = queue.count if queue else 0
         of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size
-        crowd = QueueUsage(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
-        quotas = self._quotas if per_model is None else replace(self._quotas, per_model=per_model)
-        return quotas.full(crowd, self._drains, now)
+        usage = QueueUsage(model, tenant, mine, of_tenant, self.count, len(self._tenants), size)
+        limits = self._limits if per_model is None else replace(self._limits, per_model=per_model)
+        return limits.check(usage, self._rates, now)
 
     def add(self, now: float, id_: int, request: QueuedRequest, *, open_: bool) -> bool:
-        """Let it wait; returns whether it is the first for its model. `open_`: the model takes requests."""
+        """Queue a request. Return whether it is the first of its model. `open_`: the model accepts requests."""
         queue = self.queues.get(request.model)
         first = queue is None
         if queue is None:
@@ -190,11 +198,11 @@ class RequestQueues:
         self.size += request.size
         self._tenants[request.tenant] = self._tenants.get(request.tenant, 0) + 1
         if first:
-            self.watch(now, request.model, open_=open_)
+            self.update_rate_clock(now, request.model, open_=open_)
         return first
 
     def remove(self, now: float, id_: int, request: QueuedRequest, *, served: bool = False) -> None:
-        """Take one out; `served`: because it is being dispatched."""
+        """Remove a request. `served`: it is being dispatched."""
         model, tenant = request.model, request.tenant
         queue = self.queues[model]
         queue.remove(id_, request, served=served)
@@ -205,28 +213,28 @@ class RequestQueues:
         else:
             del self._tenants[tenant]
         if served:
-            self._drains.note(now, model)
+            self._rates.record(now, model)
         if not queue.count:
             del self.queues[model]
-            self.watch(now, model, open_=False)
+            self.update_rate_clock(now, model, open_=False)
 
-    def watch(self, now: float, model: str, *, open_: bool) -> None:
-        """Take in whether a model takes requests: it counts for how fast its queue drains."""
-        self._drains.watch(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
+    def update_rate_clock(self, now: float, model: str, *, open_: bool) -> None:
+        """Update whether a model accepts requests: only that time counts for its service rate."""
+        self._rates.update(now, model, waits=model in self.queues, open_=open_, any_waits=self.count > 0)
 
-    def close_batches(self, lasts: Mapping[str, set[int]]) -> None:
-        """Take in which batches are owed, by model: each is known by the last order in it."""
+    def snapshot_batches(self, lasts: Mapping[str, set[int]]) -> None:
+        """Keep these batches of quiescing instances, by model. Each is known by the last order in it."""
         for model, queue in self.queues.items():
-            queue.close_batches(lasts.get(model, set()))
+            queue.snapshot_batches(lasts.get(model, set()))
 
-    def place(self, request: QueuedRequest) -> int:
-        """Place in its model's queue, 1 for the next."""
+    def position(self, request: QueuedRequest) -> int:
+        """Return the position of a request in the queue of its model, 1 for the next."""
         return 1 + self.queues[request.model].ahead_of(request)
 
     def rate(self, model: str, now: float) -> float | None:
-        """Give the requests per second that left a model's queue for an engine while somebody waited; None while nothing is known."""
-        return self._drains.rate(now, model)
+        """Return the requests per second dispatched from a model's queue while it was not empty. None: not known."""
+        return self._rates.rate(now, model)
 
-    def least(self, request: QueuedRequest, now: float, *, ready_in: float, slots: int) -> float:
-        """Seconds until its turn at the least. `ready_in`: until its model is ready; `slots`: how many begin at once then, 0: all."""
-        return min_wait(ready_in, self.place(request), slots, self._drains.pace(now, request.model))
+    def min_wait_of(self, request: QueuedRequest, now: float, *, ready_in: float, slots: int) -> float:
+        """Return a lower bound of the seconds until a request is dispatched. See service_rate.min_wait."""
+        return min_wait(ready_in, self.position(request), slots, self._rates.pace(now, request.model))

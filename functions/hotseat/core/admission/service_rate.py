@@ -1,6 +1,6 @@
-"""How fast what waits is served: measured, and what follows from it for those who come or wait. Pure.
+"""The measured service rates of queues, and the waits that follow from them. Pure.
 
-Only the time counts in which somebody waits: an idle night does not make a queue slow.
+Only the time counts in which requests are queued: an idle night does not make a queue slow.
 """
 
 from math import exp
@@ -13,7 +13,7 @@ OPTIMISM = 2.0  # a queue may drain so many times as fast as it was seen to
 
 
 class ServiceRate:
-    """Dispatches per second of what waited, over the time that `runs`."""
+    """Dispatches of queued requests per second, over the time that its clock runs."""
 
     __slots__ = ("_seconds", "_served", "_since")
 
@@ -23,17 +23,17 @@ class ServiceRate:
         self._since: float | None = None  # None: does not run
 
     def run(self, now: float, *, on: bool) -> None:
-        """Let time count from now on, or not."""
+        """Run or stop the clock."""
         self._pass(now)
         self._since = now if on else None
 
-    def note(self, now: float) -> None:
+    def record(self, now: float) -> None:
         """Count a dispatch."""
         self._pass(now)
         self._served += 1
 
     def rate(self, now: float, least: float = 0.0) -> float | None:
-        """Give the requests per second; None: nothing is known, or less than `least` dispatches speak for it."""
+        """Return the requests per second. None: not known, or measured by `least` dispatches or fewer."""
         served, seconds = self._seen(now)
         return served / seconds if served > least and seconds > 0 else None
 
@@ -50,58 +50,65 @@ class ServiceRate:
 
 
 class ServiceRates:
-    """Drains of all models at one router, and of all of them together."""
+    """The service rates of all models at one router, and of all of them together."""
 
     def __init__(self) -> None:
-        self._overall: dict[str, ServiceRate] = {}  # by model: runs while somebody waits for it
-        self._open: dict[str, ServiceRate] = {}  # by model: runs while somebody waits and it takes requests
+        self._overall: dict[str, ServiceRate] = {}  # by model: runs while requests are queued
+        self._open: dict[str, ServiceRate] = {}  # by model: runs while requests are queued and it accepts them
         self._total = ServiceRate()
 
-    def watch(self, now: float, model: str, *, waits: bool, open_: bool, any_waits: bool) -> None:
-        """Take in whether somebody waits for a model, whether it takes requests, and whether anybody waits at all."""
+    def update(self, now: float, model: str, *, waits: bool, open_: bool, any_waits: bool) -> None:
+        """Update whether requests are queued for a model, whether it accepts requests, and whether any requests are queued."""
         if waits or model in self._overall:
             self._overall.setdefault(model, ServiceRate()).run(now, on=waits)
             self._open.setdefault(model, ServiceRate()).run(now, on=waits and open_)
         self._total.run(now, on=any_waits)
 
-    def note(self, now: float, model: str) -> None:
-        """Count a dispatch of one that waited."""
-        for drain in (self._overall[model], self._open[model], self._total):
-            drain.note(now)
+    def record(self, now: float, model: str) -> None:
+        """Count the dispatch of a queued request."""
+        for each in (self._overall[model], self._open[model], self._total):
+            each.record(now)
 
     def forget(self, models: set[str]) -> None:
-        """Know of no other models any longer."""
-        for book in (self._overall, self._open):
-            for gone in book.keys() - models:
-                del book[gone]
+        """Forget all other models."""
+        for rates in (self._overall, self._open):
+            for gone in rates.keys() - models:
+                del rates[gone]
 
     def rate(self, now: float, model: str | None = None) -> float | None:
-        """Give the requests per second of a model, or of all; its turns and the others' are both in it."""
+        """Return the requests per second of a model, or of all, with the time that other models are served."""
         drain = self._total if model is None else self._overall.get(model)
         return drain.rate(now) if drain else None
 
     def pace(self, now: float, model: str) -> float | None:
-        """Give the requests per second of a model while it takes them, where enough was seen to refuse somebody for it."""
+        """Return the requests per second of a model while it accepts requests.
+
+        None: not known well enough to refuse a request by it.
+        """
         drain = self._open.get(model)
         return drain.rate(now, RELIABLE) if drain else None
 
 
 def retry_after(count: float, rate: float | None) -> float:
-    """Seconds until half of so many that wait will have been served: then there is room, and the queue has not run dry."""
+    """Return the seconds until half of `count` requests will have been served.
+
+    Then there is space, and the queue is not empty.
+    """
     if not rate:
         return UNMEASURED_RETRY
     return clamp_retry_after(count / 2 / rate)
 
 
 def clamp_retry_after(seconds: float) -> float:
-    """Keep a time to come again within what a client can make sense of."""
+    """Return the seconds, clamped to what is useful to a client."""
     return min(MOST_RETRY, max(LEAST_RETRY, seconds))
 
 
 def min_wait(ready_in: float, position: int, slots: int, pace: float | None) -> float:
-    """Seconds until a waiter's turn at the least: everything goes as well as it may.
+    """Return a lower bound of the seconds until a queued request is dispatched.
 
-    `slots`: how many begin at once when the model gets ready, 0: all of them. `pace`: see Drains, None: not known.
+    `ready_in`: seconds until its model is ready. `slots`: how many start at once then, 0: all.
+    `pace`: see ServiceRates, None: not known.
     """
     if not slots or not pace:
         return ready_in

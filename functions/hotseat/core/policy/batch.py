@@ -1,13 +1,13 @@
-"""The policy that hotseat has by default. Pure.
+"""The default policy. Pure.
 
-Models that take turns on one accelerator are a polling system with switch-over times. What is known of those, and what this
-policy makes of it (docs/scheduling.md has the figures):
+Models that take turns on one accelerator are a polling system with switch-over times.
+docs/scheduling.md has the figures:
 
-- Serving a model until nobody waits for it (exhaustive service) keeps up with any load below 1, and so does serving what waited
-  when its turn began (gated service). So a turn never ends before that, however long others have waited.
-- One round takes the sum of all switches / (1 - load) on average. A bound on waiting below that cannot be met, and honouring
-  it all the same is what makes throughput collapse: it is widened to that.
-- Where several wait, the turn of the second can only be in time if that of the first is early enough.
+- Exhaustive service (a model is served until its queue is empty) keeps up with any load below 1, and so does gated service (it serves
+  what was queued when its turn began). So a turn never ends before that, however long others have waited.
+- A round takes the sum of all switches / (1 - load) on average. A bound on waiting below that cannot be met, and enforcing it makes
+  throughput collapse: it is widened to that.
+- Where several models are queued, the turn of the second can only be in time if that of the first is early enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,31 @@ from math import inf, sqrt
 
 from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import NOTHING, Decision, ModelView, View
-from hotseat.core.policy.placement import LEAVING_STATES, evictable_at, pending, place, residents
+from hotseat.core.policy.eviction import LEAVING_STATES, evictable_at
+from hotseat.core.policy.placement import pending, place, residents
 
-FULL = 0.9  # no load above this is believed: a round would take for ever
-UNMEASURED = 1 / 3  # taken for the load of models that never have kept anybody waiting once they were loaded
-KEEP_IDLE_SHARE = (
-    0.1  # of what switching away and back takes: as long may a seat stay idle for a request that is likely to come
-)
+FULL = 0.9  # a load above this is taken for this: a round would take forever
+UNMEASURED = 1 / 3  # the load of models whose service rate is not known
+KEEP_IDLE_SHARE = 0.1  # of the cost of switching away and back: as long a resident may stay idle for a likely request
 
 
 class Batch:
-    """Serve what is resident while it has work, then the model whose waiter is oldest, within a bound on waiting.
+    """Serve residents while they have requests, then the model with the oldest queued request, within a bound on waiting.
 
-    When the bound of a waiter has come so near that only those ahead of it and the resident's own batch fit in between, the
-    turn ends: what waited when that waiter came is still served, later requests wait for the next turn. Once ready, a model
-    keeps its seat for its minimum residency, used or not. A switch that has been decided is not taken back while somebody
-    still waits for it, whoever else comes: otherwise a model would be stopped for one and then loaded again for another.
+    When the bound of a queued model is so near that only the models ahead of it and the batch of
+    the resident fit in between, the turn ends: what was queued before is still served, later
+    requests wait for the next turn. A ready model stays for its minimum residency. A decided switch
+    is not cancelled while requests are queued for it: otherwise a model would be stopped for one
+    and then loaded again for another.
     """
 
     def decide(self, view: View) -> Decision:
-        """See the class."""
+        """Return the models that should be resident."""
         kept, held = residents(view)
         wanting = pending(view)
-        takers = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
-        seats = _seats(view, takers)
-        round_ = _round(takers, seats)
+        active = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
+        max_resident = _max_resident(view, active)
+        round_ = _round(active, max_resident)
         bounds = {m.name: max(m.max_wait, round_) for m in wanting}
         due = {m.name: m.oldest + bounds[m.name] for m in wanting}
 
@@ -51,8 +51,8 @@ class Batch:
             return (not model.may_evict, not model.promised, not overdue, urgency, model.oldest, model.name)
 
         queue = sorted(wanting, key=order)
-        pressing = [m for m in queue if m.may_evict]  # for who takes a free seat only, no turn ends
-        leads = _leads(pressing, seats)
+        pressing = [m for m in queue if m.may_evict]  # no turn ends for a model that must not evict
+        leads = _leads(pressing, max_resident)
         last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
         lingering = {r.name: _lingers_until(r, pressing) for r in kept.values()} if pressing else {}
 
@@ -66,27 +66,27 @@ class Batch:
         return Decision(resident, look_again, promise, _cut_off(view, resident, pressing))
 
 
-def _seats(view: View, takers: Sequence[ModelView]) -> int:
-    """Count the models that can be resident at a time: those that are, or as many of these as GPUs and groups have room for."""
-    gpus, there = sum(m.claim.gpus for m in takers), view.capacity.gpus
-    handle = len(takers) if there is None else there * len(takers) // gpus if gpus else 0
-    enough = min(handle, view.groups.together({m.name for m in takers}))
-    return max(1, enough, sum(m.seat is not None and m.claim != NOTHING for m in view.models))
+def _max_resident(view: View, active: Sequence[ModelView]) -> int:
+    """Return how many models can be resident at a time: as many as are, or as GPUs and groups allow of the active ones."""
+    gpus, there = sum(m.claim.gpus for m in active), view.capacity.gpus
+    fitting = len(active) if there is None else there * len(active) // gpus if gpus else 0
+    enough = min(fitting, view.groups.max_coresident({m.name for m in active}))
+    return max(1, enough, sum(m.state is not None and m.claim != NOTHING for m in view.models))
 
 
-def _round(takers: Sequence[ModelView], seats: int) -> float:
-    """Seconds between two turns of a model, on average, while these take turns on so many seats."""
-    load = sum(m.arrivals / m.pace for m in takers if m.pace) / seats
-    if not all(m.pace for m in takers):
+def _round(active: Sequence[ModelView], max_resident: int) -> float:
+    """Return the seconds between two turns of a model, on average, while the active models take turns."""
+    load = sum(m.arrivals / m.pace for m in active if m.pace) / max_resident
+    if not all(m.pace for m in active):
         load = max(load, UNMEASURED)
-    return sum(m.switch_cost + m.uncertainty for m in takers) / seats / (1 - min(load, FULL))
+    return sum(m.switch_cost + m.uncertainty for m in active) / max_resident / (1 - min(load, FULL))
 
 
-def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
-    """Seconds that the turns ahead of each take, as long as each serves just what waits when it begins."""
+def _leads(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
+    """Return the seconds that the turns ahead of each queued model take, if each serves what is queued when it begins."""
     leads, ahead = {}, 0.0
     for model in queue:
-        leads[model.name] = ahead / seats
+        leads[model.name] = ahead / max_resident
         ahead += model.switch_cost + model.uncertainty + model.drain
         if model.pace:
             batch = model.waiting + model.arrivals * ahead
@@ -95,27 +95,27 @@ def _leads(queue: Sequence[ModelView], seats: int) -> dict[str, float]:
 
 
 def _rest(resident: ModelView, waiter: ModelView) -> float:
-    """Seconds that a resident still takes for the batch that it owes before it may be told to leave for a waiter."""
+    """Return the seconds that a resident needs for the rest of its batch, before it may be evicted for a queued model."""
     batch = 0.0 if _has_served_its_batch(resident, waiter) or not resident.pace else resident.waiting / resident.pace
-    return resident.switch_cost + batch if resident.seat is InstanceState.LOADING else batch
+    return resident.switch_cost + batch if resident.state is InstanceState.LOADING else batch
 
 
 def _stays(resident: ModelView, waiter: ModelView, now: float) -> float:
-    """Seconds until a resident may be told to leave for a waiter: what it owes, and its minimum residency."""
-    if resident.seat is InstanceState.LOADING:
+    """Return the seconds until a resident may be evicted for a queued model: the rest of its batch, and its minimum residency."""
+    if resident.state is InstanceState.LOADING:
         residency = resident.switch_cost + resident.min_residency
     else:
-        residency = 0.0 if resident.seat in LEAVING_STATES else resident.ready_since + resident.min_residency - now
+        residency = 0.0 if resident.state in LEAVING_STATES else resident.ready_since + resident.min_residency - now
     return max(residency, _rest(resident, waiter))
 
 
 def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
-    """Whether whoever waits for it came later than the other's wait began, and than its own turn did."""
+    """Whether a resident's queued requests all came after the queued model's oldest, and after its own turn began."""
     return not resident.waiting or resident.oldest > max(waiter.oldest, resident.ready_since)
 
 
 def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
-    """Until when an idle resident is worth keeping: as long as its next request mostly came at once, and few wait elsewhere."""
+    """Return until when an idle resident is kept: as long as its next requests mostly came soon, and few are queued elsewhere."""
     longest = KEEP_IDLE_SHARE * (resident.switch_cost + queue[0].switch_cost)
     soon = sum(gap <= longest for gap in resident.gaps)
     pays = 2 * soon > len(resident.gaps) and soon / len(resident.gaps) > KEEP_IDLE_SHARE * sum(m.waiting for m in queue)
@@ -134,16 +134,16 @@ def _promise(
         return None
     rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
     # A promised model's switch is already under way; it starts once the outgoing model has served its batch.
-    in_turn = any(resident.seat is InstanceState.CLOSING and resident.waiting for resident in kept)
+    in_turn = any(resident.state is InstanceState.QUIESCING and resident.waiting for resident in kept)
     late = [m for m in queue if in_turn or not m.promised]
     return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
 
 
 def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) -> frozenset[str]:
-    """Of those that leave now: who has served its batch, so that what waits for it is for its next turn."""
+    """Return the residents that are evicted now and have served their batch: their queued requests are for their next turn."""
     if not queue:
         return frozenset()
     ready = (
-        m for m in view.models if m.seat is not None and m.seat is InstanceState.READY and not m.leaving and m.waiting
+        m for m in view.models if m.state is not None and m.state is InstanceState.READY and not m.leaving and m.waiting
     )
     return frozenset(m.name for m in ready if m.name not in resident and _has_served_its_batch(m, queue[0]))

@@ -1,9 +1,9 @@
-"""Which models may be resident together, beyond what the capacity says. Pure.
+"""Which models may be co-resident, beyond the capacity. Pure.
 
-Groups are directed, as people who come from llama-swap know them: they say who leaves when a model is *loaded*, and nothing
-about two that are there already. Sets are not: what is resident must be a part of one of them. A model that no group and no
-set names is bound by the capacity alone, and binds nobody. Residents go by the names of their seats: replicas (`model#2`) leave
-whenever their model would have to, and are kept by no persistent group.
+Groups are directed, as in llama-swap: they say which models leave when one is loaded, and nothing
+about two that are resident already. Sets are not: the residents must be a subset of one of them. A
+model that is in no group and no set is bound by the capacity alone. Residents go by their names:
+replicas (`model#2`) leave whenever their model would have to, and no persistent group keeps them.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,18 +16,18 @@ NO_MODELS: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Models that are treated alike. See Groups.must_leave."""
+    """A group of models. See Groups.must_leave."""
 
     name: str
     members: frozenset[str]
-    swap: bool = True  # one of its members at a time
-    exclusive: bool = True  # who loads one of them makes the other groups leave
-    persistent: bool = False  # its members never leave for those of other groups
+    swap: bool = True  # one member is resident at a time
+    exclusive: bool = True  # loading a member makes other groups leave
+    persistent: bool = False  # its members do not leave for other groups
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """All that a Workspace says about who goes with whom: either groups or sets."""
+    """The groups or the sets of a Workspace."""
 
     groups: tuple[Group, ...] = ()
     sets: tuple[frozenset[str], ...] = ()
@@ -45,11 +45,11 @@ class Groups:
 
     @property
     def members(self) -> set[str]:
-        """All models that a group or a set names."""
+        """Return all models that are in a group or a set."""
         return {*self._home, *self._sets_of}
 
     def must_leave(self, resident: str, comer: str) -> bool:
-        """Whether one has to be gone before the other is loaded, whatever else is there."""
+        """Whether a resident must be gone before a model is loaded, whatever the capacity."""
         resident = model_of(resident)
         mine, theirs = self._home.get(comer), self._home.get(resident)
         if resident == comer:
@@ -61,38 +61,41 @@ class Groups:
         return not any(resident in together for together in self._sets_of[comer])
 
     def may_leave(self, resident: str, comer: str) -> bool:
-        """Whether one may be taken off for the other at all, be it for its group or for the room that it takes."""
+        """Whether a resident may be evicted for a model, for its group or for its claim."""
         home = self._home.get(resident)  # of a replica: none
         return home is None or not home.persistent or home is self._home.get(comer)
 
-    def names(self, model: str) -> bool:
-        """Whether a group or a set says anything of it: then it may be in the way of others though it claims nothing."""
+    def mentions(self, model: str) -> bool:
+        """Whether a group or a set has a model: then it may have to leave though it claims nothing."""
         return model in self._home or model in self._sets_of
 
-    def stays(self, model: str) -> bool:
-        """Whether it leaves for no model of another group."""
+    def is_persistent(self, model: str) -> bool:
+        """Whether a model is in a persistent group."""
         return model in self._home and self._home[model].persistent
 
-    def apart(self, one: str, other: str) -> bool:
-        """Whether loading either of the two would make the other leave."""
+    def conflict(self, one: str, other: str) -> bool:
+        """Whether loading either of two models would make the other leave."""
         return self.must_leave(one, other) or self.must_leave(other, one)
 
-    def ways(self, comer: str, residents: Collection[str]) -> Collection[frozenset[str]]:
-        """List the choices of who leaves before a model is loaded: NOBODY alone where all may stay, else never empty.
+    def eviction_options(self, comer: str, residents: Collection[str]) -> Collection[frozenset[str]]:
+        """Return the choices of residents that leave before a model is loaded. NO_MODELS alone where all may stay; never empty.
 
-        Groups leave no choice; of sets, each that holds the model is one: those leave that are not in it.
+        Groups leave one choice. Of sets, each that has the model is a choice: residents that are
+        not in it leave.
         """
         if comer in self._sets_of:
-            bound = [(seat, name) for seat in residents if (name := model_of(seat)) in self._sets_of and name != comer]
-            mine = self._sets_of[comer]
-            ways = {
-                frozenset(seat for seat, name in bound if name not in each): None for each in mine
-            }  # in their order
-            return (NO_MODELS,) if NO_MODELS in ways else tuple(ways)
+            bound = [
+                (each, model) for each in residents if (model := model_of(each)) in self._sets_of and model != comer
+            ]
+            options = {  # in the order of the sets
+                frozenset(each for each, model in bound if model not in together): None
+                for together in self._sets_of[comer]
+            }
+            return (NO_MODELS,) if NO_MODELS in options else tuple(options)
         return (frozenset(name for name in residents if self.must_leave(name, comer)),) if self._home else (NO_MODELS,)
 
-    def together(self, models: set[str]) -> int:
-        """Count how many of these may be resident at a time; it may be more where the largest groups leave others out."""
+    def max_coresident(self, models: set[str]) -> int:
+        """Return how many of these models may be co-resident. An estimate from below where groups exclude each other."""
         if self.sets:
             bound = self._sets_of.keys() & models
             return len(models) - len(bound) + max(len(together & bound) for together in self.sets)
@@ -104,9 +107,9 @@ class Groups:
                 chosen.append(group)
         return len(models) - sum(members.values()) + sum(sizes[group] for group in chosen)
 
-    def allows(self, comer: str, instances: Iterable[str]) -> bool:
-        """Whether a model may be started beside all that is not proven gone."""
-        return NO_MODELS in self.ways(comer, frozenset(instances))
+    def can_join(self, comer: str, instances: Iterable[str]) -> bool:
+        """Whether a model may be started beside these instances."""
+        return NO_MODELS in self.eviction_options(comer, frozenset(instances))
 
 
 def _apart(one: Group, other: Group) -> bool:

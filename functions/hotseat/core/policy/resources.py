@@ -1,7 +1,8 @@
-"""Which GPUs of one machine a claim gets, by their names. Pure arithmetic; api.py says what claims and capacities are.
+"""The assignment of GPUs to claims, by name. Pure; api.py has claims and capacities.
 
-Every GPU of a Workspace has the same amount to give: its part of the accelerator memory, or, where memory is not counted,
-itself. A claim takes the same share of each of its GPUs: the whole of them, or memory, which leaves the rest to others.
+All GPUs of a Workspace have the same capacity: their part of the accelerator memory, or, where
+memory is not counted, 1. A claim takes the same share of each of its GPUs: the whole, or memory,
+which leaves the rest to others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ Shares = tuple[tuple[str, int], ...]  # what is taken: name of the GPU, and how 
 
 
 def free_on(devices: Sequence[str], each: int, taken: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """How much of each GPU is left; what is taken of others is no matter."""
+    """Return what is left of each GPU. What is taken of other GPUs is ignored."""
     free = dict.fromkeys(devices, each)
     for device, share in taken:
         if device in free:
@@ -19,9 +20,10 @@ def free_on(devices: Sequence[str], each: int, taken: Iterable[tuple[str, int]])
 
 
 def choose(count: int, share: int, free: Mapping[str, int]) -> tuple[str, ...] | None:
-    """Choose so many GPUs for a share of each, None where too few have room.
+    """Return `count` GPUs with a share left of each (best fit), None where too few have it.
 
-    The fullest that do go first, so that large holes stay for those who need them; among equals, in their order.
+    The fullest that fit are chosen, so that large gaps stay for large claims; among equals, the
+    first ones.
     """
     order = list(free)
     able = sorted((device for device in order if free[device] >= share), key=lambda device: free[device])
@@ -29,12 +31,12 @@ def choose(count: int, share: int, free: Mapping[str, int]) -> tuple[str, ...] |
 
 
 def still_hold(own: Shares, free: Mapping[str, int]) -> bool:
-    """Whether what is placed already can stay where it is; a GPU that does not belong to the Workspace any more holds nothing."""
+    """Whether a placed claim still fits where it is. A GPU that is not of the Workspace any more holds nothing."""
     return all(free.get(device, -1) >= share for device, share in own)
 
 
 def without(all_: Shares, gone: Shares) -> Shares:
-    """Take shares out, each as often as it is named. ValueError: it is not among them."""
+    """Return shares without others, each as often as it is named. Raise ValueError if one is missing."""
     rest = list(all_)
     for each in gone:
         rest.remove(each)

@@ -33,12 +33,12 @@ class Abandonment:
     )  # by model: seconds until its clients asked again the last time
     _stayed_away: set[str] = field(default_factory=set)  # models whose clients did not ask again in time the last time
 
-    def gave_up(self, model: str, now: float, oldest: float) -> None:
+    def record_abandoned(self, model: str, now: float, oldest: float) -> None:
         """Note that the last request that waited for a model left without an answer; a request had waited since `oldest`."""
         tries = self._tries.setdefault(model, _Tries(oldest))
         tries.away, tries.since, tries.waited = True, now, now - oldest
 
-    def asked(self, model: str, now: float, oldest: float) -> None:
+    def record_queued(self, model: str, now: float, oldest: float) -> None:
         """Note that requests wait for a model, the oldest of them since `oldest`."""
         tries = self._tries.setdefault(model, _Tries(oldest))
         if not tries.away:
@@ -53,13 +53,13 @@ class Abandonment:
             self._pauses.pop(model, None)
             self._stayed_away.add(model)
 
-    def ended(self, model: str) -> None:
+    def reset(self, model: str) -> None:
         """Note that a model answers its requests, or that they were refused: what comes now is no further try."""
         self._tries.pop(model, None)
 
     def forget(self, model: str) -> None:
         """Forget a model."""
-        self.ended(model)
+        self.reset(model)
         self._pauses.pop(model, None)
         self._stayed_away.discard(model)
 

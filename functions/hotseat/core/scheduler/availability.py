@@ -1,6 +1,6 @@
 """Whether each model can be loaded: weights, failures and back-off, refusals, load requests. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hotseat.api.units import format_bytes
@@ -9,7 +9,7 @@ from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceStat
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.instance import Instance
-from hotseat.core.scheduler.messages import LoadFailure
+from hotseat.core.scheduler.messages import LoadFailure, SchedulingSpec
 
 MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
@@ -36,48 +36,53 @@ class ModelAvailability:
 
     failures: dict[str, LoadFailure] = field(default_factory=dict)
     cache: dict[str, CacheObserved] = field(default_factory=dict)
-    orders: dict[str, LoadRequest] = field(default_factory=dict)
+    load_requests: dict[str, LoadRequest] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the look is awaited
     changed: bool = False
 
     # Orders -----------------------------------------------------------------------------------------------------------
 
-    def order(self, model: str, now: float, *, may_evict: bool) -> None:
+    def request_load(self, model: str, now: float, *, may_evict: bool) -> None:
         """Want it resident from now on; an earlier order keeps its place."""
-        earlier = self.orders.get(model)
-        self.orders[model] = LoadRequest(earlier.since if earlier else now, may_evict)
+        earlier = self.load_requests.get(model)
+        self.load_requests[model] = LoadRequest(earlier.since if earlier else now, may_evict)
 
     def retry(self, model: str, now: float) -> None:
         """Let it be tried again at once."""
         if failure := self.failures.get(model):
             failure.retry_at = now
-        self._welcome(model)
+        self._retract_refusal(model)
 
-    def fulfil(self, model: str) -> None:
+    def mark_ready(self, model: str) -> None:
         """Note that it is ready: orders are carried out, and nobody is sent away any longer."""
-        self.orders.pop(model, None)
-        self._welcome(model)
+        self.load_requests.pop(model, None)
+        self._retract_refusal(model)
         if failure := self.failures.get(model):
             failure.over = True
 
-    def mended(self, model: str, now: float) -> None:
-        """Note that its document has changed: a mistake may be mended, and it may want other weights."""
-        self.failures.pop(model, None)
-        self._welcome(model)
-        self.checks.pop(model, None)
-        if model in self.cache:
-            self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
+    def apply_config(self, now: float, changed: Iterable[str], gone: Iterable[str], *, retry: bool) -> None:
+        """Apply new specs: forget models that are `gone`, and failures and weights of those that `changed`.
 
-    def remove(self, model: str) -> None:
-        """Forget a model that no document names any longer."""
-        for book in (self.failures, self.cache, self.orders, self.checks):
-            book.pop(model, None)
-        self._welcome(model)
+        `retry`: models that failed may be tried again at once.
+        """
+        self.retract_shortages()
+        for model in changed:
+            self.failures.pop(model, None)
+            self._retract_refusal(model)
+            self.checks.pop(model, None)
+            if model in self.cache:
+                self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)  # it may need other weights
+        for model in self.failures if retry else ():
+            self.retry(model, now)
+        for model in gone:
+            for book in (self.failures, self.cache, self.load_requests, self.checks):
+                book.pop(model, None)
+            self._retract_refusal(model)
 
     # Weights ----------------------------------------------------------------------------------------------------------
 
-    def note_cache(self, s: CacheObserved) -> list[Emit]:
+    def update_cache(self, s: CacheObserved) -> list[Emit]:
         """Take in where its weights are."""
         before = self.cache.get(s.model)
         self.cache[s.model] = s
@@ -86,7 +91,7 @@ class ModelAvailability:
         if s.state is CacheState.FETCHING:
             return [Emit("model.fetching", s.model, {"done": s.done, "total": s.total, "message": s.message})]
         if s.state is CacheState.CACHED:
-            self._welcome(s.model, "weights_not_cached")
+            self._retract_refusal(s.model, "weights_not_cached")
         if s.state is CacheState.CACHED and before is not None and before.state is not CacheState.CACHED:
             return [Emit("model.cached", s.model, {})]
         return []
@@ -105,6 +110,10 @@ class ModelAvailability:
         self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested")
         return [Fetch(model)]
 
+    def fetch_ahead(self, specs: Mapping[str, SchedulingSpec]) -> list[Fetch]:
+        """Ask for the weights of models whose specs say so, once."""
+        return [fetch for name, spec in specs.items() if spec.fetch_ahead for fetch in self.fetch(name, again=False)]
+
     def check(self, model: str, now: float) -> list[Fetch]:
         """Have the runtime look once more, before anybody makes room for a load; once for each load."""
         if model in self.checks or not self.cached(model):
@@ -112,7 +121,7 @@ class ModelAvailability:
         self.checks[model] = now + CHECK_TIME
         return [Fetch(model)]
 
-    def awaits(self, model: str) -> bool:
+    def awaits_fetch(self, model: str) -> bool:
         """Whether the runtime owes an answer about its weights that was asked for."""
         cache = self.cache.get(model)
         return model in self.checks or (cache is not None and cache.state is CacheState.FETCHING)
@@ -151,14 +160,14 @@ class ModelAvailability:
         exponent = count - 2 if crashed else count - 1
         delay = 0.0 if exponent < 0 else min(MAX_BACKOFF, 2.0 ** min(exponent, 30))
         self.failures[model] = LoadFailure(count, now + delay, reason, message, exit_code=exit_code)
-        self.orders.pop(model, None)
+        self.load_requests.pop(model, None)
         if delay:
             told = f"{model} failed: {reason}: {message}"
             waits = crashed and delay <= max_wait
             self.refuse(model, Refusal(epoch, "model_failed", told, now + delay, waits))
         return delay
 
-    def forgive(self, model: str, ready_since: float | None, now: float, answers: int) -> None:
+    def reset_backoff(self, model: str, ready_since: float | None, now: float, answers: int) -> None:
         """Forget its failures, if it has been ready for long (None: it was not) or has given so many answers."""
         if ready_since is not None and (now - ready_since >= STABLE or answers >= ENOUGH):
             self.failures.pop(model, None)
@@ -173,17 +182,17 @@ class ModelAvailability:
         self.refusals[model] = refusal
         self.changed = True
 
-    def refused(self, model: str) -> int:
+    def refusal_epoch(self, model: str) -> int:
         """Epoch of its refusal, -1 for none: who waited at a router that had not seen it has been answered with it."""
         refusal = self.refusals.get(model)
         return refusal.epoch if refusal else -1
 
-    def handle_changed(self) -> None:
+    def retract_shortages(self) -> None:
         """Take back refusals for want of room: there may be some now."""
         for model in [m for m, refusal in self.refusals.items() if refusal.code in _SHORTAGES]:
-            self._welcome(model)
+            self._retract_refusal(model)
 
-    def _welcome(self, model: str, code: str | None = None) -> None:
+    def _retract_refusal(self, model: str, code: str | None = None) -> None:
         """Take a refusal back: any, or one for this reason only."""
         if model in self.refusals and code in (None, self.refusals[model].code):
             del self.refusals[model]
@@ -205,12 +214,14 @@ def shortage(
         return Refusal(epoch, "too_large", _too_large(model, claim, capacity))
     stuck = [h for h in instances if h.state is InstanceState.UNPROVEN]
     taken = sum((h.occupied(capacity) for h in stuck), NOTHING)
-    alone = not any(h.model == model for h in stuck) and groups.allows(model, (h.model for h in stuck if not h.asleep))
+    alone = not any(h.model == model for h in stuck) and groups.can_join(
+        model, (h.model for h in stuck if not h.asleep)
+    )
     if not alone or not claim.fits_beside(taken, capacity):
-        why = "".join(f": {h.left}" for h in stuck[:1] if h.left)
+        why = "".join(f": {h.unproven_detail}" for h in stuck[:1] if h.unproven_detail)
         message = f"the accelerator could not be verified as free{why}; manual action is needed (run: hotseat ps)"
         return Refusal(epoch, "release_unproven", message, now + SHORTAGE_RETRY)
-    firm = [h for h in instances if h.staying and not h.asleep and not groups.may_leave(h.seat, model)]
+    firm = [h for h in instances if h.can_stay and not h.asleep and not groups.may_leave(h.name, model)]
     if claim.fits_beside(sum((h.occupied(capacity) for h in firm), taken), capacity):
         return None
     names = ", ".join(sorted(h.model for h in firm))

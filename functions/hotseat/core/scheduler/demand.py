@@ -26,11 +26,11 @@ class RouterSnapshots:
         self._left: deque[str] = deque(maxlen=_REMEMBERED)
         self._silent: set[str] = set()  # enrolled, but not heard yet
 
-    def expect(self, routers: Iterable[str]) -> None:
+    def enroll(self, routers: Iterable[str]) -> None:
         """Know of routers that will report, or leave."""
         self._silent |= set(routers) - self._newest.keys() - set(self._left)
 
-    def note(self, demand: Demand) -> set[str] | None:
+    def update(self, demand: Demand) -> set[str] | None:
         """Take in a snapshot; returns the instances that were used since the router's last. None: it is too old to count."""
         last = self._newest.get(demand.router, _NONE)
         if demand.seq <= last.seq or demand.router in self._left:
@@ -47,7 +47,7 @@ class RouterSnapshots:
         """Give the snapshot of a router that counts; an empty one before its first."""
         return self._newest.get(router, _NONE)
 
-    def leave(self, router: str) -> set[str]:
+    def remove(self, router: str) -> set[str]:
         """Forget a router; returns the instances that it was using."""
         self._left.append(router)
         self._silent.discard(router)
@@ -87,9 +87,9 @@ class RouterSnapshots:
         """How many requests an instance has ended, however, for the routers that are there."""
         return sum(d.served.get(instance, 0) - d.in_flight.get(instance, 0) for d in self._newest.values())
 
-    def closing(self, model: str) -> int:
-        """How many of a closing batch still wait."""
-        return sum(d.closing.get(model, 0) for d in self._newest.values())
+    def quiescing(self, model: str) -> int:
+        """Return how many requests of the batches of its quiescing instances are still queued."""
+        return sum(d.quiescing.get(model, 0) for d in self._newest.values())
 
     def all_saw(self, epoch: int) -> bool:
         """Whether every router has seen an epoch."""
@@ -100,61 +100,59 @@ class RouterSnapshots:
 class DemandState:
     """The newest demand of all routers. What it says of use is kept with the instances: when each was used last."""
 
-    scheduler_state: SchedulerState
+    state: SchedulerState
     availability: ModelAvailability
-    demands: RouterSnapshots = field(default_factory=RouterSnapshots)
+    snapshots: RouterSnapshots = field(default_factory=RouterSnapshots)
     rates: ArrivalRates = field(default_factory=ArrivalRates)
     abandonment: Abandonment = field(default_factory=Abandonment)
 
-    def note(self, now: float, demand: Demand) -> list[Emit]:
+    def update(self, now: float, demand: Demand) -> list[Emit]:
         """Take in a router's snapshot, unless it is too old to count."""
-        instances = self.scheduler_state.instances.values()
-        last = self.demands.newest(demand.router)
-        used = self.demands.note(demand)
+        instances = self.state.instances.values()
+        last = self.snapshots.newest(demand.router)
+        used = self.snapshots.update(demand)
         if used is None:
             return []
-        self._note_use(used, now)
-        self.rates.note(now, last, demand, {h.id: h.model for h in instances})
+        self._record_use(used, now)
+        self.rates.record(now, last, demand, {h.id: h.model for h in instances})
         for instance in instances:
             if demand.served.get(instance.id, 0) > last.served.get(instance.id, 0):
                 instance.dispatched = now
-                self.abandonment.ended(instance.model)
-        self._note_departures(now, last, demand)
+                self.abandonment.reset(instance.model)
+        self._record_abandonment(now, last, demand)
         told: list[Emit] = []
         for model in demand.requested:
-            if model in self.scheduler_state.terms and not self.scheduler_state.serves(model):
-                count, workspace = self.waiting(model)[0], self.scheduler_state.workspace
+            if model in self.state.specs and not self.state.is_served(model):
+                count, workspace = self.waiting(model)[0], self.state.workspace
                 data = {"model": model, "workspace": workspace, "waiting": count, "router": demand.router}
                 told.append(Emit("switch.requested", model, data))
         return told
 
-    def _note_departures(self, now: float, last: Demand, new: Demand) -> None:
+    def _record_abandonment(self, now: float, last: Demand, new: Demand) -> None:
         """Note which models are asked for again, and for which the last request that waited has given up."""
         for model, waiting in new.waiting.items():
-            self.abandonment.asked(model, now, waiting.oldest)
+            self.abandonment.record_queued(model, now, waiting.oldest)
         for model in last.waiting.keys() - new.waiting.keys():
-            answers = any(
-                h.state in (InstanceState.READY, *DRAINING_STATES) for h in self.scheduler_state.instances.of(model)
-            )
-            if answers or self.availability.refused(model) > last.seen_epoch:
-                self.abandonment.ended(model)  # it was not its client that left
+            answers = any(h.state in (InstanceState.READY, *DRAINING_STATES) for h in self.state.instances.of(model))
+            if answers or self.availability.refusal_epoch(model) > last.seen_epoch:
+                self.abandonment.reset(model)  # it was not its client that left
             elif not self.waiting(model)[0]:
-                self.abandonment.gave_up(model, now, last.waiting[model].oldest)
+                self.abandonment.record_abandoned(model, now, last.waiting[model].oldest)
 
-    def leave(self, now: float, router: str) -> None:
+    def remove_router(self, now: float, router: str) -> None:
         """Forget a router."""
-        waited = self.demands.newest(router).waiting
-        self._note_use(self.demands.leave(router), now)
+        waited = self.snapshots.newest(router).waiting
+        self._record_use(self.snapshots.remove(router), now)
         for model in waited:
             if not self.waiting(model)[0]:
-                self.abandonment.ended(model)
+                self.abandonment.reset(model)
 
-    def forgive(self, instance: Instance, now: float) -> None:
+    def reset_backoff(self, instance: Instance, now: float) -> None:
         """Forget the failures of a model if this instance, which goes, has served well."""
-        self.availability.forgive(instance.model, instance.ready_since, now, self.demands.answered(instance.id))
+        self.availability.reset_backoff(instance.model, instance.ready_since, now, self.snapshots.answered(instance.id))
 
-    def _note_use(self, used: set[str], now: float) -> None:
-        instances = self.scheduler_state.instances
+    def _record_use(self, used: set[str], now: float) -> None:
+        instances = self.state.instances
         models = {instances[instance].model for instance in used & instances.keys()}
         for instance in instances.values():
             if instance.id in used or (instance.replica == 1 and instance.model in models):
@@ -164,31 +162,47 @@ class DemandState:
 
     def waiting(self, model: str) -> tuple[int, float]:
         """How many wait and since when."""
-        return self.demands.waiting(model, self.availability.refused(model))
+        return self.snapshots.waiting(model, self.availability.refusal_epoch(model))
+
+    def tries(self, model: str, now: float, *, promised: bool) -> tuple[int, float]:
+        """Return how many requests are queued for a model, and the arrival of the first try of their clients.
+
+        Where a switch to it is decided (`promised`), clients that gave up and are expected again count as one.
+        """
+        count, oldest = self.waiting(model)
+        if count:
+            return count, self.abandonment.since(model, oldest)
+        return self.abandonment.retries(model, now) if promised else (0, 0.0)
+
+    def forget(self, models: Iterable[str]) -> None:
+        """Forget models that no document names any longer."""
+        for model in models:
+            self.rates.forget(model)
+            self.abandonment.forget(model)
 
     def waiters(self, model: str) -> Waiters:
         """Say of which tenants how many wait, and their earliest deadline."""
-        return self.demands.waiters(model, self.availability.refused(model))
+        return self.snapshots.waiters(model, self.availability.refusal_epoch(model))
 
     def wanted(self, model: str) -> float | None:
         """Since when it is wanted by requests that another model answered; None: it is not."""
-        return self.demands.wanted(model, self.availability.refused(model))
+        return self.snapshots.wanted(model, self.availability.refusal_epoch(model))
 
     def unused(self, instance: Instance) -> bool:
         """Return True if the instance has no queued or running requests.
 
         The primary also counts its replicas' requests, because parking it would stop them.
         """
-        whole = instance.replica == 1 and instance.terms.replicas > 1
-        mine = self.scheduler_state.instances.of(instance.model) if whole else (instance,)
-        busy = any(self.demands.in_flight(h.id) for h in mine)
+        whole = instance.replica == 1 and instance.spec.replicas > 1
+        mine = self.state.instances.of(instance.model) if whole else (instance,)
+        busy = any(self.snapshots.in_flight(h.id) for h in mine)
         return not busy and not self.waiting(instance.model)[0]
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
         held = Counter[str]()
-        for h in self.scheduler_state.instances.values():
-            held[h.model] += self.demands.in_flight(h.id)
-        asked = held.keys() | self.demands.models()  # of a thousand models these are few
-        rows = {name: (*self.waiting(name), held[name]) for name in self.scheduler_state.terms if name in asked}
+        for h in self.state.instances.values():
+            held[h.model] += self.snapshots.in_flight(h.id)
+        asked = held.keys() | self.snapshots.models()  # of a thousand models these are few
+        rows = {name: (*self.waiting(name), held[name]) for name in self.state.specs if name in asked}
         return {name: row for name, row in rows.items() if row[0] or row[2]}

@@ -19,7 +19,7 @@ class Eviction:
     """One model's way off the accelerator; times are None until they come."""
 
     model: str
-    closing: float | None = None
+    draining: float | None = None
     stopping: float | None = None
     released: float | None = None
 
@@ -45,7 +45,7 @@ class Switch:
         """Seconds of each phase that has ended: wait, drain, release, load, total."""
         result = {"wait": self.decided - self.requested}
         gone = self.leaving.values()
-        drains = [d.stopping - d.closing for d in gone if d.stopping is not None and d.closing is not None]
+        drains = [d.stopping - d.draining for d in gone if d.stopping is not None and d.draining is not None]
         releases = [d.released - d.stopping for d in gone if d.released is not None and d.stopping is not None]
         result["drain"] = max(drains, default=0.0)
         result["release"] = max(releases, default=0.0)
@@ -92,25 +92,25 @@ class StepDurations:
     park: dict[str, Estimate] = field(default_factory=dict)
     wake: dict[str, Estimate] = field(default_factory=dict)
 
-    def note_load(self, model: str, seconds: float) -> None:
+    def record_load(self, model: str, seconds: float) -> None:
         """Learn from a load."""
-        _learn(self.load, model, seconds)
+        _record(self.load, model, seconds)
 
-    def note_drain(self, model: str, seconds: float) -> None:
+    def record_drain(self, model: str, seconds: float) -> None:
         """Learn how long what was in flight took, when nothing came after it."""
-        _learn(self.drain, model, seconds)
+        _record(self.drain, model, seconds)
 
-    def note_stop(self, model: str, seconds: float) -> None:
+    def record_stop(self, model: str, seconds: float) -> None:
         """Learn from a stop."""
-        _learn(self.stop, model, seconds)
+        _record(self.stop, model, seconds)
 
-    def note_park(self, model: str, seconds: float) -> None:
+    def record_park(self, model: str, seconds: float) -> None:
         """Learn from a fall asleep."""
-        _learn(self.park, model, seconds)
+        _record(self.park, model, seconds)
 
-    def note_wake(self, model: str, seconds: float) -> None:
+    def record_wake(self, model: str, seconds: float) -> None:
         """Learn from a wake."""
-        _learn(self.wake, model, seconds)
+        _record(self.wake, model, seconds)
 
     def known(self, model: str) -> dict[str, Estimate]:
         """Give all that was learned of a model, by step."""
@@ -120,7 +120,7 @@ class StepDurations:
         """Return the models of which anything was learned."""
         return set().union(*self._books().values())
 
-    def recall(self, model: str, known: Mapping[str, Estimate]) -> None:
+    def restore(self, model: str, known: Mapping[str, Estimate]) -> None:
         """Take in what was learned of it before, by step."""
         books = self._books()
         for step, estimate in known.items():
@@ -136,7 +136,7 @@ class StepDurations:
 
     def of(self, model: str, *, parks: bool = False) -> float:
         """Seconds that switching to and away from a model takes; 0 while unknown. `parks`: it sleeps instead of stopping."""
-        come, go = self._turn(model, parks)
+        come, go = self._come_and_go(model, parks)
         return come.mean + go.mean
 
     def whole(self, model: str, *, parks: bool = False) -> float:
@@ -145,10 +145,10 @@ class StepDurations:
 
     def uncertainty(self, model: str, *, parks: bool = False) -> float:
         """Seconds by which that differs from time to time."""
-        come, go = self._turn(model, parks)
+        come, go = self._come_and_go(model, parks)
         return come.spread + go.spread
 
-    def _turn(self, model: str, parks: bool) -> tuple[Estimate, Estimate]:
+    def _come_and_go(self, model: str, parks: bool) -> tuple[Estimate, Estimate]:
         """How it comes, and how it goes; of a sleeper, as if it were loaded and stopped where it has not slept yet."""
         come, go = self.load.get(model, UNKNOWN), self.stop.get(model, UNKNOWN)
         return (self.wake.get(model, come), self.park.get(model, go)) if parks else (come, go)
@@ -159,7 +159,7 @@ class StepDurations:
         return drain.mean + drain.spread
 
 
-def _learn(book: dict[str, Estimate], model: str, seconds: float) -> None:
+def _record(book: dict[str, Estimate], model: str, seconds: float) -> None:
     book[model] = book[model].after(seconds) if model in book else Estimate(seconds)
 
 
@@ -169,30 +169,30 @@ class SwitchHistory:
 
     workspace: str
     count: int = 0
-    costs: StepDurations = field(default_factory=StepDurations)
+    durations: StepDurations = field(default_factory=StepDurations)
     _running: dict[str, Switch] = field(default_factory=dict)
-    _departures: dict[str, Eviction] = field(default_factory=dict)
+    _evictions: dict[str, Eviction] = field(default_factory=dict)
     _ended: deque[Switch] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _given_up: dict[str, tuple[float, float]] = field(default_factory=dict)  # by model: see `given_up`
+    _abandoned_loads: dict[str, tuple[float, float]] = field(default_factory=dict)  # by model: see `given_up`
 
-    def leaving(self, model: str, now: float) -> None:
+    def drain_started(self, model: str, now: float) -> None:
         """Note that it was told to make room."""
-        self._departures[model] = Eviction(model, closing=now)
+        self._evictions[model] = Eviction(model, draining=now)
 
-    def stays(self, model: str) -> None:
+    def drain_cancelled(self, model: str) -> None:
         """Note that it may stay after all."""
-        self._departures.pop(model, None)
+        self._evictions.pop(model, None)
         for switch in self._running.values():
             switch.leaving.pop(model, None)
 
-    def stopping(self, model: str, now: float) -> None:
+    def stop_started(self, model: str, now: float) -> None:
         """Note that it is drained and being stopped."""
-        departure = self._departures.setdefault(model, Eviction(model, closing=now))
+        departure = self._evictions.setdefault(model, Eviction(model, draining=now))
         departure.stopping = now
 
     def released(self, model: str, now: float) -> None:
         """Note that it is proven gone."""
-        departure = self._departures.pop(model, None)
+        departure = self._evictions.pop(model, None)
         if departure is not None:
             departure.released = now
 
@@ -208,8 +208,8 @@ class SwitchHistory:
             switch = Switch(id_, self.workspace, model, reason, min(requested, now), now, waiting)
             self._running[model] = switch
         for name in leaving:
-            if name in self._departures:
-                switch.leaving.setdefault(name, self._departures[name])
+            if name in self._evictions:
+                switch.leaving.setdefault(name, self._evictions[name])
         return [Emit("switch.started", model, {**switch.describe(), "waiting": waiting})] if new else []
 
     def under_way(self) -> set[str]:
@@ -221,19 +221,19 @@ class SwitchHistory:
         switch = self._running.get(model)
         return switch is not None and switch.started is None
 
-    def starting(self, model: str, now: float) -> None:
+    def load_started(self, model: str, now: float) -> None:
         """Its engine is being started."""
         if model in self._running:
             self._running[model].started = now
 
-    def starting_over(self, model: str) -> None:
+    def load_restarted(self, model: str) -> None:
         """Note that it did not wake: its switch waits for its own release, and then for a load."""
         if model in self._running:
             self._running[model].started = None
 
     def ready(self, model: str, now: float) -> list[Emit]:
         """Note that it is ready."""
-        self._given_up.pop(model, None)
+        self._abandoned_loads.pop(model, None)
         return self._end(model, now, "completed", "switch.completed", {})
 
     def failed(self, model: str, now: float, phase: str, code: str, message: str) -> list[Emit]:
@@ -244,14 +244,14 @@ class SwitchHistory:
         """Note that it was given up before it got ready: nothing went wrong, but it is not next any longer."""
         switch = self._running.get(model)
         if switch is not None and switch.started is not None:
-            self._given_up[model] = (now, now - switch.started)
+            self._abandoned_loads[model] = (now, now - switch.started)
         return self._end(
             model, now, "cancelled", "switch.cancelled", {"phase": phase, "code": code, "message": message}
         )
 
-    def given_up(self, model: str, now: float) -> float:
+    def abandoned_load_seconds(self, model: str, now: float) -> float:
         """Seconds that a model's last load had taken when it was given up, if that was lately and it was not ready since; else 0."""
-        at, seconds = self._given_up.get(model, (-inf, 0.0))
+        at, seconds = self._abandoned_loads.get(model, (-inf, 0.0))
         return seconds if now - at < SOON else 0.0
 
     def failed_release(self, model: str, now: float, message: str) -> list[Emit]:
@@ -259,7 +259,7 @@ class SwitchHistory:
         waiting = [to for to, switch in self._running.items() if model in switch.leaving and switch.started is None]
         return [e for to in waiting for e in self.failed(to, now, "release", "ReleaseUnproven", message)]
 
-    def abandon(self, wanted: set[str], now: float) -> list[Emit]:
+    def cancel_unwanted(self, wanted: set[str], now: float) -> list[Emit]:
         """End the switches to models that nobody wants any longer."""
         gone = [to for to in self._running if to not in wanted]
         message = "the load was cancelled: no request is queued for the model, or another model goes first"

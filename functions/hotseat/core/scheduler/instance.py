@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from hotseat.core.messages import InstanceState, Transition, seat_name
+from hotseat.core.messages import InstanceState, Transition, replica_name
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.scheduler.messages import SchedulingSpec
 
-DRAINING_STATES = (InstanceState.CLOSING, InstanceState.DRAINING)  # may still be taken back
+DRAINING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)  # may still be taken back
 REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
 SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKING)  # see sleep.py
 ACTIVE_STATES = (
@@ -72,7 +72,7 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     ),
     Trigger.READY: Edge(InstanceState.READY, (InstanceState.LOADING, InstanceState.WAKING), "The engine answers."),
     Trigger.QUIESCE: Edge(
-        InstanceState.CLOSING,
+        InstanceState.QUIESCING,
         (InstanceState.READY,),
         "It has to leave: for another model, for idleness, by an operator or a document. Requests that are queued now are still served.",
     ),
@@ -84,7 +84,7 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     Trigger.KEPT: Edge(InstanceState.READY, DRAINING_STATES, "It may stay after all."),
     Trigger.BATCH_SERVED: Edge(
         InstanceState.DRAINING,
-        (InstanceState.CLOSING,),
+        (InstanceState.QUIESCING,),
         "All routers have seen that it leaves, and the requests that were queued then are served.",
     ),
     Trigger.PARK: Edge(
@@ -129,17 +129,17 @@ class Instance:
     epoch: int
     state: InstanceState
     since: float
-    terms: SchedulingSpec
+    spec: SchedulingSpec
     address: str | None = None
     leaving: str | None = None  # why it will go, whatever a policy says
     ready_since: float | None = None
     ready_epoch: int = 0  # routers that have seen it have sent what waited
-    closing_since: float = 0.0
+    drain_since: float = 0.0  # when it was last told to leave
     dispatched: float = 0.0  # when it was last given a request
-    closing_epoch: int = 0  # routers that have seen it send no more than the batch they had
+    drain_epoch: int = 0  # routers that have seen it send no more than the batch they had
     last_used: float = 0.0
     stop_asked: float | None = None
-    left: str = ""  # what is not proven gone, for a person to look at
+    unproven_detail: str = ""  # what is not proven gone, for a person to look at
     devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
     replica: int = 1  # 1: its model's main instance; see replicas.py
     turn: int = 0  # how often it was told to sleep or to wake
@@ -148,7 +148,7 @@ class Instance:
         None  # when it was told to sleep; None: it is awake, and its host memory does not count
     )
     memory: int | None = None  # bytes of host memory that were measured while it slept
-    halfway: bool = False  # it was found loading or stopping: how long that takes cannot be told from it
+    adopted_midway: bool = False  # it was found loading or stopping: how long that takes cannot be told from it
     story: deque[Transition] = field(default_factory=lambda: deque(maxlen=STORY))  # its last transitions, oldest first
 
     @classmethod
@@ -160,14 +160,14 @@ class Instance:
         model: str,
         id: str,  # noqa: A002
         epoch: int,
-        terms: SchedulingSpec,
+        spec: SchedulingSpec,
     ) -> "Instance":
         """Return a new instance, in the state that the trigger gives it."""
         edge = TRANSITIONS[trigger]
         step = Transition(now, None, edge.to, trigger.value)
         if None not in edge.sources or edge.to is None:
             raise IllegalTransition(f"{id}: no instance begins by {step}")
-        return cls(model, id, epoch, edge.to, now, terms, last_used=now, story=deque([step], STORY))
+        return cls(model, id, epoch, edge.to, now, spec, last_used=now, story=deque([step], STORY))
 
     def transition(
         self, trigger: Trigger, now: float, detail: str = "", *, illegal: Callable[[str], None] | None = None
@@ -191,46 +191,46 @@ class Instance:
             self.state, self.since = edge.to, now
 
     @property
-    def seat(self) -> str:
+    def name(self) -> str:
         """Name of its seat: its model's own, or that with a number."""
-        return seat_name(self.model, self.replica)
+        return replica_name(self.model, self.replica)
 
     def occupied(self, capacity: Capacity) -> Claim:
         """Give what it takes of the accelerator, and of which devices."""
-        return NOTHING if self.asleep else self.terms.claim.placed(self.devices, capacity)
+        return NOTHING if self.asleep else self.spec.claim.placed(self.devices, capacity)
 
     @property
-    def staying(self) -> bool:
+    def can_stay(self) -> bool:
         """Whether it may go on to hold its seat, as far as it goes by itself."""
         return self.leaving is None and self.state in ACTIVE_STATES
 
     @property
     def drain_until(self) -> float:
         """Deadline of what is in flight, while it makes room: counted from the last request that it was given."""
-        return max(self.closing_since, self.dispatched) + self.terms.drain_timeout
+        return max(self.drain_since, self.dispatched) + self.spec.drain_timeout
 
     @property
     def idle_until(self) -> float | None:
         """Time at which it goes for idleness, if it is not used before; None: never."""
         if self.replica > 1 and self.ready_since is not None:
-            return self.last_used + min(self.terms.idle_timeout or REPLICA_IDLE_TIMEOUT, REPLICA_IDLE_TIMEOUT)
-        if not self.terms.idle_timeout or self.ready_since is None:
+            return self.last_used + min(self.spec.idle_timeout or REPLICA_IDLE_TIMEOUT, REPLICA_IDLE_TIMEOUT)
+        if not self.spec.idle_timeout or self.ready_since is None:
             return None
-        return max(self.last_used + self.terms.idle_timeout, self.ready_since + self.terms.min_residency)
+        return max(self.last_used + self.spec.idle_timeout, self.ready_since + self.spec.min_residency)
 
-    def leave(self, why: str) -> None:
+    def mark_leaving(self, why: str) -> None:
         """Let it go as soon as that can be, unless it has been told to already."""
         if self.state in ACTIVE_STATES:
             self.leaving = self.leaving or why
 
-    def take_over(self, terms: SchedulingSpec | None) -> bool:
+    def apply_spec(self, spec: SchedulingSpec | None) -> bool:
         """Go by new terms; None: no document names it. Returns whether it must be started anew for them."""
-        loaded = self.staying and self.state not in (InstanceState.PARKING, InstanceState.PARKED)
-        restart = terms is not None and terms.fingerprint != self.terms.fingerprint and loaded
-        if terms is None or terms.fingerprint != self.terms.fingerprint:
-            self.leave("removed" if terms is None else "changed")
+        loaded = self.can_stay and self.state not in (InstanceState.PARKING, InstanceState.PARKED)
+        restart = spec is not None and spec.fingerprint != self.spec.fingerprint and loaded
+        if spec is None or spec.fingerprint != self.spec.fingerprint:
+            self.mark_leaving("removed" if spec is None else "changed")
         elif self.state in ACTIVE_STATES:
-            self.terms = replace(terms, claim=self.terms.claim)  # it occupies what it was started with
+            self.spec = replace(spec, claim=self.spec.claim)  # it occupies what it was started with
             if self.leaving in ("removed", "changed"):
                 self.leaving = None  # the documents are back to what it is
         return restart
@@ -247,7 +247,7 @@ class Instances(dict[str, Instance]):
         """Return the one that stands for a model: no replica, and one that stays where adoption has found several."""
         found: Instance | None = None
         for each in self.of(model):
-            if each.replica == 1 and (found is None or each.staying):
+            if each.replica == 1 and (found is None or each.can_stay):
                 found = each
         return found
 
@@ -255,9 +255,19 @@ class Instances(dict[str, Instance]):
         """Return the primary of each model that has one."""
         found: dict[str, Instance] = {}
         for each in self.values():
-            if each.replica == 1 and (each.model not in found or each.staying):
+            if each.replica == 1 and (each.model not in found or each.can_stay):
                 found[each.model] = each
         return found
+
+    def present(self) -> set[str]:
+        """Return the models and the names of all instances that are not parked."""
+        return {
+            name for each in self.values() if each.state is not InstanceState.PARKED for name in (each.model, each.name)
+        }
+
+    def parked_last(self) -> list[Instance]:
+        """Return all instances, the parked ones last: others may claim their host memory first."""
+        return sorted(self.values(), key=lambda each: each.state is InstanceState.PARKED)
 
     def sleeper(self, model: str) -> Instance | None:
         """Return the parked instance of a model."""

@@ -44,7 +44,7 @@ from hotseat.core.scheduler.messages import (
 from hotseat.core.scheduler.parts import Parts
 from hotseat.core.scheduler.pins import decide_with_preferences
 from hotseat.core.scheduler.policy_view import PolicyViewBuilder, unserved
-from hotseat.core.scheduler.replicas import tidy
+from hotseat.core.scheduler.replicas import promote_and_trim
 from hotseat.core.scheduler.runtime_events import RuntimeEvents
 from hotseat.core.scheduler.stats import ModelStats, StatsArchive, StatsByModel
 from hotseat.core.scheduler.status import statuses
@@ -63,154 +63,145 @@ class Scheduler:
         self.wake_at: float | None = None
         self.decision = Decision()  # the last one
         self.parts = parts = Parts.new(workspace, epoch)
-        self.scheduler_state, self.availability, self.preferences = (
-            parts.scheduler_state,
-            parts.availability,
-            parts.preferences,
-        )
-        self.history, self.demand_state = parts.history, parts.demand_state
-        self._recall = StatsArchive(parts.history.costs, parts.scheduler_state.memory, parts.parking, dict(remembered))
-        self._candidates = PolicyViewBuilder(parts)
+        self._stats = StatsArchive(parts.history.durations, parts.state.memory, parts.sleep, dict(remembered))
+        self._view_builder = PolicyViewBuilder(parts)
         self._lifecycle = InstanceLifecycle(parts)
-        self._observing = RuntimeEvents(parts, self._lifecycle)
+        self._runtime_events = RuntimeEvents(parts, self._lifecycle)
 
     def step(self, stimulus: SchedulerStimulus) -> list[SchedulerCommand]:  # noqa: C901 — one arm a stimulus
         """Apply a stimulus, then decide."""
-        now, out = stimulus.now, self.parts.out
-        out.begin()
+        now, effects = stimulus.now, self.parts.effects
+        effects.begin()
         match stimulus:
             case DemandReported():
-                out.tell(*self.demand_state.note(now, stimulus.demand))
+                effects.add(*self.parts.demand.update(now, stimulus.demand))
             case RoutersEnrolled():
-                self.demand_state.demands.expect(stimulus.routers)
+                self.parts.demand.snapshots.enroll(stimulus.routers)
             case RouterLeft():
-                self.demand_state.leave(now, stimulus.router)
+                self.parts.demand.remove_router(now, stimulus.router)
             case ConfigChanged():
-                self._change_terms(stimulus)
+                self._apply_config(stimulus)
             case LoadOrdered() | PinOrdered():
                 self._order_load(now, stimulus.model, pin=isinstance(stimulus, PinOrdered))
             case UnpinOrdered():
-                self.preferences.unpin(stimulus.model, self.scheduler_state.terms.get(stimulus.model))
+                self.parts.preferences.unpin(stimulus.model, self.parts.state.specs.get(stimulus.model))
             case UnloadOrdered():
                 self._order_unload(stimulus.model)
             case ShutdownOrdered():
                 self._shut_down()
             case CacheObserved() | CachesObserved():
-                self._observing.see_cache(stimulus)
+                self._runtime_events.handle_cache(stimulus)
             case InstanceAdopted():
-                self._observing.adopt(stimulus)
+                self._runtime_events.adopt(stimulus)
             case Tick():
                 pass
             case _:
-                self._observing.hear(stimulus)
+                self._runtime_events.handle(stimulus)
         self._decide(now)
-        return out.commands
+        return effects.commands
 
     # Documents and orders ---------------------------------------------------------------------------------------------
 
-    def _change_terms(self, s: ConfigChanged) -> None:
-        self._recall.follow(self.scheduler_state.terms, s.models)
-        old, instances = self.scheduler_state.follow(s), self.scheduler_state.instances.values()
-        self.availability.handle_changed()
-        self.parts.parking.budget = s.capacity.host_memory
-        held = {instance.model for instance in instances}
-        for instance in instances:
-            new = s.models.get(instance.model)
-            if instance.take_over(new) and new and not new.external:
-                self.availability.order(instance.model, s.now, may_evict=True)
-        for name, terms in s.models.items():
-            if terms.preload and name not in old and name not in held:
-                self.availability.order(name, s.now, may_evict=False)
-            if name in old and old[name].fingerprint != terms.fingerprint:
-                self.availability.mended(name, s.now)
-                self.parts.parking.mended(name)
-        for name in self.availability.failures if s.afresh else ():
-            self.availability.retry(name, s.now)
-        for gone in old.keys() - s.models.keys():
-            self.availability.remove(gone)
-            self.demand_state.rates.forget(gone)
-            self.demand_state.abandonment.forget(gone)
-            self.parts.parking.mended(gone)
-        for name in self.preferences.follow(old, s.models):
+    def _apply_config(self, s: ConfigChanged) -> None:
+        parts = self.parts
+        self._stats.apply_config(parts.state.specs, s.models)
+        old = parts.state.apply_config(s)
+        gone = old.keys() - s.models.keys()
+        changed = [name for name, spec in s.models.items() if name in old and old[name].fingerprint != spec.fingerprint]
+        loaded = {instance.model for instance in parts.state.instances.values()}
+        for instance in parts.state.instances.values():
+            spec = s.models.get(instance.model)
+            if instance.apply_spec(spec) and spec and not spec.external:
+                parts.availability.request_load(instance.model, s.now, may_evict=True)
+        for name, spec in s.models.items():
+            if spec.preload and name not in old and name not in loaded:
+                parts.availability.request_load(name, s.now, may_evict=False)
+        parts.availability.apply_config(s.now, changed, gone, retry=s.afresh)
+        parts.sleep.apply_config(s.capacity.host_memory, {*changed, *gone})
+        parts.demand.forget(gone)
+        for name in parts.preferences.apply_config(old, s.models):
             self._order_load(s.now, name)
 
     def _order_load(self, now: float, model: str, *, pin: bool = False) -> None:
-        terms = self.scheduler_state.terms.get(model)
-        if terms is None or terms.external:
+        spec = self.parts.state.specs.get(model)
+        if spec is None or spec.external:
             return
-        instance = self.scheduler_state.instances.primary(model)
-        seated = instance and instance.staying and instance.state is not InstanceState.PARKED
-        if pin and not seated and (refusal := self._candidates.no_handle(model, now)):
-            self.availability.refuse(model, refusal)  # it would be pinned for a seat that it can never have
+        instance = self.parts.state.instances.primary(model)
+        seated = instance and instance.can_stay and instance.state is not InstanceState.PARKED
+        if pin and not seated and (refusal := self._view_builder.unplaceable(model, now)):
+            self.parts.availability.refuse(model, refusal)  # it would be pinned for a seat that it can never have
             return
-        self.preferences.ask(model, terms, pin=pin)
-        self.availability.retry(model, now)
-        if instance is None or not instance.staying or instance.state is not InstanceState.READY:
-            self.availability.order(model, now, may_evict=True)
+        self.parts.preferences.record_load(model, spec, pin=pin)
+        self.parts.availability.retry(model, now)
+        if instance is None or not instance.can_stay or instance.state is not InstanceState.READY:
+            self.parts.availability.request_load(model, now, may_evict=True)
 
     def _order_unload(self, model: str) -> None:
-        terms = self.scheduler_state.terms.get(model)
-        if terms is None or terms.external:
+        spec = self.parts.state.specs.get(model)
+        if spec is None or spec.external:
             return
-        self.availability.orders.pop(model, None)
-        self.preferences.dismiss(model)
-        for instance in self.scheduler_state.instances.of(model):
-            instance.leave("unloaded")
-        if self.demand_state.waiting(model)[0] or self.demand_state.wanted(model) is not None:
+        self.parts.availability.load_requests.pop(model, None)
+        self.parts.preferences.record_unload(model)
+        for instance in self.parts.state.instances.of(model):
+            instance.mark_leaving("unloaded")
+        if self.parts.demand.waiting(model)[0] or self.parts.demand.wanted(model) is not None:
             message = f"{model} was unloaded while this request was queued; send it again to load the model"
-            self.availability.refuse(model, Refusal(self.parts.out.next_epoch, "unloaded", message))
+            self.parts.availability.refuse(model, Refusal(self.parts.state.next_epoch, "unloaded", message))
 
     def _shut_down(self) -> None:
-        self.scheduler_state.down = True
-        self.availability.orders.clear()
-        for instance in self.scheduler_state.instances.values():
+        self.parts.state.down = True
+        self.parts.availability.load_requests.clear()
+        for instance in self.parts.state.instances.values():
             if instance.state in ACTIVE_STATES:
                 instance.leaving = "shutdown"
 
     # Deciding ---------------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        instances, terms, out = self.scheduler_state.instances, self.scheduler_state.terms, self.parts.out
-        tidy(instances.values(), terms)
-        out.wake(*self.preferences.look(now, terms, instances.values(), self.demand_state.queue))
-        out.tell(*self.preferences.news(instances.values(), self.availability))
-        for name, its in terms.items():
-            if its.fetch_ahead:
-                out.tell(*self.availability.fetch(name, again=False))
-        view = self._candidates.view(now)
+        parts, state, effects = self.parts, self.parts.state, self.parts.effects
+        promote_and_trim(state.instances.values(), state.specs)
+        events, times = parts.preferences.refresh(
+            now, state.specs, state.instances.values(), parts.demand.queue, parts.availability
+        )
+        effects.add(*events, *parts.availability.fetch_ahead(state.specs))
+        effects.wake_at(*times)
+
+        view = self._view_builder.view(now)
         self.decision = decision = decide_with_preferences(self.policy, view)
-        waited_for = {model.name for model in view.models if model.waiting}
-        for instance in self.parts.parking.in_order(decision.resident, waited_for):
-            wanted, cut_off = instance.seat in decision.resident, instance.seat in decision.cut_off
-            self._lifecycle.steer(instance, now, wanted=wanted, cut_off=cut_off or instance.replica > 1)
+        queued = {model.name for model in view.models if model.waiting}
+
+        parts.sleep.evict_over_budget(decision.resident, queued)
+        for instance in state.instances.parked_last():
+            wanted, cut_off = instance.name in decision.resident, instance.name in decision.cut_off
+            self._lifecycle.reconcile(instance, now, wanted=wanted, cut_off=cut_off)
             if instance.state in DRAINING_STATES:
-                self._lifecycle.drain(instance, now, decision, waited_for)
+                self._lifecycle.drain(instance, now, decision, queued)
             else:
-                self._observing.check_deadline(instance, now)
-        there = [h for h in instances.values() if h.state is not InstanceState.PARKED]
-        present = {name for h in there for name in (h.model, h.seat)}
+                self._runtime_events.check_deadline(instance, now)
+        present = state.instances.present()
         for model in decision.resident:
             if model not in present:
                 self._lifecycle.start_if_free(model, now, decision.effective_max_wait)
         if not unserved(view) - present:
             self._lifecycle.add_replicas(now, decision.effective_max_wait)
-        out.tell(*self.history.abandon(present.union(decision.resident), now))
-        out.publish_changes(now, decision.effective_max_wait)
+
+        effects.add(*parts.history.cancel_unwanted(present.union(decision.resident), now))
+        parts.publish_changes(now, decision.effective_max_wait)
         if decision.look_again is not None:
-            out.wake(decision.look_again)
-        self.wake_at = out.wake_at(now)
+            effects.wake_at(decision.look_again)
+        self.wake_at = effects.next_wake(now)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
         """Epoch of the newest Residency, or of a newer instance that was adopted."""
-        return self.parts.out.epoch
+        return self.parts.state.epoch
 
     @property
     def residency(self) -> Residency:
         """The newest Residency."""
-        return self.parts.out.residency
+        return self.parts.state.residency
 
     @property
     def effective_max_wait(self) -> float | None:
@@ -220,30 +211,30 @@ class Scheduler:
     @property
     def instances(self) -> Instances:
         """All that is not proven gone, by id."""
-        return self.scheduler_state.instances
+        return self.parts.state.instances
 
     @property
     def switches(self) -> tuple[Switch, ...]:
         """Switches under way and the last that ended, oldest first."""
-        return self.history.switches()
+        return self.parts.history.switches()
 
     def status(self) -> list[ModelStatus]:
         """State of every model, for people; in the order of the documents."""
         return statuses(
-            self.scheduler_state.terms,
-            self.scheduler_state.instances.primaries(),
-            self.availability,
-            self.preferences.pinned,
+            self.parts.state.specs,
+            self.parts.state.instances.primaries(),
+            self.parts.availability,
+            self.parts.preferences.pinned,
         )
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
-        return self.demand_state.queue()
+        return self.parts.demand.queue()
 
     def lessons(self) -> dict[str, ModelStats]:
         """Give what was learned of each model, to begin the next run with."""
-        return self._recall.lessons(self.scheduler_state.terms)
+        return self._stats.stats(self.parts.state.specs)
 
     def memory(self) -> dict[str, int]:
         """By model: bytes of accelerator memory that its largest instance was seen to take; those that nobody can see are left out."""
-        return self.scheduler_state.memory.most(self.scheduler_state.instances.values())
+        return self.parts.state.memory.by_model(self.parts.state.instances.values())

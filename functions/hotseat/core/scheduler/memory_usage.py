@@ -25,18 +25,18 @@ class MemoryUsage:
     )  # by model: the most that was seen, where that is above its claim
     _told: dict[str, int] = field(default_factory=dict)  # by model
 
-    def note(self, instance: Instance, memory: int, capacity: Capacity, *, lasting: bool = True) -> list[Emit]:
+    def record(self, instance: Instance, memory: int, capacity: Capacity, *, lasting: bool = True) -> list[Emit]:
         """Take in what was seen of an instance. If it is more than it claims, it occupies that from now on.
 
         `lasting`: so will those that come after it.
         """
         self.seen[instance.id] = memory
-        claim = instance.terms.claim
+        claim = instance.spec.claim
         if not claim.memory or memory <= claim.memory:
             return []
         if lasting:
             self.learned[instance.model] = max(memory, self.learned.get(instance.model, 0))
-        instance.terms = replace(instance.terms, claim=raised(claim, memory, capacity))
+        instance.spec = replace(instance.spec, claim=raised(claim, memory, capacity))
         if memory < self._told.get(instance.model, 0) * TOLD_AGAIN:
             return []
         self._told[instance.model] = memory
@@ -44,19 +44,19 @@ class MemoryUsage:
             Emit("model.outgrown", instance.model, {"instance": instance.id, "claimed": claim.memory, "seen": memory})
         ]
 
-    def learnt(self, models: Mapping[str, SchedulingSpec], capacity: Capacity) -> Mapping[str, SchedulingSpec]:
+    def raise_claims(self, models: Mapping[str, SchedulingSpec], capacity: Capacity) -> Mapping[str, SchedulingSpec]:
         """Give the terms with the claims that models turned out to need."""
         known = self.learned.keys() & models.keys()
         raise_ = {n: replace(models[n], claim=raised(models[n].claim, self.learned[n], capacity)) for n in known}
-        return {name: raise_.get(name, terms) for name, terms in models.items()} if known else models
+        return {name: raise_.get(name, spec) for name, spec in models.items()} if known else models
 
-    def keep(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> None:
+    def forget_changed(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> None:
         """Drop what was learned of models whose documents have changed or are gone."""
         for model in [m for m in self.learned if not unchanged(old.get(m), new.get(m))]:
             del self.learned[model]
             self._told.pop(model, None)
 
-    def most(self, instances: Iterable[Instance]) -> dict[str, int]:
+    def by_model(self, instances: Iterable[Instance]) -> dict[str, int]:
         """Give what each model takes, by its largest instance."""
         figures: dict[str, int] = {}
         for instance in instances:

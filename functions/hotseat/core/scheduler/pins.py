@@ -4,15 +4,16 @@ A model is wished for because it is pinned (by an operator, its document or a wi
 open, or because it is the default of a Workspace that has been quiet. What a wish may do is pins.py's.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
 from hotseat.core.events import Emit
 from hotseat.core.messages import InstanceState, Refusal
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, Preference, View
+from hotseat.core.policy.eviction import evictable_for_preference_at, victims_for_preference
 from hotseat.core.policy.groups import UNGROUPED, Groups
-from hotseat.core.policy.placement import KEEPABLE_STATES, LEAVING_STATES, greedy_victims, pending, unproven
+from hotseat.core.policy.placement import KEEPABLE_STATES, pending, unproven
 from hotseat.core.scheduler.availability import SHORTAGE_RETRY, ModelAvailability, shortage
 from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import SchedulingSpec
@@ -37,95 +38,96 @@ class Preferences:
     pinned: frozenset[str] = frozenset()  # as of the last look
     _pins: set[str] = field(default_factory=set)
     _unpins: set[str] = field(default_factory=set)  # against what their terms say
-    _dismissed: set[str] = field(default_factory=set)  # an operator unloaded them, and nobody has asked for them since
+    _unloaded: set[str] = field(default_factory=set)  # an operator unloaded them, and nobody has asked for them since
     _blocking: frozenset[str] = frozenset()  # pinned, and on a seat
     _told: frozenset[str] = frozenset()
 
     # What operators and documents say ---------------------------------------------------------------------------------
 
-    def unpin(self, model: str, terms: SchedulingSpec | None) -> None:
+    def unpin(self, model: str, spec: SchedulingSpec | None) -> None:
         """Unpin it; where its terms pin it, until they have ceased to."""
         self._pins.discard(model)
-        if terms is not None and (terms.pinned or terms.kept):
+        if spec is not None and (spec.pinned or spec.kept):
             self._unpins.add(model)
 
-    def dismiss(self, model: str) -> None:
+    def record_unload(self, model: str) -> None:
         """Wish for it no longer, until somebody asks for it again."""
-        self._dismissed.add(model)
+        self._unloaded.add(model)
 
-    def ask(self, model: str, terms: SchedulingSpec, *, pin: bool = False) -> None:
+    def record_load(self, model: str, spec: SchedulingSpec, *, pin: bool = False) -> None:
         """Note that an operator asks for it, and maybe pins it until it is unpinned."""
-        self._dismissed.discard(model)
+        self._unloaded.discard(model)
         if pin:
             self._unpins.discard(model)
-            if not terms.pinned:
+            if not spec.pinned:
                 self._pins.add(model)
 
-    def follow(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> list[str]:
+    def apply_config(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> list[str]:
         """Take in the documents; returns the models that they pin and did not before.
 
         From then on such a pin is the document's alone, and ends with it: on a cluster an operator's becomes an annotation.
         """
         self._pins = {m for m in self._pins if m in new and not new[m].pinned}
         self._unpins = {m for m in self._unpins if m in new and (new[m].pinned or new[m].kept)}
-        self._dismissed = {m for m in self._dismissed if m in new and (m in self._pins or _preferences(new[m]))}
+        self._unloaded = {m for m in self._unloaded if m in new and (m in self._pins or _preferences(new[m]))}
         return [m for m, t in new.items() if t.pinned and not t.external and not (m in old and old[m].pinned)]
 
     # What follows -----------------------------------------------------------------------------------------------------
 
-    def look(
+    def refresh(
         self,
         now: float,
-        terms: Mapping[str, SchedulingSpec],
-        instances: Iterable[Instance],
+        specs: Mapping[str, SchedulingSpec],
+        instances: Collection[Instance],
         queue: Callable[[], DemandByModel],
-    ) -> list[float]:
-        """Look at all that is there before a decision; returns the times at which more will be wished for."""
-        instances, returning = list(instances), [t for t in terms.values() if t.return_after]
-        if returning or self._dismissed:
-            rows, used = queue(), max((h.last_used for h in instances), default=0.0)
-            self._dismissed -= {model for model, (waiting, _, _) in rows.items() if waiting}
-            self._dismissed -= {h.model for h in instances if h.staying}  # it was loaded since, for whomever
-            self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
-        self.pinned = frozenset(m for m, t in terms.items() if self._is_pinned(m, t))
-        return [at for t in returning if (at := self._returns_at(t)) is not None]
+        availability: ModelAvailability,
+    ) -> tuple[list[Emit], list[float]]:
+        """Update the preferences before a decision. Return the events of pins, and the times at which a default model returns.
 
-    def news(self, instances: Iterable[Instance], availability: ModelAvailability) -> list[Emit]:
-        """Tell which pins have come and gone since it was asked last; who was sent away for them may come again."""
+        Refusals for shortage are retracted where the pinned residents have changed.
+        """
+        returning = [spec for spec in specs.values() if spec.return_after]
+        if returning or self._unloaded:
+            rows, used = queue(), max((h.last_used for h in instances), default=0.0)
+            self._unloaded -= {model for model, (waiting, _, _) in rows.items() if waiting}
+            self._unloaded -= {h.model for h in instances if h.can_stay}  # loaded since
+            self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
+        self.pinned = frozenset(model for model, spec in specs.items() if self._is_pinned(model, spec))
         before, self._blocking = self._blocking, frozenset(h.model for h in instances if self._keeps_others_out(h))
         if before != self._blocking:
-            availability.handle_changed()
+            availability.retract_shortages()
         told, self._told = self._told, self.pinned
         events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
-        return [*events, *(Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned))]
+        events += [Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned)]
+        return events, [at for spec in returning if (at := self._returns_at(spec)) is not None]
 
-    def models(self, terms: Mapping[str, SchedulingSpec]) -> set[str]:
+    def models(self, specs: Mapping[str, SchedulingSpec]) -> set[str]:
         """Models that may be wished for, as of the last look."""
-        return {*self.pinned, *(name for name, its in terms.items() if its.wanted or its.return_after)}
+        return {*self.pinned, *(name for name, its in specs.items() if its.wanted or its.return_after)}
 
-    def wish(self, model: str, terms: SchedulingSpec, now: float) -> Preference:
+    def preference_of(self, model: str, spec: SchedulingSpec, now: float) -> Preference:
         """Say why it should be resident now, as of the last look."""
-        if terms.external or model in self._dismissed:
+        if spec.external or model in self._unloaded:
             return Preference.NONE
         if model in self.pinned:
             return Preference.PINNED
-        if terms.wanted:
+        if spec.wanted:
             return Preference.SCHEDULED
-        returns_at = self._returns_at(terms)
+        returns_at = self._returns_at(spec)
         return Preference.DEFAULT if returns_at is not None and now >= returns_at else Preference.NONE
 
-    def reason(self, model: str, terms: SchedulingSpec, now: float) -> str:
+    def reason(self, model: str, spec: SchedulingSpec, now: float) -> str:
         """Say why a switch to it was made that nobody asked for."""
-        return _REASONS[self.wish(model, terms, now)]
+        return _REASONS[self.preference_of(model, spec, now)]
 
-    def stays_idle(self, instance: Instance) -> bool:
+    def exempt_from_idle_timeout(self, instance: Instance) -> bool:
         """Whether it keeps its seat however long it is idle: else it would go for that, and come back for the wish."""
-        model, terms = instance.model, instance.terms
-        if instance.replica > 1 or model in self._dismissed:
+        model, spec = instance.model, instance.spec
+        if instance.replica > 1 or model in self._unloaded:
             return False
-        return model in self.pinned or terms.wanted or terms.return_after > 0
+        return model in self.pinned or spec.wanted or spec.return_after > 0
 
-    def no_handle(
+    def unplaceable(
         self,
         model: str,
         claim: Claim,
@@ -143,42 +145,44 @@ class Preferences:
             return refusal
 
         def remains(instance: Instance) -> bool:
-            kept = self._keeps_others_out(instance) or (instance.staying and not groups.may_leave(instance.seat, model))
+            kept = self._keeps_others_out(instance) or (
+                instance.can_stay and not groups.may_leave(instance.name, model)
+            )
             return (
                 instance.model != model and not instance.asleep and (kept or instance.state is InstanceState.UNPROVEN)
             )
 
         taken = [h for h in instances if remains(h)]
-        allowed = groups.allows(model, (h.model for h in taken))
+        allowed = groups.can_join(model, (h.model for h in taken))
         if allowed and claim.fits_beside(sum((h.occupied(capacity) for h in taken), NOTHING), capacity):
             return None
         names = sorted({h.model for h in taken} & self.pinned)
         message = f"{model} does not fit beside the pinned models ({', '.join(names)}); to make room: hotseat unpin {names[0]}"
         return Refusal(epoch, "pinned", message, now + SHORTAGE_RETRY)
 
-    def _returns_at(self, terms: SchedulingSpec) -> float | None:
+    def _returns_at(self, spec: SchedulingSpec) -> float | None:
         """Time at which it is wished for as the default, if all stays quiet."""
-        return None if not terms.return_after or self.quiet_since is None else self.quiet_since + terms.return_after
+        return None if not spec.return_after or self.quiet_since is None else self.quiet_since + spec.return_after
 
-    def _is_pinned(self, model: str, terms: SchedulingSpec) -> bool:
-        by_terms = (terms.pinned or terms.kept) and model not in self._unpins
-        return terms.external is None and (by_terms or model in self._pins)
+    def _is_pinned(self, model: str, spec: SchedulingSpec) -> bool:
+        by_terms = (spec.pinned or spec.kept) and model not in self._unpins
+        return spec.external is None and (by_terms or model in self._pins)
 
     def _keeps_others_out(self, instance: Instance) -> bool:
-        staying = instance.staying and instance.replica == 1 and instance.state is not InstanceState.PARKED
-        return staying and instance.model in self.pinned
+        can_stay = instance.can_stay and instance.replica == 1 and instance.state is not InstanceState.PARKED
+        return can_stay and instance.model in self.pinned
 
 
-def _preferences(terms: SchedulingSpec) -> bool:
-    return terms.pinned or terms.wanted or terms.return_after > 0
+def _preferences(spec: SchedulingSpec) -> bool:
+    return spec.pinned or spec.wanted or spec.return_after > 0
 
 
 def decide_with_preferences(policy: Policy, view: View) -> Decision:
     """Let a policy decide, and grant the preferences that its decision leaves room for."""
     decision = policy.decide(view)
     resident, look_again = apply_preferences(view, decision)
-    obliging = tuple(name for name in decision.resident if name not in resident)
-    return replace(decision, resident=resident, look_again=look_again, obliging=obliging)
+    evicted_for_preference = tuple(name for name in decision.resident if name not in resident)
+    return replace(decision, resident=resident, look_again=look_again, evicted_for_preference=evicted_for_preference)
 
 
 def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
@@ -191,21 +195,24 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
     for model in view.models:
         models.setdefault(model.name, model)  # the instance that counts comes first
     resident = _with_pinned(view, models, decision.resident)
-    preferences = [m for m in models.values() if m.wish and m.name not in resident]
+    preferences = [m for m in models.values() if m.preference and m.name not in resident]
     if not preferences or any(m.may_evict for m in pending(view)):
         return resident, decision.look_again
     look_again = [] if decision.look_again is None else [decision.look_again]
     there = [models[name] for name in resident if name in models]
     taken = _sum([*there, *unproven(view)], view.capacity)
     granted: set[str] = set()  # none of these goes for a lesser one
-    for wish in sorted(preferences, key=lambda m: (-m.wish, m.name)):
-        times = [(_free_at(m, wish), m) for m in there if m.name not in granted]
-        victims = _preference_victims([m for at, m in times if at <= view.now], there, taken, wish, view)
+    for wish in sorted(preferences, key=lambda m: (-m.preference, m.name)):
+        times = [(evictable_for_preference_at(m, wish), m) for m in there if m.name not in granted]
+        may_leave = [m for at, m in times if at <= view.now and view.groups.may_leave(m.name, wish.name)]
+        names = [m.name for m in (*there, *unproven(view))]
+        victims = victims_for_preference(wish, there, {m.name: m for m in may_leave}, taken, view, names=names)
         if victims is None:
             look_again += [at for at, _ in times if view.now < at < inf]
             continue
         granted.add(wish.name)
-        resident = (*(name for name in resident if name not in victims), wish.name)
+        gone = {m.name for m in victims}
+        resident = (*(name for name in resident if name not in gone), wish.name)
         there = [models[name] for name in resident if name in models]
         taken = _sum([*there, *unproven(view)], view.capacity)
     return resident, min(look_again, default=None)
@@ -213,66 +220,25 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
 
 def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
     """Put back pinned residents that a policy left out, and leave out what does not fit beside them."""
-    pinned = {m.name for m in models.values() if m.pinned and m.seat in KEEPABLE_STATES and not m.leaving}
+    pinned = {m.name for m in models.values() if m.pinned and m.state in KEEPABLE_STATES and not m.leaving}
     if pinned <= set(resident):
         return resident
     held, kept = _sum(unproven(view), view.capacity), list[str]()
 
     def order(name: str) -> tuple[bool, bool, bool, str]:
-        return (name not in pinned, models[name].seat is None, name not in resident, name)
+        return (name not in pinned, models[name].state is None, name not in resident, name)
 
     for name in sorted({*resident, *pinned} & models.keys(), key=order):
-        there = models[name].seat in KEEPABLE_STATES and not models[name].leaving
-        if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.allows(name, kept)):
+        there = models[name].state in KEEPABLE_STATES and not models[name].leaving
+        if models[name].claim.fits_beside(held, view.capacity) and (there or view.groups.can_join(name, kept)):
             held += models[name].claim.placed_beside(held, view.capacity)
             kept.append(name)
     return tuple(kept)
 
 
-def _free_at(resident: ModelView, wish: ModelView) -> float:
-    """Return the time from which a resident may be evicted for a load request that no request waits for. inf: never.
-
-    A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
-    optimal cost). The default model uses `returnToDefault` instead.
-    """
-    if resident.seat is None or resident.leaving:
-        return inf if resident.may_evict or resident.wish >= wish.wish else -inf  # a preload that has not begun
-    if resident.pinned or resident.wish >= wish.wish or not resident.idle:
-        return inf
-    if resident.seat in LEAVING_STATES:
-        return -inf
-    if resident.seat is not InstanceState.READY:
-        return inf  # it loads
-    patience = 0.0 if wish.wish is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
-    return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
-
-
-def _preference_victims(
-    candidates: list[ModelView], there: list[ModelView], held: Claim, wish: ModelView, view: View
-) -> set[str] | None:
-    """Choose those that have to go for their groups and for the room; None where not all of them may."""
-    groups, names = view.groups, [m.name for m in (*there, *unproven(view))]
-    may_go = {m.name: m for m in candidates if groups.may_leave(m.name, wish.name)}
-    found: list[set[str]] = []
-    for way in groups.ways(wish.name, names):
-        left = held - sum((may_go[name].claim for name in way if name in may_go), NOTHING)
-        others = [m for m in may_go.values() if m.name not in way and m.claim != NOTHING]
-        more = greedy_victims(sorted(others, key=_cheapest), left, wish, view) if way <= may_go.keys() else None
-        if more is not None:
-            found.append({*way, *(m.name for m in more)})
-    coming = [m.name for m in there if m.seat is None or m.leaving]  # none of them has to leave for what was wished for
-    found = [each for each in found if not any(groups.must_leave(wish.name, n) for n in coming if n not in each)]
-    return min(found, key=lambda each: sum(may_go[name].keeping for name in each), default=None)
-
-
-def _cheapest(model: ModelView) -> tuple[bool, float, float, str]:
-    """Sort key: who goes first for a wish, to which priorities are nothing."""
-    return (model.seat is InstanceState.READY, model.keeping, model.last_used, model.name)
-
-
 def _sum(models: list[ModelView], capacity: Capacity) -> Claim:
     """Add up what they take: those that come, on the devices that they will get."""
     held = NOTHING
-    for model in sorted(models, key=lambda m: m.seat is None):
+    for model in sorted(models, key=lambda m: m.state is None):
         held += model.claim.placed_beside(held, capacity)
     return held

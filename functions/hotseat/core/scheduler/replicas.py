@@ -39,7 +39,7 @@ class Replicas:
         self.retry_at.pop(model, None)
 
     def wanted(
-        self, terms: Mapping[str, SchedulingSpec], instances: Instances, demands: RouterSnapshots, now: float
+        self, specs: Mapping[str, SchedulingSpec], instances: Instances, demands: RouterSnapshots, now: float
     ) -> tuple[list[tuple[str, int]], list[float]]:
         """Give the models that should have one more replica, with its number, and the times at which there may be more of them.
 
@@ -49,9 +49,9 @@ class Replicas:
         later: list[float] = []
         if any(h.state in (*DRAINING_STATES, InstanceState.RELEASING) or h.leaving for h in instances.values()):
             return wanted, later
-        for model in [name for name, known in terms.items() if known.replicas > 1]:
+        for model in [name for name, known in specs.items() if known.replicas > 1]:
             mine = instances.of(model)
-            if not 0 < len(mine) < terms[model].replicas or any(h.state is not InstanceState.READY for h in mine):
+            if not 0 < len(mine) < specs[model].replicas or any(h.state is not InstanceState.READY for h in mine):
                 continue
             # Who waits at a router that knows all of them to be ready found each of them full.
             count, oldest = demands.waiting(model, max(h.ready_epoch for h in mine))
@@ -68,9 +68,9 @@ class Replicas:
 def replica_views(instances: Iterable[Instance], capacity: Capacity) -> list[ModelView]:
     """Show the policy the replicas among a model's instances: seats that it may take for anybody else, at once."""
     return [
-        ModelView(h.seat, h.occupied(capacity), priority=_LEAST, seat=h.state, may_evict=False)
+        ModelView(h.name, h.occupied(capacity), priority=_LEAST, state=h.state, may_evict=False)
         for h in instances
-        if h.replica > 1 and h.staying
+        if h.replica > 1 and h.can_stay
     ]
 
 
@@ -80,16 +80,16 @@ def next_number(mine: Iterable[Instance]) -> int:
     return next(number for number in range(2, len(taken) + 3) if number not in taken)
 
 
-def tidy(instances: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) -> None:
+def promote_and_trim(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]) -> None:
     """Let a replica take the place of a main instance that goes, and let those go that are too many for the documents."""
     by_model: dict[str, list[Instance]] = {}
     for instance in instances:
-        if instance.staying:
+        if instance.can_stay:
             by_model.setdefault(instance.model, []).append(instance)
     for model, mine in by_model.items():
         if all(h.replica > 1 for h in mine):
             min(mine, key=lambda h: (h.state is not InstanceState.READY, h.epoch)).replica = 1
-        known = terms.get(model)
+        known = specs.get(model)
         extra = [h for h in mine if h.replica > 1]
         for instance in extra[max(0, (known.replicas if known else 1) - 1) :]:
-            instance.leave("surplus")
+            instance.mark_leaving("surplus")

@@ -1,6 +1,6 @@
 """Parking: engines that leave the accelerator by falling asleep, and come back by waking. Pure.
 
-An instance goes READY → (closing, draining as for a stop) → PARKING → PARKED → WAKING → READY. Parked, it claims host memory and
+An instance goes READY → (quiescing, draining as for a stop) → PARKING → PARKED → WAKING → READY. Parked, it claims host memory and
 nothing of the accelerator. What does not fall asleep, or does not wake, is stopped; after a failed wake it is started anew while
 its requests go on waiting.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit, model_failed
 from hotseat.core.messages import InstanceParked, InstanceState, Park, SleepFailed, Stop, Wake
+from hotseat.core.policy.eviction import parked_victims
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.instance import Instance, Trigger
 from hotseat.core.scheduler.messages import SchedulerCommand, SchedulingSpec
@@ -26,21 +27,27 @@ class SleepManager:
     wait for.
     """
 
-    scheduler_state: SchedulerState
+    state: SchedulerState
     history: SwitchHistory
     budget: int | None = None  # bytes of host memory for all that sleep; None: no limit
     measured: dict[str, int] = field(default_factory=dict)  # by model: bytes, when it slept last
-    _distrusted: dict[str, float] = field(default_factory=dict)  # until when
+    _not_before: dict[str, float] = field(default_factory=dict)  # until when
+
+    def apply_config(self, budget: int | None, changed: Iterable[str]) -> None:
+        """Apply a budget of host memory, in bytes, and let models whose documents `changed` park again."""
+        self.budget = budget
+        for model in changed:
+            self._not_before.pop(model, None)
 
     # Host memory ------------------------------------------------------------------------------------------------------
 
     def memory_of(self, instance: Instance) -> int:
         """Bytes that it holds while it sleeps: what its Model states, else what was measured, else 0."""
-        if instance.terms.host_memory is not None:
-            return instance.terms.host_memory
+        if instance.spec.host_memory is not None:
+            return instance.spec.host_memory
         return instance.memory if instance.memory is not None else self.measured.get(instance.model, 0)
 
-    def parks(
+    def may_park(
         self, instance: Instance, now: float, needed: Collection[str], waited_for: Collection[str]
     ) -> bool | None:
         """Say whether a drained instance falls asleep, and does not stop; None: not yet, others give back memory for it first.
@@ -48,31 +55,27 @@ class SleepManager:
         Those are the least recently used, and nobody who is waited for: that would only be another cold start, and a sooner one.
         """
         if (
-            not instance.terms.park
+            not instance.spec.park
             or instance.replica > 1
             or instance.leaving
-            or now < self._distrusted.get(instance.model, 0.0)
+            or now < self._not_before.get(instance.model, 0.0)
         ):
             return False
-        others = [h for h in self.scheduler_state.instances.values() if h is not instance]
+        others = [h for h in self.state.instances.values() if h is not instance]
         over = self._over(others) + self.memory_of(instance)
         if over <= 0:
             return True
-        victims = self._least_recent(others, over, waited_for, spared=(*needed, *waited_for))
+        victims = self._victims(others, over, waited_for, spared=(*needed, *waited_for))
         for victim in victims or ():
-            victim.leave("host_memory")
+            victim.mark_leaving("host_memory")
         return None if victims is not None else False
 
-    def in_order(self, needed: Collection[str], waited_for: Collection[str]) -> list[Instance]:
-        """List all, those that are parked last: others may have to be told first that they need their memory.
-
-        Where more memory is held than there is (the budget shrank, a measurement came), the least recently used have to leave.
-        """
-        ordered = sorted(self.scheduler_state.instances.values(), key=lambda h: h.state is InstanceState.PARKED)
-        if (over := self._over(ordered)) > 0:
-            for victim in self._least_recent(ordered, over, waited_for, spared=needed, all_else=True) or ():
-                victim.leave("host_memory")
-        return ordered
+    def evict_over_budget(self, needed: Collection[str], queued: Collection[str]) -> None:
+        """Let parked instances leave where they hold more than the budget, which shrank or was measured wrong."""
+        instances = self.state.instances.values()
+        if (over := self._over(instances)) > 0:
+            for victim in self._victims(instances, over, queued, spared=needed, all_else=True) or ():
+                victim.mark_leaving("host_memory")
 
     def _over(self, instances: Iterable[Instance]) -> float:
         """Bytes that sleepers hold beyond the budget; below 0 where there is room."""
@@ -80,7 +83,7 @@ class SleepManager:
             return float("-inf")
         return sum(self.memory_of(h) for h in instances if h.parked_since is not None) - self.budget
 
-    def _least_recent(
+    def _victims(
         self,
         instances: Iterable[Instance],
         over: float,
@@ -100,27 +103,22 @@ class SleepManager:
                 over -= self.memory_of(each)
             elif each.state is InstanceState.PARKED and each.model not in spared and self.memory_of(each):
                 candidates.append(each)
-        victims: list[Instance] = []
-        for each in sorted(candidates, key=lambda h: (h.model in waited_for, h.last_used, h.id)):
-            if over <= 0:
-                break
-            victims.append(each)
-            over -= self.memory_of(each)
-        return victims if over <= 0 or all_else else None
+        victims = parked_victims(candidates, over, self.memory_of, waited_for)
+        return victims if all_else or over <= sum(map(self.memory_of, victims)) else None
 
     # Transitions: each changes the instance, and returns what is to be said ---------------------------------------------
 
-    def fall_asleep(self, instance: Instance, now: float) -> list[SchedulerCommand]:
+    def park(self, instance: Instance, now: float) -> list[SchedulerCommand]:
         """Tell it to leave the accelerator."""
         if instance.state is InstanceState.DRAINING:
-            self.history.costs.note_drain(instance.model, now - instance.since)
-        self.history.stopping(instance.model, now)
+            self.history.durations.record_drain(instance.model, now - instance.since)
+        self.history.stop_started(instance.model, now)
         instance.turn += 1
         instance.ready_since, instance.parked_since, instance.memory = None, now, None
-        self.scheduler_state.go(instance, Trigger.PARK, now)
+        self.state.transition(instance, Trigger.PARK, now)
         return [Park(instance.model, instance.id, instance.epoch, instance.turn)]
 
-    def hear(self, instance: Instance, s: InstanceParked | SleepFailed) -> list[SchedulerCommand]:
+    def handle(self, instance: Instance, s: InstanceParked | SleepFailed) -> list[SchedulerCommand]:
         """Take in what came of an order; what answers an earlier order says nothing."""
         expected = (
             (InstanceState.PARKING,) if isinstance(s, InstanceParked) else (InstanceState.PARKING, InstanceState.WAKING)
@@ -133,64 +131,60 @@ class SleepManager:
         instance.asleep, instance.memory = True, s.memory
         if s.memory is not None:
             self.measured[instance.model] = s.memory
-        self.history.costs.note_park(instance.model, seconds)
+        self.history.durations.record_park(instance.model, seconds)
         self.history.released(instance.model, s.now)
-        self.scheduler_state.go(instance, Trigger.PARKED, s.now)
+        self.state.transition(instance, Trigger.PARKED, s.now)
         data = {"instance": instance.id, "seconds": round(seconds, 4), "memory": self.memory_of(instance) or None}
         return [Emit("model.parked", instance.model, data)]
 
-    def wake(self, instance: Instance, terms: SchedulingSpec, now: float) -> list[SchedulerCommand]:
+    def wake(self, instance: Instance, spec: SchedulingSpec, now: float) -> list[SchedulerCommand]:
         """Tell it to come back; from now on it claims what its document says."""
-        self.history.starting(instance.model, now)
+        self.history.load_started(instance.model, now)
         instance.turn += 1
-        instance.asleep, instance.terms = False, terms
-        self.scheduler_state.go(instance, Trigger.WAKE, now)
+        instance.asleep, instance.spec = False, spec
+        self.state.transition(instance, Trigger.WAKE, now)
         return [Wake(instance.model, instance.id, instance.epoch, instance.turn)]
 
-    def woken(self, instance: Instance, seconds: float) -> list[SchedulerCommand]:
+    def record_woken(self, instance: Instance, seconds: float) -> list[SchedulerCommand]:
         """Note that it is ready again."""
         instance.parked_since = instance.memory = None
-        self.history.costs.note_wake(instance.model, seconds)
+        self.history.durations.record_wake(instance.model, seconds)
         return [Emit("model.woken", instance.model, {"instance": instance.id, "seconds": round(seconds, 4)})]
 
     # Failures ---------------------------------------------------------------------------------------------------------
 
     def give_up(self, instance: Instance, now: float, message: str = "") -> list[SchedulerCommand]:
         """Stop what did not fall asleep, or did not wake; without a message, because its time is over."""
-        terms, what = instance.terms, _what(instance)
+        spec, what = instance.spec, _what(instance)
         late = (
-            f"not asleep within {terms.stop_timeout:g} s (lifecycle.stopTimeout)"
+            f"not asleep within {spec.stop_timeout:g} s (lifecycle.stopTimeout)"
             if what == "Park"
-            else f"not awake within {terms.start_timeout:g} s (lifecycle.startTimeout)"
+            else f"not awake within {spec.start_timeout:g} s (lifecycle.startTimeout)"
         )
-        said = self.died(instance, now, f"{what}Failed" if message else f"{what}Timeout", message or late)
+        said = self.fail(instance, now, f"{what}Failed" if message else f"{what}Timeout", message or late)
         instance.leaving = "park_failed" if what == "Park" else "wake_failed"
-        return [Stop(instance.model, instance.id, instance.epoch, terms.stop_timeout), *said]
+        return [Stop(instance.model, instance.id, instance.epoch, spec.stop_timeout), *said]
 
-    def died(self, instance: Instance, now: float, reason: str, message: str) -> list[SchedulerCommand]:
+    def fail(self, instance: Instance, now: float, reason: str, message: str) -> list[SchedulerCommand]:
         """Note that a sleeper is no good any more. It may be started anew at once: whoever waits for it goes on waiting.
 
         One that ends while it is to fall asleep, or to wake, has failed at that.
         """
         if instance.state is not InstanceState.PARKED and not reason.startswith(_what(instance)):
             reason, message = f"{_what(instance)}Failed", f"{reason}: {message}"
-        self._distrusted[instance.model] = now + DISTRUST
-        self.history.starting_over(instance.model)
-        self.history.stopping(instance.model, now)
+        self._not_before[instance.model] = now + DISTRUST
+        self.history.load_restarted(instance.model)
+        self.history.stop_started(instance.model, now)
         instance.leaving, instance.stop_asked = "failed", now
-        self.scheduler_state.go(instance, Trigger.FAILED, now, reason)
+        self.state.transition(instance, Trigger.FAILED, now, reason)
         return [model_failed(instance.model, instance.id, reason, message)]
-
-    def mended(self, model: str) -> None:
-        """Note that its document has changed, or is gone."""
-        self._distrusted.pop(model, None)
 
 
 def deadline(instance: Instance) -> float | None:
     """Give the time by which it must sleep, or be awake; None where it is not on its way to either."""
     if instance.state is InstanceState.PARKING:
-        return instance.since + instance.terms.stop_timeout
-    return instance.since + instance.terms.start_timeout if instance.state is InstanceState.WAKING else None
+        return instance.since + instance.spec.stop_timeout
+    return instance.since + instance.spec.start_timeout if instance.state is InstanceState.WAKING else None
 
 
 def _what(instance: Instance) -> str:

@@ -50,7 +50,7 @@ class ArrivalRates:
 
     _flows: dict[str, _Flow] = field(default_factory=dict)
 
-    def note(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
+    def record(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
         """Take in a router's snapshot after its last one; `model_of`: of which model each instance is.
 
         A request that left without an answer does not count: its client may ask again, and would count twice. What a router had
@@ -124,42 +124,42 @@ StatsByModel = Mapping[str, ModelStats]  # by model
 class StatsArchive:
     """The books in which is learned, and the lessons of documents that are not in force."""
 
-    costs: StepDurations
+    durations: StepDurations
     memory: MemoryUsage
-    parking: SleepManager
+    sleep: SleepManager
     kept: dict[str, ModelStats]
 
-    def follow(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> None:
+    def apply_config(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> None:
         """Take in new documents: put away what is not about them, and bring back what is."""
-        gone = {model: terms for model, terms in old.items() if not unchanged(terms, new.get(model))}
-        come = {model: terms for model, terms in new.items() if not unchanged(old.get(model), terms)}
-        self.kept |= self.lessons(gone)
-        self.memory.keep(old, new)
+        gone = {model: spec for model, spec in old.items() if not unchanged(spec, new.get(model))}
+        come = {model: spec for model, spec in new.items() if not unchanged(old.get(model), spec)}
+        self.kept |= self.stats(gone)
+        self.memory.forget_changed(old, new)
         for model in gone.keys() | come.keys():
-            self.costs.forget(model)
-            self.parking.measured.pop(model, None)
-        for model, terms in come.items():
+            self.durations.forget(model)
+            self.sleep.measured.pop(model, None)
+        for model, spec in come.items():
             lesson = self.kept.get(model)
-            if lesson is None or lesson.mark != spec_hash(terms):
+            if lesson is None or lesson.mark != spec_hash(spec):
                 continue
-            self.costs.recall(model, lesson.times)
+            self.durations.restore(model, lesson.times)
             if lesson.memory is not None:
                 self.memory.learned[model] = lesson.memory
             if lesson.parked_memory is not None:
-                self.parking.measured[model] = lesson.parked_memory
+                self.sleep.measured[model] = lesson.parked_memory
 
-    def lessons(self, models: Mapping[str, SchedulingSpec]) -> dict[str, ModelStats]:
+    def stats(self, models: Mapping[str, SchedulingSpec]) -> dict[str, ModelStats]:
         """Give what is known of these models; those of which nothing is are left out."""
-        found, learned = {}, self.costs.learned() | self.memory.learned.keys() | self.parking.measured.keys()
-        for model, terms in models.items():
+        found, learned = {}, self.durations.learned() | self.memory.learned.keys() | self.sleep.measured.keys()
+        for model, spec in models.items():
             if model not in learned:
                 continue
-            memory, parked = self.memory.learned.get(model), self.parking.measured.get(model)
-            if (times := self.costs.known(model)) or memory is not None or parked is not None:
-                found[model] = ModelStats(spec_hash(terms), times, memory, parked)
+            memory, parked = self.memory.learned.get(model), self.sleep.measured.get(model)
+            if (times := self.durations.known(model)) or memory is not None or parked is not None:
+                found[model] = ModelStats(spec_hash(spec), times, memory, parked)
         return found
 
 
-def spec_hash(terms: SchedulingSpec) -> str:
+def spec_hash(spec: SchedulingSpec) -> str:
     """Stand for a document. It may hold secrets, which have no place where lessons are kept."""
-    return sha256(terms.fingerprint.encode()).hexdigest()[:16]
+    return sha256(spec.fingerprint.encode()).hexdigest()[:16]

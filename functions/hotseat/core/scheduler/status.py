@@ -25,33 +25,33 @@ LEAST = 0.5  # of the time that a step takes on average: it may go so much faste
 DOUBT = 3.0  # times that it differs from its average as a rule: it may be so much shorter
 _AWAY = frozenset({InstanceState.RELEASING, InstanceState.PARKING})
 _COMES = frozenset({InstanceState.LOADING, InstanceState.WAKING})
-_LEAVES = frozenset({InstanceState.READY, InstanceState.CLOSING, InstanceState.DRAINING, *_AWAY, *_COMES})
+_LEAVES = frozenset({InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING, *_AWAY, *_COMES})
 
 
 def min_seconds_to_ready(
     now: float,
-    terms: Mapping[str, SchedulingSpec],
+    specs: Mapping[str, SchedulingSpec],
     instances: Iterable[Instance],
-    costs: StepDurations,
+    durations: StepDurations,
     capacity: Capacity,
 ) -> dict[str, float]:
     """Seconds from now until each model can be ready at the soonest; those that may be at once are left out."""
     there = list(instances)
     held = sum((h.occupied(capacity) for h in there), NOTHING)
     result: dict[str, float] = {}
-    for name, its in terms.items():
-        if name not in costs.load and name not in costs.wake:
+    for name, its in specs.items():
+        if name not in durations.load and name not in durations.wake:
             continue  # nothing has been measured
         mine = [h for h in there if h.model == name]
         sleeps = any(h.state in SLEEP_STATES for h in mine)
-        load = _least((costs.wake if sleeps else costs.load).get(name, UNKNOWN))
+        load = _least((durations.wake if sleeps else durations.load).get(name, UNKNOWN))
         if its.external or not load:
             continue
         if all(h.state is InstanceState.PARKED for h in mine):  # or there are none
-            handle = 0.0 if its.claim.fits_beside(held, capacity) else _handle(now, there, costs)
-            result[name] = handle + load
+            release = 0.0 if its.claim.fits_beside(held, capacity) else _first_release(now, there, durations)
+            result[name] = release + load
         elif all(h.state in _AWAY for h in mine):
-            result[name] = max(_stop(now, h, costs) for h in mine) + load
+            result[name] = max(_stop(now, h, durations) for h in mine) + load
         elif all(h.state in _COMES for h in mine):
             result[name] = min(max(0.0, load - (now - h.since)) for h in mine)
     return {name: seconds for name, seconds in result.items() if seconds > 0}
@@ -67,19 +67,23 @@ def ready_in(residency: Residency, model: str, now: float) -> float:
     return max(0.0, seconds - max(0.0, now - residency.at)) if under_way else seconds
 
 
-def _handle(now: float, instances: list[Instance], costs: StepDurations) -> float:
+def _first_release(now: float, instances: list[Instance], durations: StepDurations) -> float:
     """Seconds until the first of those that hold something can be gone."""
     return min(
-        (_stop(now, h, costs) for h in instances if h.terms.claim != NOTHING and not h.asleep and h.state in _LEAVES),
+        (
+            _stop(now, h, durations)
+            for h in instances
+            if h.spec.claim != NOTHING and not h.asleep and h.state in _LEAVES
+        ),
         default=0.0,
     )
 
 
-def _stop(now: float, instance: Instance, costs: StepDurations) -> float:
+def _stop(now: float, instance: Instance, durations: StepDurations) -> float:
     """Seconds that stopping it, or its falling asleep, takes at the least, from now on."""
-    learned = _least(costs.stop.get(instance.model, UNKNOWN))
-    if instance.terms.park and instance.stop_asked is None:
-        learned = min(learned, _least(costs.park.get(instance.model, UNKNOWN)))
+    learned = _least(durations.stop.get(instance.model, UNKNOWN))
+    if instance.spec.park and instance.stop_asked is None:
+        learned = min(learned, _least(durations.park.get(instance.model, UNKNOWN)))
     asked = instance.since if instance.state is InstanceState.PARKING else instance.stop_asked
     return learned if asked is None else max(0.0, learned - (now - asked))
 
@@ -99,7 +103,7 @@ _SEEN: Mapping[InstanceState, InstanceState] = {
 
 def model_view(
     name: str,
-    terms: SchedulingSpec,
+    spec: SchedulingSpec,
     instance: Instance | None,
     *,
     waiting: tuple[int, float],
@@ -110,7 +114,7 @@ def model_view(
     now: float,
     capacity: Capacity,
     waiters: Waiters = NO_TENANTS,
-    wish: Preference = Preference.NONE,
+    preference: Preference = Preference.NONE,
     expected_until: float = 0.0,
     auto_max_wait: float = UNMEASURED_WAIT,
 ) -> ModelView:
@@ -120,38 +124,38 @@ def model_view(
     """
     count, oldest = waiting
     may_evict = True
-    seat = _SEEN.get(instance.state, instance.state) if instance else None
-    if order and (seat is None or (seat is InstanceState.LOADING and order.may_evict)):
+    state = _SEEN.get(instance.state, instance.state) if instance else None
+    if order and (state is None or (state is InstanceState.LOADING and order.may_evict)):
         may_evict = order.may_evict or count > 0
         count, oldest = count + 1, min(oldest, order.since) if count else order.since
-    staying = instance is not None and instance.staying and instance.state is not InstanceState.PARKING
-    occupies = staying or seat is InstanceState.UNPROVEN
+    can_stay = instance is not None and instance.can_stay and instance.state is not InstanceState.PARKING
+    occupies = can_stay or state is InstanceState.UNPROVEN
     return ModelView(
         name=name,
-        claim=instance.occupied(capacity) if instance and occupies else terms.claim,
-        priority=terms.priority,
-        max_wait=auto_max_wait if terms.max_wait is None else terms.max_wait,
-        min_residency=terms.min_residency,
+        claim=instance.occupied(capacity) if instance and occupies else spec.claim,
+        priority=spec.priority,
+        max_wait=auto_max_wait if spec.max_wait is None else spec.max_wait,
+        min_residency=spec.min_residency,
         waiting=count,
         oldest=oldest,
         in_flight=in_flight,
-        seat=seat,
-        leaving=instance is not None and not staying,
+        state=state,
+        leaving=instance is not None and not can_stay,
         promised=history.promised(name),
         ready_since=(instance.ready_since or 0.0) if instance else 0.0,
         last_used=instance.last_used if instance else 0.0,
         may_evict=may_evict,
-        switch_cost=history.costs.of(name, parks=terms.park),
-        drain=history.costs.draining(name),
-        uncertainty=history.costs.uncertainty(name, parks=terms.park),
+        switch_cost=history.durations.of(name, parks=spec.park),
+        drain=history.durations.draining(name),
+        uncertainty=history.durations.uncertainty(name, parks=spec.park),
         arrivals=rates.arrivals(name, now),
         pace=rates.pace(name),
         gaps=rates.gaps(name),
-        ageing=terms.ageing,
+        ageing=spec.ageing,
         tenants=waiters[0],
         deadline=waiters[1],
-        wish=wish,
-        pinned=wish is Preference.PINNED,
+        preference=preference,
+        pinned=preference is Preference.PINNED,
         asleep=instance is not None and instance.asleep,
         kept_until=_kept_until(instance, expected_until, history, now) if instance and not count else 0.0,
     )
@@ -167,14 +171,14 @@ def _kept_until(instance: Instance, expected_until: float, history: SwitchHistor
         return expected_until if instance.dispatched < (instance.ready_since or 0.0) else 0.0
     if instance.state not in (InstanceState.LOADING, InstanceState.WAKING):
         return 0.0
-    times = history.costs.wake if instance.state is InstanceState.WAKING else history.costs.load
-    usual, given_up = times.get(instance.model, UNKNOWN).mean, history.given_up(instance.seat, now)
+    times = history.durations.wake if instance.state is InstanceState.WAKING else history.durations.load
+    usual, given_up = times.get(instance.model, UNKNOWN).mean, history.abandoned_load_seconds(instance.name, now)
     if given_up or 2 * (now - instance.since) >= usual:
         expected_until = max(expected_until, instance.since + 2 * max(usual, given_up))
     return expected_until
 
 
-def residents(instances: Iterable[Instance], terms: Mapping[str, SchedulingSpec]) -> tuple[Resident, ...]:
+def residents(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]) -> tuple[Resident, ...]:
     """Show routers who holds a seat, and the servers that need none of ours."""
     ours = (
         Resident(
@@ -193,32 +197,32 @@ def residents(instances: Iterable[Instance], terms: Mapping[str, SchedulingSpec]
     )
     external = (
         Resident(name, f"{name}@external", InstanceState.READY, EXTERNAL_EPOCH, 0.0, t.external)
-        for name, t in terms.items()
+        for name, t in specs.items()
         if t.external
     )
     return (*ours, *external)
 
 
 def statuses(
-    terms: Mapping[str, SchedulingSpec],
+    specs: Mapping[str, SchedulingSpec],
     instances: Mapping[str, Instance],
     availability: ModelAvailability,
     pinned: frozenset[str],
 ) -> list[ModelStatus]:
     """Say how all models are, in the order of the documents; `instances` are the ones that count."""
-    rows = [status_of(name, each, instances.get(name), availability) for name, each in terms.items()]
+    rows = [status_of(name, each, instances.get(name), availability) for name, each in specs.items()]
     return [replace(row, pinned=True) if row.name in pinned else row for row in rows] if pinned else rows
 
 
 def status_of(
-    name: str, terms: SchedulingSpec, instance: Instance | None, availability: ModelAvailability
+    name: str, spec: SchedulingSpec, instance: Instance | None, availability: ModelAvailability
 ) -> ModelStatus:
     """Say how a model is, from what is known of it."""
     failure, cache = availability.failures.get(name), availability.cache.get(name)
-    if terms.external:
+    if spec.external:
         return ModelStatus(name, InstanceState.READY.value)
     if instance is not None and not (instance.leaving == "failed" and instance.state is InstanceState.RELEASING):
-        return ModelStatus(name, instance.state.value, instance.since, instance.left)
+        return ModelStatus(name, instance.state.value, instance.since, instance.unproven_detail)
     if failure is not None and not failure.over:
         told = f"{failure.reason}: {failure.message}"
         return ModelStatus(name, "failed", None, told, retry_at=failure.retry_at, exit_code=failure.exit_code)
