@@ -1,6 +1,5 @@
 """Names that hotseat writes on objects of a cluster, and the kinds of objects that it knows."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,10 +83,4 @@ class ClusterSettings:
 
     image: str  # hotseat's own
     namespace: str
-    gpu_resource: str = "nvidia.com/gpu"  # "": Models take turns without a limit that a scheduler would see
-    claim_size: int = 50 * 1024**3  # bytes, where a Model states none
-    storage_class: str | None = None  # None: the cluster's default
-    timeout: int = 3600  # seconds a request may take; at most Knative's max-revision-timeout-seconds
-    progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
-    pull_secrets: tuple[str, ...] = ()  # for hotseat's own image
-    environment: Mapping[str, str] | None = None  # of every engine and fetch: proxies, HF_ENDPOINT
+    gpu_resource: str = "nvidia.com/gpu"  # "": pods request no GPUs, so kube-scheduler does not count them

@@ -112,7 +112,7 @@ def weights_path(model: Model, weights: str | None) -> str | None:
 def container_of(model: Model, program: Program, settings: ClusterSettings, mounts: list[Json]) -> Json:
     """Write the engine's container for a ksvc."""
     env = {"HOME": f"{CACHE}/home", "USER": "hotseat", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}
-    env |= {**(settings.environment or {}), **program.env}
+    env |= program.env
     env |= {variable.name: variable.value for variable in model.spec.env}
     container: Json = {
         "name": CONTAINER,

@@ -127,7 +127,7 @@ def parse_progress(line: str) -> FetchProgress | None:
 
 
 def _pod(model: Model, settings: ClusterSettings) -> Json:
-    env = {"HOME": "/tmp", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE, **(settings.environment or {})}  # noqa: S108
+    env = {"HOME": "/tmp", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}  # noqa: S108
     command = ["python3", "-P", "-m", "hotseat.sources.fetch", str(model.spec.source)]
     container: Json = {
         "name": CONTAINER,
@@ -149,7 +149,7 @@ def _pod(model: Model, settings: ClusterSettings) -> Json:
         "containers": [container],
         "volumes": [cache_volume(model), {"name": "tmp", "emptyDir": {}}],
     }
-    if secrets := pull_secrets(model, settings):
+    if secrets := pull_secrets(model):
         pod["imagePullSecrets"] = secrets
     template: Mapping[str, Any] = (model.spec.pod_template or {}).get("spec") or {}
     container["securityContext"] |= _user_of_engine(template)
