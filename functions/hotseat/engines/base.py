@@ -33,14 +33,14 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """How an engine falls asleep, and wakes: requests in order, each answered by 2xx once it is done.
+    """The requests by which an engine sleeps and wakes. They are made in order; each is answered by 2xx once it is done.
 
-    `asked`: path whose GET answers `{"is_sleeping": true}` or false, where it has one.
+    `state_path`: path whose GET answers `{"is_sleeping": true}` or false; None if the engine has none.
     """
 
     sleep: tuple[EngineCall, ...]
     wake: tuple[EngineCall, ...]
-    asked: str | None = None
+    state_path: str | None = None
 
 
 class EngineError(ValueError):
@@ -90,11 +90,6 @@ class TellsMemory(Protocol):
 def is_remote(source: str | None) -> bool:
     """Whether a source names weights that are somewhere else: anything with a scheme but a file or a claim."""
     return source is not None and "://" in source and not source.startswith(("file://", "pvc://"))
-
-
-def engine_names() -> list[str]:
-    """Names of all installed engines, sorted."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
 
 
 def load_engine(name: str) -> Engine:
