@@ -220,7 +220,7 @@ class SwitcherApp:
             if uid.strip()
         ]
         if uids:
-            self._runtime.settle(uids)
+            self._runtime.mark_gone(uids)
 
     # What it hears --------------------------------------------------------------------------------------------------------
 
