@@ -14,7 +14,7 @@ from hotseat.api.model import FetchBy, Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote, load_engine
 from hotseat.kube.constants import CACHE, CACHE_VARIABLE, MODEL_VARIABLE, PORT, TERMINATION_LOG, WEIGHTS_VARIABLE
 from hotseat.sources.base import SourceError, cached
-from hotseat.sources.fetch import HOPELESS, RETRYABLE, fetch
+from hotseat.sources.fetch import FATAL, RETRYABLE, fetch
 from hotseat.sources.progress import Progress
 
 
@@ -51,13 +51,13 @@ def main() -> None:
         launch = launch_of(os.environ)
         os.execvpe(launch.argv[0], launch.argv, launch.env)  # noqa: S606 - no shell is needed
     except SourceError as problem:
-        _fail(str(problem), RETRYABLE if problem.retryable else HOPELESS)
+        _fail(str(problem), RETRYABLE if problem.retryable else FATAL)
     except ValidationError as problem:
-        _fail(f"{MODEL_VARIABLE} is not a valid Model: {problem.errors()[0]['msg']}", HOPELESS)
+        _fail(f"{MODEL_VARIABLE} is not a valid Model: {problem.errors()[0]['msg']}", FATAL)
     except KeyError as problem:
-        _fail(f"this image has no engine {problem}", HOPELESS)
+        _fail(f"this image has no engine {problem}", FATAL)
     except (EngineError, OSError) as problem:
-        _fail(str(problem), HOPELESS)
+        _fail(str(problem), FATAL)
 
 
 def _fail(message: str, code: int) -> None:

@@ -13,7 +13,7 @@ from hotseat.kube.containers import CONTAINER as ENGINE
 from hotseat.kube.containers import needs_fetch, security_context
 from hotseat.kube.merge import merge
 from hotseat.kube.objects import cache_volume, fingerprint, labels_of, owner_of, pull_secrets
-from hotseat.sources.fetch import HOPELESS
+from hotseat.sources.fetch import FATAL
 
 Json = dict[str, Any]
 
@@ -79,7 +79,7 @@ def job_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [HOPELESS]},
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [FATAL]},
                 },
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
