@@ -1,7 +1,7 @@
 """The interface of engines: how to run a server program, and how to find out that it is ready.
 
-Engines are found by the entry point group `hotseat.engines`, so another package can add an engine. They only describe; runtimes
-start and stop processes.
+Engines are found by the entry point group `hotseat.engines`, so another package can add an engine.
+They only describe; runtimes start and stop processes.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,9 +34,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """The requests by which an engine sleeps and wakes. They are made in order; each is answered by 2xx once it is done.
+    """The requests by which an engine sleeps and wakes.
 
-    `state_path`: path whose GET answers `{"is_sleeping": true}` or false; None if the engine has none.
+    They are made in order; each is answered by 2xx once it is done. `state_path`: path whose GET
+    answers `{"is_sleeping": true}` or false; None if the engine has none.
     """
 
     sleep: tuple[EngineCall, ...]
@@ -65,7 +66,8 @@ class Engine(Protocol):
     def fetches(self, model: Model) -> bool:
         """Whether hotseat must fetch the weights before a start."""
 
-    # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in `cannot_sleep: str`.
+    # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in
+    # `cannot_sleep: str`.
 
 
 def sleep_of(engine: Engine, model: Model) -> Sleep | None:

@@ -1,8 +1,9 @@
 """llama-server from the wheel `xllamacpp`, with the same flags as far as the wheel supports them.
 
-Its start is part of every switch, so it imports only what is necessary. The server answers 503 on /health while it loads. SIGTERM
-ends it at once: with status 0 when it serves, or by the signal itself while it loads, because the wheel does not release the
-interpreter then, so that no handler could run.
+Its start is part of every switch, so it imports only what is necessary. The server answers 503 on
+/health while it loads. SIGTERM ends it at once: with status 0 when it serves, or by the signal
+itself while it loads, because the wheel does not release the interpreter then, so that no handler
+could run.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-# Flags of llama-server → (field of the wheel's CommonParams, type). `cpuparams.n_threads` is a field of a field.
+# Flags of llama-server → (field of the wheel's CommonParams, type). `cpuparams.n_threads` is a
+# field of a field.
 VALUES: dict[tuple[str, ...], tuple[str, Callable[[str], Any]]] = {
     ("-m", "--model"): ("model.path", str),
     ("-mm", "--mmproj"): ("mmproj.path", str),
@@ -185,7 +187,8 @@ def main(argv: list[str]) -> NoReturn:
 def _await(ending: set[signal.Signals]) -> None:
     """Return when one of the signals arrives.
 
-    The system may deliver it to one of the server's own threads, so the main thread waits for a byte rather than for the signal.
+    The system may deliver it to one of the server's own threads, so the main thread waits for a
+    byte rather than for the signal.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

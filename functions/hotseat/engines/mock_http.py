@@ -109,7 +109,8 @@ class MockConnection:
         """Sleep until a moment of time.monotonic(). Raise ClientGone as soon as the client disconnects."""
         while True:
             milliseconds = (moment - time.monotonic()) * 1000
-            # Less than half a millisecond is not worth a system call: the next token compensates for it.
+            # Less than half a millisecond is not worth a system call: the next token compensates
+            # for it.
             if milliseconds < 0.5:  # noqa: PLR2004
                 return
             if self._hangup.poll(min(milliseconds, 3_600_000)):

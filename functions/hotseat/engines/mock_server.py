@@ -1,7 +1,8 @@
 """The process of the mock engine: loading, device locks, faults and routes.
 
-While it runs it holds an exclusive lock on one file per GPU ("seat"), and it exits with an error if another mock has the lock. So
-every test detects two models on one GPU. It imports little of the standard library, because its start is part of every switch.
+While it runs it holds an exclusive lock on one file per GPU ("seat"), and it exits with an error if
+another mock has the lock. So every test detects two models on one GPU. It imports little of the
+standard library, because its start is part of every switch.
 """
 
 import argparse

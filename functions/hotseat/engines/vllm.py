@@ -22,7 +22,7 @@ class Vllm:
     name = "vllm"
 
     def check(self, model: Model) -> list[str]:
-        """Return a source that vLLM cannot read, missing GPUs for tensor parallelism, and args that hotseat sets itself."""
+        """Return sources that vLLM cannot read, missing GPUs, and args that hotseat sets itself."""
         spec = model.spec
         problems = [] if spec.source else ["engine vllm needs source: hf://org/repo, or a folder with such a model"]
         if (spec.source or "").startswith("ollama://"):
@@ -45,7 +45,8 @@ class Vllm:
         command = command_line(model, placement)
         if model.spec.lifecycle.release is not OnIdle.PARK:
             return Launch(command)
-        # The requests for sleep exist in developer mode only, in which any client of the port may send all developer requests.
+        # The requests for sleep exist in developer mode only, in which any client of the port may
+        # send all developer requests.
         return Launch((*command, *(() if _SLEEPS in command else (_SLEEPS,))), {"VLLM_SERVER_DEV_MODE": "1"})
 
     def health_path(self, model: Model) -> str:
@@ -55,12 +56,16 @@ class Vllm:
     def fetches(self, model: Model) -> bool:
         """Whether hotseat must fetch the weights: the source is remote, and cache.fetchBy is not Engine.
 
-        vLLM could fetch a repository itself, but only while it holds the GPU and within the start timeout.
+        vLLM could fetch a repository itself, but only while it holds the GPU and within the start
+        timeout.
         """
         return is_remote(model.spec.source) and model.spec.cache.fetch_by is FetchBy.JOB
 
     def sleep(self, model: Model) -> Sleep:
-        """Return the requests for sleep. From level 2, vLLM wakes without weights, and must load them before its KV cache."""
+        """Return the requests for sleep.
+
+        From level 2, vLLM wakes without weights, and must load them before its KV cache.
+        """
         level = (model.spec.vllm and model.spec.vllm.sleep_level) or 1
         wake: tuple[EngineCall, ...] = (EngineCall(path="/wake_up"),)
         if level > 1:

@@ -1,7 +1,8 @@
 """Adoption: a Knative Service with our label, made by `kn` or by hand, is read as a Model. No I/O.
 
-Its label `hotseat.dev/workspace` names the Workspace, and its name is that of the Model. Annotations have the other fields. Those
-of the Service take precedence over those of its template, and changing them makes no new Revision.
+Its label `hotseat.dev/workspace` names the Workspace, and its name is that of the Model.
+Annotations have the other fields. Those of the Service take precedence over those of its template,
+and changing them makes no new Revision.
 """
 
 import json
@@ -45,7 +46,8 @@ def _names(text: str) -> list[str]:
 
 
 _RENAMED: Final[Mapping[str, str]] = {"aliases": "names", "served-name": "engine-model-name"}
-# Annotation (after the prefix) → its path in the spec, and how it is read. pydantic turns text into numbers.
+# Annotation (after the prefix) → its path in the spec, and how it is read. pydantic turns text into
+# numbers.
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = {
     "names": (("names",), _names),
     "engine-model-name": (("engineModelName",), str),

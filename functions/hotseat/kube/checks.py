@@ -1,6 +1,7 @@
 """The checks of `hotseat doctor`: objects of a cluster in, findings out. No I/O.
 
-A finding other than `ok` says why the subject is needed and what to do, as a command if there is one.
+A finding other than `ok` says why the subject is needed and what to do, as a command if there is
+one.
 """
 
 import re

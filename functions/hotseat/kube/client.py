@@ -1,7 +1,7 @@
-"""A small client of the API server: JSON in and out, watches as iterators. The `kubernetes` package provides credentials.
+"""A small client of the API server: JSON in and out, watches as iterators.
 
-The package's own client turns every object into Python classes and back. That loses unknown fields, and costs milliseconds on the
-path of a switch.
+The `kubernetes` package provides credentials. The package's own client turns every object into
+Python classes and back. That loses unknown fields, and costs milliseconds on the path of a switch.
 """
 
 import json
@@ -24,8 +24,9 @@ _TIMEOUT = urllib3.Timeout(connect=5.0, read=15.0)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, GONE, NOT_FOUND = 409, 410, 404
 
-# A watch may be silent for minutes, so TCP keep-alive detects a dead peer, within some 20 s. The command line also runs on systems
-# without some of these options. Values are in seconds; TCP_USER_TIMEOUT is in milliseconds.
+# A watch may be silent for minutes, so TCP keep-alive detects a dead peer, within some 20 s. The
+# command line also runs on systems without some of these options. Values are in seconds;
+# TCP_USER_TIMEOUT is in milliseconds.
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 _SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,
@@ -63,7 +64,7 @@ class Kube:
 
     @classmethod
     def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
-        """Return a client with the identity of the pod, or of a kubeconfig: the given one, or that of KUBECONFIG or ~/.kube.
+        """Return a client with the identity of the pod, or of a kubeconfig (also KUBECONFIG or ~/.kube).
 
         Raise KubeError with status 0 if there is neither.
         """
@@ -106,7 +107,10 @@ class Kube:
             response.release_conn()
 
     def watch(self, path: str, version: str, *, selector: str = "", seconds: int = 300) -> Iterator[Json]:
-        """Yield events ({type, object}) after a resourceVersion, for at most `seconds`. Status 410: the caller must list again."""
+        """Yield events ({type, object}) after a resourceVersion, for at most `seconds`.
+
+        Status 410: the caller must list again.
+        """
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}
         query |= {"allowWatchBookmarks": "true", **({"labelSelector": selector} if selector else {})}
         response = self._open("GET", path, query, timeout=urllib3.Timeout(connect=5.0, read=seconds + 10.0))
@@ -132,12 +136,18 @@ class Kube:
         return self._call("POST", path, body)
 
     def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
-        """Apply an object on the server's side. Fields that an earlier apply set, and this one does not, are removed."""
+        """Apply an object on the server's side.
+
+        Fields that an earlier apply set, and this one does not, are removed.
+        """
         query = {"fieldManager": MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
         return self._call("PATCH", path, body, query, content_type="application/apply-patch+yaml")
 
     def merge(self, path: str, body: Json) -> Json:
-        """Apply a JSON merge patch. With `metadata.resourceVersion` in it: only if the object is unchanged (else 409)."""
+        """Apply a JSON merge patch.
+
+        With `metadata.resourceVersion` in it: only if the object is unchanged (else 409).
+        """
         return self._call("PATCH", path, body, {"fieldManager": MANAGER}, content_type="application/merge-patch+json")
 
     def delete(

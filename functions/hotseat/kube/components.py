@@ -90,7 +90,7 @@ class Component:
 
 
 def find_component(kube: Kube, namespace: str, component: str) -> Component | None:
-    """Return `hotseat-router` or `hotseat-switcher` in a namespace: the Knative Service, else the Deployment, else None."""
+    """Return the router or the switcher: the Knative Service, else the Deployment, else None."""
     for resource in (SERVICES, DEPLOYMENTS):
         found = kube.find(resource.path(namespace, f"hotseat-{component}"))
         if found is not None:

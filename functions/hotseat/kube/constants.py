@@ -10,7 +10,8 @@ MANAGER: Final = "hotseat"  # field manager of server-side apply
 AUTOSCALING_CLASS: Final = "gpu.hotseat.dev"
 CLASS_ANNOTATION: Final = "autoscaling.knative.dev/class"
 
-# Labels. WORKSPACE makes a Knative Service a model of that Workspace. STATE is for `kubectl get ksvc -L hotseat.dev/state -w`.
+# Labels. WORKSPACE makes a Knative Service a model of that Workspace. STATE is for `kubectl get
+# ksvc -L hotseat.dev/state -w`.
 WORKSPACE: Final = "hotseat.dev/workspace"
 MODEL: Final = "hotseat.dev/model"
 STATE: Final = "hotseat.dev/state"

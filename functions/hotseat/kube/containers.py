@@ -1,7 +1,8 @@
 """The container that serves a Model: image, command, environment, probe.
 
-An engine runs in hotseat's own image, where `hotseat.kube.engine_entrypoint` makes the command, or in another image, for which the
-command is made here. Paths and variables of the switcher are never part of it.
+An engine runs in hotseat's own image, where `hotseat.kube.engine_entrypoint` makes the command, or
+in another image, for which the command is made here. Paths and variables of the switcher are never
+part of it.
 """
 
 import json
@@ -58,7 +59,10 @@ class Program:
 
 
 def needs_fetch(model: Model) -> bool:
-    """Whether a Job must fetch the weights before the Model can be loaded. Raise CannotMake if its engine is unknown."""
+    """Whether a Job must fetch the weights before the Model can be loaded.
+
+    Raise CannotMake if its engine is unknown.
+    """
     by_job = model.spec.cache.fetch_by == FetchBy.JOB
     return by_job and is_remote(model.spec.source) and engine_of(model).fetches(model)
 
@@ -75,7 +79,10 @@ def engine_of(model: Model) -> Engine:
 
 
 def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> Program:
-    """Return what to run. `weights`: their path in the cache; None: they are not fetched yet, and a placeholder is used."""
+    """Return what to run.
+
+    `weights`: their path in the cache; None: they are not fetched yet, and a placeholder is used.
+    """
     engine = engine_of(model)
     port = model.spec.port or PORT
     if port in _SIDECAR_PORTS:
@@ -120,7 +127,8 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
         "ports": [{"containerPort": program.port}],
         "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
         "resources": _resources(model, settings),
-        # A failure does not stop requests, which go to the pod directly. A busy engine may not answer for a while.
+        # A failure does not stop requests, which go to the pod directly. A busy engine may not
+        # answer for a while.
         "readinessProbe": {
             "httpGet": {"path": program.health_path, "port": program.port},
             "periodSeconds": 1,
@@ -184,7 +192,10 @@ _CACHES: Final[Mapping[str, str]] = {
 
 
 def _own_env(model: Model) -> dict[str, str]:
-    """Return the environment for `hotseat.kube.engine_entrypoint`. It is minimal, because each change makes a new Revision."""
+    """Return the environment for `hotseat.kube.engine_entrypoint`.
+
+    It is minimal, because each change makes a new Revision.
+    """
     kept = {
         "engine",
         "source",

@@ -167,7 +167,7 @@ class Doctor:
             raise
 
     def _items(self, resource: Resource, namespace: str = "") -> list[Json]:
-        """Return the objects of a kind, from all namespaces if that is permitted, else from ours; none without such a kind."""
+        """Return the objects of a kind, from all namespaces if permitted, else from ours; none without the kind."""
         try:
             items: list[Json] = self._kube.get(resource.path(namespace))["items"]
         except KubeError as error:

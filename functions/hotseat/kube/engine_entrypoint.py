@@ -1,6 +1,7 @@
 """The entry point of a Model's container in hotseat's own image. It replaces itself by the engine.
 
-The Model is in the environment, the weights are in the cache. Exit code 2 means that a retry would not help.
+The Model is in the environment, the weights are in the cache. Exit code 2 means that a retry would
+not help.
 """
 
 import os
@@ -21,7 +22,8 @@ from hotseat.sources.progress import Progress
 def launch_of(environment: Mapping[str, str]) -> Launch:
     """Return what to run, with its whole environment.
 
-    Raise EngineError or SourceError if the engine cannot run, and ValidationError if the environment has no valid Model.
+    Raise EngineError or SourceError if the engine cannot run, and ValidationError if the
+    environment has no valid Model.
     """
     model = Model.model_validate_json(environment.get(MODEL_VARIABLE, ""))
     engine = load_engine(model.spec.engine)

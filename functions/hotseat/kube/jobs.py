@@ -20,8 +20,8 @@ Json = dict[str, Any]
 CONTAINER: Final = "fetch"
 RETRIES: Final = 4  # by the Job, after 10, 20, 40 and 80 s; each resumes the download
 _MAX_NAME: Final = 63
-# Fields that decide where a pod may run and what it may do there. The fetch must run where the engine will run, because a volume
-# that waits for its first consumer is bound there permanently.
+# Fields that decide where a pod may run and what it may do there. The fetch must run where the
+# engine will run, because a volume that waits for its first consumer is bound there permanently.
 _COPIED_FIELDS: Final = (
     "nodeSelector",
     "affinity",
@@ -66,9 +66,10 @@ def job_name(model: Model) -> str:
 
 
 def job_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
-    """Return the Job for a Model; None if nothing is to be fetched. Raise CannotMake or MergeError if the Model is invalid.
+    """Return the Job for a Model; None if nothing is to be fetched.
 
-    A Job's template cannot be changed. A Job with another fingerprint must be deleted and created again; it resumes the download.
+    Raise CannotMake or MergeError if the Model is invalid. A Job's template cannot be changed. A
+    Job with another fingerprint must be deleted and created again; it resumes the download.
     """
     if not needs_fetch(model):
         return None
@@ -99,7 +100,8 @@ def job_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
 def outcome_of(job: Json, pods: Iterable[Json]) -> FetchOutcome:
     """Return the state of a fetch from its Job and its pods.
 
-    CACHED without a path: the pod that reported the path is gone. The Job must be deleted and created again.
+    CACHED without a path: the pod that reported the path is gone. The Job must be deleted and
+    created again.
     """
     conditions = {
         each["type"]: each for each in job.get("status", {}).get("conditions") or [] if each["status"] == "True"
@@ -155,7 +157,8 @@ def _pod(model: Model, settings: ClusterSettings) -> Json:
     container["securityContext"] |= _user_of_engine(template)
     pod = merge(pod, {key: template[key] for key in _COPIED_FIELDS if key in template}, "podTemplate.spec")
     if model.spec.resources.gpus and settings.gpu_resource:
-        # Nodes with GPUs are often tainted. An admission plugin adds the toleration to pods that request GPUs, but not to this one.
+        # Nodes with GPUs are often tainted. An admission plugin adds the toleration to pods that
+        # request GPUs, but not to this one.
         allowed = {"key": settings.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}
         pod["tolerations"] = [*(pod.get("tolerations") or []), allowed]
     return pod

@@ -1,4 +1,7 @@
-"""Leader election by a Lease: only one switcher of a namespace acts. A process that restarts in its pod continues at once."""
+"""Leader election by a Lease: only one switcher of a namespace acts.
+
+A process that restarts in its pod continues at once.
+"""
 
 import logging
 import threading
@@ -17,7 +20,10 @@ RETRY = 1.0  # seconds between attempts to lead
 
 
 class Leader(threading.Thread):
-    """Waits for leadership and keeps it. Calls `leads` once it is won, and `lost` once it is lost. `identity`: this pod."""
+    """Waits for leadership and keeps it.
+
+    Calls `leads` once it is won, and `lost` once it is lost. `identity`: this pod.
+    """
 
     def __init__(
         self,

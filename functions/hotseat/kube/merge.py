@@ -1,13 +1,15 @@
 """Strategic merge of a pod template, as `kubectl patch` does it: maps field by field, named lists element by element.
 
-Only fields of a pod template are supported. A list without a merge key (args, command, tolerations) is replaced as a whole, `null`
-removes a field, `$patch: delete` removes a map or an element, and `$patch: replace` replaces it.
+Only fields of a pod template are supported. A list without a merge key (args, command, tolerations)
+is replaced as a whole, `null` removes a field, `$patch: delete` removes a map or an element, and
+`$patch: replace` replaces it.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Lists whose elements are merged, and the field by which. All other lists are atomic, as in Kubernetes' own types.
+# Lists whose elements are merged, and the field by which. All other lists are atomic, as in
+# Kubernetes' own types.
 MERGE_KEYS: Final[Mapping[str, str]] = {
     "containers": "name",
     "initContainers": "name",

@@ -62,7 +62,10 @@ def claim_name(model: Model) -> str | None:
 
 
 def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
-    """Return the claim for the cache; None if it exists already or none is needed. A claim to be retained has no owner."""
+    """Return the claim for the cache; None if it exists already or none is needed.
+
+    A claim to be retained has no owner.
+    """
     name = claim_name(model)
     if name is None or model.spec.cache.existing_claim:
         return None
@@ -79,7 +82,8 @@ def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
 def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str | None = None) -> Json | None:
     """Return the Knative Service of a Model; None for a server that runs elsewhere (engine external).
 
-    `weights`: their path in the cache, from the fetch Job. Raise CannotMake or MergeError if the Model is invalid.
+    `weights`: their path in the cache, from the fetch Job. Raise CannotMake or MergeError if the
+    Model is invalid.
     """
     if model.spec.url is not None:
         return None
@@ -130,7 +134,7 @@ def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSetti
 
 
 def _template(model: Model, settings: ClusterSettings, program: Program) -> Json:
-    """Return the pod template of the Knative Service: ours, with the podTemplate merged over it, and then our fixed fields."""
+    """Return the pod template of the Knative Service, with the podTemplate merged but for fixed fields."""
     volumes, mounts = _volumes(model, program)
     spec: Json = {
         "containerConcurrency": concurrency_of(model),

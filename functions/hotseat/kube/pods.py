@@ -1,8 +1,9 @@
-"""What the object of a pod proves: that it occupies devices, serves, has failed, or is gone. No I/O.
+"""What the object of a pod proves: that it occupies devices, serves, has failed, or is gone.
 
-A pod that was bound to a node occupies its devices until its status shows a terminal phase *and* every container terminated. A
-phase alone is no proof, because others write it without knowing (the garbage collector of pods of lost nodes). An object that was
-deleted without such a status is no proof either: it may have been deleted by force while its processes run on.
+No I/O. A pod that was bound to a node occupies its devices until its status shows a terminal phase
+*and* every container terminated. A phase alone is no proof, because others write it without knowing
+(the garbage collector of pods of lost nodes). An object that was deleted without such a status is
+no proof either: it may have been deleted by force while its processes run on.
 """
 
 import math
@@ -18,7 +19,8 @@ OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"  # taint by which a 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 QUEUE_PROXY: Final = "queue-proxy"
 
-# Our reasons for containers that do not start, by Kubernetes' reason. Those that pass within seconds are left out.
+# Our reasons for containers that do not start, by Kubernetes' reason. Those that pass within
+# seconds are left out.
 _WAITING: Final = {
     "ErrImagePull": "ImagePull",
     "ImagePullBackOff": "ImagePull",
@@ -143,7 +145,8 @@ def _ended_while_initializing(pod: Json) -> bool:
     """Whether a pod ended before its init containers had succeeded, so that later containers never started."""
     states = [each.get("state", {}) for each in pod["status"].get("initContainerStatuses", [])]
     initialized = all(state.get("terminated", {}).get("exitCode") == 0 for state in states)
-    # The phase of a pod with a DisruptionTarget may have been written by another component than the kubelet.
+    # The phase of a pod with a DisruptionTarget may have been written by another component than the
+    # kubelet.
     return not initialized and not condition(pod, "DisruptionTarget")
 
 

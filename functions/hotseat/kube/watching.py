@@ -24,10 +24,11 @@ OnChange = Callable[[Change, Json], None]
 
 
 class Watcher:
-    """The objects of a kind in a namespace ("" for all), by uid. `on_change` is called in order, on this watcher's thread.
+    """The objects of a kind in a namespace ("" for all), by uid.
 
-    An object that is deleted and created again under its name is two objects. After an outage all objects are listed again, and
-    missing ones are reported as GONE.
+    `on_change` is called in order, on this watcher's thread. An object that is deleted and created
+    again under its name is two objects. After an outage all objects are listed again, and missing
+    ones are reported as GONE.
     """
 
     def __init__(

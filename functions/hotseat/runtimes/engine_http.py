@@ -1,6 +1,7 @@
 """HTTP requests to engines: a blocking GET, and requests that never block, for the thread of an instance.
 
-That thread waits in one poll() for its engine's output, its supervisor and these sockets, which no HTTP library allows.
+That thread waits in one poll() for its engine's output, its supervisor and these sockets, which no
+HTTP library allows.
 """
 
 import http.client

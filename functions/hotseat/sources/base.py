@@ -1,7 +1,7 @@
 """Sources of weights, and their cache.
 
-Each remote source has its own directory in the cache: a lock, the files, and a marker that is written last. Without the marker the
-source is incomplete, so a fetch may be killed at any time.
+Each remote source has its own directory in the cache: a lock, the files, and a marker that is
+written last. Without the marker the source is incomplete, so a fetch may be killed at any time.
 """
 
 import hashlib
@@ -33,7 +33,8 @@ def split(source: str) -> tuple[str, str]:
 def cached(source: str, cache_dir: Path) -> Path | None:
     """Return the local path of a source; None if it must be fetched first. No network is used.
 
-    Raise SourceError if a fetch would not help: a local path that does not exist or cannot be read, or an unsupported scheme.
+    Raise SourceError if a fetch would not help: a local path that does not exist or cannot be read,
+    or an unsupported scheme.
     """
     scheme, rest = split(source)
     if scheme == "file":

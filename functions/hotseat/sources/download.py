@@ -1,4 +1,7 @@
-"""Download of one file over HTTP. It resumes after an interruption, is verified, and is moved into place when complete."""
+"""Download of one file over HTTP.
+
+It resumes after an interruption, is verified, and is moved into place when complete.
+"""
 
 import hashlib
 import os
@@ -88,7 +91,8 @@ class _Transfer:
         self._resume()
 
     def _resume(self) -> None:
-        # Bytes of an earlier run are kept only if it can be verified that they belong to the same file.
+        # Bytes of an earlier run are kept only if it can be verified that they belong to the same
+        # file.
         verifiable = self.remote.sha256 or self.validator.exists()
         if not verifiable or not self.partial.exists():
             self._restart()

@@ -1,7 +1,7 @@
 """The child process that fetches one source: `python -m hotseat.sources.fetch SOURCE --cache DIR`.
 
-As a separate process it can be killed at any time. Its last line is {"path": …} with exit status 0, or {"error": …, "retryable": …}
-with exit status 1 (a retry may help) or 2 (it will not).
+As a separate process it can be killed at any time. Its last line is {"path": …} with exit status 0,
+or {"error": …, "retryable": …} with exit status 1 (a retry may help) or 2 (it will not).
 """
 
 import argparse

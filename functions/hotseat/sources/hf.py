@@ -1,7 +1,7 @@
 """hf://org/repo[/file, folder or glob][@revision]: files of a repository on a Hugging Face hub.
 
-The hub's client library does not resume the download of a file, so this makes the two HTTP requests itself. It uses HF_ENDPOINT,
-HF_TOKEN, HF_TOKEN_PATH and HF_HOME as the library does.
+The hub's client library does not resume the download of a file, so this makes the two HTTP requests
+itself. It uses HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME as the library does.
 """
 
 import json
@@ -61,7 +61,8 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
         raise SourceError(f"{selection.repo}@{selection.revision} has no file {selection.pattern}{_available(listing)}")
     sizes = [file.get("size") for file in files]
     progress.total = None if None in sizes else sum(sizes)
-    # The commit is part of the path, so that files of different commits of a branch are never mixed.
+    # The commit is part of the path, so that files of different commits of a branch are never
+    # mixed.
     commit_dir = folder / listing["sha"]
     for file in files:
         name = file["rfilename"]

@@ -1,6 +1,7 @@
 """ollama://name[:tag]: the weights (a GGUF file) of a model in an Ollama registry.
 
-OLLAMA_REGISTRY is the registry's base URL. Templates and parameters of the model, which only Ollama uses, are not fetched.
+OLLAMA_REGISTRY is the registry's base URL. Templates and parameters of the model, which only Ollama
+uses, are not fetched.
 """
 
 import json

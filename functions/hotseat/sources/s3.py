@@ -1,7 +1,8 @@
 """s3://bucket/key: one object, or with a final slash all objects below it, by signed URLs (Signature Version 4).
 
-AWS_ENDPOINT_URL is the URL of another store (MinIO, Ceph …). AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
-AWS_SESSION_TOKEN have the same meaning as for Amazon's tools. Without a key, requests are unsigned, as for a public bucket.
+AWS_ENDPOINT_URL is the URL of another store (MinIO, Ceph …). AWS_REGION, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN have the same meaning as for Amazon's tools. Without a
+key, requests are unsigned, as for a public bucket.
 """
 
 import hashlib

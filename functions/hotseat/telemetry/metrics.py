@@ -1,7 +1,8 @@
-"""Prometheus metrics. Switches and failures are counted from events, requests by the gateway; gauges are read when scraped.
+"""Prometheus metrics.
 
-docs/metrics.md is generated from this registry. Labels are bounded: a `model` is the name of a document or empty, never text from a
-client.
+Switches and failures are counted from events, requests by the gateway; gauges are read when
+scraped. docs/metrics.md is generated from this registry. Labels are bounded: a `model` is the name
+of a document or empty, never text from a client.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -117,7 +118,10 @@ class Metrics:
         self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def request(self, model: str, route: str, status: int, seconds: float, waited: float | None) -> None:
-        """Count a request that has ended. Status 499: its client disconnected. `waited`: seconds in the queue; None: none."""
+        """Count a request that has ended.
+
+        Status 499: its client disconnected. `waited`: seconds in the queue; None: none.
+        """
         key = (model, route, status)
         children = self._cached.get(key)
         if children is None:

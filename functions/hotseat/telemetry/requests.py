@@ -1,6 +1,7 @@
-"""The request log: one JSON line for each request that has ended. It has no content of requests or responses, and no keys.
+"""The request log: one JSON line for each request that has ended.
 
-`hotseat simulate --trace` reads it; docs/simulate.md describes the fields.
+It has no content of requests or responses, and no keys. `hotseat simulate --trace` reads it;
+docs/simulate.md describes the fields.
 """
 
 import atexit
@@ -56,10 +57,11 @@ class RequestRecord:
 
 
 class RequestLog:
-    """Appends to a file, or to standard output (`-`). It has its own thread, so that a slow disk does not delay requests.
+    """Appends to a file, or to standard output (`-`).
 
-    A file that was moved away is created again, so that log rotation needs no signal. Lines that cannot be written are lost, which
-    is logged.
+    It has its own thread, so that a slow disk does not delay requests. A file that was moved away
+    is created again, so that log rotation needs no signal. Lines that cannot be written are lost,
+    which is logged.
     """
 
     def __init__(self, path: str | Path) -> None:

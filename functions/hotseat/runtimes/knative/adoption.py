@@ -30,7 +30,8 @@ def active_revisions(informers: Informers) -> set[str]:
 def adopt(informers: Informers, revision: str, now: float, *more: Json, suspended: bool = False) -> PodInstance | None:
     """Return the instance of a Revision; None if it has neither pods nor a Deployment.
 
-    `more`: pods whose objects are gone already. `suspended`: its ReplicaSets are suspended, so its release had begun.
+    `more`: pods whose objects are gone already. `suspended`: its ReplicaSets are suspended, so its
+    release had begun.
     """
     deployment = informers.deployment(revision)
     found = sorted(

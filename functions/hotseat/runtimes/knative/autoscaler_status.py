@@ -1,7 +1,9 @@
-"""The reconciler of our autoscaling class. It does what Knative requires, so that Services are Ready at zero pods.
+"""The reconciler of our autoscaling class.
 
-It creates the ServerlessService (SKS) of each PodAutoscaler of the class, and writes the status of the PodAutoscaler. It does not
-scale, which the runtime does. It is level-triggered: it compares the newest state of the informers, and writes differences.
+It does what Knative requires, so that Services are Ready at zero pods. It creates the
+ServerlessService (SKS) of each PodAutoscaler of the class, and writes the status of the
+PodAutoscaler. It does not scale, which the runtime does. It is level-triggered: it compares the
+newest state of the informers, and writes differences.
 """
 
 import logging
@@ -17,7 +19,8 @@ from hotseat.runtimes.knative.informers import Informers, has_our_class
 RETRY = 0.5  # seconds before a failed reconciliation is repeated
 COALESCE = 0.1  # seconds in which changes are collected: a status is not urgent, and a switch needs the API server more
 
-# States as (Active, its reason, SKSReady, Ready). At zero pods a Revision is Ready, but its PodAutoscaler is not.
+# States as (Active, its reason, SKSReady, Ready). At zero pods a Revision is Ready, but its
+# PodAutoscaler is not.
 IDLE = ("False", "NoTraffic", "Unknown", "False")
 LOADING = ("Unknown", "Queued", "Unknown", "Unknown")
 SERVING = ("True", "", "True", "True")
@@ -129,7 +132,8 @@ def serverless_service(autoscaler: Json) -> Json:
 
 
 def status(autoscaler: Json, serverless: Json, wanted: int, ready: int, now: datetime) -> Json | None:
-    """Return the status for a PodAutoscaler; None until the SKS has its services, as an incomplete status fails the Revision."""
+    """Return the status for a PodAutoscaler; None until the SKS has its services."""
+    # An incomplete status would fail the Revision.
     services = serverless.get("status") or {}
     if not services.get("serviceName") or not services.get("privateServiceName"):
         return None

@@ -48,7 +48,7 @@ class Informers:
             watcher.start()
 
     def wait_synced(self, timeout: float) -> bool:
-        """Wait until all existing objects have been reported; return False after `timeout` seconds for one of the watches."""
+        """Wait until all existing objects are reported; return False if a watch takes over `timeout` seconds."""
         return all(watcher.wait_synced(timeout) for watcher in self.all)
 
     def stop(self) -> None:
@@ -68,7 +68,7 @@ class Informers:
         return [pod for pod in self.pods.objects if revision_of(pod) == revision]
 
     def is_model(self, item: Json) -> bool:
-        """Whether a Deployment or a pod belongs to a model, by its annotation, its label or the class of its PodAutoscaler."""
+        """Whether a Deployment or a pod belongs to a model: by annotation, label or autoscaling class."""
         if INSTANCE in annotations(item) or WORKSPACE in labels(item):
             return True
         autoscaler = self.autoscalers.named(revision_of(item))

@@ -1,4 +1,7 @@
-"""The state of an instance: all of its pods, and what is still to do until it is released. No I/O; time is passed in."""
+"""The state of an instance: all of its pods, and what is still to do until it is released.
+
+No I/O; time is passed in.
+"""
 
 import threading
 from dataclasses import dataclass, field
@@ -36,7 +39,10 @@ class TrackedPod:
 
 @dataclass(slots=True)
 class PodInstance:
-    """An instance of a Model. `revision` is set before its Deployment is scaled up, `scaled` afterwards. Times are in seconds."""
+    """An instance of a Model.
+
+    `revision` is set before its Deployment is scaled up, `scaled` afterwards. Times are in seconds.
+    """
 
     model: str
     id: str
@@ -149,8 +155,9 @@ UNOWNED = ""  # owner of pods that had ended before they were first seen
 class InstanceTable:
     """Instances by id (thread-safe), and the owners of pods by uid (for the worker thread only).
 
-    A pod belongs to the instance that had its Revision when the pod was first seen, until its object is gone. So a later instance
-    of the same Revision does not get the pods of an earlier one.
+    A pod belongs to the instance that had its Revision when the pod was first seen, until its
+    object is gone. So a later instance of the same Revision does not get the pods of an earlier
+    one.
     """
 
     def __init__(self) -> None:

@@ -67,7 +67,7 @@ class PodLog:
         self._output.write(new)
 
     def last_output(self, after: str) -> str:
-        """Return the last lines after the line `after`, as far as they can be read at once: the caller must not block."""
+        """Return the last lines after the line `after`, as far as they can be read without blocking."""
         reader = threading.Thread(target=self.read_new, name="last-words", daemon=True)
         reader.start()
         reader.join(LAST_OUTPUT_TIME)

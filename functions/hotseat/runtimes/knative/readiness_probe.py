@@ -1,4 +1,7 @@
-"""Probes of a pod's queue-proxy until its engine is ready. They are frequent at first, because each pause delays a switch."""
+"""Probes of a pod's queue-proxy until its engine is ready.
+
+They are frequent at first, because each pause delays a switch.
+"""
 
 import threading
 import time

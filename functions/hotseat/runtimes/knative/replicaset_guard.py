@@ -1,9 +1,11 @@
 """Suspension of ReplicaSets: their controller must not act while a pod of theirs is deleted.
 
-A ReplicaSet creates another pod as soon as one is deleted. Once it is scaled to zero, it deletes its pods itself, with their own
-long grace. Both controllers behind a scale act within milliseconds, so neither order of "scale" and "delete" is safe. But the
-controller does not act on a ReplicaSet with a deletion timestamp, and a finalizer of ours keeps such a ReplicaSet for as long as
-necessary. The timestamp is a new generation of the object, so the controller's `observedGeneration` proves that it knows.
+A ReplicaSet creates another pod as soon as one is deleted. Once it is scaled to zero, it deletes
+its pods itself, with their own long grace. Both controllers behind a scale act within milliseconds,
+so neither order of "scale" and "delete" is safe. But the controller does not act on a ReplicaSet
+with a deletion timestamp, and a finalizer of ours keeps such a ReplicaSet for as long as necessary.
+The timestamp is a new generation of the object, so the controller's `observedGeneration` proves
+that it knows.
 """
 
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
@@ -31,7 +33,10 @@ class ReplicaSetGuard:
         return all(_is_suspended(replica_set) for replica_set in replica_sets)
 
     def resume(self, revision: str) -> bool:
-        """Remove the finalizers. Call this once the Deployment is scaled to zero; return True once no pod can be created."""
+        """Remove the finalizers.
+
+        Call this once the Deployment is scaled to zero; return True once no pod can be created.
+        """
         replica_sets = self._replica_sets(revision)
         if not all(_is_suspended(replica_set) or _is_scaled_to_zero(replica_set) for replica_set in replica_sets):
             return False

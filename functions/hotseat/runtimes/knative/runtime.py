@@ -62,9 +62,9 @@ log = logging.getLogger(__name__)
 class KnativeRuntime:
     """A Runtime (see core/ports.py) of one namespace, for as long as this switcher leads.
 
-    One thread does all the work; watches, probes and callers only queue jobs for it. `clock` is used for deadlines too.
-    `identity` is that of this run of the switcher. A later run takes the Deployments over; then `superseded` is set, and this one
-    changes nothing any more.
+    One thread does all the work; watches, probes and callers only queue jobs for it. `clock` is
+    used for deadlines too. `identity` is that of this run of the switcher. A later run takes the
+    Deployments over; then `superseded` is set, and this one changes nothing any more.
     """
 
     def __init__(
@@ -102,7 +102,10 @@ class KnativeRuntime:
     # The port ---------------------------------------------------------------------------------------------------------
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
-        """Adopt running instances, report the cache state of each model, and start. Wait for the API server without a limit."""
+        """Adopt running instances, report the cache state of each model, and start.
+
+        Wait for the API server without a limit.
+        """
         self._observe = observe
         self._informers.start()
         while not self._informers.wait_synced(1.0):
@@ -347,7 +350,10 @@ class KnativeRuntime:
             self._adopt(revision)
 
     def _adopt(self, revision: str, *more: Json, suspended: bool = False) -> bool:
-        """Adopt the instance of a Revision, and report it; return False if there is none. `more`: pods whose objects are gone."""
+        """Adopt the instance of a Revision, and report it; return False if there is none.
+
+        `more`: pods whose objects are gone.
+        """
         now = self._clock()
         instance = adopt(self._informers, revision, now, *more, suspended=suspended)
         if instance is None:

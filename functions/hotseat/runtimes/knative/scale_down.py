@@ -63,7 +63,8 @@ class ScaleDown:
     def _suspend(self, instance: PodInstance, now: float) -> bool:
         """Suspend the ReplicaSets, so that they create no pods, and delete none with a longer grace.
 
-        Return True once the pods can be deleted. A controller that does not answer in time does not create pods either.
+        Return True once the pods can be deleted. A controller that does not answer in time does not
+        create pods either.
         """
         revision = instance.revision or ""
         if instance.suspended or (instance.suspend_deadline is not None and now >= instance.suspend_deadline):

@@ -1,4 +1,4 @@
-"""The start of an instance: the newest Revision of its Knative Service is scaled to one, and its pod is watched for failures."""
+"""The start of an instance: the newest Revision of its Knative Service is scaled to one."""
 
 from hotseat.kube import pods
 from hotseat.kube.client import Json
@@ -57,7 +57,10 @@ class ScaleUp:
         return None
 
     def _node_failure(self, instance: PodInstance, main: TrackedPod, now: float) -> PodFailure | None:
-        """Return a failure if the node is lost. If only the pod is not ready, its engine may be too busy for the probe."""
+        """Return a failure if the node is lost.
+
+        If only the pod is not ready, its engine may be too busy for the probe.
+        """
         if not instance.ready or main.node is None or pods.ready(main.latest) or now < instance.next_node_check:
             return None
         instance.next_node_check = now + NODE_CHECK_PAUSE

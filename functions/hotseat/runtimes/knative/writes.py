@@ -1,7 +1,7 @@
 """The writes of the runtime, fenced against an earlier switcher.
 
-Each scale carries the resourceVersion of the Deployment that it is based on. A switcher does not scale a Deployment that another
-one has taken over.
+Each scale carries the resourceVersion of the Deployment that it is based on. A switcher does not
+scale a Deployment that another one has taken over.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ class SupersededError(Exception):
 
 
 class FencedWriter:
-    """The writes, and the reads that must be fresh. `identity` is that of this switcher. Every method may raise KubeError."""
+    """The writes, and the reads that must be fresh.
+
+    `identity` is that of this switcher. Every method may raise KubeError.
+    """
 
     def __init__(self, kube: Kube, namespace: str, identity: str) -> None:
         self._kube = kube
@@ -33,19 +36,26 @@ class FencedWriter:
         return self._kube.find(SERVICES.path(self._namespace, name))
 
     def take_over(self, deployment: Json) -> Json | None:
-        """Mark a Deployment as this switcher's, so that an earlier switcher cannot scale it. Return None if it is gone."""
+        """Mark a Deployment as this switcher's, so that an earlier switcher cannot scale it.
+
+        Return None if it is gone.
+        """
         return self._patch(deployment, {"metadata": {"annotations": {SWITCHER: self._identity}}}, forcibly=True)
 
     def scale(self, deployment: Json, replicas: int, more: Mapping[str, str | None] | None = None) -> Json | None:
-        """Scale and annotate a Deployment in one write, so that no pod is without its instance. Return None if it is gone.
+        """Scale and annotate a Deployment in one write, so that no pod is without its instance.
 
-        Raise SupersededError if another switcher has taken it over. `more`: annotations to set, or to remove (None).
+        Return None if it is gone. Raise SupersededError if another switcher has taken it over.
+        `more`: annotations to set, or to remove (None).
         """
         metadata = {"annotations": {SWITCHER: self._identity, **(more or {})}}
         return self._patch(deployment, {"metadata": metadata, "spec": {"replicas": replicas}})
 
     def _patch(self, deployment: Json, change: Json, *, forcibly: bool = False) -> Json | None:
-        """Merge a change into a Deployment, whose given version may be old. `forcibly`: even if another switcher has it."""
+        """Merge a change into a Deployment, whose given version may be old.
+
+        `forcibly`: even if another switcher has it.
+        """
         path = DEPLOYMENTS.path(self._namespace, deployment["metadata"]["name"])
         newest: Json | None = deployment
         for _ in range(_ATTEMPTS):
@@ -78,8 +88,9 @@ class FencedWriter:
     def delete_pod(self, pod: Json) -> bool:
         """Delete a pod; return False if it has changed since this version, which the watch will report.
 
-        A pod without a node is gone at once with its DELETE. If it got a node at the same moment, it would run there without an
-        object. So a pod that has no node in this version is deleted only if it is unchanged.
+        A pod without a node is gone at once with its DELETE. If it got a node at the same moment,
+        it would run there without an object. So a pod that has no node in this version is deleted
+        only if it is unchanged.
         """
         meta, unbound = pod["metadata"], pods.node(pod) is None
         version = meta["resourceVersion"] if unbound else ""

@@ -130,7 +130,10 @@ class RuntimeContext:
 
 
 class EngineThread(threading.Thread):
-    """Runs the engine of one Start. It reports in order: maybe ready, maybe failed, maybe unproven, at last released."""
+    """Runs the engine of one Start.
+
+    It reports in order: maybe ready, maybe failed, maybe unproven, at last released.
+    """
 
     def __init__(self, command: Start, model: Model, engine: Engine, output: ModelLog, context: RuntimeContext) -> None:
         super().__init__(name=f"instance-{command.instance}", daemon=True)
@@ -218,9 +221,10 @@ class EngineThread(threading.Thread):
         return supervisor
 
     def _relaunch(self, dead: SupervisorProcess) -> bool:
-        """Launch again, at most once, if the supervisor died before it started the engine. Return False if it is too late.
+        """Launch again, at most once, if the supervisor died before it started the engine.
 
-        A spare supervisor is an idle process, which the kernel may kill for memory.
+        Return False if it is too late. A spare supervisor is an idle process, which the kernel may
+        kill for memory.
         """
         plan, self._plan = self._plan, None
         ended = self._failed or self.mailbox.grace is not None  # reported already, so nothing may run any more
@@ -369,7 +373,10 @@ class EngineThread(threading.Thread):
             self._liveness = Liveness(self._endpoint, self._health_path, health, last_received, time.monotonic())
 
     def _step_liveness(self) -> None:
-        """Continue the liveness check, and report a failure. The engine runs on until a Stop, so that routers know first."""
+        """Continue the liveness check, and report a failure.
+
+        The engine runs on until a Stop, so that routers know first.
+        """
         if self._liveness is None or not (why := self._liveness.step(time.monotonic())):
             return
         _, output = self._output.read_after(self._output_start, 0)
@@ -421,7 +428,10 @@ class EngineThread(threading.Thread):
             time.sleep(UNPROVEN_PAUSE if self._unproven else PROOF_PAUSE)
 
     def _processes_left(self) -> str:
-        """Kill the processes that a dead supervisor left, and return which remain. A living supervisor proves it itself."""
+        """Kill the processes that a dead supervisor left, and return which remain.
+
+        A living supervisor proves it itself.
+        """
         if self._supervisor is None or self._empty:
             return ""
         # The kernel kills the engine with its supervisor.

@@ -19,7 +19,7 @@ SIGNAL_REASONS: dict[int, str] = {
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed for lack of memory since boot, in all control groups; 0 if unknown."""
+    """Return how many processes the kernel has killed for lack of memory since boot; 0 if unknown."""
     try:
         fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     except OSError:
@@ -28,9 +28,9 @@ def oom_kills() -> int:
 
 
 def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: bool) -> tuple[str, str]:
-    """Return the reason and the message for an engine that ended by itself. `code` is negative for a signal.
+    """Return the reason and the message for an engine that ended by itself.
 
-    `output`: the last lines of this run.
+    `code` is negative for a signal. `output`: the last lines of this run.
     """
     how = f"the engine exited with code {code}" if code >= 0 else f"the engine was ended by {_signal_name(-code)}"
     if not ready:

@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# All are used: the first may be writable for root only, the second private to a service. A lock in one of them is enough.
+# All are used: the first may be writable for root only, the second private to a service. A lock in
+# one of them is enough.
 FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - all users must share it
 MAX_OWNER = 4096  # bytes of the text that names an owner
 
@@ -41,7 +42,10 @@ class GpuLocks:
         self.hold(())
 
     def _acquire(self, uuid: str) -> tuple[list[int], str | None]:
-        """Lock a GPU in each folder that can be used. Return the descriptors, and the owner if another hotseat has it."""
+        """Lock a GPU in each folder that can be used.
+
+        Return the descriptors, and the owner if another hotseat has it.
+        """
         descriptors: list[int] = []
         for folder in self._folders:
             with contextlib.suppress(OSError):  # there is no such folder, or it cannot be written

@@ -10,10 +10,11 @@ from hotseat.runtimes.engine_http import EngineRefused, EngineRequest
 
 
 class Liveness:
-    """The liveness checks of one engine. The owner polls `fd` for `events` until `due`, and calls step().
+    """The liveness checks of one engine.
 
-    `last_received` returns when the last bytes of a response came from the engine. While they come, no check is made, and earlier
-    failures do not count. All times are monotonic seconds.
+    The owner polls `fd` for `events` until `due`, and calls step(). `last_received` returns when
+    the last bytes of a response came from the engine. While they come, no check is made, and
+    earlier failures do not count. All times are monotonic seconds.
     """
 
     def __init__(

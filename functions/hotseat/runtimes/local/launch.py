@@ -93,7 +93,8 @@ def make_plan(
 ) -> LaunchPlan:
     """Return what to run. Raise CannotStart if that is not possible.
 
-    `marks`: variables by which orphaned processes are found; `gpus`: variables that select its GPUs (None: unset).
+    `marks`: variables by which orphaned processes are found; `gpus`: variables that select its GPUs
+    (None: unset).
     """
     placement = Placement(HOST, port, _weights(model, engine, cache_dir))
     try:
@@ -108,7 +109,10 @@ def make_plan(
 
 
 def check_start(model: Model, engine: Engine, cache_dir: Path, state: StateDir) -> None:
-    """Raise CannotStart if an engine could not be started now. This is called before other models are evicted for it."""
+    """Raise CannotStart if an engine could not be started now.
+
+    This is called before other models are evicted for it.
+    """
     with wrap_os_errors():
         plan = make_plan(model, engine, model.spec.port or _PLACEHOLDER_PORT, cache_dir, {})
         program, path = plan.argv[0], plan.env.get("PATH", os.defpath)

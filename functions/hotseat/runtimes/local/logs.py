@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Lines:
-    """Splits a stream of bytes into lines. Long lines are cut, undecodable bytes replaced, progress bars shown as last written."""
+    """Splits a stream of bytes into lines.
+
+    Long lines are cut, undecodable bytes replaced, progress bars shown as last written.
+    """
 
     def __init__(self) -> None:
         self._open = b""
@@ -77,9 +80,10 @@ class ModelLog:
             return list(islice(self._lines, max(0, len(self._lines) - lines), None))
 
     def read_after(self, position: int, timeout: float) -> tuple[int, list[str]]:
-        """Return the new position, and the lines after `position` (0: from the oldest kept). Wait up to `timeout` seconds for lines.
+        """Return the new position, and the lines after `position` (0: from the oldest kept).
 
-        A position that was not reached yet comes from before a restart, and counts as 0.
+        Wait up to `timeout` seconds for lines. A position that was not reached yet comes from
+        before a restart, and counts as 0.
         """
         with self._changed:
             if position > self._written:

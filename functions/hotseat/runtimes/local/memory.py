@@ -23,7 +23,8 @@ def machine_memory() -> int:
 def resident_memory(pids: Iterable[int]) -> int | None:
     """Return the resident bytes of these processes together, shared pages counted each time; None if unknown.
 
-    Memory that an accelerator's driver pinned may be missing: not every driver counts it as the process's.
+    Memory that an accelerator's driver pinned may be missing: not every driver counts it as the
+    process's.
     """
     pages = [count for pid in pids if (count := _pages(pid)) is not None]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") if pages else None

@@ -1,6 +1,7 @@
 """Measurements of the accelerator memory of ready engines: once an engine is ready, and then every few seconds.
 
-The driver is queried if there is one, and the engine if its server reports memory (vLLM and llama.cpp do not).
+The driver is queried if there is one, and the engine if its server reports memory (vLLM and
+llama.cpp do not).
 """
 
 import logging

@@ -79,9 +79,10 @@ def find_accelerators() -> MemoryProof | None:
 class MemoryBaseline:
     """The accelerator memory in use before an instance started, and what its process tree has added since.
 
-    In containers, on WSL2 and for vGPUs the driver does not list processes, or not their bytes. There, only the difference that
-    the process tree made counts: what was added while it loaded must be free after its end. Memory that others allocate or free in
-    the meantime is not the instance's.
+    In containers, on WSL2 and for vGPUs the driver does not list processes, or not their bytes.
+    There, only the difference that the process tree made counts: what was added while it loaded
+    must be free after its end. Memory that others allocate or free in the meantime is not the
+    instance's.
     """
 
     accelerators: MemoryProof
@@ -130,10 +131,12 @@ class MemoryBaseline:
         for index, (_, listed) in now.items():
             if left := sorted(self.processes & listed.keys()):
                 return f"GPU {index} still lists the processes {', '.join(map(str, left))}"
-        # A driver that lists processes of others, and never listed one of ours, would list ours if there were any: trust it.
+        # A driver that lists processes of others, and never listed one of ours, would list ours if
+        # there were any: trust it.
         lists_others = not self.listed and any(memory for _, listed in now.values() for memory in listed.values())
         for index, usage in self._own_devices(now).items():
-            # What other processes allocated meanwhile is theirs: another model may have come to this GPU or left it.
+            # What other processes allocated meanwhile is theirs: another model may have come to
+            # this GPU or left it.
             unlisted, before = _unlisted(usage), _unlisted(self.before.get(index, (0, {})))
             freed, added = self.last.get(index, before) - unlisted, self.added.get(index, 0)
             if unlisted - before <= TOLERANCE or (not lists_others and freed >= added - max(TOLERANCE, added // 4)):

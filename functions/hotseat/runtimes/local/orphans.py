@@ -1,4 +1,7 @@
-"""Orphaned processes, which have no supervisor any more. They are found by their environment, killed, and proven gone."""
+"""Orphaned processes, which have no supervisor any more.
+
+They are found by their environment, killed, and proven gone.
+"""
 
 import contextlib
 import fcntl
@@ -31,7 +34,10 @@ class StateDirInUse(RuntimeError):
 
 
 class StateDir:
-    """The directory by which a hotseat finds the engines of an earlier one. It has a lock and the stop commands of engines."""
+    """The directory by which a hotseat finds the engines of an earlier one.
+
+    It has a lock and the stop commands of engines.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -101,7 +107,7 @@ class StateDir:
         return left
 
     def _running_owner(self) -> int | None:
-        """Return the pid of another hotseat that has supervisors for this directory; its lock file may have been deleted."""
+        """Return the pid of another hotseat with supervisors for this directory, whose lock may be deleted."""
         found = find_processes(STATE_VARIABLE, str(self.path), SUPERVISOR_VARIABLE)
         known = processes() if found else {}
         for pid in found:
@@ -116,7 +122,10 @@ class StateDir:
 
 
 def find_processes(variable: str, value: str, also: str = "") -> list[int]:
-    """Return the processes with this variable in their environment, except this one. `also`: a variable that must be set too."""
+    """Return the processes with this variable in their environment, except this one.
+
+    `also`: a variable that must be set too.
+    """
     wanted, companion = f"{variable}={value}".encode(), f"{also}=".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -150,9 +159,10 @@ def kill_all(find: Callable[[], list[int]], time_limit: float) -> list[int]:
 
 
 def wait_for_end(pids: Sequence[int], time_limit: float) -> None:
-    """Wait until all processes have ended, for at most `time_limit` seconds. They need not be our children.
+    """Wait until all processes have ended, for at most `time_limit` seconds.
 
-    An empty /proc/PID/environ is no proof of the end: it empties before the process closes its accelerator.
+    They need not be our children. An empty /proc/PID/environ is no proof of the end: it empties
+    before the process closes its accelerator.
     """
     end = time.monotonic() + time_limit
     for pid in pids:

@@ -46,10 +46,12 @@ def _never_received(_address: str) -> float:
 
 
 class LocalRuntime:
-    """A Runtime (see core/ports.py). `observe` is called from its threads and from the caller's, and must not block.
+    """A Runtime (see core/ports.py).
 
-    In `state_dir` a later hotseat finds what an earlier one left; only one may run with it at a time. `log_dir` None: no log files.
-    `last_received` returns when bytes of a response came from an engine's address last, in monotonic seconds.
+    `observe` is called from its threads and from the caller's, and must not block. In `state_dir` a
+    later hotseat finds what an earlier one left; only one may run with it at a time. `log_dir`
+    None: no log files. `last_received` returns when bytes of a response came from an engine's
+    address last, in monotonic seconds.
     """
 
     def __init__(
@@ -111,7 +113,8 @@ class LocalRuntime:
     def update(self, models: Iterable[Model]) -> None:
         """Replace the documents; running instances continue unchanged.
 
-        Report the cache state of each new or changed model, and of models whose weights were not available at the last check.
+        Report the cache state of each new or changed model, and of models whose weights were not
+        available at the last check.
         """
         documents = {model.name: model for model in models}
         with self._lock:
@@ -136,7 +139,10 @@ class LocalRuntime:
             self._report(state)
 
     def fetch(self, command: Fetch) -> None:
-        """Check whether a load could begin, and fetch the weights if they are missing. A repetition while it runs does nothing."""
+        """Check whether a load could begin, and fetch the weights if they are missing.
+
+        A repetition while it runs does nothing.
+        """
         with self._lock:
             model = self._model(command.model)
             if self._is_fetching(model.name) or model.name in self._checking:

@@ -8,14 +8,16 @@ from hotseat.runtimes.engine_http import EngineRefused, EngineRequest, HealthPro
 from hotseat.runtimes.local.nvml import MemoryBaseline
 
 QUERY_PAUSE = 0.02  # seconds between queries of the driver, which cannot be polled
-# Share of its accelerator memory that a sleeping engine may keep: contexts and graphs stay, weights and caches do not.
+# Share of its accelerator memory that a sleeping engine may keep: contexts and graphs stay, weights
+# and caches do not.
 MAX_KEPT = 0.5
 
 
 class SleepTransition:
     """A Park or Wake that is being carried out.
 
-    The owner polls `fd` for `events` until `due`, and calls step() until it returns True or raises EngineRefused.
+    The owner polls `fd` for `events` until `due`, and calls step() until it returns True or raises
+    EngineRefused.
     """
 
     def __init__(

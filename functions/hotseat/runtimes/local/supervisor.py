@@ -1,8 +1,9 @@
-"""Supervisor: the small process between hotseat and one engine. It proves that nothing of the engine is left.
+"""Supervisor: the small process between hotseat and one engine.
 
-It runs by path (`python -I -S supervisor.py`), so it imports the standard library only. As a *subreaper* it becomes the parent of
-every orphan below it, also of daemons with their own sessions: if waitpid() reports no child, the whole process tree is gone.
-It has one thread, because PR_SET_PDEATHSIG is bound to the thread that forked.
+It proves that nothing of the engine is left. It runs by path (`python -I -S supervisor.py`), so it
+imports the standard library only. As a *subreaper* it becomes the parent of every orphan below it,
+also of daemons with their own sessions: if waitpid() reports no child, the whole process tree is
+gone. It has one thread, because PR_SET_PDEATHSIG is bound to the thread that forked.
 
 stdin carries JSON lines from hotseat. Its end of file means that hotseat is dead:
     {"argv": […], "env": {…}, "stop_command": […]}   start the engine (once)
@@ -39,7 +40,7 @@ def find_prctl() -> Callable[..., int]:
 
 
 def processes() -> dict[int, list[bytes]]:
-    """Return the fields of proc_pid_stat(5) after the name, of every process: state, parent, group, session and so on."""
+    """Return the fields of proc_pid_stat(5) after the name (state, parent, group, session …) by pid."""
     found = {}
     for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():  # noqa: PTH112, PTH208 - pathlib costs its import
         if entry.isdigit():
@@ -254,8 +255,9 @@ def send(message: dict) -> None:  # type: ignore[type-arg]
 
 def main() -> None:
     """Run as a supervisor."""
-    # A service manager signals every process, but supervisors end with hotseat, not before it. The handlers do nothing. They are
-    # not SIG_IGN, which the engine would inherit (as it would Python's own for the last two), while exec resets handlers.
+    # A service manager signals every process, but supervisors end with hotseat, not before it. The
+    # handlers do nothing. They are not SIG_IGN, which the engine would inherit (as it would
+    # Python's own for the last two), while exec resets handlers.
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, lambda *_: None)
     reader, writer = os.pipe()

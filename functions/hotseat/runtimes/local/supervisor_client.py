@@ -1,4 +1,4 @@
-"""Client side of supervisors (see supervisor.py): their processes and pipes, and a spare to hide the start time of Python."""
+"""Client side of supervisors (see supervisor.py). A spare one hides the start time of Python."""
 
 import contextlib
 import json
@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class SupervisorProcess:
-    """A running supervisor. `status` and `log` are pipes to read without blocking. Closing the control pipe kills the process tree."""
+    """A running supervisor.
+
+    `status` and `log` are pipes to read without blocking. Closing the control pipe kills the
+    process tree.
+    """
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -66,7 +70,7 @@ class SupervisorProcess:
         return [json.loads(line) for line in lines]
 
     def close(self) -> None:
-        """Close the pipes, which kills what is left of the process tree, and wait for the supervisor, which ends at once."""
+        """Close the pipes, which kills the process tree, and wait for the supervisor, which ends at once."""
         self.status = self.log = -1  # the numbers may be reused from now on
         self._control.close()
         for pipe in self._pipes:
@@ -121,7 +125,7 @@ class SupervisorPool:
 
 
 def read_ready(fd: int) -> bytes | None:
-    """Return the bytes that can be read now: None if there are none, empty at the end of file and for a closed fd (-1)."""
+    """Return the bytes that can be read now; None: none yet, empty: end of file, or a closed fd (-1)."""
     if fd < 0:
         return b""
     try:

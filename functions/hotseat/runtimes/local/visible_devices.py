@@ -15,8 +15,9 @@ Environment = Mapping[str, str | None]  # None: the variable must not be set
 class Vendor:
     """How a vendor's software is told which GPUs to use.
 
-    The first of `variables` selects GPUs; the others have the same meaning. `none`: the value that hides all GPUs; None: there is
-    no such value. `traces`: paths, of which one exists if the vendor's driver is loaded.
+    The first of `variables` selects GPUs; the others have the same meaning. `none`: the value that
+    hides all GPUs; None: there is no such value. `traces`: paths, of which one exists if the
+    vendor's driver is loaded.
     """
 
     variables: tuple[str, ...]
@@ -24,7 +25,8 @@ class Vendor:
     traces: tuple[str, ...]
 
 
-# AMD's runtimes apply all of their variables, each to what the one before it selected, so only one may be set.
+# AMD's runtimes apply all of their variables, each to what the one before it selected, so only one
+# may be set.
 NVIDIA = Vendor(("CUDA_VISIBLE_DEVICES",), "", ("/proc/driver/nvidia/version",))
 AMD = Vendor(
     ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "CUDA_VISIBLE_DEVICES"),
@@ -61,7 +63,10 @@ class Gpus:
         return {**cleared, **order, self.variable: ",".join(names)}
 
     def uuid(self, device: str, uuids: Sequence[str]) -> str | None:
-        """Return the UUID of a GPU, given by its number or the beginning of its UUID; None if unknown. `uuids`: of all GPUs."""
+        """Return the UUID of a GPU, given by its number or the beginning of its UUID; None if unknown.
+
+        `uuids`: of all GPUs.
+        """
         known = [uuid for uuid in uuids if uuid.startswith(device)]
         if device.isdigit():
             known = list(uuids[int(device) : int(device) + 1])
