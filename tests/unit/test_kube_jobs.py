@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.core.messages import CacheState
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.jobs import FetchOutcome, FetchProgress, job_name, job_of, outcome_of, parse_progress
 
-Json = dict[str, Any]
 SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm")
 
 

@@ -17,8 +17,9 @@ from typing import IO, Final
 import click
 import urllib3
 
+from hotseat.api.types import Json
 from hotseat.cli.client import ClientError
-from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.components import ROUTER, Component, find_component
 from hotseat.kube.constants import PODS
 from hotseat.kube.pods import condition

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
 log = logging.getLogger(__name__)

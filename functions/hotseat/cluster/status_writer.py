@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.api.types import Json
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from hotseat.control.codec import Json, demand_to_json
+from hotseat.api.types import Json
+from hotseat.control.codec import demand_to_json
 from hotseat.control.switcher_client import LatestValueSender, SwitcherClient
 from hotseat.core.messages import Demand
 

@@ -13,12 +13,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from hotseat.api.model import PINNED, Model
-from hotseat.api.types import PATTERN_WORDS
+from hotseat.api.types import PATTERN_WORDS, Json
 from hotseat.api.units import Unreadable, parse_quantity
 from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, WORKSPACE
 from hotseat.kube.objects import is_owned
-
-Json = dict[str, Any]
 
 ENGINE: Final = "container"  # engine of adopted Models; no installed engine has this name
 PREFIX: Final = f"{GROUP}/"

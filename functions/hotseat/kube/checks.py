@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from hotseat.kube.client import Json
+from hotseat.api.types import Json
 from hotseat.kube.components import Component
 from hotseat.kube.constants import GROUP, VERSION
 from hotseat.kube.pods import condition

@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlencode
 
 import urllib3
@@ -16,9 +16,8 @@ from kubernetes import client as library
 from kubernetes import config as library_config
 from urllib3.connection import HTTPConnection
 
+from hotseat.api.types import Json
 from hotseat.kube.constants import MANAGER
-
-Json = dict[str, Any]
 
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=15.0)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from hotseat.kube.client import Json, Kube
+from hotseat.api.types import Json
+from hotseat.kube.client import Kube
 from hotseat.kube.constants import DEPLOYMENTS, QUEUE_PORT, SERVICE, SERVICES, Resource
 from hotseat.kube.pods import condition
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hotseat.api.model import Capability, FetchBy, Model
+from hotseat.api.types import Json
 from hotseat.engines import vllm
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote, load_engine
 from hotseat.kube.constants import (
@@ -26,8 +27,6 @@ from hotseat.kube.constants import (
     ClusterSettings,
 )
 from hotseat.sources.base import entry
-
-Json = dict[str, Any]
 
 CONTAINER: Final = "engine"  # its name, by which a podTemplate is merged
 OWN_COMMAND: Final = ("python3", "-P", "-m", "hotseat.kube.engine_entrypoint")

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from hotseat.api.types import Json
 from hotseat.kube import checks
 from hotseat.kube.checks import EVENTING, SERVING, Finding, Patch, unknown, wrong
-from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_component
 from hotseat.kube.constants import (
     BROKERS,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.core.messages import CacheState
 from hotseat.kube.constants import CACHE, CACHE_VARIABLE, FINGERPRINT, JOBS, TERMINATION_LOG, USER, ClusterSettings
 from hotseat.kube.containers import CONTAINER as ENGINE
@@ -14,8 +15,6 @@ from hotseat.kube.containers import needs_fetch, security_context
 from hotseat.kube.merge import merge
 from hotseat.kube.objects import cache_volume, fingerprint, labels_of, owner_of, pull_secrets
 from hotseat.sources.fetch import FATAL
-
-Json = dict[str, Any]
 
 CONTAINER: Final = "fetch"
 RETRIES: Final = 4  # by the Job, after 10, 20, 40 and 80 s; each resumes the download

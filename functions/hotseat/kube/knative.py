@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_duration
 from hotseat.kube.checks import SERVING, Finding, Patch, Verdict, ok
-from hotseat.kube.client import Json
 
 MAX_REQUEST_TIME: Final = 7200  # seconds: timeoutSeconds of the router, which waits and streams for so long
 MIN_PROGRESS_DEADLINE: Final = 300  # seconds: the default time for loading

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.kube.client import CONFLICT, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, Kube, KubeError
 from hotseat.kube.constants import LEASES
 
 log = logging.getLogger(__name__)

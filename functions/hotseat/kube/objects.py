@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hotseat.api.model import Model, OnDelete
+from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_quantity
 from hotseat.engines.base import is_remote
 from hotseat.kube.constants import (
@@ -25,8 +26,6 @@ from hotseat.kube.constants import (
 )
 from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
 from hotseat.kube.merge import merge
-
-Json = dict[str, Any]
 
 _LOCAL: Final = {"networking.knative.dev/visibility": "cluster-local"}
 _CLAIM_SIZE: Final = 50 * 1024**3  # bytes of a cache volume whose Model states no cache.size

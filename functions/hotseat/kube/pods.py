@@ -8,11 +8,10 @@ no proof either: it may have been deleted by force while its processes run on.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from hotseat.api.types import Json
 from hotseat.api.units import parse_quantity
-
-Json = dict[str, Any]
 
 TERMINAL_PHASES: Final = ("Succeeded", "Failed")
 OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"  # taint by which a user states that a node is off

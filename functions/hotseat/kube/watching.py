@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 
-from hotseat.kube.client import GONE, Json, Kube, KubeError
+from hotseat.api.types import Json
+from hotseat.kube.client import GONE, Kube, KubeError
 from hotseat.kube.constants import Resource
 
 log = logging.getLogger(__name__)

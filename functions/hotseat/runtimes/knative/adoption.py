@@ -1,7 +1,7 @@
 """Adoption: the instance that a new switcher derives from the pods and the Deployment of a Revision."""
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Json
 from hotseat.kube.constants import FINGERPRINT, QUEUE_PORT, SERVICE, WORKSPACE
 from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers, annotations, labels, revision_of
 from hotseat.runtimes.knative.instance import FOREIGN_GRACE, PodInstance, TrackedPod

@@ -11,8 +11,9 @@ import queue
 import threading
 from datetime import UTC, datetime
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, POD_AUTOSCALERS, SERVERLESS_SERVICES
 from hotseat.runtimes.knative.informers import Informers, has_our_class
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from hotseat.kube.client import Json, Kube
+from hotseat.api.types import Json
+from hotseat.kube.client import Kube
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,

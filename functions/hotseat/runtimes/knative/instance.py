@@ -6,14 +6,12 @@ No I/O; time is passed in.
 import threading
 from dataclasses import dataclass, field
 
-from hotseat.kube.client import Json
+from hotseat.api.types import Json
 from hotseat.kube.pods import PodFailure, deleted, failure, is_terminating, node, terminal, uid, unschedulable
 
 UNSCHEDULABLE_AFTER = 10.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
 MISSING_AFTER = 10.0  # seconds until the Knative Service, its Revision and its Deployment must exist
-FOREIGN_GRACE = (
-    40.0  # seconds for a pod that another client deleted: queue-proxy drains for 30 s whatever grace follows
-)
+FOREIGN_GRACE = 40.0  # seconds for a pod that another client deleted: queue-proxy drains for 30 s
 SUSPECT_AFTER = 5.0  # seconds; the node of a pod that has not ended by then may be gone
 PROOF_TIME = 30.0  # seconds after the grace until an instance is reported as unproven
 

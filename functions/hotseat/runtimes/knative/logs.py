@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import PODS
 from hotseat.runtimes.local.logs import ModelLog
 

@@ -8,7 +8,8 @@ The timestamp is a new generation of the object, so the controller's `observedGe
 that it knows.
 """
 
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.api.types import Json
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import PODS, REPLICA_SETS, REVISION, Resource
 
 FINALIZER = "hotseat.dev/release"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -27,7 +28,7 @@ from hotseat.core.messages import (
 )
 from hotseat.core.ports import LogView, Observe
 from hotseat.kube import pods
-from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, POD_AUTOSCALERS, PODS, SERVERLESS_SERVICES, SERVICE, Resource
 from hotseat.kube.watching import Change
 from hotseat.runtimes.knative.adoption import (

@@ -1,7 +1,7 @@
 """The start of an instance: the newest Revision of its Knative Service is scaled to one."""
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Json
 from hotseat.kube.pods import PodFailure, condition
 from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers
 from hotseat.runtimes.knative.instance import MISSING_AFTER, PodInstance, TrackedPod

@@ -6,8 +6,9 @@ scale a Deployment that another one has taken over.
 
 from collections.abc import Mapping
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, SERVICES
 from hotseat.runtimes.knative.informers import SWITCHER, annotations
 
