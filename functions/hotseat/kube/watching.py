@@ -43,7 +43,6 @@ class Watcher:
         self._objects: dict[str, Json] = {}  # by uid; objects are replaced, never changed, so readers need no lock
         self._stopped = threading.Event()
         self._synced = threading.Event()
-        self.connected = False
         self._thread = threading.Thread(target=self._run, name=f"watch-{resource.plural}", daemon=True)
 
     def start(self) -> None:
@@ -78,22 +77,21 @@ class Watcher:
             try:
                 if version is None:
                     version = self._list()
-                self.connected, pause = True, MIN_PAUSE
+                pause = MIN_PAUSE
                 for event in self._kube.watch(self._path, version, selector=self._selector):
                     version = event["object"]["metadata"]["resourceVersion"]
                     self._handle(event)
                     if self._stopped.is_set():
                         return
             except KubeError as error:
-                self.connected = False
                 if error.status == GONE:
                     version = None
                     continue
-                log.warning("watch of %s: %s", self._resource.plural, error)
+                log.warning("the watch of %s was interrupted: %s", self._resource.plural, error)
                 self._stopped.wait(pause)
                 pause = min(2 * pause, MAX_PAUSE)
             except Exception:
-                log.exception("watch of %s", self._resource.plural)
+                log.exception("the watch of %s failed", self._resource.plural)
                 version = None
                 self._stopped.wait(pause)
 
@@ -131,4 +129,4 @@ class Watcher:
         try:
             self._on_change(change, item)
         except Exception:
-            log.exception("%s %s: %s", change, self._resource.kind, item["metadata"].get("name"))
+            log.exception("cannot handle %s of %s %s", change, self._resource.kind, item["metadata"].get("name"))

@@ -70,7 +70,8 @@ class _Connection:
         content = body.encode()
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", "Accept: */*", "User-Agent: hotseat"]
         lines += ["Content-Type: application/json"] if content else []
-        lines += [f"Content-Length: {len(content)}", *(["Connection: close"] if close else [])]
+        lines += [f"Content-Length: {len(content)}"] if content or method != Method.GET else []
+        lines += ["Connection: close"] if close else []
         self._unsent, self._received = "\r\n".join([*lines, "", ""]).encode() + content, b""
         if self._socket is None:
             self._socket = socket.socket()

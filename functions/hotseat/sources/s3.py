@@ -40,7 +40,7 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
         # Objects of a folder keep their relative paths; a single object keeps its base name only.
         target = folder / (name.removeprefix(key) if is_folder else name.rpartition("/")[2])
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise SourceError(f"{source} lists an object {name!r}, which would lie outside of its folder")
+            raise SourceError(f"{source} lists an object {name!r}, which would be outside of its folder")
         download(pool, RemoteFile(url(os.environ, bucket, name), size=size), target, progress.file(target.name))
     return folder if is_folder else target
 

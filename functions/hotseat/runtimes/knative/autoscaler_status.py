@@ -78,7 +78,7 @@ class PodAutoscalerReconciler:
         except KubeError as error:
             if error.status in (CONFLICT, NOT_FOUND):
                 return True  # it has changed or was deleted, which the watch will report
-            log.warning("PodAutoscaler %s: %s", name, error)
+            log.warning("cannot reconcile the PodAutoscaler %s: %s", name, error)
             return False
         except Exception:
             log.exception("cannot reconcile the PodAutoscaler %s", name)

@@ -51,7 +51,7 @@ class PodLog:
                 path = PODS.path(self._namespace, pod["metadata"]["name"], "log")
                 text = self._kube.text(path, container=pods.engine_container(pod), timestamps="true", **since)
             except KubeError as error:
-                log.debug("output of %s: %s", pod["metadata"]["name"], error)
+                log.debug("cannot read the output of %s: %s", pod["metadata"]["name"], error)
                 return
             self._append_new(text)
 

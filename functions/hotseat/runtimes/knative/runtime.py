@@ -144,7 +144,7 @@ class KnativeRuntime:
     def start(self, command: Start) -> None:
         """Load the model."""
         if self._model(command.model).spec.engine == EXTERNAL:
-            raise ValueError(f"{command.model} is external")
+            raise ValueError(f"{command.model} is external, which hotseat does not start")
         self._instances.add(PodInstance(command.model, command.instance, command.epoch, self._clock()))
         self._log(command.model).write(_started(command.instance))
         self._wake()
@@ -155,7 +155,7 @@ class KnativeRuntime:
         if command.instance in self._instances:
             self._jobs.put(partial(self._stop, command, self._clock()))
         elif model is not None and model.spec.engine == EXTERNAL:
-            raise ValueError(f"{command.model} is external")
+            raise ValueError(f"{command.model} is external, which hotseat does not stop")
         else:
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
 
@@ -233,7 +233,7 @@ class KnativeRuntime:
                 if instance.stopping:
                     self._step_down(instance, now)
             except KubeError as error:
-                log.warning("%s: %s", instance.id, error)
+                log.warning("cannot start or stop %s: %s; trying again", instance.id, error)
                 instance.retry_at = now + RETRY
                 instance.step_by(instance.retry_at)
             except Exception:  # a bug, or SupersededError: handled where all jobs' errors are

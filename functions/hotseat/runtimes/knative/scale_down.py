@@ -58,7 +58,7 @@ class ScaleDown:
                 self._writer.scale(deployment, 0, {UNPROVEN: unproven_annotation(instance)})
             instance.recorded = True
         except KubeError as error:
-            log.warning("%s: %s", instance.id, error)
+            log.warning("cannot record that %s is unproven: %s; trying again", instance.id, error)
 
     def _suspend(self, instance: PodInstance, now: float) -> bool:
         """Suspend the ReplicaSets, so that they create no pods, and delete none with a longer grace.

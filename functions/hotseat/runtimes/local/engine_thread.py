@@ -107,12 +107,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RuntimeContext:
-    """What all instances of a runtime share."""
+    """What all instances of a runtime share.
 
-    # `marks`: environment of every engine, by which orphaned processes are found.
-    # `on_end`: called just before InstanceReleased.
-    # `last_received`: when bytes of a response came from an address last, in monotonic seconds.
-    # `closing`: the runtime ends, and waits for processes only, not for accelerator memory.
+    `marks`: environment of every engine, by which orphaned processes are found. `on_end`: called
+    just before InstanceReleased. `last_received`: when bytes of a response came from an address
+    last, in monotonic seconds. `closing`: the runtime ends, and waits for processes only, not for
+    accelerator memory.
+    """
 
     observe: Observe
     clock: Callable[[], float]
@@ -171,7 +172,7 @@ class EngineThread(threading.Thread):
                     self._start(stack)
                 self._supervise()
         except Exception as problem:
-            log.exception("instance %s", self.instance)
+            log.exception("cannot watch the engine of %s any longer", self.instance)
             self._fail("InternalError", f"hotseat can no longer watch the engine: {problem!r}")
             if self._supervisor is not None:
                 self._supervisor.close()  # which makes it kill the process tree

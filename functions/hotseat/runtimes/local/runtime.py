@@ -228,7 +228,7 @@ class LocalRuntime:
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
-                log.error("%s did not end", thread.name)
+                log.error("thread %s did not end in time", thread.name)
         for model_log in self._logs.values():
             model_log.close()
         self._state_dir.unlock()

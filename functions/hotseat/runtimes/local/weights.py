@@ -65,7 +65,7 @@ class WeightsFetch(threading.Thread):
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
         except Exception as problem:
-            log.exception("fetch of %s", self.source)
+            log.exception("the fetch of %s failed", self.source)
             state, message = CacheState.FAILED, f"the fetch of {self.source} failed: {problem!r}"
         self.ended = True
         self._report(state, message)
