@@ -2,7 +2,7 @@
 
 from typing import Any
 
-Json = dict[str, Any]
+from hotseat.api.types import Json
 
 
 def model(engine: str | None = "mock", *, name: str = "a", head: Json | None = None, **spec: Any) -> Json:

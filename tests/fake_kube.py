@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, KubeError
+from hotseat.api.types import Json
+from hotseat.kube.client import CONFLICT, NOT_FOUND, KubeError
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,

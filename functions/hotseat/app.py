@@ -93,7 +93,7 @@ class App:
             log_dir=logs,
             accelerators=accelerators,
             gpus=gpus,
-            heard=self._connections.heard,
+            last_received=self._connections.heard,
         )
         self._stats_file = StatsFile(settings.state_dir / "learned.json")
         share = int(PARKED_SHARE * machine_memory())

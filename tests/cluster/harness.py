@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from hotseat.api.types import Json
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.engines.mock_server import SEAT_TAKEN
 from hotseat.kube.client import Kube
 from hotseat.kube.constants import BROKERS, CLAIMS, JOBS, MODELS, NODES, PODS, SERVICES, WORKSPACES, Resource
 
-Json = dict[str, Any]
 T = TypeVar("T")
 
 KINDS = {

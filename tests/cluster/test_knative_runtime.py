@@ -113,7 +113,7 @@ class Home:
 def home(kube: Kube, namespace: str) -> Iterator[Home]:
     home = Home(kube, namespace)
     yield home
-    for instance in list(home.runtime._holdings.all()):
+    for instance in list(home.runtime._instances.all()):
         home.runtime.stop(Stop(instance.model, instance.id, instance.epoch, 0))
         home.told.await_one(InstanceReleased, instance.id, timeout=60)
     home.runtime.close()
@@ -162,7 +162,7 @@ def test_the_next_switcher_adopts_what_runs(kube: Kube, namespace: str, home: Ho
     home.runtime.start(Start("one", "default/one@10", 10))
     ready = home.told.await_one(InstanceReady, "default/one@10", timeout=30)
     await_true(
-        lambda: home.runtime._watched.pods.objects and "InstanceReady" in home.told.of_instance("default/one@10"), 5
+        lambda: home.runtime._informers.pods.objects and "InstanceReady" in home.told.of_instance("default/one@10"), 5
     )
     time.sleep(1.5)  # the kubelet's own readiness
     home.runtime.close()
@@ -172,7 +172,7 @@ def test_the_next_switcher_adopts_what_runs(kube: Kube, namespace: str, home: Ho
     second.runtime.stop(Stop("one", "default/one@10", 10, 10))
     second.told.await_one(InstanceReleased, "default/one@10", timeout=30)
     second.runtime.close()
-    home.runtime._holdings.remove(home.runtime._holdings.all()[0])  # it is not the first one's any more
+    home.runtime._instances.remove(home.runtime._instances.all()[0])  # it is not the first one's any more
 
 
 def test_failures_are_found_within_seconds_and_leave_the_seat(kube: Kube, namespace: str, home: Home) -> None:
@@ -219,7 +219,7 @@ def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(kube: Kube, n
     unproven = home.told.await_one(InstanceUnproven, "default/two@50", timeout=40)
     assert pod["metadata"]["uid"] in unproven.reason
     assert "InstanceReleased" not in home.told.of_instance("default/two@50")
-    home.runtime.settle([pod["metadata"]["uid"]])
+    home.runtime.mark_gone([pod["metadata"]["uid"]])
     home.told.await_one(InstanceReleased, "default/two@50")
 
 

@@ -46,7 +46,7 @@ class KnativeHome:
         self.kube.behaviour = {"slow": "slow", "broken": "broken"}
         for name in ("quick", "slow", "broken", "stubborn", "sleepless"):
             self.kube.add_service(name)
-        self.runtime = KnativeRuntime(self.kube, NS, NoFetcher(), identity="it", ask=self.kube.ask)
+        self.runtime = KnativeRuntime(self.kube, NS, NoFetcher(), identity="it", probe=self.kube.ask)
 
     def crash(self, ready: InstanceReady) -> None:
         self.kube.crash(self.kube.pods("quick")[0], 7)

@@ -129,12 +129,12 @@ def test_what_nobody_expected_ends_the_fetch_and_its_child_and_may_be_ordered_ag
 def test_a_fetch_without_a_thread_is_told_and_may_be_ordered_again(
     fetches: Fetches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_thread(self: fetching.Fetching) -> None:
+    def no_thread(self: fetching.WeightsFetch) -> None:
         raise RuntimeError("can't start new thread")
 
     fetches.script = "say(path='/w')"
     with monkeypatch.context() as patch:
-        patch.setattr(fetching.Fetching, "start", no_thread)
+        patch.setattr(fetching.WeightsFetch, "start", no_thread)
         fetches.fetch()
         assert "new thread" in fetches.told.await_one(CacheObserved, state=CacheState.FAILED).message
     fetches.runtime.fetch(Fetch("a"))

@@ -175,9 +175,9 @@ class TestHttps:
     def test_a_server_that_recovers_is_waited_for_and_one_that_does_not_is_given_up(
         self, origin: Origin, tmp_path: Path
     ) -> None:
-        origin.failing = download.FAILURES - 1
+        origin.failing = download.MAX_FAILURES - 1
         assert bring(f"{origin.url}/a.gguf", tmp_path)[0].exists()
-        origin.failing = download.FAILURES
+        origin.failing = download.MAX_FAILURES
         with pytest.raises(SourceError, match="answered 503") as caught:
             bring(f"{origin.url}/a.gguf?again", tmp_path)
         assert caught.value.retryable

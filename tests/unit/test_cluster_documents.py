@@ -3,6 +3,7 @@
 from typing import Any
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.cluster import status_objects as statuses
 from hotseat.cluster.model_objects import ModelObjects, read
 from hotseat.core.messages import CacheState, InstanceState, Residency, Resident
@@ -10,7 +11,6 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.kube.constants import ClusterSettings
 
 SETTINGS = ClusterSettings("hotseat:1", "ns")
-Json = dict[str, Any]
 
 
 def workspace(name: str = "default") -> Json:

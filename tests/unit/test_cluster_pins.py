@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.commands import PinAnnotations, RemoteCommands
 from hotseat.cluster.model_objects import ModelObjects, read
@@ -23,7 +24,6 @@ from .test_cluster_documents import adopted, model, workspace
 
 SETTINGS = ClusterSettings("hotseat:1", "ns")
 PINNED = "hotseat.dev/pinned"
-Json = dict[str, Any]
 
 
 class Api:

@@ -11,7 +11,7 @@ import yaml
 from hotseat.cluster.settings import VARIABLES
 from hotseat.core.events import event_type
 from hotseat.kube.checks import Verdict
-from hotseat.kube.knative import LONGEST_REQUEST, judge, settings
+from hotseat.kube.knative import MAX_REQUEST_TIME, judge, settings
 from hotseat.manifests.loading import load
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +172,7 @@ def test_a_knative_service_stays_and_cuts_no_request(part):
         "autoscaling.knative.dev/target-burst-capacity": "0",
     }
     pod = made["spec"]["template"]["spec"]
-    assert pod["timeoutSeconds"] == pod["responseStartTimeoutSeconds"] == LONGEST_REQUEST
+    assert pod["timeoutSeconds"] == pod["responseStartTimeoutSeconds"] == MAX_REQUEST_TIME
     assert pod["containerConcurrency"] == 0
     local = made["metadata"]["labels"].get("networking.knative.dev/visibility") == "cluster-local"
     assert local == (part == "switcher")

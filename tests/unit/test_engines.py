@@ -1,12 +1,13 @@
 """Engines describe how to run a server program; nothing is started here."""
 
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.engines.base import EngineError, Placement, engine_names, is_remote, load_engine
+from hotseat.engines.base import ENTRY_POINTS, EngineError, Placement, is_remote, load_engine
 
 
 def model(engine: str, **spec: object) -> Model:
@@ -25,8 +26,9 @@ def here(weights: Path | str | None = None) -> Placement:
 
 
 def test_engines_are_found_by_their_entry_points() -> None:
-    assert {"custom", "external", "llamacpp", "mock"} <= set(engine_names())
-    for name in engine_names():
+    names = entry_points(group=ENTRY_POINTS).names
+    assert {"custom", "external", "llamacpp", "mock", "vllm"} <= names
+    for name in names:
         assert load_engine(name).name == name
     with pytest.raises(KeyError):
         load_engine("llamacp")

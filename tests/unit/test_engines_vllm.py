@@ -126,7 +126,7 @@ def test_level_1_keeps_its_weights_in_host_memory_and_level_2_reads_them_again()
     assert one is not None
     assert two is not None
     assert sleep_of(ENGINE, model()) == one
-    assert one.asked == two.asked == "/is_sleeping"
+    assert one.state_path == two.state_path == "/is_sleeping"
     assert [call.path for call in (*one.sleep, *one.wake)] == ["/sleep?level=1", "/wake_up"]
     assert [call.path for call in two.sleep] == ["/sleep?level=2"]
     assert [call.path for call in two.wake] == ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
@@ -138,7 +138,11 @@ def test_what_the_model_states_goes_before_what_the_engine_knows() -> None:
     calls = {"sleep": [{"path": "/s"}], "wake": [{"path": "/w", "method": "PUT"}]}
     stated = sleep_of(ENGINE, model(lifecycle=calls))
     assert stated is not None
-    assert ([c.path for c in stated.sleep], [c.method for c in stated.wake], stated.asked) == (["/s"], ["PUT"], None)
+    assert ([c.path for c in stated.sleep], [c.method for c in stated.wake], stated.state_path) == (
+        ["/s"],
+        ["PUT"],
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", ["llamacpp", "custom", "external"])

@@ -50,7 +50,7 @@ class Home:
     def begin(self, identity: str = "first") -> Observations:
         self.told = Observations()
         self.runtime = KnativeRuntime(
-            self.kube, NS, self.fetcher, identity=identity, clock=self.clock, ask=self.kube.ask
+            self.kube, NS, self.fetcher, identity=identity, clock=self.clock, probe=self.kube.ask
         )
         self.runtimes.append(self.runtime)
         self.runtime.begin([model("a"), model("b")], self.told)
@@ -86,7 +86,7 @@ class Home:
 
     def pass_time(self, seconds: float) -> None:
         self.clock.ahead += seconds
-        self.runtime.settle([])  # it looks at the clock whenever something happens
+        self.runtime.mark_gone([])  # it looks at the clock whenever something happens
 
 
 def frozen(home: Home) -> bool:
@@ -257,7 +257,7 @@ def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(home: Home) -
     assert home.told.await_one(InstanceFailed, A).reason == "PodDeleted"
     assert pod["metadata"]["uid"] in home.told.await_one(InstanceUnproven, A).reason
     never(lambda: "InstanceReleased" in home.told.of_instance(A))
-    home.runtime.settle(["another", pod["metadata"]["uid"]])
+    home.runtime.mark_gone(["another", pod["metadata"]["uid"]])
     home.told.await_one(InstanceReleased, A)
 
 
@@ -269,7 +269,7 @@ def test_the_next_switcher_knows_what_was_unproven(home: Home) -> None:
     told = home.again()
     assert told.await_one(InstanceAdopted, A).releasing
     told.await_one(InstanceUnproven, A)
-    home.runtime.settle([pod["metadata"]["uid"]])
+    home.runtime.mark_gone([pod["metadata"]["uid"]])
     told.await_one(InstanceReleased, A)
     await_true(lambda: "hotseat.dev/unproven" not in home.kube.objects[DEPLOYMENT]["metadata"]["annotations"])
 
@@ -378,7 +378,7 @@ def test_an_image_that_cannot_be_pulled(home: Home) -> None:
 def test_a_pod_that_no_node_takes(home: Home) -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
     home.kube.say(home.start(), conditions=[condition])
-    await_true(lambda: home.runtime._holdings.get(A).unschedulable_since)
+    await_true(lambda: home.runtime._instances.get(A).unschedulable_since)
     home.pass_time(5)
     never(lambda: home.told.of_instance(A))  # the scheduler may just not know yet that one is
     home.pass_time(6)
@@ -434,7 +434,7 @@ def test_killed_while_a_model_loads(home: Home) -> None:
 def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
     pod = home.resident()
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS).freeze("a-00001")
+    ReplicaSetGuard(home.kube, NS).suspend("a-00001")
     told = home.again()
     assert told.await_one(InstanceAdopted, A).address, "it serves"
     assert frozen(home)
@@ -448,7 +448,7 @@ def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
 def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
     pod = home.resident()
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS).freeze("a-00001")
+    ReplicaSetGuard(home.kube, NS).suspend("a-00001")
     home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 1)
     home.kube.end(pod)
     assert (home.scale(), home.kube.pods("a")) == (1, [])
@@ -461,7 +461,7 @@ def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
 
 def test_killed_before_a_replica_set_was_let_go(home: Home) -> None:
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS).freeze("a-00001")
+    ReplicaSetGuard(home.kube, NS).suspend("a-00001")
     assert frozen(home)
     home.again()
     assert not frozen(home)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.core.messages import CacheState
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.jobs import FetchOutcome, FetchProgress, job_name, job_of, outcome_of, parse_progress
 
-Json = dict[str, Any]
-SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm", pull_secrets=("registry",))
+SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm")
 
 
 def model(name: str = "qwen", **spec: object) -> Model:
@@ -31,7 +31,7 @@ def pod(message: str, *, ended: str = "2026-01-01T00:00:00Z", reason: str = "Err
 
 
 def test_it_fetches_into_the_cache_without_a_gpu() -> None:
-    made = job(credentials="hub", imagePullSecrets=["theirs"])
+    made = job(credentials="hub", imagePullSecrets=["theirs", "registry"])
     pod = made["spec"]["template"]["spec"]
     container = pod["containers"][0]
     assert container["command"][:6] == ["python3", "-P", "-m", "hotseat.sources.fetch", "hf://o/r", "--cache"]

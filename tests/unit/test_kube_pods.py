@@ -136,9 +136,9 @@ def test_the_engine_that_ended_is_blamed_rather_than_its_proxy() -> None:
 
 
 def test_nodes_that_are_gone_for_good() -> None:
-    assert pods.settles(None)
-    assert pods.settles({"spec": {"taints": [{"key": pods.OUT_OF_SERVICE, "effect": "NoExecute"}]}})
-    assert not pods.settles({"spec": {"taints": [{"key": "node.kubernetes.io/unreachable"}]}})
+    assert pods.node_is_gone(None)
+    assert pods.node_is_gone({"spec": {"taints": [{"key": pods.OUT_OF_SERVICE, "effect": "NoExecute"}]}})
+    assert not pods.node_is_gone({"spec": {"taints": [{"key": "node.kubernetes.io/unreachable"}]}})
 
 
 def test_the_scheduler_says_why_not() -> None:
@@ -159,7 +159,7 @@ def test_an_adopted_pod_without_a_gpu_limit_claims_what_its_document_says() -> N
 
     holding = PodInstance("a", "w/a@1", 1, 0.0, "a-00001", scaled=True)
     container = {"name": "engine", "resources": {"limits": {"amd.com/gpu": 1}}}
-    holding.see(
+    holding.update(
         {"metadata": {"uid": "u", "name": "p"}, "spec": {"nodeName": "n", "containers": [container]}, "status": {}}
     )
     assert gpus_of(holding) is None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from hotseat.api.types import EngineCall, Method
-from hotseat.runtimes.local.engine_http import PAUSE, EngineRefused, EngineRequest
+from hotseat.runtimes.engine_http import STATE_PAUSE, EngineRefused, EngineRequest
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SLEEP = EngineCall(path="/sleep?level=1", body='{"a": 1}', timeout="5s")
@@ -68,18 +68,18 @@ def test_calls_are_made_one_after_another(server: socket.socket) -> None:
 
 
 def test_the_question_is_repeated_until_the_answer_is_the_wanted_one(server: socket.socket) -> None:
-    engine_request = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping")
+    engine_request = EngineRequest(server.getsockname(), [], now=0.0, state_path="/is_sleeping")
     connection, request = asked(engine_request, server, 0.0)
     assert request.startswith(b"GET /is_sleeping ")
     assert not answered(engine_request, connection, question(False), 1.0)
-    assert (engine_request.fd, engine_request.due) == (None, 1.0 + PAUSE)
-    connection, _ = asked(engine_request, server, 1.0 + PAUSE)
+    assert (engine_request.fd, engine_request.due) == (None, 1.0 + STATE_PAUSE)
+    connection, _ = asked(engine_request, server, 1.0 + STATE_PAUSE)
     chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n15\r\n{"is_sleeping": true}\r\n0\r\n\r\n'
     assert answered(engine_request, connection, chunked, 2.0)
 
 
 def test_awake_is_another_answer_to_the_same_question(server: socket.socket) -> None:
-    engine_request = EngineRequest(server.getsockname(), [], now=0.0, question="/is_sleeping", wanted=False)
+    engine_request = EngineRequest(server.getsockname(), [], now=0.0, state_path="/is_sleeping", sleeping=False)
     connection, _ = asked(engine_request, server, 0.0)
     assert answered(engine_request, connection, question(False), 0.0)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotseat.runtimes.local import logs
-from hotseat.runtimes.local.logs import KEPT_LINES, LONGEST_LINE, Lines, ModelLog
+from hotseat.runtimes.local.logs import KEPT_LINES, MAX_LINE, Lines, ModelLog
 
 
 def test_lines_come_out_when_they_are_complete() -> None:
@@ -42,8 +42,8 @@ def test_a_progress_bar_that_never_ends_its_line_takes_no_memory() -> None:
 
 def test_a_long_line_is_cut_and_the_next_one_is_whole() -> None:
     lines = Lines()
-    shown = [line for _ in range(10) for line in lines.feed(b"x" * LONGEST_LINE)]
-    assert shown == ["x" * LONGEST_LINE]
+    shown = [line for _ in range(10) for line in lines.feed(b"x" * MAX_LINE)]
+    assert shown == ["x" * MAX_LINE]
     assert lines.feed(b"xxx\nnext\n") == ["next"]
 
 

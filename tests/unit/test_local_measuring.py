@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.core.messages import InstanceMeasured, Start
+from hotseat.core.messages import InstanceMeasured
 from hotseat.engines.llamacpp import LlamaCpp
 from hotseat.engines.mock import Mock
 from hotseat.runtimes.local import memory_sampler as measuring
@@ -21,7 +21,7 @@ from fakes import FakeAccelerators, Observations
 
 GIB = 1 << 30
 MODEL = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
-ORDER = Start("a", "w/a@3", 3)
+INSTANCE = ("w/a@3", 3)
 
 
 @pytest.fixture
@@ -50,25 +50,25 @@ def stats() -> Iterator[list[bytes]]:
 def test_a_ready_engine_is_measured_at_once(stats: list[bytes]) -> None:
     seen = Observations()
     watching = MemorySampler(seen, lambda: 5.0, None)
-    watching.watch(SampledEngine(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock()))
+    watching.add(SampledEngine(*INSTANCE, os.getpid(), stats[1].decode(), MODEL, Mock()))
     assert seen.await_one(InstanceMeasured) == InstanceMeasured(5.0, "w/a@3", 3, 6 * GIB)
-    watching.forget("w/a@3")
-    watching.watch(SampledEngine(Start("a", "w/a@9", 9), os.getpid(), stats[1].decode(), MODEL, Mock()))
+    watching.remove("w/a@3")
+    watching.add(SampledEngine("w/a@9", 9, os.getpid(), stats[1].decode(), MODEL, Mock()))
     assert (
         seen.await_one(InstanceMeasured, instance="w/a@9").memory == 6 * GIB
     )  # by a new thread, or the one that was about to end
-    watching.forget("w/a@9")
+    watching.remove("w/a@9")
 
 
 def test_a_figure_is_told_again_once_it_has_moved(stats: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "PAUSE", 0.01)
+    monkeypatch.setattr(measuring, "INTERVAL", 0.01)
     seen = Observations()
     watching = MemorySampler(seen, lambda: 5.0, None)
-    watching.watch(SampledEngine(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock()))
+    watching.add(SampledEngine(*INSTANCE, os.getpid(), stats[1].decode(), MODEL, Mock()))
     seen.await_one(InstanceMeasured, memory=6 * GIB)
     stats[0] = b'{"memory": "7Gi"}'
     seen.await_one(InstanceMeasured, memory=7 * GIB)
-    watching.forget("w/a@3")
+    watching.remove("w/a@3")
     assert [each.memory for each in seen.seen] == [6 * GIB, 7 * GIB]
 
 
@@ -80,9 +80,9 @@ def test_the_driver_counts_what_it_lists_for_the_processes_below_the_supervisor(
     monkeypatch.setattr(measuring, "descendants", lambda root: [101, 102] if root == 100 else [])
     seen = Observations()
     watching = MemorySampler(seen, lambda: 5.0, gpu)
-    watching.watch(SampledEngine(ORDER, 100, "http://127.0.0.1:1", MODEL, LlamaCpp()))
+    watching.add(SampledEngine(*INSTANCE, 100, "http://127.0.0.1:1", MODEL, LlamaCpp()))
     assert seen.await_one(InstanceMeasured).memory == 3 * GIB
-    watching.forget("w/a@3")
+    watching.remove("w/a@3")
 
 
 @pytest.mark.parametrize("body", [b"no JSON", b"{}", b'{"memory": "lots"}', b'{"memory": "0"}'])
@@ -91,7 +91,7 @@ def test_what_nobody_tells_is_not_told(body: bytes, stats: list[bytes]) -> None:
     gpu = FakeAccelerators()
     gpu.problem = OSError("lost")
     seen = Observations()
-    each = SampledEngine(ORDER, os.getpid(), stats[1].decode(), MODEL, Mock())
-    MemorySampler(seen, lambda: 5.0, gpu)._look(each)
+    each = SampledEngine(*INSTANCE, os.getpid(), stats[1].decode(), MODEL, Mock())
+    MemorySampler(seen, lambda: 5.0, gpu)._measure(each)
     assert not seen.seen
-    assert each.told == 0
+    assert each.reported == 0

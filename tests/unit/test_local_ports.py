@@ -15,7 +15,7 @@ def test_a_chosen_port_that_another_program_gets_meanwhile_is_no_failure(monkeyp
         return len(asked) > 2
 
     monkeypatch.setattr(launching, "_can_listen", can_listen)
-    with PortReservations().promise(None, "m") as port:
+    with PortReservations().reserve(None, "m") as port:
         assert asked[-1] == port
     assert len(asked) == 3
 
@@ -24,12 +24,12 @@ def test_a_stated_port_that_is_taken_is_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(launching, "_can_listen", lambda _: False)
     with (
         pytest.raises(CannotStart, match="port 4321 is in use by another program"),
-        PortReservations().promise(4321, "m"),
+        PortReservations().reserve(4321, "m"),
     ):
         pass
 
 
 def test_no_port_is_promised_twice() -> None:
     ports = PortReservations()
-    with ports.promise(None, "m") as port, pytest.raises(CannotStart), ports.promise(port, "m"):
+    with ports.reserve(None, "m") as port, pytest.raises(CannotStart), ports.reserve(port, "m"):
         pass

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hotseat.runtimes.local.engine_http import LONGEST, SHORTEST, TIMEOUT, HealthProbe
+from hotseat.runtimes.engine_http import MAX_PAUSE, MIN_PAUSE, PROBE_TIMEOUT, HealthProbe
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LOADING = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 7\r\n\r\nloading"
@@ -65,11 +65,11 @@ def test_503_is_no_and_the_connection_is_used_again(probe: HealthProbe, server: 
         connection.sendall(LOADING)
         assert not advance(probe, 0.0)
         assert probe.fd is None  # nothing to wait for but the time
-        assert probe.due == SHORTEST
-        assert not probe.step(SHORTEST)
+        assert probe.due == MIN_PAUSE
+        assert not probe.step(MIN_PAUSE)
         assert connection.recv(4096).startswith(b"GET /health")
         connection.sendall(OK)
-        assert advance(probe, SHORTEST)
+        assert advance(probe, MIN_PAUSE)
 
 
 @pytest.mark.parametrize("answer", [LOADING.replace(b"Content-Length: 7", b"Connection: close"), LOADING[:-3], b"junk"])
@@ -88,19 +88,19 @@ def test_nobody_there_is_no() -> None:
         assert not probe.step(0.0)
         while probe.fd is not None:
             assert not advance(probe, 0.0)
-        assert probe.due == SHORTEST
+        assert probe.due == MIN_PAUSE
 
 
 def test_silence_is_no_after_a_while(probe: HealthProbe, server: socket.socket) -> None:
     with ask(probe, server, 0.0) as silent:
-        assert probe.due == TIMEOUT
-        with ask(probe, server, TIMEOUT) as connection:
+        assert probe.due == PROBE_TIMEOUT
+        with ask(probe, server, PROBE_TIMEOUT) as connection:
             assert silent.recv(1) == b""
             connection.sendall(OK)
-            assert advance(probe, TIMEOUT)
+            assert advance(probe, PROBE_TIMEOUT)
 
 
-@pytest.mark.parametrize(("loading", "pause"), [(0.1, SHORTEST), (8.0, 0.004), (600.0, LONGEST)])
+@pytest.mark.parametrize(("loading", "pause"), [(0.1, MIN_PAUSE), (8.0, 0.004), (600.0, MAX_PAUSE)])
 def test_the_pause_grows_with_the_time_that_loading_takes(
     probe: HealthProbe, server: socket.socket, loading: float, pause: float
 ) -> None:

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from hotseat.cli.main import main
 from hotseat.telemetry import requests
-from hotseat.telemetry.requests import Ended, RequestLog
+from hotseat.telemetry.requests import RequestLog, RequestRecord
 
 
-def ended(number: int) -> Ended:
-    return Ended(1000.0 + number, "a", "chat", 0.123456, 2.0, 200, 1)
+def record(number: int) -> RequestRecord:
+    return RequestRecord(1000.0 + number, "a", "chat", 0.123456, 2.0, 200, 1)
 
 
 def lines(path: Path) -> list[dict]:
@@ -22,8 +22,8 @@ def lines(path: Path) -> list[dict]:
 
 def test_a_line_says_when_which_model_how_long_and_how_it_ended(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "requests.jsonl")
-    log.note(ended(0))
-    log.note(Ended(1001.5, "b", "embeddings", None, 0.5, 429, 0, "tenant", "a"))
+    log.write(record(0))
+    log.write(RequestRecord(1001.5, "b", "embeddings", None, 0.5, 429, 0, "tenant", "a"))
     log.close()
     assert lines(tmp_path / "requests.jsonl") == [
         {"time": "1970-01-01T00:16:40.000Z", "model": "a", "route": "chat", "waited": 0.1235, "seconds": 2.0, "status": 200,
@@ -38,7 +38,7 @@ def test_what_was_there_stays_and_a_thousand_lines_come_whole(tmp_path: Path) ->
     path.write_text('{"earlier": true}\n')
     log = RequestLog(path)
     for number in range(1000):
-        log.note(ended(number))
+        log.write(record(number))
     log.close()
     assert len(lines(path)) == 1001
     assert lines(path)[0] == {"earlier": True}
@@ -56,22 +56,22 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_takes_nothing_is_told_and_holds_nobody_up(tmp_path: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(requests, "BACKLOG", 5)
+    monkeypatch.setattr(requests, "MAX_QUEUED", 5)
     folder = tmp_path / "gone"
     log = RequestLog(folder / "requests.jsonl")
     with caplog.at_level(logging.WARNING):
-        log.note(ended(0))
+        log.write(record(0))
         log.close()
     assert "cannot write the request log" in caplog.text
     assert "has lost 1 lines" in caplog.text
 
 
 def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(requests, "BACKLOG", 3)
+    monkeypatch.setattr(requests, "MAX_QUEUED", 3)
     log = RequestLog(tmp_path / "requests.jsonl")
     log._thread = object()  # it never writes
     for number in range(10):
-        log.note(ended(number))
+        log.write(record(number))
     assert log._queue.qsize() == 3
     assert log._lost == 7
 
@@ -93,6 +93,6 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_served(where: s
 
 def test_the_standard_output_is_taken_as_it_is(capfd) -> None:
     log = RequestLog(requests.STDOUT)
-    log.note(ended(0))
+    log.write(record(0))
     log.close()
     assert json.loads(capfd.readouterr().out)["model"] == "a"

@@ -7,7 +7,7 @@ import pytest
 
 from hotseat.simulation.trace import BadTrace, Trace, read
 from hotseat.simulation.workload import SimRequest
-from hotseat.telemetry.requests import Ended
+from hotseat.telemetry.requests import RequestRecord
 
 
 def line(at: float, model: str = "a", waited: float | None = 0.0, seconds: float = 2.0, **more) -> str:
@@ -48,8 +48,8 @@ def test_what_was_wrong_by_itself_is_left_out_and_what_broke_took_as_long_as_it_
 
 def test_the_lines_that_hotseat_writes_are_read() -> None:
     written = [
-        Ended(1000.0, "a", "chat", 0.25, 1.5, 200, 3).line(),
-        Ended(1001.25, "b", "chat", None, 4.0, 503, 0, "somebody").line(),
+        RequestRecord(1000.0, "a", "chat", 0.25, 1.5, 200, 3).line(),
+        RequestRecord(1001.25, "b", "chat", None, 4.0, 503, 0, "somebody").line(),
     ]
     assert trace(written).asked == (SimRequest(0.0, "a", 1.25, 3), SimRequest(1.25, "b", 7.0))
 

@@ -33,6 +33,6 @@ def test_an_origin_that_hangs_is_given_up_for_good_after_two_minutes(
 ) -> None:
     hanging = Hanging(monkeypatch)
     with pytest.raises(SourceError, match=r"https://origin/w: no data for 12\d s: .*read timed out") as told:
-        download.download(hanging, download.Remote("https://origin/w?key"), tmp_path / "w", lambda *_: None)  # type: ignore[arg-type]
+        download.download(hanging, download.RemoteFile("https://origin/w?key"), tmp_path / "w", lambda *_: None)  # type: ignore[arg-type]
     assert not told.value.retryable, "whoever waits has waited long enough"
     assert hanging.asked == 4

@@ -92,13 +92,13 @@ def test_the_child_is_told_source_and_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [
-        ("hf://org/repo", hf.Wanted("org/repo", "", "main")),
-        ("hf://org/repo@v1", hf.Wanted("org/repo", "", "v1")),
-        ("hf://org/repo/sub/a.gguf@refs/pr/1", hf.Wanted("org/repo", "sub/a.gguf", "refs/pr/1")),
-        ("hf://org/repo/*Q4*.gguf", hf.Wanted("org/repo", "*Q4*.gguf", "main")),
+        ("hf://org/repo", hf.FileSelection("org/repo", "", "main")),
+        ("hf://org/repo@v1", hf.FileSelection("org/repo", "", "v1")),
+        ("hf://org/repo/sub/a.gguf@refs/pr/1", hf.FileSelection("org/repo", "sub/a.gguf", "refs/pr/1")),
+        ("hf://org/repo/*Q4*.gguf", hf.FileSelection("org/repo", "*Q4*.gguf", "main")),
     ],
 )
-def test_hf_sources_name_repository_files_and_revision(source: str, wanted: hf.Wanted) -> None:
+def test_hf_sources_name_repository_files_and_revision(source: str, wanted: hf.FileSelection) -> None:
     assert hf.parse(source) == wanted
 
 
@@ -111,7 +111,9 @@ def test_hf_sources_that_name_no_repository_are_refused(source: str) -> None:
 def test_an_hf_pattern_is_a_file_a_folder_or_a_glob() -> None:
     def matching(pattern: str) -> list[str]:
         return [
-            name for name in ("a.gguf", "sub/a.gguf", "sub/b.txt") if hf.Wanted("o/r", pattern, "main").matches(name)
+            name
+            for name in ("a.gguf", "sub/a.gguf", "sub/b.txt")
+            if hf.FileSelection("o/r", pattern, "main").matches(name)
         ]
 
     assert matching("") == ["a.gguf", "sub/a.gguf", "sub/b.txt"]

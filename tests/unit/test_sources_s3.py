@@ -71,7 +71,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_amazons_own_example_of_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "VALID", 86400)
+    monkeypatch.setattr(s3, "URL_LIFETIME", 86400)
     query = {"X-Amz-Algorithm": "", "X-Amz-Date": ""}
     fields = s3._signed(
         KEY, "us-east-1", "examplebucket.s3.amazonaws.com", "/test.txt", query, datetime(2013, 5, 24, tzinfo=UTC)

@@ -11,6 +11,8 @@ from hotseat.api.units import Duration
 
 API_VERSION: Final = "hotseat.dev/v1alpha1"
 
+Json = dict[str, Any]  # an object in JSON
+
 # A Model's name becomes a Knative Service's, hence an RFC 1035 label.
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 # Claims and Secrets are often made by others: what Kubernetes allows, a DNS subdomain.

@@ -17,10 +17,12 @@ from typing import IO, Final
 import click
 import urllib3
 
+from hotseat.api.types import Json
 from hotseat.cli.client import ClientError
-from hotseat.kube.client import Json, Kube, KubeError
-from hotseat.kube.components import ROUTER, Component, condition, find_part
+from hotseat.kube.client import Kube, KubeError
+from hotseat.kube.components import ROUTER, Component, find_component
 from hotseat.kube.constants import PODS
+from hotseat.kube.pods import condition
 
 HEALTH_TIMEOUT: Final = 1.0  # seconds that the router's own address has to answer
 FORWARD_TIMEOUT: Final = 10.0  # seconds that kubectl has to say where it listens
@@ -48,7 +50,7 @@ def router_url(ctx: click.Context, cluster: Cluster) -> str:
     try:
         kube = cluster.connect()
         namespace = cluster.namespace or kube.namespace
-        router = find_part(kube, namespace, ROUTER)
+        router = find_component(kube, namespace, ROUTER)
         if router is None:
             hint = "name another namespace with --namespace, or run `kubectl hotseat doctor`"
             raise ClientError(f"there is no router in namespace {namespace}; {hint}")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from hotseat.api.model import PINNED
+from hotseat.api.types import Json
 from hotseat.cluster.model_objects import ModelObjects
 from hotseat.cluster.workspace_controller import ClusterWorkspace
-from hotseat.control.codec import Json
 from hotseat.control.commands import ModelCommands
 from hotseat.core.errors import BadRequest, Unavailable, UnknownModel
 from hotseat.core.scheduler.messages import ModelStatus

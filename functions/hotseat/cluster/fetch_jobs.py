@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.core.messages import CacheObserved, CacheState
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import GROUP, JOBS, MODEL, PODS, ClusterSettings
 from hotseat.kube.containers import CannotMake, needs_fetch
 from hotseat.kube.jobs import job_name, job_of, outcome_of, parse_progress

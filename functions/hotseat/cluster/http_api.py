@@ -14,7 +14,8 @@ from typing import Any
 from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from hotseat.control.codec import Json, demand_from_json, from_rfc3339, signed
+from hotseat.api.types import Json
+from hotseat.control.codec import demand_from_json, from_rfc3339, signed
 from hotseat.control.switcher_client import SIGNATURE
 from hotseat.core.errors import BadRequest, Forbidden, HotseatError, TooLarge
 from hotseat.core.events import event_type

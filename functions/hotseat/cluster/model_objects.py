@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from hotseat.api.model import PINNED, Model
+from hotseat.api.types import Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.kube.adoption import adopt, is_adopted
-from hotseat.kube.client import Json
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake
 from hotseat.kube.merge import MergeError

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.coalesce import CoalescingWorker
-from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
 PAUSE = 0.1  # seconds in which changes gather

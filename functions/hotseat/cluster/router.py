@@ -1,5 +1,6 @@
 """The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
+from hotseat.api.types import Json
 from hotseat.cluster.serving import serve
 from hotseat.cluster.settings import FunctionSettings, read_settings
 from hotseat.control.event_log import EventLog
@@ -10,7 +11,7 @@ from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.gauges import of_requests, with_shown_names
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import create_gateway
-from hotseat.kube.client import Json, Kube
+from hotseat.kube.client import Kube
 from hotseat.kube.constants import WORKSPACES
 from hotseat.kube.watching import Change, Watcher
 from hotseat.telemetry.metrics import Metrics

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hotseat.api.model import Model, OnIdle
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.api.workspace import Workspace
-from hotseat.control.codec import Json, switch_to_json, to_rfc3339
+from hotseat.control.codec import switch_to_json, to_rfc3339
 from hotseat.control.scheduling_spec import groups_of
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, InstanceState, Residency, Resident
 from hotseat.core.scheduler.history import Switch

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from hotseat.api.types import Json
 from hotseat.coalesce import CoalescingWorker
-from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 
 RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the first and the longest
 

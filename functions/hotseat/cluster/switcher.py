@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 
+from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
 from hotseat.cluster import status_objects as statuses
 from hotseat.cluster.commands import PinAnnotations, RemoteCommands
@@ -24,7 +25,7 @@ from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_pins, of_seats, with_shown_names
 from hotseat.kube import pods
-from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
 from hotseat.kube.leader import Leader
 from hotseat.kube.objects import drifted
@@ -219,7 +220,7 @@ class SwitcherApp:
             if uid.strip()
         ]
         if uids:
-            self._runtime.settle(uids)
+            self._runtime.mark_gone(uids)
 
     # Changes -------------------------------------------------------------------------------------------------------------
 

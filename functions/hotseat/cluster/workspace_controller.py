@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
 from hotseat.cluster import status_objects as statuses
 from hotseat.cluster.status_writer import StatusWriter
@@ -23,7 +24,7 @@ from hotseat.core.policy.batch import Batch
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.messages import DemandReported, RouterLeft, RoutersEnrolled
 from hotseat.core.scheduler.stats import StatsByModel
-from hotseat.kube.client import Json, Kube
+from hotseat.kube.client import Kube
 from hotseat.kube.constants import WORKSPACES
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,11 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
 from hotseat.core.scheduler.history import STEPS, Estimate, Eviction, Switch
 from hotseat.core.scheduler.stats import ModelStats, StatsByModel
-
-Json = dict[str, Any]
 
 LARGEST = 2**53  # seconds or bytes that are accepted: JSON has them exactly, and sums are finite
 

@@ -7,8 +7,9 @@ queued requests sees no echo within half a second, it also sends to the switcher
 import time
 from collections.abc import Callable
 
+from hotseat.api.types import Json  # noqa: TC001 (an annotation of an attribute)
 from hotseat.coalesce import CoalescingWorker
-from hotseat.control.codec import Json, demand_to_json
+from hotseat.control.codec import demand_to_json
 from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.messages import Demand
 

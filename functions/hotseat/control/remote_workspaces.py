@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
-from hotseat.control.codec import Json, from_rfc3339, residency_from_status, switch_from_json, to_rfc3339
+from hotseat.control.codec import from_rfc3339, residency_from_status, switch_from_json, to_rfc3339
 from hotseat.control.demand_reporter import DemandReporter
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle

@@ -8,8 +8,9 @@ from typing import Any
 
 import urllib3
 
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.control.codec import Json, sign
+from hotseat.control.codec import sign
 from hotseat.core.errors import Unavailable
 from hotseat.core.events import event_type
 

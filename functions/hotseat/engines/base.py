@@ -1,6 +1,7 @@
-"""What an engine is: how to run a server program and how to tell that it is ready. One small file each beside this one.
+"""The interface of engines: how to run a server program, and how to find out that it is ready.
 
-Engines are found by the entry point group `hotseat.engines`, so another package can add one. They describe; runtimes act.
+Engines are found by the entry point group `hotseat.engines`, so another package can add an engine.
+They only describe; runtimes start and stop processes.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,27 +25,28 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a runtime puts an engine: the address it shall listen on, and where the weights are."""
+    """The address on which an engine must listen, and the path of its weights."""
 
     host: str
     port: int
-    weights: str | None = None  # local path, once fetched; None where the engine gets them itself or needs none
+    weights: str | None = None  # local path; None if the engine fetches them itself or needs none
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """How an engine falls asleep, and wakes: requests in order, each answered by 2xx once it is done.
+    """The requests by which an engine sleeps and wakes.
 
-    `asked`: path whose GET answers `{"is_sleeping": true}` or false, where it has one.
+    They are made in order; each is answered by 2xx once it is done. `state_path`: path whose GET
+    answers `{"is_sleeping": true}` or false; None if the engine has none.
     """
 
     sleep: tuple[EngineCall, ...]
     wake: tuple[EngineCall, ...]
-    asked: str | None = None
+    state_path: str | None = None
 
 
 class EngineError(ValueError):
-    """This Model cannot run here; the message says what to do about it."""
+    """The Model cannot run here; the message says what to do."""
 
 
 class Engine(Protocol):
@@ -53,22 +55,23 @@ class Engine(Protocol):
     name: str
 
     def check(self, model: Model) -> list[str]:
-        """Say what is wrong with a Model's fields for this engine; empty if nothing. No I/O."""
+        """Return the problems of a Model's fields for this engine. No I/O."""
 
     def launch(self, model: Model, placement: Placement) -> Launch:
-        """Build the process that serves the model. EngineError: no such program, weights of a wrong kind."""
+        """Return the process that serves the Model. Raise EngineError for a missing program or unsuitable weights."""
 
     def health_path(self, model: Model) -> str:
-        """Path whose GET answers 2xx once the engine can serve."""
+        """Return the path whose GET answers 2xx once the engine can serve."""
 
     def fetches(self, model: Model) -> bool:
-        """Whether weights must be fetched by hotseat before a start."""
+        """Whether hotseat must fetch the weights before a start."""
 
-    # An engine that can sleep has `sleep(model) -> Sleep`, too; one that cannot may say why, in `cannot_sleep`.
+    # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in
+    # `cannot_sleep: str`.
 
 
 def sleep_of(engine: Engine, model: Model) -> Sleep | None:
-    """How to have it sleep: what the Model states, else what the engine knows; None where it cannot."""
+    """Return the requests for sleep that the Model states, else those of the engine; None if it cannot sleep."""
     lifecycle = model.spec.lifecycle
     if lifecycle.sleep:
         return Sleep(lifecycle.sleep, lifecycle.wake)
@@ -78,27 +81,22 @@ def sleep_of(engine: Engine, model: Model) -> Sleep | None:
 
 @runtime_checkable
 class TellsMemory(Protocol):
-    """What an engine has beside that, if its server tells how much of the accelerator's memory it takes."""
+    """An engine whose server reports its accelerator memory."""
 
     def memory_path(self, model: Model) -> str:
-        """Path whose GET tells."""
+        """Return the path whose GET reports it."""
 
     def read_memory(self, body: bytes) -> int | None:
-        """Find the bytes in the answer; None: it does not tell. ValueError: it is no such answer."""
+        """Return the bytes in a response; None if it has none. Raise ValueError if the response cannot be read."""
 
 
 def is_remote(source: str | None) -> bool:
-    """Whether a source names weights that are somewhere else: anything with a scheme but a file or a claim."""
+    """Whether a source must be fetched: it has a scheme other than file:// and pvc://."""
     return source is not None and "://" in source and not source.startswith(("file://", "pvc://"))
 
 
-def engine_names() -> list[str]:
-    """Names of all installed engines, sorted."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
-
-
 def load_engine(name: str) -> Engine:
-    """Engine of that name; KeyError if no installed package has it."""
+    """Return the engine of this name. Raise KeyError if no installed package has it."""
     for point in entry_points(group=ENTRY_POINTS, name=name):
         engine: Engine = point.load()()
         return engine

@@ -1,4 +1,4 @@
-"""Any command: fields in braces are filled in. `{{` and `}}` stand for the braces themselves."""
+"""Engine custom: any command. Fields in braces are replaced; `{{` and `}}` stand for braces."""
 
 import difflib
 import os
@@ -13,13 +13,13 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class Custom:
-    """Engine that the Model itself describes."""
+    """Engine whose command is in the Model."""
 
     name = "custom"
     cannot_sleep = "only you know how"
 
     def check(self, model: Model) -> list[str]:
-        """Find fields that do not exist, and braces that do not pair up."""
+        """Return unknown fields and unpaired braces."""
         problems = [] if model.spec.command else ["engine custom needs command"]
         for where, text in _texts(model):
             problems += [f"{where}: {problem}" for problem in _problems(text)]
@@ -32,7 +32,7 @@ class Custom:
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:
-        """Fill the fields in."""
+        """Return the command with its fields replaced."""
         values = {
             "port": str(placement.port),
             "host": placement.host,
@@ -53,11 +53,11 @@ class Custom:
         return Launch(tuple(_fill(text, value) for _, text in _texts(model)))
 
     def health_path(self, model: Model) -> str:
-        """Path of its health check."""
+        """Return the path of the health check."""
         return model.spec.health.path or "/health"
 
     def fetches(self, model: Model) -> bool:
-        """Tell that a remote source is fetched where `{model}` asks for a local path of it."""
+        """Whether `{model}` needs a local path of a remote source."""
         return is_remote(model.spec.source) and "model" in _used(model)
 
 

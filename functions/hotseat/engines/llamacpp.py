@@ -1,4 +1,4 @@
-"""llama.cpp: its `llama-server` where there is one on the PATH, else the same server out of the wheel `xllamacpp`."""
+"""Engine llamacpp: `llama-server` from the PATH, else the same server from the wheel `xllamacpp`."""
 
 import importlib.util
 import re
@@ -17,12 +17,12 @@ class LlamaCpp:
     """Engine for GGUF files."""
 
     name = "llamacpp"
-    # --sleep-idle-seconds goes by its own clock, also while it holds the seat, and a stray request ends it; what it drops, it
-    # loads again as a start does. A server in front of it that unloads on request can be told of in lifecycle.sleep.
+    # --sleep-idle-seconds uses the server's own clock, and any request ends the sleep by a full load. A proxy in front of it that
+    # unloads on request can be used by lifecycle.sleep.
     cannot_sleep = "llama-server has no request for sleep"
 
     def check(self, model: Model) -> list[str]:
-        """Want a source, and leave the arguments to us that say where it is and where to listen."""
+        """Return a missing source, and args that hotseat sets itself."""
         problems = (
             []
             if model.spec.source
@@ -33,7 +33,7 @@ class LlamaCpp:
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:
-        """Build the command line; `command` replaces the program, `args` come last and so win."""
+        """Return the command line. `command` replaces the program; `args` come last, so that they take precedence."""
         if placement.weights is None:
             raise EngineError(f"{model.name}: engine llamacpp needs weights, but it has no source")
         argv = [*(model.spec.command or _program())]
@@ -47,16 +47,16 @@ class LlamaCpp:
         return Launch((*argv, *model.spec.args))
 
     def health_path(self, model: Model) -> str:
-        """Path that answers 503 while it loads."""
+        """Return the path of the health check, which answers 503 while the model loads."""
         return model.spec.health.path or "/health"
 
     def fetches(self, model: Model) -> bool:
-        """Tell that a remote source is ours to bring."""
+        """Whether the source is remote."""
         return is_remote(model.spec.source)
 
 
 def gguf(weights: Path) -> Path:
-    """File to load: the path itself, or the one in that folder (of a split one, the first)."""
+    """Return the file to load: the path itself, or the only model in that directory (the first file if it is split)."""
     if not weights.is_dir():
         if not weights.is_file():
             raise EngineError(f"{weights} does not exist")

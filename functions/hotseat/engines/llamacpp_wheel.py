@@ -1,8 +1,9 @@
-"""llama-server out of the wheel `xllamacpp`: the same flags, as far as that wheel lets one pass them.
+"""llama-server from the wheel `xllamacpp`, with the same flags as far as the wheel supports them.
 
-Its start is part of every switch, so this imports nothing it does not need. The server answers 503 on /health while it loads.
-SIGTERM ends it at once: with status 0 when it serves, by the signal itself while it loads (the wheel does not let go of the
-interpreter then, so no handler of ours could run).
+Its start is part of every switch, so it imports only what is necessary. The server answers 503 on
+/health while it loads. SIGTERM ends it at once: with status 0 when it serves, or by the signal
+itself while it loads, because the wheel does not release the interpreter then, so that no handler
+could run.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-# Flags of llama-server → (field of the wheel's CommonParams, type). `cpuparams.n_threads` is a field of a field.
+# Flags of llama-server → (field of the wheel's CommonParams, type). `cpuparams.n_threads` is a
+# field of a field.
 VALUES: dict[tuple[str, ...], tuple[str, Callable[[str], Any]]] = {
     ("-m", "--model"): ("model.path", str),
     ("-mm", "--mmproj"): ("mmproj.path", str),
@@ -43,7 +45,7 @@ VALUES: dict[tuple[str, ...], tuple[str, Callable[[str], Any]]] = {
     ("--repeat-penalty",): ("sampling.penalty_repeat", float),
     ("-lv", "--verbosity"): ("verbosity", int),
 }
-# Flags that stand alone → (field, value).
+# Flags without a value → (field, value).
 SWITCHES: dict[tuple[str, ...], tuple[str, Any]] = {
     ("--embedding", "--embeddings"): ("embedding", True),
     ("--warmup",): ("warmup", True),
@@ -73,11 +75,11 @@ FLASH_ATTENTION = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 
 
 class WheelProblem(Exception):
-    """An argument that this launcher cannot follow."""
+    """An argument has an invalid value."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read llama-server's flags into fields of CommonParams, plus a few that need more than an assignment."""
+    """Return llama-server's flags as fields of CommonParams, and a few that need more than an assignment."""
     parser = argparse.ArgumentParser(
         prog="hotseat.engines.llamacpp_wheel",
         usage="%(prog)s --model FILE [flags of llama-server …]",
@@ -107,7 +109,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def parameters(options: argparse.Namespace, wheel: Any) -> Any:
-    """Build the wheel's CommonParams out of what was read."""
+    """Return the wheel's CommonParams for the parsed flags."""
     params = wheel.CommonParams()
     enums = {field: (getattr(wheel, enum), prefix) for field, enum, prefix in CHOICES.values()}
     for field, value in _fields(options):
@@ -153,7 +155,7 @@ def _member(enum: Any, prefix: str, value: str) -> Any:
 
 
 def _unknown(flag: str, known: list[str]) -> str:
-    import difflib  # noqa: PLC0415  # start time: only where something is wrong
+    import difflib  # noqa: PLC0415  # not imported at the start, to save time
 
     near = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; install llama-server for all of its flags"
@@ -166,26 +168,27 @@ def main(argv: list[str]) -> NoReturn:
     for number in ending:
         signal.signal(number, signal.SIG_DFL)
     options = parse(argv)
-    import xllamacpp  # noqa: PLC0415  # wrong arguments are told before 100 MB are mapped
+    import xllamacpp  # noqa: PLC0415  # it maps 100 MB, so arguments are checked before
 
     try:
         params = parameters(options, xllamacpp)
     except WheelProblem as problem:
         sys.exit(f"llamacpp: {problem}")
     try:
-        server = xllamacpp.Server(params)  # noqa: F841  # returns when the model is loaded; serves as long as it is referred to
-    except Exception as error:  # whatever C++ throws
+        server = xllamacpp.Server(params)  # noqa: F841  # returns when the model is loaded; serves as long as it is referenced
+    except Exception as error:  # any exception of C++
         sys.stderr.write(f"llamacpp: {error}\n")
         sys.stderr.flush()
         os._exit(1)
     _await(ending)
-    os._exit(0)  # no destructors: what is in flight was drained before, and the system frees memory faster
+    os._exit(0)  # no destructors: no request is in flight after the drain, and the system frees memory faster
 
 
 def _await(ending: set[signal.Signals]) -> None:
     """Return when one of the signals arrives.
 
-    The system may hand it to one of the server's own threads, so the main thread waits for a byte rather than for the signal.
+    The system may deliver it to one of the server's own threads, so the main thread waits for a
+    byte rather than for the signal.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -1,6 +1,6 @@
-"""An engine for tests and dry runs: it answers like OpenAI's API, loads nothing, and can be told to fail.
+"""Engine mock, for tests and dry runs: it answers like OpenAI's API, loads nothing, and fails on request.
 
-`python -m hotseat.engines.mock_server --help` lists what a Model's `args` may say.
+`python -m hotseat.engines.mock_server --help` lists the `args` of a Model.
 """
 
 import json
@@ -13,21 +13,21 @@ from hotseat.api.units import parse_quantity
 from hotseat.engines.base import Launch, Placement, Sleep
 from hotseat.engines.mock_server import options_problem
 
-_ROOT = Path(__file__).parents[2]  # what holds the package
+_ROOT = Path(__file__).parents[2]  # the directory with the package
 
 
 class Mock:
-    """Engine that only pretends."""
+    """Engine without a model."""
 
     name = "mock"
 
     def check(self, model: Model) -> list[str]:
-        """Read the args as the mock itself will."""
+        """Return what is wrong with the args."""
         problem = options_problem(["--name", model.name, "--port", "0", *model.spec.args])
         return [f"args: {problem}"] if problem else []
 
     def launch(self, model: Model, placement: Placement) -> Launch:
-        """Start it without `site`, which is a third of its start time; the standard library is all it needs."""
+        """Return the command. It runs without `site`, which would be a third of its start time."""
         argv = [sys.executable, "-S", "-P", "-m", "hotseat.engines.mock_server"]
         argv += ["--name", model.name, "--host", placement.host, "--port", str(placement.port)]
         argv += ["--sleep"] if model.spec.lifecycle.release is OnIdle.PARK else []
@@ -35,21 +35,21 @@ class Mock:
         return Launch(tuple(argv), {"PYTHONPATH": str(_ROOT)})
 
     def health_path(self, model: Model) -> str:
-        """Path that answers 503 while it pretends to load."""
+        """Return the path of the health check, which answers 503 while the mock loads."""
         return model.spec.health.path or "/health"
 
     def fetches(self, model: Model) -> bool:  # noqa: ARG002
-        """Tell that it needs no weights, whatever the source says."""
+        """Return False: the mock needs no weights, even if the Model has a source."""
         return False
 
     def memory_path(self, model: Model) -> str:  # noqa: ARG002
-        """Path that tells what it pretends to take: its option --memory, or what a request has set since."""
+        """Return the path that reports the option --memory, or the value that a request has set since."""
         return "/stats"
 
     def read_memory(self, body: bytes) -> int | None:
-        """Find it among the other figures."""
+        """Return the bytes in a response of that path."""
         return int(parse_quantity(str(json.loads(body).get("memory", 0))))
 
     def sleep(self, model: Model) -> Sleep:  # noqa: ARG002
-        """Say how it pretends to sleep: as vLLM does."""
+        """Return the requests for sleep, which are those of vLLM."""
         return Sleep((EngineCall(path="/sleep?level=1"),), (EngineCall(path="/wake_up"),), "/is_sleeping")

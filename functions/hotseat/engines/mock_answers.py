@@ -1,4 +1,4 @@
-"""What the mock engine says: bodies in OpenAI's shape, made from nothing but the request and the mock's name."""
+"""The responses of the mock engine: bodies in OpenAI's format, made from the request and the mock's name only."""
 
 import binascii
 import re
@@ -10,15 +10,15 @@ from typing import Any
 DIMENSIONS = 8
 
 
-def words(name: str, said: str, count: int) -> list[str]:
-    """Tokens of an answer: who answers, then what was said, then filling, `count` in all."""
-    tokens = [f"{name}:", *(f" {word}" for word in said.split())]
+def words(name: str, content: str, count: int) -> list[str]:
+    """Return `count` tokens of an answer: the mock's name, the content of the request, and then numbers."""
+    tokens = [f"{name}:", *(f" {word}" for word in content.split())]
     tokens += [f" {number}" for number in range(len(tokens), count)]
     return tokens[:count]
 
 
-def last_said(body: dict[str, Any]) -> str:
-    """Last user message of a chat, or the prompt."""
+def last_content(body: dict[str, Any]) -> str:
+    """Return the last user message of a chat, or the prompt."""
     for message in reversed(body.get("messages") or []):
         if message.get("role") == "user":
             content = message.get("content")
@@ -30,16 +30,16 @@ def last_said(body: dict[str, Any]) -> str:
 
 
 class MockAnswer:
-    """One chat or text completion, whole or in pieces."""
+    """One chat or text completion, as one body or as chunks."""
 
     def __init__(self, name: str, body: dict[str, Any], number: int, count: int, *, chat: bool) -> None:
         self.chat = chat
-        said = last_said(body)
-        self.tokens = words(name, said, count)
+        content = last_content(body)
+        self.tokens = words(name, content, count)
         self.usage = {
-            "prompt_tokens": len(said.split()),
+            "prompt_tokens": len(content.split()),
             "completion_tokens": len(self.tokens),
-            "total_tokens": len(said.split()) + len(self.tokens),
+            "total_tokens": len(content.split()) + len(self.tokens),
         }
         self._common = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{number}",
@@ -47,39 +47,39 @@ class MockAnswer:
             "model": body.get("model", name),
         }
 
-    def whole(self) -> dict[str, Any]:
-        """Body of an answer that is not streamed."""
+    def complete(self) -> dict[str, Any]:
+        """Return the body of an answer that is not streamed."""
         text = "".join(self.tokens)
-        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         kind = "chat.completion" if self.chat else "text_completion"
-        choice = {"index": 0, **said, "finish_reason": "stop", "logprobs": None}
+        choice = {"index": 0, **content, "finish_reason": "stop", "logprobs": None}
         return {**self._common, "object": kind, "choices": [choice], "usage": self.usage}
 
-    def piece(self, token: str | None, *, first: bool = False) -> dict[str, Any]:
-        """Event of one token; None ends it."""
+    def chunk(self, token: str | None, *, first: bool = False) -> dict[str, Any]:
+        """Return the event of one token; None: the last event."""
         text = {} if token is None else {"content" if self.chat else "text": token}
         if self.chat:
-            said: dict[str, Any] = {"delta": {"role": "assistant", **text} if first else text}
+            content: dict[str, Any] = {"delta": {"role": "assistant", **text} if first else text}
         else:
-            said = text or {"text": ""}
+            content = text or {"text": ""}
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        choice = {"index": 0, **said, "finish_reason": "stop" if token is None else None}
+        choice = {"index": 0, **content, "finish_reason": "stop" if token is None else None}
         return {**self._common, "object": kind, "choices": [choice]}
 
-    def usage_piece(self) -> dict[str, Any]:
-        """Event that follows the last token where usage was asked for."""
-        return {**self.piece(None), "choices": [], "usage": self.usage}
+    def usage_chunk(self) -> dict[str, Any]:
+        """Return the event after the last token if the client has requested usage."""
+        return {**self.chunk(None), "choices": [], "usage": self.usage}
 
 
 def vector(text: str) -> list[float]:
-    """Small vector that depends on the text alone."""
+    """Return a small vector that depends on the text only."""
     return [zlib.crc32(f"{axis}:{text}".encode()) / 2**31 - 1 for axis in range(DIMENSIONS)]
 
 
 def embeddings(name: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Body of /v1/embeddings; floats, or base64 as some clients want it."""
-    given = body.get("input", "")
-    texts = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    """Return the body for /v1/embeddings: floats, or base64 if requested."""
+    value = body.get("input", "")
+    texts = [value] if isinstance(value, str) or (value and isinstance(value[0], int)) else value
     vectors: list[Any] = [vector(str(text)) for text in texts]
     if body.get("encoding_format") == "base64":
         vectors = [
@@ -92,7 +92,7 @@ def embeddings(name: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def rerank(name: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Body of /v1/rerank: the share of the query's words that a document has."""
+    """Return the body for /v1/rerank: the share of the query's words that each document has."""
     query = set(str(body.get("query", "")).lower().split())
     results = []
     for index, document in enumerate(body.get("documents", [])):
@@ -104,11 +104,11 @@ def rerank(name: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def transcription(name: str, body: bytes) -> dict[str, Any]:
-    """Body of /v1/audio/transcriptions; `model` is the form's field, as it arrived."""
+    """Return the body for /v1/audio/transcriptions; `model` is the field of the form as received."""
     field = re.search(rb'name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n(.*?)\r\n--', body, re.DOTALL)
     return {"text": f"{name}: heard {len(body)} bytes", "model": field[1].decode() if field else None}
 
 
 def problem(message: str, code: str, kind: str = "server_error") -> dict[str, Any]:
-    """Error in OpenAI's shape."""
+    """Return an error in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

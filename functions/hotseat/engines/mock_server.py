@@ -1,7 +1,8 @@
-"""The mock engine's process: loading, seats, faults and routes.
+"""The process of the mock engine: loading, device locks, faults and routes.
 
-It holds an exclusive lock on a file per seat for as long as it lives, and dies loudly where it cannot get it: that is how every
-test sees two models on one seat. Standard library only, and little of it: its start is part of every switch that is measured.
+While it runs it holds an exclusive lock on one file per GPU ("seat"), and it exits with an error if
+another mock has the lock. So every test detects two models on one GPU. It imports little of the
+standard library, because its start is part of every switch.
 """
 
 import argparse
@@ -18,10 +19,10 @@ import time
 from typing import Any, NoReturn
 
 from hotseat.engines import mock_answers as answers
-from hotseat.engines.mock_http import Dropped, Gone, MockConnection, Request
+from hotseat.engines.mock_http import ClientLeft, DropConnection, MockConnection, MockRequest
 
 SEAT_TAKEN = 86  # exit status
-LAST_LINES = 0.05  # seconds that answers just sent have to be logged before an orderly exit
+LOG_TIME = 0.05  # seconds before an orderly exit, in which responses are still logged
 DEVICES = "CUDA_VISIBLE_DEVICES"
 FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def options_problem(argv: list[str]) -> str | None:
-    """Say what is wrong with the arguments; None if nothing is."""
+    """Return what is wrong with the arguments; None if they are valid."""
     try:
         _parser().parse_args(argv)
     except ValueError as error:
@@ -84,30 +85,30 @@ def options_problem(argv: list[str]) -> str | None:
     return None
 
 
-class Seats:
-    """Locks on files. They belong to the open files, so that a leaked child keeps them as it would keep a GPU."""
+class DeviceLocks:
+    """Locks on files. They belong to the open files, so that a child process keeps them as it would keep a GPU."""
 
     def __init__(self, model: str, files: list[str], count: int) -> None:
         self._model, self._files, self._count = model, files, count
         self._held: list[int] = []
 
     def take(self) -> None:
-        """Take as many as are needed, or end the process: another model is where this one was let in."""
+        """Acquire as many locks as are needed. End the process if another mock has them."""
         for file in self._files:
             if len(self._held) == self._count:
                 return
-            seat = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(seat, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                instance = os.read(seat, 200).decode()
-                os.close(seat)
+                instance = os.read(lock, 200).decode()
+                os.close(lock)
                 if len(self._files) > self._count:
                     continue
                 self._die(f"seat {file} is taken by {instance}")
-            os.truncate(seat, 0)
-            os.pwrite(seat, f"pid {os.getpid()} (model {self._model})".encode(), 0)
-            self._held.append(seat)
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"pid {os.getpid()} (model {self._model})".encode(), 0)
+            self._held.append(lock)
         if len(self._held) < self._count:
             self._die(f"{self._count - len(self._held)} of {self._count} seats missing, all of {self._files} are taken")
 
@@ -117,10 +118,10 @@ class Seats:
         os._exit(SEAT_TAKEN)
 
     def free(self) -> None:
-        """Give them back, for as long as the mock sleeps."""
-        for seat in self._held:
-            fcntl.flock(seat, fcntl.LOCK_UN)
-            os.close(seat)
+        """Release the locks while the mock sleeps."""
+        for lock in self._held:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
         self._held.clear()
 
 
@@ -130,33 +131,35 @@ class MockServer:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.faults = {fault.partition(":")[0]: fault.partition(":")[2] for fault in options.fault}
-        shared = _given([file for file in os.environ.get("HOTSEAT_MOCK_SEAT", "").split(os.pathsep) if file])
+        shared = _assigned_files([file for file in os.environ.get("HOTSEAT_MOCK_SEAT", "").split(os.pathsep) if file])
         files = options.seat or (shared if options.gpus else [])
-        self.seats = Seats(options.name, files, len(files) if options.seat else min(options.gpus, len(files) or 0))
+        self.locks = DeviceLocks(
+            options.name, files, len(files) if options.seat else min(options.gpus, len(files) or 0)
+        )
         self.memory = options.memory
         self.ready = False
         self.sleeping = False
-        self.lock = threading.Lock()  # counts, and what was last asked
+        self.lock = threading.Lock()  # guards the two attributes below
         self.counts = {"requests": 0, "open": 0, "cancelled": 0}
         self.last: dict[str, Any] = {"body": None, "headers": None, "path": None}
         self._log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if options.log else None
 
     def log(self, event: str, **more: Any) -> None:
-        """Append one line; one write, so that several mocks may share a file."""
+        """Append a line in one write, so that several mocks can share a file."""
         if self._log is not None:
             line = {"time": time.time(), "event": event, "model": self.options.name, "pid": os.getpid(), **more}
             os.write(self._log, json.dumps(line).encode() + b"\n")
 
-    # Coming and going -------------------------------------------------------------------------------------------------
+    # Start and end ----------------------------------------------------------------------------------------------------
 
     def run(self) -> NoReturn:
         """Load and serve until a signal."""
         self.log("start")
-        signal.signal(signal.SIGTERM, lambda *_: self._told_to_stop())
-        signal.signal(signal.SIGINT, lambda *_: self._told_to_stop())
-        self.seats.take()
+        signal.signal(signal.SIGTERM, lambda *_: self._handle_signal())
+        signal.signal(signal.SIGINT, lambda *_: self._handle_signal())
+        self.locks.take()
         if self.options.child:
-            _leak_child()
+            _fork_child()
         if self.options.listen_late:
             self._load()
         listener = _listen(self.options.host, self.options.port)
@@ -165,11 +168,11 @@ class MockServer:
         )
         sys.stdout.flush()
         if self.options.listen_late:
-            self._become_ready()
+            self._set_ready()
         elif self.options.load_time or "exit-loading" in self.faults:
-            threading.Thread(target=self._load_beside, daemon=True).start()
+            threading.Thread(target=self._load_in_background, daemon=True).start()
         else:
-            self._become_ready()
+            self._set_ready()
         while True:
             client, _ = listener.accept()
             threading.Thread(target=self._serve, args=(MockConnection(client),), daemon=True).start()
@@ -180,20 +183,20 @@ class MockServer:
             sys.stderr.write(f"mock {self.options.name}: failed to load, as it was told to\n")
             self._exit(int(self.faults["exit-loading"] or 1))
 
-    def _load_beside(self) -> None:
+    def _load_in_background(self) -> None:
         self._load()
-        self._become_ready()
+        self._set_ready()
 
-    def _become_ready(self) -> None:
+    def _set_ready(self) -> None:
         if "never-ready" not in self.faults:
             self.ready = True
             self.log("ready")
 
-    def _told_to_stop(self) -> None:
+    def _handle_signal(self) -> None:
         self.log("term")
         if "hang-stop" not in self.faults:
             time.sleep(self.options.stop_time)
-            until = time.monotonic() + LAST_LINES
+            until = time.monotonic() + LOG_TIME
             while self.counts["open"] and time.monotonic() < until:
                 time.sleep(0.001)
             self._exit(0)
@@ -211,14 +214,14 @@ class MockServer:
                 if request.path in INFERENCE and request.method == "POST":
                     self._inference(connection, request)
                 else:
-                    connection.reply(*self._plain(request))
-        except (Gone, Dropped):
+                    connection.reply(*self._respond(request))
+        except (ClientLeft, DropConnection):
             pass
         finally:
             connection.close()
 
-    def _plain(self, request: Request) -> tuple[int, Any]:
-        """Status and body of everything that is no inference."""
+    def _respond(self, request: MockRequest) -> tuple[int, Any]:
+        """Return the status and the body for all routes except inference."""
         match request.method, request.path:
             case _, "/echo":
                 return 200, {
@@ -259,28 +262,28 @@ class MockServer:
         if f"{what}-fails" in self.faults:
             return 500, answers.problem(f"{self.options.name} was told not to {what}", "mock")
         if what == "sleep" and not self.sleeping and "sleep-lies" not in self.faults:
-            self._fall_asleep()
+            self._enter_sleep()
         elif what == "wake" and self.sleeping:
             self._wake_up()
         return 200, {"is_sleeping": self.sleeping}
 
-    def _fall_asleep(self) -> None:
+    def _enter_sleep(self) -> None:
         time.sleep(self.options.sleep_time)
         self.sleeping = True
-        self.seats.free()
+        self.locks.free()
         self.log("sleep")
         if "die-asleep" in self.faults:
             threading.Timer(float(self.faults["die-asleep"] or 0.3), self._exit, (1,)).start()
 
     def _wake_up(self) -> None:
-        self.seats.take()
+        self.locks.take()
         time.sleep(self.options.wake_time)
         if "die-waking" in self.faults:
             self._exit(1)
         self.sleeping = False
         self.log("wake")
 
-    def _inference(self, connection: MockConnection, request: Request) -> None:
+    def _inference(self, connection: MockConnection, request: MockRequest) -> None:
         with self.lock:
             self.counts["requests"] += 1
             self.counts["open"] += 1
@@ -288,8 +291,8 @@ class MockServer:
         self.log("request", id=number, path=request.path)
         cancelled = False
         try:
-            self._answer(connection, request, number)
-        except Gone:
+            self._handle_inference(connection, request, number)
+        except ClientLeft:
             cancelled = True
             raise
         finally:
@@ -298,7 +301,7 @@ class MockServer:
                 self.counts["open"] -= 1
                 self.counts["cancelled"] += cancelled
 
-    def _answer(self, connection: MockConnection, request: Request, number: int) -> None:
+    def _handle_inference(self, connection: MockConnection, request: MockRequest, number: int) -> None:
         multipart = request.headers.get("content-type", "").startswith("multipart/")
         try:
             body = {} if multipart else request.json()
@@ -322,16 +325,16 @@ class MockServer:
             connection.wait_until(float("inf"))
         if "garbage" in faults:
             connection.send(b"\x00\x15this is no HTTP\r\n\r\n")
-            raise Dropped
+            raise DropConnection
         status = 500 if "error-500" in faults else preferences.get("status", 200)
         if status != 200:  # noqa: PLR2004
             return connection.reply(status, answers.problem(f"{self.options.name} was told to answer {status}", "mock"))
         if request.path.endswith("/completions"):
             return self._complete(connection, body, number, faults, chat="chat" in request.path)
         connection.wait_until(time.monotonic() + preferences.get("first_token", self.options.first_token))
-        return connection.reply(200, self._at_once(request, body))
+        return connection.reply(200, self._body(request, body))
 
-    def _at_once(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, request: MockRequest, body: dict[str, Any]) -> dict[str, Any]:
         if request.path == "/v1/embeddings":
             return answers.embeddings(self.options.name, body)
         if request.path == "/v1/rerank":
@@ -356,27 +359,27 @@ class MockServer:
             connection.open_stream()
         for index, token in enumerate(answer.tokens):
             connection.wait_until(begin + (index / rate if rate else 0.0))
-            self._break_off(index, faults)
+            self._maybe_fail(index, faults)
             if streamed:
-                connection.event(answer.piece(token, first=index == 0))
+                connection.event(answer.chunk(token, first=index == 0))
         if not streamed:
-            return connection.reply(200, answer.whole())
-        connection.event(answer.piece(None))
+            return connection.reply(200, answer.complete())
+        connection.event(answer.chunk(None))
         if (body.get("stream_options") or {}).get("include_usage"):
-            connection.event(answer.usage_piece())
+            connection.event(answer.usage_chunk())
         connection.event(b"[DONE]")
         return connection.close_stream()
 
-    def _break_off(self, index: int, faults: dict[str, str]) -> None:
-        """Do what die-midstream and cut-midstream ask for, after so many tokens."""
+    def _maybe_fail(self, index: int, faults: dict[str, str]) -> None:
+        """Apply the faults die-midstream and cut-midstream after the token with this index."""
         if "die-midstream" in faults and index == int(faults["die-midstream"] or 3):
             self._exit(1)
         if "cut-midstream" in faults and index == int(faults["cut-midstream"] or 3):
-            raise Dropped
+            raise DropConnection
 
 
-def _given(files: list[str]) -> list[str]:
-    """Take the files of the GPUs that it was given, where those are numbers of files; else any will do."""
+def _assigned_files(files: list[str]) -> list[str]:
+    """Return the files of the assigned GPUs if their numbers are indexes of files, else all files."""
     numbers = [int(name) for name in os.environ.get(DEVICES, "").split(",") if name.isdecimal()]
     return [files[number] for number in numbers] if numbers and max(numbers) < len(files) else files
 
@@ -389,8 +392,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _leak_child() -> None:
-    """Leave a child behind that only SIGKILL ends, and that holds what its parent holds."""
+def _fork_child() -> None:
+    """Start a child that only SIGKILL ends, and that holds the locks of its parent."""
     if os.fork() == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -406,7 +409,7 @@ def main(argv: list[str]) -> NoReturn:
         sys.exit(f"hotseat.engines.mock_server: {error}")
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 65536)), most))
-    threading.stack_size(512 * 1024)  # a thread per stream, a thousand of them
+    threading.stack_size(512 * 1024)  # there may be a thousand streams, with a thread each
     MockServer(options).run()
 
 

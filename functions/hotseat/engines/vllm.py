@@ -1,4 +1,4 @@
-"""vLLM: `vllm serve`, with the typed settings of a Model as its flags."""
+"""Engine vllm: `vllm serve`, with the typed settings of a Model as its flags."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from hotseat.api.model import FetchBy, Model, OnIdle
 from hotseat.api.types import EngineCall
 from hotseat.engines.base import EngineError, Launch, Placement, Sleep, is_remote
 
-IMAGE = "vllm/vllm-openai:v0.11.0"  # where a Model names none; its program is `vllm` on the PATH
+IMAGE = "vllm/vllm-openai:v0.11.0"  # for Models without an image; its program is `vllm` on the PATH
 
 _OURS = ("--host", "--port", "--model", "--served-model-name")
 _PARALLEL = re.compile(r"--(tensor|pipeline|data)-parallel-size\b|-[tpd]p\b")
@@ -17,12 +17,12 @@ _SLEEPS = "--enable-sleep-mode"
 
 
 class Vllm:
-    """Engine for models as Hugging Face repositories hold them."""
+    """Engine for models in the format of Hugging Face repositories."""
 
     name = "vllm"
 
     def check(self, model: Model) -> list[str]:
-        """Want a source that vLLM can read, GPUs for each part of it, and our own arguments left to us."""
+        """Return sources that vLLM cannot read, missing GPUs, and args that hotseat sets itself."""
         spec = model.spec
         problems = [] if spec.source else ["engine vllm needs source: hf://org/repo, or a folder with such a model"]
         if (spec.source or "").startswith("ollama://"):
@@ -39,38 +39,46 @@ class Vllm:
         return problems
 
     def launch(self, model: Model, placement: Placement) -> Launch:
-        """Build the command line for a machine that has vLLM."""
+        """Return the command line for a machine with vLLM."""
         if not model.spec.command and shutil.which("vllm") is None:
             raise EngineError("engine vllm needs vllm on the PATH: pip install vllm, or name the program in command")
         command = command_line(model, placement)
         if model.spec.lifecycle.release is not OnIdle.PARK:
             return Launch(command)
-        # Its requests to sleep and wake are among those for developers: whoever reaches its port may send all of them.
+        # The requests for sleep exist in developer mode only, in which any client of the port may
+        # send all developer requests.
         return Launch((*command, *(() if _SLEEPS in command else (_SLEEPS,))), {"VLLM_SERVER_DEV_MODE": "1"})
 
     def health_path(self, model: Model) -> str:
-        """Path that nobody answers while it loads."""
+        """Return the path of the health check. The port is closed while the model loads."""
         return model.spec.health.path or "/health"
 
     def fetches(self, model: Model) -> bool:
-        """Tell that weights are ours to bring, unless the Model says otherwise.
+        """Whether hotseat must fetch the weights: the source is remote, and cache.fetchBy is not Engine.
 
-        vLLM could fetch a repository itself, but only while it holds the GPU and within the start timeout.
+        vLLM could fetch a repository itself, but only while it holds the GPU and within the start
+        timeout.
         """
         return is_remote(model.spec.source) and model.spec.cache.fetch_by is FetchBy.JOB
 
     def sleep(self, model: Model) -> Sleep:
-        """Say how it sleeps; from level 2 it wakes with empty memory, and reads its weights before it makes room for tokens."""
+        """Return the requests for sleep.
+
+        From level 2, vLLM wakes without weights, and must load them before its KV cache.
+        """
         level = (model.spec.vllm and model.spec.vllm.sleep_level) or 1
-        wakes: tuple[EngineCall, ...] = (EngineCall(path="/wake_up"),)
+        wake: tuple[EngineCall, ...] = (EngineCall(path="/wake_up"),)
         if level > 1:
             reload = EngineCall(path="/collective_rpc", body='{"method": "reload_weights"}')
-            wakes = (EngineCall(path="/wake_up?tags=weights"), reload, EngineCall(path="/wake_up?tags=kv_cache"))
-        return Sleep((EngineCall(path=f"/sleep?level={level}"),), wakes, "/is_sleeping")
+            wake = (EngineCall(path="/wake_up?tags=weights"), reload, EngineCall(path="/wake_up?tags=kv_cache"))
+        return Sleep((EngineCall(path=f"/sleep?level={level}"),), wake, "/is_sleeping")
 
 
 def command_line(model: Model, placement: Placement) -> tuple[str, ...]:
-    """Build it for wherever `vllm` is, this machine or an image; `command` replaces `vllm serve`, `args` come last and so win."""
+    """Return the command line for a machine or an image with `vllm`.
+
+    `command` replaces `vllm serve`; `args` come last, so that they take precedence.
+    """
     argv = [*(model.spec.command or ("vllm", "serve")), *_weights(model, placement)]
     argv += ["--host", placement.host, "--port", str(placement.port)]
     argv += ["--served-model-name", model.engine_model_name]
@@ -90,7 +98,7 @@ def _weights(model: Model, placement: Placement) -> tuple[str, ...]:
 
 
 def _settings(model: Model) -> Iterator[str]:
-    """Yield the flags of the typed settings. What is unset has none: its default is the business of that vLLM."""
+    """Yield the flags of the typed settings. An unset setting has no flag, so that vLLM's own default applies."""
     settings = model.spec.vllm
     values = settings.model_dump(mode="json", exclude_none=True, exclude={"sleep_level"}) if settings else {}
     gpus = model.spec.resources.gpus
@@ -107,7 +115,7 @@ def _settings(model: Model) -> Iterator[str]:
 
 
 def _off(flag: str) -> Iterator[str]:
-    # The others are off unless asked for, and their negation is unknown to some versions.
+    # Other flags are off by default, and some versions do not know their negation.
     if flag in ("enable-chunked-prefill", "enable-prefix-caching"):
         yield f"--no-{flag}"
 

@@ -23,7 +23,7 @@ from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.wait_headers import wait_options
 from hotseat.telemetry.metrics import Metrics
-from hotseat.telemetry.requests import Ended, RequestLog
+from hotseat.telemetry.requests import RequestLog, RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Inference:
         if routed.fallback_used is not None:
             self._metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         if self._request_log is not None:
-            self._request_log.note(_ended(routed, route, status, seconds))
+            self._request_log.write(_ended(routed, route, status, seconds))
 
     def _place(self, body: Body) -> ModelRoute:
         place = self._registry.default() if body.model is None else self._registry.find(body.model)
@@ -290,10 +290,10 @@ def _of_fallback_used(routed: RoutedRequest) -> dict[str, Any]:
     }
 
 
-def _ended(routed: RoutedRequest, route: Route, status: int, seconds: float) -> Ended:
+def _ended(routed: RoutedRequest, route: Route, status: int, seconds: float) -> RequestRecord:
     """Return the line for the request log. The request has taken `seconds`."""
     model, begun = routed.place.model, routed.dispatched
-    return Ended(
+    return RequestRecord(
         time.time() - seconds,
         model.name,
         route.label,

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hotseat.api.types import Json
 from hotseat.core.policy.groups import Group, Groups
 from hotseat.importing import matrix
 from hotseat.importing.naming import labels
 from hotseat.importing.reader import Reader
 from hotseat.importing.settings import GROUP_KEYS
-from hotseat.importing.writer import Json, Note, compact
+from hotseat.importing.writer import Note, compact
 from hotseat.manifests.problems import Path
 
 DEFAULT_GROUP = "default"  # llama-swap's own is called (default)

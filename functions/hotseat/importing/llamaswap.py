@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hotseat.api.types import API_VERSION
+from hotseat.api.types import API_VERSION, Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE
 from hotseat.importing.groups import Together, together
 from hotseat.importing.macros import Macros
@@ -11,7 +11,7 @@ from hotseat.importing.naming import labels
 from hotseat.importing.peers import external_models
 from hotseat.importing.reader import Reader
 from hotseat.importing.settings import TOP_KEYS, TOP_LOST
-from hotseat.importing.writer import Draft, Imported, Json, Note, compact, write
+from hotseat.importing.writer import Draft, Imported, Note, compact, write
 from hotseat.manifests.nodes import parse
 from hotseat.manifests.problems import ManifestErrors, Problem
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from hotseat.api.types import API_VERSION, VARIABLE_PATTERN
+from hotseat.api.types import API_VERSION, VARIABLE_PATTERN, Json
 from hotseat.importing import commands, parking
 from hotseat.importing.engines import EngineMapping, engine_of
 from hotseat.importing.macros import ENVIRONMENT, Macros, unknown
 from hotseat.importing.reader import Reader
 from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST
-from hotseat.importing.writer import Draft, Json, Note, compact
+from hotseat.importing.writer import Draft, Note, compact
 from hotseat.manifests.problems import Path
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - of addresses to connect to

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from hotseat.api.types import Method
+from hotseat.api.types import Json, Method
 from hotseat.importing.macros import Macros
 from hotseat.importing.reader import Reader
-from hotseat.importing.writer import Json, Note, compact
+from hotseat.importing.writer import Note, compact
 from hotseat.manifests.problems import Path
 
 OFF = ("disable", "disabled", "off", "false")

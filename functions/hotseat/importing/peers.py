@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from hotseat.api.types import API_VERSION
+from hotseat.api.types import API_VERSION, Json
 from hotseat.importing.naming import labels
 from hotseat.importing.reader import Reader
 from hotseat.importing.settings import PEER_KEYS
-from hotseat.importing.writer import Draft, Json, Note
+from hotseat.importing.writer import Draft, Note
 
 
 def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], list[Note]]:

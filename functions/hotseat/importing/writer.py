@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from hotseat.api.types import Json
+
 WIDTH = 120
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

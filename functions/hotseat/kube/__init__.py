@@ -1,1 +1,1 @@
-"""What every adapter to Kubernetes shares: client and watches, names, the objects of a Model, what a pod's status proves."""
+"""Kubernetes: API client and watches, constants, the objects of a Model, and what the status of a pod proves."""

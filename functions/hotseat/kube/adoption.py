@@ -1,7 +1,8 @@
-"""Adoption: a Knative Service that carries our label, made by `kn` or by hand, read as a Model. Pure.
+"""Adoption: a Knative Service with our label, made by `kn` or by hand, is read as a Model. No I/O.
 
-Its label `hotseat.dev/workspace` names the Workspace, its name is the Model's. Annotations say the rest; those of the Service win
-over those of its template, and changing them there makes no new Revision.
+Its label `hotseat.dev/workspace` names the Workspace, and its name is that of the Model.
+Annotations have the other fields. Those of the Service take precedence over those of its template,
+and changing them makes no new Revision.
 """
 
 import json
@@ -12,20 +13,18 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from hotseat.api.model import PINNED, Model
-from hotseat.api.types import PATTERN_WORDS
+from hotseat.api.types import PATTERN_WORDS, Json
 from hotseat.api.units import Unreadable, parse_quantity
 from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, WORKSPACE
 from hotseat.kube.objects import is_owned
 
-Json = dict[str, Any]
-
-ENGINE: Final = "container"  # of adopted Models: whatever the ksvc runs; no installed engine has this name
+ENGINE: Final = "container"  # engine of adopted Models; no installed engine has this name
 PREFIX: Final = f"{GROUP}/"
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A Model that no Model object describes, and what is wrong with the annotations that it was read from."""
+    """A Model without a Model object, and the problems of the annotations from which it was read."""
 
     model: Model
     problems: tuple[str, ...]
@@ -36,7 +35,7 @@ def _words(text: str) -> list[str]:
 
 
 def _names(text: str) -> list[str]:
-    """Read names with commas between them, or a JSON list where a name has commas of its own."""
+    """Return names that are separated by commas, or in a JSON list if a name has commas itself."""
     try:
         names = json.loads(text)
     except ValueError:
@@ -45,7 +44,8 @@ def _names(text: str) -> list[str]:
 
 
 _RENAMED: Final[Mapping[str, str]] = {"aliases": "names", "served-name": "engine-model-name"}
-# Annotation (after the prefix) → where it goes in the spec, and how it is read; pydantic makes numbers of text.
+# Annotation (after the prefix) → its path in the spec, and how it is read. pydantic turns text into
+# numbers.
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = {
     "names": (("names",), _names),
     "engine-model-name": (("engineModelName",), str),
@@ -64,12 +64,12 @@ _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = {
 
 
 def is_adopted(service: Json) -> bool:
-    """Whether a ksvc is a Model by its label alone."""
+    """Whether a Knative Service is a Model by its label, without a Model object."""
     return bool(service["metadata"].get("labels", {}).get(WORKSPACE)) and not is_owned(service)
 
 
 def adopt(service: Json, gpu_resource: str) -> Adopted:
-    """Read a labelled ksvc as a Model. What an annotation says wrongly is a problem, and its default is used."""
+    """Return a labelled Knative Service as a Model. An invalid annotation is a problem, and its default is used."""
     template = service["spec"]["template"]
     in_template = template.get("metadata", {}).get("annotations") or {}
     annotations = {**in_template, **(service["metadata"].get("annotations") or {})}
@@ -92,8 +92,8 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
         try:
             _model(service, trial)
         except ValidationError as error:
-            wanted = "; ".join(dict.fromkeys(_wanted(detail) for detail in error.errors()))
-            problems.append(f"annotation {PREFIX}{name} is {text!r}; allowed: {wanted}")
+            allowed = "; ".join(dict.fromkeys(_allowed(detail) for detail in error.errors()))
+            problems.append(f"annotation {PREFIX}{name} is {text!r}; allowed: {allowed}")
         else:
             spec = trial
     pinned = annotations.get(PINNED, "false")
@@ -109,7 +109,7 @@ def _model(service: Json, spec: Json, pinned: str = "false") -> Model:
 
 
 def _of_the_template(pod: Json, gpu_resource: str) -> Json:
-    """Read what the pod template itself says: GPUs (one without any runs beside everything), and how many requests at once."""
+    """Return the fields of the spec that the pod template has: GPUs (0 if it requests none) and concurrency."""
     limits = [(each.get("resources") or {}).get("limits") or {} for each in pod.get("containers") or []]
     gpus = sum(_count(limit.get(gpu_resource, 0)) for limit in limits)
     return {"engine": ENGINE, "resources": {"gpus": gpus}, "concurrency": pod.get("containerConcurrency") or 0}
@@ -127,8 +127,8 @@ def _with(spec: Json, path: tuple[str, ...], value: object) -> Json:
     return {**spec, head: _with(spec.get(head, {}), tuple(rest), value) if rest else value}
 
 
-def _wanted(detail: Mapping[str, Any]) -> str:
-    """Say what would be allowed, where pydantic says what is not."""
+def _allowed(detail: Mapping[str, Any]) -> str:
+    """Return which values are allowed, from an error of pydantic."""
     context = detail.get("ctx") or {}
     if isinstance(error := context.get("error"), Unreadable):
         return str(error)

@@ -1,6 +1,7 @@
-"""What `hotseat doctor` judges: objects of a cluster in, findings out. No I/O.
+"""The checks of `hotseat doctor`: objects of a cluster in, findings out. No I/O.
 
-A finding that is not `ok` says what the thing is for and what to do about it, as a command where there is one.
+A finding other than `ok` says why the subject is needed and what to do, as a command if there is
+one.
 """
 
 import re
@@ -10,17 +11,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from hotseat.kube.client import Json
-from hotseat.kube.components import Component, condition
+from hotseat.api.types import Json
+from hotseat.kube.components import Component
 from hotseat.kube.constants import GROUP, VERSION
+from hotseat.kube.pods import condition
 
 NVIDIA: Final = "nvidia.com/gpu"
 _GPUS: Final = (NVIDIA, "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe")
 SERVING: Final = "knative-serving"
 EVENTING: Final = "knative-eventing"
 
-KUBERNETES_FROM: Final = (1, 29)  # rules of CRDs in CEL are stable since
-KNATIVE_FROM: Final = (1, 18)  # older ones were never tried
+KUBERNETES_FROM: Final = (1, 29)  # the first version with stable CEL rules in CRDs
+KNATIVE_FROM: Final = (1, 18)  # the oldest tested version
 
 INSTALL: Final = "kubectl apply -k knative/"
 _KNATIVE_HELP = "https://knative.dev/docs/install/yaml-install/"
@@ -28,7 +30,7 @@ _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 class Verdict(StrEnum):
-    """How a thing stands. Only `wrong` makes the doctor fail."""
+    """The result of a check. Only `wrong` makes the doctor fail."""
 
     OK = "ok"
     WRONG = "wrong"
@@ -38,7 +40,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One key of a ConfigMap, set to another value."""
+    """A change of one key of a ConfigMap."""
 
     namespace: str
     name: str
@@ -47,13 +49,13 @@ class Patch:
 
     @property
     def body(self) -> Json:
-        """Merge patch that does it."""
+        """The merge patch for the ConfigMap."""
         return {"data": {self.key: self.value}}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """What one check found."""
 
     subject: str
     verdict: Verdict
@@ -64,22 +66,22 @@ class Finding:
 
 
 def ok(subject: str, seen: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding without a problem."""
     return Finding(subject, Verdict.OK, seen)
 
 
 def wrong(subject: str, seen: str, why: str, remedy: str) -> Finding:
-    """Something that hotseat cannot work with."""
+    """Return a finding with which hotseat cannot work."""
     return Finding(subject, Verdict.WRONG, seen, why, remedy)
 
 
 def advice(subject: str, seen: str, why: str, remedy: str) -> Finding:
-    """Something that would be better otherwise."""
+    """Return a finding that should be changed."""
     return Finding(subject, Verdict.ADVICE, seen, why, remedy)
 
 
 def unknown(subject: str, seen: str, remedy: str = "") -> Finding:
-    """Something that could not be looked at."""
+    """Return a finding about something that cannot be read."""
     return Finding(subject, Verdict.UNKNOWN, seen, remedy=remedy)
 
 
@@ -87,7 +89,7 @@ def unknown(subject: str, seen: str, remedy: str = "") -> Finding:
 
 
 def kubernetes(version: Json) -> Finding:
-    """Judge what /version says."""
+    """Check the response of /version."""
     seen = str(version.get("gitVersion", "unknown"))
     if _older(seen, KUBERNETES_FROM):
         why = "the API server validates documents with CEL rules"
@@ -96,7 +98,7 @@ def kubernetes(version: Json) -> Finding:
 
 
 def knative(title: str, crds: Mapping[str, bool], controller: Json | None, why: str) -> Finding:
-    """Judge one half of Knative by its CRDs (name to presence) and the Deployment of its controller."""
+    """Check Serving or Eventing by its CRDs (name to presence) and the Deployment of its controller."""
     if missing := [name for name, there in crds.items() if not there]:
         return wrong(title, f"no CRD {', '.join(missing)}", why, f"install {title}: {_KNATIVE_HELP}")
     if controller is None:
@@ -104,8 +106,8 @@ def knative(title: str, crds: Mapping[str, bool], controller: Json | None, why: 
     seen = controller["metadata"].get("labels", {}).get("app.kubernetes.io/version", "unknown")
     if condition(controller, "Available").get("status") != "True":
         meta = controller["metadata"]
-        look = f"kubectl -n {meta['namespace']} describe deployment {meta['name']}"
-        return wrong(title, f"{seen}, its controller is not available", why, look)
+        command = f"kubectl -n {meta['namespace']} describe deployment {meta['name']}"
+        return wrong(title, f"{seen}, its controller is not available", why, command)
     if _older(seen, KNATIVE_FROM):
         tried = f"hotseat is tested with {_written(KNATIVE_FROM)} and newer"
         return advice(title, seen, tried, f"upgrade: {_KNATIVE_HELP}")
@@ -113,7 +115,7 @@ def knative(title: str, crds: Mapping[str, bool], controller: Json | None, why: 
 
 
 def _older(seen: str, least: tuple[int, int]) -> bool:
-    """Compare what has a number; a build without one (`devel`) counts as new."""
+    """Whether a version is older than `least`; a build without a number (`devel`) is not."""
     match = re.match(r"v?(\d+)\.(\d+)", seen)
     return match is not None and (int(match[1]), int(match[2])) < least
 
@@ -126,7 +128,7 @@ def _written(version: tuple[int, int]) -> str:
 
 
 def own_crd(plural: str, found: Json | None, current: Json | None) -> Finding:
-    """Judge one of our CRDs; `current` is that of this version of hotseat, where it is known."""
+    """Check a CRD of hotseat. `current`: that of this version; None if unknown."""
     subject, why = f"CRD {plural}.{GROUP}", f"{plural} are documents of the API server"
     do = "kubectl apply --server-side -f crds/"
     if found is None:
@@ -143,27 +145,25 @@ def own_crd(plural: str, found: Json | None, current: Json | None) -> Finding:
     return ok(subject, VERSION)
 
 
-def part(component: str, found: Component | None, namespace: str) -> Finding:
-    """Judge the router or the switcher."""
-    why = {"router": "receives the requests", "switcher": "decides which models are resident, and loads them"}[
-        component
-    ]
+def component(name: str, found: Component | None, namespace: str) -> Finding:
+    """Check the router or the switcher."""
+    why = {"router": "receives the requests", "switcher": "decides which models are resident, and loads them"}[name]
     if found is None:
-        return wrong(component, f"not in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
+        return wrong(name, f"not in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
     named = f"{_typed(found)} {found.name}"
     if not found.ready:
-        look = f"kubectl -n {namespace} get pods -l {found.selector}; kubectl -n {namespace} describe {named}"
-        return wrong(component, f"{named} is not ready: {found.trouble}", why, look)
-    return ok(component, f"{named} is ready")
+        command = f"kubectl -n {namespace} get pods -l {found.selector}; kubectl -n {namespace} describe {named}"
+        return wrong(name, f"{named} is not ready: {found.not_ready_message}", why, command)
+    return ok(name, f"{named} is ready")
 
 
 def _typed(found: Component) -> str:
     return "ksvc" if found.resource.api.startswith("serving.") else "deployment"
 
 
-def demand_secrets(parts: Mapping[str, Component | None]) -> Iterator[Finding]:
-    """Judge what router and switcher say about the key that they share; whether the Secret is there is not known here."""
-    known = {name: each.demand_secret for name, each in parts.items() if each is not None}
+def demand_secrets(components: Mapping[str, Component | None]) -> Iterator[Finding]:
+    """Check that router and switcher mount the same Secret. This does not check that the Secret exists."""
+    known = {name: each.demand_secret for name, each in components.items() if each is not None}
     why = "the switcher accepts only demand that is signed with the key that it shares with the router"
     for name, secret in known.items():
         if not secret:
@@ -179,7 +179,7 @@ def demand_secrets(parts: Mapping[str, Component | None]) -> Iterator[Finding]:
 
 
 def demand_secret(name: str, found: Json | None, namespace: str) -> Finding:
-    """Judge the Secret itself."""
+    """Check the Secret with the key that signs demand."""
     make = f"kubectl -n {namespace} create secret generic {name} --from-literal=key=$(openssl rand -hex 32)"
     why = "router and switcher do not start without it"
     if found is None:
@@ -195,7 +195,7 @@ def demand_secret(name: str, found: Json | None, namespace: str) -> Finding:
 
 
 def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
-    """Judge what the claims of caches are made from."""
+    """Check the storage classes, from which the volumes of caches are made."""
     names = [each["metadata"]["name"] for each in classes]
     default = [each["metadata"]["name"] for each in classes if _is_default(each)]
     why = "weights of Models are stored on volumes"
@@ -219,14 +219,14 @@ def _is_default(storage_class: Json) -> bool:
 
 
 def gpus(resource: str, nodes: Sequence[Json], workspaces: Sequence[Json], models: Sequence[Json]) -> Finding:
-    """Judge whether the nodes have the GPUs that Workspaces share out, and one node what the largest Model takes."""
+    """Check that the nodes have the GPUs of all Workspaces, and one node those of the largest Model."""
     usable = [node for node in nodes if _usable(node)]
     per_node = [_allocatable(node, resource) for node in usable]
     there, largest = sum(per_node), max(per_node, default=0)
     claimed = sum((each["spec"].get("capacity") or {}).get("gpus", 1) for each in workspaces)
     biggest = max(((each["spec"].get("resources") or {}).get("gpus", 1) for each in models), default=0)
     seen = f"{there} {resource} on {sum(map(bool, per_node))} of {len(nodes)} nodes; Workspaces share out {claimed}"
-    look = "kubectl get nodes -o custom-columns=NAME:.metadata.name,GPUS:.status.allocatable." + resource.replace(
+    command = "kubectl get nodes -o custom-columns=NAME:.metadata.name,GPUS:.status.allocatable." + resource.replace(
         ".", r"\."
     )
     others = sorted({name for name in _GPUS if name != resource for node in usable if _allocatable(node, name)})
@@ -237,13 +237,15 @@ def gpus(resource: str, nodes: Sequence[Json], workspaces: Sequence[Json], model
         )
     if claimed > there:
         why = "a Model that claims more than the nodes have stays Pending until its start fails"
-        do = f"lower spec.capacity.gpus of the Workspaces, or check that the device plugin runs: {look}"
+        do = f"lower spec.capacity.gpus of the Workspaces, or check that the device plugin runs: {command}"
         return wrong("GPUs", seen, why, do)
     if biggest > largest:
-        return wrong("GPUs", f"a Model takes {biggest}, no node has more than {largest}", "a pod is on one node", look)
+        return wrong(
+            "GPUs", f"a Model takes {biggest}, no node has more than {largest}", "a pod is on one node", command
+        )
     if not there:
         return advice(
-            "GPUs", "none", "Models with resources.gpus above 0 stay Pending", f"install a device plugin: {look}"
+            "GPUs", "none", "Models with resources.gpus above 0 stay Pending", f"install a device plugin: {command}"
         )
     return ok("GPUs", seen)
 
@@ -258,7 +260,7 @@ def _usable(node: Json) -> bool:
 
 
 def broker(found: Sequence[Json], namespace: str) -> Finding:
-    """Judge whether events have a way from the router to the switcher."""
+    """Check the Broker, which takes events from the router to the switcher."""
     why = "the router sends events through it; without it, demand takes a slower path and no other service gets events"
     if not found:
         return wrong("Broker", f"none in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
@@ -266,7 +268,7 @@ def broker(found: Sequence[Json], namespace: str) -> Finding:
 
 
 def triggers(found: Iterable[Json], namespace: str) -> Finding:
-    """Judge whether a Trigger hands demand to the switcher."""
+    """Check the Trigger, which delivers demand to the switcher."""
     why = "it delivers the router's demand to the switcher"
     ours = [each for each in found if "hotseat" in str(each["spec"].get("filter") or each["spec"].get("filters"))]
     if not ours:
@@ -281,7 +283,7 @@ def _all_ready(kind: str, found: Sequence[Json], namespace: str, why: str) -> Fi
         state = condition(each, "Ready")
         if state.get("status") != "True":
             name = each["metadata"]["name"]
-            said = state.get("message") or state.get("reason") or "no condition yet"
-            look = f"kubectl -n {namespace} describe {kind.lower()} {name}"
-            return wrong(kind, f"{name} is not ready: {said}", why, look)
+            message = state.get("message") or state.get("reason") or "no condition yet"
+            describe = f"kubectl -n {namespace} describe {kind.lower()} {name}"
+            return wrong(kind, f"{name} is not ready: {message}", why, describe)
     return ok(kind, ", ".join(each["metadata"]["name"] for each in found))

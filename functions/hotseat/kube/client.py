@@ -1,14 +1,14 @@
-"""A small client of the API server: JSON in and out, watches as iterators. Credentials are the `kubernetes` package's business.
+"""A small client of the API server: JSON in and out, watches as iterators.
 
-The package's own client turns every object into Python classes and back, which loses fields of kinds that it does not know
-and costs milliseconds on the path of a switch; its connections and its reading of kubeconfigs are used here.
+The `kubernetes` package provides credentials. The package's own client turns every object into
+Python classes and back. That loses unknown fields, and costs milliseconds on the path of a switch.
 """
 
 import json
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlencode
 
 import urllib3
@@ -16,22 +16,17 @@ from kubernetes import client as library
 from kubernetes import config as library_config
 from urllib3.connection import HTTPConnection
 
+from hotseat.api.types import Json
 from hotseat.kube.constants import MANAGER
-
-Json = dict[str, Any]
 
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=15.0)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT, GONE, NOT_FOUND = 409, 410, 404
 
-# A watch may be silent for minutes: that the other side is gone without a word is found out by TCP, within some 20 s. As far as
-# this system has it: the command line also runs where the cluster's own parts do not.
-_KEEPALIVE = {
-    "TCP_KEEPIDLE": 5,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 20_000,
-}  # seconds; ms the last
+# A watch may be silent for minutes, so TCP keep-alive detects a dead peer, within some 20 s. The
+# command line also runs on systems without some of these options. Values are in seconds;
+# TCP_USER_TIMEOUT is in milliseconds.
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 _SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -40,7 +35,7 @@ _SOCKET_OPTIONS = [
 
 
 class KubeError(Exception):
-    """The API server refused or could not be reached (status 0)."""
+    """The API server refused a request, or could not be reached (status 0)."""
 
     def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -49,7 +44,7 @@ class KubeError(Exception):
 
 
 class Kube:
-    """One API server, with one identity. Thread-safe. Every method raises KubeError."""
+    """A client of one API server with one identity. Thread-safe. Every method may raise KubeError."""
 
     def __init__(self, configuration: library.Configuration, namespace: str = "default") -> None:
         self.namespace = namespace
@@ -68,9 +63,9 @@ class Kube:
 
     @classmethod
     def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
-        """Use the pod's own identity where there is one and no kubeconfig is named, else the kubeconfig's (KUBECONFIG, ~/.kube).
+        """Return a client with the identity of the pod, or of a kubeconfig (also KUBECONFIG or ~/.kube).
 
-        KubeError with status 0: there is neither.
+        Raise KubeError with status 0 if there is neither.
         """
         configuration = library.Configuration()
         if kubeconfig is None and _NAMESPACE_FILE.exists():
@@ -88,11 +83,11 @@ class Kube:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def get(self, path: str, **query: str) -> Json:
-        """Read an object or a list."""
+        """Return an object or a list."""
         return self._call("GET", path, query=query)
 
     def find(self, path: str) -> Json | None:
-        """Read an object; None if there is none."""
+        """Return an object; None if it does not exist."""
         try:
             return self._call("GET", path)
         except KubeError as error:
@@ -101,7 +96,7 @@ class Kube:
             raise
 
     def text(self, path: str, **query: str) -> str:
-        """Read what is no JSON: a pod's log."""
+        """Return a response that is not JSON, such as a pod's log."""
         response = self._open("GET", path, query)
         try:
             return response.read().decode(errors="replace")
@@ -111,7 +106,10 @@ class Kube:
             response.release_conn()
 
     def watch(self, path: str, version: str, *, selector: str = "", seconds: int = 300) -> Iterator[Json]:
-        """Yield events ({type, object}) after a resourceVersion, for at most `seconds`. KubeError 410: list again."""
+        """Yield events ({type, object}) after a resourceVersion, for at most `seconds`.
+
+        Status 410: the caller must list again.
+        """
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)}
         query |= {"allowWatchBookmarks": "true", **({"labelSelector": selector} if selector else {})}
         response = self._open("GET", path, query, timeout=urllib3.Timeout(connect=5.0, read=seconds + 10.0))
@@ -133,22 +131,28 @@ class Kube:
     # Writing ----------------------------------------------------------------------------------------------------------
 
     def create(self, path: str, body: Json) -> Json:
-        """Create an object; 409 if it is there already."""
+        """Create an object. Status 409: it exists."""
         return self._call("POST", path, body)
 
     def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
-        """Apply on the server's side: our fields become as given, those that we gave before and left out now go."""
+        """Apply an object on the server's side.
+
+        Fields that an earlier apply set, and this one does not, are removed.
+        """
         query = {"fieldManager": MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
         return self._call("PATCH", path, body, query, content_type="application/apply-patch+yaml")
 
     def merge(self, path: str, body: Json) -> Json:
-        """Patch by JSON merge; with `metadata.resourceVersion` in it, only if nobody else wrote meanwhile (409)."""
+        """Apply a JSON merge patch.
+
+        With `metadata.resourceVersion` in it: only if the object is unchanged (else 409).
+        """
         return self._call("PATCH", path, body, {"fieldManager": MANAGER}, content_type="application/merge-patch+json")
 
     def delete(
         self, path: str, *, uid: str = "", version: str = "", grace: int | None = None, background: bool = False
     ) -> None:
-        """Delete an object, if it still is that uid, and of that resourceVersion (409 otherwise)."""
+        """Delete an object, if it still has this uid and this resourceVersion (else 409). `grace`: seconds."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
         preconditions = {"uid": uid, "resourceVersion": version}
         if given := {key: value for key, value in preconditions.items() if value}:
@@ -159,7 +163,7 @@ class Kube:
             options["propagationPolicy"] = "Background"
         self._call("DELETE", path, options)
 
-    # The wire ---------------------------------------------------------------------------------------------------------
+    # Requests ---------------------------------------------------------------------------------------------------------
 
     def _call(
         self,
@@ -189,7 +193,7 @@ class Kube:
     ) -> urllib3.BaseHTTPResponse:
         url = f"{self._url}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "hotseat"}
-        for setting in self._configuration.auth_settings().values():  # refreshes what expires
+        for setting in self._configuration.auth_settings().values():  # which refreshes expired credentials
             headers[setting["key"]] = setting["value"]
         data = json.dumps(body) if body is not None else None
         try:
@@ -207,7 +211,7 @@ class Kube:
 
 def _error(status: int, text: bytes) -> KubeError:
     try:
-        said = json.loads(text)
-        return KubeError(status, said.get("message", ""), said.get("reason", ""))
+        body = json.loads(text)
+        return KubeError(status, body.get("message", ""), body.get("reason", ""))
     except ValueError:
         return KubeError(status, text.decode(errors="replace")[:500])

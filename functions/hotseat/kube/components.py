@@ -1,21 +1,23 @@
-"""The router and the switcher as they stand in a namespace: a Knative Service each, or a Deployment."""
+"""The router and the switcher of a namespace: each is a Knative Service or a Deployment."""
 
 from dataclasses import dataclass
 from typing import Final
 
-from hotseat.kube.client import Json, Kube
+from hotseat.api.types import Json
+from hotseat.kube.client import Kube
 from hotseat.kube.constants import DEPLOYMENTS, QUEUE_PORT, SERVICE, SERVICES, Resource
+from hotseat.kube.pods import condition
 
 ROUTER: Final = "router"
 SWITCHER: Final = "switcher"
 DEMAND_SECRET: Final = "hotseat-demand"  # noqa: S105 - its name, as in knative/
 
-_KEY_FILE = "/etc/hotseat/demand/key"  # where it is read from unless HOTSEAT_DEMAND_KEY_FILE says otherwise
+_KEY_FILE = "/etc/hotseat/demand/key"  # default of HOTSEAT_DEMAND_KEY_FILE
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One of the two, as the API server tells of it."""
+    """The object of the router or of the switcher."""
 
     resource: Resource
     body: Json
@@ -27,25 +29,26 @@ class Component:
 
     @property
     def ready(self) -> bool:
-        """Whether it serves."""
-        wanted = "Ready" if self.resource is SERVICES else "Available"
-        return condition(self.body, wanted).get("status") == "True"
+        """Whether the component serves."""
+        return self._condition.get("status") == "True"
 
     @property
-    def trouble(self) -> str:
-        """Why it does not serve, in Kubernetes' words."""
-        wanted = "Ready" if self.resource is SERVICES else "Available"
-        found = condition(self.body, wanted)
-        return str(found.get("message") or found.get("reason") or "no condition yet")
+    def not_ready_message(self) -> str:
+        """Why the component does not serve, from the status of its object."""
+        return str(self._condition.get("message") or self._condition.get("reason") or "no condition yet")
+
+    @property
+    def _condition(self) -> Json:
+        return condition(self.body, "Ready" if self.resource is SERVICES else "Available")
 
     @property
     def url(self) -> str:
-        """Address that Knative gave it; empty for a Deployment."""
+        """URL from Knative; empty for a Deployment."""
         return str(self.body.get("status", {}).get("url", ""))
 
     @property
     def selector(self) -> str:
-        """Selects its pods."""
+        """Label selector of its pods."""
         if self.resource is SERVICES:
             return f"{SERVICE}={self.name}"
         labels: dict[str, str] = self.body["spec"]["selector"]["matchLabels"]
@@ -53,7 +56,7 @@ class Component:
 
     @property
     def port(self) -> int:
-        """Port of its pods that takes requests."""
+        """Port of its pods for requests."""
         if self.resource is SERVICES:
             return QUEUE_PORT
         ports = [port for each in self._pod["containers"] for port in each.get("ports", ())]
@@ -61,7 +64,7 @@ class Component:
 
     @property
     def demand_secret(self) -> str:
-        """Name of the Secret whose mount holds the key that demand is signed with; empty if there is no such mount."""
+        """Name of the Secret with the key that signs demand; empty if no such Secret is mounted."""
         volumes = {each["name"]: each for each in self._pod.get("volumes", ())}
         path = self.variable("HOTSEAT_DEMAND_KEY_FILE", _KEY_FILE)
         for each in self._pod["containers"]:
@@ -72,12 +75,12 @@ class Component:
 
     @property
     def images(self) -> list[str]:
-        """Images that it runs, and the one that it gives to Models."""
+        """Images of its containers, and the image that it uses for Models."""
         own = [str(each["image"]) for each in self._pod["containers"] if each.get("image")]
         return [image for image in (*own, self.variable("HOTSEAT_IMAGE", "")) if image]
 
     def variable(self, name: str, default: str) -> str:
-        """Value of an environment variable, as far as the pod template tells it; the API server leaves out an empty one."""
+        """Return the value of an environment variable in the pod template, or `default` if it is not a plain value."""
         values = (env for each in self._pod["containers"] for env in each.get("env", ()) if env["name"] == name)
         return next((str(env.get("value", "")) for env in values if "valueFrom" not in env), default)
 
@@ -87,15 +90,10 @@ class Component:
         return spec
 
 
-def find_part(kube: Kube, namespace: str, component: str) -> Component | None:
-    """Find `hotseat-router` or `hotseat-switcher` in a namespace; a Knative Service counts before a Deployment."""
+def find_component(kube: Kube, namespace: str, component: str) -> Component | None:
+    """Return the router or the switcher: the Knative Service, else the Deployment, else None."""
     for resource in (SERVICES, DEPLOYMENTS):
         found = kube.find(resource.path(namespace, f"hotseat-{component}"))
         if found is not None:
             return Component(resource, found)
     return None
-
-
-def condition(body: Json, kind: str) -> Json:
-    """Give a condition of an object's status; empty if it has none of that type."""
-    return next((each for each in body.get("status", {}).get("conditions", ()) if each["type"] == kind), {})

@@ -1,6 +1,5 @@
-"""Names that hotseat writes on objects of a cluster, and the kinds of objects that it knows."""
+"""Labels, annotations, kinds of objects, and paths and variables of containers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,15 +10,16 @@ MANAGER: Final = "hotseat"  # field manager of server-side apply
 AUTOSCALING_CLASS: Final = "gpu.hotseat.dev"
 CLASS_ANNOTATION: Final = "autoscaling.knative.dev/class"
 
-# Labels. `workspace` on a ksvc makes it a model of that Workspace; `state` is for `kubectl get ksvc -L hotseat.dev/state -w`.
+# Labels. WORKSPACE makes a Knative Service a model of that Workspace. STATE is for `kubectl get
+# ksvc -L hotseat.dev/state -w`.
 WORKSPACE: Final = "hotseat.dev/workspace"
 MODEL: Final = "hotseat.dev/model"
 STATE: Final = "hotseat.dev/state"
 # Annotations.
-FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents that an object was made from
-SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that a person knows to be gone
+FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents from which an object was made
+SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that are gone, according to a user
 
-# Labels of Knative on the pods, Deployments and PodAutoscalers of a ksvc.
+# Labels of Knative on the pods, Deployments and PodAutoscalers of a Knative Service.
 SERVICE: Final = "serving.knative.dev/service"
 REVISION: Final = "serving.knative.dev/revision"
 
@@ -28,7 +28,7 @@ QUEUE_PORT: Final = 8012  # of queue-proxy, in each pod
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of objects: where it is served, and whether its objects live in a namespace."""
+    """A kind of objects in the API."""
 
     api: str  # v1, or group/version
     kind: str
@@ -36,7 +36,7 @@ class Resource:
     namespaced: bool = True
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """Build the path of the collection, of one object, or of a part of it. Without a namespace: of all namespaces."""
+        """Return the path of the collection, an object, or a subresource. Without a namespace: of all namespaces."""
         root = f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
         scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         tail = "".join(f"/{part}" for part in (name, subresource) if part)
@@ -66,28 +66,22 @@ SERVERLESS_SERVICES: Final = Resource(
 BROKERS: Final = Resource("eventing.knative.dev/v1", "Broker", "brokers")
 
 
-CACHE: Final = "/cache"  # where each container finds the cache
-WEIGHTS: Final = "/weights"  # where it finds the claim of a pvc:// source
+CACHE: Final = "/cache"  # mount path of the cache in each container
+WEIGHTS: Final = "/weights"  # mount path of the volume of a pvc:// source
 TERMINATION_LOG: Final = "/dev/termination-log"
-USER: Final = 65532  # user and group of all our containers: files that the fetch Job wrote are the engine's own
-PORT: Final = 8080  # that an engine listens on, unless its Model names another
+USER: Final = 65532  # user and group of all our containers, so that the engine owns the files of the fetch Job
+PORT: Final = 8080  # of an engine, unless its Model sets another
 
-# Environment by which `hotseat.kube.engine_entrypoint` learns what to run.
+# Environment of `hotseat.kube.engine_entrypoint`.
 MODEL_VARIABLE: Final = "HOTSEAT_MODEL"
 CACHE_VARIABLE: Final = "HOTSEAT_CACHE_DIR"
-WEIGHTS_VARIABLE: Final = "HOTSEAT_WEIGHTS"  # a path that needs no cache
+WEIGHTS_VARIABLE: Final = "HOTSEAT_WEIGHTS"  # path of weights outside of the cache
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
     """Settings of one switcher."""
 
-    image: str  # hotseat's own
+    image: str  # of hotseat itself
     namespace: str
-    gpu_resource: str = "nvidia.com/gpu"  # "": Models take turns without a limit that a scheduler would see
-    claim_size: int = 50 * 1024**3  # bytes, where a Model states none
-    storage_class: str | None = None  # None: the cluster's default
-    timeout: int = 3600  # seconds a request may take; at most Knative's max-revision-timeout-seconds
-    progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
-    pull_secrets: tuple[str, ...] = ()  # for hotseat's own image
-    environment: Mapping[str, str] | None = None  # of every engine and fetch: proxies, HF_ENDPOINT
+    gpu_resource: str = "nvidia.com/gpu"  # "": pods request no GPUs, so kube-scheduler does not count them

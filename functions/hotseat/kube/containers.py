@@ -1,7 +1,8 @@
 """The container that serves a Model: image, command, environment, probe.
 
-An engine runs in hotseat's own image, where `hotseat.kube.engine_entrypoint` finds out the rest, or in an image of its own, whose
-command is written here. Nothing of this machine gets in: no path, no variable.
+An engine runs in hotseat's own image, where `hotseat.kube.engine_entrypoint` makes the command, or
+in another image, for which the command is made here. Paths and variables of the switcher are never
+part of it.
 """
 
 import json
@@ -9,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hotseat.api.model import Capability, FetchBy, Model
+from hotseat.api.types import Json
 from hotseat.engines import vllm
 from hotseat.engines.base import Engine, EngineError, Placement, is_remote, load_engine
 from hotseat.kube.constants import (
@@ -26,45 +28,46 @@ from hotseat.kube.constants import (
 )
 from hotseat.sources.base import entry
 
-Json = dict[str, Any]
-
-CONTAINER: Final = "engine"  # its name, by which a podTemplate merges over it
+CONTAINER: Final = "engine"  # its name, by which a podTemplate is merged
 OWN_COMMAND: Final = ("python3", "-P", "-m", "hotseat.kube.engine_entrypoint")
-# Images of engines that hotseat's own image does not hold.
+# Default images of engines that hotseat's own image does not contain.
 IMAGES: Final[Mapping[str, str]] = {"vllm": vllm.IMAGE}
-# Engines whose command is written here when they run in an image of their own; any other must find hotseat in it.
-_WRITTEN: Final = ("custom", "llamacpp", "vllm")
-# Ports of Knative's own sidecar; it refuses a container that wants one.
-_TAKEN: Final = frozenset({8008, 8012, 8013, 8022, 8112, 9090, 9091})
-_MOST_CONCURRENT: Final = 1000  # Knative refuses more; the router keeps the Model's own limit in any case
+# Engines that can run in images without hotseat, because their command is made here.
+_WITHOUT_HOTSEAT: Final = ("custom", "llamacpp", "vllm")
+# Ports of Knative's sidecar. Knative rejects containers with one of them.
+_SIDECAR_PORTS: Final = frozenset({8008, 8012, 8013, 8022, 8112, 9090, 9091})
+_MAX_CONCURRENCY: Final = 1000  # of Knative; the router enforces the Model's own limit in any case
 _ENV_FIELD: Final = re.compile(r"\{\{|\}\}|\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class CannotMake(ValueError):
-    """No object can be made of this Model; the message says why, for its status."""
+    """No object can be made from this Model; the message is for its status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What runs in a container. An empty command means that of the image."""
+    """What runs in a container. An empty command: that of the image."""
 
     image: str
     port: int
     health_path: str
-    own: bool  # hotseat's own image: what it may write is known
+    own: bool  # the engine is started by hotseat, so that the paths it writes are known
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
 
 def needs_fetch(model: Model) -> bool:
-    """Whether a Job must bring the weights before the Model can be loaded. CannotMake: no such engine."""
+    """Whether a Job must fetch the weights before the Model can be loaded.
+
+    Raise CannotMake if its engine is unknown.
+    """
     by_job = model.spec.cache.fetch_by == FetchBy.JOB
     return by_job and is_remote(model.spec.source) and engine_of(model).fetches(model)
 
 
 def engine_of(model: Model) -> Engine:
-    """Engine of a Model. CannotMake: none of that name is installed in the switcher, or it finds fault with the Model."""
+    """Return the engine of a Model. Raise CannotMake if it is not installed in the switcher, or rejects the Model."""
     try:
         engine = load_engine(model.spec.engine)
     except KeyError:
@@ -75,14 +78,17 @@ def engine_of(model: Model) -> Engine:
 
 
 def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> Program:
-    """Say what to run. `weights` is the path in the cache, once they are there; until then a stand-in is written."""
+    """Return what to run.
+
+    `weights`: their path in the cache; None: they are not fetched yet, and a placeholder is used.
+    """
     engine = engine_of(model)
     port = model.spec.port or PORT
-    if port in _TAKEN:
+    if port in _SIDECAR_PORTS:
         raise CannotMake(f"port is {port}, which Knative's sidecar uses; choose another")
     image = model.spec.image or IMAGES.get(engine.name)
     health_path = model.spec.health.path or engine.health_path(model)
-    if image is None or engine.name not in _WRITTEN:
+    if image is None or engine.name not in _WITHOUT_HOTSEAT:
         return Program(image or settings.image, port, health_path, own=True, command=OWN_COMMAND, env=_own_env(model))
     placement = Placement("0.0.0.0", port, weights_path(model, weights))  # noqa: S104 - inside its pod
     try:
@@ -93,7 +99,7 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
 
 
 def weights_path(model: Model, weights: str | None) -> str | None:
-    """Path of the weights in the container; None where the engine brings them itself or needs none."""
+    """Return the path of the weights in the container; None if the engine fetches them itself or needs none."""
     source = model.spec.source
     if source is None:
         return None
@@ -110,9 +116,9 @@ def weights_path(model: Model, weights: str | None) -> str | None:
 
 
 def container_of(model: Model, program: Program, settings: ClusterSettings, mounts: list[Json]) -> Json:
-    """Write the engine's container for a ksvc."""
+    """Return the engine's container for a Knative Service."""
     env = {"HOME": f"{CACHE}/home", "USER": "hotseat", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}
-    env |= {**(settings.environment or {}), **program.env}
+    env |= program.env
     env |= {variable.name: variable.value for variable in model.spec.env}
     container: Json = {
         "name": CONTAINER,
@@ -120,7 +126,8 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
         "ports": [{"containerPort": program.port}],
         "env": [{"name": name, "value": value} for name, value in sorted(env.items())],
         "resources": _resources(model, settings),
-        # Its failures mean nothing for requests, which go to the pod directly: an engine may be too busy to answer for a while.
+        # A failure does not stop requests, which go to the pod directly. A busy engine may not
+        # answer for a while.
         "readinessProbe": {
             "httpGet": {"path": program.health_path, "port": program.port},
             "periodSeconds": 1,
@@ -141,12 +148,12 @@ def container_of(model: Model, program: Program, settings: ClusterSettings, moun
 
 
 def concurrency_of(model: Model) -> int:
-    """Most requests at once that Knative's sidecar lets through; 0 for no limit."""
-    return model.spec.concurrency if model.spec.concurrency <= _MOST_CONCURRENT else 0
+    """Return how many requests Knative's sidecar may let through at once; 0: no limit."""
+    return model.spec.concurrency if model.spec.concurrency <= _MAX_CONCURRENCY else 0
 
 
 def security_context(*, read_only: bool) -> Json:
-    """Give what each of our containers gives up. A podTemplate may take it back for an image that insists on root."""
+    """Return the restrictions of our containers. A podTemplate may lift them for an image that needs root."""
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -159,7 +166,7 @@ def security_context(*, read_only: bool) -> Json:
 
 
 def bytes_quantity(count: int) -> str:
-    """Write bytes as the API server would write them back: as few digits as a unit allows."""
+    """Return bytes in the canonical form of the API server."""
     for base, units in ((1024, ("Ki", "Mi", "Gi", "Ti", "Pi")), (1000, ("k", "M", "G", "T", "P"))):
         for power in range(len(units), 0, -1):
             if count and count % base**power == 0:
@@ -168,12 +175,12 @@ def bytes_quantity(count: int) -> str:
 
 
 def cores_quantity(cores: float) -> str:
-    """Write cores as the API server would write them back."""
+    """Return cores in the canonical form of the API server."""
     thousandths = round(cores * 1000)
     return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
 
 
-# Where foreign engines keep what they compile or bring: the cache outlives the pod.
+# Where engines of other images keep what they compile or fetch, because the cache outlives the pod.
 _CACHES: Final[Mapping[str, str]] = {
     "LLAMA_CACHE": f"{CACHE}/llama.cpp",
     "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/torchinductor",
@@ -184,7 +191,10 @@ _CACHES: Final[Mapping[str, str]] = {
 
 
 def _own_env(model: Model) -> dict[str, str]:
-    """Tell `hotseat.kube.engine_entrypoint` what it must know, and no more: each change of it makes a new Revision."""
+    """Return the environment for `hotseat.kube.engine_entrypoint`.
+
+    It is minimal, because each change makes a new Revision.
+    """
     kept = {
         "engine",
         "source",
@@ -203,7 +213,7 @@ def _own_env(model: Model) -> dict[str, str]:
         exclude_defaults=True,
         include={"metadata": {"name"}, "spec": {**dict.fromkeys(kept, True), "cache": {"fetch_by"}}},
     )
-    if document["spec"].get("cache") == {}:  # set in other ways only
+    if document["spec"].get("cache") == {}:  # it has other fields only
         del document["spec"]["cache"]
     env = {MODEL_VARIABLE: json.dumps(document, sort_keys=True, separators=(",", ":"))}
     if model.spec.source and model.spec.source.startswith("pvc://"):
@@ -212,7 +222,7 @@ def _own_env(model: Model) -> dict[str, str]:
 
 
 def _command(model: Model, engine: Engine, placement: Placement) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give command and args of a container, where the image is not ours."""
+    """Return the command and the args of a container whose image is not hotseat's."""
     if engine.name == "vllm":
         return vllm.command_line(model, placement), ()
     if engine.name == "llamacpp":
@@ -231,7 +241,7 @@ def _llamacpp(model: Model, placement: Placement) -> tuple[str, ...]:
 
 
 def _llamacpp_weights(model: Model, placement: Placement) -> list[str]:
-    """Name the file, or say where llama.cpp itself shall get it."""
+    """Return the flags for the file, or for the download by llama.cpp itself."""
     source = model.spec.source or ""
     if placement.weights:
         return ["--model", placement.weights]
@@ -245,23 +255,23 @@ def _llamacpp_weights(model: Model, placement: Placement) -> list[str]:
 
 
 def _with_late_variables(model: Model) -> Model:
-    """Leave `{env:NAME}` to the kubelet, which writes it `$(NAME)`: the switcher's own environment is nobody's business."""
+    """Turn `{env:NAME}` into `$(NAME)` for the kubelet, so that the switcher's own environment is not used."""
 
-    def late(texts: tuple[str, ...]) -> tuple[str, ...]:
+    def convert(texts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_ENV_FIELD.sub(lambda match: f"$({match[1]})" if match[1] else match[0], text) for text in texts)
 
-    spec = model.spec.model_copy(update={"command": late(model.spec.command), "args": late(model.spec.args)})
+    spec = model.spec.model_copy(update={"command": convert(model.spec.command), "args": convert(model.spec.args)})
     return model.model_copy(update={"spec": spec})
 
 
 def _resources(model: Model, settings: ClusterSettings) -> Json:
-    wanted = model.spec.resources
+    spec = model.spec.resources
     requests: Json = {}
-    if wanted.cpu is not None:
-        requests["cpu"] = cores_quantity(wanted.cpu)
-    if wanted.memory is not None:
-        requests["memory"] = bytes_quantity(wanted.memory)
+    if spec.cpu is not None:
+        requests["cpu"] = cores_quantity(spec.cpu)
+    if spec.memory is not None:
+        requests["memory"] = bytes_quantity(spec.memory)
     resources: Json = {"requests": requests} if requests else {}
-    if wanted.gpus and settings.gpu_resource:
-        resources["limits"] = {settings.gpu_resource: str(wanted.gpus)}
+    if spec.gpus and settings.gpu_resource:
+        resources["limits"] = {settings.gpu_resource: str(spec.gpus)}
     return resources

@@ -1,13 +1,14 @@
-"""Look at everything in a cluster that hotseat rests on. Nothing is changed but by `repair`, one key at a time."""
+"""Checks of everything in a cluster that hotseat needs. Only `repair` changes anything, one key at a time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from hotseat.api.types import Json
 from hotseat.kube import checks
 from hotseat.kube.checks import EVENTING, SERVING, Finding, Patch, unknown, wrong
-from hotseat.kube.client import NOT_FOUND, Json, Kube, KubeError
-from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_part
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
+from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_component
 from hotseat.kube.constants import (
     BROKERS,
     CONFIG_MAPS,
@@ -38,22 +39,22 @@ Check = Callable[[], Iterator[Finding]]
 
 
 class Doctor:
-    """One look at a cluster, for one namespace. What it may not see is `unknown`, never an error."""
+    """All checks of a cluster, for one namespace. What may not be read is `unknown`, never an error."""
 
     def __init__(self, kube: Kube, namespace: str) -> None:
         self._kube = kube
         self._namespace = namespace
-        self._parts: dict[str, Component | None] = {}
+        self._components: dict[str, Component | None] = {}
 
     def examine(self) -> list[Finding]:
-        """Look at everything; only the first thing where the API server does not answer."""
-        self._parts.clear()
+        """Run all checks; only the first if the API server does not answer."""
+        self._components.clear()
         try:
             found = [checks.kubernetes(self._kube.get("/version"))]
         except KubeError as error:
             why = "nothing can be checked without it"
             return [wrong("API server", str(error), why, "check --kubeconfig and --context: kubectl cluster-info")]
-        looks: list[tuple[str, Check]] = [
+        subjects: list[tuple[str, Check]] = [
             ("Knative Serving", self._serving),
             ("Knative Eventing", self._eventing),
             ("settings of Knative", self._settings),
@@ -62,27 +63,28 @@ class Doctor:
             ("storage class", self._storage),
             ("Broker", self._broker),
             ("Trigger", self._triggers),
-            (ROUTER, lambda: self._part(ROUTER)),
-            (SWITCHER, lambda: self._part(SWITCHER)),
+            (ROUTER, lambda: self._component(ROUTER)),
+            (SWITCHER, lambda: self._component(SWITCHER)),
             ("demand key", self._secret),
             ("GPUs", self._gpus),
         ]
-        for subject, look in looks:
-            found += self._guarded(subject, look)
+        for subject, check in subjects:
+            found += self._run(subject, check)
         return found
 
     def repair(self, patch: Patch) -> None:
-        """Set one key of a ConfigMap. KubeError if that is refused."""
+        """Set one key of a ConfigMap. Raise KubeError if that is refused."""
         self._kube.merge(CONFIG_MAPS.path(patch.namespace, patch.name), patch.body)
 
-    def _guarded(self, subject: str, look: Check) -> Iterator[Finding]:
+    @staticmethod
+    def _run(subject: str, check: Check) -> Iterator[Finding]:
         try:
-            yield from look()
+            yield from check()
         except KubeError as error:
-            ask = "request permission to read it" if error.status in _FORBIDDEN else "try again"
-            yield unknown(subject, str(error), ask)
+            remedy = "request permission to read it" if error.status in _FORBIDDEN else "try again"
+            yield unknown(subject, str(error), remedy)
 
-    # One thing each ---------------------------------------------------------------------------------------------------
+    # Checks -----------------------------------------------------------------------------------------------------------
 
     def _serving(self) -> Iterator[Finding]:
         why = "each Model is a Knative Service"
@@ -108,7 +110,7 @@ class Doctor:
 
     def _kourier(self) -> Iterator[Finding]:
         config = self._kube.find(CONFIG_MAPS.path(SERVING, KOURIER.config))
-        if config is not None:  # there are other gateways
+        if config is not None:  # else another ingress is installed
             yield judge(KOURIER, config)
 
     def _crds(self) -> Iterator[Finding]:
@@ -120,9 +122,9 @@ class Doctor:
         yield checks.storage(self._kube.get(STORAGE_CLASSES.path())["items"], self._models())
 
     def _gpus(self) -> Iterator[Finding]:
-        switcher = self._parts.get(SWITCHER)
+        switcher = self._components.get(SWITCHER)
         resource = switcher.variable("HOTSEAT_GPU_RESOURCE", checks.NVIDIA) if switcher else checks.NVIDIA
-        if resource:  # without one, Models take turns and no scheduler knows of it
+        if resource:  # else pods request no GPUs
             nodes = self._kube.get(NODES.path())["items"]
             yield checks.gpus(resource, nodes, self._items(WORKSPACES), self._items(MODELS))
 
@@ -132,32 +134,32 @@ class Doctor:
     def _triggers(self) -> Iterator[Finding]:
         yield checks.triggers(self._items(_TRIGGERS, self._namespace), self._namespace)
 
-    def _part(self, component: str) -> Iterator[Finding]:
-        yield checks.part(component, self._find(component), self._namespace)
+    def _component(self, component: str) -> Iterator[Finding]:
+        yield checks.component(component, self._find(component), self._namespace)
 
     def _find(self, component: str) -> Component | None:
-        if component not in self._parts:
-            self._parts[component] = find_part(self._kube, self._namespace, component)
-        return self._parts[component]
+        if component not in self._components:
+            self._components[component] = find_component(self._kube, self._namespace, component)
+        return self._components[component]
 
     def _images(self) -> list[str]:
-        """Images of router and switcher, as far as they may be seen."""
+        """Return the images of router and switcher, as far as they may be read."""
         images: list[str] = []
         for component in (ROUTER, SWITCHER):
             with suppress(KubeError):
-                part = self._find(component)
-                images += part.images if part else []
+                found = self._find(component)
+                images += found.images if found else []
         return images
 
     def _secret(self) -> Iterator[Finding]:
-        yield from checks.demand_secrets(self._parts)
-        names = {each.demand_secret for each in self._parts.values() if each is not None and each.demand_secret}
+        yield from checks.demand_secrets(self._components)
+        names = {each.demand_secret for each in self._components.values() if each is not None and each.demand_secret}
         for name in sorted(names or {DEMAND_SECRET}):
             found = self._kube.find(_SECRETS.path(self._namespace, name))
             yield checks.demand_secret(name, found, self._namespace)
 
     def _models(self) -> list[Json]:
-        """Models that may be seen: what is judged by them can be judged without them, too."""
+        """Return the Models; none if they may not be read, because their checks are possible without them."""
         try:
             return self._items(MODELS)
         except KubeError as error:
@@ -166,7 +168,7 @@ class Doctor:
             raise
 
     def _items(self, resource: Resource, namespace: str = "") -> list[Json]:
-        """Objects of a kind: of all namespaces where that may be seen, else of ours; none where there is no such kind."""
+        """Return the objects of a kind, from all namespaces if permitted, else from ours; none without the kind."""
         try:
             items: list[Json] = self._kube.get(resource.path(namespace))["items"]
         except KubeError as error:

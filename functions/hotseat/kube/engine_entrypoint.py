@@ -1,6 +1,7 @@
-"""What runs in hotseat's own image as a Model's container: `python -m hotseat.kube.engine_entrypoint` becomes the engine.
+"""The entry point of a Model's container in hotseat's own image. It replaces itself by the engine.
 
-The Model comes in the environment, the weights are in the cache. It ends with code 2 where another try changes nothing.
+The Model is in the environment, the weights are in the cache. Exit code 2 means that a retry would
+not help.
 """
 
 import os
@@ -14,12 +15,16 @@ from hotseat.api.model import FetchBy, Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote, load_engine
 from hotseat.kube.constants import CACHE, CACHE_VARIABLE, MODEL_VARIABLE, PORT, TERMINATION_LOG, WEIGHTS_VARIABLE
 from hotseat.sources.base import SourceError, cached
-from hotseat.sources.fetch import HOPELESS, RETRYABLE, fetch
+from hotseat.sources.fetch import FATAL, RETRYABLE, fetch
 from hotseat.sources.progress import Progress
 
 
 def launch_of(environment: Mapping[str, str]) -> Launch:
-    """Say what to run, and its whole environment. EngineError, SourceError: what is wrong; ValidationError: no Model in it."""
+    """Return what to run, with its whole environment.
+
+    Raise EngineError or SourceError if the engine cannot run, and ValidationError if the
+    environment has no valid Model.
+    """
     model = Model.model_validate_json(environment.get(MODEL_VARIABLE, ""))
     engine = load_engine(model.spec.engine)
     cache = Path(environment.get(CACHE_VARIABLE, CACHE))
@@ -32,7 +37,7 @@ def launch_of(environment: Mapping[str, str]) -> Launch:
 
 
 def _weights(model: Model, cache: Path) -> Path:
-    """Find the weights, or bring them where that was left to the engine."""
+    """Return the path of the weights. Fetch them first if cache.fetchBy is Engine."""
     source = model.spec.source or ""
     path = cached(source, cache)
     if path is None and model.spec.cache.fetch_by == FetchBy.ENGINE:
@@ -43,22 +48,22 @@ def _weights(model: Model, cache: Path) -> Path:
 
 
 def main() -> None:
-    """Become the engine."""
+    """Replace this process by the engine."""
     try:
         launch = launch_of(os.environ)
-        os.execvpe(launch.argv[0], launch.argv, launch.env)  # noqa: S606 - no shell is what we want
+        os.execvpe(launch.argv[0], launch.argv, launch.env)  # noqa: S606 - no shell is needed
     except SourceError as problem:
-        _fail(str(problem), RETRYABLE if problem.retryable else HOPELESS)
+        _fail(str(problem), RETRYABLE if problem.retryable else FATAL)
     except ValidationError as problem:
-        _fail(f"{MODEL_VARIABLE} is not a valid Model: {problem.errors()[0]['msg']}", HOPELESS)
+        _fail(f"{MODEL_VARIABLE} is not a valid Model: {problem.errors()[0]['msg']}", FATAL)
     except KeyError as problem:
-        _fail(f"this image has no engine {problem}", HOPELESS)
+        _fail(f"this image has no engine {problem}", FATAL)
     except (EngineError, OSError) as problem:
-        _fail(str(problem), HOPELESS)
+        _fail(str(problem), FATAL)
 
 
 def _fail(message: str, code: int) -> None:
-    """Leave the reason where the pod's status shows it."""
+    """Exit with a message that the pod's status shows."""
     sys.stderr.write(f"hotseat: {message}\n")
     try:
         Path(TERMINATION_LOG).write_text(message)

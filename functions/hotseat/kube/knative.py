@@ -1,4 +1,4 @@
-"""Settings of Knative that hotseat needs, with what each is for and how to judge its value. No I/O."""
+"""The settings of Knative that hotseat needs: the purpose of each, and the check of its value. No I/O."""
 
 import json
 import shlex
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_duration
 from hotseat.kube.checks import SERVING, Finding, Patch, Verdict, ok
-from hotseat.kube.client import Json
 
-LONGEST_REQUEST: Final = 7200  # seconds: timeoutSeconds of the router, which waits and streams for so long
-START: Final = 300  # seconds that loading may take, unless a Model says otherwise
-_OPERATOR: Final = "KnativeServing"  # kind of the operator's object; it undoes changes of the ConfigMaps that it owns
+MAX_REQUEST_TIME: Final = 7200  # seconds: timeoutSeconds of the router, which waits and streams for so long
+MIN_PROGRESS_DEADLINE: Final = 300  # seconds: the default time for loading
+_OPERATOR: Final = "KnativeServing"  # kind of the operator's object; the operator reverts changes of its ConfigMaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class Setting:
 
     config: str
     key: str
-    default: str  # what Knative takes where the key is missing
+    default: str  # Knative's value if the key is missing
     wanted: str
     why: str
     good: Callable[[str], bool]
-    advisory: bool = False
+    advisory: bool = False  # a bad value is advice, not an error
 
 
 def _feature(name: str, why: str, *, advisory: bool = False) -> Setting:
@@ -36,7 +36,7 @@ def _feature(name: str, why: str, *, advisory: bool = False) -> Setting:
 
 
 def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Setting]:
-    """Yield what Models and the images of hotseat itself need; what none of them uses is advice."""
+    """Yield the settings that Models and the images of hotseat need. Those that no Model uses are advisory."""
     used = {field for model in models for field in _pod_fields(model)}
     yield _feature("persistent-volume-claim", "Models store their weights on a volume")
     yield _feature("persistent-volume-write", "engines write into their cache: compiled kernels, lock files")
@@ -49,14 +49,18 @@ def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Set
     yield _feature("affinity", "a pod template may select nodes by affinity", advisory="affinity" not in used)
     why = "Models start at zero pods, and are loaded only when it is their turn"
     yield Setting("config-autoscaler", "allow-zero-initial-scale", "false", "true", why, _is_true)
-    why = f"the router requests {LONGEST_REQUEST} seconds, so that long streams and queued requests are not cut"
+    why = f"the router requests {MAX_REQUEST_TIME} seconds, so that long streams and queued requests are not cut"
     key = "max-revision-timeout-seconds"
-    yield Setting("config-defaults", key, "600", str(LONGEST_REQUEST), why, lambda value: int(value) >= LONGEST_REQUEST)
+    yield Setting(
+        "config-defaults", key, "600", str(MAX_REQUEST_TIME), why, lambda value: int(value) >= MAX_REQUEST_TIME
+    )
     why = "a pod that waits shortly for its GPU must not fail its Knative Service"
     yield Setting("config-deployment", "pod-is-always-schedulable", "false", "true", why, _is_true)
-    why = f"Knative gives up what loads for longer, where a Knative Service says nothing of its own; at least {START}s"
+    why = f"Knative gives up what loads for longer, where a Knative Service says nothing of its own; at least {MIN_PROGRESS_DEADLINE}s"
     key = "progress-deadline"
-    yield Setting("config-deployment", key, "600s", "600s", why, lambda value: parse_duration(value) >= START)
+    yield Setting(
+        "config-deployment", key, "600s", "600s", why, lambda value: parse_duration(value) >= MIN_PROGRESS_DEADLINE
+    )
     yield _tag_resolving([*images, *(str(model["spec"]["image"]) for model in models if model["spec"].get("image"))])
 
 
@@ -68,7 +72,7 @@ KOURIER: Final = Setting(
 
 
 def judge(setting: Setting, config: Json) -> Finding:
-    """Judge the value that a ConfigMap gives, or the default where it gives none."""
+    """Check the value in a ConfigMap, or the default if it has none."""
     subject = f"{setting.config} {setting.key}"
     value = str((config.get("data") or {}).get(setting.key, setting.default))
     seen = value if setting.key in (config.get("data") or {}) else f"{value} (default)"
@@ -101,7 +105,7 @@ def _pod_fields(model: Json) -> Sequence[str]:
 
 
 def _tag_resolving(images: Sequence[str]) -> Setting:
-    """Images that were put on the nodes by hand are in no registry where Knative could look up their digest."""
+    """Return the setting for images that exist on the nodes only, so that no registry has their digest."""
     default = "kind.local,ko.local,dev.local"
     local = sorted({image.split("/")[0] for image in images if _is_local(image)})
     why = "Knative looks up the digest of an image in its registry, which fails for images that are only on the nodes"
@@ -114,6 +118,6 @@ def _tag_resolving(images: Sequence[str]) -> Setting:
 
 
 def _is_local(image: str) -> bool:
-    """Tell a registry that is none on the network by its name."""
+    """Whether the registry of an image is not on the network, by its name."""
     host, slash, _ = image.partition("/")
     return bool(slash) and "@sha256:" not in image and (host.endswith(".local") or host.split(":")[0] == "localhost")

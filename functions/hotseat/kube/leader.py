@@ -1,23 +1,30 @@
-"""Leadership by a Lease: of several switchers in a namespace one acts. A process that starts anew in its pod goes on at once."""
+"""Leader election by a Lease: only one switcher of a namespace acts.
+
+A process that restarts in its pod continues at once.
+"""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
 
+from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.kube.client import CONFLICT, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, Kube, KubeError
 from hotseat.kube.constants import LEASES
 
 log = logging.getLogger(__name__)
 
-DURATION = 15  # seconds without a renewal after which another may take over
-RENEW = 3.0
-RETRY = 1.0
+DURATION = 15  # seconds without a renewal after which another switcher may take over
+RENEW = 3.0  # seconds between renewals
+RETRY = 1.0  # seconds between attempts to lead
 
 
 class Leader(threading.Thread):
-    """Waits for leadership, says so once, keeps it, and says when it is lost. `identity`: this pod."""
+    """Waits for leadership and keeps it.
+
+    Calls `leads` once it is won, and `lost` once it is lost. `identity`: this pod.
+    """
 
     def __init__(
         self,
@@ -38,26 +45,26 @@ class Leader(threading.Thread):
         self._leads = leads
         self._lost = lost
         self._closed = threading.Event()
-        self._seen: tuple[str, float] = ("", 0.0)  # another's last renewal, and when it was first seen here
+        self._seen: tuple[str, float] = ("", 0.0)  # last renewal by another switcher, and when it was first seen here
         self.leading = False
 
     def close(self) -> None:
-        """Give leadership back, so that the next need not wait for it to run out."""
+        """Release the Lease, so that the next leader need not wait for its end."""
         self._closed.set()
         if self.leading:
             try:
                 self._kube.merge(self._path, {"spec": {"holderIdentity": ""}})
             except KubeError as error:
-                log.warning("the Lease was not released: %s", error)
+                log.warning("cannot release the Lease %s: %s", self._name, error)
 
     def run(self) -> None:
-        """Lead, or wait to."""
+        """Lead, or wait for leadership, until it is lost or this is closed."""
         renewed = 0.0
         while not self._closed.is_set():
             try:
                 mine = self._try()
             except KubeError as error:
-                log.warning("Lease: %s", error)
+                log.warning("cannot renew the Lease %s: %s", self._name, error)
                 mine = self.leading and time.monotonic() - renewed < DURATION - RENEW
             else:
                 renewed = time.monotonic() if mine else renewed
@@ -91,7 +98,7 @@ class Leader(threading.Thread):
         return True
 
     def _run_out(self, spec: Json) -> bool:
-        """Whether another's Lease was not renewed for its time, by this machine's clock alone."""
+        """Whether another's Lease has expired, measured by the clock of this machine only."""
         renewed = str(spec.get("renewTime"))
         if renewed != self._seen[0]:
             self._seen = (renewed, time.monotonic())

@@ -1,13 +1,15 @@
 """Strategic merge of a pod template, as `kubectl patch` does it: maps field by field, named lists element by element.
 
-Only what a pod template can hold is known here. A list without a merge key (args, command, tolerations) is replaced whole, `null`
-removes a field, `$patch: delete` removes a map or an element, `$patch: replace` replaces one.
+Only fields of a pod template are supported. A list without a merge key (args, command, tolerations)
+is replaced as a whole, `null` removes a field, `$patch: delete` removes a map or an element, and
+`$patch: replace` replaces it.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Lists whose elements are merged, and by which of their fields. All other lists are atomic, as in Kubernetes' own types.
+# Lists whose elements are merged, and the field by which. All other lists are atomic, as in
+# Kubernetes' own types.
 MERGE_KEYS: Final[Mapping[str, str]] = {
     "containers": "name",
     "initContainers": "name",
@@ -25,11 +27,11 @@ _DIRECTIVE: Final = "$patch"
 
 
 class MergeError(ValueError):
-    """The patch cannot be merged; the message begins with the path of what is wrong in it."""
+    """The patch cannot be merged; the message begins with the path of the invalid field."""
 
 
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any], where: str = "podTemplate") -> dict[str, Any]:
-    """Merge `patch` over `base`; neither is changed. MergeError names the place, which begins with `where`."""
+    """Return `patch` merged over `base`; neither is changed. Raise MergeError with a path that begins with `where`."""
     directive = _directive(patch, where)
     if directive == "delete":
         return {}
@@ -54,7 +56,7 @@ def _merged(key: str, old: Any, new: Any, where: str) -> Any:
 
 
 def _merged_list(key: str, old: list[Any], new: list[Any], where: str) -> list[Any]:
-    """Merge elements by their key; new ones go to the end."""
+    """Return the elements merged by their key; new elements come last."""
     by = MERGE_KEYS[key]
     if any(isinstance(item, Mapping) and item == {_DIRECTIVE: "replace"} for item in new):
         old, new = [], [item for item in new if item != {_DIRECTIVE: "replace"}]
@@ -71,7 +73,7 @@ def _merged_list(key: str, old: list[Any], new: list[Any], where: str) -> list[A
         if place is None:
             result.append(merge({}, item, path))
             continue
-        # A volume has one source: one of another kind under the same name takes the old one's place.
+        # A volume has one source: a source of another kind under the same name replaces it.
         kept = {name: part for name, part in result[place].items() if key != "volumes" or name in item}
         result[place] = merge(kept, item, path)
     return result

@@ -1,7 +1,4 @@
-"""The objects that a Model becomes: its claim and its Knative Service; and whether those that are there still say the same.
-
-Pure: a Model and settings in, JSON for server-side apply out.
-"""
+"""The objects of a Model: its PersistentVolumeClaim and its Knative Service, for server-side apply. No I/O."""
 
 import hashlib
 import json
@@ -10,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hotseat.api.model import Model, OnDelete
+from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_quantity
 from hotseat.engines.base import is_remote
 from hotseat.kube.constants import (
@@ -29,48 +27,51 @@ from hotseat.kube.constants import (
 from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
 from hotseat.kube.merge import merge
 
-Json = dict[str, Any]
-
 _LOCAL: Final = {"networking.knative.dev/visibility": "cluster-local"}
+_CLAIM_SIZE: Final = 50 * 1024**3  # bytes of a cache volume whose Model states no cache.size
+_REQUEST_TIMEOUT: Final = 3600  # seconds that a request may take; at most Knative's max-revision-timeout-seconds
+_PROGRESS_DEADLINE: Final = 600  # seconds; longer for a Model whose startTimeout needs it
 _DEADLINE_MARGIN: Final = 60.0  # seconds after a startTimeout until Knative gives a Revision up
 
 
 def labels_of(model: Model) -> dict[str, str]:
-    """Labels of everything that belongs to a Model."""
+    """Return the labels of all objects of a Model."""
     return {MODEL: model.name, WORKSPACE: model.spec.workspace}
 
 
 def owner_of(model: Model, uid: str) -> Json:
-    """Make the reference by which an object is deleted with its Model."""
+    """Return the owner reference by which an object is deleted with its Model."""
     owner = {"apiVersion": MODELS.api, "kind": MODELS.kind, "name": model.name, "uid": uid}
     return {**owner, "controller": True, "blockOwnerDeletion": True}
 
 
 def is_owned(item: Json) -> bool:
-    """Whether an object was made of a Model."""
+    """Whether an object was made from a Model object."""
     owners = item["metadata"].get("ownerReferences") or []
     return any(each["kind"] == MODELS.kind and each["apiVersion"].startswith(f"{GROUP}/") for each in owners)
 
 
 def claim_name(model: Model) -> str | None:
-    """Name of the claim that holds the cache; None where nothing needs to outlive a pod."""
+    """Return the name of the claim for the cache; None if the cache need not outlive a pod."""
     cache = model.spec.cache
     if cache.existing_claim:
         return cache.existing_claim
-    wanted = is_remote(model.spec.source) or cache.size is not None or cache.storage_class is not None
-    return f"{model.name}-cache" if wanted and model.spec.url is None else None
+    persistent = is_remote(model.spec.source) or cache.size is not None or cache.storage_class is not None
+    return f"{model.name}-cache" if persistent and model.spec.url is None else None
 
 
 def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
-    """Claim of the cache; None where there is one already, or none is needed. One that is to be retained has no owner."""
+    """Return the claim for the cache; None if it exists already or none is needed.
+
+    A claim to be retained has no owner.
+    """
     name = claim_name(model)
     if name is None or model.spec.cache.existing_claim:
         return None
-    size = model.spec.cache.size if model.spec.cache.size is not None else settings.claim_size
+    size = model.spec.cache.size if model.spec.cache.size is not None else _CLAIM_SIZE
     spec: Json = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": bytes_quantity(size)}}}
-    storage_class = model.spec.cache.storage_class or settings.storage_class
-    if storage_class:
-        spec["storageClassName"] = storage_class
+    if model.spec.cache.storage_class:
+        spec["storageClassName"] = model.spec.cache.storage_class
     claim = _object(CLAIMS.api, CLAIMS.kind, name, model, settings)
     if model.spec.cache.on_delete == OnDelete.DELETE:
         claim["metadata"]["ownerReferences"] = [owner_of(model, uid)]
@@ -78,42 +79,43 @@ def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
 
 
 def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str | None = None) -> Json | None:
-    """Knative Service of a Model; None for one that runs elsewhere (engine external).
+    """Return the Knative Service of a Model; None for a server that runs elsewhere (engine external).
 
-    `weights`: their path in the cache, as the fetch Job told it. CannotMake, MergeError: what is wrong with the Model.
+    `weights`: their path in the cache, from the fetch Job. Raise CannotMake or MergeError if the
+    Model is invalid.
     """
     if model.spec.url is not None:
         return None
     template = _template(model, settings, program_of(model, settings, weights))
-    mark = fingerprint(template)
-    template["metadata"]["annotations"][FINGERPRINT] = mark
+    digest = fingerprint(template)
+    template["metadata"]["annotations"][FINGERPRINT] = digest
     service = _object(SERVICES.api, SERVICES.kind, model.name, model, settings)
     service["metadata"]["labels"] |= _LOCAL
-    service["metadata"]["annotations"] = {FINGERPRINT: mark}
+    service["metadata"]["annotations"] = {FINGERPRINT: digest}
     service["metadata"]["ownerReferences"] = [owner_of(model, uid)]
     return {**service, "spec": {"template": template}}
 
 
 def cache_volume(model: Model) -> Json:
-    """Volume of the cache: the claim, or a folder that ends with the pod."""
+    """Return the volume of the cache: its claim, or a directory that is deleted with the pod."""
     claim = claim_name(model)
     if claim is None:
         return {"name": "cache", "emptyDir": {}}
     return {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
 
 
-def pull_secrets(model: Model, settings: ClusterSettings) -> list[Json]:
-    """Secrets to pull images with: the Model's, and those of hotseat's own image."""
-    return [{"name": name} for name in dict.fromkeys((*model.spec.image_pull_secrets, *settings.pull_secrets))]
+def pull_secrets(model: Model) -> list[Json]:
+    """Return the references to a Model's Secrets for pulling images."""
+    return [{"name": name} for name in dict.fromkeys(model.spec.image_pull_secrets)]
 
 
 def fingerprint(part: Json) -> str:
-    """Digest of a part of an object: the same for the same content, in whatever order its fields come."""
+    """Return a digest of a part of an object, which does not depend on the order of fields."""
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def drifted(wanted: Any, found: Any) -> bool:
-    """Whether an object no longer says what we made it say. What others add (defaults, statuses) is no drift."""
+    """Whether an object differs from what we applied. Fields that others add (defaults, statuses) are ignored."""
     if isinstance(wanted, Mapping):
         found = {} if found is None else found  # the API server leaves out what is empty
         return not isinstance(found, Mapping) or any(drifted(value, found.get(key)) for key, value in wanted.items())
@@ -131,19 +133,19 @@ def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSetti
 
 
 def _template(model: Model, settings: ClusterSettings, program: Program) -> Json:
-    """Pod template of the ksvc: ours, the user's over it, and what hotseat cannot do without once more."""
+    """Return the pod template of the Knative Service, with the podTemplate merged but for fixed fields."""
     volumes, mounts = _volumes(model, program)
     spec: Json = {
         "containerConcurrency": concurrency_of(model),
-        "timeoutSeconds": settings.timeout,
-        "responseStartTimeoutSeconds": settings.timeout,
+        "timeoutSeconds": _REQUEST_TIMEOUT,
+        "responseStartTimeoutSeconds": _REQUEST_TIMEOUT,
         "automountServiceAccountToken": False,
         "containers": [container_of(model, program, settings, mounts)],
         "volumes": volumes,
     }
-    if secrets := pull_secrets(model, settings):
+    if secrets := pull_secrets(model):
         spec["imagePullSecrets"] = secrets
-    deadline = max(settings.progress_deadline, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
+    deadline = max(_PROGRESS_DEADLINE, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
     annotations = {"serving.knative.dev/progress-deadline": f"{deadline}s"}
     template = merge({"metadata": {"annotations": annotations}, "spec": spec}, model.spec.pod_template or {})
     metadata = template.setdefault("metadata", {})
@@ -156,7 +158,7 @@ def _template(model: Model, settings: ClusterSettings, program: Program) -> Json
 def _volumes(model: Model, program: Program) -> tuple[list[Json], list[Json]]:
     volumes: list[Json] = [cache_volume(model), {"name": "tmp", "emptyDir": {}}]
     mounts: list[Json] = [{"name": "cache", "mountPath": CACHE}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
-    if not program.own:  # engines of several processes (vLLM) talk through shared memory, of which a pod has 64 MiB
+    if not program.own:  # engines with several processes (vLLM) use shared memory, of which a pod has 64 MiB by default
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     if model.spec.source and model.spec.source.startswith("pvc://"):
@@ -172,6 +174,6 @@ def _same(wanted: Any, found: Any) -> bool:
     if found is None:
         return wanted in (False, 0, "")
     try:
-        return parse_quantity(wanted) == parse_quantity(found)  # 1000m is written back as 1
+        return parse_quantity(wanted) == parse_quantity(found)  # the API server turns 1000m into 1
     except Unreadable:
         return False

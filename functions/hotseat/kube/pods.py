@@ -1,24 +1,25 @@
-"""What a pod's JSON proves: that it holds a node's devices, serves, cannot go on, or is gone. Pure.
+"""What the object of a pod proves: that it occupies devices, serves, has failed, or is gone.
 
-A pod that was bound to a node holds what it was given there until its own status shows a terminal phase *and* every container
-terminated: a phase alone is also written by those who do not know (the garbage collector of pods of lost nodes), and an object
-that vanished without such a status may have been forced out of the API server while its processes run on.
+No I/O. A pod that was bound to a node occupies its devices until its status shows a terminal phase
+*and* every container terminated. A phase alone is no proof, because others write it without knowing
+(the garbage collector of pods of lost nodes). An object that was deleted without such a status is
+no proof either: it may have been deleted by force while its processes run on.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from hotseat.api.types import Json
 from hotseat.api.units import parse_quantity
 
-Json = dict[str, Any]
-
 TERMINAL_PHASES: Final = ("Succeeded", "Failed")
-OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"  # a person says: this node is off
+OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"  # taint by which a user states that a node is off
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 QUEUE_PROXY: Final = "queue-proxy"
 
-# Why a container does not start, in words of ours; those that heal by themselves within seconds are not among them.
+# Our reasons for containers that do not start, by Kubernetes' reason. Those that pass within
+# seconds are left out.
 _WAITING: Final = {
     "ErrImagePull": "ImagePull",
     "ImagePullBackOff": "ImagePull",
@@ -30,12 +31,12 @@ _WAITING: Final = {
     "RunContainerError": "RunContainerError",
     "CrashLoopBackOff": "CrashLoopBackOff",
 }
-_NEVER_RAN: Final = ("StartError", "ContainerCannotRun")  # reasons of a container that ended before its program began
+_NEVER_RAN: Final = ("StartError", "ContainerCannotRun")  # reasons of containers whose program was never started
 
 
 @dataclass(frozen=True, slots=True)
 class PodFailure:
-    """Why a pod will not serve: a CamelCase reason and a sentence, and the exit code where a container of it ended."""
+    """Why a pod will not serve: a reason in CamelCase, a message, and the exit code if a container has ended."""
 
     reason: str
     message: str
@@ -43,72 +44,78 @@ class PodFailure:
 
 
 def uid(pod: Json) -> str:
-    """Give its identity."""
+    """Return the uid of a pod."""
     return str(pod["metadata"]["uid"])
 
 
 def node(pod: Json) -> str | None:
-    """Name the node that it is bound to; None: it holds nothing yet."""
+    """Return the name of a pod's node; None while it is not bound, and occupies no devices."""
     return pod["spec"].get("nodeName") or None
 
 
-def address(pod: Json) -> str | None:
-    """Give its IP, once it has one."""
+def ip(pod: Json) -> str | None:
+    """Return the IP of a pod; None while it has none."""
     return pod.get("status", {}).get("podIP") or None
 
 
-def going(pod: Json) -> bool:
-    """Whether somebody has deleted it."""
+def is_terminating(pod: Json) -> bool:
+    """Whether a pod was deleted, and has a deletion timestamp."""
     return "deletionTimestamp" in pod["metadata"]
 
 
 def ready(pod: Json) -> bool:
-    """Whether the kubelet found it ready, and it is not going."""
-    return not going(pod) and _condition(pod, "Ready").get("status") == "True"
+    """Whether a pod is ready and not terminating."""
+    return not is_terminating(pod) and condition(pod, "Ready").get("status") == "True"
+
+
+def condition(item: Json, kind: str) -> Json:
+    """Return the condition of this type in the status of an object; empty if it has none."""
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    return next((each for each in conditions if each["type"] == kind), {})
 
 
 def terminal(pod: Json) -> bool:
-    """Whether its own status proves that nothing of it runs any more."""
+    """Whether the status of a pod proves that nothing of it runs any more."""
     status = pod.get("status", {})
     if status.get("phase") not in TERMINAL_PHASES:
         return False
-    first, main = status.get("initContainerStatuses", []), status.get("containerStatuses", [])
-    if not first and not main:
-        return bool(status.get("reason"))  # the kubelet turned it away: nothing was started
+    init, main = status.get("initContainerStatuses", []), status.get("containerStatuses", [])
+    if not init and not main:
+        return bool(status.get("reason"))  # the kubelet rejected the pod: nothing was started
     if len(main) < len(pod["spec"].get("containers", [])):
         return False
     stopped_early = _ended_while_initializing(pod)
-    seen = [*first, *main, *status.get("ephemeralContainerStatuses", [])]
-    return all("terminated" in each.get("state", {}) or (stopped_early and _never_started(each)) for each in seen)
+    statuses = [*init, *main, *status.get("ephemeralContainerStatuses", [])]
+    return all("terminated" in each.get("state", {}) or (stopped_early and _never_started(each)) for each in statuses)
 
 
-def settles(found: Json | None) -> bool:
-    """Whether a node (None: its object was deleted) is gone for good, and all pods on it with it."""
+def node_is_gone(found: Json | None) -> bool:
+    """Whether a node (None: its object was deleted) is permanently gone, with all of its pods."""
     return found is None or any(taint["key"] == OUT_OF_SERVICE for taint in found["spec"].get("taints", []))
 
 
 def gpus(pod: Json) -> int:
-    """Count the GPUs that it was given."""
+    """Return the number of GPUs that a pod requests."""
     limits = (each.get("resources", {}).get("limits", {}) for each in pod["spec"].get("containers", []))
     return sum(math.ceil(parse_quantity(limit.get(GPU_RESOURCE, 0))) for limit in limits)  # 1 may be written 1000m
 
 
 def engine_container(pod: Json) -> str:
-    """Name the container whose output is the engine's."""
+    """Return the name of the engine's container."""
     names = [str(each["name"]) for each in pod["spec"].get("containers", []) if each["name"] != QUEUE_PROXY]
     return "user-container" if not names or "user-container" in names else names[0]
 
 
 def unschedulable(pod: Json) -> str | None:
-    """Say why no node takes it at the moment; None if one has, or the scheduler has not looked yet."""
-    condition = _condition(pod, "PodScheduled")
-    if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
-        return str(condition.get("message") or "no node can run the pod")
+    """Return why a pod cannot be scheduled at present; None if it was scheduled, or was not processed yet."""
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return str(scheduled.get("message") or "no node can run the pod")
     return None
 
 
 def failure(pod: Json, *, was_ready: bool) -> PodFailure | None:
-    """Say why it will not serve, or serves no more; None while there is hope. Of a pod that nobody deleted."""
+    """Return why a pod that was not deleted will not serve, or serves no more; None if there is no such reason."""
     status = pod.get("status", {})
     if status.get("phase") == "Failed" and status.get("reason"):
         reason, message = status["reason"], status.get("message", "")
@@ -127,17 +134,19 @@ def failure(pod: Json, *, was_ready: bool) -> PodFailure | None:
 
 
 def deleted(pod: Json) -> PodFailure:
-    """Say that somebody else deleted it, and what is known of why."""
-    target = _condition(pod, "DisruptionTarget")
+    """Return the failure of a pod that another client deleted."""
+    target = condition(pod, "DisruptionTarget")
     why = target.get("message") or target.get("reason") or "the pod was deleted"
     return PodFailure("PodDeleted", f"pod {pod['metadata']['name']} is terminating: {why}")
 
 
 def _ended_while_initializing(pod: Json) -> bool:
-    """Whether it ended before its init containers were through: those after them were not begun, and stay as they were."""
+    """Whether a pod ended before its init containers had succeeded, so that later containers never started."""
     states = [each.get("state", {}) for each in pod["status"].get("initContainerStatuses", [])]
-    through = all(state.get("terminated", {}).get("exitCode") == 0 for state in states)
-    return not through and not _condition(pod, "DisruptionTarget")  # whose phase somebody else may have written
+    initialized = all(state.get("terminated", {}).get("exitCode") == 0 for state in states)
+    # The phase of a pod with a DisruptionTarget may have been written by another component than the
+    # kubelet.
+    return not initialized and not condition(pod, "DisruptionTarget")
 
 
 def _never_started(status: Json) -> bool:
@@ -159,21 +168,14 @@ def _of_container(status: Json, *, was_ready: bool, may_end: bool = False) -> Po
 
 
 def _of_exit(name: str, ended: Json, *, was_ready: bool) -> PodFailure:
-    code, reason, said = ended.get("exitCode", -1), ended.get("reason", ""), str(ended.get("message", "")).strip()
+    code, reason, message = ended.get("exitCode", -1), ended.get("reason", ""), str(ended.get("message", "")).strip()
     if reason == "OOMKilled":
         return PodFailure(
             "OutOfMemory", f"{name} was killed: it needed more host memory than its limit allows", ended.get("exitCode")
         )
     if reason in _NEVER_RAN:
-        return PodFailure("RunContainerError", f"{name}: {said or reason}")
-    tail = f": {said}" if said else ""
+        return PodFailure("RunContainerError", f"{name}: {message or reason}")
+    tail = f": {message}" if message else ""
     return PodFailure(
         "Exited" if was_ready else "ExitedWhileLoading", f"{name} ended with code {code}{tail}", ended.get("exitCode")
     )
-
-
-def _condition(pod: Json, kind: str) -> Json:
-    for each in pod.get("status", {}).get("conditions", []):
-        if each["type"] == kind:
-            return dict(each)
-    return {}

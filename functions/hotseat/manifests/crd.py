@@ -1,19 +1,16 @@
 """CustomResourceDefinitions out of the documents' classes: structural schemas, with what spans fields as CEL."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from hotseat.api.model import DOCUMENTS
-from hotseat.api.types import API_VERSION, Document
+from hotseat.api.types import API_VERSION, Document, Json
 from hotseat.api.units import AUTO_DURATION_PATTERN, DURATION_PATTERN
 from hotseat.manifests.fields import walk
 from hotseat.manifests.rules import AUTO_DURATION, DURATION, QUANTITY, RULES, as_validations
 from hotseat.manifests.schema import DocumentSchema, schema
 from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
-
-Json = dict[str, Any]
 
 _FREE = "x-kubernetes-preserve-unknown-fields"
 _LONGEST = 40  # characters of a duration or a quantity; what their rules cost an API server must be bounded

@@ -1,1 +1,1 @@
-"""Runtimes: how engines are run, each a folder beside this one."""
+"""Runtimes: how engines are run, on one machine and on Knative."""

@@ -1,1 +1,1 @@
-"""Sources: where weights come from, and the cache that keeps them."""
+"""Sources of weights, and the cache for them."""

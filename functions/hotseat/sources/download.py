@@ -1,4 +1,7 @@
-"""Bring one file over HTTP: resumed after a cut or a kill, checked, and in place only when it is whole."""
+"""Download of one file over HTTP.
+
+It resumes after an interruption, is verified, and is moved into place when complete.
+"""
 
 import hashlib
 import os
@@ -15,17 +18,17 @@ from urllib3.exceptions import HTTPError
 from hotseat.sources.base import SourceError
 
 CHUNK = 1 << 20
-FAILURES = 5  # in a row without a single byte
-QUIET = 120.0  # seconds without a single byte, over all tries, after which the origin is said to hang
-PAUSE = 0.2  # seconds before the first repetition; doubles each time
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+MAX_FAILURES = 5  # attempts in a row without a single byte
+MAX_SILENCE = 120.0  # seconds without a single byte, over all attempts, until the origin counts as hanging
+PAUSE = 0.2  # seconds before the second attempt; doubled each time
+_RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Report = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
-    """A file over there. `size` in bytes and `sha256` where the origin states them."""
+class RemoteFile:
+    """A file at an origin. `size` (in bytes) and `sha256` are None if the origin does not state them."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -34,70 +37,71 @@ class Remote:
 
     @property
     def shown(self) -> str:
-        """URL without query: that is where signatures and keys are."""
+        """URL without its query, which may have signatures and keys."""
         return self.url.partition("?")[0]
 
 
 def make_pool() -> urllib3.PoolManager:
-    """Pool for one fetch: it follows redirects (without credentials to other hosts); repeating is our own business."""
+    """Return the pool for one fetch. It follows redirects (without credentials to other hosts), and does not retry."""
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
     return urllib3.PoolManager(retries=retries, timeout=urllib3.Timeout(connect=10, read=30))
 
 
-def download(pool: urllib3.PoolManager, remote: Remote, target: Path, report: Report) -> None:
-    """Bring `remote` to `target`, going on where an earlier run stopped. `report` gets bytes here and in all."""
+def download(pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report: Report) -> None:
+    """Download `remote` to `target`; resume an earlier run. `report` gets the bytes that are done and the total."""
     if target.exists():
         report(target.stat().st_size, target.stat().st_size)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(pool, remote, target, report)
-    failures, heard = 0, time.monotonic()
-    while not transfer.whole:
+    failures, last_data = 0, time.monotonic()
+    while not transfer.complete:
         before = transfer.done
         try:
             transfer.attempt()
         except (HTTPError, _Interrupted) as error:
             if transfer.done > before:
-                failures, heard = 0, time.monotonic()
+                failures, last_data = 0, time.monotonic()
             failures += 1
             if (
-                quiet := time.monotonic() - heard
-            ) >= QUIET:  # trying on would make those who wait do so for a quarter of an hour
-                raise SourceError(f"{remote.shown}: no data for {quiet:.0f} s: {error}") from error
-            if failures >= FAILURES:
+                silence := time.monotonic() - last_data
+            ) >= MAX_SILENCE:  # all attempts would take a quarter of an hour, in which requests wait
+                raise SourceError(f"{remote.shown}: no data for {silence:.0f} s: {error}") from error
+            if failures >= MAX_FAILURES:
                 raise SourceError(f"{remote.shown}: {error}", retryable=True) from error
             time.sleep(PAUSE * 2 ** (failures - 1))
     transfer.finish()
 
 
 class _Interrupted(Exception):
-    """The server said to come again, or ended too early."""
+    """The attempt failed, and may be repeated."""
 
 
 class _Transfer:
-    """One file on its way: what is here, what the origin said about it, and the digest of it so far."""
+    """The state of one download."""
 
-    def __init__(self, pool: urllib3.PoolManager, remote: Remote, target: Path, report: Report) -> None:
+    def __init__(self, pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report: Report) -> None:
         self.pool, self.remote, self.target, self.report = pool, remote, target, report
         self.partial = target.with_name(target.name + ".partial")
         self.validator = target.with_name(target.name + ".validator")
         self.total = remote.size
         self.done = 0
-        self.whole = False
+        self.complete = False
         self.digest = hashlib.sha256()
-        self._take_up()
+        self._resume()
 
-    def _take_up(self) -> None:
-        # Bytes of an earlier run count only if something will tell that they belong to the same file.
-        known = self.remote.sha256 or self.validator.exists()
-        if not known or not self.partial.exists():
+    def _resume(self) -> None:
+        # Bytes of an earlier run are kept only if it can be verified that they belong to the same
+        # file.
+        verifiable = self.remote.sha256 or self.validator.exists()
+        if not verifiable or not self.partial.exists():
             self._restart()
             return
-        with self.partial.open("rb") as kept:
-            while block := kept.read(CHUNK):
+        with self.partial.open("rb") as file:
+            while block := file.read(CHUNK):
                 self.digest.update(block)
                 self.done += len(block)
-        self.whole = self.done == self.total
+        self.complete = self.done == self.total
 
     def _restart(self) -> None:
         self.partial.write_bytes(b"")
@@ -117,9 +121,9 @@ class _Transfer:
 
     def _receive(self, response: urllib3.BaseHTTPResponse) -> None:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.done:
-            self._restart()  # what is here is longer than the file over there: another file
+            self._restart()  # the partial file is longer than the remote file, so it is another file
             raise _Interrupted("the partial file does not match the remote file")
-        if response.status in _AGAIN:
+        if response.status in _RETRYABLE:
             raise _Interrupted(f"answered {response.status}")
         if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise SourceError(f"{self.remote.shown} answered {response.status}{_hint(response.status)}")
@@ -129,22 +133,23 @@ class _Transfer:
             self._restart()
             if response.status == HTTPStatus.PARTIAL_CONTENT:
                 raise _Interrupted("answered with another range than requested")
-        self._note(response.headers)
+        self._record_headers(response.headers)
         with self.partial.open("ab") as file:
             self._copy(response, file)
         if self.total is not None and self.done < self.total:
             raise _Interrupted(f"ended after {self.done} of {self.total} bytes")
-        self.whole = True
+        self.complete = True
 
-    def _note(self, headers: Mapping[str, str]) -> None:
-        """Keep what the origin says about the file: its length, and what marks this version of it."""
+    def _record_headers(self, headers: Mapping[str, str]) -> None:
+        """Record the length of the file, and the validator of its version."""
         length = headers.get("Content-Length", "")
         if length.isdigit():
             self.total = self.done + int(length)
         tag = headers.get("ETag", "")
-        mark = tag if tag.startswith('"') else headers.get("Last-Modified")  # a weak tag does not vouch for bytes
-        if mark:
-            self.validator.write_text(mark)
+        # A weak ETag does not guarantee equal bytes.
+        validator = tag if tag.startswith('"') else headers.get("Last-Modified")
+        if validator:
+            self.validator.write_text(validator)
         else:
             self.validator.unlink(missing_ok=True)
 
@@ -156,11 +161,11 @@ class _Transfer:
             self.report(self.done, self.total)
 
     def finish(self) -> None:
-        """Check the digest and put the file in its place."""
-        found, wanted = self.digest.hexdigest(), self.remote.sha256
-        if wanted and found != wanted.lower():
+        """Verify the digest and move the file into place."""
+        actual, expected = self.digest.hexdigest(), self.remote.sha256
+        if expected and actual != expected.lower():
             self.partial.unlink()
-            raise SourceError(f"{self.remote.shown} has sha256 {found}, expected {wanted}")
+            raise SourceError(f"{self.remote.shown} has sha256 {actual}, expected {expected}")
         with self.partial.open("rb") as file:
             os.fsync(file.fileno())
         self.partial.replace(self.target)

@@ -1,7 +1,7 @@
 """The child process that fetches one source: `python -m hotseat.sources.fetch SOURCE --cache DIR`.
 
-A process of its own, so that it can be killed at any moment and its memory goes with it. Exit status 0 with a last line
-{"path": …}; or with {"error": …, "retryable": …} 1 where another try may help, and 2 where it will not.
+As a separate process it can be killed at any time. Its last line is {"path": …} with exit status 0,
+or {"error": …, "retryable": …} with exit status 1 (a retry may help) or 2 (it will not).
 """
 
 import argparse
@@ -15,12 +15,12 @@ from hotseat.sources import hf, https, ollama, s3
 from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, split
 from hotseat.sources.progress import Progress
 
-RETRYABLE, HOPELESS = 1, 2  # exit status
+RETRYABLE, FATAL = 1, 2  # exit status
 FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch, "s3": s3.fetch}
 
 
 def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
-    """Bring a source into the cache and return its path; the second of two at once waits for the first."""
+    """Fetch a source into the cache and return its path. Wait if another process fetches the same source."""
     path = cached(source, cache_dir)
     if path is not None:
         return path
@@ -36,29 +36,29 @@ def fetch(source: str, cache_dir: Path, progress: Progress) -> Path:
 
 
 def main(argv: list[str]) -> int:
-    """Fetch what the arguments name."""
+    """Fetch the source of the arguments, and return the exit status."""
     parser = argparse.ArgumentParser(prog="hotseat.sources.fetch", description="Fetch weights into a cache folder.")
     parser.add_argument("source")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--termination-log", type=Path, help="File that gets the last line too (cluster).")
     options = parser.parse_args(argv)
     progress = Progress(sys.stdout)
-    last, code = _run(options.source, options.cache, progress)
-    progress.say(last)
+    result, code = _run(options.source, options.cache, progress)
+    progress.write(result)
     if options.termination_log:
-        options.termination_log.write_text(json.dumps(last))
+        options.termination_log.write_text(json.dumps(result))
     return code
 
 
 def _run(source: str, cache_dir: Path, progress: Progress) -> tuple[dict[str, Any], int]:
-    """Fetch, and give the last word and the exit status."""
+    """Fetch a source, and return the result and the exit status."""
     try:
         return {"path": str(fetch(source, cache_dir, progress))}, 0
     except SourceError as error:
-        return {"error": str(error), "retryable": error.retryable}, RETRYABLE if error.retryable else HOPELESS
-    except OSError as error:  # the disk is full, the cache is not ours to write …
+        return {"error": str(error), "retryable": error.retryable}, RETRYABLE if error.retryable else FATAL
+    except OSError as error:  # the disk is full, or the cache is not writable
         problem = f"{error.filename or cache_dir}: {error.strerror or error}"
-        return {"error": problem, "retryable": False}, HOPELESS
+        return {"error": problem, "retryable": False}, FATAL
 
 
 if __name__ == "__main__":

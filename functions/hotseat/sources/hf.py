@@ -1,7 +1,7 @@
 """hf://org/repo[/file, folder or glob][@revision]: files of a repository on a Hugging Face hub.
 
-Speaks the hub's two plain HTTP calls itself, because the hub's client library starts a broken download of a file all over again.
-Honours HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME as that library does.
+The hub's client library does not resume the download of a file, so this makes the two HTTP requests
+itself. It uses HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME as the library does.
 """
 
 import json
@@ -18,7 +18,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import Remote, download, make_pool
+from hotseat.sources.download import RemoteFile, download, make_pool
 from hotseat.sources.progress import Progress
 
 ENDPOINT = "https://huggingface.co"
@@ -26,60 +26,63 @@ _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Some files of one revision of a repository; an empty pattern means all."""
+class FileSelection:
+    """Some files of one revision of a repository; an empty pattern: all."""
 
     repo: str
     pattern: str
     revision: str
 
     def matches(self, name: str) -> bool:
-        """Whether a file is one of them: by its name, by a folder above it, or by a glob."""
+        """Whether a file is selected by its name, by a folder above it, or by a glob."""
         if not self.pattern:
             return True
         return name == self.pattern or name.startswith(f"{self.pattern}/") or fnmatchcase(name, self.pattern)
 
 
-def parse(source: str) -> Wanted:
-    """Take the source apart; SourceError if it names no repository."""
+def parse(source: str) -> FileSelection:
+    """Return the files that a source selects. Raise SourceError if it names no repository."""
     where, _, revision = split(source)[1].partition("@")
     parts = where.strip("/").split("/")
     if len(parts) < 2 or not all(parts) or ".." in parts:  # noqa: PLR2004
         raise SourceError(f"source {source}: expected hf://org/repo[/file][@revision]")
-    return Wanted("/".join(parts[:2]), "/".join(parts[2:]), revision or "main")
+    return FileSelection("/".join(parts[:2]), "/".join(parts[2:]), revision or "main")
 
 
 def fetch(source: str, folder: Path, progress: Progress) -> Path:
-    """Bring the wanted files into `folder`; return the one file, the first of a split one, or the folder."""
-    wanted = parse(source)
+    """Fetch the files into `folder`; return the only file, the first file of a split model, or the folder."""
+    selection = parse(source)
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
     headers = _headers(os.environ)
     pool = make_pool()
-    listing = _listing(pool, endpoint, wanted, headers)
-    files = [file for file in listing["siblings"] if wanted.matches(file["rfilename"])]
+    listing = _listing(pool, endpoint, selection, headers)
+    files = [file for file in listing["siblings"] if selection.matches(file["rfilename"])]
     if not files:
-        raise SourceError(f"{wanted.repo}@{wanted.revision} has no file {wanted.pattern}{_choice(listing)}")
+        raise SourceError(f"{selection.repo}@{selection.revision} has no file {selection.pattern}{_available(listing)}")
     sizes = [file.get("size") for file in files]
     progress.total = None if None in sizes else sum(sizes)
-    # The commit is part of the path: a revision that moves on never mixes with what was fetched before.
-    here = folder / listing["sha"]
+    # The commit is part of the path, so that files of different commits of a branch are never
+    # mixed.
+    commit_dir = folder / listing["sha"]
     for file in files:
         name = file["rfilename"]
-        url = f"{endpoint}/{wanted.repo}/resolve/{listing['sha']}/{quote(name)}"
-        remote = Remote(url, headers, file.get("size"), (file.get("lfs") or {}).get("sha256"))
-        download(pool, remote, _inside(here, name), progress.file(name))
-    return _entry_point(here, wanted, sorted(file["rfilename"] for file in files))
+        url = f"{endpoint}/{selection.repo}/resolve/{listing['sha']}/{quote(name)}"
+        remote = RemoteFile(url, headers, file.get("size"), (file.get("lfs") or {}).get("sha256"))
+        download(pool, remote, _inside(commit_dir, name), progress.file(name))
+    return _entry_point(commit_dir, selection, sorted(file["rfilename"] for file in files))
 
 
-def _entry_point(here: Path, wanted: Wanted, names: list[str]) -> Path:
-    if not wanted.pattern or (here / wanted.pattern).is_dir():
-        return here / wanted.pattern
+def _entry_point(commit_dir: Path, selection: FileSelection, names: list[str]) -> Path:
+    if not selection.pattern or (commit_dir / selection.pattern).is_dir():
+        return commit_dir / selection.pattern
     parts_of_one = _SPLIT_GGUF.search(names[0]) and len({_SPLIT_GGUF.sub("", name) for name in names}) == 1
-    return here / names[0] if len(names) == 1 or parts_of_one else here
+    return commit_dir / names[0] if len(names) == 1 or parts_of_one else commit_dir
 
 
-def _listing(pool: urllib3.PoolManager, endpoint: str, wanted: Wanted, headers: Mapping[str, str]) -> dict[str, Any]:
-    url = f"{endpoint}/api/models/{wanted.repo}/revision/{quote(wanted.revision, safe='')}?blobs=true"
+def _listing(
+    pool: urllib3.PoolManager, endpoint: str, selection: FileSelection, headers: Mapping[str, str]
+) -> dict[str, Any]:
+    url = f"{endpoint}/api/models/{selection.repo}/revision/{quote(selection.revision, safe='')}?blobs=true"
     try:
         response = pool.request("GET", url, headers=dict(headers))
     except HTTPError as error:
@@ -90,7 +93,7 @@ def _listing(pool: urllib3.PoolManager, endpoint: str, wanted: Wanted, headers: 
             if headers
             else "does not exist, or is private or gated (set HF_TOKEN)"
         )
-        raise SourceError(f"{wanted.repo}@{wanted.revision} {known} ({endpoint} answered {response.status})")
+        raise SourceError(f"{selection.repo}@{selection.revision} {known} ({endpoint} answered {response.status})")
     if response.status != 200:  # noqa: PLR2004
         raise SourceError(f"{endpoint} answered {response.status}", retryable=True)
     try:
@@ -114,13 +117,13 @@ def _headers(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Path of a listed file; a hub must not write elsewhere."""
+    """Return the path of a listed file. Raise SourceError if it is outside of `folder`."""
     if name.startswith("/") or ".." in name.split("/"):
-        raise SourceError(f"the hub lists a file {name!r}, which lies outside the repository")
+        raise SourceError(f"the hub lists a file {name!r}, which is outside of the repository")
     return folder / name
 
 
-def _choice(listing: dict[str, Any]) -> str:
+def _available(listing: dict[str, Any]) -> str:
     names = sorted(file["rfilename"] for file in listing["siblings"])
     shown = [name for name in names if name.endswith(".gguf")] or names
     return f"; it has {', '.join(shown[:10])}" + (" …" if len(shown) > 10 else "")  # noqa: PLR2004

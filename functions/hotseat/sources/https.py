@@ -6,12 +6,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from hotseat.sources.base import SourceError
-from hotseat.sources.download import Remote, download, make_pool
+from hotseat.sources.download import RemoteFile, download, make_pool
 from hotseat.sources.progress import Progress
 
 
 def fetch(source: str, folder: Path, progress: Progress) -> Path:
-    """Bring the file into `folder` and return its path."""
+    """Fetch the file into `folder` and return its path."""
     url, _, fragment = source.partition("#")
     sha256 = None
     if fragment:
@@ -20,5 +20,5 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
             raise SourceError(f"{url}: the part after # must be sha256= and 64 hexadecimal digits")
         sha256 = match[1]
     name = posixpath.basename(unquote(urlsplit(url).path)) or "download"
-    download(make_pool(), Remote(url, sha256=sha256), folder / name, progress.file(name))
+    download(make_pool(), RemoteFile(url, sha256=sha256), folder / name, progress.file(name))
     return folder / name

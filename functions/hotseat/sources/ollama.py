@@ -1,6 +1,7 @@
 """ollama://name[:tag]: the weights (a GGUF file) of a model in an Ollama registry.
 
-OLLAMA_REGISTRY is the registry's base URL. Templates and parameters of the model are left there: they are Ollama's own.
+OLLAMA_REGISTRY is the registry's base URL. Templates and parameters of the model, which only Ollama
+uses, are not fetched.
 """
 
 import json
@@ -12,7 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import Remote, download, make_pool
+from hotseat.sources.download import RemoteFile, download, make_pool
 from hotseat.sources.progress import Progress
 
 REGISTRY = "https://registry.ollama.ai"
@@ -21,7 +22,7 @@ _WEIGHTS = "application/vnd.ollama.image.model"
 
 
 def fetch(source: str, folder: Path, progress: Progress) -> Path:
-    """Bring the weights into `folder` and return the file."""
+    """Fetch the weights into `folder` and return the file."""
     registry = os.environ.get("OLLAMA_REGISTRY", REGISTRY).rstrip("/")
     name, _, tag = split(source)[1].strip("/").partition(":")
     repository = name if "/" in name else f"library/{name}"
@@ -34,7 +35,7 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
         )
     digest, size = weights[0]["digest"], weights[0]["size"]
     target = folder / f"{name.rpartition('/')[2]}-{tag or 'latest'}.gguf"
-    remote = Remote(f"{registry}/v2/{repository}/blobs/{digest}", size=size, sha256=digest.removeprefix("sha256:"))
+    remote = RemoteFile(f"{registry}/v2/{repository}/blobs/{digest}", size=size, sha256=digest.removeprefix("sha256:"))
     download(pool, remote, target, progress.file(target.name))
     return target
 

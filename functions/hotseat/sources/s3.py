@@ -1,7 +1,8 @@
-"""s3://bucket/key: one object, or with a slash at its end everything below it. No SDK: signed URLs (Signature Version 4).
+"""s3://bucket/key: one object, or with a final slash all objects below it, by signed URLs (Signature Version 4).
 
-AWS_ENDPOINT_URL names another store (MinIO, Ceph …), AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN
-mean what they mean to Amazon's own tools. Without a key the request is unsigned: a public bucket.
+AWS_ENDPOINT_URL is the URL of another store (MinIO, Ceph …). AWS_REGION, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN have the same meaning as for Amazon's tools. Without a
+key, requests are unsigned, as for a public bucket.
 """
 
 import hashlib
@@ -17,37 +18,37 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import Remote, download, make_pool
+from hotseat.sources.download import RemoteFile, download, make_pool
 from hotseat.sources.progress import Progress
 
-VALID = 12 * 3600  # seconds that a signed URL serves, resumed downloads included
+URL_LIFETIME = 12 * 3600  # seconds that a signed URL is valid, for resumed downloads too
 
 
 def fetch(source: str, folder: Path, progress: Progress) -> Path:
-    """Bring it into `folder`; return the file or the folder."""
+    """Fetch the objects into `folder`; return the file or the folder."""
     bucket, _, key = split(source)[1].partition("/")
     if not bucket or not key:
         raise SourceError(f"source {source}: expected s3://bucket/key, or s3://bucket/folder/")
     pool = make_pool()
-    whole = key.endswith("/")
-    objects = list(_list(pool, bucket, key, source)) if whole else [(key, None)]
+    is_folder = key.endswith("/")
+    objects = list(_list(pool, bucket, key, source)) if is_folder else [(key, None)]
     if not objects:
         raise SourceError(f"{source} holds no objects")
-    if whole:
+    if is_folder:
         progress.total = sum(size for _, size in objects if size)
     for name, size in objects:
-        # A folder keeps its shape; one object is known by its own name.
-        target = folder / (name.removeprefix(key) if whole else name.rpartition("/")[2])
+        # Objects of a folder keep their relative paths; a single object keeps its base name only.
+        target = folder / (name.removeprefix(key) if is_folder else name.rpartition("/")[2])
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise SourceError(f"{source} lists an object {name!r}, which would lie outside of its folder")
-        download(pool, Remote(url(os.environ, bucket, name), size=size), target, progress.file(target.name))
-    return folder if whole else target
+            raise SourceError(f"{source} lists an object {name!r}, which would be outside of its folder")
+        download(pool, RemoteFile(url(os.environ, bucket, name), size=size), target, progress.file(target.name))
+    return folder if is_folder else target
 
 
 def url(
     env: Mapping[str, str], bucket: str, key: str, query: Mapping[str, str] | None = None, now: datetime | None = None
 ) -> str:
-    """Build the URL of a GET, signed if there is a key. An endpoint of one's own gets the bucket as part of the path."""
+    """Return the URL of a GET, signed if there is a key. For AWS_ENDPOINT_URL the bucket is part of the path."""
     region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
     endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     base = f"{endpoint.rstrip('/')}/{bucket}" if endpoint else f"https://{bucket}.s3.{region}.amazonaws.com"
@@ -61,7 +62,7 @@ def url(
 def _signed(  # noqa: PLR0917
     env: Mapping[str, str], region: str, host: str, path: str, query: Mapping[str, str], now: datetime
 ) -> dict[str, str]:
-    """Give the query with its signature, as Amazon's documents call the steps."""
+    """Return the query with its signature. Names follow Amazon's documentation."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
     fields = {
@@ -69,7 +70,7 @@ def _signed(  # noqa: PLR0917
         "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
         "X-Amz-Credential": f"{env['AWS_ACCESS_KEY_ID']}/{scope}",
         "X-Amz-Date": stamp,
-        "X-Amz-Expires": str(VALID),
+        "X-Amz-Expires": str(URL_LIFETIME),
         "X-Amz-SignedHeaders": "host",
     }
     if env.get("AWS_SESSION_TOKEN"):
@@ -87,7 +88,7 @@ def _encoded(fields: Mapping[str, str]) -> str:
 
 
 def _list(pool: urllib3.PoolManager, bucket: str, prefix: str, source: str) -> Iterator[tuple[str, int]]:
-    """Yield keys and sizes below a prefix; folders that some tools leave as empty objects are no files."""
+    """Yield keys and sizes below a prefix. Empty objects that some tools create for folders are skipped."""
     query = {"list-type": "2", "prefix": prefix}
     while True:
         try:
@@ -95,8 +96,8 @@ def _list(pool: urllib3.PoolManager, bucket: str, prefix: str, source: str) -> I
         except HTTPError as error:
             raise SourceError(f"{source}: the store cannot be reached: {error}", retryable=True) from error
         if response.status != 200:  # noqa: PLR2004
-            again = response.status in (429, 500, 502, 503, 504)
-            raise SourceError(f"{source}: the store answered {response.status} to a listing", retryable=again)
+            retryable = response.status in (429, 500, 502, 503, 504)
+            raise SourceError(f"{source}: the store answered {response.status} to a listing", retryable=retryable)
         try:
             answer = ET.fromstring(response.data)  # noqa: S314 - expat refuses entities that grow
         except ET.ParseError as error:

@@ -1,1 +1,1 @@
-"""What hotseat says about itself: metrics and logs."""
+"""Telemetry of hotseat: metrics, logs and the request log."""

@@ -1,4 +1,4 @@
-"""Logging of hotseat itself: readable lines on a terminal, JSON lines elsewhere; always on standard error."""
+"""Logging of hotseat itself on standard error: readable lines on a terminal, JSON lines elsewhere."""
 
 import json
 import logging
@@ -8,10 +8,10 @@ from hotseat.api.units import format_time
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record."""
+    """Formats each record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record; an exception goes into a field of its own."""
+        """Return the line for a record; an exception has its own field."""
         line = {
             "time": format_time(record.created),
             "level": record.levelname.lower(),
@@ -24,7 +24,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logging(level: str, *, json_lines: bool) -> None:
-    """Log to standard error from `level` on; called once, by the process that serves."""
+    """Log records from `level` on to standard error. Call this once in a serving process."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonLines() if json_lines else plain)

@@ -1,7 +1,8 @@
-"""Prometheus metrics. Switches and failures are counted from the events, requests by the gateway, the rest is read when scraped.
+"""Prometheus metrics.
 
-docs/metrics.md is made from this registry, and a test compares the two. Labels are bounded: a `model` is always one that a
-document names or nothing, never what a client sent.
+Switches and failures are counted from events, requests by the gateway; gauges are read when
+scraped. docs/metrics.md is generated from this registry. Labels are bounded: a `model` is the name
+of a document or empty, never text from a client.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value of a gauge that is read when scraped."""
+    """One value of a gauge."""
 
     name: str
     labels: Mapping[str, str]
@@ -28,7 +29,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric, for the docs: its name as scraped, its kind, labels and meaning."""
+    """One metric for the documentation: its name as scraped, its kind, labels and meaning."""
 
     name: str
     kind: str
@@ -59,7 +60,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_park_seconds": ("Time from the request to sleep until the engine was verified to sleep.", ("model",)),
     "hotseat_wake_seconds": ("Time from the request to wake until the engine answered.", ("model",)),
 }
-_READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
+_GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
     "hotseat_requests_waiting": ("Requests in the queue of a model.", ("model",)),
     "hotseat_requests_waiting_bytes": ("Memory used by the bodies of queued requests.", ("workspace",)),
@@ -84,19 +85,19 @@ _READ: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def families() -> list[Family]:
-    """Every metric that there is, by name."""
+    """Return all metrics, sorted by name."""
     rows = [Family(f"{name}_total", "counter", labels, text) for name, (text, labels) in _COUNTERS.items()]
     rows += [Family(name, "histogram", labels, text) for name, (text, labels) in _HISTOGRAMS.items()]
-    rows += [Family(name, "gauge", labels, text) for name, (text, labels) in _READ.items()]
+    rows += [Family(name, "gauge", labels, text) for name, (text, labels) in _GAUGES.items()]
     return sorted(rows, key=lambda family: family.name)
 
 
 class Metrics:
-    """All metrics of one process; `read` gives the values of the gauges."""
+    """All metrics of one process. `read` returns the values of the gauges."""
 
     def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
         self.registry = registry = CollectorRegistry()
-        registry.register(_Readings(read))
+        registry.register(_GaugeCollector(read))
         counters = {n: Counter(n, text, labels, registry=registry) for n, (text, labels) in _COUNTERS.items()}
         histograms = {
             n: Histogram(n, text, labels, registry=registry, buckets=_SECONDS)
@@ -110,14 +111,17 @@ class Metrics:
         self._wait = histograms["hotseat_wait_seconds"]
         self._phases = histograms["hotseat_switch_phase_seconds"]
         self._loads = histograms["hotseat_load_seconds"]
-        self._turns = {
+        self._sleep_metrics = {
             "Park": (counters["hotseat_parks"], histograms["hotseat_park_seconds"]),
             "Wake": (counters["hotseat_wakes"], histograms["hotseat_wake_seconds"]),
         }
         self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def request(self, model: str, route: str, status: int, seconds: float, waited: float | None) -> None:
-        """Count a request for a model that has ended; a status of 499: its client left. waited None: it did not have to."""
+        """Count a request that has ended.
+
+        Status 499: its client disconnected. `waited`: seconds in the queue; None: none.
+        """
         key = (model, route, status)
         children = self._cached.get(key)
         if children is None:
@@ -131,52 +135,54 @@ class Metrics:
             self._wait.labels(model=model).observe(waited)
 
     def refused(self, model: str, route: str, status: int) -> None:
-        """Count a request that was refused before anything was done for it; an empty model: nobody knows for which."""
+        """Count a request that was refused at once. An empty model: its model is unknown."""
         self._requests.labels(model=model, route=route, status=str(status)).inc()
 
     def fallback(self, model: str, fallback: str, reason: str) -> None:
-        """Count a request for a model that went to another."""
+        """Count a request for a model that was routed to a fallback."""
         self._fallbacks.labels(model=model, fallback=fallback, reason=reason.lower()).inc()
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Count what an event says; a listener of the bus."""
+        """Update the metrics from an event."""
         kind, data, subject = event["type"], event["data"], event.get("subject")
-        if kind in _ENDS:
-            for left in data["from"] or [""]:
-                self._switches.labels(from_model=shown_model_of(left), to_model=data["to"], outcome=_ENDS[kind]).inc()
+        if kind in _SWITCH_ENDS:
+            for source in data["from"] or [""]:
+                self._switches.labels(
+                    from_model=shown_model_of(source), to_model=data["to"], outcome=_SWITCH_ENDS[kind]
+                ).inc()
             for phase, seconds in data["phases"].items():
                 self._phases.labels(to_model=data["to"], phase=phase).observe(seconds)
         elif kind == event_type("model.ready"):
             self._loads.labels(model=subject).observe(data["seconds"])
         elif kind == event_type("model.failed"):
             self._failures.labels(model=subject, reason=data["reason"]).inc()
-            if data["reason"] in _UNTURNED:
-                self._turns[data["reason"][:4]][0].labels(model=subject, outcome="failed").inc()
-        elif kind in _TURNS:
-            count, seconds = self._turns[_TURNS[kind]]
+            if data["reason"] in _SLEEP_FAILURES:
+                self._sleep_metrics[data["reason"][:4]][0].labels(model=subject, outcome="failed").inc()
+        elif kind in _SLEEP_EVENTS:
+            count, seconds = self._sleep_metrics[_SLEEP_EVENTS[kind]]
             count.labels(model=subject, outcome="completed").inc()
             seconds.labels(model=subject).observe(data["seconds"])
 
     def expose(self) -> bytes:
-        """All of it in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
-_TURNS = {event_type("model.parked"): "Park", event_type("model.woken"): "Wake"}
-_UNTURNED = {"ParkFailed", "ParkTimeout", "WakeFailed", "WakeTimeout"}
-_ENDS = {event_type(f"switch.{outcome}"): outcome for outcome in ("completed", "failed", "cancelled")}
+_SLEEP_EVENTS = {event_type("model.parked"): "Park", event_type("model.woken"): "Wake"}
+_SLEEP_FAILURES = {"ParkFailed", "ParkTimeout", "WakeFailed", "WakeTimeout"}
+_SWITCH_ENDS = {event_type(f"switch.{outcome}"): outcome for outcome in ("completed", "failed", "cancelled")}
 
 
-class _Readings(Collector):
+class _GaugeCollector(Collector):
     def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
-        return [GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _READ.items()]
+        return [GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _GAUGES.items()]
 
     def collect(self) -> Iterable[Metric]:
-        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _READ.items()}
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in _GAUGES.items()}
         for reading in self._read():
-            names = _READ[reading.name][1]
+            names = _GAUGES[reading.name][1]
             families[reading.name].add_metric([reading.labels[n] for n in names], reading.value)
         return families.values()

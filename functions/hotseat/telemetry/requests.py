@@ -1,6 +1,7 @@
-"""The request log: one JSON line for each request that ended. Nothing of what was asked or answered, and no key, is in it.
+"""The request log: one JSON line for each request that has ended.
 
-`hotseat simulate --trace` reads what is written here; docs/simulate.md has a table of the fields.
+It has no content of requests or responses, and no keys. `hotseat simulate --trace` reads it;
+docs/simulate.md describes the fields.
 """
 
 import atexit
@@ -20,27 +21,27 @@ from hotseat.api.units import format_time
 log = logging.getLogger(__name__)
 
 STDOUT = "-"
-BACKLOG = 10_000  # lines that may wait for a slow disk
-GOODBYE = 2.0  # seconds that close() waits for the last of them
+MAX_QUEUED = 10_000  # lines that may wait for a slow disk
+CLOSE_TIME = 2.0  # seconds that close() waits for the last lines
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """One request for a Model that exists."""
+class RequestRecord:
+    """One ended request for a Model that exists."""
 
     arrived: float  # seconds since 1970
     model: str
     route: str
-    waited: float | None  # seconds from its arrival until it was sent to an engine; None: it never was
+    waited: float | None  # seconds from its arrival until its dispatch; None: it was not dispatched
     seconds: float  # from its arrival until its end
-    status: int  # that its client saw; 499: it left
+    status: int  # of the response; 499: the client disconnected
     priority: int = 0
     tenant: str | None = None
-    wanted: str | None = None  # the Model that was asked for, where another answered
+    wanted: str | None = None  # the requested Model, if another Model answered
 
     def line(self) -> str:
-        """Write it as it stands in the log."""
-        told = {
+        """Return the line of the log."""
+        fields = {
             "time": format_time(self.arrived),
             "model": self.model,
             "route": self.route,
@@ -49,33 +50,36 @@ class Ended:
             "status": self.status,
             "priority": self.priority,
         }
-        told |= {name: value for name, value in (("tenant", self.tenant), ("wanted", self.wanted)) if value is not None}
-        return json.dumps(told, ensure_ascii=False) + "\n"
+        fields |= {
+            name: value for name, value in (("tenant", self.tenant), ("wanted", self.wanted)) if value is not None
+        }
+        return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 class RequestLog:
-    """Appends to a file, or to the standard output (`-`). A thread of its own writes, so that a disk holds up no request.
+    """Appends to a file, or to standard output (`-`).
 
-    A file that was moved away is made anew, so tools that rotate logs need tell us nothing. What cannot be written is lost, and
-    hotseat's own log says so.
+    It has its own thread, so that a slow disk does not delay requests. A file that was moved away
+    is created again, so that log rotation needs no signal. Lines that cannot be written are lost,
+    which is logged.
     """
 
-    def __init__(self, where: str | Path) -> None:
-        self._where = str(where)
-        self._queue: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+        self._queue: queue.SimpleQueue[RequestRecord | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._file: BinaryIO | None = None
         self._lost = 0
 
-    def note(self, ended: Ended) -> None:
+    def write(self, record: RequestRecord) -> None:
         """Queue a line; returns at once and never raises."""
-        if self._queue.qsize() >= BACKLOG:
+        if self._queue.qsize() >= MAX_QUEUED:
             self._lost += 1
             return
-        self._queue.put(ended)
+        self._queue.put(record)
         if self._thread is None:
-            with self._lock, suppress(RuntimeError):  # no thread to be had: the next line tries again
+            with self._lock, suppress(RuntimeError):  # no thread can be started: the next line tries again
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="request-log", daemon=True)
                     thread.start()
@@ -83,11 +87,11 @@ class RequestLog:
                     atexit.register(self.close)
 
     def close(self) -> None:
-        """Write what is queued, as far as that takes no longer than two seconds. Nothing is written afterwards."""
+        """Write what is queued, for at most two seconds. Nothing is written afterwards."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             self._queue.put(None)
-            thread.join(GOODBYE)
+            thread.join(CLOSE_TIME)
             if self._file is not None and not thread.is_alive():
                 self._file.close()
 
@@ -101,34 +105,34 @@ class RequestLog:
             except OSError as error:
                 self._lost += len(lines)
                 if not failed:
-                    log.warning("cannot write the request log %s, and lines are lost: %s", self._where, error)
+                    log.warning("cannot write the request log %s, and lines are lost: %s", self._path, error)
                 failed = True
         if self._lost:
-            log.warning("the request log %s has lost %d lines", self._where, self._lost)
+            log.warning("the request log %s has lost %d lines", self._path, self._lost)
 
     def _next(self) -> tuple[list[str], bool]:
-        """Wait for lines; all that are queued, and whether they are the last."""
+        """Wait for lines. Return all that are queued, and whether they are the last."""
         lines = []
-        ended = self._queue.get()
-        while ended is not None:
-            lines.append(ended.line())
+        record = self._queue.get()
+        while record is not None:
+            lines.append(record.line())
             if self._queue.empty():
                 return lines, False
-            ended = self._queue.get()
+            record = self._queue.get()
         return lines, True
 
     def _open(self) -> BinaryIO:
-        """Give the file; anew where it is not there any longer."""
-        if self._file is not None and self._where != STDOUT and not _is_at(self._file, self._where):
+        """Return the open file; open it again if it was moved or deleted."""
+        if self._file is not None and self._path != STDOUT and not _is_same_file(self._file, self._path):
             self._file.close()
             self._file = None
         if self._file is None:
-            where = os.dup(sys.stdout.fileno()) if self._where == STDOUT else self._where
-            self._file = open(where, "ab", buffering=0)  # noqa: SIM115, PTH123 - it stays open
+            path = os.dup(sys.stdout.fileno()) if self._path == STDOUT else self._path
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115, PTH123 - it stays open
         return self._file
 
 
-def _is_at(file: BinaryIO, path: str) -> bool:
+def _is_same_file(file: BinaryIO, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))  # noqa: PTH116 - the counterpart of fstat
     except FileNotFoundError:

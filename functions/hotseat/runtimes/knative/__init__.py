@@ -1,1 +1,1 @@
-"""Runtime of a cluster with Knative: a model is a Knative Service at scale zero, an instance is a pod of it on a node."""
+"""Runtime of a cluster: a Model is a Knative Service at scale zero, and an instance is a pod of it."""

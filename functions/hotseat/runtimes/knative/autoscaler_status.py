@@ -1,22 +1,26 @@
-"""The reconciler of our autoscaling class: what Knative asks of a class, so that ksvcs are and stay Ready at zero pods.
+"""The reconciler of our autoscaling class.
 
-It makes the ServerlessService of each PodAutoscaler of the class and writes its status. It never scales: the runtime does,
-and this says what came of it. Level-triggered: everything is compared with the watches' newest state, then written if it differs.
+It does what Knative requires, so that Services are Ready at zero pods. It creates the
+ServerlessService (SKS) of each PodAutoscaler of the class, and writes the status of the
+PodAutoscaler. It does not scale, which the runtime does. It is level-triggered: it compares the
+newest state of the informers, and writes differences.
 """
 
 import logging
 from datetime import UTC, datetime
 
+from hotseat.api.types import Json
 from hotseat.coalesce import CoalescingWorker
 from hotseat.kube import pods
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, POD_AUTOSCALERS, SERVERLESS_SERVICES
-from hotseat.runtimes.knative.informers import Informers, is_ours
+from hotseat.runtimes.knative.informers import Informers, has_our_class
 
-PAUSE = 0.5  # seconds before what failed is tried again
-GATHER = 0.1  # seconds in which changes gather: nothing waits for a status, and a switch needs the API server more
+RETRY = 0.5  # seconds before a failed reconciliation is repeated
+COALESCE = 0.1  # seconds in which changes are collected: a status is not urgent, and a switch needs the API server more
 
-# States as (Active, its reason, SKSReady, Ready), see the class's contract: a Revision at zero is Ready, its autoscaler is not.
+# States as (Active, its reason, SKSReady, Ready). At zero pods a Revision is Ready, but its
+# PodAutoscaler is not.
 IDLE = ("False", "NoTraffic", "Unknown", "False")
 LOADING = ("Unknown", "Queued", "Unknown", "Unknown")
 SERVING = ("True", "", "True", "True")
@@ -26,61 +30,61 @@ log = logging.getLogger(__name__)
 
 
 class PodAutoscalerReconciler:
-    """One thread; `touch` whatever may have changed. It ends with `stop`."""
+    """Reconciles the PodAutoscalers that were enqueued, on one thread."""
 
-    def __init__(self, kube: Kube, namespace: str, watched: Informers) -> None:
+    def __init__(self, kube: Kube, namespace: str, informers: Informers) -> None:
         self._kube = kube
         self._namespace = namespace
-        self._watched = watched
-        self._touched: set[str] = set()
-        self._worker = CoalescingWorker("PodAutoscalers", self._reconcile_touched, paused=True)
+        self._informers = informers
+        self._queue: set[str] = set()
+        self._worker = CoalescingWorker("PodAutoscalers", self._reconcile_queue, paused=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._worker.start()
 
-    def touch(self, revision: str) -> None:
-        """Look at a Revision's PodAutoscaler (it has the same name) soon."""
-        self._touched.add(revision)
-        self._worker.mark(GATHER)
+    def enqueue(self, revision: str) -> None:
+        """Reconcile the PodAutoscaler of a Revision (it has the same name) soon."""
+        self._queue.add(revision)
+        self._worker.mark(COALESCE)
 
     def stop(self) -> None:
-        """End."""
+        """Stop the thread."""
         self._worker.close(1.0)
 
-    def _reconcile_touched(self) -> float | None:
+    def _reconcile_queue(self) -> float | None:
         names = set[str]()
-        while self._touched:
-            names.add(self._touched.pop())
+        while self._queue:
+            names.add(self._queue.pop())
         failed = {name for name in names if not self._try(name)}
-        self._touched.update(failed)
-        return PAUSE if failed else None
+        self._queue.update(failed)
+        return RETRY if failed else None
 
     def _try(self, name: str) -> bool:
         try:
             self.reconcile(name)
         except KubeError as error:
             if error.status in (CONFLICT, NOT_FOUND):
-                return True  # it changed or went meanwhile, of which the watch will tell
-            log.warning("PodAutoscaler %s: %s", name, error)
+                return True  # it has changed or was deleted, which the watch will report
+            log.warning("cannot reconcile the PodAutoscaler %s: %s", name, error)
             return False
         except Exception:
-            log.exception("PodAutoscaler %s", name)
+            log.exception("cannot reconcile the PodAutoscaler %s", name)
         return True
 
     def reconcile(self, name: str) -> None:
-        """Bring one PodAutoscaler and its SKS to what they should be. KubeError: try again."""
-        autoscaler = self._watched.autoscalers.named(name)
-        if autoscaler is None or not is_ours(autoscaler) or "deletionTimestamp" in autoscaler["metadata"]:
+        """Write the differences of one PodAutoscaler and its SKS. Raise KubeError if it must be repeated."""
+        autoscaler = self._informers.autoscalers.named(name)
+        if autoscaler is None or not has_our_class(autoscaler) or "deletionTimestamp" in autoscaler["metadata"]:
             return
-        found, wanted = self._watched.serverless.named(name), serverless_service(autoscaler)
+        found, wanted = self._informers.serverless.named(name), serverless_service(autoscaler)
         if found is None:
             self._kube.create(SERVERLESS_SERVICES.path(self._namespace), wanted)
-            return  # its status comes by the watch
+            return  # until the watch reports the SKS
         if differences := {key: value for key, value in wanted["spec"].items() if found["spec"].get(key) != value}:
             self._kube.merge(SERVERLESS_SERVICES.path(self._namespace, name), {"spec": differences})
-        deployment = self._watched.deployment(name) or {"spec": {"replicas": 0}}
-        ready = sum(pods.ready(pod) for pod in self._watched.pods_of(name))
+        deployment = self._informers.deployment(name) or {"spec": {"replicas": 0}}
+        ready = sum(pods.ready(pod) for pod in self._informers.pods_of(name))
         before = autoscaler.get("status") or {}
         after = status(autoscaler, found, int(deployment["spec"].get("replicas", 0)), ready, datetime.now(UTC))
         if after is not None and any(before.get(key) != value for key, value in after.items()):
@@ -88,7 +92,7 @@ class PodAutoscalerReconciler:
 
 
 def serverless_service(autoscaler: Json) -> Json:
-    """Build the SKS of a PodAutoscaler. Its mode stays Serve: without ready pods it proxies by itself."""
+    """Return the SKS for a PodAutoscaler. Its mode is always Serve: without ready pods Knative proxies anyway."""
     meta, spec = autoscaler["metadata"], autoscaler["spec"]
     owner = {
         "apiVersion": POD_AUTOSCALERS.api,
@@ -117,20 +121,20 @@ def serverless_service(autoscaler: Json) -> Json:
 
 
 def status(autoscaler: Json, serverless: Json, wanted: int, ready: int, now: datetime) -> Json | None:
-    """Build a PodAutoscaler's status; None before the SKS has its services: to say less would fail the Revision."""
+    """Return the status for a PodAutoscaler; None until the SKS has its services."""
+    # An incomplete status would fail the Revision.
     services = serverless.get("status") or {}
     if not services.get("serviceName") or not services.get("privateServiceName"):
         return None
-    active, reason, serving, whole = SERVING if wanted and ready else LOADING if wanted else IDLE
-    old = {each["type"]: each for each in (autoscaler.get("status") or {}).get("conditions", [])}
+    active, reason, serving, overall = SERVING if wanted and ready else LOADING if wanted else IDLE
 
     def condition(kind: str, state: str, why: str = "") -> Json:
         built = {"type": kind, "status": state}
         if why:
             built |= {"reason": why, "message": _MESSAGES[why]}
-        since = old.get(kind, {})
-        same = since.get("status") == state
-        built["lastTransitionTime"] = since["lastTransitionTime"] if same else now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        before = pods.condition(autoscaler, kind)
+        same = before.get("status") == state
+        built["lastTransitionTime"] = before["lastTransitionTime"] if same else now.strftime("%Y-%m-%dT%H:%M:%SZ")
         return built
 
     return {
@@ -141,7 +145,7 @@ def status(autoscaler: Json, serverless: Json, wanted: int, ready: int, now: dat
         "actualScale": ready,
         "conditions": [
             condition("Active", active, reason),
-            condition("Ready", whole, reason),
+            condition("Ready", overall, reason),
             condition("SKSReady", serving),
             condition("ScaleTargetInitialized", "True"),
         ],

@@ -1,9 +1,10 @@
-"""What goes on in one namespace, as far as models are concerned: five watches, and questions to what they know."""
+"""The objects of one namespace that concern models, in five informers."""
 
 from collections.abc import Callable
 from functools import partial
 
-from hotseat.kube.client import Json, Kube
+from hotseat.api.types import Json
+from hotseat.kube.client import Kube
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,
@@ -18,75 +19,78 @@ from hotseat.kube.constants import (
 )
 from hotseat.kube.watching import Change, Watcher
 
-INSTANCE = "hotseat.dev/instance"  # annotation on a Deployment and its pods: the instance that they were scaled up for
-EPOCH = "hotseat.dev/epoch"  # annotation: of the decision that did
-SWITCHER = "hotseat.dev/switcher"  # annotation on a Deployment: who took it over last; nobody else may scale it
+INSTANCE = "hotseat.dev/instance"  # annotation of a Deployment and its pods: the instance that they were scaled up for
+EPOCH = "hotseat.dev/epoch"  # annotation of both: the epoch of that instance
+SWITCHER = "hotseat.dev/switcher"  # annotation of a Deployment: identity of the only switcher that may scale it
 
-Told = Callable[[Resource, Change, Json], None]
+OnChange = Callable[[Resource, Change, Json], None]
 
 
 class Informers:
-    """Pods and Deployments of Knative's Revisions, ksvcs, PodAutoscalers and SKSs. `told` hears of each change, on any thread."""
+    """Pods and Deployments of Revisions, Knative Services, PodAutoscalers and ServerlessServices.
 
-    def __init__(self, kube: Kube, namespace: str, told: Told) -> None:
-        def follow(resource: Resource, selector: str = "") -> Watcher:
-            return Watcher(kube, resource, namespace, partial(told, resource), selector=selector)
+    `on_change` is called for each change, on any thread.
+    """
 
-        self.pods = follow(PODS, REVISION)
-        self.deployments = follow(DEPLOYMENTS, REVISION)
-        self.services = follow(SERVICES)
-        self.autoscalers = follow(POD_AUTOSCALERS)
-        self.serverless = follow(SERVERLESS_SERVICES)
+    def __init__(self, kube: Kube, namespace: str, on_change: OnChange) -> None:
+        def watch(resource: Resource, selector: str = "") -> Watcher:
+            return Watcher(kube, resource, namespace, partial(on_change, resource), selector=selector)
+
+        self.pods = watch(PODS, REVISION)
+        self.deployments = watch(DEPLOYMENTS, REVISION)
+        self.services = watch(SERVICES)
+        self.autoscalers = watch(POD_AUTOSCALERS)
+        self.serverless = watch(SERVERLESS_SERVICES)
         self.all = (self.pods, self.deployments, self.services, self.autoscalers, self.serverless)
 
     def start(self) -> None:
-        """Begin to follow."""
-        for each in self.all:
-            each.start()
+        """Start all watches."""
+        for watcher in self.all:
+            watcher.start()
 
     def wait_synced(self, timeout: float) -> bool:
-        """Wait until everything that was there has been told; False if that takes longer."""
-        return all(each.wait_synced(timeout) for each in self.all)
+        """Wait until all existing objects are reported; return False if a watch takes over `timeout` seconds."""
+        return all(watcher.wait_synced(timeout) for watcher in self.all)
 
     def stop(self) -> None:
-        """End."""
-        for each in self.all:
-            each.stop()
+        """Stop all watches."""
+        for watcher in self.all:
+            watcher.stop()
 
     def deployment(self, revision: str) -> Json | None:
-        """Give the Deployment of a Revision. Its name is not always `<revision>-deployment`: long ones are hashed."""
-        found = [each for each in self.deployments.objects if revision_of(each) == revision]
+        """Return the Deployment of a Revision. Its name may be a hash instead of `<revision>-deployment`."""
+        found = [item for item in self.deployments.objects if revision_of(item) == revision]
         return next(
-            (each for each in found if "deletionTimestamp" not in each["metadata"]), found[0] if found else None
+            (item for item in found if "deletionTimestamp" not in item["metadata"]), found[0] if found else None
         )
 
     def pods_of(self, revision: str) -> list[Json]:
-        """Give the pods of a Revision."""
-        return [each for each in self.pods.objects if revision_of(each) == revision]
+        """Return the pods of a Revision."""
+        return [pod for pod in self.pods.objects if revision_of(pod) == revision]
 
-    def ours(self, item: Json) -> bool:
-        """Whether a Deployment or a pod is of a model: our mark or label on it, or our class at its PodAutoscaler."""
+    def is_model(self, item: Json) -> bool:
+        """Whether a Deployment or a pod belongs to a model: by annotation, label or autoscaling class."""
         if INSTANCE in annotations(item) or WORKSPACE in labels(item):
             return True
         autoscaler = self.autoscalers.named(revision_of(item))
-        return autoscaler is not None and is_ours(autoscaler)
+        return autoscaler is not None and has_our_class(autoscaler)
 
 
-def is_ours(autoscaler: Json) -> bool:
-    """Whether a PodAutoscaler is of our class."""
+def has_our_class(autoscaler: Json) -> bool:
+    """Whether a PodAutoscaler has the autoscaling class of hotseat."""
     return annotations(autoscaler).get(CLASS_ANNOTATION) == AUTOSCALING_CLASS
 
 
 def annotations(item: Json) -> dict[str, str]:
-    """Give its annotations."""
+    """Return the annotations of an object."""
     return item["metadata"].get("annotations") or {}
 
 
 def labels(item: Json) -> dict[str, str]:
-    """Give its labels."""
+    """Return the labels of an object."""
     return item["metadata"].get("labels") or {}
 
 
 def revision_of(item: Json) -> str:
-    """Name the Revision that a pod, Deployment or ReplicaSet belongs to."""
+    """Return the name of the Revision that a pod, Deployment or ReplicaSet belongs to; empty if it has none."""
     return labels(item).get(REVISION, "")

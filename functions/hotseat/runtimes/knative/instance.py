@@ -1,207 +1,214 @@
-"""One instance: the pods that ever were of it, and what is still owed before its seat is free. Pure: no I/O, time is passed in."""
+"""The state of an instance: all of its pods, and what is still to do until it is released.
+
+No I/O; time is passed in.
+"""
 
 import threading
 from dataclasses import dataclass, field
 
-from hotseat.kube.client import Json
-from hotseat.kube.pods import PodFailure, deleted, failure, going, node, terminal, uid, unschedulable
+from hotseat.api.types import Json
+from hotseat.kube.pods import PodFailure, deleted, failure, is_terminating, node, terminal, uid, unschedulable
 
-UNSCHEDULABLE_AFTER = 10.0  # seconds: the scheduler needs a moment to see that the last instance's GPU is free
-MISSING_AFTER = 10.0  # seconds within which the ksvc, its Revision and Deployment are there
-FOREIGN_GRACE = 40.0  # seconds that a pod takes which somebody else deleted: queue-proxy drains for 30, and no later grace shortens that
-SUSPECT_AFTER = 5.0  # seconds; a pod that has not ended by then may be on a node that is gone
-PROOF_TIME = 30.0  # seconds after the grace; what is not proven gone then will hardly prove itself
+UNSCHEDULABLE_AFTER = 10.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
+MISSING_AFTER = 10.0  # seconds until the Knative Service, its Revision and its Deployment must exist
+FOREIGN_GRACE = 40.0  # seconds for a pod that another client deleted: queue-proxy drains for 30 s
+SUSPECT_AFTER = 5.0  # seconds; the node of a pod that has not ended by then may be gone
+PROOF_TIME = 30.0  # seconds after the grace until an instance is reported as unproven
 
 
 @dataclass(slots=True)
 class TrackedPod:
-    """A pod, by uid. `proven` never turns back."""
+    """A pod of an instance. `proven` never becomes False again."""
 
     uid: str
     name: str
     node: str | None = None
-    proven: bool = False  # nothing of it runs
-    present: bool = True  # its object is there
-    deleted: bool = False  # we have asked for its end
-    marked: bool = False  # it says whose it is
-    last: Json = field(default_factory=dict)
+    proven: bool = False  # none of its containers runs any more
+    present: bool = True  # its object exists
+    deleted: bool = False  # the runtime has deleted it
+    annotated: bool = False  # it has the annotation with its instance
+    latest: Json = field(default_factory=dict)
 
     @property
-    def holds(self) -> bool:
-        """Whether it may occupy a device."""
+    def holds_devices(self) -> bool:
+        """Whether the pod may occupy devices of its node."""
         return self.node is not None and not self.proven
 
 
 @dataclass(slots=True)
 class PodInstance:
-    """An instance of a seat. `revision` is known before its Deployment is scaled up, `scaled` says that it has been."""
+    """An instance of a Model.
+
+    `revision` is set before its Deployment is scaled up, `scaled` afterwards. Times are in seconds.
+    """
 
     model: str
     id: str
     epoch: int
-    began: float
+    started_at: float
     revision: str | None = None
     pods: dict[str, TrackedPod] = field(default_factory=dict)
     scaled: bool = False
     ready: bool = False
     stopping: bool = False
     unproven: bool = False
-    remembered: bool = False  # that it is unproven is written where the next switcher finds it
-    frozen: bool = False  # nothing makes another pod before we let it
-    quiet: bool = False  # nothing will make another pod
-    down_generation: int | None = None  # of the Deployment, once its scale is 0; 0: there is no Deployment
-    freeze_by: float | None = None  # when its pods are deleted with or without that
-    prove_by: float = 0.0
-    suspect_at: float = 0.0
+    recorded: bool = False  # an annotation tells the next switcher that it is unproven
+    suspended: bool = False  # its ReplicaSets are suspended: they create no pods
+    no_more_pods: bool = False  # its Deployment is scaled to zero: no pods will be created
+    zero_generation: int | None = None  # of the Deployment once it is scaled to zero; 0: there is no Deployment
+    suspend_deadline: float | None = None  # when its pods are deleted even if the ReplicaSets are not suspended
+    proof_deadline: float = 0.0
+    suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone
     unschedulable_since: float | None = None
-    retry_at: float = 0.0  # the API server refused; not before then again
-    look_at: float | None = None  # a next look that no event will cause
-    node_look_at: float = 0.0
+    retry_at: float = 0.0  # no step before then, because the API server refused a request
+    next_step: float | None = None  # when to step even if no event comes
+    next_node_check: float = 0.0
 
-    def see(self, pod: Json, *, gone: bool = False) -> TrackedPod:
-        """Take in the newest of a pod; `gone`: its object was deleted."""
-        held = self.pods.setdefault(uid(pod), TrackedPod(uid(pod), pod["metadata"]["name"]))
-        held.node = node(pod) or held.node
-        held.proven = held.proven or terminal(pod)
-        held.present = held.present and not gone
-        held.last = pod
-        return held
+    def update(self, pod: Json, *, gone: bool = False) -> TrackedPod:
+        """Record the newest version of a pod. `gone`: its object was deleted."""
+        tracked = self.pods.setdefault(uid(pod), TrackedPod(uid(pod), pod["metadata"]["name"]))
+        tracked.node = node(pod) or tracked.node
+        tracked.proven = tracked.proven or terminal(pod)
+        tracked.present = tracked.present and not gone
+        tracked.latest = pod
+        return tracked
 
-    def settle(self, which: str) -> None:
-        """Take a person's word, or a lost node's, for the proof that the pod of this uid is gone."""
-        if which in self.pods:
-            self.pods[which].proven = True
-            self.pods[which].present = False
+    def mark_gone(self, pod_uid: str) -> None:
+        """Accept a user's statement, or the loss of a node, as the proof that a pod is gone."""
+        if pod_uid in self.pods:
+            self.pods[pod_uid].proven = True
+            self.pods[pod_uid].present = False
 
     @property
     def main(self) -> TrackedPod | None:
-        """The pod that serves or will: the oldest that is not over."""
+        """The pod that serves or will serve: the oldest that has not ended."""
         return next((pod for pod in self.pods.values() if pod.present and not pod.proven), None)
 
     @property
-    def left(self) -> list[TrackedPod]:
-        """Pods that hold, or that the scheduler may still bind."""
-        return [pod for pod in self.pods.values() if pod.holds or (pod.present and not pod.proven)]
+    def remaining(self) -> list[TrackedPod]:
+        """Pods that may occupy devices, or that kube-scheduler may still bind."""
+        return [pod for pod in self.pods.values() if pod.holds_devices or (pod.present and not pod.proven)]
 
     @property
     def lost(self) -> list[TrackedPod]:
-        """Pods that hold, and of which nothing more will be heard."""
-        return [pod for pod in self.pods.values() if pod.holds and not pod.present]
+        """Pods that may occupy devices and whose objects are deleted, so that no event will prove their end."""
+        return [pod for pod in self.pods.values() if pod.holds_devices and not pod.present]
 
     @property
     def released(self) -> bool:
-        """Whether nothing is left, and nothing comes."""
-        return self.stopping and self.quiet and not self.left
+        """Whether no pods remain, and none will be created."""
+        return self.stopping and self.no_more_pods and not self.remaining
 
     def stop(self, now: float, grace: float) -> None:
-        """Have it end; a second call may only shorten the time for its proof."""
-        prove_by = now + grace + PROOF_TIME
-        self.prove_by = min(self.prove_by, prove_by) if self.stopping else prove_by
+        """Begin to stop the instance; a later call may only shorten the time for its proof."""
+        deadline = now + grace + PROOF_TIME
+        self.proof_deadline = min(self.proof_deadline, deadline) if self.stopping else deadline
         self.suspect_at = self.suspect_at or now + SUSPECT_AFTER
         self.stopping = True
 
-    def look_again(self, when: float) -> None:
-        """Have it looked at, at that time at the latest."""
-        self.look_at = when if self.look_at is None else min(self.look_at, when)
+    def step_by(self, when: float) -> None:
+        """Request a step at this time at the latest."""
+        self.next_step = when if self.next_step is None else min(self.next_step, when)
 
-    def trouble(self, now: float) -> PodFailure | None:
-        """Say why it will not serve (any more), as far as its pods tell; None while all is well."""
+    def find_failure(self, now: float) -> PodFailure | None:
+        """Return why the instance will not serve (any more), according to its pods; None if there is no failure."""
         if (main := self.main) is None:
-            for pod in self.pods.values():  # all are over
-                return failure(pod.last, was_ready=self.ready) or deleted(pod.last)
+            for pod in self.pods.values():  # all have ended
+                return failure(pod.latest, was_ready=self.ready) or deleted(pod.latest)
             return None
         first = next(iter(self.pods.values()))
-        if first is not main:  # the first ended, and a ReplicaSet made another
-            return failure(first.last, was_ready=self.ready) or deleted(first.last)
-        if going(main.last):
-            return deleted(main.last)
-        if found := failure(main.last, was_ready=self.ready):
+        if first is not main:  # the first has ended, and a ReplicaSet has created another
+            return failure(first.latest, was_ready=self.ready) or deleted(first.latest)
+        if is_terminating(main.latest):
+            return deleted(main.latest)
+        if found := failure(main.latest, was_ready=self.ready):
             return found
         return self._unscheduled(main, now)
 
     def _unscheduled(self, main: TrackedPod, now: float) -> PodFailure | None:
-        why = None if main.node else unschedulable(main.last)
+        why = None if main.node else unschedulable(main.latest)
         if why is None:
             self.unschedulable_since = None
             return None
         if self.unschedulable_since is None:
             self.unschedulable_since = now
         until = self.unschedulable_since + UNSCHEDULABLE_AFTER
-        self.look_again(until)
+        self.step_by(until)
         return PodFailure("Unschedulable", why) if now >= until else None
 
-    def unproven_because(self) -> str:
-        """Name what is left, for a person."""
+    def unproven_detail(self) -> str:
+        """Return the pods that are not proven gone, for a message."""
         rows = [
             f"pod {pod.name} (uid {pod.uid}) on node {pod.node} "
             + ("has not ended" if pod.present else "was deleted before its containers were seen to end")
             for pod in self.pods.values()
-            if pod.holds
+            if pod.holds_devices
         ]
         return "; ".join(rows) or "the Deployment may still create pods"
 
 
-UNOWNED = ""  # owner of pods that were over before anybody asked
+UNOWNED = ""  # owner of pods that had ended before they were first seen
 
 
 class InstanceTable:
-    """Instances by id, thread-safe; pods by uid, for the worker's thread alone.
+    """Instances by id (thread-safe), and the owners of pods by uid (for the worker thread only).
 
-    A pod belongs to whoever had its Revision when it was first seen, until its object is gone: a later instance of the same
-    Revision has nothing to do with what an earlier one left behind.
+    A pod belongs to the instance that had its Revision when the pod was first seen, until its
+    object is gone. So a later instance of the same Revision does not get the pods of an earlier
+    one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holdings: dict[str, PodInstance] = {}
+        self._instances: dict[str, PodInstance] = {}
         self._owner: dict[str, str] = {}
 
-    def add(self, holding: PodInstance) -> None:
-        """Take in an instance. ValueError: one of that name is there."""
+    def add(self, instance: PodInstance) -> None:
+        """Add an instance. Raise ValueError if its id exists."""
         with self._lock:
-            if holding.id in self._holdings:
-                raise ValueError(f"the instance {holding.id} exists")
-            self._holdings[holding.id] = holding
-        for pod in holding.pods:
-            self._owner[pod] = holding.id
+            if instance.id in self._instances:
+                raise ValueError(f"the instance {instance.id} exists")
+            self._instances[instance.id] = instance
+        for pod in instance.pods:
+            self._owner[pod] = instance.id
 
-    def remove(self, holding: PodInstance) -> None:
-        """Forget an instance, and those of its pods that nothing more will be heard of."""
+    def remove(self, instance: PodInstance) -> None:
+        """Remove an instance, and the owner of those of its pods whose objects are gone."""
         with self._lock:
-            del self._holdings[holding.id]
-        for pod in holding.pods.values():
+            del self._instances[instance.id]
+        for pod in instance.pods.values():
             if pod.present:
-                self._owner[pod.uid] = holding.id
+                self._owner[pod.uid] = instance.id
             else:
                 self._owner.pop(pod.uid, None)
 
     def __contains__(self, instance: str) -> bool:
-        return instance in self._holdings
+        return instance in self._instances
 
     def get(self, instance: str) -> PodInstance | None:
-        """Give an instance by its id."""
-        return self._holdings.get(instance)
+        """Return an instance by its id."""
+        return self._instances.get(instance)
 
     def all(self) -> list[PodInstance]:
-        """Give all, oldest first."""
-        return list(self._holdings.values())
+        """Return all instances, oldest first."""
+        return list(self._instances.values())
 
     def of_revision(self, revision: str) -> PodInstance | None:
-        """Give the instance that a Revision is scaled up for, or was."""
-        return next((each for each in self.all() if each.revision == revision), None)
+        """Return the instance for which a Revision is, or was, scaled up."""
+        return next((instance for instance in self.all() if instance.revision == revision), None)
 
-    def knows(self, pod: Json) -> bool:
-        """Whether it is settled whose a pod is."""
+    def has_owner(self, pod: Json) -> bool:
+        """Whether the owner of a pod was determined."""
         return uid(pod) in self._owner
 
     def owner(self, pod: Json) -> PodInstance | None:
-        """Give the instance of a pod, if it is not released yet."""
-        return self._holdings.get(self._owner.get(uid(pod), UNOWNED))
+        """Return the instance of a pod; None if it has none, or a released one."""
+        return self._instances.get(self._owner.get(uid(pod), UNOWNED))
 
     def assign(self, pod: Json, instance: str) -> None:
-        """Settle whose a pod is."""
+        """Set the owner of a pod."""
         self._owner[uid(pod)] = instance
 
-    def forget(self, pod: Json) -> None:
-        """Nothing more will be heard of a pod."""
+    def remove_pod(self, pod: Json) -> None:
+        """Remove the owner of a pod whose object is gone."""
         self._owner.pop(uid(pod), None)

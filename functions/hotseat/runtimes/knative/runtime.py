@@ -1,4 +1,4 @@
-"""Runtime of one namespace: instances are pods of Knative Services, brought up by scale and taken down by uid."""
+"""Runtime of one namespace: instances are pods of Knative Services, which are scaled up and deleted by uid."""
 
 import logging
 import queue
@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from hotseat.api.model import Model
+from hotseat.api.types import Json
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
@@ -27,23 +28,23 @@ from hotseat.core.messages import (
 )
 from hotseat.core.ports import LogView, Observe
 from hotseat.kube import pods
-from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, POD_AUTOSCALERS, PODS, SERVERLESS_SERVICES, SERVICE, Resource
 from hotseat.kube.watching import Change
 from hotseat.runtimes.knative.adoption import (
+    active_revisions,
     address_of,
     adopt,
     fingerprint_of,
     gpus_of,
-    holds_a_seat,
-    revisions_that_hold,
+    holds_devices,
     scaled_up,
 )
 from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler
 from hotseat.runtimes.knative.informers import Informers, labels, revision_of
 from hotseat.runtimes.knative.instance import FOREIGN_GRACE, UNOWNED, InstanceTable, PodInstance
 from hotseat.runtimes.knative.logs import PodLog
-from hotseat.runtimes.knative.readiness_probe import Ask, ReadinessProbe, ask_queue
+from hotseat.runtimes.knative.readiness_probe import Probe, ReadinessProbe, probe_queue_proxy
 from hotseat.runtimes.knative.replicaset_guard import ReplicaSetGuard
 from hotseat.runtimes.knative.scale_down import UNPROVEN_PAUSE, ScaleDown
 from hotseat.runtimes.knative.scale_up import ScaleUp
@@ -52,7 +53,7 @@ from hotseat.runtimes.knative.writes import FencedWriter, SupersededError
 
 RETRY = 0.25  # seconds after an error of the API server
 EXTERNAL = "external"
-_WITH_OUTPUT = frozenset({"Exited", "ExitedWhileLoading", "OutOfMemory", "CrashLoopBackOff"})
+_REASONS_WITH_OUTPUT = frozenset({"Exited", "ExitedWhileLoading", "OutOfMemory", "CrashLoopBackOff"})
 
 T = TypeVar("T")
 
@@ -62,9 +63,9 @@ log = logging.getLogger(__name__)
 class KnativeRuntime:
     """A Runtime (see core/ports.py) of one namespace, for as long as this switcher leads.
 
-    One thread does all the work; watches, probes and callers only give it something to do. `clock` is used for deadlines too.
-    `identity` names this run of the switcher: whoever begins later takes the Deployments over, and this one may change nothing
-    any more (`superseded`).
+    One thread does all the work; watches, probes and callers only queue jobs for it. `clock` is
+    used for deadlines too. `identity` is that of this run of the switcher. A later run takes the
+    Deployments over; then `superseded` is set, and this one changes nothing any more.
     """
 
     def __init__(
@@ -75,22 +76,22 @@ class KnativeRuntime:
         *,
         identity: str,
         clock: Callable[[], float] = time.monotonic,
-        ask: Ask = ask_queue,
+        probe: Probe = probe_queue_proxy,
     ) -> None:
         self._kube = kube
         self._namespace = namespace
         self._fetcher = fetcher
         self._clock = clock
-        self._ask = ask
-        self._hands = FencedWriter(kube, namespace, identity)
-        self._watched = Informers(kube, namespace, self._heard)
-        self._scaler = PodAutoscalerReconciler(kube, namespace, self._watched)
-        self._freezer = ReplicaSetGuard(kube, namespace)
-        self._releases = ScaleDown(self._hands, self._freezer, self._watched)
-        self._bringing = ScaleUp(self._hands, self._watched)
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._holdings = InstanceTable()
-        self._lock = threading.Lock()  # of the three below, between callers and the worker
+        self._probe = probe
+        self._writer = FencedWriter(kube, namespace, identity)
+        self._informers = Informers(kube, namespace, self._handle_change)
+        self._autoscaler_status = PodAutoscalerReconciler(kube, namespace, self._informers)
+        self._guard = ReplicaSetGuard(kube, namespace)
+        self._scale_down = ScaleDown(self._writer, self._guard, self._informers)
+        self._scale_up = ScaleUp(self._writer, self._informers)
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._instances = InstanceTable()
+        self._lock = threading.Lock()  # guards the three attributes below
         self._models: dict[str, Model] = {}
         self._logs: dict[str, PodLog] = {}
         self._closed = False
@@ -102,84 +103,87 @@ class KnativeRuntime:
     # The port ---------------------------------------------------------------------------------------------------------
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
-        """Adopt what runs, tell the cache state of each model, and listen from now on. Waits for the API server as long as it must."""
+        """Adopt running instances, report the cache state of each model, and start.
+
+        Wait for the API server without a limit.
+        """
         self._observe = observe
-        self._watched.start()
-        while not self._watched.wait_synced(1.0):
+        self._informers.start()
+        while not self._informers.wait_synced(1.0):
             if self._closed:
                 return
             log.warning("waiting for the API server")
-        for deployment in self._watched.deployments.objects:
-            if self._watched.ours(deployment):
-                self._insist(partial(self._hands.apply_spec, deployment), None)
-        for pod in self._watched.pods.objects:
+        for deployment in self._informers.deployments.objects:
+            if self._informers.is_model(deployment):
+                self._retry(partial(self._writer.take_over, deployment), None)
+        for pod in self._informers.pods.objects:
             if pods.terminal(pod):
-                self._holdings.assign(pod, UNOWNED)
-        frozen = self._insist(self._freezer.frozen, set[str]())
-        for revision in sorted(frozen | revisions_that_hold(self._watched)):
-            if not self._adopt(revision, frozen=revision in frozen) and revision in frozen:
-                self._insist(partial(self._freezer.thaw, revision), None)  # nothing else is left of it
-        self._fetcher.begin(self._tell)
+                self._instances.assign(pod, UNOWNED)
+        suspended = self._retry(self._guard.suspended, set[str]())
+        for revision in sorted(suspended | active_revisions(self._informers)):
+            if not self._adopt(revision, suspended=revision in suspended) and revision in suspended:
+                self._retry(partial(self._guard.resume, revision), None)  # no instance of it is left
+        self._fetcher.begin(self._report)
         self.update(models)
-        self._scaler.start()
+        self._autoscaler_status.start()
         self._worker.start()
 
     def update(self, models: Iterable[Model]) -> None:
-        """Replace the documents; tells the cache state of each new or changed one."""
+        """Replace the documents; report the cache state of each new or changed model."""
         new = {model.name: model for model in models}
         with self._lock:
             old, self._models = self._models, new
         for name, model in new.items():
             if old.get(name) != model:
-                self._tell_cache(model, self._fetcher.tell)
+                self._report_cache(model, self._fetcher.tell)
 
-    def fetch(self, order: Fetch) -> None:
-        """Bring the weights, without touching the accelerator."""
-        self._tell_cache(self._known(order.model), self._fetcher.fetch)
+    def fetch(self, command: Fetch) -> None:
+        """Fetch the weights, without using the accelerator."""
+        self._report_cache(self._model(command.model), self._fetcher.fetch)
 
-    def start(self, order: Start) -> None:
+    def start(self, command: Start) -> None:
         """Load the model."""
-        if self._known(order.model).spec.engine == EXTERNAL:
-            raise ValueError(f"{order.model} is external")
-        self._holdings.add(PodInstance(order.model, order.instance, order.epoch, self._clock()))
-        self._log_of(order.model).note(_started(order.instance))
+        if self._model(command.model).spec.engine == EXTERNAL:
+            raise ValueError(f"{command.model} is external, which hotseat does not start")
+        self._instances.add(PodInstance(command.model, command.instance, command.epoch, self._clock()))
+        self._log(command.model).write(_started(command.instance))
         self._wake()
 
-    def stop(self, order: Stop) -> None:
-        """Stop and prove; also while loading."""
-        model = self._models.get(order.model)
-        if order.instance in self._holdings:
-            self._inbox.put(partial(self._stop, order, self._clock()))
+    def stop(self, command: Stop) -> None:
+        """Stop an instance, also while it loads, and prove that it is gone."""
+        model = self._models.get(command.model)
+        if command.instance in self._instances:
+            self._jobs.put(partial(self._stop, command, self._clock()))
         elif model is not None and model.spec.engine == EXTERNAL:
-            raise ValueError(f"{order.model} is external")
+            raise ValueError(f"{command.model} is external, which hotseat does not stop")
         else:
-            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
+            self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
 
-    def park(self, order: Park) -> None:
-        """Refuse: a parked pod would keep its GPU claim, so that no other could come."""
-        self._refuse(order)
+    def park(self, command: Park) -> None:
+        """Report a failure: a parked pod would keep its GPUs, so that no other pod could be scheduled."""
+        self._report_sleep_failed(command)
 
-    def wake(self, order: Wake) -> None:
-        """Refuse: nothing is parked."""
-        self._refuse(order)
+    def wake(self, command: Wake) -> None:
+        """Report a failure: no instance is parked."""
+        self._report_sleep_failed(command)
 
-    def _refuse(self, order: Park | Wake) -> None:
-        if order.instance in self._holdings:
+    def _report_sleep_failed(self, command: Park | Wake) -> None:
+        if command.instance in self._instances:
             message = "a parked pod would keep its GPU"
-            self._tell(SleepFailed(self._clock(), order.instance, order.epoch, order.turn, message))
+            self._report(SleepFailed(self._clock(), command.instance, command.epoch, command.turn, message))
         else:
-            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
+            self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
 
     def logs(self, model: str) -> LogView | None:
-        """Give the engine's output; None for a model it does not know."""
-        return self._log_of(model) if model in self._models else None
+        """Return the output of a model's engine; None for an unknown model."""
+        return self._log(model) if model in self._models else None
 
     def close(self) -> None:
-        """Let go: models stay as they are, for the next switcher to adopt."""
+        """End the runtime. Instances run on, for the next switcher to adopt."""
         with self._lock:
             self._closed = True
-        self._watched.stop()
-        self._scaler.stop()
+        self._informers.stop()
+        self._autoscaler_status.stop()
         self._fetcher.close()
         for probe in list(self._probes.values()):
             probe.cancel()
@@ -187,241 +191,243 @@ class KnativeRuntime:
         if self._worker.is_alive():
             self._worker.join(2.0)
 
-    def settle(self, uids: Iterable[str]) -> None:
-        """Take a person's word that these pods are gone (annotation hotseat.dev/settled of a Workspace)."""
-        self._inbox.put(partial(self._settle, frozenset(uids)))
+    def mark_gone(self, uids: Iterable[str]) -> None:
+        """Accept a user's statement that these pods are gone (annotation hotseat.dev/settled of a Workspace)."""
+        self._jobs.put(partial(self._mark_gone, frozenset(uids)))
 
     # The worker -------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._closed:
             try:
-                self._do(self._inbox.get(timeout=self._pause()))
+                self._run_job(self._jobs.get(timeout=self._wait_time()))
                 while True:
-                    self._do(self._inbox.get_nowait())
+                    self._run_job(self._jobs.get_nowait())
             except queue.Empty:
                 pass
-            for holding in self._holdings.all():
+            for instance in self._instances.all():
                 if not self._closed and not self.superseded.is_set():
-                    self._do(partial(self._advance, holding))
+                    self._run_job(partial(self._advance, instance))
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _run_job(self, job: Callable[[], None]) -> None:
         try:
             job()
         except SupersededError as error:
-            log.error("%s: this switcher has stopped acting", error)  # noqa: TRY400 - it says all
+            log.error("%s: this switcher has stopped acting", error)  # noqa: TRY400 - a traceback would add nothing
             self.superseded.set()
         except Exception:
-            log.exception("knative runtime")
+            log.exception("a job of the Knative runtime failed")
 
-    def _pause(self) -> float | None:
+    def _wait_time(self) -> float | None:
         now = self._clock()
-        looks = [max(each.look_at, each.retry_at) for each in self._holdings.all() if each.look_at is not None]
-        return max(0.0, min(looks) - now) if looks else None
+        times = [max(other.next_step, other.retry_at) for other in self._instances.all() if other.next_step is not None]
+        return max(0.0, min(times) - now) if times else None
 
-    def _advance(self, holding: PodInstance) -> None:
+    def _advance(self, instance: PodInstance) -> None:
         now = self._clock()
-        if now >= holding.retry_at:
-            holding.look_at = None
+        if now >= instance.retry_at:
+            instance.next_step = None
             try:
-                if not holding.stopping:
-                    self._bring_up(holding, now)
-                if holding.stopping:
-                    self._take_down(holding, now)
+                if not instance.stopping:
+                    self._step_up(instance, now)
+                if instance.stopping:
+                    self._step_down(instance, now)
             except KubeError as error:
-                log.warning("%s: %s", holding.id, error)
-                holding.retry_at = now + RETRY
-                holding.look_again(holding.retry_at)
-            except Exception:  # a mistake of ours, or another switcher's rights: told where all jobs' are
-                holding.look_again(now + UNPROVEN_PAUSE)
+                log.warning("cannot start or stop %s: %s; trying again", instance.id, error)
+                instance.retry_at = now + RETRY
+                instance.step_by(instance.retry_at)
+            except Exception:  # a bug, or SupersededError: handled where all jobs' errors are
+                instance.step_by(now + UNPROVEN_PAUSE)
                 raise
-        if holding.stopping:
-            self._conclude(holding, now)
+        if instance.stopping:
+            self._report_end(instance, now)
 
-    def _bring_up(self, holding: PodInstance, now: float) -> None:
-        if not holding.scaled and any(each.model == holding.model and each.scaled for each in self._holdings.all()):
-            holding.look_again(now + RETRY)  # somebody else scaled the model up: what came of that goes first
+    def _step_up(self, instance: PodInstance, now: float) -> None:
+        scaled = any(other.model == instance.model and other.scaled for other in self._instances.all())
+        if not instance.scaled and scaled:
+            instance.step_by(now + RETRY)  # another client scaled the model up: that instance ends first
             return
-        failure = self._bringing.step(holding, now)
-        main = holding.main
+        failure = self._scale_up.step(instance, now)
+        main = instance.main
         if failure is not None:
-            self._fail(holding, failure)
+            self._fail(instance, failure)
         elif (
-            main is not None
-            and not holding.ready
-            and (ip := pods.address(main.last))
-            and holding.id not in self._probes
+            main is not None and not instance.ready and (ip := pods.ip(main.latest)) and instance.id not in self._probes
         ):
-            say = partial(self._inbox.put, partial(self._answered, holding, main.uid))
-            self._probes[holding.id] = ReadinessProbe(ip, self._ask, say)
+            on_ready = partial(self._jobs.put, partial(self._probe_succeeded, instance, main.uid))
+            self._probes[instance.id] = ReadinessProbe(ip, self._probe, on_ready)
         if main is not None:
-            self._log_of(holding.model).follow(main.last)
+            self._log(instance.model).set_pod(main.latest)
             if failure is None:
-                self._bringing.mark(holding, main)
+                self._scale_up.annotate(instance, main)
 
-    def _answered(self, holding: PodInstance, uid: str) -> None:
-        """Tell that its pod serves, unless something else has happened to it meanwhile."""
-        main = holding.main
+    def _probe_succeeded(self, instance: PodInstance, uid: str) -> None:
+        """Report an instance as ready, unless something else has happened to it meanwhile."""
+        main = instance.main
         if (
-            holding.stopping
-            or holding.ready
+            instance.stopping
+            or instance.ready
             or main is None
             or main.uid != uid
             or (address := address_of(main)) is None
         ):
             return
-        if (failure := holding.trouble(self._clock())) is not None:
-            self._fail(holding, failure)
+        if (failure := instance.find_failure(self._clock())) is not None:
+            self._fail(instance, failure)
             return
-        holding.ready = True
-        self._tell(InstanceReady(self._clock(), holding.id, holding.epoch, address))
+        instance.ready = True
+        self._report(InstanceReady(self._clock(), instance.id, instance.epoch, address))
 
-    def _fail(self, holding: PodInstance, failure: pods.PodFailure) -> None:
-        """Tell why at once, and have it end."""
-        message, first = failure.message, next(iter(holding.pods.values()), None)
-        if failure.reason in _WITH_OUTPUT and first is not None:
-            output = self._log_of(holding.model)
-            output.follow(first.last)
-            if words := output.last_words(_started(holding.id)):
-                message = f"{message}; it said: {words}"
+    def _fail(self, instance: PodInstance, failure: pods.PodFailure) -> None:
+        """Report a failure at once, and stop the instance."""
+        message, first = failure.message, next(iter(instance.pods.values()), None)
+        if failure.reason in _REASONS_WITH_OUTPUT and first is not None:
+            output = self._log(instance.model)
+            output.set_pod(first.latest)
+            if output_end := output.last_output(_started(instance.id)):
+                message = f"{message}; it said: {output_end}"
         now, code = self._clock(), failure.exit_code
-        self._tell(InstanceFailed(now, holding.id, holding.epoch, failure.reason, message, exit_code=code))
-        holding.stop(self._clock(), FOREIGN_GRACE if failure.reason == "PodDeleted" else 0.0)
+        self._report(InstanceFailed(now, instance.id, instance.epoch, failure.reason, message, exit_code=code))
+        instance.stop(self._clock(), FOREIGN_GRACE if failure.reason == "PodDeleted" else 0.0)
 
-    def _take_down(self, holding: PodInstance, now: float) -> None:
-        if (probe := self._probes.pop(holding.id, None)) is not None:
+    def _step_down(self, instance: PodInstance, now: float) -> None:
+        if (probe := self._probes.pop(instance.id, None)) is not None:
             probe.cancel()
-        self._releases.step(holding, now)
+        self._scale_down.step(instance, now)
 
-    def _conclude(self, holding: PodInstance, now: float) -> None:
-        """Tell that it is released, or cannot be proven to be."""
-        if holding.released:
-            self._holdings.remove(holding)
-            self._log_of(holding.model).note(f"--- {holding.id} ended ---")
-            self._tell(InstanceReleased(now, holding.id, holding.epoch))
-            if holding.unproven:
-                self._releases.remember(holding)  # that nothing is left
+    def _report_end(self, instance: PodInstance, now: float) -> None:
+        """Report an instance as released, or as unproven."""
+        if instance.released:
+            self._instances.remove(instance)
+            self._log(instance.model).write(f"--- {instance.id} ended ---")
+            self._report(InstanceReleased(now, instance.id, instance.epoch))
+            if instance.unproven:
+                self._scale_down.record_unproven(instance)  # which removes the annotation
             return
-        if self._releases.overdue(holding, now):
-            holding.unproven = True
-            self._tell(InstanceUnproven(now, holding.id, holding.epoch, holding.unproven_because()))
-        if holding.unproven and not holding.remembered:
-            self._releases.remember(holding)
-        often = holding.unproven or holding.lost or now >= holding.suspect_at
-        holding.look_again(now + UNPROVEN_PAUSE if often else holding.suspect_at)
+        if self._scale_down.overdue(instance, now):
+            instance.unproven = True
+            self._report(InstanceUnproven(now, instance.id, instance.epoch, instance.unproven_detail()))
+        if instance.unproven and not instance.recorded:
+            self._scale_down.record_unproven(instance)
+        often = instance.unproven or instance.lost or now >= instance.suspect_at
+        instance.step_by(now + UNPROVEN_PAUSE if often else instance.suspect_at)
 
-    # What it hears ----------------------------------------------------------------------------------------------------
+    # Changes ----------------------------------------------------------------------------------------------------------
 
-    def _heard(self, resource: Resource, change: Change, item: Json) -> None:
-        """Take word from a watch, on its thread."""
+    def _handle_change(self, resource: Resource, change: Change, item: Json) -> None:
+        """Queue a job for a change, on the thread of its watch."""
         if resource in (POD_AUTOSCALERS, SERVERLESS_SERVICES):
-            self._scaler.touch(item["metadata"]["name"])
+            self._autoscaler_status.enqueue(item["metadata"]["name"])
         elif resource in (DEPLOYMENTS, PODS):
-            self._scaler.touch(revision_of(item))
+            self._autoscaler_status.enqueue(revision_of(item))
         if resource is PODS:
-            self._inbox.put(partial(self._note_pod, change, item))
-        elif resource in (DEPLOYMENTS, POD_AUTOSCALERS):  # whose class may be heard of after what was scaled up
-            self._inbox.put(partial(self._note_deployment, revision_of(item)))
+            self._jobs.put(partial(self._handle_pod, change, item))
+        elif resource in (DEPLOYMENTS, POD_AUTOSCALERS):  # an autoscaler's class may be reported after its Deployment
+            self._jobs.put(partial(self._handle_deployment, revision_of(item)))
         else:
             self._wake()
 
-    def _note_pod(self, change: Change, pod: Json) -> None:
+    def _handle_pod(self, change: Change, pod: Json) -> None:
         gone = change is Change.GONE
-        if not self._holdings.knows(pod):
-            holding = self._holdings.of_revision(revision_of(pod))
-            if holding is not None or pods.terminal(pod):
-                self._holdings.assign(pod, holding.id if holding else UNOWNED)
-            elif holds_a_seat(pod) and self._watched.ours(pod):
+        if not self._instances.has_owner(pod):
+            instance = self._instances.of_revision(revision_of(pod))
+            if instance is not None or pods.terminal(pod):
+                self._instances.assign(pod, instance.id if instance else UNOWNED)
+            elif holds_devices(pod) and self._informers.is_model(pod):
                 self._adopt(revision_of(pod), *([pod] if gone else []))
-        if (holding := self._holdings.owner(pod)) is not None:
-            holding.see(pod, gone=gone)
+        if (instance := self._instances.owner(pod)) is not None:
+            instance.update(pod, gone=gone)
         elif gone:
-            self._holdings.forget(pod)
+            self._instances.remove_pod(pod)
 
-    def _note_deployment(self, revision: str) -> None:
-        """Adopt what somebody else scaled up. The newest that is known counts, not the one that was told."""
-        deployment = self._watched.deployment(revision)
-        if deployment is None or not scaled_up(deployment) or not self._watched.ours(deployment):
+    def _handle_deployment(self, revision: str) -> None:
+        """Adopt what another client scaled up, according to the newest version of its Deployment."""
+        deployment = self._informers.deployment(revision)
+        if deployment is None or not scaled_up(deployment) or not self._informers.is_model(deployment):
             return
         model = labels(deployment).get(SERVICE)
-        starting = any(each.model == model and each.revision is None for each in self._holdings.all())
-        if not starting and self._holdings.of_revision(revision) is None:
+        starting = any(other.model == model and other.revision is None for other in self._instances.all())
+        if not starting and self._instances.of_revision(revision) is None:
             self._adopt(revision)
 
-    def _adopt(self, revision: str, *more: Json, frozen: bool = False) -> bool:
-        """Take in an instance that somebody else made, and tell of it; False: there is none."""
+    def _adopt(self, revision: str, *more: Json, suspended: bool = False) -> bool:
+        """Adopt the instance of a Revision, and report it; return False if there is none.
+
+        `more`: pods whose objects are gone.
+        """
         now = self._clock()
-        holding = adopt(self._watched, revision, now, *more, frozen=frozen)
-        if holding is None:
+        instance = adopt(self._informers, revision, now, *more, suspended=suspended)
+        if instance is None:
             return False
-        if holding.id in self._holdings or self._worker.is_alive():  # the name was another's before
-            holding.id = f"{holding.id}-{next(iter(holding.pods), revision)[:8]}"
-        self._holdings.add(holding)
-        address = address_of(holding.main) if holding.ready and holding.main else None
-        self._tell(
+        if instance.id in self._instances or self._worker.is_alive():  # another instance had this id before
+            instance.id = f"{instance.id}-{next(iter(instance.pods), revision)[:8]}"
+        self._instances.add(instance)
+        address = address_of(instance.main) if instance.ready and instance.main else None
+        self._report(
             InstanceAdopted(
                 now,
-                holding.model,
-                holding.id,
-                holding.epoch,
+                instance.model,
+                instance.id,
+                instance.epoch,
                 address,
-                releasing=holding.stopping,
-                fingerprint=fingerprint_of(holding),
-                gpus=gpus_of(holding),
+                releasing=instance.stopping,
+                fingerprint=fingerprint_of(instance),
+                gpus=gpus_of(instance),
             )
         )
         return True
 
-    def _stop(self, order: Stop, asked: float) -> None:
-        holding = self._holdings.get(order.instance)
-        if holding is None:
-            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
+    def _stop(self, command: Stop, received: float) -> None:
+        instance = self._instances.get(command.instance)
+        if instance is None:
+            self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
         else:
-            holding.stop(asked, order.grace)
-            holding.retry_at = 0.0
+            instance.stop(received, command.grace)
+            instance.retry_at = 0.0
 
-    def _settle(self, uids: frozenset[str]) -> None:
-        for holding in self._holdings.all():
-            for uid in uids & holding.pods.keys():
-                holding.settle(uid)
+    def _mark_gone(self, uids: frozenset[str]) -> None:
+        for instance in self._instances.all():
+            for uid in uids & instance.pods.keys():
+                instance.mark_gone(uid)
 
-    # Small things -----------------------------------------------------------------------------------------------------
+    # Helpers ----------------------------------------------------------------------------------------------------------
 
-    def _insist(self, job: Callable[[], T], otherwise: T) -> T:
-        """Do it until the API server answers; `otherwise` where that is not waited for any more."""
+    def _retry(self, job: Callable[[], T], default: T) -> T:
+        """Run a job until the API server answers; return `default` if the runtime is closed before."""
         while not self._closed:
             try:
                 return job()
             except KubeError as error:
-                log.warning("to begin: %s", error)
+                log.warning("the runtime cannot start yet: %s", error)
                 time.sleep(RETRY)
-        return otherwise
+        return default
 
-    def _tell_cache(self, model: Model, otherwise: Callable[[Model], None]) -> None:
+    def _report_cache(self, model: Model, if_fetched: Callable[[Model], None]) -> None:
+        """Report weights that need no fetch as cached; else call the fetcher's method `if_fetched`."""
         if self._fetcher.needs_fetch(model):
-            otherwise(model)
+            if_fetched(model)
         else:
-            self._tell(CacheObserved(self._clock(), model.name, CacheState.CACHED))
+            self._report(CacheObserved(self._clock(), model.name, CacheState.CACHED))
 
-    def _known(self, model: str) -> Model:
+    def _model(self, model: str) -> Model:
         with self._lock:
             if self._closed or self._observe is None or model not in self._models:
-                raise ValueError(f"no model {model} here")
+                raise ValueError(f"unknown model {model}, or the runtime has not started or is closed")
             return self._models[model]
 
-    def _log_of(self, model: str) -> PodLog:
+    def _log(self, model: str) -> PodLog:
         with self._lock:
             return self._logs.setdefault(model, PodLog(self._kube, self._namespace))
 
     def _wake(self) -> None:
-        self._inbox.put(lambda: None)
+        self._jobs.put(lambda: None)
 
-    def _tell(self, observation: Observation) -> None:
+    def _report(self, observation: Observation) -> None:
         if self._observe is not None and not self._closed:
             try:
                 self._observe(observation)
             except Exception:
-                log.exception("observer of %s", observation)
+                log.exception("the observer failed to handle %s", observation)
 
 
 def _started(instance: str) -> str:

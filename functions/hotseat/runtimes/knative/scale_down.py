@@ -1,123 +1,130 @@
-"""The end of an instance: its pods go, then its scale; it is released once all of them are proven gone and none will follow."""
+"""The end of an instance: its pods are deleted, then its Deployment is scaled to zero.
+
+The instance is released once all pods are proven gone and no more will be created.
+"""
 
 import logging
 
 from hotseat.kube.client import KubeError
-from hotseat.runtimes.knative.adoption import UNPROVEN, scaled_up, unproven_mark
+from hotseat.runtimes.knative.adoption import UNPROVEN, scaled_up, unproven_annotation
 from hotseat.runtimes.knative.informers import Informers
 from hotseat.runtimes.knative.instance import PodInstance, TrackedPod
 from hotseat.runtimes.knative.replicaset_guard import ReplicaSetGuard
 from hotseat.runtimes.knative.writes import FencedWriter
 
-FREEZE_PAUSE = (
-    0.01  # seconds between questions whether a ReplicaSet's controller knows that it goes; some 15 ms are usual
-)
-FREEZE_TIME = 2.0  # seconds that it has for that
-QUIET_PAUSE = 0.1  # seconds between questions whether a ReplicaSet has come to rest
-UNPROVEN_PAUSE = 2.0  # seconds between looks at the node of a pod that is not proven gone
+SUSPEND_PAUSE = 0.01  # seconds between checks whether the ReplicaSets are suspended, which usually takes some 15 ms
+SUSPEND_TIME = 2.0  # seconds to wait for that
+RESUME_PAUSE = 0.1  # seconds between attempts to resume the ReplicaSets
+UNPROVEN_PAUSE = 2.0  # seconds between checks of the node of a pod that is not proven gone
 
 log = logging.getLogger(__name__)
 
 
 class ScaleDown:
-    """Steps towards a release, each repeatable. KubeError: try again later."""
+    """Steps towards the release of instances. Each can be repeated, and raises KubeError if it must be."""
 
-    def __init__(self, hands: FencedWriter, freezer: ReplicaSetGuard, watched: Informers) -> None:
-        self._hands = hands
-        self._freezer = freezer
-        self._watched = watched
+    def __init__(self, writer: FencedWriter, guard: ReplicaSetGuard, informers: Informers) -> None:
+        self._writer = writer
+        self._guard = guard
+        self._informers = informers
 
-    def step(self, holding: PodInstance, now: float) -> None:
-        """Do whatever can be done now."""
-        if holding.revision is None:  # it was never scaled up
-            holding.quiet = True
-        self._begin_anew(holding)
-        if not holding.quiet and not self._freeze(holding, now):
+    def step(self, instance: PodInstance, now: float) -> None:
+        """Do what is possible now."""
+        if instance.revision is None:  # it was never scaled up
+            instance.no_more_pods = True
+        self._restart_if_scaled_up(instance)
+        if not instance.no_more_pods and not self._suspend(instance, now):
             return
-        self._delete_pods(holding)
-        if not holding.quiet:
-            self._scale_down(holding)
-            self._await_quiet(holding, now)
-        self._look_at_nodes(holding, now)
+        self._delete_pods(instance)
+        if not instance.no_more_pods:
+            self._scale_down(instance)
+            self._await_no_more_pods(instance, now)
+        self._check_nodes(instance, now)
 
-    def overdue(self, holding: PodInstance, now: float) -> bool:
-        """Whether it is time to say that it cannot be proven gone: its time is over, or nothing more will be heard."""
-        if holding.unproven or holding.released:
+    def overdue(self, instance: PodInstance, now: float) -> bool:
+        """Whether to report an instance as unproven: its deadline has passed, or no event will prove its end."""
+        if instance.unproven or instance.released:
             return False
-        left = holding.left
-        return now >= holding.prove_by or (holding.quiet and bool(left) and left == holding.lost)
+        remaining = instance.remaining
+        return now >= instance.proof_deadline or (
+            instance.no_more_pods and bool(remaining) and remaining == instance.lost
+        )
 
-    def remember(self, holding: PodInstance) -> None:
-        """Write on its Deployment, where there is one, what is left, so that the next switcher knows."""
-        deployment = self._watched.deployment(holding.revision) if holding.revision else None
+    def record_unproven(self, instance: PodInstance) -> None:
+        """Annotate the Deployment, if there is one, with the pods that are not proven gone, for the next switcher."""
+        deployment = self._informers.deployment(instance.revision) if instance.revision else None
         try:
             if deployment is not None:
-                self._hands.scale(deployment, 0, {UNPROVEN: unproven_mark(holding)})
-            holding.remembered = True
+                self._writer.scale(deployment, 0, {UNPROVEN: unproven_annotation(instance)})
+            instance.recorded = True
         except KubeError as error:
-            log.warning("%s: %s", holding.id, error)
+            log.warning("cannot record that %s is unproven: %s; trying again", instance.id, error)
 
-    def _freeze(self, holding: PodInstance, now: float) -> bool:
-        """See to it that nobody makes another pod, or ends the one that there is in its own way. True: it is time to act.
+    def _suspend(self, instance: PodInstance, now: float) -> bool:
+        """Suspend the ReplicaSets, so that they create no pods, and delete none with a longer grace.
 
-        Where no controller answers, nobody makes another pod either, for the time being.
+        Return True once the pods can be deleted. A controller that does not answer in time does not
+        create pods either.
         """
-        revision = holding.revision or ""
-        if holding.frozen or (holding.freeze_by is not None and now >= holding.freeze_by):
+        revision = instance.revision or ""
+        if instance.suspended or (instance.suspend_deadline is not None and now >= instance.suspend_deadline):
             return True
-        self._hands.check(self._watched.deployment(revision))
-        holding.frozen = self._freezer.freeze(revision)
-        if not holding.frozen:
-            holding.freeze_by = holding.freeze_by or now + FREEZE_TIME
-            holding.look_again(now + FREEZE_PAUSE)
-        return holding.frozen
+        self._writer.check_fence(self._informers.deployment(revision))
+        instance.suspended = self._guard.suspend(revision)
+        if not instance.suspended:
+            instance.suspend_deadline = instance.suspend_deadline or now + SUSPEND_TIME
+            instance.step_by(now + SUSPEND_PAUSE)
+        return instance.suspended
 
-    def _delete_pods(self, holding: PodInstance) -> None:
-        """Give each pod one second: nothing is in flight any more."""
-        for pod in holding.pods.values():
+    def _delete_pods(self, instance: PodInstance) -> None:
+        """Delete the pods with a grace of one second: no requests are in flight any more."""
+        for pod in instance.pods.values():
             if pod.present and not pod.proven and not pod.deleted:
-                pod.deleted = self._hands.delete(pod.last)
+                pod.deleted = self._writer.delete_pod(pod.latest)
 
-    def _begin_anew(self, holding: PodInstance) -> None:
-        """Do all of it again where somebody else has scaled it up again."""
-        deployment = self._watched.deployment(holding.revision or "")
-        if holding.down_generation is not None and deployment is not None:
-            later = deployment["metadata"].get("generation", 0) > holding.down_generation
+    def _restart_if_scaled_up(self, instance: PodInstance) -> None:
+        """Begin again if another client has scaled the Deployment up again."""
+        deployment = self._informers.deployment(instance.revision or "")
+        if instance.zero_generation is not None and deployment is not None:
+            later = deployment["metadata"].get("generation", 0) > instance.zero_generation
             if later and scaled_up(deployment):
-                holding.down_generation, holding.frozen, holding.freeze_by, holding.quiet = None, False, None, False
+                instance.zero_generation, instance.suspend_deadline = None, None
+                instance.suspended = instance.no_more_pods = False
 
-    def _scale_down(self, holding: PodInstance) -> None:
-        if holding.down_generation is None:
-            deployment = self._watched.deployment(holding.revision or "")
-            written = self._hands.scale(deployment, 0) if deployment is not None else None
-            holding.down_generation = 0 if written is None else int(written["metadata"].get("generation", 0))
+    def _scale_down(self, instance: PodInstance) -> None:
+        if instance.zero_generation is None:
+            deployment = self._informers.deployment(instance.revision or "")
+            written = self._writer.scale(deployment, 0) if deployment is not None else None
+            instance.zero_generation = 0 if written is None else int(written["metadata"].get("generation", 0))
 
-    def _await_quiet(self, holding: PodInstance, now: float) -> None:
-        """Let the ReplicaSets go as soon as none of them, and none that the Deployment makes after them, will make a pod."""
-        revision = holding.revision or ""
-        deployment = self._watched.deployment(revision)
+    def _await_no_more_pods(self, instance: PodInstance, now: float) -> None:
+        """Resume the ReplicaSets as soon as neither they nor later ones of the Deployment will create a pod."""
+        revision = instance.revision or ""
+        deployment = self._informers.deployment(revision)
         if deployment is not None:
-            seen = min(
+            observed = min(
                 deployment["metadata"].get("generation", 0), deployment.get("status", {}).get("observedGeneration", 0)
             )
-            if seen < (holding.down_generation or 0):
-                return  # the watch will tell
-        if not self._freezer.thaw(revision):
-            holding.look_again(now + QUIET_PAUSE)
+            if observed < (instance.zero_generation or 0):
+                return  # until the watch reports a later generation
+        if not self._guard.resume(revision):
+            instance.step_by(now + RESUME_PAUSE)
             return
-        for item in self._freezer.pods(revision):
-            holding.see(item)
-        holding.quiet = True
-        self._delete_pods(holding)
+        for item in self._guard.pods(revision):
+            instance.update(item)
+        instance.no_more_pods = True
+        self._delete_pods(instance)
 
-    def _look_at_nodes(self, holding: PodInstance, now: float) -> None:
-        """Where the pods themselves say nothing more, a node that is gone for good is the proof."""
-        silent: list[TrackedPod] = holding.lost if now < holding.suspect_at else [p for p in holding.left if p.holds]
-        if not silent or now < holding.node_look_at:
+    def _check_nodes(self, instance: PodInstance, now: float) -> None:
+        """Accept the permanent loss of a node as the proof for pods without news."""
+        suspects: list[TrackedPod] = instance.lost
+        if now >= instance.suspect_at:
+            suspects = [pod for pod in instance.remaining if pod.holds_devices]
+        if not suspects or now < instance.next_node_check:
             return
-        holding.node_look_at = now + UNPROVEN_PAUSE
-        for name in {pod.node for pod in silent if pod.node}:
-            if self._hands.node_is_gone(name):
-                for pod in silent:
+        instance.next_node_check = now + UNPROVEN_PAUSE
+        for name in {pod.node for pod in suspects if pod.node}:
+            if self._writer.node_is_gone(name):
+                for pod in suspects:
                     if pod.node == name:
-                        holding.settle(pod.uid)
+                        instance.mark_gone(pod.uid)

@@ -1,79 +1,81 @@
-"""The beginning of an instance: the newest Revision of its ksvc is found and scaled to one, and its pod is watched for trouble."""
+"""The start of an instance: the newest Revision of its Knative Service is scaled to one."""
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Json
-from hotseat.kube.pods import PodFailure
+from hotseat.kube.pods import PodFailure, condition
 from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers
 from hotseat.runtimes.knative.instance import MISSING_AFTER, PodInstance, TrackedPod
 from hotseat.runtimes.knative.writes import FencedWriter
 
-NODE_PAUSE = 2.0  # seconds between looks at the node of a pod that is not ready any more
+NODE_CHECK_PAUSE = 2.0  # seconds between checks of the node of a pod that is not ready any more
 
 
 class ScaleUp:
-    """Steps towards a pod that serves, each repeatable. KubeError: try again later."""
+    """Steps towards a pod that serves. Each can be repeated, and raises KubeError if it must be."""
 
-    def __init__(self, hands: FencedWriter, watched: Informers) -> None:
-        self._hands = hands
-        self._watched = watched
+    def __init__(self, writer: FencedWriter, informers: Informers) -> None:
+        self._writer = writer
+        self._informers = informers
 
-    def step(self, holding: PodInstance, now: float) -> PodFailure | None:
-        """Do what can be done now; gives the reason why it will not serve (any more), if there is one."""
-        if not holding.scaled:
-            return self._scale_up(holding, now)
-        if found := holding.trouble(now):
+    def step(self, instance: PodInstance, now: float) -> PodFailure | None:
+        """Do what is possible now; return why the instance will not serve (any more), or None."""
+        if not instance.scaled:
+            return self._scale_up(instance, now)
+        if found := instance.find_failure(now):
             return found
-        if holding.main is None:
-            return self._no_pod(holding)
-        return self._node_trouble(holding, holding.main, now)
+        if instance.main is None:
+            return self._no_pod(instance)
+        return self._node_failure(instance, instance.main, now)
 
-    def mark(self, holding: PodInstance, pod: TrackedPod) -> None:
-        """Write on its pod whose it is."""
-        if pod.node and not pod.marked:
-            self._hands.mark(pod.name, {INSTANCE: holding.id, EPOCH: str(holding.epoch)})
-            pod.marked = True
+    def annotate(self, instance: PodInstance, pod: TrackedPod) -> None:
+        """Annotate a pod with its instance."""
+        if pod.node and not pod.annotated:
+            self._writer.annotate(pod.name, {INSTANCE: instance.id, EPOCH: str(instance.epoch)})
+            pod.annotated = True
 
-    def _scale_up(self, holding: PodInstance, now: float) -> PodFailure | None:
-        revision, why = _newest_revision(self._hands.service(holding.model), holding.model)
-        deployment = self._watched.deployment(revision) if revision else None
+    def _scale_up(self, instance: PodInstance, now: float) -> PodFailure | None:
+        revision, why = _newest_revision(self._writer.get_service(instance.model), instance.model)
+        deployment = self._informers.deployment(revision) if revision else None
         if deployment is None or "deletionTimestamp" in deployment["metadata"]:
-            until = holding.began + MISSING_AFTER
-            holding.look_again(until)
+            until = instance.started_at + MISSING_AFTER
+            instance.step_by(until)
             return (
                 PodFailure("ServiceNotReady", why or f"Revision {revision} has no Deployment") if now >= until else None
             )
-        holding.revision = revision  # known before it is tried: the write may come to pass although its answer is lost
-        marks = {INSTANCE: holding.id, EPOCH: str(holding.epoch)}
-        holding.scaled = self._hands.scale(deployment, 1, marks) is not None
+        instance.revision = revision  # before the write, which may succeed although its response is lost
+        annotations = {INSTANCE: instance.id, EPOCH: str(instance.epoch)}
+        instance.scaled = self._writer.scale(deployment, 1, annotations) is not None
         return None
 
-    def _no_pod(self, holding: PodInstance) -> PodFailure | None:
-        deployment = self._watched.deployment(holding.revision or "")
+    def _no_pod(self, instance: PodInstance) -> PodFailure | None:
+        deployment = self._informers.deployment(instance.revision or "")
         if deployment is None:
-            return PodFailure("ServiceDeleted", f"the Deployment of Revision {holding.revision} is gone")
-        for each in deployment.get("status", {}).get("conditions", []):
-            if each["type"] == "ReplicaFailure" and each["status"] == "True":
-                return PodFailure("PodRefused", str(each.get("message", "the pod could not be created")))
+            return PodFailure("ServiceDeleted", f"the Deployment of Revision {instance.revision} is gone")
+        failure = condition(deployment, "ReplicaFailure")
+        if failure.get("status") == "True":
+            return PodFailure("PodRefused", str(failure.get("message", "the pod could not be created")))
         return None
 
-    def _node_trouble(self, holding: PodInstance, main: TrackedPod, now: float) -> PodFailure | None:
-        """Tell a lost node from an engine that is too busy for its probe: by the node's own state."""
-        if not holding.ready or main.node is None or pods.ready(main.last) or now < holding.node_look_at:
+    def _node_failure(self, instance: PodInstance, main: TrackedPod, now: float) -> PodFailure | None:
+        """Return a failure if the node is lost.
+
+        If only the pod is not ready, its engine may be too busy for the probe.
+        """
+        if not instance.ready or main.node is None or pods.ready(main.latest) or now < instance.next_node_check:
             return None
-        holding.node_look_at = now + NODE_PAUSE
-        holding.look_again(holding.node_look_at)
-        lost = self._hands.node_is_lost(main.node)
+        instance.next_node_check = now + NODE_CHECK_PAUSE
+        instance.step_by(instance.next_node_check)
+        lost = self._writer.node_is_lost(main.node)
         return PodFailure("NodeLost", f"node {main.node} does not report") if lost else None
 
 
 def _newest_revision(service: Json | None, model: str) -> tuple[str | None, str]:
-    """Name the newest Revision of a ksvc, or say why there is none."""
+    """Return the name of the newest Revision of a Knative Service, and why there is none or it has failed."""
     if service is None or "deletionTimestamp" in service["metadata"]:
         return None, f"there is no Knative Service {model}"
     status: Json = service.get("status", {})
     if status.get("observedGeneration", 0) < service["metadata"].get("generation", 1):
         return None, f"Knative has not processed the Service {model} yet"
-    for each in status.get("conditions", []):
-        if each["type"] == "ConfigurationsReady" and each["status"] == "False" and each.get("message"):
-            return status.get("latestCreatedRevisionName"), each["message"]
-    return status.get("latestCreatedRevisionName"), f"the Knative Service {model} has no Revision"
+    failure = condition(service, "ConfigurationsReady")
+    why = failure.get("message") if failure.get("status") == "False" else None
+    return status.get("latestCreatedRevisionName"), why or f"the Knative Service {model} has no Revision"

@@ -1,4 +1,4 @@
-"""What the runtime asks of whoever brings weights into the claims of models."""
+"""The interface of what fetches weights into the volumes of models."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,19 +8,19 @@ from hotseat.core.messages import CacheObserved
 
 
 class WeightsFetcher(Protocol):
-    """Brings weights. Tells `observe` from any thread."""
+    """Fetches weights. `observe` is called from any thread."""
 
     def begin(self, observe: Callable[[CacheObserved], None]) -> None:
-        """Tell from now on."""
+        """Report to `observe` from now on."""
 
     def needs_fetch(self, model: Model) -> bool:
-        """Whether hotseat brings a model's weights; if not, it counts as cached. No I/O."""
+        """Whether hotseat fetches a model's weights; if not, they count as cached. No I/O."""
 
     def tell(self, model: Model) -> None:
-        """Tell soon what is known of a model's weights, and every change from then on."""
+        """Report the cache state of a model soon, and every change from then on."""
 
     def fetch(self, model: Model) -> None:
-        """Bring them. Repeating it while it runs does nothing."""
+        """Fetch the weights of a model. A repetition while it runs does nothing."""
 
     def close(self) -> None:
-        """Tell no more; what runs goes on."""
+        """Report no more; fetches that run continue."""

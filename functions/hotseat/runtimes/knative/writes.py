@@ -1,16 +1,18 @@
-"""What the runtime does to the world.
+"""The writes of the runtime, fenced against an earlier switcher.
 
-Every scale carries the resourceVersion that it saw, and is not even tried by a switcher that another took over from.
+Each scale carries the resourceVersion of the Deployment that it is based on. A switcher does not
+scale a Deployment that another one has taken over.
 """
 
 from collections.abc import Mapping
 
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import CONFLICT, NOT_FOUND, Json, Kube, KubeError
+from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, SERVICES
 from hotseat.runtimes.knative.informers import SWITCHER, annotations
 
-POD_GRACE = 1  # seconds: queue-proxy would use up to 30 of whatever it gets, and nothing is in flight any more
+POD_GRACE = 1  # seconds; queue-proxy would use up to 30 of a longer grace, and no requests are in flight any more
 _ATTEMPTS = 5
 _FORBIDDEN = 403
 
@@ -20,33 +22,43 @@ class SupersededError(Exception):
 
 
 class FencedWriter:
-    """The writes, and the reads that must be fresh. `identity` is this switcher's. Every method raises KubeError."""
+    """The writes, and the reads that must be fresh.
+
+    `identity` is that of this switcher. Every method may raise KubeError.
+    """
 
     def __init__(self, kube: Kube, namespace: str, identity: str) -> None:
         self._kube = kube
         self._namespace = namespace
         self._identity = identity
 
-    def service(self, name: str) -> Json | None:
-        """Read a ksvc: what a watch knows may be older than the document that a start is meant for."""
+    def get_service(self, name: str) -> Json | None:
+        """Read a Knative Service. The version of a watch may be older than the document that is to be started."""
         return self._kube.find(SERVICES.path(self._namespace, name))
 
-    def apply_spec(self, deployment: Json) -> Json | None:
-        """Mark a Deployment as ours, whoever's it was: nobody who saw it before can change it now. None: it is gone."""
+    def take_over(self, deployment: Json) -> Json | None:
+        """Mark a Deployment as this switcher's, so that an earlier switcher cannot scale it.
+
+        Return None if it is gone.
+        """
         return self._patch(deployment, {"metadata": {"annotations": {SWITCHER: self._identity}}}, forcibly=True)
 
-    def scale(self, deployment: Json, replicas: int, marks: Mapping[str, str | None] | None = None) -> Json | None:
-        """Scale and mark in one write, so that a pod never is without the instance that it was made for. None: it is gone.
+    def scale(self, deployment: Json, replicas: int, more: Mapping[str, str | None] | None = None) -> Json | None:
+        """Scale and annotate a Deployment in one write, so that no pod is without its instance.
 
-        SupersededError: another switcher took it over.
+        Return None if it is gone. Raise SupersededError if another switcher has taken it over.
+        `more`: annotations to set, or to remove (None).
         """
-        marks = {SWITCHER: self._identity, **(marks or {})}
-        return self._patch(deployment, {"metadata": {"annotations": marks}, "spec": {"replicas": replicas}})
+        metadata = {"annotations": {SWITCHER: self._identity, **(more or {})}}
+        return self._patch(deployment, {"metadata": metadata, "spec": {"replicas": replicas}})
 
-    def _patch(self, seen: Json, change: Json, *, forcibly: bool = False) -> Json | None:
-        """Merge into the newest of a Deployment; what was seen of it may be old, which costs another attempt."""
-        path = DEPLOYMENTS.path(self._namespace, seen["metadata"]["name"])
-        newest: Json | None = seen
+    def _patch(self, deployment: Json, change: Json, *, forcibly: bool = False) -> Json | None:
+        """Merge a change into a Deployment, whose given version may be old.
+
+        `forcibly`: even if another switcher has it.
+        """
+        path = DEPLOYMENTS.path(self._namespace, deployment["metadata"]["name"])
+        newest: Json | None = deployment
         for _ in range(_ATTEMPTS):
             if newest is None:
                 return None
@@ -57,15 +69,16 @@ class FencedWriter:
                 except KubeError as error:
                     if error.status not in (CONFLICT, NOT_FOUND):
                         raise
-            elif newest is not seen:
+            elif newest is not deployment:
                 raise _superseded(newest)
             newest = self._kube.find(path)
         raise KubeError(CONFLICT, f"{path} changes too often to be scaled")
 
-    def check(self, deployment: Json | None) -> None:
-        """SupersededError: another switcher took it over. What was seen of it may be from before we did that ourselves."""
+    def check_fence(self, deployment: Json | None) -> None:
+        """Raise SupersededError if another switcher has taken a Deployment over."""
         if deployment is None or self._may_change(deployment):
             return
+        # The given version may be older than our own take-over.
         newest = self._kube.find(DEPLOYMENTS.path(self._namespace, deployment["metadata"]["name"]))
         if newest is not None and not self._may_change(newest):
             raise _superseded(newest)
@@ -73,11 +86,12 @@ class FencedWriter:
     def _may_change(self, deployment: Json) -> bool:
         return annotations(deployment).get(SWITCHER, self._identity) == self._identity
 
-    def delete(self, pod: Json) -> bool:
-        """Have a pod end, as it was last seen; False: it has changed since, and the watch will tell how.
+    def delete_pod(self, pod: Json) -> bool:
+        """Delete a pod; return False if it has changed since this version, which the watch will report.
 
-        A pod without a node is gone at once with its DELETE. A node that it got at that very moment would run it, and nothing
-        would be heard of it: so only what was seen without a node, and is still that, is deleted.
+        A pod without a node is gone at once with its DELETE. If it got a node at the same moment,
+        it would run there without an object. So a pod that has no node in this version is deleted
+        only if it is unchanged.
         """
         meta, unbound = pod["metadata"], pods.node(pod) is None
         version = meta["resourceVersion"] if unbound else ""
@@ -91,29 +105,28 @@ class FencedWriter:
             return error.status == NOT_FOUND or not unbound
         return True
 
-    def mark(self, name: str, marks: Mapping[str, str]) -> None:
-        """Write on a pod whose it is, for the time when its Deployment is gone."""
+    def annotate(self, name: str, more: Mapping[str, str]) -> None:
+        """Add annotations to a pod, which remain when its Deployment is gone."""
         try:
-            self._kube.merge(PODS.path(self._namespace, name), {"metadata": {"annotations": dict(marks)}})
+            self._kube.merge(PODS.path(self._namespace, name), {"metadata": {"annotations": dict(more)}})
         except KubeError as error:
             if error.status != NOT_FOUND:
                 raise
 
     def node_is_gone(self, name: str) -> bool:
-        """Whether a node is gone for good. One that we may not look at is not known to be."""
+        """Whether a node is known to be gone permanently; False if it may not be read."""
         known, found = self._node(name)
-        return known and pods.settles(found)
+        return known and pods.node_is_gone(found)
 
     def node_is_lost(self, name: str) -> bool:
-        """Whether nothing is heard of a node: its state is unknown, or it is gone."""
+        """Whether a node is gone, or does not report to the API server; False if it may not be read."""
         known, found = self._node(name)
-        if not known or found is None or pods.settles(found):
+        if not known or found is None or pods.node_is_gone(found):
             return known
-        conditions = found.get("status", {}).get("conditions", [])
-        return any(each["type"] == "Ready" and each["status"] == "Unknown" for each in conditions)
+        return bool(pods.condition(found, "Ready").get("status") == "Unknown")
 
     def _node(self, name: str) -> tuple[bool, Json | None]:
-        """Whether anything can be known of a node, and the node; None: there is none of that name."""
+        """Return whether nodes may be read, and the node; None if there is none of that name."""
         try:
             return True, self._kube.find(NODES.path(name=name))
         except KubeError as error:

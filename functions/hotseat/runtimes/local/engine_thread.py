@@ -1,4 +1,4 @@
-"""The thread that runs one engine, from its start until proof that it is gone, and the orders that callers hand to it."""
+"""The thread that runs one engine, from its start until proof that it is gone, and the mailbox for its commands."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ from hotseat.core.messages import (
 )
 from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, sleep_of
-from hotseat.runtimes.local.engine_http import EngineRefused, HealthProbe
+from hotseat.runtimes.engine_http import EngineRefused, HealthProbe
 from hotseat.runtimes.local.exit_reason import READ_LINES, explain_exit, oom_kills, with_output
 from hotseat.runtimes.local.health import Liveness
 from hotseat.runtimes.local.launch import (
@@ -40,7 +40,7 @@ from hotseat.runtimes.local.launch import (
     PortReservations,
     WeightsMissing,
     make_plan,
-    told,
+    wrap_os_errors,
 )
 from hotseat.runtimes.local.logs import Lines, ModelLog
 from hotseat.runtimes.local.memory import resident_memory
@@ -60,27 +60,27 @@ from hotseat.runtimes.local.supervisor_client import SupervisorPool, SupervisorP
 from hotseat.runtimes.local.visible_devices import Gpus, overridden
 
 
-class EngineOrders:
-    """What an instance is told, the newest of each kind: the only thing in it that other threads touch."""
+class CommandMailbox:
+    """The newest commands to an instance. It is the only part of an EngineThread that other threads use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open = True
-        self.fd, self._writer = os.pipe()  # readable once there is news
+        self.fd, self._writer = os.pipe()  # readable once there is a new command
         os.set_blocking(self.fd, False)
-        self.grace: float | None = None  # of its Stop
-        self.turn: Park | Wake | None = None
+        self.grace: float | None = None  # seconds, of its Stop; None: it was not stopped
+        self.transition: Park | Wake | None = None
 
-    def give(self, order: Park | Wake) -> bool:
-        """Order it to sleep, or to wake; False if the instance has ended."""
+    def put(self, command: Park | Wake) -> bool:
+        """Leave a Park or a Wake; return False if the instance has ended."""
         with self._lock:
             if self._open:
-                self.turn = order
+                self.transition = command
                 os.write(self._writer, b".")
             return self._open
 
     def stop(self, grace: float) -> bool:
-        """Order the end, or shorten its grace; False if the instance has ended."""
+        """Leave a Stop, or shorten its grace; return False if the instance has ended."""
         with self._lock:
             if self._open:
                 self.grace = grace if self.grace is None else min(grace, self.grace)
@@ -88,396 +88,418 @@ class EngineOrders:
             return self._open
 
     def close(self) -> None:
-        """Take no more."""
+        """Accept no more commands."""
         with self._lock:
             self._open = False
             os.close(self.fd)
             os.close(self._writer)
-            self.fd = self._writer = -1  # the numbers are others' from now on
+            self.fd = self._writer = -1  # the numbers may be reused from now on
 
 
-PROOF_TIME = 10.0  # seconds beyond all graces; what is not proven gone by then is reported as unproven
-PROOF_PAUSE = 0.02  # seconds between looks at the driver, which cannot be awaited
-UNPROVEN_PAUSE = 1.0  # seconds between looks once it is unproven
-SWEEP_TIME = 2.0  # seconds for one attempt to kill what a dead supervisor left
-DRAIN_CHUNKS = 16  # of output taken in before anything else gets its turn
+PROOF_TIME = 10.0  # seconds beyond all graces; an instance that is not proven gone by then is reported as unproven
+PROOF_PAUSE = 0.02  # seconds between queries of the driver, which cannot be polled
+UNPROVEN_PAUSE = 1.0  # seconds between queries once the instance is unproven
+SWEEP_TIME = 2.0  # seconds for one attempt to kill the processes that a dead supervisor left
+MAX_OUTPUT_CHUNKS = 16  # chunks of output that are read before anything else is handled
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeContext:
-    """What all instances of a runtime share."""
+    """What all instances of a runtime share.
+
+    `marks`: environment of every engine, by which orphaned processes are found. `on_end`: called
+    just before InstanceReleased. `last_received`: when bytes of a response came from an address
+    last, in monotonic seconds. `closing`: the runtime ends, and waits for processes only, not for
+    accelerator memory.
+    """
 
     observe: Observe
     clock: Callable[[], float]
     supervisors: SupervisorPool
     ports: PortReservations
-    state: StateDir
+    state_dir: StateDir
     cache_dir: Path
     accelerators: MemoryProof | None
-    marks: Mapping[str, str]  # environment of every engine, by which its leftovers are known
-    ended: Callable[["EngineThread"], None]  # called just before InstanceReleased
+    marks: Mapping[str, str]
+    on_end: Callable[["EngineThread"], None]
     gpus: Gpus
-    measuring: MemorySampler
-    heard: Callable[[str], float]  # when bytes of an answer came from an address last, monotonic
-    closing: threading.Event = field(default_factory=threading.Event)  # the runtime ends: wait for processes only
+    sampler: MemorySampler
+    last_received: Callable[[str], float]
+    closing: threading.Event = field(default_factory=threading.Event)
 
 
 class EngineThread(threading.Thread):
-    """Tells everything about one Start in order: maybe ready, maybe failed, maybe unproven, at last released."""
+    """Runs the engine of one Start.
 
-    def __init__(self, order: Start, model: Model, engine: Engine, output: ModelLog, around: RuntimeContext) -> None:
-        super().__init__(name=f"instance-{order.instance}", daemon=True)
-        self.order = order
+    It reports in order: maybe ready, maybe failed, maybe unproven, at last released.
+    """
+
+    def __init__(self, command: Start, model: Model, engine: Engine, output: ModelLog, context: RuntimeContext) -> None:
+        super().__init__(name=f"instance-{command.instance}", daemon=True)
+        self.instance = command.instance
+        self._epoch = command.epoch
+        self._devices = command.devices
         self.model = model
-        self.orders = EngineOrders()
+        self.mailbox = CommandMailbox()
         self._engine = engine
         self._output = output
-        self._around = around
-        self._mark = f"{order.instance} {secrets.token_hex(8)}"  # in the environment of its processes
+        self._context = context
+        self._process_mark = f"{command.instance} {secrets.token_hex(8)}"  # in the environment of its processes
         self._supervisor: SupervisorProcess | None = None
-        self._plan: LaunchPlan | None = None  # while it may be begun once more
-        self._probe: HealthProbe | None = None
-        self._turn: SleepTransition | None = None  # to sleep or to wake, while it goes on
+        self._plan: LaunchPlan | None = None  # while the engine may be launched once more
+        self._probe: HealthProbe | None = None  # while it loads
+        self._transition: SleepTransition | None = None  # while it falls asleep or wakes
         self._liveness: Liveness | None = None  # while it is ready
-        self._turned = 0  # number of the last of those
-        self._claim: MemoryBaseline | None = None
+        self._last_turn = 0  # `turn` of the last transition
+        self._baseline: MemoryBaseline | None = None
         self._lines = Lines()
-        self._begin_of_output = output.position
+        self._output_start = output.position
         self._oom_kills = 0
         self._engine_pid = 0
-        self._address, self._listens, self._health = "", (HOST, 0), ""
-        self._told_grace: float | None = None  # what the supervisor knows of the Stop
-        self._gone_since = 0.0  # monotonic: when its last process was proven gone
-        self._prove_by: float | None = None  # monotonic, once it is to end
+        self._address, self._endpoint, self._health_path = "", (HOST, 0), ""
+        self._sent_grace: float | None = None  # seconds of grace that the supervisor knows
+        self._gone_since = 0.0  # monotonic seconds: when its last process was proven gone
+        self._proof_deadline: float | None = None  # monotonic seconds; None: it was not stopped and has not ended
         self._ready = self._failed = self._unproven = self._empty = False
 
     def run(self) -> None:
-        """Live, and whatever happens end with the proof."""
+        """Run the engine, and whatever happens end with the proof that it is gone."""
         try:
             with ExitStack() as stack:
-                if self.orders.grace is None:
+                if self.mailbox.grace is None:
                     self._start(stack)
-                self._live()
+                self._supervise()
         except Exception as problem:
-            log.exception("instance %s", self.order.instance)
+            log.exception("cannot watch the engine of %s any longer", self.instance)
             self._fail("InternalError", f"hotseat can no longer watch the engine: {problem!r}")
             if self._supervisor is not None:
-                self._supervisor.close()  # it kills the tree then
+                self._supervisor.close()  # which makes it kill the process tree
         self._prove(self._processes_left)
         self._gone_since = time.monotonic()
         self._prove(self._memory_left)
-        self._end()
+        self._release()
 
     # Start ------------------------------------------------------------------------------------------------------------
 
     def _start(self, stack: ExitStack) -> None:
-        """Hand the engine to a supervisor, or say why not."""
+        """Hand the engine to a supervisor, or report why that failed."""
         try:
-            with told():
-                self._start_up(stack)
+            with wrap_os_errors():
+                self._launch_engine(stack)
         except CannotStart as problem:
-            if isinstance(problem, WeightsMissing):  # they vanished since it was looked last
-                now, name = self._around.clock(), self.model.name
-                self._around.observe(CacheObserved(now, name, CacheState.ABSENT))
+            if isinstance(problem, WeightsMissing):  # they were deleted since the last check
+                now, name = self._context.clock(), self.model.name
+                self._context.observe(CacheObserved(now, name, CacheState.ABSENT))
             self._cannot_start(problem.reason, str(problem))
 
-    def _start_up(self, stack: ExitStack) -> None:
+    def _launch_engine(self, stack: ExitStack) -> None:
         spec = self.model.spec
-        port = stack.enter_context(self._around.ports.promise(spec.port, self.model.name))
-        marks = {**self._around.marks, INSTANCE_VARIABLE: self._mark}
-        gpus = self._around.gpus.environment(self.model, self.order.devices)
-        plan = make_plan(self.model, self._engine, port, self._around.cache_dir, marks, gpus=gpus)
-        if self.order.devices and (names := overridden(self._around.gpus.vendor, self.model)):
+        port = stack.enter_context(self._context.ports.reserve(spec.port, self.model.name))
+        marks = {**self._context.marks, INSTANCE_VARIABLE: self._process_mark}
+        gpus = self._context.gpus.environment(self.model, self._devices)
+        plan = make_plan(self.model, self._engine, port, self._context.cache_dir, marks, gpus=gpus)
+        if self._devices and (names := overridden(self._context.gpus.vendor, self.model)):
             self._warn(
-                f"env sets {names[0]}, so hotseat does not set it to the assigned GPUs ({','.join(self.order.devices)})"
+                f"env sets {names[0]}, so hotseat does not set it to the assigned GPUs ({','.join(self._devices)})"
             )
         if plan.stop_command:
-            self._around.state.remember(self.order.instance, plan.stop_command)
+            self._context.state_dir.save_stop_command(self.instance, plan.stop_command)
         if spec.resources.gpus:
-            its_own = overridden(self._around.gpus.vendor, self.model)
-            numbers = None if its_own else self._around.gpus.numbers(self.order.devices)
-            self._claim = take_baseline(self._around.accelerators, numbers)
+            chosen_by_model = overridden(self._context.gpus.vendor, self.model)
+            numbers = None if chosen_by_model else self._context.gpus.numbers(self._devices)
+            self._baseline = take_baseline(self._context.accelerators, numbers)
         self._oom_kills = oom_kills()
         self._plan = plan
-        self._supervisor = self._launch(plan)
-        self._address, self._listens, self._health = f"http://{HOST}:{port}", (HOST, port), plan.health_path
-        self._probe = HealthProbe(self._listens, self._health, time.monotonic())
+        self._supervisor = self._hand_to_supervisor(plan)
+        self._address, self._endpoint, self._health_path = f"http://{HOST}:{port}", (HOST, port), plan.health_path
+        self._probe = HealthProbe(self._endpoint, self._health_path, time.monotonic())
 
-    def _launch(self, plan: LaunchPlan) -> SupervisorProcess:
-        supervisor = self._around.supervisors.take()
+    def _hand_to_supervisor(self, plan: LaunchPlan) -> SupervisorProcess:
+        supervisor = self._context.supervisors.take()
         supervisor.launch(plan.argv, plan.env, plan.stop_command)
         return supervisor
 
-    def _relaunched(self, dead: SupervisorProcess) -> bool:
-        """Begin once more, and only once, if the supervisor (a spare one is an idle process) died before it started anything."""
+    def _relaunch(self, dead: SupervisorProcess) -> bool:
+        """Launch again, at most once, if the supervisor died before it started the engine.
+
+        Return False if it is too late. A spare supervisor is an idle process, which the kernel may
+        kill for memory.
+        """
         plan, self._plan = self._plan, None
-        over = self._failed or self.orders.grace is not None  # and told, so that nothing may run any more
-        if plan is None or self._engine_pid or over or self._processes_left():
+        ended = self._failed or self.mailbox.grace is not None  # reported already, so nothing may run any more
+        if plan is None or self._engine_pid or ended or self._processes_left():
             return False
         dead.close()
         try:
-            with told():
-                self._supervisor = self._launch(plan)
+            with wrap_os_errors():
+                self._supervisor = self._hand_to_supervisor(plan)
         except CannotStart as problem:
             self._cannot_start(problem.reason, str(problem))
-            self._supervisor = None  # the dead one had nothing to run
+            self._supervisor = None  # the dead supervisor ran nothing
         return True
 
     def _warn(self, message: str) -> None:
-        log.warning("%s: %s", self.order.instance, message)
-        self._output.write([f"--- {self.order.instance}: {message} ---"])
+        log.warning("%s: %s", self.instance, message)
+        self._output.write([f"--- {self.instance}: {message} ---"])
 
     def _cannot_start(self, reason: str, message: str) -> None:
-        self._output.write([f"--- {self.order.instance} cannot start: {message} ---"])
+        self._output.write([f"--- {self.instance} cannot start: {message} ---"])
         self._fail(reason, message)
 
     # Life -------------------------------------------------------------------------------------------------------------
 
-    def _live(self) -> None:
-        """Serve all that happens, until the supervisor says that the tree is empty, or is dead itself."""
+    def _supervise(self) -> None:
+        """Handle all that happens, until the process tree is empty or the supervisor is dead."""
         while self._supervisor is not None and not self._empty:
             self._wait(self._supervisor)
-            self._take_order(self._supervisor)
+            self._handle_commands(self._supervisor)
             messages = self._supervisor.messages()
             if messages is None:
-                if self._relaunched(self._supervisor):
+                if self._relaunch(self._supervisor):
                     continue
                 self._fail("SupervisorKilled", "the engine's supervisor process was killed, and the engine with it")
                 return
             for message in messages:
-                self._hear(message, self._supervisor)
+                self._handle_message(message, self._supervisor)
             if self._engine_pid:
-                self._take_output(self._supervisor)
-            self._ask()
-            self._check()
-            self._go_on(self._supervisor)
-            if not self._unproven and self._prove_by is not None and time.monotonic() >= self._prove_by:
-                self._tell_unproven(f"processes are still running: {_listed(descendants(self._supervisor.pid))}")
+                self._read_output(self._supervisor)
+            self._step_probe()
+            self._step_liveness()
+            self._step_transition(self._supervisor)
+            if not self._unproven and self._proof_deadline is not None and time.monotonic() >= self._proof_deadline:
+                self._report_unproven(f"processes are still running: {_listed(descendants(self._supervisor.pid))}")
 
     def _wait(self, supervisor: SupervisorProcess) -> None:
         poll = select.poll()
-        for fd in (supervisor.status, self.orders.fd):
+        for fd in (supervisor.status, self.mailbox.fd):
             poll.register(fd, select.POLLIN)
-        if self._engine_pid:  # not before, so that the line which says so comes first
+        if self._engine_pid:  # not before, so that the log line about the start comes first
             poll.register(supervisor.log, select.POLLIN)
-        times = [] if self._prove_by is None or self._unproven else [self._prove_by]
-        for talk in (self._probe, self._turn, self._liveness):
-            if talk is not None:
-                times.append(talk.due)
-                if (at := talk.fd) is not None:
-                    poll.register(at, talk.events)
+        times = [] if self._proof_deadline is None or self._unproven else [self._proof_deadline]
+        for request in (self._probe, self._transition, self._liveness):
+            if request is not None:
+                times.append(request.due)
+                if (at := request.fd) is not None:
+                    poll.register(at, request.events)
         until = min(times, default=inf)
         poll.poll(None if until == inf else max(0.0, until - time.monotonic()) * 1000)
 
-    def _hear(self, message: dict[str, Any], supervisor: SupervisorProcess) -> None:
-        """Act on what the supervisor says."""
+    def _handle_message(self, message: dict[str, Any], supervisor: SupervisorProcess) -> None:
+        """Handle a message of the supervisor."""
         if "pid" in message:
             self._engine_pid = message["pid"]
-            self._output.write([f"--- {self.order.instance} started, pid {self._engine_pid} ---"])
-            self._begin_of_output = self._output.position
-            self._around.supervisors.prepare()  # not before: its start would slow this one's
+            self._output.write([f"--- {self.instance} started, pid {self._engine_pid} ---"])
+            self._output_start = self._output.position
+            self._context.supervisors.prepare()  # not before: its start would slow down this engine's
         elif "failed" in message:
             self._cannot_start(message["failed"], message["message"])
         elif "exited" in message:
-            self._take_output(supervisor)
+            self._read_output(supervisor)
             if self._engine_pid:
-                self._hear_exit(message["exited"])
+                self._handle_exit(message["exited"])
         elif "empty" in message:
             self._empty = True
 
-    def _hear_exit(self, code: int) -> None:
-        """Say why the main process ended; others of the tree may live on."""
+    def _handle_exit(self, code: int) -> None:
+        """Handle the exit of the main process; other processes of the tree may live on."""
         self._output.write(self._lines.rest())
-        self._give_up_talk()
-        if self.orders.grace is None:  # else nobody asks why
-            self._explain(code)
-        self._output.write(
-            [f"--- {self.order.instance} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"]
-        )
-        self._expect_end(0.0)
+        self._close_requests()
+        if self.mailbox.grace is None:  # not after a Stop, for which no reason is reported
+            self._report_exit(code)
+        self._output.write([f"--- {self.instance} ended with {f'code {code}' if code >= 0 else f'signal {-code}'} ---"])
+        self._limit_proof(0.0)
 
-    def _explain(self, code: int) -> None:
-        """Find out why it ended by itself, and tell."""
+    def _report_exit(self, code: int) -> None:
+        """Report why the engine ended by itself."""
         oom_killed = oom_kills() != self._oom_kills
-        _, output = self._output.read_after(self._begin_of_output, 0)
+        _, output = self._output.read_after(self._output_start, 0)
         reason, message = explain_exit(code, output[-READ_LINES:], ready=self._ready, oom_killed=oom_killed)
         self._fail(reason, message, exit_code=code if code >= 0 else 128 - code)
 
-    def _take_output(self, supervisor: SupervisorProcess) -> None:
-        for _ in range(DRAIN_CHUNKS):
+    def _read_output(self, supervisor: SupervisorProcess) -> None:
+        for _ in range(MAX_OUTPUT_CHUNKS):
             data = read_ready(supervisor.log)
             if not data:
                 return
             self._output.write(self._lines.feed(data))
 
-    def _take_order(self, supervisor: SupervisorProcess) -> None:
-        """Pass a Stop on, and a shorter one again; begin to sleep, or to wake."""
-        read_ready(self.orders.fd)
-        grace, turn = self.orders.grace, self.orders.turn
-        if turn is not None and turn.turn != self._turned and grace is None:
-            self._turned = turn.turn
-            self._begin_turn(turn, supervisor)
-        if grace is None or grace == self._told_grace:
+    def _handle_commands(self, supervisor: SupervisorProcess) -> None:
+        """Send a Stop to the supervisor, again if its grace was shortened, or begin a Park or a Wake."""
+        read_ready(self.mailbox.fd)
+        grace, command = self.mailbox.grace, self.mailbox.transition
+        if command is not None and command.turn != self._last_turn and grace is None:
+            self._last_turn = command.turn
+            self._begin_transition(command, supervisor)
+        if grace is None or grace == self._sent_grace:
             return
-        self._told_grace = grace
+        self._sent_grace = grace
         supervisor.stop(grace)
-        self._around.measuring.forget(self.order.instance)
-        self._give_up_talk()
-        self._note_processes(supervisor)
-        if self._claim is not None:
-            self._claim.look()
-        self._expect_end(grace * (2 if self.model.spec.stop_command else 1))
+        self._context.sampler.remove(self.instance)
+        self._close_requests()
+        self._record_processes(supervisor)
+        if self._baseline is not None:
+            self._baseline.update()
+        self._limit_proof(grace * (2 if self.model.spec.stop_command else 1))
 
-    def _ask(self) -> None:
-        """Go on asking whether the engine is ready."""
+    def _step_probe(self) -> None:
+        """Continue the probe, and report the engine once it is ready."""
         if self._probe is None or self._supervisor is None or not self._probe.step(time.monotonic()):
             return
-        self._give_up_talk()
+        self._close_requests()
         self._ready = True
-        self._watch()
-        if self._claim is not None:
-            self._claim.look(loaded=True)  # first: from now on others may come
-        self._around.observe(InstanceReady(self._around.clock(), self.order.instance, self.order.epoch, self._address))
-        self._note_processes(self._supervisor)
+        self._start_liveness()
+        if self._baseline is not None:
+            self._baseline.update(loaded=True)  # first: from now on other models may be loaded
+        self._context.observe(InstanceReady(self._context.clock(), self.instance, self._epoch, self._address))
+        self._record_processes(self._supervisor)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
-            watched = SampledEngine(
-                self.order, self._supervisor.pid, self._address, self.model, self._engine, self._claim
+            engine = SampledEngine(
+                self.instance,
+                self._epoch,
+                self._supervisor.pid,
+                self._address,
+                self.model,
+                self._engine,
+                self._baseline,
             )
-            self._around.measuring.watch(watched)
+            self._context.sampler.add(engine)
 
-    def _watch(self) -> None:
-        """Ask from now on whether it still answers, if its Model wants that."""
+    def _start_liveness(self) -> None:
+        """Check from now on that the engine answers, if its Model has a health.period."""
         health = self.model.spec.health
         if health.period:
-            heard = partial(self._around.heard, self._address)
-            self._liveness = Liveness(self._listens, self._health, health, heard, time.monotonic())
+            last_received = partial(self._context.last_received, self._address)
+            self._liveness = Liveness(self._endpoint, self._health_path, health, last_received, time.monotonic())
 
-    def _check(self) -> None:
-        """Tell once it has not answered for too long. It is stopped by order, so that nobody is sent to it meanwhile."""
+    def _step_liveness(self) -> None:
+        """Continue the liveness check, and report a failure.
+
+        The engine runs on until a Stop, so that routers know first.
+        """
         if self._liveness is None or not (why := self._liveness.step(time.monotonic())):
             return
-        _, output = self._output.read_after(self._begin_of_output, 0)
-        self._output.write([f"--- {self.order.instance}: {why} ---"])
+        _, output = self._output.read_after(self._output_start, 0)
+        self._output.write([f"--- {self.instance}: {why} ---"])
         self._fail("Unhealthy", with_output(why, output), lives=True)
 
-    def _begin_turn(self, order: Park | Wake, supervisor: SupervisorProcess) -> None:
-        """Begin to have it sleep, or wake."""
+    def _begin_transition(self, command: Park | Wake, supervisor: SupervisorProcess) -> None:
+        """Begin to carry out a Park or a Wake."""
         if not self._ready or self._failed:
-            self._tell_balked(order, "it has failed" if self._failed else "it has not been ready yet")
+            self._report_sleep_failed(command, "it has failed" if self._failed else "it has not been ready yet")
             return
-        self._give_up_talk()
-        self._note_processes(supervisor)
-        self._turn = SleepTransition(
-            order, sleep_of(self._engine, self.model), self._listens, self._health, self._claim
+        self._close_requests()
+        self._record_processes(supervisor)
+        self._transition = SleepTransition(
+            command, sleep_of(self._engine, self.model), self._endpoint, self._health_path, self._baseline
         )
 
-    def _go_on(self, supervisor: SupervisorProcess) -> None:
-        """Go on with that, and tell what comes of it."""
-        if self._turn is None:
+    def _step_transition(self, supervisor: SupervisorProcess) -> None:
+        """Continue the transition, and report its result."""
+        if self._transition is None:
             return
-        order, instance, epoch = self._turn.order, self.order.instance, self.order.epoch
+        command, instance, epoch = self._transition.command, self.instance, self._epoch
         try:
-            if not self._turn.step(time.monotonic()):
+            if not self._transition.step(time.monotonic()):
                 return
         except EngineRefused as problem:
-            self._give_up_talk()
-            self._tell_balked(order, str(problem))
+            self._close_requests()
+            self._report_sleep_failed(command, str(problem))
             return
-        self._give_up_talk()
-        if isinstance(order, Park):
+        self._close_requests()
+        if isinstance(command, Park):
             memory = resident_memory(descendants(supervisor.pid))
-            self._around.observe(InstanceParked(self._around.clock(), instance, epoch, order.turn, memory))
+            self._context.observe(InstanceParked(self._context.clock(), instance, epoch, command.turn, memory))
         else:
-            self._watch()
-            self._around.observe(InstanceReady(self._around.clock(), instance, epoch, self._address, order.turn))
+            self._start_liveness()
+            self._context.observe(InstanceReady(self._context.clock(), instance, epoch, self._address, command.turn))
 
-    def _tell_balked(self, order: Park | Wake, why: str) -> None:
-        self._around.observe(SleepFailed(self._around.clock(), self.order.instance, self.order.epoch, order.turn, why))
+    def _report_sleep_failed(self, command: Park | Wake, why: str) -> None:
+        self._context.observe(SleepFailed(self._context.clock(), self.instance, self._epoch, command.turn, why))
 
     # End --------------------------------------------------------------------------------------------------------------
 
-    def _prove(self, look: Callable[[], str]) -> None:
-        """Look until nothing remains; from the deadline on it is unproven, and looked at slowly."""
-        while remains := _seen(look):
-            self._expect_end(0.0)
-            if time.monotonic() >= (self._prove_by or 0.0):
-                self._tell_unproven(remains)
+    def _prove(self, find_remains: Callable[[], str]) -> None:
+        """Repeat until nothing remains. After the deadline, report the instance as unproven and repeat slowly."""
+        while remains := _find(find_remains):
+            self._limit_proof(0.0)
+            if time.monotonic() >= (self._proof_deadline or 0.0):
+                self._report_unproven(remains)
             time.sleep(UNPROVEN_PAUSE if self._unproven else PROOF_PAUSE)
 
     def _processes_left(self) -> str:
-        """Kill what a dead supervisor left; say what is still there. Nothing to do where the supervisor gave the proof."""
+        """Kill the processes that a dead supervisor left, and return which remain.
+
+        A living supervisor proves it itself.
+        """
         if self._supervisor is None or self._empty:
             return ""
-        wait_for_end(
-            [self._engine_pid] if self._engine_pid else [], SWEEP_TIME
-        )  # the kernel kills it with its supervisor
+        # The kernel kills the engine with its supervisor.
+        wait_for_end([self._engine_pid] if self._engine_pid else [], SWEEP_TIME)
 
         def find() -> list[int]:
-            marked = find_processes(INSTANCE_VARIABLE, self._mark)
+            marked = find_processes(INSTANCE_VARIABLE, self._process_mark)
             return marked + (session_members(self._engine_pid) if self._engine_pid else [])
 
         left = kill_all(find, SWEEP_TIME)
         return f"processes could not be killed: {_listed(left)}" if left else ""
 
     def _memory_left(self) -> str:
-        """Ask the driver, where there is one."""
-        if self._claim is None or self._around.closing.is_set():
+        """Return the accelerator memory that remains, if a driver reports it."""
+        if self._baseline is None or self._context.closing.is_set():
             return ""
-        return self._claim.remains(time.monotonic() - self._gone_since)
+        return self._baseline.unreleased(time.monotonic() - self._gone_since)
 
-    def _end(self) -> None:
-        """Say that it is gone, then tidy up: whoever waits for the seat does not wait for that."""
-        self._around.measuring.forget(self.order.instance)
+    def _release(self) -> None:
+        """Report that the instance is gone, then clean up: the next model need not wait for that."""
+        self._context.sampler.remove(self.instance)
         if self.model.spec.stop_command:
-            self._around.state.forget(self.order.instance)
-        self._around.ended(self)
-        self.orders.close()
-        self._around.observe(InstanceReleased(self._around.clock(), self.order.instance, self.order.epoch))
-        self._give_up_talk()
+            self._context.state_dir.delete_stop_command(self.instance)
+        self._context.on_end(self)
+        self.mailbox.close()
+        self._context.observe(InstanceReleased(self._context.clock(), self.instance, self._epoch))
+        self._close_requests()
         if self._supervisor is not None:
-            self._take_output(self._supervisor)
+            self._read_output(self._supervisor)
             self._supervisor.close()
         self._output.write(self._lines.rest())
 
-    def _expect_end(self, grace: float) -> None:
-        """Set the time by which it must be proven gone; only ever shortened."""
-        prove_by = time.monotonic() + grace + PROOF_TIME
-        self._prove_by = prove_by if self._prove_by is None else min(prove_by, self._prove_by)
+    def _limit_proof(self, grace: float) -> None:
+        """Set the deadline for the proof that the instance is gone; a later call may only shorten it."""
+        deadline = time.monotonic() + grace + PROOF_TIME
+        self._proof_deadline = deadline if self._proof_deadline is None else min(deadline, self._proof_deadline)
 
-    def _note_processes(self, supervisor: SupervisorProcess) -> None:
-        if self._claim is not None:
-            self._claim.note_processes(supervisor.pid)
+    def _record_processes(self, supervisor: SupervisorProcess) -> None:
+        if self._baseline is not None:
+            self._baseline.add_processes(supervisor.pid)
 
-    def _give_up_talk(self) -> None:
-        """Ask and order nothing more of it."""
-        for talk in (self._probe, self._turn, self._liveness):
-            if talk is not None:
-                talk.close()
-        self._probe = self._turn = self._liveness = None
+    def _close_requests(self) -> None:
+        """Abandon all requests to the engine."""
+        for request in (self._probe, self._transition, self._liveness):
+            if request is not None:
+                request.close()
+        self._probe = self._transition = self._liveness = None
 
     def _fail(self, reason: str, message: str, *, lives: bool = False, exit_code: int | None = None) -> None:
-        """Tell that it ended by itself, or that it should: once, and not if it was told to end."""
-        self._give_up_talk()
-        if not self._failed and self.orders.grace is None:
+        """Report, once, that the engine ended by itself or (`lives`) must be stopped; not after a Stop."""
+        self._close_requests()
+        if not self._failed and self.mailbox.grace is None:
             self._failed = True
-            self._around.observe(
-                InstanceFailed(
-                    self._around.clock(), self.order.instance, self.order.epoch, reason, message, lives, exit_code
-                )
+            self._context.observe(
+                InstanceFailed(self._context.clock(), self.instance, self._epoch, reason, message, lives, exit_code)
             )
 
-    def _tell_unproven(self, reason: str) -> None:
+    def _report_unproven(self, reason: str) -> None:
         if not self._unproven:
             self._unproven = True
-            self._around.observe(InstanceUnproven(self._around.clock(), self.order.instance, self.order.epoch, reason))
+            self._context.observe(InstanceUnproven(self._context.clock(), self.instance, self._epoch, reason))
 
 
-def _seen(look: Callable[[], str]) -> str:
-    """Give what a look says remains. One that fails proves nothing, and must not end the thread that owes the proof."""
+def _find(find_remains: Callable[[], str]) -> str:
+    """Return what remains. A failure proves nothing, and must not end the thread that owes the proof."""
     try:
-        return look()
+        return find_remains()
     except Exception as problem:
         return f"the remaining processes cannot be listed: {problem!r}"
 

@@ -1,4 +1,4 @@
-"""Why an engine ended, in a word for machines and a sentence for people."""
+"""Why an engine ended: a reason in CamelCase and a message."""
 
 import re
 import signal
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SHOWN_LINES = 5
-READ_LINES = 30  # in which a lack of memory is looked for: the traceback comes after it
+READ_LINES = 30  # last lines that are searched for a lack of memory: a traceback may follow it
 OUT_OF_MEMORY = re.compile(
     r"out of memory|outofmemory|cudaMalloc failed|unable to allocate .*buffer|std::bad_alloc", re.IGNORECASE
 )
@@ -19,7 +19,7 @@ SIGNAL_REASONS: dict[int, str] = {
 
 
 def oom_kills() -> int:
-    """How many processes the kernel killed for lack of memory since boot, in all control groups; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory since boot; 0 if unknown."""
     try:
         fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     except OSError:
@@ -28,7 +28,10 @@ def oom_kills() -> int:
 
 
 def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: bool) -> tuple[str, str]:
-    """Reason and message for an engine that ended by itself. `code` is negative for a signal, `output` the run's last lines."""
+    """Return the reason and the message for an engine that ended by itself.
+
+    `code` is negative for a signal. `output`: the last lines of this run.
+    """
     how = f"the engine exited with code {code}" if code >= 0 else f"the engine was ended by {_signal_name(-code)}"
     if not ready:
         how += " while it was loading"
@@ -44,7 +47,7 @@ def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: b
 
 
 def with_output(message: str, output: Sequence[str]) -> str:
-    """Message with the last lines of the log, where there are any."""
+    """Return the message with the last lines of the log, if there are any."""
     shown = [line for line in output if line.strip()][-SHOWN_LINES:]
     return "\n".join([f"{message}. Its last output:", *shown]) if shown else message
 

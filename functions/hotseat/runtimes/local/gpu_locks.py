@@ -1,6 +1,6 @@
-"""Locks on the GPUs of this machine, by which hotseats that do not know of each other learn that they use the same one.
+"""Advisory locks on the GPUs of this machine, by which independent hotseats detect that they use the same GPU.
 
-A lock says no more than that: nobody is kept from a GPU, as two may share one on purpose.
+A lock does not keep another hotseat from a GPU, because two may share one on purpose.
 """
 
 import contextlib
@@ -9,52 +9,57 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# Each is tried: the first may be root's, the second a service's own. Who holds a GPU in one of them holds it.
-FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - that all users share it is the point
-LONGEST = 4096  # bytes of what an instance says of itself
+# All are used: the first may be writable for root only, the second private to a service. A lock in
+# one of them is enough.
+FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - all users must share it
+MAX_OWNER = 4096  # bytes of the text that names an owner
 
 
 class GpuLocks:
-    """Those that this hotseat holds until it ends. `owner` is what another one is told."""
+    """The locks that this hotseat holds. `owner`: the text by which other hotseats name it."""
 
     def __init__(self, owner: str, folders: Sequence[Path] = FOLDERS) -> None:
         self._owner, self._folders = owner, folders
         self._held: dict[str, list[int]] = {}  # descriptors by UUID
 
     def hold(self, uuids: Iterable[str]) -> dict[str, str]:
-        """Hold these and no others. Returns the owners of those that another hotseat holds, by UUID."""
+        """Hold the locks of these GPUs and no others. Return the owners of GPUs that other hotseats hold, by UUID."""
         wanted = set(uuids)
         for uuid in self._held.keys() - wanted:
             self._release(self._held.pop(uuid))
         others = {}
         for uuid in sorted(wanted - self._held.keys()):
-            taken, owner = self._take(uuid)
+            descriptors, owner = self._acquire(uuid)
             if owner is None:
-                self._held[uuid] = taken
+                self._held[uuid] = descriptors
             else:
-                self._release(taken)
+                self._release(descriptors)
                 others[uuid] = owner
         return others
 
     def close(self) -> None:
-        """Give all of them back."""
+        """Release all locks."""
         self.hold(())
 
-    def _take(self, uuid: str) -> tuple[list[int], str | None]:
-        """Lock it in each folder where that can be; the owner, where another has it."""
-        taken: list[int] = []
+    def _acquire(self, uuid: str) -> tuple[list[int], str | None]:
+        """Lock a GPU in each folder that can be used.
+
+        Return the descriptors, and the owner if another hotseat has it.
+        """
+        descriptors: list[int] = []
         for folder in self._folders:
-            with contextlib.suppress(OSError):  # no such folder, or not ours to use
+            with contextlib.suppress(OSError):  # there is no such folder, or it cannot be written
                 descriptor = _open(folder / f"hotseat-{uuid}.lock")
-                taken.append(descriptor)
+                descriptors.append(descriptor)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    return taken, os.pread(descriptor, LONGEST, 0).decode(errors="replace").strip() or "unknown"
+                    owner = os.pread(descriptor, MAX_OWNER, 0).decode(errors="replace").strip()
+                    return descriptors, owner or "unknown"
                 with contextlib.suppress(OSError):  # another user's file, opened for reading only
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, f"{self._owner}\n".encode(), 0)
-        return taken, None
+        return descriptors, None
 
     @staticmethod
     def _release(descriptors: Iterable[int]) -> None:
@@ -63,11 +68,11 @@ class GpuLocks:
 
 
 def _open(path: Path) -> int:
-    """Open a file that anybody may have made. The kernel may refuse O_CREAT for one that is there and another user's."""
+    """Open a lock file, which another user may have created; then the kernel may refuse O_CREAT."""
     for flags in (os.O_RDWR, os.O_RDONLY):
         with contextlib.suppress(PermissionError, FileNotFoundError):
             return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     with contextlib.suppress(OSError):
-        os.fchmod(descriptor, 0o666)  # whatever the umask says: the next one may be another user's
+        os.fchmod(descriptor, 0o666)  # regardless of the umask: the next hotseat may be another user's
     return descriptor

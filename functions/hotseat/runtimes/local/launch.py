@@ -1,4 +1,4 @@
-"""What is run for a Model on this machine: command, environment, address; and why it cannot be."""
+"""What is run for a Model on this machine (command, environment, port), and why it cannot be run."""
 
 import contextlib
 import errno
@@ -19,13 +19,13 @@ from hotseat.runtimes.local.supervisor import REASONS
 from hotseat.sources.base import SourceError, cached
 
 HOST = "127.0.0.1"
-SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - the name of variables that engines must not see
-_SOME_PORT = 1  # where a start is only thought through
-ATTEMPTS = 100  # to find a port that nobody has
+SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - prefix of variables that engines must not see
+_PLACEHOLDER_PORT = 1  # for a start that is only checked
+PORT_ATTEMPTS = 100  # to find a free port
 
 
 class CannotStart(Exception):
-    """Nothing was started; `reason` is for InstanceFailed."""
+    """The engine cannot be started; `reason` is that of InstanceFailed."""
 
     def __init__(self, message: str, reason: str = "CannotStart") -> None:
         super().__init__(message)
@@ -33,12 +33,12 @@ class CannotStart(Exception):
 
 
 class WeightsMissing(CannotStart):
-    """They have to be fetched first."""
+    """The weights have to be fetched first."""
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Turn what the system refuses into CannotStart, with what it was refused for."""
+def wrap_os_errors() -> Iterator[None]:
+    """Turn an OSError into CannotStart, with the name of the file."""
     try:
         yield
     except OSError as problem:
@@ -48,7 +48,7 @@ def told() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """A process to be."""
+    """What is needed to start an engine."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -58,28 +58,28 @@ class LaunchPlan:
 
 
 class PortReservations:
-    """Ports promised to engines that may not listen yet."""
+    """Reserved ports of engines that may not listen yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._promised: dict[int, str] = {}  # to which Model
+        self._reserved: dict[int, str] = {}  # names of Models by port
 
     @contextlib.contextmanager
-    def promise(self, wanted: int | None, model: str) -> Iterator[int]:
-        """Keep a port for an engine of a Model: this one, or any free one. CannotStart if somebody listens there already."""
+    def reserve(self, wanted: int | None, model: str) -> Iterator[int]:
+        """Reserve the port `wanted`, or any free one, for an engine of a Model. Raise CannotStart if it is in use."""
         with self._lock:
-            port = wanted if wanted is not None else _free_port(self._promised)
-            if wanted is not None and (other := self._promised.get(port)) is not None:
+            port = wanted if wanted is not None else _free_port(self._reserved)
+            if wanted is not None and (other := self._reserved.get(port)) is not None:
                 message = f"port {port} is used by the Model {other}, which is loaded; remove port from one of them, or set another"
                 raise CannotStart(message, "PortTaken")
             if wanted is not None and not _can_listen(port):
                 raise CannotStart(f"port {port} is in use by another program", "PortTaken")
-            self._promised[port] = model
+            self._reserved[port] = model
         try:
             yield port
         finally:
             with self._lock:
-                del self._promised[port]
+                del self._reserved[port]
 
 
 def make_plan(
@@ -91,9 +91,10 @@ def make_plan(
     *,
     gpus: Mapping[str, str | None] = MappingProxyType({}),
 ) -> LaunchPlan:
-    """Say what to run. `marks` are the variables by which leftovers are known, `gpus` those that show it its GPUs.
+    """Return what to run. Raise CannotStart if that is not possible.
 
-    CannotStart says why not.
+    `marks`: variables by which orphaned processes are found; `gpus`: variables that select its GPUs
+    (None: unset).
     """
     placement = Placement(HOST, port, _weights(model, engine, cache_dir))
     try:
@@ -108,9 +109,12 @@ def make_plan(
 
 
 def check_start(model: Model, engine: Engine, cache_dir: Path, state: StateDir) -> None:
-    """Look whether a start could begin, before anybody makes room for it. CannotStart says why not."""
-    with told():
-        plan = make_plan(model, engine, model.spec.port or _SOME_PORT, cache_dir, {})
+    """Raise CannotStart if an engine could not be started now.
+
+    This is called before other models are evicted for it.
+    """
+    with wrap_os_errors():
+        plan = make_plan(model, engine, model.spec.port or _PLACEHOLDER_PORT, cache_dir, {})
         program, path = plan.argv[0], plan.env.get("PATH", os.defpath)
         if shutil.which(program, path=path) is None:
             error = errno.EACCES if shutil.which(program, os.F_OK, path) else errno.ENOENT
@@ -120,7 +124,7 @@ def check_start(model: Model, engine: Engine, cache_dir: Path, state: StateDir) 
 
 
 def base_environment() -> dict[str, str]:
-    """Environment of this process without its own secrets, and without marks of another hotseat above it."""
+    """Return the environment of this process without its secrets, and without the marks of another hotseat above it."""
     marks = (INSTANCE_VARIABLE, STATE_VARIABLE, SUPERVISOR_VARIABLE)
     return {
         name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIX) and name not in marks
@@ -141,29 +145,29 @@ def _weights(model: Model, engine: Engine, cache_dir: Path) -> str | None:
 
 
 def _fill(model: Model, command: tuple[str, ...], placement: Placement) -> tuple[str, ...]:
-    """Fill the fields of the custom engine's commands into another command."""
+    """Replace the fields of the custom engine in another command."""
     if not command:
         return ()
     spec = model.spec.model_copy(update={"command": command, "args": ()})
     return Custom().launch(model.model_copy(update={"spec": spec}), placement).argv
 
 
-def _free_port(promised: Collection[int]) -> int:
-    for _ in range(ATTEMPTS):
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port not in promised and _can_listen(port):  # another program may have got it just now
+def _free_port(reserved: Collection[int]) -> int:
+    for _ in range(PORT_ATTEMPTS):
+        with socket.socket() as listener:
+            listener.bind((HOST, 0))
+            port: int = listener.getsockname()[1]
+        if port not in reserved and _can_listen(port):  # another program may have got it just now
             return port
     raise CannotStart("no free port found", "PortTaken")
 
 
 def _can_listen(port: int) -> bool:
-    """Whether nobody listens there; old connections of a former engine do not count."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Whether no program listens on a port; old connections of a former engine do not count."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            listener.bind((HOST, port))
         except OSError as problem:
-            return problem.errno != errno.EADDRINUSE  # anything else is for the engine to say
+            return problem.errno != errno.EADDRINUSE  # the engine itself reports any other error
     return True

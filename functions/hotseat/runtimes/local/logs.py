@@ -1,4 +1,4 @@
-"""Output of engines: bounded in memory, with positions to follow it by, and on disk, rotated."""
+"""Output of engines: bounded in memory, with positions to continue from, and on disk with rotation."""
 
 import logging
 import logging.handlers
@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 KEPT_LINES = 2000
-LONGEST_LINE = 4000  # characters (and bytes while it is incomplete)
+MAX_LINE = 4000  # characters (and bytes while the line is incomplete)
 FILE_BYTES = 5_000_000
 FILES = 3
 
@@ -17,23 +17,26 @@ log = logging.getLogger(__name__)
 
 
 class Lines:
-    """Cuts a stream of bytes into lines: long ones cut, undecodable bytes replaced, overwritten progress bars as last seen."""
+    """Splits a stream of bytes into lines.
+
+    Long lines are cut, undecodable bytes replaced, progress bars shown as last written.
+    """
 
     def __init__(self) -> None:
         self._open = b""
-        self._skipping = False  # the rest of a line whose beginning was handed out
+        self._skipping = False  # the rest of a line whose beginning was returned
 
     def feed(self, data: bytes) -> list[str]:
-        """Lines that are complete now."""
+        """Return the lines that are complete now."""
         *complete, self._open = (self._open + data).split(b"\n")
         lines = []
         for line in complete:
             if not self._skipping:
                 lines.append(_text(line))
             self._skipping = False
-        if len(self._open) > LONGEST_LINE:
+        if len(self._open) > MAX_LINE:
             shown = self._open.rpartition(b"\r")[2]
-            if len(shown) > LONGEST_LINE:
+            if len(shown) > MAX_LINE:
                 if not self._skipping:
                     lines.append(_text(shown))
                 self._skipping, shown = True, b""
@@ -57,11 +60,11 @@ class ModelLog:
 
     @property
     def position(self) -> int:
-        """Position behind the last line."""
+        """Position after the last line."""
         return self._written
 
     def write(self, lines: list[str]) -> None:
-        """Append and wake the followers."""
+        """Append lines and wake waiting readers."""
         if not lines:
             return
         with self._changed:
@@ -72,14 +75,15 @@ class ModelLog:
             self._file.handle(logging.makeLogRecord({"msg": "\n".join(lines)}))
 
     def tail(self, lines: int) -> list[str]:
-        """Last lines, oldest first, without line ends."""
+        """Return the last lines, oldest first, without line ends."""
         with self._changed:
             return list(islice(self._lines, max(0, len(self._lines) - lines), None))
 
     def read_after(self, position: int, timeout: float) -> tuple[int, list[str]]:
-        """Lines after a position (0: from the oldest kept) and the new position; waits up to `timeout` seconds for some.
+        """Return the new position, and the lines after `position` (0: from the oldest kept).
 
-        A position that was never reached (it comes from before a restart) counts as 0.
+        Wait up to `timeout` seconds for lines. A position that was not reached yet comes from
+        before a restart, and counts as 0.
         """
         with self._changed:
             if position > self._written:
@@ -89,13 +93,13 @@ class ModelLog:
             return self._written, list(islice(self._lines, max(0, position - oldest), None))
 
     def close(self) -> None:
-        """Close the file; memory stays readable."""
+        """Close the file; the lines in memory remain readable."""
         if self._file is not None:
             self._file.close()
 
 
 class _RotatedFile(logging.handlers.RotatingFileHandler):
-    """A full disk costs lines, not the engine: the first error is logged, the others are not."""
+    """A log file. A full disk loses lines, and only the first error is logged."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -110,5 +114,5 @@ class _RotatedFile(logging.handlers.RotatingFileHandler):
 
 
 def _text(line: bytes) -> str:
-    shown = line.rstrip(b"\r").rpartition(b"\r")[2]  # what a terminal would show of a line that was overwritten
-    return shown[:LONGEST_LINE].decode("utf-8", "replace")
+    shown = line.rstrip(b"\r").rpartition(b"\r")[2]  # what a terminal would show of an overwritten line
+    return shown[:MAX_LINE].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Host memory: what a machine has, and what processes hold of it."""
+"""Host memory: the memory of the machine, and the memory that processes use."""
 
 import os
 from collections.abc import Iterable
@@ -10,27 +10,28 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container that this is."""
+    """Return the bytes of memory of this machine or container."""
     total: int = psutil.virtual_memory().total
     for limit in _LIMITS:
         try:
             total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):  # there is none, or it says max
+        except (OSError, ValueError):  # there is no limit, or it is `max`
             continue
     return total
 
 
 def resident_memory(pids: Iterable[int]) -> int | None:
-    """Bytes that these processes have in memory together, what they share counted each time; None where nothing tells.
+    """Return the resident bytes of these processes together, shared pages counted each time; None if unknown.
 
-    Memory that an accelerator's driver pinned for them may be missing: not every driver counts it as theirs.
+    Memory that an accelerator's driver pinned may be missing: not every driver counts it as the
+    process's.
     """
-    seen = [pages for pid in pids if (pages := _pages(pid)) is not None]
-    return sum(seen) * os.sysconf("SC_PAGE_SIZE") if seen else None
+    pages = [count for pid in pids if (count := _pages(pid)) is not None]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") if pages else None
 
 
 def _pages(pid: int) -> int | None:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):  # it is gone, or this system has no /proc
+    except (OSError, ValueError, IndexError):  # the process is gone, or this system has no /proc
         return None

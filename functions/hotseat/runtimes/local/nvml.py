@@ -1,4 +1,4 @@
-"""What the accelerator's driver knows: the second half of the proof that a seat is free."""
+"""Accelerator memory as the driver reports it: the second half of the proof that an instance is gone."""
 
 import importlib
 import logging
@@ -8,26 +8,26 @@ from typing import Any, Protocol
 
 from hotseat.runtimes.local.supervisor import descendants
 
-TOLERANCE = 256 * 1024 * 1024  # bytes: what drivers keep for themselves moves a little
-SHARED_WAIT = 60.0  # seconds for memory of which nobody can tell whose it is, once every process of the tree is gone
+TOLERANCE = 256 * 1024 * 1024  # bytes; what drivers keep for themselves varies a little
+SHARED_WAIT = 60.0  # seconds to wait for memory of unknown owners, once every process of the tree is gone
 
 log = logging.getLogger(__name__)
 
-Snapshot = Mapping[int, tuple[int, Mapping[int, int]]]
+Snapshot = Mapping[int, tuple[int, Mapping[int, int]]]  # by GPU: bytes in use, and bytes by pid of each listed process
 
 
 class MemoryProof(Protocol):
-    """A machine's accelerators."""
+    """The accelerators of a machine."""
 
     def snapshot(self) -> Snapshot:
-        """Each one's used bytes, and the bytes of each process that it lists. OSError when the driver does not answer."""
+        """Return the memory in use of each accelerator. Raise OSError if the driver does not answer."""
 
     def uuids(self) -> tuple[str, ...]:
-        """Names by which each can be told from all others, in their order; none where the driver does not tell."""
+        """Return the UUIDs in the order of the driver's numbers; empty if the driver does not report them."""
 
 
 class Nvml:
-    """NVIDIA's library; OSError if it is not installed or finds no driver."""
+    """NVIDIA's management library. Raise OSError if it is not installed or finds no driver."""
 
     def __init__(self) -> None:
         try:
@@ -42,7 +42,7 @@ class Nvml:
             raise OSError(str(problem)) from problem
 
     def snapshot(self) -> Snapshot:
-        """Each GPU's used bytes and processes."""
+        """Return the used bytes and the processes of each GPU."""
         try:
             return {
                 index: (self._nvml.nvmlDeviceGetMemoryInfo(handle).used, self._processes(handle))
@@ -52,7 +52,7 @@ class Nvml:
             raise OSError(str(problem)) from problem
 
     def uuids(self) -> tuple[str, ...]:
-        """Each GPU's UUID, as CUDA_VISIBLE_DEVICES takes it."""
+        """Return the UUID of each GPU, in the form that CUDA_VISIBLE_DEVICES takes."""
         try:
             names = [self._nvml.nvmlDeviceGetUUID(handle) for handle in self._handles]
         except self._nvml.NVMLError:
@@ -64,11 +64,11 @@ class Nvml:
             *self._nvml.nvmlDeviceGetComputeRunningProcesses(handle),
             *self._nvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
         ]
-        return {process.pid: process.usedGpuMemory or 0 for process in listed}  # None where the driver does not tell
+        return {process.pid: process.usedGpuMemory or 0 for process in listed}  # None if the driver does not report it
 
 
 def find_accelerators() -> MemoryProof | None:
-    """Give the machine's accelerators, None where nothing can be known about them."""
+    """Return the machine's accelerators; None if no driver reports their memory."""
     try:
         return Nvml()
     except OSError:
@@ -77,49 +77,53 @@ def find_accelerators() -> MemoryProof | None:
 
 @dataclass(slots=True)
 class MemoryBaseline:
-    """What one instance has on the accelerators, told from what there was before it.
+    """The accelerator memory in use before an instance started, and what its process tree has added since.
 
-    Inside containers, on WSL2 and for vGPUs the driver does not list processes, or not their bytes. There only the difference
-    counts that the tree made: what came while it loaded, and goes when it ends. What others take and give back beside that is theirs.
+    In containers, on WSL2 and for vGPUs the driver does not list processes, or not their bytes.
+    There, only the difference that the process tree made counts: what was added while it loaded
+    must be free after its end. Memory that others allocate or free in the meantime is not the
+    instance's.
     """
 
     accelerators: MemoryProof
     before: Snapshot
-    devices: frozenset[int] | None = None  # those that it was given; None: maybe any
+    devices: frozenset[int] | None = None  # numbers of the GPUs that it was given; None: maybe any
     processes: set[int] = field(default_factory=set)
-    listed: bool = False  # the driver has told bytes of its processes
+    listed: bool = False  # the driver has listed bytes of its processes
     ready: bool = False
-    came: dict[int, int] = field(default_factory=dict)  # by GPU: bytes of no listed process that came while it loaded
-    last: dict[int, int] = field(default_factory=dict)  # by GPU: bytes of no listed process at the last look
+    added: dict[int, int] = field(
+        default_factory=dict
+    )  # by GPU: bytes of unlisted processes that were added while it loaded
+    last: dict[int, int] = field(default_factory=dict)  # by GPU: bytes of unlisted processes at the last update
 
-    def note_processes(self, root: int) -> None:
-        """Remember the instance's processes, while they live: they are looked for afterwards."""
+    def add_processes(self, root: int) -> None:
+        """Record the processes below `root` while they live: the proof looks for them afterwards."""
         self.processes.update(descendants(root))
 
-    def look(self, *, loaded: bool = False) -> None:
-        """Note what is in use while its processes live; `loaded`: it has just become ready."""
+    def update(self, *, loaded: bool = False) -> None:
+        """Record the memory in use while the processes live. `loaded`: the instance has just become ready."""
         try:
-            now = self._mine(self.accelerators.snapshot())
-        except Exception:  # of whatever kind: it is a look the fewer, and its caller has more to do
+            now = self._own_devices(self.accelerators.snapshot())
+        except Exception:  # of any kind: one update fewer, and the caller has more to do
             log.debug("the driver cannot be queried", exc_info=True)
             return
-        self.listed = self.listed or any(each.get(pid) for _, each in now.values() for pid in self.processes)
-        for index, figures in now.items():
-            self.last[index] = _unlisted(figures)
+        self.listed = self.listed or any(listed.get(pid) for _, listed in now.values() for pid in self.processes)
+        for index, usage in now.items():
+            self.last[index] = _unlisted(usage)
             if loaded:
-                self.came[index] = max(0, self.last[index] - _unlisted(self.before.get(index, (0, {}))))
+                self.added[index] = max(0, self.last[index] - _unlisted(self.before.get(index, (0, {}))))
         self.ready = self.ready or loaded
 
-    def holds(self) -> int | None:
-        """Bytes that the instance's processes have now, as far as the driver lists them; None where it does not answer."""
+    def held_memory(self) -> int | None:
+        """Return the bytes that the driver lists for the instance's processes; None if it does not answer."""
         try:
             now = self.accelerators.snapshot()
         except OSError:
             return None
         return sum(listed.get(pid, 0) for _, listed in now.values() for pid in self.processes)
 
-    def remains(self, waited: float = 0.0) -> str:
-        """Say what is not yet given back; empty when all is. `waited`: seconds since the last of its processes was gone."""
+    def unreleased(self, waited: float = 0.0) -> str:
+        """Return what is not free yet; empty if all is. `waited`: seconds since the last of its processes was gone."""
         try:
             now = self.accelerators.snapshot()
         except OSError as problem:
@@ -127,16 +131,20 @@ class MemoryBaseline:
         for index, (_, listed) in now.items():
             if left := sorted(self.processes & listed.keys()):
                 return f"GPU {index} still lists the processes {', '.join(map(str, left))}"
-        # A driver that lists others' processes, and never one of ours, would list ours if there were any: it is taken at its word.
-        tells = not self.listed and any(memory for _, listed in now.values() for memory in listed.values())
-        for index, figures in self._mine(now).items():
-            # What other processes took meanwhile is theirs: another model may have come to this GPU or left it.
-            unlisted, before = _unlisted(figures), _unlisted(self.before.get(index, (0, {})))
-            back, came = self.last.get(index, before) - unlisted, self.came.get(index, 0)
-            if unlisted - before <= TOLERANCE or (not tells and back >= came - max(TOLERANCE, came // 4)):
+        # A driver that lists processes of others, and never listed one of ours, would list ours if
+        # there were any: trust it.
+        lists_others = not self.listed and any(memory for _, listed in now.values() for memory in listed.values())
+        for index, usage in self._own_devices(now).items():
+            # What other processes allocated meanwhile is theirs: another model may have come to
+            # this GPU or left it.
+            unlisted, before = _unlisted(usage), _unlisted(self.before.get(index, (0, {})))
+            freed, added = self.last.get(index, before) - unlisted, self.added.get(index, 0)
+            if unlisted - before <= TOLERANCE or (not lists_others and freed >= added - max(TOLERANCE, added // 4)):
                 continue
-            gone = not self.ready or back >= TOLERANCE  # where nothing at all came back, it is somewhere still
-            if not tells and not self.listed and gone and waited >= SHARED_WAIT:
+            maybe_free = (
+                not self.ready or freed >= TOLERANCE
+            )  # if a ready instance freed nothing at all, it still has it
+            if not lists_others and not self.listed and maybe_free and waited >= SHARED_WAIT:
                 continue
             return (
                 f"GPU {index} has {(unlisted - before) >> 20} MiB more in use than before, and the driver does not say by "
@@ -144,12 +152,12 @@ class MemoryBaseline:
             )
         return ""
 
-    def _mine(self, snapshot: Snapshot) -> Snapshot:
-        return {index: each for index, each in snapshot.items() if self.devices is None or index in self.devices}
+    def _own_devices(self, snapshot: Snapshot) -> Snapshot:
+        return {index: usage for index, usage in snapshot.items() if self.devices is None or index in self.devices}
 
 
 def take_baseline(accelerators: MemoryProof | None, devices: Collection[int] | None = None) -> MemoryBaseline | None:
-    """Take the state before an instance starts that is given these GPUs; None where nothing is known about accelerators."""
+    """Return the baseline of an instance that is about to start on these GPUs; None if no driver reports memory."""
     try:
         given = None if devices is None else frozenset(devices)
         return None if accelerators is None else MemoryBaseline(accelerators, accelerators.snapshot(), given)
@@ -157,7 +165,7 @@ def take_baseline(accelerators: MemoryProof | None, devices: Collection[int] | N
         return None
 
 
-def _unlisted(figures: tuple[int, Mapping[int, int]]) -> int:
-    """Bytes in use of which the driver does not say whose they are."""
-    used, listed = figures
+def _unlisted(usage: tuple[int, Mapping[int, int]]) -> int:
+    """Return the bytes in use that the driver attributes to no process."""
+    used, listed = usage
     return used - sum(listed.values())

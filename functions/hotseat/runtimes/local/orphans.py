@@ -1,4 +1,7 @@
-"""Processes that no supervisor answers for any more: found by what stands in their environment, killed, and seen to be gone."""
+"""Orphaned processes, which have no supervisor any more.
+
+They are found by their environment, killed, and proven gone.
+"""
 
 import contextlib
 import fcntl
@@ -16,29 +19,32 @@ from urllib.parse import quote
 
 from hotseat.runtimes.local.supervisor import processes, signal_process
 
-INSTANCE_VARIABLE = "HOTSEAT_INSTANCE"  # in every engine: the instance, and a number that no other instance has
+INSTANCE_VARIABLE = "HOTSEAT_INSTANCE"  # in every engine: the instance, and a random number
 STATE_VARIABLE = "HOTSEAT_ENGINE_OF"  # in every engine and supervisor: the state directory of its hotseat
 SUPERVISOR_VARIABLE = "HOTSEAT_SUPERVISOR"  # in supervisors only: the pid of their hotseat
-SUPERVISORS_TIME = 5.0  # seconds that the supervisors of a dead hotseat get to finish what they do anyway
+SUPERVISORS_TIME = 5.0  # seconds for the supervisors of a dead hotseat to kill their process trees
 STOP_COMMAND_TIME = 10.0  # seconds for a stop command that a dead hotseat left
-NO_PIDFD_PAUSE = 0.02  # seconds between looks where the system cannot tell of a process's end
+NO_PIDFD_PAUSE = 0.02  # seconds to wait for the end of a process if the system has no pidfd
 
 log = logging.getLogger(__name__)
 
 
 class StateDirInUse(RuntimeError):
-    """Another hotseat runs with this state directory: its engines must not be taken for leftovers."""
+    """Another hotseat runs with this state directory, so its engines are not orphans."""
 
 
 class StateDir:
-    """The directory by which one hotseat after another knows its engines: a lock, and the stop commands of what may run."""
+    """The directory by which a hotseat finds the engines of an earlier one.
+
+    It has a lock and the stop commands of engines.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Take the directory for this process until it ends or unlocks. StateDirInUse if another has it."""
+        """Lock the directory until this process ends or unlocks it. Raise StateDirInUse if another hotseat has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -49,10 +55,10 @@ class StateDir:
             raise StateDirInUse(
                 f"another hotseat (pid {owner.strip()}) uses {self.path}; stop it, or choose another directory with --state-dir"
             ) from None
-        if (living := self._living_owner()) is not None:
+        if (running := self._running_owner()) is not None:
             os.close(descriptor)
             raise StateDirInUse(
-                f"another hotseat (pid {living}) uses {self.path}, although its lock file was deleted; stop it, or choose "
+                f"another hotseat (pid {running}) uses {self.path}, although its lock file was deleted; stop it, or choose "
                 "another state directory"
             )
         os.ftruncate(descriptor, 0)
@@ -60,7 +66,7 @@ class StateDir:
         self._lock = descriptor
 
     def owner(self) -> int | None:
-        """Pid of the hotseat that has the directory, also one that is still ending; None if none has."""
+        """Return the pid of the hotseat that has the lock, also while it is ending; None if there is none."""
         with contextlib.suppress(OSError, ValueError), (self.path / "lock").open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -69,39 +75,39 @@ class StateDir:
         return None
 
     def unlock(self) -> None:
-        """Let another take it."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def remember(self, instance: str, stop_command: Sequence[str]) -> None:
-        """Note what must be run if this hotseat dies before `forget`. OSError: it cannot be noted."""
-        self.path.mkdir(parents=True, exist_ok=True)  # those who tidy up may have taken it for rubbish
-        self._note(instance).write_text(json.dumps(list(stop_command)))
+    def save_stop_command(self, instance: str, stop_command: Sequence[str]) -> None:
+        """Save the command that stops an instance if this hotseat dies. Raise OSError if it cannot be written."""
+        self.path.mkdir(parents=True, exist_ok=True)  # the directory may have been deleted while hotseat runs
+        self._stop_file(instance).write_text(json.dumps(list(stop_command)))
 
     def check(self) -> None:
-        """See whether `remember` could write. OSError: it could not."""
+        """Raise OSError if a stop command could not be saved now."""
         self.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.path) as draft:
             draft.write(b"[]")
             draft.flush()
 
-    def forget(self, instance: str) -> None:
-        """Drop the note: the instance is gone."""
-        with contextlib.suppress(OSError):  # at worst its command runs once more, at the next start
-            self._note(instance).unlink(missing_ok=True)
+    def delete_stop_command(self, instance: str) -> None:
+        """Delete the stop command of an instance that is gone."""
+        with contextlib.suppress(OSError):  # then the command runs once more, at the next start
+            self._stop_file(instance).unlink(missing_ok=True)
 
-    def take_down(self) -> list[int]:
-        """End whatever an earlier hotseat left; the processes that could not be ended. The lock must be held."""
+    def clean_up(self) -> list[int]:
+        """Kill what an earlier hotseat left; return the processes that could not be killed. The lock must be held."""
         wait_for_end(find_processes(STATE_VARIABLE, str(self.path), SUPERVISOR_VARIABLE), SUPERVISORS_TIME)
         left = kill_all(lambda: find_processes(STATE_VARIABLE, str(self.path)), SUPERVISORS_TIME)
-        for note in self.path.glob("*.stop.json"):
-            _run_stop_command(note)
-            note.unlink()
+        for file in self.path.glob("*.stop.json"):
+            _run_stop_command(file)
+            file.unlink()
         return left
 
-    def _living_owner(self) -> int | None:
-        """Find another hotseat whose supervisors for this directory are still its children: its lock may have been tidied away."""
+    def _running_owner(self) -> int | None:
+        """Return the pid of another hotseat with supervisors for this directory, whose lock may be deleted."""
         found = find_processes(STATE_VARIABLE, str(self.path), SUPERVISOR_VARIABLE)
         known = processes() if found else {}
         for pid in found:
@@ -111,18 +117,21 @@ class StateDir:
                     return parent
         return None
 
-    def _note(self, instance: str) -> Path:
+    def _stop_file(self, instance: str) -> Path:
         return self.path / f"{quote(instance, safe='@')}.stop.json"
 
 
 def find_processes(variable: str, value: str, also: str = "") -> list[int]:
-    """Living processes with this in their environment, but not ourselves; `also` is a variable that must be there too."""
+    """Return the processes with this variable in their environment, except this one.
+
+    `also`: a variable that must be set too.
+    """
     wanted, companion = f"{variable}={value}".encode(), f"{also}=".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             variables = _environ(int(process.name))
-        except OSError:  # gone, or somebody else's
+        except OSError:  # gone, or another user's
             continue
         if wanted in variables and (not also or any(entry.startswith(companion) for entry in variables)):
             found.append(int(process.name))
@@ -134,13 +143,13 @@ def _environ(pid: int) -> list[bytes]:
 
 
 def session_members(session: int) -> list[int]:
-    """Living processes of a session: an engine's, by its pid, also those that overwrote their environment (setproctitle does)."""
+    """Return the running processes of a session, also those that overwrote their environment (as setproctitle does)."""
     number = str(session).encode()
     return [pid for pid, (state, _, _, found, *_) in processes().items() if found == number and state != b"Z"]
 
 
 def kill_all(find: Callable[[], list[int]], time_limit: float) -> list[int]:
-    """SIGKILL what `find` finds until it finds nothing; what it still found when the time was over."""
+    """Kill the processes that `find` returns until it returns none, for `time_limit` seconds; return the rest."""
     end = time.monotonic() + time_limit
     while (left := find()) and time.monotonic() < end:
         for pid in left:
@@ -150,9 +159,10 @@ def kill_all(find: Callable[[], list[int]], time_limit: float) -> list[int]:
 
 
 def wait_for_end(pids: Sequence[int], time_limit: float) -> None:
-    """Wait until all of them ended, or the time is over. They need not be our children.
+    """Wait until all processes have ended, for at most `time_limit` seconds.
 
-    Seeing nothing in /proc/PID/environ is not the end: it empties before the process closes its accelerator.
+    They need not be our children. An empty /proc/PID/environ is no proof of the end: it empties
+    before the process closes its accelerator.
     """
     end = time.monotonic() + time_limit
     for pid in pids:
@@ -171,9 +181,9 @@ def wait_for_end(pids: Sequence[int], time_limit: float) -> None:
             os.close(descriptor)
 
 
-def _run_stop_command(note: Path) -> None:
+def _run_stop_command(file: Path) -> None:
     try:
-        command = json.loads(note.read_text())
+        command = json.loads(file.read_text())
         subprocess.run(command, timeout=STOP_COMMAND_TIME, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        log.warning("the stop command in %s failed; most likely nothing was left to stop", note, exc_info=True)
+        log.warning("the stop command in %s failed; most likely nothing was left to stop", file, exc_info=True)

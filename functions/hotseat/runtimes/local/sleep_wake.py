@@ -1,84 +1,87 @@
-"""One order to sleep or to wake, from its beginning to what came of it; in the instance's thread and poll()."""
+"""One transition of an engine: from serving to sleeping, or back. It runs in the instance's thread and poll()."""
 
 import time
 
 from hotseat.core.messages import Park, Wake
 from hotseat.engines.base import Sleep
-from hotseat.runtimes.local.engine_http import EngineRefused, EngineRequest, HealthProbe
+from hotseat.runtimes.engine_http import EngineRefused, EngineRequest, HealthProbe
 from hotseat.runtimes.local.nvml import MemoryBaseline
 
-LOOK = 0.02  # seconds between looks at the driver, which cannot be awaited
-KEPT = (
-    0.5  # share of its accelerator memory that a sleeper may keep: contexts and graphs stay, weights and caches do not
-)
+QUERY_PAUSE = 0.02  # seconds between queries of the driver, which cannot be polled
+# Share of its accelerator memory that a sleeping engine may keep: contexts and graphs stay, weights
+# and caches do not.
+MAX_KEPT = 0.5
 
 
 class SleepTransition:
-    """An order under way. The owner polls `fd` for `events` until `due`, and calls step() until it says True or raises Balked."""
+    """A Park or Wake that is being carried out.
+
+    The owner polls `fd` for `events` until `due`, and calls step() until it returns True or raises
+    EngineRefused.
+    """
 
     def __init__(
         self,
-        order: Park | Wake,
-        plan: Sleep | None,
+        command: Park | Wake,
+        requests: Sleep | None,
         address: tuple[str, int],
-        health: str,
-        claim: MemoryBaseline | None,
+        health_path: str,
+        baseline: MemoryBaseline | None,
     ) -> None:
         now = time.monotonic()
-        self.order = order
-        self._address, self._health = address, health
-        self._claim = claim if isinstance(order, Park) else None
-        self._had = 0 if self._claim is None else self._claim.holds()  # bytes on the accelerator
-        self._talk: EngineRequest | HealthProbe | None = None
-        self._look_at = now
-        if plan is not None:
-            parks = isinstance(order, Park)
-            self._talk = EngineRequest(
-                address, plan.sleep if parks else plan.wake, now, question=plan.asked, wanted=parks
-            )
-        self._able = plan is not None
+        self.command = command
+        self._address, self._health_path = address, health_path
+        self._baseline = baseline if isinstance(command, Park) else None
+        self._memory_before = 0 if self._baseline is None else self._baseline.held_memory()
+        self._request: EngineRequest | HealthProbe | None = None
+        self._query_at = now
+        if requests is not None:
+            parks = isinstance(command, Park)
+            calls = requests.sleep if parks else requests.wake
+            self._request = EngineRequest(address, calls, now, state_path=requests.state_path, sleeping=parks)
+        self._can_sleep = requests is not None
 
     @property
     def due(self) -> float:
         """When to call step() even if nothing happened."""
-        return self._look_at if self._talk is None else self._talk.due
+        return self._query_at if self._request is None else self._request.due
 
     @property
     def fd(self) -> int | None:
-        """Socket to poll; None while there is none."""
-        return None if self._talk is None else self._talk.fd
+        """Socket to poll; None if there is nothing to poll for."""
+        return None if self._request is None else self._request.fd
 
     @property
     def events(self) -> int:
-        """What to poll it for."""
-        return 0 if self._talk is None else self._talk.events
+        """Events to poll the socket for."""
+        return 0 if self._request is None else self._request.events
 
     def step(self, now: float) -> bool:
-        """Go as far as can be gone without waiting; True when it sleeps, or serves again."""
-        if not self._able:
+        """Do what is possible without waiting; return True once the engine sleeps, or serves again."""
+        if not self._can_sleep:
             raise EngineRefused("the engine has no requests for sleep (lifecycle.sleep)")
-        if self._had is None:
+        if self._memory_before is None:
             raise EngineRefused("the driver does not report the engine's accelerator memory")
-        if self._talk is not None:
-            if not self._talk.step(now):
+        if self._request is not None:
+            if not self._request.step(now):
                 return False
-            self._talk.close()
-            woken = isinstance(self._talk, EngineRequest) and isinstance(self.order, Wake)
-            self._talk = HealthProbe(self._address, self._health, now) if woken else None
-            if self._talk is not None:
-                return self._talk.step(now)
-        self._look_at = now + LOOK
-        return self._has_left()
+            self._request.close()
+            woken = isinstance(self._request, EngineRequest) and isinstance(self.command, Wake)
+            self._request = HealthProbe(self._address, self._health_path, now) if woken else None
+            if self._request is not None:
+                return self._request.step(now)
+        self._query_at = now + QUERY_PAUSE
+        return self._memory_is_free()
 
     def close(self) -> None:
-        """Give up."""
-        if self._talk is not None:
-            self._talk.close()
-            self._talk = None
+        """Abandon the transition."""
+        if self._request is not None:
+            self._request.close()
+            self._request = None
 
-    def _has_left(self) -> bool:
-        """Whether the driver confirms it; where it does not list the processes (a container's own numbers), the engine's word is all."""
-        if self._claim is None or not self._had:
+    def _memory_is_free(self) -> bool:
+        """Whether the driver confirms the sleep. If it does not list processes, the engine's own answer is enough."""
+        if self._baseline is None or not self._memory_before:
             return True
-        held = self._claim.holds()
-        return held is not None and held <= KEPT * self._had
+        held = self._baseline.held_memory()
+        return held is not None and held <= MAX_KEPT * self._memory_before

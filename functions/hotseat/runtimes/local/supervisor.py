@@ -1,17 +1,18 @@
-"""Supervisor: the small process that stands between hotseat and one engine, and proves that nothing of the engine is left.
+"""Supervisor: the small process between hotseat and one engine.
 
-It runs by path (`python -I -S supervisor.py`), so it imports the standard library only. As a *subreaper* it becomes the parent of
-every orphan below it, daemons with sessions of their own included: when waitpid() says that it has no child, the whole tree is gone.
-One thread only, because PR_SET_PDEATHSIG is bound to the thread that forked.
+It proves that nothing of the engine is left. It runs by path (`python -I -S supervisor.py`), so it
+imports the standard library only. As a *subreaper* it becomes the parent of every orphan below it,
+also of daemons with their own sessions: if waitpid() reports no child, the whole process tree is
+gone. It has one thread, because PR_SET_PDEATHSIG is bound to the thread that forked.
 
-stdin carries JSON lines from hotseat, and its end of file means that hotseat is dead:
-    {"argv": […], "env": {…}, "stop_command": […]}   run the engine (once)
-    {"stop": grace}                                  end it: stop command, SIGTERM, after `grace` seconds SIGKILL
+stdin carries JSON lines from hotseat. Its end of file means that hotseat is dead:
+    {"argv": […], "env": {…}, "stop_command": […]}   start the engine (once)
+    {"stop": grace}                                  stop it: stop command, SIGTERM, after `grace` seconds SIGKILL
 stdout carries JSON lines to hotseat:
-    {"pid": n} | {"failed": reason, "message": …}    it runs, or could not be run
+    {"pid": n} | {"failed": reason, "message": …}    the engine was started, or could not be started
     {"exited": code}                                 the engine's main process ended (negative: by that signal)
-    {"empty": true}                                  nothing of the tree is left; the supervisor exits
-stderr is the pipe that the engine's output goes to.
+    {"empty": true}                                  nothing of the process tree is left; the supervisor exits
+stderr is the pipe for the engine's output.
 """
 
 import contextlib
@@ -27,19 +28,19 @@ from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-EXIT_GRACE = 1.0  # seconds between SIGTERM and SIGKILL for what outlives the main process
-STOP_COMMAND_TIMEOUT = 10.0  # seconds for a stop command where nobody stated a grace (the engine ended by itself)
-STOP_COMMAND_LEAST = 1.0  # seconds that it gets even where the grace is shorter: nothing else reaches what it stops
+EXIT_GRACE = 1.0  # seconds between SIGTERM and SIGKILL for processes that outlive the main process
+STOP_COMMAND_TIMEOUT = 10.0  # seconds for a stop command without a grace (the engine ended by itself)
+STOP_COMMAND_MIN = 1.0  # seconds for a stop command even if the grace is shorter: nothing else reaches what it stops
 REASONS = {errno.ENOENT: "CommandNotFound", errno.EACCES: "CommandNotExecutable"}
 
 
 def find_prctl() -> Callable[..., int]:
-    """Give prctl(2); elsewhere than on Linux nothing is done, and hotseat's own sweep has to do."""
+    """Return prctl(2); on other systems than Linux a no-op, so that only hotseat's search for orphans remains."""
     return ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: 0
 
 
 def processes() -> dict[int, list[bytes]]:
-    """Every process that /proc shows: its state, parent, group, session …, the fields of proc_pid_stat(5) behind the name."""
+    """Return the fields of proc_pid_stat(5) after the name (state, parent, group, session …) by pid."""
     found = {}
     for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():  # noqa: PTH112, PTH208 - pathlib costs its import
         if entry.isdigit():
@@ -47,12 +48,12 @@ def processes() -> dict[int, list[bytes]]:
                 with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
                     found[int(entry)] = file.read().rpartition(b")")[2].split()
             except OSError:
-                continue  # it went away meanwhile
+                continue  # the process has ended meanwhile
     return found
 
 
 def descendants(root: int) -> list[int]:
-    """All processes below `root`, zombies included."""
+    """Return all processes below `root`, zombies included."""
     children: dict[int, list[int]] = {}
     for pid, fields in processes().items():
         children.setdefault(int(fields[1]), []).append(pid)
@@ -65,30 +66,33 @@ def descendants(root: int) -> list[int]:
 
 
 def signal_process(pid: int, number: int) -> None:
-    """Send a signal to one process, or with a negative pid to a group; no matter if it is gone or not ours."""
+    """Send a signal to a process, or with a negative pid to a group. Ignore processes that are gone or not ours."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
 class Supervisor:
-    """One engine: RUNNING → (COMMAND →) TERM → KILL, or LINGER once the main process is gone; empty at any time."""
+    """One engine, in phases: RUNNING → (COMMAND →) TERM → KILL, or LINGER once the main process is gone.
+
+    The process tree may become empty in any phase.
+    """
 
     def __init__(self, wakeup: int) -> None:
         self.wakeup = wakeup
         self.prctl = find_prctl()
         self.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.phase = "RUNNING"
-        self.deadline: float | None = None  # of the phase, monotonic
+        self.deadline: float | None = None  # of the phase, monotonic seconds
         self.grace = STOP_COMMAND_TIMEOUT
-        self.main = 0  # pid of the engine while it lives
-        self.helper = 0  # pid of the stop command while it runs
+        self.main = 0  # pid of the engine while it runs
+        self.stop_pid = 0  # pid of the stop command while it runs
         self.stop_command: list[str] = []
         self.env: dict[str, str] = {}
         self.launched = False
         self.listening = True
 
     def run(self) -> None:
-        """Wait for orders, deaths and deadlines until the tree is empty."""
+        """Handle messages, exits and deadlines until the process tree is empty."""
         received = b""
         poll = select.poll()
         poll.register(0, select.POLLIN)
@@ -100,7 +104,7 @@ class Supervisor:
                 data = os.read(0, 65536)
                 *lines, received = (received + data).split(b"\n")
                 for line in lines:
-                    self.order(json.loads(line))
+                    self.handle(json.loads(line))
                 if not data:
                     poll.unregister(0)
                     self.listening = False
@@ -112,37 +116,37 @@ class Supervisor:
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.next_phase()
             elif self.phase == "KILL" and ready:
-                self.kill_all()  # again at each death: what a process forked just before it was killed has come to us since
+                self.kill_all()  # again at each exit: children that were forked just before a kill are below us only now
 
-    def order(self, order: dict) -> None:  # type: ignore[type-arg]
-        """Do what hotseat says."""
-        if "argv" in order:
-            self.launch(order)
-        elif "stop" in order:
-            self.stop(order["stop"])
+    def handle(self, message: dict) -> None:  # type: ignore[type-arg]
+        """Handle a message from hotseat."""
+        if "argv" in message:
+            self.launch(message)
+        elif "stop" in message:
+            self.stop(message["stop"])
 
-    def launch(self, order: dict) -> None:  # type: ignore[type-arg]
-        """Start the engine and say whether it runs; the tree counts from now on."""
-        self.env = order["env"]
+    def launch(self, message: dict) -> None:  # type: ignore[type-arg]
+        """Start the engine and report whether it runs. From now on an empty process tree ends the supervisor."""
+        self.env = message["env"]
         self.launched = True
-        self.main, error = self.spawn(order["argv"])
+        self.main, error = self.spawn(message["argv"])
         if error:
-            message = f"{order['argv'][0]}: {os.strerror(error)}"
-            say({"failed": REASONS.get(error, "CannotStart"), "message": message})
+            problem = f"{message['argv'][0]}: {os.strerror(error)}"
+            send({"failed": REASONS.get(error, "CannotStart"), "message": problem})
         else:
-            self.stop_command = order["stop_command"]
-            say({"pid": self.main})
+            self.stop_command = message["stop_command"]
+            send({"pid": self.main})
 
     def spawn(self, argv: list[str]) -> tuple[int, int]:
-        """Fork and exec in a session of its own; the pid, and errno if there was no exec."""
+        """Fork and exec in a new session. Return the pid, and errno if exec failed (else 0)."""
         supervisor = os.getpid()
-        reader, writer = os.pipe()  # closes at exec: its end of file says that exec worked
+        reader, writer = os.pipe()  # closed by exec, so that its end of file means that exec worked
         pid = os.fork()
         if pid == 0:
             try:
                 os.setsid()
                 self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-                if os.getppid() != supervisor:  # it died before the line above
+                if os.getppid() != supervisor:  # the supervisor died before the line above
                     os._exit(127)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(2, 1)
@@ -157,7 +161,7 @@ class Supervisor:
         return pid, error
 
     def stop(self, grace: float) -> None:
-        """End the engine; a later order with a shorter grace shortens what is under way."""
+        """Stop the engine; a later call with a shorter grace shortens the phase."""
         self.grace = min(self.grace, grace) if self.phase in ("COMMAND", "TERM") else grace
         if self.phase == "RUNNING" and self.stop_command:
             self.enter("COMMAND")
@@ -169,7 +173,7 @@ class Supervisor:
             self.deadline = min(self.deadline, time.monotonic() + grace)
 
     def enter(self, phase: str) -> None:
-        """Begin a phase: its signal, its deadline."""
+        """Enter a phase: send its signal and set its deadline."""
         if self.phase == "KILL":
             return
         self.phase = phase
@@ -178,14 +182,14 @@ class Supervisor:
             self.kill_all()
             return
         times = {
-            "COMMAND": max(self.grace, STOP_COMMAND_LEAST),
+            "COMMAND": max(self.grace, STOP_COMMAND_MIN),
             "TERM": self.grace,
             "LINGER": min(self.grace, EXIT_GRACE),
         }
         self.deadline = time.monotonic() + times[phase]
         if phase == "COMMAND":
             command, self.stop_command = self.stop_command, []
-            self.helper, error = self.spawn(command)
+            self.stop_pid, error = self.spawn(command)
             if error:
                 os.write(2, f"stop command: {command[0]}: {os.strerror(error)}\n".encode())
         elif phase == "TERM" and self.main:
@@ -195,7 +199,7 @@ class Supervisor:
                 signal_process(pid, signal.SIGTERM)
 
     def next_phase(self) -> None:
-        """Go on from a phase whose time is over, or whose business is done."""
+        """Enter the phase after the current one, whose deadline has passed or whose command has ended."""
         if self.phase == "COMMAND" and self.main:
             self.enter("TERM")
         elif self.phase == "COMMAND":
@@ -204,55 +208,56 @@ class Supervisor:
             self.enter("KILL")
 
     def reap(self) -> bool:
-        """Take in the dead; True when the tree is empty."""
+        """Wait for processes that have ended; return True if the process tree is empty."""
         while self.launched:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                say({"empty": True})
+                send({"empty": True})
                 return True
             if pid == 0:
                 return False
             if pid == self.main:
                 self.main = 0
-                say({"exited": os.waitstatus_to_exitcode(status)})
+                send({"exited": os.waitstatus_to_exitcode(status)})
                 if self.phase in ("RUNNING", "TERM"):
-                    self.left_behind()
-            elif pid == self.helper:
-                self.helper = 0
+                    self.end_rest()
+            elif pid == self.stop_pid:
+                self.stop_pid = 0
                 if self.phase == "COMMAND":
                     self.next_phase()
         return False
 
-    def left_behind(self) -> None:
-        """End what may remain now that the main process is gone, with what the stop command is for."""
+    def end_rest(self) -> None:
+        """End what remains after the main process, by the stop command or by SIGTERM."""
         if self.stop_command:
             self.enter("COMMAND")
             return
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            return  # nothing remains, the usual case: no need to look through /proc
+            return  # nothing remains, as usual: reading all of /proc is not necessary
         self.enter("LINGER")
 
     def kill_all(self) -> None:
-        """SIGKILL to the engine's group at once, then to whatever else is below."""
+        """Send SIGKILL to the engine's process group at once, then to all other processes below."""
         if self.main:
             signal_process(-self.main, signal.SIGKILL)
         for pid in descendants(os.getpid()):
             signal_process(pid, signal.SIGKILL)
 
 
-def say(message: dict) -> None:  # type: ignore[type-arg]
-    """Tell hotseat, if it still lives."""
+def send(message: dict) -> None:  # type: ignore[type-arg]
+    """Send a message to hotseat, if it still runs."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, json.dumps(message).encode() + b"\n")
 
 
 def main() -> None:
-    """Be a supervisor."""
-    # A service manager signals every process, but supervisors end with hotseat, not before it. The handlers do nothing; SIG_IGN
-    # would be the engine's too (and Python's for the last two are), while handlers go at exec.
+    """Run as a supervisor."""
+    # A service manager signals every process, but supervisors end with hotseat, not before it. The
+    # handlers do nothing. They are not SIG_IGN, which the engine would inherit (as it would
+    # Python's own for the last two), while exec resets handlers.
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, lambda *_: None)
     reader, writer = os.pipe()
@@ -261,7 +266,7 @@ def main() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     Supervisor(reader).run()
-    os._exit(0)  # the interpreter's own end would only cost time
+    os._exit(0)  # the interpreter's own shutdown would only cost time
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Client side of a supervisor (see supervisor.py): its process and pipes, and one kept warm to hide the start time of Python."""
+"""Client side of supervisors (see supervisor.py). A spare one hides the start time of Python."""
 
 import contextlib
 import json
@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class SupervisorProcess:
-    """A running supervisor. Its pipes: `status` and `log` are readable without blocking; closing the control pipe kills the tree."""
+    """A running supervisor.
+
+    `status` and `log` are pipes to read without blocking. Closing the control pipe kills the
+    process tree.
+    """
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -44,19 +48,19 @@ class SupervisorProcess:
         return self._process.pid
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the supervisor still runs."""
         return self._process.poll() is None
 
     def launch(self, argv: Sequence[str], env: Mapping[str, str], stop_command: Sequence[str]) -> None:
-        """Run the engine; the answer comes as a message, or the end of file if the supervisor is dead."""
-        self._order({"argv": list(argv), "env": dict(env), "stop_command": list(stop_command)})
+        """Start the engine. The result comes as a message, or as the end of file if the supervisor is dead."""
+        self._send({"argv": list(argv), "env": dict(env), "stop_command": list(stop_command)})
 
     def stop(self, grace: float) -> None:
-        """End the engine; no matter if the supervisor is gone."""
-        self._order({"stop": grace})
+        """Stop the engine; do nothing if the supervisor is gone. `grace`: seconds."""
+        self._send({"stop": grace})
 
     def messages(self) -> list[dict[str, Any]] | None:
-        """Take what it has said since the last call; None at the end of file, when it is dead."""
+        """Return the messages since the last call; None at the end of file: the supervisor is dead."""
         lines: list[bytes] = []
         while (data := read_ready(self.status)) is not None:
             if not data:
@@ -66,26 +70,26 @@ class SupervisorProcess:
         return [json.loads(line) for line in lines]
 
     def close(self) -> None:
-        """Close the pipes, which kills what may be left, and take in the process, which ends at once."""
-        self.status = self.log = -1  # the numbers are others' from now on
+        """Close the pipes, which kills the process tree, and wait for the supervisor, which ends at once."""
+        self.status = self.log = -1  # the numbers may be reused from now on
         self._control.close()
         for pipe in self._pipes:
             pipe.close()
         try:
             self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:  # it waits for a process that cannot be killed, and will end with it
-            with contextlib.suppress(RuntimeError):  # no thread to be had: a zombie stays, which harms nobody
+            with contextlib.suppress(RuntimeError):  # no thread can be started: a zombie stays, which is harmless
                 threading.Thread(target=self._process.wait, daemon=True, name="supervisor-reaper").start()
 
-    def _order(self, order: dict[str, Any]) -> None:
-        data = json.dumps(order).encode() + b"\n"
-        with contextlib.suppress(BrokenPipeError):  # it is dead, which `messages` tells
+    def _send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is dead, as `messages` will report
             while data:
                 data = data[os.write(self._control.fileno(), data) :]
 
 
 class SupervisorPool:
-    """Source of supervisors. `prepare` keeps one warm; `take` hands it over, or starts one."""
+    """Supervisors, of which one is started ahead."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -94,16 +98,16 @@ class SupervisorPool:
         self._closed = False
 
     def prepare(self) -> None:
-        """Start the next supervisor, if there is none."""
+        """Start a spare supervisor, if there is none."""
         with self._lock:
             if self._spare is None and not self._closed:
                 try:
                     self._spare = SupervisorProcess(self._env)
-                except OSError as problem:  # no memory, no descriptors: the engine that runs need not suffer
+                except OSError as problem:  # no memory or descriptors: running engines are not affected
                     log.warning("cannot start a spare supervisor: %s", problem)
 
     def take(self) -> SupervisorProcess:
-        """Give away a living supervisor; the caller closes it."""
+        """Return a running supervisor: the spare one, or a new one. The caller closes it."""
         with self._lock:
             supervisor, self._spare = self._spare, None
         if supervisor is not None and supervisor.alive():
@@ -113,7 +117,7 @@ class SupervisorPool:
         return SupervisorProcess(self._env)
 
     def close(self) -> None:
-        """Let the spare one go; no new one is kept."""
+        """End the spare supervisor, and start no other."""
         with self._lock:
             supervisor, self._spare, self._closed = self._spare, None, True
         if supervisor is not None:
@@ -121,7 +125,7 @@ class SupervisorPool:
 
 
 def read_ready(fd: int) -> bytes | None:
-    """Read what is there; None if nothing, empty at the end of file and for what we closed (-1)."""
+    """Return the bytes that can be read now; None: none yet, empty: end of file, or a closed fd (-1)."""
     if fd < 0:
         return b""
     try:

@@ -1,4 +1,4 @@
-"""The GPUs of this machine as engines see them: which there are, and the environment that shows an engine some of them."""
+"""The GPUs of this machine, and the environment that makes an engine see some of them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,16 @@ from pathlib import Path
 from hotseat.api.model import Model
 from hotseat.runtimes.local.nvml import MemoryProof
 
-Environment = Mapping[str, str | None]  # None: the variable must not be there
+Environment = Mapping[str, str | None]  # None: the variable must not be set
 
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """How a vendor's software is told which GPUs to use: the first variable; the others say the same in other words.
+    """How a vendor's software is told which GPUs to use.
 
-    `none` hides all of them; None where no value does. `traces` are paths, one of which is there where its driver is.
+    The first of `variables` selects GPUs; the others have the same meaning. `none`: the value that
+    hides all GPUs; None: there is no such value. `traces`: paths, of which one exists if the
+    vendor's driver is loaded.
     """
 
     variables: tuple[str, ...]
@@ -23,7 +25,8 @@ class Vendor:
     traces: tuple[str, ...]
 
 
-# AMD's runtimes read each of their variables, one after the other, and count in what the last one left: one has to do.
+# AMD's runtimes apply all of their variables, each to what the one before it selected, so only one
+# may be set.
 NVIDIA = Vendor(("CUDA_VISIBLE_DEVICES",), "", ("/proc/driver/nvidia/version",))
 AMD = Vendor(
     ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "CUDA_VISIBLE_DEVICES"),
@@ -31,21 +34,24 @@ AMD = Vendor(
     ("/sys/class/kfd",),
 )
 INTEL = Vendor(("ZE_AFFINITY_MASK",), None, ("/sys/module/xe", "/sys/module/i915"))
-_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that a number means what nvidia-smi means by it
+_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # so that numbers are those of nvidia-smi
 
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """What there is. `names`: all that may be handed out, None where nobody can tell; `ids`: their UUIDs by number."""
+    """The GPUs of the machine. `names`: all that may be assigned; None: unknown. `ids`: their UUIDs by number."""
 
     vendor: Vendor = NVIDIA
     names: tuple[str, ...] | None = None
     ids: Mapping[str, str] = field(default_factory=dict)
-    variable: str = NVIDIA.variables[0]  # the one to set
-    inherited: bool = False  # the names are those that hotseat itself was given
+    variable: str = NVIDIA.variables[0]  # the variable to set
+    inherited: bool = False  # the names are from the environment of hotseat itself
 
     def environment(self, model: Model, devices: tuple[str, ...]) -> Environment:
-        """Make an engine see these GPUs only, or none if its Model has none. Empty where the Model says itself, or we cannot."""
+        """Return the environment for an engine that may see these GPUs only, or none if its Model has none.
+
+        It is empty if the Model chooses its GPUs itself, or if there are no GPUs to assign.
+        """
         gpus = model.spec.resources.gpus
         if overridden(self.vendor, model) or (gpus and not devices):
             return {}
@@ -57,26 +63,29 @@ class Gpus:
         return {**cleared, **order, self.variable: ",".join(names)}
 
     def uuid(self, device: str, uuids: Sequence[str]) -> str | None:
-        """Give what tells one of them from all others on this machine, None where nobody knows; `uuids` are those of all by number."""
+        """Return the UUID of a GPU, given by its number or the beginning of its UUID; None if unknown.
+
+        `uuids`: of all GPUs.
+        """
         known = [uuid for uuid in uuids if uuid.startswith(device)]
         if device.isdigit():
             known = list(uuids[int(device) : int(device) + 1])
         return known[0] if len(known) == 1 else None
 
     def numbers(self, devices: tuple[str, ...]) -> tuple[int, ...] | None:
-        """Give the driver's numbers of some of them; None where those are not known."""
-        return tuple(int(each) for each in devices) if devices and all(each in self.ids for each in devices) else None
+        """Return the driver's numbers of some GPUs; None if they are unknown."""
+        return tuple(map(int, devices)) if devices and all(device in self.ids for device in devices) else None
 
 
 def overridden(vendor: Vendor, model: Model) -> list[str]:
-    """List the variables with which a Model chooses its GPUs itself."""
+    """Return the variables with which a Model chooses its GPUs itself."""
     return [variable.name for variable in model.spec.env if variable.name in vendor.variables]
 
 
 def find_gpus(
     accelerators: MemoryProof | None, environ: Mapping[str, str] = os.environ, root: Path = Path("/")
 ) -> Gpus:
-    """Look which vendor's GPUs there are, and which of them hotseat was given. Where nothing tells, as if they were NVIDIA's."""
+    """Return the GPUs that hotseat may use. NVIDIA is assumed if no driver is found."""
     vendor = NVIDIA
     if accelerators is None:
         found = (v for v in (NVIDIA, AMD, INTEL) if any((root / trace.lstrip("/")).exists() for trace in v.traces))

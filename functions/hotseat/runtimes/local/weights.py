@@ -1,4 +1,4 @@
-"""Bringing weights: a child process per source (hotseat.sources.fetch), its progress, and new attempts when they may help."""
+"""Fetches of weights: a child process per source (hotseat.sources.fetch), its progress, and retries."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from hotseat.core.ports import Observe
 from hotseat.sources.base import SourceError, fetch_command
 
 ATTEMPTS = 3
-FIRST_PAUSE = 2.0  # seconds before the second attempt; three times as long before each further one
-PROGRESS_PAUSE = 1.0  # seconds between reports of progress, over all attempts
+FIRST_PAUSE = 2.0  # seconds before the second attempt; three times as long before each further attempt
+PROGRESS_INTERVAL = 1.0  # seconds between reports of progress, over all attempts
 
 log = logging.getLogger(__name__)
 
 
-class Fetching(threading.Thread):
-    """One fetch, from the first attempt to CACHED or FAILED. No more is told once it is cancelled."""
+class WeightsFetch(threading.Thread):
+    """One fetch, from the first attempt to CACHED or FAILED. Nothing is reported once it is cancelled."""
 
     def __init__(
         self,
@@ -43,35 +43,35 @@ class Fetching(threading.Thread):
         self._env = env
         self._observe = observe
         self._clock = clock
-        self._lock = threading.Lock()  # a child is not started once it is cancelled
+        self._lock = threading.Lock()  # so that no child is started once the fetch is cancelled
         self._cancelled = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
-        self._next_report = 0.0  # monotonic
-        self.over = False  # set before the last word is said, so that whoever hears it may order another
+        self._next_report = 0.0  # monotonic seconds
+        self.ended = False  # set before the last report, so that its observer may start another fetch
 
     def cancel(self) -> None:
-        """Kill the child; what it has is kept for the next fetch."""
+        """Kill the child; the bytes that it has fetched are kept for the next fetch."""
         with self._lock:
             self._cancelled.set()
             if self._child is not None:
                 self._kill(self._child)
 
     def run(self) -> None:
-        """Fetch, and say how it ended, whatever happens."""
-        self._tell(CacheState.FETCHING)
+        """Fetch, and always report the result."""
+        self._report(CacheState.FETCHING)
         state, message = CacheState.CACHED, ""
         try:
-            self._bring()
+            self._fetch()
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
         except Exception as problem:
-            log.exception("fetch of %s", self.source)
+            log.exception("the fetch of %s failed", self.source)
             state, message = CacheState.FAILED, f"the fetch of {self.source} failed: {problem!r}"
-        self.over = True
-        self._tell(state, message)
+        self.ended = True
+        self._report(state, message)
 
-    def _bring(self) -> None:
-        """Try, and try again."""
+    def _fetch(self) -> None:
+        """Fetch in several attempts. Raise SourceError if all fail."""
         pause = FIRST_PAUSE
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -86,33 +86,33 @@ class Fetching(threading.Thread):
                 return
 
     def _attempt(self) -> None:
-        """Run the child to its end. SourceError says what it said."""
+        """Run a child to its end. Raise SourceError with the child's error if it failed."""
         with self._start() as child:
             assert child.stdout is not None  # noqa: S101 - for mypy: PIPE gives it
             try:
-                last = self._listen(child.stdout)
+                last = self._read_progress(child.stdout)
             except BaseException:
-                self._kill(child)  # nobody listens any more, and leaving this block waits for it
+                self._kill(child)  # its output is not read any more, and leaving this block waits for it
                 raise
         if child.returncode != 0 or "path" not in last:
             message = last.get("error", f"the fetch of {self.source} ended with code {child.returncode}")
             raise SourceError(str(message), retryable=bool(last.get("retryable", True)))
 
-    def _listen(self, output: Iterable[bytes]) -> dict[str, Any]:
-        """Pass the child's progress on, and give the last thing that it said."""
+    def _read_progress(self, output: Iterable[bytes]) -> dict[str, Any]:
+        """Report the child's progress, and return its last message."""
         last: dict[str, Any] = {}
         for line in output:
             try:
-                said = json.loads(line)
+                message = json.loads(line)
             except ValueError:
-                continue  # not its answer: some library's chatter
-            if not isinstance(said, dict):
+                continue  # the output of a library
+            if not isinstance(message, dict):
                 continue
-            last = said
-            done, total = said.get("done"), said.get("total")
+            last = message
+            done, total = message.get("done"), message.get("total")
             if isinstance(done, int) and time.monotonic() >= self._next_report:
-                self._next_report = time.monotonic() + PROGRESS_PAUSE
-                self._tell(CacheState.FETCHING, done=done, total=total if isinstance(total, int) else None)
+                self._next_report = time.monotonic() + PROGRESS_INTERVAL
+                self._report(CacheState.FETCHING, done=done, total=total if isinstance(total, int) else None)
         return last
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -138,6 +138,6 @@ class Fetching(threading.Thread):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
 
-    def _tell(self, state: CacheState, message: str = "", done: int | None = None, total: int | None = None) -> None:
+    def _report(self, state: CacheState, message: str = "", done: int | None = None, total: int | None = None) -> None:
         if not self._cancelled.is_set():
             self._observe(CacheObserved(self._clock(), self.model, state, message, done, total))
