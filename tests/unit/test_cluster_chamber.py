@@ -1,4 +1,4 @@
-"""One Workspace in the switcher, and what routers hear of it."""
+"""The controller of a Workspace on a cluster, and the status that it writes."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""What runs before its Workspace is there counts once it is."""
+"""Pods that run before their Workspace is created count once it is."""
 
 import threading
 import time

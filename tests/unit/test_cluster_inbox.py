@@ -1,4 +1,4 @@
-"""What the switcher lets in: demand and orders of our routers, and nothing else."""
+"""The switcher's HTTP API accepts demand and commands of its routers, and nothing else."""
 
 import time
 from typing import Any

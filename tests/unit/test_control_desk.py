@@ -1,4 +1,4 @@
-"""The gate: threads that wait for their turn, for their client, for their time; each leaves nothing behind."""
+"""The request gate: threads wait for dispatch, their client or a timeout, and leave nothing behind."""
 
 import errno
 import os

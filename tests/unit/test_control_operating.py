@@ -1,4 +1,4 @@
-"""What operators are told of their orders, on one machine and in a cluster alike."""
+"""Commands of operators and their results, on one machine and on a cluster alike."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from hotseat.core.scheduler.messages import (
 
 
 class Steps:
-    """A switcher whose steps are given: each is a model's state, and the states of its instances after that step."""
+    """A scheduler whose steps are given: each is a model's state, and the states of its instances after that step."""
 
     def __init__(self, *steps: tuple[str, dict[str, InstanceState]], **refusals: Refusal) -> None:
         self.steps = list(steps)

@@ -1,4 +1,4 @@
-"""The scheduler's shell: looks at demand when it should, and settles every order that somebody waits for."""
+"""The scheduler's thread polls demand when it should, and ends every command whose caller waits."""
 
 import threading
 import time

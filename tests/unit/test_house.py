@@ -1,4 +1,4 @@
-"""Documents that change under a house: what waits goes on waiting, one Workspace's trouble is its own, nothing stays behind."""
+"""Changed documents on one machine: queued requests stay queued, Workspaces fail alone, and nothing is left behind."""
 
 import threading
 import time

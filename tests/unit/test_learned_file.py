@@ -1,4 +1,4 @@
-"""The file in which what was learned outlives a restart of one machine's hotseat."""
+"""The file that keeps statistics over restarts on one machine."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A router whose switcher is elsewhere: it knows what the Workspace's status says, and serves only once it is enrolled."""
+"""The Workspaces of a router: it knows their status, and dispatches only once it is enrolled."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""When files of documents are worth reading again: whole, once, and by whatever way they changed."""
+"""Changed document files are read once, when they are whole, in whatever way they changed."""
 
 import os
 from pathlib import Path
