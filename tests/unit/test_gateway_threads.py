@@ -7,6 +7,7 @@ import pytest
 
 from hotseat.core.errors import QueueFull, Unavailable
 from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.errors import api_kind
 from hotseat.gateway.threads import KEPT, Threads
 
 
@@ -99,7 +100,8 @@ def test_places_are_counted_and_may_become_more_and_fewer() -> None:
     with places:
         with pytest.raises(QueueFull) as refused:
             places.take()
-        assert (refused.value.code, refused.value.status) == ("too_many_requests", 429)
+        kind = api_kind(refused.value)
+        assert (kind.code, kind.status) == ("too_many_requests", 429)
         places.resize(2)
         places.take()
         places.resize(0)

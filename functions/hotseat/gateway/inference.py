@@ -16,10 +16,11 @@ from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import ClientDisconnectedError, WaitingClient
 from hotseat.core.admission.fallback import OUT
-from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
+from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
 from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.errors import INTERNAL, UPSTREAM_FAILED, api_kind, error_body, error_event
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.wait_headers import wait_options
 from hotseat.telemetry.metrics import Metrics
@@ -97,7 +98,7 @@ class Inference:
         of its key.
         """
         started = time.monotonic()
-        model, routed, status, kept = "", None, HotseatError.status, 0
+        model, routed, status, kept = "", None, INTERNAL, 0
         try:
             key = let_in(environ)
             with self._places:
@@ -113,7 +114,7 @@ class Inference:
                 job = _AdmittedRequest(environ, body, routed, relay.client_stream(environ))
                 status = self._serve(job, it.limit, extra)
         except HotseatError as error:
-            status = error.status
+            status = api_kind(error).status
             raise
         finally:
             self._bodies.give_back(kept)
@@ -152,17 +153,17 @@ class Inference:
             if not job.stream.begun:
                 raise
             with contextlib.suppress(relay.ClientGone):
-                job.stream.end(relay.openai_error_event(error))
-            return error.status
+                job.stream.end(error_event(error_body(error)))
+            return api_kind(error).status
         except Exception:
             if not job.stream.begun:
                 raise
             log.exception("a response of %s ended early", job.routed.place.model.name)
             job.stream.abort()  # what has been said cannot be taken back, and must not look like a whole answer
-            return HotseatError.status
+            return INTERNAL
         if outcome.how is relay.How.CLIENT_GONE:
             return _CLIENT_LEFT
-        return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status
+        return (api_kind(outcome.error).status if outcome.error else outcome.status) or UPSTREAM_FAILED
 
     def _answer(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> relay.Outcome:
         """Relay the dispatched request.

@@ -14,6 +14,7 @@ until they time out; here they are closed at once.
 """
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -24,11 +25,15 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from hotseat.core.errors import HotseatError, TooSlow, Unavailable
+from hotseat.gateway.errors import api_kind, error_body, error_headers, http_error_body
 from hotseat.gateway.threads import Threads
 
 HEAD_TIME = 60.0  # seconds from a connection's beginning, or a request's first byte, to the end of the head
@@ -52,32 +57,29 @@ _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
     (socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", BODY_PAUSE, 0)),
 )
-_BODY = b'{"error": {"message": "%s", "type": "%s", "param": null, "code": "%s"}}\n'
-_ANSWER = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n%s"
+_ANSWER = "HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}Connection: close\r\n\r\n{}"
 
 log = logging.getLogger(__name__)
 
 
-def _answer(status: bytes, message: bytes, kind: bytes, code: bytes, header: bytes = b"") -> bytes:
-    body = _BODY % (message, kind, code)
-    return _ANSWER % (status, len(body), header, body)
+def _answer(status: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> bytes:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    text = json.dumps(body) + "\n"
+    return _ANSWER.format(status, len(text), fields, text).encode()
 
 
-_OVERLOADED = _answer(
-    b"503 Service Unavailable",
-    b"hotseat can take no more requests at the moment; try again later",
-    b"server_error",
-    b"overloaded",
-    b"Retry-After: 1\r\n",
+def _refusal(error: HotseatError) -> bytes:
+    status = HTTPStatus(api_kind(error).status)
+    return _answer(f"{status.value} {status.phrase}", error_body(error), error_headers(error))
+
+
+_OVERLOADED = _refusal(
+    Unavailable("hotseat accepts no more requests at the moment; try again later", code="overloaded", retry_after=1.0)
 )
-_TOO_SLOW = _answer(
-    b"408 Request Timeout", b"The request did not come in time.", b"invalid_request_error", b"request_timeout"
-)
+_TOO_SLOW = _refusal(TooSlow("The request headers did not arrive in time."))
 _TOO_LARGE = _answer(
-    b"431 Request Header Fields Too Large",
-    b"The request's head is larger than %d bytes." % MAX_HEAD,
-    b"invalid_request_error",
-    b"head_too_large",
+    "431 Request Header Fields Too Large",
+    http_error_body("head too large", f"The request headers exceed {MAX_HEAD} bytes."),
 )
 
 

@@ -15,6 +15,7 @@ from hotseat.core.errors import Forbidden, HotseatError
 from hotseat.gateway.admin_api import operations_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.openai import ROUTES, openai_blueprint
 from hotseat.gateway.relay import Connections
@@ -139,19 +140,9 @@ def _cors_headers(environ: Mapping[str, Any], cors: frozenset[str]) -> list[tupl
 
 
 def _tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
-    headers = error.headers()
-    if error.status == 401:  # noqa: PLR2004
-        headers["WWW-Authenticate"] = 'Bearer realm="hotseat"'
-    return jsonify(error.body()), error.status, headers
+    return jsonify(error_body(error)), api_kind(error).status, error_headers(error)
 
 
 def _tell_http(error: HTTPException) -> tuple[Response, int, list[tuple[str, str]]]:
-    status = error.code or 500
-    body = {
-        "message": error.description,
-        "type": "invalid_request_error",
-        "param": None,
-        "code": error.name.lower().replace(" ", "_"),
-    }
     kept = [(name, value) for name, value in error.get_headers() if name == "Allow"]
-    return jsonify(error=body), status, kept
+    return jsonify(http_error_body(error.name, error.description or "")), error.code or INTERNAL, kept

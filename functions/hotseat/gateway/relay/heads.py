@@ -41,9 +41,9 @@ _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(slots=True)
 class Call:
-    """A request for an engine. `target` is path and query; `headers` are filtered, `own` (the engine's own key) are not.
+    """A request for an engine. `target` is path and query. `headers` are the client's, and are filtered.
 
-    `patience`: seconds until the answer must have begun; None: no bound.
+    `patience` is the time in seconds until the response must have started, or None for no limit.
     """
 
     address: str  # http://host:port
@@ -51,7 +51,6 @@ class Call:
     target: str
     headers: Iterable[tuple[str, str]] = ()
     body: bytes = b""
-    own: Iterable[tuple[str, str]] = ()
     patience: float | None = None
 
 
@@ -117,7 +116,6 @@ def encode_request(call: Call, host: str) -> bytes:
         raise ValueError("a method or target that cannot stand in a request line")
     lines = [f"{call.method} {call.target} HTTP/1.1\r\n", f"Host: {host}\r\n"]
     lines += [f"{name}: {value}\r\n" for name, value in end_to_end(call.headers)]
-    lines += [f"{name}: {value}\r\n" for name, value in call.own]
     if call.body or call.method not in _GET_LIKE:
         lines.append(f"Content-Length: {len(call.body)}\r\n")
     return encode_head(lines)
