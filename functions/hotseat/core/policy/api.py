@@ -4,8 +4,8 @@ A policy looks at a View and names the set of models that should hold the accele
 decides nothing about safety: the switching machine starts a model only when it fits beside every instance that is left.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from math import exp
 from typing import Protocol
@@ -131,8 +131,6 @@ class ModelView:
     arrivals: float = 0.0  # requests a second that have come lately
     pace: float = 0.0  # answers a second while more wait than it takes at a time; 0: not known yet
     gaps: tuple[float, ...] = ()  # the last times, in seconds, from when nobody wanted it until its next request
-    tenants: Mapping[str, int] = field(default_factory=dict)  # how many wait of those of whom most do; empty: no names
-    deadline: float | None = None  # earliest that a client of those who wait has set
     pinned: bool = False  # while resident it makes room for nobody
     wish: Preference = Preference.NONE  # granted after the policy has decided (pins.py), where it is in nobody's way
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do

@@ -10,7 +10,6 @@ from hotseat.core.policy.api import NOTHING, ModelView, Preference, View, auto_m
 from hotseat.core.policy.groups import UNGROUPED
 from hotseat.core.policy.placement import pending
 from hotseat.core.scheduler.availability import LoadRequest
-from hotseat.core.scheduler.demand import NO_TENANTS
 from hotseat.core.scheduler.history import StepDurations
 from hotseat.core.scheduler.instance import DRAINING_STATES, Instance
 from hotseat.core.scheduler.parts import Parts
@@ -94,7 +93,6 @@ class PolicyViewBuilder:
                 self.parts.availability.checks.pop(name, None)
                 continue
             in_flight = demand_state.demands.in_flight(mine.id) if mine else 0
-            waiters = demand_state.waiters(name) if waiting[0] else NO_TENANTS
             view = show(
                 name,
                 terms,
@@ -102,7 +100,6 @@ class PolicyViewBuilder:
                 waiting=waiting,
                 order=order,
                 in_flight=in_flight,
-                waiters=waiters,
                 wish=wish,
                 expected_until=demand_state.abandonment.expected_until(name),
             )
