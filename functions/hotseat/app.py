@@ -1,4 +1,4 @@
-"""The composition root: the one place that knows all adapters and puts them together.
+"""The composition root: the one route that knows all adapters and puts them together.
 
 `App` lives in gunicorn's worker process: it owns the gates, the switchers and the engines, which die with it.
 """
@@ -50,7 +50,9 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
-    places: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # for requests that may take long
+    concurrency: ConcurrencyLimit = field(
+        default_factory=lambda: ConcurrencyLimit(1000)
+    )  # for requests that may take long
     watch: bool = True
     request_log: Path | None = None  # a line for each request that ended is appended to it
 
@@ -128,7 +130,7 @@ class App:
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
-            places=settings.places,
+            concurrency=settings.concurrency,
             request_log=self._request_log,
         )
 
@@ -230,8 +232,10 @@ class App:
         yield from readings.of_requests(self.registry)
         yield from readings.of_memory(self.registry, self.registry.memory())
         for handle in self.registry.handles:
-            yield from readings.of_seats(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
-            mine = [place.model.name for place in self.registry.places().values() if place.handle is handle]
+            yield from readings.of_instances(
+                handle.workspace, handle.gate.residency.residents, handle.effective_max_wait
+            )
+            mine = [route.model.name for route in self.registry.places().values() if route.handle is handle]
             yield from readings.of_pins(handle.workspace, map(handle.status, mine))
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 

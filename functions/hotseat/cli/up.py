@@ -19,7 +19,7 @@ from hotseat.cli.console import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Server
-from hotseat.gateway.threads import KEPT, Threads
+from hotseat.gateway.threads import MIN_THREADS, Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
@@ -165,7 +165,7 @@ def up(  # noqa: PLR0917 — one parameter an option
 def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
     bounds = Bounds.of_this_process()
     threads = Threads(bounds.threads)
-    settings = replace(settings, places=ConcurrencyLimit(0, lambda: threads.spare(KEPT)))
+    settings = replace(settings, concurrency=ConcurrencyLimit(0, lambda: threads.spare(MIN_THREADS)))
     end = RawValue("d", shutdown_time(manifest))  # seconds; what the worker writes there the arbiter reads
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
@@ -183,7 +183,7 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
     def fit(manifest: Manifest) -> None:
         """Size the limit on requests by the documents, and warn if they allow more than one process can hold."""
         wanted = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
-        settings.places.resize(min(wanted + IN_FLIGHT, bounds.places))
+        settings.concurrency.resize(min(wanted + IN_FLIGHT, bounds.places))
         if wanted > bounds.places:
             console.log(
                 f"queue.maxWaiting allows {wanted} queued requests in all Workspaces together, but this hotseat holds at most"

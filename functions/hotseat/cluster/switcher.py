@@ -22,7 +22,7 @@ from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation
 from hotseat.core.scheduler.messages import ModelStatus
-from hotseat.gateway.gauges import of_pins, of_seats, with_shown_names
+from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Json, Kube, KubeError
 from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
@@ -314,7 +314,7 @@ class SwitcherApp:
 
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):
-            yield from of_seats(
+            yield from of_instances(
                 controller.workspace, controller.residency.residents, controller.switcher.effective_max_wait
             )
             yield from of_pins(controller.workspace, controller.switcher.status())

@@ -1,7 +1,7 @@
-"""Carries one admitted request to an engine and the answer back.
+"""Relay a dispatched request to an engine, and its answer to the client.
 
-Two sides meet in an `Exchange`: pooled raw connections to engines (`pool`), and a `ClientStream` to the client (`streams`),
-of which there is one that writes to gunicorn's socket itself (`takeover`) and one for any other WSGI server.
+An `Exchange` connects a pooled connection to the engine (`pool`) with a `ClientStream` (`streams`), which writes to
+gunicorn's socket (`gunicorn_stream`) or, for other WSGI servers, through WSGI.
 """
 
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome

@@ -23,9 +23,9 @@ from hotseat.gateway.relay.pool import Connections, EngineConnection, Holding
 from hotseat.gateway.relay.streams import ClientGone, ClientStream
 
 _RECEIVE = 65536  # bytes at once
-_TOGETHER = 65536  # a request up to this size is sent in one go; a socket takes that much without waiting
-# A kept connection that the engine closed shows it within a round trip. One that breaks later breaks over the request itself,
-# which must not be put to the engine a second time.
+_TOGETHER = 65536  # bytes of a body that is sent with its head; a socket buffers this much
+# A reused connection that the engine had closed fails within a round trip. If it fails later, the engine may have
+# processed the request, which must not be sent again.
 _RETRY_WITHIN = 1.0  # seconds
 _MAX_ERROR_BODY = 65536  # bytes of an engine's error that become an event
 _OK = 200
