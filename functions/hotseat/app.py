@@ -1,6 +1,6 @@
-"""The composition root: the one place that knows all adapters and puts them together.
+"""The composition root of one machine: it creates all adapters and connects them.
 
-`App` lives in gunicorn's worker process: it owns the gates, the switchers and the engines, which die with it.
+`App` lives in gunicorn's worker process. It owns the gates, the schedulers and the engines, which end with it.
 """
 
 import logging
@@ -17,7 +17,7 @@ from hotseat.control.file_watch import Debouncer, snapshot
 from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.port_conflicts import port_conflicts
 from hotseat.control.stats_file import StatsFile
-from hotseat.gateway import gauges as readings
+from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -35,13 +35,13 @@ from hotseat.telemetry.requests import RequestLog
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 2**20
-PARKED_SHARE = 0.5  # of the machine's memory, for parked models where no Workspace says how much
-SHUTDOWN_MARGIN = 10.0  # seconds for everything at the end that has no timeout of its own
+PARKED_SHARE = 0.5  # of the machine's memory, for parked models without a limit in the Workspace
+SHUTDOWN_MARGIN = 10.0  # seconds for the parts of a shutdown without a timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to serve on one machine. `files` are documents, or folders of them; none: what was read cannot be read again."""
+    """Settings of one machine. `files` has documents or folders of them. It is empty if they came from standard input."""
 
     files: tuple[Path, ...]
     state_dir: Path
@@ -50,20 +50,20 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
-    places: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # for requests that may take long
+    concurrency: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # of long requests
     watch: bool = True
-    request_log: Path | None = None  # a line for each request that ended is appended to it
+    request_log: Path | None = None  # file to append a line to for each finished request
 
 
 def _nothing(_manifest: Manifest) -> None:
-    """Stand for nobody who wants to know."""
+    """No-op default."""
 
 
 class App:
-    """Everything of one hotseat. `tell` gets messages for people, `listener` every event.
+    """hotseat on one machine. `report` gets messages for the terminal, `listener` every event.
 
-    `ends_in` hears how many seconds an orderly end may take by the documents, whenever they are taken in; `taken_in` hears of
-    the documents themselves then.
+    `on_apply` and `on_shutdown_time` are called whenever documents are applied, with the documents and with the
+    seconds that a graceful shutdown may take.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class App:
         settings: Settings,
         manifest: Manifest,
         *,
-        ends_in: Callable[[float], None],
+        on_shutdown_time: Callable[[float], None],
         listener: Listener | None = None,
-        tell: Callable[[str], None] = log.info,
-        taken_in: Callable[[Manifest], None] = _nothing,
+        report: Callable[[str], None] = log.info,
+        on_apply: Callable[[Manifest], None] = _nothing,
     ) -> None:
         self.settings = settings
         self.manifest = manifest
-        self._tell, self._ends_in, self._taken_in = tell, ends_in, taken_in
+        self._report, self._on_shutdown_time, self._on_apply = report, on_shutdown_time, on_apply
         self.bus = EventLog()
         logs = settings.state_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -107,18 +107,16 @@ class App:
             host_memory=share,
             stats_file=self._stats_file,
         )
-        self.metrics = Metrics(lambda: readings.with_shown_names(self._read(), self.bus.shown_name))
+        self.metrics = Metrics(lambda: gauges.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)
         self._sink = HttpSink(settings.sink) if settings.sink else None
         for each in (listener, self._sink):
             if each is not None:
                 self.bus.subscribe(each)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
-        self._lock = threading.Lock()  # one reload, or the end, at a time
+        self._lock = threading.Lock()  # one reload or shutdown at a time
         self._closed = False
-        self._asked: SimpleQueue[None] = (
-            SimpleQueue()
-        )  # for a reload, or for the end of its thread; signal handlers may put
+        self._reloads: SimpleQueue[None] = SimpleQueue()  # requests; signal handlers may put
         self.gateway: Gateway = create_gateway(
             self.registry,
             self.bus,
@@ -127,95 +125,95 @@ class App:
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
-            places=settings.places,
+            concurrency=settings.concurrency,
             request_log=self._request_log,
         )
 
     def begin(self) -> None:
-        """Take down what an earlier run left, take in the documents, and look after their files."""
+        """Stop engines of an earlier run, apply the documents, and watch their files."""
         before = snapshot(self.settings.files)
         self._apply(self.manifest)
-        threading.Thread(target=self._look_after_files, args=(before,), name="documents", daemon=True).start()
+        threading.Thread(target=self._watch_files, args=(before,), name="documents", daemon=True).start()
 
     def reload(self) -> None:
-        """Have the documents read again, soon, and the difference applied. Returns at once; many calls may cost one reading."""
-        self._asked.put(None)
+        """Request a reload of the documents. Returns immediately. Several calls may cause one reload."""
+        self._reloads.put(None)
 
-    def _look_after_files(self, before: Hashable) -> None:
-        """Take them in again when somebody asks for it, or when they have changed.
+    def _watch_files(self, before: Hashable) -> None:
+        """Reload the documents on request, or when their files have changed.
 
-        `before` is how they looked at the start, when they had just been read: what changed in between is found by reading them once.
+        `before` is the state of the files when they were first read.
         """
         debouncer = Debouncer() if self.settings.watch and self.settings.files else None
         while not self._closed:
-            asked = self._is_asked(None if debouncer is None else debouncer.pause)
+            requested = self._wait_for_reload(None if debouncer is None else debouncer.pause)
             try:
                 state = snapshot(self.settings.files) if debouncer is not None else before
-                if asked or (debouncer is not None and debouncer.update(state, time.monotonic())):
-                    self._take_in(anyway=asked or state != before)
+                if requested or (debouncer is not None and debouncer.update(state, time.monotonic())):
+                    self._reload(force=requested or state != before)
             except Exception as error:
                 log.exception("reload failed")
-                self._tell(f"the reload failed or is incomplete: {error}; save the file again to retry")
+                self._report(f"the reload failed or is incomplete: {error}; save the file again to retry")
 
-    def _is_asked(self, timeout: float | None) -> bool:
-        """Wait for somebody who asks for a reload; all who have asked by then get one."""
+    def _wait_for_reload(self, timeout: float | None) -> bool:
+        """Wait for a request, and return whether there was one. All requests until then are merged."""
         try:
-            self._asked.get(timeout=timeout)
+            self._reloads.get(timeout=timeout)
         except Empty:
             return False
-        while not self._asked.empty():
-            self._asked.get()
+        while not self._reloads.empty():
+            self._reloads.get()
         return True
 
-    def _take_in(self, *, anyway: bool) -> None:
-        """Read the documents and apply the difference; with an error in them everything stays as it is.
+    def _reload(self, *, force: bool) -> None:
+        """Read the documents and apply them. If they have a problem, the previous ones stay in use.
 
-        `anyway`: also where they hold what they held. What could not be had then, weights or a thread, may be there now.
+        With `force` unchanged documents are applied too: what was missing before, such as weights, may exist now.
         """
         with self._lock:
             if self._closed:
                 return
             if not self.settings.files:
-                self._tell("not reloaded: the documents were read from standard input")
+                self._report("not reloaded: the documents were read from standard input")
                 return
             try:
                 manifest = load(self.settings.files, known=self.manifest)
             except ManifestErrors as errors:
-                self._tell(f"not reloaded; the previous documents stay in use:\n{errors}")
+                self._report(f"not reloaded; the previous documents stay in use:\n{errors}")
                 return
-            if manifest is self.manifest and not anyway:
+            if manifest is self.manifest and not force:
                 return
             self._apply(manifest)
             old, self.manifest = self.manifest, manifest
         if (old.models, old.workspaces) != (manifest.models, manifest.workspaces):
-            self._tell(f"reloaded: {_difference(old, manifest)}")
+            self._report(f"reloaded: {_difference(old, manifest)}")
 
     def _apply(self, manifest: Manifest) -> None:
-        self._ends_in(shutdown_time(manifest))
-        self._taken_in(manifest)
+        self._on_shutdown_time(shutdown_time(manifest))
+        self._on_apply(manifest)
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
-            self._tell(f"WARNING: {conflict}.")
+            self._report(f"WARNING: {conflict}.")
         self._lock_gpus(manifest)
 
     def _lock_gpus(self, manifest: Manifest) -> None:
-        """Say where another hotseat uses the same GPUs: neither knows what the other loads."""
+        """Warn if another hotseat uses the same GPUs."""
         using = {m.spec.workspace for m in manifest.models if m.spec.resources.gpus and m.spec.engine != "external"}
         named = {self._gpus.uuid(each, self._uuids): each for each in sorted(self.registry.devices(using))}
         others = self._gpu_locks.hold(uuid for uuid in named if uuid is not None)
         for uuid, owner in others.items():
-            self._tell(
+            self._report(
                 f"WARNING: another hotseat ({owner}) also uses GPU {named[uuid]} ({uuid}), and neither knows what the other loads. "
                 "Stop one of them, or give each its own GPUs (capacity.devices of the Workspaces)."
             )
 
     def close(self) -> None:
-        """Send away what waits, let what is in flight finish, stop the engines. Each Model's own timeouts bound it."""
+        """Reject queued requests, drain, and stop the engines, within the timeouts of the Models."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self._asked.put(None)
+        self._reloads.put(None)
         self.registry.close(shutdown_time(self.manifest))
         self._connections.close()
         self._stats_file.close()
@@ -225,18 +223,18 @@ class App:
                 each.close()
 
     def _read(self) -> Iterator[Reading]:
-        """Values of the gauges that are read when scraped."""
-        yield from readings.of_requests(self.registry)
-        yield from readings.of_memory(self.registry, self.registry.memory())
+        """Yield the gauges for a scrape."""
+        yield from gauges.of_requests(self.registry)
+        yield from gauges.of_memory(self.registry, self.registry.memory())
         for handle in self.registry.handles:
-            yield from readings.of_seats(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
-            mine = [place.model.name for place in self.registry.routes().values() if place.handle is handle]
-            yield from readings.of_pins(handle.workspace, map(handle.status, mine))
+            yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
+            mine = [route.model.name for route in self.registry.routes().values() if route.handle is handle]
+            yield from gauges.of_pins(handle.workspace, map(handle.status, mine))
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
 
 def shutdown_time(manifest: Manifest) -> float:
-    """Seconds that an orderly end may take."""
+    """Return the seconds that a graceful shutdown may take."""
     times = [m.spec.lifecycle.drain_timeout + m.spec.lifecycle.stop_timeout for m in manifest.models]
     return max(times, default=0.0) + SHUTDOWN_MARGIN
 
@@ -248,5 +246,5 @@ def _difference(old: Manifest, new: Manifest) -> str:
         "removed": sorted(before.keys() - after.keys()),
         "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
     }
-    said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
-    return "; ".join(said) or "workspaces changed"
+    texts = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
+    return "; ".join(texts) or "workspaces changed"

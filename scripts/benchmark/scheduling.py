@@ -52,7 +52,7 @@ def measure_scheduling(folder: Path, requests: int) -> list[Row]:
     rows = _decisions()
     for models, start in CASES:
         names = [f"m{n}" for n in range(models)]
-        parts = [Stream(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
+        parts = [Stream(name, seconds=SERVICE, gpus=1 / SLOTS) for name in names]
         asked = list(poisson(WorkloadPlan(parts, LOAD, requests=requests)))
         place = folder / f"{models}-{start:g}"
         place.mkdir()

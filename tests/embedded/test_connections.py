@@ -22,13 +22,15 @@ worker.SWEEP = 0.05
 Worker = worker.Worker
 
 from hotseat.core.errors import HotseatError
+from hotseat.gateway.errors import api_kind
 from hotseat.gateway.body import read_body
 
 def app(environ, start_response):
     try:
         answer, status = read_body(environ, 10**6) or b"no body", "200 OK"
     except HotseatError as error:
-        answer, status = error.code.encode(), f"{error.status} Failed"
+        kind = api_kind(error)
+        answer, status = kind.code.encode(), f"{kind.status} Failed"
     start_response(status, [("Content-Length", str(len(answer)))])
     return [answer]
 """

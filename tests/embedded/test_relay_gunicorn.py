@@ -16,6 +16,7 @@ from .harness import eventually, quickest, stopwatch
 APP = """
 import json
 from hotseat.core.errors import HotseatError
+from hotseat.gateway.errors import api_kind, error_body
 from hotseat.gateway.relay import (
     Call, Connections, Exchange, PlainStream, RequestHeaders, client_socket, client_stream, request_target)
 
@@ -32,7 +33,7 @@ def app(environ, start_response):
     try:
         Exchange(connections, call).run(stream, extra=[("X-Stream", type(stream).__name__)])
     except HotseatError as error:
-        return answer(start_response, f"{error.status} Failed", json.dumps(error.body()).encode())
+        return answer(start_response, f"{api_kind(error).status} Failed", json.dumps(error_body(error)).encode())
     return stream.finish()
 
 def answer(start_response, status, body):

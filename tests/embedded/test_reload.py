@@ -119,7 +119,7 @@ def test_what_was_edited_while_hotseat_began_is_taken_in(tmp_path: Path) -> None
     file, told = tmp_path / "models.yaml", list[str]()
     file.write_text(yaml.safe_dump(model("a")))
     settings = Settings((file,), tmp_path / "state", tmp_path / "cache")
-    app = App(settings, load(settings.files), ends_in=lambda _: None, tell=told.append)
+    app = App(settings, load(settings.files), on_shutdown_time=lambda _: None, report=told.append)
     file.write_text(yaml.safe_dump_all([model("a"), model("b")]))
     app.begin()
     try:
@@ -239,7 +239,7 @@ def test_all_who_ask_while_documents_are_read_get_one_more_reading(
     file, reading, asked, readings = tmp_path / "models.yaml", threading.Event(), threading.Event(), list[Manifest]()
     file.write_text(yaml.safe_dump(model("a")))
     settings = Settings((file,), tmp_path / "state", tmp_path / "cache", watch=False)
-    app = App(settings, load(settings.files), ends_in=lambda _: None)
+    app = App(settings, load(settings.files), on_shutdown_time=lambda _: None)
 
     def slowly(*args: Any, **more: Any) -> Manifest:
         reading.set()

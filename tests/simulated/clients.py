@@ -29,18 +29,18 @@ def closed_loop(
         for name in clients
     }
     it = World(policy or Batch(), engines, impatience=None if patience == inf else Impatience(patience, pause))
-    finish, ask = it.floor._finish, it.floor._ask
+    finish, ask = it.simulator._finish, it.simulator._enqueue
 
     def ask_on(asked: SimRequest) -> None:
-        if it.floor.now < seconds:
+        if it.simulator.now < seconds:
             ask(asked)
 
     def finish_and_ask(request: int) -> None:
-        model = it.floor._given[request][0].model
+        model = it.simulator._dispatched[request][0].model
         finish(request)
-        at = it.floor.now + pause
-        it.floor.at(at, it.floor.come, SimRequest(at, model, answer))
+        at = it.simulator.now + pause
+        it.simulator.at(at, it.simulator.submit, SimRequest(at, model, answer))
 
-    it.floor._finish, it.floor._ask = finish_and_ask, ask_on
+    it.simulator._finish, it.simulator._enqueue = finish_and_ask, ask_on
     first = [SimRequest(1.0 * place, name, answer) for place, name in enumerate(clients) for _ in range(clients[name])]
     return it.run(first)

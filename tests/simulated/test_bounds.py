@@ -29,17 +29,17 @@ class Witness(World):
         self.over: list[float] = []
         super().__init__(*args, **more)  # type: ignore[arg-type]
 
-    def _tell(self, stimulus: SchedulerStimulus) -> None:
-        super()._tell(stimulus)
-        bound = self.switching.effective_max_wait
+    def _step(self, stimulus: SchedulerStimulus) -> None:
+        super()._step(stimulus)
+        bound = self.scheduler.effective_max_wait
         if bound is not None and (not self.said or self.said[-1][1] != bound):
-            self.said.append((self.floor.now, bound))
+            self.said.append((self.simulator.now, bound))
 
     def _get_ready(self, order: Start, instance: str) -> None:
         waiting = self.routers[0].machine.waiting_by_model().get(order.model)
         if waiting is not None:
             said = max(self._said_since(waiting.oldest), default=0.0)
-            self.over.append(self.floor.now - waiting.oldest - said)
+            self.over.append(self.simulator.now - waiting.oldest - said)
         super()._get_ready(order, instance)
 
     def _said_since(self, time: float) -> Iterator[float]:
@@ -65,7 +65,7 @@ def play(
     names = [f"m{number}" for number in range(models)]
     engine = SimulatedEngine(0.9 * switch, 0.1 * switch, SLOTS, terms)
     world = Witness(policy or Batch(), dict.fromkeys(names, engine))
-    parts = [Stream(name, seconds=SERVICE, seats=1 / SLOTS) for name in names]
+    parts = [Stream(name, seconds=SERVICE, gpus=1 / SLOTS) for name in names]
     record = world.run(SHAPES[shape](WorkloadPlan(parts, load, requests=requests, seed=seed)))
     return figures("it", record, 1), max(world.over)
 
@@ -132,22 +132,22 @@ class Loop(Witness):
     """Beside its load a client that asks one model again as soon as it has its answer, `pause` seconds later."""
 
     def follow(self, model: str, pause: float, times: int) -> None:
-        give, self._left = self.floor.give, times
+        give, self._left = self.simulator.dispatch, times
 
         def ask(model: str) -> None:
             self._left -= 1
-            self.floor.come(SimRequest(self.floor.now, model, 0.5))
+            self.simulator.submit(SimRequest(self.simulator.now, model, 0.5))
 
         def watched(request: int, instance: str, done: Callable[[int], None]) -> None:
             def and_again(request: int) -> None:
                 done(request)
                 if instance.startswith(f"simulated/{model}@") and self._left > 0:
-                    self.floor.at(self.floor.now + pause, ask, model)
+                    self.simulator.at(self.simulator.now + pause, ask, model)
 
             give(request, instance, and_again)
 
-        self.floor.give = watched  # type: ignore[method-assign]
-        self.floor.at(self.floor.now, ask, model)
+        self.simulator.dispatch = watched  # type: ignore[method-assign]
+        self.simulator.at(self.simulator.now, ask, model)
 
 
 @pytest.mark.parametrize(("pause", "loads"), [(0.05, range(2, 40)), (5.0, range(80, 200))])
@@ -158,5 +158,5 @@ def test_it_lingers_for_one_who_asks_again_at_once_and_for_nobody_else(pause: fl
     )
     world.follow("m0", pause, 400)
     record = world.run(SimRequest(20.0 + 20.0 * number, "m1", 0.5) for number in range(40))
-    assert len(record.stays) in loads
+    assert len(record.intervals) in loads
     assert record.answered == 440

@@ -163,8 +163,8 @@ def test_a_request_log_is_a_load(log):
     assert (it["requests"], it["answered"], list(it["models"])) == (3, 3, ["small", "large"])
     assert it["seconds"] == pytest.approx(5.0 + 1.0 + 1.0 + 6.0, abs=0.1)  # the one that left takes 6 s, too
     result = run("--trace", log)
-    assert "3 requests; 1 that no engine got" in result.stderr
-    assert "1 more that were wrong by themselves are left out" in result.stderr
+    assert "3 requests; not dispatched: 1 (the median" in result.stderr
+    assert "; invalid: 1 (left out)" in result.stderr
 
 
 def test_a_request_log_and_the_documents_go_together(log, documents):
@@ -213,31 +213,31 @@ def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--policy", "nonsense"), "there is no policy 'nonsense'; there is: batch, fifo, priority"),
-        (("--compare", "batch,nonsense"), "there is no policy 'nonsense'"),
+        (("--policy", "nonsense"), "the policy 'nonsense' does not exist; allowed: batch, fifo, priority"),
+        (("--compare", "batch,nonsense"), "the policy 'nonsense' does not exist"),
         (("--load-time", "3"), "'3' is not a duration such as 90s"),
         (("--service-time", "0s"), "--service-time must be above 0s"),
         (("--shape", "hot-cold", "--models", "1"), "needs --models 2 or more"),
         (("--load", "0"), "0.0 is not in the range x>0"),
         (("--requests", "5", "--duration", "1h"), "--duration excludes --requests"),
         (("--duration", "0s"), "--duration must be above 0s"),
-        (("--shape", "alternate", "--load", "0.5"), "alternate comes at once, and excludes --load"),
+        (("--shape", "alternate", "--load", "0.5"), "alternate sends all requests at once, and excludes --load"),
         (("--models", "2", "--model", "a"), "--model excludes --models"),
         (("--model", "a", "--model", "a=gpus=1"), "a is given twice"),
-        (("--model", "=gpus=1"), "names no model"),
-        (("--model", "a=wieght=2"), "a: 'wieght' is no key; allowed: weight, load-time, stop-time"),
+        (("--model", "=gpus=1"), "has no model name"),
+        (("--model", "a=wieght=2"), "a: 'wieght' is not a key; allowed: weight, load-time, stop-time"),
         (("--model", "a=wieght=2"), "did you mean weight?"),
         (("--model", "a=weight"), "a: weight has no value; allowed: weight=VALUE"),
         (("--model", "a=weight=0"), "a: weight is '0', which is not a number of at least 0.001"),
-        (("--model", "a=gpus=1.5"), "a: gpus is '1.5', which is not a whole number of at least 0"),
+        (("--model", "a=gpus=1.5"), "a: gpus is '1.5', which is not an integer of at least 0"),
         (("--model", "a=load-time=3"), "a: load-time is '3', which is not a duration such as 90s"),
-        (("--model", "a=service-time=0s"), "an answer takes some time"),
-        (("--model", "a=gpus=2"), "a claims 2 GPUs, and there are 1"),
-        (("--model", "a=gpus=0"), "no model takes a GPU"),
-        (("--model", "a=weight=2", "--model", "b", "--shape", "hot-cold"), "a: --shape hot-cold has shares of its own"),
+        (("--model", "a=service-time=0s"), "a: service-time is '0s', which is not a duration above 0s"),
+        (("--model", "a=gpus=2"), "a claims 2 GPUs, but there are 1"),
+        (("--model", "a=gpus=0"), "no model uses a GPU"),
+        (("--model", "a=weight=2", "--model", "b", "--shape", "hot-cold"), "a: --shape hot-cold defines the shares"),
         (("--workspace", "a"), "--workspace needs documents"),
-        (("--plot", "run.pdf"), "run.pdf is no PNG"),
-        (("--plot", "/nowhere/run.png"), "there is no folder /nowhere"),
+        (("--plot", "run.pdf"), "run.pdf is not a PNG file"),
+        (("--plot", "/nowhere/run.png"), "the folder /nowhere does not exist"),
         (("--trace", "/nowhere.jsonl"), "does not exist"),
     ],
 )
@@ -252,9 +252,9 @@ def test_what_makes_no_sense_is_said(args, message):
     [
         (("--gpus", "2"), "--file excludes --gpus"),
         (("--max-wait", "2s"), "--file excludes --max-wait"),
-        (("--workspace", "other"), "there is no workspace 'other'; there is: gpu-box"),
-        (("--model", "medium"), "there is no 'medium' in the documents; there is: small, large"),
-        (("--model", "large=gpus=3"), "large claims 3 GPUs, and there are 2"),
+        (("--workspace", "other"), "Workspace 'other' does not exist; allowed: gpu-box"),
+        (("--model", "medium"), "'medium' is not in the documents; allowed: small, large"),
+        (("--model", "large=gpus=3"), "large claims 3 GPUs, but there are 2"),
     ],
 )
 def test_what_makes_no_sense_with_documents_is_said(args, message, documents):
@@ -268,8 +268,8 @@ def test_what_makes_no_sense_with_documents_is_said(args, message, documents):
     [
         (("--load", "0.5"), "--trace excludes --load"),
         (("--shape", "day"), "--trace excludes --shape"),
-        (("--model", "other"), "there is no 'other' in the trace; there is: small, large"),
-        (("--model", "small=weight=2"), "small: --trace has shares of its own"),
+        (("--model", "other"), "'other' is not in the trace; allowed: small, large"),
+        (("--model", "small=weight=2"), "small: --trace defines the shares"),
     ],
 )
 def test_what_makes_no_sense_with_a_request_log_is_said(args, message, log):
@@ -282,7 +282,7 @@ def test_a_request_log_of_other_models_than_the_documents_is_said(log, documents
     Path(documents).write_text(DOCUMENTS.replace("name: large", "name: other"))
     result = run("--trace", log, "-f", documents)
     assert result.exit_code == 2
-    assert "asks for large, which the documents do not have" in result.output
+    assert "requests large, which the documents do not have" in result.output
 
 
 def test_documents_that_are_wrong_are_told_as_everywhere(documents):

@@ -65,8 +65,8 @@ def test_with_patience_shorter_than_a_load_models_still_get_ready_and_retries_ar
     models: str, load: float, patience: float, pause: float, policy: Policy
 ) -> None:
     record = ask_again_and_again(models, load, patience, pause, 100 * load, policy)
-    thrown_away = sum(stay.ready is None for stay in record.stays)
-    assert thrown_away <= len(record.stays) / 2
+    thrown_away = sum(stay.ready is None for stay in record.intervals)
+    assert thrown_away <= len(record.intervals) / 2
     for name in models:
         assert len(record.waits[name]) >= 3, (name, record.waits)
 

@@ -80,9 +80,11 @@ def test_no_seat_ever_has_two_residents(policy: str, gpus: int) -> None:
     mine = engines(max_wait=10.0)
     it = Naive(mine, gpus=gpus) if policy == "naive" else World(POLICIES[policy], mine, capacity=Capacity(gpus))
     record = it.run(poisson(PLAN))
-    changes = [(stay.started, 1) for stay in record.stays] + [(s.released, -1) for s in record.stays if s.released]
+    changes = [(stay.started, 1) for stay in record.intervals] + [
+        (s.released, -1) for s in record.intervals if s.released
+    ]
     held = list(itertools.accumulate(change for _, change in sorted(changes)))
-    assert len(record.stays) > 5
+    assert len(record.intervals) > 5
     assert max(held) == gpus
 
 
@@ -90,7 +92,7 @@ def test_a_model_of_two_gpus_shares_with_models_of_one() -> None:
     mine = engines("a", "b") | engines("wide", claim=Claim(2))
     for it in (World(Batch(), mine, capacity=Capacity(2)), Naive(mine, gpus=2)):
         record = it.run([*at_once("ab" * 5), *at_once(["wide"] * 5, at=10.0), *at_once("a", at=20.0)])
-        assert [(stay.model, stay.gpus) for stay in record.stays] == [("a", 1), ("b", 1), ("wide", 2), ("a", 1)]
+        assert [(stay.model, stay.gpus) for stay in record.intervals] == [("a", 1), ("b", 1), ("wide", 2), ("a", 1)]
         assert told(record, 2).switching == 3.0 + 3.0 + 0.5 + 0.5 + 2 * 3.0 + 2 * 0.5 + 3.0
         assert told(record, 2).answered == 16
 
@@ -112,7 +114,7 @@ def test_forty_alternating_requests_cost_two_loads() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_the_same_seed_gives_the_same_figures_and_another_gives_others(spread: float) -> None:
     def run(seed: int) -> Figures:
-        plan = WorkloadPlan(PLAN.parts, PLAN.load, requests=600, spread=spread, seed=seed)
+        plan = WorkloadPlan(PLAN.streams, PLAN.load, requests=600, spread=spread, seed=seed)
         return told(World(Batch(), engines(), load_spread=spread, seed=seed).run(poisson(plan)))
 
     assert run(7) == run(7)
@@ -120,7 +122,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_gives_others(spread: f
 
 
 def test_a_bound_that_can_be_met_is_met_beside_a_hot_model() -> None:
-    hot = hot_and_cold(WorkloadPlan(PLAN.parts[:2], 0.6, requests=2000))
+    hot = hot_and_cold(WorkloadPlan(PLAN.streams[:2], 0.6, requests=2000))
     result = told(world("a", "b", max_wait=30.0).run(hot))
     drain, switch = 8 * 2.0, 3.5
     assert result.models["b"].turns.max <= 30.0 + drain + switch
@@ -145,16 +147,16 @@ def test_several_routers_close_and_drain_together() -> None:
     load = [*at_once("a" * 6, seconds=4.0), *at_once("b", at=0.1), *(SimRequest(1.0 + n, "a", 4.0) for n in range(20))]
     it = world("a", "b", routers=3, max_wait=5.0, load=1.0, stop=0.0)
     record = it.run(load)
-    assert [stay.model for stay in record.stays] == ["a", "b", "a"]
+    assert [stay.model for stay in record.intervals] == ["a", "b", "a"]
     closed = 0.1 + 5.0
     assert record.turns["b"][0] <= 5.0 + 4.0 + 1.0 + 0.1, "b waits for its bound, one drain and one load"
-    assert min(s.stopped for s in record.stays if s.stopped) >= closed
+    assert min(s.stopped for s in record.intervals if s.stopped) >= closed
     assert told(record).answered == len(load)
 
 
 def test_what_an_engine_gets_beyond_its_slots_waits_inside_of_it() -> None:
     mine = {"a": SimulatedEngine(0.0, 0.0, slots=2, terms=SchedulingSpec(), limit=0)}
-    record = World(Batch(), mine, carry=0.0).run(at_once("a" * 6, seconds=1.0))
+    record = World(Batch(), mine, delay=0.0).run(at_once("a" * 6, seconds=1.0))
     assert [round(wait, 3) for wait in record.waits["a"]] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
     assert told(record).seconds == pytest.approx(3.0)
 
@@ -162,7 +164,7 @@ def test_what_an_engine_gets_beyond_its_slots_waits_inside_of_it() -> None:
 def test_loads_vary_as_asked_and_the_same_under_every_policy() -> None:
     def loads(policy: Policy) -> list[float]:
         record = world(policy=policy, spread=0.5, load=10.0).run(poisson(PLAN))
-        return [stay.ready - stay.started for stay in record.stays if stay.model == "a"]
+        return [stay.ready - stay.started for stay in record.intervals if stay.model == "a"]
 
     mine, others = loads(Batch()), loads(Priority())
     both = min(len(mine), len(others))
@@ -175,7 +177,7 @@ def test_loads_vary_as_asked_and_the_same_under_every_policy() -> None:
 
 def test_a_naive_proxy_switches_at_each_change_of_the_model() -> None:
     record = Naive(engines("a", "b", load=3.0, stop=0.0)).run(at_once("ab" * 20, seconds=2.0))
-    assert len(record.stays) == 40
+    assert len(record.intervals) == 40
     assert told(record).seconds == 40 * (3.0 + 2.0)
     assert told(record).answered == 40
 
@@ -183,7 +185,7 @@ def test_a_naive_proxy_switches_at_each_change_of_the_model() -> None:
 def test_neighbours_share_the_slots_of_a_naive_proxy_and_nobody_overtakes() -> None:
     record = Naive(engines("a", "b", load=3.0, stop=1.0, slots=2)).run(at_once("aaaba", seconds=2.0))
     assert record.waits == {"a": [3.0, 3.0, 5.0, 17.0], "b": [11.0]}
-    assert [stay.model for stay in record.stays] == ["a", "b", "a"]
+    assert [stay.model for stay in record.intervals] == ["a", "b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_a_seat_that_is_kept_unused_while_somebody_waits_is_idle() -> None:
 @pytest.mark.parametrize("policy", [*POLICIES, "naive"])
 def test_the_time_of_the_gpus_adds_up(policy: str, drain_timeout: float, gpus: int) -> None:
     """Switching is counted from the stays, the rest as time passes: two ways that must meet."""
-    plan = WorkloadPlan(PLAN.parts, 0.6, gpus, requests=400, spread=1.0)
+    plan = WorkloadPlan(PLAN.streams, 0.6, gpus, requests=400, spread=1.0)
     mine = engines(max_wait=10.0, drain_timeout=drain_timeout)
     it = Naive(mine, gpus=gpus) if policy == "naive" else World(POLICIES[policy], mine, capacity=Capacity(gpus))
     result = told(it.run(poisson(plan)), gpus)
@@ -241,7 +243,7 @@ def test_the_time_of_the_gpus_adds_up(policy: str, drain_timeout: float, gpus: i
 @pytest.mark.parametrize(("load", "spread"), [(0.7, 0.0), (0.5, 1.0)])
 def test_one_model_with_one_slot_is_the_queue_of_the_textbooks(load: float, spread: float) -> None:
     """Without switches the mean wait is Pollaczek and Khinchine's: load / (1 - load) * (1 + spread**2) / 2 services."""
-    plan = WorkloadPlan([Stream("a", seconds=1.0, seats=1.0)], load, requests=6000, spread=spread, seed=1)
+    plan = WorkloadPlan([Stream("a", seconds=1.0, gpus=1.0)], load, requests=6000, spread=spread, seed=1)
     result = told(world("a", load=0.0, stop=0.0, slots=1).run(poisson(plan)))
     assert result.waits.mean == pytest.approx(load / (1 - load) * (1 + spread**2) / 2, rel=0.1)
     assert result.serving / result.seconds == pytest.approx(load, rel=0.03)
@@ -250,7 +252,7 @@ def test_one_model_with_one_slot_is_the_queue_of_the_textbooks(load: float, spre
 def test_one_model_with_eight_slots_is_the_queue_of_the_textbooks() -> None:
     """M/D/8 by Erlang's C and Cosmetatos' approximation."""
     slots, load, service = 8, 0.8, 2.0
-    plan = WorkloadPlan([Stream("a", seconds=service, seats=1 / slots)], load, requests=12_000, seed=1)
+    plan = WorkloadPlan([Stream("a", seconds=service, gpus=1 / slots)], load, requests=12_000, seed=1)
     result = told(world("a", load=0.0, stop=0.0, slots=slots).run(poisson(plan)))
     busy = slots * load
     terms = [busy**n / factorial(n) for n in range(slots + 1)]
@@ -281,11 +283,11 @@ def test_a_timeline_shows_who_was_resident_and_how_many_waited() -> None:
     line = timeline(record, 15)
     near = pytest.approx
     assert line.seconds == near(15.0, abs=0.02)
-    assert line.lanes["a"].ready == near((0, 0, *[1] * 8, *[0] * 5), abs=0.02)
-    assert line.lanes["a"].switching == near((1, 1, *[0] * 8, 1, *[0] * 4), abs=0.02)
-    assert line.lanes["b"].ready == near((*[0] * 13, 1, 1), abs=0.02)
-    assert line.lanes["a"].waiting == (3, 3, 3, 1, 1, 1, *[0] * 9)  # a slice that begins as the wait ends has seen it
-    assert line.lanes["b"].waiting == (*[0] * 6, *[1] * 8, 0)
+    assert line.models["a"].ready == near((0, 0, *[1] * 8, *[0] * 5), abs=0.02)
+    assert line.models["a"].switching == near((1, 1, *[0] * 8, 1, *[0] * 4), abs=0.02)
+    assert line.models["b"].ready == near((*[0] * 13, 1, 1), abs=0.02)
+    assert line.models["a"].waiting == (3, 3, 3, 1, 1, 1, *[0] * 9)  # a slice that begins as the wait ends has seen it
+    assert line.models["b"].waiting == (*[0] * 6, *[1] * 8, 0)
 
 
 # Models that sleep ----------------------------------------------------------------------------------------------------
@@ -300,9 +302,9 @@ def test_models_that_park_come_back_by_a_wake() -> None:
     record = it.run([SimRequest(10.0 * n, "ab"[n % 2], 0.1) for n in range(6)])
     assert record.answered == 6
     assert record.loads == {"a": 1, "b": 1}
-    coming = [stay.ready - stay.started for stay in record.stays]
+    coming = [stay.ready - stay.started for stay in record.intervals]
     assert coming == pytest.approx([3.0, 3.0, 0.3, 0.3, 0.3, 0.3])
-    going = [stay.released - stay.stopped for stay in record.stays if stay.released is not None]
+    going = [stay.released - stay.stopped for stay in record.intervals if stay.released is not None]
     assert going == pytest.approx([0.2] * 5)
 
 

@@ -28,7 +28,7 @@ PLAN = WorkloadPlan(PARTS, 0.8, requests=1500, seed=7)
 
 def seats(load: list[SimRequest], parts: list[Stream]) -> float:
     """GPU-seconds of all answers."""
-    each = {part.model: part.seats for part in parts}
+    each = {part.model: part.gpus for part in parts}
     return sum(asked.seconds * each[asked.model] for asked in load)
 
 
@@ -42,7 +42,7 @@ def test_a_load_is_as_heavy_as_asked(shape: str, utilisation: float) -> None:
 
 
 def test_a_load_of_unlike_models_on_several_gpus_is_as_heavy_as_asked() -> None:
-    parts = [Stream("small", weight=9.0, seconds=1.0, seats=0.1), Stream("large", weight=1.0, seconds=20.0, seats=2.0)]
+    parts = [Stream("small", weight=9.0, seconds=1.0, gpus=0.1), Stream("large", weight=1.0, seconds=20.0, gpus=2.0)]
     load = list(poisson(WorkloadPlan(parts, 0.5, gpus=4, requests=40_000)))
     assert seats(load, parts) / load[-1].at == pytest.approx(0.5 * 4, rel=0.05)
 

@@ -174,7 +174,7 @@ def test_a_conversation_on_a_terminal(fake):
         terminal = Terminal("--url", url, "chat", "gemma")
         terminal.until(">>> ")
         terminal.type("Why?\r")
-        terminal.until(r"gemma  waiting  place 2  after qwen  \d\.\ds")
+        terminal.until(r"gemma  waiting  position 2  after qwen  \d\.\ds")
         go_on.set()
         answer = terminal.until(">>> ")
         # The progress is erased, thoughts are dim, then comes the answer.

@@ -90,8 +90,7 @@ def test_nobody_there(unused_url):
     with pytest.raises(ClientError) as caught:
         Client(unused_url).get("/running", "running")
     assert caught.value.format_message() == (
-        f"no hotseat answers at {unused_url}; "
-        "start one with `hotseat up -f models.yaml`, or name it with --url or HOTSEAT_URL"
+        f"no hotseat answers at {unused_url}; start one with `hotseat up -f models.yaml`, or use --url or HOTSEAT_URL"
     )
 
 
@@ -145,7 +144,7 @@ def test_a_model_like_no_other_is_answered_with_all_there_are(fake, client):
     fake.answers["GET /v1/models"] = {"data": [model("qwen"), model("gemma", names=["gemma", "gpt-4o"])]}
     with pytest.raises(ApiError) as caught:
         list(client.log_lines("zzz", 5, follow=False))
-    assert caught.value.format_message() == "There is no model zzz; there are: qwen, gemma, gpt-4o"
+    assert caught.value.format_message() == "There is no model zzz; available: qwen, gemma, gpt-4o"
 
 
 def test_a_hint_that_cannot_be_had_does_not_hide_the_error(fake, client):
@@ -159,7 +158,7 @@ def test_another_servers_page_is_quoted(fake, client):
     fake.answers["GET /running"] = (502, "<html>\n  <h1>Bad Gateway</h1>" + "x" * 500, {})
     with pytest.raises(ApiError) as caught:
         client.get("/running", "running")
-    assert "answered 502 Bad Gateway: <html> <h1>Bad Gateway</h1>xx" in caught.value.message
+    assert "returned 502 Bad Gateway: <html> <h1>Bad Gateway</h1>xx" in caught.value.message
     assert len(caught.value.message) < 300
 
 

@@ -137,7 +137,7 @@ def test_a_namespace_is_that_of_the_option_before_that_of_the_context(api, place
     _, config = place
     result = run("--kubeconfig", config, "models", "-n", "elsewhere")
     assert result.exit_code == 1
-    assert "there is no router in namespace elsewhere" in result.stderr
+    assert "namespace elsewhere has no router" in result.stderr
     assert api.last.path == "/apis/apps/v1/namespaces/elsewhere/deployments/hotseat-router"
 
 
@@ -159,7 +159,7 @@ def test_a_router_without_a_pod_is_told(api, place, pods, said):
 def test_without_kubectl_it_says_what_else_there_is(place):
     result = run("--kubeconfig", place[1], "models")
     assert result.exit_code == 1
-    assert "there is no kubectl" in result.stderr
+    assert "kubectl is not installed" in result.stderr
     assert "--url" in result.stderr
 
 
@@ -199,7 +199,7 @@ def test_a_url_that_is_typed_wins_over_a_cluster(api, place):
 def test_a_cluster_that_is_named_wins_over_the_environment(api, place):
     url, config = place
     result = run("--kubeconfig", config, "models", "-o", "name", env={"HOTSEAT_URL": NOWHERE})
-    assert "there is no kubectl" in result.stderr, "it was on its way to the cluster"
+    assert "kubectl is not installed" in result.stderr, "it was on its way to the cluster"
     api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=url)
     assert run("--kubeconfig", config, "models", "-o", "name", env={"HOTSEAT_URL": NOWHERE}).output == "gemma\n"
 

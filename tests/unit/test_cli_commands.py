@@ -285,7 +285,7 @@ def test_the_server_is_named_by_option_before_or_after_the_command_or_by_the_env
 def test_an_address_that_is_none_is_a_usage_error():
     result = CliRunner().invoke(main, ["--url", "ftp://there", "ps"])
     assert result.exit_code == 2
-    assert "--url or HOTSEAT_URL: ftp://there is no http:// or https:// address" in result.stderr
+    assert "--url or HOTSEAT_URL: ftp://there is not an http:// or https:// URL" in result.stderr
 
 
 def test_interrupting_ends_quietly_with_130(hotseat, monkeypatch):

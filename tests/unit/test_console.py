@@ -10,7 +10,7 @@ import pytest
 
 from hotseat import __version__
 from hotseat.cli.console import BACKLOG, Console, chat_hints
-from hotseat.cli.events import _TELLERS, Activity, line
+from hotseat.cli.events import _FORMATTERS, Activity, line
 from hotseat.cli.terminal import LiveLine, age, share, table, took
 from hotseat.core.events import EVENT_TYPES
 
@@ -110,7 +110,7 @@ def test_the_banner_says_where_what_and_what_to_type_next():
     assert (
         stream.getvalue()
         == f"""\
-hotseat {__version__} at http://127.0.0.1:8000, workspace default (1 GPU), two (2 GPUs), all (groups decide)
+hotseat {__version__} at http://127.0.0.1:8000, workspace default (1 GPU), two (2 GPUs), all (limited by groups)
 
   MODEL   ENGINE     STATE      OTHER-NAMES
   gemma   llamacpp   unloaded   gpt-4o
@@ -120,7 +120,7 @@ Try:
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model": "gemma", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
   hotseat chat gemma
 
-Ctrl-C lets requests in flight finish and stops; a second one stops at once.
+Ctrl-C lets requests in flight finish and stops; a second Ctrl-C stops immediately.
 
 """
     )
@@ -164,7 +164,7 @@ def test_for_programs_every_line_is_one_json_object():
 
 def test_a_model_that_outgrows_its_claim_is_told():
     grown = event("model.outgrown", instance="default/3", claimed=8 * 2**30, seen=9.5 * 2**30)
-    assert printed(grown) == "12:31:07  grown   gemma   takes 9.5Gi of accelerator memory, claims 8Gi\n"
+    assert printed(grown) == "12:31:07  grown   gemma   uses 9.5Gi of accelerator memory, but claims 8Gi\n"
 
 
 def test_a_download_does_not_flood_the_log():
@@ -248,7 +248,7 @@ def test_what_is_said_after_the_end_is_still_written():
         (event("switch.started", **GOES), "switch.started    gemma   qwen → gemma   demand"),
         (event("model.released", "qwen", reason="switch", seconds=0.12), "model.released    qwen   switch   after 0.12s"),
         (event("model.fetching", done=2**30, total=2**31, message=""), "model.fetching    gemma   50%  1Gi of 2Gi"),
-        (event("model.outgrown", instance="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   takes 9Gi of accelerator memory, claims 8Gi"),
+        (event("model.outgrown", instance="default/3", claimed=8 * 2**30, seen=9 * 2**30), "model.outgrown    gemma   uses 9Gi of accelerator memory, but claims 8Gi"),
         (event("model.parked", seconds=0.5, memory=2**30), "model.parked      gemma   after 0.50s   1Gi"),
         (SWITCH_FAILED, "switch.failed     gemma   qwen → gemma   while in load: ended with 1 while loading loading weights out of memory"),
     ],
@@ -265,23 +265,23 @@ def test_every_kind_of_event_has_a_line_even_without_its_data(kind):
 
 
 def test_only_kinds_that_exist_are_told_in_a_way_of_their_own():
-    assert _TELLERS.keys() <= EVENT_TYPES.keys()
+    assert _FORMATTERS.keys() <= EVENT_TYPES.keys()
 
 
 def test_activity_knows_what_goes_on():
     activity = Activity()
-    activity.see(event("switch.requested", model="gemma", waiting=1), 0.0)
+    activity.update(event("switch.requested", model="gemma", waiting=1), 0.0)
     assert activity.text(1.5) == "gemma  waiting  1.5s"
-    activity.see(event("model.fetching", done=2**20, total=None), 2.0)
+    activity.update(event("model.fetching", done=2**20, total=None), 2.0)
     assert activity.text(3.0) == "gemma  fetching  1Mi  3.0s"
-    activity.see(event("model.cached"), 3.0)
-    activity.see(STARTED, 3.0)
+    activity.update(event("model.cached"), 3.0)
+    activity.update(STARTED, 3.0)
     assert activity.text(4.0) == "gemma  waiting for qwen to leave  1.0s"
-    activity.see(event("model.parked", "qwen"), 4.0)
-    activity.see(event("switch.requested", "embed", model="embed"), 4.0)
+    activity.update(event("model.parked", "qwen"), 4.0)
+    activity.update(event("switch.requested", "embed", model="embed"), 4.0)
     assert activity.text(4.5) == "gemma  loading  0.5s   embed  waiting  0.5s"
-    activity.see(COMPLETED, 5.0)
-    activity.see(event("model.failed", "embed"), 5.0)
+    activity.update(COMPLETED, 5.0)
+    activity.update(event("model.failed", "embed"), 5.0)
     assert activity.text(6.0) == ""
 
 

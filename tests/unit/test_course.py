@@ -65,7 +65,7 @@ def world() -> Iterator[World]:
 def looked(routed: RoutedRequest, limit: float | None = None) -> float | None:
     """What a look says once the switcher has had its moment."""
     routed.began -= 0.1
-    return routed.look(limit)
+    return routed.check_fallback(limit)
 
 
 def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(world: World) -> None:
@@ -75,7 +75,11 @@ def test_a_model_of_another_workspace_answers_and_the_wanted_one_stays_wanted(wo
     routed.submit()
     assert (routed.pending_request.dispatched, world.find("big").handle.gate.waiting()) == (None, 1)
     assert looked(routed) is None
-    assert (routed.pending_request.address, routed.place.model.name, routed.asked) == ("http://small", "small", "tiny")
+    assert (routed.pending_request.address, routed.route.model.name, routed.requested_name) == (
+        "http://small",
+        "small",
+        "tiny",
+    )
     assert dict(routed.headers) == {
         "X-Hotseat-Model": "small",
         "X-Hotseat-Fallback": "model=big, fallback=small, reason=loading",
@@ -151,8 +155,8 @@ def test_a_request_stands_in_the_queue_as_what_it_asks_to_be(world: World) -> No
     first, second = world.routed("big"), world.routed("big", size=7)
     first.submit(WaitOptions("key-1"))
     second.submit(WaitOptions("key-2", priority=3, timeout=60.0))
-    ((waiting, _),) = first.place.handle.gate.queues(["big"]).values()
-    assert first.place.handle.gate.waiting_bytes() == 7
+    ((waiting, _),) = first.route.handle.gate.queues(["big"]).values()
+    assert first.route.handle.gate.waiting_bytes() == 7
     assert (waiting.tenants, waiting.priority) == ({"key-1": 1, "key-2": 1}, 3)
     assert waiting.deadline == pytest.approx(time.monotonic() + 60.0, abs=5.0)
     assert (first.queue_headers, second.queue_headers) == ((("X-Queue-Position", "1"),),) * 2, "it overtook"
@@ -167,8 +171,8 @@ def test_a_request_follows_its_model_to_another_workspace(world: World) -> None:
     world.tell("new", model("big"), ready=("big",))  # who of the two switchers is first cannot be known
     world.tell("gpu", model("other"))
     assert isinstance(routed.pending_request.error, UnknownModel)
-    assert routed.give_way(routed.pending_request.error)
-    assert (routed.pending_request.address, routed.place.handle.name, routed.fallback_used) == (
+    assert routed.fail_over(routed.pending_request.error)
+    assert (routed.pending_request.address, routed.route.handle.name, routed.fallback_used) == (
         "http://big",
         "new",
         None,
@@ -242,11 +246,11 @@ def test_documents_that_lead_in_a_circle_or_nowhere_lead_no_further(world: World
     routed = world.routed("a")
     routed.submit()
     error = UpstreamFailed("it has seen the request")
-    assert not routed.give_way(error)
+    assert not routed.fail_over(error)
     failed = Unavailable("no", code="model_failed")
-    assert routed.give_way(failed)
-    assert routed.place.model.name == "b"
-    assert not routed.give_way(failed), "it does not come back to where it was"
+    assert routed.fail_over(failed)
+    assert routed.route.model.name == "b"
+    assert not routed.fail_over(failed), "it does not come back to where it was"
     routed.finish()
 
 
@@ -259,7 +263,7 @@ def test_what_a_model_does_not_do_goes_to_the_one_that_states_it(world: World) -
         model("strict", capabilities=["chat"], fallback={"model": "vectors", "when": ["Failed"]}),
     )
     routed = world.routed("chat", Capability.EMBEDDING)
-    assert (routed.place.model.name, routed.asked) == ("vectors", "vectors")
+    assert (routed.route.model.name, routed.requested_name) == ("vectors", "vectors")
     assert dict(routed.headers)["X-Hotseat-Fallback"] == "model=chat, fallback=vectors, reason=unsupported"
     for name, capability in (("strict", Capability.EMBEDDING), ("chat", Capability.RERANK)):
         with pytest.raises(BadRequest, match=f"`{name}` does not support {capability}"):

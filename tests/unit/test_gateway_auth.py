@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hotseat.core.errors import Unauthorized
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.errors import api_kind
 
 KEYS = Keys(["sk-one", "sk-zwö"])
 
@@ -44,5 +45,5 @@ def test_a_missing_key_is_told_from_a_wrong_one() -> None:
         KEYS.check({"HTTP_AUTHORIZATION": "Bearer"})
     with pytest.raises(Unauthorized) as wrong:
         KEYS.check(bearer(b"sk-on"))
-    assert (missing.value.code, wrong.value.code) == ("missing_api_key", "invalid_api_key")
+    assert (api_kind(missing.value).code, api_kind(wrong.value).code) == ("missing_api_key", "invalid_api_key")
     assert "sk-on" not in wrong.value.message

@@ -56,7 +56,7 @@ def test_a_second_signal_ends_it_at_once(clock) -> None:
     made.SIG_QUEUE.put(signal.SIGINT)
     made.stop()
     assert sent == [signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL]
-    assert clock[0] - 1000 == pytest.approx(server.HURRY, abs=0.3)
+    assert clock[0] - 1000 == pytest.approx(server.FORCED_EXIT, abs=0.3)
 
 
 def test_no_pause_is_long_enough_for_the_worker_to_be_killed() -> None:

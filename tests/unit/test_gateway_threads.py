@@ -7,7 +7,8 @@ import pytest
 
 from hotseat.core.errors import QueueFull, Unavailable
 from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
-from hotseat.gateway.threads import KEPT, Threads
+from hotseat.gateway.errors import api_kind
+from hotseat.gateway.threads import MIN_THREADS, Threads
 
 
 class Jobs:
@@ -86,10 +87,10 @@ def test_a_job_that_fails_leaves_its_thread(caplog) -> None:
 
 def test_threads_without_a_job_end_but_for_a_few() -> None:
     others = set(threading.enumerate())
-    threads = Threads(100, rest=0.02)
+    threads = Threads(100, idle_time=0.02)
     assert threads.spare(40)
     mine = set(threading.enumerate()) - others
-    eventually(lambda: sum(thread.is_alive() for thread in mine) == KEPT)
+    eventually(lambda: sum(thread.is_alive() for thread in mine) == MIN_THREADS)
     threads.shutdown()
     eventually(lambda: not any(thread.is_alive() for thread in mine))
 
@@ -99,7 +100,8 @@ def test_places_are_counted_and_may_become_more_and_fewer() -> None:
     with places:
         with pytest.raises(QueueFull) as refused:
             places.take()
-        assert (refused.value.code, refused.value.status) == ("too_many_requests", 429)
+        kind = api_kind(refused.value)
+        assert (kind.code, kind.status) == ("too_many_requests", 429)
         places.resize(2)
         places.take()
         places.resize(0)

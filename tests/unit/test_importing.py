@@ -19,7 +19,7 @@ from hotseat.manifests.files import Text
 from hotseat.manifests.loading import load_texts
 
 SAMPLES = Path(__file__).parents[1] / "llama_swap"
-CLASH = "cannot be resident together: the first stays, where llama-swap loads them in turn"
+CLASH = "cannot be resident together: the first one stays loaded; llama-swap loads them in turn"
 ENVIRON = {"MODELS": "/data", "HF_TOKEN": "hf_secret", "SECOND_KEY": "sk-second"}
 
 
@@ -118,7 +118,7 @@ def test_what_only_the_environment_knows_is_asked_at_the_start_and_never_written
     assert models["rerank"].command == ("env", "RERANK_CACHE={env:MODELS}/cache", "reranker", "--port", "{port}")
     for secret in ("hf_secret", "sk-first", "sk-second", "sk-of-the-cloud", "pa55word"):
         assert secret not in made.text
-    assert "2 of them: put them into a file, one a line, for hotseat up --api-key-file FILE" in " ".join(
+    assert "2 keys: put them into a file, one per line, for hotseat up --api-key-file FILE" in " ".join(
         line.removeprefix("# ").strip() for line in made.text.splitlines()
     )
 
@@ -128,7 +128,7 @@ def test_a_fixed_port_stays_and_a_free_one_is_chosen_where_a_macro_asks_for_it()
     assert (models["embed"].port, models["embed"].health.path) == (7997, "/ready")
     assert models["chat"].port is None
     spec, notes = one("cmd: serve --port ${PORT}\nproxy: http://127.0.0.1:81")
-    assert (spec["port"], notes) == (81, ["changed: proxy: it names port 81, so that ${PORT} in cmd is 81 as well"])
+    assert (spec["port"], notes) == (81, ["changed: proxy: its port is 81, so ${PORT} in cmd is 81 too"])
     _, notes = one("cmd: serve\nproxy: http://10.0.0.1:80/v1")
     assert any(note.startswith("no equivalent: proxy: http://10.0.0.1:80/v1") for note in notes)
 
@@ -140,7 +140,7 @@ wakeEndpoints: [{endpoint: /wake_up, method: put, timeout: 30}, {endpoint: /rese
     lifecycle = spec["lifecycle"]
     assert (lifecycle["release"], lifecycle["sleep"]) == ("Park", [{"path": "/sleep?level=1", "body": '{"a": "m"}'}])
     assert lifecycle["wake"] == [{"path": "/wake_up", "method": "PUT", "timeout": "30s"}, {"path": "/reset"}]
-    assert notes == ["changed: sleepMode: enable: it is lifecycle.release: Park"]
+    assert notes == ["changed: sleepMode: enable: it becomes lifecycle.release: Park"]
     assert one(f"cmd: x ${{PORT}}\nsleepMode: disable\n{both}")[0]["lifecycle"]["release"] == "Stop"
     assert one(f"cmd: x ${{PORT}}\n{both}", sleepMode="disable")[0]["lifecycle"]["release"] == "Stop"
     former = "sleepEndpoint: /sleep\nwakeEndpoint: /wake\nwakeTimeout: 5"
@@ -208,7 +208,7 @@ def test_a_matrix_becomes_sets() -> None:
         "voice": 5, "qwen": -1000
     }  # fmt: skip
     assert "no equivalent: matrix.evict_costs" in made.text
-    assert "-2000 is -1000, the most there is" in made.text
+    assert "-2000 is out of range, and becomes -1000" in made.text
 
 
 @pytest.mark.parametrize(
@@ -233,10 +233,10 @@ def test_the_matrix_language(expression: str, sets: list[str]) -> None:
         ("a &", "a name is missing before the end"),
         ("", "a name is missing before the end"),
         ("(a | b", "a parenthesis is not closed"),
-        ("a b", "b stands where nothing can follow"),
+        ("a b", "unexpected b"),
         ("a ! b", "'!' is not allowed"),
-        ("+nowhere", "+nowhere is no set"),
-        ("+it", "+it leads back to itself"),
+        ("+nowhere", "+nowhere is not a set"),
+        ("+it", "+it refers to itself"),
         (" & ".join(["(a | b | c)"] * 7), "more than 1000 sets"),
     ],
 )
@@ -272,7 +272,7 @@ def test_preloads_that_cannot_be_together_are_told() -> None:
         "models: {a: {cmd: 'x ${PORT}'}, b: {cmd: 'x ${PORT}'}}\nhooks: {on_startup: {preload: [a, b, c]}}\n"
     )
     assert [str(note) for name, note in made.notes if name == "default"] == [
-        "no equivalent: hooks.on_startup.preload: c is no model",
+        "no equivalent: hooks.on_startup.preload: c is not a model",
         f"changed: hooks.on_startup.preload: a and b {CLASH}",
     ]
 
@@ -280,19 +280,19 @@ def test_preloads_that_cannot_be_together_are_told() -> None:
 @pytest.mark.parametrize(
     ("text", "field", "line", "words"),
     [
-        ("a: 1", "", None, "is no configuration that can be imported"),
-        ("models: [x]", "", None, "is no configuration that can be imported"),
-        ("models:\n  m: {}", "models.m.cmd", 2, "is missing: the command that serves it"),
-        ("models:\n  m:\n    cmd: serve", "models.m.cmd", 3, "cmd has no ${PORT}, and proxy does not say where"),
+        ("a: 1", "", None, "cannot be imported"),
+        ("models: [x]", "", None, "cannot be imported"),
+        ("models:\n  m: {}", "models.m.cmd", 2, "is missing: the command that serves the model"),
+        ("models:\n  m:\n    cmd: serve", "models.m.cmd", 3, "cmd has no ${PORT}, and proxy is not set: the port is unknown"),
         ("models:\n  m:\n    cmd: serve\n    proxy: http://h:${PORT}", "models.m.proxy", 4, "proxy uses ${PORT}, but cmd"),
         ("models:\n  m:\n    cmd: x ${PORT} ${nope}", "models.m.cmd", 3, "the macro ${nope} is not defined"),
-        ("models:\n  m:\n    cmd: x ${PORT} 'a", "models.m.cmd", 3, "is no command line: No closing quotation"),
+        ("models:\n  m:\n    cmd: x ${PORT} 'a", "models.m.cmd", 3, "is not a valid command line: No closing quotation"),
         ("models:\n  m:\n    cmd: x ${PORT}\n    ttl: soon", "models.m.ttl", 4, "is of another type"),
         (
             "models:\n  m:\n    cmd: x ${PORT}\n    sleepEndpoints: [{endpoint: /s, method: FLY}]",
-            "models.m.sleepEndpoints[0].method", 4, "is no method",
+            "models.m.sleepEndpoints[0].method", 4, "is not a method",
         ),
-        ("models:\n  m:\n    cmd: x ${PORT}\n    env: [A]", "models.m.env[0]", 4, "is no NAME=value"),
+        ("models:\n  m:\n    cmd: x ${PORT}\n    env: [A]", "models.m.env[0]", 4, "is not NAME=value"),
         ("models:\n  m:\n    cmd: x ${PORT}\n    name: ${env.NO}", "models.m.name", 4, "variable NO is not set"),
         (
             "models:\n  m:\n    cmd: x ${PORT}\ngroups:\n  g: {members: [m, n]}",

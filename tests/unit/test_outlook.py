@@ -119,17 +119,17 @@ class Watched(World):
         self.compared = self.refusable = 0
         super().__init__(*args)
         self._router = self.routers[0]
-        self._really_see, self._router.see = self._router.see, self._see
+        self._really_update, self._router.update = self._router.update, self._update
 
-    def _see(self, residency: Residency) -> None:
-        now = self.floor.now
+    def _update(self, residency: Residency) -> None:
+        now = self.simulator.now
         for resident in residency.residents:
             if resident.state is READY:
                 for said, soonest in self.promises.pop(resident.model, ()):
                     assert resident.since >= said + soonest - 1e-6
                     self.compared += 1
-        self._really_see(residency)
-        for model in self.switching.parts.state.specs:
+        self._really_update(residency)
+        for model in self.scheduler.parts.state.specs:
             if soonest := ready_in(self._router.machine.residency, model, now):
                 self.promises.setdefault(model, []).append((now, soonest))
                 self.refusable += soonest > 1.0

@@ -9,6 +9,7 @@ from math import inf
 import pytest
 
 from hotseat.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
+from hotseat.gateway.errors import api_kind
 from hotseat.gateway.relay import Call, Connections, Exchange, How
 
 from .relay_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
@@ -233,7 +234,7 @@ def test_a_cancel_in_a_stream_goes_out_as_its_error_event():
         outcome = running.result()
         (event,) = dechunk(client.received())
     assert error_of(event)["message"] == "The drain deadline is over."
-    assert (outcome.how, outcome.error.code) == (How.CANCELLED, "model_unavailable")
+    assert (outcome.how, api_kind(outcome.error).code) == (How.CANCELLED, "model_unavailable")
 
 
 def test_a_cancel_in_a_counted_body_breaks_the_connection():
@@ -347,7 +348,7 @@ def test_an_engine_that_does_not_begin_to_answer_in_time_is_given_up():
     with Engine(script) as engine, Client() as client:
         with pytest.raises(UpstreamTimeout, match=r"0\.05 s .*responseStartTimeout") as told:
             relay(engine, client, patience=0.05)
-        assert (told.value.status, told.value.code) == (504, "upstream_timeout")
+        assert api_kind(told.value)[:2] == (504, "upstream_timeout")
         assert engine.closed.wait(10)
 
 

@@ -28,8 +28,7 @@ def test_an_answer_with_a_length_passes_untouched_in_one_piece():
         "X-Hotseat-Model: m",
     ]
     assert engine.requests[0].endswith(b'\r\n\r\n{"a": 1}')
-    assert (outcome.how, outcome.status, outcome.chunks, outcome.error) == (How.COMPLETED, 200, 1, None)
-    assert 0 < outcome.first_byte <= outcome.duration
+    assert (outcome.how, outcome.status, outcome.error) == (How.COMPLETED, 200, None)
     response = client.response
     assert (response.headers_sent, response.status, response.chunked, response.response_length) == (
         True,
@@ -60,7 +59,7 @@ def test_each_piece_of_a_stream_reaches_the_client_before_the_next_is_made():
         assert client.until(b"[DONE]\n\n\r\n") == chunk(b"data: [DONE]\n\n")
         went_on.release()
         assert client.until(b"0\r\n\r\n") == b"0\r\n\r\n"
-        assert running.result().chunks == 3
+        assert running.result().how is How.COMPLETED
         running.connections.close()
     assert b"X-Accel-Buffering: no\r\n" in head
     assert b"Cache-Control: no-cache\r\n" in head

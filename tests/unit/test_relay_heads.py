@@ -29,14 +29,6 @@ def test_a_clients_key_never_leaves(name):
     assert end_to_end([(name, "sk-secret")]) == []
 
 
-def test_the_engines_own_key_is_sent():
-    head = encode_request(
-        Call("", "POST", "/x", [("Authorization", "sk-client")], own=[("Authorization", "Bearer engine")]), "h:1"
-    )
-    assert b"Authorization: Bearer engine\r\n" in head
-    assert b"sk-client" not in head
-
-
 def test_a_request_says_whom_it_is_for_and_how_long_it_is():
     head = encode_request(Call("", "POST", "/v1/x?a=b", [("Host", "evil"), ("Accept", "*/*")], b"{}"), "127.0.0.1:80")
     assert head == b"POST /v1/x?a=b HTTP/1.1\r\nHost: 127.0.0.1:80\r\nAccept: */*\r\nContent-Length: 2\r\n\r\n"
@@ -55,7 +47,7 @@ def test_a_request_says_whom_it_is_for_and_how_long_it_is():
         Call("", "POST", "/", [("X-A", "1\nEvil: 1")]),
         Call("", "POST", "/", [("X-A", "1\rEvil")]),
         Call("", "POST", "/", [("X-A: 1\r\nEvil", "1")]),
-        Call("", "POST", "/", own=[("X-A", "1\0")]),
+        Call("", "POST", "/", [("X-A", "1\0")]),
     ],
 )
 def test_nothing_can_be_smuggled_into_a_request(call):

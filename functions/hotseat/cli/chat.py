@@ -1,4 +1,4 @@
-"""`hotseat chat`: talk to a model, and see why it takes a while where it must be loaded first."""
+"""`hotseat chat`: chat with a model, and show the progress while it is loaded."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from hotseat.cli.client import Client, ClientError, stream_error
 from hotseat.cli.options import Command, connect, model_argument, server_options
 from hotseat.cli.terminal import live, printable, share
 
-LOADING = "hotseat "  # how the comments about a model that is being loaded begin
+LOADING = "hotseat "  # prefix of comments about a model that is being loaded
 STDIN = "-"
 
 Message = dict[str, str]
@@ -64,7 +64,7 @@ def chat(  # noqa: PLR0917 - click passes them by name
 
 
 def _question(words: tuple[str, ...]) -> str:
-    """Join the words; standard input, where named, gets paragraphs of its own."""
+    """Return the words as one text. Standard input becomes paragraphs of its own."""
     text = ""
     for word in words:
         part = sys.stdin.read().strip() if word == STDIN else word
@@ -73,8 +73,8 @@ def _question(words: tuple[str, ...]) -> str:
 
 
 def _converse(client: Client, body: dict[str, Any], messages: list[Message]) -> None:
-    """Ask again and again, sending all that was said so far. An answer that failed is not part of it."""
-    with suppress(ImportError):  # a Python without it has a plainer prompt
+    """Chat with the whole conversation as context. Failed answers are left out."""
+    with suppress(ImportError):  # an optional module
         import readline  # noqa: F401, PLC0415 - gives input() its editing and history
     click.echo("/bye or Ctrl-D ends the conversation. Ctrl-C stops an answer.", err=True)
     while True:
@@ -87,8 +87,8 @@ def _converse(client: Client, body: dict[str, Any], messages: list[Message]) -> 
             return
         if not said:
             continue
-        asked = [*messages, {"role": "user", "content": said}]
-        answer = Answer(client, {**body, "messages": asked})
+        context = [*messages, {"role": "user", "content": said}]
+        answer = Answer(client, {**body, "messages": context})
         try:
             answer.show()
         except KeyboardInterrupt:
@@ -96,22 +96,22 @@ def _converse(client: Client, body: dict[str, Any], messages: list[Message]) -> 
         except ClientError as error:
             error.show()
         if answer.text:
-            messages[:] = [*asked, {"role": "assistant", "content": answer.text}]
+            messages[:] = [*context, {"role": "assistant", "content": answer.text}]
 
 
 class Answer:
-    """One streamed answer: the reply on standard output, what is done before it comes on standard error."""
+    """One streamed answer: text on standard output, progress before it on standard error."""
 
     def __init__(self, client: Client, body: dict[str, Any]) -> None:
         self._client = client
         self._body = body
         self._state: dict[str, Any] = {}
         self._began = time.monotonic()
-        self._thought = False
+        self._reasoning = False
         self.text = ""
 
     def show(self) -> None:
-        """Print it as it comes; ClientError if it doesn't, or breaks off. `text` has what came."""
+        """Print the answer as it arrives, and keep it in `text`. Raise ClientError if it fails or ends early."""
         with live(sys.stderr, self._progress) as begin:
             try:
                 for delta in self._deltas():
@@ -121,7 +121,7 @@ class Answer:
                 self._end_line()
 
     def _deltas(self) -> Iterator[dict[str, Any]]:
-        """Yield what the answer grows by; the comments in between become the progress."""
+        """Yield the deltas of the answer. Comments update the progress."""
         finished = False
         for event in self._client.chat(self._body):
             if event.comment is not None:
@@ -139,36 +139,36 @@ class Answer:
             raise ClientError("the answer ended early")
 
     def _print(self, delta: dict[str, Any], begin: Any) -> None:
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
-        if thought and sys.stdout.isatty():  # thoughts are for people: a file or a pipe gets the answer alone
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        if reasoning and sys.stdout.isatty():  # reasoning is for terminals only
             begin()
-            self._thought = True
-            click.secho(thought, dim=True, nl=False)
+            self._reasoning = True
+            click.secho(reasoning, dim=True, nl=False)
         if said := delta.get("content"):
             begin()
-            if self._thought:
+            if self._reasoning:
                 click.echo("\n")
-                self._thought = False
+                self._reasoning = False
             self.text += said
             click.echo(said, nl=False)
 
     def _end_line(self) -> None:
-        if self._thought or (self.text and not self.text.endswith("\n")):
+        if self._reasoning or (self.text and not self.text.endswith("\n")):
             click.echo()
 
     def _loading(self, comment: str) -> None:
-        with suppress(ValueError):  # a comment of somebody else
+        with suppress(ValueError):  # not a comment of hotseat
             if comment.startswith(LOADING):
                 self._state = json.loads(comment.removeprefix(LOADING))
 
     def _progress(self) -> str:
-        """One line about a model that is not ready; empty once it answers."""
+        """Return one line about a model that is not ready. Empty if there is no progress."""
         state = self._state
         if not state:
             return ""
         parts = [printable(str(state.get("model") or self._body["model"])), str(state.get("state") or "")]
         if state.get("state") == "waiting":
-            parts += [f"place {state['position']}"] if state.get("position") else []
+            parts += [f"position {state['position']}"] if state.get("position") else []
             parts += [f"after {printable(state['resident'])}"] if state.get("resident") else []
         if progress := state.get("progress"):
             parts.append(share(progress.get("done"), progress.get("total")))
@@ -181,5 +181,5 @@ def _object(text: str) -> dict[str, Any]:
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
-        raise ClientError(f"the answer has a piece that is no JSON object: {text[:80]}")
+        raise ClientError(f"a part of the answer is not a JSON object: {text[:80]}")
     return chunk

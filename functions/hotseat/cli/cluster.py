@@ -24,8 +24,8 @@ from hotseat.kube.components import ROUTER, Component, find_component
 from hotseat.kube.constants import PODS
 from hotseat.kube.pods import condition
 
-HEALTH_TIMEOUT: Final = 1.0  # seconds that the router's own address has to answer
-FORWARD_TIMEOUT: Final = 10.0  # seconds that kubectl has to say where it listens
+HEALTH_TIMEOUT: Final = 1.0  # seconds for a health check of the router
+FORWARD_TIMEOUT: Final = 10.0  # seconds until kubectl must report its port
 _LISTENING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 
 
@@ -52,13 +52,13 @@ def router_url(ctx: click.Context, cluster: Cluster) -> str:
         namespace = cluster.namespace or kube.namespace
         router = find_component(kube, namespace, ROUTER)
         if router is None:
-            hint = "name another namespace with --namespace, or run `kubectl hotseat doctor`"
-            raise ClientError(f"there is no router in namespace {namespace}; {hint}")
+            hint = "use another --namespace, or run `kubectl hotseat doctor`"
+            raise ClientError(f"namespace {namespace} has no router; {hint}")
         if router.url and _answers(router.url):
             return router.url
         pods = kube.get(PODS.path(namespace), labelSelector=router.selector)["items"]
     except KubeError as error:
-        raise ClientError(f"the cluster does not tell where its router is: {error}") from error
+        raise ClientError(f"the router cannot be found: {error}") from error
     return _forward(ctx, cluster, namespace, router, _serving_pod(router, pods))
 
 
@@ -89,9 +89,7 @@ def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Compo
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         where = f"{router.url} does not answer from here, and " if router.url else ""
-        raise ClientError(
-            f"{where}there is no kubectl to reach the router with: install it, or name an address with --url"
-        )
+        raise ClientError(f"{where}kubectl is not installed; install it, or use --url")
     command = [kubectl, f"--namespace={namespace}"]
     command += [f"--kubeconfig={cluster.kubeconfig}"] if cluster.kubeconfig else []
     command += [f"--context={cluster.context}"] if cluster.context else []
@@ -102,7 +100,7 @@ def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Compo
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # Ctrl-C ends an answer of `chat`, not the way to the router
+        start_new_session=True,  # Ctrl-C in `chat` must not end the port-forward
     )
     ctx.find_root().call_on_close(lambda: _end(process))
     return f"http://127.0.0.1:{_port(process)}"
@@ -114,17 +112,17 @@ def _port(process: subprocess.Popen[str]) -> str:
     assert output is not None  # noqa: S101 - it is a pipe
     late = threading.Timer(FORWARD_TIMEOUT, process.kill)
     late.start()
-    said: list[str] = []
+    lines: list[str] = []
     try:
         for line in output:
             if match := _LISTENING.match(line):
                 threading.Thread(target=_drain, args=(output,), name="kubectl", daemon=True).start()
                 return match[1]
-            said.append(line.strip())
+            lines.append(line.strip())
     finally:
         late.cancel()
     output.close()
-    raise ClientError(f"kubectl port-forward failed: {' '.join(said) or f'nothing in {FORWARD_TIMEOUT:.0f} s'}")
+    raise ClientError(f"kubectl port-forward failed: {' '.join(lines) or f'no output in {FORWARD_TIMEOUT:.0f} s'}")
 
 
 def _drain(output: IO[str]) -> None:

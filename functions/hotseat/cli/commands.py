@@ -73,16 +73,18 @@ def _model_row(model: Row) -> list[str]:
 @server_options(top=False)
 @click.pass_context
 def ps(ctx: click.Context, output: str) -> None:
-    """Show which models are resident, and which are waited for.
+    """Show resident models and queues.
 
-    With -o wide also the last transitions of each instance: how long ago, to which state, and what moved it.
+    With -o wide also the last transitions of each instance: age, states and trigger.
     """
     body = connect(ctx).get("/running", "running")
-    text = table(["WORKSPACE", "MODEL", "STATE", "GPUS", "DEVICES", "IN-FLIGHT", "AGE", "ADDRESS"], _seats(body))
+    text = table(
+        ["WORKSPACE", "MODEL", "STATE", "GPUS", "DEVICES", "IN-FLIGHT", "AGE", "ADDRESS"], _resident_rows(body)
+    )
     if output == "wide":
-        text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _stories(body))
+        text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _transition_rows(body))
     if body.get("parked"):
-        text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE"], _parked(body))
+        text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE"], _parked_rows(body))
     if body.get("waiting"):
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
@@ -97,8 +99,8 @@ def _queue_row(row: Row) -> list[str]:
     return [row["model"], str(row["count"]), age(row["oldest_seconds"]), f"{rate:.2g}/s" if rate else "", named]
 
 
-def _seats(body: Row) -> list[list[str]]:
-    """Yield a row for each resident instance, and for each Workspace without one."""
+def _resident_rows(body: Row) -> list[list[str]]:
+    """Return a row for each resident instance, and for each Workspace without one."""
     there = {space["name"]: space.get("gpus") for space in body.get("workspaces") or ()}
     spaces = {name: "-" if gpus is None else gpus for name, gpus in there.items()}
     rows = [
@@ -118,8 +120,8 @@ def _seats(body: Row) -> list[list[str]]:
     return sorted([*rows, *([name, "", "free", f"0/{spaces[name]}", "-", "0", "", ""] for name in empty)])
 
 
-def _stories(body: Row) -> list[list[str]]:
-    """One row for each transition of each instance, oldest first; a server of an earlier version tells none."""
+def _transition_rows(body: Row) -> list[list[str]]:
+    """Return a row for each transition of each instance, oldest first. Servers of earlier versions send none."""
     return [
         [row["instance"], _since(step["at"]), step["from"] or "-", step["to"] or "-", step["why"]]
         for row in (*body["running"], *(body.get("parked") or ()))
@@ -127,8 +129,8 @@ def _stories(body: Row) -> list[list[str]]:
     ]
 
 
-def _parked(body: Row) -> list[list[str]]:
-    """Yield a row for each parked model."""
+def _parked_rows(body: Row) -> list[list[str]]:
+    """Return a row for each parked model."""
     from hotseat.api.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
 
     return [
@@ -228,7 +230,7 @@ def unpin(ctx: click.Context, model: str, output: str) -> None:
 
 
 @contextmanager
-def _watching(client: "Client", at_first: str, *, wanted: bool) -> Iterator[None]:
+def _watching(client: "Client", initial: str, *, wanted: bool) -> Iterator[None]:
     """Show progress on the terminal, from the events of the server."""
     if not (wanted and is_live(sys.stderr)):
         yield
@@ -238,13 +240,13 @@ def _watching(client: "Client", at_first: str, *, wanted: bool) -> Iterator[None
     def listen() -> None:
         try:
             for event in client.events():
-                activity.see(event, time.monotonic())
+                activity.update(event, time.monotonic())
         except click.ClickException:
-            return  # the command itself tells what is wrong
+            return  # the command itself reports the error
 
     def text() -> str:
         now = time.monotonic()
-        return activity.text(now) or f"{at_first}  {now - began:.1f}s"
+        return activity.text(now) or f"{initial}  {now - began:.1f}s"
 
     threading.Thread(target=listen, name="events", daemon=True).start()
     with live(sys.stderr, text):

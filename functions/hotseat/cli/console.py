@@ -1,7 +1,7 @@
-"""What `hotseat up` prints: a banner, a line per switch and per failure, and what is being loaded right now.
+"""Output of `hotseat up`: a banner, a line for each switch and failure, and a live line with the current activity.
 
-A thread of its own does the writing, so that a terminal that is stopped (Ctrl-S), a full pipe or a closed one never
-holds up a switch: callers only queue. When nobody reads for long, lines are lost rather than piled up.
+A separate thread writes, so that a stopped terminal (Ctrl-S) or a full pipe never blocks a switch. If the reader is too
+slow, lines are dropped.
 """
 
 import atexit
@@ -21,9 +21,9 @@ from hotseat import __version__
 from hotseat.cli.events import Activity, Event, clock, failure, kind, line, outgrown, passage, phases, subject
 from hotseat.cli.terminal import REDRAW, LiveLine, is_live, table, took
 
-BACKLOG = 1000  # lines that may wait for a slow reader
-GOODBYE = 1.0  # seconds that close() waits for the last of them
-FETCH_LOG = 10.0  # seconds between two log lines about one download, where there is no live line
+BACKLOG = 1000  # queued lines
+CLOSE_TIMEOUT = 1.0  # seconds that close() waits for queued lines
+FETCH_LOG = 10.0  # seconds between two log lines about one download, without a live line
 
 ModelRow = tuple[str, str, Sequence[str], str]  # name, engine, its other names, state
 
@@ -59,9 +59,9 @@ class Console:
         self._live = is_live(stream) and not json_lines
         self._line = LiveLine(stream)
         self._activity = Activity()
-        self._waited: dict[str, int] = {}  # by switch: how many waited when it started
-        self._told: dict[str, str] = {}  # by model: the failure told last, which the switch's own event repeats
-        self._fetched: dict[str, float] = {}  # by model: when its download was logged last
+        self._waited: dict[str, int] = {}  # by switch: queued requests at its start
+        self._printed: dict[str, str] = {}  # by model: the last printed failure, which events of switches repeat
+        self._fetched: dict[str, float] = {}  # by model: time of the last log line about its download
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(BACKLOG)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -70,27 +70,27 @@ class Console:
         self, url: str, models: Sequence[ModelRow], workspaces: Sequence[tuple[str, int | None]], hints: Sequence[str]
     ) -> None:
         """Print the address, the models, the GPUs of each Workspace (None: not counted), and commands to try."""
-        self._later(lambda: self._banner(url, models, workspaces, hints))
+        self._enqueue(lambda: self._banner(url, models, workspaces, hints))
 
     def event(self, cloudevent: Event) -> None:
         """Print a switch or a failure, and update the live line for other events."""
-        self._later(lambda: self._event(cloudevent))
+        self._enqueue(lambda: self._event(cloudevent))
 
     def log(self, message: str) -> None:
         """Print another message."""
         now = datetime.now(UTC).isoformat()
-        self._later(lambda: self._say({"time": now}, "info", message, f"{clock({'time': now})}  {message}"))
+        self._enqueue(lambda: self._write({"time": now}, "info", message, f"{clock({'time': now})}  {message}"))
 
     def close(self) -> None:
         """Write queued lines for at most a second, and erase the live line. Also called at exit."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             with suppress(queue.Full):
-                self._queue.put(None, timeout=GOODBYE)
-                thread.join(GOODBYE)
+                self._queue.put(None, timeout=CLOSE_TIMEOUT)
+                thread.join(CLOSE_TIMEOUT)
 
-    def _later(self, write: Callable[[], None]) -> None:
-        with suppress(queue.Full, RuntimeError):  # RuntimeError: no thread can be started any more
+    def _enqueue(self, write: Callable[[], None]) -> None:
+        with suppress(queue.Full, RuntimeError):  # RuntimeError: no thread can be started at exit
             self._queue.put_nowait(write)
             with self._lock:
                 if self._thread is None or not self._thread.is_alive():
@@ -105,7 +105,7 @@ class Console:
                 write = self._queue.get(timeout=REDRAW if busy else None)
             except queue.Empty:
                 write = _nothing
-            with suppress(Exception):  # a line that cannot be told or written is lost, and the next one tried
+            with suppress(Exception):  # a line that fails is dropped
                 if write is None:
                     if self._live:
                         self._line.show("")
@@ -127,32 +127,32 @@ class Console:
             "workspaces": [{"name": name, "gpus": gpus} for name, gpus in workspaces],
         }
         listed = table(["MODEL", "ENGINE", "STATE", "OTHER-NAMES"], [(n, e, s, ",".join(a)) for n, e, a, s in rows])
-        seats = ", ".join(f"{name} ({_seats(gpus)})" for name, gpus in workspaces)
+        capacities = ", ".join(f"{name} ({_capacity(gpus)})" for name, gpus in workspaces)
         text = "\n".join(
             [
-                f"{self._styled(f'hotseat {__version__}', bold=True)} at {self._styled(url, bold=True)}, workspace {seats}",
+                f"{self._styled(f'hotseat {__version__}', bold=True)} at {self._styled(url, bold=True)}, workspace {capacities}",
                 "",
                 *(f"  {row}" for row in listed.split("\n")),
                 "",
                 *(["Try:", *(f"  {hint}" for hint in hints), ""] if hints else []),
-                "Ctrl-C lets requests in flight finish and stops; a second one stops at once.",
+                "Ctrl-C lets requests in flight finish and stops; a second Ctrl-C stops immediately.",
                 "",
             ]
         )
-        self._say({"time": datetime.now(UTC).isoformat(), **known}, "info", f"hotseat is up at {url}", text)
+        self._write({"time": datetime.now(UTC).isoformat(), **known}, "info", f"hotseat is up at {url}", text)
 
     def _event(self, event: Event) -> None:
         what = kind(event)
-        self._activity.see(event, time.monotonic())
-        text = self._told_as(what, event)
-        if self._json and not self._too_often(what, event):
+        self._activity.update(event, time.monotonic())
+        text = self._line_for(what, event)
+        if self._json and not self._is_too_frequent(what, event):
             level = "error" if what.endswith(".failed") else "info"
             message = " ".join(line(event).split()[1:])
-            self._say({"time": event.get("time")}, level, message, "", event=dict(event))
+            self._write({"time": event.get("time")}, level, message, "", event=dict(event))
         elif text and not self._json:
             self._line.print(text)
 
-    def _too_often(self, what: str, event: Event) -> bool:
+    def _is_too_frequent(self, what: str, event: Event) -> bool:
         """Whether an event is too frequent for a log: demand, and progress of a download that was just reported."""
         if what == "model.fetching":
             model, now = subject(event), time.monotonic()
@@ -161,24 +161,24 @@ class Console:
             self._fetched[model] = now
         return what == "demand.reported"
 
-    def _told_as(self, what: str, event: Event) -> str:
+    def _line_for(self, what: str, event: Event) -> str:
         """Return the lines for an event. Empty if only the live line shows it."""
         data, at = event.get("data") or {}, clock(event)
         match what:
             case "switch.started":
                 self._waited[str(data.get("switch"))] = int(data.get("waiting") or 0)
-                self._told.pop(str(data.get("to")), None)
+                self._printed.pop(str(data.get("to")), None)
             case "switch.completed":
                 waited = self._waited.pop(str(data.get("switch")), 0)
-                word, who = passage(data)
+                word, models = passage(data)
                 extra = f"  ({waited} waited)" if waited else ""
-                return f"{at}  {self._styled(f'{word:<6}', fg='green')}  {who}   {phases(data)}{extra}"
+                return f"{at}  {self._styled(f'{word:<6}', fg='green')}  {models}   {phases(data)}{extra}"
             case "switch.failed" | "switch.cancelled":
                 self._waited.pop(str(data.get("switch")), 0)
-                word, who = passage(data)
+                word, models = passage(data)
                 why = self._once(str(data.get("to") or ""), failure({**data, "reason": data.get("code")}))
                 end = self._styled("failed", fg="red") if what == "switch.failed" else "cancelled"
-                return f"{at}  {end}  {who}   while in {data.get('phase', '?')}: {why}"
+                return f"{at}  {end}  {models}   while in {data.get('phase', '?')}: {why}"
             case "model.failed":
                 model, again = subject(event), data.get("retry_after")
                 first, _, log = self._once(model, failure(data)).partition("\n")
@@ -195,12 +195,12 @@ class Console:
     def _once(self, model: str, why: str) -> str:
         """Return a failure with the engine's last lines indented below, unless they were printed already."""
         first, _, log = why.partition("\n")
-        if not log or self._told.get(model) == log:
+        if not log or self._printed.get(model) == log:
             return first
-        self._told[model] = log
+        self._printed[model] = log
         return "\n".join([first, *(f"          | {row}" for row in log.split("\n"))])
 
-    def _say(self, head: dict[str, Any], level: str, message: str, text: str, **more: Any) -> None:
+    def _write(self, head: dict[str, Any], level: str, message: str, text: str, **more: Any) -> None:
         if self._json:
             entry = {**head, "level": level, "message": message, **more}
             text = json.dumps(entry, ensure_ascii=False, default=str)
@@ -211,10 +211,10 @@ class Console:
 
 
 def _nothing() -> None:
-    """Stand for an empty queue: only the live line is redrawn."""
+    """Do nothing: only the live line is redrawn."""
 
 
-def _seats(gpus: int | None) -> str:
+def _capacity(gpus: int | None) -> str:
     if gpus is None:
-        return "groups decide"
+        return "limited by groups"
     return f"{gpus} GPU{'' if gpus == 1 else 's'}"

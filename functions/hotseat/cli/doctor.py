@@ -1,4 +1,4 @@
-"""`hotseat doctor`: what a cluster lacks for hotseat, what each thing is for, and what to do."""
+"""`hotseat doctor`: check a cluster, and repair Knative's ConfigMaps."""
 
 import dataclasses
 import json
@@ -43,22 +43,22 @@ def doctor(ctx: click.Context, fix: bool, yes: bool, output: str) -> None:
         where = cluster(ctx)
         kube = where.connect()
     except KubeError as error:
-        raise click.ClickException(f"{error}; name one with --kubeconfig") from error
-    patient = Doctor(kube, where.namespace or kube.namespace)
-    findings = patient.examine()
+        raise click.ClickException(f"{error}; use --kubeconfig") from error
+    checker = Doctor(kube, where.namespace or kube.namespace)
+    findings = checker.examine()
     if fix:
         if output == "text":
             click.echo(_text(findings) + "\n")
-        if _repair(patient, findings, ask=not yes):
-            findings = patient.examine()
+        if _repair(checker, findings, ask=not yes):
+            findings = checker.examine()
         elif output == "text":
             ctx.exit(_code(findings))
     click.echo(_json(findings) if output == "json" else _text(findings))
     ctx.exit(_code(findings))
 
 
-def _repair(patient: Doctor, findings: Sequence[Finding], *, ask: bool) -> bool:
-    """Set what can be set here; tell whether anything was changed."""
+def _repair(checker: Doctor, findings: Sequence[Finding], *, ask: bool) -> bool:
+    """Apply the patches of findings. Return whether a patch was applied."""
     changed = False
     for finding in findings:
         if (patch := finding.patch) is None:
@@ -68,7 +68,7 @@ def _repair(patient: Doctor, findings: Sequence[Finding], *, ask: bool) -> bool:
         if ask and not click.confirm("  change it?", err=True):
             continue
         try:
-            patient.repair(patch)
+            checker.repair(patch)
         except KubeError as error:
             click.echo(f"  not changed: {error}", err=True)
         else:
@@ -88,8 +88,8 @@ def _text(findings: Sequence[Finding]) -> str:
         lines += [f"{'':8} for: {finding.why}"] if finding.why else []
         lines += [f"{'':8} do:  {finding.remedy}"] if finding.remedy else []
     count = Counter(finding.verdict for finding in findings)
-    told = (f"{count[verdict]} {word}" for verdict, word in _WORDS.items() if count[verdict])
-    return "\n".join([*lines, "", ", ".join(told)])
+    parts = (f"{count[verdict]} {word}" for verdict, word in _WORDS.items() if count[verdict])
+    return "\n".join([*lines, "", ", ".join(parts)])
 
 
 def _json(findings: Sequence[Finding]) -> str:

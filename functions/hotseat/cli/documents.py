@@ -1,4 +1,4 @@
-"""`hotseat validate` and `hotseat schema`: documents without anything being run."""
+"""`hotseat validate` and `hotseat schema`."""
 
 import dataclasses
 import json

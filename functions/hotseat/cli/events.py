@@ -9,7 +9,7 @@ from typing import Any
 from hotseat.cli.terminal import printable, share, took
 from hotseat.core.events import PREFIX, shown_model_of
 
-UNSEEN = 0.005  # seconds that are shown as 0.00s
+NEGLIGIBLE = 0.005  # seconds that are printed as 0.00s
 PHASES = ("wait", "drain", "release", "load", "total")
 
 Event = Mapping[str, Any]
@@ -17,7 +17,7 @@ Data = Mapping[str, Any]
 
 
 def kind(event: Event) -> str:
-    """`switch.completed` of `dev.hotseat.switch.completed.v1`."""
+    """Return `switch.completed` for type `dev.hotseat.switch.completed.v1`."""
     return str(event.get("type", "")).removeprefix(PREFIX).rpartition(".v")[0]
 
 
@@ -30,12 +30,12 @@ def clock(event: Event) -> str:
 
 
 def subject(event: Event) -> str:
-    """Name of the model that an event is about, as it can be printed; empty where it is about none."""
+    """Return the printable name of the model of an event. Empty if it has none."""
     return printable(str(event.get("subject") or ""))
 
 
 def models_of(value: Any) -> list[str]:
-    """Names in a field that holds one, several or none, as they can be printed."""
+    """Return the printable names in a field with one name, several or none."""
     return [printable(name) for name in ([value] if isinstance(value, str) else value or ()) if name]
 
 
@@ -53,16 +53,16 @@ def phases(data: Data) -> str:
     A wait that rounds to zero is left out, and so are drain and release if no model was evicted.
     """
     times = {phase: seconds for phase, seconds in (data.get("phases") or {}).items() if seconds is not None}
-    hidden = {"wait"} if times.get("wait", 0) < UNSEEN else set()
+    hidden = {"wait"} if times.get("wait", 0) < NEGLIGIBLE else set()
     hidden |= set() if models_of(data.get("from")) else {"drain", "release"}
     return "  ".join(f"{phase} {took(times[phase])}" for phase in PHASES if phase in times.keys() - hidden)
 
 
 def line(event: Event) -> str:
-    """One line for any event: `12:31:07  switch.completed   gemma   qwen → gemma   load 1.31s …`."""
+    """Return one line for an event: `12:31:07  switch.completed   gemma   qwen → gemma   load 1.31s …`."""
     data = event.get("data") or {}
-    told = _TELLERS.get(kind(event), _anything)(data)
-    return f"{clock(event)}  {kind(event):<16}  {subject(event) or '-'}   {' '.join(told.split(chr(10)))}".rstrip()
+    text = _FORMATTERS.get(kind(event), _anything)(data)
+    return f"{clock(event)}  {kind(event):<16}  {subject(event) or '-'}   {' '.join(text.split(chr(10)))}".rstrip()
 
 
 def _requested(data: Data) -> str:
@@ -105,7 +105,7 @@ def _fetching(data: Data) -> str:
 def outgrown(data: Data) -> str:
     """Return what a model uses and what it claims."""
     seen, claimed = share(data.get("seen"), None) or "?", share(data.get("claimed"), None) or "?"
-    return f"takes {seen} of accelerator memory, claims {claimed}"
+    return f"uses {seen} of accelerator memory, but claims {claimed}"
 
 
 def _anything(data: Data) -> str:
@@ -118,7 +118,7 @@ def failure(data: Data) -> str:
     return f"{reason}: {message}" if reason and message else str(reason or message)
 
 
-_TELLERS: Mapping[str, Callable[[Data], str]] = {
+_FORMATTERS: Mapping[str, Callable[[Data], str]] = {
     "switch.requested": _requested,
     "switch.started": _started,
     "switch.completed": _completed,
@@ -135,8 +135,8 @@ _TELLERS: Mapping[str, Callable[[Data], str]] = {
 
 
 @dataclass(slots=True)
-class _Doing:
-    """Activity for one model, since when (seconds on the caller's clock), and the models that it waits for."""
+class _ModelActivity:
+    """Activity of one model, its start on the caller's clock, and the models that have to leave first."""
 
     what: str
     since: float
@@ -144,48 +144,48 @@ class _Doing:
 
 
 class Activity:
-    """Current activity, from the events: models that are waited for, loaded or fetched. Thread-safe."""
+    """Current activity, from events: models that are waited for, loaded or fetched. Thread-safe."""
 
     def __init__(self) -> None:
-        self._doing: dict[str, _Doing] = {}
+        self._activities: dict[str, _ModelActivity] = {}
         self._lock = threading.Lock()
 
-    def see(self, event: Event, now: float) -> None:
-        """Take an event into account."""
+    def update(self, event: Event, now: float) -> None:
+        """Update the activity by an event."""
         with self._lock:
-            self._see(kind(event), subject(event), event.get("data") or {}, now)
+            self._update(kind(event), subject(event), event.get("data") or {}, now)
 
     def text(self, now: float) -> str:
         """Return a summary in one line. Empty if there is no activity."""
         with self._lock:
             return "   ".join(
-                f"{model}  {doing.what}  {now - doing.since:.1f}s" for model, doing in self._doing.items()
+                f"{model}  {activity.what}  {now - activity.since:.1f}s" for model, activity in self._activities.items()
             )
 
-    def _see(self, what: str, model: str, data: Data, now: float) -> None:
+    def _update(self, what: str, model: str, data: Data, now: float) -> None:
         match what:
             case "switch.requested":
-                self._doing.setdefault(model, _Doing("waiting", now))
+                self._activities.setdefault(model, _ModelActivity("waiting", now))
             case "model.fetching":
                 said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
-                self._doing.setdefault(model, _Doing(said, now)).what = said
+                self._activities.setdefault(model, _ModelActivity(said, now)).what = said
             case "switch.started":
-                leaving = {shown_model_of(seat) for seat in models_of(data.get("from"))}  # of a replica: its model
+                leaving = {shown_model_of(seat) for seat in models_of(data.get("from"))}
                 for coming in models_of(data.get("to")):
                     said = f"waiting for {', '.join(sorted(leaving))} to leave" if leaving else "loading"
-                    self._doing[coming] = _Doing(said, now, leaving)
+                    self._activities[coming] = _ModelActivity(said, now, leaving)
             case "model.released" | "model.parked":
-                self._gone(model, now)
+                self._left(model, now)
             case "switch.completed" | "switch.failed" | "switch.cancelled":
                 for coming in models_of(data.get("to")):
-                    self._doing.pop(coming, None)
+                    self._activities.pop(coming, None)
             case "model.ready" | "model.woken" | "model.failed" | "model.cached":
-                self._doing.pop(model, None)
+                self._activities.pop(model, None)
 
-    def _gone(self, model: str, now: float) -> None:
-        self._doing.pop(model, None)
-        for doing in self._doing.values():
-            if model in doing.leaving:
-                doing.leaving.discard(model)
-                if not doing.leaving:
-                    doing.what, doing.since = "loading", now
+    def _left(self, model: str, now: float) -> None:
+        self._activities.pop(model, None)
+        for activity in self._activities.values():
+            if model in activity.leaving:
+                activity.leaving.discard(model)
+                if not activity.leaving:
+                    activity.what, activity.since = "loading", now

@@ -1,4 +1,4 @@
-"""`hotseat import`: another program's configuration to documents."""
+"""`hotseat import`: convert the configuration of another program to documents."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def import_(context: click.Context, file: Path, output: Path | None, force: bool
         raise click.UsageError(f"{output} exists already; use --force to overwrite it")
     try:
         made = _convert(file)
-        manifest = load_texts([Text("what was made of it", Path(), _folder(output), made.text)])
+        manifest = load_texts([Text("the converted documents", Path(), _folder(output), made.text)])
     except ManifestErrors as errors:
         click.echo(str(errors), err=True)
         context.exit(INVALID)

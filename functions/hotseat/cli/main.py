@@ -1,6 +1,6 @@
-"""The program `hotseat`: finds the command, and imports no more than it needs.
+"""The program `hotseat`: a table of commands, whose modules are imported when they run.
 
-`hotseat version` and the shell's completion must not wait for a web server's imports, hence the table.
+`hotseat version` and shell completion must not wait for the imports of a web server.
 """
 
 import io
@@ -19,13 +19,13 @@ from hotseat.cli.options import PLUGIN, server_options
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-INTERRUPTED = 130  # as a shell says it of SIGINT
+INTERRUPTED = 130  # exit code after SIGINT, as in shells
 
-# Name (also that of the click command in the module), module, and what the overview says.
+# Name (also of the click command in the module), module, and help text.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("hotseat.cli.up", "Serve the models of a file or a folder."),
     "models": ("hotseat.cli.commands", "List the models and their states."),
-    "ps": ("hotseat.cli.commands", "Show which models are resident, and which are waited for."),
+    "ps": ("hotseat.cli.commands", "Show resident models and queues."),
     "chat": ("hotseat.cli.chat", "Chat with a model."),
     "load": ("hotseat.cli.commands", "Load a model."),
     "unload": ("hotseat.cli.commands", "Unload a model, or all models."),
@@ -47,11 +47,11 @@ class LazyGroup(click.Group):
     """Commands that are imported when they run, not when they are listed."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Return the names in the order of the overview."""
+        """Return the names of commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import a command. The error about an unknown command suggests a similar one."""
+        """Import and return a command. The error about an unknown command suggests a similar name."""
         if name not in COMMANDS:
             close = get_close_matches(name, COMMANDS, n=1)
             if close and not ctx.resilient_parsing:
@@ -61,19 +61,19 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the overview."""
+        """Write the list of commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """Complete the names of commands, and the options of the program."""
+        """Return completions of commands and options."""
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - only when Tab is pressed
 
         named = [CompletionItem(name, help=COMMANDS[name][1]) for name in COMMANDS if name.startswith(incomplete)]
         return named + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; Ctrl-C ends it without a word."""
+        """Run the command. Ctrl-C ends it without a message."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -101,14 +101,14 @@ def main() -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an arrow in a locale without arrows is no reason to fail
+            stream.reconfigure(errors="replace")  # for characters that the locale does not have
 
 
 def kubectl_plugin() -> None:
-    """Run as `kubectl hotseat`: the same program, pointed at the kubeconfig's cluster."""
+    """Run as `kubectl hotseat`: the same program, with the cluster of the kubeconfig as default."""
     main.main(prog_name="kubectl hotseat", obj=PLUGIN)
 
 
 def kn_plugin() -> None:
-    """Run as `kn hotseat`, likewise."""
+    """Run as `kn hotseat`: the same as `kubectl hotseat`."""
     main.main(prog_name="kn hotseat", obj=PLUGIN)

@@ -13,22 +13,22 @@ if TYPE_CHECKING:  # the HTTP client takes longer to import than `hotseat versio
     from hotseat.cli.client import Client
     from hotseat.cli.cluster import Cluster
 
-PLUGIN: Final = "plugin"  # as the context's obj: started as `kubectl hotseat` or `kn hotseat`
+PLUGIN: Final = "plugin"  # value of the context's obj in `kubectl hotseat` and `kn hotseat`
 DEFAULT_URL = "http://127.0.0.1:8000"
-COMPLETION_TIMEOUT = 1.0  # seconds that a pressed Tab may take
+COMPLETION_TIMEOUT = 1.0  # seconds
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
 
 class Command(click.Command):
-    """A command whose help ends with examples that can be typed as they are."""
+    """A command with examples in its help."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples as they are."""
+        """Write the examples."""
         super().format_epilog(ctx, formatter)
         if self.examples:
             with formatter.section("Example" if len(self.examples) == 1 else "Examples"):
@@ -36,7 +36,7 @@ class Command(click.Command):
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Store an option, wherever it is on the command line. The last value counts."""
+    """Store an option of the program or of a command. The last value counts."""
     if not value or param.name is None:
         return
     ctx.meta[f"hotseat.{param.name}"] = value
@@ -45,11 +45,11 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
-    """Options that select a hotseat.
+    """Add options that select a hotseat.
 
-    Those of the program (`top`) read the environment. Those of a command override it.
+    The options of the program (`top`) also read environment variables. The options of a command override them.
     """
-    where = f"Where hotseat answers  [env var: HOTSEAT_URL; default: {DEFAULT_URL}]"
+    where = f"URL of hotseat  [env var: HOTSEAT_URL; default: {DEFAULT_URL}]"
     key = "API key to send  [env var: HOTSEAT_API_KEY]"
 
     def add(command: AnyCommand) -> AnyCommand:
@@ -66,7 +66,7 @@ def server_options(*, top: bool, short: bool = True) -> Callable[[AnyCommand], A
 
 
 def cluster_options(*, short: bool = True) -> Callable[[AnyCommand], AnyCommand]:
-    """Options that select a cluster and a namespace. Without `short`, -n is free for another option."""
+    """Add options that select a cluster and a namespace. Without `short`, -n is free for another option."""
     options = (
         (("-n",) * short + ("--namespace",), "NAME", "Namespace of the router  [default: the context's]"),
         (("--context",), "NAME", "Context in the kubeconfig  [default: the current context]"),
@@ -82,14 +82,14 @@ def cluster_options(*, short: bool = True) -> Callable[[AnyCommand], AnyCommand]
 
 
 def output_option(*choices: str) -> Callable[[AnyCommand], AnyCommand]:
-    """Option --output. The first choice is the default."""
+    """Add the option --output. The first choice is the default."""
     return click.option(
         "-o", "--output", type=click.Choice(choices), default=choices[0], show_default=True, help="Format."
     )
 
 
 def connect(ctx: click.Context, **settings: float) -> "Client":
-    """Build the client for the hotseat that the options name."""
+    """Return a client for the hotseat that the options select."""
     from hotseat.cli.client import Client  # noqa: PLC0415 - see above
 
     try:
@@ -99,7 +99,7 @@ def connect(ctx: click.Context, **settings: float) -> "Client":
 
 
 def _url(ctx: click.Context) -> str:
-    """Choose the URL, in this order: --url, cluster options, HOTSEAT_URL, the cluster for plugins, this machine."""
+    """Return the URL, in this order: --url, cluster options, HOTSEAT_URL, the cluster for plugins, this machine."""
     url: str | None = ctx.meta.get("hotseat.url")
     if url and (ctx.meta["hotseat.url_typed"] or not _names_cluster(ctx)):
         return url
@@ -120,7 +120,7 @@ def cluster(ctx: click.Context) -> "Cluster":
 
 
 def in_cluster(ctx: click.Context) -> bool:
-    """Return whether the hotseat may have to be found by a kubeconfig."""
+    """Whether the URL may have to be found by a kubeconfig."""
     return ctx.obj is PLUGIN or _names_cluster(ctx)
 
 
@@ -133,7 +133,7 @@ def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str)
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only when Tab is pressed
 
     if in_cluster(ctx) and "hotseat.url" not in ctx.meta:
-        return []  # the way there takes longer than a person who pressed Tab waits
+        return []  # finding the router takes too long for a completion
     try:
         names = connect(ctx, answer_timeout=COMPLETION_TIMEOUT).names()
     except click.ClickException:
@@ -142,5 +142,5 @@ def complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str)
 
 
 def model_argument(command: AnyCommand) -> AnyCommand:
-    """Argument MODEL: any name of a model, completed by the shell."""
+    """Add the argument MODEL: a name of a model, with shell completion."""
     return click.argument("model", shell_complete=complete_model)(command)

@@ -1,4 +1,4 @@
-"""`hotseat simulate`: what a policy would make of a load, in simulated time."""
+"""`hotseat simulate`: run a workload through the scheduler in simulated time."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from hotseat.simulation.workload import SHAPES
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
-ON_TERMINAL = "-"  # as --plot
+ON_TERMINAL = "-"  # value of --plot
 
 
 def _duration(value: str) -> float:
@@ -180,13 +180,13 @@ def simulate(
     if plot and plot != ON_TERMINAL:
         simulate_plot.check(Path(plot))
     log = case.log()
-    cast = case.cast(log)
-    asked = case.asked(cast, log)
-    names = list(dict.fromkeys(compare.split(","))) if compare else [policy or cast.policy]
-    players = {name: case.player(name, cast) for name in names}
+    model_set = case.model_set(log)
+    asked = case.workload(model_set, log)
+    names = list(dict.fromkeys(compare.split(","))) if compare else [policy or model_set.policy]
+    runners = {name: case.runner(name, model_set) for name in names}
     began = time.monotonic()
-    records = {name: play(asked()) for name, play in players.items()}
-    results = [figures(name, record, cast.gpus) for name, record in records.items()]
+    records = {name: run(asked()) for name, run in runners.items()}
+    results = [figures(name, record, model_set.gpus) for name, record in records.items()]
     if plot and plot != ON_TERMINAL:
         simulate_plot.png(records, Path(plot))
     if output == "json":
@@ -199,7 +199,7 @@ def simulate(
 
 
 def _as_json(options: Mapping[str, Any], log: Trace | None, results: Sequence[Figures]) -> dict[str, Any]:
-    read = log and {"requests": len(log.asked), "assumed": log.assumed, "left_out": log.left_out}
+    read = log and {"requests": len(log.requests), "assumed": log.assumed, "left_out": log.left_out}
     bound = options["max_wait"]
     return {
         "options": {**options, "max_wait": AUTO if bound is None else bound},
@@ -212,12 +212,12 @@ def _print(
     results: Sequence[Figures], log: Trace | None, file: Path | None, records: Mapping[str, Recording], *, drawn: bool
 ) -> None:
     if log is not None:
-        told = f"{file}: {len(log.asked)} requests"
+        text = f"{file}: {len(log.requests)} requests"
         if log.assumed:
-            told += f"; {log.assumed} that no engine got are taken to need what is usual for their model"
+            text += f"; not dispatched: {log.assumed} (the median service time of the model is used)"
         if log.left_out:
-            told += f"; {log.left_out} more that were wrong by themselves are left out"
-        click.echo(told, err=True)
+            text += f"; invalid: {log.left_out} (left out)"
+        click.echo(text, err=True)
     parts = [simulate_tables.summary(results), simulate_tables.gpu_time(results), simulate_tables.by_model(results)]
     if drawn:
         columns = shutil.get_terminal_size().columns

@@ -1,4 +1,4 @@
-"""Which models a simulation has: made-up ones, those of `--model`, those of documents, and those of a request log."""
+"""The models of a simulation: generated, from `--model`, from documents, or from a request log."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from hotseat.simulation.simulator import SimulatedEngine
 from hotseat.simulation.workload import Stream
 
 WRONG = 2  # exit code
-NEVER = 1e9  # seconds: made-up loads do not fail for taking long
+NEVER = 1e9  # seconds: loads of generated models do not time out
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What one `--model` says, and the options that stand for all; times in seconds. None: whatever holds otherwise."""
+    """Settings of a model, from options. Times are in seconds. None: the default of the documents or of the run."""
 
     weight: float = 1.0
     load_time: float = 10.0
@@ -40,11 +40,11 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """All models of a run with their engines, and what they share."""
+class ModelSet:
+    """The models of a run with their engines, and their capacity."""
 
     engines: Mapping[str, SimulatedEngine]
-    parts: tuple[Stream, ...]
+    streams: tuple[Stream, ...]
     capacity: Capacity
     policy: str = "batch"
     max_waiting: int | None = None
@@ -52,12 +52,12 @@ class Cast:
 
     @property
     def gpus(self) -> int:
-        """How many there are; where none are counted, how many models groups let be there at a time."""
+        """Return the number of GPUs. Without a limit, the number of models that groups allow at a time."""
         return self.groups.max_coresident(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
 
 
-def made_up(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> Cast:
-    """Models that no document describes; `terms` hold for those that say nothing else."""
+def generated_models(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> ModelSet:
+    """Return models without documents. `terms` has the defaults."""
     mine = {
         name: replace(
             terms,
@@ -70,43 +70,52 @@ def made_up(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> Ca
         for name, it in models.items()
     }
     engines = {name: SimulatedEngine(it.load_time, it.stop_time, it.slots, mine[name]) for name, it in models.items()}
-    return Cast(engines, _parts(engines, models), Capacity(gpus))
+    return ModelSet(engines, _streams(engines, models), Capacity(gpus))
 
 
-def documented(
+def documented_models(
     files: Sequence[Path], workspace: str | None, common: Times, own: Mapping[str, Mapping[str, Any]]
-) -> Cast:
-    """Models of one Workspace of these documents, as they would be scheduled; how long anything takes is not in documents."""
+) -> ModelSet:
+    """Return the Models of one Workspace of these documents. Times come from the options.
+
+    Raise click.UsageError if the Workspace is ambiguous or has no Model to simulate.
+    """
     try:
         manifest = load(files)
     except ManifestErrors as errors:
         click.echo(str(errors), err=True)
         raise click.exceptions.Exit(WRONG) from None
-    home = _home(manifest, workspace)
-    models = [it for it in manifest.models if it.spec.workspace == home.name and it.spec.engine != "external"]
+    workspace_ = _workspace(manifest, workspace)
+    models = [it for it in manifest.models if it.spec.workspace == workspace_.name and it.spec.engine != "external"]
     if not models:
-        raise click.UsageError(f"the workspace {home.name} has no model that takes turns")
+        raise click.UsageError(f"Workspace {workspace_.name} has no Model that hotseat loads (engine external)")
     check_names(own, [it.name for it in models], "documents")
     times = {it.name: replace(common, **own.get(it.name, {})) for it in models}
-    engines = {it.name: _engine(it, home, times[it.name]) for it in models}
-    names = tuple(map(str, range(home.spec.capacity.gpus)))  # as on one machine
-    capacity, policy = capacity_of(home, names), home.spec.policy.name
-    return Cast(engines, _parts(engines, times), capacity, policy, home.spec.queue.max_waiting, groups_of(home))
+    engines = {it.name: _engine(it, workspace_, times[it.name]) for it in models}
+    names = tuple(map(str, range(workspace_.spec.capacity.gpus)))  # as on one machine
+    capacity, policy = capacity_of(workspace_, names), workspace_.spec.policy.name
+    return ModelSet(
+        engines, _streams(engines, times), capacity, policy, workspace_.spec.queue.max_waiting, groups_of(workspace_)
+    )
 
 
-def _home(manifest: Manifest, name: str | None) -> Workspace:
-    there = [it.name for it in manifest.workspaces]
-    if name is None and len(there) == 1:
+def _workspace(manifest: Manifest, name: str | None) -> Workspace:
+    known = [it.name for it in manifest.workspaces]
+    if name is None and len(known) == 1:
         return manifest.workspaces[0]
     for each in manifest.workspaces:
         if each.name == name:
             return each
-    said = "say which with --workspace" if name is None else f"there is no workspace {name!r}"
-    raise click.UsageError(f"{said}; there is: {', '.join(there)}")
+    problem = (
+        "the documents have several Workspaces; use --workspace"
+        if name is None
+        else f"Workspace {name!r} does not exist"
+    )
+    raise click.UsageError(f"{problem}; allowed: {', '.join(known)}")
 
 
-def _engine(model: Model, home: Workspace, times: Times) -> SimulatedEngine:
-    found, limits = scheduling_spec_of(model, home, ""), limits_of(model, home)
+def _engine(model: Model, workspace_: Workspace, times: Times) -> SimulatedEngine:
+    found, limits = scheduling_spec_of(model, workspace_, ""), limits_of(model, workspace_)
     terms = replace(
         found,
         claim=found.claim if times.gpus is None else replace(found.claim, gpus=times.gpus),
@@ -117,7 +126,7 @@ def _engine(model: Model, home: Workspace, times: Times) -> SimulatedEngine:
     return SimulatedEngine(times.load_time, times.stop_time, times.slots, terms, limits.concurrency, limits.max_waiting)
 
 
-def _parts(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
+def _streams(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
     return tuple(
         Stream(
             name, it.weight, it.service_time, engines[name].terms.priority, engines[name].terms.claim.gpus / it.slots
@@ -136,16 +145,16 @@ def _amount(least: float, kind: type[int] | type[float] = float) -> Callable[[st
         except ValueError:
             value = None
         if value is None or not least <= value < NEVER:
-            raise Unreadable(f"a {'whole ' if kind is int else ''}number of at least {least:g}")
+            raise Unreadable(f"{'an integer' if kind is int else 'a number'} of at least {least:g}")
         return value
 
     return read
 
 
-def _some_time(text: str) -> float:
+def _positive_duration(text: str) -> float:
     seconds = parse_duration(text)
     if not seconds:
-        raise Unreadable("a duration above 0s: an answer takes some time")
+        raise Unreadable("a duration above 0s")
     return seconds
 
 
@@ -153,7 +162,7 @@ _KEYS: Mapping[str, Callable[[str], float]] = {
     "weight": _amount(0.001),
     "load-time": parse_duration,
     "stop-time": parse_duration,
-    "service-time": _some_time,
+    "service-time": _positive_duration,
     "slots": _amount(1, int),
     "gpus": _amount(0, int),
     "priority": _amount(-1000, int),
@@ -163,17 +172,17 @@ _KEYS: Mapping[str, Callable[[str], float]] = {
 
 
 def parse_model(text: str) -> tuple[str, dict[str, Any]]:
-    """Read NAME[=KEY=VALUE,…]. Raises click.BadParameter."""
+    """Read NAME[=KEY=VALUE,…]. Raise click.BadParameter if it is invalid."""
     name, _, rest = text.partition("=")
     if not name.strip():
-        raise click.BadParameter(f"{text!r} names no model; allowed: NAME or NAME=KEY=VALUE,…")
+        raise click.BadParameter(f"{text!r} has no model name; allowed: NAME or NAME=KEY=VALUE,…")
     said: dict[str, Any] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
         if key not in _KEYS:
             close = get_close_matches(key, _KEYS, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise click.BadParameter(f"{name}: {key!r} is no key; allowed: {', '.join(_KEYS)}{hint}")
+            raise click.BadParameter(f"{name}: {key!r} is not a key; allowed: {', '.join(_KEYS)}{hint}")
         if not equals:
             raise click.BadParameter(f"{name}: {key} has no value; allowed: {key}=VALUE")
         try:
@@ -184,7 +193,7 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def parse_models(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read every --model, by name."""
+    """Read all --model options. Return the settings by name."""
     found: dict[str, dict[str, Any]] = {}
     for name, said in map(parse_model, values):
         if name in found:
@@ -193,8 +202,8 @@ def parse_models(_ctx: click.Context, _param: click.Parameter, values: Sequence[
     return found
 
 
-def check_names(given: Iterable[str], there: Sequence[str], where: str) -> None:
-    """Refuse what is said about models that are not there."""
+def check_names(given: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Raise click.UsageError if a name is not among `known`."""
     for name in given:
-        if name not in there:
-            raise click.UsageError(f"--model: there is no {name!r} in the {where}; there is: {', '.join(there)}")
+        if name not in known:
+            raise click.UsageError(f"--model: {name!r} is not in the {where}; allowed: {', '.join(known)}")

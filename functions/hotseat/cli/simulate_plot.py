@@ -1,4 +1,4 @@
-"""Pictures of a simulation: who was resident over time, and how many waited. On a terminal, or as a PNG by matplotlib."""
+"""Plots of a simulation: resident models and queue lengths over time, on a terminal or as a PNG (matplotlib)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,45 +9,45 @@ from hotseat.cli.terminal import took
 from hotseat.simulation.results import Recording
 from hotseat.simulation.timeline import phases, timeline
 
-SHADES = "░▒▓█"  # by the share of a column in which a model was ready
-STEPS = "▁▂▃▄▅▆▇█"  # by how many wait
+SHADES = "░▒▓█"  # share of a column in which a model was ready
+STEPS = "▁▂▃▄▅▆▇█"  # queue length
 SWITCHING = "-"
-FINE = 1000  # slices of a PNG
+SLICES = 1000  # of a PNG
 
 
 def text(name: str, record: Recording, columns: int) -> str:
-    """Draw one run: two lines a model."""
+    """Return the plot of one run for a terminal, with two lines for each model."""
     widest = max(map(len, record.waits), default=0)
     line = timeline(record, max(10, columns - widest - 2))
-    top = max((max(lane.waiting) for lane in line.lanes.values()), default=0)
+    top = max((max(lane.waiting) for lane in line.models.values()), default=0)
     column = took(line.seconds / max(10, columns - widest - 2))
     rows = [
-        f"{name}: ready {SHADES[0]} to {SHADES[-1]} (part of a column to all of it), loading or stopping {SWITCHING}",
-        f"Below, how many wait, up to {top}. A column is {column}.",
+        f"{name}: ready {SHADES[0]} to {SHADES[-1]} (share of a column), loading or stopping {SWITCHING}",
+        f"Second line: queue length, up to {top}. One column is {column}.",
     ]
-    for model, lane in line.lanes.items():
-        seats = "".join(map(_seat, lane.ready, lane.switching))
+    for model, lane in line.models.items():
+        states = "".join(map(_state, lane.ready, lane.switching))
         queue = "".join(STEPS[(count * (len(STEPS) - 1) + top - 1) // top] if count else " " for count in lane.waiting)
-        rows += [f"{model:{widest}}  {seats}".rstrip(), f"{'':{widest}}  {queue}".rstrip()]
+        rows += [f"{model:{widest}}  {states}".rstrip(), f"{'':{widest}}  {queue}".rstrip()]
     return "\n".join(rows)
 
 
-def _seat(ready: float, switching: float) -> str:
+def _state(ready: float, switching: float) -> str:
     if ready > 0:
         return SHADES[min(len(SHADES) - 1, int(ready * len(SHADES)))]
     return SWITCHING if switching > 0 else " "
 
 
 def check(path: Path) -> None:
-    """Say at once, and not after a long run, why no PNG could be made."""
+    """Raise click.UsageError or ClickException if no PNG can be written to `path`."""
     if path.suffix.lower() != ".png":
         raise click.UsageError(
-            f"--plot: {path} is no PNG; allowed: a file whose name ends with .png, or - for the terminal"
+            f"--plot: {path} is not a PNG file; allowed: a file whose name ends with .png, or - for the terminal"
         )
     if not path.absolute().parent.is_dir():
-        raise click.UsageError(f"--plot: there is no folder {path.absolute().parent}")
+        raise click.UsageError(f"--plot: the folder {path.absolute().parent} does not exist")
     try:
-        import matplotlib  # noqa: F401, ICN001, PLC0415 - it is no dependency
+        import matplotlib  # noqa: F401, ICN001, PLC0415 - an optional dependency
     except ImportError:
         raise click.ClickException(
             "--plot FILE.png needs matplotlib: pip install 'hotseat[plot]'; --plot - draws on the terminal without it"
@@ -55,26 +55,26 @@ def check(path: Path) -> None:
 
 
 def png(runs: Mapping[str, Recording], path: Path) -> None:
-    """Draw all runs side by side."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - it is no dependency, and takes long to import
+    """Write a PNG with all runs side by side."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency, slow to import
 
     figure = Figure(figsize=(9 * len(runs), 2.5 + 0.7 * max(len(record.waits) for record in runs.values())))
     rows = figure.subplots(2, len(runs), sharex="col", squeeze=False)
-    for (name, record), seats, queues in zip(runs.items(), *rows, strict=True):
-        seats.set_title(name)
-        for place, model in enumerate(record.waits):
-            spans = [phases(stay, record.last_answer) for stay in record.stays if stay.model == model]
+    for (name, record), states, queues in zip(runs.items(), *rows, strict=True):
+        states.set_title(name)
+        for row, model in enumerate(record.waits):
+            spans = [phases(stay, record.last_answer) for stay in record.intervals if stay.model == model]
             ready = [(begin, end - begin) for (begin, end), _ in spans]
-            moving = [(begin, end - begin) for _, both in spans for begin, end in both]
-            seats.broken_barh(ready, (place - 0.4, 0.8), color=f"C{place % 10}")
-            seats.broken_barh(moving, (place - 0.4, 0.8), color="lightgrey")
-        seats.set_yticks(range(len(record.waits)), list(record.waits))
-        seats.invert_yaxis()
-        line = timeline(record, FINE)
-        at = [line.seconds * (index + 0.5) / FINE for index in range(FINE)]
-        for place, (model, lane) in enumerate(line.lanes.items()):
-            queues.plot(at, lane.waiting, color=f"C{place % 10}", linewidth=0.9, label=model)
-        queues.set_ylabel("waiting")
+            switching = [(begin, end - begin) for _, both in spans for begin, end in both]
+            states.broken_barh(ready, (row - 0.4, 0.8), color=f"C{row % 10}")
+            states.broken_barh(switching, (row - 0.4, 0.8), color="lightgrey")
+        states.set_yticks(range(len(record.waits)), list(record.waits))
+        states.invert_yaxis()
+        line = timeline(record, SLICES)
+        at = [line.seconds * (index + 0.5) / SLICES for index in range(SLICES)]
+        for row, (model, lane) in enumerate(line.models.items()):
+            queues.plot(at, lane.waiting, color=f"C{row % 10}", linewidth=0.9, label=model)
+        queues.set_ylabel("queued")
         queues.set_xlabel("seconds")
     rows[0][0].set_ylabel("resident (grey: switching)")
     rows[1][0].legend(loc="upper left", fontsize="small")

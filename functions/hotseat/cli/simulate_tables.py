@@ -1,4 +1,4 @@
-"""What `hotseat simulate` prints."""
+"""Tables of `hotseat simulate`."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,11 +6,11 @@ from hotseat.cli.terminal import NOTHING, table, took
 from hotseat.simulation.results import Figures, Waits
 
 _WAITS = ("MEAN WAIT", "P50", "P99", "MAX")
-_SMALL = 1.0  # requests a second below which two decimals say too little
+_SMALL = 1.0  # requests per second below which rates have three decimals
 
 
 def summary(results: Sequence[Figures]) -> str:
-    """Give a line a policy: what became of the requests."""
+    """Return a table with the outcome of the requests, one row per policy."""
     columns: dict[str, Callable[[Figures], str]] = {
         "POLICY": lambda it: it.policy,
         "ANSWERED": lambda it: f"{it.answered} of {it.requests}",
@@ -30,7 +30,7 @@ def summary(results: Sequence[Figures]) -> str:
 
 
 def gpu_time(results: Sequence[Figures]) -> str:
-    """Give a line a policy: what became of the GPUs' time. The shares add up to all of it, but for rounding."""
+    """Return a table with the use of the GPUs' time, one row per policy. The shares add up to 100%, except for rounding."""
     rows = []
     for it in results:
         parts = (it.serving, it.switching, it.idle, it.spare)
@@ -40,7 +40,7 @@ def gpu_time(results: Sequence[Figures]) -> str:
 
 
 def by_model(results: Sequence[Figures]) -> str:
-    """Give a line for each model under each policy."""
+    """Return a table with one row for each model and policy."""
     rows = [
         (result.policy, name, str(it.waits.count), *_waits(it.waits), took(it.turns.p99), str(it.loads))
         for result in results
@@ -55,5 +55,5 @@ def _waits(waits: Waits) -> list[str]:
 
 def _rate(per_second: float) -> str:
     if not per_second:
-        return NOTHING  # all at once
+        return NOTHING  # all requests arrived at once
     return f"{per_second:.2f}" if per_second >= _SMALL else f"{per_second:.3f}"

@@ -1,4 +1,4 @@
-"""Terminal output: plain tables, short ages, and one line that is rewritten in place."""
+"""Terminal output: tables, ages, and a line that is rewritten in place."""
 
 import os
 import shutil
@@ -13,19 +13,19 @@ REDRAW = 0.1  # seconds between two drawings of a live line
 
 
 def printable(text: str) -> str:
-    """Escape what would move the cursor or command the terminal: names of models may be any text."""
+    """Escape control characters. Names of models can have any characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _width(text: str) -> int:
-    """Columns that a text takes: two for each character of most East Asian scripts, none for a combining mark."""
+    """Return the number of columns of a text: two for wide East Asian characters, none for combining marks."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as kubectl writes them: three spaces between, no lines, `-` for what is not there; no line end."""
+    """Return a table as kubectl prints it: three spaces between columns, `-` for empty cells, no final line end."""
     lines = [[*headers], *([printable(cell) or NOTHING for cell in row] for row in rows)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(headers))]
     return "\n".join(
@@ -35,7 +35,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def age(seconds: float) -> str:
-    """Round down to at most two units, as kubectl does: `45s`, `3m12s`, `5h10m`, `4d`."""
+    """Return a duration in at most two units, rounded down, as in kubectl: `45s`, `3m12s`, `5h10m`, `4d`."""
     whole = max(0, int(seconds))
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
@@ -46,7 +46,7 @@ def age(seconds: float) -> str:
 
 
 def took(seconds: float | None) -> str:
-    """Duration with the precision that a switch deserves: `0.12s`, `41.3s`, `2m5s`."""
+    """Return a duration with at most two decimals: `0.12s`, `41.3s`, `2m5s`. `-` for None."""
     if seconds is None:
         return NOTHING
     if seconds < 10:  # noqa: PLR2004
@@ -55,7 +55,7 @@ def took(seconds: float | None) -> str:
 
 
 def share(done: int | None, total: int | None) -> str:
-    """Progress of a download: `45%  1.2Gi of 2.7Gi`, or as much of it as is known."""
+    """Return the progress of a download: `45%  1.2Gi of 2.7Gi`, or the known part of it."""
     from hotseat.api.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
 
     if done is None:
@@ -79,7 +79,7 @@ class LiveLine:
         self._shown = ""
 
     def show(self, text: str) -> None:
-        """Show this text instead, cut to the width of the terminal, because a wrapped line cannot be erased."""
+        """Replace the line. It is cut to the width of the terminal, because a wrapped line cannot be erased."""
         text = text[: shutil.get_terminal_size().columns - 1]
         with self._lock:
             if text != self._shown:
@@ -87,7 +87,7 @@ class LiveLine:
                 self._shown = text
 
     def print(self, line: str) -> None:
-        """Write a line that stays, above."""
+        """Print a permanent line above the live line."""
         with self._lock:
             self._write(("\r\x1b[2K" if self._shown else "") + line + "\n" + self._shown)
 
@@ -98,9 +98,9 @@ class LiveLine:
 
 @contextmanager
 def live(stream: TextIO, text: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Keep a line with the current `text()` on a terminal, until the body ends or calls what it is given.
+    """Show a line with the current `text()` until the body ends, or calls the function that it gets.
 
-    Where the stream is no terminal, nothing is shown.
+    If the stream is not a terminal, nothing is shown.
     """
     if not is_live(stream):
         yield lambda: None

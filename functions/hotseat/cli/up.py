@@ -19,13 +19,13 @@ from hotseat.cli.console import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Server
-from hotseat.gateway.threads import KEPT, Threads
+from hotseat.gateway.threads import MIN_THREADS, Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.telemetry.logs import set_up_logging
 
-IN_FLIGHT = 936  # requests that may be served and followed at once, beside those that wait
+IN_FLIGHT = 936  # requests in flight and streams of events, in addition to queued requests
 
 EXAMPLES = (
     "hotseat up -f models.yaml",
@@ -52,19 +52,19 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
     if str(value) == "-":
         raise click.BadParameter("standard output is used for events; name a file")
     try:
-        with open(value, "ab", opener=_open_at_once):
+        with open(value, "ab", opener=_open_nonblocking):
             return value
     except OSError as error:
         raise click.BadParameter(f"{value} cannot be written: {error.strerror or error}") from None
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file. A FIFO without a reader does not block."""
     try:
         return os.open(path, flags | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
-            return os.open(os.devnull, flags)  # it can be written once somebody reads it
+            return os.open(os.devnull, flags)  # a FIFO without a reader
         raise
 
 
@@ -133,8 +133,8 @@ def up(  # noqa: PLR0917 — one parameter an option
     """Serve the models of a file or a folder.
 
     The models take turns on the accelerator. A request for a model that is not loaded is queued until the loaded model has
-    finished its requests and has left, and the wanted model is ready. Edits of the file apply while hotseat runs, as does
-    SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops at once.
+    finished its requests and is stopped, and the requested model is ready. Changes of the file are applied while hotseat runs,
+    also on SIGHUP. Ctrl-C lets requests in flight finish; a second Ctrl-C stops immediately.
     """
     json_lines = not sys.stdout.isatty() if json_lines is None else json_lines
     set_up_logging(log_level, json_lines=json_lines)
@@ -165,25 +165,25 @@ def up(  # noqa: PLR0917 — one parameter an option
 def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
     bounds = Bounds.of_this_process()
     threads = Threads(bounds.threads)
-    settings = replace(settings, places=ConcurrencyLimit(0, lambda: threads.spare(KEPT)))
-    end = RawValue("d", shutdown_time(manifest))  # seconds; what the worker writes there the arbiter reads
+    settings = replace(settings, concurrency=ConcurrencyLimit(0, lambda: threads.spare(MIN_THREADS)))
+    end = RawValue("d", shutdown_time(manifest))  # seconds, from the worker to the arbiter
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
     def create() -> App:
-        # In the worker, and again in one that takes a dead one's place: the documents may have changed since.
+        # Called in each new worker: the documents may have changed since the last one.
         return App(
             settings,
             _newest(settings, manifest),
             listener=console.event,
-            tell=console.log,
-            ends_in=lambda seconds: setattr(end, "value", seconds),
-            taken_in=fit,
+            report=console.log,
+            on_shutdown_time=lambda seconds: setattr(end, "value", seconds),
+            on_apply=resize,
         )
 
-    def fit(manifest: Manifest) -> None:
-        """Size the limit on requests by the documents, and warn if they allow more than one process can hold."""
+    def resize(manifest: Manifest) -> None:
+        """Set the limit on requests by the documents. Warn if they allow more than one process can hold."""
         wanted = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
-        settings.places.resize(min(wanted + IN_FLIGHT, bounds.places))
+        settings.concurrency.resize(min(wanted + IN_FLIGHT, bounds.places))
         if wanted > bounds.places:
             console.log(
                 f"queue.maxWaiting allows {wanted} queued requests in all Workspaces together, but this hotseat holds at most"
@@ -200,9 +200,9 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         )
 
     def _hints(capability: Capability) -> list[str]:
-        able = [m.shown_name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
+        capable = [m.shown_name for m in manifest.models if capability in (m.spec.capabilities or (Capability.CHAT,))]
         make = chat_hints if capability is Capability.CHAT else embedding_hints
-        return make(url, able[0], with_key=bool(settings.keys)) if able else []
+        return make(url, capable[0], with_key=bool(settings.keys)) if capable else []
 
     bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     Server(create, is_up, bind=bind, threads=threads, connections=bounds.connections, graceful=lambda: end.value).run()
@@ -212,7 +212,7 @@ def _newest(settings: Settings, manifest: Manifest) -> Manifest:
     try:
         return load(settings.files, known=manifest) if settings.files else manifest
     except ManifestErrors as errors:
-        click.echo(f"the documents as of the start of hotseat stay in use:\n{errors}", err=True)
+        click.echo(f"the documents from the start of hotseat stay in use:\n{errors}", err=True)
         return manifest
 
 

@@ -20,6 +20,7 @@ from hotseat.control.switcher_client import SIGNATURE
 from hotseat.core.errors import BadRequest, Forbidden, HotseatError, TooLarge
 from hotseat.core.events import event_type
 from hotseat.core.messages import Demand
+from hotseat.gateway.errors import api_kind, error_body, error_headers
 from hotseat.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def create_http_api(
 
     @app.errorhandler(HotseatError)
     def answer(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
-        return jsonify(error.body()), error.status, error.headers()
+        return jsonify(error_body(error)), api_kind(error).status, error_headers(error)
 
     @app.errorhandler(RequestEntityTooLarge)
     def answer_too_large(_error: RequestEntityTooLarge) -> tuple[Response, int, dict[str, str]]:

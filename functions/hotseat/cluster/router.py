@@ -43,7 +43,7 @@ class RouterApp:
             self._connections,
             max_body=MAX_BODY,
             cors=frozenset(),
-            places=places,
+            concurrency=places,
             request_log=self._request_log,
         )
 

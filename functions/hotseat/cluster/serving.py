@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hotseat.cluster.settings import FunctionSettings
 from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Served, Server
-from hotseat.gateway.threads import KEPT, Threads
+from hotseat.gateway.threads import MIN_THREADS, Threads
 from hotseat.telemetry.logs import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def serve(
     threads = Threads(bounds.threads)
     if places > bounds.places:
         log.warning("serving at most %d requests at once, not %d: %s", bounds.places, places, bounds.why)
-    handle = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(KEPT))
+    handle = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(MIN_THREADS))
     Server(
         lambda: create(settings, handle),
         lambda: log.info(up, settings.pod),

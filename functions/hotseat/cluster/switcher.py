@@ -23,7 +23,7 @@ from hotseat.control.event_log import Event, EventLog, HttpSink
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import CacheObserved, CacheState, Demand, Observation, workspace_of
 from hotseat.core.scheduler.messages import ModelStatus
-from hotseat.gateway.gauges import of_pins, of_seats, with_shown_names
+from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
@@ -318,7 +318,7 @@ class SwitcherApp:
 
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):
-            yield from of_seats(
+            yield from of_instances(
                 controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
             )
             yield from of_pins(controller.workspace, controller.scheduler.status())

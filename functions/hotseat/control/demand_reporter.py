@@ -7,7 +7,7 @@ queued requests sees no echo within half a second, it also sends to the switcher
 import time
 from collections.abc import Callable
 
-from hotseat.api.types import Json  # noqa: TC001 (an annotation of an attribute)
+from hotseat.api.types import Json
 from hotseat.coalesce import CoalescingWorker
 from hotseat.control.codec import demand_to_json
 from hotseat.control.switcher_client import SwitcherClient
@@ -31,7 +31,7 @@ class DemandReporter(CoalescingWorker):
         self._pod = pod
         self._switcher_client = switcher_client
         self._demand = demand
-        self._snapshot: Json = {}  # the newest
+        self._snapshot = Json()  # the newest
         self._awaited: tuple[int, float] | None = None  # the oldest snapshot without an echo, and when it was sent
         self.enrolled = False
         self.broker_ok = bool(switcher_client.broker)

@@ -1,1 +1,1 @@
-"""HTTP in front: API families, operations, keys, and the relay to the engines."""
+"""HTTP: the inference and operations APIs, authentication, errors, and the relay to engines."""

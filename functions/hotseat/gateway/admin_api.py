@@ -24,23 +24,23 @@ from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.relay import client_socket, departed
 from hotseat.telemetry.metrics import Metrics
 
-_BEAT = 1.0  # seconds between looks at whether a follower has left
-_KEEP_ALIVE = 15.0
+_POLL = 1.0  # seconds between checks for a disconnected client
+_KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
 _NO_LIMIT = 1_000_000
 
 
 def operations_blueprint(
-    registry: ModelRegistry, bus: EventLog, metrics: Metrics, places: ConcurrencyLimit
+    registry: ModelRegistry, bus: EventLog, metrics: Metrics, concurrency: ConcurrencyLimit
 ) -> Blueprint:
     """Return the routes that belong to no API family."""
     blueprint = Blueprint("operations", __name__)
-    _add_reading(blueprint, registry, metrics)
-    _add_orders(blueprint, registry, places)
-    _add_streams(blueprint, registry, bus, places)
+    _add_queries(blueprint, registry, metrics)
+    _add_commands(blueprint, registry, concurrency)
+    _add_streams(blueprint, registry, bus, concurrency)
     return blueprint
 
 
-def _add_reading(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics) -> None:
+def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics) -> None:
     @blueprint.get("/health")
     def health() -> Response:
         return jsonify(status="ok")
@@ -75,34 +75,34 @@ def _add_reading(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_orders(blueprint: Blueprint, registry: ModelRegistry, places: ConcurrencyLimit) -> None:
+def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
     @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
-    def order(name: str, what: str) -> tuple[Response, int]:
-        place, wait = registry.loadable(name), _wait()
-        with places:
-            state = getattr(place.handle, what)(place.model.name, wait).state
+    def command(name: str, what: str) -> tuple[Response, int]:
+        route, wait = registry.loadable(name), _wait()
+        with concurrency:
+            state = getattr(route.handle, what)(route.model.name, wait).state
         more = {"pinned": True} if what == "pin" else {}
-        return jsonify(model=place.model.shown_name, state=state, **more), _done(wait)
+        return jsonify(model=route.model.shown_name, state=state, **more), _done(wait)
 
     @blueprint.post("/api/models/<model:name>/unpin")
     def unpin(name: str) -> Response:
-        place = registry.loadable(name)
-        with places:
-            status = place.handle.unpin(place.model.name)
-        return jsonify(model=place.model.shown_name, state=status.state, pinned=status.pinned)
+        route = registry.loadable(name)
+        with concurrency:
+            status = route.handle.unpin(route.model.name)
+        return jsonify(model=route.model.shown_name, state=status.state, pinned=status.pinned)
 
     @blueprint.post("/api/models/unload")
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
         own = [p for p in registry.routes().values() if p.model.spec.engine != "external"]
-        for place in own:
-            place.handle.unload(place.model.name, 0)
-        with places:
+        for route in own:
+            route.handle.unload(route.model.name, 0)
+        with concurrency:
             states = [{"model": p.model.shown_name, "state": p.handle.unload(p.model.name, wait).state} for p in own]
         return jsonify(models=states), _done(wait)
 
 
-def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, places: ConcurrencyLimit) -> None:
+def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, concurrency: ConcurrencyLimit) -> None:
     @blueprint.get("/api/models/<model:name>/logs")
     def logs(name: str) -> Response:
         model = registry.find(name).model
@@ -111,28 +111,28 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, p
             raise NotFound(f"{model.name} has no log: its engine is {model.spec.engine}, which hotseat does not run")
         lines = _count("lines", 100)
         if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
-            return _events(_follow_log(view, lines, registry), places)
+            return _events(_follow_log(view, lines, registry), concurrency)
         return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
 
     @blueprint.get("/api/events")
     def events() -> Response:
         history = _count("history", _NO_LIMIT)
         last = request.headers.get("Last-Event-ID", "")
-        # A number that was never given out comes from before a restart: then all is news.
+        # An unknown ID is from before a restart: all events are new then.
         known = last.isascii() and last.isdecimal() and len(last) < 19 and int(last) <= bus.count  # noqa: PLR2004
         after = int(last) if known else 0 if last else max(0, bus.count - history)
-        return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"), places)
+        return _events(_follow_events(bus, after, follow=request.args.get("follow", "true") != "false"), concurrency)
 
 
-# What runs ------------------------------------------------------------------------------------------------------------
+# State --------------------------------------------------------------------------------------------------------------
 
 
 def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
-    places = registry.routes()
+    routes = registry.routes()
     for resident in handle.gate.residency.residents:
         if resident.state is InstanceState.PARKED:
             continue
-        place = places.get(resident.model)
+        route = routes.get(resident.model)
         yield {
             "model": registry.shown_name(resident.model),
             "state": resident.state.value,
@@ -142,7 +142,7 @@ def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[
             "instance": resident.instance,
             "epoch": resident.epoch,
             "in_flight": handle.gate.in_flight(resident.instance),
-            "gpus": _gpus(place),
+            "gpus": _gpus(route),
             "pinned": handle.status(resident.model).pinned,
             "devices": list(resident.devices),
             "story": _story(resident),
@@ -150,7 +150,7 @@ def _running(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[
 
 
 def _parked(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
-    """Describe what holds host memory, and nothing of the accelerator."""
+    """Yield parked instances, which hold host memory only."""
     for resident in handle.gate.residency.residents:
         if resident.state is InstanceState.PARKED:
             yield {
@@ -165,14 +165,14 @@ def _parked(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[s
 
 
 def _story(resident: Resident) -> list[dict[str, Any]]:
-    """Describe the last transitions of an instance, oldest first; `from` is null where it began."""
+    """Return the last transitions of an instance, oldest first. `from` is null for the first one."""
     return [{"at": rfc3339(s.at), "from": s.before, "to": s.after, "why": s.why} for s in resident.story]
 
 
-def _gpus(place: ModelRoute | None) -> int | None:
-    if place is None:
+def _gpus(route: ModelRoute | None) -> int | None:
+    if route is None:
         return None
-    return 0 if place.model.spec.engine == "external" else place.model.spec.resources.gpus
+    return 0 if route.model.spec.engine == "external" else route.model.spec.resources.gpus
 
 
 def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ def _waiting(handle: WorkspaceHandle, registry: ModelRegistry) -> list[dict[str,
 def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model of a Workspace, with or without queued requests."""
     now = time.monotonic()
-    mine = [name for name, place in registry.routes().items() if place.handle is handle]
+    mine = [name for name, route in registry.routes().items() if route.handle is handle]
     for model, (waiting, rate) in handle.gate.queues(mine).items():
         yield {
             "model": registry.shown_name(model),
@@ -242,7 +242,7 @@ def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:
 
 
 def _wait() -> float | None:
-    """Return how many seconds a command waits for its result. 0: not at all. None: until it has one."""
+    """Return the seconds that a command waits for its result: 0 for not at all, None for no limit."""
     text = request.args.get("wait", "false")
     if text in ("true", "false"):
         return None if text == "true" else 0
@@ -266,16 +266,16 @@ def _count(name: str, default: int) -> int:
 # Streams of events ----------------------------------------------------------------------------------------------------
 
 
-def _events(stream: Iterator[bytes], places: ConcurrencyLimit) -> Response:
-    places.take()
+def _events(stream: Iterator[bytes], concurrency: ConcurrencyLimit) -> Response:
+    concurrency.take()
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    response = Response(_while_there(stream), mimetype="text/event-stream", headers=headers)
-    response.call_on_close(places.give_back)
+    response = Response(_until_disconnect(stream), mimetype="text/event-stream", headers=headers)
+    response.call_on_close(concurrency.give_back)
     return response
 
 
-def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass on the stream until the client disconnects. An empty piece means that there is no news."""
+def _until_disconnect(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the stream until the client disconnects. Empty pieces of `stream` are checks without news."""
     sock = client_socket(request.environ)
     quiet = time.monotonic()
 
@@ -298,7 +298,7 @@ def _while_there(stream: Iterator[bytes]) -> Iterator[bytes]:
 
 def _follow_events(bus: EventLog, after: int, *, follow: bool) -> Iterator[bytes]:
     while True:
-        news = bus.after(after, _BEAT if follow else 0.0)
+        news = bus.after(after, _POLL if follow else 0.0)
         for number, event in news:
             yield f"id: {number}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
             after = number
@@ -313,5 +313,5 @@ def _follow_log(view: LogView, lines: int, registry: ModelRegistry) -> Iterator[
     for line in kept[len(kept) - lines :] if lines < len(kept) else kept:
         yield f"data: {line}\n\n".encode()
     while registry.ready:
-        position, news = view.read_after(position, _BEAT)
+        position, news = view.read_after(position, _POLL)
         yield b"".join(f"data: {line}\n\n".encode() for line in news)

@@ -1,4 +1,4 @@
-"""API keys: compared in constant time, never logged, never passed on (the relay drops them)."""
+"""API keys. They are compared in constant time, not logged, and not sent to engines (the relay drops them)."""
 
 import base64
 import hmac
@@ -31,9 +31,7 @@ class Keys:
                 "An API key is required. Send `Authorization: Bearer KEY` or `x-api-key: KEY`.", code="missing_api_key"
             )
         found = 0
-        for number, key in enumerate(
-            self._keys, start=1
-        ):  # all of them, whichever fits: the time it takes says nothing
+        for number, key in enumerate(self._keys, start=1):  # compare all keys, so that the time reveals nothing
             found = max(found, number * hmac.compare_digest(key, given))
         if not found:
             raise Unauthorized("The API key is not valid.")

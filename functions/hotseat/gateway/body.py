@@ -46,7 +46,7 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
     """
     try:
         return _read(environ, limit)
-    except BlockingIOError as error:  # the server's own bound on the time between two pieces
+    except BlockingIOError as error:  # the server's limit on the time between two reads
         raise TooSlow("The request body did not arrive in time.") from error
     except OSError as error:
         raise BadRequest("The connection closed before the end of the request body.") from error
@@ -79,10 +79,10 @@ def parse_body(raw: bytes) -> Body:
     """Parse the body of an inference request. Raise BadRequest if it is invalid."""
     try:
         if not raw.isascii():
-            raw.decode("utf-8", "surrogatepass")  # what is passed over is not looked at so closely
+            raw.decode("utf-8", "surrogatepass")  # msgspec does not check skipped values
         fields = _FIELDS.decode(raw)
         model, stream = fields.model, fields.stream
-    except (ValueError, RecursionError):  # not JSON, or more than JSON: UTF-16, NaN, half a surrogate pair
+    except (ValueError, RecursionError):  # not JSON, or what Python accepts beyond JSON: UTF-16, NaN, lone surrogates
         model, stream = _parse_slowly(raw)
     if model is not None and (not isinstance(model, str) or not model):
         raise BadRequest("`model` must be a string: the name of a model.", param="model")

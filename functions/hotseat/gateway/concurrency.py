@@ -18,7 +18,7 @@ def _always() -> bool:
 class ConcurrencyLimit:
     """A counting limit.
 
-    `with places:` takes one place. `spare` tells whether threads are left for requests without a place.
+    `with limit:` takes one slot. `spare` says whether threads are left for requests without a slot.
     """
 
     def __init__(self, count: int, spare: Callable[[], bool] = _always) -> None:
@@ -28,11 +28,11 @@ class ConcurrencyLimit:
         self._taken = 0
 
     def resize(self, count: int) -> None:
-        """Change the number of places. Places that are taken stay taken until `give_back`."""
+        """Change the limit. Slots that are taken stay taken until `give_back`."""
         self._count = count
 
     def take(self) -> None:
-        """Take a place until `give_back`.
+        """Take a slot until `give_back`.
 
         Raise QueueFull if all are taken, and Unavailable if no thread can be created.
         """
@@ -40,12 +40,12 @@ class ConcurrencyLimit:
             raise no_more("threads")
         with self._lock:
             if self._taken >= self._count:
-                message = f"hotseat already holds as many requests as it can ({self._count}, queued and in flight)"
+                message = f"too many requests are queued or in flight (limit: {self._count}); try again later"
                 raise QueueFull(message, code="too_many_requests", retry_after=5.0)
             self._taken += 1
 
     def give_back(self) -> None:
-        """Release a place."""
+        """Release a slot."""
         with self._lock:
             self._taken -= 1
 

@@ -17,7 +17,7 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.wait_headers import WaitOptions
 
 HEADER = "X-Hotseat-Fallback"
-ENDS_WITHIN = 1.0  # seconds in which the end of an engine that takes no connections is heard of
+ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class FallbackUsed:
 
 
 def header_value(name: str) -> str:
-    """Write a name of a Model so that it can stand in a header, and in a list there: percent-encoded UTF-8, as in a URL.
+    """Return the name of a Model for a header: percent-encoded UTF-8.
 
-    What names are made of as a rule stays as it is: letters, digits and `- . _ ~ : / @ + [ ]`.
+    Letters, digits and `- . _ ~ : / @ + [ ]` are not encoded.
     """
     return quote(name, safe=":/@+[]")
 
@@ -39,23 +39,23 @@ def header_value(name: str) -> str:
 class RoutedRequest:
     """The routing state of one request. `size` is the size of its body in bytes.
 
-    `asked` is the name by which its Model was requested. Call `finish` in any case.
+    `name` is the name by which its Model was requested. Call `finish` in any case.
     """
 
     def __init__(
-        self, registry: ModelRegistry, place: ModelRoute, asked: str | None, capability: Capability, size: int = 0
+        self, registry: ModelRegistry, route: ModelRoute, name: str | None, capability: Capability, size: int = 0
     ) -> None:
         """Raise BadRequest if neither the Model nor a fallback supports the request."""
-        self.place, self.asked = place, asked
+        self.route, self.requested_name = route, name
         self.fallback_used: FallbackUsed | None = None
         self.began = time.monotonic()
         self._registry = registry
         self._capability, self._size = capability, size
-        self.asking = WaitOptions()
-        self._passed = {place.model.name}  # Models that it will not come back to
+        self.options = WaitOptions()
+        self._visited = {route.model.name}  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
         self._held = False
-        self._go_by_kind()
+        self._route_by_capability()
 
     @property
     def pending_request(self) -> PendingRequest:
@@ -78,8 +78,8 @@ class RoutedRequest:
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Headers for the client: who answers, and why another than was asked for."""
-        name = header_value(self.place.model.shown_name)
+        """Return headers with the Model that answers, and the fallback, if one was used."""
+        name = header_value(self.route.model.shown_name)
         own = (("X-Hotseat-Model", name), *self.queue_headers)
         if self.fallback_used is None:
             return own
@@ -93,177 +93,179 @@ class RoutedRequest:
         pending_request = self._pending_request
         if pending_request is None:
             return ()
-        place = () if pending_request.position is None else (("X-Queue-Position", str(pending_request.position)),)
+        position = () if pending_request.position is None else (("X-Queue-Position", str(pending_request.position)),)
         wait = () if pending_request.estimate is None else (("X-Queue-Estimate", f"{pending_request.estimate:.1f}"),)
-        return (*place, *wait)
+        return (*position, *wait)
 
-    def submit(self, asking: WaitOptions | None = None) -> None:
+    def submit(self, options: WaitOptions | None = None) -> None:
         """Dispatch or queue the request. Raise the HotseatError for the client if neither is possible.
 
-        `asking` has the wait headers. If the wait for the requested Model is known to be too long, the
+        `options` has the wait headers. If the wait for the requested Model is known to be too long, the
         request goes to a fallback without queueing: a queued request could evict other models, a prewarm
         request cannot (`core.admission.prewarm`).
         """
-        self.asking = asking or self.asking
+        self.options = options or self.options
         try:
-            if self.place.model.spec.fallback is not None:
+            if self.route.model.spec.fallback is not None:
                 with suppress(NotResident):
-                    return self._stand(self._bring(self.place, at_once=True))
-                reason = self._due(self.asking.limit)
-                if reason is not None and self._answered_at_once(reason):
+                    return self._accept(self._submit_to(self.route, at_once=True))
+                reason = self._fallback_reason(self.options.limit)
+                if reason is not None and self._answered_immediately(reason):
                     return None
-            return self._stand(self._bring(self.place))
+            return self._accept(self._submit_to(self.route))
         except HotseatError as error:
-            if not self.give_way(error):
+            if not self.fail_over(error):
                 raise
 
-    def look(self, limit: float | None) -> float | None:
+    def check_fallback(self, limit: float | None) -> float | None:
         """Move the request to a fallback if it has waited long enough and the fallback can answer immediately.
 
         `limit` is the client's own limit in seconds. Return the seconds until the next check, or None if no
         check is needed.
         """
-        fallback = self.place.model.spec.fallback
+        fallback = self.route.model.spec.fallback
         if fallback is None or self.pending_request.dispatched is not None:
             return None
-        reason = self._due(limit)
+        reason = self._fallback_reason(limit)
         if reason is not None:
-            if self._answered_at_once(reason):
+            if self._answered_immediately(reason):
                 return None
-            for place, _ in self._others():
-                if _needs_no_seat(place):  # it may answer before the wanted one does: whoever is first
-                    place.handle.gate.prewarm(place.model.name)
+            for route, _ in self._fallbacks():
+                if _needs_no_accelerator(route):  # it may be ready before the requested Model
+                    route.handle.gate.prewarm(route.model.name)
                     break
         return look_again(fallback, time.monotonic() - self.began, limit)
 
-    def give_way(self, error: HotseatError) -> bool:
+    def fail_over(self, error: HotseatError) -> bool:
         """Route the request elsewhere after a refusal. Return whether that succeeded.
 
         A fallback that can answer immediately is preferred. Otherwise the request queues for a fallback that
         needs no accelerator. If its Model was removed, the request is routed by its name again.
         """
         if isinstance(error, UnknownModel):
-            return self._follow()
-        reason = refused(self.place.model.spec.fallback, error)
+            return self._reroute()
+        reason = refused(self.route.model.spec.fallback, error)
         if reason is None:
             return False
-        if self._answered_at_once(reason):
+        if self._answered_immediately(reason):
             return True
-        seatless = ((place, asked) for place, asked in self._others() if _needs_no_seat(place))
-        return any(self._moved(place, asked, reason, at_once=False) for place, asked in seatless)
+        without_accelerator = ((route, name) for route, name in self._fallbacks() if _needs_no_accelerator(route))
+        return any(self._move_to(route, name, reason, at_once=False) for route, name in without_accelerator)
 
     def wait_again(self) -> bool:
         """Queue the request again if its engine has ended and has received no byte of it."""
-        if self.place.model.spec.url:
-            return False  # a server that is not ours, of whose end nobody hears
+        if self.route.model.spec.url:
+            return False  # hotseat does not see the end of an external server
         ended = threading.Event()
         self.pending_request.on_abort(lambda _: ended.set())
         if not ended.wait(ENDS_WITHIN):
             return False
         self.finish()
         self._pending_request = None
-        self._stand(self._bring(self.place, since=self.began))
+        self._accept(self._submit_to(self.route, since=self.began))
         return True
 
     def finish(self) -> None:
         """End the request."""
         if self._pending_request is not None:
-            self.place.handle.gate.finish(self._pending_request)
+            self.route.handle.gate.finish(self._pending_request)
 
-    def _due(self, limit: float | None) -> Reason | None:
-        model, handle, now = self.place.model, self.place.handle, time.monotonic()
+    def _fallback_reason(self, limit: float | None) -> Reason | None:
+        model, handle, now = self.route.model, self.route.handle, time.monotonic()
         assert model.spec.fallback is not None  # noqa: S101
         status = handle.status(model.name)
         others = (r for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator)
-        state = "loading" if status.state in OUT and not any(others) else status.state  # it will, this moment
+        state = "loading" if status.state in OUT and not any(others) else status.state  # it is about to load
         return due(model.spec.fallback, state, now - self.began, expected_in(handle, status, now), limit)
 
-    # Moving -----------------------------------------------------------------------------------------------------------
+    # Routing ----------------------------------------------------------------------------------------------------------
 
-    def _go_by_kind(self) -> None:
+    def _route_by_capability(self) -> None:
         """Route a request that its Model does not support to the first fallback that states the capability."""
-        spec = self.place.model.spec
+        spec = self.route.model.spec
         if not spec.capabilities or self._capability in spec.capabilities:
             return
         if spec.fallback is not None and Reason.UNSUPPORTED in spec.fallback.when:
-            for place, asked in self._others():
-                self._arrive(place, asked, Reason.UNSUPPORTED)
+            for route, name in self._fallbacks():
+                self._set_route(route, name, Reason.UNSUPPORTED)
                 return
         can = ", ".join(spec.capabilities)
-        message = f"The model `{self.place.model.name}` does not support {self._capability}; it supports: {can}."
+        message = f"The model `{self.route.model.name}` does not support {self._capability}; it supports: {can}."
         raise BadRequest(message, code="unsupported", param="model")
 
-    def _others(self) -> Iterator[tuple[ModelRoute, str]]:
+    def _fallbacks(self) -> Iterator[tuple[ModelRoute, str]]:
         """Yield the fallbacks that support this request, in order, with the name in the document that refers to them."""
-        passed = set(self._passed)
-        fallback = self.place.model.spec.fallback
+        visited = set(self._visited)
+        fallback = self.route.model.spec.fallback
         while fallback is not None:
             try:
-                place = self._registry.find(fallback.model)
-            except UnknownModel:  # a cluster takes documents one by one: it may come yet
+                route = self._registry.find(fallback.model)
+            except UnknownModel:  # in a cluster its document may follow
                 return
-            if place.model.name in passed:
+            if route.model.name in visited:
                 return
-            passed.add(place.model.name)
-            if does(place.model.spec.capabilities, self._capability):
-                yield place, fallback.model
-            fallback = place.model.spec.fallback
+            visited.add(route.model.name)
+            if does(route.model.spec.capabilities, self._capability):
+                yield route, fallback.model
+            fallback = route.model.spec.fallback
 
-    def _answered_at_once(self, reason: Reason) -> bool:
-        return any(self._moved(place, asked, reason, at_once=True) for place, asked in self._others())
+    def _answered_immediately(self, reason: Reason) -> bool:
+        return any(self._move_to(route, name, reason, at_once=True) for route, name in self._fallbacks())
 
-    def _moved(self, place: ModelRoute, asked: str, reason: Reason, *, at_once: bool) -> bool:
+    def _move_to(self, route: ModelRoute, name: str, reason: Reason, *, at_once: bool) -> bool:
         """Submit the request to another Model, then remove it from its own.
 
         Return whether either of them has it.
         """
         try:
-            pending_request = self._bring(place, at_once=at_once)
+            pending_request = self._submit_to(route, at_once=at_once)
         except HotseatError:
             return False
         old = self._pending_request
-        if old is not None and old.dispatched is None and not self.place.handle.gate.divert(old):
-            place.handle.gate.finish(pending_request)  # its turn has come this moment
+        if old is not None and old.dispatched is None and not self.route.handle.gate.divert(old):
+            route.handle.gate.finish(pending_request)  # it was dispatched meanwhile
             return True
         if old is None and reason in (Reason.LOADING, Reason.WAITING):
-            self.place.handle.gate.prewarm(self.place.model.name)
+            self.route.handle.gate.prewarm(self.route.model.name)
         self.finish()
-        self._arrive(place, asked, reason)
-        self._stand(pending_request)
+        self._set_route(route, name, reason)
+        self._accept(pending_request)
         return True
 
-    def _follow(self) -> bool:
+    def _reroute(self) -> bool:
         """Route the request by its name with the current documents, with the time that it has waited."""
         try:
-            place = self._registry.default() if self.asked is None else self._registry.find(self.asked)
+            route = (
+                self._registry.default() if self.requested_name is None else self._registry.find(self.requested_name)
+            )
         except UnknownModel:
             return False
-        if place is None:
+        if route is None:
             return False
         self.finish()
         self._pending_request = None
-        self.place = place
-        self._passed.add(place.model.name)
+        self.route = route
+        self._visited.add(route.model.name)
         try:
-            self._stand(self._bring(place, since=self.began))
+            self._accept(self._submit_to(route, since=self.began))
         except UnknownModel:
             return False
         return True
 
-    def _arrive(self, place: ModelRoute, asked: str, reason: Reason) -> None:
-        self.fallback_used = self.fallback_used or FallbackUsed(self.place.model, reason)
-        self.place, self.asked = place, asked
-        self._passed.add(place.model.name)
+    def _set_route(self, route: ModelRoute, name: str, reason: Reason) -> None:
+        self.fallback_used = self.fallback_used or FallbackUsed(self.route.model, reason)
+        self.route, self.requested_name = route, name
+        self._visited.add(route.model.name)
 
-    def _stand(self, pending_request: PendingRequest) -> None:
+    def _accept(self, pending_request: PendingRequest) -> None:
         self._pending_request = pending_request
         self._held = self._held or pending_request.queued
 
-    def _bring(self, place: ModelRoute, *, at_once: bool = False, since: float | None = None) -> PendingRequest:
-        its, rest = self.asking, None
+    def _submit_to(self, route: ModelRoute, *, at_once: bool = False, since: float | None = None) -> PendingRequest:
+        its, rest = self.options, None
         if its.timeout is not None:
             rest = max(0.0, its.timeout - (time.monotonic() - self.began))
-        gate, name = place.handle.gate, place.model.name
+        gate, name = route.handle.gate, route.model.name
         return gate.submit(
             name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest, size=self._size, since=since
         )
@@ -286,7 +288,7 @@ def expected_in(handle: WorkspaceHandle, status: ModelStatus, now: float) -> flo
     return max(0.0, load - (now - status.since))
 
 
-def _needs_no_seat(place: ModelRoute) -> bool:
+def _needs_no_accelerator(route: ModelRoute) -> bool:
     """Whether the model needs no accelerator, so that it can be loaded beside any other."""
-    wanted = place.model.spec.resources
+    wanted = route.model.spec.resources
     return not wanted.gpus and not wanted.accelerator_memory

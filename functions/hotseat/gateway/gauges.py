@@ -1,4 +1,4 @@
-"""Values of gauges that are read at each scrape, at routers and switchers."""
+"""Gauges that are computed at each scrape, on one machine, at routers and at switchers."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from hotseat.telemetry.metrics import Reading
 
 
 def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> Iterator[Reading]:
-    """Name Models as people see them; `shown` gives that name for a metadata.name."""
+    """Yield readings with displayed names of Models. `shown` returns the name for a metadata.name."""
     for each in found:
         model = each.labels.get("model")
         yield each if model is None else replace(each, labels={**each.labels, "model": shown(model)})
@@ -20,8 +20,8 @@ def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> I
 
 def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
-    for place in registry.routes().values():
-        name, gate = place.model.name, place.handle.gate
+    for route in registry.routes().values():
+        name, gate = route.model.name, route.handle.gate
         now, ((waiting, _),) = time.monotonic(), gate.queues([name]).values()
         busy = sum(gate.in_flight(each.instance) for each in gate.residency.residents if each.model == name)
         yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
@@ -33,14 +33,14 @@ def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
 
 def of_memory(registry: ModelRegistry, seen: Mapping[str, int]) -> Iterator[Reading]:
     """Yield the accelerator memory that Models claim, and the most that one instance of each was measured to use."""
-    for name, place in registry.routes().items():
-        claimed = place.model.spec.resources.accelerator_memory
+    for name, route in registry.routes().items():
+        claimed = route.model.spec.resources.accelerator_memory
         for kind, figure in (("claimed", claimed), ("seen", seen.get(name))):
             if figure is not None:
                 yield Reading("hotseat_accelerator_memory_bytes", {"model": name, "kind": kind}, figure)
 
 
-def of_seats(
+def of_instances(
     workspace: Workspace, residents: Iterable[Resident], effective_max_wait: float | None
 ) -> Iterator[Reading]:
     """Yield resident and parked instances of a Workspace, and its bound on waiting."""

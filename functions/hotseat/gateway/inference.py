@@ -16,10 +16,11 @@ from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import ClientDisconnectedError, WaitingClient
 from hotseat.core.admission.fallback import OUT
-from hotseat.core.errors import BadRequest, HotseatError, Unreachable, UpstreamFailed
+from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
 from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.errors import INTERNAL, UPSTREAM_FAILED, api_kind, error_body, error_event
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.wait_headers import wait_options
 from hotseat.telemetry.metrics import Metrics
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 
 LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
 _LOADING_INTERVAL = 0.25  # seconds between two comments
-# Seconds before the first. A reverse proxy written in Go (Knative's own among them) may break an answer off that begins while it
-# still looks whether there is more of the request: golang/go issue 40747 and its kin.
+# Seconds before the first comment. Reverse proxies in Go, such as Knative's, may abort an answer that starts while they
+# still read the request (golang/go issue 40747).
 _LOADING_DELAY = 0.1
 _CLIENT_LEFT = 499
 
@@ -46,7 +47,7 @@ class Route:
 
 
 class _ClientConnection(WaitingClient):
-    """The connection of the client, to a gate."""
+    """The connection of a client, as the gate sees it."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._sock = relay.client_socket(environ)
@@ -71,16 +72,16 @@ class Inference:
         metrics: Metrics,
         *,
         max_body: int,
-        places: ConcurrencyLimit,
-        bodies: BodyBudget,
+        concurrency: ConcurrencyLimit,
+        body_budget: BodyBudget,
         request_log: RequestLog | None = None,
     ) -> None:
         self._registry = registry
         self._connections = connections
         self._metrics = metrics
         self._max_body = max_body
-        self._places = places
-        self._bodies = bodies
+        self._concurrency = concurrency
+        self._body_budget = body_budget
         self._request_log = request_log
 
     def handle(
@@ -89,34 +90,34 @@ class Inference:
         route: Route,
         extra: Headers = (),
         *,
-        let_in: Callable[[Mapping[str, Any]], str],
+        authenticate: Callable[[Mapping[str, Any]], str],
     ) -> relay.ClientStream:
         """Answer a request, and return after the end of the stream.
 
-        Raise HotseatError if nothing has been sent. `let_in` authenticates the request, and returns the name
+        Raise HotseatError if nothing has been sent. `authenticate` authenticates the request, and returns the name
         of its key.
         """
         started = time.monotonic()
-        model, routed, status, kept = "", None, HotseatError.status, 0
+        model, routed, status, body_bytes = "", None, INTERNAL, 0
         try:
-            key = let_in(environ)
-            with self._places:
-                kept = self._bodies.take(body_length(environ, self._max_body))
+            key = authenticate(environ)
+            with self._concurrency:
+                body_bytes = self._body_budget.take(body_length(environ, self._max_body))
                 raw = read_body(environ, self._max_body)
-                kept += self._bodies.take(len(raw) - kept)
+                body_bytes += self._body_budget.take(len(raw) - body_bytes)
                 body = parse_body(raw)
-                place = self._place(body)
-                model = place.model.shown_name
-                routed = RoutedRequest(self._registry, place, body.model, route.capability, len(body.raw))
-                it = wait_options(environ, routed.place.handle.workspace.spec.tenants, key)
-                routed.submit(it)
+                target = self._model_route(body)
+                model = target.model.shown_name
+                routed = RoutedRequest(self._registry, target, body.model, route.capability, len(body.raw))
+                options = wait_options(environ, routed.route.handle.workspace.spec.tenants, key)
+                routed.submit(options)
                 job = _AdmittedRequest(environ, body, routed, relay.client_stream(environ))
-                status = self._serve(job, it.limit, extra)
+                status = self._serve(job, options.limit, extra)
         except HotseatError as error:
-            status = error.status
+            status = api_kind(error).status
             raise
         finally:
-            self._bodies.give_back(kept)
+            self._body_budget.give_back(body_bytes)
             if routed is None:
                 self._metrics.refused(model, route.label, status)
             else:
@@ -125,18 +126,18 @@ class Inference:
 
     def _end(self, routed: RoutedRequest, route: Route, status: int, seconds: float) -> None:
         routed.finish()
-        name = routed.place.model.shown_name
+        name = routed.route.model.shown_name
         self._metrics.request(name, route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             self._metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         if self._request_log is not None:
-            self._request_log.write(_ended(routed, route, status, seconds))
+            self._request_log.write(_log_entry(routed, route, status, seconds))
 
-    def _place(self, body: Body) -> ModelRoute:
-        place = self._registry.default() if body.model is None else self._registry.find(body.model)
-        if place is None:
+    def _model_route(self, body: Body) -> ModelRoute:
+        target = self._registry.default() if body.model is None else self._registry.find(body.model)
+        if target is None:
             raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
-        return place
+        return target
 
     def _serve(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> int:
         """Queue and relay the request.
@@ -152,17 +153,17 @@ class Inference:
             if not job.stream.begun:
                 raise
             with contextlib.suppress(relay.ClientGone):
-                job.stream.end(relay.openai_error_event(error))
-            return error.status
+                job.stream.end(error_event(error_body(error)))
+            return api_kind(error).status
         except Exception:
             if not job.stream.begun:
                 raise
-            log.exception("a response of %s ended early", job.routed.place.model.name)
-            job.stream.abort()  # what has been said cannot be taken back, and must not look like a whole answer
-            return HotseatError.status
+            log.exception("a response of %s ended early", job.routed.route.model.name)
+            job.stream.abort()  # the client must not take a truncated answer for complete
+            return INTERNAL
         if outcome.how is relay.How.CLIENT_GONE:
             return _CLIENT_LEFT
-        return (outcome.error.status if outcome.error else outcome.status) or UpstreamFailed.status
+        return (api_kind(outcome.error).status if outcome.error else outcome.status) or UPSTREAM_FAILED
 
     def _answer(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> relay.Outcome:
         """Relay the dispatched request.
@@ -173,23 +174,23 @@ class Inference:
             if job.routed.pending_request.dispatched is None:
                 _Wait(job, limit, self._registry.shown_name).run()
             if job.stream.begun and job.routed.fallback_used is not None:
-                _comment(job, _of_fallback_used(job.routed))
+                _comment(job, _fallback_comment(job.routed))
             try:
                 return self._relay(job, extra)
             except HotseatError as error:
-                # Where its engine ended meanwhile, that is what the error says.
+                # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
                 unreachable = error if isinstance(error, Unreachable) else error.__cause__
                 if not isinstance(unreachable, Unreachable):
                     raise
-                if not job.routed.give_way(unreachable) and not job.routed.wait_again():
+                if not job.routed.fail_over(unreachable) and not job.routed.wait_again():
                     raise
 
     def _relay(self, job: "_AdmittedRequest", extra: Headers) -> relay.Outcome:
-        routed, spec = job.routed, job.routed.place.model.spec
-        # An engine that we start knows its model by one name; what a server that is not ours calls it, its clients know.
-        name = routed.place.model.engine_model_name
-        if spec.url and routed.asked and not spec.engine_model_name:
-            name = routed.asked
+        routed, spec = job.routed, job.routed.route.model.spec
+        # An engine of hotseat has one name for its model. An external server gets the name that the client sent.
+        name = routed.route.model.engine_model_name
+        if spec.url and routed.requested_name and not spec.engine_model_name:
+            name = routed.requested_name
         raw = job.body.raw if name == job.body.model else rename_model(job.body, name)
         call = relay.Call(
             routed.pending_request.address,
@@ -215,9 +216,9 @@ class _AdmittedRequest:
 
 
 class _Wait:
-    """The time that a request is held: until its turn, its client's limit (seconds), or its client's departure.
+    """Waits until a request is dispatched, its limit (seconds) has passed, or its client disconnects.
 
-    `shown_name` gives the name that people see for a metadata.name.
+    `shown_name` returns the displayed name for a metadata.name.
     """
 
     def __init__(self, job: _AdmittedRequest, limit: float | None, shown_name: Callable[[str], str]) -> None:
@@ -226,39 +227,39 @@ class _Wait:
         self._routed = job.routed
         self._limit = limit
         self._client = _ClientConnection(job.environ)
-        self._tells = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
+        self._comments = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
 
     def run(self) -> None:
         """Return once the request is dispatched. Raise ClientGone, or the HotseatError for the client."""
         while True:
             elapsed = time.monotonic() - self._routed.began
             rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
-            if self._tells and elapsed < _LOADING_DELAY:
+            if self._comments and elapsed < _LOADING_DELAY:
                 rest = min(rest, _LOADING_DELAY - elapsed)
-            elif self._tells:
-                self._tell(elapsed)
+            elif self._comments:
+                self._send_comment(elapsed)
                 rest = min(rest, _LOADING_INTERVAL)
-            look = self._routed.look(self._limit)
-            if self._turn(rest if look is None else min(rest, look)):
+            next_check = self._routed.check_fallback(self._limit)
+            if self._wait_for_dispatch(rest if next_check is None else min(rest, next_check)):
                 return
             if self._limit is not None and time.monotonic() - self._routed.began >= self._limit:
-                self._routed.place.handle.gate.expire(self._routed.pending_request)
+                self._routed.route.handle.gate.expire(self._routed.pending_request)
 
-    def _turn(self, rest: float) -> bool:
+    def _wait_for_dispatch(self, rest: float) -> bool:
         """Wait for this many seconds. Return whether the request was dispatched."""
         try:
-            return self._routed.place.handle.gate.wait(
+            return self._routed.route.handle.gate.wait(
                 self._routed.pending_request, self._client, None if rest == inf else rest
             )
         except HotseatError as error:
-            if not self._routed.give_way(error):
+            if not self._routed.fail_over(error):
                 raise
             return self._routed.pending_request.dispatched is not None
 
-    def _tell(self, elapsed: float) -> None:
+    def _send_comment(self, elapsed: float) -> None:
         if not self._job.stream.begun:
             self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._routed.queue_headers])
-        model, handle = self._routed.place.model, self._routed.place.handle
+        model, handle = self._routed.route.model, self._routed.route.handle
         status = handle.status(model.name)
         position, estimate = handle.gate.queue_position(self._routed.pending_request)
         residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator]
@@ -278,21 +279,21 @@ def _comment(job: _AdmittedRequest, state: Mapping[str, Any]) -> None:
     job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
 
 
-def _of_fallback_used(routed: RoutedRequest) -> dict[str, Any]:
+def _fallback_comment(routed: RoutedRequest) -> dict[str, Any]:
     """Return a comment for a fallback, because a stream that has started has sent its headers."""
     assert routed.fallback_used is not None  # noqa: S101
     return {
         "model": routed.fallback_used.wanted.shown_name,
         "state": "fallback",
-        "fallback": routed.place.model.shown_name,
+        "fallback": routed.route.model.shown_name,
         "reason": routed.fallback_used.reason.lower(),
         "elapsed": round(time.monotonic() - routed.began, 2),
     }
 
 
-def _ended(routed: RoutedRequest, route: Route, status: int, seconds: float) -> RequestRecord:
+def _log_entry(routed: RoutedRequest, route: Route, status: int, seconds: float) -> RequestRecord:
     """Return the line for the request log. The request has taken `seconds`."""
-    model, begun = routed.place.model, routed.dispatched
+    model, begun = routed.route.model, routed.dispatched
     return RequestRecord(
         time.time() - seconds,
         model.name,
@@ -300,8 +301,8 @@ def _ended(routed: RoutedRequest, route: Route, status: int, seconds: float) -> 
         None if begun is None else max(0.0, seconds - (time.monotonic() - begun)),
         seconds,
         status,
-        routed.asking.priority,
-        routed.asking.tenant or None,
+        routed.options.priority,
+        routed.options.tenant or None,
         wanted=None if routed.fallback_used is None else routed.fallback_used.wanted.name,
     )
 

@@ -24,12 +24,12 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     """Return the routes under /v1. `started` (Unix time) is `created` of every model."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():
-        # The gateway serves these before Flask routes anything (wsgi.py); here they make other methods a 405 with Allow.
+        # The gateway serves these without Flask (wsgi.py). The rules make Flask answer other methods with 405 and Allow.
         blueprint.add_url_rule(path, route.label, _never, methods=["POST"])
 
     @blueprint.get("/v1/models")
     def models() -> Response:
-        listed = [describe(place, started) for place in registry.routes().values() if not place.model.spec.unlisted]
+        listed = [describe(route, started) for route in registry.routes().values() if not route.model.spec.unlisted]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
@@ -47,10 +47,10 @@ def _never() -> Response:
     raise AssertionError("the gateway serves inference before Flask routes it")
 
 
-def describe(place: ModelRoute, started: float) -> dict[str, Any]:
-    """Return one entry of the list: OpenAI's four fields, and hotseat's own."""
-    model, spec = place.model, place.model.spec
-    status = place.handle.status(model.name)
+def describe(route: ModelRoute, started: float) -> dict[str, Any]:
+    """Return a Model for the list: OpenAI's four fields, and fields of hotseat."""
+    model, spec = route.model, route.model.spec
+    status = route.handle.status(model.name)
     return {
         "id": model.shown_name,
         "object": "model",
@@ -61,13 +61,13 @@ def describe(place: ModelRoute, started: float) -> dict[str, Any]:
         "capabilities": list(spec.capabilities),
         "description": spec.description,
         "metadata": spec.metadata,
-        "workspace": place.handle.name,
+        "workspace": route.handle.name,
         "engine": spec.engine,
         "status": describe_status(status),
     }
 
 
-# What llama-server's router says of its models, for each state of ours (docs/api.md). What is not here is `unloaded`.
+# States of llama-server's router by state of a Model (docs/api.md). Other states are `unloaded`.
 _LLAMA_SERVER: Mapping[str, str] = {
     "fetching": "loading",
     InstanceState.LOADING: "loading",
@@ -81,9 +81,9 @@ _LLAMA_SERVER: Mapping[str, str] = {
 
 
 def describe_status(status: ModelStatus) -> dict[str, Any]:
-    """Say how a model is: `value` in llama-server's words, which user interfaces know, and `state` in ours.
+    """Return the state of a Model: `value` in the words of llama-server, which user interfaces know, and `state`.
 
-    `failed` and `exit_code` (of the engine, where it ended by itself; 128 and its number for a signal) are there for a failed one.
+    A failed Model has `failed`, and `exit_code` if its engine exited: the exit status, or 128 plus the signal.
     """
     described: dict[str, Any] = {
         "value": _LLAMA_SERVER.get(status.state, "unloaded"),

@@ -1,4 +1,4 @@
-"""Limits of the system for this process: file descriptors, processes and threads."""
+"""Limits of the system on this process: file descriptors, processes and threads."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def tasks_limit() -> float:
                 break
             try:
                 limits.append(float((each / "pids.max").read_text()))
-            except (OSError, ValueError):  # not this controller, not this folder's, or it says max
+            except (OSError, ValueError):  # no such controller, no such folder, or max
                 continue
     return min(limits)
 

@@ -1,7 +1,6 @@
-"""gunicorn inside `hotseat up`: one worker with many threads, and signals that mean what a person expects.
+"""gunicorn inside `hotseat up`: one worker with many threads, which owns the engines, and an arbiter for signals.
 
-The worker owns the engines. The arbiter keeps Ctrl-C (drain; a second one: at once) and SIGHUP (reload the documents, not
-the worker) from meeting them: it passes on what concerns the worker.
+The first SIGINT or SIGTERM drains, the second one exits immediately. SIGHUP reloads the documents, not the worker.
 """
 
 import contextlib
@@ -23,24 +22,24 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
 from hotseat.gateway.process_limits import allow_files, tasks_limit
-from hotseat.gateway.threads import KEPT, Threads
+from hotseat.gateway.threads import MIN_THREADS, Threads
 
 MOST_THREADS = 8000
-OUR_TASKS = 2 / 3  # of the limit on processes and threads; engines have the rest
-RESERVED_THREADS = 64  # for probes, and for saying no
-SPARE_FILES = 256  # descriptors for everything but clients' requests: engines, logs, downloads
-FAREWELL = 2.0  # seconds for the last answers once no engine is left
-HURRY = 2.0  # seconds for a worker that was told to end at once
-LOOK = 0.1  # seconds between looks at whether it has
+OUR_TASKS = 2 / 3  # share of the limit on processes and threads; the rest is for engines
+RESERVED_THREADS = 64  # for probes and refusals
+SPARE_FILES = 256  # descriptors that are not for requests: engines, logs, downloads
+LAST_ANSWERS = 2.0  # seconds for the last answers after all engines are stopped
+FORCED_EXIT = 2.0  # seconds for a worker to exit immediately
+POLL = 0.1  # seconds between checks whether the worker has exited
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one process serves at once: `connections`, by so many `threads`, and the `places` for requests that may take long.
+    """Limits of one process: connections, threads, and `places`, the number of long requests.
 
-    `why` says what bounds the places.
+    `why` says what limits `places`.
     """
 
     connections: int
@@ -50,7 +49,7 @@ class Bounds:
 
     @classmethod
     def of_this_process(cls) -> "Bounds":
-        """Raise the limit on descriptors, and see what can be had: a request takes three of them, or four for a moment."""
+        """Raise the limit on descriptors, and return the limits. A request uses three descriptors, at times four."""
         tasks = tasks_limit()
         threads = int(min(MOST_THREADS, tasks * OUR_TASKS))
         places = threads - min(RESERVED_THREADS, threads // 4)
@@ -67,27 +66,27 @@ class Bounds:
 
 
 class Served(Protocol):
-    """What lives in the worker."""
+    """The application in the worker."""
 
     @property
     def gateway(self) -> Flask:
-        """WSGI application."""
+        """The WSGI application."""
 
     def begin(self) -> None:
         """Start."""
 
     def reload(self) -> None:
-        """Have the documents read again, soon. Called by a signal handler: it must return at once, and may interrupt itself."""
+        """Request a reload of the documents. Called by a signal handler: it must return immediately, and be reentrant."""
 
     def close(self) -> None:
-        """End; what waits is sent away, what is in flight may finish."""
+        """Shut down: reject queued requests, and let requests in flight finish."""
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """Serves what `create` makes in the worker process, at host:port; `up` is called there when it takes requests.
+    """Serves the application that `create` returns. `create` and `up` run in the worker process.
 
-    It takes at most `connections`, and has the `threads` for their requests. `graceful` is asked when the end comes, by arbiter
-    and worker, how many seconds it may take if it is orderly.
+    `up` is called when the worker accepts requests. `bind` is HOST:PORT. `graceful` returns the seconds that a
+    graceful shutdown may take.
     """
 
     def __init__(
@@ -105,19 +104,17 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.threads = threads
         self.graceful = graceful
         self._served: Served | None = None
-        self._engine_requests = queue.SimpleQueue[Callable[[], None] | None]()
-        self._runner: threading.Thread | None = (
-            None  # of the engine_requests; there before it is needed: none may be had then
-        )
-        self._ending = self._asked_to_reload = False
+        self._jobs = queue.SimpleQueue[Callable[[], None] | None]()
+        self._runner: threading.Thread | None = None  # runs `_jobs`; started early, as no thread may be left later
+        self._ending = self._reload_requested = False
         self._options: Mapping[str, Any] = {
             "bind": [bind],
             "workers": 1,
             "worker_class": "hotseat.gateway.worker.Worker",
-            "threads": MOST_THREADS,  # those of `threads` count
+            "threads": MOST_THREADS,  # `threads` has the limit in force
             "worker_connections": connections,
             "backlog": 2048,
-            # A worker that is not heard of for a while was stopped, or its machine was: it goes on, with its engines.
+            # Never kill a silent worker: it was suspended, and owns the engines.
             "timeout": 0,
             "keepalive": 75,
             "loglevel": "warning",
@@ -129,91 +126,91 @@ class Server(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        """Hand our settings to gunicorn."""
+        """Set the options of gunicorn."""
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Make the application, in the worker."""
+        """Create the application, in the worker."""
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
         try:
-            self._runner = threading.Thread(target=self._run_engine_requests, name="engine_requests", daemon=True)
+            self._runner = threading.Thread(target=self._run_jobs, name="shutdown", daemon=True)
             self._runner.start()
-            self.threads.spare(KEPT)
+            self.threads.spare(MIN_THREADS)
             self._served = self._create()
-            if self._asked_to_reload:
+            if self._reload_requested:
                 self._served.reload()
             self._served.begin()
         except (
             OSError,
             RuntimeError,
-        ) as error:  # the machine's fault, or the user's: gunicorn prints this without a traceback
+        ) as error:  # gunicorn prints AppImportError without a traceback
             raise AppImportError(str(error)) from error
         return self._served.gateway
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until a signal stops the process."""
         _Arbiter(self).run()
 
     def _boot(self, worker: Any) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self._end(worker))
-        signal.signal(signal.SIGQUIT, _at_once)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the arbiter decides
+        signal.signal(signal.SIGQUIT, _exit_now)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes; the arbiter handles it
         self._up()
 
-    def _run_engine_requests(self) -> None:
-        while (engine_request := self._engine_requests.get()) is not None:
+    def _run_jobs(self) -> None:
+        while (job := self._jobs.get()) is not None:
             try:
-                engine_request()
+                job()
             except Exception:
-                log.exception("end")
+                log.exception("the shutdown failed")
 
     def reload(self, *_: Any) -> None:
-        """Have the documents read again; the worker's handler of SIGHUP. Before there is an application, it is asked once there is."""
+        """Reload the documents, as the worker's handler of SIGHUP. Before `load`, the request is kept until then."""
         if self._served is None:
-            self._asked_to_reload = True
+            self._reload_requested = True
         else:
             self._served.reload()
 
     def _end(self, worker: Any) -> None:
-        """Begin to end, once. Until nothing is in flight the worker still answers, if only that it shuts down."""
+        """Start the shutdown, once. The worker answers with 503 until no request is in flight."""
         served = self._served
         if not self._ending and served is not None:
             self._ending = True
-            self._engine_requests.put(lambda: self._close(served, worker))
-            _leave_in(self.graceful())  # what the arbiter sees to, unless it was killed itself
+            self._jobs.put(lambda: self._close(served, worker))
+            _exit_in(self.graceful())  # in case the arbiter was killed
 
     def _close(self, served: Served, worker: Any) -> None:
         try:
             served.close()
         finally:
-            with contextlib.suppress(OSError):  # its loop may have ended before
+            with contextlib.suppress(OSError):  # its loop may have ended
                 worker.handle_exit(signal.SIGTERM, None)
-            _leave_in(FAREWELL)
+            _exit_in(LAST_ANSWERS)
 
     def _exit(self, _server: Any, worker: Any) -> None:
         self._end(worker)
         if self._runner is not None:
-            self._engine_requests.put(None)
+            self._jobs.put(None)
             self._runner.join()
-        self.threads.shutdown()  # they would hold up the end of a process whose main loop never began
+        self.threads.shutdown()  # they would block the exit if the main loop never started
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """Ctrl-C or SIGTERM drains, a second one stops at once; SIGHUP is the worker's, or says that the terminal has gone."""
+    """Handles signals. SIGHUP is for the worker, unless the terminal has closed."""
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)
         self._stopping = False
-        # Under nohup, or without a terminal (systemd, setsid), nothing but a reload can be meant.
+        # Under nohup, or without a terminal (systemd, setsid), SIGHUP always means a reload.
         self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and not terminal_is_gone()
 
     def signal(self, sig: int, frame: Any) -> None:
-        """Queue a signal. gunicorn knows the second SIGINT for what it is; the second SIGTERM means the same."""
+        """Queue a signal. The second SIGTERM is treated as SIGINT, at which gunicorn stops immediately."""
         super().signal(signal.SIGINT if self._stopping and sig == signal.SIGTERM else sig, frame)
 
     def stop(self, graceful: bool = True) -> None:
-        """Stop the worker. Other than gunicorn's this goes by a clock that nobody sets."""
+        """Stop the worker, by the monotonic clock, which gunicorn does not use."""
         self._stopping = True
         for listener in self.LISTENERS:
             listener.close()
@@ -221,21 +218,21 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         end = time.monotonic() + math.ceil(self.app.graceful())
         self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
         while self.WORKERS and time.monotonic() < end:
-            if graceful and self._told_again():
+            if graceful and self._signalled_again():
                 graceful = False
                 self.kill_workers(signal.SIGQUIT)
-                end = time.monotonic() + HURRY
+                end = time.monotonic() + FORCED_EXIT
             self.reap_workers()
-            time.sleep(LOOK)
+            time.sleep(POLL)
         self.kill_workers(signal.SIGKILL)
         self.reap_workers()
 
-    def _told_again(self) -> bool:
-        told = False
+    def _signalled_again(self) -> bool:
+        signalled = False
         with contextlib.suppress(queue.Empty):
             while True:
-                told = self.SIG_QUEUE.get_nowait() in {signal.SIGINT, signal.SIGQUIT} or told
-        return told
+                signalled = self.SIG_QUEUE.get_nowait() in {signal.SIGINT, signal.SIGQUIT} or signalled
+        return signalled
 
     def handle_int(self) -> None:
         raise StopIteration
@@ -246,7 +243,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self.kill_workers(signal.SIGHUP)
 
     def handle_usr2(self) -> None:
-        self.log.warning("ignoring SIGUSR2: engines cannot be handed over to another process")
+        self.log.warning("ignoring SIGUSR2: engines cannot move to another process")
 
     def handle_ttin(self) -> None:
         self.log.warning("ignoring SIGTTIN: one worker owns all engines")
@@ -255,7 +252,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
 
 def terminal_is_gone() -> bool:
-    """Whether this process has no controlling terminal, or none any longer."""
+    """Whether this process has no controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
     except OSError as error:
@@ -263,10 +260,10 @@ def terminal_is_gone() -> bool:
     return False
 
 
-def _at_once(_number: int, _frame: Any) -> None:
-    os._exit(130)  # the supervisors see it, and kill every engine's whole tree
+def _exit_now(_number: int, _frame: Any) -> None:
+    os._exit(130)  # the supervisors then kill the process trees of all engines
 
 
-def _leave_in(seconds: float) -> None:
-    """End this process then, if it still runs: some client may never finish its request, or never take its answer."""
+def _exit_in(seconds: float) -> None:
+    """Exit this process after this time, because a client may never finish its request or read its answer."""
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))

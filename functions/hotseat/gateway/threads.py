@@ -1,6 +1,6 @@
-"""Threads for connections: more are made while all are busy, and what cannot have one is refused instead of queued.
+"""Thread pool for connections. It grows while all threads are busy, and refuses jobs instead of queueing them.
 
-Those that have nothing to do end after a while: where threads are scarce, engines need them, too.
+Idle threads exit after a while, because engines also need threads.
 """
 
 import logging
@@ -11,28 +11,28 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 Job = Callable[[], object]
-KEPT = 8  # threads that do not end
-REST = 10.0  # seconds without a job after which others do
-BACKLOG = 64  # jobs that may wait for a thread where no more can be made: some are kept free for what is quick
+MIN_THREADS = 8  # idle threads that do not exit
+IDLE_TIME = 10.0  # seconds after which other idle threads exit
+BACKLOG = 64  # jobs that may wait for a thread if no more can be created
 
 
 class Threads:
-    """A pool of at most `most` threads, which are made when needed and end after `rest` seconds without a job. Thread-safe.
+    """A pool of at most `most` threads. Idle threads exit after `idle_time` seconds. Thread-safe.
 
     At most `backlog` jobs wait for a thread.
     """
 
-    def __init__(self, most: int, rest: float = REST, backlog: int = BACKLOG) -> None:
+    def __init__(self, most: int, idle_time: float = IDLE_TIME, backlog: int = BACKLOG) -> None:
         self._most = most
-        self._rest = rest
+        self._idle_time = idle_time
         self._backlog = backlog
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # over the next two
         self._count = 0
-        self._idle = 0  # those that wait for a job, less the jobs that wait for them
+        self._idle = 0  # idle threads, less queued jobs
 
     def submit(self, job: Job) -> bool:
-        """Run a job in a thread of its own; False if there is none, none can be made, and too many wait: nothing was done then."""
+        """Run a job in a thread. Return False, without running it, if no thread can be created and the backlog is full."""
         with self._lock:
             if self._idle <= 0 and not self._grow() and (not self._count or self._idle <= -self._backlog):
                 return False
@@ -41,7 +41,7 @@ class Threads:
         return True
 
     def spare(self, count: int) -> bool:
-        """Whether `count` threads have nothing to do; those that are missing are made, if they can be."""
+        """Whether `count` threads are idle. Missing threads are created, if possible."""
         with self._lock:
             while self._idle < count:
                 if not self._grow():
@@ -49,7 +49,7 @@ class Threads:
             return True
 
     def shutdown(self, *, wait: bool = False) -> None:
-        """Let each thread end when its job has. `wait` is what gunicorn says; nothing is waited for."""
+        """Let each thread exit after its job. `wait` is ignored; gunicorn passes it."""
         del wait
         with self._lock:
             for _ in range(self._count):
@@ -69,10 +69,10 @@ class Threads:
     def _run(self) -> None:
         while True:
             try:
-                job = self._jobs.get(timeout=self._rest)
+                job = self._jobs.get(timeout=self._idle_time)
             except queue.Empty:
                 with self._lock:
-                    if self._idle > KEPT:
+                    if self._idle > MIN_THREADS:
                         self._idle -= 1
                         self._count -= 1
                         return
@@ -82,6 +82,6 @@ class Threads:
             try:
                 job()
             except Exception:
-                log.exception("a connection")
+                log.exception("a job of a connection failed")
             with self._lock:
                 self._idle += 1

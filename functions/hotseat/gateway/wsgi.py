@@ -1,4 +1,4 @@
-"""The Flask application: keys and errors around all routes."""
+"""The Flask application: authentication and errors for all routes."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +15,7 @@ from hotseat.core.errors import Forbidden, HotseatError
 from hotseat.gateway.admin_api import operations_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.openai import ROUTES, openai_blueprint
 from hotseat.gateway.relay import Connections
@@ -24,34 +25,34 @@ from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.metrics import Metrics
 from hotseat.telemetry.requests import RequestLog
 
-BODIES_SHARE = 4  # part of the machine's memory that bodies of requests may have
-OPEN_PATHS = frozenset({"/health"})  # no key is asked for
+BODY_SHARE = 4  # bodies of requests may use one part in this many of the machine's memory
+OPEN_PATHS = frozenset({"/health"})  # without a key
 
 
 class _AnyName(BaseConverter):
-    """A name of a Model in a path: any text, as a name may begin with a slash or hold a line end, which `path` cannot."""
+    """The name of a Model in a path: any text, also with a leading slash or a newline, which `path` excludes."""
 
     part_isolating = False
     regex = r"[\s\S]+?"
-    weight = 200  # after routes that say in words what stands there, as `path` is
+    weight = 200  # after routes with literal segments, as `path`
 
 
 class Gateway(Flask):
-    """All routes in Flask, with a shortcut for inference requests, which need no second routing."""
+    """All routes in Flask. Inference requests bypass the routing of Flask."""
 
     def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
-        self.url_map.merge_slashes = False  # a name of a Model may have two in a row
+        self.url_map.merge_slashes = False  # names of Models may have consecutive slashes
         self.url_map.converters["model"] = _AnyName
         self._keys = keys
         self._inference = inference
         self._cors = cors
-        self.before_request(self._admit)
-        self.after_request(self._allow)
-        self.register_error_handler(HotseatError, _tell)
-        self.register_error_handler(HTTPException, _tell_http)
-        self.register_error_handler(Exception, self._tell_bug)
+        self.before_request(self._check_request)
+        self.after_request(self._add_cors_headers)
+        self.register_error_handler(HotseatError, _error_response)
+        self.register_error_handler(HTTPException, _http_error_response)
+        self.register_error_handler(Exception, self._internal_error)
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
@@ -61,24 +62,24 @@ class Gateway(Flask):
         environ[START_RESPONSE] = start_response
         try:
             extra = _cors_headers(environ, self._cors) if self._cors else ()
-            return self._inference.handle(environ, route, extra, let_in=self._let_in).finish()
-        except Exception as error:  # Flask's handlers make the answer, in a request of its own
+            return self._inference.handle(environ, route, extra, authenticate=self._authenticate).finish()
+        except Exception as error:  # Flask's handlers make the answer
             with self.request_context(environ):
                 response = self.finalize_request(self.handle_user_exception(error), from_error_handler=True)
                 return response(environ, start_response)
 
-    def _admit(self) -> Response | None:
+    def _check_request(self) -> Response | None:
         if request.method == "OPTIONS" and (headers := _cors_headers(request.environ, self._cors)):
             return Response(status=204, headers=headers)
         if request.path not in OPEN_PATHS:
-            self._let_in(request.environ)
+            self._authenticate(request.environ)
         return None
 
-    def _let_in(self, environ: Mapping[str, Any]) -> str:
+    def _authenticate(self, environ: Mapping[str, Any]) -> str:
         """Authenticate the request, and return the name of its key."""
         key = self._keys.check(environ)
         origin = environ.get("HTTP_ORIGIN")
-        # Without keys, any web page that somebody here looks at could use the accelerator.
+        # Without keys, any web page in a browser on this machine could use the accelerator.
         foreign = origin and not self._keys and environ["REQUEST_METHOD"] == "POST" and not self._cors & {"*", origin}
         if foreign and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
             raise Forbidden(
@@ -86,17 +87,17 @@ class Gateway(Flask):
             )
         return key
 
-    def _allow(self, response: Response) -> Response:
+    def _add_cors_headers(self, response: Response) -> Response:
         if request.method != "OPTIONS":
             response.headers.extend(_cors_headers(request.environ, self._cors))
         return response
 
-    def _tell_bug(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
+    def _internal_error(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
         if (short := shortage(error)) is not None:
             self.logger.warning("%s %s: %r", request.method, request.path, error)
-            return _tell(short)
+            return _error_response(short)
         self.logger.error("internal error (a bug in hotseat): %s %s", request.method, request.path, exc_info=error)
-        return _tell(HotseatError("Internal error in hotseat. Its log has the details."))
+        return _error_response(HotseatError("Internal error in hotseat. Its log has the details."))
 
 
 def create_gateway(
@@ -108,22 +109,28 @@ def create_gateway(
     *,
     max_body: int,
     cors: frozenset[str],
-    places: ConcurrencyLimit,
+    concurrency: ConcurrencyLimit,
     request_log: RequestLog | None = None,
 ) -> Gateway:
     """Build the application.
 
-    `max_body` is in bytes. `cors` has the origins whose web pages may send requests (`*`: any). `places`
+    `max_body` is in bytes. `cors` has the origins whose web pages may send requests (`*`: any). `concurrency`
     limits long requests.
     """
-    # A body may be there twice, as it came and as it goes to the engine.
-    bodies = BodyBudget(max(max_body, machine_memory() // BODIES_SHARE))
+    # A body can be in memory twice: as received, and as sent to the engine.
+    body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
     inference = Inference(
-        registry, connections, metrics, max_body=max_body, places=places, bodies=bodies, request_log=request_log
+        registry,
+        connections,
+        metrics,
+        max_body=max_body,
+        concurrency=concurrency,
+        body_budget=body_budget,
+        request_log=request_log,
     )
     app = Gateway(keys, inference, cors)
     app.register_blueprint(openai_blueprint(registry, time.time()))
-    app.register_blueprint(operations_blueprint(registry, bus, metrics, places))
+    app.register_blueprint(operations_blueprint(registry, bus, metrics, concurrency))
     return app
 
 
@@ -138,20 +145,10 @@ def _cors_headers(environ: Mapping[str, Any], cors: frozenset[str]) -> list[tupl
     return headers
 
 
-def _tell(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
-    headers = error.headers()
-    if error.status == 401:  # noqa: PLR2004
-        headers["WWW-Authenticate"] = 'Bearer realm="hotseat"'
-    return jsonify(error.body()), error.status, headers
+def _error_response(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
+    return jsonify(error_body(error)), api_kind(error).status, error_headers(error)
 
 
-def _tell_http(error: HTTPException) -> tuple[Response, int, list[tuple[str, str]]]:
-    status = error.code or 500
-    body = {
-        "message": error.description,
-        "type": "invalid_request_error",
-        "param": None,
-        "code": error.name.lower().replace(" ", "_"),
-    }
+def _http_error_response(error: HTTPException) -> tuple[Response, int, list[tuple[str, str]]]:
     kept = [(name, value) for name, value in error.get_headers() if name == "Allow"]
-    return jsonify(error=body), status, kept
+    return jsonify(http_error_body(error.name, error.description or "")), error.code or INTERNAL, kept

@@ -1,4 +1,4 @@
-"""A command line in one text to the words of a command, with the fields of engine custom for what is known only later."""
+"""Split command lines, and replace macros that are known only at start by fields of engine custom."""
 
 import re
 import shlex
@@ -9,12 +9,12 @@ _LATER = re.compile(r"\$\{(?:(PORT)|env\.([A-Za-z_][A-Za-z0-9_]*))\}")
 
 
 def without_comments(text: str) -> str:
-    """Leave out the lines that are comments."""
+    """Return the text without comment lines."""
     return "\n".join(line for line in text.split("\n") if not line.strip().startswith("#"))
 
 
 def words(text: str) -> list[str]:
-    """Split as a shell does, without running one; a line may end in a backslash. ValueError: a quote is not closed."""
+    """Split a command line as a shell does, with backslashes at line ends. Raise ValueError if a quote is not closed."""
     lines = []
     for line in without_comments(text).split("\n"):
         bare = line.strip()
@@ -23,7 +23,7 @@ def words(text: str) -> list[str]:
 
 
 def as_field(word: str) -> str:
-    """Write a word for engine custom: `${PORT}` is `{port}`, `${env.X}` is `{env:X}`, other braces are doubled."""
+    """Return a word for engine custom: `${PORT}` becomes `{port}`, `${env.X}` becomes `{env:X}`, other braces are doubled."""
     result, end = "", 0
     for match in _LATER.finditer(word):
         field = "port" if match[1] else f"env:{match[2]}"
@@ -33,7 +33,7 @@ def as_field(word: str) -> str:
 
 
 def is_later(word: str) -> bool:
-    """Whether something in a word is known only when the model starts."""
+    """Whether a word contains a macro that is known only when the model starts."""
     return "${PORT}" in word or ENVIRONMENT.search(word) is not None
 
 

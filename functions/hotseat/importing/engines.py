@@ -1,4 +1,4 @@
-"""Which engine runs a command line: llamacpp where that comes to exactly the same, else custom."""
+"""The engine for a command line: llamacpp if that is exactly equivalent, else custom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ _HERE = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class EngineMapping:
-    """What a Model's spec says of its engine."""
+    """Fields of a Model's spec about its engine."""
 
     name: str
     source: str = ""
@@ -21,7 +21,7 @@ class EngineMapping:
 
 
 def engine_of(words: Sequence[str], late: Sequence[str], *, plain: bool) -> EngineMapping:
-    """Choose the engine. `late`: assignments that env(1) makes before it; `plain`: it listens on the port that it is given."""
+    """Return the engine. `late` has assignments for env(1). `plain` says that it listens on ${PORT}."""
     if plain and not late and (engine := _llamacpp(words)):
         return engine
     prefix = [f"{name}={as_field(value)}" for name, _, value in (each.partition("=") for each in late)]
@@ -29,7 +29,7 @@ def engine_of(words: Sequence[str], late: Sequence[str], *, plain: bool) -> Engi
 
 
 def _llamacpp(words: Sequence[str]) -> EngineMapping | None:
-    """Recognise llama-server with one file of this machine, on our port, with nothing that only custom could fill in."""
+    """Return engine llamacpp for llama-server with one local file and ${PORT}, without other macros. None otherwise."""
     program, *rest = words
     if PurePath(program).name != "llama-server" or is_later(program):
         return None

@@ -1,4 +1,4 @@
-"""Groups and matrix of llama-swap to what a Workspace says about who may be resident together."""
+"""Convert groups or matrix of llama-swap to groups or sets of a Workspace."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ DEFAULT_GROUP = "default"  # llama-swap's own is called (default)
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
-    """Fields of a Workspace's spec, what they come to, and what a person should know."""
+class ResidencyRules:
+    """Fields of a Workspace's spec, the same as Groups, and notes."""
 
     spec: Json
     groups: Groups
     notes: list[Note]
 
 
-def together(reader: Reader, names: Mapping[str, str]) -> Together:
-    """Read whichever of the two there is. `names`: labels of the models. Neither: one at a time, as one seat has it anyway."""
+def residency_rules(reader: Reader, names: Mapping[str, str]) -> ResidencyRules:
+    """Return the rules of groups or matrix. Without both, one model is resident at a time. `names` has the labels of models."""
     settings: Path = ("routing", "router", "settings")
     old, new = reader.mapping(("groups",)), reader.mapping((*settings, "groups"))
     at = next((path for path in (("matrix",), (*settings, "matrix")) if reader.get(path) is not None), None)
@@ -51,13 +51,13 @@ def together(reader: Reader, names: Mapping[str, str]) -> Together:
     if old or new:
         return _groups(reader, ("groups",) if old else (*settings, "groups"), names, notes)
     everything = Group(DEFAULT_GROUP, frozenset(names.values()))
-    return Together({"capacity": {"gpus": 1}}, Groups((everything,)), notes)
+    return ResidencyRules({"capacity": {"gpus": 1}}, Groups((everything,)), notes)
 
 
-def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note]) -> Together:
+def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note]) -> ResidencyRules:
     given = reader.mapping(at)
     called = labels(given, taken=[DEFAULT_GROUP])
-    homes: dict[str, str] = {}
+    group_names: dict[str, str] = {}
     rows: list[Json] = []
     for group in given:
         path = (*at, group)
@@ -65,10 +65,10 @@ def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note
         for index, member in enumerate(reader.texts((*path, "members"))):
             if member not in names:
                 reader.problem("no such model", (*path, "members", index), found=member, allowed=", ".join(names))
-            elif member in homes:
-                reader.problem(f"{member} is in {homes[member]} already", (*path, "members", index))
+            elif member in group_names:
+                reader.problem(f"{member} is in {group_names[member]} already", (*path, "members", index))
             else:
-                homes[member] = group
+                group_names[member] = group
                 members.append(names[member])
         flags = {
             key: reader.flag((*path, key), default=default)
@@ -79,14 +79,14 @@ def _groups(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note
             notes.append(Note("changed", f"groups.{group}", f"its name is {called[group]}"))
         lost = reader.mapping(path).keys() - GROUP_KEYS
         notes += [Note("no equivalent", f"groups.{group}.{key}", "not known to this importer") for key in sorted(lost)]
-    if rest := [label for name, label in names.items() if name not in homes]:
+    if rest := [label for name, label in names.items() if name not in group_names]:
         rows.append({"name": DEFAULT_GROUP, "members": rest, "swap": True, "exclusive": True, "persistent": False})
         notes.append(Note("changed", "groups", f"{DEFAULT_GROUP} holds the models of no group, as in llama-swap"))
     groups = [Group(**{**row, "members": frozenset(row["members"])}) for row in rows]
-    return Together({"capacity": {"counted": False}, "groups": rows}, Groups(tuple(groups)), notes)
+    return ResidencyRules({"capacity": {"counted": False}, "groups": rows}, Groups(tuple(groups)), notes)
 
 
-def _sets(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note]) -> Together:
+def _sets(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note]) -> ResidencyRules:
     short = {key: reader.text((*at, "vars", key)) for key in reader.mapping((*at, "vars"))}
     for key, name in short.items():
         if name not in names:
@@ -120,4 +120,4 @@ def _sets(reader: Reader, at: Path, names: Mapping[str, str], notes: list[Note])
     sets = [*largest, *alone]
     order = list(names.values())
     rows = [sorted(each, key=order.index) for each in sets]
-    return Together({"capacity": {"counted": False}, "sets": rows}, Groups(sets=tuple(sets)), notes)
+    return ResidencyRules({"capacity": {"counted": False}, "sets": rows}, Groups(sets=tuple(sets)), notes)

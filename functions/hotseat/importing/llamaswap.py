@@ -1,12 +1,12 @@
-"""A configuration of llama-swap or llmsnap to documents."""
+"""Convert a configuration of llama-swap or llmsnap to documents."""
 
 from collections.abc import Mapping
 
 from hotseat.api.types import API_VERSION, Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE
-from hotseat.importing.groups import Together, together
+from hotseat.importing.groups import ResidencyRules, residency_rules
 from hotseat.importing.macros import Macros
-from hotseat.importing.models import Common, OneModel
+from hotseat.importing.models import Common, ModelImport
 from hotseat.importing.naming import labels
 from hotseat.importing.peers import external_models
 from hotseat.importing.reader import Reader
@@ -17,11 +17,11 @@ from hotseat.manifests.problems import ManifestErrors, Problem
 
 
 def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
-    """Make documents of a configuration. ManifestErrors: it is none, or llama-swap itself would not take it."""
+    """Return the documents for a configuration. Raise ManifestErrors if llama-swap would not accept it."""
     reader = _open(content, file)
     names = labels(reader.mapping(("models",)), _others(reader))
     shared = reader.mapping(("macros",))
-    who = together(reader, names)
+    rules = residency_rules(reader, names)
     common = Common(
         labels=names,
         macros=shared,
@@ -30,14 +30,14 @@ def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
         priorities=_priorities(reader),
         more_names=_profile_names(reader),
     )
-    models = [OneModel(reader, name, common).draft() for name in names]
+    models = [ModelImport(reader, name, common).draft() for name in names]
     peers, peer_notes = external_models(reader, [*names.values(), *_others(reader)])
-    notes = [*who.notes, *_top_notes(reader), *peer_notes, *_preload_notes(common, who)]
+    notes = [*rules.notes, *_top_notes(reader), *peer_notes, *_preload_notes(common, rules)]
     if reader.problems:
         raise ManifestErrors(sorted(dict.fromkeys(reader.problems), key=lambda it: (it.line or 0, it.column or 0)))
     space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": DEFAULT_WORKSPACE}}
     workspace = Draft(
-        {**space, "spec": who.spec}, "Which models can be resident together, and settings for all models", notes
+        {**space, "spec": rules.spec}, "Which models can be resident together, and settings for all models", notes
     )
     head = (f"Made by `hotseat import` from {file}.", *HEAD, "")
     return write(head, [workspace, *models, *peers])
@@ -60,12 +60,12 @@ def _open(content: str, file: str) -> Reader:
     assert not isinstance(tree, Problem)  # noqa: S101 - told above
     if not isinstance(tree.data, dict) or not isinstance(tree.data.get("models"), dict):
         allowed = "a configuration of llama-swap or llmsnap, with models"
-        raise ManifestErrors([Problem(file, "is no configuration that can be imported", allowed=allowed)])
+        raise ManifestErrors([Problem(file, "cannot be imported", allowed=allowed)])
     return Reader(tree, file)
 
 
 def _others(reader: Reader) -> list[str]:
-    """Everything beside names of models that clients may say: no label may be one of these."""
+    """Return the other names that clients can send, which labels must not equal."""
     found: list[str] = []
     for model in reader.mapping(("models",)):
         macros = Macros(model, {}, {})
@@ -76,7 +76,7 @@ def _others(reader: Reader) -> list[str]:
 
 
 def _real(reader: Reader, name: str) -> str:
-    """Name of the model that is meant by a name or an alias."""
+    """Return the model of a name or alias."""
     for model in reader.mapping(("models",)):
         if name.strip() == model or name.strip() in map(str, reader.items(("models", model, "aliases"))):
             return model
@@ -89,7 +89,7 @@ def _priorities(reader: Reader) -> dict[str, int]:
 
 
 def _profile_names(reader: Reader) -> dict[str, list[str]]:
-    """Names `profile:model` that clients of former versions send, by model."""
+    """Return the names `profile:model` of former versions, by model."""
     found: dict[str, list[str]] = {}
     for profile, members in reader.mapping(("profiles",)).items():
         for member in members if isinstance(members, list) else ():
@@ -105,21 +105,19 @@ def _top_notes(reader: Reader) -> list[Note]:
         elif key not in TOP_KEYS:
             notes.append(Note("no equivalent", key, "not known to this importer"))
     if keys := reader.items(("apiKeys",)):
-        text = f"{len(keys)} of them: put them into a file, one a line, for hotseat up --api-key-file FILE"
+        text = f"{len(keys)} keys: put them into a file, one per line, for hotseat up --api-key-file FILE"
         notes.append(Note("changed", "apiKeys", text))
     for profile, what in reader.mapping(("profiles",)).items():
-        text = f"clients may go on to send {profile}:MODEL; the models are not loaded together for that"
+        text = f"clients can still send {profile}:MODEL; the models are not loaded together"
         if isinstance(what, dict):
-            text = (
-                f"{compact(what.get('pins', {}))}: no name leads to another model for a time; give that model the name"
-            )
+            text = f"{compact(what.get('pins', {}))}: names cannot be moved to another model for a time; add the name to that Model"
         notes.append(Note("no equivalent", f"profiles.{profile}", text))
     if reader.get(("sleepMode",)) is not None:
         notes.append(
             Note(
                 "no equivalent",
                 "sleepMode",
-                f"{compact(reader.get(('sleepMode',)))}: each Model says how it is released",
+                f"{compact(reader.get(('sleepMode',)))}: set lifecycle.release of each Model",
             )
         )
     return notes + _routing_notes(reader) + _hook_notes(reader)
@@ -128,7 +126,7 @@ def _top_notes(reader: Reader) -> list[Note]:
 def _routing_notes(reader: Reader) -> list[Note]:
     notes = []
     if reader.get(("routing", "scheduler")) is not None:
-        text = "the policy is batch: bounded waits, no thrashing; spec.policy.name: fifo serves strictly by the oldest request"
+        text = "the policy is batch, with bounded waits; with spec.policy.name: fifo the oldest request is always next"
         notes.append(Note("changed", "routing.scheduler", text))
     known = {(): {"scheduler", "router"}, ("scheduler",): {"use", "settings"}, ("router",): {"use", "settings"}}
     known |= {("scheduler", "settings"): {"fifo"}, ("router", "settings"): {"groups", "matrix"}}
@@ -146,14 +144,16 @@ def _hook_notes(reader: Reader) -> list[Note]:
     return [Note("no equivalent", key, "not known to this importer") for key in lost]
 
 
-def _preload_notes(common: Common, who: Together) -> list[Note]:
-    """Say which of the preloaded cannot be resident together, and which are no models."""
+def _preload_notes(common: Common, rules: ResidencyRules) -> list[Note]:
+    """Return notes on preloads that are not models, or cannot be resident together."""
     field = "hooks.on_startup.preload"
     unknown = sorted(common.preload - common.labels.keys())
-    notes = [Note("no equivalent", field, f"{name} is no model") for name in unknown]
+    notes = [Note("no equivalent", field, f"{name} is not a model") for name in unknown]
     wanted = [common.labels[name] for name in common.labels if name in common.preload]
-    clash = [f"{a} and {b}" for i, a in enumerate(wanted) for b in wanted[i + 1 :] if who.groups.conflict(a, b)]
+    clash = [f"{a} and {b}" for i, a in enumerate(wanted) for b in wanted[i + 1 :] if rules.groups.conflict(a, b)]
     if clash:
-        text = f"{', '.join(clash)} cannot be resident together: the first stays, where llama-swap loads them in turn"
+        text = (
+            f"{', '.join(clash)} cannot be resident together: the first one stays loaded; llama-swap loads them in turn"
+        )
         notes.append(Note("changed", field, text))
     return notes

@@ -1,4 +1,4 @@
-"""The macros of llama-swap: names in `${…}` that stand for text, filled in the order that it has."""
+"""The macros of llama-swap: `${name}`, substituted in the order of llama-swap."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,19 +10,19 @@ LATER = ("PORT", "PID")  # known only when the model runs
 
 
 class Macros:
-    """Those of one model. A later one may use those before it, so they are filled from the last to the first."""
+    """The macros of one model. A macro can use earlier ones, so they are substituted from last to first."""
 
     def __init__(self, model: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        self._values = {"MODEL_ID": model, **shared, **own}  # one of its own stands where the shared one did
+        self._values = {"MODEL_ID": model, **shared, **own}  # an own macro keeps the position of the shared one
 
     def fill(self, text: str) -> str:
-        """Fill them into a text."""
+        """Return a text with macros substituted."""
         for name, value in reversed(self._values.items()):
             text = text.replace(f"${{{name}}}", spelled(value))
         return text
 
     def fill_all(self, value: Any) -> Any:
-        """Fill them into everything of a value; a text that is one macro alone becomes its value, number or not."""
+        """Return a value with macros substituted. A text that is a single macro becomes its value, of any type."""
         if isinstance(value, dict):
             return {self.fill(key): self.fill_all(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -37,10 +37,10 @@ class Macros:
 
 
 def unknown(text: str, later: Iterable[str] = LATER) -> str | None:
-    """Name the first macro in a text that nothing defines."""
+    """Return the first undefined macro of a text, or None."""
     return next((name for name in LEFT.findall(text) if name not in later), None)
 
 
 def spelled(value: Any) -> str:
-    """Write a macro's value as it stands in a text."""
+    """Return a macro's value as text."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,17 +1,17 @@
-"""The expressions of llama-swap's matrix, expanded to sets: `&` together, `|` either, parentheses, `+name` another's expression."""
+"""Expand the expressions of llama-swap's matrix to sets: `&`, `|`, parentheses, and `+name` for another expression."""
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-MOST = 1000  # sets of one expression, as there
+MAX_SETS = 1000  # of one expression, as in llama-swap
 _TOKEN = re.compile(r"\s*([&|()]|\+?[\w.-]+)")
 
 Sets = list[frozenset[str]]
 
 
 def expand(expressions: Mapping[str, str]) -> tuple[dict[str, Sets], dict[str, str]]:
-    """Expand named expressions, in whatever order they use each other; returns the sets, and what is wrong, both by name."""
+    """Expand named expressions. Return the sets and the error messages, both by name."""
     done: dict[str, Sets] = {}
     wrong: dict[str, str] = {}
     for name in expressions:
@@ -24,9 +24,9 @@ def expand(expressions: Mapping[str, str]) -> tuple[dict[str, Sets], dict[str, s
 
 def _expand(name: str, expressions: Mapping[str, str], done: dict[str, Sets], above: tuple[str, ...]) -> Sets:
     if name in above:
-        raise ValueError(f"+{name} leads back to itself")
+        raise ValueError(f"+{name} refers to itself")
     if name not in expressions:
-        raise ValueError(f"+{name} is no set")
+        raise ValueError(f"+{name} is not a set")
     if name not in done:
 
         def other(ref: str) -> Sets:
@@ -35,7 +35,7 @@ def _expand(name: str, expressions: Mapping[str, str], done: dict[str, Sets], ab
         parser = _Parser(_tokens(expressions[name]))
         done[name] = _either(parser, other)
         if parser.next is not None:
-            raise ValueError(f"{parser.next} stands where nothing can follow")
+            raise ValueError(f"unexpected {parser.next}")
     return done[name]
 
 
@@ -49,7 +49,7 @@ class _Parser:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
 
     def take(self, *wanted: str) -> bool:
-        """Go past the next token if it is one of these."""
+        """Consume the next token if it is one of `wanted`. Return whether it was."""
         found = self.next in wanted
         self.at += found
         return found
@@ -77,8 +77,8 @@ def _together(parser: _Parser, other: Callable[[str], Sets]) -> Sets:
     found = _one(parser, other)
     while parser.take("&"):
         right = _one(parser, other)
-        if len(found) * len(right) > MOST:
-            raise ValueError(f"it stands for more than {MOST} sets")
+        if len(found) * len(right) > MAX_SETS:
+            raise ValueError(f"the expression has more than {MAX_SETS} sets")
         found = [left | more for left in found for more in right]
     return found
 
@@ -97,6 +97,6 @@ def _one(parser: _Parser, other: Callable[[str], Sets]) -> Sets:
 
 
 def _bounded(found: Sets) -> Sets:
-    if len(found) > MOST:
-        raise ValueError(f"it stands for more than {MOST} sets")
+    if len(found) > MAX_SETS:
+        raise ValueError(f"the expression has more than {MAX_SETS} sets")
     return found

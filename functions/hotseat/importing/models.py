@@ -1,4 +1,4 @@
-"""One model of llama-swap to a Model."""
+"""Convert one model of llama-swap to a Model."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST
 from hotseat.importing.writer import Draft, Note, compact
 from hotseat.manifests.problems import Path
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - of addresses to connect to
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
 SHORTEST_START = 15  # seconds
 HIGHEST = 1000  # priority of a Model
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all models share: their labels by their names, and the settings at the top of the file."""
+    """Settings for all models. `labels` has values for metadata.name, by name of the model."""
 
     labels: Mapping[str, str]
     macros: Mapping[str, Any]
@@ -33,8 +33,8 @@ class Common:
 
 
 @dataclass(slots=True)
-class OneModel:
-    """Makes one Model; `notes` grow meanwhile."""
+class ModelImport:
+    """Converts one model, and collects notes."""
 
     reader: Reader
     id: str
@@ -46,7 +46,7 @@ class OneModel:
         self.macros = Macros(self.id, self.common.macros, self.reader.mapping(self._at("macros")))
 
     def draft(self) -> Draft:
-        """Make the document."""
+        """Return the document."""
         name = self.common.labels[self.id]
         env, late = self._env()
         engine = self._engine(late)
@@ -82,15 +82,15 @@ class OneModel:
     def _changed(self, field_: str, text: str) -> None:
         self.notes.append(Note("changed", field_, text))
 
-    def _no_equal(self, field_: str, text: str) -> None:
+    def _no_equivalent(self, field_: str, text: str) -> None:
         self.notes.append(Note("no equivalent", field_, text))
 
     def _fill(self, key: str, default: str = "") -> str:
-        """Read a text with its macros filled in; variables of the environment as they are now."""
+        """Return a text with macros and current environment variables substituted."""
         text = self.macros.fill(self.reader.text(self._at(key)) or default)
         self._complain(key, text, later=("PORT",))
         if "${PORT}" in text and key != "proxy":
-            self._no_equal(key, "${PORT} is known only when a model runs, and stands as it is")
+            self._no_equivalent(key, "${PORT} is known only when the model runs, and is kept as text")
         return self._resolved(key, text)
 
     def _complain(self, key: str, text: str, *, later: tuple[str, ...]) -> None:
@@ -101,11 +101,11 @@ class OneModel:
         for variable in dict.fromkeys(ENVIRONMENT.findall(text)):
             if variable not in self.common.environ:
                 message = (
-                    f"the environment variable {variable} is not set, and only a command can be filled when it starts"
+                    f"the environment variable {variable} is not set; only cmd can use variables that are set later"
                 )
                 self.reader.problem(message, self._at(key))
                 continue
-            self._changed(key, f"the variable {variable} of the environment was filled in as it was at the import")
+            self._changed(key, f"the environment variable {variable} was substituted at import")
             text = text.replace(f"${{env.{variable}}}", self.common.environ[variable])
         return text
 
@@ -115,15 +115,15 @@ class OneModel:
         words = self._words("cmd")
         if not words:
             if not self.reader.text(self._at("cmd")).strip():
-                self.reader.problem("is missing: the command that serves it", self._at("cmd"))
+                self.reader.problem("is missing: the command that serves the model", self._at("cmd"))
             return EngineMapping("custom")
         engine = engine_of(words, late, plain=self._is_plain())
         if engine.name == "llamacpp":
-            self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias to it")
+            self._changed("cmd", "engine llamacpp adds --model, --host, --port and --alias")
         return engine
 
     def _is_plain(self) -> bool:
-        """Whether it listens where any engine would: on the port that it is given."""
+        """Whether the model listens on ${PORT} of this machine."""
         return self.reader.get(self._at("proxy")) is None or self._fill("proxy") in {
             f"http://{host}:${{PORT}}" for host in LOOPBACK[:2]
         }
@@ -134,19 +134,19 @@ class OneModel:
         try:
             return commands.words(text)
         except ValueError as error:
-            self.reader.problem(f"is no command line: {error}", self._at(key))
+            self.reader.problem(f"is not a valid command line: {error}", self._at(key))
             return []
 
     def _env(self) -> tuple[list[Json], list[str]]:
-        """Split variables into those with values, and assignments of what is known only at the start (for env(1))."""
+        """Return variables with values, and assignments with variables that are known only at start, for env(1)."""
         found: dict[str, str] = {}
         late: list[str] = []
         for index, entry in enumerate(self.reader.texts(self._at("env"))):
             name, equals, value = entry.partition("=")
             if not equals or not _is_variable(name):
-                self.reader.problem("is no NAME=value", self._at("env", index), found=entry)
+                self.reader.problem("is not NAME=value", self._at("env", index), found=entry)
             elif value == f"${{env.{name}}}":
-                self._changed("env", f"{name} is not repeated: engines get hotseat's own environment")
+                self._changed("env", f"{name} is left out: engines inherit the environment of hotseat")
             elif ENVIRONMENT.search(value):
                 late.append(entry)
             else:
@@ -163,43 +163,44 @@ class OneModel:
                 where = (
                     "proxy uses ${PORT}, but cmd does not"
                     if proxy
-                    else "cmd has no ${PORT}, and proxy does not say where"
+                    else "cmd has no ${PORT}, and proxy is not set: the port is unknown"
                 )
-                self.reader.problem(f"{where}: where would it listen?", self._at("proxy" if proxy else "cmd"))
+                self.reader.problem(f"{where}", self._at("proxy" if proxy else "cmd"))
             self._odd_proxy(proxy.replace("${PORT}", "1"), proxy)
             return None
         proxy = self._fill("proxy")
         try:
             port = urlsplit(proxy).port or (443 if proxy.startswith("https") else 80)
         except ValueError:
-            self.reader.problem("is no URL", self._at("proxy"), found=proxy)
+            self.reader.problem("is not a URL", self._at("proxy"), found=proxy)
             return None
         if in_command:
-            self._changed("proxy", f"it names port {port}, so that ${{PORT}} in cmd is {port} as well")
+            self._changed("proxy", f"its port is {port}, so ${{PORT}} in cmd is {port} too")
         self._odd_proxy(proxy, proxy)
         return port
 
     def _odd_proxy(self, address: str, shown: str) -> None:
         url = urlsplit(address or "http://localhost")
         if url.hostname not in LOOPBACK or url.scheme != "http" or url.path not in ("", "/"):
-            text = f"{shown}: hotseat asks http://127.0.0.1:PORT; a server elsewhere is a Model of engine external"
-            self._no_equal("proxy", text)
+            text = f"{shown}: hotseat sends requests to http://127.0.0.1:PORT; use engine external for another server"
+            self._no_equivalent("proxy", text)
 
     def _health(self) -> Json:
         path = self._fill("checkEndpoint", "/health")
         if path == "none":
-            self._no_equal(
-                "checkEndpoint", "none: hotseat waits for GET health.path (/health) to answer 2xx; name another there"
+            self._no_equivalent(
+                "checkEndpoint",
+                "none: hotseat waits until GET health.path (default /health) returns 2xx; set another path there",
             )
         elif not path.startswith("/"):
-            self.reader.problem("is no path", self._at("checkEndpoint"), found=path, allowed="/… or none")
+            self.reader.problem("is not a path", self._at("checkEndpoint"), found=path, allowed="/… or none")
         return {"path": path} if path.startswith("/") and path != "/health" else {}
 
     def _stop_command(self) -> list[str]:
         words = self._words("cmdStop")
         if any("${PID}" in word for word in words):
-            self._no_equal(
-                "cmdStop", f"{' '.join(words)}: hotseat itself ends the whole process tree: SIGTERM, then SIGKILL"
+            self._no_equivalent(
+                "cmdStop", f"{' '.join(words)}: hotseat stops the whole process tree itself, with SIGTERM, then SIGKILL"
             )
             return []
         return [commands.as_field(word) for word in words]
@@ -224,25 +225,27 @@ class OneModel:
         wanted = self.common.priorities.get(self.id, 0)
         priority = max(-HIGHEST, min(HIGHEST, wanted))
         if priority != wanted:
-            self._changed("routing.scheduler.settings.fifo.priority", f"{wanted} is {priority}, the most there is")
+            self._changed(
+                "routing.scheduler.settings.fifo.priority", f"{wanted} is out of range, and becomes {priority}"
+            )
         return {"priority": priority} if priority else {}
 
     def _concurrency(self) -> int:
         limit = self.reader.number(self._at("concurrencyLimit")) or 0
         if limit:
-            self._changed("concurrencyLimit", f"what comes beyond {limit} at once waits, and is not answered 429")
+            self._changed("concurrencyLimit", f"requests beyond {limit} are queued; llama-swap answers them with 429")
         return limit
 
     # What it is called ------------------------------------------------------------------------------------------------
 
     def _names(self, name: str) -> list[str]:
-        """Give what clients send: the id first, as that is what they are shown; empty where there is no other."""
+        """Return the names that clients send, with the displayed id first. Empty if there is only metadata.name."""
         wanted = [self.id]
         for index, alias in enumerate(self.reader.items(self._at("aliases"))):
             path = self._at("aliases", index)
             wanted.append(self.reader.text((*path, "id")) if isinstance(alias, dict) else self.reader.text(path))
             if isinstance(alias, dict) and alias.keys() - {"id"}:
-                self._no_equal(
+                self._no_equivalent(
                     "aliases", f"{compact(alias)}: an alias has no title of its own and is listed with its Model"
                 )
         wanted += [self.macros.fill(key) for key in self.reader.mapping(self._at("filters", "setParamsByID"))]
@@ -255,39 +258,37 @@ class OneModel:
         return [] if names == [name] else names
 
     def _engine_model_name(self, name: str) -> str:
-        """Choose what the engine hears: what it heard before, at least by the model's own name."""
+        """Return the name that the engine gets: as in llama-swap, at least for the id of the model."""
         return self._fill("useModelName") or ("" if name == self.id else self.id)
 
     def _metadata(self) -> Json:
         found: Json = self.macros.fill_all(self.reader.mapping(self._at("metadata")))
         if "${" in compact(found):
-            self._no_equal(
-                "metadata", "what is written ${…} there is known only when a model runs, and stands as it is"
-            )
+            self._no_equivalent("metadata", "${…} is known only when the model runs, and is kept as text")
         title = self._fill("name")
         if title:
-            self._changed("name", "it is metadata.name of the Model's spec")
+            self._changed("name", "it becomes spec.metadata.name")
         return ({"name": title} if title else {}) | found
 
     # What is lost -----------------------------------------------------------------------------------------------------
 
     def _filters(self) -> None:
         texts = {
-            "stripParams": "parameters of requests are passed on as they come",
-            "strip_params": "parameters of requests are passed on as they come",
-            "setParams": "parameters of requests are passed on as they come",
+            "stripParams": "requests are passed on unchanged",
+            "strip_params": "requests are passed on unchanged",
+            "setParams": "requests are passed on unchanged",
             "setParamsByID": "its keys are names of the Model, but set no parameters",
         }
         for key, value in self.reader.mapping(self._at("filters")).items():
             shown = compact(self.macros.fill_all(value))
-            self._no_equal(f"filters.{key}", f"{shown}: {texts.get(key, 'not known to this importer')}")
+            self._no_equivalent(f"filters.{key}", f"{shown}: {texts.get(key, 'not known to this importer')}")
 
     def _lost(self) -> None:
         for key, value in self.reader.mapping(self._at()).items():
             if key in MODEL_LOST:
-                self._no_equal(key, f"{compact(value)}: {MODEL_LOST[key]}")
+                self._no_equivalent(key, f"{compact(value)}: {MODEL_LOST[key]}")
             elif key not in MODEL_KEYS:
-                self._no_equal(key, "not known to this importer")
+                self._no_equivalent(key, "not known to this importer")
 
 
 def _is_variable(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Values of metadata.name for names that others gave: an RFC 1035 label each. What clients send goes to spec.names."""
+"""Values of metadata.name for arbitrary names: RFC 1035 labels. The names themselves go to spec.names."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ LONGEST = 63
 
 
 def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """Give each name a label that no other has; one that is a label already is its own."""
+    """Return a unique label for each name. A name that is a label stays the same."""
     names = list(names)
     used = {*taken, *(name for name in names if is_label(name))}
     found = {}
@@ -20,7 +20,7 @@ def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
 
 
 def label(name: str) -> str:
-    """Make the label that is nearest to a name."""
+    """Return the label that is most similar to a name."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not plain or not plain[0].isalpha():
         plain = f"m-{plain}".rstrip("-")
@@ -28,7 +28,7 @@ def label(name: str) -> str:
 
 
 def is_label(name: str) -> bool:
-    """Whether a Model can have this name."""
+    """Whether a name is valid as metadata.name."""
     return len(name) <= LONGEST and re.fullmatch(NAME_PATTERN.strip("^$"), name) is not None
 
 

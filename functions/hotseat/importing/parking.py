@@ -1,4 +1,4 @@
-"""Sleep and wake requests of llmsnap: parking."""
+"""Convert sleep and wake requests of llmsnap to lifecycle.sleep and lifecycle.wake."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ OFF = ("disable", "disabled", "off", "false")
 
 
 def of(reader: Reader, path: Path, macros: Macros) -> tuple[Json, list[Note]]:
-    """Say what a model's lifecycle says of it, and what a person should know."""
+    """Return the fields of lifecycle, and notes."""
     calls = {verb: _calls(reader, path, macros, verb) for verb in ("sleep", "wake")}
     mode = reader.get((*path, "sleepMode"))
     if mode is None:
@@ -24,12 +24,12 @@ def of(reader: Reader, path: Path, macros: Macros) -> tuple[Json, list[Note]]:
         own = reader.get((*path, "sleepMode"))
         return {}, notes + ([Note("no equivalent", "sleepMode", f"{compact(own)}: {text}")] if own is not None else [])
     release = "Stop" if mode is False or str(mode).lower() in OFF else "Park"
-    text = f"{compact(mode)}: it is lifecycle.release: {release}"
+    text = f"{compact(mode)}: it becomes lifecycle.release: {release}"
     return {"release": release, **calls}, [Note("changed", "sleepMode", text)] if mode is not None else []
 
 
 def _calls(reader: Reader, path: Path, macros: Macros, verb: str) -> list[Json]:
-    """Read the list of them, or the single one of former versions."""
+    """Return the requests of a list, or the single request of former versions."""
     listed = (*path, f"{verb}Endpoints")
     if reader.items(listed):
         places = [(*listed, index) for index, _ in enumerate(reader.items(listed))]
@@ -46,7 +46,7 @@ def _call(reader: Reader, macros: Macros, places: Sequence[Path]) -> Json:
     call: Json = {"path": macros.fill(reader.text(endpoint))}
     verb = reader.text(method).upper() or Method.POST
     if verb not in list(Method):
-        reader.problem("is no method", method, found=verb, allowed=", ".join(Method))
+        reader.problem("is not a method", method, found=verb, allowed=", ".join(Method))
     elif verb != Method.POST:
         call["method"] = verb
     if text := macros.fill(reader.text(body)):
@@ -54,5 +54,5 @@ def _call(reader: Reader, macros: Macros, places: Sequence[Path]) -> Json:
     if seconds := reader.number(timeout):
         call["timeout"] = f"{seconds}s"
     if not call["path"].startswith("/"):
-        reader.problem("is no path", endpoint, found=call["path"], allowed="/…")
+        reader.problem("is not a path", endpoint, found=call["path"], allowed="/…")
     return call

@@ -1,4 +1,4 @@
-"""Peers of llama-swap: servers elsewhere, each of whose models is a Model of engine external where one can say it."""
+"""Convert peers of llama-swap to Models of engine external, where that is possible."""
 
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from hotseat.importing.writer import Draft, Note
 
 
 def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], list[Note]]:
-    """Make Models of the peers' models, and notes of what could not be one. A key of theirs is never repeated."""
+    """Return Models for the models of peers, and notes. API keys of peers are never copied."""
     drafts: list[Draft] = []
     notes: list[Note] = []
     used = set(taken)
@@ -40,12 +40,12 @@ def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], 
 
 
 def _shown(proxy: str) -> str:
-    """Show an address without what may be secret in it."""
+    """Return an address without its user and password."""
     return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "")
 
 
 def _unreachable(proxy: str, *, has_key: bool) -> str:
-    """Say why engine external could not ask this peer; empty if it can."""
+    """Return the reason why engine external does not support this peer. Empty if it does."""
     url = urlsplit(proxy)
     if has_key:
         return "it requires a key, and hotseat sends no key to an engine"

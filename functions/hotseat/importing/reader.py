@@ -1,4 +1,4 @@
-"""Typed access to one foreign configuration file: what is of another type than it should be is a problem with its place."""
+"""Typed access to a configuration file. Values of a wrong type become problems with positions."""
 
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 class Reader:
-    """One YAML document of somebody else's."""
+    """One YAML document. `problems` collects its problems."""
 
     def __init__(self, tree: Tree, file: str) -> None:
         self.file = file
@@ -17,17 +17,17 @@ class Reader:
         self._tree = tree
 
     def problem(self, message: str, path: Path, *, found: Any = None, allowed: str = "", hint: str = "") -> None:
-        """Note what is wrong with a field."""
-        line, column = self._tree.place(path)
+        """Add a problem of a field."""
+        line, column = self._tree.position(path)
         seen = "" if found is None else shown(found)
         self.problems.append(Problem(self.file, message, "", line, column, dotted(path), seen, allowed, hint))
 
     def line(self, path: Path) -> int:
-        """Line where a field begins."""
-        return self._tree.key_place(path)[0]
+        """Return the line of a field."""
+        return self._tree.key_position(path)[0]
 
     def get(self, path: Path) -> Any:
-        """Look up a field; None if it is not there."""
+        """Return a field, or None if it is not set."""
         value = self._tree.data
         for step in path:
             if isinstance(value, dict):
@@ -39,34 +39,34 @@ class Reader:
         return value
 
     def mapping(self, path: Path) -> dict[str, Any]:
-        """Read a mapping; empty where there is none."""
+        """Return a mapping, empty if it is not set."""
         return self._typed(path, "a mapping", dict[str, Any]())
 
     def items(self, path: Path) -> list[Any]:
-        """Read a list; empty where there is none."""
+        """Return a list, empty if it is not set."""
         return self._typed(path, "a list", list[Any]())
 
     def text(self, path: Path) -> str:
-        """Read a text; empty where there is none. A number is one as it stands."""
+        """Return a text, empty if it is not set. Numbers are returned as written."""
         value = self.get(path)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return self._tree.written(path) or str(value)
         return self._typed(path, "a text", "")
 
     def texts(self, path: Path) -> list[str]:
-        """Read a list of texts."""
+        """Return a list of texts, empty if it is not set."""
         return [self.text((*path, index)) for index, _ in enumerate(self.items(path))]
 
     def number(self, path: Path) -> int | None:
-        """Read a whole number."""
-        return None if self.get(path) is None else self._typed(path, "a whole number", 0)
+        """Return an integer, or None if it is not set."""
+        return None if self.get(path) is None else self._typed(path, "an integer", 0)
 
     def flag(self, path: Path, default: bool) -> bool:
-        """Read true or false."""
+        """Return a boolean."""
         return self._typed(path, "true or false", default)
 
     def _typed(self, path: Path, allowed: str, default: Value) -> Value:
-        """Read a value of the default's type."""
+        """Return a value of the default's type. Otherwise add a problem, and return the default."""
         value = self.get(path)
         if value is None:
             return default

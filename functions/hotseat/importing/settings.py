@@ -1,8 +1,8 @@
-"""Settings of llama-swap and llmsnap by what becomes of them: those that are carried over, and why others are not."""
+"""Settings of llama-swap and llmsnap: those that are converted, and the reasons for the others."""
 
 from collections.abc import Mapping
 
-# Carried over, or told of by code of their own.
+# Converted, or reported elsewhere.
 MODEL_KEYS = frozenset({
     "cmd", "cmdStop", "proxy", "aliases", "env", "checkEndpoint", "ttl", "unloadTimeout", "unlisted", "useModelName", "name",
     "description", "concurrencyLimit", "filters", "macros", "metadata", "sleepMode", "sleepEndpoints", "wakeEndpoints",
@@ -15,7 +15,7 @@ TOP_KEYS = frozenset({
 GROUP_KEYS = frozenset({"swap", "exclusive", "persistent", "members"})
 PEER_KEYS = frozenset({"proxy", "models", "apiKey"})
 
-# No equal, and what to do instead.
+# No equivalent, and what to do instead.
 MODEL_LOST: Mapping[str, str] = {
     "sendLoadingState": "clients that want progress while they wait send the header X-Hotseat-Loading: comments",
     "timeouts": "hotseat has its own connect timeout, and waits for an answer as long as the client does",

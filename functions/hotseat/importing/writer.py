@@ -1,4 +1,4 @@
-"""Documents as YAML text, each below the comments about it."""
+"""Write documents as YAML, with notes as comments above each."""
 
 import json
 import re
@@ -16,20 +16,20 @@ WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a person should know of one field of theirs. `kind`: changed, no equal."""
+    """A note on one field of the configuration. `kind` is `changed` or `no equivalent`."""
 
     kind: str
     field: str
     text: str
 
     def __str__(self) -> str:
-        """Write it as it stands in comments and on the screen."""
+        """Return the text for comments and for the terminal."""
         return f"{self.kind}: {self.field}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One document to be, and what is to be said of it."""
+    """One document, its origin, and notes on it."""
 
     document: Json
     origin: str
@@ -38,7 +38,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The text that was made, and the notes in it with the document that each is about."""
+    """The YAML text, and the notes with the names of their documents."""
 
     text: str
     notes: tuple[tuple[str, Note], ...]
@@ -46,7 +46,7 @@ class Imported:
 
 
 def write(head: Sequence[str], drafts: Sequence[Draft]) -> Imported:
-    """Write documents in their order."""
+    """Return documents as YAML, in their order."""
     parts = ["".join(_comment(line) for line in head)]
     for draft in drafts:
         comments = _comment(draft.origin) + "".join(_comment(f"- {note}") for note in draft.notes)
@@ -59,12 +59,12 @@ def write(head: Sequence[str], drafts: Sequence[Draft]) -> Imported:
 
 
 def compact(value: Any) -> str:
-    """Show a value of theirs on one line."""
+    """Return a value on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _comment(text: str) -> str:
-    """Write comment lines; nothing in a text can end them."""
+    """Return comment lines. Characters that could end a comment are replaced."""
     plain = re.sub(r"[^\x20-\x7e\xa1-\ud7ff\ue000-\ufefe\uff00-\uffef]", " ", text)
     lines = textwrap.wrap(plain, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "".join(f"# {line}".rstrip() + "\n" for line in lines or [""])
@@ -74,11 +74,11 @@ class _Dumper(yaml.SafeDumper):
     """Writes short lists of plain values on one line, and indents the others."""
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        """Write a list."""
+        """Represent a list."""
         plain = all(not isinstance(item, dict | list) and "\n" not in str(item) for item in sequence)
         short = plain and sum(len(str(item)) + 4 for item in sequence) < WIDTH - 20
         return super().represent_sequence(tag, sequence, flow_style=short or flow_style)
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
-        """Indent the items of a list below its name."""
+        """Indent the items of a list."""
         super().increase_indent(flow, indentless=False)

@@ -1,4 +1,4 @@
-"""Reading the documents: files in, a Manifest or every problem at once out. Nothing else of hotseat reads YAML."""
+"""Read documents: from files to a Manifest, or to all their problems. All YAML of hotseat is read here."""
 
 from hotseat.manifests.checks import Plugins
 from hotseat.manifests.loading import Manifest, load

@@ -1,4 +1,4 @@
-"""What can be wrong between documents, and between a document and what is installed here."""
+"""Checks across documents, and of documents against the installed engines and policies."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import windows
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.fallbacks import check_fallbacks
-from hotseat.manifests.grouping import strangers, ungrouped
+from hotseat.manifests.grouping import models_without_group, unknown_members
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 ENGINES = "hotseat.engines"
@@ -20,22 +20,22 @@ POLICIES = "hotseat.policies"
 
 
 class Checker(Protocol):
-    """The part of an engine that matters here."""
+    """An engine, as far as checks need it."""
 
     def check(self, model: Model) -> list[str]:
-        """Say what is wrong with a Model's fields for this engine."""
+        """Return the problems of a Model's fields for this engine."""
 
 
 @dataclass(frozen=True)
 class Plugins:
-    """What is installed: how to get each engine by its name, and the names of the policies."""
+    """The installed plugins: constructors of engines by name, and the names of the policies."""
 
     engines: Mapping[str, Callable[[], Checker]]
     policies: frozenset[str]
 
     @classmethod
     def installed(cls) -> "Plugins":
-        """Find them by their entry points; an engine is imported only when a Model asks for it."""
+        """Return the plugins that entry points declare. An engine is imported when a Model uses it."""
         engines = {point.name: partial(_create, point) for point in entry_points(group=ENGINES)}
         return cls(engines, frozenset(point.name for point in entry_points(group=POLICIES)))
 
@@ -46,35 +46,35 @@ def _create(point: EntryPoint) -> Checker:
 
 
 def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator[Problem]:
-    """Yield what is wrong between documents. Not `complete`: some could not be read, so that any reference may be right."""
+    """Yield problems across documents. If they are not `complete`, because some are unreadable, references are not checked."""
     workspaces = [entry for entry in entries if entry.kind == "Workspace"]
     models = [entry for entry in entries if entry.kind == "Model"]
-    yield from _one_of_a_name(workspaces)
-    yield from _one_of_a_claim(models)
+    yield from _duplicate_workspaces(workspaces)
+    yield from _duplicate_names(models)
     yield from _engines(models, plugins)
     yield from _policies(workspaces, plugins)
-    homes = {id(model): home_of(model, workspaces) for model in models}
+    workspace_names = {id(model): workspace_of(model, workspaces) for model in models}
     if complete:
-        yield from _homeless(models, workspaces, homes)
-        yield from _defaults(models, workspaces, homes)
-        yield from strangers(models, workspaces, homes)
-    yield from ungrouped(models, workspaces, homes)
-    yield from _misfits(models, workspaces, homes)
-    owners = {name: entry for entry in models for name, _ in _claims(entry)}
+        yield from _unknown_workspaces(models, workspaces, workspace_names)
+        yield from _defaults(models, workspaces, workspace_names)
+        yield from unknown_members(models, workspaces, workspace_names)
+    yield from models_without_group(models, workspaces, workspace_names)
+    yield from _oversized(models, workspaces, workspace_names)
+    owners = {name: entry for entry in models for name, _ in _names(entry)}
     yield from check_fallbacks(owners, complete=complete)
     yield from _lifecycles(models)
-    yield from _one_of_a_gpu(workspaces)
+    yield from _duplicate_gpus(workspaces)
 
 
-def home_of(model: Entry, workspaces: list[Entry]) -> str:
-    """Name of the Workspace that a Model belongs to: the stated one, the only one, or `default`."""
+def workspace_of(model: Entry, workspaces: list[Entry]) -> str:
+    """Return the name of the Workspace of a Model: the stated one, the only one, or `default`."""
     stated = model.get("spec", "workspace")
     if isinstance(stated, str):
         return stated
     return workspaces[0].name if len(workspaces) == 1 else DEFAULT_WORKSPACE
 
 
-def _one_of_a_name(workspaces: list[Entry]) -> Iterator[Problem]:
+def _duplicate_workspaces(workspaces: list[Entry]) -> Iterator[Problem]:
     first: dict[str, Entry] = {}
     for entry in workspaces:
         other = first.setdefault(entry.name, entry)
@@ -83,12 +83,12 @@ def _one_of_a_name(workspaces: list[Entry]) -> Iterator[Problem]:
             yield entry.problem(f"another Workspace has the name {entry.name}: {other.where(path)}", path)
 
 
-def _one_of_a_claim(models: list[Entry]) -> Iterator[Problem]:
-    """Find names that are claimed twice: a client's request could go to either. A Model's own may stand among its others."""
+def _duplicate_names(models: list[Entry]) -> Iterator[Problem]:
+    """Yield names that occur twice, which would make routes ambiguous. `spec.names` may contain the Model's own name."""
     first: dict[str, tuple[Entry, Path]] = {}
     for entry in models:
         stated: set[str] = set()
-        for name, path in _claims(entry):
+        for name, path in _names(entry):
             other, other_path = first.setdefault(name, (entry, path))
             if other is not entry:
                 yield entry.problem(
@@ -100,8 +100,8 @@ def _one_of_a_claim(models: list[Entry]) -> Iterator[Problem]:
                 stated.add(name)
 
 
-def _one_of_a_gpu(workspaces: list[Entry]) -> Iterator[Problem]:
-    """Find GPUs that two Workspaces state: each would put a model there."""
+def _duplicate_gpus(workspaces: list[Entry]) -> Iterator[Problem]:
+    """Yield GPUs that two Workspaces list."""
     first: dict[str, Entry] = {}
     for entry in workspaces:
         if not isinstance(entry.document, Workspace):
@@ -113,7 +113,7 @@ def _one_of_a_gpu(workspaces: list[Entry]) -> Iterator[Problem]:
                 yield entry.problem(f"the GPU {device} belongs to the Workspace {other.name} already", path)
 
 
-def _claims(entry: Entry) -> Iterator[tuple[str, Path]]:
+def _names(entry: Entry) -> Iterator[tuple[str, Path]]:
     if entry.name:
         yield entry.name, ("metadata", "name")
     names = entry.get("spec", "names")
@@ -123,7 +123,7 @@ def _claims(entry: Entry) -> Iterator[tuple[str, Path]]:
 
 
 def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:
-    """Check that engines are installed, and ask each about its Models."""
+    """Check that engines are installed, and let each check its Models."""
     loaded: dict[str, Checker | Exception] = {}
     for entry in models:
         name = entry.get("spec", "engine")
@@ -134,23 +134,23 @@ def _engines(models: list[Entry], plugins: Plugins) -> Iterator[Problem]:
             continue
         if name not in loaded:
             loaded[name] = _load(plugins.engines[name])
-        yield from _ask(entry, name, loaded[name])
+        yield from _check_with(entry, name, loaded[name])
 
 
 def _load(load: Callable[[], Checker]) -> Checker | Exception:
     try:
         return load()
-    except Exception as error:  # a package of somebody else's: whatever it raises is a problem to be told
+    except Exception as error:  # a plugin can raise anything
         return error
 
 
-def _ask(entry: Entry, name: str, engine: Checker | Exception) -> Iterator[Problem]:
+def _check_with(entry: Entry, name: str, engine: Checker | Exception) -> Iterator[Problem]:
     if isinstance(engine, Exception):
         yield entry.problem(f"the engine {name} cannot be loaded: {engine!r}", ("spec", "engine"))
     elif isinstance(entry.document, Model):
         try:
             problems = engine.check(entry.document)
-        except Exception as error:  # likewise
+        except Exception as error:  # a plugin can raise anything
             problems = [f"the engine {name} failed to check this: {error!r}"]
         for problem in problems:
             yield entry.problem(problem, ("spec",), at_key=True)
@@ -158,7 +158,7 @@ def _ask(entry: Entry, name: str, engine: Checker | Exception) -> Iterator[Probl
 
 
 def _parking(entry: Entry, model: Model, engine: Checker) -> Iterator[Problem]:
-    """Find Models that shall sleep and cannot."""
+    """Yield Models that use lifecycle.release Park with an engine that cannot sleep."""
     lifecycle = model.spec.lifecycle
     if lifecycle.release is OnIdle.PARK and not lifecycle.sleep and not hasattr(engine, "sleep"):
         why = getattr(engine, "cannot_sleep", "it has no requests for sleep")
@@ -174,11 +174,13 @@ def _policies(workspaces: list[Entry], plugins: Plugins) -> Iterator[Problem]:
             yield _unknown(entry, ("spec", "policy", "name"), name, plugins.policies, "no such policy is installed")
 
 
-def _homeless(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
+def _unknown_workspaces(
+    models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]
+) -> Iterator[Problem]:
     names = [entry.name for entry in workspaces] or [DEFAULT_WORKSPACE]
     for entry in models:
-        home = homes[id(entry)]
-        if home in names or not all(names):  # a Workspace whose name cannot be read may be the one
+        name = workspace_names[id(entry)]
+        if name in names or not all(names):  # the unreadable name of a Workspace could be this one
             continue
         stated = entry.get("spec", "workspace") is not None
         message = (
@@ -188,14 +190,14 @@ def _homeless(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, 
         )
         path = ("spec", "workspace")
         if stated:
-            yield _unknown(entry, path, home, names, message)
+            yield _unknown(entry, path, name, names, message)
         else:
             yield entry.problem(message, path, allowed=", ".join(sorted(names)))
 
 
-def _defaults(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
+def _defaults(models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]) -> Iterator[Problem]:
     path = ("spec", "defaultModel")
-    owners = {name: homes[id(entry)] for entry in models for name, _ in _claims(entry)}
+    owners = {name: workspace_names[id(entry)] for entry in models for name, _ in _names(entry)}
     for entry in workspaces:
         wanted = entry.get(*path)
         if not isinstance(wanted, str) or owners.get(wanted) == entry.name:
@@ -203,18 +205,18 @@ def _defaults(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, 
         if wanted in owners:
             yield entry.problem(f"{wanted} belongs to the Workspace {owners[wanted]}", path)
         else:
-            here = [name for name, home in owners.items() if home == entry.name]
+            here = [name for name, workspace in owners.items() if workspace == entry.name]
             yield _unknown(entry, path, wanted, here, "no Model has this name")
 
 
-def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
-    """Find Models that their Workspace could never hold. External ones occupy nothing of it."""
+def _oversized(models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]) -> Iterator[Problem]:
+    """Yield Models that exceed the capacity of their Workspace. External Models use none of it."""
     capacities = {
         entry.name: entry.document.spec.capacity for entry in workspaces if isinstance(entry.document, Workspace)
     }
     for entry in models:
         capacity = capacities.get(
-            homes[id(entry)], None if workspaces else Workspace.model_fields["spec"].default.capacity
+            workspace_names[id(entry)], None if workspaces else Workspace.model_fields["spec"].default.capacity
         )
         if (
             capacity is None
@@ -223,7 +225,7 @@ def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, s
             or entry.document.spec.engine == "external"
         ):
             continue
-        wanted, where = entry.document.spec.resources, f"the Workspace {homes[id(entry)]} has"
+        wanted, where = entry.document.spec.resources, f"the Workspace {workspace_names[id(entry)]} has"
         if wanted.gpus > capacity.gpus:
             message = f"can never fit: {where} {capacity.gpus}"
             yield entry.problem(message, ("spec", "resources", "gpus"), found=str(wanted.gpus))
@@ -238,7 +240,7 @@ def _misfits(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, s
 
 
 def _lifecycles(models: list[Entry]) -> Iterator[Problem]:
-    """Find windows that never open or whose time zone is not known here, and pins that are neither on nor off."""
+    """Yield invalid windows of schedules, and invalid values of the pin annotation."""
     for entry in models:
         if not isinstance(entry.document, Model):
             continue

@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions out of the documents' classes: structural schemas, with what spans fields as CEL."""
+"""CustomResourceDefinitions from the documents' classes: structural schemas, and CEL rules for checks across fields."""
 
 from collections.abc import Mapping
 
@@ -13,17 +13,17 @@ from hotseat.manifests.schema import DocumentSchema, schema
 from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
 
 _FREE = "x-kubernetes-preserve-unknown-fields"
-_LONGEST = 40  # characters of a duration or a quantity; what their rules cost an API server must be bounded
-_TEXT = r"^[^\x00]*$"  # no program's arguments can hold NUL, and `hotseat validate` refuses it everywhere
+_LONGEST = 40  # characters of a duration or a quantity; bounds the cost of CEL rules
+_TEXT = r"^[^\x00]*$"  # arguments of a program cannot contain NUL
 _STATUS: Mapping[str, type[Document]] = {"Model": ModelStatusSchema, "Workspace": WorkspaceStatus}
 _SHORT_NAMES = {"Model": "hsm", "Workspace": "hsw"}
 _DURATIONS = {DURATION_PATTERN: DURATION, AUTO_DURATION_PATTERN: AUTO_DURATION}
-# What a field needs beyond its type, by class and field.
+# Extensions of the schema of fields, by class and field.
 _EXTRA: Mapping[tuple[str, str], Json] = {
     ("ModelSpec", "names"): {"x-kubernetes-list-type": "set"},
     ("CapacitySpec", "devices"): {"x-kubernetes-list-type": "set"},
     ("ModelSpec", "env"): {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-    # Not one default: a Model that names no Workspace belongs to the only one there is.
+    # No default: a Model without a Workspace belongs to the only Workspace.
     ("ModelSpec", "workspace"): {"default": None},
     ("ModelSpec", "podTemplate"): {
         _FREE: None,
@@ -43,7 +43,7 @@ def _condition(kind: str, field: str = "status") -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
-# Name, type, path, and 1 for those of `-o wide`.
+# Name, type, JSON path and priority (1: only with `-o wide`).
 _COLUMNS: Mapping[str, tuple[tuple[str, str, str, int], ...]] = {
     "Model": (
         ("Engine", "string", ".spec.engine", 0),
@@ -72,7 +72,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str, int], ...]] = {
 
 
 def definition(kind: str) -> Json:
-    """Build the CRD of one kind of document."""
+    """Return the CRD of a kind."""
     group, version = API_VERSION.split("/")
     names = {"kind": kind, "listKind": f"{kind}List", "plural": f"{kind.lower()}s", "singular": kind.lower()}
     columns = [
@@ -106,7 +106,7 @@ def _root(kind: str) -> Json:
     root = _Structural(document, schema(kind)["$defs"]).part(document)
     name = root["properties"]["metadata"]["properties"]["name"]
     bounds = {key: name[key] for key in ("pattern", "maxLength")}
-    # An API server knows these three itself, but for what we ask of the name.
+    # An API server defines these fields itself, except for the limits on the name.
     root["properties"]["metadata"] = {"type": "object", "properties": {"name": {"type": "string", **bounds}}}
     for field in ("apiVersion", "kind"):
         root["properties"][field] = {"type": "string", "description": root["properties"][field]["description"]}
@@ -119,7 +119,7 @@ def _root(kind: str) -> Json:
 
 
 class _Structural:
-    """One document's schema without references, as an API server wants it."""
+    """Makes the structural schema of one document: without references."""
 
     def __init__(self, document: type[Document], definitions: Json) -> None:
         self._definitions = definitions
@@ -153,7 +153,7 @@ class _Structural:
             name = value["$ref"].rsplit("/", 1)[1]
             inner = dict(self._definitions[name]) if "enum" in self._definitions[name] else self._object(name)
             return _plain(inner) | {key: it for key, it in value.items() if key != "$ref"}
-        if "anyOf" in value:  # a number or a quantity
+        if "anyOf" in value:  # a quantity is a number or a string
             return _quantity(value)
         result = _plain(value)
         if rule := _DURATIONS.get(value.get("pattern", "")):
@@ -168,7 +168,7 @@ class _Structural:
 
 
 def _plain(value: Json) -> Json:
-    """Leave out what says nothing to an API server."""
+    """Return the schema without keys that have no meaning to an API server."""
     return {
         key: it
         for key, it in value.items()
@@ -190,7 +190,7 @@ def _quantity(value: Json) -> Json:
     }
 
 
-def _with_rules(result: Json, place: tuple[str, str]) -> Json:
-    if place in RULES:
-        result["x-kubernetes-validations"] = as_validations(RULES[place])
+def _with_rules(result: Json, key: tuple[str, str]) -> Json:
+    if key in RULES:
+        result["x-kubernetes-validations"] = as_validations(RULES[key])
     return result

@@ -1,4 +1,4 @@
-"""A YAML document to Entries: what kind each is, the Model or Workspace that it makes, or what is wrong with it."""
+"""From a YAML document to Entries: their kinds, their Models and Workspaces, and their problems."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _ALLOWED = f"{' or '.join(DOCUMENTS)} of {API_VERSION}, or a List of them"
 
 
 def entries(tree: Tree, text: Text, index: int) -> Iterator[Entry | Problem]:
-    """Yield the documents of one YAML document (a List holds several), and what is wrong with each by itself."""
+    """Yield the documents of one YAML document (a List has several) and the problems of each."""
     for base, data in _unpack(tree):
         label = f"document {index}" + "".join(f", item {step + 1}" for step in base if isinstance(step, int))
         if isinstance(data, dict):
@@ -27,7 +27,7 @@ def entries(tree: Tree, text: Text, index: int) -> Iterator[Entry | Problem]:
             yield from _validate(entry)
             yield entry
         elif not tree.problems:
-            line, column = tree.place(base)
+            line, column = tree.position(base)
             hint = "put a line --- between documents" if isinstance(data, list) else ""
             found = shown(data)
             yield Problem(
@@ -45,7 +45,7 @@ def _unpack(tree: Tree) -> Iterator[tuple[Path, Any]]:
 
 
 def _validate(entry: Entry) -> Iterator[Problem]:
-    """Find out the kind, and make the Model or Workspace. `status` is a cluster's and ignored."""
+    """Set the kind and the document of an entry, and yield its problems. `status` is ignored."""
     entry.kind, problems = _identify(entry)
     if entry.kind and entry.name:
         entry.label = f"{entry.kind}/{entry.name}"
@@ -55,7 +55,7 @@ def _validate(entry: Entry) -> Iterator[Problem]:
     data = {key: value for key, value in entry.data.items() if key != "status"}
     data |= {"apiVersion": API_VERSION, "kind": entry.kind}
     try:
-        # Through JSON, because strict validation (no "1" for 1) of Python data wants tuples and enums for lists and texts.
+        # Through JSON: strict validation (no "1" for 1) of Python data requires tuples and enums.
         document = DOCUMENTS[entry.kind].model_validate_json(
             json.dumps(data), strict=True, by_alias=True, by_name=False
         )
@@ -67,7 +67,7 @@ def _validate(entry: Entry) -> Iterator[Problem]:
 
 
 def _identify(entry: Entry) -> tuple[str, list[Problem]]:
-    """Kind of a document, near misses taken for what they mean so that the rest of it can be checked as well."""
+    """Return the kind and the problems of apiVersion and kind. Misspelt kinds are corrected, so that the rest is checked too."""
     version, kind = entry.get("apiVersion"), entry.get("kind")
     meant = near(kind, DOCUMENTS) if isinstance(kind, str) else None
     if meant is None or (isinstance(version, str) and version != API_VERSION and not near(version, [API_VERSION])):

@@ -1,4 +1,4 @@
-"""One document of a file, right or not: its data, and what problems need to say where it stands."""
+"""One document of a file, valid or not: its data, and the positions for its problems."""
 
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -12,7 +12,7 @@ from hotseat.manifests.problems import Path, Problem, dotted
 
 @dataclass(slots=True)
 class Entry:
-    """One document, right or not. `document` is None if it is not; `kind` and `name` are empty if they cannot be told."""
+    """One document. `document` is None if it is invalid. `kind` and `name` are empty if they are unknown."""
 
     file: str
     folder: FilePath
@@ -25,24 +25,24 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Name of the document, also where something else about it is wrong."""
+        """Return metadata.name, also of an invalid document."""
         name = self.get("metadata", "name")
         return name if isinstance(name, str) else ""
 
     def where(self, path: Path) -> str:
-        """File and line of a field, for problems elsewhere that point here."""
-        return f"{self.file}:{self.tree.place((*self.base, *path))[0]}"
+        """Return the file and line of a field, for problems of other documents."""
+        return f"{self.file}:{self.tree.position((*self.base, *path))[0]}"
 
     def problem(
         self, message: str, path: Path, *, found: str = "", allowed: str = "", hint: str = "", at_key: bool = False
     ) -> Problem:
-        """Say what is wrong with a field of this document; at the field's name instead of its value with `at_key`."""
-        place = self.tree.key_place if at_key else self.tree.place
-        line, column = place((*self.base, *path))
+        """Return a problem of a field, at the position of its value, or of its name with `at_key`."""
+        position = self.tree.key_position if at_key else self.tree.position
+        line, column = position((*self.base, *path))
         return Problem(self.file, message, self.label, line, column, dotted(path), found, allowed, hint)
 
     def get(self, *path: str) -> Any:
-        """Look up a field of the data, whatever its type; None if it is not there."""
+        """Return the value of a field, of any type. None if it is not set."""
         value: Any = self.data
         for step in path:
             value = value.get(step) if isinstance(value, dict) else None

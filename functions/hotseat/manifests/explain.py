@@ -1,4 +1,4 @@
-"""What pydantic says about a document, said so that its author knows what to write instead."""
+"""From errors of pydantic to problems with allowed values and hints."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from hotseat.manifests import fields
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.problems import Path, Problem, did_you_mean, near, shown
 
-# What pydantic's errors about types mean is allowed.
+# Allowed values, by pydantic's type of error.
 _TYPES = {
     "string_type": "text",
     "string_sub_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_type": "a number",
     "bool_type": "true or false",
     "tuple_type": "a list",
@@ -31,7 +31,7 @@ _TYPES = {
 
 
 def explain(entry: Entry, detail: ErrorDetails) -> Problem:
-    """Turn one error of pydantic's into a Problem of a document."""
+    """Return the problem for an error of pydantic."""
     path, kind, value = detail["loc"], detail["type"], detail["input"]
     if kind == "missing":
         return entry.problem("is missing", path)
@@ -44,7 +44,7 @@ def explain(entry: Entry, detail: ErrorDetails) -> Problem:
     return entry.problem("is not allowed", path, found=found, allowed=allowed, hint=hint)
 
 
-# Fields that had another name before the first release, and what to do about it.
+# Fields with another name before the first release, and what to do.
 _RENAMED: Mapping[Path, str] = {
     (
         "spec",
@@ -56,7 +56,7 @@ _RENAMED: Mapping[Path, str] = {
 
 
 def _unknown_field(entry: Entry, path: Path) -> Problem:
-    """Suggest the field of that name elsewhere, else one that is spelt nearly so: here first, then elsewhere."""
+    """Return the problem, with a hint: the path of a field of that name, else a similar name, here or elsewhere."""
     if entry.kind == "Model" and path in _RENAMED:
         return entry.problem("is not a field any longer", path, at_key=True, hint=_RENAMED[path])
     owner, word = DOCUMENTS[entry.kind], str(path[-1])
@@ -69,7 +69,7 @@ def _unknown_field(entry: Entry, path: Path) -> Problem:
 
 
 def _found(entry: Entry, path: Path, value: Any) -> str:
-    """Show the value, and what stands in the file where YAML made something else of that."""
+    """Return the value for a message, with the text of the file if YAML reads it as something else."""
     written = entry.tree.written((*entry.base, *path))
     text = shown(value)
     if not isinstance(value, int | float) or written is None or written == text:
@@ -87,7 +87,7 @@ def _allowed(detail: ErrorDetails, error: object) -> str:
         case "string_pattern_mismatch":
             return PATTERN_WORDS.get(context["pattern"], context["pattern"])
         case kind:
-            # The rest says it well: "greater than or equal to 0", "String should have at most 63 characters".
+            # Others are readable, such as "greater than or equal to 0".
             return _TYPES.get(kind) or detail["msg"].removeprefix("Input should be ").removeprefix(
                 "String should have "
             )
@@ -122,7 +122,7 @@ def _as_name(text: str) -> str:
 
 
 def _unit(text: str) -> str:
-    """Suggest Kubernetes' unit for one that people write, as GB for G."""
+    """Return a hint with Kubernetes' unit for a similar one, such as G for GB."""
     match = re.fullmatch(r"([0-9.]+) *([kmgtp])(i?)b?", text, re.IGNORECASE)
     return f"did you mean {match[1]}{match[2].upper()}{match[3].lower()}?" if match else ""
 
@@ -134,6 +134,6 @@ def _as_list(value: Any) -> str:
         return ""
     try:
         words = shlex.split(value)
-    except ValueError:  # a quote without its end
+    except ValueError:  # an unclosed quote
         words = [value]
     return f"as a list: {json.dumps(words, ensure_ascii=False)}"

@@ -1,4 +1,4 @@
-"""What can be wrong with fallbacks: names that nobody has, and chains that lead back to where they began."""
+"""Checks of fallbacks: unknown Models, and cycles."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,8 +9,8 @@ _PATH = ("spec", "fallback", "model")
 
 
 def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[Problem]:
-    """Yield what is wrong. `owners`: Models by all their names; not `complete`: there may be more."""
-    told: set[int] = set()  # a circle is one mistake, whoever is part of it
+    """Yield problems of fallbacks. `owners` has the Models by all their names. If not `complete`, there may be others."""
+    reported: set[int] = set()  # Models of cycles that are reported
     for entry in _once(owners):
         wanted = entry.get(*_PATH)
         if not isinstance(wanted, str):
@@ -21,18 +21,16 @@ def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[
                 hint = did_you_mean(wanted, owners)
                 yield entry.problem("no Model has this name", _PATH, found=shown(wanted), allowed=more, hint=hint)
             continue
-        circle = _circle(entry, owners)
-        if circle and not told & {id(each) for each in circle}:
-            told |= {id(each) for each in circle}
-            names = " -> ".join(each.name for each in (*circle, entry))
-            message = (
-                f"the fallbacks form a cycle: {names}" if len(circle) > 1 else "a Model cannot be its own fallback"
-            )
+        cycle = _cycle(entry, owners)
+        if cycle and not reported & {id(each) for each in cycle}:
+            reported |= {id(each) for each in cycle}
+            names = " -> ".join(each.name for each in (*cycle, entry))
+            message = f"the fallbacks form a cycle: {names}" if len(cycle) > 1 else "a Model cannot be its own fallback"
             yield entry.problem(message, _PATH, found=shown(wanted))
 
 
-def _circle(start: Entry, owners: Mapping[str, Entry]) -> list[Entry]:
-    """Models from this one round to it again; none where its chain does not come back to it."""
+def _cycle(start: Entry, owners: Mapping[str, Entry]) -> list[Entry]:
+    """Return the cycle of fallbacks that contains a Model, or an empty list."""
     chain: list[Entry] = []
     entry: Entry | None = start
     while entry is not None and not any(each is entry for each in chain):

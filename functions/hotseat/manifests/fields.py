@@ -1,4 +1,4 @@
-"""A walk over the fields of the documents' classes: for suggestions, the JSON Schema and the reference."""
+"""The fields of the documents' classes, for hints, the JSON Schema and the reference."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hotseat.api.types import Document
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a document: `path` as people write it (`spec.env[].name`), `part` the class of it if it has fields."""
+    """One field of a document. `path` is like `spec.env[].name`. `part` is its class if it has fields, else None."""
 
     path: str
     name: str
@@ -21,7 +21,7 @@ class Field:
 
 
 def walk(owner: type[Document], prefix: str = "") -> Iterator[Field]:
-    """Yield all fields of a document, each before those that it holds, in the order in which they are declared."""
+    """Yield all fields of a document in pre-order, in the order of declaration."""
     for info in owner.model_fields.values():
         name = info.alias or ""
         part, many = _part(info.annotation)
@@ -32,7 +32,7 @@ def walk(owner: type[Document], prefix: str = "") -> Iterator[Field]:
 
 
 def part_at(owner: type[Document], path: tuple[str | int, ...]) -> type[Document] | None:
-    """Class of what stands at a path; None where it has no fields of its own."""
+    """Return the class of the value at a path. None if it has no fields."""
     part: type[Document] | None = owner
     for step in path:
         if isinstance(step, int):
@@ -43,7 +43,7 @@ def part_at(owner: type[Document], path: tuple[str | int, ...]) -> type[Document
 
 
 def names(owner: type[Document]) -> list[str]:
-    """Names of a class's own fields, as documents write them."""
+    """Return the names of a class's own fields, as in documents."""
     return [info.alias or "" for info in owner.model_fields.values()]
 
 

@@ -1,4 +1,4 @@
-"""Paths to texts: files, folders of files, and the standard input."""
+"""Read files, folders of files, and standard input."""
 
 import os
 import sys
@@ -10,12 +10,12 @@ from hotseat.manifests.problems import Problem
 
 STDIN = Path("-")
 SUFFIXES = (".yaml", ".yml", ".json")
-MAX_BYTES = 2**20  # hundreds of models; somebody who names another kind of file is told so at once
+MAX_BYTES = 2**20  # of one file: enough for hundreds of Models
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One file: `name` as it was given, `folder` what its relative paths are relative to."""
+    """One file. `name` is for messages. Relative paths in it are relative to `folder`."""
 
     name: str
     path: Path
@@ -24,7 +24,7 @@ class Text:
 
 
 def read(paths: Sequence[Path]) -> Iterator[Text | Problem]:
-    """Read each file once, however often it is named; what cannot be read is a Problem."""
+    """Yield each file once, or a Problem if it cannot be read."""
     seen: set[Path] = set()
     for given in paths:
         for path in expand(given):
@@ -36,12 +36,12 @@ def read(paths: Sequence[Path]) -> Iterator[Text | Problem]:
 
 
 def name_of(path: Path) -> str:
-    """Name of a path for people: whatever bytes it has, a terminal can print it."""
+    """Return a path for messages. Invalid UTF-8 is replaced."""
     return "<stdin>" if path == STDIN else os.fsencode(path).decode("utf-8", "replace")
 
 
 def expand(path: Path) -> list[Path | Problem]:
-    """List the files of a folder, or the file itself. Editors' and Kubernetes' hidden files are left out."""
+    """Return the files of a folder without hidden files, or the file itself."""
     try:
         if path == STDIN or not path.is_dir():
             return [path]
@@ -69,7 +69,7 @@ def _read_file(path: Path, absolute: Path) -> Text | Problem:
     except (OSError, ValueError) as error:
         return _unreadable(path, error)
     if path.suffix == ".json" or (path == STDIN and content.lstrip().startswith("{")):
-        content = content.replace("\t", " ")  # a tab in JSON can be white space only, and YAML has none
+        content = content.replace("\t", " ")  # in JSON a tab can only be white space, where YAML does not allow it
     folder = Path.cwd() if path == STDIN else absolute.parent
     return Text(name_of(path), absolute, folder, content)
 

@@ -1,4 +1,4 @@
-"""What can be wrong between Models and what their Workspace says about who may be resident together."""
+"""Checks of Models against the groups and sets of their Workspace."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,14 +8,16 @@ from hotseat.manifests.entry import Entry
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 
-def strangers(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
-    """Find members of groups and sets that are no Models of their Workspace."""
-    owners = {entry.name: homes[id(entry)] for entry in models}
+def unknown_members(
+    models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]
+) -> Iterator[Problem]:
+    """Yield members of groups and sets that are not Models of their Workspace."""
+    owners = {entry.name: workspace_names[id(entry)] for entry in models}
     others = {name: entry.name for entry in models for name in _texts(entry.get("spec", "names"))}
     for entry in workspaces:
         if not isinstance(entry.document, Workspace):
-            continue  # what is wrong with itself comes first
-        here = sorted(name for name, home in owners.items() if home == entry.name)
+            continue  # its own problems come first
+        here = sorted(name for name, workspace in owners.items() if workspace == entry.name)
         for name, path in _members(entry):
             if owners.get(name) == entry.name:
                 continue
@@ -30,19 +32,21 @@ def strangers(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, 
                 yield entry.problem("no such Model", path, found=shown(name), allowed=allowed, hint=hint)
 
 
-def ungrouped(models: list[Entry], workspaces: list[Entry], homes: Mapping[int, str]) -> Iterator[Problem]:
-    """Find Models that nothing binds: their Workspace counts no capacity, and none of its groups or sets names them."""
+def models_without_group(
+    models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]
+) -> Iterator[Problem]:
+    """Yield Models that nothing limits: their Workspace counts no capacity, and no group or set of it contains them."""
     uncounted = {
         entry.name: entry
         for entry in workspaces
         if isinstance(entry.document, Workspace) and not entry.document.spec.capacity.counted
     }
     for entry in models:
-        home = uncounted.get(homes[id(entry)])
-        if home is None or not isinstance(entry.document, Model) or entry.document.spec.engine == "external":
+        workspace = uncounted.get(workspace_names[id(entry)])
+        if workspace is None or not isinstance(entry.document, Model) or entry.document.spec.engine == "external":
             continue
-        if entry.name not in {name for name, _ in _members(home)}:
-            message = f"no group and no set of the Workspace {home.name} names it, and that counts no capacity"
+        if entry.name not in {name for name, _ in _members(workspace)}:
+            message = f"no group and no set of the Workspace {workspace.name} names it, and that counts no capacity"
             yield entry.problem(message, ("metadata", "name"), found=shown(entry.name))
 
 

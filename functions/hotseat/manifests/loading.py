@@ -1,4 +1,4 @@
-"""`load`: all documents of some files as one consistent Manifest, or every problem of all of them."""
+"""`load`: from files to a consistent Manifest, or to all problems."""
 
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from hotseat.api.model import Model
 from hotseat.api.types import Metadata
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
-from hotseat.manifests.checks import Plugins, check, home_of
+from hotseat.manifests.checks import Plugins, check, workspace_of
 from hotseat.manifests.entries import entries
 from hotseat.manifests.entry import Entry
 from hotseat.manifests.files import Text, read
@@ -18,31 +18,31 @@ from hotseat.manifests.problems import ManifestErrors, Problem
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Documents that are right, each by itself and together.
+    """Valid and consistent documents.
 
-    Every Model names a Workspace that is here, and a source on this machine is an absolute path (or `file://` and one).
+    The Workspace of each Model exists. Sources on this machine are absolute paths, with or without `file://`.
     """
 
     models: tuple[Model, ...]
     workspaces: tuple[Workspace, ...]
-    texts: tuple[Text, ...] = ()  # what it was made of
+    texts: tuple[Text, ...] = ()
 
 
 def load(paths: Sequence[Path], plugins: Plugins | None = None, known: Manifest | None = None) -> Manifest:
-    """Read files, folders of files and `-` (the standard input). ManifestErrors holds all that is wrong with them.
+    """Read files, folders of files, and `-` (standard input). Raise ManifestErrors with all problems.
 
-    Where they hold just what `known` was made of, that is returned: parsing takes seconds for thousands of Models.
+    Return `known` if the files have not changed since it was read: parsing thousands of Models takes seconds.
     """
     texts = tuple(read(paths))
     return known if known is not None and texts == known.texts else load_texts(texts, plugins)
 
 
 def load_texts(texts: Iterable[Text | Problem], plugins: Plugins | None = None) -> Manifest:
-    """Do the same for what has been read, or was never a file."""
+    """Return the Manifest of texts. Raise ManifestErrors with all problems."""
     found: list[Entry] = []
     problems: list[Problem] = []
     files: list[Text] = []
-    order: dict[str, int] = {}  # of the files, for their problems
+    order: dict[str, int] = {}  # of files, to sort problems
     complete = True
     for text in texts:
         order.setdefault(text.file if isinstance(text, Problem) else text.name, len(order))
@@ -64,7 +64,7 @@ def load_texts(texts: Iterable[Text | Problem], plugins: Plugins | None = None) 
 
 
 def _documents(text: Text) -> Iterator[Entry | Problem]:
-    """Yield the documents of a file and their problems. A Problem without a document: the rest could not be read."""
+    """Yield the documents of a file and their problems. After a Problem without a document, the rest is unreadable."""
     empty = True
     for index, tree in enumerate(parse(text.content, text.name), start=1):
         empty = False
@@ -86,14 +86,14 @@ def _manifest(found: list[Entry], texts: tuple[Text, ...]) -> Manifest:
     for entry in found:
         if isinstance(entry.document, Model):
             spec = entry.document.spec
-            own = {"workspace": home_of(entry, workspaces), "source": _absolute(spec.source, entry.folder)}
+            own = {"workspace": workspace_of(entry, workspaces), "source": _absolute(spec.source, entry.folder)}
             models.append(entry.document.model_copy(update={"spec": spec.model_copy(update=own)}))
     stated = tuple(entry.document for entry in workspaces if isinstance(entry.document, Workspace))
     return Manifest(tuple(models), stated or (Workspace(metadata=Metadata(name=DEFAULT_WORKSPACE)),), texts)
 
 
 def _absolute(source: str | None, folder: Path) -> str | None:
-    """Make a path on this machine absolute. Links are kept: caches of weights link to files without an extension."""
+    """Return a source with an absolute path. Links are kept: caches of weights link to files without an extension."""
     if source is None or ("://" in source and not source.startswith("file://")):
         return source
     path = source.removeprefix("file://")

@@ -1,7 +1,7 @@
-"""YAML text to plain data that JSON could hold, with the place of every field: what pydantic and good messages need.
+"""From YAML text to JSON data with the position of every field.
 
-PyYAML composes the nodes; the data is made here, because its constructor forgets where things stood, silently drops
-duplicate keys and expands aliases without a bound. JSON is read the same way: it is YAML but for tabs.
+PyYAML composes the nodes. Its constructor is not used, because it drops positions and duplicate keys, and expands
+aliases without a limit. JSON is read as YAML, which it is except for tabs.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ import yaml
 
 from hotseat.manifests.problems import Path, Problem, dotted
 
-MAX_NODES = 100_000  # of one document, aliases expanded: thousands of models, or a bomb
+MAX_NODES = 100_000  # of one document, with aliases expanded
 MAX_DEPTH = 50
 
 _TAG = "tag:yaml.org,2002:"
-_TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}  # JSON knows no dates
+_TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}  # JSON has no dates
 _EXACT_INTEGER = 2**63
 
 
 class _TooMuch(Exception):
-    """The aliases of a document expand to more than anybody means, or it is nested deeper."""
+    """A document exceeds MAX_NODES or MAX_DEPTH."""
 
     def __init__(self, message: str, node: yaml.Node) -> None:
         super().__init__(message)
@@ -30,15 +30,15 @@ class _TooMuch(Exception):
 
 @dataclass(slots=True)
 class Tree:
-    """One YAML document: its data (nulls dropped, as Kubernetes has it: unset), and where each part of it stands."""
+    """One YAML document: its data, and the nodes of its fields. Nulls are dropped: as in Kubernetes they mean unset."""
 
     data: Any = None
     values: dict[Path, yaml.Node] = field(default_factory=dict)
     keys: dict[Path, yaml.Node] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def place(self, path: Path) -> tuple[int, int]:
-        """Line and column of a field; of the nearest thing around it where it is missing."""
+    def position(self, path: Path) -> tuple[int, int]:
+        """Return the line and column of a field, or of its nearest parent if it is missing."""
         while path and path not in self.values:
             path = path[:-1]
         node = self.values[path]
@@ -46,19 +46,19 @@ class Tree:
             node = self.keys[path]
         return node.start_mark.line + 1, node.start_mark.column + 1
 
-    def key_place(self, path: Path) -> tuple[int, int]:
-        """Line and column of a field's name."""
+    def key_position(self, path: Path) -> tuple[int, int]:
+        """Return the line and column of a field's name."""
         node = self.keys.get(path)
-        return (node.start_mark.line + 1, node.start_mark.column + 1) if node else self.place(path)
+        return (node.start_mark.line + 1, node.start_mark.column + 1) if node else self.position(path)
 
     def written(self, path: Path) -> str | None:
-        """Text of a plain scalar as it stands in the file (`on`, `1:30`), before YAML made something else of it."""
+        """Return the text of a scalar as in the file (`on`, `1:30`), or None for other values."""
         node = self.values.get(path)
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
 def parse(text: str, file: str) -> Iterator[Tree | Problem]:
-    """Read the documents of a file; empty ones are left out. A Problem says that the rest of the file is unreadable."""
+    """Yield the documents of a file without empty ones. After a Problem the rest of the file is unreadable."""
     try:
         loader = yaml.SafeLoader(text)
         quickly = _compose_quickly(text)
@@ -68,11 +68,11 @@ def parse(text: str, file: str) -> Iterator[Tree | Problem]:
     except _TooMuch as error:
         yield Problem(file, str(error), line=error.line)
     except yaml.reader.ReaderError as error:
-        line, column = _place_of(text, error.position)
+        line, column = _position_of(text, error.position)
         yield Problem(file, f"the character {error.character!r} is not allowed in YAML", line=line, column=column)
     except yaml.MarkedYAMLError as error:
         yield _syntax_problem(error, file)
-    except (ValueError, OverflowError) as error:  # of an escape or a directive with a number out of range
+    except (ValueError, OverflowError) as error:  # an escape or directive with a number out of range
         mark = loader.get_mark()
         yield Problem(file, f"not YAML: {error}", line=mark.line + 1, column=mark.column + 1)
     except RecursionError:
@@ -86,9 +86,10 @@ def _compose(loader: yaml.SafeLoader | yaml.CSafeLoader) -> Iterator[yaml.Node]:
 
 
 def _compose_quickly(text: str) -> list[yaml.Node] | None:
-    """Compose it with libyaml, twenty times as fast. None where that is not installed or finds a fault, which PyYAML words better.
+    """Compose with libyaml, which is twenty times as fast. Return None if it is not installed or finds an error.
 
-    libyaml takes a tab for a space where YAML has none, so that a text with one is not for it.
+    PyYAML then reports the error, in better words. Texts with tabs are left to PyYAML, because libyaml accepts
+    tabs where YAML does not.
     """
     if not yaml.__with_libyaml__ or "\t" in text:
         return None
@@ -101,7 +102,7 @@ def _compose_quickly(text: str) -> list[yaml.Node] | None:
         loader.dispose()
 
 
-def _place_of(text: str, position: int) -> tuple[int, int]:
+def _position_of(text: str, position: int) -> tuple[int, int]:
     return text.count("\n", 0, position) + 1, position - (text.rfind("\n", 0, position) + 1) + 1
 
 
@@ -119,7 +120,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, file: str) -> Problem:
 
 
 class _Builder:
-    """Makes one Tree; counts what it visits, so that aliases cannot explode."""
+    """Makes one Tree. It counts nodes, to limit the expansion of aliases."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -162,7 +163,7 @@ class _Builder:
             else:
                 hint = "put text that begins with { or [ in quotes"
                 self._problem("a field's name must be text", key_node, path, hint)
-        self._tell_duplicates(node, path)
+        self._check_duplicates(node, path)
         data = {}
         for key, (key_node, value_node) in members.items():
             self._tree.keys[*path, key] = key_node
@@ -171,7 +172,7 @@ class _Builder:
                 data[key] = value
         return data
 
-    def _tell_duplicates(self, node: yaml.MappingNode, path: Path) -> None:
+    def _check_duplicates(self, node: yaml.MappingNode, path: Path) -> None:
         first: dict[str, yaml.Node] = {}
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _TAG + "merge":
@@ -182,7 +183,7 @@ class _Builder:
                 first.setdefault(key, key_node)
 
     def _merged(self, node: yaml.Node, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-        """Yield the members of a mapping, those merged with `<<` first, so that its own win."""
+        """Yield the members of a mapping. Merged members (`<<`) come first, so that its own take precedence."""
         self._visit(node, len(path) + depth)
         if not isinstance(node, yaml.MappingNode):
             self._problem("<< merges mappings only", node, path)
@@ -190,7 +191,7 @@ class _Builder:
         for key_node, value_node in node.value:
             if key_node.tag == _TAG + "merge":
                 sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for source in reversed(sources):  # the first of several wins
+                for source in reversed(sources):  # the first source takes precedence
                     yield from self._merged(source, path, depth + 1)
         for key_node, value_node in node.value:
             if key_node.tag != _TAG + "merge":
@@ -208,7 +209,7 @@ class _Builder:
         return _clean(node.value)
 
     def _number(self, node: yaml.ScalarNode) -> Any:
-        """Read a boolean or a number; what JSON cannot hold (`.nan`, `!!int x`, 80 digits) stays the text that it is."""
+        """Return a boolean or a number. Values that JSON does not have (`.nan`, `!!int x`, 80 digits) stay text."""
         kind = node.tag.removeprefix(_TAG)
         try:
             value = getattr(self._constructor, f"construct_yaml_{kind}")(node)
@@ -224,5 +225,5 @@ def _tag(node: yaml.Node) -> str:
 
 
 def _clean(text: str) -> str:
-    """Join surrogate pairs, as the escapes of JSON write them, and replace lone ones: they are not Unicode text."""
+    """Join surrogate pairs, which JSON escapes produce, and replace lone surrogates."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

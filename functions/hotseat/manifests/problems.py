@@ -1,4 +1,4 @@
-"""What is said about a document that is not right: where, what was found, what is allowed, what was probably meant."""
+"""Problems of documents: the position, what was found, what is allowed, and a hint."""
 
 import difflib
 import json
@@ -13,11 +13,11 @@ _LONGEST = 80  # characters of a found value that are shown
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `line` and `column` count from 1; empty texts and None are what cannot be said."""
+    """One problem. `line` and `column` count from 1. Empty texts and None mean unknown."""
 
     file: str
     message: str
-    document: str = ""  # Model/qwen, or `document 2` where it has no name
+    document: str = ""  # Model/qwen, or `document 2` without a name
     line: int | None = None
     column: int | None = None
     field: str = ""  # spec.env[2].name
@@ -26,7 +26,7 @@ class Problem:
     suggestion: str = ""
 
     def __str__(self) -> str:
-        """Write one block for a terminal."""
+        """Return one block of text for a terminal."""
         place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
         lines = [": ".join(part for part in (place, self.document, self.field, self.message) if part)]
         if self.found:
@@ -39,27 +39,27 @@ class Problem:
 
 
 class ManifestErrors(Exception):
-    """The documents cannot be used. Holds every problem of all files, in the order of files and lines."""
+    """The documents are invalid. `problems` has all problems, by file and line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        """Write all of them for a terminal, one block each, and how many there are."""
+        """Return all problems for a terminal, and their number."""
         count = len(self.problems)
         return "\n".join([*map(str, self.problems), f"{count} problem{'' if count == 1 else 's'}"])
 
 
 def _printable(text: str) -> str:
-    """Escape control characters: what stands in a file must not command a terminal."""
+    """Escape control characters, which could control a terminal."""
     return re.sub(
         r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda match: ascii(match[0])[1:-1], text
     )
 
 
 def dotted(path: Path) -> str:
-    """Write a path as people do: `spec.env[2].name`; keys that would be ambiguous so are quoted."""
+    """Return a path as text: `spec.env[2].name`. Ambiguous keys are quoted."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -72,7 +72,7 @@ def dotted(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """Show a found value on one line: control characters escaped, at most 80 characters, big things by their kind."""
+    """Return a value on one line, of at most 80 characters. Mappings and lists are only named."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -82,18 +82,18 @@ def shown(value: object) -> str:
 
 
 def plain(name: str) -> str:
-    """Show a name of a Model within a sentence: in quotes where it would be hard to tell from the rest."""
+    """Return a name of a Model for a sentence, in quotes if it has unusual characters."""
     return name if re.fullmatch(r"[\w.:/@+-]{1,253}", name) else shown(name)
 
 
 def near(word: str, choices: Iterable[str]) -> str | None:
-    """Find what a misspelt word probably meant; letter case and underscores count for nothing."""
+    """Return the choice that is most similar to a word, ignoring case and underscores. None if no choice is similar."""
     plain = {choice.lower().replace("_", ""): choice for choice in choices}
     found = difflib.get_close_matches(word.lower().replace("_", ""), plain, n=1, cutoff=0.65)
     return plain[found[0]] if found else None
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Say what a misspelt word probably meant; empty if nothing is near."""
+    """Return a hint with the most similar choice. Empty if no choice is similar."""
     meant = near(word, choices)
     return f"did you mean {meant}?" if meant else ""

@@ -1,7 +1,7 @@
-"""What pydantic and the engines check between fields, as CEL for an API server.
+"""CEL rules for the checks across fields that pydantic and the engines make.
 
-Each rule is the twin of a check in api/model.py, api/vllm.py, checks.py or an engine; one table of bad documents in the
-tests is run through both. Engines that other packages add are asked by the switcher only.
+Each rule corresponds to a check in api/model.py, api/vllm.py, checks.py or an engine. Tests run one table of invalid
+documents through both. Engines of other packages are checked by the switcher only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,21 +16,21 @@ _COUNTED = "!has(self.capacity) || !has(self.capacity.counted) || self.capacity.
 _HOMES = "self.filter(each, has(each.members) && name in each.members)"
 _FIELD = r"\{(port|host|model|name|source|env:[A-Za-z_][A-Za-z0-9_]*)\}"
 
-Rule = tuple[str, str]  # CEL, and what to say where it is false
+Rule = tuple[str, str]  # CEL expression, message
 
 
 def for_engine(name: str, rule: str) -> str:
-    """Make a rule of Models' specs hold for one engine only."""
+    """Return a rule that applies to one engine only."""
     return f"self.engine != '{name}' || ({rule})"
 
 
 def each(field: str, pattern: str, *, matches: bool) -> str:
-    """Make a rule that all texts of a list match a pattern, or that none does."""
+    """Return a rule that all items of a list match a pattern, or that none does."""
     return f"!has(self.{field}) || self.{field}.all(text, {'' if matches else '!'}text.matches(r'{pattern}'))"
 
 
 def any_uses(name: str) -> str:
-    """Make a test whether a command or its args use a field in braces; doubled braces are none."""
+    """Return a test whether command or args contain a field in braces. Doubled braces are literal."""
     pattern = r"^([^{}]|\{\{|\}\}|\{[^{}]*\})*\{" + name + r"\}"
     return " || ".join(
         f"(has(self.{field}) && self.{field}.exists(text, text.matches(r'{pattern}')))" for field in ("command", "args")
@@ -42,7 +42,7 @@ def _some(field: str) -> str:
 
 
 def _engines() -> Iterator[Rule]:
-    """Yield what the engines of this package check."""
+    """Yield the rules of the engines of this package."""
     yield for_engine("llamacpp", "has(self.source)"), "engine llamacpp needs source"
     taken = "^(-m|--model|--host|--port)(=|$)"
     yield for_engine("llamacpp", each("args", taken, matches=False)), f"args has what hotseat sets itself: {taken}"
@@ -83,7 +83,7 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
 
-# By the class of the part, and its field or "" for the part itself; `self` is what a rule sits on.
+# By class and field, or "" for the class itself. `self` is the value with the rule.
 RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ("ModelSpec", ""): (
         ("self.engine != 'external' || has(self.url)", "engine external needs url"),
@@ -152,7 +152,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ),
 }
 
-# What the pattern of a quantity or a duration lets through, and Kubernetes cannot hold.
+# Quantities and durations that match their pattern but exceed what Kubernetes can represent.
 QUANTITY: Rule = (
     "type(self) == int || quantity(string(self)).isLessThan(quantity('9223372036854775807'))",
     "too large for a quantity",
@@ -162,5 +162,5 @@ DURATION: Rule = ("duration(self) >= duration('0s')", "too long for a duration")
 
 
 def as_validations(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
-    """Write rules as an OpenAPI schema has them."""
+    """Return rules for an OpenAPI schema."""
     return [{"rule": rule, "message": message} for rule, message in rules]

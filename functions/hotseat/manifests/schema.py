@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) of the documents, for editors and whoever else checks them without us."""
+"""JSON Schema (draft 2020-12) of the documents, for editors and other tools."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from hotseat.api.model import DOCUMENTS
 from hotseat.api.types import Document
 from hotseat.manifests.fields import walk
 
-_REQUIRED = ["apiVersion", "kind"]  # have defaults for those who make documents in Python, but not in files
+_REQUIRED = ["apiVersion", "kind"]  # in files; documents in Python have defaults
 
 
 class DocumentSchema(GenerateJsonSchema):
-    """Pydantic's schema without what only repeats: titles made from names, and null for what is unset."""
+    """Pydantic's schema without titles, without null for unset fields, and without defaults."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Set no titles."""
@@ -22,16 +22,16 @@ class DocumentSchema(GenerateJsonSchema):
         return False
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """Leave null out: unset is written by leaving the field out."""
+        """Leave null out: unset fields are omitted in documents."""
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Leave defaults out; they are put in as documents write them (`5m`), by `_with_defaults`."""
+        """Leave defaults out. `_with_defaults` adds them in the form of documents (`5m`)."""
         return self.generate_inner(schema["schema"])
 
 
 def schema(kind: str | None = None) -> dict[str, Any]:
-    """Build the schema of one document of a kind; of any document if none is given."""
+    """Return the schema of a document of a kind, or of any document if `kind` is None."""
     kinds = [kind] if kind else list(DOCUMENTS)
     inputs: list[Any] = [(name, "validation", TypeAdapter(DOCUMENTS[name])) for name in kinds]
     _, shared = TypeAdapter.json_schemas(inputs, by_alias=True, schema_generator=DocumentSchema)
@@ -58,5 +58,5 @@ def _with_defaults(document: type[Document], definitions: dict[str, Any]) -> Non
 
 
 def default_of(owner: type[Document], name: str) -> Any:
-    """Default of a field as documents write it; None where it is unset or required."""
+    """Return the default of a field in the form of documents. None if it is unset or required."""
     return owner.model_construct().model_dump(mode="json", by_alias=True).get(name)

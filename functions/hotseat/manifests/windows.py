@@ -1,8 +1,7 @@
-"""When windows of a schedule are open: wall time, cron expressions and time zones. Pure, but for the tz database.
+"""Windows of schedules: cron expressions, time zones and durations. Pure, except for the time zone database.
 
-A window opens at each time of its expression and is open for its duration, of time that really passes: one of ten hours is that
-on the day that the clocks change, too. An hour that is skipped or comes twice is dealt with as cron does: what was to start in
-the one starts right after it, in the other once, the first time.
+A window opens at each time of its expression, for its duration in elapsed time, also on days when the clocks change. As
+in cron, a start in a skipped hour happens right after it, and a start in a repeated hour happens once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """What a schedule says at one time, and until when it says so at the least (None: for ever)."""
+    """State of a schedule, and the time until which it holds at least (None: forever)."""
 
     wanted: bool = False
     pinned: bool = False
@@ -28,7 +27,7 @@ class Open:
 
 
 def look(schedule: Iterable[Window], now: datetime) -> Open:
-    """Look which windows are open. ValueError: one of them has `problems`."""
+    """Return the state of a schedule. Raise ValueError if a window is invalid (see `problems`)."""
     wanted = pinned = False
     changes: list[datetime] = []
     for window in schedule:
@@ -39,7 +38,7 @@ def look(schedule: Iterable[Window], now: datetime) -> Open:
 
 
 def problems(window: Window) -> Iterator[tuple[str, str]]:
-    """Say what is wrong with a window beyond its form: the field, and why."""
+    """Yield the invalid fields of a window, with the reasons."""
     try:
         _zone(window.time_zone)
     except ValueError as error:
@@ -52,7 +51,7 @@ def problems(window: Window) -> Iterator[tuple[str, str]]:
 
 
 def _look(window: Window, now: datetime) -> tuple[bool, datetime | None]:
-    """Whether it is open, and when to look again: one that has begun anew meanwhile goes on then."""
+    """Return whether a window is open, and the time of the next check. A window can start again while it is open."""
     zone, duration = _zone(window.time_zone), timedelta(seconds=window.duration)
     start = next(_starts(window.start, now - duration, zone), None)
     if start is None:
@@ -61,20 +60,20 @@ def _look(window: Window, now: datetime) -> tuple[bool, datetime | None]:
 
 
 def _starts(expression: str, after: datetime, zone: tzinfo) -> Iterator[datetime]:
-    """Yield the times after one, in UTC, in order. ValueError: the expression is none."""
+    """Yield the start times after `after`, in UTC, in order. Raise ValueError if the expression is invalid."""
     try:
         times = CronSim(expression, after.astimezone(zone))
     except CronSimError as error:
         raise ValueError(f"is not a valid cron time: {error}") from error
-    # In an hour that comes twice, cronsim may give what lies before.
+    # In a repeated hour cronsim may return earlier times.
     yield from (time for each in times if (time := each.astimezone(UTC)) > after)
 
 
 @lru_cache(maxsize=100)
 def _zone(name: str) -> tzinfo:
-    """Find a time zone; ValueError if it is not known here."""
+    """Return a time zone. Raise ValueError if it is unknown."""
     if name == "UTC":
-        return UTC  # which needs no database
+        return UTC  # needs no database
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a simulation measures. Times are seconds of simulated time."""
+"""Results of a simulation. Times are seconds of simulated time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from math import ceil
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long some have waited; without any there are no times."""
+    """Summary of wait times in seconds. None if there are none."""
 
     count: int
     mean: float | None = None
@@ -17,7 +17,7 @@ class Waits:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Waits":
-        """Sum them up. A percentile is the least of them that so many do not exceed."""
+        """Summarise wait times. Percentiles use the nearest-rank method."""
         if not seconds:
             return cls(0)
         ordered = sorted(seconds)
@@ -27,7 +27,10 @@ class Waits:
 
 @dataclass(slots=True)
 class ResidentInterval:
-    """One model on the accelerator. Times are None until they come; `ready` stays so where it was stopped while loading."""
+    """One stay of a model on the accelerator.
+
+    Times are None until they are known. `ready` stays None if the model was stopped while it loaded.
+    """
 
     model: str
     started: float
@@ -37,7 +40,7 @@ class ResidentInterval:
     gpus: int = 1
 
     def switching(self, end: float) -> float:
-        """GPU-seconds until `end` in which it held seats without being able to serve."""
+        """Return the GPU-seconds until `end` in which the model occupied GPUs but could not serve."""
         times = (self.started, self.ready, self.stopped, self.released)
         started, ready, stopped, released = (end if at is None else min(at, end) for at in times)
         return ((stopped if self.ready is None else ready) - started + released - stopped) * self.gpus
@@ -45,40 +48,40 @@ class ResidentInterval:
 
 @dataclass(slots=True)
 class GpuTime:
-    """GPU-seconds of seats that were not being switched."""
+    """GPU-seconds outside of switches."""
 
-    serving: float = 0.0  # answered somebody
-    idle: float = 0.0  # answered nobody, while somebody waited
-    spare: float = 0.0  # nobody waited for anything
+    serving: float = 0.0  # requests in flight
+    idle: float = 0.0  # no requests in flight, but queued requests
+    spare: float = 0.0  # no requests at all
 
     def copy(self) -> "GpuTime":
-        """Keep what it is now."""
+        """Return a copy."""
         return replace(self)
 
 
 @dataclass(slots=True)
 class Recording:
-    """Everything that happened and is counted, as it happens."""
+    """What happened in a run so far."""
 
-    waits: dict[str, list[float]]  # by model: from a request's arrival until its answer was begun
-    arrivals: dict[str, list[float]]  # by model: when those arrived, in the same order
-    turns: dict[str, list[float]]  # by model: at each time that it got ready, for how long somebody had waited for that
+    waits: dict[str, list[float]]  # by model: from arrival to dispatch, per request
+    arrivals: dict[str, list[float]]  # by model: arrival times, in the same order
+    turns: dict[str, list[float]]  # by model: age of the oldest queued request, each time that it became ready
     loads: dict[str, int]  # by model
-    stays: list[ResidentInterval] = field(default_factory=list)
+    intervals: list[ResidentInterval] = field(default_factory=list)
     used: GpuTime = field(default_factory=GpuTime)
-    until_answer: GpuTime = field(default_factory=GpuTime)  # the same, until the last answer
+    until_answer: GpuTime = field(default_factory=GpuTime)  # `used` at the last answer
     requests: int = 0
     answered: int = 0
     refused: int = 0
-    cut: int = 0  # ended with an error, because the drain deadline was over
-    given_up: int = 0  # tries, of clients that give up
+    cut: int = 0  # aborted at the drain deadline
+    given_up: int = 0  # attempts that clients gave up
     last_arrival: float = 0.0
     last_answer: float = 0.0
-    widest: float | None = None  # the longest bound on waiting that was in force
+    widest: float | None = None  # the largest bound on waiting during the run
 
     @classmethod
     def of(cls, models: Iterable[str]) -> "Recording":
-        """Begin one in which nothing has happened."""
+        """Return an empty recording."""
         names = list(models)
 
         def empty() -> dict[str, list[float]]:
@@ -89,7 +92,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class ModelFigures:
-    """One model's part."""
+    """Results of one model."""
 
     loads: int
     waits: Waits
@@ -98,9 +101,10 @@ class ModelFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is told of a run. Every request of it ends up in `answered`, `refused`, `cut` or `unanswered`.
+    """Results of a run.
 
-    The GPU time until the last answer is the sum of `serving`, `switching`, `idle` and `spare`, in GPU-seconds.
+    `requests` is the sum of `answered`, `refused`, `cut` and `unanswered`. The GPU time until the last answer
+    is the sum of `serving`, `switching`, `idle` and `spare`, in GPU-seconds.
     """
 
     policy: str
@@ -108,16 +112,16 @@ class Figures:
     answered: int
     refused: int
     cut: int
-    given_up: int  # tries: who gave up asked again
-    unanswered: int  # when nothing more would have happened
+    given_up: int  # attempts; clients that give up retry
+    unanswered: int  # at the end of the run
     seconds: float  # until the last answer
-    offered: float  # requests a second that came
-    throughput: float  # requests a second that were answered
-    switches: int  # loads; each but the first comes with a stop
-    serving: float  # somebody was answered
+    offered: float  # requests per second that arrived
+    throughput: float  # requests per second that were answered
+    switches: int  # loads
+    serving: float  # requests in flight
     switching: float  # loading and stopping
-    idle: float  # nobody was answered, while somebody waited
-    spare: float  # nobody was answered, and nobody waited
+    idle: float  # no requests in flight, but queued requests
+    spare: float  # no requests at all
     lost: float  # share of all GPU time that was switching or idle
     effective_max_wait: float | None
     waits: Waits
@@ -126,9 +130,9 @@ class Figures:
 
 
 def figures(policy: str, record: Recording, gpus: int) -> Figures:
-    """Sum up a run that is over."""
+    """Summarise a finished run."""
     seconds, used = record.last_answer, record.until_answer
-    switching = sum(stay.switching(seconds) for stay in record.stays if stay.started <= seconds)
+    switching = sum(interval.switching(seconds) for interval in record.intervals if interval.started <= seconds)
     return Figures(
         policy=policy,
         requests=record.requests,
@@ -140,7 +144,7 @@ def figures(policy: str, record: Recording, gpus: int) -> Figures:
         seconds=round(seconds, 4),
         offered=_ratio(record.requests, record.last_arrival),
         throughput=_ratio(record.answered, seconds),
-        switches=len(record.stays),
+        switches=len(record.intervals),
         serving=round(used.serving, 4),
         switching=round(switching, 4),
         idle=round(used.idle, 4),

@@ -1,6 +1,6 @@
-"""The floor: engines that take their time, and a clock that jumps to what comes next. It keeps the record, and decides nothing.
+"""Discrete-event simulation of engines: a clock, a queue of events, and a recording. It makes no decisions.
 
-Nothing is random here but what a seed gives: the n-th load of a model takes the same time under every policy.
+Random times depend on the seed only: the n-th load of a model takes the same time under every policy.
 """
 
 import heapq
@@ -18,10 +18,11 @@ from hotseat.simulation.workload import SimRequest, varied
 
 @dataclass(frozen=True, slots=True)
 class SimulatedEngine:
-    """One model: seconds that its engine takes to start and to stop, how many it answers at a time, and its scheduling.
+    """The engine of one model. Times are in seconds.
 
-    A request beyond `slots` waits in the engine. `limit`: what a router sends it at most, 0 for all; None: `slots`.
-    `park` and `wake`: seconds that it takes to fall asleep and to wake, where its terms say that it parks; None: `stop` and `load`.
+    `slots` is the number of requests that it serves at a time. Further requests wait in the engine. `limit` is
+    the number of requests that a router dispatches to it at most: 0 for no limit, None for `slots`. `park` and
+    `wake` apply if `terms` say that the model parks. None means the same as `stop` and `load`.
     """
 
     load: float
@@ -29,18 +30,18 @@ class SimulatedEngine:
     slots: int = 8
     terms: SchedulingSpec = field(default_factory=SchedulingSpec)
     limit: int | None = None
-    max_waiting: int | None = None  # requests at all routers
+    max_waiting: int | None = None  # limit on queued requests, over all routers
     park: float | None = None
     wake: float | None = None
 
 
 @dataclass(slots=True)
-class _Seat:
-    """One instance: what it answers, and what waits inside of it."""
+class _Instance:
+    """One instance: its requests in flight, and those that wait in the engine."""
 
     engine: SimulatedEngine
-    stay: ResidentInterval
-    moving: bool = True  # it loads or stops
+    interval: ResidentInterval
+    switching: bool = True  # loading or stopping
     busy: int = 0
     inside: deque[int] = field(default_factory=deque)
 
@@ -50,7 +51,7 @@ class _Seat:
 
 
 class Simulator:
-    """Everything that takes time. `spread`: how much loads vary, as a coefficient of variation."""
+    """The event loop. `load_spread` is the coefficient of variation of load times."""
 
     def __init__(
         self, engines: Mapping[str, SimulatedEngine], *, gpus: int = 1, load_spread: float = 0.0, seed: int = 1
@@ -58,40 +59,40 @@ class Simulator:
         self.now = 0.0
         self.engines, self.gpus = engines, gpus
         self.record = Recording.of(engines)
-        self.waiting: dict[int, SimRequest] = {}  # requests that no engine has
+        self.waiting: dict[int, SimRequest] = {}  # requests that are not dispatched
         self._ids = itertools.count(1)
         self._load_spread, self._seed = load_spread, seed
-        self._agenda: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = itertools.count()
-        self._load: Iterator[SimRequest] = iter(())
+        self._workload: Iterator[SimRequest] = iter(())
         self._arrive: Callable[[int, SimRequest], None]
-        self._given: dict[int, tuple[SimRequest, str]] = {}  # requests that an engine has, with its instance
-        self._done: dict[int, Callable[[int], None]] = {}  # those of them that are being answered, and whom to tell
-        self._seats: dict[str, _Seat] = {}  # by instance
-        self._serving = self._moving = 0  # GPUs
+        self._dispatched: dict[int, tuple[SimRequest, str]] = {}  # with its instance
+        self._done: dict[int, Callable[[int], None]] = {}  # callbacks for dispatched requests
+        self._instances: dict[str, _Instance] = {}  # by instance
+        self._serving = self._switching = 0  # GPUs
 
-    def play(self, load: Iterable[SimRequest], arrive: Callable[[int, SimRequest], None]) -> Recording:
-        """Let a load come, in the order of its times, and go on until nothing more happens."""
-        self._load, self._arrive = iter(load), arrive
+    def run(self, load: Iterable[SimRequest], arrive: Callable[[int, SimRequest], None]) -> Recording:
+        """Run a workload, sorted by time, until no event is left."""
+        self._workload, self._arrive = iter(load), arrive
         self._await_next()
-        agenda = self._agenda
-        while agenda:
-            at, _, act, what = heapq.heappop(agenda)
+        events = self._events
+        while events:
+            at, _, act, what = heapq.heappop(events)
             if at > self.now:
-                self._pass(at)
+                self._advance(at)
             act(what)
         return self.record
 
     # Time -------------------------------------------------------------------------------------------------------------
 
     def at(self, time: float, act: Callable[[Any], None], what: Any) -> None:
-        """Do something later; at the same time, in the order in which it was said."""
-        heapq.heappush(self._agenda, (time, next(self._order), act, what))
+        """Schedule `act(what)`. Events of the same time run in the order in which they were scheduled."""
+        heapq.heappush(self._events, (time, next(self._order), act, what))
 
-    def _pass(self, time: float) -> None:
-        """Jump, and count how the GPUs spend the time. What is switched is counted from the stays."""
+    def _advance(self, time: float) -> None:
+        """Advance the clock, and count how the GPUs spent the time. Switching is counted from `intervals`."""
         passed, used = time - self.now, self.record.used
-        unused = max(0, self.gpus - self._serving - self._moving) * passed
+        unused = max(0, self.gpus - self._serving - self._switching) * passed
         used.serving += self._serving * passed
         if self.waiting:
             used.idle += unused
@@ -102,51 +103,51 @@ class Simulator:
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def _await_next(self) -> None:
-        if asked := next(self._load, None):
-            self.at(asked.at, self._come_of_load, asked)
+        if asked := next(self._workload, None):
+            self.at(asked.at, self._submit_next, asked)
 
-    def _come_of_load(self, asked: SimRequest) -> None:
-        self.come(asked)
+    def _submit_next(self, asked: SimRequest) -> None:
+        self.submit(asked)
         self._await_next()
 
-    def come(self, asked: SimRequest) -> None:
-        """Let a request come now: the load's, or another."""
+    def submit(self, asked: SimRequest) -> None:
+        """Submit a request now."""
         self.record.requests += 1
         self.record.last_arrival = self.now
-        self._ask(asked)
+        self._enqueue(asked)
 
-    def _ask(self, asked: SimRequest) -> None:
+    def _enqueue(self, asked: SimRequest) -> None:
         request = next(self._ids)
         self.waiting[request] = asked
         self._arrive(request, asked)
 
     def give_up(self, request: int, pause: float) -> None:
-        """Let the client of a waiting request leave; it asks again after a pause, and its wait counts from its first try."""
+        """Remove a queued request, and submit it again after a pause. Its wait counts from the first attempt."""
         self.record.given_up += 1
-        self.at(self.now + pause, self._ask, self.waiting.pop(request))
+        self.at(self.now + pause, self._enqueue, self.waiting.pop(request))
 
-    def give(self, request: int, instance: str, done: Callable[[int], None]) -> None:
-        """Send a waiting request to an engine that is ready; `done(request)` once it is answered."""
-        seat, asked = self._seats[instance], self.waiting.pop(request)
-        self._given[request] = asked, instance
+    def dispatch(self, request: int, instance: str, done: Callable[[int], None]) -> None:
+        """Dispatch a queued request to a ready engine. Call `done(request)` once it is answered."""
+        state, asked = self._instances[instance], self.waiting.pop(request)
+        self._dispatched[request] = asked, instance
         self._done[request] = done
-        if seat.busy < seat.engine.slots:
-            self._begin(request, asked, seat)
+        if state.busy < state.engine.slots:
+            self._begin(request, asked, state)
         else:
-            seat.inside.append(request)
+            state.inside.append(request)
 
-    def _begin(self, request: int, asked: SimRequest, seat: _Seat) -> None:
+    def _begin(self, request: int, asked: SimRequest, state: _Instance) -> None:
         waits, arrivals = self.record.waits[asked.model], self.record.arrivals[asked.model]
         waits.append(self.now - asked.at)
         arrivals.append(asked.at)
-        if not seat.busy and not seat.moving:
-            self._serving += seat.gpus
-        seat.busy += 1
+        if not state.busy and not state.switching:
+            self._serving += state.gpus
+        state.busy += 1
         self.at(self.now + asked.seconds, self._finish, request)
 
     def _finish(self, request: int) -> None:
-        if request not in self._given:
-            return  # it was cut before
+        if request not in self._dispatched:
+            return  # it was aborted before
         self._end(request)
         self.record.answered += 1
         self.record.last_answer = self.now
@@ -154,94 +155,94 @@ class Simulator:
         self._done.pop(request)(request)
 
     def _end(self, request: int) -> None:
-        _, instance = self._given.pop(request)
-        seat = self._seats[instance]
-        seat.busy -= 1
-        if seat.inside and seat.stay.stopped is None:
-            following = seat.inside.popleft()
-            self._begin(following, self._given[following][0], seat)
-        elif not seat.busy and not seat.moving:
-            self._serving -= seat.gpus
+        _, instance = self._dispatched.pop(request)
+        state = self._instances[instance]
+        state.busy -= 1
+        if state.inside and state.interval.stopped is None:
+            following = state.inside.popleft()
+            self._begin(following, self._dispatched[following][0], state)
+        elif not state.busy and not state.switching:
+            self._serving -= state.gpus
 
     def refuse(self, request: int) -> None:
-        """Send a waiting request away."""
+        """Reject a queued request."""
         del self.waiting[request]
         self.record.refused += 1
 
-    def cut(self, request: int) -> None:
-        """End one that an engine has, or had until it was gone."""
-        _, instance = self._given.get(request, (None, ""))
+    def abort(self, request: int) -> None:
+        """Abort a dispatched request, if its engine still has it."""
+        _, instance = self._dispatched.get(request, (None, ""))
         if not instance:
             return
         del self._done[request]
-        inside = self._seats[instance].inside
+        inside = self._instances[instance].inside
         if request in inside:
             inside.remove(request)
-            del self._given[request]
+            del self._dispatched[request]
         else:
             self._end(request)
         self.record.cut += 1
 
-    # Seats ------------------------------------------------------------------------------------------------------------
+    # Instances --------------------------------------------------------------------------------------------------------
 
     def start(self, model: str, instance: str, ready: Callable[[str], None]) -> None:
-        """Load a model; `ready(instance)` unless it is stopped before."""
+        """Load a model. Call `ready(instance)` unless it is stopped before."""
         count = self.record.loads[model] = self.record.loads[model] + 1
-        random = Random(f"{self._seed}/{model}/{count}")  # noqa: S311 - it has to come again
-        self._come(model, instance, varied(random, self.engines[model].load, self._load_spread), ready)
+        random = Random(f"{self._seed}/{model}/{count}")  # noqa: S311 - it must be reproducible
+        self._load(model, instance, varied(random, self.engines[model].load, self._load_spread), ready)
 
     def wake(self, model: str, instance: str, ready: Callable[[str], None]) -> None:
-        """Have one that sleeps come back; as `start`."""
+        """Wake a parked instance. Call `ready(instance)` unless it is stopped before."""
         engine = self.engines[model]
-        self._come(model, instance, engine.load if engine.wake is None else engine.wake, ready)
+        self._load(model, instance, engine.load if engine.wake is None else engine.wake, ready)
 
-    def _come(self, model: str, instance: str, seconds: float, ready: Callable[[str], None]) -> None:
+    def _load(self, model: str, instance: str, seconds: float, ready: Callable[[str], None]) -> None:
         engine = self.engines[model]
-        stay = ResidentInterval(model, self.now, gpus=engine.terms.claim.gpus)
-        seat = self._seats[instance] = _Seat(engine, stay)
-        self.record.stays.append(stay)
-        self._moving += seat.gpus
+        interval = ResidentInterval(model, self.now, gpus=engine.terms.claim.gpus)
+        state = self._instances[instance] = _Instance(engine, interval)
+        self.record.intervals.append(interval)
+        self._switching += state.gpus
         self.at(self.now + seconds, self._get_ready, (instance, ready))
 
     def _get_ready(self, what: tuple[str, Callable[[str], None]]) -> None:
         instance, ready = what
-        seat = self._seats.get(instance)
-        if seat is None or seat.stay.stopped is not None:
+        state = self._instances.get(instance)
+        if state is None or state.interval.stopped is not None:
             return  # it was stopped while it loaded
-        seat.stay.ready = self.now
-        seat.moving = False
-        self._moving -= seat.gpus
+        state.interval.ready = self.now
+        state.switching = False
+        self._switching -= state.gpus
         ready(instance)
 
     def stop(self, model: str, instance: str, released: Callable[[str], None]) -> None:
-        """Take an instance off; `released(instance)` once nothing is left of it."""
-        self._leave(instance, self.engines[model].stop, released)
+        """Stop an instance. Call `released(instance)` once it is gone."""
+        self._unload(instance, self.engines[model].stop, released)
 
     def park(self, model: str, instance: str, asleep: Callable[[str], None]) -> None:
-        """Have it leave its seat and sleep; `asleep(instance)` once it does."""
+        """Park an instance. Call `asleep(instance)` once it is parked."""
         engine = self.engines[model]
-        self._leave(instance, engine.stop if engine.park is None else engine.park, asleep)
+        self._unload(instance, engine.stop if engine.park is None else engine.park, asleep)
 
-    def _leave(self, instance: str, seconds: float, gone: Callable[[str], None]) -> None:
-        if seat := self._seats.get(instance):  # else it sleeps, and has none
-            seat.stay.stopped = self.now
-            if not seat.moving:
-                seat.moving = True
-                self._moving += seat.gpus
-                if seat.busy:
-                    self._serving -= seat.gpus
+    def _unload(self, instance: str, seconds: float, gone: Callable[[str], None]) -> None:
+        if state := self._instances.get(instance):  # else it is parked
+            state.interval.stopped = self.now
+            if not state.switching:
+                state.switching = True
+                self._switching += state.gpus
+                if state.busy:
+                    self._serving -= state.gpus
         self.at(self.now + seconds, self._release, (instance, gone))
 
     def _release(self, what: tuple[str, Callable[[str], None]]) -> None:
         instance, gone = what
-        for request in [it for it, (_, its) in self._given.items() if its == instance]:
-            self.cut(request)  # nobody answers it any longer
-        if seat := self._seats.pop(instance, None):
-            self._moving -= seat.gpus
-            seat.stay.released = self.now
+        for request in [id_ for id_, (_, target) in self._dispatched.items() if target == instance]:
+            self.abort(request)
+        if state := self._instances.pop(instance, None):
+            self._switching -= state.gpus
+            state.interval.released = self.now
         gone(instance)
 
-    def take_turn(self, model: str, oldest: float | None) -> None:
-        """Note that a model has got ready for somebody who has waited since `oldest`."""
+    def record_turn(self, model: str, oldest: float | None) -> None:
+        """Record that a model became ready for a request that was queued at `oldest`. None: there was none."""
         if oldest is not None:
             self.record.turns[model].append(self.now - oldest)

@@ -1,4 +1,4 @@
-"""Who was resident over time and how many waited, for pictures: a record cut into equal slices."""
+"""Resident models and queue lengths over time, in equal slices, for plots."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -6,55 +6,55 @@ from dataclasses import dataclass
 
 from hotseat.simulation.results import Recording, ResidentInterval
 
-LOOKS = 4  # at a queue in each slice
+SAMPLES = 4  # of a queue in each slice
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """One model, slice by slice."""
+class ModelTimeline:
+    """One model, by slice."""
 
-    ready: tuple[float, ...]  # share of the slice in which it was ready
-    switching: tuple[float, ...]  # share in which it loaded or stopped
-    waiting: tuple[int, ...]  # the most that were seen to wait
+    ready: tuple[float, ...]  # share of the slice
+    switching: tuple[float, ...]  # share of the slice
+    waiting: tuple[int, ...]  # maximum of the samples
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """All models, over the seconds from the first arrival's clock until the last answer."""
+    """All models. `seconds` is the time of the last answer."""
 
     seconds: float
-    lanes: dict[str, Lane]
+    models: dict[str, ModelTimeline]
 
 
 def timeline(record: Recording, slices: int) -> Timeline:
-    """Cut a run into slices. Requests that were refused, or were never begun, are not among those that wait."""
+    """Return the timeline of a run. Requests that were rejected or never dispatched do not count as queued."""
     seconds = record.last_answer
     width = seconds / slices
-    lanes = {}
+    models = {}
     for model, waits in record.waits.items():
-        stays = [stay for stay in record.stays if stay.model == model]
+        intervals = [interval for interval in record.intervals if interval.model == model]
         arrived = record.arrivals[model]
         begun = [at + waited for at, waited in zip(arrived, waits, strict=True)]
-        ready, switching = _shares(stays, slices, width, seconds)
-        lanes[model] = Lane(ready, switching, _peaks(sorted(arrived), sorted(begun), slices, width))
-    return Timeline(seconds, lanes)
+        ready, switching = _shares(intervals, slices, width, seconds)
+        models[model] = ModelTimeline(ready, switching, _peaks(sorted(arrived), sorted(begun), slices, width))
+    return Timeline(seconds, models)
 
 
-def phases(stay: ResidentInterval, end: float) -> tuple[tuple[float, float], list[tuple[float, float]]]:
-    """From when until when it was ready (for no time where it never was), and the times before and after that."""
-    times = (stay.started, stay.ready, stay.stopped, stay.released)
+def phases(interval: ResidentInterval, end: float) -> tuple[tuple[float, float], list[tuple[float, float]]]:
+    """Return the time span in which the model was ready (empty if it never was), and the spans before and after."""
+    times = (interval.started, interval.ready, interval.stopped, interval.released)
     started, ready, stopped, released = (end if at is None else min(at, end) for at in times)
-    if stay.ready is None:
+    if interval.ready is None:
         ready = stopped
     return (ready, stopped), [(started, ready), (stopped, released)]
 
 
 def _shares(
-    stays: Sequence[ResidentInterval], slices: int, width: float, seconds: float
+    intervals: Sequence[ResidentInterval], slices: int, width: float, seconds: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     ready, switching = [0.0] * slices, [0.0] * slices
-    for stay in stays:
-        served, moved = phases(stay, seconds)
+    for interval in intervals:
+        served, moved = phases(interval, seconds)
         for target, spans in ((ready, [served]), (switching, moved)):
             for begin, end in spans:
                 _spread(target, begin, end, width)
@@ -62,7 +62,7 @@ def _shares(
 
 
 def _spread(target: list[float], begin: float, end: float, width: float) -> None:
-    """Add the time from `begin` to `end` to the slices that it touches, as shares of them."""
+    """Add the time from `begin` to `end` to the slices that it overlaps, as shares of a slice."""
     index = int(begin / width) if width else len(target)
     while index < len(target) and index * width < end:
         overlap = min(end, (index + 1) * width) - max(begin, index * width)
@@ -74,4 +74,6 @@ def _peaks(arrived: Sequence[float], begun: Sequence[float], slices: int, width:
     def waiting(time: float) -> int:
         return bisect_right(arrived, time) - bisect_right(begun, time)
 
-    return tuple(max(waiting((index + look / LOOKS) * width) for look in range(LOOKS)) for index in range(slices))
+    return tuple(
+        max(waiting((index + sample / SAMPLES) * width) for sample in range(SAMPLES)) for index in range(slices)
+    )

@@ -1,6 +1,6 @@
-"""A request log of a hotseat that runs, as a load: the same requests at the same times, with the answers that they took.
+"""Read a request log of a running hotseat as a workload: the same requests, times and service times.
 
-docs/simulate.md says what becomes of requests that were refused or broke.
+docs/simulate.md says how rejected and failed requests are treated.
 """
 
 import csv
@@ -14,21 +14,21 @@ from typing import Any
 
 from hotseat.simulation.workload import SimRequest
 
-# Refused before an engine saw them, and wanted all the same: too many waited, its time was over, its client left, it failed.
+# Requests that were rejected before dispatch, but would have been served: timeout, full queue, client disconnected.
 WANTED = (408, 429, 499)
 SERVER_ERROR = 500
 ROUNDING = 0.002  # seconds by which `waited` may exceed `seconds`
 
 
 class BadTrace(ValueError):
-    """A line cannot be used; the message says which, what is wrong and what is allowed."""
+    """A line of a request log is invalid. The message says where, what was found and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request of a log. Times are in seconds; `waited` is None where no engine got it."""
+    """One request of a log. Times are in seconds. `waited` is None if the request was not dispatched."""
 
-    arrived: float  # since 1970
+    arrived: float  # Unix time
     model: str
     waited: float | None
     seconds: float  # from its arrival until its end
@@ -38,23 +38,23 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A load that was, and what had to be assumed or left out for it."""
+    """A recorded workload."""
 
-    asked: tuple[SimRequest, ...]
-    models: tuple[str, ...]  # in the order in which they were first asked for
-    assumed: int  # requests that no engine had got: how long their answers take is the median of their model
-    left_out: int  # requests that were wrong, and that no engine had got
+    requests: tuple[SimRequest, ...]
+    models: tuple[str, ...]  # in the order of their first request
+    assumed: int  # requests without a service time of their own: the median of their model is used
+    left_out: int  # invalid requests, which were not dispatched
 
 
 def read(rows: Iterable[str], file: str, *, otherwise: float) -> Trace:
-    """Read a log: CSV where the file's name ends so, else JSON lines. Raises BadTrace.
+    """Read a log: CSV if the name of the file ends with .csv, else JSON lines. Raise BadTrace if it is invalid.
 
-    `otherwise`: seconds that answers take of a model none of whose requests an engine got.
+    `otherwise` is the service time in seconds for models without a dispatched request.
     """
     kind = _csv_rows if file.lower().endswith(".csv") else _json_rows
     lines = sorted((_line(row, f"{file}:{number}") for number, row in kind(rows, file)), key=lambda it: it.arrived)
     if not lines:
-        raise BadTrace(f"{file}: holds no request; `hotseat up --request-log FILE` writes such logs")
+        raise BadTrace(f"{file}: has no requests; `hotseat up --request-log FILE` writes such logs")
     wanted = [line for line in lines if _was_wanted(line)]
     usual = _usual(wanted)
     begin = wanted[0].arrived if wanted else 0.0
@@ -64,13 +64,13 @@ def read(rows: Iterable[str], file: str, *, otherwise: float) -> Trace:
             return usual.get(line.model, otherwise)
         return max(0.0, line.seconds - line.waited)
 
-    asked = tuple(SimRequest(line.arrived - begin, line.model, seconds(line), line.priority) for line in wanted)
+    requests = tuple(SimRequest(line.arrived - begin, line.model, seconds(line), line.priority) for line in wanted)
     assumed = sum(line.waited is None for line in wanted)
-    return Trace(asked, tuple(dict.fromkeys(it.model for it in asked)), assumed, len(lines) - len(wanted))
+    return Trace(requests, tuple(dict.fromkeys(it.model for it in requests)), assumed, len(lines) - len(wanted))
 
 
 def _was_wanted(line: Line) -> bool:
-    """Whether an engine got it, or should have: not what was wrong by itself."""
+    """Whether the request was dispatched, or would have been under another load. False for invalid requests."""
     return line.waited is not None or line.status in WANTED or line.status >= SERVER_ERROR
 
 
@@ -92,9 +92,9 @@ def _json_rows(rows: Iterable[str], file: str) -> Iterator[tuple[int, Mapping[st
         try:
             value = json.loads(row)
         except ValueError as error:
-            raise BadTrace(f"{file}:{number}: is no JSON ({error}); allowed: one JSON object a line") from None
+            raise BadTrace(f"{file}:{number}: is not JSON ({error}); allowed: one JSON object per line") from None
         if not isinstance(value, dict):
-            raise BadTrace(f"{file}:{number}: is {_shown(value)}; allowed: one JSON object a line")
+            raise BadTrace(f"{file}:{number}: is {_shown(value)}; allowed: one JSON object per line")
         yield number, value
 
 
@@ -102,7 +102,7 @@ def _csv_rows(rows: Iterable[str], file: str) -> Iterator[tuple[int, Mapping[str
     reader = csv.DictReader(rows)
     missing = [name for name in ("time", "model", "waited", "seconds") if name not in (reader.fieldnames or ())]
     if missing:
-        raise BadTrace(f"{file}:1: names no column {missing[0]}; allowed: time,model,waited,seconds[,status,priority]")
+        raise BadTrace(f"{file}:1: has no column {missing[0]}; allowed: time,model,waited,seconds[,status,priority]")
     for row in reader:
         filled = {name: value for name, value in row.items() if name is not None and value}
         numbers = {name: _number(filled[name]) for name in _NUMBERS if name in filled}
@@ -139,11 +139,11 @@ def _line(row: Mapping[str, Any], where: str) -> Line:
         field(
             "waited",
             lambda it: it is None or (_is_time(it) and it <= seconds + ROUNDING),
-            "a number of seconds up to `seconds`, or null where no engine got the request",
+            "a number of seconds up to `seconds`, or null if the request was not dispatched",
         ),
         seconds,
         field("status", lambda it: _is_whole(it) and 100 <= it < 600, "an HTTP status", 200),  # noqa: PLR2004
-        field("priority", _is_whole, "a whole number", 0),
+        field("priority", _is_whole, "an integer", 0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Who asks for what, and when: loads that are made, each the same for the same seed."""
+"""Generated workloads. The same seed gives the same workload."""
 
 import itertools
 import math
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-HOT_SHARE = 0.98  # of all requests, for the one hot model
+HOT_SHARE = 0.98  # of all requests, for the hot model
 BURST = 20  # requests at once, on average
 DAY = 86_400.0  # seconds
-SWING = 0.6  # a day's busiest and quietest hour differ from its mean by so much of it
-QUIETEST = 4 * 3600.0  # seconds after midnight; the busiest hour is twelve later
+SWING = 0.6  # amplitude of the rate over a day, as a share of its mean
+QUIETEST = 4 * 3600.0  # seconds after midnight; the busiest time is twelve hours later
 
 
 @dataclass(frozen=True, slots=True)
 class SimRequest:
-    """One request: when it comes, for which model, and how many seconds its answer takes once it is begun."""
+    """One request: its arrival time, its model, and its service time from dispatch, in seconds."""
 
     at: float
     model: str
@@ -25,7 +25,7 @@ class SimRequest:
 
 @dataclass(frozen=True, slots=True)
 class Impatience:
-    """Clients that give up when the answer has not begun after `patience` seconds, and ask again after `pause`, until they are answered."""
+    """Clients give up if their answer has not started after `patience` seconds, and retry after `pause` seconds."""
 
     patience: float
     pause: float = 1.0
@@ -33,24 +33,24 @@ class Impatience:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One model of a load: its weight among the others, and its requests. `seats`: the GPUs that one of them takes up."""
+    """The requests for one model. `weight` is its share. `gpus` is the part of the GPUs that one request occupies."""
 
     model: str
     weight: float = 1.0
     seconds: float = 2.0
     priority: int = 0
-    seats: float = 0.125
+    gpus: float = 0.125
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadPlan:
-    """What a load is made from. It ends after so many requests or so many seconds, whichever comes first.
+    """Parameters of a workload. It ends after `requests` or `duration` seconds, whichever comes first.
 
-    `load`: the share of all GPUs that answering would keep busy if switching took no time. `spread`: how much the time that an
-    answer takes varies, as a coefficient of variation; 0: not at all, so that what drains is known.
+    `load` is the utilisation of all GPUs if switching took no time. `spread` is the coefficient of variation of
+    service times; with 0 they are constant.
     """
 
-    parts: Sequence[Stream]
+    streams: Sequence[Stream]
     load: float
     gpus: int = 1
     requests: int | None = None
@@ -60,7 +60,7 @@ class WorkloadPlan:
 
 
 def varied(random: Random, mean: float, spread: float) -> float:
-    """Draw a time of this mean and coefficient of variation: lognormal, as times of service are."""
+    """Return a lognormal time with this mean and coefficient of variation."""
     if not spread or not mean:
         return mean
     variance = math.log(1 + spread * spread)
@@ -68,37 +68,37 @@ def varied(random: Random, mean: float, spread: float) -> float:
 
 
 def rate(plan: WorkloadPlan, weights: Sequence[float]) -> float:
-    """Give the requests a second that are this load; with more than 1 no switcher could keep up."""
-    seats = sum(w * part.seconds * part.seats for w, part in zip(weights, plan.parts, strict=True))
-    return plan.load * plan.gpus * sum(weights) / seats
+    """Return the requests per second of this load. A load above 1 cannot be served."""
+    gpus = sum(w * stream.seconds * stream.gpus for w, stream in zip(weights, plan.streams, strict=True))
+    return plan.load * plan.gpus * sum(weights) / gpus
 
 
 def poisson(plan: WorkloadPlan) -> Iterator[SimRequest]:
-    """Yield arrivals that know nothing of each other; each model's share is its weight's."""
+    """Yield a Poisson process. Models are drawn by weight."""
     return _draw(plan, _weights(plan), _steady)
 
 
 def bursts(plan: WorkloadPlan) -> Iterator[SimRequest]:
-    """Yield groups of requests for one model at the same moment, of geometric size; the rate of requests is as planned."""
+    """Yield groups of simultaneous requests for one model, of geometric size, at the planned rate of requests."""
     return _draw(plan, _weights(plan), _steady, _geometric, BURST)
 
 
 def hot_and_cold(plan: WorkloadPlan) -> Iterator[SimRequest]:
-    """Yield nearly everything for the first model; the others share the rest."""
-    others = len(plan.parts) - 1
+    """Yield most requests for the first model. The others share the rest."""
+    others = len(plan.streams) - 1
     return _draw(plan, [HOT_SHARE, *[(1 - HOT_SHARE) / others] * others], _steady)
 
 
 def day(plan: WorkloadPlan) -> Iterator[SimRequest]:
-    """Yield what people ask for in a day from midnight, or in several: a sine around the planned load, least at four."""
+    """Yield one day or more from midnight: the rate is a sine around the planned load, lowest at 04:00."""
     return _draw(plan, _weights(plan), _sine)
 
 
 def alternate(plan: WorkloadPlan) -> Iterator[SimRequest]:
-    """Yield one request for each model in turn, all at once: what a switcher should sort, and a plain proxy does not."""
+    """Yield requests for each model in turn, all at time 0. A scheduler should sort them by model."""
     _, services = _randoms(plan)
-    for part in itertools.islice(itertools.cycle(plan.parts), plan.requests):
-        yield SimRequest(0.0, part.model, varied(services, part.seconds, plan.spread), part.priority)
+    for stream in itertools.islice(itertools.cycle(plan.streams), plan.requests):
+        yield SimRequest(0.0, stream.model, varied(services, stream.seconds, plan.spread), stream.priority)
 
 
 SHAPES: Mapping[str, Callable[[WorkloadPlan], Iterator[SimRequest]]] = {
@@ -108,7 +108,7 @@ SHAPES: Mapping[str, Callable[[WorkloadPlan], Iterator[SimRequest]]] = {
     "day": day,
     "alternate": alternate,
 }
-UNWEIGHTED = ("hot-cold", "alternate")  # shapes that have shares of their own
+UNWEIGHTED = ("hot-cold", "alternate")  # shapes that ignore weights
 
 
 def _draw(
@@ -125,19 +125,19 @@ def _draw(
     for now in times(arrivals, rate(plan, weights) / mean_size):
         if now >= end or not left:
             return
-        (part,) = arrivals.choices(plan.parts, cum_weights=cumulated)
+        (stream,) = arrivals.choices(plan.streams, cum_weights=cumulated)
         for _ in range(int(min(left, size(arrivals)))):
             left -= 1
-            yield SimRequest(now, part.model, varied(services, part.seconds, plan.spread), part.priority)
+            yield SimRequest(now, stream.model, varied(services, stream.seconds, plan.spread), stream.priority)
 
 
 def _weights(plan: WorkloadPlan) -> list[float]:
-    return [part.weight for part in plan.parts]
+    return [stream.weight for stream in plan.streams]
 
 
 def _randoms(plan: WorkloadPlan) -> tuple[Random, Random]:
-    """One for arrivals and one for services: so the same requests come, however long their answers take."""
-    return Random(plan.seed), Random(f"{plan.seed}/services")  # noqa: S311 - a load is no secret, and has to come again
+    """Return generators for arrivals and for service times. Arrivals do not depend on service times."""
+    return Random(plan.seed), Random(f"{plan.seed}/services")  # noqa: S311 - it must be reproducible
 
 
 def _steady(random: Random, per_second: float) -> Iterator[float]:
@@ -148,7 +148,7 @@ def _steady(random: Random, per_second: float) -> Iterator[float]:
 
 
 def _sine(random: Random, per_second: float) -> Iterator[float]:
-    """Thin out arrivals at the day's highest rate."""
+    """Yield a non-homogeneous Poisson process, by thinning."""
     for now in _steady(random, per_second * (1 + SWING)):
         level = 1 - SWING * math.cos(math.tau * (now - QUIETEST) / DAY)
         if random.random() * (1 + SWING) < level:

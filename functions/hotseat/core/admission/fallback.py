@@ -7,7 +7,7 @@ for a fallback only after its own model was refused. The requested Model stays w
 from collections.abc import Collection
 
 from hotseat.api.fallback import Fallback, Reason
-from hotseat.core.errors import HotseatError, Unreachable
+from hotseat.core.errors import HotseatError, QueueFull, Unreachable
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
 _ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus
@@ -26,6 +26,7 @@ _REFUSALS = {
     "deadline_unreachable": Reason.WAITING,
     "pinned": Reason.WAITING,
 }
+_KINDS = {Unreachable: Reason.FAILED, QueueFull: Reason.WAITING}  # of errors without a code
 
 
 def due(
@@ -46,7 +47,7 @@ def due(
 
 def refused(fallback: Fallback | None, error: HotseatError) -> Reason | None:
     """Return the reason why a fallback should answer a refused request, or None."""
-    reason = Reason.FAILED if isinstance(error, Unreachable) else _REFUSALS.get(error.code)
+    reason = _KINDS.get(type(error)) if error.code is None else _REFUSALS.get(error.code)
     return reason if fallback is not None and reason in fallback.when else None
 
 

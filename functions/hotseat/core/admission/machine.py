@@ -403,7 +403,7 @@ def _refuse(request: int, refusal: Refusal, now: float) -> Reject:
 
 
 def _not_resident(s: RequestArrived) -> Reject:
-    return Reject(s.request, NotResident, NotResident.code, f"{s.model} cannot serve this request without waiting")
+    return Reject(s.request, NotResident, "not_resident", f"{s.model} cannot serve this request without waiting")
 
 
 def _shutting_down(request: int) -> Reject:

@@ -4,8 +4,8 @@ A policy decides nothing about safety: the scheduler starts a model only when it
 instance that is left.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from math import exp
 from typing import Protocol
@@ -132,10 +132,6 @@ class ModelView:
     arrivals: float = 0.0  # requests per second lately
     pace: float = 0.0  # answers a second while more wait than it takes at a time; 0: not known yet
     gaps: tuple[float, ...] = ()  # the last idle times before its next request, in seconds
-    tenants: Mapping[str, int] = field(
-        default_factory=dict
-    )  # queued requests of the tenants with the most; empty: no names
-    deadline: float | None = None  # earliest of its queued requests
     pinned: bool = False  # while resident it is not evicted
     preference: Preference = Preference.NONE  # applied after the policy has decided (pins.py)
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do

@@ -1,7 +1,7 @@
 """Demand of all routers of a Workspace: the newest snapshot of each, and what follows for models and instances. Pure."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hotseat.core.events import Emit
@@ -13,8 +13,6 @@ from hotseat.core.scheduler.state import SchedulerState
 from hotseat.core.scheduler.stats import ArrivalRates
 
 _NONE = Demand(router="", seq=0, seen_epoch=0)
-Waiters = tuple[Mapping[str, int], float | None]  # how many wait of each tenant, and their earliest deadline
-NO_TENANTS: Waiters = ({}, None)
 _REMEMBERED = 256  # routers that left, whose late snapshots are known for what they are
 
 
@@ -70,14 +68,6 @@ class RouterSnapshots:
         """Since when a model is wanted that nobody waits for, as far as routers have seen an epoch; None: it is not."""
         rows = [d.wanted[model] for d in self._newest.values() if model in d.wanted and d.seen_epoch >= since_epoch]
         return min(rows, default=None)
-
-    def waiters(self, model: str, since_epoch: int = -1) -> Waiters:
-        """Say of which tenants how many wait for a model, and their earliest deadline; as far as their routers have seen an epoch."""
-        rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
-        tenants: Mapping[str, int] = (
-            rows[0].tenants if len(rows) == 1 else sum((Counter(w.tenants) for w in rows), Counter())
-        )
-        return tenants, min((w.deadline for w in rows if w.deadline is not None), default=None)
 
     def in_flight(self, instance: str) -> int:
         """How many requests an instance is answering."""
@@ -179,10 +169,6 @@ class DemandState:
         for model in models:
             self.rates.forget(model)
             self.abandonment.forget(model)
-
-    def waiters(self, model: str) -> Waiters:
-        """Say of which tenants how many wait, and their earliest deadline."""
-        return self.snapshots.waiters(model, self.availability.refusal_epoch(model))
 
     def wanted(self, model: str) -> float | None:
         """Since when it is wanted by requests that another model answered; None: it is not."""

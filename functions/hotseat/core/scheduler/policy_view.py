@@ -6,7 +6,6 @@ from functools import partial
 from hotseat.core.messages import InstanceState, Refusal
 from hotseat.core.policy.api import ModelView, Preference, View, auto_max_wait
 from hotseat.core.policy.placement import pending
-from hotseat.core.scheduler.demand import NO_TENANTS
 from hotseat.core.scheduler.parts import Parts
 from hotseat.core.scheduler.prewarm import load_request
 from hotseat.core.scheduler.replicas import replica_views
@@ -58,7 +57,6 @@ class PolicyViewBuilder:
                 self.parts.availability.checks.pop(name, None)
                 continue
             in_flight = demand.snapshots.in_flight(mine.id) if mine else 0
-            waiters = demand.waiters(name) if waiting[0] else NO_TENANTS
             view = show(
                 name,
                 spec,
@@ -66,7 +64,6 @@ class PolicyViewBuilder:
                 waiting=waiting,
                 order=order,
                 in_flight=in_flight,
-                waiters=waiters,
                 preference=preference,
                 expected_until=demand.abandonment.expected_until(name),
             )

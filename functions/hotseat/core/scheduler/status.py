@@ -15,7 +15,6 @@ from functools import lru_cache
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, InstanceState, Residency, Resident
 from hotseat.core.policy.api import NOTHING, UNMEASURED_WAIT, Capacity, ModelView, Preference
 from hotseat.core.scheduler.availability import LoadRequest, ModelAvailability
-from hotseat.core.scheduler.demand import NO_TENANTS, Waiters
 from hotseat.core.scheduler.history import UNKNOWN, Estimate, StepDurations, SwitchHistory
 from hotseat.core.scheduler.instance import SLEEP_STATES, Instance
 from hotseat.core.scheduler.messages import ModelStatus, SchedulingSpec
@@ -113,7 +112,6 @@ def model_view(
     rates: ArrivalRates,
     now: float,
     capacity: Capacity,
-    waiters: Waiters = NO_TENANTS,
     preference: Preference = Preference.NONE,
     expected_until: float = 0.0,
     auto_max_wait: float = UNMEASURED_WAIT,
@@ -152,8 +150,6 @@ def model_view(
         pace=rates.pace(name),
         gaps=rates.gaps(name),
         ageing=spec.ageing,
-        tenants=waiters[0],
-        deadline=waiters[1],
         preference=preference,
         pinned=preference is Preference.PINNED,
         asleep=instance is not None and instance.asleep,

@@ -1,10 +1,10 @@
-"""Carries one admitted request to an engine and the answer back.
+"""Relay a dispatched request to an engine, and its answer to the client.
 
-Two sides meet in an `Exchange`: pooled raw connections to engines (`pool`), and a `ClientStream` to the client (`streams`),
-of which there is one that writes to gunicorn's socket itself (`takeover`) and one for any other WSGI server.
+An `Exchange` connects a pooled connection to the engine (`pool`) with a `ClientStream` (`streams`), which writes to
+gunicorn's socket (`gunicorn_stream`) or, for other WSGI servers, through WSGI.
 """
 
-from hotseat.gateway.relay.exchange import Exchange, How, Outcome, openai_error_event
+from hotseat.gateway.relay.exchange import Exchange, How, Outcome
 from hotseat.gateway.relay.gunicorn_stream import TakeoverStream, client_stream
 from hotseat.gateway.relay.heads import Call, Headers, RequestHeaders, ResponseHead, end_to_end, request_target
 from hotseat.gateway.relay.pool import Connections
@@ -27,6 +27,5 @@ __all__ = [
     "client_stream",
     "departed",
     "end_to_end",
-    "openai_error_event",
     "request_target",
 ]

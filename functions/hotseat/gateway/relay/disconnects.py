@@ -1,7 +1,7 @@
-"""Notices clients that leave while their exchange waits for its engine alone.
+"""Detect clients that disconnect while their exchange waits for its engine only.
 
-A stream passes thousands of pieces, and asking about the client before each costs a system call and two hand-overs of the
-interpreter's lock. One thread does it for all streams: it sleeps until somebody leaves.
+A stream has thousands of pieces. Polling the client before each would cost a system call and two hand-overs of the
+interpreter's lock. Instead, one thread waits for disconnects of all clients.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ class DisconnectWatcher:
         self._lock = threading.Lock()
         self._gone: dict[int, Callable[[], None]] = {}  # by descriptor
         self._epoll: select.epoll | None = None
-        self._bell = -1  # eventfd: time to end
+        self._bell = -1  # eventfd that ends the thread
 
     @contextlib.contextmanager
     def watching(self, fd: int, gone: Callable[[], None]) -> Iterator[None]:
-        """Call `gone` (once, quickly, from another thread) if the client leaves inside the block; never after it."""
+        """Call `gone` once, from another thread, if the client disconnects inside the block. `gone` must return quickly."""
         if not self._watch(fd, gone):
             yield
             return
@@ -31,11 +31,11 @@ class DisconnectWatcher:
         finally:
             with self._lock:
                 del self._gone[fd]
-                with contextlib.suppress(OSError):  # the stream was aborted: its descriptor is another one now
+                with contextlib.suppress(OSError):  # the stream was aborted, and its descriptor replaced
                     self._poller().unregister(fd)
 
     def _watch(self, fd: int, gone: Callable[[], None]) -> bool:
-        """Begin; False where there is nothing to watch, or no means to: a client that left shows when it is written to, too."""
+        """Start to watch. Return False if that is impossible; a disconnect then shows at the next write."""
         if fd < 0:
             return False
         with self._lock:
@@ -76,7 +76,7 @@ class DisconnectWatcher:
             gone = self._gone.get(fd)
             if gone is None:
                 return
-            # The news may be of an earlier connection, whose descriptor this one has got since.
+            # The event may be of an earlier connection with the same descriptor.
             now = select.poll()
             now.register(fd, select.POLLRDHUP)
             if now.poll(0):

@@ -16,17 +16,16 @@ from enum import StrEnum
 from typing import Any
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
+from hotseat.gateway.errors import error_body, error_event
 from hotseat.gateway.relay.framing import Chunked, Counted, Framing, Garbled, UntilClose
 from hotseat.gateway.relay.heads import MAX_HEAD, Call, ResponseHead, encode_request, parse_response
 from hotseat.gateway.relay.pool import Connections, EngineConnection, Holding
 from hotseat.gateway.relay.streams import ClientGone, ClientStream
 
-ErrorEvent = Callable[[HotseatError], bytes]
-
 _RECEIVE = 65536  # bytes at once
-_TOGETHER = 65536  # a request up to this size is sent in one go; a socket takes that much without waiting
-# A kept connection that the engine closed shows it within a round trip. One that breaks later breaks over the request itself,
-# which must not be put to the engine a second time.
+_TOGETHER = 65536  # bytes of a body that is sent with its head; a socket buffers this much
+# A reused connection that the engine had closed fails within a round trip. If it fails later, the engine may have
+# processed the request, which must not be sent again.
 _RETRY_WITHIN = 1.0  # seconds
 _MAX_ERROR_BODY = 65536  # bytes of an engine's error that become an event
 _OK = 200
@@ -44,17 +43,11 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Figures of an exchange.
-
-    Times are seconds. `first_byte` is measured from the request to the engine's first byte.
-    """
+    """The result of an exchange."""
 
     how: How
     status: int | None  # the engine's; None if it never came to that
     sent: int  # bytes to the client
-    chunks: int  # pieces that came from the engine
-    first_byte: float | None
-    duration: float
     error: HotseatError | None = None
 
 
@@ -67,15 +60,6 @@ class EngineRefusedError(UpstreamFailed):
     def __init__(self, code: int, given: Any) -> None:
         self.given = given if isinstance(given, dict) and "error" in given else None
         super().__init__(f"The engine answered with status {code}.", code="upstream_error")
-
-    def body(self) -> dict[str, Any]:
-        """Return the body of the engine, else hotseat's."""
-        return self.given or super().body()
-
-
-def openai_error_event(error: HotseatError) -> bytes:
-    """Return the error as an event of OpenAI's streams."""
-    return b"data: " + json.dumps(error.body(), separators=(",", ":")).encode() + b"\n\n"
 
 
 class Exchange:
@@ -90,8 +74,6 @@ class Exchange:
         self._stream: ClientStream | None = None
         self._error: HotseatError | None = None
         self._status: int | None = None
-        self._chunks = 0
-        self._first_byte: float | None = None
         self._in_events = False  # an error can be told as an event
         self._last = b""  # what the client got last
         self._begin_by: float | None = None  # monotonic: when the engine must have said something
@@ -110,20 +92,13 @@ class Exchange:
             if self._stream is not None:
                 self._stream.hurry()
 
-    def run(
-        self,
-        stream: ClientStream,
-        *,
-        extra: Iterable[tuple[str, str]] = (),
-        error_event: ErrorEvent = openai_error_event,
-    ) -> Outcome:
+    def run(self, stream: ClientStream, *, extra: Iterable[tuple[str, str]] = ()) -> Outcome:
         """Send the request and relay the answer. `extra` headers go to the client.
 
         HotseatError is raised only if nothing has been sent to the client. Later errors are sent in the body.
         A stream that has already started must be a stream of events: it continues, and the engine's own
         headers are dropped.
         """
-        started = time.monotonic()
         self._stream = stream
         self._in_events = stream.begun
         error = None
@@ -142,14 +117,12 @@ class Exchange:
                     raise
                 raise error from failure
             how = How.UPSTREAM_FAILED if self._error is None else How.CANCELLED
-            self._tell(stream, error_event(error))
+            self._send_error(stream, error)
         finally:
             self._drop()
             with self._lock:
                 self._stream = None
-        return Outcome(
-            how, self._status, stream.sent, self._chunks, self._first_byte, time.monotonic() - started, error
-        )
+        return Outcome(how, self._status, stream.sent, error)
 
     def _ask(self, client: int) -> tuple[ResponseHead, bytes]:
         """Send the request. Return the head of the answer, and the part of the body that came with it."""
@@ -163,7 +136,6 @@ class Exchange:
             elapsed = time.monotonic() - sent_at
             self._begin_by = None
             if data:
-                self._first_byte = elapsed
                 return self._read_head(data)
             if not connection.reused or elapsed > _RETRY_WITHIN:
                 raise UpstreamFailed("The engine closed the connection without a response.")
@@ -220,7 +192,7 @@ class Exchange:
                 raise EngineRefusedError(head.code, self._error_body(framing, rest))
             piece = framing.feed(rest) if rest else b""
             if piece:
-                self._chunks, self._last = 1, piece
+                self._last = piece
             if framing.done:
                 self._settle(keep=framing.clean and head.keep_alive)
             if not stream.begun:
@@ -250,7 +222,6 @@ class Exchange:
             else:
                 raise UpstreamFailed("The engine closed the connection before the end of its response.")
             if piece:
-                self._chunks += 1
                 self._last = piece
             if framing.done:
                 # Before the client hears of it: its next request may then have this connection.
@@ -271,11 +242,13 @@ class Exchange:
         except ValueError:
             return None
 
-    def _tell(self, stream: ClientStream, event: bytes) -> None:
+    def _send_error(self, stream: ClientStream, error: HotseatError) -> None:
         """Send the error as an event. If that is not possible, break the connection."""
         if not self._in_events:
             stream.abort()
             return
+        given = error.given if isinstance(error, EngineRefusedError) else None
+        event = error_event(given or error_body(error))
         whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
         try:
             stream.end(event if whole else b"\n\n" + event)

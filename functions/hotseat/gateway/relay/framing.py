@@ -1,4 +1,4 @@
-"""Where a response's body ends (RFC 9112, 6.3). Fed with what arrives, a framing gives the body's own bytes, and never waits."""
+"""Framing of response bodies (RFC 9112, 6.3): from received bytes to the bytes of the body."""
 
 import re
 from typing import Protocol
@@ -11,20 +11,20 @@ _TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]
 
 
 class Garbled(ValueError):
-    """Bytes that this framing does not allow."""
+    """The bytes violate the framing."""
 
 
 class Framing(Protocol):
-    """One body. Once `done`, nothing more may be fed; `clean` then says whether the connection can carry another answer."""
+    """One body. `feed` is not called after `done`. `clean` then says whether the connection can be reused."""
 
     done: bool
     clean: bool
 
     def feed(self, data: bytes) -> bytes:
-        """Body bytes in `data`, maybe none. Garbled: this is no body of that framing."""
+        """Return the bytes of the body in `data`. Raise Garbled if `data` violates the framing."""
 
     def closed(self) -> bool:
-        """Whether the body is whole if the connection closes now."""
+        """Whether the body is complete if the connection closes now."""
 
 
 class Counted:
@@ -38,7 +38,7 @@ class Counted:
         self.clean = True
 
     def feed(self, data: bytes) -> bytes:
-        """Body bytes in `data`; what exceeds the length is dropped, and the connection with it."""
+        """Return the bytes of the body. Excess bytes are dropped, and `clean` becomes False."""
         size = len(data)
         if size >= self.left:
             self.done = True

@@ -1,7 +1,7 @@
-"""Writes a response straight to the socket that gunicorn read the request from.
+"""Write a response directly to the socket of gunicorn.
 
-This leans on gunicorn's insides: the environ's `gunicorn.socket`, and the Response behind `start_response`, which is left
-as after a response with a length that was sent whole. tests/embedded/test_relay_gunicorn.py holds it to the pinned version.
+This relies on internals of gunicorn: `gunicorn.socket` in the environ, and the Response behind `start_response`, which is
+left as if a response with a length was sent. tests/embedded/test_relay_gunicorn.py tests it with the pinned version.
 """
 
 import contextlib
@@ -20,11 +20,9 @@ from typing import Any
 from hotseat.gateway.relay.heads import Headers, encode_head
 from hotseat.gateway.relay.streams import ClientGone, ClientStream, PlainStream, client_socket
 
-START_RESPONSE = (
-    "hotseat.start_response"  # environ key: WSGI's start_response, put there by the application's outermost layer
-)
-_FLUSH_GRACE = 1.0  # seconds that a client which takes nothing is given once its exchange is cancelled
-_UNWOKEN = 0.5  # seconds between looks at whether that has happened, where nothing can wake a write
+START_RESPONSE = "hotseat.start_response"  # environ key of WSGI's start_response, set by the application
+_FLUSH_GRACE = 1.0  # seconds for a stalled client after its exchange is cancelled
+_UNWOKEN = 0.5  # seconds between checks for a cancellation if there is no eventfd
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _RESPONSE_FIELDS = ("req", "status", "headers_sent", "chunked", "response_length", "must_close", "sent")
@@ -36,15 +34,15 @@ def _dead_socket() -> int:
         return one.detach()
 
 
-_DEAD = _dead_socket()  # made now: when it is needed there may be no descriptor left
+_DEAD = _dead_socket()  # created early: later there may be no descriptor left
 
 
 def client_stream(environ: Mapping[str, Any]) -> ClientStream:
-    """Choose the fastest stream that this request's server allows."""
+    """Return the fastest stream that the server of this request supports."""
     start_response = environ[START_RESPONSE]
     sock = client_socket(environ)
     response = getattr(start_response, "__self__", None)
-    # Exactly these classes: TLS sockets and HTTP/2 responses are subclasses that frame their bytes themselves.
+    # Exactly these classes: their subclasses for TLS and HTTP/2 frame bytes themselves.
     kind = type(response)
     ours = kind.__module__ == "gunicorn.http.wsgi" and kind.__name__ == "Response" and type(sock) is socket.socket
     if ours and sock is not None and all(hasattr(response, name) for name in _RESPONSE_FIELDS):
@@ -55,7 +53,7 @@ def client_stream(environ: Mapping[str, Any]) -> ClientStream:
 
 
 class TakeoverStream:
-    """Response on gunicorn's own socket. `modern`: the client speaks HTTP/1.1; `head`: it asked with HEAD."""
+    """Response on the socket of gunicorn. `modern`: the client uses HTTP/1.1. `head`: the request is HEAD."""
 
     __slots__ = (
         "_chunked",
@@ -89,7 +87,7 @@ class TakeoverStream:
         return self._sock.fileno()
 
     def begin(self, status: str, headers: Headers, data: bytes = b"", *, last: bool = False) -> None:
-        """Send the head, and what there is of the body, in one go."""
+        """Send the head and the first bytes of the body together."""
         response = self._response
         bodiless = self._head or status[:3] in ("204", "304")
         counted = bodiless or any(name.lower() == "content-length" for name, _ in headers)
@@ -109,7 +107,7 @@ class TakeoverStream:
         self.ended = last
 
     def write(self, data: bytes) -> None:
-        """Send more of the body, as one chunk where the body is chunked."""
+        """Send more of the body, as one chunk if it is chunked."""
         if data:
             self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
@@ -121,9 +119,9 @@ class TakeoverStream:
         self.ended = True
 
     def abort(self) -> None:
-        """Reset the connection: an HTTP/1.0 client takes a mere close for the end of the body.
+        """Reset the connection, because HTTP/1.0 clients take a close for the end of the body.
 
-        Only closing the last descriptor resets, and gunicorn still holds it: put another socket, already dead, in its place.
+        Only closing the last descriptor resets, and gunicorn holds it: replace it by a closed socket.
         """
         self._claim("499 Aborted", close=True)
         self.ended = True
@@ -131,14 +129,14 @@ class TakeoverStream:
         os.dup2(_DEAD, self._sock.fileno(), inheritable=False)
 
     def hurry(self) -> None:
-        """Set the deadline, and wake a write that waits."""
+        """Set the deadline, and wake a blocked write."""
         with self._lock:
             self._deadline = self._deadline or time.monotonic() + _FLUSH_GRACE
             if self._wake is not None:
                 os.eventfd_write(self._wake, 1)
 
     def finish(self) -> Iterable[bytes]:
-        """Return nothing: gunicorn takes the response for sent."""
+        """Return an empty iterable: the response is sent."""
         self._response.sent = self.sent  # for its access log
         return ()
 
@@ -172,10 +170,10 @@ class TakeoverStream:
         self.sent += len(data)
 
     def _send_slowly(self, rest: memoryview) -> None:
-        """Wait for a client that reads slower than its engine writes; the engine feels it, since nobody reads from it now."""
+        """Wait for a client that reads slower than its engine writes. The relay does not read from the engine meanwhile."""
         watch = select.poll()
         watch.register(self._sock, select.POLLOUT | select.POLLRDHUP)
-        with self._lock, contextlib.suppress(OSError):  # no descriptor: it looks now and then then
+        with self._lock, contextlib.suppress(OSError):  # no descriptor: poll instead
             self._wake = os.eventfd(0, os.EFD_CLOEXEC)
             watch.register(self._wake, select.POLLIN)
         try:
@@ -213,9 +211,9 @@ def _http_date(second: int) -> str:
 
 
 def _pipelined(response: Any) -> bool:
-    """Whether gunicorn has read on into a next request, which it would forget as soon as it waits for the socket again.
+    """Whether gunicorn has read a part of the next request, which it would drop.
 
-    Saying `Connection: close` makes the client send it once more; keeping the connection lets it wait for nothing.
+    `Connection: close` then makes the client send it again.
     """
     unreader = getattr(response.req, "unreader", None)
     return unreader is not None and unreader.buf.getbuffer().nbytes > 0

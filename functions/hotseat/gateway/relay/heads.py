@@ -1,4 +1,4 @@
-"""Heads of messages on their way through: how they are read, what is refused, what is not passed on (RFC 9110, 7.6.1)."""
+"""Heads of messages: parsing, validation, and fields that are not forwarded (RFC 9110, 7.6.1)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,21 +14,21 @@ Headers = list[tuple[str, str]]
 MAX_HEAD = 65536  # bytes of a response's head
 MAX_FIELDS = 128
 _STATUS = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-# Anchored to line starts, so that a line that is no field is missed whole and the count below tells.
+# Anchored to line starts: a malformed line does not match, and the number of fields is wrong.
 _FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n", re.MULTILINE)
 _TARGET = re.compile(r"[\x21-\x7e]+")
-_AS_IS = "".join(map(chr, range(0x21, 0x7F)))  # a client's raw bytes beyond these are quoted
+_AS_IS = "".join(map(chr, range(0x21, 0x7F)))  # other bytes of a target are quoted
 _METHOD = re.compile(r"[A-Z]+")
 
 _HOP_BY_HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade",
 })  # fmt: skip
-# Of a request, beside the hop-by-hop ones: what we say ourselves, and the client's keys, which are for us and not the engine.
+# Of a request: fields that the relay sets, and the client's keys, which are for hotseat.
 _OURS = frozenset({"host", "content-length", "expect", "authorization", "x-api-key", "api-key"})
 _NOT_TO_ENGINE = _HOP_BY_HOP | _OURS
 _NAMED_ANYWAY = frozenset({"", "close", "keep-alive"})
-# Of a response: fields that say something about its framing or its kind, or that the server in front says itself.
+# Of a response: fields about framing and content, and fields that the server sets.
 _SERVERS = frozenset({"date", "server"})
 _NOTED = (
     _HOP_BY_HOP
@@ -41,9 +41,9 @@ _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(slots=True)
 class Call:
-    """A request for an engine. `target` is path and query; `headers` are filtered, `own` (the engine's own key) are not.
+    """A request for an engine. `target` is path and query. `headers` are the client's, and are filtered.
 
-    `patience`: seconds until the answer must have begun; None: no bound.
+    `patience` is the time in seconds until the response must have started, or None for no limit.
     """
 
     address: str  # http://host:port
@@ -51,13 +51,12 @@ class Call:
     target: str
     headers: Iterable[tuple[str, str]] = ()
     body: bytes = b""
-    own: Iterable[tuple[str, str]] = ()
     patience: float | None = None
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """What an engine's head said: `headers` are those for the client, the rest is about this hop."""
+    """Head of a response. `headers` are for the client, the other fields are about this hop."""
 
     code: int
     status: str  # as WSGI has it: `200 OK`
@@ -66,11 +65,11 @@ class ResponseHead:
     chunked: bool
     keep_alive: bool
     event_stream: bool
-    encoded: bool  # gzip and the like: nothing may be written in between
+    encoded: bool  # compressed: no events can be inserted
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
-    """Request headers that go to the engine: without hop-by-hop fields, those that Connection names, Host, Expect and keys."""
+    """Return the headers for the engine: without hop-by-hop fields, fields named by Connection, Host, Expect and keys."""
     kept: Headers = []
     named: set[str] = set()
     for field in headers:
@@ -83,7 +82,7 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
 
 
 class RequestHeaders:
-    """Request headers of a WSGI environ, as pairs; cheaper to go through than a framework's own view of them."""
+    """Request headers of a WSGI environ, as pairs."""
 
     __slots__ = ("_environ",)
 
@@ -99,7 +98,7 @@ class RequestHeaders:
 
 
 def request_target(environ: Mapping[str, Any]) -> str:
-    """Path and query as the client wrote them, where the server tells; else quoted again."""
+    """Return path and query as the client sent them if the server has them, else quoted again."""
     raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
     if raw.startswith("/"):
         target = raw.partition("#")[0]
@@ -112,19 +111,18 @@ def request_target(environ: Mapping[str, Any]) -> str:
 
 
 def encode_request(call: Call, host: str) -> bytes:
-    """Head of the request. ValueError: something in it would break the head apart."""
+    """Return the head of the request. Raise ValueError if a part of it is not valid in a head."""
     if not _TARGET.fullmatch(call.target) or not _METHOD.fullmatch(call.method):
         raise ValueError("a method or target that cannot stand in a request line")
     lines = [f"{call.method} {call.target} HTTP/1.1\r\n", f"Host: {host}\r\n"]
     lines += [f"{name}: {value}\r\n" for name, value in end_to_end(call.headers)]
-    lines += [f"{name}: {value}\r\n" for name, value in call.own]
     if call.body or call.method not in _GET_LIKE:
         lines.append(f"Content-Length: {len(call.body)}\r\n")
     return encode_head(lines)
 
 
 def encode_head(lines: list[str]) -> bytes:
-    """Bytes of the lines and the empty one. ValueError unless each has its one line break: no field smuggles one in."""
+    """Return the lines and the empty line as bytes. Raise ValueError if a line contains another line break."""
     text = "".join(lines)
     if not text.count("\r\n") == text.count("\n") == text.count("\r") == len(lines) or "\0" in text:
         raise ValueError("a line break inside a header")
@@ -132,13 +130,13 @@ def encode_head(lines: list[str]) -> bytes:
 
 
 def parse_response(block: bytes, method: str) -> ResponseHead:
-    """Read a whole head, up to and with its empty line. UpstreamFailed: it is none, or its framing is ambiguous."""
+    """Parse a head with its empty line. Raise UpstreamFailed if it is malformed or its framing is ambiguous."""
     text = block.decode("latin-1")
     status = _STATUS.match(text)
     if status is None:
         raise UpstreamFailed("The engine's response is not HTTP.")
     fields = _FIELD.findall(text, status.end())
-    # One line break per field, and two more: a bare LF, a folded line or a line that is no field make the counts differ.
+    # One line break per field, and two more. The counts differ for a bare LF, a folded line or a malformed line.
     if text.count("\n") != len(fields) + 2 or len(fields) > MAX_FIELDS:
         raise UpstreamFailed("The engine's response has malformed headers.")
     return _read_fields(fields, int(status[1]), int(status[2]), status[3] or "", method)
@@ -169,13 +167,13 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
             kept.append(("Cache-Control", "no-cache"))
     keep_alive = "close" not in named and (minor > 0 or "keep-alive" in named)
     if "content-length" in noted and "transfer-encoding" in noted:
-        keep_alive = False  # one of the two lies: RFC 9112, 6.3
+        keep_alive = False  # RFC 9112, 6.3: do not reuse the connection
     encoded = noted.get("content-encoding", "identity").strip().lower() != "identity"
     return ResponseHead(code, f"{code} {reason}", kept, length, chunked, keep_alive, event_stream, encoded)
 
 
 def _framing(noted: Mapping[str, str], code: int, method: str) -> tuple[int | None, bool]:
-    """Length of the body (None: not told) and whether it is chunked."""
+    """Return the length of the body (None: unknown), and whether it is chunked."""
     coding = noted.get("transfer-encoding")
     lengths = (
         {part.strip() for part in noted.get("content-length", "").split(",")} if "content-length" in noted else set()

@@ -14,12 +14,12 @@ from hotseat.core.errors import Unreachable, UpstreamFailed
 from hotseat.gateway.relay.disconnects import DisconnectWatcher
 from hotseat.gateway.shortage import shortage
 
-_LOOK_AFTER = 1.0  # seconds of rest after which a connection is looked at before use; a request costs less without
+_CHECK_AFTER = 1.0  # idle seconds after which a connection is checked before use
 
 
 @dataclass(slots=True, eq=False)
 class EngineConnection:
-    """One connection, owned by whoever took it. `host` is what goes into the Host header."""
+    """One connection. `host` is the value of the Host header."""
 
     sock: socket.socket
     host: str
@@ -30,16 +30,16 @@ class EngineConnection:
 
 
 class Holding(set[object]):
-    """Those who have bytes from one address in hand. While they hand them on, the engine may have to wait for them."""
+    """Exchanges that are sending received bytes of one address. The engine may have to wait for them."""
 
     __slots__ = ("last",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.last = -inf  # monotonic: when one of them had none any more
+        self.last = -inf  # monotonic: when an exchange was last removed
 
     def discard(self, who: object) -> None:
-        """Note that it has handed them on; nothing where it had none."""
+        """Remove an exchange, if it is here, and record the time."""
         if who in self:
             super().discard(who)
             self.last = time.monotonic()
@@ -57,9 +57,10 @@ class _Bucket:
 
 
 class Connections:
-    """Pool of idle connections per address: last in, first out; at most `idle` of each, none older than `max_rest` seconds.
+    """Pool of idle connections by address, last in, first out.
 
-    An engine may close an idle connection at any time, so the one who takes a `reused` one must be ready to try a fresh one.
+    It keeps at most `idle` connections of each address, for at most `max_rest` seconds. An engine may close an
+    idle connection at any time, so a request on a `reused` one may need a second attempt.
     """
 
     def __init__(
@@ -79,20 +80,20 @@ class Connections:
         self.departures = DisconnectWatcher()
 
     def take(self, address: str) -> EngineConnection:
-        """Take an idle connection, or a fresh one. UpstreamFailed: nobody listens there."""
+        """Return an idle connection, or a new one. Raise UpstreamFailed if there is none."""
         while True:
             with self._lock:
                 bucket = self._buckets.get(address)
                 connection = bucket.idle.pop() if bucket and bucket.idle else None
             if connection is None:
                 return self.connect(address)
-            if self._clock() - connection.rested_at < _LOOK_AFTER or not _stale(connection.sock):
+            if self._clock() - connection.rested_at < _CHECK_AFTER or not _stale(connection.sock):
                 connection.reused = True
                 return connection
             connection.sock.close()
 
     def connect(self, address: str) -> EngineConnection:
-        """Make a fresh connection."""
+        """Return a new connection. Raise UpstreamFailed if that fails."""
         parts = urlsplit(address)
         if parts.scheme != "http" or parts.hostname is None:
             raise UpstreamFailed(f"The engine's address {address!r} is not supported; allowed: http://HOST:PORT.")
@@ -106,7 +107,7 @@ class Connections:
             raise Unreachable(f"The engine does not accept connections: {error.strerror or error}.") from error
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # An engine's node that vanishes sends no FIN; requests may be silent for minutes, connections may not.
+        # A node that vanishes sends no FIN. Requests can be silent for minutes, connections cannot.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
@@ -119,7 +120,7 @@ class Connections:
         except OSError as error:
             if error.errno not in {errno.EMFILE, errno.ENFILE}:
                 raise
-            for address in list(self._buckets):  # those that are idle hold descriptors
+            for address in list(self._buckets):  # idle connections hold descriptors
                 self._close_idle(address)
             return socket.create_connection((host, port), timeout=self._connect_timeout)
 
@@ -133,7 +134,7 @@ class Connections:
             connection.sock.close()
 
     def put(self, connection: EngineConnection) -> None:
-        """Give a connection back, whose answer was read to its end."""
+        """Return a connection whose answer was read completely."""
         now = connection.rested_at = self._clock()
         bucket = connection.home
         with self._lock:
@@ -148,14 +149,14 @@ class Connections:
             each.sock.close()
 
     def heard(self, address: str) -> float:
-        """When bytes of an answer came from this address last, or were being handed on; monotonic, -inf: never."""
+        """Return the monotonic time of the last received or forwarded bytes of an address. -inf: never."""
         bucket = self._buckets.get(address)
         if bucket is None:
             return -inf
         return time.monotonic() if bucket.holding else bucket.holding.last
 
     def forget(self, address: str) -> None:
-        """Close what is idle at this address, and later what is in use: the engine there is gone, or going."""
+        """Close the idle connections of an address, and later those in use, because its engine is stopped."""
         with self._lock:
             bucket = self._buckets.pop(address, None)
         for connection in bucket.idle if bucket else ():
@@ -169,7 +170,7 @@ class Connections:
 
 
 def _stale(sock: socket.socket) -> bool:
-    """Whether the engine closed it, or said something that nobody asked for."""
+    """Whether the engine has closed the connection, or sent unexpected bytes."""
     try:
         sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

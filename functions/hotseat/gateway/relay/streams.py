@@ -1,4 +1,4 @@
-"""The client's side of an exchange: a response that is begun, written and ended, whatever carries it."""
+"""The client's side of an exchange: a response, over any server."""
 
 import errno
 import select
@@ -10,14 +10,14 @@ from hotseat.gateway.relay.heads import Headers
 
 
 class ClientGone(Exception):
-    """The client left, or takes nothing any more; there is nobody to tell."""
+    """The client has disconnected, or reads nothing any more."""
 
 
 class ClientStream(Protocol):
-    """One response to one client. Each of begin, write and end gets its bytes to the client at once, or raises ClientGone.
+    """One response. `begin`, `write` and `end` send immediately, or raise ClientGone.
 
-    `begun` says that a status has gone out, so that what goes wrong later can only be told in the body. `ended` says that
-    nothing more can be. `sent` counts bytes. `finish()` is what the WSGI application returns in the end, in any case.
+    After `begun` errors can only be sent in the body, after `ended` not at all. `sent` counts bytes. The WSGI
+    application returns `finish()` in any case.
     """
 
     begun: bool
@@ -25,35 +25,35 @@ class ClientStream(Protocol):
     sent: int
 
     def fileno(self) -> int:
-        """Descriptor of the client's connection, to watch for its departure; -1 where there is none to watch."""
+        """Return the descriptor of the client's connection, to detect a disconnect. -1 if there is none."""
 
     def begin(self, status: str, headers: Headers, data: bytes = b"", *, last: bool = False) -> None:
-        """Send the head and the body's first bytes, or with `last` all of it. ValueError: a header that would break the head."""
+        """Send the head and the first bytes of the body, or all of it with `last`. Raise ValueError for an invalid header."""
 
     def write(self, data: bytes) -> None:
-        """Send more of the body; no data, no effect."""
+        """Send more of the body. Empty data has no effect."""
 
     def end(self, data: bytes = b"") -> None:
         """Send the last bytes, if any, and the end of the body."""
 
     def abort(self) -> None:
-        """Break the connection, so that nobody takes what was sent for a whole answer."""
+        """Reset the connection, so that the client does not take the answer for complete."""
 
     def hurry(self) -> None:
-        """From another thread: a client that takes nothing has one more second."""
+        """Limit a blocked write to one more second. Called from another thread."""
 
     def finish(self) -> Iterable[bytes]:
-        """Hand over to the server what it still wants: an empty iterable, or one that breaks the connection."""
+        """Return an empty iterable, or one that breaks the connection."""
 
 
 def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
-    """Find the client's connection, where the server shows it."""
+    """Return the client's socket, or None if the server does not expose it."""
     found = environ.get("gunicorn.socket")
     return found if isinstance(found, socket.socket) else None
 
 
 def departed(sock: socket.socket) -> bool:
-    """Whether the other side has closed or reset the connection. Bytes that wait to be read are no departure."""
+    """Whether the peer has closed or reset the connection, also if unread bytes are left."""
     if sock.fileno() < 0:
         return True
     poll = select.poll()
@@ -62,9 +62,9 @@ def departed(sock: socket.socket) -> bool:
 
 
 class PlainStream:
-    """Response by way of WSGI's own `write`: for HTTP/2, TLS, other servers, a framework's test client.
+    """Response by WSGI's `write`: for HTTP/2, TLS, other servers, and test clients.
 
-    A server that shows no socket lets us notice a client's departure only when writing.
+    Without a socket a disconnect shows at the next write.
     """
 
     def __init__(self, start_response: Callable[..., Any], watched: socket.socket | None = None) -> None:
@@ -77,11 +77,11 @@ class PlainStream:
         self._broken = False
 
     def fileno(self) -> int:
-        """Descriptor of the connection below, if the server shows it."""
+        """Return the descriptor of the connection, or -1 if the server does not expose it."""
         return -1 if self._watched is None else self._watched.fileno()
 
     def begin(self, status: str, headers: Headers, data: bytes = b"", *, last: bool = False) -> None:
-        """Start the response; an empty write makes a server send the head alone."""
+        """Start the response. An empty write makes the server send the head."""
         if any(character in text for field in headers for text in field for character in "\r\n\0"):
             raise ValueError("a line break inside a header")
         self.begun = True
@@ -95,19 +95,19 @@ class PlainStream:
             self._write(data)
 
     def end(self, data: bytes = b"") -> None:
-        """Send the last bytes; the server ends the body when the application returns."""
+        """Send the last bytes. The server ends the body when the application returns."""
         self.write(data)
         self.ended = True
 
     def abort(self) -> None:
-        """Make the iterable that is returned fail, at which a server breaks the connection."""
+        """Make the returned iterable fail, at which the server breaks the connection."""
         self._broken = self.ended = True
 
     def hurry(self) -> None:
-        """Do nothing: how long a write may last is the server's to say here."""
+        """Do nothing: the server limits writes."""
 
     def finish(self) -> Iterable[bytes]:
-        """Return nothing more, or what breaks the connection."""
+        """Return an empty iterable, or one that breaks the connection."""
         return _break_connection() if self._broken else ()
 
     def _write(self, data: bytes) -> None:
@@ -119,10 +119,10 @@ class PlainStream:
 
 
 def _nothing(_data: bytes) -> None:
-    """Stand for a response that has not begun."""
+    """Ignore data before the response has started."""
 
 
 def _break_connection() -> Iterator[bytes]:
-    """Fail in the way that servers take for a client's own reset: the connection closes and no traceback is logged."""
+    """Raise the error of a reset by the client: the server closes the connection and logs no traceback."""
     raise ConnectionResetError(errno.ECONNRESET, "the answer broke off")
     yield b""

@@ -1,0 +1,76 @@
+"""What clients get for each kind of error: the HTTP status, the code, and OpenAI's JSON body."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from hotseat.core import errors
+from hotseat.core.errors import HotseatError
+
+
+class ApiKind(NamedTuple):
+    """How the API presents a kind of error.
+
+    `code` is the machine-readable reason of an error that names none itself. `type` is OpenAI's error type.
+    """
+
+    status: int
+    code: str
+    type: str
+
+
+_INVALID, _SERVER = "invalid_request_error", "server_error"
+_KINDS: Mapping[type[HotseatError], ApiKind] = {
+    HotseatError: ApiKind(500, "internal_error", _SERVER),
+    errors.BadRequest: ApiKind(400, "invalid_request", _INVALID),
+    errors.Unauthorized: ApiKind(401, "invalid_api_key", "authentication_error"),
+    errors.Forbidden: ApiKind(403, "origin_not_allowed", "permission_error"),
+    errors.UnknownModel: ApiKind(404, "model_not_found", _INVALID),
+    errors.NotFound: ApiKind(404, "not_found", _INVALID),
+    errors.TooSlow: ApiKind(408, "request_timeout", _INVALID),
+    errors.Conflict: ApiKind(409, "conflict", _INVALID),
+    errors.TooLarge: ApiKind(413, "request_too_large", _INVALID),
+    errors.QueueFull: ApiKind(429, "queue_full", "rate_limit_error"),
+    errors.UpstreamFailed: ApiKind(502, "upstream_failed", _SERVER),
+    errors.Unavailable: ApiKind(503, "model_unavailable", _SERVER),
+    errors.NotResident: ApiKind(503, "not_resident", _SERVER),
+    errors.UpstreamTimeout: ApiKind(504, "upstream_timeout", _SERVER),
+}
+INTERNAL = _KINDS[HotseatError].status
+UPSTREAM_FAILED = _KINDS[errors.UpstreamFailed].status
+
+
+def api_kind(error: HotseatError) -> ApiKind:
+    """Return the status, code and type of an error. Its own code replaces that of its kind."""
+    kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
+    return kind if error.code is None else kind._replace(code=error.code)
+
+
+def error_body(error: HotseatError) -> dict[str, Any]:
+    """Return the JSON body of an error."""
+    kind = api_kind(error)
+    return openai_error(error.message, kind.type, kind.code, error.param)
+
+
+def http_error_body(reason: str, message: str) -> dict[str, Any]:
+    """Return the JSON body for a request that HTTP itself rules out. `reason` is the phrase of its status."""
+    return openai_error(message, _INVALID, reason.lower().replace(" ", "_"))
+
+
+def openai_error(message: str, type_: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """Return a JSON body in OpenAI's shape."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def error_headers(error: HotseatError) -> dict[str, str]:
+    """Return the headers of an error response. Retry-After is in whole seconds, rounded up."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="hotseat"'
+    return headers
+
+
+def error_event(body: Mapping[str, Any]) -> bytes:
+    """Return a JSON body as an event of OpenAI's streams."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,48 @@
+"""What clients get for each kind of error."""
+
+import json
+
+import pytest
+
+from hotseat.core import errors
+from hotseat.core.errors import HotseatError
+from hotseat.gateway.errors import api_kind, error_body, error_event, error_headers
+
+
+def kinds(base: type[HotseatError] = HotseatError) -> list[type[HotseatError]]:
+    return [
+        base,
+        *(kind for each in base.__subclasses__() if each.__module__ == errors.__name__ for kind in kinds(each)),
+    ]
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_each_kind_has_a_status_a_code_and_one_of_openais_types(kind: type[HotseatError]) -> None:
+    status, code, type_ = api_kind(kind("no"))
+    assert 400 <= status < 600
+    assert code.isidentifier()
+    assert type_ in {
+        *("invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error")
+    }
+
+
+def test_a_kind_without_a_row_is_presented_as_its_base() -> None:
+    assert (
+        api_kind(errors.Unreachable("no"))
+        == api_kind(errors.UpstreamFailed("no"))
+        == (502, "upstream_failed", "server_error")
+    )
+
+
+def test_an_errors_own_code_replaces_that_of_its_kind() -> None:
+    error = errors.QueueFull("no", code="too_many_bytes", param="model")
+    expected = {"message": "no", "type": "rate_limit_error", "param": "model", "code": "too_many_bytes"}
+    assert error_body(error) == {"error": expected}
+    assert json.loads(error_event(error_body(error)).removeprefix(b"data: ")) == {"error": expected}
+
+
+def test_headers_of_an_error() -> None:
+    assert error_headers(errors.Unavailable("no", retry_after=1.2)) == {"Retry-After": "2"}
+    assert error_headers(errors.Unavailable("no", retry_after=0)) == {"Retry-After": "1"}
+    assert error_headers(errors.Unavailable("no")) == {}
+    assert error_headers(errors.Unauthorized("no")) == {"WWW-Authenticate": 'Bearer realm="hotseat"'}
