@@ -16,6 +16,8 @@ from hotseat.runtimes.knative.runtime import KnativeRuntime
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from fake_kube import NS, FakeCluster
+from knative_home import NoFetcher
 from test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
     test_a_crash_is_told_without_being_asked,
     test_a_failed_load_says_why_and_is_released,
@@ -32,9 +34,6 @@ from test_runtime import (  # noqa: F401 - pytest collects them here, with the h
     test_who_is_gone_neither_sleeps_nor_wakes,
     told,
 )
-
-from fake_kube import NS, FakeCluster
-from knative_home import NoFetcher
 
 
 class KnativeHome:

@@ -9,9 +9,9 @@ from random import Random
 from typing import Any
 
 import psutil
-from tests.embedded.harness import Hotseat, eventually
 
 from hotseat.core.messages import InstanceState
+from tests.embedded.harness import Hotseat, eventually
 
 from .world import Violation, World
 

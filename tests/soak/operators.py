@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import yaml
+
 from tests.embedded.harness import Call, Document
 
 from .checks import ENDS, Log, together

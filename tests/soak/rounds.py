@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import psutil
+
 from tests.embedded.harness import Hotseat, eventually
 
 from .checks import Log, Sizes, met

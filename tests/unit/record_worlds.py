@@ -30,6 +30,9 @@ from typing import Any
 
 WORLDS = 2000
 STEPS = 300  # at most, of a world
+HERE = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
+ROOT = Path(os.environ.get("WORLDS_OF", HERE))  # the checkout whose machines and world are recorded
+WORLD, OLD_WORLD = "tests.unit.core.world", "tests.unit.core_world"  # where it is, and where it was at first
 
 Say = Callable[[str], None]
 
@@ -104,10 +107,10 @@ def live(worlds: Any, seed: int) -> None:
 
 def hear(seed: int, say: Say, without: frozenset[str]) -> str:
     """Hear one world from its beginning to its end; returns how it ended."""
-    core_world = import_module(".core_world" if __package__ else "core_world", __package__)  # of the checkout looked at
-    end = listen(core_world, say, without)
+    worlds = import_module(WORLD if Path(ROOT, *WORLD.split(".")).with_suffix(".py").exists() else OLD_WORLD)
+    end = listen(worlds, say, without)
     try:
-        live(core_world, seed)
+        live(worlds, seed)
     except AssertionError as error:  # the world has found a fault: the same fault is the same behaviour
         return f"failed: {str(error).splitlines()[0] if str(error) else 'assertion'}"
     finally:
@@ -178,6 +181,5 @@ def main() -> int:
 if __name__ == "__main__":
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets are walked through in the same order, then
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
-    root = Path(os.environ.get("WORLDS_OF", Path(__file__).resolve().parents[2]))
-    sys.path[:0] = [str(root / "functions"), str(root / "tests" / "unit")]
+    sys.path[:0] = [str(ROOT / "functions"), str(ROOT)]
     sys.exit(main())

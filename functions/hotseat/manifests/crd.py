@@ -1,6 +1,7 @@
 """CustomResourceDefinitions from the documents' classes: structural schemas, and CEL rules for checks across fields."""
 
 from collections.abc import Mapping
+from functools import cache
 
 from pydantic import TypeAdapter
 
@@ -71,8 +72,9 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str, int], ...]] = {
 }
 
 
+@cache
 def definition(kind: str) -> Json:
-    """Return the CRD of a kind."""
+    """Return the CRD of a kind, the same object each time: copy it before a change."""
     group, version = API_VERSION.split("/")
     names = {"kind": kind, "listKind": f"{kind}List", "plural": f"{kind.lower()}s", "singular": kind.lower()}
     columns = [
