@@ -26,7 +26,7 @@ from hotseat.core.scheduler.messages import (
     ShutdownOrdered,
     UnloadOrdered,
 )
-from hotseat.core.scheduler.sleep import DISTRUST
+from hotseat.core.scheduler.sleep import NO_PARK_AFTER_FAILURE
 
 from .test_switching import Story, completed, has_failed, is_ready, is_released, started
 
@@ -229,7 +229,7 @@ def test_a_model_that_failed_to_sleep_is_stopped_for_a_while_and_then_trusted_ag
     story.want(2.0, "b")
     story.balks(2.0, "a")
     story.released(2.0, "a", 2)
-    for now, order in ((10.0, Stop), (2.0 + DISTRUST, Park)):
+    for now, order in ((10.0, Stop), (2.0 + NO_PARK_AFTER_FAILURE, Park)):
         story.use(now, "b")
         story.use(now + 50, "a")
         assert [type(each) for each in orders(story.want(now + 100, "b"))] == [order]

@@ -48,7 +48,7 @@ def evictable_at(resident: ModelView, due: float) -> float:
     return earliest if resident.idle else max(earliest, due)
 
 
-def evictable_for_preference_at(resident: ModelView, wish: ModelView) -> float:
+def evictable_for_preference_at(resident: ModelView, model: ModelView) -> float:
     """Return the time from which a resident may be evicted for a preference. inf: not in this state.
 
     A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
@@ -56,15 +56,15 @@ def evictable_for_preference_at(resident: ModelView, wish: ModelView) -> float:
     """
     if resident.state is None or resident.leaving:
         return (
-            inf if resident.may_evict or resident.preference >= wish.preference else -inf
+            inf if resident.may_evict or resident.preference >= model.preference else -inf
         )  # a preload that has not begun
-    if resident.pinned or resident.preference >= wish.preference or not resident.idle:
+    if resident.pinned or resident.preference >= model.preference or not resident.idle:
         return inf
     if resident.state in LEAVING_STATES:
         return -inf
     if resident.state is not InstanceState.READY:
         return inf  # it loads
-    patience = 0.0 if wish.preference is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
+    patience = 0.0 if model.preference is Preference.DEFAULT else resident.switch_cost + model.switch_cost
     return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
 
 
@@ -90,7 +90,7 @@ def victims_for_requests(
 
 
 def victims_for_preference(
-    wish: ModelView,
+    model: ModelView,
     there: list[ModelView],
     evictable: Mapping[str, ModelView],
     held: Claim,
@@ -107,12 +107,12 @@ def victims_for_preference(
     def greedy(candidates: list[ModelView], left: Claim, model: ModelView, view: View) -> list[ModelView]:
         return _greedy_victims(sorted(candidates, key=lambda m: eviction_key(m, by_priority=False)), left, model, view)
 
-    found = _options(wish, groups.eviction_options(wish.name, names), evictable, held, view, choose=greedy)
+    found = _options(model, groups.eviction_options(model.name, names), evictable, held, view, choose=greedy)
     coming = [m.name for m in there if m.state is None or m.leaving]  # the preference must not evict any of them
     found = [
         each
         for each in found
-        if not any(groups.must_leave(wish.name, n) for n in coming if n not in {m.name for m in each})
+        if not any(groups.must_leave(model.name, n) for n in coming if n not in {m.name for m in each})
     ]
     return min(found, key=lambda each: sum(m.keeping for m in each), default=None)
 
