@@ -103,7 +103,7 @@ def waking() -> Bedroom:
     return story
 
 
-def test_a_model_that_makes_handle_falls_asleep_and_its_next_load_is_a_wake() -> None:
+def test_a_model_that_makes_space_falls_asleep_and_its_next_load_is_a_wake() -> None:
     story = Bedroom()
     story.use(1.0, "a")
     story.demand(2.0, {"b": 1})  # a closes
@@ -330,7 +330,7 @@ def test_one_that_would_not_fit_at_all_is_stopped() -> None:
     assert story.states()["a"] == "parked"
 
 
-def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_handle() -> None:
+def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_space() -> None:
     story = Bedroom(capacity=Capacity(1, host_memory=4), a=sized(4), b=sized(4))
     story.use(1.0, "a")
     story.use(2.0, "b")

@@ -48,7 +48,7 @@ def test_a_free_seat_goes_to_whoever_waits_and_nobody_waiting_changes_nothing() 
     assert decide() == Decision()
 
 
-def test_an_idle_resident_makes_handle_at_once() -> None:
+def test_an_idle_resident_makes_space_at_once() -> None:
     assert decide(idle("a"), wants("b")) == Decision(("b",), None, 30.0)
 
 
@@ -366,7 +366,7 @@ def test_who_has_waited_for_long_is_more_important_than_its_priority_says() -> N
         assert decide(replace(late, ageing=0.0), high, policy=policy).resident == ("high",)
 
 
-def test_under_priority_a_busy_resident_makes_handle_for_one_that_has_aged_past_it() -> None:
+def test_under_priority_a_busy_resident_makes_space_for_one_that_has_aged_past_it() -> None:
     top, low = busy("top", priority=2), wants("low", since=90.0, ageing=30.0)
     assert decide(top, low, policy=Priority()) == Decision(("top",), 150.0)
     assert decide(top, low, policy=Priority(), now=150.5).resident == ("low",)

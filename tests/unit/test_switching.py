@@ -234,7 +234,7 @@ def test_a_request_for_a_ready_model_or_a_server_outside_is_no_request_for_a_swi
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_fetched_before_anything_makes_handle_for_them() -> None:
+def test_weights_are_fetched_before_anything_makes_space_for_them() -> None:
     story = Story()
     story.load(1.0)
     story.machine.step(CacheObserved(1.0, "b", ABSENT))
@@ -252,7 +252,7 @@ def test_weights_are_fetched_before_anything_makes_handle_for_them() -> None:
     ]
 
 
-def test_what_a_load_needs_is_looked_at_before_anybody_makes_handle_for_it() -> None:
+def test_what_a_load_needs_is_looked_at_before_anybody_makes_space_for_it() -> None:
     story = Story(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
     story.load(1.0)
     assert story.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
