@@ -67,7 +67,10 @@ class Batch:
 
 
 def _max_resident(view: View, active: Sequence[ModelView]) -> int:
-    """Return how many models can be resident at a time: as many as are, or as GPUs and groups allow of the active ones."""
+    """Return how many models can be resident at a time.
+
+    As many as are, or as GPUs and groups allow of the active ones.
+    """
     gpus, there = sum(m.claim.gpus for m in active), view.capacity.gpus
     fitting = len(active) if there is None else there * len(active) // gpus if gpus else 0
     enough = min(fitting, view.groups.max_coresident({m.name for m in active}))
@@ -95,13 +98,13 @@ def _leads(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
 
 
 def _rest(resident: ModelView, waiter: ModelView) -> float:
-    """Return the seconds that a resident needs for the rest of its batch, before it may be evicted for a queued model."""
+    """Return the seconds that a resident needs for the rest of its batch."""
     batch = 0.0 if _has_served_its_batch(resident, waiter) or not resident.pace else resident.waiting / resident.pace
     return resident.switch_cost + batch if resident.state is InstanceState.LOADING else batch
 
 
 def _stays(resident: ModelView, waiter: ModelView, now: float) -> float:
-    """Return the seconds until a resident may be evicted for a queued model: the rest of its batch, and its minimum residency."""
+    """Return the seconds until a resident may be evicted: the rest of its batch, and its minimum residency."""
     if resident.state is InstanceState.LOADING:
         residency = resident.switch_cost + resident.min_residency
     else:
@@ -115,7 +118,10 @@ def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
 
 
 def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
-    """Return until when an idle resident is kept: as long as its next requests mostly came soon, and few are queued elsewhere."""
+    """Return until when an idle resident is kept.
+
+    That is as long as its next requests mostly came soon, and few are queued elsewhere.
+    """
     longest = KEEP_IDLE_SHARE * (resident.switch_cost + queue[0].switch_cost)
     soon = sum(gap <= longest for gap in resident.gaps)
     pays = 2 * soon > len(resident.gaps) and soon / len(resident.gaps) > KEEP_IDLE_SHARE * sum(m.waiting for m in queue)
@@ -140,7 +146,10 @@ def _promise(
 
 
 def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) -> frozenset[str]:
-    """Return the residents that are evicted now and have served their batch: their queued requests are for their next turn."""
+    """Return the residents that are evicted now and have served their batch.
+
+    Their queued requests are for their next turn.
+    """
     if not queue:
         return frozenset()
     ready = (

@@ -39,7 +39,10 @@ def eviction_key(model: ModelView, *, by_priority: bool = True) -> EvictionKey:
 
 
 def evictable_at(resident: ModelView, due: float) -> float:
-    """Return the time from which a resident may be evicted for a queued request whose bound ends at `due`. inf: not in this state."""
+    """Return the time from which a resident may be evicted for a queued request. inf: not in this state.
+
+    `due` is when the bound of the request ends.
+    """
     if resident.state in LEAVING_STATES:
         return 0.0  # decided already
     if resident.state is InstanceState.LOADING:
@@ -98,9 +101,10 @@ def victims_for_preference(
     *,
     names: list[str],
 ) -> list[ModelView] | None:
-    """Return the residents to evict for a preference, for which priorities do not count. None: `evictable` ones are not enough.
+    """Return the residents to evict for a preference. None: those that are `evictable` now are not enough.
 
-    `there` are the models that should be resident without it, `names` those and the unproven ones.
+    Priorities do not count. `there` are the models that should be resident without it, `names`
+    those and the unproven ones.
     """
     groups = view.groups
 
@@ -126,7 +130,10 @@ def _options(
     *,
     choose: Callable[[list[ModelView], Claim, ModelView, View], list[ModelView]],
 ) -> list[list[ModelView]]:
-    """Return the victims of each choice that the groups leave, where it is possible: its own, and more if the claim needs them."""
+    """Return the victims of each choice that the groups leave, where it is possible.
+
+    They are those of the groups, and more if the claim needs them.
+    """
     found: list[list[ModelView]] = []
     for way in eviction_options:
         if not way <= evictable.keys():
@@ -143,14 +150,18 @@ def _options(
 
 
 def _eviction_cost(victims: list[ModelView]) -> tuple[int, float, int, list[EvictionKey]]:
-    """Return the sort key of a set of victims, draining ones not counted: how many are busy, expected cost of reloads, how many."""
+    """Return the sort key of a set of victims.
+
+    The order is: fewer busy ones; lower expected cost of reloads; fewer victims. Draining ones do
+    not count.
+    """
     lost = [m for m in victims if m.state not in LEAVING_STATES]
     keys = sorted(map(eviction_key, victims), reverse=True)
     return sum(not m.idle for m in lost), sum(m.keeping for m in lost), len(lost), keys
 
 
 def _minimal_victims(candidates: list[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
-    """Return the candidates to evict for the claim of a model, no more than needed. Empty if all of them are not enough.
+    """Return the candidates to evict for the claim of a model. Empty if all of them are not enough.
 
     They are chosen greedily, unless a single one is enough and does not cost more.
     """
@@ -164,7 +175,10 @@ def _minimal_victims(candidates: list[ModelView], held: Claim, model: ModelView,
 
 
 def _greedy_victims(candidates: Iterable[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
-    """Return the first candidates that are enough, without those that are not needed. Empty if all of them are not enough."""
+    """Return the first candidates that are enough, without those that are not needed.
+
+    Empty if all of them are not enough.
+    """
     victims: list[ModelView] = []
     for candidate in candidates:
         if model.claim.fits_beside(held, view.capacity):

@@ -35,7 +35,10 @@ class Abandonment:
     _stayed_away: set[str] = field(default_factory=set)  # models whose clients did not ask again in time the last time
 
     def record_abandoned(self, model: str, now: float, oldest: float) -> None:
-        """Record that the last queued request of a model left without an answer. `oldest` is the arrival of the oldest one."""
+        """Record that the last queued request of a model left without an answer.
+
+        `oldest` is the arrival of the oldest one.
+        """
         tries = self._tries.setdefault(model, _Tries(oldest))
         tries.away, tries.since, tries.waited = True, now, now - oldest
 

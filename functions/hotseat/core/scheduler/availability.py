@@ -39,7 +39,7 @@ class ModelAvailability:
     checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the check is awaited
     changed: bool = False
 
-    # Load requests -----------------------------------------------------------------------------------------------------------
+    # Load requests ----------------------------------------------------------------------------------------------------
 
     def request_load(self, model: str, now: float, *, may_evict: bool) -> None:
         """Request that a model is loaded. An earlier request keeps its time."""
@@ -152,11 +152,12 @@ class ModelAvailability:
         max_wait: float,
         exit_code: int | None = None,
     ) -> float:
-        """Count a failure. Return the back-off in seconds: it doubles with each. A first crash (`crashed`: after ready) has none.
+        """Count a failure. Return the back-off in seconds, which doubles with each.
 
-        With a back-off, queued requests are refused in the residency of this epoch. After a crash
-        they stay queued where the back-off is not longer than their bound, which is `max_wait`
-        seconds where the client has set none: a crash says little about the next load.
+        A first crash (`crashed`: it had been ready) has none. With a back-off, queued requests are
+        refused in the residency of this epoch. After a crash they stay queued where the back-off is
+        not longer than their bound, which is `max_wait` seconds where the client has set none: a
+        crash says little about the next load.
         """
         count = self.failures[model].count + 1 if model in self.failures else 1
         exponent = count - 2 if crashed else count - 1
@@ -189,7 +190,10 @@ class ModelAvailability:
         self.changed = True
 
     def refusal_epoch(self, model: str) -> int:
-        """Return the epoch of the refusal of a model, -1 for none. Routers that have seen it have rejected earlier requests."""
+        """Return the epoch of the refusal of a model, -1 for none.
+
+        Routers that have seen it have rejected earlier requests.
+        """
         refusal = self.refusals.get(model)
         return refusal.epoch if refusal else -1
 

@@ -72,7 +72,10 @@ class RouterSnapshots:
         return min(rows, default=None)
 
     def waiters(self, model: str, since_epoch: int = -1) -> Waiters:
-        """Return the queued requests of a model by tenant, and their earliest deadline, at routers that have seen an epoch."""
+        """Return the queued requests of a model by tenant, and their earliest deadline.
+
+        Only routers that have seen `since_epoch` count.
+        """
         rows = [d.waiting[model] for d in self._newest.values() if model in d.waiting and d.seen_epoch >= since_epoch]
         tenants: Mapping[str, int] = (
             rows[0].tenants if len(rows) == 1 else sum((Counter(w.tenants) for w in rows), Counter())

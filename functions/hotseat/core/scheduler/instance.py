@@ -53,7 +53,10 @@ class Trigger(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The state that a trigger leads to (None: gone), the states that it leads from (None: no instance), and its meaning."""
+    """A row of TRANSITIONS: the state that a trigger leads to, the states that it leads from, and its meaning.
+
+    `to` None: the instance is gone. A source None: there was no instance.
+    """
 
     to: InstanceState | None
     sources: tuple[InstanceState | None, ...]

@@ -26,7 +26,7 @@ class InstanceLifecycle:
 
     parts: Parts
 
-    # Leaving ----------------------------------------------------------------------------------------------------
+    # Leaving ----------------------------------------------------------------------------------------------------------
 
     def reconcile(self, instance: Instance, now: float, *, wanted: bool, cut_off: bool) -> None:
         """Let an instance leave, or keep it after all. `cut_off`: its queued requests are for its next turn."""
@@ -56,9 +56,8 @@ class InstanceLifecycle:
         """
         demands = self.parts.demand.snapshots
         until, idle = instance.drain_until, self._idle_timed_out(instance, now)
-        if (
-            idle or instance.name in decision.evicted_for_preference
-        ):  # no model waits for its claim: a request that arrives now is served
+        if idle or instance.name in decision.evicted_for_preference:
+            # No model waits for its claim: a request that arrives now is served.
             until = max(until, instance.drain_since + ROUTER_SYNC_TIMEOUT)
         self.parts.effects.wake_at(until)
         owes = instance.replica == 1 and demands.quiescing(instance.model)
@@ -85,7 +84,10 @@ class InstanceLifecycle:
     def _release(
         self, instance: Instance, now: float, why: str, trigger: Trigger, detail: str = "", *, told: bool
     ) -> None:
-        """Let an instance leave the accelerator, by a Stop where it is `told` to. Its claim is kept until proof that it is gone."""
+        """Let an instance leave the accelerator, by a Stop where it is `told` to.
+
+        It holds its claim until proof that it is gone.
+        """
         parts = self.parts
         if told and instance.state is InstanceState.DRAINING:
             parts.history.durations.record_drain(instance.model, now - instance.since)
@@ -97,7 +99,10 @@ class InstanceLifecycle:
             parts.effects.add(Stop(instance.model, instance.id, instance.epoch, instance.spec.stop_timeout))
 
     def _routers_synced(self, instance: Instance, now: float) -> bool:
-        """Whether routers have dispatched what was queued for a ready instance: quiescing before would make its load useless."""
+        """Whether routers have dispatched what was queued for a ready instance.
+
+        Quiescing before would make its load useless.
+        """
         if self.parts.demand.snapshots.all_saw(instance.ready_epoch):
             return True
         until = (instance.ready_since or 0.0) + ROUTER_SYNC_TIMEOUT
@@ -116,7 +121,7 @@ class InstanceLifecycle:
         self.parts.effects.wake_at(until)
         return now >= until
 
-    # Starting ----------------------------------------------------------------------------------------------------
+    # Starting ---------------------------------------------------------------------------------------------------------
 
     def start_if_free(self, model: str, now: float, max_wait: float | None) -> None:
         """Record the switch to a model, and start the model if it fits beside all instances that are left.

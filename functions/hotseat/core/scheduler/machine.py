@@ -53,8 +53,9 @@ from hotseat.core.scheduler.status import statuses
 
 
 class Scheduler:
-    """The scheduler of one Workspace. `step` takes a stimulus and returns commands in order; `wake_at` is when it wants a Tick.
+    """The scheduler of one Workspace.
 
+    `step` takes a stimulus and returns commands in order; `wake_at` is when it wants a Tick.
     `epoch` is the last one of an earlier run, `remembered` are its statistics.
     """
 
@@ -102,7 +103,7 @@ class Scheduler:
         self._decide(now)
         return effects.commands
 
-    # Configuration and commands ---------------------------------------------------------------------------------------------
+    # Configuration and commands ---------------------------------------------------------------------------------------
 
     def _apply_config(self, s: ConfigChanged) -> None:
         parts = self.parts
@@ -238,5 +239,8 @@ class Scheduler:
         return self._stats.stats(self.parts.state.specs)
 
     def memory(self) -> dict[str, int]:
-        """Return by model: bytes of accelerator memory of its largest instance. Models without a measurement are left out."""
+        """Return the bytes of accelerator memory of the largest instance of each model.
+
+        Models without a measurement are left out.
+        """
         return self.parts.state.memory.by_model(self.parts.state.instances.values())

@@ -64,7 +64,11 @@ class MemoryUsage:
 
 
 def raised(claim: Claim, memory: int, capacity: Capacity) -> Claim:
-    """Return a claim raised to what was measured, at most to what a single model can have: else it would never start again."""
+    """Return a claim raised to what was measured.
+
+    It is raised at most to what a single model can have: otherwise its model would never start
+    again.
+    """
     if not claim.memory or capacity.memory is None:
         return claim
     most = capacity.each * claim.gpus if capacity.devices and claim.gpus else capacity.memory

@@ -41,7 +41,7 @@ class Preferences:
     _blocking: frozenset[str] = frozenset()  # pinned, and resident
     _reported: frozenset[str] = frozenset()
 
-    # What operators and documents say ---------------------------------------------------------------------------------
+    # Pins of operators and documents ----------------------------------------------------------------------------------
 
     def unpin(self, model: str, spec: SchedulingSpec | None) -> None:
         """Unpin a model. If its spec pins it, that is overridden until the spec has ceased to."""
@@ -72,7 +72,7 @@ class Preferences:
         self._unloaded = {m for m in self._unloaded if m in new and (m in self._pins or _preferences(new[m]))}
         return [m for m, t in new.items() if t.pinned and not t.external and not (m in old and old[m].pinned)]
 
-    # What follows -----------------------------------------------------------------------------------------------------
+    # Decisions --------------------------------------------------------------------------------------------------------
 
     def refresh(
         self,
@@ -82,9 +82,10 @@ class Preferences:
         queue: Callable[[], DemandByModel],
         availability: ModelAvailability,
     ) -> tuple[list[Emit], list[float]]:
-        """Update the preferences before a decision. Return the events of pins, and the times at which a default model returns.
+        """Update the preferences before a decision.
 
-        Refusals for shortage are retracted where the pinned residents have changed.
+        Return the events of pins, and the times at which a default model returns. Refusals for
+        shortage are retracted where the pinned residents have changed.
         """
         returning = [spec for spec in specs.values() if spec.return_after]
         if returning or self._unloaded:
@@ -138,7 +139,10 @@ class Preferences:
         epoch: int,
         groups: Groups = UNGROUPED,
     ) -> Refusal | None:
-        """Return the refusal if no eviction could make a model fit, for the capacity or for pinned residents. Else None."""
+        """Return the refusal if no eviction could make a model fit, else None.
+
+        It may not fit the capacity, or not beside pinned residents.
+        """
         instances = list(instances)
         refusal = shortage(model, claim, capacity, instances, now=now, epoch=epoch, groups=groups)
         if refusal or not self._blocking:

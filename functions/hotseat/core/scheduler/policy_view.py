@@ -15,7 +15,10 @@ from hotseat.core.scheduler.status import model_view
 
 @dataclass(frozen=True, slots=True)
 class PolicyViewBuilder:
-    """Builds the view from models and instances. Requests for models that cannot be loaded are refused in the next residency."""
+    """Builds the view from models and instances.
+
+    Requests for models that cannot be loaded are refused in the next residency.
+    """
 
     parts: Parts
 
@@ -87,7 +90,10 @@ class PolicyViewBuilder:
         return View(now, capacity, tuple(views), state.groups, auto)
 
     def _auto_max_wait(self) -> float | None:
-        """Update what `maxWait: Auto` stands for, from the models that take turns, else from all. None: no model has it."""
+        """Update what `maxWait: Auto` stands for. None: no model has it.
+
+        It goes by the models that take turns, else by all that were measured.
+        """
         specs, durations = self.parts.state.specs, self.parts.history.durations
         if all(each.max_wait is not None for each in specs.values()):
             return None

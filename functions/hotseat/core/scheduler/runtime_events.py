@@ -117,7 +117,7 @@ class RuntimeEvents:
             self.parts.effects.wake_at(due)
             self.parts.effects.add(*(self.parts.sleep.give_up(instance, now) if now >= due else []))
 
-    # Instances -------------------------------------------------------------------------------------------
+    # Instances --------------------------------------------------------------------------------------------------------
 
     def _become_ready(self, instance: Instance, s: InstanceReady) -> None:
         seconds, woken = s.now - instance.since, instance.state is InstanceState.WAKING

@@ -105,7 +105,7 @@ class SleepManager:
         victims = parked_victims(candidates, over, self.memory_of, queued)
         return victims if all_else or over <= sum(map(self.memory_of, victims)) else None
 
-    # Transitions: each changes the instance and returns the commands ------------------------------------------------
+    # Transitions: each changes the instance and returns the commands --------------------------------------------------
 
     def park(self, instance: Instance, now: float) -> list[SchedulerCommand]:
         """Tell a drained instance to sleep."""
@@ -165,9 +165,10 @@ class SleepManager:
         return [Stop(instance.model, instance.id, instance.epoch, spec.stop_timeout), *said]
 
     def fail(self, instance: Instance, now: float, reason: str, message: str) -> list[SchedulerCommand]:
-        """Record that an instance in a sleep state failed. Its model may be started anew at once, while its requests stay queued.
+        """Record that an instance in a sleep state failed.
 
-        An engine that ends while it parks or wakes has failed at that.
+        Its model may be started anew at once, while its requests stay queued. An engine that ends
+        while it parks or wakes has failed at that.
         """
         if instance.state is not InstanceState.PARKED and not reason.startswith(_phase(instance)):
             reason, message = f"{_phase(instance)}Failed", f"{reason}: {message}"

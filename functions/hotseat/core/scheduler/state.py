@@ -46,7 +46,7 @@ class SchedulerState:
         """Return the bound on waiting of a model, in seconds."""
         return self.auto_max_wait if spec.max_wait is None else spec.max_wait
 
-    # Instances ----------------------------------------------------------------------------------------------------------
+    # Instances --------------------------------------------------------------------------------------------------------
 
     def add(self, instance: Instance) -> None:
         """Add an instance."""
@@ -81,7 +81,7 @@ class SchedulerState:
         """Whether an instance runs the current spec of its model."""
         return unchanged(instance.spec, self.specs.get(instance.model))
 
-    # Capacity -------------------------------------------------------------------------------------------------------------
+    # Capacity ---------------------------------------------------------------------------------------------------------
 
     def is_served(self, model: str) -> bool:
         """Whether a model is ready, or external."""
@@ -89,7 +89,10 @@ class SchedulerState:
         return ready or bool(self.specs[model].external)
 
     def place(self, model: str, sleeper: Instance | None = None) -> tuple[str, ...] | None:
-        """Return the GPUs for a model: those that its engine slept on, where they are free, else any. None: it does not fit."""
+        """Return the GPUs for a model. None: it does not fit.
+
+        They are those that its engine slept on, where they are free, else any.
+        """
         if not self.groups.can_join(model, (h.model for h in self.instances.values() if not h.asleep)):
             return None
         claim, held = self.specs[model].claim, self._held()

@@ -21,7 +21,10 @@ _ENOUGH = 20  # answers before a pace is believed
 
 @dataclass(slots=True)
 class _Flow:
-    """The requests of one model at all routers. Counts decay exponentially; divided by the time constant they are rates."""
+    """The requests of one model at all routers.
+
+    Counts decay exponentially; divided by the time constant they are rates.
+    """
 
     born: float
     at: float  # the counts are of this time

@@ -1,8 +1,8 @@
-"""How models and instances look to policies, routers and people, and a lower bound of when each model can be ready. Pure.
+"""How models and instances look to policies, routers and people, and when each model can be ready. Pure.
 
-By the lower bound, requests that cannot be served in time are rejected at once. So it counts only
-what no policy can avoid: that a resident has to stop where the model does not fit, and that the
-model has to load. What was never measured counts as 0, and what was measured may be faster next
+By a lower bound of that, requests that cannot be served in time are rejected at once. So it counts
+only what no policy can avoid: that a resident has to stop where the model does not fit, and that
+the model has to load. What was never measured counts as 0, and what was measured may be faster next
 time. A fallback goes by an estimate, which may be wrong either way
 (`gateway.fallback_routing.expected_in`).
 """
@@ -118,8 +118,9 @@ def model_view(
     expected_until: float = 0.0,
     auto_max_wait: float = UNMEASURED_WAIT,
 ) -> ModelView:
-    """Return the view of a model. A load request counts as a queued request until the model is ready, a preload until it loads.
+    """Return the view of a model.
 
+    A load request counts as a queued request until the model is ready, a preload until it loads.
     `expected_until`: until when clients that gave up are expected again.
     """
     count, oldest = waiting
