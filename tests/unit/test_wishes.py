@@ -487,8 +487,8 @@ def test_no_more_make_space_than_have_to_and_the_least_recently_used_first() -> 
     everybody = Decision(("small", "big", "late"))
     resident, _ = apply_preferences(View(9.0, Capacity(4), models), everybody)
     assert set(resident) == {"small", "late", "wish"}
-    resident, look_again = apply_preferences(View(1.5, Capacity(4), models), everybody)
-    assert (set(resident), look_again) == ({"small", "big", "late"}, 2.0)
+    resident, wake_at = apply_preferences(View(1.5, Capacity(4), models), everybody)
+    assert (set(resident), wake_at) == ({"small", "big", "late"}, 2.0)
 
 
 def test_what_loads_is_not_given_up_for_a_wish() -> None:

@@ -179,7 +179,7 @@ class Decision:
     """What should be resident, when to decide again (None: when something changes), and the bound on waiting in force."""
 
     resident: tuple[str, ...] = ()
-    look_again: float | None = None
+    wake_at: float | None = None
     effective_max_wait: float | None = None
     cut_off: frozenset[str] = frozenset()  # evicted ones whose queued requests are for their next turn
     evicted_for_preference: tuple[str, ...] = ()  # evicted by preferences (pins.py), not by the policy

@@ -119,7 +119,7 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
 }
 
 
-def told(story: Iterable[Transition]) -> str:
+def format_story(story: Iterable[Transition]) -> str:
     """Return a story as one line of text, oldest transition first."""
     return "; ".join(map(str, story)) or "nothing"
 
@@ -186,7 +186,7 @@ class Instance:
         why = f"{trigger.value}: {detail}" if detail else trigger.value
         step = Transition(now, self.state, edge.to, why)
         if self.state not in edge.sources:
-            message = f"{self.id}: no transition of an instance is {step}; before: {told(self.story)}"
+            message = f"{self.id}: no transition of an instance is {step}; before: {format_story(self.story)}"
             if illegal is None:
                 raise IllegalTransition(message)
             illegal(message)

@@ -190,8 +190,8 @@ class Scheduler:
 
         effects.add(*parts.history.cancel_unwanted(present.union(decision.resident), now))
         parts.publish_changes(now, decision.effective_max_wait)
-        if decision.look_again is not None:
-            effects.wake_at(decision.look_again)
+        if decision.wake_at is not None:
+            effects.wake_at(decision.wake_at)
         self.wake_at = effects.next_wake(now)
 
     # Reading ----------------------------------------------------------------------------------------------------------

@@ -184,9 +184,9 @@ def _preferences(spec: SchedulingSpec) -> bool:
 def decide_with_preferences(policy: Policy, view: View) -> Decision:
     """Return a policy's decision, with the preferences that it leaves space for."""
     decision = policy.decide(view)
-    resident, look_again = apply_preferences(view, decision)
+    resident, wake_at = apply_preferences(view, decision)
     evicted_for_preference = tuple(name for name in decision.resident if name not in resident)
-    return replace(decision, resident=resident, look_again=look_again, evicted_for_preference=evicted_for_preference)
+    return replace(decision, resident=resident, wake_at=wake_at, evicted_for_preference=evicted_for_preference)
 
 
 def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
@@ -201,8 +201,8 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
     resident = _with_pinned(view, models, decision.resident)
     preferences = [m for m in models.values() if m.preference and m.name not in resident]
     if not preferences or any(m.may_evict for m in pending(view)):
-        return resident, decision.look_again
-    look_again = [] if decision.look_again is None else [decision.look_again]
+        return resident, decision.wake_at
+    wake_at = [] if decision.wake_at is None else [decision.wake_at]
     there = [models[name] for name in resident if name in models]
     taken = _sum([*there, *unproven(view)], view.capacity)
     granted: set[str] = set()  # not evicted for a lower preference
@@ -212,14 +212,14 @@ def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], 
         names = [m.name for m in (*there, *unproven(view))]
         victims = victims_for_preference(model, there, {m.name: m for m in may_leave}, taken, view, names=names)
         if victims is None:
-            look_again += [at for at, _ in times if view.now < at < inf]
+            wake_at += [at for at, _ in times if view.now < at < inf]
             continue
         granted.add(model.name)
         gone = {m.name for m in victims}
         resident = (*(name for name in resident if name not in gone), model.name)
         there = [models[name] for name in resident if name in models]
         taken = _sum([*there, *unproven(view)], view.capacity)
-    return resident, min(look_again, default=None)
+    return resident, min(wake_at, default=None)
 
 
 def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
