@@ -43,7 +43,7 @@ from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.batch import Batch
 from hotseat.core.policy.groups import UNGROUPED, Group, Groups
 from hotseat.core.scheduler import messages as seats
-from hotseat.core.scheduler.instance import Instance, told
+from hotseat.core.scheduler.instance import Instance, format_story
 from hotseat.core.scheduler.lifecycle import ROUTER_SYNC_TIMEOUT
 from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.memory_usage import raised
@@ -222,7 +222,7 @@ class World:
     def stories(self) -> list[str]:
         """One line for each instance that the switching machine knows, or knew lately."""
         lines = [(body.instance, self.switching.parts.state.story(body.instance)) for body in self.bodies.values()]
-        return [f"  {instance}: {told(story)}" for instance, story in lines if story]
+        return [f"  {instance}: {format_story(story)}" for instance, story in lines if story]
 
     # The machines ------------------------------------------------------------------------------------------------------
 

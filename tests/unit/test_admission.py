@@ -375,7 +375,7 @@ def test_a_client_that_goes_before_anybody_was_told_has_requested_nothing() -> N
     assert gate.demand().requested == ()  # said once
 
 
-def test_a_client_that_goes_in_the_middle_makes_handle() -> None:
+def test_a_client_that_goes_in_the_middle_makes_space() -> None:
     gate = router(a=Limits(concurrency=1))
     gate.step(seen(1, resident("a")))
     gate.step(RequestArrived(1.0, 1, "a"))

@@ -100,7 +100,7 @@ def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, controller: C
     assert pinned(controller) == []
 
 
-def test_a_pin_without_handle_is_refused_before_anything_is_written(orders: RemoteCommands, api: Api) -> None:
+def test_a_pin_without_space_is_refused_before_anything_is_written(orders: RemoteCommands, api: Api) -> None:
     orders.execute(order("pin", "a"))
     with pytest.raises(Unavailable, match="hotseat unpin a") as told:
         orders.execute(order("pin", "b"))

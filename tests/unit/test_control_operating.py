@@ -110,7 +110,7 @@ def test_a_pin_waits_as_a_load_does_and_an_unpin_for_its_step_only() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 5])
-def test_a_pin_beside_which_there_is_no_handle_is_refused_whether_or_not_somebody_waits(timeout: float) -> None:
+def test_a_pin_beside_which_there_is_no_space_is_refused_whether_or_not_somebody_waits(timeout: float) -> None:
     refusal = Refusal(1, "pinned", "a does not fit beside b: pinned", None)
     with pytest.raises(Unavailable, match="beside b") as told:
         operator(Steps(GONE, a=refusal)).pin("a", timeout)

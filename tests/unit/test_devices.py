@@ -54,7 +54,7 @@ def test_claims_of_memory_share_a_gpu_and_the_fullest_that_does_goes_first() -> 
     assert Claim(1, 15).place(taken, TWO_OF_24) == ("1",)
 
 
-def test_handle_in_the_sum_that_no_gpu_has_is_no_handle() -> None:
+def test_space_in_the_sum_that_no_gpu_has_is_no_space() -> None:
     taken = held((Claim(1, 14), ("0",)), (Claim(1, 14), ("1",)))
     assert taken.memory + 20 <= TWO_OF_24.memory
     assert Claim(1, 20).place(taken, TWO_OF_24) is None

@@ -125,7 +125,7 @@ def test_who_would_have_to_leave_for_the_first_does_not_overtake_it() -> None:
     assert decide(exclusive, wants("b"), wants("c", since=95.0)).resident == ("b",)
 
 
-def test_handle_is_kept_for_one_whose_group_cannot_make_way_yet() -> None:
+def test_space_is_kept_for_one_whose_group_cannot_make_way_yet() -> None:
     """B wants both GPUs when a is gone: what needs the second one now would only be in its way. With three there is room."""
     swap = Groups((Group("one", frozenset("ab")),))
     waiting = (wants("b", claim=Claim(2)), wants("x", since=95.0))
@@ -133,7 +133,7 @@ def test_handle_is_kept_for_one_whose_group_cannot_make_way_yet() -> None:
     assert decide(swap, busy("a"), *waiting, gpus=3).resident == ("a", "x")
 
 
-def test_both_group_and_handle_may_ask_for_victims_and_no_more_leave_than_that() -> None:
+def test_both_group_and_space_may_ask_for_victims_and_no_more_leave_than_that() -> None:
     swap = Groups((Group("one", frozenset("ab")),))
     two = wants("b", claim=Claim(2))
     assert decide(swap, idle("a"), idle("x"), idle("y", last_used=40.0), two, gpus=3).resident == ("x", "b")
@@ -141,7 +141,7 @@ def test_both_group_and_handle_may_ask_for_victims_and_no_more_leave_than_that()
     assert decide(swap, idle("a", claim=NOTHING), wants("b", claim=NOTHING), gpus=1).resident == ("b",)
 
 
-def test_no_handle_is_made_by_a_persistent_one() -> None:
+def test_no_space_is_made_by_a_persistent_one() -> None:
     assert decide(HOUSE, idle("e"), idle("x"), wants("a"), gpus=2).resident == ("e", "a")
     assert decide(HOUSE, idle("e"), wants("x"), gpus=1).resident == ("e",)
     assert decide(HOUSE, idle("e"), wants("f"), gpus=1).resident == ("f",)
@@ -242,7 +242,7 @@ def test_two_of_a_group_that_do_not_swap_load_together() -> None:
     assert sorted(starts(story.demand(1.0, {"c": 1, "d": 1}))) == ["c", "d"]
 
 
-def test_who_waits_for_handle_that_a_persistent_group_keeps_is_told_and_served_when_it_goes() -> None:
+def test_who_waits_for_space_that_a_persistent_group_keeps_is_told_and_served_when_it_goes() -> None:
     story = Grouped(HOUSE, "ae", Capacity(1))
     story.load(1.0, "e")
     story.demand(3.0, {"a": 1})

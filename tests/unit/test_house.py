@@ -78,7 +78,7 @@ def test_a_request_that_waits_follows_its_model(
     runtime.slow |= {"a", "other"}
     registry.apply([workspace()], [model("a")])
     routed = held(registry, "a")
-    old = routed.place.handle
+    old = routed.route.handle
     registry.apply(map(workspace, workspaces), models)
     followed(routed)
     place = registry.find("a")

@@ -26,7 +26,7 @@ from hotseat.core.scheduler.messages import (
     ShutdownOrdered,
     UnloadOrdered,
 )
-from hotseat.core.scheduler.sleep import DISTRUST
+from hotseat.core.scheduler.sleep import NO_PARK_AFTER_FAILURE
 
 from .test_switching import Story, completed, has_failed, is_ready, is_released, started
 
@@ -103,7 +103,7 @@ def waking() -> Bedroom:
     return story
 
 
-def test_a_model_that_makes_handle_falls_asleep_and_its_next_load_is_a_wake() -> None:
+def test_a_model_that_makes_space_falls_asleep_and_its_next_load_is_a_wake() -> None:
     story = Bedroom()
     story.use(1.0, "a")
     story.demand(2.0, {"b": 1})  # a closes
@@ -229,7 +229,7 @@ def test_a_model_that_failed_to_sleep_is_stopped_for_a_while_and_then_trusted_ag
     story.want(2.0, "b")
     story.balks(2.0, "a")
     story.released(2.0, "a", 2)
-    for now, order in ((10.0, Stop), (2.0 + DISTRUST, Park)):
+    for now, order in ((10.0, Stop), (2.0 + NO_PARK_AFTER_FAILURE, Park)):
         story.use(now, "b")
         story.use(now + 50, "a")
         assert [type(each) for each in orders(story.want(now + 100, "b"))] == [order]
@@ -330,7 +330,7 @@ def test_one_that_would_not_fit_at_all_is_stopped() -> None:
     assert story.states()["a"] == "parked"
 
 
-def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_handle() -> None:
+def test_a_sleeper_that_somebody_waits_for_is_woken_rather_than_stopped_for_space() -> None:
     story = Bedroom(capacity=Capacity(1, host_memory=4), a=sized(4), b=sized(4))
     story.use(1.0, "a")
     story.use(2.0, "b")

@@ -48,7 +48,7 @@ def test_a_free_seat_goes_to_whoever_waits_and_nobody_waiting_changes_nothing() 
     assert decide() == Decision()
 
 
-def test_an_idle_resident_makes_handle_at_once() -> None:
+def test_an_idle_resident_makes_space_at_once() -> None:
     assert decide(idle("a"), wants("b")) == Decision(("b",), None, 30.0)
 
 
@@ -148,10 +148,10 @@ def test_the_measured_load_widens_it_too() -> None:
 def test_a_turn_ends_early_enough_for_the_second_in_line() -> None:
     b, c = wants("b", since=90.0, switch_cost=5.0, waiting=8, pace=2.0), wants("c", since=91.0)
     alone, both = decide(busy("a"), b), decide(busy("a"), b, c)
-    assert alone.look_again == 120.0
+    assert alone.wake_at == 120.0
     ahead = 5.0 + (8 + 8**0.5) / 2.0  # the switch to b and its batch, and what chance may add to that
-    assert both.look_again == pytest.approx(121.0 - ahead)
-    assert decide(busy("a"), b, c, now=both.look_again or 0.0).resident == ("b",)
+    assert both.wake_at == pytest.approx(121.0 - ahead)
+    assert decide(busy("a"), b, c, now=both.wake_at or 0.0).resident == ("b",)
 
 
 def test_what_waits_ahead_of_the_bound_is_said_before_it_is_missed() -> None:
@@ -179,7 +179,7 @@ def test_a_turn_serves_at_least_what_waited_when_it_began() -> None:
 
 def test_a_turn_ends_by_so_much_earlier_as_its_batch_takes() -> None:
     a = busy("a", waiting=40, oldest=55.0, pace=4.0)
-    assert decide(a, wants("b", since=90.0)).look_again == 110.0
+    assert decide(a, wants("b", since=90.0)).wake_at == 110.0
 
 
 # Lingering ------------------------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_who_has_waited_for_long_is_more_important_than_its_priority_says() -> N
         assert decide(replace(late, ageing=0.0), high, policy=policy).resident == ("high",)
 
 
-def test_under_priority_a_busy_resident_makes_handle_for_one_that_has_aged_past_it() -> None:
+def test_under_priority_a_busy_resident_makes_space_for_one_that_has_aged_past_it() -> None:
     top, low = busy("top", priority=2), wants("low", since=90.0, ageing=30.0)
     assert decide(top, low, policy=Priority()) == Decision(("top",), 150.0)
     assert decide(top, low, policy=Priority(), now=150.5).resident == ("low",)

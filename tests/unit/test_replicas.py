@@ -158,7 +158,7 @@ def test_a_model_that_may_have_one_engine_has_one() -> None:
 
 
 @pytest.mark.parametrize("policy", [Batch(), Fifo(), Priority()], ids=["batch", "fifo", "priority"])
-def test_a_replica_makes_handle_at_once_and_drains_as_any_other(policy: Policy) -> None:
+def test_a_replica_makes_space_at_once_and_drains_as_any_other(policy: Policy) -> None:
     story = Story(2, policy).with_two()
     story.demand(11.0, flight={"a": 1, "a#2": 1}, b=1)
     assert story.seats() == {"a": "ready", "a#2": "draining"}
@@ -303,7 +303,7 @@ def test_a_model_is_not_idle_while_a_replica_of_it_answers(parks: bool) -> None:
     assert "ready" not in story.seats().values()
 
 
-def test_a_preload_that_finds_no_handle_keeps_no_replica_out() -> None:
+def test_a_preload_that_finds_no_space_keeps_no_replica_out() -> None:
     """It has no seat to wait for as long as anybody holds one; the replica would wait with it for ever."""
     story = Story(a=THREE, large=SchedulingSpec(claim=Claim(3)))
     story.demand(1.0, a=1)

@@ -27,6 +27,7 @@ from hotseat.core.messages import (
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, auto_max_wait
 from hotseat.core.policy.batch import Batch
 from hotseat.core.scheduler.availability import CHECK_TIME
+from hotseat.core.scheduler.history import Estimate
 from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.messages import (
     ConfigChanged,
@@ -234,7 +235,7 @@ def test_a_request_for_a_ready_model_or_a_server_outside_is_no_request_for_a_swi
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_fetched_before_anything_makes_handle_for_them() -> None:
+def test_weights_are_fetched_before_anything_makes_space_for_them() -> None:
     story = Story()
     story.load(1.0)
     story.machine.step(CacheObserved(1.0, "b", ABSENT))
@@ -252,7 +253,7 @@ def test_weights_are_fetched_before_anything_makes_handle_for_them() -> None:
     ]
 
 
-def test_what_a_load_needs_is_looked_at_before_anybody_makes_handle_for_it() -> None:
+def test_what_a_load_needs_is_looked_at_before_anybody_makes_space_for_it() -> None:
     story = Story(a=SchedulingSpec(), b=SchedulingSpec(check_first=True))
     story.load(1.0)
     assert story.demand(2.0, {"b": 1}) == [Fetch("b")], "weights that were there may have vanished"
@@ -374,6 +375,24 @@ def test_a_switch_closes_drains_releases_and_loads() -> None:
         completed(2, "b", "a", wait=5.0, drain=3.0, release=0.5, load=2.0, total=5.5),
         publish(8, who("b", READY, 12.5, 7)),
     ]
+
+
+@pytest.mark.parametrize("ends_by_itself", [False, True])
+def test_what_a_drain_takes_is_learned_unless_its_engine_ends_in_it(ends_by_itself: bool) -> None:
+    story = Story()
+    of = story.load(1.0)
+    busy = {f"w/a@{of}": 1}
+    story.demand(3.0, {"b": 1}, busy)
+    story.tick(40.0)  # its turn is over
+    story.demand(41.0, {"b": 1}, busy)
+    assert story.states()["a"] == "draining"
+    if ends_by_itself:
+        story.failed(43.0, "a", of)
+    else:
+        story.demand(43.0, {"b": 1})
+    assert story.machine.instances[f"w/a@{of}"].state is RELEASING
+    drain = story.machine.parts.history.durations.drain
+    assert drain == ({} if ends_by_itself else {"a": Estimate(2.0)})
 
 
 def test_an_idle_model_goes_as_soon_as_every_router_has_seen_that_it_closes() -> None:

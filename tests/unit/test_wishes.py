@@ -55,7 +55,7 @@ def swap(story: Story, now: float, out: str, into: str) -> None:
 # Pins -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pin_loads_a_model_as_an_order_does_and_then_it_makes_handle_for_nobody() -> None:
+def test_a_pin_loads_a_model_as_an_order_does_and_then_it_makes_space_for_nobody() -> None:
     story = Story()
     said = story.machine.step(PinOrdered(1.0, "a"))
     assert started(said) == ["a"]
@@ -246,7 +246,7 @@ def test_a_window_takes_the_seat_of_an_idle_model_and_waits_for_one_that_is_used
     assert story.states() == {"a": "ready", "b": "unloaded"}
 
 
-def test_a_request_that_comes_while_its_model_makes_handle_for_a_wish_is_served_where_it_is() -> None:
+def test_a_request_that_comes_while_its_model_makes_space_for_a_wish_is_served_where_it_is() -> None:
     story = Story()
     of = story.load(1.0, "b")
     story.demand(2.0)
@@ -300,7 +300,7 @@ def test_a_window_respects_the_minimum_residency_of_others() -> None:
     assert story.states()["b"] == "quiescing"
 
 
-def test_within_its_window_a_model_makes_handle_for_demand_and_comes_back_when_that_is_over() -> None:
+def test_within_its_window_a_model_makes_space_for_demand_and_comes_back_when_that_is_over() -> None:
     story = Story(a=OPEN, b=SchedulingSpec())
     story.ready(1.0, "a", 2)
     story.demand(1.0)
@@ -477,7 +477,7 @@ def test_a_policy_that_knows_no_pins_breaks_none() -> None:
     assert set(decide_with_preferences(Heedless(), roomy).resident) == {"a", "b"}
 
 
-def test_no_more_make_handle_than_have_to_and_the_least_recently_used_first() -> None:
+def test_no_more_make_space_than_have_to_and_the_least_recently_used_first() -> None:
     models = (
         ModelView("small", Claim(1), state=READY, last_used=1.0),
         ModelView("big", Claim(2), state=READY, last_used=2.0),
@@ -487,8 +487,8 @@ def test_no_more_make_handle_than_have_to_and_the_least_recently_used_first() ->
     everybody = Decision(("small", "big", "late"))
     resident, _ = apply_preferences(View(9.0, Capacity(4), models), everybody)
     assert set(resident) == {"small", "late", "wish"}
-    resident, look_again = apply_preferences(View(1.5, Capacity(4), models), everybody)
-    assert (set(resident), look_again) == ({"small", "big", "late"}, 2.0)
+    resident, wake_at = apply_preferences(View(1.5, Capacity(4), models), everybody)
+    assert (set(resident), wake_at) == ({"small", "big", "late"}, 2.0)
 
 
 def test_what_loads_is_not_given_up_for_a_wish() -> None:

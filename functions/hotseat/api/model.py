@@ -1,8 +1,9 @@
-"""The documents that people write (`hotseat.dev/v1alpha1`), and the first of the two: Model. The other is in workspace.py.
+"""The document Model (`hotseat.dev/v1alpha1`). Workspace is in workspace.py. Pure.
 
-One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the docs. Field names
-follow Kubernetes (camelCase in documents, snake_case here); an unknown field is an error, because a misspelt one that is
-ignored is worse. Rules between fields sit on the field that breaks them, so that an error can point at it.
+One schema serves the file on one machine, the CRD on a cluster, the JSON Schema for editors and the
+docs. Field names follow Kubernetes (camelCase in documents, snake_case here). An unknown field is
+an error, because ignoring a misspelt one is worse. Rules between fields are on the field that
+breaks them, so that an error can point at it.
 """
 
 import re
@@ -395,22 +396,22 @@ class Model(Document):
 
     @property
     def name(self) -> str:
-        """Name of the object, by which everything inside knows it."""
+        """Return the name of the object, which identifies it everywhere in hotseat."""
         return self.metadata.name
 
     @property
     def shown_name(self) -> str:
-        """Name that clients and people are shown."""
+        """Return the name that clients and people are shown."""
         return self.spec.names[0] if self.spec.names else self.metadata.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that a client may send, the shown name first."""
+        """Return all names that a client can send, the shown name first."""
         return tuple(dict.fromkeys((*self.spec.names, self.metadata.name)))
 
     @property
     def engine_model_name(self) -> str:
-        """Name that an engine which we start is told, and asked by."""
+        """Return the name by which its engine knows it."""
         return self.spec.engine_model_name or self.metadata.name
 
 

@@ -1,4 +1,4 @@
-"""What the documents are made of: their base class, the forms of names, and the metadata."""
+"""The base class of documents, the forms of names, and the metadata. Pure."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -25,7 +25,7 @@ HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
 
 
 def _cron_field(value: str) -> str:
-    """One of cron's fields: `*` or values or ranges, each with a step, in a list."""
+    """Return the pattern of a cron field: `*`, values or ranges, each with a step, in a list."""
     item = rf"(\*|{value}(-{value})?)(/[1-9][0-9]?)?"
     return f"{item}(,{item})*"
 
@@ -67,7 +67,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class Document(BaseModel):
-    """What all parts of documents share: camelCase outside, unknown fields refused, immutable."""
+    """The base class of all parts of documents: camelCase outside, no unknown fields, immutable."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
@@ -80,7 +80,7 @@ CLUSTER_METADATA = frozenset({
 
 
 class Metadata(Document):
-    """Kubernetes object metadata, as far as a person writes it; what a cluster adds is accepted and ignored."""
+    """Kubernetes object metadata, as far as a person writes it. What a cluster adds is accepted and ignored."""
 
     name: Name = Field(
         description="Name of the object, an RFC 1035 label: what is made for it is named after it. Clients may send a Model's as `model`."

@@ -1,8 +1,9 @@
-"""Durations, quantities and times as Kubernetes writes them, and as numbers once they are read.
+"""Durations, quantities and times, as Kubernetes writes them and as numbers. Pure.
 
-A duration is a Go duration string (`90s`, `5m`, `1h30m`, `250ms`), a memory quantity a Kubernetes one (`24Gi`, `500M`).
-In Python they are seconds (float) and bytes (int). Bare numbers are refused for durations: nobody should have to guess
-a unit; and `m` for memory: it would be a thousandth of a byte, which nobody means.
+A duration is a Go duration string (`90s`, `5m`, `1h30m`, `250ms`), a memory quantity a Kubernetes
+one (`24Gi`, `500M`). In Python they are seconds (float) and bytes (int). Durations without a unit
+are refused, because the unit would be a guess, and so is `m` for memory: it would be a thousandth
+of a byte.
 """
 
 import re
@@ -30,11 +31,11 @@ _MULTIPLIER = {
 
 
 class Unreadable(ValueError):
-    """No duration or quantity; the message is a noun phrase that says what would be one."""
+    """A text is no duration or quantity. The message is a noun phrase that says what would be one."""
 
 
 def parse_duration(value: Any) -> float:
-    """Read a duration string as seconds."""
+    """Return the seconds of a duration string."""
     if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
         seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
         if seconds * 1e9 <= LIMIT:
@@ -43,7 +44,7 @@ def parse_duration(value: Any) -> float:
 
 
 def parse_auto_duration(value: Any) -> float | None:
-    """Read a duration string as seconds, or Auto as None."""
+    """Return the seconds of a duration string, or None for Auto."""
     try:
         return None if value is None or value == AUTO else parse_duration(value)
     except Unreadable as error:
@@ -51,7 +52,7 @@ def parse_auto_duration(value: Any) -> float | None:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds as the shortest duration string that parses back to the same number of milliseconds."""
+    """Return the shortest duration string that parses back to the same number of milliseconds."""
     milliseconds = round(seconds * 1000)
     if milliseconds % 1000:
         return f"{milliseconds}ms"
@@ -62,12 +63,12 @@ def format_duration(seconds: float) -> str:
 
 
 def format_time(seconds: float, precision: str = "milliseconds") -> str:
-    """Write seconds since 1970 (Unix time) as RFC 3339, in UTC."""
+    """Return seconds since 1970 (Unix time) as RFC 3339, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def parse_quantity(value: Any) -> Decimal:
-    """Read a Kubernetes quantity, or a number that is one already."""
+    """Return the number of a Kubernetes quantity. A number is returned as it is."""
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if isinstance(text, str) and (match := _QUANTITY_PARTS.fullmatch(text)):
         quantity = Decimal(match[1]) * _MULTIPLIER[match[2] or ""]
@@ -77,7 +78,7 @@ def parse_quantity(value: Any) -> Decimal:
 
 
 def parse_bytes(value: Any) -> int:
-    """Read a memory quantity as whole bytes, rounded up as Kubernetes does."""
+    """Return the whole bytes of a memory quantity, rounded up as Kubernetes does."""
     try:
         quantity = parse_quantity(value)
     except Unreadable:
@@ -88,7 +89,7 @@ def parse_bytes(value: Any) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """Write a number of bytes with a binary unit and at most one decimal, for people (`1.5Gi`)."""
+    """Return a number of bytes with a binary unit and at most one decimal, for people (`1.5Gi`)."""
     for unit in ("", "Ki", "Mi", "Gi"):
         if count < 1024:  # noqa: PLR2004 - the step between binary units
             return f"{count:.1f}".removesuffix(".0") + unit

@@ -1,4 +1,4 @@
-"""The document that says how an accelerator is shared: Workspace. What both documents share is in types.py. Pure."""
+"""The document Workspace: how an accelerator is shared. Pure."""
 
 from typing import Annotated, Literal
 
@@ -197,5 +197,5 @@ class Workspace(Document):
 
     @property
     def name(self) -> str:
-        """Name that Models refer to."""
+        """Return the name that Models refer to."""
         return self.metadata.name

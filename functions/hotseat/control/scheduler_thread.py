@@ -27,7 +27,7 @@ from hotseat.core.messages import (
 from hotseat.core.policy.api import Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.history import Switch
-from hotseat.core.scheduler.instance import told
+from hotseat.core.scheduler.instance import format_story
 from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.messages import (
     CachesObserved,
@@ -351,7 +351,7 @@ class SchedulerThread:
                 self._host.publish(command.residency)
             case Emit():
                 if instance := command.type == "model.failed" and command.data["instance"]:
-                    story = told(self._machine.parts.state.story(instance))
+                    story = format_story(self._machine.parts.state.story(instance))
                     log.info("%s failed (%s); its last transitions: %s", instance, command.data["reason"], story)
                 self._host.emit(self._machine.epoch, command)
             case Start():

@@ -13,7 +13,7 @@ EXTERNAL_EPOCH = 0  # of external servers, which are not started or stopped
 
 
 def replica_name(model: str, replica: int) -> str:
-    """Return the name of an instance in decisions and switches: its model's, with a number for each replica after the first."""
+    """Return an instance's name in decisions and switches: its model's, with a number for later replicas."""
     return model if replica == 1 else f"{model}#{replica}"
 
 
@@ -151,7 +151,7 @@ class Demand:
     )  # by model: since when it is to be prewarmed (admission/prewarm.py)
 
 
-# Commands of the scheduler to a runtime -----------------------------------------------------------------------
+# Commands of the scheduler to a runtime -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

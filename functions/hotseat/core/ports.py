@@ -10,7 +10,10 @@ Observe = Callable[[Observation], None]
 
 
 class Runtime(Protocol):
-    """Runs engines. Commands return at once; their outcome is reported to `observe`, from any thread, in order per instance.
+    """Runs engines.
+
+    Commands return at once. Their outcome is reported to `observe`, from any thread, in order per
+    instance.
 
     Every Start ends in exactly one InstanceReleased or InstanceUnproven, maybe after InstanceReady,
     InstanceFailed or a Stop. After InstanceUnproven, InstanceReleased may still follow; a ready
@@ -42,7 +45,10 @@ class Runtime(Protocol):
         """Load the model."""
 
     def stop(self, order: Stop) -> None:
-        """Stop an instance, also while it loads, and prove that it is gone. A second Stop with a shorter grace shortens it."""
+        """Stop an instance, also while it loads, and prove that it is gone.
+
+        A second Stop with a shorter grace shortens it.
+        """
 
     def park(self, order: Park) -> None:
         """Let a ready engine sleep, and prove that it does. After a failure its process still lives."""

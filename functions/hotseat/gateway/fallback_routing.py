@@ -11,7 +11,7 @@ from hotseat.api.fallback import Reason
 from hotseat.api.model import Capability, Model
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import PendingRequest
-from hotseat.core.admission.fallback import OUT, does, due, look_again, refused
+from hotseat.core.admission.fallback import NOT_LOADING, fallback_reason, next_check, reason_after_refusal, supports
 from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.wait_headers import WaitOptions
@@ -134,7 +134,7 @@ class RoutedRequest:
                 if _needs_no_accelerator(route):  # it may be ready before the requested Model
                     route.handle.gate.prewarm(route.model.name)
                     break
-        return look_again(fallback, time.monotonic() - self.began, limit)
+        return next_check(fallback, time.monotonic() - self.began, limit)
 
     def fail_over(self, error: HotseatError) -> bool:
         """Route the request elsewhere after a refusal. Return whether that succeeded.
@@ -144,7 +144,7 @@ class RoutedRequest:
         """
         if isinstance(error, UnknownModel):
             return self._reroute()
-        reason = refused(self.route.model.spec.fallback, error)
+        reason = reason_after_refusal(self.route.model.spec.fallback, error)
         if reason is None:
             return False
         if self._answered_immediately(reason):
@@ -175,8 +175,8 @@ class RoutedRequest:
         assert model.spec.fallback is not None  # noqa: S101
         status = handle.status(model.name)
         others = (r for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator)
-        state = "loading" if status.state in OUT and not any(others) else status.state  # it is about to load
-        return due(model.spec.fallback, state, now - self.began, expected_in(handle, status, now), limit)
+        state = "loading" if status.state in NOT_LOADING and not any(others) else status.state  # it is about to load
+        return fallback_reason(model.spec.fallback, state, now - self.began, expected_in(handle, status, now), limit)
 
     # Routing ----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class RoutedRequest:
             if route.model.name in visited:
                 return
             visited.add(route.model.name)
-            if does(route.model.spec.capabilities, self._capability):
+            if supports(route.model.spec.capabilities, self._capability):
                 yield route, fallback.model
             fallback = route.model.spec.fallback
 

@@ -15,7 +15,7 @@ from typing import Any
 from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import ClientDisconnectedError, WaitingClient
-from hotseat.core.admission.fallback import OUT
+from hotseat.core.admission.fallback import NOT_LOADING
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
@@ -265,7 +265,7 @@ class _Wait:
         residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator]
         state = {
             "model": model.shown_name,
-            "state": "waiting" if status.state in OUT else status.state,
+            "state": "waiting" if status.state in NOT_LOADING else status.state,
             "position": position,
             "estimate": None if estimate is None else round(estimate, 1),
             "elapsed": round(elapsed, 2),

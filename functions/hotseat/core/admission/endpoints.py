@@ -6,7 +6,10 @@ from hotseat.core.messages import InstanceState, Resident
 
 
 class EndpointSet:
-    """The instances of the newest Residency, and what is in flight on them. A quiescing instance serves its batch and no more."""
+    """The instances of the newest residency, and what is in flight on them.
+
+    A quiescing instance serves its batch and no more.
+    """
 
     def __init__(self) -> None:
         self.open: dict[str, list[Resident]] = {}  # by model: its ready and quiescing instances
@@ -17,7 +20,11 @@ class EndpointSet:
         self._batches: dict[str, int] = {}  # by quiescing instance: the last order that it still serves
 
     def update(self, residents: tuple[Resident, ...], newest: int) -> None:
-        """Replace the instances. `newest` is the order of the last arrival, which ends the batch of an instance that quiesces now."""
+        """Replace the instances.
+
+        `newest` is the order of the last arrival: it ends the batch of an instance that quiesces
+        now.
+        """
         self._residents = residents
         self.open, batches = {}, {}
         for resident in residents:

@@ -68,7 +68,10 @@ M = TypeVar("M", bound=Member)
 
 
 class LazyHeap(Generic[M]):
-    """A heap by key, the lowest first. Keys that grew and members that ran empty are corrected when they reach the top."""
+    """A heap by key, the lowest first.
+
+    Keys that grew and members that ran empty are corrected when they reach the top.
+    """
 
     __slots__ = ("_entries", "_inside")
 
@@ -163,7 +166,7 @@ class TenantQueue:
         return request.number - self._head().number - bisect_left(self._left, request.number)
 
     def before(self, moment: tuple[int, int], stride: int) -> int:
-        """Return how many requests are served before another queue's request with the key `moment`, if none comes or leaves."""
+        """Return how many requests are served before another queue's key `moment`, if none comes or leaves."""
         due, joined = moment
         ahead = due - self.due - (0 if self.joined < joined else 1)
         return 0 if ahead < 0 else min(len(self), ahead // stride + 1)

@@ -11,7 +11,7 @@ from hotseat.core.errors import HotseatError, QueueFull, Unreachable
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
 _ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus
-OUT = ("unloaded", "parked")  # the same, of a model that is not resident and not loading
+NOT_LOADING = ("unloaded", "parked")  # the same, of a model that is not resident and not loading
 _SETTLED = 0.05  # seconds within which a requested model starts to load, if it can
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 
@@ -29,7 +29,7 @@ _REFUSALS = {
 _KINDS = {Unreachable: Reason.FAILED, QueueFull: Reason.WAITING}  # of errors without a code
 
 
-def due(
+def fallback_reason(
     fallback: Fallback, state: str, waited: float, expected: float | None, limit: float | None = None
 ) -> Reason | None:
     """Return the reason why a fallback should answer a queued request, or None.
@@ -37,7 +37,7 @@ def due(
     `state` is the state of the requested model, as in a ModelStatus. `waited` is its wait so far, `expected`
     the time until it is ready (None: unknown), and `limit` the client's own limit on waiting, all in seconds.
     """
-    if state in OUT and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
+    if state in NOT_LOADING and waited < _SETTLED and not {Reason.LOADING, Reason.WAITING} <= set(fallback.when):
         return None  # whether it loads or has to wait is not known yet
     reason = Reason.LOADING if state in _ON_THE_WAY else Reason.WAITING
     bound = _bound(fallback, limit)
@@ -45,14 +45,14 @@ def due(
     return reason if late and reason in fallback.when else None
 
 
-def refused(fallback: Fallback | None, error: HotseatError) -> Reason | None:
+def reason_after_refusal(fallback: Fallback | None, error: HotseatError) -> Reason | None:
     """Return the reason why a fallback should answer a refused request, or None."""
     reason = _KINDS.get(type(error)) if error.code is None else _REFUSALS.get(error.code)
     return reason if fallback is not None and reason in fallback.when else None
 
 
-def look_again(fallback: Fallback, waited: float, limit: float | None = None) -> float:
-    """Return the seconds until `due` should be checked again: at the bound, and periodically before."""
+def next_check(fallback: Fallback, waited: float, limit: float | None = None) -> float:
+    """Return the seconds until `fallback_reason` should be asked again: at the bound, and periodically before."""
     if waited < _SETTLED:
         return _SETTLED - waited
     pause = min(_LONGEST_LOOK, max(_SHORTEST_LOOK, waited / 2))
@@ -60,7 +60,7 @@ def look_again(fallback: Fallback, waited: float, limit: float | None = None) ->
     return min(pause, rest) if rest > 0 else pause
 
 
-def does(stated: Collection[str], capability: str) -> bool:
+def supports(stated: Collection[str], capability: str) -> bool:
     """Whether a fallback supports a capability. Without stated capabilities it is assumed to chat and complete only.
 
     Embeddings of different models do not mix, so a fallback must state them.

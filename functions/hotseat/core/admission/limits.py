@@ -37,7 +37,7 @@ class QueueLimits:
     routers: int = 1
 
     def check(self, usage: QueueUsage, rates: ServiceRates, now: float) -> tuple[str, float] | None:
-        """Return the limit that is reached, as a message, and the seconds until a retry. None: there is room.
+        """Return the limit that is reached, as a message, and the seconds until a retry. None: there is none.
 
         The narrowest limit is named first. A tenant is assumed to be served at an equal share of the rate.
         """

@@ -244,7 +244,10 @@ class AdmissionMachine:
         return commands
 
     def _next(self, model: str, queue: RequestQueue) -> tuple[int, Resident] | None:
-        """Return the request to dispatch now, and its instance: a ready one, else a quiescing one for a request of its batch."""
+        """Return the request to dispatch now, and its instance, or None.
+
+        The instance is a ready one, else a quiescing one for a request of its batch.
+        """
         limit = self._limits[model].concurrency
         if ready := self._endpoints.ready(model, limit):
             first = queue.first()
@@ -327,7 +330,10 @@ class AdmissionMachine:
         return [*commands, *self._abort(), ReportDemand(urgent=True)]
 
     def _refuse_waiters(self, now: float, refused: list[str], *, first: bool) -> list[AdmissionCommand]:
-        """Reject the queued requests of newly refused models. `first`: this is the first residency that this router sees."""
+        """Reject the queued requests of newly refused models.
+
+        `first`: this is the first residency that this router sees.
+        """
         commands: list[AdmissionCommand] = []
         for model in refused:
             refusal = self.residency.refusals[model]

@@ -179,7 +179,10 @@ class RequestQueues:
             queue.set_sharing(sharing)
 
     def check_limits(self, now: float, request: QueuedRequest, per_model: int | None) -> tuple[str, float] | None:
-        """Return the limit that a request would exceed, as a message, and the seconds until a retry. None: it may be queued."""
+        """Return the limit that a request would exceed, as a message, and the seconds until a retry.
+
+        None: it may be queued.
+        """
         model, tenant, queue = request.model, request.tenant, self.queues.get(request.model)
         mine = queue.count if queue else 0
         of_tenant, size = self._tenants.get(tenant, 0), self.size + request.size

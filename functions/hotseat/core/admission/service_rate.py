@@ -58,7 +58,7 @@ class ServiceRates:
         self._total = ServiceRate()
 
     def update(self, now: float, model: str, *, waits: bool, open_: bool, any_waits: bool) -> None:
-        """Update whether requests are queued for a model, whether it accepts requests, and whether any requests are queued."""
+        """Update whether a model has queued requests and accepts requests, and whether any are queued."""
         if waits or model in self._overall:
             self._overall.setdefault(model, ServiceRate()).run(now, on=waits)
             self._open.setdefault(model, ServiceRate()).run(now, on=waits and open_)

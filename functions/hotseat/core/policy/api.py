@@ -45,7 +45,10 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An amount of accelerator: GPUs, and bytes of memory where they are counted. `on`: its share of each GPU, once it is placed."""
+    """An amount of accelerator: GPUs, and bytes of memory where they are counted.
+
+    `on` is its share of each GPU, once it is placed.
+    """
 
     gpus: int = 1
     memory: int = 0
@@ -59,7 +62,10 @@ class Claim:
         return Claim(self.gpus - other.gpus, self.memory - other.memory, on)
 
     def fits_beside(self, held: "Claim", capacity: Capacity) -> bool:
-        """Whether the capacity holds this claim beside what is held. A shortage of what it does not claim does not matter."""
+        """Whether the capacity holds this claim beside what is held.
+
+        A shortage of what it does not claim does not matter.
+        """
         return self.place(held, capacity) is not None
 
     def place(self, held: "Claim", capacity: Capacity) -> tuple[str, ...] | None:
@@ -169,7 +175,7 @@ class Decision:
     """What should be resident, when to decide again (None: when something changes), and the bound on waiting in force."""
 
     resident: tuple[str, ...] = ()
-    look_again: float | None = None
+    wake_at: float | None = None
     effective_max_wait: float | None = None
     cut_off: frozenset[str] = frozenset()  # evicted ones whose queued requests are for their next turn
     evicted_for_preference: tuple[str, ...] = ()  # evicted by preferences (pins.py), not by the policy

@@ -36,12 +36,12 @@ class Batch:
     def decide(self, view: View) -> Decision:
         """Return the models that should be resident."""
         kept, held = residents(view)
-        wanting = pending(view)
+        queued_models = pending(view)
         active = [m for m in view.models if (m.waiting and m.may_evict) or (m.name in kept and m.in_flight)]
         max_resident = _max_resident(view, active)
         round_ = _round(active, max_resident)
-        bounds = {m.name: max(m.max_wait, round_) for m in wanting}
-        due = {m.name: m.oldest + bounds[m.name] for m in wanting}
+        bounds = {m.name: max(m.max_wait, round_) for m in queued_models}
+        due = {m.name: m.oldest + bounds[m.name] for m in queued_models}
 
         now = view.now
 
@@ -50,24 +50,27 @@ class Batch:
             urgency = 0.0 if overdue else -model.urgency(now)
             return (not model.may_evict, not model.promised, not overdue, urgency, model.oldest, model.name)
 
-        queue = sorted(wanting, key=order)
+        queue = sorted(queued_models, key=order)
         pressing = [m for m in queue if m.may_evict]  # no turn ends for a model that must not evict
-        leads = _leads(pressing, max_resident)
-        last_call = min((due[name] - lead for name, lead in leads.items()), default=inf)
-        lingering = {r.name: _lingers_until(r, pressing) for r in kept.values()} if pressing else {}
+        ahead_of = _time_ahead(pressing, max_resident)
+        last_call = min((due[name] - lead for name, lead in ahead_of.items()), default=inf)
+        idle_until = {r.name: _keep_idle_until(r, pressing) for r in kept.values()} if pressing else {}
 
         def free_at(resident: ModelView, waiter: ModelView) -> float:
-            at = evictable_at(resident, last_call - _rest(resident, waiter))
-            return max(at, min(lingering[resident.name], last_call)) if resident.idle else at
+            at = evictable_at(resident, last_call - _remaining_batch(resident, waiter))
+            return max(at, min(idle_until[resident.name], last_call)) if resident.idle else at
 
-        promise = _promise(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], leads)
+        promise = _effective_bound(view, tuple(kept.values()), pressing, [bounds[m.name] for m in pressing], ahead_of)
         promise = view.auto_max_wait if promise is None else promise
-        resident, look_again = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
-        return Decision(resident, look_again, promise, _cut_off(view, resident, pressing))
+        resident, wake_at = place(view, kept, held, queue, free_at=free_at, alarms=[*due.values(), last_call])
+        return Decision(resident, wake_at, promise, _cut_off(view, resident, pressing))
 
 
 def _max_resident(view: View, active: Sequence[ModelView]) -> int:
-    """Return how many models can be resident at a time: as many as are, or as GPUs and groups allow of the active ones."""
+    """Return how many models can be resident at a time.
+
+    As many as are, or as GPUs and groups allow of the active ones.
+    """
     gpus, there = sum(m.claim.gpus for m in active), view.capacity.gpus
     fitting = len(active) if there is None else there * len(active) // gpus if gpus else 0
     enough = min(fitting, view.groups.max_coresident({m.name for m in active}))
@@ -82,31 +85,31 @@ def _round(active: Sequence[ModelView], max_resident: int) -> float:
     return sum(m.switch_cost + m.uncertainty for m in active) / max_resident / (1 - min(load, FULL))
 
 
-def _leads(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
+def _time_ahead(queue: Sequence[ModelView], max_resident: int) -> dict[str, float]:
     """Return the seconds that the turns ahead of each queued model take, if each serves what is queued when it begins."""
-    leads, ahead = {}, 0.0
+    ahead_of, ahead = {}, 0.0
     for model in queue:
-        leads[model.name] = ahead / max_resident
+        ahead_of[model.name] = ahead / max_resident
         ahead += model.switch_cost + model.uncertainty + model.drain
         if model.pace:
             batch = model.waiting + model.arrivals * ahead
             ahead += (batch + sqrt(batch)) / model.pace  # and as many more as chance may bring
-    return leads
+    return ahead_of
 
 
-def _rest(resident: ModelView, waiter: ModelView) -> float:
-    """Return the seconds that a resident needs for the rest of its batch, before it may be evicted for a queued model."""
+def _remaining_batch(resident: ModelView, waiter: ModelView) -> float:
+    """Return the seconds that a resident needs for the rest of its batch."""
     batch = 0.0 if _has_served_its_batch(resident, waiter) or not resident.pace else resident.waiting / resident.pace
     return resident.switch_cost + batch if resident.state is InstanceState.LOADING else batch
 
 
-def _stays(resident: ModelView, waiter: ModelView, now: float) -> float:
-    """Return the seconds until a resident may be evicted for a queued model: the rest of its batch, and its minimum residency."""
+def _seconds_until_evictable(resident: ModelView, waiter: ModelView, now: float) -> float:
+    """Return the seconds until a resident may be evicted: the rest of its batch, and its minimum residency."""
     if resident.state is InstanceState.LOADING:
         residency = resident.switch_cost + resident.min_residency
     else:
         residency = 0.0 if resident.state in LEAVING_STATES else resident.ready_since + resident.min_residency - now
-    return max(residency, _rest(resident, waiter))
+    return max(residency, _remaining_batch(resident, waiter))
 
 
 def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
@@ -114,33 +117,39 @@ def _has_served_its_batch(resident: ModelView, waiter: ModelView) -> bool:
     return not resident.waiting or resident.oldest > max(waiter.oldest, resident.ready_since)
 
 
-def _lingers_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
-    """Return until when an idle resident is kept: as long as its next requests mostly came soon, and few are queued elsewhere."""
+def _keep_idle_until(resident: ModelView, queue: Sequence[ModelView]) -> float:
+    """Return until when an idle resident is kept.
+
+    That is as long as its next requests mostly came soon, and few are queued elsewhere.
+    """
     longest = KEEP_IDLE_SHARE * (resident.switch_cost + queue[0].switch_cost)
     soon = sum(gap <= longest for gap in resident.gaps)
     pays = 2 * soon > len(resident.gaps) and soon / len(resident.gaps) > KEEP_IDLE_SHARE * sum(m.waiting for m in queue)
     return max(resident.kept_until, resident.last_used + longest if pays else 0.0)
 
 
-def _promise(
+def _effective_bound(
     view: View,
     kept: Sequence[ModelView],
     queue: Sequence[ModelView],
     bounds: Sequence[float],
-    leads: Mapping[str, float],
+    ahead_of: Mapping[str, float],
 ) -> float | None:
     """Return the effective bound, plus one switch and drain: longer than requested if the models ahead take longer."""
     if not queue:
         return None
-    rest = min((_stays(resident, queue[0], view.now) for resident in kept), default=0.0)
+    rest = min((_seconds_until_evictable(resident, queue[0], view.now) for resident in kept), default=0.0)
     # A promised model's switch is already under way; it starts once the outgoing model has served its batch.
     in_turn = any(resident.state is InstanceState.QUIESCING and resident.waiting for resident in kept)
     late = [m for m in queue if in_turn or not m.promised]
-    return round(max(*bounds, *(view.now - m.oldest + rest + leads[m.name] for m in late), 0.0), 3)
+    return round(max(*bounds, *(view.now - m.oldest + rest + ahead_of[m.name] for m in late), 0.0), 3)
 
 
 def _cut_off(view: View, resident: Sequence[str], queue: Sequence[ModelView]) -> frozenset[str]:
-    """Return the residents that are evicted now and have served their batch: their queued requests are for their next turn."""
+    """Return the residents that are evicted now and have served their batch.
+
+    Their queued requests are for their next turn.
+    """
     if not queue:
         return frozenset()
     ready = (

@@ -39,7 +39,10 @@ def eviction_key(model: ModelView, *, by_priority: bool = True) -> EvictionKey:
 
 
 def evictable_at(resident: ModelView, due: float) -> float:
-    """Return the time from which a resident may be evicted for a queued request whose bound ends at `due`. inf: not in this state."""
+    """Return the time from which a resident may be evicted for a queued request. inf: not in this state.
+
+    `due` is when the bound of the request ends.
+    """
     if resident.state in LEAVING_STATES:
         return 0.0  # decided already
     if resident.state is InstanceState.LOADING:
@@ -48,7 +51,7 @@ def evictable_at(resident: ModelView, due: float) -> float:
     return earliest if resident.idle else max(earliest, due)
 
 
-def evictable_for_preference_at(resident: ModelView, wish: ModelView) -> float:
+def evictable_for_preference_at(resident: ModelView, model: ModelView) -> float:
     """Return the time from which a resident may be evicted for a preference. inf: not in this state.
 
     A recently used model stays for as long as an unload plus a reload would take (the ski-rental rule: at most twice the
@@ -56,15 +59,15 @@ def evictable_for_preference_at(resident: ModelView, wish: ModelView) -> float:
     """
     if resident.state is None or resident.leaving:
         return (
-            inf if resident.may_evict or resident.preference >= wish.preference else -inf
+            inf if resident.may_evict or resident.preference >= model.preference else -inf
         )  # a preload that has not begun
-    if resident.pinned or resident.preference >= wish.preference or not resident.idle:
+    if resident.pinned or resident.preference >= model.preference or not resident.idle:
         return inf
     if resident.state in LEAVING_STATES:
         return -inf
     if resident.state is not InstanceState.READY:
         return inf  # it loads
-    patience = 0.0 if wish.preference is Preference.DEFAULT else resident.switch_cost + wish.switch_cost
+    patience = 0.0 if model.preference is Preference.DEFAULT else resident.switch_cost + model.switch_cost
     return max(resident.ready_since + resident.min_residency, resident.last_used + patience)
 
 
@@ -90,7 +93,7 @@ def victims_for_requests(
 
 
 def victims_for_preference(
-    wish: ModelView,
+    model: ModelView,
     there: list[ModelView],
     evictable: Mapping[str, ModelView],
     held: Claim,
@@ -98,21 +101,22 @@ def victims_for_preference(
     *,
     names: list[str],
 ) -> list[ModelView] | None:
-    """Return the residents to evict for a preference, for which priorities do not count. None: `evictable` ones are not enough.
+    """Return the residents to evict for a preference. None: those that are `evictable` now are not enough.
 
-    `there` are the models that should be resident without it, `names` those and the unproven ones.
+    Priorities do not count. `there` are the models that should be resident without it, `names`
+    those and the unproven ones.
     """
     groups = view.groups
 
     def greedy(candidates: list[ModelView], left: Claim, model: ModelView, view: View) -> list[ModelView]:
         return _greedy_victims(sorted(candidates, key=lambda m: eviction_key(m, by_priority=False)), left, model, view)
 
-    found = _options(wish, groups.eviction_options(wish.name, names), evictable, held, view, choose=greedy)
+    found = _options(model, groups.eviction_options(model.name, names), evictable, held, view, choose=greedy)
     coming = [m.name for m in there if m.state is None or m.leaving]  # the preference must not evict any of them
     found = [
         each
         for each in found
-        if not any(groups.must_leave(wish.name, n) for n in coming if n not in {m.name for m in each})
+        if not any(groups.must_leave(model.name, n) for n in coming if n not in {m.name for m in each})
     ]
     return min(found, key=lambda each: sum(m.keeping for m in each), default=None)
 
@@ -126,7 +130,10 @@ def _options(
     *,
     choose: Callable[[list[ModelView], Claim, ModelView, View], list[ModelView]],
 ) -> list[list[ModelView]]:
-    """Return the victims of each choice that the groups leave, where it is possible: its own, and more if the claim needs them."""
+    """Return the victims of each choice that the groups leave, where it is possible.
+
+    They are those of the groups, and more if the claim needs them.
+    """
     found: list[list[ModelView]] = []
     for way in eviction_options:
         if not way <= evictable.keys():
@@ -143,14 +150,18 @@ def _options(
 
 
 def _eviction_cost(victims: list[ModelView]) -> tuple[int, float, int, list[EvictionKey]]:
-    """Return the sort key of a set of victims, draining ones not counted: how many are busy, expected cost of reloads, how many."""
+    """Return the sort key of a set of victims.
+
+    The order is: fewer busy ones; lower expected cost of reloads; fewer victims. Draining ones do
+    not count.
+    """
     lost = [m for m in victims if m.state not in LEAVING_STATES]
     keys = sorted(map(eviction_key, victims), reverse=True)
     return sum(not m.idle for m in lost), sum(m.keeping for m in lost), len(lost), keys
 
 
 def _minimal_victims(candidates: list[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
-    """Return the candidates to evict for the claim of a model, no more than needed. Empty if all of them are not enough.
+    """Return the candidates to evict for the claim of a model. Empty if all of them are not enough.
 
     They are chosen greedily, unless a single one is enough and does not cost more.
     """
@@ -164,7 +175,10 @@ def _minimal_victims(candidates: list[ModelView], held: Claim, model: ModelView,
 
 
 def _greedy_victims(candidates: Iterable[ModelView], held: Claim, model: ModelView, view: View) -> list[ModelView]:
-    """Return the first candidates that are enough, without those that are not needed. Empty if all of them are not enough."""
+    """Return the first candidates that are enough, without those that are not needed.
+
+    Empty if all of them are not enough.
+    """
     victims: list[ModelView] = []
     for candidate in candidates:
         if model.claim.fits_beside(held, view.capacity):

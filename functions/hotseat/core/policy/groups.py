@@ -78,10 +78,10 @@ class Groups:
         return self.must_leave(one, other) or self.must_leave(other, one)
 
     def eviction_options(self, comer: str, residents: Collection[str]) -> Collection[frozenset[str]]:
-        """Return the choices of residents that leave before a model is loaded. NO_MODELS alone where all may stay; never empty.
+        """Return the choices of residents that leave before a model is loaded. Never empty.
 
-        Groups leave one choice. Of sets, each that has the model is a choice: residents that are
-        not in it leave.
+        NO_MODELS alone: all may stay. Groups leave one choice. Of sets, each that has the model is
+        a choice: residents that are not in it leave.
         """
         if comer in self._sets_of:
             bound = [

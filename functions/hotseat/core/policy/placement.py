@@ -16,7 +16,10 @@ KEEPABLE_STATES = (InstanceState.LOADING, InstanceState.READY, *LEAVING_STATES)
 
 
 def residents(view: View) -> tuple[dict[str, ModelView], Claim]:
-    """Return the residents that can stay, by name, and the total claim. What a smaller capacity does not hold is left out."""
+    """Return the residents that can stay, by name, and the total claim.
+
+    What a smaller capacity does not hold is left out.
+    """
     # Most models have no instance. That is checked first, as this runs for all models in every decision.
     kept = {m.name: m for m in view.models if m.state is not None and m.state in KEEPABLE_STATES and not m.leaving}
     held = sum((m.claim for m in (*kept.values(), *unproven(view))), NOTHING)

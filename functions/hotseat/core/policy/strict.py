@@ -45,8 +45,8 @@ def _in_order(view: View, rank: Callable[[ModelView], float]) -> Decision:
         first = resident.state not in LEAVING_STATES and not resident.idle and mine <= (rank(waiter), waiter.oldest)
         return _outranked_at(resident, waiter) if first else max(evictable_at(resident, -inf), resident.kept_until)
 
-    resident, look_again = place(view, kept, held, sorted(pending(view), key=order), free_at=free_at)
-    return Decision(resident, look_again)
+    resident, wake_at = place(view, kept, held, sorted(pending(view), key=order), free_at=free_at)
+    return Decision(resident, wake_at)
 
 
 def _outranked_at(resident: ModelView, waiter: ModelView) -> float:

@@ -12,19 +12,17 @@ from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import LoadFailure, SchedulingSpec
 
 MAX_BACKOFF = 300.0  # seconds
-SHORTAGE_RETRY = 10.0  # seconds; nobody knows when a person makes room
+SHORTAGE_RETRY = 10.0  # seconds; a person has to act
 FETCH_RETRY = 5.0  # seconds
-CHECK_TIME = (
-    5.0  # seconds for the look before a load: then the load begins without an answer, and its own timeout bounds it
-)
-STABLE = 60.0  # seconds; an instance that was ready for so long has wiped out earlier failures
-ENOUGH = 20  # answers, which wipe them out as well
+CHECK_TIME = 5.0  # seconds for the check before a load; then the load begins without an answer
+STABLE = 60.0  # seconds; an instance that was ready for so long resets the back-off
+ENOUGH = 20  # answers, which reset it as well
 _SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """Somebody wants a model resident without waiting for it: an operator, or a document that says preload or was changed."""
+    """A load request without a queued request: by an operator, a preload or a changed document."""
 
     since: float
     may_evict: bool
@@ -32,30 +30,30 @@ class LoadRequest:
 
 @dataclass(slots=True)
 class ModelAvailability:
-    """One book for all models. `changed` says that routers have to be told."""
+    """The availability of all models. `changed`: a residency has to be published."""
 
     failures: dict[str, LoadFailure] = field(default_factory=dict)
     cache: dict[str, CacheObserved] = field(default_factory=dict)
     load_requests: dict[str, LoadRequest] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
-    checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the look is awaited
+    checks: dict[str, float] = field(default_factory=dict)  # by model that is to load: until when the check is awaited
     changed: bool = False
 
-    # Orders -----------------------------------------------------------------------------------------------------------
+    # Load requests ----------------------------------------------------------------------------------------------------
 
     def request_load(self, model: str, now: float, *, may_evict: bool) -> None:
-        """Want it resident from now on; an earlier order keeps its place."""
+        """Request that a model is loaded. An earlier request keeps its time."""
         earlier = self.load_requests.get(model)
         self.load_requests[model] = LoadRequest(earlier.since if earlier else now, may_evict)
 
     def retry(self, model: str, now: float) -> None:
-        """Let it be tried again at once."""
+        """Allow a load at once."""
         if failure := self.failures.get(model):
             failure.retry_at = now
         self._retract_refusal(model)
 
     def mark_ready(self, model: str) -> None:
-        """Note that it is ready: orders are carried out, and nobody is sent away any longer."""
+        """Mark a model as ready: its load request is fulfilled, its refusal retracted."""
         self.load_requests.pop(model, None)
         self._retract_refusal(model)
         if failure := self.failures.get(model):
@@ -76,14 +74,14 @@ class ModelAvailability:
         for model in self.failures if retry else ():
             self.retry(model, now)
         for model in gone:
-            for book in (self.failures, self.cache, self.load_requests, self.checks):
-                book.pop(model, None)
+            for models in (self.failures, self.cache, self.load_requests, self.checks):
+                models.pop(model, None)
             self._retract_refusal(model)
 
     # Weights ----------------------------------------------------------------------------------------------------------
 
     def update_cache(self, s: CacheObserved) -> list[Emit]:
-        """Take in where its weights are."""
+        """Update the state of the weights of a model."""
         before = self.cache.get(s.model)
         self.cache[s.model] = s
         if s.model in self.checks:
@@ -97,12 +95,15 @@ class ModelAvailability:
         return []
 
     def cached(self, model: str) -> bool:
-        """Whether its weights are there."""
+        """Whether the weights of a model are complete."""
         cache = self.cache.get(model)
         return cache is not None and cache.state is CacheState.CACHED
 
     def fetch(self, model: str, *, again: bool = True) -> list[Fetch]:
-        """Ask for its weights, unless that has been done or the runtime has not spoken of them yet; `again`: where it has failed."""
+        """Return the command to fetch the weights of a model, if their state is known and no fetch runs.
+
+        `again`: also after a failure.
+        """
         cache = self.cache.get(model)
         states = (CacheState.ABSENT, CacheState.FAILED) if again else (CacheState.ABSENT,)
         if cache is None or cache.state not in states:
@@ -115,19 +116,19 @@ class ModelAvailability:
         return [fetch for name, spec in specs.items() if spec.fetch_ahead for fetch in self.fetch(name, again=False)]
 
     def check(self, model: str, now: float) -> list[Fetch]:
-        """Have the runtime look once more, before anybody makes room for a load; once for each load."""
+        """Return the command to check the weights of a model before a load, once for each load."""
         if model in self.checks or not self.cached(model):
             return []
         self.checks[model] = now + CHECK_TIME
         return [Fetch(model)]
 
     def awaits_fetch(self, model: str) -> bool:
-        """Whether the runtime owes an answer about its weights that was asked for."""
+        """Whether a fetch or a check of the weights of a model was not answered yet."""
         cache = self.cache.get(model)
         return model in self.checks or (cache is not None and cache.state is CacheState.FETCHING)
 
     def refuse_uncached(self, model: str, now: float, epoch: int) -> None:
-        """Send away who waits for it while its weights are not there, with how far they are."""
+        """Refuse the queued requests of a model while its weights are fetched, with the progress."""
         cache = self.cache.get(model)
         if cache is None or cache.state is CacheState.CACHED:
             return
@@ -151,10 +152,12 @@ class ModelAvailability:
         max_wait: float,
         exit_code: int | None = None,
     ) -> float:
-        """Count a failure; returns the growing back-off in seconds. `crashed`: it had been ready; the first one has no back-off.
+        """Count a failure. Return the back-off in seconds, which doubles with each.
 
-        If there is one, requests that wait are sent away in the Residency of this epoch. After a crash they wait it out where it is no
-        longer than their bound, which is `max_wait` seconds where the client has set none: a crash says little of the next load.
+        A first crash (`crashed`: it had been ready) has none. With a back-off, queued requests are
+        refused in the residency of this epoch. After a crash they stay queued where the back-off is
+        not longer than their bound, which is `max_wait` seconds where the client has set none: a
+        crash says little about the next load.
         """
         count = self.failures[model].count + 1 if model in self.failures else 1
         exponent = count - 2 if crashed else count - 1
@@ -168,32 +171,39 @@ class ModelAvailability:
         return delay
 
     def reset_backoff(self, model: str, ready_since: float | None, now: float, answers: int) -> None:
-        """Forget its failures, if it has been ready for long (None: it was not) or has given so many answers."""
+        """Forget the failures of a model that has served well.
+
+        That is: it was ready for STABLE seconds (since `ready_since`; None: never), or has answered
+        ENOUGH requests.
+        """
         if ready_since is not None and (now - ready_since >= STABLE or answers >= ENOUGH):
             self.failures.pop(model, None)
 
     def retry_at(self, model: str) -> float:
-        """Time from which it may be tried."""
+        """Return the time from which a model may be loaded."""
         failure = self.failures.get(model)
         return failure.retry_at if failure else 0.0
 
     def refuse(self, model: str, refusal: Refusal) -> None:
-        """Send away what waits for a model."""
+        """Refuse the queued requests of a model."""
         self.refusals[model] = refusal
         self.changed = True
 
     def refusal_epoch(self, model: str) -> int:
-        """Epoch of its refusal, -1 for none: who waited at a router that had not seen it has been answered with it."""
+        """Return the epoch of the refusal of a model, -1 for none.
+
+        Routers that have seen it have rejected earlier requests.
+        """
         refusal = self.refusals.get(model)
         return refusal.epoch if refusal else -1
 
     def retract_shortages(self) -> None:
-        """Take back refusals for want of room: there may be some now."""
+        """Retract refusals for a shortage: the models may fit now."""
         for model in [m for m, refusal in self.refusals.items() if refusal.code in _SHORTAGES]:
             self._retract_refusal(model)
 
     def _retract_refusal(self, model: str, code: str | None = None) -> None:
-        """Take a refusal back: any, or one for this reason only."""
+        """Retract the refusal of a model: any, or one with this code."""
         if model in self.refusals and code in (None, self.refusals[model].code):
             del self.refusals[model]
             self.changed = True
@@ -209,7 +219,7 @@ def shortage(
     epoch: int,
     groups: Groups = UNGROUPED,
 ) -> Refusal | None:
-    """Say why no switch whatever could make room for a model, if that is so."""
+    """Return the refusal if no eviction could ever make a model fit, else None."""
     if not claim.fits_beside(NOTHING, capacity):
         return Refusal(epoch, "too_large", _too_large(model, claim, capacity))
     stuck = [h for h in instances if h.state is InstanceState.UNPROVEN]
@@ -230,7 +240,7 @@ def shortage(
 
 
 def _too_large(model: str, claim: Claim, capacity: Capacity) -> str:
-    """Say what it wants, and what there is."""
+    """Return the message with what a model claims and what is available."""
     devices = len(capacity.devices)
     memory = capacity.each if devices and capacity.memory is not None else capacity.memory
     wanted, there = _amount(claim.gpus, claim.memory), _amount(capacity.gpus, memory)

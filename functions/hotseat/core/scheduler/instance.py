@@ -1,7 +1,8 @@
-"""One running engine of a model, and its states: TRANSITIONS says what moves it, and only this module sets `state`. Pure.
+"""Instances and their states: TRANSITIONS says what moves them, and only this module sets `state`. Pure.
 
-docs/architecture.md draws the table. What a policy wants and what a runtime tells become triggers in the modules beside this one;
-each calls `Seating.go`, which calls `Instance.transition`.
+docs/architecture.md draws the table. What a policy wants and what a runtime reports become triggers
+in the modules beside this one; each calls `SchedulerState.transition`, which calls
+`Instance.transition`.
 """
 
 from collections import deque
@@ -13,24 +14,24 @@ from hotseat.core.messages import InstanceState, Transition, replica_name
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.scheduler.messages import SchedulingSpec
 
-DRAINING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)  # may still be taken back
-REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which a replica that nobody uses goes, idle timeout or not
+DRAINING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)  # may still be kept
+REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which an unused replica is stopped, idle timeout or not
 SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKING)  # see sleep.py
 ACTIVE_STATES = (
     InstanceState.LOADING,
     InstanceState.READY,
     *DRAINING_STATES,
     *SLEEP_STATES,
-)  # neither told to stop nor stuck
+)  # neither told to stop nor unproven
 STORY = 16  # transitions that an instance remembers
 
 
 class IllegalTransition(AssertionError):
-    """An instance was to go a way that TRANSITIONS does not have. A bug of the code that asked for it."""
+    """TRANSITIONS does not have a transition that was to be made: a bug of the caller."""
 
 
 class Trigger(StrEnum):
-    """What moves an instance from one state to the next."""
+    """A cause of a transition."""
 
     STARTED = "started"
     FOUND_LOADING = "found loading"
@@ -52,7 +53,10 @@ class Trigger(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where a trigger leads (None: the instance is gone), from which states (None: there was no instance), and what it is."""
+    """A row of TRANSITIONS: the state that a trigger leads to, the states that it leads from, and its meaning.
+
+    `to` None: the instance is gone. A source None: there was no instance.
+    """
 
     to: InstanceState | None
     sources: tuple[InstanceState | None, ...]
@@ -115,14 +119,14 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
 }
 
 
-def told(story: Iterable[Transition]) -> str:
+def format_story(story: Iterable[Transition]) -> str:
     """Return a story as one line of text, oldest transition first."""
     return "; ".join(map(str, story)) or "nothing"
 
 
 @dataclass(slots=True)
 class Instance:
-    """What occupies a seat."""
+    """One engine of a model, from its start until proof that it is gone."""
 
     model: str
     id: str
@@ -131,24 +135,24 @@ class Instance:
     since: float
     spec: SchedulingSpec
     address: str | None = None
-    leaving: str | None = None  # why it will go, whatever a policy says
+    leaving: str | None = None  # why it will be stopped, whatever a policy says
     ready_since: float | None = None
-    ready_epoch: int = 0  # routers that have seen it have sent what waited
+    ready_epoch: int = 0  # routers that have seen it have dispatched their queued requests
     drain_since: float = 0.0  # when it was last told to leave
-    dispatched: float = 0.0  # when it was last given a request
-    drain_epoch: int = 0  # routers that have seen it send no more than the batch they had
+    dispatched: float = 0.0  # when a request was last dispatched to it
+    drain_epoch: int = 0  # routers that have seen it dispatch no more than its batch
     last_used: float = 0.0
     stop_asked: float | None = None
-    unproven_detail: str = ""  # what is not proven gone, for a person to look at
-    devices: tuple[str, ...] = ()  # GPUs that it was given, where they are ours to hand out
-    replica: int = 1  # 1: its model's main instance; see replicas.py
+    unproven_detail: str = ""  # what is not proven gone, for a person
+    devices: tuple[str, ...] = ()  # GPUs that it was assigned, where hotseat assigns them
+    replica: int = 1  # 1: the primary of its model; see replicas.py
     turn: int = 0  # how often it was told to sleep or to wake
     asleep: bool = False  # proven off the accelerator
     parked_since: float | None = (
         None  # when it was told to sleep; None: it is awake, and its host memory does not count
     )
     memory: int | None = None  # bytes of host memory that were measured while it slept
-    adopted_midway: bool = False  # it was found loading or stopping: how long that takes cannot be told from it
+    adopted_midway: bool = False  # it was found loading or stopping: its durations are not measured
     story: deque[Transition] = field(default_factory=lambda: deque(maxlen=STORY))  # its last transitions, oldest first
 
     @classmethod
@@ -162,7 +166,7 @@ class Instance:
         epoch: int,
         spec: SchedulingSpec,
     ) -> "Instance":
-        """Return a new instance, in the state that the trigger gives it."""
+        """Return a new instance, in the state that the trigger leads to."""
         edge = TRANSITIONS[trigger]
         step = Transition(now, None, edge.to, trigger.value)
         if None not in edge.sources or edge.to is None:
@@ -174,15 +178,15 @@ class Instance:
     ) -> None:
         """Enter the state that the trigger leads to. The only way to change `state` and `since`.
 
-        `detail` is added to the story. An edge that is not in TRANSITIONS is a bug: `illegal` is called with a message; without it,
-        IllegalTransition is raised. The transition takes place all the same where `illegal` returns, because what made it has
-        happened.
+        `detail` is added to the story. An edge that is not in TRANSITIONS is a bug: `illegal` is
+        called with a message; without it, IllegalTransition is raised. The transition takes place
+        all the same where `illegal` returns, because its cause has happened.
         """
         edge = TRANSITIONS[trigger]
         why = f"{trigger.value}: {detail}" if detail else trigger.value
         step = Transition(now, self.state, edge.to, why)
         if self.state not in edge.sources:
-            message = f"{self.id}: no transition of an instance is {step}; before: {told(self.story)}"
+            message = f"{self.id}: no transition of an instance is {step}; before: {format_story(self.story)}"
             if illegal is None:
                 raise IllegalTransition(message)
             illegal(message)
@@ -192,26 +196,26 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """Name of its seat: its model's own, or that with a number."""
+        """Return its name in decisions and switches. See replica_name."""
         return replica_name(self.model, self.replica)
 
     def occupied(self, capacity: Capacity) -> Claim:
-        """Give what it takes of the accelerator, and of which devices."""
+        """Return its claim, on its devices. NOTHING while it is asleep."""
         return NOTHING if self.asleep else self.spec.claim.placed(self.devices, capacity)
 
     @property
     def can_stay(self) -> bool:
-        """Whether it may go on to hold its seat, as far as it goes by itself."""
+        """Whether it may stay resident: it was not told to leave."""
         return self.leaving is None and self.state in ACTIVE_STATES
 
     @property
     def drain_until(self) -> float:
-        """Deadline of what is in flight, while it makes room: counted from the last request that it was given."""
+        """Return the drain deadline, counted from the last request that was dispatched to it."""
         return max(self.drain_since, self.dispatched) + self.spec.drain_timeout
 
     @property
     def idle_until(self) -> float | None:
-        """Time at which it goes for idleness, if it is not used before; None: never."""
+        """Return when its idle timeout ends, unless it is used before. None: never."""
         if self.replica > 1 and self.ready_since is not None:
             return self.last_used + min(self.spec.idle_timeout or REPLICA_IDLE_TIMEOUT, REPLICA_IDLE_TIMEOUT)
         if not self.spec.idle_timeout or self.ready_since is None:
@@ -219,12 +223,12 @@ class Instance:
         return max(self.last_used + self.spec.idle_timeout, self.ready_since + self.spec.min_residency)
 
     def mark_leaving(self, why: str) -> None:
-        """Let it go as soon as that can be, unless it has been told to already."""
+        """Let it leave as soon as it can, for this reason, unless it has one."""
         if self.state in ACTIVE_STATES:
             self.leaving = self.leaving or why
 
     def apply_spec(self, spec: SchedulingSpec | None) -> bool:
-        """Go by new terms; None: no document names it. Returns whether it must be started anew for them."""
+        """Apply a new spec; None: its document is gone. Return whether the model must be started anew for it."""
         loaded = self.can_stay and self.state not in (InstanceState.PARKING, InstanceState.PARKED)
         restart = spec is not None and spec.fingerprint != self.spec.fingerprint and loaded
         if spec is None or spec.fingerprint != self.spec.fingerprint:
@@ -232,19 +236,19 @@ class Instance:
         elif self.state in ACTIVE_STATES:
             self.spec = replace(spec, claim=self.spec.claim)  # it occupies what it was started with
             if self.leaving in ("removed", "changed"):
-                self.leaving = None  # the documents are back to what it is
+                self.leaving = None  # the document is again what it was started with
         return restart
 
 
 class Instances(dict[str, Instance]):
-    """All instances that are not proven gone, by id, in the order in which they came."""
+    """All instances that are not proven gone, by id, in order of arrival."""
 
     def of(self, model: str) -> list[Instance]:
         """Return all instances of a model."""
         return [each for each in self.values() if each.model == model]
 
     def primary(self, model: str) -> Instance | None:
-        """Return the one that stands for a model: no replica, and one that stays where adoption has found several."""
+        """Return the primary instance of a model: no replica, and one that can stay where several were adopted."""
         found: Instance | None = None
         for each in self.of(model):
             if each.replica == 1 and (found is None or each.can_stay):
@@ -270,5 +274,5 @@ class Instances(dict[str, Instance]):
         return sorted(self.values(), key=lambda each: each.state is InstanceState.PARKED)
 
     def sleeper(self, model: str) -> Instance | None:
-        """Return the parked instance of a model."""
+        """Return the parked instance of a model, or None."""
         return next((each for each in self.of(model) if each.state is InstanceState.PARKED), None)

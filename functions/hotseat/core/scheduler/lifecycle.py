@@ -1,10 +1,12 @@
-"""How instances come onto the accelerator and leave it: which are started, woken, drained, stopped and put to sleep. Pure.
+"""How instances start, wake, drain, stop and park. Pure.
 
-A switch is noted, and once there is room an engine is started, or woken. A model starts only where it fits beside all that is not
-proven gone, and no earlier instance of it is left, but for replicas.
+A switch is recorded, and once its model fits an engine is started, or woken. A model starts only
+where it fits beside all instances that are not proven gone, and no earlier instance of it is left,
+except replicas.
 
-READY → QUIESCING (serves the batch that routers held) → DRAINING (what is in flight may finish) → RELEASING, or PARKING. Before the
-drain deadline an instance goes on from there only when every router has seen that it quiesces and reports nothing in flight.
+READY → QUIESCING (serves its batch) → DRAINING (finishes what is in flight) → RELEASING, or
+PARKING. Before the drain deadline an instance goes on from there only when every router has seen
+that it quiesces and reports nothing in flight.
 """
 
 from collections.abc import Collection
@@ -20,14 +22,14 @@ ROUTER_SYNC_TIMEOUT = 5.0  # seconds within which routers hear that a model is r
 
 @dataclass(frozen=True, slots=True)
 class InstanceLifecycle:
-    """Brings instances onto the accelerator, and takes them off."""
+    """Starts and stops instances."""
 
     parts: Parts
 
-    # How they leave ---------------------------------------------------------------------------------------------------
+    # Leaving ----------------------------------------------------------------------------------------------------------
 
     def reconcile(self, instance: Instance, now: float, *, wanted: bool, cut_off: bool) -> None:
-        """Start taking it off, or keep it after all. `cut_off`: what waits for it is not of this turn."""
+        """Let an instance leave, or keep it after all. `cut_off`: its queued requests are for its next turn."""
         if instance.state not in ACTIVE_STATES or (instance.state in SLEEP_STATES and not instance.leaving):
             return
         if instance.leaving or not wanted or self._idle_timed_out(instance, now):
@@ -47,22 +49,21 @@ class InstanceLifecycle:
             self.parts.history.drain_cancelled(instance.name)
             self.parts.state.transition(instance, Trigger.KEPT, now)
 
-    def drain(self, instance: Instance, now: float, decision: Decision, waited_for: Collection[str]) -> None:
-        """Move one that is quiescing or draining on as far as time and what routers have seen allow.
+    def drain(self, instance: Instance, now: float, decision: Decision, queued: Collection[str]) -> None:
+        """Advance a quiescing or draining instance as far as time and routers allow.
 
-        `waited_for` are models that requests wait for.
+        `queued` are the models with queued requests.
         """
         demands = self.parts.demand.snapshots
         until, idle = instance.drain_until, self._idle_timed_out(instance, now)
-        if (
-            idle or instance.name in decision.evicted_for_preference
-        ):  # nobody waits for its seat: a request that comes now is served
+        if idle or instance.name in decision.evicted_for_preference:
+            # No model waits for its claim: a request that arrives now is served.
             until = max(until, instance.drain_since + ROUTER_SYNC_TIMEOUT)
         self.parts.effects.wake_at(until)
         owes = instance.replica == 1 and demands.quiescing(instance.model)
         served = demands.all_saw(instance.drain_epoch) and not owes
         drained = served and not demands.in_flight(instance.id)
-        parks = drained and self.parts.sleep.may_park(instance, now, decision.resident, waited_for)
+        parks = drained and self.parts.sleep.may_park(instance, now, decision.resident, queued)
         if parks:
             self.parts.demand.reset_backoff(instance, now)
             self.parts.effects.add(*self.parts.sleep.park(instance, now))
@@ -83,7 +84,10 @@ class InstanceLifecycle:
     def _release(
         self, instance: Instance, now: float, why: str, trigger: Trigger, detail: str = "", *, told: bool
     ) -> None:
-        """Let an instance leave the accelerator, by a Stop where it is `told` to. Its claim is kept until proof that it is gone."""
+        """Let an instance leave the accelerator, by a Stop where it is `told` to.
+
+        It holds its claim until proof that it is gone.
+        """
         parts = self.parts
         if told and instance.state is InstanceState.DRAINING:
             parts.history.durations.record_drain(instance.model, now - instance.since)
@@ -95,7 +99,10 @@ class InstanceLifecycle:
             parts.effects.add(Stop(instance.model, instance.id, instance.epoch, instance.spec.stop_timeout))
 
     def _routers_synced(self, instance: Instance, now: float) -> bool:
-        """Whether its turn has begun: before what waited for it has been sent, quiescing would make the load futile."""
+        """Whether routers have dispatched what was queued for a ready instance.
+
+        Quiescing before would make its load useless.
+        """
         if self.parts.demand.snapshots.all_saw(instance.ready_epoch):
             return True
         until = (instance.ready_since or 0.0) + ROUTER_SYNC_TIMEOUT
@@ -103,7 +110,7 @@ class InstanceLifecycle:
         return now >= until
 
     def _idle_timed_out(self, instance: Instance, now: float) -> bool:
-        """Whether nobody has used it for its idle timeout."""
+        """Whether the idle timeout of an instance has passed."""
         until = instance.idle_until
         if (
             until is None
@@ -114,10 +121,10 @@ class InstanceLifecycle:
         self.parts.effects.wake_at(until)
         return now >= until
 
-    # How they come ----------------------------------------------------------------------------------------------------
+    # Starting ---------------------------------------------------------------------------------------------------------
 
     def start_if_free(self, model: str, now: float, max_wait: float | None) -> None:
-        """Note that it is next, and start it if everything that is left leaves room for it.
+        """Record the switch to a model, and start the model if it fits beside all instances that are left.
 
         `max_wait` is the bound on waiting in force, in seconds, which is published with a start.
         """
@@ -130,7 +137,7 @@ class InstanceLifecycle:
         )
         leaving = [h.name for h in self.parts.state.instances.values() if h.state in gone and not h.asleep]
         if not free and not leaving:
-            return  # whoever is to make room has to begin its own turn first
+            return  # its victims have to begin their own turns first
         self._record_switch(model, now, leaving)
         if devices is None:
             return
@@ -141,10 +148,10 @@ class InstanceLifecycle:
             self.parts.effects.add(*self.parts.sleep.wake(asleep, spec, now))
             self.parts.effects.wake_at(now + spec.start_timeout)
         else:
-            self.stop(asleep, now, "misplaced")  # its GPUs are others' now, and it can go to no other ones
+            self.stop(asleep, now, "misplaced")  # its GPUs are taken, and it cannot move to others
 
     def add_replicas(self, now: float, max_wait: float | None) -> None:
-        """Start more engines of models whose own are all full. Only where nobody else waits for a seat."""
+        """Start replicas of models whose instances are all full. Only where no other model is pending."""
         parts = self.parts
         wanted, later = parts.replicas.wanted(parts.state.specs, parts.state.instances, parts.demand.snapshots, now)
         parts.effects.wake_at(*later)
@@ -154,7 +161,7 @@ class InstanceLifecycle:
                 self._start(name, devices, now, max_wait, replica=number)
 
     def _record_switch(self, model: str, now: float, leaving: list[str]) -> None:
-        """Note the switch, with who asked for it and since when."""
+        """Record a switch, with its reason and when it was first requested."""
         waiting, oldest = self.parts.demand.waiting(model)
         order, wanted = self.parts.availability.load_requests.get(model), self.parts.demand.wanted(model)
         asked = (oldest if waiting else None, order.since if order else None, wanted)
@@ -177,4 +184,4 @@ class InstanceLifecycle:
         self.parts.state.add(instance)
         self.parts.effects.add(Start(model, name, epoch, devices))
         self.parts.effects.wake_at(now + spec.start_timeout)
-        self.parts.publish(now, max_wait)  # an epoch of its own: it is the instance's identity
+        self.parts.publish(now, max_wait)  # a start has an epoch of its own: it is part of the instance's identity

@@ -1,21 +1,23 @@
-"""Switching: which models are resident in one Workspace, and every step between. Pure.
+"""The scheduler of one Workspace: which models are resident, and every step between. Pure.
 
-Demand, observations of the runtime and operators' orders come in; commands to the runtime, a new Residency and events go out.
-It is level-triggered: after every stimulus it looks at the whole of what it knows and moves each instance one step towards what
-the policy wants. Invariants (tests/unit/test_core_machine.py):
+Demand, observations of the runtime and load requests come in; commands to the runtime, a new
+residency and events go out. It is level-triggered: after every stimulus it looks at its whole state
+and moves each instance one step towards what the policy wants. Invariants
+(tests/unit/test_core_machine.py):
 
 - what instances claim, known to be ready or not yet proven gone, never exceeds the capacity (one that shrinks empties first);
-- a model starts only when no earlier instance of it is left, but for replicas, which start beside ready ones and evict nobody;
+- a model starts only when no earlier instance of it is left, except replicas, which start beside ready ones and evict nothing;
 - a model starts only when none is left that its group or sets want gone for it;
-- before the drain deadline, an instance is stopped only when nothing is in flight on it and no router will send it more;
-- an observation about another epoch than the instance's changes nothing;
+- before the drain deadline, an instance is stopped only when nothing is in flight on it and no router will dispatch more to it;
+- an observation of another epoch than the instance's changes nothing;
 - a model that is wanted and can be loaded is eventually loaded;
-- what sleeps holds host memory only (see sleep.py), and is told to only when nothing is in flight on it.
+- a parked instance holds host memory only (see sleep.py), and parks only when nothing is in flight on it.
 
-What is known lies in parts (parts.py), each of which owns a piece of it: state.py documents and instances, instance.py the table of
-an instance's states, demand.py demand, availability.py failures and refusals, pins.py pins and schedules, sleep.py sleepers,
-history.py the record, stats.py what was learned. On these work runtime_events.py (what the runtime tells), policy_view.py (what a
-policy is shown) and lifecycle.py (who goes, who comes), and effects.py says it.
+Its state lies in parts (parts.py), each of which owns a piece of it: state.py models and instances,
+instance.py the table of an instance's states, demand.py demand, availability.py failures and
+refusals, pins.py pins and schedules, sleep.py parked engines, history.py switches, stats.py
+statistics. On these work runtime_events.py (observations), policy_view.py (what a policy is shown)
+and lifecycle.py (starting and stopping). effects.py collects the commands.
 """
 
 from types import MappingProxyType
@@ -51,9 +53,10 @@ from hotseat.core.scheduler.status import statuses
 
 
 class Scheduler:
-    """The machine. `step` takes a stimulus and returns commands in order; `wake_at` says when it wants a Tick.
+    """The scheduler of one Workspace.
 
-    `epoch` is the last one of an earlier run, `remembered` what that had learned.
+    `step` takes a stimulus and returns commands in order; `wake_at` is when it wants a Tick.
+    `epoch` is the last one of an earlier run, `remembered` are its statistics.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Scheduler:
         self._decide(now)
         return effects.commands
 
-    # Documents and orders ---------------------------------------------------------------------------------------------
+    # Configuration and commands ---------------------------------------------------------------------------------------
 
     def _apply_config(self, s: ConfigChanged) -> None:
         parts = self.parts
@@ -127,9 +130,9 @@ class Scheduler:
         if spec is None or spec.external:
             return
         instance = self.parts.state.instances.primary(model)
-        seated = instance and instance.can_stay and instance.state is not InstanceState.PARKED
-        if pin and not seated and (refusal := self._view_builder.unplaceable(model, now)):
-            self.parts.availability.refuse(model, refusal)  # it would be pinned for a seat that it can never have
+        resident = instance and instance.can_stay and instance.state is not InstanceState.PARKED
+        if pin and not resident and (refusal := self._view_builder.unplaceable(model, now)):
+            self.parts.availability.refuse(model, refusal)  # it could never be resident
             return
         self.parts.preferences.record_load(model, spec, pin=pin)
         self.parts.availability.retry(model, now)
@@ -187,39 +190,39 @@ class Scheduler:
 
         effects.add(*parts.history.cancel_unwanted(present.union(decision.resident), now))
         parts.publish_changes(now, decision.effective_max_wait)
-        if decision.look_again is not None:
-            effects.wake_at(decision.look_again)
+        if decision.wake_at is not None:
+            effects.wake_at(decision.wake_at)
         self.wake_at = effects.next_wake(now)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
-        """Epoch of the newest Residency, or of a newer instance that was adopted."""
+        """Return the epoch of the newest residency, or of a newer instance that was adopted."""
         return self.parts.state.epoch
 
     @property
     def residency(self) -> Residency:
-        """The newest Residency."""
+        """Return the newest residency."""
         return self.parts.state.residency
 
     @property
     def effective_max_wait(self) -> float | None:
-        """Bound on waiting in force, in seconds."""
+        """Return the bound on waiting in force, in seconds."""
         return self.decision.effective_max_wait
 
     @property
     def instances(self) -> Instances:
-        """All that is not proven gone, by id."""
+        """Return all instances that are not proven gone, by id."""
         return self.parts.state.instances
 
     @property
     def switches(self) -> tuple[Switch, ...]:
-        """Switches under way and the last that ended, oldest first."""
+        """Return the running switches and the last that ended, oldest first."""
         return self.parts.history.switches()
 
     def status(self) -> list[ModelStatus]:
-        """State of every model, for people; in the order of the documents."""
+        """Return the status of every model, in the order of the documents."""
         return statuses(
             self.parts.state.specs,
             self.parts.state.instances.primaries(),
@@ -228,13 +231,16 @@ class Scheduler:
         )
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
-        """By model: how many wait at all routers, since when, and how many requests are in flight; those with neither are left out."""
+        """Return by model: queued requests, since when, and requests in flight. Models with neither are left out."""
         return self.parts.demand.queue()
 
     def lessons(self) -> dict[str, ModelStats]:
-        """Give what was learned of each model, to begin the next run with."""
+        """Return the statistics of each model, for the next run."""
         return self._stats.stats(self.parts.state.specs)
 
     def memory(self) -> dict[str, int]:
-        """By model: bytes of accelerator memory that its largest instance was seen to take; those that nobody can see are left out."""
+        """Return the bytes of accelerator memory of the largest instance of each model.
+
+        Models without a measurement are left out.
+        """
         return self.parts.state.memory.by_model(self.parts.state.instances.values())

@@ -1,4 +1,4 @@
-"""The messages of the scheduler: its stimuli, its commands, and the scheduling spec of a model. Instances are in instance.py."""
+"""The stimuli and commands of the scheduler, and the scheduling spec of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hotseat.core.policy.groups import UNGROUPED, Groups
 
 @dataclass(frozen=True, slots=True)
 class SchedulingSpec:
-    """What switching needs to know of a Model: its claim, its times in seconds, and a mark that changes when it must restart."""
+    """What the scheduler needs of a Model: claim, times in seconds, and a fingerprint that changes when it must restart."""
 
     claim: Claim = ONE_GPU
     priority: int = 0
@@ -24,16 +24,16 @@ class SchedulingSpec:
     preload: bool = False
     external: str | None = None  # address of a server that is never loaded or unloaded
     fingerprint: str = ""
-    fetch_ahead: bool = False  # its weights are brought before anybody asks for it
-    check_first: bool = False  # what a load needs can vanish: the runtime looks before anybody makes room for it
-    refuse_uncached: bool = False  # who asks for it before they are there is told to come again
-    pinned: bool = False  # its document says so: it is loaded, and makes room for nobody
+    fetch_ahead: bool = False  # its weights are fetched before it is requested
+    check_first: bool = False  # its weights can vanish: the runtime checks them before a resident is evicted for it
+    refuse_uncached: bool = False  # its requests are refused until its weights are complete
+    pinned: bool = False  # its document pins it: it is loaded, and not evicted
     wanted: bool = False  # a window of its schedule is open
     kept: bool = False  # that window pins it
-    return_after: float = 0.0  # it is the default, and comes back after so much quiet; 0: it does not
+    return_after: float = 0.0  # it is the default, and returns after so many quiet seconds; 0: it does not
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
-    replicas: int = 1  # instances that it may have at a time
-    park: bool = False  # it leaves the accelerator by falling asleep, where it can
+    replicas: int = 1  # maximum of its instances
+    park: bool = False  # it parks instead of stopping, where it can
     host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
 
 
@@ -42,7 +42,7 @@ class SchedulingSpec:
 
 @dataclass(frozen=True, slots=True)
 class DemandReported:
-    """A router's snapshot."""
+    """A router reported a snapshot."""
 
     now: float
     demand: Demand
@@ -50,7 +50,7 @@ class DemandReported:
 
 @dataclass(frozen=True, slots=True)
 class RoutersEnrolled:
-    """Routers that may have requests in flight, though they have not been heard yet: nothing is drained before they are."""
+    """Routers may have requests in flight, though they have not reported yet: nothing is drained before they do."""
 
     now: float
     routers: tuple[str, ...]
@@ -58,7 +58,7 @@ class RoutersEnrolled:
 
 @dataclass(frozen=True, slots=True)
 class RouterLeft:
-    """A router said goodbye, or is known to be gone."""
+    """A router has left, or is known to be gone."""
 
     now: float
     router: str
@@ -66,9 +66,9 @@ class RouterLeft:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
-    """The documents: all models of the Workspace, its capacity, and who of them may be resident together.
+    """The documents changed: all models of the Workspace, its capacity, and its groups.
 
-    `afresh`: a person has seen to them, and what failed is worth another try at once.
+    `afresh`: a person has changed them, so what failed may be tried again at once.
     """
 
     now: float
@@ -80,7 +80,7 @@ class ConfigChanged:
 
 @dataclass(frozen=True, slots=True)
 class LoadOrdered:
-    """An operator wants it resident."""
+    """An operator wants a model loaded."""
 
     now: float
     model: str
@@ -88,7 +88,7 @@ class LoadOrdered:
 
 @dataclass(frozen=True, slots=True)
 class UnloadOrdered:
-    """An operator wants it gone; what is in flight may finish, what waits is sent away."""
+    """An operator wants a model unloaded: requests in flight may finish, queued ones are refused."""
 
     now: float
     model: str
@@ -96,7 +96,7 @@ class UnloadOrdered:
 
 @dataclass(frozen=True, slots=True)
 class PinOrdered:
-    """An operator wants it resident, and in nobody's favour off again."""
+    """An operator pins a model: it is loaded and not evicted."""
 
     now: float
     model: str
@@ -104,7 +104,7 @@ class PinOrdered:
 
 @dataclass(frozen=True, slots=True)
 class UnpinOrdered:
-    """An operator takes that back, whoever pinned it. It stays until its seat is wanted."""
+    """An operator unpins a model, however it was pinned. It stays until it is evicted."""
 
     now: float
     model: str
@@ -112,7 +112,7 @@ class UnpinOrdered:
 
 @dataclass(frozen=True, slots=True)
 class CachesObserved:
-    """Several observations of weights at once, in order: one decision for all of them."""
+    """Several observations of weights, in order, for one decision."""
 
     now: float
     states: tuple[CacheObserved, ...]
@@ -120,7 +120,7 @@ class CachesObserved:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownOrdered:
-    """Everything goes."""
+    """All instances are to be stopped."""
 
     now: float
 
@@ -150,7 +150,7 @@ SchedulerStimulus = (
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Tell all routers."""
+    """Publish a residency to all routers."""
 
     residency: Residency
 
@@ -160,19 +160,19 @@ SchedulerCommand = RuntimeCommand | Publish | Emit
 
 @dataclass(slots=True)
 class LoadFailure:
-    """Why a model is not there, and when it may be tried again."""
+    """Why a model is not loaded, and when it may be tried again."""
 
     count: int
     retry_at: float
     reason: str
     message: str
-    over: bool = False  # it has been ready since; the count still matters for the next back-off
+    over: bool = False  # it was ready since; `count` still matters for the next back-off
     exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model for people: state is a SeatState's value, or unloaded, fetching, failed."""
+    """The status of a model, for people. `state` is an InstanceState's value, or unloaded, fetching, failed."""
 
     name: str
     state: str
@@ -182,4 +182,4 @@ class ModelStatus:
     total: int | None = None
     retry_at: float | None = None
     pinned: bool = False
-    exit_code: int | None = None  # of the engine of one that failed, where it ended by itself
+    exit_code: int | None = None  # of its engine, where that ended by itself

@@ -1,7 +1,8 @@
-"""Wishes: which models should be resident though nobody waits for them, and which of them make room for nobody. Pure.
+"""Preferences: which models should be resident without queued requests, and which are not evicted. Pure.
 
-A model is wished for because it is pinned (by an operator, its document or a window of its schedule), because such a window is
-open, or because it is the default of a Workspace that has been quiet. What a wish may do is pins.py's.
+A model is preferred because it is pinned (by an operator, its document or a window of its
+schedule), because such a window is open, or because it is the default of a Workspace that has been
+quiet. Preferences give way to queued requests, except for pins.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,9 +19,7 @@ from hotseat.core.scheduler.availability import SHORTAGE_RETRY, ModelAvailabilit
 from hotseat.core.scheduler.instance import Instance
 from hotseat.core.scheduler.messages import SchedulingSpec
 
-DemandByModel = Mapping[
-    str, tuple[int, float, int]
-]  # by model: how many wait, since when, and how many are being answered
+DemandByModel = Mapping[str, tuple[int, float, int]]  # by model: queued requests, since when, and requests in flight
 
 _REASONS: Mapping[Preference, str] = {
     Preference.NONE: "ordered",
@@ -32,30 +31,30 @@ _REASONS: Mapping[Preference, str] = {
 
 @dataclass(slots=True)
 class Preferences:
-    """One book for all models. What documents say comes with their Terms; here stands what operators said beside that."""
+    """The preferences of all models. Those of documents are in their specs; here are those of operators."""
 
-    quiet_since: float | None = None  # nobody has waited or been answered since
-    pinned: frozenset[str] = frozenset()  # as of the last look
+    quiet_since: float | None = None  # no request was queued or in flight since
+    pinned: frozenset[str] = frozenset()  # as of the last refresh
     _pins: set[str] = field(default_factory=set)
-    _unpins: set[str] = field(default_factory=set)  # against what their terms say
-    _unloaded: set[str] = field(default_factory=set)  # an operator unloaded them, and nobody has asked for them since
-    _blocking: frozenset[str] = frozenset()  # pinned, and on a seat
-    _told: frozenset[str] = frozenset()
+    _unpins: set[str] = field(default_factory=set)  # override their specs
+    _unloaded: set[str] = field(default_factory=set)  # unloaded by an operator, and not requested since
+    _blocking: frozenset[str] = frozenset()  # pinned, and resident
+    _reported: frozenset[str] = frozenset()
 
-    # What operators and documents say ---------------------------------------------------------------------------------
+    # Pins of operators and documents ----------------------------------------------------------------------------------
 
     def unpin(self, model: str, spec: SchedulingSpec | None) -> None:
-        """Unpin it; where its terms pin it, until they have ceased to."""
+        """Unpin a model. If its spec pins it, that is overridden until the spec has ceased to."""
         self._pins.discard(model)
         if spec is not None and (spec.pinned or spec.kept):
             self._unpins.add(model)
 
     def record_unload(self, model: str) -> None:
-        """Wish for it no longer, until somebody asks for it again."""
+        """Record that an operator unloads a model: it is not preferred until it is requested again."""
         self._unloaded.add(model)
 
     def record_load(self, model: str, spec: SchedulingSpec, *, pin: bool = False) -> None:
-        """Note that an operator asks for it, and maybe pins it until it is unpinned."""
+        """Record that an operator loads a model, and maybe pins it until it is unpinned."""
         self._unloaded.discard(model)
         if pin:
             self._unpins.discard(model)
@@ -63,16 +62,17 @@ class Preferences:
                 self._pins.add(model)
 
     def apply_config(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> list[str]:
-        """Take in the documents; returns the models that they pin and did not before.
+        """Apply new specs. Return the models that they pin and did not before.
 
-        From then on such a pin is the document's alone, and ends with it: on a cluster an operator's becomes an annotation.
+        From then on such a pin is the document's alone, and ends with it: on a cluster an
+        operator's becomes an annotation.
         """
         self._pins = {m for m in self._pins if m in new and not new[m].pinned}
         self._unpins = {m for m in self._unpins if m in new and (new[m].pinned or new[m].kept)}
         self._unloaded = {m for m in self._unloaded if m in new and (m in self._pins or _preferences(new[m]))}
         return [m for m, t in new.items() if t.pinned and not t.external and not (m in old and old[m].pinned)]
 
-    # What follows -----------------------------------------------------------------------------------------------------
+    # Decisions --------------------------------------------------------------------------------------------------------
 
     def refresh(
         self,
@@ -82,9 +82,10 @@ class Preferences:
         queue: Callable[[], DemandByModel],
         availability: ModelAvailability,
     ) -> tuple[list[Emit], list[float]]:
-        """Update the preferences before a decision. Return the events of pins, and the times at which a default model returns.
+        """Update the preferences before a decision.
 
-        Refusals for shortage are retracted where the pinned residents have changed.
+        Return the events of pins, and the times at which a default model returns. Refusals for
+        shortage are retracted where the pinned residents have changed.
         """
         returning = [spec for spec in specs.values() if spec.return_after]
         if returning or self._unloaded:
@@ -96,17 +97,17 @@ class Preferences:
         before, self._blocking = self._blocking, frozenset(h.model for h in instances if self._keeps_others_out(h))
         if before != self._blocking:
             availability.retract_shortages()
-        told, self._told = self._told, self.pinned
-        events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - told)]
-        events += [Emit("model.unpinned", model, {}) for model in sorted(told - self.pinned)]
+        reported, self._reported = self._reported, self.pinned
+        events = [Emit("model.pinned", model, {}) for model in sorted(self.pinned - reported)]
+        events += [Emit("model.unpinned", model, {}) for model in sorted(reported - self.pinned)]
         return events, [at for spec in returning if (at := self._returns_at(spec)) is not None]
 
     def models(self, specs: Mapping[str, SchedulingSpec]) -> set[str]:
-        """Models that may be wished for, as of the last look."""
+        """Return the models that may be preferred, as of the last refresh."""
         return {*self.pinned, *(name for name, its in specs.items() if its.wanted or its.return_after)}
 
     def preference_of(self, model: str, spec: SchedulingSpec, now: float) -> Preference:
-        """Say why it should be resident now, as of the last look."""
+        """Return why a model should be resident now, as of the last refresh."""
         if spec.external or model in self._unloaded:
             return Preference.NONE
         if model in self.pinned:
@@ -117,11 +118,11 @@ class Preferences:
         return Preference.DEFAULT if returns_at is not None and now >= returns_at else Preference.NONE
 
     def reason(self, model: str, spec: SchedulingSpec, now: float) -> str:
-        """Say why a switch to it was made that nobody asked for."""
+        """Return the reason of a switch to a model without requests."""
         return _REASONS[self.preference_of(model, spec, now)]
 
     def exempt_from_idle_timeout(self, instance: Instance) -> bool:
-        """Whether it keeps its seat however long it is idle: else it would go for that, and come back for the wish."""
+        """Whether an instance is not stopped when idle: its preference would load it again."""
         model, spec = instance.model, instance.spec
         if instance.replica > 1 or model in self._unloaded:
             return False
@@ -138,7 +139,10 @@ class Preferences:
         epoch: int,
         groups: Groups = UNGROUPED,
     ) -> Refusal | None:
-        """Say why no switch could make room for a model, if that is so: for what there is, or for those that are pinned."""
+        """Return the refusal if no eviction could make a model fit, else None.
+
+        It may not fit the capacity, or not beside pinned residents.
+        """
         instances = list(instances)
         refusal = shortage(model, claim, capacity, instances, now=now, epoch=epoch, groups=groups)
         if refusal or not self._blocking:
@@ -161,12 +165,12 @@ class Preferences:
         return Refusal(epoch, "pinned", message, now + SHORTAGE_RETRY)
 
     def _returns_at(self, spec: SchedulingSpec) -> float | None:
-        """Time at which it is wished for as the default, if all stays quiet."""
+        """Return when the default model returns, if the Workspace stays quiet. None: it is not the default."""
         return None if not spec.return_after or self.quiet_since is None else self.quiet_since + spec.return_after
 
     def _is_pinned(self, model: str, spec: SchedulingSpec) -> bool:
-        by_terms = (spec.pinned or spec.kept) and model not in self._unpins
-        return spec.external is None and (by_terms or model in self._pins)
+        by_spec = (spec.pinned or spec.kept) and model not in self._unpins
+        return spec.external is None and (by_spec or model in self._pins)
 
     def _keeps_others_out(self, instance: Instance) -> bool:
         can_stay = instance.can_stay and instance.replica == 1 and instance.state is not InstanceState.PARKED
@@ -178,48 +182,48 @@ def _preferences(spec: SchedulingSpec) -> bool:
 
 
 def decide_with_preferences(policy: Policy, view: View) -> Decision:
-    """Let a policy decide, and grant the preferences that its decision leaves room for."""
+    """Return a policy's decision, with the preferences that it leaves space for."""
     decision = policy.decide(view)
-    resident, look_again = apply_preferences(view, decision)
+    resident, wake_at = apply_preferences(view, decision)
     evicted_for_preference = tuple(name for name in decision.resident if name not in resident)
-    return replace(decision, resident=resident, look_again=look_again, evicted_for_preference=evicted_for_preference)
+    return replace(decision, resident=resident, wake_at=wake_at, evicted_for_preference=evicted_for_preference)
 
 
 def apply_preferences(view: View, decision: Decision) -> tuple[tuple[str, ...], float | None]:
-    """Add what is wished for, instead of idle models where need be; preferences wait while anybody waits for a seat.
+    """Add preferred models to a decision, instead of idle residents where needed. Not while a queued model is pending.
 
-    Pinned residents stay, whatever the policy says, as far as the capacity holds them. Returns all that should be resident,
-    and when to look again.
+    Pinned residents stay, whatever the policy says, as far as the capacity holds them. Return all
+    that should be resident, and when to decide again.
     """
     models: dict[str, ModelView] = {}
     for model in view.models:
-        models.setdefault(model.name, model)  # the instance that counts comes first
+        models.setdefault(model.name, model)  # the primary instance comes first
     resident = _with_pinned(view, models, decision.resident)
     preferences = [m for m in models.values() if m.preference and m.name not in resident]
     if not preferences or any(m.may_evict for m in pending(view)):
-        return resident, decision.look_again
-    look_again = [] if decision.look_again is None else [decision.look_again]
+        return resident, decision.wake_at
+    wake_at = [] if decision.wake_at is None else [decision.wake_at]
     there = [models[name] for name in resident if name in models]
     taken = _sum([*there, *unproven(view)], view.capacity)
-    granted: set[str] = set()  # none of these goes for a lesser one
-    for wish in sorted(preferences, key=lambda m: (-m.preference, m.name)):
-        times = [(evictable_for_preference_at(m, wish), m) for m in there if m.name not in granted]
-        may_leave = [m for at, m in times if at <= view.now and view.groups.may_leave(m.name, wish.name)]
+    granted: set[str] = set()  # not evicted for a lower preference
+    for model in sorted(preferences, key=lambda m: (-m.preference, m.name)):
+        times = [(evictable_for_preference_at(m, model), m) for m in there if m.name not in granted]
+        may_leave = [m for at, m in times if at <= view.now and view.groups.may_leave(m.name, model.name)]
         names = [m.name for m in (*there, *unproven(view))]
-        victims = victims_for_preference(wish, there, {m.name: m for m in may_leave}, taken, view, names=names)
+        victims = victims_for_preference(model, there, {m.name: m for m in may_leave}, taken, view, names=names)
         if victims is None:
-            look_again += [at for at, _ in times if view.now < at < inf]
+            wake_at += [at for at, _ in times if view.now < at < inf]
             continue
-        granted.add(wish.name)
+        granted.add(model.name)
         gone = {m.name for m in victims}
-        resident = (*(name for name in resident if name not in gone), wish.name)
+        resident = (*(name for name in resident if name not in gone), model.name)
         there = [models[name] for name in resident if name in models]
         taken = _sum([*there, *unproven(view)], view.capacity)
-    return resident, min(look_again, default=None)
+    return resident, min(wake_at, default=None)
 
 
 def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, ...]) -> tuple[str, ...]:
-    """Put back pinned residents that a policy left out, and leave out what does not fit beside them."""
+    """Return the decision with the pinned residents that a policy left out, and without what does not fit beside them."""
     pinned = {m.name for m in models.values() if m.pinned and m.state in KEEPABLE_STATES and not m.leaving}
     if pinned <= set(resident):
         return resident
@@ -237,7 +241,7 @@ def _with_pinned(view: View, models: dict[str, ModelView], resident: tuple[str, 
 
 
 def _sum(models: list[ModelView], capacity: Capacity) -> Claim:
-    """Add up what they take: those that come, on the devices that they will get."""
+    """Return the total claim, with the devices that models to be loaded would get."""
     held = NOTHING
     for model in sorted(models, key=lambda m: m.state is None):
         held += model.claim.placed_beside(held, capacity)

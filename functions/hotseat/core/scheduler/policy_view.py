@@ -1,4 +1,4 @@
-"""Builds the view that a policy decides on: the models with demand and the instances. Pure."""
+"""The view that a policy decides on. Pure."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +14,15 @@ from hotseat.core.scheduler.status import model_view
 
 @dataclass(frozen=True, slots=True)
 class PolicyViewBuilder:
-    """Looks at each model and each instance. Those who wait for what cannot be loaded are told so, in the next Residency."""
+    """Builds the view from models and instances.
+
+    Requests for models that cannot be loaded are refused in the next residency.
+    """
 
     parts: Parts
 
     def view(self, now: float) -> View:
-        """Show all that hold something, and all that somebody asks for."""
+        """Return the view of all models with an instance, demand, a load request or a preference."""
         state, demand, capacity = (
             self.parts.state,
             self.parts.demand,
@@ -36,21 +39,21 @@ class PolicyViewBuilder:
             capacity=capacity,
             auto_max_wait=self.parts.state.auto_max_wait,
         )
-        asked_for = {
+        relevant = {
             *main,
             *self.parts.availability.load_requests,
             *demand.snapshots.models(),
             *self.parts.preferences.models(state.specs),
         }
-        asked_for |= self.parts.history.under_way()
+        relevant |= self.parts.history.under_way()
         self.parts.availability.checks = {
-            name: at for name, at in self.parts.availability.checks.items() if name in asked_for
+            name: at for name, at in self.parts.availability.checks.items() if name in relevant
         }
-        for name in [name for name in state.specs if name in asked_for]:  # of a thousand models these are few
+        for name in [name for name in state.specs if name in relevant]:  # few of many
             spec = state.specs[name]
             waiting, mine = demand.tries(name, now, promised=self.parts.history.promised(name)), main.get(name)
             if mine and mine.state is InstanceState.PARKED and mine.can_stay:
-                mine = None  # it holds nothing, and comes back as others come
+                mine = None  # it holds nothing, and returns as others are loaded
             order = load_request(self.parts, name, mine, now)
             preference = self.parts.preferences.preference_of(name, spec, now)
             if spec.external or (mine is None and not waiting[0] and order is None and not preference):
@@ -84,7 +87,10 @@ class PolicyViewBuilder:
         return View(now, capacity, tuple(views), state.groups, auto)
 
     def _auto_max_wait(self) -> float | None:
-        """Work out what `maxWait: Auto` stands for, from the models that take turns, else from all; None: no model has it."""
+        """Update what `maxWait: Auto` stands for. None: no model has it.
+
+        It goes by the models that take turns, else by all that were measured.
+        """
         specs, durations = self.parts.state.specs, self.parts.history.durations
         if all(each.max_wait is not None for each in specs.values()):
             return None
@@ -96,16 +102,18 @@ class PolicyViewBuilder:
         return self.parts.state.auto_max_wait
 
     def unplaceable(self, model: str, now: float) -> Refusal | None:
-        """Say why no switch could make room for it, if that is so."""
+        """Return the refusal if no eviction could make a model fit, else None."""
         state, epoch = self.parts.state, self.parts.state.next_epoch
         claim, instances = state.specs[model].claim, state.instances.values()
-        capacity = replace(state.capacity, away=()) if state.capacity.away else state.capacity  # they are coming
+        capacity = (
+            replace(state.capacity, away=()) if state.capacity.away else state.capacity
+        )  # they will be given back
         return self.parts.preferences.unplaceable(
             model, claim, capacity, instances, now=now, epoch=epoch, groups=state.groups
         )
 
     def _loadable(self, model: str, now: float) -> bool:
-        """Whether a start could succeed now; if not, see to it that it can, or that those who wait are told."""
+        """Whether a model can be loaded now. If not, its weights are fetched, or its requests refused."""
         if self.parts.state.down:
             return False
         if (retry_at := self.parts.availability.retry_at(model)) > now:
@@ -121,7 +129,7 @@ class PolicyViewBuilder:
         return self.parts.availability.cached(model) and self._checked(model, now)
 
     def _checked(self, model: str, now: float) -> bool:
-        """Whether the runtime has looked whether the load can begin; what is parked needs nothing any more."""
+        """Whether the runtime has checked that a load can begin. A parked engine needs no check."""
         if not self.parts.state.specs[model].check_first or self.parts.state.instances.sleeper(model):
             return True
         self.parts.effects.add(*self.parts.availability.check(model, now))
@@ -132,9 +140,9 @@ class PolicyViewBuilder:
 
 
 def unserved(view: View) -> set[str]:
-    """Those that have no seat and that somebody waits or preferences for.
+    """Return the models without an instance that have queued requests or a preference.
 
-    A preload that found no room is none of them: it would keep replicas out for ever, and is nobody who waits.
+    A preload that does not fit is left out: it would prevent replicas forever.
     """
     waited_for = {m.name for m in pending(view) if m.may_evict}
     return waited_for | {m.name for m in view.models if m.preference and (m.state is None or m.leaving)}

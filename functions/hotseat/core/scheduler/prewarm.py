@@ -1,7 +1,8 @@
-"""Prewarming: a model is loaded though no request is queued for it, because its requests were answered by a fallback. Pure.
+"""Prewarming: a model is loaded without queued requests, because a fallback answered its requests. Pure.
 
-Routers report such models as `wanted` (admission/prewarm.py). Each counts as a load request, which may evict a resident only
-from `may_evict_at` on: otherwise two such models would evict each other forever.
+Routers report such models as `wanted` (admission/prewarm.py). Each counts as a load request, which
+may evict a resident only from `may_evict_at` on: otherwise two such models would evict each other
+forever.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +18,10 @@ from hotseat.core.scheduler.parts import Parts
 
 
 def load_request(parts: Parts, model: str, instance: Instance | None, now: float) -> LoadRequest | None:
-    """Return the load request for a model, or one that stands for its prewarm requests. `instance`: its own, None where it has none."""
+    """Return the load request for a model, or one that stands for its prewarm requests, or None.
+
+    `instance` is the instance of the model, if it has one.
+    """
     request, since = parts.availability.load_requests.get(model), parts.demand.wanted(model)
     if since is None or (request and request.may_evict):
         return request

@@ -1,8 +1,9 @@
-"""Replicas: further instances of a model whose bound on requests at once is reached, on seats that nobody else wants. Pure.
+"""Replicas: further instances of a model whose concurrency is reached, where no other model wants the capacity. Pure.
 
-One instance of a model is its main one and goes by the model's name: all that is said elsewhere of a model's instance is about it.
-The others are seats of their own, `model#2` and so on. To a policy each is a model that evicts nobody, waits for nothing and is
-never busy: so it is the first to make room, drained as any other. Where the main one goes, a replica takes its place.
+One instance of a model is its primary and goes by the model's name: what is said elsewhere of a
+model's instance is about it. The others have names of their own, `model#2` and so on. To a policy
+each is a model that evicts nothing, has no queued requests and is never busy: so it is the first to
+be evicted, drained as any other. Where the primary leaves, a replica becomes the primary.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,35 +16,35 @@ from hotseat.core.scheduler.demand import RouterSnapshots
 from hotseat.core.scheduler.instance import DRAINING_STATES, Instance, Instances
 from hotseat.core.scheduler.messages import SchedulingSpec
 
-PATIENCE = 1.0  # seconds that a request has to wait for a model whose engines are all ready and full
-_LEAST = -1_000_000  # below every priority that a document may state
+PATIENCE = 1.0  # seconds for which a request is queued while all instances are ready and full
+_LEAST = -1_000_000  # below every priority of a document
 
 
 @dataclass(slots=True)
 class Replicas:
-    """Which further instances models should have. A replica that fails harms nobody: its model goes on, and the next one waits."""
+    """Which models should have further instances. A replica that fails delays only the next one of its model."""
 
     retry_at: dict[str, float] = field(default_factory=dict)  # by model
     _failures: dict[str, int] = field(default_factory=dict)  # by model, in a row
 
     def failed(self, model: str, now: float) -> float:
-        """Count a failure; returns the growing back-off in seconds."""
+        """Count a failure. Return the back-off in seconds: it doubles with each."""
         self._failures[model] = count = self._failures.get(model, 0) + 1
         delay = min(MAX_BACKOFF, 2.0 ** min(count, 30))
         self.retry_at[model] = now + delay
         return delay
 
     def succeeded(self, model: str) -> None:
-        """Forget failures: one became ready, or the document has changed."""
+        """Forget the failures of a model."""
         self._failures.pop(model, None)
         self.retry_at.pop(model, None)
 
     def wanted(
         self, specs: Mapping[str, SchedulingSpec], instances: Instances, demands: RouterSnapshots, now: float
     ) -> tuple[list[tuple[str, int]], list[float]]:
-        """Give the models that should have one more replica, with its number, and the times at which there may be more of them.
+        """Return the models that should have one more replica, with its number, and the times at which more may.
 
-        There is none while anything is on its way off the accelerator: that makes room for somebody else.
+        There is none while an instance is leaving: its claim is for another model.
         """
         wanted: list[tuple[str, int]] = []
         later: list[float] = []
@@ -53,10 +54,12 @@ class Replicas:
             mine = instances.of(model)
             if not 0 < len(mine) < specs[model].replicas or any(h.state is not InstanceState.READY for h in mine):
                 continue
-            # Who waits at a router that knows all of them to be ready found each of them full.
+            # A request that is queued at a router that knows all of them to be ready found each of them full.
             count, oldest = demands.waiting(model, max(h.ready_epoch for h in mine))
             if count:
-                begun = max(oldest, *(h.ready_since or 0.0 for h in mine))  # a load is no sign that one is not enough
+                begun = max(
+                    oldest, *(h.ready_since or 0.0 for h in mine)
+                )  # a request that waited for the load does not count
                 due = max(begun + PATIENCE, self.retry_at.get(model, 0.0))
                 if due > now:
                     later.append(due)
@@ -66,7 +69,7 @@ class Replicas:
 
 
 def replica_views(instances: Iterable[Instance], capacity: Capacity) -> list[ModelView]:
-    """Show the policy the replicas among a model's instances: seats that it may take for anybody else, at once."""
+    """Return the views of replicas, for a policy: residents that may be evicted at once."""
     return [
         ModelView(h.name, h.occupied(capacity), priority=_LEAST, state=h.state, may_evict=False)
         for h in instances
@@ -75,13 +78,13 @@ def replica_views(instances: Iterable[Instance], capacity: Capacity) -> list[Mod
 
 
 def next_number(mine: Iterable[Instance]) -> int:
-    """Give the number of a model's next replica: the lowest that is free."""
+    """Return the number of the next replica of a model: the lowest that is free."""
     taken = {h.replica for h in mine}
     return next(number for number in range(2, len(taken) + 3) if number not in taken)
 
 
 def promote_and_trim(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]) -> None:
-    """Let a replica take the place of a main instance that goes, and let those go that are too many for the documents."""
+    """Let a replica replace a primary that leaves, and let surplus replicas leave."""
     by_model: dict[str, list[Instance]] = {}
     for instance in instances:
         if instance.can_stay:

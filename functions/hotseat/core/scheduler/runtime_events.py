@@ -1,7 +1,7 @@
-"""What the runtime tells of weights and instances, and what follows when it has told nothing in time. Pure.
+"""The observations of the runtime: weights, instances, and timeouts without an observation. Pure.
 
-An observation about another epoch than the instance's changes nothing. An instance keeps its seat until it is proven gone; what cannot
-be proven gone keeps it until somebody settles that.
+An observation of another epoch than the instance's changes nothing. An instance holds its claim
+until it is proven gone; what cannot be proven gone holds it until a person settles that.
 """
 
 from dataclasses import dataclass, replace
@@ -32,31 +32,31 @@ from hotseat.core.scheduler.sleep import deadline
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEvents:
-    """Takes in observations: moves the instance, and writes down what it means for its model's availability and its switch."""
+    """Handles observations: moves the instance, and updates the availability and the switch of its model."""
 
     parts: Parts
     lifecycle: InstanceLifecycle
 
     def handle_cache(self, s: CacheObserved | CachesObserved) -> None:
-        """Take in where the weights of a model, or of several, are."""
+        """Handle the state of the weights of a model, or of several."""
         if isinstance(s, CachesObserved):
             for state in s.states:
                 self.handle_cache(state)
             return
-        owed = self.parts.availability.awaits_fetch(
+        awaited = self.parts.availability.awaits_fetch(
             s.model
-        )  # without a failure and its back-off, a wish would have it asked again at once
+        )  # without a failure and its back-off, a preference would fetch it again at once
         self.parts.effects.add(*self.parts.availability.update_cache(s))
-        waits = self.parts.demand.waiting(s.model)[0] or self.parts.demand.wanted(s.model) is not None
-        asked = s.model in self.parts.availability.load_requests or waits
+        queued = self.parts.demand.waiting(s.model)[0] or self.parts.demand.wanted(s.model) is not None
+        requested = s.model in self.parts.availability.load_requests or queued
         spec = self.parts.state.specs.get(s.model)
         if spec and self.parts.state.is_served(s.model):
-            return  # what is ready answers without them
-        if s.state is CacheState.FAILED and spec and (asked or owed or spec.refuse_uncached):
+            return  # a ready model does not need them
+        if s.state is CacheState.FAILED and spec and (requested or awaited or spec.refuse_uncached):
             self._record_failure(s.now, s.model, None, s.reason, s.message)
 
     def adopt(self, s: InstanceAdopted) -> None:
-        """Take over an instance that was found; one that no document names, or that a shutdown meets, leaves."""
+        """Adopt an instance that was found. It leaves if its document is gone, or during a shutdown."""
         if s.instance in self.parts.state.instances:
             return
         spec = self.parts.state.specs.get(s.model)
@@ -83,7 +83,7 @@ class RuntimeEvents:
         self.parts.state.epoch = max(self.parts.state.epoch, s.epoch)
 
     def handle(self, s: InstanceObservation) -> None:
-        """Take in what became of an instance."""
+        """Handle an observation of an instance."""
         instance = self.parts.state.instances.get(s.instance)
         if instance is None or instance.epoch != s.epoch:
             return
@@ -96,7 +96,7 @@ class RuntimeEvents:
             case InstanceFailed():
                 self._handle_failure(instance, s.now, s.reason, s.message, lives=s.lives, exit_code=s.exit_code)
             case InstanceReleased():
-                # Where nobody told it to go and it did not say why: as good as a crash.
+                # If it was not told to stop and did not fail before, this counts as a crash.
                 self._handle_failure(instance, s.now, "Vanished", "the engine ended without a reason")
                 self._handle_release(instance, s.now)
             case InstanceUnproven():
@@ -105,7 +105,7 @@ class RuntimeEvents:
                 self.parts.effects.add(*self.parts.state.measure(instance, s.memory))
 
     def check_deadline(self, instance: Instance, now: float) -> None:
-        """Give up on one that should have loaded, woken or fallen asleep by now."""
+        """Stop an instance that should have loaded, woken or parked by now."""
         if instance.state is InstanceState.LOADING:
             until = instance.since + instance.spec.start_timeout
             self.parts.effects.wake_at(until)
@@ -117,7 +117,7 @@ class RuntimeEvents:
             self.parts.effects.wake_at(due)
             self.parts.effects.add(*(self.parts.sleep.give_up(instance, now) if now >= due else []))
 
-    # What became of an instance ------------------------------------------------------------------------------------------
+    # Instances --------------------------------------------------------------------------------------------------------
 
     def _become_ready(self, instance: Instance, s: InstanceReady) -> None:
         seconds, woken = s.now - instance.since, instance.state is InstanceState.WAKING
@@ -163,12 +163,12 @@ class RuntimeEvents:
         self.parts.state.remove(instance, now)
         if instance.state is InstanceState.UNPROVEN or self.parts.state.groups.is_persistent(instance.model):
             self.parts.availability.retract_shortages()
-        tells = (
+        measurable = (
             instance.state is not InstanceState.UNPROVEN
             and not instance.adopted_midway
             and self.parts.state.runs_current_spec(instance)
         )
-        if tells and instance.leaving != "failed" and not instance.asleep:
+        if measurable and instance.leaving != "failed" and not instance.asleep:
             self.parts.history.durations.record_stop(instance.model, seconds)
         data = {"instance": instance.id, "reason": instance.leaving or "evicted", "seconds": round(seconds, 4)}
         self.parts.effects.add(Emit("model.released", instance.model, data))
@@ -194,7 +194,11 @@ class RuntimeEvents:
         crashed: bool = False,
         exit_code: int | None = None,
     ) -> None:
-        """Count a failure against its model; one of a replica, or of one beside which another is ready, against further replicas only."""
+        """Count a failure against a model.
+
+        A failure of a replica, or beside another ready instance, counts against further replicas
+        only.
+        """
         delay, spec = 0.0, self.parts.state.specs.get(model)
         if instance is not None and (
             self.parts.state.instances[instance].replica > 1 or (spec and self.parts.state.is_served(model))

@@ -1,8 +1,8 @@
-"""Parking: engines that leave the accelerator by falling asleep, and come back by waking. Pure.
+"""Parking: engines that leave the accelerator by falling asleep, and return by waking. Pure.
 
-An instance goes READY → (quiescing, draining as for a stop) → PARKING → PARKED → WAKING → READY. Parked, it claims host memory and
-nothing of the accelerator. What does not fall asleep, or does not wake, is stopped; after a failed wake it is started anew while
-its requests go on waiting.
+An instance goes READY → (quiescing, draining as for a stop) → PARKING → PARKED → WAKING → READY.
+Parked, it claims host memory and nothing of the accelerator. An engine that does not fall asleep,
+or does not wake, is stopped; after a failed wake it is started anew while its requests stay queued.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,22 +16,22 @@ from hotseat.core.scheduler.instance import Instance, Trigger
 from hotseat.core.scheduler.messages import SchedulerCommand, SchedulingSpec
 from hotseat.core.scheduler.state import SchedulerState
 
-DISTRUST = 300.0  # seconds in which a model that failed to sleep or to wake is stopped instead
+NO_PARK_AFTER_FAILURE = 300.0  # seconds for which a model that failed to park or to wake is stopped instead
 
 
 @dataclass(slots=True)
 class SleepManager:
-    """The book of what sleeps, or may.
+    """The parked and parking engines.
 
-    `needed` are names of models that shall be resident: to be woken, not to be stopped for room; `waited_for`, of those that requests
-    wait for.
+    In its methods `needed` are the models that should be resident: they are woken, not stopped for
+    host memory. `queued` are models with queued requests.
     """
 
     state: SchedulerState
     history: SwitchHistory
     budget: int | None = None  # bytes of host memory for all that sleep; None: no limit
     measured: dict[str, int] = field(default_factory=dict)  # by model: bytes, when it slept last
-    _not_before: dict[str, float] = field(default_factory=dict)  # until when
+    _not_before: dict[str, float] = field(default_factory=dict)  # by model: until when it is stopped instead of parked
 
     def apply_config(self, budget: int | None, changed: Iterable[str]) -> None:
         """Apply a budget of host memory, in bytes, and let models whose documents `changed` park again."""
@@ -42,17 +42,16 @@ class SleepManager:
     # Host memory ------------------------------------------------------------------------------------------------------
 
     def memory_of(self, instance: Instance) -> int:
-        """Bytes that it holds while it sleeps: what its Model states, else what was measured, else 0."""
+        """Return the bytes that an instance holds while parked: as stated, else as measured, else 0."""
         if instance.spec.host_memory is not None:
             return instance.spec.host_memory
         return instance.memory if instance.memory is not None else self.measured.get(instance.model, 0)
 
-    def may_park(
-        self, instance: Instance, now: float, needed: Collection[str], waited_for: Collection[str]
-    ) -> bool | None:
-        """Say whether a drained instance falls asleep, and does not stop; None: not yet, others give back memory for it first.
+    def may_park(self, instance: Instance, now: float, needed: Collection[str], queued: Collection[str]) -> bool | None:
+        """Whether a drained instance parks instead of stopping. None: not yet, others free host memory for it first.
 
-        Those are the least recently used, and nobody who is waited for: that would only be another cold start, and a sooner one.
+        Victims are the least recently used parked engines without queued requests: stopping one
+        with them would only be another, and sooner, cold start.
         """
         if (
             not instance.spec.park
@@ -65,7 +64,7 @@ class SleepManager:
         over = self._over(others) + self.memory_of(instance)
         if over <= 0:
             return True
-        victims = self._victims(others, over, waited_for, spared=(*needed, *waited_for))
+        victims = self._victims(others, over, queued, spared=(*needed, *queued))
         for victim in victims or ():
             victim.mark_leaving("host_memory")
         return None if victims is not None else False
@@ -78,7 +77,7 @@ class SleepManager:
                 victim.mark_leaving("host_memory")
 
     def _over(self, instances: Iterable[Instance]) -> float:
-        """Bytes that sleepers hold beyond the budget; below 0 where there is room."""
+        """Return the bytes that parked engines hold beyond the budget. Negative where there is space."""
         if self.budget is None:
             return float("-inf")
         return sum(self.memory_of(h) for h in instances if h.parked_since is not None) - self.budget
@@ -87,14 +86,14 @@ class SleepManager:
         self,
         instances: Iterable[Instance],
         over: float,
-        waited_for: Collection[str],
+        queued: Collection[str],
         *,
         spared: Collection[str],
         all_else: bool = False,
     ) -> list[Instance] | None:
-        """Choose parked ones to make up for what is too much, beside those that go already.
+        """Return the parked engines to stop for `over` bytes, beside those that leave already.
 
-        None where all of them would not do; `all_else`: then all of them.
+        None where all of them are not enough; with `all_else`, all of them then.
         """
         candidates: list[Instance] = []
         for each in instances:
@@ -103,13 +102,13 @@ class SleepManager:
                 over -= self.memory_of(each)
             elif each.state is InstanceState.PARKED and each.model not in spared and self.memory_of(each):
                 candidates.append(each)
-        victims = parked_victims(candidates, over, self.memory_of, waited_for)
+        victims = parked_victims(candidates, over, self.memory_of, queued)
         return victims if all_else or over <= sum(map(self.memory_of, victims)) else None
 
-    # Transitions: each changes the instance, and returns what is to be said ---------------------------------------------
+    # Transitions: each changes the instance and returns the commands --------------------------------------------------
 
     def park(self, instance: Instance, now: float) -> list[SchedulerCommand]:
-        """Tell it to leave the accelerator."""
+        """Tell a drained instance to sleep."""
         if instance.state is InstanceState.DRAINING:
             self.history.durations.record_drain(instance.model, now - instance.since)
         self.history.stop_started(instance.model, now)
@@ -119,7 +118,7 @@ class SleepManager:
         return [Park(instance.model, instance.id, instance.epoch, instance.turn)]
 
     def handle(self, instance: Instance, s: InstanceParked | SleepFailed) -> list[SchedulerCommand]:
-        """Take in what came of an order; what answers an earlier order says nothing."""
+        """Handle the answer to a Park or Wake. Answers to earlier commands are ignored."""
         expected = (
             (InstanceState.PARKING,) if isinstance(s, InstanceParked) else (InstanceState.PARKING, InstanceState.WAKING)
         )
@@ -138,7 +137,7 @@ class SleepManager:
         return [Emit("model.parked", instance.model, data)]
 
     def wake(self, instance: Instance, spec: SchedulingSpec, now: float) -> list[SchedulerCommand]:
-        """Tell it to come back; from now on it claims what its document says."""
+        """Tell a parked instance to wake. From now on it claims what its document says."""
         self.history.load_started(instance.model, now)
         instance.turn += 1
         instance.asleep, instance.spec = False, spec
@@ -146,7 +145,7 @@ class SleepManager:
         return [Wake(instance.model, instance.id, instance.epoch, instance.turn)]
 
     def record_woken(self, instance: Instance, seconds: float) -> list[SchedulerCommand]:
-        """Note that it is ready again."""
+        """Record that an instance has woken."""
         instance.parked_since = instance.memory = None
         self.history.durations.record_wake(instance.model, seconds)
         return [Emit("model.woken", instance.model, {"instance": instance.id, "seconds": round(seconds, 4)})]
@@ -154,25 +153,26 @@ class SleepManager:
     # Failures ---------------------------------------------------------------------------------------------------------
 
     def give_up(self, instance: Instance, now: float, message: str = "") -> list[SchedulerCommand]:
-        """Stop what did not fall asleep, or did not wake; without a message, because its time is over."""
-        spec, what = instance.spec, _what(instance)
+        """Stop an instance that did not park or wake. Without a message: in time."""
+        spec, phase = instance.spec, _phase(instance)
         late = (
             f"not asleep within {spec.stop_timeout:g} s (lifecycle.stopTimeout)"
-            if what == "Park"
+            if phase == "Park"
             else f"not awake within {spec.start_timeout:g} s (lifecycle.startTimeout)"
         )
-        said = self.fail(instance, now, f"{what}Failed" if message else f"{what}Timeout", message or late)
-        instance.leaving = "park_failed" if what == "Park" else "wake_failed"
+        said = self.fail(instance, now, f"{phase}Failed" if message else f"{phase}Timeout", message or late)
+        instance.leaving = "park_failed" if phase == "Park" else "wake_failed"
         return [Stop(instance.model, instance.id, instance.epoch, spec.stop_timeout), *said]
 
     def fail(self, instance: Instance, now: float, reason: str, message: str) -> list[SchedulerCommand]:
-        """Note that a sleeper is no good any more. It may be started anew at once: whoever waits for it goes on waiting.
+        """Record that an instance in a sleep state failed.
 
-        One that ends while it is to fall asleep, or to wake, has failed at that.
+        Its model may be started anew at once, while its requests stay queued. An engine that ends
+        while it parks or wakes has failed at that.
         """
-        if instance.state is not InstanceState.PARKED and not reason.startswith(_what(instance)):
-            reason, message = f"{_what(instance)}Failed", f"{reason}: {message}"
-        self._not_before[instance.model] = now + DISTRUST
+        if instance.state is not InstanceState.PARKED and not reason.startswith(_phase(instance)):
+            reason, message = f"{_phase(instance)}Failed", f"{reason}: {message}"
+        self._not_before[instance.model] = now + NO_PARK_AFTER_FAILURE
         self.history.load_restarted(instance.model)
         self.history.stop_started(instance.model, now)
         instance.leaving, instance.stop_asked = "failed", now
@@ -181,11 +181,11 @@ class SleepManager:
 
 
 def deadline(instance: Instance) -> float | None:
-    """Give the time by which it must sleep, or be awake; None where it is not on its way to either."""
+    """Return the time by which an instance must be parked or awake. None: it is neither parking nor waking."""
     if instance.state is InstanceState.PARKING:
         return instance.since + instance.spec.stop_timeout
     return instance.since + instance.spec.start_timeout if instance.state is InstanceState.WAKING else None
 
 
-def _what(instance: Instance) -> str:
+def _phase(instance: Instance) -> str:
     return "Park" if instance.state is InstanceState.PARKING else "Wake"

@@ -15,24 +15,24 @@ from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 
 @dataclass(slots=True)
 class SchedulerState:
-    """What the documents say, and all instances that are not proven gone. `changed` says that routers have to be told."""
+    """Models, capacity, and all instances that are not proven gone. `changed`: a residency has to be published."""
 
     workspace: str
     epoch: int = 0  # of the newest residency, or of a newer instance that was adopted
     residency: Residency = field(default_factory=Residency)  # the newest
     auto_max_wait: float = UNMEASURED_WAIT  # seconds: what `maxWait: Auto` stood for in the last decision
-    specs: Mapping[str, SchedulingSpec] = field(default_factory=dict)  # with the claims that models turned out to need
+    specs: Mapping[str, SchedulingSpec] = field(default_factory=dict)  # with claims raised to what was measured
     capacity: Capacity = field(default_factory=Capacity)
     groups: Groups = UNGROUPED
     instances: Instances = field(default_factory=Instances)
     memory: MemoryUsage = field(default_factory=MemoryUsage)
     changed: bool = False
-    down: bool = False  # everything goes, and nothing is loaded any more
-    illegal: Callable[[str], None] | None = None  # told of transitions that TRANSITIONS has not; None: they raise
-    _gone: deque[Instance] = field(default_factory=lambda: deque(maxlen=STORY))  # the last ones, for their stories
+    down: bool = False  # shutting down: nothing is loaded any more
+    illegal: Callable[[str], None] | None = None  # called with a transition that is not in TRANSITIONS; None: it raises
+    _gone: deque[Instance] = field(default_factory=lambda: deque(maxlen=STORY))  # recent instances, for their stories
 
     def apply_config(self, s: ConfigChanged) -> Mapping[str, SchedulingSpec]:
-        """Take in the documents, with what is known of their models' memory; returns the terms that were in force before."""
+        """Apply new specs, with claims raised to what was measured. Return the specs before."""
         old, self.capacity, self.groups, self.changed = self.specs, s.capacity, s.groups, True
         self.specs = self.memory.raise_claims(s.models, s.capacity)
         return old
@@ -46,15 +46,15 @@ class SchedulerState:
         """Return the bound on waiting of a model, in seconds."""
         return self.auto_max_wait if spec.max_wait is None else spec.max_wait
 
-    # Instances ----------------------------------------------------------------------------------------------------------
+    # Instances --------------------------------------------------------------------------------------------------------
 
     def add(self, instance: Instance) -> None:
-        """Know of one more."""
+        """Add an instance."""
         self.instances[instance.id] = instance
         self.changed = True
 
     def remove(self, instance: Instance, now: float) -> None:
-        """Forget one that is proven gone."""
+        """Remove an instance that is proven gone."""
         self.transition(instance, Trigger.RELEASED, now)
         del self.instances[instance.id]
         self._gone.append(instance)
@@ -62,34 +62,37 @@ class SchedulerState:
         self.changed = True
 
     def transition(self, instance: Instance, trigger: Trigger, now: float, detail: str = "") -> None:
-        """Let an instance enter the state that a trigger leads to; `detail` is for its story."""
+        """Let an instance enter the state that a trigger leads to. `detail` is added to its story."""
         instance.transition(trigger, now, detail, illegal=self.illegal)
         self.changed = True
 
     def story(self, instance: str) -> tuple[Transition, ...]:
-        """Return the last transitions of an instance that is there, or was lately, by its id; oldest first."""
+        """Return the last transitions of a present or recent instance, oldest first."""
         found = self.instances.get(instance) or next((h for h in self._gone if h.id == instance), None)
         return tuple(found.story) if found else ()
 
     def measure(self, instance: Instance, memory: int) -> list[Emit]:
-        """Take in the bytes that an instance was seen to take: if they are more than it claims, its model claims them from now on."""
-        told = self.memory.record(instance, memory, self.capacity, lasting=self.runs_current_spec(instance))
+        """Record the bytes that an instance takes. If it claims less, its model claims them from now on."""
+        events = self.memory.record(instance, memory, self.capacity, lasting=self.runs_current_spec(instance))
         self.specs = self.memory.raise_claims(self.specs, self.capacity)
-        return told
+        return events
 
     def runs_current_spec(self, instance: Instance) -> bool:
-        """Whether it runs what its model's document says now: what is seen of another one tells nothing of it."""
+        """Whether an instance runs the current spec of its model."""
         return unchanged(instance.spec, self.specs.get(instance.model))
 
-    # Room -------------------------------------------------------------------------------------------------------------
+    # Capacity ---------------------------------------------------------------------------------------------------------
 
     def is_served(self, model: str) -> bool:
-        """Whether it is ready, or needs no seat of ours."""
+        """Whether a model is ready, or external."""
         ready = any(h.state is InstanceState.READY for h in self.instances.of(model))
         return ready or bool(self.specs[model].external)
 
     def place(self, model: str, sleeper: Instance | None = None) -> tuple[str, ...] | None:
-        """Find room for a model: on the GPUs that its engine slept on, where they are free; else on any. None: it may not start."""
+        """Return the GPUs for a model. None: it does not fit.
+
+        They are those that its engine slept on, where they are free, else any.
+        """
         if not self.groups.can_join(model, (h.model for h in self.instances.values() if not h.asleep)):
             return None
         claim, held = self.specs[model].claim, self._held()

@@ -1,4 +1,4 @@
-"""What is learned of models: arrival and service rates, of the moment, and statistics that outlive a restart. Pure."""
+"""Statistics of models: arrival and service rates, and statistics that outlive a restart. Pure."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ _ENOUGH = 20  # answers before a pace is believed
 
 @dataclass(slots=True)
 class _Flow:
-    """One model at all routers. Counts fade with time, so that they are rates once they are divided by it."""
+    """The requests of one model at all routers.
+
+    Counts decay exponentially; divided by the time constant they are rates.
+    """
 
     born: float
     at: float  # the counts are of this time
@@ -29,11 +32,11 @@ class _Flow:
     in_flight: int = 0
     arrived: float = 0.0
     answered: float = 0.0
-    plenty: float = 0.0  # seconds with requests waiting while others were answered
+    plenty: float = 0.0  # seconds with requests both queued and in flight
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS))
 
     def pass_to(self, now: float) -> bool:
-        """Let time pass; returns whether there was plenty to do meanwhile."""
+        """Let time pass. Return whether requests were both queued and in flight meanwhile."""
         seconds, self.at = now - self.at, now
         self.arrived *= exp(-seconds / ARRIVAL_MEMORY)
         plenty = self.waiting > 0 and self.in_flight > 0
@@ -46,15 +49,15 @@ class _Flow:
 
 @dataclass(slots=True)
 class ArrivalRates:
-    """One book for all models of a Workspace."""
+    """The rates of all models of a Workspace."""
 
     _flows: dict[str, _Flow] = field(default_factory=dict)
 
     def record(self, now: float, last: Demand, new: Demand, model_of: Mapping[str, str]) -> None:
-        """Take in a router's snapshot after its last one; `model_of`: of which model each instance is.
+        """Record the difference of two snapshots of a router. `model_of` maps instances to models.
 
-        A request that left without an answer does not count: its client may ask again, and would count twice. What a router had
-        done before it was first heard of is not known to be recent.
+        A request that left without an answer does not count: its client may ask again, and would
+        count twice. Nor does what a router did before its first snapshot: it may be long ago.
         """
         served: dict[str, int] = {}
         flying: dict[str, int] = {}
@@ -86,7 +89,7 @@ class ArrivalRates:
         self._flows.pop(model, None)
 
     def arrivals(self, model: str, now: float) -> float:
-        """Give the requests a second that have come lately."""
+        """Return the recent requests per second."""
         flow = self._flows.get(model)
         if flow is None:
             return 0.0
@@ -97,19 +100,19 @@ class ArrivalRates:
         )
 
     def gaps(self, model: str) -> tuple[float, ...]:
-        """Give the seconds from when nobody wanted it until its next request, the last few times."""
+        """Return the last idle times before a next request, in seconds."""
         flow = self._flows.get(model)
         return tuple(flow.gaps) if flow is not None else ()
 
     def pace(self, model: str) -> float:
-        """Give the answers a second while more wait than it takes at a time; 0: not known, since that has not happened yet."""
+        """Return the answers per second while more requests are queued than run. 0: not known."""
         flow = self._flows.get(model)
         return flow.answered / flow.plenty if flow is not None and flow.plenty and flow.answered >= _ENOUGH else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStats:
-    """What was learned of one model while its document was what `mark` stands for. Memory is in bytes."""
+    """The statistics of one model, for the document of which `mark` is the hash. Memory is in bytes."""
 
     mark: str
     times: Mapping[str, Estimate] = field(default_factory=dict)  # by step; those that have not happened are left out
@@ -122,7 +125,7 @@ StatsByModel = Mapping[str, ModelStats]  # by model
 
 @dataclass(slots=True)
 class StatsArchive:
-    """The books in which is learned, and the lessons of documents that are not in force."""
+    """The sources of statistics, and the statistics of documents that are not in force."""
 
     durations: StepDurations
     memory: MemoryUsage
@@ -130,7 +133,7 @@ class StatsArchive:
     kept: dict[str, ModelStats]
 
     def apply_config(self, old: Mapping[str, SchedulingSpec], new: Mapping[str, SchedulingSpec]) -> None:
-        """Take in new documents: put away what is not about them, and bring back what is."""
+        """Archive the statistics of changed documents, and restore those of new ones."""
         gone = {model: spec for model, spec in old.items() if not unchanged(spec, new.get(model))}
         come = {model: spec for model, spec in new.items() if not unchanged(old.get(model), spec)}
         self.kept |= self.stats(gone)
@@ -139,17 +142,17 @@ class StatsArchive:
             self.durations.forget(model)
             self.sleep.measured.pop(model, None)
         for model, spec in come.items():
-            lesson = self.kept.get(model)
-            if lesson is None or lesson.mark != spec_hash(spec):
+            stats = self.kept.get(model)
+            if stats is None or stats.mark != spec_hash(spec):
                 continue
-            self.durations.restore(model, lesson.times)
-            if lesson.memory is not None:
-                self.memory.learned[model] = lesson.memory
-            if lesson.parked_memory is not None:
-                self.sleep.measured[model] = lesson.parked_memory
+            self.durations.restore(model, stats.times)
+            if stats.memory is not None:
+                self.memory.learned[model] = stats.memory
+            if stats.parked_memory is not None:
+                self.sleep.measured[model] = stats.parked_memory
 
     def stats(self, models: Mapping[str, SchedulingSpec]) -> dict[str, ModelStats]:
-        """Give what is known of these models; those of which nothing is are left out."""
+        """Return the statistics of these models. Models without any are left out."""
         found, learned = {}, self.durations.learned() | self.memory.learned.keys() | self.sleep.measured.keys()
         for model, spec in models.items():
             if model not in learned:
@@ -161,5 +164,5 @@ class StatsArchive:
 
 
 def spec_hash(spec: SchedulingSpec) -> str:
-    """Stand for a document. It may hold secrets, which have no place where lessons are kept."""
+    """Return the hash of a document: it may hold secrets, which must not be archived."""
     return sha256(spec.fingerprint.encode()).hexdigest()[:16]

@@ -1,10 +1,9 @@
-"""How models and instances look to policies, routers and people, and the soonest that each model can be ready. Pure.
+"""How models and instances look to policies, routers and people, and when each model can be ready. Pure.
 
-The soonest is a lower bound, by what has been learned. It is there to refuse at once who could not
-be served in time however well everything went. So it counts only what no policy can avoid: that one
-of those in the way has to stop, where there is no room beside them, and that the model has to load.
-What has never been measured counts as nothing, and what has been measured may go faster next time.
-A guess, which may be wrong either way, is what a fallback goes by
+By a lower bound of that, requests that cannot be served in time are rejected at once. So it counts
+only what no policy can avoid: that a resident has to stop where the model does not fit, and that
+the model has to load. What was never measured counts as 0, and what was measured may be faster next
+time. A fallback goes by an estimate, which may be wrong either way
 (`gateway.fallback_routing.expected_in`).
 """
 
@@ -20,8 +19,8 @@ from hotseat.core.scheduler.instance import SLEEP_STATES, Instance
 from hotseat.core.scheduler.messages import ModelStatus, SchedulingSpec
 from hotseat.core.scheduler.stats import ArrivalRates
 
-LEAST = 0.5  # of the time that a step takes on average: it may go so much faster, though it never was seen to
-DOUBT = 3.0  # times that it differs from its average as a rule: it may be so much shorter
+LEAST = 0.5  # of the mean of a step: it may be so much faster than it ever was
+DOUBT = 3.0  # times its spread: it may be so much shorter than its mean
 _AWAY = frozenset({InstanceState.RELEASING, InstanceState.PARKING})
 _COMES = frozenset({InstanceState.LOADING, InstanceState.WAKING})
 _LEAVES = frozenset({InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING, *_AWAY, *_COMES})
@@ -34,7 +33,7 @@ def min_seconds_to_ready(
     durations: StepDurations,
     capacity: Capacity,
 ) -> dict[str, float]:
-    """Seconds from now until each model can be ready at the soonest; those that may be at once are left out."""
+    """Return a lower bound of the seconds until each model is ready. Models that may be ready at once are left out."""
     there = list(instances)
     held = sum((h.occupied(capacity) for h in there), NOTHING)
     result: dict[str, float] = {}
@@ -57,9 +56,10 @@ def min_seconds_to_ready(
 
 
 def ready_in(residency: Residency, model: str, now: float) -> float:
-    """Seconds from now until a model can be ready at the soonest, by the Outlook that came with a Residency.
+    """Return a lower bound of the seconds until a model is ready, by the outlook of a residency.
 
-    What is under way gets on; what has not begun is as far away as it was, for its beginning would have been published.
+    A step that has begun progresses since then. One that has not is as far away as it was: its
+    begin would have been published.
     """
     seconds = residency.outlook.get(model, 0.0)
     under_way = any(r.state in _AWAY or (r.model == model and r.state in _COMES) for r in residency.residents)
@@ -67,7 +67,7 @@ def ready_in(residency: Residency, model: str, now: float) -> float:
 
 
 def _first_release(now: float, instances: list[Instance], durations: StepDurations) -> float:
-    """Seconds until the first of those that hold something can be gone."""
+    """Return the seconds until the first resident can be gone."""
     return min(
         (
             _stop(now, h, durations)
@@ -79,7 +79,7 @@ def _first_release(now: float, instances: list[Instance], durations: StepDuratio
 
 
 def _stop(now: float, instance: Instance, durations: StepDurations) -> float:
-    """Seconds that stopping it, or its falling asleep, takes at the least, from now on."""
+    """Return a lower bound of the seconds until an instance is stopped or parked."""
     learned = _least(durations.stop.get(instance.model, UNKNOWN))
     if instance.spec.park and instance.stop_asked is None:
         learned = min(learned, _least(durations.park.get(instance.model, UNKNOWN)))
@@ -88,7 +88,7 @@ def _stop(now: float, instance: Instance, durations: StepDurations) -> float:
 
 
 def _least(learned: Estimate) -> float:
-    """Seconds that a step takes if it goes as well as it may."""
+    """Return a lower bound of the seconds that a step takes."""
     return max(0.0, min(LEAST * learned.mean, learned.mean - DOUBT * learned.spread))
 
 
@@ -116,9 +116,10 @@ def model_view(
     expected_until: float = 0.0,
     auto_max_wait: float = UNMEASURED_WAIT,
 ) -> ModelView:
-    """Show the policy a model. An order counts as one that waits, until the model is ready; a preload, until it loads.
+    """Return the view of a model.
 
-    `expected_until`: until when clients of it that gave up are expected to ask again.
+    A load request counts as a queued request until the model is ready, a preload until it loads.
+    `expected_until`: until when clients that gave up are expected again.
     """
     count, oldest = waiting
     may_evict = True
@@ -158,10 +159,11 @@ def model_view(
 
 
 def _kept_until(instance: Instance, expected_until: float, history: SwitchHistory, now: float) -> float:
-    """Give the time until which an instance that no request waits for is worth keeping: it loads, or has served nothing yet.
+    """Return until when an instance without queued requests is worth keeping: it loads, or has served nothing yet.
 
-    A load is worth finishing once half of it is done, by the time that it took before: stopping it costs more than it saves. The
-    next load after one that was given up has twice as long: however little its clients wait, it gets ready in the end.
+    A load is worth finishing once half of it is done, by the usual time: stopping it costs more
+    than it saves. The next load after a cancelled one has twice as long: however short its clients
+    wait, it gets ready in the end.
     """
     if instance.state is InstanceState.READY:
         return expected_until if instance.dispatched < (instance.ready_since or 0.0) else 0.0
@@ -175,7 +177,7 @@ def _kept_until(instance: Instance, expected_until: float, history: SwitchHistor
 
 
 def residents(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]) -> tuple[Resident, ...]:
-    """Show routers who holds a seat, and the servers that need none of ours."""
+    """Return the instances and the external servers, for routers."""
     ours = (
         Resident(
             h.model,
@@ -205,7 +207,7 @@ def statuses(
     availability: ModelAvailability,
     pinned: frozenset[str],
 ) -> list[ModelStatus]:
-    """Say how all models are, in the order of the documents; `instances` are the ones that count."""
+    """Return the status of all models, in the order of the documents. `instances` are the primaries."""
     rows = [status_of(name, each, instances.get(name), availability) for name, each in specs.items()]
     return [replace(row, pinned=True) if row.name in pinned else row for row in rows] if pinned else rows
 
@@ -213,7 +215,7 @@ def statuses(
 def status_of(
     name: str, spec: SchedulingSpec, instance: Instance | None, availability: ModelAvailability
 ) -> ModelStatus:
-    """Say how a model is, from what is known of it."""
+    """Return the status of a model."""
     failure, cache = availability.failures.get(name), availability.cache.get(name)
     if spec.external:
         return ModelStatus(name, InstanceState.READY.value)
@@ -231,5 +233,5 @@ def status_of(
 
 @lru_cache(maxsize=8192)
 def _unloaded(name: str) -> ModelStatus:
-    """Return the status that most of a thousand models have, at each step: it is made once."""
+    """Return the status of an unloaded model. Cached, as most of many models have it at each step."""
     return ModelStatus(name, "unloaded")
