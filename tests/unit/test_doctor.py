@@ -239,7 +239,7 @@ def test_without_an_api_server_it_says_just_that(tmp_path):
 def test_without_a_kubeconfig_it_asks_for_one(tmp_path):
     result = CliRunner().invoke(main, ["doctor", "--kubeconfig", str(tmp_path / "none")])
     assert result.exit_code == 1
-    assert "name one with --kubeconfig" in result.stderr
+    assert "use --kubeconfig" in result.stderr
 
 
 # What it may change ---------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def followed(routed: RoutedRequest) -> None:
     """Do what the request's thread does when it is refused."""
     error = routed.pending_request.error
     assert error is not None
-    assert routed.give_way(error)
+    assert routed.fail_over(error)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_request_that_waits_follows_its_model(
     registry.apply(map(workspace, workspaces), models)
     followed(routed)
     place = registry.find("a")
-    assert (routed.place, old.gate.waiting()) == (place, 0) or old is place.handle
+    assert (routed.route, old.gate.waiting()) == (place, 0) or old is place.handle
     ((waiting, _),) = place.handle.gate.queues([place.model.name]).values()
     assert waiting.oldest == pytest.approx(routed.began), "it has waited since it came"
     mine = f"{place.handle.name}/{place.model.name}@"
@@ -98,7 +98,7 @@ def test_a_request_for_a_model_that_is_gone_is_told_so(registry: LocalWorkspaces
     routed = held(registry, "a")
     registry.apply([workspace()], [model("b")])
     assert isinstance(routed.pending_request.error, UnknownModel)
-    assert not routed.give_way(routed.pending_request.error)
+    assert not routed.fail_over(routed.pending_request.error)
     routed.finish()
 
 
@@ -107,7 +107,7 @@ def test_a_request_that_looked_its_model_up_before_it_moved_finds_it_all_the_sam
     routed = RoutedRequest(registry, registry.find("a"), "a", Capability.CHAT)
     registry.apply([workspace("new")], [model("a", "new")])
     routed.submit(WaitOptions())
-    assert routed.place == registry.find("a")
+    assert routed.route == registry.find("a")
     routed.finish()
 
 
