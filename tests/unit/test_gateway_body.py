@@ -49,7 +49,7 @@ def test_only_the_models_name_changes(data: st.DataObject, old: str, new: str) -
     assert json.loads(renamed) == {**json.loads(encodable(raw)), "model": new}
 
 
-@given(st.dictionaries(st.text(), values), spaces, names, st.booleans())
+@given(st.dictionaries(st.text(), values, max_size=5), spaces, names, st.booleans())
 def test_where_there_is_none_it_is_put_in(document: dict[str, Any], space: str, name: str, null: bool) -> None:
     document.pop("model", None)
     if null:

@@ -1,5 +1,6 @@
 """CustomResourceDefinitions out of the documents' classes: structural schemas, with what spans fields as CEL."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,8 +75,9 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str, int], ...]] = {
 }
 
 
+@functools.cache
 def definition(kind: str) -> Json:
-    """Build the CRD of one kind of document."""
+    """Return the CRD of one kind of document, the same object each time: copy it before a change."""
     group, version = API_VERSION.split("/")
     names = {"kind": kind, "listKind": f"{kind}List", "plural": f"{kind.lower()}s", "singular": kind.lower()}
     columns = [
