@@ -53,14 +53,16 @@ Act = TypeVar("Act", bound=Callable[..., Any])
 Pick = Callable[[int], int]  # pick(n): one of 0 .. n-1
 
 MODELS = ("a", "b", "c", "d", "e")
+# GPUs, and memory of them
 CLAIMS = (Claim(1), Claim(1), Claim(1, 4), Claim(1, 7), Claim(2, 4), Claim(3, 9), Claim(0, 0), Claim(0, 3))
 DEVICES = ("gpu-a", "gpu-b", "gpu-c")
 CAPACITIES = (
-    Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, 8), Capacity(3, 10),  # sums, as on a cluster
+    Capacity(1), Capacity(1), Capacity(2), Capacity(3), Capacity(2, memory=8), Capacity(3, memory=10),  # sums, as on a cluster
     Capacity(1, host_memory=10), Capacity(2, host_memory=4), Capacity(1, host_memory=0),
-    Capacity(1, None, DEVICES[:1], 10), Capacity(2, None, DEVICES[1:]), Capacity(3, None, DEVICES, 10),
-    Capacity(1, 8, DEVICES[:1]), Capacity(2, 14, DEVICES[:2], 20), Capacity(3, 30, DEVICES),
-    Capacity(None, None), Capacity(None, None, host_memory=10),
+    Capacity(1, devices=DEVICES[:1], host_memory=10), Capacity(2, devices=DEVICES[1:]),
+    Capacity(3, devices=DEVICES, host_memory=10), Capacity(1, memory=8, devices=DEVICES[:1]),
+    Capacity(2, memory=14, devices=DEVICES[:2], host_memory=20), Capacity(3, memory=30, devices=DEVICES),
+    Capacity(None), Capacity(None, host_memory=10),
 )  # fmt: skip
 MEMORIES = (None, None, 0, 3, 7, 12)  # bytes of host memory that a Model states; None: it is measured
 ALIVE = ("loading", "ready", "parking", "parked", "waking")
@@ -137,9 +139,8 @@ class Request:
     tenant: str = ""
     priority: int = 0
     size: int = 0
-    passed: Counter[str] = field(
-        default_factory=Counter
-    )  # turns of other tenants while this one was the next of its own
+    # By tenant: its turns while this request was the next one of its own tenant.
+    passed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -307,9 +308,15 @@ class World:
         assert order.instance not in self.bodies
         known = self.switching.scheduler_state.terms[order.model]  # it may not have heard of a new document yet
         claim = self.claim(order.model) if known.fingerprint == terms.fingerprint else known.claim
-        devices = order.devices
-        stated = terms.host_memory
-        body = Body(order.model, order.instance, order.epoch, claim, terms.fingerprint, devices, stated=stated)
+        body = Body(
+            order.model,
+            order.instance,
+            order.epoch,
+            claim,
+            fingerprint=terms.fingerprint,
+            devices=order.devices,
+            stated=terms.host_memory,
+        )
         self.assert_fits(body)
         self.bodies[order.instance] = body
         self.starts += 1
@@ -689,9 +696,8 @@ class World:
         machine = self.routers[router].machine
         there = any(r.model == model and r.state is InstanceState.READY for r in machine.residency.residents)
         refusal = machine.residency.refusals.get(model)
-        refused = (
-            refusal and (refusal.retry_at or 0.0) > self.now and not refusal.waits
-        )  # a back-off after a crash is waited out
+        # A back-off after a crash is waited out.
+        refused = refusal and (refusal.retry_at or 0.0) > self.now and not refusal.waits
         against = model not in self.terms or self.down or refused
         assert (model in machine._wants) == (not there and not against)
 
@@ -1008,10 +1014,15 @@ class World:
             self.at(name, self._limits())
 
     def _limits(self) -> intake.LimitsChanged:
-        limits = {n: self.limits.get(n, Limits()) for n in self.terms}
-        sharing = Sharing(self.ageing, WEIGHTS)
-        most = (self.most, self.most_of_tenant, self.most_bytes)
-        return intake.LimitsChanged(self.now, limits, *most, sharing, self.sharers)
+        return intake.LimitsChanged(
+            self.now,
+            {n: self.limits.get(n, Limits()) for n in self.terms},
+            max_waiting=self.most,
+            max_waiting_per_tenant=self.most_of_tenant,
+            max_waiting_bytes=self.most_bytes,
+            sharing=Sharing(self.ageing, WEIGHTS),
+            routers=self.sharers,
+        )
 
     def _tell_cache(self, models: list[str]) -> None:
         for model in models:
@@ -1190,8 +1201,8 @@ class World:
         others = [g for g in self.groups.groups if g.persistent and model not in g.members]
         stay = [self.terms[m].claim for g in others for m in g.members & self.terms.keys()]
         held = sum([*stay, *(b.held for b in self._bodies("stuck"))], NOTHING)
-        too_much = [Capacity(it.gpus, it.memory) for it in (self.capacity,)]
-        return end == "no_room" and not self.claim(model).fits_beside(held, too_much[0])
+        whole = Capacity(self.capacity.gpus, self.capacity.memory)
+        return end == "no_room" and not self.claim(model).fits_beside(held, whole)
 
     @with_stories
     def all_ends_well(self) -> None:
