@@ -1,4 +1,4 @@
-"""docs/architecture.md: every function on the paths that it describes exists where it says."""
+"""What docs/architecture.md says of paths and files is so, and tests/unit is laid out like the package."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+UNIT, PACKAGE = ROOT / "tests" / "unit", ROOT / "functions" / "hotseat"
 STEPS = re.findall(
     r"^\| [^|]+ \| `([\w/]+\.py)` \| `([\w.]+)` \|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE
 )
@@ -30,3 +31,8 @@ def test_both_paths_are_there() -> None:
 @pytest.mark.parametrize(("file", "function"), STEPS)
 def test_each_step_exists(file: str, function: str) -> None:
     assert function in defined(ROOT / "functions" / "hotseat" / file)
+
+
+def test_unit_tests_stand_where_their_package_does() -> None:
+    folders = {path.parent.relative_to(UNIT) for path in UNIT.rglob("*.py")}
+    assert {str(folder) for folder in folders if not (PACKAGE / folder / "__init__.py").exists()} == set()
