@@ -30,13 +30,9 @@ from typing import Any
 
 WORLDS = 2000
 STEPS = 300  # at most, of a world
-ROOT = Path(
-    os.environ.get("WORLDS_OF", next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists()))
-)
-WORLD, OLD_WORLD = (
-    "tests.unit.core.world",
-    "tests.unit.core_world",
-)  # the latter in checkouts from before tests/unit had folders
+HERE = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
+ROOT = Path(os.environ.get("WORLDS_OF", HERE))  # the checkout whose machines and world are recorded
+WORLD, OLD_WORLD = "tests.unit.core.world", "tests.unit.core_world"  # where it is, and where it was at first
 
 Say = Callable[[str], None]
 
