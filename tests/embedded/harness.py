@@ -331,6 +331,13 @@ class Hotseat:
         self.wait_for(lambda: len(self.events(kind, model)) >= count)
         return self.events(kind, model)[count - 1]
 
+    def longest_auto_wait(self) -> float:
+        """Seconds that `maxWait: Auto` stands for at most, by the slowest load and the slowest stop so far."""
+        self.catch_up()
+        kinds = ("model.ready", "model.released")
+        slowest = [max(event["data"]["seconds"] for event in self.events(kind)) for kind in kinds]
+        return max(5.0, 10 * sum(slowest))
+
     def said(self) -> list[str]:
         """Messages for people so far."""
         with self._news:

@@ -220,7 +220,7 @@ def test_metrics_after_known_demand_state(up: Up) -> None:
     assert after["hotseat_request_seconds_count", "a"] == 3
     assert after["hotseat_wait_seconds_count", "a"] == 2, "of those that had to wait"
     assert after["hotseat_requests_waiting", "a"] == after["hotseat_requests_in_flight", "b"] == 0
-    assert after["hotseat_effective_max_wait_seconds", "default"] == 5.0
+    assert 5.0 <= after["hotseat_effective_max_wait_seconds", "default"] <= hotseat.longest_auto_wait()
     assert after["hotseat_events_undelivered",] == 0
 
 

@@ -115,7 +115,7 @@ def test_a_model_goes_on_with_the_engine_that_is_ready_while_the_other_crashes(u
 
 
 def test_with_settings_as_they_are_a_busy_model_does_not_keep_another_waiting_for_long(up: Up) -> None:
-    """A bug once: 18 s behind four clients, for an engine that starts in 1 s. Here the bound is the least there is, 5 s."""
+    """A bug once: 18 s behind four clients, for an engine that starts in 1 s."""
     hotseat = up(model("a"), model("b"))
     assert hotseat.ask("a").status == 200
     with kept_busy(hotseat, "a", 4, 0.2):
@@ -125,6 +125,7 @@ def test_with_settings_as_they_are_a_busy_model_does_not_keep_another_waiting_fo
                 assert hotseat.ask("b").status == 200
             return seconds()
 
-        quickest(trial, 9.0)  # 5 s, a drain and a load; the old bound was 30 s
+        quickest(trial, 15.0)  # ten loads and stops, or 5 s, then a drain and a load; the old bound was 30 s
     told = hotseat.get("/running").json()["workspaces"][0]
-    assert (told["max_wait"], told["effective_max_wait"]) == ("Auto", 5.0)
+    assert told["max_wait"] == "Auto"
+    assert 5.0 <= told["effective_max_wait"] <= hotseat.longest_auto_wait()
