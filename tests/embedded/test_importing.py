@@ -102,7 +102,7 @@ def test_a_model_of_no_group_swaps_as_before_and_leaves_after_its_ttl(hotseat: H
     hotseat.ask("left")
     assert hotseat.ask("brief").by == "brief"
     assert hotseat.running() == {"brief": "ready"}
-    eventually(lambda: not hotseat.running(), 4)
+    eventually(lambda: not hotseat.running(), 10)
 
 
 def test_a_crowd_that_wants_everything_at_once_is_served_and_no_two_meet(hotseat: Hotseat) -> None:

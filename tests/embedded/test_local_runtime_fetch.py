@@ -172,7 +172,7 @@ def test_a_second_order_joins_the_first_and_close_kills_the_child(fetches: Fetch
     fetches.runtime.fetch(Fetch("a"))
     began = time.monotonic()
     fetches.runtime.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "it waited for the child"
     assert fetches.attempts == 1
     assert not [thread for thread in threading.enumerate() if thread.name == "fetch-a"]
     assert not [child for child in psutil.Process().children() if "time.sleep(600)" in " ".join(child.cmdline())]

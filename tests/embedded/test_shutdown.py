@@ -63,8 +63,8 @@ def test_the_second_time_it_stops_at_once(up: Up, number: int) -> None:
     began = time.monotonic()
     hotseat.signal(number)
     hotseat.ended()
-    assert time.monotonic() - began < 3
-    eventually(lambda: not hotseat.engines(), 2)
+    assert time.monotonic() - began < 10, "it waited for the stop timeout, 30 s"
+    eventually(lambda: not hotseat.engines(), 10)
 
 
 def test_while_it_drains_it_says_so(up: Up) -> None:
