@@ -1,7 +1,7 @@
 """CustomResourceDefinitions from the documents' classes: structural schemas, and CEL rules for checks across fields."""
 
+import functools
 from collections.abc import Mapping
-from functools import cache
 
 from pydantic import TypeAdapter
 
@@ -72,7 +72,7 @@ _COLUMNS: Mapping[str, tuple[tuple[str, str, str, int], ...]] = {
 }
 
 
-@cache
+@functools.cache
 def definition(kind: str) -> Json:
     """Return the CRD of a kind, the same object each time: copy it before a change."""
     group, version = API_VERSION.split("/")
