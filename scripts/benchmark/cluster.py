@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.report import Row, median, percentile, table, write_json
+from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Json, Kube, KubeError
+from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, MODEL, MODELS, PODS, REVISION, SERVICE, SERVICES, WORKSPACES, Resource
 from hotseat.kube.containers import CONTAINER
 from hotseat.kube.watching import Change, Watcher
@@ -88,10 +89,10 @@ class Sightings:
 
     def _pod(self, change: Change, pod: Json, now: float) -> None:
         uid, model = pods.uid(pod), pod["metadata"]["labels"].get(SERVICE, "")
-        if change is Change.PUT and not pods.going(pod) and pods.node(pod):
+        if change is Change.PUT and not pods.is_terminating(pod) and pods.node(pod):
             self.pods[model] = pod
         for what, true in (
-            ("bound", pods.node(pod)), ("address", pods.address(pod)), ("deleted", pods.going(pod)), ("terminal", pods.terminal(pod)),
+            ("bound", pods.node(pod)), ("address", pods.ip(pod)), ("deleted", pods.is_terminating(pod)), ("terminal", pods.terminal(pod)),
         ):  # fmt: skip
             if true:
                 self._note(now, what, uid)

@@ -29,9 +29,9 @@ def serve(
     threads = Threads(bounds.threads)
     if places > bounds.places:
         log.warning("serving at most %d requests at once, not %d: %s", bounds.places, places, bounds.why)
-    handle = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(MIN_THREADS))
+    concurrency = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(MIN_THREADS))
     Server(
-        lambda: create(settings, handle),
+        lambda: create(settings, concurrency),
         lambda: log.info(up, settings.pod),
         bind=f"0.0.0.0:{settings.port}",
         threads=threads,

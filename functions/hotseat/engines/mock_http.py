@@ -17,7 +17,7 @@ REASONS = {
 }
 
 
-class ClientLeft(Exception):
+class Disconnected(Exception):
     """The client has disconnected."""
 
 
@@ -85,7 +85,7 @@ class MockConnection:
     def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
             if not self._receive():
-                raise ClientLeft
+                raise Disconnected
         found, self._buffer = self._buffer[:size], self._buffer[size:]
         return found
 
@@ -98,15 +98,15 @@ class MockConnection:
         return bool(received)
 
     def send(self, data: bytes) -> None:
-        """Send all bytes. Raise ClientLeft if the client has disconnected."""
+        """Send all bytes. Raise Disconnected if the client has disconnected."""
         self.sent = time.time()
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise ClientLeft from error
+            raise Disconnected from error
 
     def wait_until(self, moment: float) -> None:
-        """Sleep until a moment of time.monotonic(). Raise ClientLeft as soon as the client disconnects."""
+        """Sleep until a moment of time.monotonic(). Raise Disconnected as soon as the client disconnects."""
         while True:
             milliseconds = (moment - time.monotonic()) * 1000
             # Less than half a millisecond is not worth a system call: the next token compensates
@@ -114,7 +114,7 @@ class MockConnection:
             if milliseconds < 0.5:  # noqa: PLR2004
                 return
             if self._hangup.poll(min(milliseconds, 3_600_000)):
-                raise ClientLeft
+                raise Disconnected
 
     def reply(self, status: int, body: Any) -> None:
         """Send a JSON response."""

@@ -19,7 +19,7 @@ import time
 from typing import Any, NoReturn
 
 from hotseat.engines import mock_answers as answers
-from hotseat.engines.mock_http import ClientLeft, DropConnection, MockConnection, MockRequest
+from hotseat.engines.mock_http import Disconnected, DropConnection, MockConnection, MockRequest
 
 SEAT_TAKEN = 86  # exit status
 LOG_TIME = 0.05  # seconds before an orderly exit, in which responses are still logged
@@ -215,7 +215,7 @@ class MockServer:
                     self._inference(connection, request)
                 else:
                     connection.reply(*self._respond(request))
-        except (ClientLeft, DropConnection):
+        except (Disconnected, DropConnection):
             pass
         finally:
             connection.close()
@@ -292,7 +292,7 @@ class MockServer:
         cancelled = False
         try:
             self._handle_inference(connection, request, number)
-        except ClientLeft:
+        except Disconnected:
             cancelled = True
             raise
         finally:

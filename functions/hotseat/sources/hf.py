@@ -119,7 +119,7 @@ def _headers(env: Mapping[str, str]) -> dict[str, str]:
 def _inside(folder: Path, name: str) -> Path:
     """Return the path of a listed file. Raise SourceError if it is outside of `folder`."""
     if name.startswith("/") or ".." in name.split("/"):
-        raise SourceError(f"the hub lists a file {name!r}, which is outside of the repository")
+        raise SourceError(f"the hub lists a file {name!r}, which lies outside the repository")
     return folder / name
 
 

@@ -126,7 +126,7 @@ class LocalRuntime:
             self._models = documents
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
-                self._load(name)
+                self._add_engine(name)
             for name in [name for name, fetch in self._fetches.items() if _source(documents.get(name)) != fetch.source]:
                 self._fetches.pop(name).cancel()
             running = {instance.model.name for instance in self._instances.values()}
@@ -327,7 +327,7 @@ class LocalRuntime:
     def _is_absent(self, source: str, fetches: bool) -> bool:
         return (fetches or not is_remote(source)) and cached(source, self._cache_dir) is None
 
-    def _load(self, name: str) -> None:
+    def _add_engine(self, name: str) -> None:
         try:
             self._engines[name] = self._load_engine(name)
         except KeyError:
