@@ -106,7 +106,7 @@ class Residency:
     epoch: int = 0
     residents: tuple[Resident, ...] = ()
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
-    effective_max_wait: float | None = None  # seconds; above the asked-for bound where that cannot be met
+    effective_max_wait: float | None = None  # seconds; above the configured bound where that cannot be met
     outlook: Mapping[str, float] = field(default_factory=dict)  # by model: seconds until it can be ready at the soonest
     at: float = field(default=0.0, compare=False)  # when this was so
 
@@ -119,7 +119,7 @@ class QueuedDemand:
     oldest: float  # arrival of the oldest
     priority: int = 0  # highest among them
     tenants: Mapping[str, int] = field(default_factory=dict)  # of the tenants with the most; empty: none has a name
-    deadline: float | None = None  # earliest of those whose clients set one
+    deadline: float | None = None  # earliest that a client has set
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,9 @@ class PolicyViewBuilder:
             waiting, mine = demand.tries(name, now, promised=self.parts.history.promised(name)), main.get(name)
             if mine and mine.state is InstanceState.PARKED and mine.can_stay:
                 mine = None  # it holds nothing, and returns as others are loaded
-            order = load_request(self.parts, name, mine, now)
+            request = load_request(self.parts, name, mine, now)
             preference = self.parts.preferences.preference_of(name, spec, now)
-            if spec.external or (mine is None and not waiting[0] and order is None and not preference):
+            if spec.external or (mine is None and not waiting[0] and request is None and not preference):
                 self.parts.availability.checks.pop(name, None)
                 continue
             in_flight = demand.snapshots.in_flight(mine.id) if mine else 0
@@ -67,7 +67,7 @@ class PolicyViewBuilder:
                 spec,
                 mine,
                 waiting=waiting,
-                order=order,
+                request=request,
                 in_flight=in_flight,
                 waiters=waiters,
                 preference=preference,

@@ -148,7 +148,7 @@ class RuntimeEvents:
         exit_code: int | None = None,
     ) -> None:
         if instance.state not in ACTIVE_STATES:
-            return  # it was told to go
+            return  # it was told to stop
         if instance.state in SLEEP_STATES:
             self.parts.effects.add(*self.parts.sleep.fail(instance, now, reason, message))
             if lives:
