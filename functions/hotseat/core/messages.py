@@ -131,14 +131,12 @@ class Demand:
     seen_epoch: int
     waiting: Mapping[str, QueuedDemand] = field(default_factory=dict)  # by model
     in_flight: Mapping[str, int] = field(default_factory=dict)  # by instance
-    served: Mapping[str, int] = field(
-        default_factory=dict
-    )  # by instance: requests ever dispatched, so that short ones are seen
+    # By instance: requests ever dispatched, so that short ones are seen.
+    served: Mapping[str, int] = field(default_factory=dict)
     quiescing: Mapping[str, int] = field(default_factory=dict)  # by model: queued requests of batches
     requested: tuple[str, ...] = ()  # models with queued requests now, and not in the last snapshot
-    wanted: Mapping[str, float] = field(
-        default_factory=dict
-    )  # by model: since when it is to be prewarmed (admission/prewarm.py)
+    # By model: since when it is to be prewarmed (admission/prewarm.py).
+    wanted: Mapping[str, float] = field(default_factory=dict)
 
 
 # Commands of the scheduler to a runtime -------------------------------------------------------------------------------
@@ -319,6 +317,7 @@ class SleepFailed:
     message: str
 
 
+# Observations of a known instance.
 InstanceObservation = (
     InstanceReady
     | InstanceFailed
@@ -327,5 +326,5 @@ InstanceObservation = (
     | InstanceMeasured
     | InstanceParked
     | SleepFailed
-)  # of a known one
+)
 Observation = CacheObserved | InstanceAdopted | InstanceObservation

@@ -138,9 +138,8 @@ class ModelView:
     arrivals: float = 0.0  # requests per second lately
     pace: float = 0.0  # answers a second while more wait than it takes at a time; 0: not known yet
     gaps: tuple[float, ...] = ()  # the last idle times before its next request, in seconds
-    tenants: Mapping[str, int] = field(
-        default_factory=dict
-    )  # queued requests of the tenants with the most; empty: no names
+    # Queued requests of the tenants with the most; empty: no names.
+    tenants: Mapping[str, int] = field(default_factory=dict)
     deadline: float | None = None  # earliest of its queued requests
     pinned: bool = False  # while resident it is not evicted
     preference: Preference = Preference.NONE  # applied after the policy has decided (pins.py)

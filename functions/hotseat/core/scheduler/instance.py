@@ -17,12 +17,13 @@ from hotseat.core.scheduler.messages import SchedulingSpec
 DRAINING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)  # may still be kept
 REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which an unused replica is stopped, idle timeout or not
 SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKING)  # see sleep.py
+# Neither told to stop nor unproven.
 ACTIVE_STATES = (
     InstanceState.LOADING,
     InstanceState.READY,
     *DRAINING_STATES,
     *SLEEP_STATES,
-)  # neither told to stop nor unproven
+)
 STORY = 16  # transitions that an instance remembers
 
 

@@ -108,9 +108,8 @@ class PolicyViewBuilder:
         """Return the refusal if no eviction could make a model fit, else None."""
         state, epoch = self.parts.state, self.parts.state.next_epoch
         claim, instances = state.specs[model].claim, state.instances.values()
-        capacity = (
-            replace(state.capacity, away=()) if state.capacity.away else state.capacity
-        )  # they will be given back
+        # They will be given back.
+        capacity = replace(state.capacity, away=()) if state.capacity.away else state.capacity
         return self.parts.preferences.unplaceable(
             model, claim, capacity, instances, now=now, epoch=epoch, groups=state.groups
         )
