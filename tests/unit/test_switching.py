@@ -1005,6 +1005,19 @@ def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str
         assert story.machine.step(there)[2] == Start("a", "w/a@3", 3)
 
 
+def test_documents_that_a_person_applies_allow_a_failed_load_at_once() -> None:
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.failed(2.0, "a", 2)
+    story.released(2.0, "a", 2)
+    assert story.machine.residency.refusals["a"].retry_at == 3.0
+    story.change(2.1)
+    assert "a" in story.machine.residency.refusals, "they have not changed"
+    story.machine.step(ConfigChanged(2.2, story.terms, story.capacity, afresh=True))
+    assert story.machine.residency.refusals == {}
+    assert story.states()["a"] == "loading"
+
+
 def test_a_document_that_has_changed_may_have_mended_a_failure() -> None:
     story = Story(a=SchedulingSpec(fingerprint="1"))
     story.demand(1.0, {"a": 1})
