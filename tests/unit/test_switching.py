@@ -1313,6 +1313,14 @@ def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: floa
     assert auto_max_wait(costs) == bound
 
 
+def test_the_bound_of_a_model_without_one_is_what_auto_stood_for_last() -> None:
+    story = Story(a=SchedulingSpec(max_wait=None), b=SchedulingSpec(max_wait=7.0))
+    learned(story, 4.0)
+    story.demand(1.0, {"a": 1})
+    bounds = {name: story.machine.parts.state.max_wait(spec) for name, spec in story.terms.items()}
+    assert bounds == {"a": auto_max_wait([4.0]), "b": 7.0}
+
+
 def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:
     auto = SchedulingSpec(max_wait=None)
     story = Story(a=auto, b=auto, c=auto)
