@@ -111,7 +111,7 @@ class KnativeRuntime:
             log.warning("waiting for the API server")
         for deployment in self._watched.deployments.objects:
             if self._watched.ours(deployment):
-                self._insist(partial(self._hands.apply_spec, deployment), None)
+                self._insist(partial(self._hands.take_over, deployment), None)
         for pod in self._watched.pods.objects:
             if pods.terminal(pod):
                 self._holdings.assign(pod, UNOWNED)

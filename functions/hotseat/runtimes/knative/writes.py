@@ -31,7 +31,7 @@ class FencedWriter:
         """Read a ksvc: what a watch knows may be older than the document that a start is meant for."""
         return self._kube.find(SERVICES.path(self._namespace, name))
 
-    def apply_spec(self, deployment: Json) -> Json | None:
+    def take_over(self, deployment: Json) -> Json | None:
         """Mark a Deployment as ours, whoever's it was: nobody who saw it before can change it now. None: it is gone."""
         return self._patch(deployment, {"metadata": {"annotations": {SWITCHER: self._identity}}}, forcibly=True)
 
