@@ -94,11 +94,11 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
     assert int(early.headers["Retry-After"]) > 0
     assert early.body["error"]["code"] == "weights_not_cached"
 
-    def adopted_midway() -> bool:
+    def halfway() -> bool:
         cached = hotseat.status("model", "gemma").get("cached") or {}
         return bool(cached.get("total")) and 0 < cached["done"] < cached["total"]
 
-    wait_until(adopted_midway, 60, "progress in the status")
+    wait_until(halfway, 60, "progress in the status")
     assert hotseat.status("model", "gemma")["phase"] == "Fetching"
     (job,) = hotseat.get("jobs", selector="hotseat.dev/model=gemma")["items"]
     (container,) = job["spec"]["template"]["spec"]["containers"]

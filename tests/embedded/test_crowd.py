@@ -22,8 +22,8 @@ def test_300_clients_over_three_models_with_departures(up: Up) -> None:
     for number in leaving:
         time.sleep(chance.random() * 0.004)
         calls[number][1].leave()
-    can_stay = [(name, call.answer()) for number, (name, call) in enumerate(calls) if number not in leaving]
-    assert [answer.by for _, answer in can_stay] == [name for name, _ in can_stay]
+    staying = [(name, call.answer()) for number, (name, call) in enumerate(calls) if number not in leaving]
+    assert [answer.by for _, answer in staying] == [name for name, _ in staying]
 
     def ended() -> Counter[str]:
         counted = Counter()

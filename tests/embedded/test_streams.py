@@ -184,8 +184,8 @@ def test_a_client_that_sends_its_next_request_ahead_is_not_taken_for_one_that_le
 
 def test_clients_that_do_not_close_their_side_hold_up_nobody(hotseat: Hotseat) -> None:
     hotseat.ask("a")
-    can_stay = [hotseat.send("a", headers={"Connection": "close"}) for _ in range(3)]
-    assert [call.begun().status for call in can_stay] == [200] * 3
+    staying = [hotseat.send("a", headers={"Connection": "close"}) for _ in range(3)]
+    assert [call.begun().status for call in staying] == [200] * 3
 
     def trial() -> float:
         with stopwatch() as seconds:

@@ -28,7 +28,7 @@ class Editor:
 
     def __init__(self, world: World, rng: Random, *, faulty: bool) -> None:
         self.world, self.rng, self.faulty = world, rng, faulty
-        self.eviction_options: tuple[Callable[[list[Document], float], None], ...] = (
+        self.ways: tuple[Callable[[list[Document], float], None], ...] = (
             self.replaced, self.replaced, self.in_place, self.in_halves, self.broken_first, self.linked, self.hangup,
         )  # fmt: skip
 
@@ -36,11 +36,7 @@ class Editor:
         """Edit until the round ends."""
         while not self.world.pause.wait(self.rng.uniform(0.1, 3)):
             what, cast = edit(self.rng, self.world.cast, faulty=self.faulty)
-            way, pause, wait = (
-                self.rng.choice(self.eviction_options),
-                self.rng.uniform(0.02, 0.2),
-                self.rng.random() < 0.3,
-            )
+            way, pause, wait = self.rng.choice(self.ways), self.rng.uniform(0.02, 0.2), self.rng.random() < 0.3
             self.world.note("edit", f"{what}, {way.__name__}")
             self.apply(cast, way, pause)
             if wait:

@@ -1,5 +1,7 @@
 """Models that sleep instead of stopping, as stories of the switching machine: what it hears, and exactly what it says."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hotseat.core.events import Emit
@@ -18,6 +20,7 @@ from hotseat.core.messages import (
     Wake,
 )
 from hotseat.core.policy.api import Capacity, Claim
+from hotseat.core.policy.eviction import parked_victims
 from hotseat.core.scheduler.history import Estimate
 from hotseat.core.scheduler.messages import (
     LoadOrdered,
@@ -350,6 +353,16 @@ def test_memory_that_no_document_states_is_what_was_measured() -> None:
     stops = [each for each in orders(said) if isinstance(each, Stop)]
     assert [each.model for each in stops] == ["a"]  # 12 of 10: known only now
     assert story.states() == {"a": "releasing", "b": "parked", "c": "loading"}
+
+
+def test_a_sleeper_with_queued_requests_is_stopped_last() -> None:
+    first, second, third = (
+        SimpleNamespace(model=name, id=name, last_used=at) for name, at in (("a", 1), ("b", 2), ("c", 3))
+    )
+    sleepers = [third, first, second]
+    assert parked_victims(sleepers, 2.0, lambda _: 1, queued=()) == [first, second]
+    assert parked_victims(sleepers, 2.0, lambda _: 1, queued={"a"}) == [second, third]
+    assert parked_victims(sleepers, 9.0, lambda _: 1, queued={"a"}) == [second, third, first]
 
 
 def test_a_budget_that_shrinks_stops_the_least_recently_used() -> None:

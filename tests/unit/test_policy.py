@@ -7,6 +7,7 @@ import pytest
 from hotseat.core.messages import InstanceState
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, View
 from hotseat.core.policy.batch import Batch
+from hotseat.core.policy.placement import residents
 from hotseat.core.policy.strict import Fifo, Priority
 
 READY, LOADING, QUIESCING, DRAINING = (
@@ -215,6 +216,12 @@ def test_models_that_fit_beside_each_other_stay_together() -> None:
 
 def test_the_least_recently_used_idle_resident_goes_first() -> None:
     assert decide(idle("a", last_used=60.0), idle("b", last_used=40.0), wants("c"), gpus=2).resident == ("a", "c")
+
+
+def test_an_idle_resident_goes_before_a_busy_one_of_lower_priority() -> None:
+    one, other = idle("a", last_used=99.0, priority=9), busy("b", last_used=1.0)
+    view = View(100.0, Capacity(1), (one, other))
+    assert residents(view)[0].keys() == {"b"}, "one of them has to leave, where the capacity has shrunk"
 
 
 def test_of_the_idle_the_less_important_goes_first() -> None:

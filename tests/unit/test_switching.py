@@ -1005,6 +1005,19 @@ def test_a_changed_model_finds_its_weights_whichever_news_comes_first(first: str
         assert story.machine.step(there)[2] == Start("a", "w/a@3", 3)
 
 
+def test_documents_that_a_person_applies_allow_a_failed_load_at_once() -> None:
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.failed(2.0, "a", 2)
+    story.released(2.0, "a", 2)
+    assert story.machine.residency.refusals["a"].retry_at == 3.0
+    story.change(2.1)
+    assert "a" in story.machine.residency.refusals, "they have not changed"
+    story.machine.step(ConfigChanged(2.2, story.terms, story.capacity, afresh=True))
+    assert story.machine.residency.refusals == {}
+    assert story.states()["a"] == "loading"
+
+
 def test_a_document_that_has_changed_may_have_mended_a_failure() -> None:
     story = Story(a=SchedulingSpec(fingerprint="1"))
     story.demand(1.0, {"a": 1})
@@ -1298,6 +1311,14 @@ def test_clients_that_stayed_away_are_not_expected_again() -> None:
 )
 def test_the_bound_fits_what_switches_cost(costs: tuple[float, ...], bound: float) -> None:
     assert auto_max_wait(costs) == bound
+
+
+def test_the_bound_of_a_model_without_one_is_what_auto_stood_for_last() -> None:
+    story = Story(a=SchedulingSpec(max_wait=None), b=SchedulingSpec(max_wait=7.0))
+    learned(story, 4.0)
+    story.demand(1.0, {"a": 1})
+    bounds = {name: story.machine.parts.state.max_wait(spec) for name, spec in story.terms.items()}
+    assert bounds == {"a": auto_max_wait([4.0]), "b": 7.0}
 
 
 def test_the_bound_follows_the_models_that_take_turns_and_is_shown() -> None:

@@ -491,6 +491,16 @@ def test_no_more_make_space_than_have_to_and_the_least_recently_used_first() -> 
     assert (set(resident), wake_at) == ({"small", "big", "late"}, 2.0)
 
 
+def test_priorities_do_not_count_among_those_that_leave_for_a_wish() -> None:
+    models = (
+        ModelView("important", state=READY, last_used=1.0, priority=9),
+        ModelView("late", state=READY, last_used=3.0),
+        ModelView("wish", preference=Preference.SCHEDULED),
+    )
+    resident, _ = apply_preferences(View(9.0, Capacity(2), models), Decision(("important", "late")))
+    assert set(resident) == {"late", "wish"}
+
+
 def test_what_loads_is_not_given_up_for_a_wish() -> None:
     models = (ModelView("a", state=LOADING), ModelView("b", preference=Preference.PINNED))
     assert apply_preferences(View(9.0, Capacity(1), models), Decision(("a",))) == (("a",), None)

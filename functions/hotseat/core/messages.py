@@ -116,7 +116,7 @@ class Residency:
     epoch: int = 0
     residents: tuple[Resident, ...] = ()
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
-    effective_max_wait: float | None = None  # seconds; above the asked-for bound where that cannot be met
+    effective_max_wait: float | None = None  # seconds; above the configured bound where that cannot be met
     outlook: Mapping[str, float] = field(default_factory=dict)  # by model: seconds until it can be ready at the soonest
     at: float = field(default=0.0, compare=False)  # when this was so
 
@@ -129,7 +129,7 @@ class QueuedDemand:
     oldest: float  # arrival of the oldest
     priority: int = 0  # highest among them
     tenants: Mapping[str, int] = field(default_factory=dict)  # of the tenants with the most; empty: none has a name
-    deadline: float | None = None  # earliest of those whose clients set one
+    deadline: float | None = None  # earliest that a client has set
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +141,12 @@ class Demand:
     seen_epoch: int
     waiting: Mapping[str, QueuedDemand] = field(default_factory=dict)  # by model
     in_flight: Mapping[str, int] = field(default_factory=dict)  # by instance
-    served: Mapping[str, int] = field(
-        default_factory=dict
-    )  # by instance: requests ever dispatched, so that short ones are seen
+    # By instance: requests ever dispatched, so that short ones are seen.
+    served: Mapping[str, int] = field(default_factory=dict)
     quiescing: Mapping[str, int] = field(default_factory=dict)  # by model: queued requests of batches
     requested: tuple[str, ...] = ()  # models with queued requests now, and not in the last snapshot
-    wanted: Mapping[str, float] = field(
-        default_factory=dict
-    )  # by model: since when it is to be prewarmed (admission/prewarm.py)
+    # By model: since when it is to be prewarmed (admission/prewarm.py).
+    wanted: Mapping[str, float] = field(default_factory=dict)
 
 
 # Commands of the scheduler to a runtime -------------------------------------------------------------------------------
@@ -329,6 +327,7 @@ class SleepFailed:
     message: str
 
 
+# Observations of a known instance.
 InstanceObservation = (
     InstanceReady
     | InstanceFailed
@@ -337,5 +336,5 @@ InstanceObservation = (
     | InstanceMeasured
     | InstanceParked
     | SleepFailed
-)  # of a known one
+)
 Observation = CacheObserved | InstanceAdopted | InstanceObservation

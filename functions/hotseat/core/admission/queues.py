@@ -14,7 +14,7 @@ from hotseat.core.admission.limits import QueueLimits, QueueUsage
 from hotseat.core.admission.service_rate import ServiceRates, min_wait
 from hotseat.core.messages import QueuedDemand
 
-SHOWN_TENANTS = 16  # in a snapshot: those of whom most wait
+SHOWN_TENANTS = 16  # in a snapshot: the tenants with the most queued requests
 EXACT_TENANTS = 64  # up to which positions are exact
 
 

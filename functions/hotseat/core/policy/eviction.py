@@ -58,9 +58,8 @@ def evictable_for_preference_at(resident: ModelView, model: ModelView) -> float:
     optimal cost). The default model uses `returnToDefault` instead.
     """
     if resident.state is None or resident.leaving:
-        return (
-            inf if resident.may_evict or resident.preference >= model.preference else -inf
-        )  # a preload that has not begun
+        never = resident.may_evict or resident.preference >= model.preference
+        return inf if never else -inf  # a preload that has not begun
     if resident.pinned or resident.preference >= model.preference or not resident.idle:
         return inf
     if resident.state in LEAVING_STATES:

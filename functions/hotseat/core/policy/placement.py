@@ -46,9 +46,8 @@ def place(
     `alarms` are times at which the order changes.
     """
     chosen: list[str] = []
-    first: list[
-        str
-    ] = []  # models that are next, though they cannot start yet: no model is placed that would have to leave for them
+    # Models that are next but cannot start yet: no model is placed that would have to leave for them.
+    first: list[str] = []
     wakes: list[float] = []
     blocked = False  # the first is served first: no model overtakes it by claiming less
     alarms, stuck = tuple(alarms), [m.name for m in unproven(view)]

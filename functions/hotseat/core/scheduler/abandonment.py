@@ -29,9 +29,8 @@ class Abandonment:
     """The abandoned requests of all models of a Workspace."""
 
     _tries: dict[str, _Tries] = field(default_factory=dict)  # by model
-    _pauses: dict[str, float] = field(
-        default_factory=dict
-    )  # by model: seconds until its clients asked again the last time
+    # By model: seconds until its clients asked again the last time.
+    _pauses: dict[str, float] = field(default_factory=dict)
     _stayed_away: set[str] = field(default_factory=set)  # models whose clients did not ask again in time the last time
 
     def record_abandoned(self, model: str, now: float, oldest: float) -> None:

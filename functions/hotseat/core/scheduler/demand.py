@@ -189,6 +189,6 @@ class DemandState:
         held = Counter[str]()
         for h in self.state.instances.values():
             held[h.model] += self.snapshots.in_flight(h.id)
-        asked = held.keys() | self.snapshots.models()  # few of many
-        rows = {name: (*self.waiting(name), held[name]) for name in self.state.specs if name in asked}
+        relevant = held.keys() | self.snapshots.models()  # few of many
+        rows = {name: (*self.waiting(name), held[name]) for name in self.state.specs if name in relevant}
         return {name: row for name, row in rows.items() if row[0] or row[2]}

@@ -173,9 +173,8 @@ class SwitchHistory:
     _running: dict[str, Switch] = field(default_factory=dict)
     _evictions: dict[str, Eviction] = field(default_factory=dict)
     _ended: deque[Switch] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _abandoned_loads: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # by model: see `abandoned_load_seconds`
+    # By model: see `abandoned_load_seconds`.
+    _abandoned_loads: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def drain_started(self, model: str, now: float) -> None:
         """Record that a model began to drain."""

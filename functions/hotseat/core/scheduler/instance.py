@@ -17,12 +17,13 @@ from hotseat.core.scheduler.messages import SchedulingSpec
 DRAINING_STATES = (InstanceState.QUIESCING, InstanceState.DRAINING)  # may still be kept
 REPLICA_IDLE_TIMEOUT = 30.0  # seconds after which an unused replica is stopped, idle timeout or not
 SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKING)  # see sleep.py
+# Neither told to stop nor unproven.
 ACTIVE_STATES = (
     InstanceState.LOADING,
     InstanceState.READY,
     *DRAINING_STATES,
     *SLEEP_STATES,
-)  # neither told to stop nor unproven
+)
 STORY = 16  # transitions that an instance remembers
 
 
@@ -78,14 +79,14 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     Trigger.QUIESCE: Edge(
         InstanceState.QUIESCING,
         (InstanceState.READY,),
-        "It has to leave: for another model, for idleness, by an operator or a document. Requests that are queued now are still served.",
+        "The instance has to leave: for another model, idleness, an operator or a document. Requests queued now are still served.",
     ),
     Trigger.CUT_OFF: Edge(
         InstanceState.DRAINING,
         (InstanceState.READY,),
-        "It has to leave at once: only requests in flight are still served.",
+        "The instance has to leave at once: only requests in flight are still served.",
     ),
-    Trigger.KEPT: Edge(InstanceState.READY, DRAINING_STATES, "It may stay after all."),
+    Trigger.KEPT: Edge(InstanceState.READY, DRAINING_STATES, "The instance may stay after all."),
     Trigger.BATCH_SERVED: Edge(
         InstanceState.DRAINING,
         (InstanceState.QUIESCING,),
@@ -111,7 +112,9 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
         "The engine ended or hangs, or did not load, sleep or wake in time.",
     ),
     Trigger.UNPROVEN: Edge(
-        InstanceState.UNPROVEN, (InstanceState.RELEASING,), "It should be gone, and the runtime cannot show that it is."
+        InstanceState.UNPROVEN,
+        (InstanceState.RELEASING,),
+        "The instance should be gone, but the runtime cannot prove that it is.",
     ),
     Trigger.RELEASED: Edge(
         None, (InstanceState.RELEASING, InstanceState.UNPROVEN), "Proof was seen that nothing of it is left."

@@ -17,7 +17,7 @@ from hotseat.core.policy.api import Decision
 from hotseat.core.scheduler.instance import ACTIVE_STATES, DRAINING_STATES, SLEEP_STATES, Instance, Trigger
 from hotseat.core.scheduler.parts import Parts
 
-ROUTER_SYNC_TIMEOUT = 5.0  # seconds within which routers hear that a model is ready, if they hear at all
+ROUTER_SYNC_TIMEOUT = 5.0  # seconds within which routers see that a model is ready, if they see it at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +163,15 @@ class InstanceLifecycle:
     def _record_switch(self, model: str, now: float, leaving: list[str]) -> None:
         """Record a switch, with its reason and when it was first requested."""
         waiting, oldest = self.parts.demand.waiting(model)
-        order, wanted = self.parts.availability.load_requests.get(model), self.parts.demand.wanted(model)
-        asked = (oldest if waiting else None, order.since if order else None, wanted)
-        requested = min((since for since in asked if since is not None), default=now)
+        request, wanted = self.parts.availability.load_requests.get(model), self.parts.demand.wanted(model)
+        times = (oldest if waiting else None, request.since if request else None, wanted)
+        requested = min((since for since in times if since is not None), default=now)
         if waiting or wanted is not None:
             reason = "demand"
         else:
-            reason = "ordered" if order else self.parts.preferences.reason(model, self.parts.state.specs[model], now)
-        noted = self.parts.history.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
-        self.parts.effects.add(*noted)
+            reason = "ordered" if request else self.parts.preferences.reason(model, self.parts.state.specs[model], now)
+        events = self.parts.history.decided(model, now, requested, leaving=leaving, waiting=waiting, reason=reason)
+        self.parts.effects.add(*events)
 
     def _start(
         self, model: str, devices: tuple[str, ...], now: float, max_wait: float | None, *, replica: int = 1

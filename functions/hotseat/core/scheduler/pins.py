@@ -31,7 +31,7 @@ _REASONS: Mapping[Preference, str] = {
 
 @dataclass(slots=True)
 class Preferences:
-    """The preferences of all models. Those of documents are in their specs; here are those of operators."""
+    """The preferences of all models. Preferences of documents are in their specs; here are those of operators."""
 
     quiet_since: float | None = None  # no request was queued or in flight since
     pinned: frozenset[str] = frozenset()  # as of the last refresh

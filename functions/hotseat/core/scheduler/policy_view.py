@@ -54,9 +54,9 @@ class PolicyViewBuilder:
             waiting, mine = demand.tries(name, now, promised=self.parts.history.promised(name)), main.get(name)
             if mine and mine.state is InstanceState.PARKED and mine.can_stay:
                 mine = None  # it holds nothing, and returns as others are loaded
-            order = load_request(self.parts, name, mine, now)
+            request = load_request(self.parts, name, mine, now)
             preference = self.parts.preferences.preference_of(name, spec, now)
-            if spec.external or (mine is None and not waiting[0] and order is None and not preference):
+            if spec.external or (mine is None and not waiting[0] and request is None and not preference):
                 self.parts.availability.checks.pop(name, None)
                 continue
             in_flight = demand.snapshots.in_flight(mine.id) if mine else 0
@@ -65,7 +65,7 @@ class PolicyViewBuilder:
                 spec,
                 mine,
                 waiting=waiting,
-                order=order,
+                request=request,
                 in_flight=in_flight,
                 preference=preference,
                 expected_until=demand.abandonment.expected_until(name),
@@ -105,9 +105,8 @@ class PolicyViewBuilder:
         """Return the refusal if no eviction could make a model fit, else None."""
         state, epoch = self.parts.state, self.parts.state.next_epoch
         claim, instances = state.specs[model].claim, state.instances.values()
-        capacity = (
-            replace(state.capacity, away=()) if state.capacity.away else state.capacity
-        )  # they will be given back
+        # They will be given back.
+        capacity = replace(state.capacity, away=()) if state.capacity.away else state.capacity
         return self.parts.preferences.unplaceable(
             model, claim, capacity, instances, now=now, epoch=epoch, groups=state.groups
         )

@@ -57,9 +57,8 @@ class Replicas:
             # A request that is queued at a router that knows all of them to be ready found each of them full.
             count, oldest = demands.waiting(model, max(h.ready_epoch for h in mine))
             if count:
-                begun = max(
-                    oldest, *(h.ready_since or 0.0 for h in mine)
-                )  # a request that waited for the load does not count
+                # A request that waited for the load does not count.
+                begun = max(oldest, *(h.ready_since or 0.0 for h in mine))
                 due = max(begun + PATIENCE, self.retry_at.get(model, 0.0))
                 if due > now:
                     later.append(due)

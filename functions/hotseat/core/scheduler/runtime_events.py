@@ -43,9 +43,8 @@ class RuntimeEvents:
             for state in s.states:
                 self.handle_cache(state)
             return
-        awaited = self.parts.availability.awaits_fetch(
-            s.model
-        )  # without a failure and its back-off, a preference would fetch it again at once
+        # Without a failure and its back-off, a preference would fetch it again at once.
+        awaited = self.parts.availability.awaits_fetch(s.model)
         self.parts.effects.add(*self.parts.availability.update_cache(s))
         queued = self.parts.demand.waiting(s.model)[0] or self.parts.demand.wanted(s.model) is not None
         requested = s.model in self.parts.availability.load_requests or queued
@@ -148,7 +147,7 @@ class RuntimeEvents:
         exit_code: int | None = None,
     ) -> None:
         if instance.state not in ACTIVE_STATES:
-            return  # it was told to go
+            return  # it was told to stop
         if instance.state in SLEEP_STATES:
             self.parts.effects.add(*self.parts.sleep.fail(instance, now, reason, message))
             if lives:

@@ -13,7 +13,7 @@ from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.core.scheduler.sleep import SleepManager
 
 ARRIVAL_MEMORY = 900.0  # seconds after which an arrival counts for a third
-PACE_MEMORY = 120.0  # the same of an answer, in seconds with plenty to do: only those tell of the pace
+PACE_MEMORY = 120.0  # the same for an answer, in seconds with requests both queued and in flight
 GAPS = 8  # how many idle times are remembered
 _YOUNG = 30.0  # seconds that a first burst is taken to have been spread over
 _ENOUGH = 20  # answers before a pace is believed

@@ -58,7 +58,7 @@ def min_seconds_to_ready(
 def ready_in(residency: Residency, model: str, now: float) -> float:
     """Return a lower bound of the seconds until a model is ready, by the outlook of a residency.
 
-    A step that has begun progresses since then. One that has not is as far away as it was: its
+    A step that has begun progresses since then. A step that has not begun is as far away as it was: its
     begin would have been published.
     """
     seconds = residency.outlook.get(model, 0.0)
@@ -106,7 +106,7 @@ def model_view(
     instance: Instance | None,
     *,
     waiting: tuple[int, float],
-    order: LoadRequest | None,
+    request: LoadRequest | None,
     in_flight: int,
     history: SwitchHistory,
     rates: ArrivalRates,
@@ -124,9 +124,9 @@ def model_view(
     count, oldest = waiting
     may_evict = True
     state = _SEEN.get(instance.state, instance.state) if instance else None
-    if order and (state is None or (state is InstanceState.LOADING and order.may_evict)):
-        may_evict = order.may_evict or count > 0
-        count, oldest = count + 1, min(oldest, order.since) if count else order.since
+    if request and (state is None or (state is InstanceState.LOADING and request.may_evict)):
+        may_evict = request.may_evict or count > 0
+        count, oldest = count + 1, min(oldest, request.since) if count else request.since
     can_stay = instance is not None and instance.can_stay and instance.state is not InstanceState.PARKING
     occupies = can_stay or state is InstanceState.UNPROVEN
     return ModelView(
