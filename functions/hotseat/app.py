@@ -13,24 +13,22 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from hotseat.control.event_log import EventLog, HttpSink, Listener
-from hotseat.control.file_watch import Debouncer, snapshot
+from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
-from hotseat.control.port_conflicts import port_conflicts
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.concurrency import ConcurrencyLimit
+from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import Gateway, create_gateway
+from hotseat.manifests.files import Debouncer, snapshot
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
-from hotseat.runtimes.local.gpu_locks import GpuLocks
+from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
 from hotseat.runtimes.local.memory import machine_memory
-from hotseat.runtimes.local.nvml import find_accelerators
 from hotseat.runtimes.local.runtime import LocalRuntime
-from hotseat.runtimes.local.visible_devices import find_gpus
+from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics, Reading
-from hotseat.telemetry.requests import RequestLog
 
 log = logging.getLogger(__name__)
 

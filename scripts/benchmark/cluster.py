@@ -23,10 +23,9 @@ from typing import Any
 from benchmark.report import Row, median, percentile, table, write_json
 from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Kube, KubeError
+from hotseat.kube.client import Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import DEPLOYMENTS, MODEL, MODELS, PODS, REVISION, SERVICE, SERVICES, WORKSPACES, Resource
 from hotseat.kube.containers import CONTAINER
-from hotseat.kube.watching import Change, Watcher
 
 ROOT = Path(__file__).parents[2]
 LOAD = 1.0  # seconds that the engine pretends to load

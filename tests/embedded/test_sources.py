@@ -14,8 +14,8 @@ import pytest
 
 from hotseat.sources import download
 from hotseat.sources.base import SourceError, cached, entry, fetch_command
+from hotseat.sources.download import Progress
 from hotseat.sources.fetch import fetch
-from hotseat.sources.progress import Progress
 
 WEIGHTS = bytes(range(256)) * 4096 * 4  # 4 MiB
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()

@@ -13,9 +13,8 @@ from hotseat.core.policy.batch import Batch
 from hotseat.core.policy.strict import Fifo, Priority
 from hotseat.core.scheduler.messages import SchedulingSpec
 from hotseat.simulation.naive import Naive
-from hotseat.simulation.results import Figures, Recording, ResidentInterval, Waits, figures
+from hotseat.simulation.results import Figures, Recording, ResidentInterval, Waits, figures, timeline
 from hotseat.simulation.simulator import SimulatedEngine
-from hotseat.simulation.timeline import timeline
 from hotseat.simulation.workload import SHAPES, SimRequest, Stream, WorkloadPlan, hot_and_cold, poisson
 from hotseat.simulation.world import World
 

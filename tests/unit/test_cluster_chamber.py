@@ -10,7 +10,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.cluster.workspace_controller import ClusterWorkspace
+from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.control.event_log import EventLog
 from hotseat.core.messages import Demand, InstanceAdopted
 from hotseat.core.scheduler.stats import ModelStats

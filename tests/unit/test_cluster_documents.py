@@ -4,8 +4,8 @@ from typing import Any
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
-from hotseat.cluster import status_objects as statuses
-from hotseat.cluster.model_objects import ModelObjects, read
+from hotseat.cluster.switcher import status_objects as statuses
+from hotseat.cluster.switcher.model_objects import ModelObjects, read
 from hotseat.core.messages import CacheState, InstanceState, Residency, Resident
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.kube.constants import ClusterSettings

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from hotseat.cluster.model_objects import read
-from hotseat.cluster.pending_observations import PendingObservations
-from hotseat.cluster.settings import FunctionSettings
-from hotseat.cluster.switcher import SwitcherApp
+from hotseat.cluster.functions import FunctionSettings
+from hotseat.cluster.switcher.app import PendingObservations, SwitcherApp
+from hotseat.cluster.switcher.model_objects import read
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,

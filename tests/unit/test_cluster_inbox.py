@@ -7,9 +7,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from hotseat.api.types import Json
-from hotseat.cluster.http_api import MAX_BODY, create_http_api
+from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.cluster.switcher.http_api import MAX_BODY, create_http_api
 from hotseat.control.codec import demand_to_json, sign, to_rfc3339
-from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.telemetry.metrics import Metrics
 

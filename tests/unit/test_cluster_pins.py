@@ -9,9 +9,9 @@ import pytest
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
-from hotseat.cluster.commands import PinAnnotations, RemoteCommands
-from hotseat.cluster.model_objects import ModelObjects, read
-from hotseat.cluster.workspace_controller import ClusterWorkspace
+from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands
+from hotseat.cluster.switcher.model_objects import ModelObjects, read
+from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.control.event_log import EventLog
 from hotseat.control.scheduling_spec import scheduling_spec_of
 from hotseat.core.errors import BadRequest, Unavailable

@@ -9,8 +9,7 @@ import time
 import pytest
 
 from hotseat import __version__
-from hotseat.cli.console import BACKLOG, Console, chat_hints
-from hotseat.cli.events import _FORMATTERS, Activity, line
+from hotseat.cli.events import _FORMATTERS, BACKLOG, Activity, Console, chat_hints, line
 from hotseat.cli.terminal import LiveLine, age, share, table, took
 from hotseat.core.events import EVENT_TYPES
 

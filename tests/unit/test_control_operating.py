@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hotseat.control.commands import ModelCommands
+from hotseat.control.workspace_controller import ModelCommands
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import InstanceState, Refusal, Residency
 from hotseat.core.scheduler.messages import (

@@ -9,11 +9,11 @@ from urllib.parse import unquote
 import pytest
 
 from hotseat.api.model import Capability, Model
-from hotseat.cluster.status_objects import model_rows
+from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.cluster.router.workspaces import RemoteWorkspaces
+from hotseat.cluster.switcher.status_objects import model_rows
 from hotseat.control.codec import to_rfc3339
 from hotseat.control.event_log import EventLog
-from hotseat.control.remote_workspaces import RemoteWorkspaces
-from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.errors import BadRequest, Unavailable, UnknownModel, UpstreamFailed
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.fallback_routing import RoutedRequest, expected_in, header_value

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import DOCUMENTS, Model, ModelSpec
-from hotseat.cluster.status_objects import model_rows, model_status, queue_rows, resident_names, switch_rows
+from hotseat.cluster.switcher.status_objects import model_rows, model_status, queue_rows, resident_names, switch_rows
 from hotseat.control.codec import residency_to_status
 from hotseat.core.messages import CacheState, InstanceState, Refusal, Residency, Resident
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus as Known
 from hotseat.manifests import ManifestErrors, load
-from hotseat.manifests.crd import definition
-from hotseat.manifests.fields import walk
-from hotseat.manifests.rules import QUANTITY, RULES
+from hotseat.manifests.crd import QUANTITY, RULES, definition
+from hotseat.manifests.schema import walk
 from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
 
 from ..bad_documents import BAD, GOOD, model, workspace  # noqa: TID252

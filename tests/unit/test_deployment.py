@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hotseat.cluster.settings import VARIABLES
+from hotseat.cluster.functions import VARIABLES
 from hotseat.core.events import event_type
-from hotseat.kube.checks import Verdict
-from hotseat.kube.knative import MAX_REQUEST_TIME, judge, settings
+from hotseat.kube.checks import MAX_REQUEST_TIME, Verdict, judge, settings
 from hotseat.manifests.loading import load
 
 ROOT = Path(__file__).parents[2]
@@ -229,7 +228,7 @@ def test_a_function_is_the_knative_service_in_other_words(part):
     assert (folder / "Procfile").read_text() == "web: python app.py\n"
     assert (folder / "requirements.txt").read_text() == "hotseat\n"
     assert container["command"] == ["python", f"/app/{part}/app.py"]
-    assert f"from hotseat.cluster.{part} import main" in (folder / "app.py").read_text()
+    assert f"from hotseat.cluster.{part}.app import main" in (folder / "app.py").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((KNATIVE / "samples").glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from hotseat.api.workspace import Workspace
-from hotseat.control.gpu_assignment import assign_gpus
+from hotseat.control.host_resources import assign_gpus
 from hotseat.control.scheduling_spec import capacity_of
 from hotseat.core.messages import (
     CacheObserved,

@@ -14,8 +14,7 @@ from hotseat.api.types import PATTERN_WORDS, Metadata
 from hotseat.api.units import AUTO_DURATION_PATTERN, BYTES_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
 from hotseat.api.workspace import Workspace
 from hotseat.manifests import Plugins, load
-from hotseat.manifests.fields import walk
-from hotseat.manifests.schema import schema
+from hotseat.manifests.schema import schema, walk
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hotseat.core.admission.limits import QueueLimits, QueueUsage
+from hotseat.core.admission.queues import QueueLimits, QueueUsage
 from hotseat.core.admission.service_rate import MEMORY, RELIABLE, ServiceRate, ServiceRates, min_wait, retry_after
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hotseat.api.fallback import Fallback, Reason
+from hotseat.api.model import Fallback, Reason
 from hotseat.core.admission.fallback import fallback_reason, next_check, reason_after_refusal, supports
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable, Unreachable, UpstreamFailed
 

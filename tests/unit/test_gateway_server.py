@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hotseat.gateway import process_limits as limits
-from hotseat.gateway import server
+from hotseat.gateway import limits, server
 from hotseat.gateway.server import Bounds, Server, _Arbiter
-from hotseat.gateway.threads import Threads
+from hotseat.gateway.worker import Threads
 
 
 def arbiter(graceful: float, *, looks: int) -> tuple[_Arbiter, list[int]]:

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from hotseat.core.errors import QueueFull, Unavailable
-from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.errors import api_kind
-from hotseat.gateway.threads import MIN_THREADS, Threads
+from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.worker import MIN_THREADS, Threads
 
 
 class Jobs:

@@ -8,7 +8,7 @@ import pytest
 from hotseat.api.model import Model, ModelSpec
 from hotseat.api.types import Metadata
 from hotseat.api.workspace import Workspace
-from hotseat.cluster.status_objects import group_problem, workspace_conditions
+from hotseat.cluster.switcher.status_objects import group_problem, workspace_conditions
 from hotseat.control.scheduling_spec import capacity_of, groups_of
 from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Residency, Start, Stop
 from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelView, Policy, Preference, View

@@ -11,9 +11,9 @@ from hotseat.cli.main import main
 from hotseat.engines.base import Placement
 from hotseat.engines.custom import Custom
 from hotseat.importing import Imported, convert
-from hotseat.importing.matrix import expand
-from hotseat.importing.naming import labels
-from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST, TOP_KEYS, TOP_LOST
+from hotseat.importing.groups import expand
+from hotseat.importing.models import labels
+from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, TOP_KEYS, TOP_LOST
 from hotseat.manifests import Manifest, ManifestErrors
 from hotseat.manifests.files import Text
 from hotseat.manifests.loading import load_texts

@@ -21,8 +21,8 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
-from hotseat.runtimes.knative.replicaset_guard import ReplicaSetGuard
 from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.runtimes.knative.scale_down import ReplicaSetGuard
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fake_kube import NS, Clock, FakeCluster, merged

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hotseat.kube.merge import MergeError, merge
+from hotseat.kube.objects import MergeError, merge
 
 BASE = {
     "metadata": {"labels": {"a": "1", "b": "2"}},

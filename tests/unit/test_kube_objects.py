@@ -9,8 +9,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake, bytes_quantity, cores_quantity, needs_fetch
-from hotseat.kube.merge import MergeError
-from hotseat.kube.objects import claim_of, drifted, is_owned, service_of
+from hotseat.kube.objects import MergeError, claim_of, drifted, is_owned, service_of
 
 SETTINGS = ClusterSettings(image="hotseat:test", namespace="llm")
 UID = "1234"

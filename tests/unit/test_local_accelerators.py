@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hotseat.runtimes.local.nvml import TOLERANCE, MemoryBaseline, Nvml, find_accelerators, take_baseline
+from hotseat.runtimes.local.gpus import TOLERANCE, MemoryBaseline, Nvml, find_accelerators, take_baseline
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators

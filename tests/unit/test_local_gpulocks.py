@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.runtimes.local.gpu_locks import GpuLocks
-from hotseat.runtimes.local.visible_devices import Gpus
+from hotseat.runtimes.local.gpus import GpuLocks, Gpus
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.engines.mock import Mock
+from hotseat.runtimes.local.gpus import AMD, INTEL, NVIDIA, Gpus, find_gpus
 from hotseat.runtimes.local.launch import make_plan
-from hotseat.runtimes.local.visible_devices import AMD, INTEL, NVIDIA, Gpus, find_gpus
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators

@@ -13,8 +13,8 @@ from hotseat.api.model import Model
 from hotseat.core.messages import InstanceMeasured
 from hotseat.engines.llamacpp import LlamaCpp
 from hotseat.engines.mock import Mock
-from hotseat.runtimes.local import memory_sampler as measuring
-from hotseat.runtimes.local.memory_sampler import MemorySampler, SampledEngine
+from hotseat.runtimes.local import memory as measuring
+from hotseat.runtimes.local.memory import MemorySampler, SampledEngine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes import FakeAccelerators, Observations

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hotseat.api.model import DOCUMENTS
 from hotseat.manifests import Manifest, ManifestErrors, Plugins, load
-from hotseat.manifests.fields import walk
 from hotseat.manifests.files import MAX_BYTES
 from hotseat.manifests.nodes import MAX_DEPTH
+from hotseat.manifests.schema import walk
 
 PLUGINS = Plugins(
     dict.fromkeys(("mock", "llamacpp"), lambda: SimpleNamespace(check=lambda _: [])), frozenset({"batch"})

@@ -6,7 +6,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.control.port_conflicts import port_conflicts
+from hotseat.control.host_resources import port_conflicts
 
 
 def model(name: str, **spec: Any) -> Model:

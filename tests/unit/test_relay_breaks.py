@@ -253,7 +253,7 @@ def test_a_cancel_in_a_counted_body_breaks_the_connection():
 
 
 def test_a_client_that_reads_nothing_cannot_hold_up_a_cancel(monkeypatch):
-    monkeypatch.setattr("hotseat.gateway.relay.gunicorn_stream._FLUSH_GRACE", 0.05)
+    monkeypatch.setattr("hotseat.gateway.relay.streams._FLUSH_GRACE", 0.05)
 
     def script(peer):
         peer.request()

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from hotseat.gateway.relay.disconnects import DisconnectWatcher
+from hotseat.gateway.relay.pool import DisconnectWatcher
 
 
 @pytest.fixture

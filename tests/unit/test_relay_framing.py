@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.gateway.relay.framing import Chunked, Counted, Garbled, UntilClose
+from hotseat.gateway.relay.http1 import Chunked, Counted, Garbled, UntilClose
 
 EXTENSIONS = st.sampled_from([b"", b";a", b";name=value", b' ;quoted="x y"', b"\t"])
 TRAILERS = st.lists(st.sampled_from([b"Expires: never\r\n", b"X-Sum: 1\r\n", b"E:\r\n"]), max_size=3)

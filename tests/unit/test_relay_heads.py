@@ -4,7 +4,7 @@ import pytest
 
 from hotseat.core.errors import UpstreamFailed
 from hotseat.gateway.relay import Call, RequestHeaders, end_to_end, request_target
-from hotseat.gateway.relay.heads import encode_request, parse_response
+from hotseat.gateway.relay.http1 import encode_request, parse_response
 
 
 def parse(*lines, status="HTTP/1.1 200 OK", method="POST"):

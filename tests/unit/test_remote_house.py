@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from hotseat.api.model import Model
-from hotseat.cluster.status_objects import model_rows, switch_rows
+from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.cluster.router.workspaces import RemoteWorkspaces
+from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
 from hotseat.control.event_log import Event, EventLog
-from hotseat.control.remote_workspaces import RemoteWorkspaces
-from hotseat.control.switcher_client import SwitcherClient
 from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from hotseat.cli.main import main
-from hotseat.telemetry import requests
-from hotseat.telemetry.requests import RequestLog, RequestRecord
+from hotseat.telemetry import logs as requests
+from hotseat.telemetry.logs import RequestLog, RequestRecord
 
 
 def record(number: int) -> RequestRecord:

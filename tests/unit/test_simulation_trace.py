@@ -5,9 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from hotseat.simulation.trace import BadTrace, Trace, read
-from hotseat.simulation.workload import SimRequest
-from hotseat.telemetry.requests import RequestRecord
+from hotseat.simulation.workload import BadTrace, SimRequest, Trace, read
+from hotseat.telemetry.logs import RequestRecord
 
 
 def line(at: float, model: str = "a", waited: float | None = 0.0, seconds: float = 2.0, **more) -> str:

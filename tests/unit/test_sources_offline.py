@@ -10,7 +10,7 @@ import pytest
 
 from hotseat.sources import hf
 from hotseat.sources.base import FILES, SourceError, cached, complete, entry, fetch_command
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress
 
 
 def test_a_local_path_is_there_or_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hotseat.sources import s3
 from hotseat.sources.base import SourceError
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress
 
 KEY = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 OBJECTS = {"m/config.json": b"{}", "m/a b/weights+1": b"w" * 1000, "m/folder/": b"", "single.gguf": b"gguf"}

@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 
+from hotseat.core.admission.fallback import PrewarmRequests
 from hotseat.core.admission.messages import (
     LimitsChanged,
     PrewarmRequested,
@@ -14,7 +15,6 @@ from hotseat.core.admission.messages import (
     RouterClosed,
     ServedByFallback,
 )
-from hotseat.core.admission.prewarm import PrewarmRequests
 from hotseat.core.errors import NotResident
 from hotseat.core.messages import Demand, InstanceState, Refusal, Start
 from hotseat.core.policy.api import NOTHING

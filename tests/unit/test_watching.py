@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hotseat.control.file_watch import PAUSE, UNSETTLED_PAUSE, Debouncer, snapshot
+from hotseat.manifests.files import PAUSE, UNSETTLED_PAUSE, Debouncer, snapshot
 
 LOOKS = [number / 10 for number in range(100)]  # seconds
 

@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "switches": ("hotseat.cli.commands", "List recent switches and the duration of each phase."),
     "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
-    "import": ("hotseat.cli.importing", "Convert the configuration of llama-swap or llmsnap."),
+    "import": ("hotseat.cli.documents", "Convert the configuration of llama-swap or llmsnap."),
     "simulate": ("hotseat.cli.simulate", "Run a load through the scheduler in simulated time."),
     "doctor": ("hotseat.cli.doctor", "Check that a cluster has everything that hotseat needs."),
     "version": ("hotseat.cli.commands", "Print the version of this program."),

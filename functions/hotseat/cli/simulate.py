@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 import click
 
 from hotseat.api.units import AUTO, Unreadable, parse_auto_duration, parse_duration
-from hotseat.cli import simulate_plot, simulate_tables
+from hotseat.cli import simulate_output as simulate_plot
+from hotseat.cli import simulate_output as simulate_tables
 from hotseat.cli.options import Command, output_option
-from hotseat.cli.simulate_case import Case
-from hotseat.cli.simulate_cast import parse_models
+from hotseat.cli.simulate_case import Case, parse_models
 from hotseat.cli.terminal import took
 from hotseat.simulation.results import Figures, Recording, figures
-from hotseat.simulation.trace import Trace
-from hotseat.simulation.workload import SHAPES
+from hotseat.simulation.workload import SHAPES, Trace
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 

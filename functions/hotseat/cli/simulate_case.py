@@ -1,7 +1,9 @@
-"""From the options of `hotseat simulate` to its models, its workload, and a run for each policy."""
+"""The Models and the load of a simulation, from the options of `hotseat simulate`, and a run of it under each policy."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,221 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from hotseat.cli.simulate_cast import WRONG, ModelSet, Times, check_names, documented_models, generated_models
+from hotseat.api.model import Model
+from hotseat.api.units import Unreadable, parse_duration
+from hotseat.api.workspace import Workspace
+from hotseat.control.scheduling_spec import capacity_of, groups_of, limits_of, scheduling_spec_of
 from hotseat.control.workspace_controller import load_policy
-from hotseat.core.policy.api import NOTHING, Policy
+from hotseat.core.policy.api import NOTHING, Capacity, Claim, Policy
+from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.messages import SchedulingSpec
+from hotseat.manifests.loading import Manifest, load
+from hotseat.manifests.problems import ManifestErrors
 from hotseat.simulation.naive import NAME as NAIVE
 from hotseat.simulation.naive import Naive
 from hotseat.simulation.results import Recording
-from hotseat.simulation.trace import BadTrace, Trace, read
-from hotseat.simulation.workload import SHAPES, UNWEIGHTED, Impatience, SimRequest, WorkloadPlan
+from hotseat.simulation.simulator import SimulatedEngine
+from hotseat.simulation.workload import (
+    SHAPES,
+    UNWEIGHTED,
+    BadTrace,
+    Impatience,
+    SimRequest,
+    Stream,
+    Trace,
+    WorkloadPlan,
+    read,
+)
 from hotseat.simulation.world import World
+
+WRONG = 2  # exit code
+NEVER = 1e9  # seconds: loads of generated models do not time out
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Settings of a model, from options. Times are in seconds. None: the default of the documents or of the run."""
+
+    weight: float = 1.0
+    load_time: float = 10.0
+    stop_time: float = 1.0
+    service_time: float = 2.0
+    slots: int = 8
+    gpus: int | None = None
+    priority: int | None = None
+    max_wait: float | None = None
+    min_residency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSet:
+    """The models of a run with their engines, and their capacity."""
+
+    engines: Mapping[str, SimulatedEngine]
+    streams: tuple[Stream, ...]
+    capacity: Capacity
+    policy: str = "batch"
+    max_waiting: int | None = None
+    groups: Groups = UNGROUPED
+
+    @property
+    def gpus(self) -> int:
+        """Return the number of GPUs. Without a limit, the number of models that groups allow at a time."""
+        return self.groups.max_coresident(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
+
+
+def generated_models(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> ModelSet:
+    """Return models without documents. `terms` has the defaults."""
+    mine = {
+        name: replace(
+            terms,
+            claim=Claim(1 if it.gpus is None else it.gpus),
+            priority=it.priority or 0,
+            max_wait=terms.max_wait if it.max_wait is None else it.max_wait,
+            min_residency=terms.min_residency if it.min_residency is None else it.min_residency,
+            start_timeout=NEVER,
+        )
+        for name, it in models.items()
+    }
+    engines = {name: SimulatedEngine(it.load_time, it.stop_time, it.slots, mine[name]) for name, it in models.items()}
+    return ModelSet(engines, _streams(engines, models), Capacity(gpus))
+
+
+def documented_models(
+    files: Sequence[Path], workspace: str | None, common: Times, own: Mapping[str, Mapping[str, Any]]
+) -> ModelSet:
+    """Return the Models of one Workspace of these documents. Times come from the options.
+
+    Raise click.UsageError if the Workspace is ambiguous or has no Model to simulate.
+    """
+    try:
+        manifest = load(files)
+    except ManifestErrors as errors:
+        click.echo(str(errors), err=True)
+        raise click.exceptions.Exit(WRONG) from None
+    workspace_ = _workspace(manifest, workspace)
+    models = [it for it in manifest.models if it.spec.workspace == workspace_.name and it.spec.engine != "external"]
+    if not models:
+        raise click.UsageError(f"Workspace {workspace_.name} has no Model that hotseat loads (engine external)")
+    check_names(own, [it.name for it in models], "documents")
+    times = {it.name: replace(common, **own.get(it.name, {})) for it in models}
+    engines = {it.name: _engine(it, workspace_, times[it.name]) for it in models}
+    names = tuple(map(str, range(workspace_.spec.capacity.gpus)))  # as on one machine
+    capacity, policy = capacity_of(workspace_, names), workspace_.spec.policy.name
+    return ModelSet(
+        engines, _streams(engines, times), capacity, policy, workspace_.spec.queue.max_waiting, groups_of(workspace_)
+    )
+
+
+def _workspace(manifest: Manifest, name: str | None) -> Workspace:
+    known = [it.name for it in manifest.workspaces]
+    if name is None and len(known) == 1:
+        return manifest.workspaces[0]
+    for each in manifest.workspaces:
+        if each.name == name:
+            return each
+    problem = (
+        "the documents have several Workspaces; use --workspace"
+        if name is None
+        else f"Workspace {name!r} does not exist"
+    )
+    raise click.UsageError(f"{problem}; allowed: {', '.join(known)}")
+
+
+def _engine(model: Model, workspace_: Workspace, times: Times) -> SimulatedEngine:
+    found, limits = scheduling_spec_of(model, workspace_, ""), limits_of(model, workspace_)
+    terms = replace(
+        found,
+        claim=found.claim if times.gpus is None else replace(found.claim, gpus=times.gpus),
+        priority=found.priority if times.priority is None else times.priority,
+        max_wait=found.max_wait if times.max_wait is None else times.max_wait,
+        min_residency=found.min_residency if times.min_residency is None else times.min_residency,
+    )
+    return SimulatedEngine(times.load_time, times.stop_time, times.slots, terms, limits.concurrency, limits.max_waiting)
+
+
+def _streams(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
+    return tuple(
+        Stream(
+            name, it.weight, it.service_time, engines[name].terms.priority, engines[name].terms.claim.gpus / it.slots
+        )
+        for name, it in times.items()
+    )
+
+
+# --model --------------------------------------------------------------------------------------------------------------
+
+
+def _amount(least: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value < NEVER:
+            raise Unreadable(f"{'an integer' if kind is int else 'a number'} of at least {least:g}")
+        return value
+
+    return read
+
+
+def _positive_duration(text: str) -> float:
+    seconds = parse_duration(text)
+    if not seconds:
+        raise Unreadable("a duration above 0s")
+    return seconds
+
+
+_KEYS: Mapping[str, Callable[[str], float]] = {
+    "weight": _amount(0.001),
+    "load-time": parse_duration,
+    "stop-time": parse_duration,
+    "service-time": _positive_duration,
+    "slots": _amount(1, int),
+    "gpus": _amount(0, int),
+    "priority": _amount(-1000, int),
+    "max-wait": parse_duration,
+    "min-residency": parse_duration,
+}
+
+
+def parse_model(text: str) -> tuple[str, dict[str, Any]]:
+    """Read NAME[=KEY=VALUE,…]. Raise click.BadParameter if it is invalid."""
+    name, _, rest = text.partition("=")
+    if not name.strip():
+        raise click.BadParameter(f"{text!r} has no model name; allowed: NAME or NAME=KEY=VALUE,…")
+    said: dict[str, Any] = {}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
+        if key not in _KEYS:
+            close = get_close_matches(key, _KEYS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise click.BadParameter(f"{name}: {key!r} is not a key; allowed: {', '.join(_KEYS)}{hint}")
+        if not equals:
+            raise click.BadParameter(f"{name}: {key} has no value; allowed: {key}=VALUE")
+        try:
+            said[key.replace("-", "_")] = _KEYS[key](value)
+        except Unreadable as error:
+            raise click.BadParameter(f"{name}: {key} is {value!r}, which is not {error}") from None
+    return name, said
+
+
+def parse_models(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read all --model options. Return the settings by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, said in map(parse_model, values):
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice")
+        found[name] = said
+    return found
+
+
+def check_names(given: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Raise click.UsageError if a name is not among `known`."""
+    for name in given:
+        if name not in known:
+            raise click.UsageError(f"--model: {name!r} is not in the {where}; allowed: {', '.join(known)}")
+
 
 REQUESTS = 10_000  # default number of requests
 REQUESTS_AT_ONCE = 40  # the same, for --shape alternate

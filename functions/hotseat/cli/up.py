@@ -15,11 +15,11 @@ import click
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import parse_quantity
 from hotseat.app import MAX_BODY, App, Settings, shutdown_time
-from hotseat.cli.console import Console, chat_hints, embedding_hints
+from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
-from hotseat.gateway.concurrency import ConcurrencyLimit
+from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Server
-from hotseat.gateway.threads import MIN_THREADS, Threads
+from hotseat.gateway.worker import MIN_THREADS, Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir

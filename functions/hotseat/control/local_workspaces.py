@@ -10,7 +10,7 @@ from types import MappingProxyType
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.event_log import EventLog
-from hotseat.control.gpu_assignment import assign_gpus
+from hotseat.control.host_resources import assign_gpus
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hotseat.api.model import Model
-from hotseat.core.messages import Fetch, Observation, Park, Start, Stop, Wake
+from hotseat.core.messages import CacheObserved, Fetch, Observation, Park, Start, Stop, Wake
 
 Observe = Callable[[Observation], None]
 
@@ -74,3 +74,22 @@ class LogView(Protocol):
 
         Waits up to `timeout` seconds for a line.
         """
+
+
+class WeightsFetcher(Protocol):
+    """Fetches weights. `observe` is called from any thread."""
+
+    def begin(self, observe: Callable[[CacheObserved], None]) -> None:
+        """Report to `observe` from now on."""
+
+    def needs_fetch(self, model: Model) -> bool:
+        """Whether hotseat fetches a model's weights; if not, they count as cached. No I/O."""
+
+    def tell(self, model: Model) -> None:
+        """Report the cache state of a model soon, and every change from then on."""
+
+    def fetch(self, model: Model) -> None:
+        """Fetch the weights of a model. A repetition while it runs does nothing."""
+
+    def close(self) -> None:
+        """Report no more; fetches that run continue."""

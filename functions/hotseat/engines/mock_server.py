@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from hotseat.engines import mock_answers as answers
+from hotseat.engines import mock_http as answers
 from hotseat.engines.mock_http import Disconnected, DropConnection, MockConnection, MockRequest
 
 SEAT_TAKEN = 86  # exit status

@@ -19,8 +19,8 @@ from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.gateway.clock import rfc3339
-from hotseat.gateway.concurrency import ConcurrencyLimit
 from hotseat.gateway.gauges import bound_in_force
+from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import client_socket, departed
 from hotseat.telemetry.metrics import Metrics
 

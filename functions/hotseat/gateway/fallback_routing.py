@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from hotseat.api.fallback import Reason
-from hotseat.api.model import Capability, Model
+from hotseat.api.model import Capability, Model, Reason
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import PendingRequest
 from hotseat.core.admission.fallback import NOT_LOADING, fallback_reason, next_check, reason_after_refusal, supports

@@ -19,12 +19,12 @@ from hotseat.core.admission.fallback import NOT_LOADING
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
-from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.errors import INTERNAL, UPSTREAM_FAILED, api_kind, error_body, error_event
 from hotseat.gateway.fallback_routing import RoutedRequest
+from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.wait_headers import wait_options
+from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
-from hotseat.telemetry.requests import RequestLog, RequestRecord
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
-from hotseat.gateway.process_limits import allow_files, tasks_limit
-from hotseat.gateway.threads import MIN_THREADS, Threads
+from hotseat.gateway.limits import allow_files, tasks_limit
+from hotseat.gateway.worker import MIN_THREADS, Threads
 
 MOST_THREADS = 8000
 OUR_TASKS = 2 / 3  # share of the limit on processes and threads; the rest is for engines

@@ -14,16 +14,15 @@ from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import Forbidden, HotseatError
 from hotseat.gateway.admin_api import operations_blueprint
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.concurrency import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body
 from hotseat.gateway.inference import Inference
+from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.openai import ROUTES, openai_blueprint
 from hotseat.gateway.relay import Connections
-from hotseat.gateway.relay.gunicorn_stream import START_RESPONSE
-from hotseat.gateway.shortage import shortage
+from hotseat.gateway.relay.streams import START_RESPONSE
 from hotseat.runtimes.local.memory import machine_memory
+from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics
-from hotseat.telemetry.requests import RequestLog
 
 BODY_SHARE = 4  # bodies of requests may use one part in this many of the machine's memory
 OPEN_PATHS = frozenset({"/health"})  # without a key

@@ -1,9 +1,53 @@
-"""Split command lines, and replace macros that are known only at start by fields of engine custom."""
+"""Commands of llama-swap: macros filled in, split into words, and the engine that runs them."""
 
 import re
 import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
 
-from hotseat.importing.macros import ENVIRONMENT
+LEFT = re.compile(r"\$\{([a-zA-Z0-9_-]+)\}")
+ENVIRONMENT = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
+LATER = ("PORT", "PID")  # known only when the model runs
+
+
+class Macros:
+    """The macros of one model. A macro can use earlier ones, so they are substituted from last to first."""
+
+    def __init__(self, model: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        self._values = {"MODEL_ID": model, **shared, **own}  # an own macro keeps the position of the shared one
+
+    def fill(self, text: str) -> str:
+        """Return a text with macros substituted."""
+        for name, value in reversed(self._values.items()):
+            text = text.replace(f"${{{name}}}", spelled(value))
+        return text
+
+    def fill_all(self, value: Any) -> Any:
+        """Return a value with macros substituted. A text that is a single macro becomes its value, of any type."""
+        if isinstance(value, dict):
+            return {self.fill(key): self.fill_all(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill_all(item) for item in value]
+        if not isinstance(value, str):
+            return value
+        for name, what in reversed(self._values.items()):
+            if value == f"${{{name}}}" and not isinstance(what, str):
+                return what
+            value = value.replace(f"${{{name}}}", spelled(what))
+        return value
+
+
+def unknown(text: str, later: Iterable[str] = LATER) -> str | None:
+    """Return the first undefined macro of a text, or None."""
+    return next((name for name in LEFT.findall(text) if name not in later), None)
+
+
+def spelled(value: Any) -> str:
+    """Return a macro's value as text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
 
 _LATER = re.compile(r"\$\{(?:(PORT)|env\.([A-Za-z_][A-Za-z0-9_]*))\}")
 
@@ -39,3 +83,49 @@ def is_later(word: str) -> bool:
 
 def _doubled(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
+
+
+_MODEL, _PORT, _HOST = ("-m", "--model"), ("--port",), ("--host",)
+_HERE = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMapping:
+    """Fields of a Model's spec about its engine."""
+
+    name: str
+    source: str = ""
+    command: list[str] = field(default_factory=list)
+    args: list[str] = field(default_factory=list)
+
+
+def engine_of(words: Sequence[str], late: Sequence[str], *, plain: bool) -> EngineMapping:
+    """Return the engine. `late` has assignments for env(1). `plain` says that it listens on ${PORT}."""
+    if plain and not late and (engine := _llamacpp(words)):
+        return engine
+    prefix = [f"{name}={as_field(value)}" for name, _, value in (each.partition("=") for each in late)]
+    return EngineMapping("custom", command=[*(["env", *prefix] if prefix else []), *map(as_field, words)])
+
+
+def _llamacpp(words: Sequence[str]) -> EngineMapping | None:
+    """Return engine llamacpp for llama-server with one local file and ${PORT}, without other macros. None otherwise."""
+    program, *rest = words
+    if PurePath(program).name != "llama-server" or is_later(program):
+        return None
+    taken: dict[tuple[str, ...], list[str]] = {_MODEL: [], _PORT: [], _HOST: []}
+    args: list[str] = []
+    following = iter(rest)
+    for word in following:
+        flag, equals, value = word.partition("=")
+        kind = next((names for names in taken if flag in names), None)
+        if kind is None:
+            args.append(word)
+        else:
+            taken[kind].append(value if equals else next(following, ""))
+    models, ports, hosts = taken.values()
+    exact = (
+        len(models) == 1 and models[0].startswith("/") and ports == ["${PORT}"] and all(host in _HERE for host in hosts)
+    )
+    if not exact or any(is_later(word) for word in (*models, *args)):
+        return None
+    return EngineMapping("llamacpp", models[0], [program], args)

@@ -4,13 +4,10 @@ from collections.abc import Mapping
 
 from hotseat.api.types import API_VERSION, Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE
+from hotseat.importing.commands import Macros
 from hotseat.importing.groups import ResidencyRules, residency_rules
-from hotseat.importing.macros import Macros
-from hotseat.importing.models import Common, ModelImport
-from hotseat.importing.naming import labels
-from hotseat.importing.peers import external_models
-from hotseat.importing.reader import Reader
-from hotseat.importing.settings import TOP_KEYS, TOP_LOST
+from hotseat.importing.models import Common, ModelImport, external_models, labels
+from hotseat.importing.reader import TOP_KEYS, TOP_LOST, Reader
 from hotseat.importing.writer import Draft, Imported, Note, compact, write
 from hotseat.manifests.nodes import parse
 from hotseat.manifests.problems import ManifestErrors, Problem

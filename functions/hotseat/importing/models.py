@@ -1,19 +1,148 @@
-"""Convert one model of llama-swap to a Model."""
+"""Models and peers of llama-swap as Models: names, sleep calls, settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from hotseat.api.types import API_VERSION, VARIABLE_PATTERN, Json
-from hotseat.importing import commands, parking
-from hotseat.importing.engines import EngineMapping, engine_of
-from hotseat.importing.macros import ENVIRONMENT, Macros, unknown
-from hotseat.importing.reader import Reader
-from hotseat.importing.settings import MODEL_KEYS, MODEL_LOST
+from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json, Method
+from hotseat.importing import commands
+from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, unknown
+from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, PEER_KEYS, Reader
 from hotseat.importing.writer import Draft, Note, compact
 from hotseat.manifests.problems import Path
+
+LONGEST = 63
+
+
+def labels(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """Return a unique label for each name. A name that is a label stays the same."""
+    names = list(names)
+    used = {*taken, *(name for name in names if is_label(name))}
+    found = {}
+    for name in names:
+        found[name] = name if is_label(name) else _free(label(name), used)
+        used.add(found[name])
+    return found
+
+
+def label(name: str) -> str:
+    """Return the label that is most similar to a name."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not plain or not plain[0].isalpha():
+        plain = f"m-{plain}".rstrip("-")
+    return plain[:LONGEST].rstrip("-")
+
+
+def is_label(name: str) -> bool:
+    """Whether a name is valid as metadata.name."""
+    return len(name) <= LONGEST and re.fullmatch(NAME_PATTERN.strip("^$"), name) is not None
+
+
+def _free(wanted: str, used: set[str]) -> str:
+    found, number = wanted, 1
+    while found in used:
+        number += 1
+        found = f"{wanted[: LONGEST - 4]}-{number}"
+    return found
+
+
+OFF = ("disable", "disabled", "off", "false")
+
+
+def sleep_calls(reader: Reader, path: Path, macros: Macros) -> tuple[Json, list[Note]]:
+    """Return the fields of lifecycle, and notes."""
+    calls = {verb: _method_calls(reader, path, macros, verb) for verb in ("sleep", "wake")}
+    mode = reader.get((*path, "sleepMode"))
+    if mode is None:
+        mode = reader.get(("sleepMode",))
+    if not calls["sleep"] or not calls["wake"]:
+        lost = {verb: made for verb, made in calls.items() if made}
+        text = "the model is stopped instead: parking needs requests for both sleep and wake"
+        notes = [Note("no equivalent", f"{verb}Endpoints", f"{compact(made)}: {text}") for verb, made in lost.items()]
+        own = reader.get((*path, "sleepMode"))
+        return {}, notes + ([Note("no equivalent", "sleepMode", f"{compact(own)}: {text}")] if own is not None else [])
+    release = "Stop" if mode is False or str(mode).lower() in OFF else "Park"
+    text = f"{compact(mode)}: it becomes lifecycle.release: {release}"
+    return {"release": release, **calls}, [Note("changed", "sleepMode", text)] if mode is not None else []
+
+
+def _method_calls(reader: Reader, path: Path, macros: Macros, verb: str) -> list[Json]:
+    """Return the requests of a list, or the single request of former versions."""
+    listed = (*path, f"{verb}Endpoints")
+    if reader.items(listed):
+        places = [(*listed, index) for index, _ in enumerate(reader.items(listed))]
+        return [_method_call(reader, macros, [(*at, key) for key in _KEYS]) for at in places]
+    former = [(*path, f"{verb}{key.capitalize()}") for key in _KEYS]
+    return [_method_call(reader, macros, former)] if reader.text(former[0]) else []
+
+
+_KEYS = ("endpoint", "method", "body", "timeout")
+
+
+def _method_call(reader: Reader, macros: Macros, places: Sequence[Path]) -> Json:
+    endpoint, method, body, timeout = places
+    call: Json = {"path": macros.fill(reader.text(endpoint))}
+    verb = reader.text(method).upper() or Method.POST
+    if verb not in list(Method):
+        reader.problem("is not a method", method, found=verb, allowed=", ".join(Method))
+    elif verb != Method.POST:
+        call["method"] = verb
+    if text := macros.fill(reader.text(body)):
+        call["body"] = text
+    if seconds := reader.number(timeout):
+        call["timeout"] = f"{seconds}s"
+    if not call["path"].startswith("/"):
+        reader.problem("is not a path", endpoint, found=call["path"], allowed="/…")
+    return call
+
+
+def external_models(reader: Reader, taken: Iterable[str]) -> tuple[list[Draft], list[Note]]:
+    """Return Models for the models of peers, and notes. API keys of peers are never copied."""
+    drafts: list[Draft] = []
+    notes: list[Note] = []
+    used = set(taken)
+    for peer in reader.mapping(("peers",)):
+        path = ("peers", peer)
+        proxy, models = reader.text((*path, "proxy")), reader.texts((*path, "models"))
+        lost = [
+            Note("no equivalent", f"peers.{peer}.{key}", "requests are passed on unchanged")
+            for key in sorted(reader.mapping(path).keys() - PEER_KEYS)
+        ]
+        if why := _unreachable(proxy, has_key=bool(reader.get((*path, "apiKey")))):
+            notes.append(Note("no equivalent", f"peers.{peer}", f"{', '.join(models)} at {_shown(proxy)}: {why}"))
+            continue
+        called = labels(models, used)
+        used |= {*called.values(), *models}
+        for model, name in called.items():
+            spec: Json = {"engine": "external", "url": proxy.rstrip("/")}
+            if name != model:
+                spec["names"] = [model]
+            document = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": name}}
+            spec["engineModelName"] = model
+            drafts.append(
+                Draft({**document, "spec": spec}, f"{model} of the peer {peer} (line {reader.line(path)})", lost)
+            )
+    return drafts, notes
+
+
+def _shown(proxy: str) -> str:
+    """Return an address without its user and password."""
+    return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "")
+
+
+def _unreachable(proxy: str, *, has_key: bool) -> str:
+    """Return the reason why engine external does not support this peer. Empty if it does."""
+    url = urlsplit(proxy)
+    if has_key:
+        return "it requires a key, and hotseat sends no key to an engine"
+    if "@" in url.netloc or "$" in proxy:
+        return "engine external supports neither passwords nor macros"
+    if url.scheme != "http" or not url.hostname or url.path not in ("", "/") or url.query:
+        return "engine external supports http://HOST:PORT only"
+    return ""
+
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - addresses to connect to
 SHORTEST_START = 15  # seconds
@@ -217,7 +346,7 @@ class ModelImport:
             lifecycle["stopTimeout"] = f"{stop}s"
         if self.id in self.common.preload:
             lifecycle["preload"] = True
-        parked, notes = parking.of(self.reader, self._at(), self.macros)
+        parked, notes = sleep_calls(self.reader, self._at(), self.macros)
         self.notes += notes
         return lifecycle | parked
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from hotseat.api.types import Json
 from hotseat.kube import checks
-from hotseat.kube.checks import EVENTING, SERVING, Finding, Patch, unknown, wrong
+from hotseat.kube.checks import EVENTING, KOURIER, SERVING, Finding, Patch, judge, settings, unknown, wrong
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_component
 from hotseat.kube.constants import (
@@ -21,7 +21,6 @@ from hotseat.kube.constants import (
     WORKSPACES,
     Resource,
 )
-from hotseat.kube.knative import KOURIER, judge, settings
 from hotseat.manifests.crd import definition
 
 _FORBIDDEN = (401, 403)

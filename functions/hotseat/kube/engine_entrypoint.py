@@ -15,8 +15,8 @@ from hotseat.api.model import FetchBy, Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote, load_engine
 from hotseat.kube.constants import CACHE, CACHE_VARIABLE, MODEL_VARIABLE, PORT, TERMINATION_LOG, WEIGHTS_VARIABLE
 from hotseat.sources.base import SourceError, cached
+from hotseat.sources.download import Progress
 from hotseat.sources.fetch import FATAL, RETRYABLE, fetch
-from hotseat.sources.progress import Progress
 
 
 def launch_of(environment: Mapping[str, str]) -> Launch:

@@ -12,8 +12,7 @@ from hotseat.core.messages import CacheState
 from hotseat.kube.constants import CACHE, CACHE_VARIABLE, FINGERPRINT, JOBS, TERMINATION_LOG, USER, ClusterSettings
 from hotseat.kube.containers import CONTAINER as ENGINE
 from hotseat.kube.containers import needs_fetch, security_context
-from hotseat.kube.merge import merge
-from hotseat.kube.objects import cache_volume, fingerprint, labels_of, owner_of, pull_secrets
+from hotseat.kube.objects import cache_volume, fingerprint, labels_of, merge, owner_of, pull_secrets
 from hotseat.sources.fetch import FATAL
 
 CONTAINER: Final = "fetch"

@@ -1,4 +1,4 @@
-"""Checks across documents, and of documents against the installed engines and policies."""
+"""Checks between documents, and between a document and what is installed here."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,7 @@ from hotseat.api.model import PINNED, Model, OnIdle
 from hotseat.api.units import format_bytes
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests import windows
-from hotseat.manifests.entry import Entry
-from hotseat.manifests.fallbacks import check_fallbacks
-from hotseat.manifests.grouping import models_without_group, unknown_members
+from hotseat.manifests.entries import Entry
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 
 ENGINES = "hotseat.engines"
@@ -259,3 +257,99 @@ def _unknown(entry: Entry, path: Path, name: str, allowed: Iterable[str], messag
     choices = sorted(allowed)
     more = ", ".join(choices) or "none"
     return entry.problem(message, path, found=shown(name), allowed=more, hint=did_you_mean(name, choices))
+
+
+def unknown_members(
+    models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]
+) -> Iterator[Problem]:
+    """Yield members of groups and sets that are not Models of their Workspace."""
+    owners = {entry.name: workspace_names[id(entry)] for entry in models}
+    others = {name: entry.name for entry in models for name in _texts(entry.get("spec", "names"))}
+    for entry in workspaces:
+        if not isinstance(entry.document, Workspace):
+            continue  # its own problems come first
+        here = sorted(name for name, workspace in owners.items() if workspace == entry.name)
+        for name, path in _members(entry):
+            if owners.get(name) == entry.name:
+                continue
+            if name in owners:
+                yield entry.problem(f"{name} belongs to the Workspace {owners[name]}", path)
+            elif name in others:
+                message = f"{plain(name)} is in spec.names of Model/{others[name]}; members are named by metadata.name"
+                yield entry.problem(message, path, hint=f"write {others[name]}")
+            else:
+                allowed = ", ".join(here) or "none"
+                hint = did_you_mean(name, here)
+                yield entry.problem("no such Model", path, found=shown(name), allowed=allowed, hint=hint)
+
+
+def models_without_group(
+    models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]
+) -> Iterator[Problem]:
+    """Yield Models that nothing limits: their Workspace counts no capacity, and no group or set of it contains them."""
+    uncounted = {
+        entry.name: entry
+        for entry in workspaces
+        if isinstance(entry.document, Workspace) and not entry.document.spec.capacity.counted
+    }
+    for entry in models:
+        workspace = uncounted.get(workspace_names[id(entry)])
+        if workspace is None or not isinstance(entry.document, Model) or entry.document.spec.engine == "external":
+            continue
+        if entry.name not in {name for name, _ in _members(workspace)}:
+            message = f"no group and no set of the Workspace {workspace.name} names it, and that counts no capacity"
+            yield entry.problem(message, ("metadata", "name"), found=shown(entry.name))
+
+
+def _members(workspace: Entry) -> Iterator[tuple[str, Path]]:
+    groups = workspace.get("spec", "groups")
+    for index, group in enumerate(groups if isinstance(groups, list) else ()):
+        for position, name in enumerate(_texts(group.get("members") if isinstance(group, dict) else None)):
+            yield name, ("spec", "groups", index, "members", position)
+    sets = workspace.get("spec", "sets")
+    for index, together in enumerate(sets if isinstance(sets, list) else ()):
+        for position, name in enumerate(_texts(together)):
+            yield name, ("spec", "sets", index, position)
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+_PATH = ("spec", "fallback", "model")
+
+
+def check_fallbacks(owners: Mapping[str, Entry], *, complete: bool) -> Iterator[Problem]:
+    """Yield problems of fallbacks. `owners` has the Models by all their names. If not `complete`, there may be others."""
+    reported: set[int] = set()  # Models of cycles that are reported
+    for entry in _once(owners):
+        wanted = entry.get(*_PATH)
+        if not isinstance(wanted, str):
+            continue
+        if wanted not in owners:
+            if complete:
+                more = ", ".join(sorted(owners))
+                hint = did_you_mean(wanted, owners)
+                yield entry.problem("no Model has this name", _PATH, found=shown(wanted), allowed=more, hint=hint)
+            continue
+        cycle = _cycle(entry, owners)
+        if cycle and not reported & {id(each) for each in cycle}:
+            reported |= {id(each) for each in cycle}
+            names = " -> ".join(each.name for each in (*cycle, entry))
+            message = f"the fallbacks form a cycle: {names}" if len(cycle) > 1 else "a Model cannot be its own fallback"
+            yield entry.problem(message, _PATH, found=shown(wanted))
+
+
+def _cycle(start: Entry, owners: Mapping[str, Entry]) -> list[Entry]:
+    """Return the cycle of fallbacks that contains a Model, or an empty list."""
+    chain: list[Entry] = []
+    entry: Entry | None = start
+    while entry is not None and not any(each is entry for each in chain):
+        chain.append(entry)
+        wanted = entry.get(*_PATH)
+        entry = owners.get(wanted) if isinstance(wanted, str) else None
+    return chain if entry is start else []
+
+
+def _once(owners: Mapping[str, Entry]) -> list[Entry]:
+    return list({id(entry): entry for entry in owners.values()}.values())

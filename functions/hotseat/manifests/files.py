@@ -1,8 +1,8 @@
-"""Read files, folders of files, and standard input."""
+"""Paths to texts: files, folders and the standard input; and whether files that are watched have settled."""
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,3 +76,47 @@ def _read_file(path: Path, absolute: Path) -> Text | Problem:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> Problem:
     return Problem(name_of(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+QUIET = 0.7  # seconds without a change after which files are read: a file may be written in steps
+PAUSE = 0.5  # seconds between snapshots
+UNSETTLED_PAUSE = 0.1  # seconds between snapshots while a change is not quiet yet
+
+
+def snapshot(paths: Sequence[Path]) -> Hashable:
+    """Return a value that differs whenever these files, or files in these folders, may have changed. Links are followed."""
+    return tuple(_state(path) for given in paths for path in expand(given))
+
+
+def _state(path: Path | Problem) -> Hashable:
+    if isinstance(path, Problem):
+        return path
+    try:
+        its = os.stat(path)  # noqa: PTH116 - follows links
+    except (OSError, ValueError):
+        return path
+    return (path, its.st_dev, its.st_ino, its.st_size, its.st_mtime_ns, its.st_ctime_ns)
+
+
+class Debouncer:
+    """Reports a change once snapshots have been equal for `quiet` seconds. The first snapshot counts as a change."""
+
+    def __init__(self, quiet: float = QUIET) -> None:
+        self._quiet = quiet
+        self._reported: Hashable = None
+        self._last: Hashable = None
+        self._since = 0.0
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next snapshot."""
+        return PAUSE if self._last == self._reported else UNSETTLED_PAUSE
+
+    def update(self, state: Hashable, now: float) -> bool:
+        """Add a snapshot, taken at NOW in seconds. Return whether the files should be read: once for each change."""
+        if state != self._last:
+            self._last, self._since = state, now
+        if state == self._reported or now - self._since < self._quiet:
+            return False
+        self._reported = state
+        return True

@@ -9,8 +9,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import Metadata
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
 from hotseat.manifests.checks import Plugins, check, workspace_of
-from hotseat.manifests.entries import entries
-from hotseat.manifests.entry import Entry
+from hotseat.manifests.entries import Entry, entries
 from hotseat.manifests.files import Text, read
 from hotseat.manifests.nodes import parse
 from hotseat.manifests.problems import ManifestErrors, Problem

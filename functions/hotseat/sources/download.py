@@ -1,16 +1,14 @@
-"""Download of one file over HTTP.
-
-It resumes after an interruption, is verified, and is moved into place when complete.
-"""
+"""Download one file over HTTP: resumed after a cut, verified, moved into place when complete; and report progress."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -177,3 +175,34 @@ def _hint(status: int) -> str:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return ": a token with access is required"
     return ": no such file" if status == HTTPStatus.NOT_FOUND else ""
+
+
+INTERVAL = 0.1  # seconds
+
+
+class Progress:
+    """The total progress of the files of one fetch."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._finished = 0  # bytes of all files so far
+        self._last = float("-inf")
+        self.total: int | None = None  # bytes of all files; None if the origin does not state them
+
+    def file(self, name: str) -> Report:
+        """Return the reporter of the next file. Earlier files must be complete."""
+        before = self._finished
+
+        def report(done: int, total: int | None) -> None:
+            self._finished = before + done
+            if done == total or time.monotonic() - self._last >= INTERVAL:
+                self._last = time.monotonic()
+                all_bytes = self.total if self.total is not None or total is None else before + total
+                self.write({"done": before + done, "total": all_bytes, "file": name})
+
+        return report
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Write one line at once."""
+        self._out.write(json.dumps(line) + "\n")
+        self._out.flush()

@@ -13,7 +13,7 @@ from typing import Any
 
 from hotseat.sources import hf, https, ollama, s3
 from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, split
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress
 
 RETRYABLE, FATAL = 1, 2  # exit status
 FETCHERS = {"hf": hf.fetch, "https": https.fetch, "http": https.fetch, "ollama": ollama.fetch, "s3": s3.fetch}

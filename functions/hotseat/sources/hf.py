@@ -18,8 +18,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import RemoteFile, download, make_pool
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress, RemoteFile, download, make_pool
 
 ENDPOINT = "https://huggingface.co"
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")

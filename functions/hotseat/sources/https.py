@@ -6,8 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from hotseat.sources.base import SourceError
-from hotseat.sources.download import RemoteFile, download, make_pool
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress, RemoteFile, download, make_pool
 
 
 def fetch(source: str, folder: Path, progress: Progress) -> Path:

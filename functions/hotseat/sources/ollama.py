@@ -13,8 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import RemoteFile, download, make_pool
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress, RemoteFile, download, make_pool
 
 REGISTRY = "https://registry.ollama.ai"
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"

@@ -18,8 +18,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import RemoteFile, download, make_pool
-from hotseat.sources.progress import Progress
+from hotseat.sources.download import Progress, RemoteFile, download, make_pool
 
 URL_LIFETIME = 12 * 3600  # seconds that a signed URL is valid, for resumed downloads too
 

@@ -1,10 +1,20 @@
-"""Logging of hotseat itself on standard error: readable lines on a terminal, JSON lines elsewhere."""
+"""Logs on standard error, and the request log: one JSON line for each request that ended."""
 
+import atexit
 import json
 import logging
+import os
+import queue
 import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from hotseat.api.units import format_time
+
+log = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
@@ -30,3 +40,122 @@ def set_up_logging(level: str, *, json_lines: bool) -> None:
     handler.setFormatter(JsonLines() if json_lines else plain)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+STDOUT = "-"
+MAX_QUEUED = 10_000  # lines that may wait for a slow disk
+CLOSE_TIME = 2.0  # seconds that close() waits for the last lines
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One ended request for a Model that exists."""
+
+    arrived: float  # seconds since 1970
+    model: str
+    route: str
+    waited: float | None  # seconds from its arrival until its dispatch; None: it was not dispatched
+    seconds: float  # from its arrival until its end
+    status: int  # of the response; 499: the client disconnected
+    priority: int = 0
+    tenant: str | None = None
+    wanted: str | None = None  # the requested Model, if another Model answered
+
+    def line(self) -> str:
+        """Return the line of the log."""
+        fields = {
+            "time": format_time(self.arrived),
+            "model": self.model,
+            "route": self.route,
+            "waited": None if self.waited is None else round(self.waited, 4),
+            "seconds": round(self.seconds, 4),
+            "status": self.status,
+            "priority": self.priority,
+        }
+        fields |= {
+            name: value for name, value in (("tenant", self.tenant), ("wanted", self.wanted)) if value is not None
+        }
+        return json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+class RequestLog:
+    """Appends to a file, or to standard output (`-`).
+
+    It has its own thread, so that a slow disk does not delay requests. A file that was moved away
+    is created again, so that log rotation needs no signal. Lines that cannot be written are lost,
+    which is logged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+        self._queue: queue.SimpleQueue[RequestRecord | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._file: BinaryIO | None = None
+        self._lost = 0
+
+    def write(self, record: RequestRecord) -> None:
+        """Queue a line; returns at once and never raises."""
+        if self._queue.qsize() >= MAX_QUEUED:
+            self._lost += 1
+            return
+        self._queue.put(record)
+        if self._thread is None:
+            with self._lock, suppress(RuntimeError):  # no thread can be started: the next line tries again
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+                    thread.start()
+                    self._thread = thread
+                    atexit.register(self.close)
+
+    def close(self) -> None:
+        """Write what is queued, for at most two seconds. Nothing is written afterwards."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            self._queue.put(None)
+            thread.join(CLOSE_TIME)
+            if self._file is not None and not thread.is_alive():
+                self._file.close()
+
+    def _run(self) -> None:
+        failed = over = False
+        while not over:
+            lines, over = self._next()
+            try:
+                self._open().write("".join(lines).encode())
+                failed = False
+            except OSError as error:
+                self._lost += len(lines)
+                if not failed:
+                    log.warning("cannot write the request log %s, and lines are lost: %s", self._path, error)
+                failed = True
+        if self._lost:
+            log.warning("the request log %s has lost %d lines", self._path, self._lost)
+
+    def _next(self) -> tuple[list[str], bool]:
+        """Wait for lines. Return all that are queued, and whether they are the last."""
+        lines = []
+        record = self._queue.get()
+        while record is not None:
+            lines.append(record.line())
+            if self._queue.empty():
+                return lines, False
+            record = self._queue.get()
+        return lines, True
+
+    def _open(self) -> BinaryIO:
+        """Return the open file; open it again if it was moved or deleted."""
+        if self._file is not None and self._path != STDOUT and not _is_same_file(self._file, self._path):
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            path = os.dup(sys.stdout.fileno()) if self._path == STDOUT else self._path
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115, PTH123 - it stays open
+        return self._file
+
+
+def _is_same_file(file: BinaryIO, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))  # noqa: PTH116 - the counterpart of fstat
+    except FileNotFoundError:
+        return False

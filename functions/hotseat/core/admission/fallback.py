@@ -1,13 +1,40 @@
-"""The conditions under which a fallback answers. Pure.
+"""The conditions under which a fallback answers, and the Models that requests asked for meanwhile. Pure."""
 
-A fallback is used only if it can answer immediately, or can be loaded without evicting another model. A request queues
-for a fallback only after its own model was refused. The requested Model stays wanted meanwhile (see prewarm.py).
-"""
+from collections.abc import Collection, Iterable
+from math import inf
 
-from collections.abc import Collection
-
-from hotseat.api.fallback import Fallback, Reason
+from hotseat.api.model import Fallback, Reason
 from hotseat.core.errors import HotseatError, QueueFull, Unreachable
+
+
+class PrewarmRequests:
+    """The prewarm requests of one router: since when, by model."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def __contains__(self, model: str) -> bool:
+        return model in self._since
+
+    def add(self, model: str, since: float) -> bool:
+        """Add a prewarm request; an earlier one keeps its time. Return whether it is the first for this model."""
+        first = model not in self._since
+        self._since[model] = min(since, self._since.get(model, inf))
+        return first
+
+    def remove(self, models: Iterable[str]) -> None:
+        """Remove the requests for models that are ready or refused."""
+        for model in models:
+            self._since.pop(model, None)
+
+    def retain(self, models: Collection[str]) -> None:
+        """Remove the requests for all other models."""
+        self.remove([model for model in self._since if model not in models])
+
+    def snapshot(self) -> dict[str, float]:
+        """Return a copy."""
+        return dict(self._since)
+
 
 _ASSUMED = ("chat", "completion")  # of a Model that states no capabilities
 _ON_THE_WAY = ("loading", "fetching", "waking")  # states of a ModelStatus

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from hotseat.core.admission.endpoints import EndpointSet
 from hotseat.core.admission.fair_queue import QueuedRequest
-from hotseat.core.admission.limits import QueueLimits, per_router
+from hotseat.core.admission.fallback import PrewarmRequests
 from hotseat.core.admission.messages import (
     AbortRequest,
     AdmissionCommand,
@@ -36,8 +36,7 @@ from hotseat.core.admission.messages import (
     ServedByFallback,
     WaitTimedOut,
 )
-from hotseat.core.admission.prewarm import PrewarmRequests
-from hotseat.core.admission.queues import RequestQueue, RequestQueues
+from hotseat.core.admission.queues import QueueLimits, RequestQueue, RequestQueues, per_router
 from hotseat.core.admission.service_rate import clamp_retry_after
 from hotseat.core.errors import NotResident, QueueFull, Unavailable, UnknownModel
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident

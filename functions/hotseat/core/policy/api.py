@@ -1,10 +1,6 @@
-"""Policies: a pure function from what is wanted, what is resident and what switches cost to what should be resident.
+"""What a policy is given and what it returns: claims, capacities, views and decisions. Pure."""
 
-A policy decides nothing about safety: the scheduler starts a model only when it fits beside every
-instance that is left.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import exp
@@ -12,7 +8,42 @@ from typing import Protocol
 
 from hotseat.core.messages import InstanceState
 from hotseat.core.policy.groups import UNGROUPED, Groups
-from hotseat.core.policy.resources import Shares, choose, free_on, still_hold, without
+
+Shares = tuple[tuple[str, int], ...]  # what is taken: name of the GPU, and how much of it
+
+
+def free_on(devices: Sequence[str], each: int, taken: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return what is left of each GPU. What is taken of other GPUs is ignored."""
+    free = dict.fromkeys(devices, each)
+    for device, share in taken:
+        if device in free:
+            free[device] -= share
+    return free
+
+
+def choose(count: int, share: int, free: Mapping[str, int]) -> tuple[str, ...] | None:
+    """Return `count` GPUs with a share left of each (best fit), None where too few have it.
+
+    The fullest that fit are chosen, so that large gaps stay for large claims; among equals, the
+    first ones.
+    """
+    order = list(free)
+    able = sorted((device for device in order if free[device] >= share), key=lambda device: free[device])
+    return tuple(sorted(able[:count], key=order.index)) if len(able) >= count else None
+
+
+def still_hold(own: Shares, free: Mapping[str, int]) -> bool:
+    """Whether a placed claim still fits where it is. A GPU that is not of the Workspace any more holds nothing."""
+    return all(free.get(device, -1) >= share for device, share in own)
+
+
+def without(all_: Shares, gone: Shares) -> Shares:
+    """Return shares without others, each as often as it is named. Raise ValueError if one is missing."""
+    rest = list(all_)
+    for each in gone:
+        rest.remove(each)
+    return tuple(rest)
+
 
 UNMEASURED_WAIT = 30.0  # seconds: what `maxWait: Auto` stands for before any switch was measured
 LEAST_WAIT = 5.0  # seconds: the least that it stands for

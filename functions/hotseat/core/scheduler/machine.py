@@ -17,7 +17,7 @@ Its state lies in parts (parts.py), each of which owns a piece of it: state.py m
 instance.py the table of an instance's states, demand.py demand, availability.py failures and
 refusals, pins.py pins and schedules, sleep.py parked engines, history.py switches, stats.py
 statistics. On these work runtime_events.py (observations), policy_view.py (what a policy is shown)
-and lifecycle.py (starting and stopping). effects.py collects the commands.
+and lifecycle.py (starting and stopping). parts.py collects the commands.
 """
 
 from types import MappingProxyType

@@ -1,22 +1,41 @@
-"""The parts of the scheduler: each owns a piece of its state, and the steps that change that piece alone. Pure.
+"""The parts of the scheduler and the effects of one of its steps: commands, residencies, wake times. Pure."""
 
-A part returns the commands that follow. Steps that work on several parts (lifecycle.py, runtime_events.py, policy_view.py,
-machine.py) add them to `effects`, by which alone commands, residencies and wake times leave a step.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hotseat.core.messages import Residency
 from hotseat.core.scheduler.availability import ModelAvailability
 from hotseat.core.scheduler.demand import DemandState
-from hotseat.core.scheduler.effects import Effects
 from hotseat.core.scheduler.history import SwitchHistory
-from hotseat.core.scheduler.messages import Publish
+from hotseat.core.scheduler.messages import Publish, SchedulerCommand
 from hotseat.core.scheduler.pins import Preferences
 from hotseat.core.scheduler.replicas import Replicas
 from hotseat.core.scheduler.sleep import SleepManager
 from hotseat.core.scheduler.state import SchedulerState
 from hotseat.core.scheduler.status import min_seconds_to_ready, residents
+
+
+@dataclass(slots=True)
+class Effects:
+    """The commands and wake times of the current step."""
+
+    commands: list[SchedulerCommand] = field(default_factory=list)
+    wakes: list[float] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self.commands, self.wakes = [], []
+
+    def add(self, *commands: SchedulerCommand) -> None:
+        """Append commands."""
+        self.commands += commands
+
+    def wake_at(self, *times: float) -> None:
+        """Have the scheduler decide again at these times. Times that have passed are ignored."""
+        self.wakes += times
+
+    def next_wake(self, now: float) -> float | None:
+        """Return the first wake time after `now`, or None."""
+        return min((wake for wake in self.wakes if wake > now), default=None)
 
 
 @dataclass(frozen=True, slots=True)

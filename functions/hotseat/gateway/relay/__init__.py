@@ -5,10 +5,17 @@ gunicorn's socket (`gunicorn_stream`) or, for other WSGI servers, through WSGI.
 """
 
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome
-from hotseat.gateway.relay.gunicorn_stream import TakeoverStream, client_stream
-from hotseat.gateway.relay.heads import Call, Headers, RequestHeaders, ResponseHead, end_to_end, request_target
+from hotseat.gateway.relay.http1 import Call, Headers, RequestHeaders, ResponseHead, end_to_end, request_target
 from hotseat.gateway.relay.pool import Connections
-from hotseat.gateway.relay.streams import ClientGone, ClientStream, PlainStream, client_socket, departed
+from hotseat.gateway.relay.streams import (
+    ClientGone,
+    ClientStream,
+    PlainStream,
+    TakeoverStream,
+    client_socket,
+    client_stream,
+    departed,
+)
 
 __all__ = [
     "Call",

@@ -17,8 +17,18 @@ from typing import Any
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.gateway.errors import error_body, error_event
-from hotseat.gateway.relay.framing import Chunked, Counted, Framing, Garbled, UntilClose
-from hotseat.gateway.relay.heads import MAX_HEAD, Call, ResponseHead, encode_request, parse_response
+from hotseat.gateway.relay.http1 import (
+    MAX_HEAD,
+    Call,
+    Chunked,
+    Counted,
+    Framing,
+    Garbled,
+    ResponseHead,
+    UntilClose,
+    encode_request,
+    parse_response,
+)
 from hotseat.gateway.relay.pool import Connections, EngineConnection, Holding
 from hotseat.gateway.relay.streams import ClientGone, ClientStream
 

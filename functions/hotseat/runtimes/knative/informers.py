@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from hotseat.api.types import Json
-from hotseat.kube.client import Kube
+from hotseat.kube.client import Change, Kube, Watcher
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,
@@ -17,7 +17,6 @@ from hotseat.kube.constants import (
     WORKSPACE,
     Resource,
 )
-from hotseat.kube.watching import Change, Watcher
 
 INSTANCE = "hotseat.dev/instance"  # annotation of a Deployment and its pods: the instance that they were scaled up for
 EPOCH = "hotseat.dev/epoch"  # annotation of both: the epoch of that instance

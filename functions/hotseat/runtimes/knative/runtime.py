@@ -26,12 +26,17 @@ from hotseat.core.messages import (
     Stop,
     Wake,
 )
-from hotseat.core.ports import LogView, Observe
+from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube import pods
-from hotseat.kube.client import Kube, KubeError
+from hotseat.kube.client import Change, Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, POD_AUTOSCALERS, PODS, SERVERLESS_SERVICES, SERVICE, Resource
-from hotseat.kube.watching import Change
-from hotseat.runtimes.knative.adoption import (
+from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler
+from hotseat.runtimes.knative.informers import Informers, labels, revision_of
+from hotseat.runtimes.knative.instance import (
+    FOREIGN_GRACE,
+    UNOWNED,
+    InstanceTable,
+    PodInstance,
     active_revisions,
     address_of,
     adopt,
@@ -40,15 +45,9 @@ from hotseat.runtimes.knative.adoption import (
     holds_devices,
     scaled_up,
 )
-from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler
-from hotseat.runtimes.knative.informers import Informers, labels, revision_of
-from hotseat.runtimes.knative.instance import FOREIGN_GRACE, UNOWNED, InstanceTable, PodInstance
 from hotseat.runtimes.knative.logs import PodLog
-from hotseat.runtimes.knative.readiness_probe import Probe, ReadinessProbe, probe_queue_proxy
-from hotseat.runtimes.knative.replicaset_guard import ReplicaSetGuard
-from hotseat.runtimes.knative.scale_down import UNPROVEN_PAUSE, ScaleDown
-from hotseat.runtimes.knative.scale_up import ScaleUp
-from hotseat.runtimes.knative.weights import WeightsFetcher
+from hotseat.runtimes.knative.scale_down import UNPROVEN_PAUSE, ReplicaSetGuard, ScaleDown
+from hotseat.runtimes.knative.scale_up import Probe, ReadinessProbe, ScaleUp, probe_queue_proxy
 from hotseat.runtimes.knative.writes import FencedWriter, SupersededError
 
 RETRY = 0.25  # seconds after an error of the API server

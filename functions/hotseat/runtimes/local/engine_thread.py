@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 import secrets
 import select
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +33,7 @@ from hotseat.core.messages import (
 from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, sleep_of
 from hotseat.runtimes.engine_http import EngineRefused, HealthProbe
-from hotseat.runtimes.local.exit_reason import READ_LINES, explain_exit, oom_kills, with_output
+from hotseat.runtimes.local.gpus import Gpus, MemoryBaseline, MemoryProof, overridden, take_baseline
 from hotseat.runtimes.local.health import Liveness
 from hotseat.runtimes.local.launch import (
     HOST,
@@ -43,9 +45,7 @@ from hotseat.runtimes.local.launch import (
     wrap_os_errors,
 )
 from hotseat.runtimes.local.logs import Lines, ModelLog
-from hotseat.runtimes.local.memory import resident_memory
-from hotseat.runtimes.local.memory_sampler import MemorySampler, SampledEngine
-from hotseat.runtimes.local.nvml import MemoryBaseline, MemoryProof, take_baseline
+from hotseat.runtimes.local.memory import MemorySampler, SampledEngine, resident_memory
 from hotseat.runtimes.local.orphans import (
     INSTANCE_VARIABLE,
     StateDir,
@@ -57,7 +57,62 @@ from hotseat.runtimes.local.orphans import (
 from hotseat.runtimes.local.sleep_wake import SleepTransition
 from hotseat.runtimes.local.supervisor import descendants
 from hotseat.runtimes.local.supervisor_client import SupervisorPool, SupervisorProcess, read_ready
-from hotseat.runtimes.local.visible_devices import Gpus, overridden
+
+log = logging.getLogger(__name__)
+
+
+SHOWN_LINES = 5
+READ_LINES = 30  # last lines that are searched for a lack of memory: a traceback may follow it
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|outofmemory|cudaMalloc failed|unable to allocate .*buffer|std::bad_alloc", re.IGNORECASE
+)
+SIGNAL_REASONS: dict[int, str] = {
+    signal.SIGKILL: "Killed",
+    signal.SIGSEGV: "Segfault",
+    signal.SIGABRT: "Aborted",
+    signal.SIGTERM: "Terminated",
+}
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory since boot; 0 if unknown."""
+    try:
+        fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(fields.get("oom_kill", 0))
+
+
+def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: bool) -> tuple[str, str]:
+    """Return the reason and the message for an engine that ended by itself.
+
+    `code` is negative for a signal. `output`: the last lines of this run.
+    """
+    how = f"the engine exited with code {code}" if code >= 0 else f"the engine was ended by {_signal_name(-code)}"
+    if not ready:
+        how += " while it was loading"
+    if code == 0 and not ready:
+        how += " (if the command started a server that keeps running elsewhere, use engine external with its url)"
+    if code == -signal.SIGKILL and oom_killed:
+        return "OutOfMemory", with_output(f"{how}: the kernel reports out of memory", output)
+    if code != 0 and any(OUT_OF_MEMORY.search(line) for line in output[-READ_LINES:]):
+        return "OutOfMemory", with_output(f"{how}: out of memory", output)
+    if not ready:
+        return "ExitedWhileLoading", with_output(how, output)
+    return "Exited" if code >= 0 else SIGNAL_REASONS.get(-code, "Signal"), with_output(how, output)
+
+
+def with_output(message: str, output: Sequence[str]) -> str:
+    """Return the message with the last lines of the log, if there are any."""
+    shown = [line for line in output if line.strip()][-SHOWN_LINES:]
+    return "\n".join([f"{message}. Its last output:", *shown]) if shown else message
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 class CommandMailbox:
@@ -101,8 +156,6 @@ PROOF_PAUSE = 0.02  # seconds between queries of the driver, which cannot be pol
 UNPROVEN_PAUSE = 1.0  # seconds between queries once the instance is unproven
 SWEEP_TIME = 2.0  # seconds for one attempt to kill the processes that a dead supervisor left
 MAX_OUTPUT_CHUNKS = 16  # chunks of output that are read before anything else is handled
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

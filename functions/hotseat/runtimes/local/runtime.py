@@ -24,13 +24,12 @@ from hotseat.core.messages import (
 from hotseat.core.ports import LogView, Observe
 from hotseat.engines.base import Engine, is_remote, load_engine
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
+from hotseat.runtimes.local.gpus import Gpus, MemoryProof
 from hotseat.runtimes.local.launch import CannotStart, PortReservations, WeightsMissing, base_environment, check_start
 from hotseat.runtimes.local.logs import ModelLog
-from hotseat.runtimes.local.memory_sampler import MemorySampler
-from hotseat.runtimes.local.nvml import MemoryProof
+from hotseat.runtimes.local.memory import MemorySampler
 from hotseat.runtimes.local.orphans import STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
-from hotseat.runtimes.local.visible_devices import Gpus
 from hotseat.runtimes.local.weights import WeightsFetch
 from hotseat.sources.base import SourceError, cached
 

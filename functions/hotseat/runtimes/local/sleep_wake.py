@@ -5,7 +5,7 @@ import time
 from hotseat.core.messages import Park, Wake
 from hotseat.engines.base import Sleep
 from hotseat.runtimes.engine_http import EngineRefused, EngineRequest, HealthProbe
-from hotseat.runtimes.local.nvml import MemoryBaseline
+from hotseat.runtimes.local.gpus import MemoryBaseline
 
 QUERY_PAUSE = 0.02  # seconds between queries of the driver, which cannot be polled
 # Share of its accelerator memory that a sleeping engine may keep: contexts and graphs stay, weights

@@ -1,0 +1,83 @@
+"""The router function: queues requests and relays them to pods. It only reads Workspaces."""
+
+from hotseat.api.types import Json
+from hotseat.cluster.functions import FunctionSettings, read_settings, serve
+from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.cluster.router.workspaces import RemoteWorkspaces
+from hotseat.control.event_log import EventLog
+from hotseat.gateway.auth import Keys
+from hotseat.gateway.gauges import of_requests, with_shown_names
+from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.relay import Connections
+from hotseat.gateway.wsgi import create_gateway
+from hotseat.kube.client import Change, Kube, Watcher
+from hotseat.kube.constants import WORKSPACES
+from hotseat.telemetry.logs import RequestLog
+from hotseat.telemetry.metrics import Metrics
+
+MAX_BODY = 64 * 2**20
+GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
+SYNC = 30.0
+
+
+class RouterApp:
+    """Everything of one router."""
+
+    def __init__(self, settings: FunctionSettings, places: ConcurrencyLimit) -> None:
+        kube = Kube.connect()
+        self._connections = Connections()
+        namespace = settings.namespace or kube.namespace
+        switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
+        self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker
+        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events)
+        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._events.shown_name))
+        self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
+        self._request_log = RequestLog(settings.request_log) if settings.request_log else None
+        self.gateway = create_gateway(
+            self.registry,
+            self._events,
+            self._metrics,
+            Keys(settings.keys),
+            self._connections,
+            max_body=MAX_BODY,
+            cors=frozenset(),
+            concurrency=places,
+            request_log=self._request_log,
+        )
+
+    def begin(self) -> None:
+        """Start to watch the Workspaces."""
+        self._watcher.start()
+        if not self._watcher.wait_synced(SYNC):
+            raise RuntimeError(
+                "cannot list Workspaces; check that the CRDs and the router's Role are installed (hotseat doctor)"
+            )
+        self.registry.begin()
+
+    def reload(self) -> None:
+        """Do nothing: documents come from the API server."""
+
+    def close(self) -> None:
+        """Let requests in flight finish, and leave."""
+        self.registry.close(GRACEFUL)
+        self._watcher.stop()
+        self._events.close()
+        self._connections.close()
+        if self._request_log is not None:
+            self._request_log.close()
+
+    def _workspace_changed(self, change: Change, workspace: Json) -> None:
+        if change is Change.GONE:
+            self.registry.delete(workspace["metadata"]["name"])
+        else:
+            self.registry.apply(workspace)
+
+
+def main() -> None:
+    """Serve."""
+    settings = read_settings()
+    serve(settings, RouterApp, up="router %s serves", places=settings.threads, graceful=GRACEFUL + 5)
+
+
+if __name__ == "__main__":
+    main()

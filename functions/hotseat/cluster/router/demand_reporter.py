@@ -1,0 +1,154 @@
+"""The router reports its demand to the switcher, through the Broker or directly."""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import urllib3
+
+from hotseat.api.types import Json
+from hotseat.api.units import format_time
+from hotseat.coalesce import CoalescingWorker
+from hotseat.control.codec import demand_to_json, sign
+from hotseat.core.errors import Unavailable
+from hotseat.core.events import event_type
+from hotseat.core.messages import Demand
+
+log = logging.getLogger(__name__)
+
+
+SIGNATURE = "signature"  # extension attribute of our events
+_TIMEOUT = 2.0  # seconds for one delivery
+
+
+class SwitcherClient:
+    """Sends snapshots and commands. An empty `broker` or `switcher` is not used."""
+
+    def __init__(self, broker: str, switcher: str, key: bytes) -> None:
+        self.broker = broker
+        self.switcher = switcher.rstrip("/")
+        self._key = key
+        self._http = urllib3.PoolManager(retries=False, maxsize=8)
+
+    def event_headers(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
+        """Return the HTTP headers of a signed event."""
+        return {
+            "Content-Type": "application/json",
+            "ce-specversion": "1.0",
+            "ce-id": uuid.uuid4().hex,
+            "ce-source": f"/workspaces/{workspace}",
+            "ce-type": event_type(kind),
+            "ce-time": format_time(time.time()),
+            f"ce-{SIGNATURE}": sign(self._key, data),
+        }
+
+    def through_broker(self, workspace: str, kind: str, data: Json) -> bool:
+        """Publish an event. Return whether the Broker accepted it."""
+        return self._post(self.broker, workspace, kind, data)
+
+    def directly(self, workspace: str, kind: str, data: Json) -> bool:
+        """Send an event to the switcher. Return whether it accepted it."""
+        return self._post(f"{self.switcher}/demand", workspace, kind, data)
+
+    def send_command(self, command: Json, timeout: float | None) -> tuple[int, Json]:
+        """Send a command to the switcher and return status and body of its answer.
+
+        Raise Unavailable if it cannot be reached.
+        """
+        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, command)}
+        limit = urllib3.Timeout(connect=_TIMEOUT, read=None if timeout is None else timeout + _TIMEOUT)
+        try:
+            response = self._http.request(
+                "POST", f"{self.switcher}/orders", body=json.dumps(command), headers=headers, timeout=limit
+            )
+            answer: Any = json.loads(response.data or b"{}")
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            message = f"the switcher cannot be reached: {error}"
+            raise Unavailable(message, code="switcher_unreachable", retry_after=5.0) from error
+        return response.status, answer
+
+    def _post(self, url: str, workspace: str, kind: str, data: Json) -> bool:
+        headers = self.event_headers(workspace, kind, data)
+        try:
+            response = self._http.request("POST", url, body=json.dumps(data), headers=headers, timeout=_TIMEOUT)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            log.debug("%s: %s", url, error)
+            return False
+        return response.status < 300  # noqa: PLR2004
+
+
+HEARTBEAT = 1.0  # seconds between reports without a change
+SOON = 0.05  # seconds between a change that is not urgent and its report
+ECHO = 0.5  # seconds until the echo of a report is overdue
+KIND = "demand.reported"
+
+
+class DemandReporter(CoalescingWorker):
+    """Reports the demand of one gate. `pod` is the name of this process's pod.
+
+    `enrolled`: the switcher knows this router. `broker_ok`: snapshots arrive through the Broker, as far as is known.
+    """
+
+    def __init__(self, workspace: str, pod: str, switcher_client: SwitcherClient, demand: Callable[[], Demand]) -> None:
+        super().__init__(f"demand of {workspace}", self.report)
+        self._workspace = workspace
+        self._pod = pod
+        self._switcher_client = switcher_client
+        self._demand = demand
+        self._snapshot = Json()  # the newest
+        self._awaited: tuple[int, float] | None = None  # the oldest snapshot without an echo, and when it was sent
+        self.enrolled = False
+        self.broker_ok = bool(switcher_client.broker)
+        self.direct = 0  # snapshots that were sent directly
+        self._through_broker = CoalescingWorker(f"demand of {workspace}, broker", self._send_through_broker)
+        self._directly = CoalescingWorker(f"demand of {workspace}, direct", self._send_directly)
+
+    def demand_changed(self, urgent: bool) -> None:
+        """Report demand now, or within SOON seconds."""
+        self.mark(0.0 if urgent else SOON)
+
+    def echoed(self, enrolled: bool, broker_seq: int) -> None:
+        """Update from the status: whether this router is enrolled, and the last snapshot that the Broker delivered."""
+        changed = enrolled != self.enrolled
+        self.enrolled = enrolled
+        if self._awaited is not None and broker_seq >= self._awaited[0]:
+            self._awaited = None
+            self.broker_ok = True
+        if changed:
+            self.mark()
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Report no more."""
+        for worker in (self._through_broker, self._directly):
+            worker.close()
+        super().close(timeout)
+
+    def report(self) -> float:
+        """Send a snapshot. Return the seconds until the next one: fewer while an echo is awaited."""
+        interval = ECHO / 2 if self._awaited is not None or not self.enrolled else HEARTBEAT
+        demand = self._demand()
+        self._snapshot = demand_to_json(self._workspace, demand) | {"pod": self._pod}
+        now = time.monotonic()
+        if not demand.waiting:
+            self._awaited = None
+        elif self._awaited is None:
+            self._awaited = (demand.seq, now)
+        elif now - self._awaited[1] > ECHO:
+            self.broker_ok = False
+        if self._switcher_client.broker:
+            self._through_broker.mark()
+        if not self.broker_ok or not self.enrolled:
+            self.direct += 1
+            self._directly.mark()
+        return interval
+
+    def _send_through_broker(self) -> None:
+        if not self._switcher_client.through_broker(self._workspace, KIND, self._snapshot) and self.broker_ok:
+            self.broker_ok = False
+            self.mark()
+
+    def _send_directly(self) -> None:
+        self._switcher_client.directly(self._workspace, KIND, self._snapshot)

@@ -1,0 +1,244 @@
+"""The Workspaces of a router. It knows them from their documents and statuses."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from hotseat.api.model import Model
+from hotseat.api.types import Json
+from hotseat.api.workspace import Workspace
+from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
+from hotseat.control.codec import from_rfc3339, residency_from_status, switch_from_json, to_rfc3339
+from hotseat.control.event_log import EventLog
+from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
+from hotseat.control.request_gate import RequestGate
+from hotseat.control.scheduling_spec import capacity_of, limits_changed
+from hotseat.core.errors import Unavailable
+from hotseat.core.events import Emit
+from hotseat.core.policy.api import Capacity
+from hotseat.core.scheduler.history import Switch
+from hotseat.core.scheduler.messages import ModelStatus
+
+log = logging.getLogger(__name__)
+
+
+class RemoteWorkspace(WorkspaceHandle):
+    """One Workspace of a router. Nothing is dispatched before the switcher has enrolled the router."""
+
+    def __init__(self, workspace: Workspace, registry: "RemoteWorkspaces") -> None:
+        self.workspace = workspace
+        self._registry = registry
+        self.retired = False
+        self.models: tuple[Model, ...] = ()
+        self._statuses: Mapping[str, ModelStatus] = {}
+        self._switches: tuple[Switch, ...] | None = None
+        self._limits = limits_changed(0.0, (), workspace)  # those of the gate
+        self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed)
+        self.reporter = DemandReporter(workspace.name, registry.pod, registry.switcher_client, self.gate.demand)
+        self.reporter.mark()
+
+    @property
+    def name(self) -> str:
+        """The name of the Workspace."""
+        return self.workspace.name
+
+    @property
+    def capacity(self) -> Capacity:
+        """The capacity in its document."""
+        return capacity_of(self.workspace)
+
+    @property
+    def effective_max_wait(self) -> float | None:
+        """The bound on waiting in force, in seconds. None while no request is queued."""
+        return self.gate.residency.effective_max_wait
+
+    def apply_status(self, workspace: Workspace, status: Json) -> None:
+        """Apply the Workspace's document and status."""
+        self.workspace = workspace
+        rows = [row for row in status.get("models") or () if "spec" in row]
+        self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
+        self._registry.events.add_shown_names({model.name: model.shown_name for model in self.models})
+        self._statuses = {row["name"]: _status(row) for row in rows}
+        self._emit_switches(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
+        routers = status.get("routers") or ()
+        limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
+        if limits != self._limits:
+            self._limits = limits
+            self.gate.extend_limits(replace(limits, now=time.monotonic()))
+            self._registry.update_routes()
+            self.gate.apply_limits(replace(limits, now=time.monotonic()))
+        else:
+            self._registry.update_routes()
+        mine = next((r for r in routers if r["id"] == self._registry.router), None)
+        if mine is not None:
+            old, new = self.gate.residency, residency_from_status(status)
+            self.gate.apply_residency(new)
+            for address in {r.address for r in old.residents} - {r.address for r in new.residents}:
+                if address is not None:
+                    self._registry.forget(address)
+        self.reporter.echoed(mine is not None, mine.get("brokerSeq", 0) if mine else 0)
+
+    def status(self, model: str) -> ModelStatus:
+        """Return the state of a model. `unloaded` if it is not known yet."""
+        return self._statuses.get(model, ModelStatus(model, "unloaded"))
+
+    def switches(self) -> Sequence[Switch]:
+        """Return the switches in the status, oldest first."""
+        return self._switches or ()
+
+    def load(self, model: str, timeout: float | None) -> ModelStatus:
+        """Load a model and wait until it is ready.
+
+        Raise Unavailable with the reason. timeout 0: do not wait.
+        """
+        return self._send_command("load", model, timeout)
+
+    def unload(self, model: str, timeout: float | None) -> ModelStatus:
+        """Unload a model and wait until it is verified to be gone.
+
+        Raise Unavailable otherwise. timeout 0: do not wait.
+        """
+        return self._send_command("unload", model, timeout)
+
+    def pin(self, model: str, timeout: float | None) -> ModelStatus:
+        """Pin a model and wait as `load` does. Raise Unavailable if other pins prevent it."""
+        return self._send_command("pin", model, timeout)
+
+    def unpin(self, model: str) -> ModelStatus:
+        """Unpin a model."""
+        return self._send_command("unpin", model, 0)
+
+    def leave(self) -> None:
+        """Stop reporting, and have the switcher remove this router. No request may be in flight."""
+        self.reporter.close()
+        try:
+            self._registry.switcher_client.send_command(self._command("goodbye", ""), 1.0)
+        except Unavailable as error:
+            log.warning("could not tell the switcher of %s that this router leaves: %s", self.name, error)
+
+    def _emit_switches(self, switches: tuple[Switch, ...]) -> None:
+        """Emit events for what has changed since the last status. None for the first."""
+        known = {switch.id: switch.outcome for switch in (switches if self._switches is None else self._switches)}
+        for switch in switches:
+            if switch.id not in known:
+                self._emit("switch.started", switch, waiting=switch.waiting)
+            if switch.outcome not in ("running", known.get(switch.id)):
+                why = {"message": switch.message} if switch.message else {}
+                self._emit(f"switch.{switch.outcome}", switch, phases=switch.phases(), **why)
+        self._switches = switches
+
+    def _emit(self, kind: str, switch: Switch, **more: Any) -> None:
+        self._registry.events.emit(
+            self.name, self.gate.residency.epoch, Emit(kind, switch.to, {**switch.describe(), **more})
+        )
+
+    def _demand_changed(self, urgent: bool) -> None:
+        self.reporter.demand_changed(urgent)
+
+    def _send_command(self, kind: str, model: str, timeout: float | None) -> ModelStatus:
+        status, answer = self._registry.switcher_client.send_command(
+            self._command(kind, model) | {"wait": timeout}, timeout
+        )
+        if status >= 300:  # noqa: PLR2004
+            error = answer.get("error", {})
+            raise Unavailable(error.get("message", f"HTTP {status}"), code=error.get("code"), retry_after=5.0)
+        pinned = bool(answer.get("pinned", False))
+        return ModelStatus(model, answer["state"], message=answer.get("message", ""), pinned=pinned)
+
+    def _command(self, kind: str, model: str) -> Json:
+        return {
+            "order": kind,
+            "workspace": self.name,
+            "model": model,
+            "router": self._registry.router,
+            "id": uuid.uuid4().hex,
+            "at": to_rfc3339(time.monotonic()),
+            "wait": 0,
+        }
+
+
+class RemoteWorkspaces(ModelRegistry):
+    """All Workspaces of a namespace. Its methods are called on the watch's thread."""
+
+    _handles: Mapping[str, RemoteWorkspace]
+
+    def __init__(
+        self, pod: str, switcher_client: SwitcherClient, forget: Callable[[str], None], events: EventLog
+    ) -> None:
+        super().__init__()
+        self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
+        self.pod, self.switcher_client, self.forget, self.events = pod, switcher_client, forget, events
+
+    def apply(self, document: Json) -> None:
+        """Apply a new or changed Workspace document."""
+        name = document["metadata"]["name"]
+        try:
+            workspace = Workspace.model_validate({"metadata": {"name": name}, "spec": document.get("spec") or {}})
+        except ValidationError as error:
+            log.warning("cannot read Workspace %s: %s", name, error)
+            return
+        handle = self._handles.get(name)
+        if handle is None:
+            handle = RemoteWorkspace(workspace, self)
+            self._handles = {**self._handles, name: handle}
+        handle.retired = False
+        handle.apply_status(workspace, document.get("status") or {})
+
+    def delete(self, name: str) -> None:
+        """Remove a Workspace whose document was deleted."""
+        if name in self._handles:
+            self._handles[name].retired = True
+            self._handles[name].apply_status(self._handles[name].workspace, {})
+
+    def begin(self) -> None:
+        """Accept requests."""
+        self._begun = True
+
+    def close(self, timeout: float) -> None:
+        """Refuse queued requests, wait up to TIMEOUT seconds for those in flight, and leave."""
+        self._closing = True
+        end = time.monotonic() + timeout
+        for handle in self._handles.values():
+            handle.gate.close()
+        for handle in self._handles.values():
+            if handle.gate.wait_empty(max(0.0, end - time.monotonic())):
+                handle.leave()
+
+    def update_routes(self) -> None:
+        """Route all names to where their Models are now."""
+        routes: dict[str, ModelRoute] = {}
+        for handle in self._handles.values():
+            for model in () if handle.retired else handle.models:
+                for name in model.names:
+                    routes.setdefault(name, ModelRoute(model, handle))
+        self._routes = routes
+
+
+def _model(row: Mapping[str, Any], workspace: str) -> Model | None:
+    try:
+        spec = {**row["spec"], "workspace": workspace}
+        if spec.get("engine") == "custom":
+            spec["command"] = ["-"]  # the field is required, but not part of the status
+        return Model.model_validate({"metadata": {"name": row["name"]}, "spec": spec})
+    except ValidationError as error:
+        log.warning("cannot read Model %s: %s", row["name"], error)
+        return None
+
+
+def _status(row: Mapping[str, Any]) -> ModelStatus:
+    return ModelStatus(
+        row["name"],
+        row.get("state", "unloaded"),
+        from_rfc3339(row["since"]) if row.get("since") else None,
+        row.get("message", ""),
+        row.get("done"),
+        row.get("total"),
+        from_rfc3339(row["retryAt"]) if row.get("retryAt") else None,
+        row.get("pinned", False),
+        row.get("exitCode"),
+    )

@@ -1,0 +1,395 @@
+"""The switcher: decides which Models are resident, makes the cluster follow, and continues from what it observes."""
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+
+from hotseat.api.types import Json
+from hotseat.api.workspace import Workspace
+from hotseat.cluster.functions import FunctionSettings, read_settings, serve
+from hotseat.cluster.switcher import status_objects as statuses
+from hotseat.cluster.switcher.fetch_jobs import JobFetcher
+from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
+from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
+from hotseat.cluster.switcher.status_writer import ModelStatusWriter, ObjectKey
+from hotseat.cluster.switcher.workspace import ClusterWorkspace
+from hotseat.coalesce import CoalescingWorker
+from hotseat.control.event_log import Event, EventLog, HttpSink
+from hotseat.core.errors import Unavailable
+from hotseat.core.messages import (
+    CacheObserved,
+    CacheState,
+    Demand,
+    InstanceAdopted,
+    InstanceReleased,
+    Observation,
+    workspace_of,
+)
+from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
+from hotseat.kube import pods
+from hotseat.kube.client import Change, Kube, KubeError, Watcher
+from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
+from hotseat.kube.leader import Leader
+from hotseat.kube.objects import drifted
+from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.telemetry.metrics import Metrics, Reading
+
+log = logging.getLogger(__name__)
+
+
+Key = tuple[str, type[Observation]]
+
+
+class PendingObservations:
+    """Sends observations to schedulers, and keeps them until the Workspace's controller is attached.
+
+    A pod that runs must count once its Workspace is created. Of each instance and of each Model's cache, the newest observation
+    of a type is kept. Nothing is kept of an instance that is proven gone.
+    """
+
+    def __init__(self, controllers: dict[str, ClusterWorkspace]) -> None:
+        self._controllers = controllers
+        self._lock = threading.Lock()
+        self._pending: dict[str, dict[Key, Observation]] = {}  # by Workspace
+
+    def send(self, workspace: str, observation: Observation) -> None:
+        """Send an observation, now or when the Workspace's controller is attached. From any thread."""
+        with self._lock:
+            controller = self._controllers.get(workspace)
+            if controller is None:
+                log.warning("Workspace %r does not exist: %s", workspace, observation)
+                _add(self._pending.setdefault(workspace, {}), observation)
+            else:
+                controller.scheduler.send(observation)
+
+    def attach(self, controller: ClusterWorkspace) -> None:
+        """Attach a controller. It must be configured, or else instances count as those of deleted Models."""
+        with self._lock:
+            self._controllers[controller.name] = controller
+            for observation in _sorted(self._pending.pop(controller.name, {}).values()):
+                controller.scheduler.send(observation)
+
+
+def _add(pending: dict[Key, Observation], observation: Observation) -> None:
+    if isinstance(observation, CacheObserved):
+        pending[observation.model, CacheObserved] = observation
+        return
+    instance = observation.instance
+    if isinstance(observation, InstanceReleased):
+        for key in [key for key in pending if key[0] == instance and key[1] is not CacheObserved]:
+            del pending[key]
+    elif isinstance(observation, InstanceAdopted) or (instance, InstanceAdopted) in pending:
+        pending[instance, type(observation)] = observation
+
+
+def _sorted(pending: Iterable[Observation]) -> list[Observation]:
+    """Sort instances first. A Model whose weights are known to be cached may start at once, and needs to know which GPUs are free."""
+    return sorted(pending, key=lambda observation: isinstance(observation, CacheObserved))
+
+
+GATHER = 0.05  # seconds in which changes of documents gather
+RESYNC = 30.0  # seconds after which everything is reconciled without a change
+RETRY = 2.0  # seconds after an object could not be applied
+LEASE = "hotseat-switcher"
+ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
+
+
+class SwitcherApp:
+    """The parts of one switcher."""
+
+    def __init__(self, settings: FunctionSettings) -> None:
+        self._kube = Kube.connect()
+        namespace = settings.namespace or self._kube.namespace
+        self.namespace = namespace
+        self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
+        self._identity = settings.pod
+        self._events = EventLog(f"/namespaces/{namespace}")
+        self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
+        self._events.subscribe(self._metrics.event)
+        self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
+        if self._sink is not None:
+            self._events.subscribe(self._sink)
+        self._worker = CoalescingWorker("documents", self._reconcile, expected=KubeError, paused=True)
+        self._versions: dict[str, tuple[object, ...]] = {}
+        self._closed = False
+        self._controllers: dict[str, ClusterWorkspace] = {}
+        self._pending = PendingObservations(self._controllers)
+        self._documents = ModelObjects({}, {})
+        self._uids: Mapping[ObjectKey, str] = {}
+        self._workspace_by_model: dict[str, str] = {}
+        self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
+        self._runtime = KnativeRuntime(
+            self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
+        )
+        self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
+        self._events.subscribe(self._record_event)
+
+        def watch(resource: Resource, selector: str = "") -> Watcher:
+            return Watcher(self._kube, resource, namespace, self._object_changed, selector=selector)
+
+        self._workspaces, self._models = watch(WORKSPACES), watch(MODELS)
+        self._services, self._claims = watch(SERVICES), watch(CLAIMS, MODEL)
+        self._routers = Watcher(self._kube, PODS, namespace, self._router_changed, selector=ROUTERS)
+        self._watchers = (self._workspaces, self._models, self._services, self._claims, self._routers)
+        self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
+        self._leading = False
+        commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
+        self.gateway = create_http_api(
+            settings.key, self._report_demand, commands.execute, lambda: not self._closed, self._metrics
+        )
+
+    def begin(self) -> None:
+        """Start the election. The switcher works once it leads."""
+        self._leader.start()
+
+    def reload(self) -> None:
+        """Apply the documents again, soon."""
+        self._worker.mark(GATHER)
+
+    def close(self) -> None:
+        """End. Instances stay, and the next switcher adopts them."""
+        self._closed = True
+        self._worker.close()
+        for controller in self._controllers.values():
+            controller.stop()
+        self._status_writer.close()
+        self._runtime.close()
+        self._leader.close()
+        if self._sink is not None:
+            self._sink.close()
+
+    # Leading --------------------------------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        self.reload()
+        self._worker.start()
+
+    def _reconcile(self) -> float:
+        """Bring everything in line with the documents. Return the seconds until the next time."""
+        if not self._leading:
+            try:
+                self._start()
+            except Exception:
+                log.exception("the switcher cannot start")
+                os._exit(1)
+            return GATHER
+        self._apply()
+        return RESYNC
+
+    def _start(self) -> None:
+        for each in self._watchers:
+            each.start()
+        for each in self._watchers:
+            while not each.wait_synced(5.0) and not self._closed:
+                log.warning("waiting for the API server")
+        self._status_writer.start()
+        self._read_documents()
+        self._apply_workspaces()
+        self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
+        for controller in self._controllers.values():  # only now: a status without the adopted instances would be wrong
+            controller.start()
+        threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
+        self._remove_lost_routers()
+        self._leading = True
+        log.info("this switcher leads %s", self.namespace)
+
+    def _watch_successor(self) -> None:
+        self._runtime.superseded.wait()
+        _exit()
+
+    def _apply(self) -> None:
+        """Apply the documents. Objects come first, so that a restart finds the new Revision."""
+        self._read_documents()
+        for each in self._documents.models.values():
+            for item in each.objects:
+                self._apply_object(item)
+        self._runtime.update([r.model for r in self._documents.models.values()])
+        self._apply_workspaces()
+        self._settle()
+        self._status_writer.mark()
+
+    def _read_documents(self) -> None:
+        models = self._models.objects
+        paths = {name: path for name, r in self._documents.models.items() if (path := self._fetcher.path(r.model))}
+        self._documents = read(self._workspaces.objects, models, self._services.objects, self._settings, paths)
+        found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
+        found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
+        for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
+            self._status_writer.forget(name)
+        self._uids = found
+        self._workspace_by_model = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
+
+    def _apply_workspaces(self) -> None:
+        """Configure each Workspace. Create controllers of new ones."""
+        models = self._documents.models
+        for name, (workspace, document) in self._documents.workspaces.items():
+            controller = self._controllers.get(name) or self._controller(workspace, document)
+            mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
+            fingerprints = {r.model.name: r.fingerprint for r in mine}
+            controller.apply_config(
+                workspace, document["metadata"]["generation"], [r.model for r in mine], fingerprints
+            )
+            if name not in self._controllers:
+                self._pending.attach(controller)
+                if self._leading:
+                    controller.start()
+        for name in self._controllers.keys() - self._documents.workspaces.keys():
+            controller = self._controllers[name]
+            controller.apply_config(controller.workspace, controller.generation, (), {})
+
+    def _controller(self, workspace: Workspace, document: Json) -> ClusterWorkspace:
+        status = document.get("status") or {}
+        return ClusterWorkspace(
+            workspace,
+            status,
+            runtime=self._runtime,
+            events=self._events,
+            kube=self._kube,
+            namespace=self.namespace,
+            on_step=self._status_writer.mark,
+        )
+
+    def _apply_object(self, item: Json) -> None:
+        resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
+        name = item["metadata"]["name"]
+        found = watcher.named(name)
+        if found is not None and ("deletionTimestamp" in found["metadata"] or not drifted(item, found)):
+            return
+        if found is not None and resource is CLAIMS:
+            return  # most fields of a claim are immutable
+        try:
+            self._kube.apply(resource.path(self.namespace, name), item)
+            log.info("%s %s applied", item["kind"], name)
+        except KubeError as error:
+            log.warning("%s %s: %s", item["kind"], name, error)
+            self._worker.mark(RETRY)
+
+    def _settle(self) -> None:
+        uids = [
+            uid.strip()
+            for _, document in self._documents.workspaces.values()
+            for uid in (document["metadata"].get("annotations") or {}).get(SETTLED, "").split(",")
+            if uid.strip()
+        ]
+        if uids:
+            self._runtime.mark_gone(uids)
+
+    # Changes -------------------------------------------------------------------------------------------------------------
+
+    def _object_changed(self, _change: Change, item: Json) -> None:
+        """Reconcile, unless only a status has changed: the switcher itself writes those."""
+        meta = item["metadata"]
+        version = (meta["uid"], meta.get("generation"), str(meta.get("annotations")), meta.get("deletionTimestamp"))
+        key = f"{item.get('kind')}/{meta['name']}"
+        if _change is Change.GONE or self._versions.get(key) != version:
+            self._versions[key] = version
+            self.reload()
+
+    def _observe(self, observation: Observation) -> None:
+        if isinstance(observation, CacheObserved):
+            name = self._workspace_by_model.get(observation.model, "")
+            self._status_writer.mark()
+        else:
+            name = workspace_of(observation.instance)
+        self._pending.send(name, observation)
+
+    def _report_demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
+        if not self._leading:
+            raise Unavailable("this switcher is not the leader", code="not_leading", retry_after=1.0)
+        if controller := self._controllers.get(workspace):
+            controller.report_demand(demand, pod, through_broker=through_broker)
+
+    def _router_changed(self, change: Change, pod: Json) -> None:
+        if change is Change.GONE or pods.terminal(pod):
+            for controller in list(self._controllers.values()):
+                for router in controller.routers:
+                    if router.pod == pod["metadata"]["name"]:
+                        controller.remove_router(router.id)
+
+    def _remove_lost_routers(self) -> None:
+        """Remove routers of an earlier run whose pods have ended."""
+        there = {pod["metadata"]["name"] for pod in self._routers.objects if not pods.terminal(pod)}
+        for controller in self._controllers.values():
+            for router in controller.routers:
+                if router.pod and router.pod not in there:
+                    controller.remove_router(router.id)
+
+    # Statuses -------------------------------------------------------------------------------------------------------------
+
+    def _statuses(self) -> tuple[dict[str, Json], dict[str, str]]:
+        """Return the statuses of Models and the states of ksvcs."""
+        shown: dict[str, Json] = {}
+        states: dict[str, str] = {}
+        caches = self._fetcher.states()
+        for name, each in self._documents.models.items():
+            controller = self._controllers.get(each.model.spec.workspace)
+            rows = {row.name: row for row in controller.scheduler.status()} if controller else {}
+            status = rows.get(name, ModelStatus(name, "unloaded"))
+            if each.model.spec.url is None:
+                states[name] = status.state
+            if each.uid is not None:
+                shown[name] = self._status_of(each, controller, status, caches.get(name))
+        return shown, states
+
+    def _status_of(
+        self,
+        each: ModelObject,
+        controller: ClusterWorkspace | None,
+        status: ModelStatus,
+        observed: CacheObserved | None,
+    ) -> Json:
+        name = each.model.name
+        problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
+        residents = controller.scheduler.residency.residents if controller else ()
+        cache = (observed.state, observed.message, observed.done, observed.total) if observed else None
+        if cache is None and not self._fetcher.needs_fetch(each.model):
+            cache = (CacheState.CACHED, "", None, None)
+        made = statuses.model_status(
+            status,
+            model=each.model,
+            generation=each.generation,
+            resident=next((r for r in residents if r.model == name), None),
+            cache=cache,
+            switches=controller.switches() if controller else (),
+            problem=problem,
+        )
+        made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
+        return made
+
+    def _earlier_conditions(self, each: ModelObject) -> list[Json]:
+        document = self._models.named(each.model.name)
+        status = (document or {}).get("status") or each.status
+        found: list[Json] = status.get("conditions") or []
+        return found
+
+    def _record_event(self, event: Event) -> None:
+        self._status_writer.record(event, self._uids)
+
+    def _uid(self, model: str) -> str | None:
+        return self._uids.get((MODELS.kind, model))
+
+    def _gauges(self) -> Iterator[Reading]:
+        for controller in list(self._controllers.values()):
+            yield from of_instances(
+                controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
+            )
+            yield from of_pins(controller.workspace, controller.scheduler.status())
+        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+
+
+def _exit() -> None:
+    log.error("lost leadership; this process exits")
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve."""
+    settings = read_settings()
+    serve(settings, lambda its, _: SwitcherApp(its), up="switcher %s is waiting for leadership", places=64, graceful=10)
+
+
+if __name__ == "__main__":
+    main()

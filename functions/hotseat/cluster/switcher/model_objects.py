@@ -1,0 +1,129 @@
+"""Reads the documents of a namespace: Workspaces, Models and adopted ksvcs."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from hotseat.api.model import PINNED, Model
+from hotseat.api.types import Json
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
+from hotseat.kube.adoption import adopt, is_adopted
+from hotseat.kube.constants import FINGERPRINT, ClusterSettings
+from hotseat.kube.containers import CannotMake
+from hotseat.kube.objects import MergeError, claim_of, service_of
+from hotseat.manifests import windows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelObject:
+    """A Model as it was read. That of an adopted ksvc has no uid."""
+
+    model: Model
+    generation: int
+    uid: str | None
+    problem: str = ""
+    objects: tuple[Json, ...] = ()  # the claim and the ksvc that it needs
+    fingerprint: str = ""  # changes when the engine has to be restarted
+    status: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelObjects:
+    """All documents that could be read, by name."""
+
+    workspaces: Mapping[str, tuple[Workspace, Json]]
+    models: Mapping[str, ModelObject]
+
+
+def read(
+    workspaces: Iterable[Json],
+    models: Iterable[Json],
+    services: Iterable[Json],
+    settings: ClusterSettings,
+    paths: Mapping[str, str],
+) -> ModelObjects:
+    """Read all objects. PATHS are the paths of weights by Model. A Model takes precedence over an adopted ksvc of the same name."""
+    found_workspaces: dict[str, tuple[Workspace, Json]] = {}
+    for each in workspaces:
+        try:
+            found_workspaces[each["metadata"]["name"]] = (_workspace(each), each)
+        except ValidationError as error:
+            log.warning("Workspace %s: %s", each["metadata"]["name"], error)
+    default_workspace = next(iter(found_workspaces)) if len(found_workspaces) == 1 else DEFAULT_WORKSPACE
+    found: dict[str, ModelObject] = {}
+    for each in models:
+        if "deletionTimestamp" not in each["metadata"] and (made := _model(each, settings, paths, default_workspace)):
+            found[made.model.name] = made
+    for each in services:
+        name = each["metadata"]["name"]
+        if is_adopted(each) and name not in found and "deletionTimestamp" not in each["metadata"]:
+            try:
+                found[name] = _adopted(each, settings)
+            except ValidationError as error:  # a wrong label or pod template; its pods are counted all the same
+                log.warning("ksvc %s: %s", name, error)
+    return ModelObjects(found_workspaces, found)
+
+
+def _adopted(service: Json, settings: ClusterSettings) -> ModelObject:
+    adopted = adopt(service, settings.gpu_resource)
+    annotations = service["spec"]["template"].get("metadata", {}).get("annotations") or {}
+    generation = service["metadata"].get("generation", 1)
+    fingerprint = annotations.get(FINGERPRINT, f"generation-{generation}")
+    return ModelObject(adopted.model, generation, None, "; ".join(adopted.problems), (), fingerprint)
+
+
+def _workspace(document: Json) -> Workspace:
+    meta = document["metadata"]
+    return Workspace.model_validate({"metadata": {"name": meta["name"]}, "spec": document.get("spec") or {}})
+
+
+def _model(
+    document: Json, settings: ClusterSettings, paths: Mapping[str, str], default_workspace: str
+) -> ModelObject | None:
+    meta = document["metadata"]
+    status = document.get("status") or {}
+    try:
+        known = {"name": meta["name"], "annotations": _pin(document)}
+        model = Model.model_validate({"metadata": known, "spec": {"workspace": default_workspace, **document["spec"]}})
+    except ValidationError as error:
+        log.warning("Model %s: %s", meta["name"], error)
+        return None
+    objects: tuple[Json, ...] = ()
+    problem, fingerprint = "", ""
+    try:
+        claim = claim_of(model, settings, meta["uid"])
+        service = service_of(model, settings, meta["uid"], paths.get(model.name))
+        objects = tuple(each for each in (claim, service) if each is not None)
+        fingerprint = service["metadata"]["annotations"][FINGERPRINT] if service else ""
+    except (CannotMake, MergeError) as error:
+        problem = str(error)
+    wrong = [f"lifecycle.schedule[{n}].{field} {why}" for n, field, why in _schedule(model)]
+    return ModelObject(
+        model,
+        meta["generation"],
+        meta["uid"],
+        "; ".join([problem] * bool(problem) + wrong),
+        objects,
+        fingerprint,
+        status,
+    )
+
+
+def _schedule(model: Model) -> Iterator[tuple[int, str, str]]:
+    """Yield what is wrong with a schedule and not checked by the API server: number of the window, field and reason."""
+    for number, window in enumerate(model.spec.lifecycle.schedule):
+        yield from ((number, field, why) for field, why in windows.problems(window))
+
+
+def _pin(document: Json) -> dict[str, str]:
+    """Return the annotation of a pin, if there is one."""
+    value = (document["metadata"].get("annotations") or {}).get(PINNED)
+    if value not in (None, "true", "false"):
+        log.warning(
+            '%s: the annotation %s is %r; allowed: "true" or "false"', document["metadata"]["name"], PINNED, value
+        )
+    return {} if value is None else {PINNED: value}

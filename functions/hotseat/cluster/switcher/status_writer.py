@@ -1,0 +1,152 @@
+"""Writes what people see of Models and Workspaces: statuses, state labels and Kubernetes Events."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hotseat.api.types import Json
+from hotseat.api.units import format_time
+from hotseat.coalesce import CoalescingWorker
+from hotseat.kube.client import NOT_FOUND, Kube, KubeError
+from hotseat.kube.constants import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
+
+RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the first and the longest
+
+
+class StatusWriter(CoalescingWorker):
+    """Merges what `build` returns into the status of the object at `path` after each `mark`. Writes changed fields only."""
+
+    def __init__(self, kube: Kube, path: str, build: Callable[[], Json]) -> None:
+        super().__init__(f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True)
+        self._kube = kube
+        self._path = path
+        self._build = build
+        self._written: Json = {}
+
+    def write(self) -> None:
+        """Write what has changed. Raise KubeError if it cannot be written; a deleted object is ignored."""
+        status = self._build()
+        changed = {key: value for key, value in status.items() if self._written.get(key, ...) != value}
+        if not changed:
+            return
+        try:
+            self._kube.merge(self._path, {"status": changed})
+        except KubeError as error:
+            if error.status != NOT_FOUND:
+                raise
+        else:
+            self._written = status
+
+
+PAUSE = 0.1  # seconds in which changes gather
+EVENT_RETRY = 1.0  # seconds after an error
+
+_EVENTS: Mapping[str, tuple[str, str]] = {
+    "dev.hotseat.switch.started.v1": ("Normal", "SwitchStarted"),
+    "dev.hotseat.switch.completed.v1": ("Normal", "SwitchCompleted"),
+    "dev.hotseat.switch.failed.v1": ("Warning", "SwitchFailed"),
+    "dev.hotseat.switch.cancelled.v1": ("Normal", "SwitchCancelled"),
+    "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
+}
+
+ObjectKey = tuple[str, str]  # kind and name
+View = tuple[Mapping[str, Json], Mapping[str, str]]
+
+
+class ModelStatusWriter(CoalescingWorker):
+    """Writes statuses of Models, state labels of ksvcs and Kubernetes Events. `view` returns statuses and states by name."""
+
+    def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
+        super().__init__(
+            "statuses of Models", self._write, retry=(EVENT_RETRY, EVENT_RETRY), expected=KubeError, paused=True
+        )
+        self._kube = kube
+        self._namespace = namespace
+        self._statuses_and_states = view
+        self._statuses: dict[str, Json] = {}
+        self._states: dict[str, str] = {}
+        self._records: list[tuple[Json, str, str]] = []
+
+    def mark(self, delay: float = PAUSE) -> None:
+        """Write what has changed within DELAY seconds."""
+        super().mark(delay)
+
+    def forget(self, name: str) -> None:
+        """Write the Model's status again, because the Model was created again."""
+        self._statuses.pop(name, None)
+        self._states.pop(name, None)
+        self.mark()
+
+    def record(self, event: Mapping[str, Any], uids: Mapping[ObjectKey, str]) -> None:
+        """Record a CloudEvent as Kubernetes Events of the Model and the Workspace, if it is of such a type. UIDS are those of objects."""
+        kind = _EVENTS.get(event["type"])
+        if kind is None:
+            return
+        workspace = event["source"].rsplit("/", 1)[-1]
+        for resource, name in ((MODELS, event.get("metadataname", "")), (WORKSPACES, workspace)):
+            uid = uids.get((resource.kind, name))
+            if uid:
+                reference = {
+                    "apiVersion": resource.api,
+                    "kind": resource.kind,
+                    "name": name,
+                    "namespace": self._namespace,
+                    "uid": uid,
+                }
+                self._records.append((reference, kind[0], _message(kind[1], event["data"])))
+        self._records = self._records[-200:]
+        self.mark()
+
+    def _write(self) -> None:
+        statuses, states = self._statuses_and_states()
+        for name, state in states.items():
+            if self._states.get(name) != state:
+                self._patch(SERVICES.path(self._namespace, name), {"metadata": {"labels": {STATE: state}}})
+                self._states[name] = state
+        for name, status in statuses.items():
+            if self._statuses.get(name) != status:
+                self._patch(MODELS.path(self._namespace, name, "status"), {"status": status})
+                self._statuses[name] = status
+        while self._records:
+            reference, kind, message = self._records[0]
+            self._kube.create(
+                EVENTS.path(self._namespace), _kubernetes_event(reference, kind, message, self._namespace)
+            )
+            self._records.pop(0)
+
+    def _patch(self, path: str, body: Json) -> None:
+        try:
+            self._kube.merge(path, body)
+        except KubeError as error:
+            if error.status != NOT_FOUND:
+                raise
+
+
+def _message(reason: str, data: Mapping[str, Any]) -> str:
+    if reason == "ModelFailed":
+        return f"{reason}: {data.get('reason')}: {data.get('message')}"
+    left = ", ".join(data.get("from", ())) or "nothing"
+    phases = data.get("phases") or {}
+    took = f" in {phases['total']:.2f} s" if "total" in phases else ""
+    why = f": {data['message']}" if data.get("message") else ""
+    return f"{reason}: {left} → {data.get('to')}{took}{why}"
+
+
+def _kubernetes_event(reference: Json, kind: str, message: str, namespace: str) -> Json:
+    reason, _, text = message.partition(": ")
+    now = format_time(time.time(), "seconds")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{reference['name']}.", "namespace": namespace},
+        "involvedObject": reference,
+        "type": kind,
+        "reason": reason,
+        "message": text[:1000],
+        "source": {"component": "hotseat-switcher"},
+        "reportingComponent": "hotseat.dev/switcher",
+        "reportingInstance": "switcher",
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

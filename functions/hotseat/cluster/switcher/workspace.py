@@ -1,0 +1,224 @@
+"""One Workspace in the switcher: its scheduler, its routers and its status."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from hotseat.api.model import Model
+from hotseat.api.types import Json
+from hotseat.api.workspace import Workspace
+from hotseat.cluster.switcher import status_objects as statuses
+from hotseat.cluster.switcher.status_writer import StatusWriter
+from hotseat.control.codec import residency_from_status, residency_to_status, stats_from_json, stats_to_json
+from hotseat.control.event_log import EventLog
+from hotseat.control.scheduling_spec import capacity_of, scheduling_spec_of
+from hotseat.control.workspace_controller import WorkspaceController, load_policy
+from hotseat.core.messages import Demand, Residency
+from hotseat.core.policy.api import Policy
+from hotseat.core.policy.batch import Batch
+from hotseat.core.ports import Runtime
+from hotseat.core.scheduler.messages import DemandReported, RouterLeft, RoutersEnrolled
+from hotseat.core.scheduler.stats import StatsByModel
+from hotseat.kube.client import Kube
+from hotseat.kube.constants import WORKSPACES
+
+log = logging.getLogger(__name__)
+
+ECHO_DELAY = 0.1  # seconds; a router goes another way after 0.5
+STATUS_DELAY = 0.2
+CATCH_UP = 5.0  # seconds for the scheduler to handle what the runtime found at the start
+REMEMBERED = 1000  # routers that have left
+
+
+def _ignore() -> None:
+    pass
+
+
+@dataclass(slots=True)
+class EnrolledRouter:
+    """A router that may have requests in flight."""
+
+    id: str
+    pod: str
+    seq: int = 0
+    broker_seq: int = 0  # the last snapshot that came through the Broker
+
+
+class ClusterWorkspace(WorkspaceController):
+    """The controller of one Workspace of the cluster, with its routers and status.
+
+    `status` is what an earlier run left. Its epochs are continued, its routers are enrolled, and its statistics are used.
+    `on_step` is called after every step of the scheduler.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        status: Mapping[str, Any],
+        *,
+        runtime: Runtime,
+        events: EventLog,
+        kube: Kube,
+        namespace: str,
+        on_step: Callable[[], None] = _ignore,
+    ) -> None:
+        policy, self._policy_problem = _load_policy(workspace)
+        super().__init__(
+            workspace,
+            policy,
+            runtime,
+            events,
+            time.monotonic,
+            residency=residency_from_status(status),
+            stats=_read_stats(status),
+        )
+        self.generation = 0
+        self._on_step = on_step
+        self._lock = threading.Lock()
+        self._routers = {
+            r["id"]: EnrolledRouter(r["id"], r.get("pod", ""), r.get("seq", 0), r.get("brokerSeq", 0))
+            for r in status.get("routers") or ()
+        }
+        self._left: deque[str] = deque(maxlen=REMEMBERED)  # ids are never used again
+        self._broker_ok: bool | None = None
+        self._last_conditions: list[Json] = list(status.get("conditions") or ())
+        self._earlier_switches = [statuses.interrupted(row) for row in status.get("switches") or ()]
+        self._group_problem = ""
+        self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
+        path = WORKSPACES.path(namespace, workspace.name, "status")
+        self._status_writer = StatusWriter(kube, path, self.build_status)
+
+    @property
+    def routers(self) -> list[EnrolledRouter]:
+        """Return the enrolled routers."""
+        with self._lock:
+            return list(self._routers.values())
+
+    def start(self) -> None:
+        """Start the scheduler, then the status writer. Nothing is written before all adopted instances are known."""
+        self.scheduler.start()
+        if not self.scheduler.wait_caught_up(CATCH_UP):
+            log.warning("%s: the scheduler is slow to start", self.name)
+        self._status_writer.start()
+
+    def stop(self) -> None:
+        """Write the status no more. Instances are left as they are."""
+        super().stop()
+        self._status_writer.close()
+
+    def apply_config(
+        self, workspace: Workspace, generation: int, models: Iterable[Model], fingerprints: Mapping[str, str]
+    ) -> None:
+        """Apply changed documents. FINGERPRINTS are by model, where the document alone does not make the fingerprint."""
+        policy = None
+        if workspace.spec.policy.name != self.workspace.spec.policy.name:
+            policy, self._policy_problem = _load_policy(workspace)
+        models = tuple(models)
+        self.generation = generation
+        self._events.add_shown_names({m.name: m.shown_name for m in models})
+        self._group_problem = statuses.group_problem(workspace, models)
+        specs = {
+            m.name: scheduling_spec_of(m, workspace, fingerprints.get(m.name), fetch_ahead=True, may_park=False)
+            for m in models
+        }
+        self._configure(workspace, models, specs, capacity_of(workspace), policy)
+        self._status_writer.mark()
+
+    def report_demand(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
+        """Apply a router's snapshot. Enroll an unknown router, and drop an older router of the same pod.
+
+        Ignore late or duplicate snapshots of a departed router: they must not replace the router that now runs in the same pod.
+        """
+        with self._lock:
+            if demand.router in self._left:
+                return
+            router = self._routers.get(demand.router)
+            new = router is None
+            if router is None:
+                router = self._routers[demand.router] = EnrolledRouter(demand.router, pod)
+            router.seq = max(router.seq, demand.seq)
+            if through_broker:
+                router.broker_seq = max(router.broker_seq, demand.seq)
+            if demand.waiting:
+                self._broker_ok = router.broker_seq >= demand.seq
+            former = [r.id for r in self._routers.values() if pod and r.pod == pod and r.id != demand.router]
+        self.scheduler.send(DemandReported(time.monotonic(), demand))
+        if new:
+            for id_ in former:
+                self.remove_router(id_)
+        if new or demand.waiting:
+            self._status_writer.mark(0.0 if new else ECHO_DELAY)
+
+    def remove_router(self, router: str) -> None:
+        """Remove a router for good. It may do so before its first snapshot arrives."""
+        with self._lock:
+            if router not in self._left:
+                self._left.append(router)
+            known = self._routers.pop(router, None)
+        if known is not None:
+            log.info("router %s has left %s", router, self.name)
+            self.scheduler.send(RouterLeft(time.monotonic(), router))
+            self._status_writer.mark(ECHO_DELAY)
+
+    def build_status(self) -> Json:
+        """Return the whole status."""
+        rows, queue = self.scheduler.status(), self.scheduler.queue()
+        return {
+            "observedGeneration": self.generation,
+            **residency_to_status(self.scheduler.residency),
+            "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in self.routers],
+            "models": statuses.model_rows(self.models, rows),
+            "switches": statuses.switch_rows(self._earlier_switches, self.scheduler.switches()),
+            "queue": statuses.queue_rows(queue),
+            **statuses.resident_names(self.scheduler.residency),
+            "learned": stats_to_json(self.scheduler.stats()),
+            "waiting": sum(waiting for waiting, _, _ in queue.values()),
+            "conditions": self._conditions(),
+        }
+
+    def _conditions(self) -> list[Json]:
+        new = statuses.workspace_conditions(
+            self.generation,
+            self.scheduler.residency,
+            broker_ok=self._broker_ok,
+            policy_problem=self._policy_problem,
+            group_problem=self._group_problem,
+        )
+        self._last_conditions = statuses.keep_transition_times(new, self._last_conditions)
+        return self._last_conditions
+
+    # SchedulerHost ----------------------------------------------------------------------------------------------------
+
+    def publish(self, residency: Residency) -> None:  # noqa: ARG002 - it is written from `scheduler.residency`
+        """Write the status with the new residency."""
+        self._status_writer.mark()
+
+    def stepped(self) -> None:
+        """Write the status soon."""
+        self._status_writer.mark(STATUS_DELAY)
+        self._on_step()
+
+
+def _read_stats(status: Mapping[str, Any]) -> StatsByModel:
+    try:
+        return stats_from_json(status.get("learned") or ())
+    except ValueError as error:  # another version wrote it
+        log.warning("cannot read the learned statistics: %s", error)
+        return {}
+
+
+def _load_policy(workspace: Workspace) -> tuple[Policy, str]:
+    """Return the policy that WORKSPACE names and "". If it is not installed: batch, and a message."""
+    name = workspace.spec.policy.name
+    try:
+        return load_policy(name), ""
+    except KeyError:
+        there = ", ".join(sorted(entry_points(group="hotseat.policies").names))
+        problem = f"the switcher's image has no policy {name} (available: {there}); using batch"
+        log.warning("Workspace %s: %s", workspace.name, problem)
+        return Batch(), problem

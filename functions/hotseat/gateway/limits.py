@@ -1,0 +1,155 @@
+"""Limits of the process and of the gateway: file descriptors, threads, long requests, bytes of bodies."""
+
+import errno
+import math
+import os
+import resource
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from hotseat.core.errors import HotseatError, QueueFull, Unavailable
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def allow_files(wanted: int) -> int:
+    """Raise the soft limit on file descriptors as far as needed and permitted. Return the new limit."""
+    soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (int(soft), resource.RLIM_INFINITY if hard == math.inf else int(hard))
+        )
+    return int(min(soft, wanted))
+
+
+def tasks_limit() -> float:
+    """Return the limit on processes and threads of the container, unit or user. Infinite if there is none."""
+    user = resource.getrlimit(resource.RLIMIT_NPROC)[0] if os.geteuid() else resource.RLIM_INFINITY
+    limits = [math.inf if user == resource.RLIM_INFINITY else float(user)]
+    for folder in _own_cgroups():
+        for each in (folder, *folder.parents):
+            if not each.is_relative_to(_CGROUPS):
+                break
+            try:
+                limits.append(float((each / "pids.max").read_text()))
+            except (OSError, ValueError):  # no such controller, no such folder, or max
+                continue
+    return min(limits)
+
+
+def _own_cgroups() -> list[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in {"", "pids"}:  # version 2, and version 1
+            found.append(_CGROUPS / controllers / path.strip("/"))
+    return found
+
+
+RETRY_AFTER = 1.0
+_SHORT_OF = {
+    errno.EMFILE: "file descriptors",
+    errno.ENFILE: "file descriptors",
+    errno.ENOMEM: "memory",
+    errno.ENOBUFS: "memory",
+    errno.ENOSPC: "disk space",
+    errno.EDQUOT: "disk space",
+}
+
+
+def shortage(error: BaseException) -> HotseatError | None:
+    """Return the error for the client if `error` comes from a shortage, else None."""
+    if isinstance(error, MemoryError):
+        what = "memory"
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+        what = "threads"
+    elif isinstance(error, OSError) and error.errno in _SHORT_OF:
+        what = _SHORT_OF[error.errno]
+    else:
+        return None
+    return no_more(what)
+
+
+def no_more(what: str) -> HotseatError:
+    """Return the error that names the exhausted resource."""
+    return Unavailable(f"hotseat is out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)
+
+
+def _always() -> bool:
+    return True
+
+
+class ConcurrencyLimit:
+    """A counting limit.
+
+    `with limit:` takes one slot. `spare` says whether threads are left for requests without a slot.
+    """
+
+    def __init__(self, count: int, spare: Callable[[], bool] = _always) -> None:
+        self._count = count
+        self._spare = spare
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def resize(self, count: int) -> None:
+        """Change the limit. Slots that are taken stay taken until `give_back`."""
+        self._count = count
+
+    def take(self) -> None:
+        """Take a slot until `give_back`.
+
+        Raise QueueFull if all are taken, and Unavailable if no thread can be created.
+        """
+        if not self._spare():
+            raise no_more("threads")
+        with self._lock:
+            if self._taken >= self._count:
+                message = f"too many requests are queued or in flight (limit: {self._count}); try again later"
+                raise QueueFull(message, code="too_many_requests", retry_after=5.0)
+            self._taken += 1
+
+    def give_back(self) -> None:
+        """Release a slot."""
+        with self._lock:
+            self._taken -= 1
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+
+class BodyBudget:
+    """Limit on the bytes of request bodies, which are held until the answer has ended.
+
+    At most `most` bytes. A single body can be larger.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept = 0
+
+    def take(self, size: int) -> int:
+        """Count a body of `size` bytes until `give_back`, and return the size.
+
+        Raise QueueFull if there is no room.
+        """
+        with self._lock:
+            if self._kept and self._kept + size > self._most:
+                message = f"the bodies of all requests would exceed the memory limit ({self._kept} bytes held, limit {self._most})"
+                raise QueueFull(message, code="too_many_bytes", retry_after=5.0)
+            self._kept += size
+            return size
+
+    def give_back(self, size: int) -> None:
+        """Release the bytes."""
+        with self._lock:
+            self._kept -= size
