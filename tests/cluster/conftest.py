@@ -1,14 +1,11 @@
 """A hotseat for each module, in a namespace that goes with it."""
 
-import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from harness import Guard, Hotseat, deploy, destroy
+from .harness import Guard, Hotseat, deploy, destroy
 
 
 @pytest.fixture(scope="module")

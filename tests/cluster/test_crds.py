@@ -13,8 +13,7 @@ import yaml
 
 from hotseat.kube.client import Kube, KubeError
 from hotseat.kube.constants import CRDS, MODELS, WORKSPACES, Resource
-
-from ..bad_documents import BAD, GOOD, model, workspace  # noqa: TID252
+from tests.bad_documents import BAD, GOOD, model, workspace
 
 pytestmark = pytest.mark.cluster
 

@@ -4,9 +4,10 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from harness import Guard, Hotseat, demand, model, wait_until
 
 from hotseat.control.codec import demand_to_json, sign
+
+from .harness import Guard, Hotseat, demand, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

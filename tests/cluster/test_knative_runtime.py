@@ -1,7 +1,6 @@
 """The runtime of a cluster against real Knative: two models, one after the other, and everything that goes wrong with pods."""
 
 import os
-import sys
 import time
 import urllib.request
 import uuid
@@ -32,10 +31,8 @@ from hotseat.kube.constants import (
     Resource,
 )
 from hotseat.runtimes.knative.runtime import KnativeRuntime
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes import Observations
-from knative_home import NoFetcher
+from tests.fakes import Observations
+from tests.knative_home import NoFetcher
 
 pytestmark = pytest.mark.cluster
 

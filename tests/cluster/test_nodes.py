@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from harness import GPU_RESOURCE, ROOT, Guard, Hotseat, model, wait_until
+
+from .harness import GPU_RESOURCE, ROOT, Guard, Hotseat, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

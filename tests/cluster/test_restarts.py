@@ -1,7 +1,8 @@
 """Switcher and router killed in the midst of things: what is resident stays, what was begun is finished, nothing overlaps."""
 
 import pytest
-from harness import Guard, Hotseat, model, wait_until
+
+from .harness import Guard, Hotseat, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -1,7 +1,8 @@
 """Models take turns on a real cluster, asked through the gateway, and everything that people see of it."""
 
 import pytest
-from harness import GPU_RESOURCE, IMAGE, Guard, Hotseat, lines_of, model, wait_until, workspace
+
+from .harness import GPU_RESOURCE, IMAGE, Guard, Hotseat, lines_of, model, wait_until, workspace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -1,31 +1,24 @@
 """The contract of every Runtime (test_runtime.py), kept by the Knative runtime over a lively API server in memory.
 
 Some of its tests are not for a cluster: weights of a local path, that closing stops what runs (here the next switcher adopts it,
-see tests/unit/test_knative_runtime.py), and what comes after a park, as it parks nothing.
+see tests/unit/runtimes/knative/test_runtime.py), and what comes after a park, as it parks nothing.
 """
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from hotseat.core.messages import InstanceReady
 from hotseat.core.ports import Runtime
 from hotseat.runtimes.knative.runtime import KnativeRuntime
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fake_kube import NS, FakeCluster
-from knative_home import NoFetcher
-from test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
+from tests.contract.test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
     test_a_crash_is_told_without_being_asked,
     test_a_failed_load_says_why_and_is_released,
     test_a_fetch_of_what_is_there_says_so,
-    test_a_instance_gets_ready_and_is_released_by_a_stop,
-    test_a_stop_for_a_instance_that_is_gone_is_answered_again,
-    test_a_stop_for_a_instance_that_never_was_is_answered,
+    test_a_stop_for_an_instance_that_is_gone_is_answered_again,
+    test_a_stop_for_an_instance_that_never_was_is_answered,
     test_a_stop_while_loading_releases_without_a_failure,
+    test_an_instance_gets_ready_and_is_released_by_a_stop,
     test_an_update_tells_of_what_changed_and_leaves_instances_alone,
     test_callers_mistakes_are_errors,
     test_logs_have_positions_and_outlive_the_run,
@@ -34,6 +27,8 @@ from test_runtime import (  # noqa: F401 - pytest collects them here, with the h
     test_who_is_gone_neither_sleeps_nor_wakes,
     told,
 )
+from tests.fake_kube import NS, FakeCluster
+from tests.knative_home import NoFetcher
 
 
 class KnativeHome:

@@ -1,7 +1,6 @@
 """What every Runtime must do: the docstrings of hotseat.core.ports, as tests. A new runtime adds a Home."""
 
 import contextlib
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +24,7 @@ from hotseat.core.messages import (
 )
 from hotseat.core.ports import Runtime
 from hotseat.runtimes.local.runtime import LocalRuntime
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes import FakeRuntime, Observations, small_model
+from tests.fakes import FakeRuntime, Observations, small_model
 
 
 def models(folder: Path) -> list[Model]:
@@ -102,7 +99,7 @@ def test_begin_tells_where_the_weights_of_each_model_are(told: Observations) -> 
     assert "/missing/weights.gguf" in told.await_one(CacheObserved, model="lost").message
 
 
-def test_a_instance_gets_ready_and_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
+def test_an_instance_gets_ready_and_is_released_by_a_stop(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("quick", "quick@7", 7))
     ready = told.await_one(InstanceReady, "quick@7")
     assert ready.epoch == 7
@@ -136,12 +133,12 @@ def test_a_crash_is_told_without_being_asked(home: Home, runtime: Runtime, told:
     assert told.await_one(InstanceFailed, "quick@1").reason == "Exited"
 
 
-def test_a_stop_for_a_instance_that_never_was_is_answered(runtime: Runtime, told: Observations) -> None:
+def test_a_stop_for_an_instance_that_never_was_is_answered(runtime: Runtime, told: Observations) -> None:
     runtime.stop(Stop("quick", "quick@99", 99, grace=5))
     assert told.await_one(InstanceReleased, "quick@99").epoch == 99
 
 
-def test_a_stop_for_a_instance_that_is_gone_is_answered_again(runtime: Runtime, told: Observations) -> None:
+def test_a_stop_for_an_instance_that_is_gone_is_answered_again(runtime: Runtime, told: Observations) -> None:
     runtime.start(Start("broken", "broken@1", 1))
     told.await_one(InstanceReleased, "broken@1")
     runtime.stop(Stop("broken", "broken@1", 1, grace=5))

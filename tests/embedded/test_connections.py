@@ -157,7 +157,7 @@ def test_what_is_no_http_is_refused_at_once(address: tuple[str, int], head: byte
         assert client.rest().startswith(b"HTTP/1.1 400 ")
 
 
-def test_the_longest_silent_connection_makes_handle_for_a_new_one(address: tuple[str, int]) -> None:
+def test_the_longest_silent_connection_makes_room_for_a_new_one(address: tuple[str, int]) -> None:
     clients = [Client(address) for _ in range(60)]
     with Client(address, GET) as client:
         assert client.answer().startswith(b"HTTP/1.1 200 ")

@@ -5,7 +5,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,9 +31,7 @@ from hotseat.runtimes.local.engine_thread import EngineThread
 from hotseat.runtimes.local.orphans import find_processes
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.runtimes.local.supervisor_client import SupervisorProcess
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes import FakeAccelerators, Observations, small_model
+from tests.fakes import FakeAccelerators, Observations, small_model
 
 from .harness import quickest, stopwatch
 

@@ -16,9 +16,7 @@ from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceFail
 from hotseat.runtimes.local import weights as fetching
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.sources.base import complete, entry
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes import Observations
+from tests.fakes import Observations
 
 SOURCE = "https://example.invalid/weights.gguf"
 MODEL = Model.model_validate(

@@ -14,19 +14,17 @@ import pytest
 from hotseat.core.messages import InstanceReady, InstanceReleased, Start, Stop
 from hotseat.runtimes.local.orphans import StateDirInUse
 from hotseat.runtimes.local.runtime import LocalRuntime
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes import Observations, small_model
+from tests.fakes import Observations, small_model
 
 from .harness import lives
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 OWNER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from fakes import Observations, small_model
+from tests.fakes import Observations, small_model
 from hotseat.core.messages import InstanceReady, Start
 from hotseat.runtimes.local.runtime import LocalRuntime
 
@@ -49,7 +47,7 @@ class Owner:
     """A process with a LocalRuntime whose engine is loaded, with a daemon beside it, both deaf to SIGTERM."""
 
     def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), str(TESTS)], stdout=subprocess.PIPE)
+        self.process = subprocess.Popen([sys.executable, "-c", OWNER, str(folder), str(ROOT)], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.engine, self.daemon = (psutil.Process(int(word)) for word in self.process.stdout.readline().split())
         self.supervisor = psutil.Process(self.engine.ppid())

@@ -1,6 +1,5 @@
 """Engines that sleep under the local runtime: what proves it, and what may happen meanwhile."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import pytest
 from hotseat.api.model import Model
 from hotseat.core.messages import InstanceParked, InstanceReady, InstanceReleased, Park, SleepFailed, Start, Stop
 from hotseat.runtimes.local.runtime import LocalRuntime
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes import FakeAccelerators, Observations
+from tests.fakes import FakeAccelerators, Observations
 
 GI = 1 << 30
 

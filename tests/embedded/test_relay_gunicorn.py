@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from ..unit.relay_engine import SSE, Engine, answers, chunk, dechunk, sized  # noqa: TID252
+from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, dechunk, sized
+
 from .harness import eventually, quickest, stopwatch
 
 APP = """

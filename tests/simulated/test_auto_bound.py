@@ -2,7 +2,7 @@
 
 import pytest
 
-from .clients import closed_loop
+from tests.simulated.clients import closed_loop
 
 FOREVER = 1e6  # seconds: a bound that ends no turn
 

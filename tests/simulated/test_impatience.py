@@ -14,8 +14,7 @@ from hotseat.simulation.results import Recording
 from hotseat.simulation.simulator import SimulatedEngine
 from hotseat.simulation.workload import Impatience, Stream, WorkloadPlan, poisson
 from hotseat.simulation.world import World
-
-from .clients import closed_loop
+from tests.simulated.clients import closed_loop
 
 
 def ask_again_and_again(  # noqa: PLR0917

@@ -2,7 +2,7 @@
 
 It decides for each request whether it is dispatched, queued or rejected. Its stimuli and commands
 are in messages.py, its queues in queues.py, its endpoints in endpoints.py. Invariants
-(tests/unit/test_core_machine.py):
+(tests/unit/core/test_worlds.py):
 
 - every request that arrived ends exactly once: by Reject, RequestFinished or ClientDisconnected;
 - a request is dispatched only to an instance that the newest residency shows as ready, or as quiescing if it is of its batch;

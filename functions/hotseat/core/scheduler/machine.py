@@ -3,7 +3,7 @@
 Demand, observations of the runtime and load requests come in; commands to the runtime, a new
 residency and events go out. It is level-triggered: after every stimulus it looks at its whole state
 and moves each instance one step towards what the policy wants. Invariants
-(tests/unit/test_core_machine.py):
+(tests/unit/core/test_worlds.py):
 
 - what instances claim, known to be ready or not yet proven gone, never exceeds the capacity (one that shrinks empties first);
 - a model starts only when no earlier instance of it is left, except replicas, which start beside ready ones and evict nothing;

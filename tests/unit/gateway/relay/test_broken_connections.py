@@ -1,0 +1,381 @@
+"""Whoever breaks off, the other sides learn it at once, and nobody takes a part for the whole."""
+
+import json
+import socket
+import threading
+import time
+from math import inf
+
+import pytest
+
+from hotseat.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
+from hotseat.gateway.errors import api_kind
+from hotseat.gateway.relay import Call, Connections, Exchange, How
+from tests.unit.gateway.relay.fake_engine import SSE, Client, Engine, Running, answers, chunk, dechunk, relay, sized
+
+AT_ONCE = 0.1  # seconds
+EVENTS = [("Content-Type", "text/event-stream")]
+
+
+def error_of(event):
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    return json.loads(event[6:])["error"]
+
+
+def silent(peer):
+    peer.request()
+    peer.until_closed()
+
+
+def streams(*pieces, then=lambda peer: None):
+    def script(peer):
+        peer.request()
+        peer.send(SSE + b"".join(pieces))
+        then(peer)
+
+    return script
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_that_leaves_while_the_engine_is_silent_ends_the_request_there(reset):
+    with Engine(silent) as engine, Client() as client:
+        running = Running(engine, client)
+        wait_for(lambda: engine.requests)
+        if reset:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        left_at = time.monotonic()
+        client.sock.close()
+        outcome = running.result()
+        assert engine.closed.wait(10)
+    assert engine.closed_at - left_at < AT_ONCE
+    assert (outcome.how, outcome.status) == (How.CLIENT_GONE, None)
+    assert client.response.must_close
+    assert client.response.headers_sent
+
+
+def test_a_client_that_leaves_between_two_events_ends_the_request_there():
+    with Engine(streams(chunk(b"data: 1\n\n"), then=lambda peer: peer.until_closed())) as engine, Client() as client:
+        running = Running(engine, client)
+        client.until(b"1\n\n\r\n")
+        left_at = time.monotonic()
+        client.sock.close()
+        assert running.result().how is How.CLIENT_GONE
+        assert engine.closed.wait(10)
+    assert engine.closed_at - left_at < AT_ONCE
+
+
+def test_a_client_that_leaves_while_its_large_request_is_sent_is_noticed():
+    def never_reads(peer):
+        peer.sock.recv(1)
+        peer._engine.requests.append(b"")
+        reads.wait(10)
+        peer.until_closed()
+
+    reads = threading.Event()
+    with Engine(never_reads) as engine, Client() as client:
+        running = Running(engine, client, body=b"x" * 30_000_000)
+        wait_for(lambda: engine.requests)
+        client.sock.close()
+        assert running.result().how is How.CLIENT_GONE
+        reads.set()
+
+
+def test_a_pipelined_request_is_no_departure():
+    answer_now = threading.Event()
+
+    def script(peer):
+        peer.request()
+        answer_now.wait(10)
+        peer.send(sized(b"{}"))
+
+    with Engine(script) as engine, Client() as client:
+        client.sock.sendall(b"POST /next HTTP/1.1\r\n\r\n")
+        running = Running(engine, client)
+        wait_for(lambda: engine.requests)
+        answer_now.set()
+        assert running.result().how is How.COMPLETED
+        running.connections.close()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"junk\r\n\r\n",
+        b"x" * 70_000,
+    ],
+)
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_engine_that_breaks_before_its_head_is_whole_is_an_error_for_the_caller(part, reset):
+    def script(peer):
+        peer.request()
+        peer.send(part)
+        if reset:
+            peer.reset()
+
+    with Engine(script) as engine, Client() as client:
+        with pytest.raises(UpstreamFailed):
+            relay(engine, client)
+        assert not client.stream.begun
+        assert client.received() == b""
+
+
+def test_an_engine_that_switches_protocols_is_refused():
+    switches = answers(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+    with Engine(switches) as engine, Client() as client, pytest.raises(UpstreamFailed, match="protocol"):
+        relay(engine, client)
+
+
+@pytest.mark.parametrize(
+    ("tail", "between"),
+    [
+        (b"", b""),
+        (chunk(b'data: {"par'), b'data: {"par\n\n'),
+        (b"ff\r\ndata: tw", b"data: tw\n\n"),
+        (chunk(b"data: 2\r\n\r\n"), b"data: 2\r\n\r\n"),
+        (b"zz\r\n", b""),
+    ],
+)
+def test_a_stream_that_breaks_ends_with_an_error_event_and_without_done(tail, between):
+    go_on = threading.Event()
+
+    def script(peer):
+        peer.request()
+        peer.send(SSE + chunk(b"data: 1\n\n"))
+        go_on.wait(10)
+        peer.send(tail)
+
+    with Engine(script) as engine, Client() as client:
+        running = Running(engine, client)
+        client.until(chunk(b"data: 1\n\n"))
+        go_on.set()
+        outcome = running.result()
+        body = b"".join(dechunk(client.received()))
+    assert body.startswith(between)
+    assert error_of(body.removeprefix(between))["code"] == "upstream_failed"
+    assert (outcome.how, outcome.status) == (How.UPSTREAM_FAILED, 200)
+    assert isinstance(outcome.error, UpstreamFailed)
+
+
+@pytest.mark.parametrize("first", [b"", chunk(b"data: 1\n\n")])
+def test_a_stream_that_is_reset_ends_with_an_error_event(first):
+    with Engine(streams(first, then=lambda peer: reset_after(client, first, peer))) as engine, Client() as client:
+        assert relay(engine, client).how is How.UPSTREAM_FAILED
+        assert error_of(dechunk(client.received())[-1])["code"] == "upstream_failed"
+
+
+def reset_after(client, data, peer):
+    client.until(data or b"\r\n\r\n")
+    peer.reset()
+
+
+@pytest.mark.parametrize(
+    ("head", "modern"),
+    [
+        (b"Content-Length: 10\r\n", True),
+        (b"Content-Length: 10\r\n", False),
+        (b"Transfer-Encoding: chunked\r\n", True),
+        (b"Transfer-Encoding: chunked\r\n", False),
+        (b"Content-Type: text/event-stream\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", True),
+    ],
+)
+def test_any_other_body_that_breaks_breaks_the_clients_connection(head, modern):
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + (chunk(b"abc") if b"chunked" in head else b"abc"))
+
+    with Engine(script) as engine, Client(modern=modern) as client:
+        outcome = relay(engine, client)
+        with pytest.raises(ConnectionResetError):
+            raise AssertionError(client.received())
+    assert outcome.how is How.UPSTREAM_FAILED
+    assert client.response.must_close
+
+
+def test_a_cancel_before_the_answer_is_an_error_for_the_caller():
+    with Engine(silent) as engine, Client() as client:
+        running = Running(engine, client)
+        wait_for(lambda: engine.requests)
+        cancelled_at = time.monotonic()
+        running.exchange.cancel(Unavailable("unloaded", retry_after=1))
+        with pytest.raises(Unavailable, match="unloaded"):
+            running.result()
+        assert engine.closed.wait(10)
+        assert engine.closed_at - cancelled_at < AT_ONCE
+        assert client.received() == b""
+
+
+def test_a_cancel_before_the_start_sends_nothing():
+    with Engine(silent) as engine, Client() as client:
+        exchange = Exchange(Connections(), Call(engine.address, "POST", "/"))
+        exchange.cancel(Unavailable("draining"))
+        with pytest.raises(Unavailable):
+            exchange.run(client.stream)
+    assert engine.requests == []
+
+
+def test_a_cancel_in_a_stream_goes_out_as_its_error_event():
+    with Engine(streams(chunk(b"data: 1\n\n"), then=lambda peer: peer.until_closed())) as engine, Client() as client:
+        running = Running(engine, client)
+        client.until(b"1\n\n\r\n")
+        running.exchange.cancel(Unavailable("The drain deadline is over."))
+        outcome = running.result()
+        (event,) = dechunk(client.received())
+    assert error_of(event)["message"] == "The drain deadline is over."
+    assert (outcome.how, api_kind(outcome.error).code) == (How.CANCELLED, "model_unavailable")
+
+
+def test_a_cancel_in_a_counted_body_breaks_the_connection():
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+        peer.until_closed()
+
+    with Engine(script) as engine, Client() as client:
+        running = Running(engine, client)
+        client.until(b"abc")
+        running.exchange.cancel(Unavailable("draining"))
+        assert running.result().how is How.CANCELLED
+        with pytest.raises(ConnectionResetError):
+            client.sock.recv(1)
+
+
+def test_a_client_that_reads_nothing_cannot_hold_up_a_cancel(monkeypatch):
+    monkeypatch.setattr("hotseat.gateway.relay.streams._FLUSH_GRACE", 0.05)
+
+    def script(peer):
+        peer.request()
+        peer.send(SSE)
+        while True:
+            peer.send(chunk(b"data: " + b"x" * 60_000 + b"\n\n"))
+
+    with Engine(script) as engine, Client(buffers=8192) as client:
+        running = Running(engine, client)
+        wait_for(lambda: client.stream._wake is not None)
+        running.exchange.cancel(Unavailable("draining"))
+        assert running.result().how is How.CANCELLED
+
+
+def test_a_client_that_leaves_while_a_write_waits_for_it_is_noticed():
+    def script(peer):
+        peer.request()
+        peer.send(SSE)
+        while True:
+            peer.send(chunk(b"data: " + b"x" * 60_000 + b"\n\n"))
+
+    with Engine(script) as engine, Client(buffers=8192) as client:
+        running = Running(engine, client)
+        wait_for(lambda: client.stream._wake is not None)
+        client.sock.close()
+        assert running.result().how is How.CLIENT_GONE
+
+
+def test_a_cancel_after_the_end_touches_nobody_elses_connection():
+    with Engine(answers(sized(b"{}"))) as engine, Client() as client, Client() as second:
+        running = Running(engine, client)
+        running.result()
+        running.exchange.cancel(Unavailable("late"))
+        assert relay(engine, second, running.connections).how is How.COMPLETED
+        assert engine.connections == 1
+        running.connections.close()
+
+
+# A stream that began while the model was loading ----------------------------------------------------------------------
+
+
+def begun(client):
+    client.stream.begin("200 OK", EVENTS)
+    client.stream.write(b": loading\n\n")
+
+
+def test_a_stream_that_has_begun_is_continued_and_the_engines_head_dropped():
+    with Engine(streams(chunk(b"data: 1\n\n"), b"0\r\n\r\n")) as engine, Client() as client:
+        begun(client)
+        assert relay(engine, client).how is How.COMPLETED
+        lines, body = client.answer()
+    assert dechunk(body) == [b": loading\n\n", b"data: 1\n\n"]
+    assert sum(line.startswith("HTTP/1.1") for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            sized(b'{"error": {"message": "context too long", "type": "invalid_request_error"}}').replace(
+                b"200 OK", b"400 Bad"
+            ),
+            "context too long",
+        ),
+        (sized(b"<html>").replace(b"200 OK", b"503 Busy"), "The engine answered with status 503."),
+        (sized(b'{"choices": []}'), "The engine answered with status 200."),
+    ],
+)
+def test_an_engines_error_becomes_an_event_of_a_stream_that_has_begun(answer, message):
+    with Engine(answers(answer)) as engine, Client() as client:
+        begun(client)
+        outcome = relay(engine, client)
+        events = dechunk(client.answer()[1])
+    assert events[0] == b": loading\n\n"
+    assert error_of(events[1])["message"] == message
+    assert outcome.how is How.UPSTREAM_FAILED
+
+
+def test_an_engine_that_is_gone_becomes_an_event_of_a_stream_that_has_begun():
+    with Engine(silent) as engine, Client() as client:
+        engine.stop_listening()
+        begun(client)
+        assert relay(engine, client).how is How.UPSTREAM_FAILED
+        assert error_of(dechunk(client.answer()[1])[1])["type"] == "server_error"
+
+
+def test_an_engine_that_does_not_begin_to_answer_in_time_is_given_up():
+    def script(peer):
+        peer.request()
+        peer.until_closed()
+
+    with Engine(script) as engine, Client() as client:
+        with pytest.raises(UpstreamTimeout, match=r"0\.05 s .*responseStartTimeout") as told:
+            relay(engine, client, patience=0.05)
+        assert api_kind(told.value)[:2] == (504, "upstream_timeout")
+        assert engine.closed.wait(10)
+
+
+def test_an_answer_that_has_begun_may_take_its_time():
+    def script(peer):
+        peer.request()
+        peer.send(SSE)
+        time.sleep(0.1)
+        peer.send(chunk(b"data: 1\n\n") + b"0\r\n\r\n")
+
+    with Engine(script) as engine, Client() as client:
+        assert relay(engine, client, patience=0.05).how is How.COMPLETED
+
+
+def test_an_engine_is_heard_while_its_bytes_are_passed_on_to_a_client_that_takes_none():
+    def script(peer):
+        peer.request()
+        peer.send(SSE + chunk(b"x" * 10_000_000))
+
+    with Engine(script) as engine, Client(buffers=4096) as client:
+        assert Connections().heard(engine.address) == -inf
+        running = Running(engine, client)
+        assert client.sock.recv(1)
+        for _ in range(3):  # nothing moves, and yet it is heard now
+            before = time.monotonic()
+            assert running.connections.heard(engine.address) >= before
+            time.sleep(0.01)
+        client.sock.close()
+        running.result()
+        assert running.connections.heard(engine.address) <= time.monotonic()
+        running.connections.close()
