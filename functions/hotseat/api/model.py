@@ -44,8 +44,8 @@ class Fallback(Document):
     """Another Model that answers requests for this Model. The answer has the header X-Hotseat-Fallback."""
 
     model: ModelName = Field(
-        description="Any name of the other Model, in any Workspace. One that would have to take a seat from others is not "
-        "used; its own fallback is looked at then."
+        description="Any name of the other Model, in any Workspace. It is not used if it would have to evict others; its "
+        "own fallback is used then."
     )
     when: tuple[Reason, ...] = Field(
         default=tuple(Reason),

@@ -14,7 +14,7 @@ SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key",
 class CapacitySpec(Document):
     """Accelerators that the Models of the Workspace share."""
 
-    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="GPUs (seats).")
+    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(default=1, description="Number of GPUs.")
     accelerator_memory: Bytes | None = Field(
         default=None,
         description="Accelerator memory of all GPUs together. Each GPU has the same share. Unset: only GPUs are "
@@ -78,7 +78,7 @@ class PolicySpec(Document):
     min_residency: Duration = Field(
         default=0.0, description="Minimum time that a Model stays resident once it is ready, used or not."
     )
-    # As long as maxWait: whoever asks for one step less goes before those who come that bound later.
+    # As long as maxWait: a request one step lower goes before requests that arrive that bound later.
     ageing: Duration = Field(
         default=30.0,
         description="Time after which the priority of a queued request, and of its Model, rises by one. `0s`: never.",
