@@ -146,9 +146,7 @@ def _engine(model: Model, workspace_: Workspace, times: Times) -> SimulatedEngin
 
 def _streams(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
     return tuple(
-        Stream(
-            name, it.weight, it.service_time, engines[name].spec.priority, engines[name].spec.claim.gpus / it.slots
-        )
+        Stream(name, it.weight, it.service_time, engines[name].spec.priority, engines[name].spec.claim.gpus / it.slots)
         for name, it in times.items()
     )
 

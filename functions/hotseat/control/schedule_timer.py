@@ -14,7 +14,7 @@ from hotseat.coalesce import CoalescingWorker
 from hotseat.core.policy.api import Capacity
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
-from hotseat.manifests.windows import look
+from hotseat.manifests.schedule_windows import look
 
 LONGEST = 60.0  # seconds between evaluations: the clock may be set, and a suspended machine misses some
 

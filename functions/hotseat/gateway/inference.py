@@ -40,7 +40,7 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An inference route: its label in metrics, and the capability that it needs."""
+    """An inference route: its label in metrics, and the capability that it needs. The routes are in openai.py."""
 
     label: str
     capability: Capability

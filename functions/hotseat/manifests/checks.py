@@ -9,7 +9,7 @@ from typing import Protocol
 from hotseat.api.model import PINNED, Model, OnIdle
 from hotseat.api.units import format_bytes
 from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
-from hotseat.manifests import windows
+from hotseat.manifests import schedule_windows as windows
 from hotseat.manifests.entries import Entry
 from hotseat.manifests.problems import Path, Problem, did_you_mean, plain, shown
 

@@ -14,7 +14,7 @@ from hotseat.api.types import Window
 from hotseat.control.schedule_timer import LONGEST, ScheduleTimer
 from hotseat.core.policy.api import Capacity
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
-from hotseat.manifests.windows import Open, look, problems
+from hotseat.manifests.schedule_windows import Open, look, problems
 
 WORK = {"start": "0 8 * * 1-5", "duration": "10h", "timeZone": "Europe/Berlin"}
 

@@ -8,17 +8,7 @@ from hotseat.core.admission import messages as intake
 from hotseat.core.admission.machine import AdmissionMachine
 from hotseat.core.admission.messages import AbortRequest, Dispatch, Limits, Queued, Reject, ReportDemand
 from hotseat.core.events import EVENT_TYPES, Emit
-from hotseat.core.messages import (
-    CacheState,
-    Fetch,
-    InstanceReleased,
-    InstanceState,
-    Park,
-    Residency,
-    Start,
-    Stop,
-    Wake,
-)
+from hotseat.core.messages import CacheState, Fetch, InstanceReleased, InstanceState, Park, Residency, Start, Stop, Wake
 from hotseat.core.policy.api import NOTHING
 from hotseat.core.scheduler import messages as seats
 from hotseat.core.scheduler.lifecycle import ROUTER_SYNC_TIMEOUT

@@ -7,12 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hotseat.core.admission.machine import AdmissionMachine
-from hotseat.core.messages import (
-    CacheState,
-    Demand,
-    Observation,
-    Residency,
-)
+from hotseat.core.messages import CacheState, Demand, Observation, Residency
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.batch import Batch
 from hotseat.core.policy.groups import UNGROUPED, Group, Groups

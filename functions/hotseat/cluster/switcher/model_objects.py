@@ -13,7 +13,7 @@ from hotseat.kube.adoption import adopt, is_adopted
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake
 from hotseat.kube.objects import MergeError, claim_of, service_of
-from hotseat.manifests import windows
+from hotseat.manifests import schedule_windows as windows
 
 log = logging.getLogger(__name__)
 

@@ -170,7 +170,7 @@ class ModelView:
     pace: float = 0.0  # answers a second while more wait than it takes at a time; 0: not known yet
     gaps: tuple[float, ...] = ()  # the last idle times before its next request, in seconds
     pinned: bool = False  # while resident it is not evicted
-    preference: Preference = Preference.NONE  # applied after the policy has decided (pins.py)
+    preference: Preference = Preference.NONE  # applied after the policy has decided (preferences.py)
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
     asleep: bool = False  # it is proven off the accelerator
     kept_until: float = 0.0  # while idle: until when its load, or its first request, is worth waiting for
@@ -209,7 +209,7 @@ class Decision:
     wake_at: float | None = None
     effective_max_wait: float | None = None
     cut_off: frozenset[str] = frozenset()  # evicted ones whose queued requests are for their next turn
-    evicted_for_preference: tuple[str, ...] = ()  # evicted by preferences (pins.py), not by the policy
+    evicted_for_preference: tuple[str, ...] = ()  # evicted by preferences (preferences.py), not by the policy
 
 
 def auto_max_wait(costs: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ and moves each instance one step towards what the policy wants. Invariants
 
 Its state lies in parts (parts.py), each of which owns a piece of it: state.py models and instances,
 instance.py the table of an instance's states, demand.py demand, availability.py failures and
-refusals, pins.py pins and schedules, sleep.py parked engines, history.py switches, stats.py
+refusals, preferences.py pins and schedules, sleep.py parked engines, history.py switches, stats.py
 statistics. On these work runtime_events.py (observations), policy_view.py (what a policy is shown)
 and lifecycle.py (starting and stopping). parts.py collects the commands.
 """
@@ -44,8 +44,8 @@ from hotseat.core.scheduler.messages import (
     UnpinOrdered,
 )
 from hotseat.core.scheduler.parts import Parts
-from hotseat.core.scheduler.pins import decide_with_preferences
 from hotseat.core.scheduler.policy_view import PolicyViewBuilder, unserved
+from hotseat.core.scheduler.preferences import decide_with_preferences
 from hotseat.core.scheduler.replicas import promote_and_trim
 from hotseat.core.scheduler.runtime_events import RuntimeEvents
 from hotseat.core.scheduler.stats import ModelStats, StatsArchive, StatsByModel

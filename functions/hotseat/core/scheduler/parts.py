@@ -7,7 +7,7 @@ from hotseat.core.scheduler.availability import ModelAvailability
 from hotseat.core.scheduler.demand import DemandState
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import Publish, SchedulerCommand
-from hotseat.core.scheduler.pins import Preferences
+from hotseat.core.scheduler.preferences import Preferences
 from hotseat.core.scheduler.replicas import Replicas
 from hotseat.core.scheduler.sleep import SleepManager
 from hotseat.core.scheduler.state import SchedulerState

@@ -7,7 +7,7 @@ gone. It has one thread, because PR_SET_PDEATHSIG is bound to the thread that fo
 
 stdin carries JSON lines from hotseat. Its end of file means that hotseat is dead:
     {"argv": […], "env": {…}, "stop_command": […]}   start the engine (once)
-    {"stop": grace}                                  stop it: stop command, SIGTERM, after `grace` seconds SIGKILL
+    {"stop": grace}                                  stop it: stop command, SIGTERM, after `grace` seconds (lifecycle.stopTimeout) SIGKILL
 stdout carries JSON lines to hotseat:
     {"pid": n} | {"failed": reason, "message": …}    the engine was started, or could not be started
     {"exited": code}                                 the engine's main process ended (negative: by that signal)

@@ -15,7 +15,7 @@ from hotseat.core.policy.api import NOTHING, Capacity, Claim, Decision, ModelVie
 from hotseat.core.policy.batch import Batch
 from hotseat.core.policy.groups import NO_MODELS, UNGROUPED, Group, Groups
 from hotseat.core.policy.strict import Fifo, Priority
-from hotseat.core.scheduler import pins as granting
+from hotseat.core.scheduler import preferences as granting
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 from hotseat.manifests import ManifestErrors, load
 from tests.unit.core.policy.test_policies import busy, idle, wants

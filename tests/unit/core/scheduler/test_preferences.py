@@ -16,7 +16,7 @@ from hotseat.core.scheduler.messages import (
     UnloadOrdered,
     UnpinOrdered,
 )
-from hotseat.core.scheduler.pins import apply_preferences, decide_with_preferences
+from hotseat.core.scheduler.preferences import apply_preferences, decide_with_preferences
 from tests.unit.core.scheduler.story import Story
 
 READY, QUIESCING, LOADING = InstanceState.READY, InstanceState.QUIESCING, InstanceState.LOADING
