@@ -227,7 +227,8 @@ def _curl(url: str, body: dict[str, Any], *, with_key: bool) -> str:
 class Console:
     """Output of `hotseat up` on one stream: text for people, or one JSON object per line.
 
-    Its methods return immediately, can be called from any thread, and never raise. It can be created before a
+    A separate thread writes, so that a stopped terminal (Ctrl-S) or a full pipe never blocks a switch. If the reader is
+    too slow, lines are dropped. Its methods return immediately, can be called from any thread, and never raise. It can be created before a
     fork: the writing thread starts with the first line in each process.
     """
 
