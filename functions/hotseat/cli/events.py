@@ -179,7 +179,7 @@ class Activity:
                 said = f"fetching  {share(data.get('done'), data.get('total'))}".rstrip()
                 self._activities.setdefault(model, _ModelActivity(said, now)).what = said
             case "switch.started":
-                leaving = {shown_model_of(seat) for seat in models_of(data.get("from"))}
+                leaving = {shown_model_of(name) for name in models_of(data.get("from"))}
                 for coming in models_of(data.get("to")):
                     said = f"waiting for {', '.join(sorted(leaving))} to leave" if leaving else "loading"
                     self._activities[coming] = _ModelActivity(said, now, leaving)

@@ -227,7 +227,7 @@ def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:
     return {
         "id": switch.id,
         "workspace": switch.workspace,
-        "from": [shown_replica_name(seat, registry.shown_name) for seat in switch.leaving],
+        "from": [shown_replica_name(name, registry.shown_name) for name in switch.leaving],
         "to": registry.shown_name(switch.to),
         "reason": switch.reason,
         "outcome": switch.outcome,

@@ -90,6 +90,7 @@ class ConcurrencyLimit:
 
     Each has a thread and file descriptors. Some are reserved for probes and for refusals, so requests beyond the limit
     are refused immediately.
+
     `with limit:` takes one slot. `spare` says whether threads are left for requests without a slot.
     """
 
