@@ -78,7 +78,9 @@ def _decision(models: int) -> float:
     """Seconds of CPU."""
     times = {"switch_cost": 30.0, "uncertainty": 1.0, "drain": 2.0, "arrivals": 0.1, "pace": 4.0}
     waiting = [ModelView(f"m{n}", waiting=100, oldest=float(n), gaps=(1.0,) * 8, **times) for n in range(1, models)]
-    resident = ModelView("m0", seat=InstanceState.READY, waiting=100, oldest=5.0, in_flight=8, ready_since=1.0, **times)
+    resident = ModelView(
+        "m0", state=InstanceState.READY, waiting=100, oldest=5.0, in_flight=8, ready_since=1.0, **times
+    )
     view, policy, took = View(1000.0, Capacity(1), (*waiting, resident)), Batch(), []
     for _ in range(2000):
         began = time.process_time_ns()

@@ -290,7 +290,7 @@ class SchedulerThread:
         stats_before = self._stats
         with self._changed:  # before the commands: callers that a command answers must find the new state
             if isinstance(stimulus, _CHANGES_STATS):  # before the rest: a status written meanwhile has it, too
-                self._stats = self._machine.lessons()
+                self._stats = self._machine.stats()
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
             self._memory = self._machine.memory()

@@ -145,7 +145,7 @@ class Demand:
     served: Mapping[str, int] = field(default_factory=dict)
     quiescing: Mapping[str, int] = field(default_factory=dict)  # by model: queued requests of batches
     requested: tuple[str, ...] = ()  # models with queued requests now, and not in the last snapshot
-    # By model: since when it is to be prewarmed (admission/prewarm.py).
+    # By model: since when it is to be prewarmed (admission/fallback.py).
     wanted: Mapping[str, float] = field(default_factory=dict)
 
 

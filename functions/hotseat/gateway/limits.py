@@ -86,7 +86,10 @@ def _always() -> bool:
 
 
 class ConcurrencyLimit:
-    """A counting limit.
+    """A limit on the number of long requests.
+
+    Each has a thread and file descriptors. Some are reserved for probes and for refusals, so requests beyond the limit
+    are refused immediately.
 
     `with limit:` takes one slot. `spare` says whether threads are left for requests without a slot.
     """

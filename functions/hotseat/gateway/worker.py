@@ -42,9 +42,10 @@ BACKLOG = 64  # jobs that may wait for a thread if no more can be created
 
 
 class Threads:
-    """A pool of at most `most` threads. Idle threads exit after `idle_time` seconds. Thread-safe.
+    """A pool of at most `most` threads. Thread-safe.
 
-    At most `backlog` jobs wait for a thread.
+    It grows while all threads are busy. At most `backlog` jobs wait for a thread; more are refused. Idle threads exit after
+    `idle_time` seconds, because engines also need threads.
     """
 
     def __init__(self, most: int, idle_time: float = IDLE_TIME, backlog: int = BACKLOG) -> None:

@@ -49,7 +49,13 @@ class MergeError(ValueError):
 
 
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any], where: str = "podTemplate") -> dict[str, Any]:
-    """Return `patch` merged over `base`; neither is changed. Raise MergeError with a path that begins with `where`."""
+    """Return `patch` merged over `base`; neither is changed. Raise MergeError with a path that begins with `where`.
+
+    It is the strategic merge of `kubectl patch`, for fields of a pod template: maps field by field,
+    named lists element by element. A list without a merge key (args, command, tolerations) is replaced
+    as a whole, `null` removes a field, `$patch: delete` removes a map or an element, and
+    `$patch: replace` replaces it.
+    """
     directive = _directive(patch, where)
     if directive == "delete":
         return {}

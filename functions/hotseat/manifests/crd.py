@@ -86,7 +86,9 @@ def _engines() -> Iterator[Rule]:
     yield for_engine("custom", listens), "neither command nor args contain {port}, and port is not set"
 
 
-# By class and field, or "" for the class itself. `self` is the value with the rule.
+# By class and field, or "" for the class itself. `self` is the value with the rule. Each rule corresponds to a check in
+# api/model.py, api/vllm.py, checks.py or an engine; tests run one table of invalid documents through both. Engines of other
+# packages are checked by the switcher only.
 RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ("ModelSpec", ""): (
         ("self.engine != 'external' || has(self.url)", "engine external needs url"),

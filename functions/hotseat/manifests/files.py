@@ -84,7 +84,11 @@ UNSETTLED_PAUSE = 0.1  # seconds between snapshots while a change is not quiet y
 
 
 def snapshot(paths: Sequence[Path]) -> Hashable:
-    """Return a value that differs whenever these files, or files in these folders, may have changed. Links are followed."""
+    """Return a value that differs whenever these files, or files in these folders, may have changed. Links are followed.
+
+    Callers poll it. inotify does not see changes of a link's target elsewhere, of a folder that was replaced, or on a network
+    file system, and the number of its watches is limited.
+    """
     return tuple(_state(path) for given in paths for path in expand(given))
 
 

@@ -192,7 +192,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A recorded workload."""
+    """The workload of a request log: the same requests, times and service times.
+
+    docs/simulate.md says how rejected and failed requests are treated.
+    """
 
     requests: tuple[SimRequest, ...]
     models: tuple[str, ...]  # in the order of their first request

@@ -81,6 +81,9 @@ class RequestRecord:
 class RequestLog:
     """Appends to a file, or to standard output (`-`).
 
+    Lines have no content of requests or responses, and no keys. `hotseat simulate --trace` reads them;
+    docs/simulate.md describes the fields.
+
     It has its own thread, so that a slow disk does not delay requests. A file that was moved away
     is created again, so that log rotation needs no signal. Lines that cannot be written are lost,
     which is logged.

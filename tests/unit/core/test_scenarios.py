@@ -222,7 +222,7 @@ def test_after_a_restart_the_first_turns_are_as_long_as_the_last_ones_were() -> 
         return play, first, sum(play.loads.values())
 
     before, guessed, loads = busy({})
-    lessons = stats_from_json(json.loads(json.dumps(stats_to_json(before.switching.lessons()))))
+    lessons = stats_from_json(json.loads(json.dumps(stats_to_json(before.switching.stats()))))
     _, known, fewer = busy(lessons)
     assert known == before.switching.effective_max_wait == pytest.approx(66.0)  # 1.5 times two switches of 22 s
     assert guessed == pytest.approx(30.0)  # of what is known of one load alone

@@ -87,8 +87,11 @@ KIND = "demand.reported"
 
 
 class DemandReporter(CoalescingWorker):
-    """Reports the demand of one gate. `pod` is the name of this process's pod.
+    """Reports the demand of one gate: at once after urgent changes, soon after others, and every second.
 
+    Reports go through the Broker. The Workspace's status has the last snapshot that arrived that way, as an echo. If a router
+    with queued requests sees no echo within half a second, it also sends to the switcher directly, until echoes arrive again.
+    `pod` is the name of this process's pod.
     `enrolled`: the switcher knows this router. `broker_ok`: snapshots arrive through the Broker, as far as is known.
     """
 

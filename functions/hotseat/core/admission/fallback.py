@@ -8,7 +8,13 @@ from hotseat.core.errors import HotseatError, QueueFull, Unreachable
 
 
 class PrewarmRequests:
-    """The prewarm requests of one router: since when, by model."""
+    """The prewarm requests of one router: since when, by model.
+
+    A request that a fallback answers leaves the queue, but its model is still to be loaded: otherwise
+    the fallback would answer forever. The router keeps a prewarm request until it sees the model ready
+    or refused. Prewarm requests are part of each snapshot of demand, and end with their router. A load
+    request of an operator would not do: it resets a back-off, and a router could not take it back.
+    """
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}

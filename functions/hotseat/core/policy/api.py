@@ -56,7 +56,8 @@ class Capacity:
 
     `devices` are the names of its GPUs where hotseat assigns them, as on one machine: a claim must
     fit on each of its devices, and claims of memory share them. Without (a device plugin of the
-    cluster assigns them) only sums are known, and GPUs are whole.
+    cluster assigns them) only sums are known, and GPUs are whole. All GPUs of a Workspace have the
+    same capacity: their part of the memory, or, where memory is not counted, 1.
     """
 
     gpus: int | None = 1
@@ -78,7 +79,8 @@ class Capacity:
 class Claim:
     """An amount of accelerator: GPUs, and bytes of memory where they are counted.
 
-    `on` is its share of each GPU, once it is placed.
+    `on` is its share of each GPU, once it is placed. A claim takes the same share of each of its
+    GPUs: the whole, or memory, which leaves the rest to others.
     """
 
     gpus: int = 1

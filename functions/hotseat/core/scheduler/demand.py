@@ -28,7 +28,14 @@ class _Tries:
 
 @dataclass(slots=True)
 class Abandonment:
-    """The abandoned requests of all models of a Workspace."""
+    """The abandoned requests of all models of a Workspace (a retrial queue).
+
+    A client with a timeout asks, gives up, pauses and asks again. In the pause no request is queued for
+    its model: a load that is cancelled in each pause never ends, and a wait that begins anew with each
+    try never reaches its bound. So the tries of a model's clients count as one wait, from the first
+    request until the model answers. Clients that gave up are expected again, for as long as they had
+    waited or as their last pause suggests, unless they stayed away the last time.
+    """
 
     _tries: dict[str, _Tries] = field(default_factory=dict)  # by model
     # By model: seconds until its clients asked again the last time.

@@ -234,7 +234,7 @@ class Scheduler:
         """Return by model: queued requests, since when, and requests in flight. Models with neither are left out."""
         return self.parts.demand.queue()
 
-    def lessons(self) -> dict[str, ModelStats]:
+    def stats(self) -> dict[str, ModelStats]:
         """Return the statistics of each model, for the next run."""
         return self._stats.stats(self.parts.state.specs)
 

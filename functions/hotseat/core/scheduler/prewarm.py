@@ -1,6 +1,6 @@
 """Prewarming: a model is loaded without queued requests, because a fallback answered its requests. Pure.
 
-Routers report such models as `wanted` (admission/prewarm.py). Each counts as a load request, which
+Routers report such models as `wanted` (admission/fallback.py). Each counts as a load request, which
 may evict a resident only from `may_evict_at` on: otherwise two such models would evict each other
 forever.
 """

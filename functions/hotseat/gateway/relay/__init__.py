@@ -1,7 +1,7 @@
 """Relay a dispatched request to an engine, and its answer to the client.
 
 An `Exchange` connects a pooled connection to the engine (`pool`) with a `ClientStream` (`streams`), which writes to
-gunicorn's socket (`gunicorn_stream`) or, for other WSGI servers, through WSGI.
+gunicorn's socket or, for other WSGI servers, through WSGI.
 """
 
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome

@@ -169,7 +169,11 @@ def client_stream(environ: Mapping[str, Any]) -> ClientStream:
 
 
 class TakeoverStream:
-    """Response on the socket of gunicorn. `modern`: the client uses HTTP/1.1. `head`: the request is HEAD."""
+    """Response on the socket of gunicorn. `modern`: the client uses HTTP/1.1. `head`: the request is HEAD.
+
+    This relies on internals of gunicorn: `gunicorn.socket` in the environ, and the Response behind `start_response`, which
+    is left as if a response with a length was sent. tests/embedded/test_relay_gunicorn.py tests it with the pinned version.
+    """
 
     __slots__ = (
         "_chunked",

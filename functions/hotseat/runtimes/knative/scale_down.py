@@ -16,7 +16,15 @@ FINALIZER = "hotseat.dev/release"
 
 
 class ReplicaSetGuard:
-    """The ReplicaSets of one namespace. Every method may raise KubeError, and can be repeated."""
+    """Suspends ReplicaSets: their controller must not act while a pod of theirs is deleted.
+
+    A ReplicaSet creates another pod as soon as one is deleted. Once it is scaled to zero, it deletes
+    its pods itself, with their own long grace. Both controllers behind a scale act within milliseconds,
+    so neither order of "scale" and "delete" is safe. But the controller does not act on a ReplicaSet
+    with a deletion timestamp, and a finalizer of ours keeps such a ReplicaSet for as long as necessary.
+    The timestamp is a new generation of the object, so the controller's `observedGeneration` proves
+    that it knows. Every method may raise KubeError, and can be repeated.
+    """
 
     def __init__(self, kube: Kube, namespace: str) -> None:
         self._kube = kube

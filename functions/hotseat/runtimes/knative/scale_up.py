@@ -28,7 +28,10 @@ def probe_queue_proxy(ip: str) -> bool:
 
 
 class ReadinessProbe:
-    """Probes a pod from its own thread until it is ready, and then calls `on_ready` once, or until it is cancelled."""
+    """Probes a pod from its own thread until it is ready, and then calls `on_ready` once, or until it is cancelled.
+
+    Probes are frequent at first, because each pause delays a switch.
+    """
 
     def __init__(self, ip: str, probe: Probe, on_ready: Callable[[], None]) -> None:
         self._ip = ip

@@ -276,7 +276,11 @@ MAX_OWNER = 4096  # bytes of the text that names an owner
 
 
 class GpuLocks:
-    """The locks that this hotseat holds. `owner`: the text by which other hotseats name it."""
+    """The locks that this hotseat holds. `owner`: the text by which other hotseats name it.
+
+    They are advisory: independent hotseats detect by them that they use the same GPU, which two may
+    do on purpose.
+    """
 
     def __init__(self, owner: str, folders: Sequence[Path] = FOLDERS) -> None:
         self._owner, self._folders = owner, folders

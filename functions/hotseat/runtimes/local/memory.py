@@ -73,7 +73,11 @@ class SampledEngine:
 
 
 class MemorySampler:
-    """Reports InstanceMeasured for every engine that it has. Its thread runs while there is one."""
+    """Reports InstanceMeasured for every engine that it has: at once, and then every INTERVAL seconds.
+
+    The driver is queried if there is one, and the engine if its server reports memory (vLLM and
+    llama.cpp do not). Its thread runs while there is an engine.
+    """
 
     def __init__(self, observe: Observe, clock: Callable[[], float], accelerators: MemoryProof | None) -> None:
         self._observe = observe

@@ -86,7 +86,7 @@ def learned() -> Story:
 
 
 def after_restart(**models: SchedulingSpec) -> Story:
-    return Story(stats_from_json(json.loads(json.dumps(stats_to_json(learned().machine.lessons())))), **models)
+    return Story(stats_from_json(json.loads(json.dumps(stats_to_json(learned().machine.stats())))), **models)
 
 
 def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
@@ -95,7 +95,7 @@ def test_a_restart_forgets_nothing_that_was_learned_of_models() -> None:
     assert now.machine.parts.history.durations == before.machine.parts.history.durations
     assert now.machine.parts.state.specs["a"].claim == Claim(1, 12), "what it turned out to need"
     assert now.machine.parts.sleep.measured == {"b": 7}
-    assert now.machine.lessons() == before.machine.lessons()
+    assert now.machine.stats() == before.machine.stats()
 
 
 def test_requests_are_told_at_once_how_long_a_load_takes_at_the_least() -> None:
@@ -109,7 +109,7 @@ def test_a_model_that_was_changed_meanwhile_begins_anew() -> None:
     now = after_restart(a=dataclasses.replace(A, fingerprint="other"), b=B)
     assert now.cost("a") == 0.0
     assert now.machine.parts.state.specs["a"].claim == A.claim
-    assert set(now.machine.lessons()) == {"b"}
+    assert set(now.machine.stats()) == {"b"}
 
 
 def test_what_engines_need_not_restart_for_changes_nothing() -> None:
@@ -120,16 +120,16 @@ def test_what_engines_need_not_restart_for_changes_nothing() -> None:
 def test_a_document_that_changes_while_it_runs_begins_anew_and_finds_what_it_knew_when_it_is_back() -> None:
     story = learned()
     story.unload(60.0, "b", 1.0)
-    before = story.machine.lessons()
+    before = story.machine.stats()
     story.change(70.0, a=dataclasses.replace(A, fingerprint="other"))
-    assert not story.machine.lessons()
+    assert not story.machine.stats()
     story.change(71.0, a=A)
-    assert story.machine.lessons()["a"] == before["a"]
+    assert story.machine.stats()["a"] == before["a"]
     story.change(72.0, a=A, b=B)
-    assert story.machine.lessons() == before
+    assert story.machine.stats() == before
     story.change(73.0, a=A, b=dataclasses.replace(B, fingerprint="other"))
     story.change(74.0, a=A, b=B)
-    assert story.machine.lessons() == before, "though the model was there all the time"
+    assert story.machine.stats() == before, "though the model was there all the time"
 
 
 def test_an_engine_of_an_older_document_teaches_nothing_of_the_newer_one() -> None:
@@ -141,7 +141,7 @@ def test_an_engine_of_an_older_document_teaches_nothing_of_the_newer_one() -> No
     story.tell(DemandReported(32.0, Demand("r", 1, story.machine.epoch)))
     (stop,) = story.stops
     story.tell(InstanceReleased(39.0, stop.instance, stop.epoch))
-    assert not story.machine.lessons()
+    assert not story.machine.stats()
 
 
 def test_what_is_found_halfway_does_not_tell_how_long_it_takes() -> None:
@@ -161,7 +161,7 @@ def test_what_is_found_halfway_does_not_tell_how_long_it_takes() -> None:
 def test_secrets_of_documents_do_not_leave_with_lessons() -> None:
     story = Story(a=dataclasses.replace(A, fingerprint='{"env": "HF_TOKEN=hf_secret"}'))
     story.load(1.0, "a", 1.0)
-    assert "secret" not in json.dumps(stats_to_json(story.machine.lessons()))
+    assert "secret" not in json.dumps(stats_to_json(story.machine.stats()))
 
 
 GOOD = {"model": "a", "mark": "m", "load": {"mean": 1, "spread": 0.5}, "memory": 5}
