@@ -102,8 +102,9 @@ def victims_for_preference(
 ) -> list[ModelView] | None:
     """Return the residents to evict for a preference. None: those that are `evictable` now are not enough.
 
-    Priorities do not count. `there` are the models that should be resident without it, `names`
-    those and the unproven ones.
+    Priorities do not count. Of choices that cost the same, the one with the fewest, then the least
+    recently used is taken. `there` are the models that should be resident without it, `names` those
+    and the unproven ones.
     """
     groups = view.groups
 
@@ -117,7 +118,12 @@ def victims_for_preference(
         for each in found
         if not any(groups.must_leave(model.name, n) for n in coming if n not in {m.name for m in each})
     ]
-    return min(found, key=lambda each: sum(m.keeping for m in each), default=None)
+
+    def cost(victims: list[ModelView]) -> tuple[float, int, list[EvictionKey]]:
+        keys = sorted((eviction_key(m, by_priority=False) for m in victims), reverse=True)
+        return sum(m.keeping for m in victims), len(victims), keys
+
+    return min(found, key=cost, default=None)
 
 
 def _options(

@@ -156,6 +156,15 @@ def test_of_sets_the_way_is_taken_that_loses_least() -> None:
     assert decide(triple, idle("b"), idle("c"), idle("d"), wants("x")).resident == ("b", "c", "d", "x")
 
 
+@pytest.mark.parametrize(
+    "wish", [wants("c"), ModelView("c", preference=Preference.SCHEDULED)], ids=["queued", "preferred"]
+)
+def test_of_ways_that_cost_the_same_the_least_recently_used_leaves(wish: ModelView) -> None:
+    for used, stays in (((60.0, 40.0), "a"), ((40.0, 60.0), "b")):
+        there = (idle("a", last_used=used[0]), idle("b", last_used=used[1]))
+        assert wished(SETS, *there, wish) == (stays, "c")
+
+
 def test_one_that_cannot_be_proven_gone_does_not_leave_for_a_set() -> None:
     stuck = ModelView("b", state=InstanceState.UNPROVEN, leaving=True)
     assert decide(SETS, stuck, idle("a"), wants("c")).resident == ("c",)
