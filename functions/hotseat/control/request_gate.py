@@ -329,7 +329,7 @@ class RequestGate:
                 try:
                     pending_request.wake = _new_wake()
                 except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
-                    message = f"the request cannot be queued: {error.strerror}; try again later"
+                    message = f"the request cannot be queued: {error.strerror}"
                     pending_request.error = Unavailable(message, code="overloaded", retry_after=1.0)
             elif isinstance(command, Reject):
                 pending_request = self._pending_requests[command.request]

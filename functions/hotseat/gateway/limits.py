@@ -78,7 +78,7 @@ def shortage(error: BaseException) -> HotseatError | None:
 
 def no_more(what: str) -> HotseatError:
     """Return the error that names the exhausted resource."""
-    return Unavailable(f"hotseat is out of {what}; try again later", code="overloaded", retry_after=RETRY_AFTER)
+    return Unavailable(f"hotseat is out of {what}", code="overloaded", retry_after=RETRY_AFTER)
 
 
 def _always() -> bool:
@@ -113,7 +113,7 @@ class ConcurrencyLimit:
             raise no_more("threads")
         with self._lock:
             if self._taken >= self._count:
-                message = f"too many requests are queued or in flight (limit: {self._count}); try again later"
+                message = f"too many requests are queued or in flight (limit: {self._count})"
                 raise QueueFull(message, code="too_many_requests", retry_after=5.0)
             self._taken += 1
 

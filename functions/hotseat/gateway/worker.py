@@ -149,7 +149,7 @@ def _refusal(error: HotseatError) -> bytes:
 
 
 _OVERLOADED = _refusal(
-    Unavailable("hotseat accepts no more requests at the moment; try again later", code="overloaded", retry_after=1.0)
+    Unavailable("hotseat accepts no more requests at the moment", code="overloaded", retry_after=1.0)
 )
 _TOO_SLOW = _refusal(TooSlow("The request headers did not arrive in time."))
 _TOO_LARGE = _answer(
