@@ -25,7 +25,7 @@ def closed_loop(
 ) -> Recording:
     """So many clients of each model, until `seconds` are over. Models begin one second apart. Times are in seconds."""
     engines = {
-        name: SimulatedEngine(load, 0.1, terms=SchedulingSpec(max_wait=max_wait, drain_timeout=1000.0))
+        name: SimulatedEngine(load, 0.1, spec=SchedulingSpec(max_wait=max_wait, drain_timeout=1000.0))
         for name in clients
     }
     it = World(policy or Batch(), engines, impatience=None if patience == inf else Impatience(patience, pause))

@@ -85,7 +85,7 @@ def test_whatever_their_patience_clients_are_all_answered_and_throughput_holds( 
     """`patience` in loads, `pause` in patiences."""
     parts = [Stream(f"m{number}") for number in range(models)]
     engines = {
-        part.model: SimulatedEngine(load_time, 0.1, terms=SchedulingSpec(max_wait=max(5.0, 10 * load_time)))
+        part.model: SimulatedEngine(load_time, 0.1, spec=SchedulingSpec(max_wait=max(5.0, 10 * load_time)))
         for part in parts
     }
     plan = WorkloadPlan(parts, load, requests=300, seed=seed)

@@ -154,7 +154,7 @@ def test_several_routers_close_and_drain_together() -> None:
 
 
 def test_what_an_engine_gets_beyond_its_slots_waits_inside_of_it() -> None:
-    mine = {"a": SimulatedEngine(0.0, 0.0, slots=2, terms=SchedulingSpec(), limit=0)}
+    mine = {"a": SimulatedEngine(0.0, 0.0, slots=2, spec=SchedulingSpec(), limit=0)}
     record = World(Batch(), mine, delay=0.0).run(at_once("a" * 6, seconds=1.0))
     assert [round(wait, 3) for wait in record.waits["a"]] == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
     assert told(record).seconds == pytest.approx(3.0)
@@ -293,7 +293,7 @@ def test_a_timeline_shows_who_was_resident_and_how_many_waited() -> None:
 
 
 def sleepers(*names: str, **terms) -> dict[str, SimulatedEngine]:
-    return dict.fromkeys(names, SimulatedEngine(3.0, 0.5, terms=SchedulingSpec(park=True, **terms), park=0.2, wake=0.3))
+    return dict.fromkeys(names, SimulatedEngine(3.0, 0.5, spec=SchedulingSpec(park=True, **terms), park=0.2, wake=0.3))
 
 
 def test_models_that_park_come_back_by_a_wake() -> None:

@@ -74,15 +74,15 @@ class ModelSet:
         return self.groups.max_coresident(set(self.engines)) if self.capacity.gpus is None else self.capacity.gpus
 
 
-def generated_models(models: Mapping[str, Times], terms: SchedulingSpec, gpus: int) -> ModelSet:
-    """Return models without documents. `terms` has the defaults."""
+def generated_models(models: Mapping[str, Times], defaults: SchedulingSpec, gpus: int) -> ModelSet:
+    """Return models without documents. `defaults` has the defaults."""
     mine = {
         name: replace(
-            terms,
+            defaults,
             claim=Claim(1 if it.gpus is None else it.gpus),
             priority=it.priority or 0,
-            max_wait=terms.max_wait if it.max_wait is None else it.max_wait,
-            min_residency=terms.min_residency if it.min_residency is None else it.min_residency,
+            max_wait=defaults.max_wait if it.max_wait is None else it.max_wait,
+            min_residency=defaults.min_residency if it.min_residency is None else it.min_residency,
             start_timeout=NEVER,
         )
         for name, it in models.items()
@@ -134,21 +134,19 @@ def _workspace(manifest: Manifest, name: str | None) -> Workspace:
 
 def _engine(model: Model, workspace_: Workspace, times: Times) -> SimulatedEngine:
     found, limits = scheduling_spec_of(model, workspace_, ""), limits_of(model, workspace_)
-    terms = replace(
+    spec = replace(
         found,
         claim=found.claim if times.gpus is None else replace(found.claim, gpus=times.gpus),
         priority=found.priority if times.priority is None else times.priority,
         max_wait=found.max_wait if times.max_wait is None else times.max_wait,
         min_residency=found.min_residency if times.min_residency is None else times.min_residency,
     )
-    return SimulatedEngine(times.load_time, times.stop_time, times.slots, terms, limits.concurrency, limits.max_waiting)
+    return SimulatedEngine(times.load_time, times.stop_time, times.slots, spec, limits.concurrency, limits.max_waiting)
 
 
 def _streams(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
     return tuple(
-        Stream(
-            name, it.weight, it.service_time, engines[name].terms.priority, engines[name].terms.claim.gpus / it.slots
-        )
+        Stream(name, it.weight, it.service_time, engines[name].spec.priority, engines[name].spec.claim.gpus / it.slots)
         for name, it in times.items()
     )
 
@@ -322,10 +320,10 @@ class Case:
             else:
                 names = self.given or [f"model-{number}" for number in range(1, self.models + 1)]
             times = {name: dataclasses.replace(common, **self.given.get(name, {})) for name in names}
-            terms = SchedulingSpec(
+            defaults = SchedulingSpec(
                 max_wait=self.max_wait, min_residency=self.min_residency, drain_timeout=self.drain_timeout
             )
-            model_set = generated_models(times, terms, self.gpus)
+            model_set = generated_models(times, defaults, self.gpus)
         _check_sizes(model_set)
         return model_set
 
@@ -376,7 +374,7 @@ def _policy(name: str) -> Policy:
 
 def _check_sizes(model_set: ModelSet) -> None:
     for name, engine in model_set.engines.items():
-        if not engine.terms.claim.fits_beside(NOTHING, model_set.capacity):
+        if not engine.spec.claim.fits_beside(NOTHING, model_set.capacity):
             raise click.UsageError(
-                f"{name} claims {engine.terms.claim.gpus} GPUs, but there are {model_set.capacity.gpus}"
+                f"{name} claims {engine.spec.claim.gpus} GPUs, but there are {model_set.capacity.gpus}"
             )

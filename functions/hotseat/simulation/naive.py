@@ -86,7 +86,7 @@ class Naive:
         self._serve()
 
     def _claim(self, model: str) -> int:
-        return self.simulator.engines[model].terms.claim.gpus
+        return self.simulator.engines[model].spec.claim.gpus
 
     def _slots(self, model: str) -> int:
         return self.simulator.engines[model].slots

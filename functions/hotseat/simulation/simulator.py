@@ -22,13 +22,13 @@ class SimulatedEngine:
 
     `slots` is the number of requests that it serves at a time. Further requests wait in the engine. `limit` is
     the number of requests that a router dispatches to it at most: 0 for no limit, None for `slots`. `park` and
-    `wake` apply if `terms` say that the model parks. None means the same as `stop` and `load`.
+    `wake` apply if `spec` says that the model parks. None means the same as `stop` and `load`.
     """
 
     load: float
     stop: float
     slots: int = 8
-    terms: SchedulingSpec = field(default_factory=SchedulingSpec)
+    spec: SchedulingSpec = field(default_factory=SchedulingSpec)
     limit: int | None = None
     max_waiting: int | None = None  # limit on queued requests, over all routers
     park: float | None = None
@@ -47,7 +47,7 @@ class _Instance:
 
     @property
     def gpus(self) -> int:
-        return self.engine.terms.claim.gpus
+        return self.engine.spec.claim.gpus
 
 
 class Simulator:
@@ -198,7 +198,7 @@ class Simulator:
 
     def _load(self, model: str, instance: str, seconds: float, ready: Callable[[str], None]) -> None:
         engine = self.engines[model]
-        interval = ResidentInterval(model, self.now, gpus=engine.terms.claim.gpus)
+        interval = ResidentInterval(model, self.now, gpus=engine.spec.claim.gpus)
         state = self._instances[instance] = _Instance(engine, interval)
         self.record.intervals.append(interval)
         self._switching += state.gpus

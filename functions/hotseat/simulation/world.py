@@ -124,7 +124,7 @@ class World:
         }
         for router in self.routers:
             router.step(intake.LimitsChanged(0.0, limits, max_waiting, routers=routers))
-        self._step(ConfigChanged(0.0, {name: engine.terms for name, engine in engines.items()}, capacity, groups))
+        self._step(ConfigChanged(0.0, {name: engine.spec for name, engine in engines.items()}, capacity, groups))
         for name in engines:
             self._step(CacheObserved(0.0, name, CacheState.CACHED))
 
