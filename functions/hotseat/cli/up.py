@@ -183,11 +183,11 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
     def resize(manifest: Manifest) -> None:
         """Set the limit on requests by the documents. Warn if they allow more than one process can hold."""
         wanted = sum(w.spec.queue.max_waiting for w in manifest.workspaces)
-        settings.concurrency.resize(min(wanted + IN_FLIGHT, bounds.places))
-        if wanted > bounds.places:
+        settings.concurrency.resize(min(wanted + IN_FLIGHT, bounds.max_requests))
+        if wanted > bounds.max_requests:
             console.log(
                 f"queue.maxWaiting allows {wanted} queued requests in all Workspaces together, but this hotseat holds at most"
-                f" {bounds.places}: {bounds.why}. Further requests get 429"
+                f" {bounds.max_requests}: {bounds.why}. Further requests get 429"
             )
 
     def is_up() -> None:

@@ -87,19 +87,19 @@ def serve(
     create: Callable[[FunctionSettings, ConcurrencyLimit], Served],
     *,
     up: str,
-    places: int,
+    max_requests: int,
     graceful: float,
 ) -> None:
     """Serve what CREATE returns, until a signal ends it. UP is logged with the pod's name once requests are accepted.
 
-    PLACES is the number of long requests that are served at once, if the limit on descriptors allows that many.
+    MAX_REQUESTS is the number of long requests that are served at once, if the limit on descriptors allows that many.
     """
     set_up_logging(settings.log_level, json_lines=True)
     bounds = Bounds.of_this_process()
     threads = Threads(bounds.threads)
-    if places > bounds.places:
-        log.warning("serving at most %d requests at once, not %d: %s", bounds.places, places, bounds.why)
-    concurrency = ConcurrencyLimit(min(places, bounds.places), lambda: threads.spare(MIN_THREADS))
+    if max_requests > bounds.max_requests:
+        log.warning("serving at most %d requests at once, not %d: %s", bounds.max_requests, max_requests, bounds.why)
+    concurrency = ConcurrencyLimit(min(max_requests, bounds.max_requests), lambda: threads.spare(MIN_THREADS))
     Server(
         lambda: create(settings, concurrency),
         lambda: log.info(up, settings.pod),

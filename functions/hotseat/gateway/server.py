@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of one process: connections, threads, and `places`, the number of long requests.
+    """Limits of one process: connections, threads, and `max_requests`, the number of long requests.
 
-    `why` says what limits `places`.
+    `why` says what limits `max_requests`.
     """
 
     connections: int
     threads: int
-    places: int
+    max_requests: int
     why: str
 
     @classmethod
@@ -52,17 +52,17 @@ class Bounds:
         """Raise the limit on descriptors, and return the limits. A request uses three descriptors, at times four."""
         tasks = tasks_limit()
         threads = int(min(MOST_THREADS, tasks * OUR_TASKS))
-        places = threads - min(RESERVED_THREADS, threads // 4)
-        limit = allow_files(4 * places + SPARE_FILES)
+        max_requests = threads - min(RESERVED_THREADS, threads // 4)
+        limit = allow_files(4 * max_requests + SPARE_FILES)
         files = limit - min(SPARE_FILES, limit // 4)
-        if files // 4 < places:
-            places = files // 4
+        if files // 4 < max_requests:
+            max_requests = files // 4
             why = f"the limit on open files is {limit}; raise it with `ulimit -n` or LimitNOFILE"
         elif threads < MOST_THREADS:
             why = f"the limit on processes and threads is {tasks:.0f}; raise it with --pids-limit, TasksMax or `ulimit -u`"
         else:
             why = f"one process runs at most {MOST_THREADS} threads"
-        return cls(files // 2, threads, places, why)
+        return cls(files // 2, threads, max_requests, why)
 
 
 class Served(Protocol):

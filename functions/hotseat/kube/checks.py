@@ -53,7 +53,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """What one check found. If it is not `ok`, it says what the subject is for and what to do, as a command if there is one."""
 
     subject: str
     verdict: Verdict

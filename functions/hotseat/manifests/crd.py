@@ -16,7 +16,7 @@ from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
 _SCHEMES = "|".join(SOURCE_SCHEMES)
 _SCHEME_LIST = ", ".join(f"{scheme}://" for scheme in SOURCE_SCHEMES)
 _COUNTED = "!has(self.capacity) || !has(self.capacity.counted) || self.capacity.counted"
-_HOMES = "self.filter(each, has(each.members) && name in each.members)"
+_GROUPS_OF_NAME = "self.filter(each, has(each.members) && name in each.members)"
 _FIELD = r"\{(port|host|model|name|source|env:[A-Za-z_][A-Za-z0-9_]*)\}"
 
 Rule = tuple[str, str]  # CEL expression, message
@@ -139,7 +139,7 @@ RULES: Mapping[tuple[str, str], tuple[Rule, ...]] = {
     ),
     ("WorkspaceSpec", "groups"): (
         (
-            f"self.all(one, !has(one.members) || one.members.all(name, {_HOMES}.size() == 1))",
+            f"self.all(one, !has(one.members) || one.members.all(name, {_GROUPS_OF_NAME}.size() == 1))",
             "a Model is in two groups",
         ),
     ),

@@ -80,7 +80,7 @@ def test_what_is_let_in_fits_what_there_is(
     monkeypatch.setattr(server, "allow_files", lambda wanted: min(files, wanted))
     monkeypatch.setattr(server, "tasks_limit", lambda: tasks)
     bounds = Bounds.of_this_process()
-    assert bounds.places == places < min(bounds.threads, bounds.connections)
+    assert bounds.max_requests == places < min(bounds.threads, bounds.connections)
     assert bounds.connections + 2 * places < files, "a request has a connection, and two descriptors more"
     assert why in bounds.why
 

@@ -23,7 +23,7 @@ SYNC = 30.0
 class RouterApp:
     """Everything of one router."""
 
-    def __init__(self, settings: FunctionSettings, places: ConcurrencyLimit) -> None:
+    def __init__(self, settings: FunctionSettings, concurrency: ConcurrencyLimit) -> None:
         kube = Kube.connect()
         self._connections = Connections()
         namespace = settings.namespace or kube.namespace
@@ -41,7 +41,7 @@ class RouterApp:
             self._connections,
             max_body=MAX_BODY,
             cors=frozenset(),
-            concurrency=places,
+            concurrency=concurrency,
             request_log=self._request_log,
         )
 
@@ -76,7 +76,7 @@ class RouterApp:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, RouterApp, up="router %s serves", places=settings.threads, graceful=GRACEFUL + 5)
+    serve(settings, RouterApp, up="router %s serves", max_requests=settings.threads, graceful=GRACEFUL + 5)
 
 
 if __name__ == "__main__":

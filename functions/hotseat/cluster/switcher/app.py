@@ -388,7 +388,13 @@ def _exit() -> None:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, lambda its, _: SwitcherApp(its), up="switcher %s is waiting for leadership", places=64, graceful=10)
+    serve(
+        settings,
+        lambda its, _: SwitcherApp(its),
+        up="switcher %s is waiting for leadership",
+        max_requests=64,
+        graceful=10,
+    )
 
 
 if __name__ == "__main__":
