@@ -37,7 +37,7 @@ class CoalescingWorker:
         self._closed = False
 
     def start(self) -> None:
-        """Make the calls that are due, if the worker was paused."""
+        """Make the calls that are due, if the worker was paused. Raise RuntimeError if no thread can be started."""
         with self._changed:
             self._paused = False
             self._ensure_thread()
@@ -49,7 +49,10 @@ class CoalescingWorker:
             if not self._closed and (self._due is None or due < self._due):
                 self._due = due
                 self._changed.notify_all()
-            self._ensure_thread()
+            try:
+                self._ensure_thread()
+            except RuntimeError as error:
+                log.warning("%s: cannot start a thread: %s; it is tried again with the next change", self._name, error)
 
     def close(self, timeout: float = 0.0) -> None:
         """Begin no more calls. Wait up to TIMEOUT seconds for the call that runs; only from another thread."""
@@ -61,12 +64,8 @@ class CoalescingWorker:
     def _ensure_thread(self) -> None:
         if self._due is None or self._running or self._paused:
             return
-        try:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        except RuntimeError as error:
-            log.warning("%s: cannot start a thread: %s; it is tried again with the next change", self._name, error)
-        else:
-            self._running = True
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        self._running = True
 
     def _run(self) -> None:
         pause, longest = self._retry

@@ -175,3 +175,20 @@ def test_without_a_thread_to_be_had_the_next_mark_tries_again(
     assert "test-worker: cannot start a thread" in caplog.text
     worker.mark(60.0)
     calls.wait(1)
+
+
+def test_a_start_without_a_thread_is_the_callers_problem(monkeypatch: pytest.MonkeyPatch, calls: Calls) -> None:
+    """No mark may come before something else is started, so that nothing would try again."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker = CoalescingWorker("test-worker", calls, paused=True)
+    worker.mark()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError):
+        worker.start()
+    monkeypatch.undo()
+    worker.start()
+    calls.wait(1)
+    worker.close(5)

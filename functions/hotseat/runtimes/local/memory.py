@@ -137,8 +137,8 @@ def engine_memory(engine: SampledEngine) -> int:
     """Return the bytes that the engine itself reports; 0 if it reports none."""
     if not isinstance(engine.engine, TellsMemory):
         return 0
-    response = get(urlsplit(engine.address).netloc, engine.engine.memory_path(engine.model), REQUEST_TIMEOUT)
     try:
+        response = get(urlsplit(engine.address).netloc, engine.engine.memory_path(engine.model), REQUEST_TIMEOUT)
         return 0 if response is None else engine.engine.read_memory(response[1]) or 0
     except ValueError:
         return 0
