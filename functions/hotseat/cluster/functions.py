@@ -25,7 +25,7 @@ class FunctionSettings:
     switcher: str
     key: bytes
     keys: tuple[str, ...]
-    image: str
+    image: str  # empty: that of the switcher's own pod
     gpu_resource: str
     port: int
     pod: str
@@ -44,7 +44,10 @@ VARIABLES = {
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
-    "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own.",
+    "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own "
+    "(default: the image of the switcher's own pod).",
+    "HOTSEAT_POD_NAME": "Name of the function's own pod (default: the host name, which is the pod's name unless the pod "
+    "uses the network of its node).",
     "HOTSEAT_GPU_RESOURCE": "Extended resource that stands for a GPU (default nvidia.com/gpu).",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
@@ -72,10 +75,10 @@ def read_settings() -> FunctionSettings:
         switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),
         key=key,
         keys=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
-        image=env.get("HOTSEAT_IMAGE", "hotseat"),
+        image=env.get("HOTSEAT_IMAGE", ""),
         gpu_resource=env.get("HOTSEAT_GPU_RESOURCE", "nvidia.com/gpu"),
         port=int(env.get("PORT", "8080")),
-        pod=env.get("HOSTNAME") or socket.gethostname(),
+        pod=env.get("HOTSEAT_POD_NAME") or env.get("HOSTNAME") or socket.gethostname(),
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
         threads=int(env.get("HOTSEAT_THREADS", "1500")),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),

@@ -13,6 +13,7 @@ from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
 from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
+from hotseat.cluster.switcher.own_image import own_image
 from hotseat.cluster.switcher.status_writer import ModelStatusWriter, ObjectKey
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.coalesce import CoalescingWorker
@@ -104,7 +105,8 @@ class SwitcherApp:
         self._kube = Kube.connect()
         namespace = settings.namespace or self._kube.namespace
         self.namespace = namespace
-        self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
+        image = settings.image or own_image(self._kube, settings.pod)
+        self._settings = ClusterSettings(image, namespace, settings.gpu_resource)
         self._identity = settings.pod
         self._events = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
