@@ -11,6 +11,7 @@ from pathlib import Path
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.worker import MIN_THREADS, Threads
+from hotseat.kube.constants import ADMIN_PORT
 from hotseat.telemetry.logs import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class FunctionSettings:
     image: str  # empty: that of the switcher's own pod
     gpu_resource: str
     port: int
+    admin_port: int | None  # of the router; None: admin routes are on `port`
     pod: str
     log_level: str
     threads: int
@@ -54,6 +56,8 @@ VARIABLES = {
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
     "PORT": "Port to listen on (default 8080).",
+    "HOTSEAT_ADMIN_PORT": "Port of the router for admin routes: all routes but inference, /v1/models, /health and /ready "
+    "(default 8081). Empty: they are on PORT.",
 }
 
 
@@ -78,6 +82,7 @@ def read_settings() -> FunctionSettings:
         image=env.get("HOTSEAT_IMAGE", ""),
         gpu_resource=env.get("HOTSEAT_GPU_RESOURCE", "nvidia.com/gpu"),
         port=int(env.get("PORT", "8080")),
+        admin_port=int(env.get("HOTSEAT_ADMIN_PORT", str(ADMIN_PORT)) or 0) or None,
         pod=env.get("HOTSEAT_POD_NAME") or env.get("HOSTNAME") or socket.gethostname(),
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
         threads=int(env.get("HOTSEAT_THREADS", "1500")),
@@ -92,10 +97,12 @@ def serve(
     up: str,
     places: int,
     graceful: float,
+    admin_port: int | None = None,
 ) -> None:
     """Serve what CREATE returns, until a signal ends it. UP is logged with the pod's name once requests are accepted.
 
     PLACES is the number of long requests that are served at once, if the limit on descriptors allows that many.
+    ADMIN_PORT is a second port to listen on.
     """
     set_up_logging(settings.log_level, json_lines=True)
     bounds = Bounds.of_this_process()
@@ -106,7 +113,7 @@ def serve(
     Server(
         lambda: create(settings, concurrency),
         lambda: log.info(up, settings.pod),
-        bind=f"0.0.0.0:{settings.port}",
+        bind=[f"0.0.0.0:{port}" for port in (settings.port, admin_port) if port is not None],
         threads=threads,
         connections=bounds.connections,
         graceful=lambda: graceful,

@@ -10,7 +10,7 @@ from typing import Final
 
 from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_duration
-from hotseat.kube.components import Component
+from hotseat.kube.components import API_KEY_SECRET, Component
 from hotseat.kube.constants import GROUP, VERSION
 from hotseat.kube.pods import condition
 
@@ -24,6 +24,7 @@ KNATIVE_FROM: Final = (1, 18)  # the oldest tested version
 
 INSTALL: Final = "kubectl apply -k knative/"
 _KNATIVE_HELP = "https://knative.dev/docs/install/yaml-install/"
+_EXPOSED: Final = ("LoadBalancer", "NodePort")  # types of core Services
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
@@ -187,6 +188,39 @@ def demand_secret(name: str, found: Json | None, namespace: str) -> Finding:
             "demand key", f"Secret {name} is empty", why, f"kubectl -n {namespace} delete secret {name}; {make}"
         )
     return ok("demand key", f"Secret {name}")
+
+
+def client_keys(router: Component, service: Json | None, secret: Json | None, namespace: str) -> Finding:
+    """Check that a public router has keys of clients. `service`: the core Service of its name; `secret`: with the keys."""
+    subject, name = "client keys", router.api_key_secret
+    if any((secret or {}).get("data", {}).values()):
+        return ok(subject, f"Secret {name}")
+    exposed = (service or {}).get("spec", {}).get("type") in _EXPOSED
+    if not router.public and not exposed:
+        return ok(subject, "none, and the router is reached inside the cluster only")
+    seen = f"none, and the router is public: {router.url if router.public else f'Service {router.name}'}"
+    make = f"kubectl -n {namespace} create secret generic {name or API_KEY_SECRET} --from-literal=keys=$(openssl rand -hex 32)"
+    mount = "" if name else "mount a Secret with the keys and set HOTSEAT_API_KEY_FILE; "
+    local = f"kubectl -n {namespace} label ksvc {router.name} networking.knative.dev/visibility=cluster-local"
+    hide = local if router.public else f"make Service {router.name} a ClusterIP"
+    why = "anybody who reaches it may use the models"
+    return advice(subject, seen, why, f"{mount}{make}, and restart the router; or {hide}")
+
+
+def admin_routes(router: Component, service: Json | None) -> Finding:
+    """Check that admin routes are reached inside the cluster only. `service`: the core Service of the admin port."""
+    subject, why = (
+        "admin routes",
+        "anybody who reaches them, and has a key if there are keys, may unload models and read logs",
+    )
+    if router.admin_port is None:
+        if router.public:
+            return advice(subject, f"public: {router.url}", why, "set HOTSEAT_ADMIN_PORT on the router: 8081")
+        return ok(subject, "on the port for requests")
+    if service is not None and service["spec"].get("type") in _EXPOSED:
+        named = f"Service {service['metadata']['name']}"
+        return advice(subject, f"{named} is a {service['spec']['type']}", why, f"make {named} a ClusterIP")
+    return ok(subject, f"on port {router.admin_port} of the router, inside the cluster only")
 
 
 # The cluster ----------------------------------------------------------------------------------------------------------

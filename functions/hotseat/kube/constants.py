@@ -23,6 +23,7 @@ SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that are 
 SERVICE: Final = "serving.knative.dev/service"
 REVISION: Final = "serving.knative.dev/revision"
 
+ADMIN_PORT: Final = 8081  # of the router, unless HOTSEAT_ADMIN_PORT sets another
 QUEUE_PORT: Final = 8012  # of queue-proxy, in each pod
 
 

@@ -33,6 +33,7 @@ _SERVING_CRDS = (
 _EVENTING_CRDS = ("brokers.eventing.knative.dev", "triggers.eventing.knative.dev")
 _TRIGGERS: Final = Resource("eventing.knative.dev/v1", "Trigger", "triggers")
 _SECRETS: Final = Resource("v1", "Secret", "secrets")
+_CORE_SERVICES: Final = Resource("v1", "Service", "services")
 
 Check = Callable[[], Iterator[Finding]]
 
@@ -65,6 +66,8 @@ class Doctor:
             (ROUTER, lambda: self._component(ROUTER)),
             (SWITCHER, lambda: self._component(SWITCHER)),
             ("demand key", self._secret),
+            ("client keys", self._client_keys),
+            ("admin routes", self._admin_routes),
             ("GPUs", self._gpus),
         ]
         for subject, check in subjects:
@@ -156,6 +159,21 @@ class Doctor:
         for name in sorted(names or {DEMAND_SECRET}):
             found = self._kube.find(_SECRETS.path(self._namespace, name))
             yield checks.demand_secret(name, found, self._namespace)
+
+    def _client_keys(self) -> Iterator[Finding]:
+        router = self._find(ROUTER)
+        if router is not None:
+            name = router.api_key_secret
+            secret = self._kube.find(_SECRETS.path(self._namespace, name)) if name else None
+            yield checks.client_keys(router, self._core_service(router.name), secret, self._namespace)
+
+    def _admin_routes(self) -> Iterator[Finding]:
+        router = self._find(ROUTER)
+        if router is not None:
+            yield checks.admin_routes(router, self._core_service(f"{router.name}-admin"))
+
+    def _core_service(self, name: str) -> Json | None:
+        return self._kube.find(_CORE_SERVICES.path(self._namespace, name))
 
     def _models(self) -> list[Json]:
         """Return the Models; none if they may not be read, because their checks are possible without them."""

@@ -14,6 +14,7 @@ import yaml
 from hotseat.cluster.functions import VARIABLES
 from hotseat.core.events import event_type
 from hotseat.kube.checks import MAX_REQUEST_TIME, Verdict, judge, settings
+from hotseat.kube.constants import ADMIN_PORT
 from hotseat.manifests.loading import load
 
 ROOT = Path(__file__).parents[3]
@@ -203,6 +204,21 @@ def test_demand_goes_to_the_switcher(folder):
     assert direct["spec"]["selector"].items() <= labels.items()
 
 
+def test_admin_routes_have_a_service_inside_the_cluster():
+    """A Knative Service has one port, so it goes to the pods of the router, however they are run."""
+    service_ = documents(KNATIVE / "base/admin.yaml")[0]
+    [port] = service_["spec"]["ports"]
+    assert service_["spec"]["type"] == "ClusterIP"
+    for made in (service("router"), deployment("router")):
+        assert service_["spec"]["selector"].items() <= made["spec"]["template"]["metadata"]["labels"].items()
+        [container] = made["spec"]["template"]["spec"]["containers"]
+        env = {each["name"]: each["value"] for each in container["env"]}
+        assert env["HOTSEAT_ADMIN_PORT"] == str(port["targetPort"]) == str(ADMIN_PORT)
+        assert ADMIN_PORT not in [each["containerPort"] for each in container["ports"]], "the public one"
+    exposed = documents(KNATIVE / "overlays/deployments/router.yaml")[1]
+    assert [each["targetPort"] for each in exposed["spec"]["ports"]] == [8080]
+
+
 def test_the_overlay_without_gpus_patches_what_it_means():
     kustomization = documents(KNATIVE / "overlays/cpu/kustomization.yaml")[0]
     operations = yaml.safe_load(kustomization["patches"][0]["patch"])
@@ -272,6 +288,17 @@ def test_the_policy_lets_our_own_parts_reach_models_and_nobody_else():
     assert rule["ports"] == [{"protocol": "TCP", "port": 8012}]
     allowed = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
     assert allowed == [service(part)["spec"]["template"]["metadata"]["labels"] for part in PARTS]
+
+
+def test_the_policy_lets_only_the_namespace_reach_admin_routes():
+    policy = documents(KNATIVE / "samples/networkpolicy.yaml")[1]["spec"]
+    labels = service("router")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"] == {"matchLabels": labels}
+    anybody, namespace = policy["ingress"]
+    open_ports = {p for each in anybody["ports"] for p in range(each["port"], each["endPort"] + 1)}
+    assert set(range(1, 65536)) - open_ports == {ADMIN_PORT}
+    assert "from" not in anybody
+    assert namespace == {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": ADMIN_PORT}]}
 
 
 def test_the_cluster_of_the_tests_has_what_the_doctor_asks_for():

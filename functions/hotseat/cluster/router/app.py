@@ -43,6 +43,7 @@ class RouterApp:
             cors=frozenset(),
             concurrency=places,
             request_log=self._request_log,
+            admin_port=settings.admin_port,
         )
 
     def begin(self) -> None:
@@ -76,7 +77,14 @@ class RouterApp:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, RouterApp, up="router %s serves", places=settings.threads, graceful=GRACEFUL + 5)
+    serve(
+        settings,
+        RouterApp,
+        up="router %s serves",
+        places=settings.threads,
+        graceful=GRACEFUL + 5,
+        admin_port=settings.admin_port,
+    )
 
 
 if __name__ == "__main__":
