@@ -3,6 +3,7 @@
 from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
 from hotseat.gateway.auth import Keys
@@ -29,6 +30,7 @@ class RouterApp:
         namespace = settings.namespace or kube.namespace
         switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
         self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker
+        self._event_follower = EventFollower(switcher_client, self._events.publish)
         self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events)
         self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._events.shown_name))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
@@ -54,6 +56,7 @@ class RouterApp:
                 "cannot list Workspaces; check that the CRDs and the router's Role are installed (hotseat doctor)"
             )
         self.registry.begin()
+        self._event_follower.start()
 
     def reload(self) -> None:
         """Do nothing: documents come from the API server."""
@@ -62,6 +65,7 @@ class RouterApp:
         """Let requests in flight finish, and leave."""
         self.registry.close(GRACEFUL)
         self._watcher.stop()
+        self._event_follower.close()
         self._events.close()
         self._connections.close()
         if self._request_log is not None:

@@ -14,6 +14,7 @@ from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
 from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
 from hotseat.cluster.switcher.own_image import own_image
+from hotseat.cluster.switcher.reads import RemoteReads
 from hotseat.cluster.switcher.status_writer import ModelStatusWriter, ObjectKey
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.coalesce import CoalescingWorker
@@ -140,7 +141,12 @@ class SwitcherApp:
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
         self.gateway = create_http_api(
-            settings.key, self._report_demand, commands.execute, lambda: not self._closed, self._metrics
+            settings.key,
+            self._report_demand,
+            commands.execute,
+            lambda: not self._closed,
+            self._metrics,
+            on_read=RemoteReads(self._runtime.logs, self._events, lambda: self._leading and not self._closed).read,
         )
 
     def begin(self) -> None:
@@ -154,6 +160,7 @@ class SwitcherApp:
     def close(self) -> None:
         """End. Instances stay, and the next switcher adopts them."""
         self._closed = True
+        self._events.close()  # routers that wait for events get an answer
         self._worker.close()
         for controller in self._controllers.values():
             controller.stop()
