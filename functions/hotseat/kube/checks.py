@@ -10,7 +10,7 @@ from typing import Final
 
 from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_duration
-from hotseat.kube.components import API_KEY_SECRET, Component
+from hotseat.kube.components import API_KEY_SECRET, SETTINGS_MAP, Component
 from hotseat.kube.constants import GROUP, VERSION
 from hotseat.kube.pods import condition
 
@@ -226,8 +226,8 @@ def admin_routes(router: Component, service: Json | None) -> Finding:
 # The cluster ----------------------------------------------------------------------------------------------------------
 
 
-def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
-    """Check the storage classes, from which the volumes of caches are made."""
+def storage(classes: Sequence[Json], models: Sequence[Json], configured: str = "") -> Finding:
+    """Check the storage classes, from which the volumes of caches are made. `configured`: that of the switcher."""
     names = [each["metadata"]["name"] for each in classes]
     default = [each["metadata"]["name"] for each in classes if _is_default(each)]
     why = "weights of Models are stored on volumes"
@@ -237,11 +237,17 @@ def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
     asked = {cache["storageClass"] for cache in caches if cache.get("storageClass")}
     if missing := sorted(asked - set(names)):
         return wrong("storage class", f"Models ask for {', '.join(missing)}", why, f"there are: {', '.join(names)}")
+    if configured:
+        if configured not in names:
+            seen, do = f"HOTSEAT_STORAGE_CLASS is {configured}", f"set it to one of: {', '.join(names)}"
+            return wrong("storage class", f"{seen}, which does not exist", why, do)
+        return ok("storage class", f"{configured} (HOTSEAT_STORAGE_CLASS)")
     if not default:
         patch = f'{{"metadata":{{"annotations":{{"{_DEFAULT_CLASS}":"true"}}}}}}'
         mark = f"kubectl patch storageclass {names[0]} -p {shlex.quote(patch)}"
         explain = "without a default, each Model must set spec.cache.storageClass"
-        return advice("storage class", f"{', '.join(names)}, none of them the default", explain, mark)
+        do = f"{mark}; or set HOTSEAT_STORAGE_CLASS in the ConfigMap {SETTINGS_MAP}"
+        return advice("storage class", f"{', '.join(names)}, none of them the default", explain, do)
     return ok("storage class", f"{default[0]} (default)")
 
 

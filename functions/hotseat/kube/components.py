@@ -12,6 +12,7 @@ from hotseat.kube.pods import condition
 ROUTER: Final = "router"
 SWITCHER: Final = "switcher"
 DEMAND_SECRET: Final = "hotseat-demand"  # noqa: S105 - its name, as in knative/
+SETTINGS_MAP: Final = "hotseat-settings"  # ConfigMap with environment variables of both
 API_KEY_SECRET: Final = "hotseat-api-keys"  # noqa: S105
 
 _KEY_FILE = "/etc/hotseat/demand/key"  # default of HOTSEAT_DEMAND_KEY_FILE

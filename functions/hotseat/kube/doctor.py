@@ -8,7 +8,7 @@ from hotseat.api.types import Json
 from hotseat.kube import checks
 from hotseat.kube.checks import EVENTING, KOURIER, SERVING, Finding, Patch, judge, settings, unknown, wrong
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
-from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_component
+from hotseat.kube.components import DEMAND_SECRET, ROUTER, SETTINGS_MAP, SWITCHER, Component, find_component
 from hotseat.kube.constants import (
     BROKERS,
     CONFIG_MAPS,
@@ -121,7 +121,8 @@ class Doctor:
             yield checks.own_crd(resource.plural, found, definition(resource.kind))
 
     def _storage(self) -> Iterator[Finding]:
-        yield checks.storage(self._kube.get(STORAGE_CLASSES.path())["items"], self._models())
+        configured = self._switcher_setting("HOTSEAT_STORAGE_CLASS")
+        yield checks.storage(self._kube.get(STORAGE_CLASSES.path())["items"], self._models(), configured)
 
     def _gpus(self) -> Iterator[Finding]:
         switcher = self._components.get(SWITCHER)
@@ -171,6 +172,16 @@ class Doctor:
         router = self._find(ROUTER)
         if router is not None:
             yield checks.admin_routes(router, self._core_service(f"{router.name}-admin"))
+
+    def _switcher_setting(self, name: str) -> str:
+        """Return a variable of the switcher, from its pod or the ConfigMap; empty if neither has it or may be read."""
+        value = ""
+        with suppress(KubeError):
+            if (config := self._kube.find(CONFIG_MAPS.path(self._namespace, SETTINGS_MAP))) is not None:
+                value = str((config.get("data") or {}).get(name, ""))
+            if (switcher := self._find(SWITCHER)) is not None:
+                value = switcher.variable(name, value)
+        return value
 
     def _core_service(self, name: str) -> Json | None:
         return self._kube.find(_CORE_SERVICES.path(self._namespace, name))

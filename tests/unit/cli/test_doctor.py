@@ -193,6 +193,20 @@ def test_the_key_itself_is_never_shown(doctor):
     assert "c2VjcmV0" not in doctor().output + doctor("-o", "json").output
 
 
+NO_DEFAULT = [{"metadata": {"name": "fast"}}]
+
+
+@pytest.mark.parametrize(("configured", "verdict"), [("fast", None), ("slow", "wrong"), ("", "advice")])
+def test_a_storage_class_of_the_switcher_needs_no_default(api, doctor, configured, verdict):
+    api.answers[f"GET {CLASSES}"] = items(*NO_DEFAULT)
+    settings = {"metadata": {"name": "hotseat-settings"}, "data": {"HOTSEAT_STORAGE_CLASS": configured}}
+    api.answers["GET /api/v1/namespaces/models/configmaps/hotseat-settings"] = settings
+    result = doctor("-o", "json")
+    assert without(result) == ({"storage class": verdict} if verdict else {})
+    if not verdict:
+        assert findings(result)["storage class"]["seen"] == "fast (HOTSEAT_STORAGE_CLASS)"
+
+
 PUBLIC = "http://hotseat-router.models.example.com"
 INSIDE = "http://hotseat-router.models.svc.cluster.local"
 WITH_KEYS = {"HOTSEAT_API_KEY_FILE": "/etc/hotseat/keys/keys"}

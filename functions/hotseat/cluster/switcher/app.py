@@ -5,6 +5,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
@@ -33,7 +34,7 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError, Watcher
-from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
+from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, Resource
 from hotseat.kube.leader import Leader
 from hotseat.kube.objects import drifted
 from hotseat.runtimes.knative.runtime import KnativeRuntime
@@ -106,8 +107,8 @@ class SwitcherApp:
         self._kube = Kube.connect()
         namespace = settings.namespace or self._kube.namespace
         self.namespace = namespace
-        image = settings.image or own_image(self._kube, settings.pod)
-        self._settings = ClusterSettings(image, namespace, settings.gpu_resource)
+        image = settings.objects.image or own_image(self._kube, settings.pod)
+        self._settings = replace(settings.objects, image=image, namespace=namespace)
         self._identity = settings.pod
         self._events = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
