@@ -51,6 +51,7 @@ class Settings:
     concurrency: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # of long requests
     watch: bool = True
     request_log: Path | None = None  # file to append a line to for each finished request
+    admin_port: int | None = None  # the only port with admin routes; None: each port has them
 
 
 def _nothing(_manifest: Manifest) -> None:
@@ -125,6 +126,7 @@ class App:
             cors=frozenset(settings.cors),
             concurrency=settings.concurrency,
             request_log=self._request_log,
+            admin_port=settings.admin_port,
         )
 
     def begin(self) -> None:

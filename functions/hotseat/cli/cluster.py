@@ -1,7 +1,7 @@
 """Find a cluster and its router, with nothing but a kubeconfig.
 
-The router's own address is used if it answers. Otherwise `kubectl port-forward` forwards a port to one of its
-pods.
+`kubectl port-forward` forwards a port to the admin port of one of the router's pods. If admin routes have no port of their
+own, the router's own address is used if it answers.
 """
 
 import re
@@ -54,7 +54,7 @@ def router_url(ctx: click.Context, cluster: Cluster) -> str:
         if router is None:
             hint = "use another --namespace, or run `kubectl hotseat doctor`"
             raise ClientError(f"namespace {namespace} has no router; {hint}")
-        if router.url and _answers(router.url):
+        if router.admin_port is None and router.url and _answers(router.url):
             return router.url
         pods = kube.get(PODS.path(namespace), labelSelector=router.selector)["items"]
     except KubeError as error:
@@ -88,12 +88,13 @@ def _forward(ctx: click.Context, cluster: Cluster, namespace: str, router: Compo
     """Forward a free local port to a pod by kubectl, until the command ends."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        where = f"{router.url} does not answer from here, and " if router.url else ""
-        raise ClientError(f"{where}kubectl is not installed; install it, or use --url")
+        raise ClientError(
+            "the router is reached by kubectl port-forward, and kubectl is not installed; install it, or use --url"
+        )
     command = [kubectl, f"--namespace={namespace}"]
     command += [f"--kubeconfig={cluster.kubeconfig}"] if cluster.kubeconfig else []
     command += [f"--context={cluster.context}"] if cluster.context else []
-    command += ["port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{router.port}"]
+    command += ["port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{router.admin_port or router.port}"]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -25,6 +25,7 @@ from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.telemetry.logs import set_up_logging
 
+LOOPBACK = "127.0.0.1"
 IN_FLIGHT = 936  # requests in flight and streams of events, in addition to queued requests
 
 EXAMPLES = (
@@ -79,6 +80,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
     type=click.IntRange(0, 65535),
     help="Port to listen on. 0 picks a free port.",
 )
+@click.option("--admin-port", type=click.IntRange(1, 65535), metavar="PORT",
+              help="Port on 127.0.0.1 for admin routes: all routes but inference, /v1/models, /health and /ready. --port "
+                  "then does not serve them.")  # fmt: skip
 @click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
               help="API key that clients must send on every route but /health. Can be repeated.  [env var: "
                   "HOTSEAT_API_KEY]")  # fmt: skip
@@ -117,6 +121,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     files: tuple[Path, ...],
     host: str,
     port: int,
+    admin_port: int | None,
     keys: tuple[str, ...],
     api_key_file: Path | None,
     no_auth: bool,
@@ -148,6 +153,11 @@ def up(  # noqa: PLR0917 — one parameter an option
         raise click.UsageError(f"--host {host} is not loopback: use --api-key, --api-key-file or --no-auth")
     home = _home("XDG_STATE_HOME", ".local/state")
     port = _check_port(host, port, state_dir or home / f"port-{port}")
+    if (
+        admin_port is not None
+        and _check_port(LOOPBACK, admin_port, state_dir or home / f"port-{port}", "--admin-port") == port
+    ):
+        raise click.UsageError(f"--admin-port is {admin_port}, which is --port; choose another")
     settings = Settings(
         files=() if Path("-") in files else files,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
@@ -158,6 +168,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         cors=cors,
         watch=not no_watch,
         request_log=request_log and request_log.absolute(),
+        admin_port=admin_port,
     )
     _serve(settings, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
 
@@ -204,7 +215,8 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
         make = chat_hints if capability is Capability.CHAT else embedding_hints
         return make(url, capable[0], with_key=bool(settings.keys)) if capable else []
 
-    bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    bind += [] if settings.admin_port is None else [f"{LOOPBACK}:{settings.admin_port}"]
     Server(create, is_up, bind=bind, threads=threads, connections=bounds.connections, graceful=lambda: end.value).run()
 
 
@@ -238,7 +250,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_port(host: str, port: int, state_dir: Path) -> int:
+def _check_port(host: str, port: int, state_dir: Path, option: str = "--port") -> int:
     """Return the port, or a free port for 0.
 
     Raise ClickException immediately if the port is in use, and name the process. (gunicorn would retry for
@@ -251,10 +263,10 @@ def _check_port(host: str, port: int, state_dir: Path) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        advice = "choose another port with --port"
+        advice = f"choose another port with {option}"
         if error.errno == errno.EADDRINUSE and (pid := StateDir(state_dir).owner()) is not None:
             advice = (
                 f"hotseat process {pid} uses it, and may still be finishing requests in flight"
-                f" (state directory {state_dir}); wait until it ends, or choose another port with --port"
+                f" (state directory {state_dir}); wait until it ends, or choose another port with {option}"
             )
         raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}; {advice}") from None

@@ -1,17 +1,23 @@
 """What the router and the switcher share: their settings from the environment, and how they are served."""
 
 import logging
+import math
 import os
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from hotseat.api.units import Unreadable, parse_bytes, parse_duration
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.worker import MIN_THREADS, Threads
+from hotseat.kube.constants import ADMIN_PORT, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +31,9 @@ class FunctionSettings:
     switcher: str
     key: bytes
     keys: tuple[str, ...]
-    image: str
-    gpu_resource: str
+    objects: ClusterSettings  # without a namespace. Its image is empty for that of the switcher's own pod
     port: int
+    admin_port: int | None  # of the router; None: admin routes are on `port`
     pod: str
     log_level: str
     threads: int
@@ -44,13 +50,28 @@ VARIABLES = {
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
-    "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own.",
+    "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own "
+    "(default: the image of the switcher's own pod).",
+    "HOTSEAT_POD_NAME": "Name of the function's own pod (default: the host name, which is the pod's name unless the pod "
+    "uses the network of its node).",
     "HOTSEAT_GPU_RESOURCE": "Extended resource that stands for a GPU (default nvidia.com/gpu).",
+    "HOTSEAT_IMAGE_PULL_SECRETS": "Secrets for pulling images, separated by commas, for the pods of all Models and of their "
+    "fetch Jobs, in addition to imagePullSecrets of a Model.",
+    "HOTSEAT_STORAGE_CLASS": "Storage class of the caches of Models without cache.storageClass (default: the cluster's).",
+    "HOTSEAT_CACHE_SIZE": "Size of the caches of Models without cache.size (default 50Gi).",
+    "HOTSEAT_REQUEST_TIMEOUT": "Duration that a request to a Model's Knative Service may take, and grace period of its pods "
+    "(default 1h). At most max-revision-timeout-seconds of Knative.",
+    "HOTSEAT_PROGRESS_DEADLINE": "Duration after which Knative gives up a Revision that is not ready (default 10m). A Model "
+    "with a longer lifecycle.startTimeout gets that and a minute.",
+    "HOTSEAT_FETCH_ENVIRONMENT": "ConfigMap whose values are environment variables of fetch Jobs, such as HTTPS_PROXY, "
+    "NO_PROXY and HF_ENDPOINT (default hotseat-fetch). It need not exist.",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
     "PORT": "Port to listen on (default 8080).",
+    "HOTSEAT_ADMIN_PORT": "Port of the router for admin routes: all routes but inference, /v1/models, /health and /ready "
+    "(default 8081). Empty: they are on PORT.",
 }
 
 
@@ -72,14 +93,49 @@ def read_settings() -> FunctionSettings:
         switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),
         key=key,
         keys=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
-        image=env.get("HOTSEAT_IMAGE", "hotseat"),
-        gpu_resource=env.get("HOTSEAT_GPU_RESOURCE", "nvidia.com/gpu"),
-        port=int(env.get("PORT", "8080")),
-        pod=env.get("HOSTNAME") or socket.gethostname(),
+        objects=ClusterSettings(
+            image=env.get("HOTSEAT_IMAGE", ""),
+            namespace="",
+            gpu_resource=env.get("HOTSEAT_GPU_RESOURCE", "nvidia.com/gpu"),
+            pull_secrets=_names(env.get("HOTSEAT_IMAGE_PULL_SECRETS", "")),
+            storage_class=env.get("HOTSEAT_STORAGE_CLASS", ""),
+            cache_size=_read("HOTSEAT_CACHE_SIZE", "50Gi", parse_bytes),
+            request_timeout=_read("HOTSEAT_REQUEST_TIMEOUT", "1h", _seconds),
+            progress_deadline=_read("HOTSEAT_PROGRESS_DEADLINE", "10m", _seconds),
+            fetch_environment=env.get("HOTSEAT_FETCH_ENVIRONMENT", "hotseat-fetch"),
+        ),
+        port=_read("PORT", "8080", _port),
+        admin_port=_read("HOTSEAT_ADMIN_PORT", str(ADMIN_PORT), _port) if env.get("HOTSEAT_ADMIN_PORT") != "" else None,
+        pod=env.get("HOTSEAT_POD_NAME") or env.get("HOSTNAME") or socket.gethostname(),
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
-        threads=int(env.get("HOTSEAT_THREADS", "1500")),
+        threads=_read("HOTSEAT_THREADS", "1500", int),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
     )
+
+
+def _read(name: str, default: str, parse: Callable[[str], T]) -> T:
+    """Return the value of a variable. Exit with a message if it cannot be parsed."""
+    text = os.environ.get(name) or default
+    try:
+        return parse(text)
+    except ValueError as error:
+        allowed = str(error) if isinstance(error, Unreadable) else "a number"
+        sys.exit(f"{name} is {text!r}; allowed: {allowed}")
+
+
+def _seconds(text: str) -> int:
+    """Return the whole seconds of a duration, at least one."""
+    return max(1, math.ceil(parse_duration(text)))
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):  # noqa: PLR2004
+        raise Unreadable("a port from 1 to 65535")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def serve(
@@ -89,10 +145,12 @@ def serve(
     up: str,
     max_requests: int,
     graceful: float,
+    admin_port: int | None = None,
 ) -> None:
     """Serve what CREATE returns, until a signal ends it. UP is logged with the pod's name once requests are accepted.
 
     MAX_REQUESTS is the number of long requests that are served at once, if the limit on descriptors allows that many.
+    ADMIN_PORT is a second port to listen on.
     """
     set_up_logging(settings.log_level, json_lines=True)
     bounds = Bounds.of_this_process()
@@ -103,7 +161,7 @@ def serve(
     Server(
         lambda: create(settings, concurrency),
         lambda: log.info(up, settings.pod),
-        bind=f"0.0.0.0:{settings.port}",
+        bind=[f"0.0.0.0:{port}" for port in (settings.port, admin_port) if port is not None],
         threads=threads,
         connections=bounds.connections,
         graceful=lambda: graceful,

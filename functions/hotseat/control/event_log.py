@@ -74,6 +74,10 @@ class EventLog:
             "datacontenttype": "application/json",
             "data": dict(emit.data),
         }
+        self.publish(event)
+
+    def publish(self, event: Event) -> None:
+        """Publish an event as it is."""
         with self._changed:
             self._count += 1
             self._history.append((self._count, event))

@@ -1,4 +1,4 @@
-"""Operational routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
+"""Admin routes: health, running models, load, unload, pin and unpin, logs, events, switches and metrics.
 
 No GET loads a model.
 """
@@ -24,16 +24,17 @@ from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import client_socket, departed
 from hotseat.telemetry.metrics import Metrics
 
+ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
 _KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
 _NO_LIMIT = 1_000_000
 
 
-def operations_blueprint(
+def admin_blueprint(
     registry: ModelRegistry, bus: EventLog, metrics: Metrics, concurrency: ConcurrencyLimit
 ) -> Blueprint:
     """Return the routes that belong to no API family."""
-    blueprint = Blueprint("operations", __name__)
+    blueprint = Blueprint(ADMIN, __name__)
     _add_queries(blueprint, registry, metrics)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)

@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,8 +85,8 @@ class Served(Protocol):
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves the application that `create` returns. `create` and `up` run in the worker process.
 
-    `up` is called when the worker accepts requests. `bind` is HOST:PORT. `graceful` returns the seconds that a
-    graceful shutdown may take.
+    `up` is called when the worker accepts requests. `bind` has one or more HOST:PORT. `graceful` returns the seconds
+    that a graceful shutdown may take.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         create: Callable[[], Served],
         up: Callable[[], None],
         *,
-        bind: str,
+        bind: Iterable[str],
         threads: Threads,
         connections: int,
         graceful: Callable[[], float],
@@ -108,7 +108,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._runner: threading.Thread | None = None  # runs `_jobs`; started early, as no thread may be left later
         self._ending = self._reload_requested = False
         self._options: Mapping[str, Any] = {
-            "bind": [bind],
+            "bind": list(bind),
             "workers": 1,
             "worker_class": "hotseat.gateway.worker.Worker",
             "threads": MOST_THREADS,  # `threads` has the limit in force

@@ -11,8 +11,8 @@ from werkzeug.routing import BaseConverter
 
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import Forbidden, HotseatError
-from hotseat.gateway.admin_api import operations_blueprint
+from hotseat.core.errors import Forbidden, HotseatError, NotFound
+from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body
 from hotseat.gateway.inference import Inference
@@ -26,6 +26,7 @@ from hotseat.telemetry.metrics import Metrics
 
 BODY_SHARE = 4  # bodies of requests may use one part in this many of the machine's memory
 OPEN_PATHS = frozenset({"/health"})  # without a key
+PROBE_PATHS = frozenset({"/health", "/ready"})  # the admin routes that are served on each port
 
 
 class _AnyName(BaseConverter):
@@ -39,7 +40,7 @@ class _AnyName(BaseConverter):
 class Gateway(Flask):
     """All routes in Flask. Inference requests bypass the routing of Flask."""
 
-    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str]) -> None:
+    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str], admin_port: int | None = None) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self.url_map.merge_slashes = False  # names of Models may have consecutive slashes
@@ -47,6 +48,7 @@ class Gateway(Flask):
         self._keys = keys
         self._inference = inference
         self._cors = cors
+        self._admin_port = admin_port
         self.before_request(self._check_request)
         self.after_request(self._add_cors_headers)
         self.register_error_handler(HotseatError, _error_response)
@@ -72,7 +74,14 @@ class Gateway(Flask):
             return Response(status=204, headers=headers)
         if request.path not in OPEN_PATHS:
             self._authenticate(request.environ)
+        if request.blueprint == ADMIN and request.path not in PROBE_PATHS:
+            self._check_port(request.environ)
         return None
+
+    def _check_port(self, environ: Mapping[str, Any]) -> None:
+        """Refuse an admin route on another port than the one for them, if there is one."""
+        if self._admin_port is not None and environ["SERVER_PORT"] != str(self._admin_port):
+            raise NotFound(f"{request.path} is an admin route, and is served on the admin port only.")
 
     def _authenticate(self, environ: Mapping[str, Any]) -> str:
         """Authenticate the request, and return the name of its key."""
@@ -110,11 +119,12 @@ def create_gateway(
     cors: frozenset[str],
     concurrency: ConcurrencyLimit,
     request_log: RequestLog | None = None,
+    admin_port: int | None = None,
 ) -> Gateway:
     """Build the application.
 
     `max_body` is in bytes. `cors` has the origins whose web pages may send requests (`*`: any). `concurrency`
-    limits long requests.
+    limits long requests. `admin_port` is the only port with admin routes. None: each port has them.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -127,9 +137,9 @@ def create_gateway(
         body_budget=body_budget,
         request_log=request_log,
     )
-    app = Gateway(keys, inference, cors)
+    app = Gateway(keys, inference, cors, admin_port)
     app.register_blueprint(openai_blueprint(registry, time.time()))
-    app.register_blueprint(operations_blueprint(registry, bus, metrics, concurrency))
+    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency))
     return app
 
 

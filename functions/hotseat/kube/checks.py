@@ -10,7 +10,7 @@ from typing import Final
 
 from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_duration
-from hotseat.kube.components import Component
+from hotseat.kube.components import API_KEY_SECRET, SETTINGS_MAP, Component
 from hotseat.kube.constants import GROUP, VERSION
 from hotseat.kube.pods import condition
 
@@ -24,6 +24,7 @@ KNATIVE_FROM: Final = (1, 18)  # the oldest tested version
 
 INSTALL: Final = "kubectl apply -k knative/"
 _KNATIVE_HELP = "https://knative.dev/docs/install/yaml-install/"
+_EXPOSED: Final = ("LoadBalancer", "NodePort")  # types of core Services
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
@@ -189,11 +190,44 @@ def demand_secret(name: str, found: Json | None, namespace: str) -> Finding:
     return ok("demand key", f"Secret {name}")
 
 
+def client_keys(router: Component, service: Json | None, secret: Json | None, namespace: str) -> Finding:
+    """Check that a public router has keys of clients. `service`: the core Service of its name; `secret`: with the keys."""
+    subject, name = "client keys", router.api_key_secret
+    if any((secret or {}).get("data", {}).values()):
+        return ok(subject, f"Secret {name}")
+    exposed = (service or {}).get("spec", {}).get("type") in _EXPOSED
+    if not router.public and not exposed:
+        return ok(subject, "none, and the router is reached inside the cluster only")
+    seen = f"none, and the router is public: {router.url if router.public else f'Service {router.name}'}"
+    make = f"kubectl -n {namespace} create secret generic {name or API_KEY_SECRET} --from-literal=keys=$(openssl rand -hex 32)"
+    mount = "" if name else "mount a Secret with the keys and set HOTSEAT_API_KEY_FILE; "
+    local = f"kubectl -n {namespace} label ksvc {router.name} networking.knative.dev/visibility=cluster-local"
+    hide = local if router.public else f"make Service {router.name} a ClusterIP"
+    why = "anybody who reaches it may use the models"
+    return advice(subject, seen, why, f"{mount}{make}, and restart the router; or {hide}")
+
+
+def admin_routes(router: Component, service: Json | None) -> Finding:
+    """Check that admin routes are reached inside the cluster only. `service`: the core Service of the admin port."""
+    subject, why = (
+        "admin routes",
+        "anybody who reaches them, and has a key if there are keys, may unload models and read logs",
+    )
+    if router.admin_port is None:
+        if router.public:
+            return advice(subject, f"public: {router.url}", why, "set HOTSEAT_ADMIN_PORT on the router: 8081")
+        return ok(subject, "on the port for requests")
+    if service is not None and service["spec"].get("type") in _EXPOSED:
+        named = f"Service {service['metadata']['name']}"
+        return advice(subject, f"{named} is a {service['spec']['type']}", why, f"make {named} a ClusterIP")
+    return ok(subject, f"on port {router.admin_port} of the router, inside the cluster only")
+
+
 # The cluster ----------------------------------------------------------------------------------------------------------
 
 
-def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
-    """Check the storage classes, from which the volumes of caches are made."""
+def storage(classes: Sequence[Json], models: Sequence[Json], configured: str = "") -> Finding:
+    """Check the storage classes, from which the volumes of caches are made. `configured`: that of the switcher."""
     names = [each["metadata"]["name"] for each in classes]
     default = [each["metadata"]["name"] for each in classes if _is_default(each)]
     why = "weights of Models are stored on volumes"
@@ -203,11 +237,17 @@ def storage(classes: Sequence[Json], models: Sequence[Json]) -> Finding:
     asked = {cache["storageClass"] for cache in caches if cache.get("storageClass")}
     if missing := sorted(asked - set(names)):
         return wrong("storage class", f"Models ask for {', '.join(missing)}", why, f"there are: {', '.join(names)}")
+    if configured:
+        if configured not in names:
+            seen, do = f"HOTSEAT_STORAGE_CLASS is {configured}", f"set it to one of: {', '.join(names)}"
+            return wrong("storage class", f"{seen}, which does not exist", why, do)
+        return ok("storage class", f"{configured} (HOTSEAT_STORAGE_CLASS)")
     if not default:
         patch = f'{{"metadata":{{"annotations":{{"{_DEFAULT_CLASS}":"true"}}}}}}'
         mark = f"kubectl patch storageclass {names[0]} -p {shlex.quote(patch)}"
         explain = "without a default, each Model must set spec.cache.storageClass"
-        return advice("storage class", f"{', '.join(names)}, none of them the default", explain, mark)
+        do = f"{mark}; or set HOTSEAT_STORAGE_CLASS in the ConfigMap {SETTINGS_MAP}"
+        return advice("storage class", f"{', '.join(names)}, none of them the default", explain, do)
     return ok("storage class", f"{default[0]} (default)")
 
 

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from hotseat.api.types import Json
 from hotseat.kube.client import Kube
-from hotseat.kube.constants import DEPLOYMENTS, QUEUE_PORT, SERVICE, SERVICES, Resource
+from hotseat.kube.constants import ADMIN_PORT, DEPLOYMENTS, QUEUE_PORT, SERVICE, SERVICES, Resource
 from hotseat.kube.pods import condition
 
 ROUTER: Final = "router"
 SWITCHER: Final = "switcher"
 DEMAND_SECRET: Final = "hotseat-demand"  # noqa: S105 - its name, as in knative/
+SETTINGS_MAP: Final = "hotseat-settings"  # ConfigMap with environment variables of both
+API_KEY_SECRET: Final = "hotseat-api-keys"  # noqa: S105
 
 _KEY_FILE = "/etc/hotseat/demand/key"  # default of HOTSEAT_DEMAND_KEY_FILE
 
@@ -63,10 +66,29 @@ class Component:
         return next((int(port["containerPort"]) for port in ports), 8080)
 
     @property
+    def admin_port(self) -> int | None:
+        """Port of its pods for admin routes; None if the port for requests has them."""
+        text = self.variable("HOTSEAT_ADMIN_PORT", str(ADMIN_PORT))
+        return int(text) if text.isdecimal() and int(text) else None
+
+    @property
+    def public(self) -> bool:
+        """Whether Knative makes it reachable from outside of the cluster."""
+        return self.resource is SERVICES and ".svc." not in (urlsplit(self.url).hostname or ".svc.")
+
+    @property
     def demand_secret(self) -> str:
         """Name of the Secret with the key that signs demand; empty if no such Secret is mounted."""
+        return self._secret_of(self.variable("HOTSEAT_DEMAND_KEY_FILE", _KEY_FILE))
+
+    @property
+    def api_key_secret(self) -> str:
+        """Name of the Secret with the keys of clients; empty if no such Secret is mounted."""
+        return self._secret_of(self.variable("HOTSEAT_API_KEY_FILE", ""))
+
+    def _secret_of(self, path: str) -> str:
+        """Return the name of the Secret with a file; empty if no such Secret is mounted."""
         volumes = {each["name"]: each for each in self._pod.get("volumes", ())}
-        path = self.variable("HOTSEAT_DEMAND_KEY_FILE", _KEY_FILE)
         for each in self._pod["containers"]:
             for mount in each.get("volumeMounts", ()):
                 if path.startswith(mount["mountPath"].rstrip("/") + "/"):

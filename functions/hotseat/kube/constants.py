@@ -23,6 +23,7 @@ SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that are 
 SERVICE: Final = "serving.knative.dev/service"
 REVISION: Final = "serving.knative.dev/revision"
 
+ADMIN_PORT: Final = 8081  # of the router, unless HOTSEAT_ADMIN_PORT sets another
 QUEUE_PORT: Final = 8012  # of queue-proxy, in each pod
 
 
@@ -85,3 +86,9 @@ class ClusterSettings:
     image: str  # of hotseat itself
     namespace: str
     gpu_resource: str = "nvidia.com/gpu"  # "": pods request no GPUs, so kube-scheduler does not count them
+    pull_secrets: tuple[str, ...] = ()  # for the pods of all Models and of their fetch Jobs
+    storage_class: str = ""  # of caches whose Model names none; "": the cluster's default
+    cache_size: int = 50 * 1024**3  # bytes of a cache whose Model states no size
+    request_timeout: int = 3600  # seconds that a request may take; at most Knative's max-revision-timeout-seconds
+    progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
+    fetch_environment: str = ""  # ConfigMap whose values are environment variables of fetch Jobs; need not exist

@@ -8,7 +8,7 @@ from hotseat.api.types import Json
 from hotseat.kube import checks
 from hotseat.kube.checks import EVENTING, KOURIER, SERVING, Finding, Patch, judge, settings, unknown, wrong
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
-from hotseat.kube.components import DEMAND_SECRET, ROUTER, SWITCHER, Component, find_component
+from hotseat.kube.components import DEMAND_SECRET, ROUTER, SETTINGS_MAP, SWITCHER, Component, find_component
 from hotseat.kube.constants import (
     BROKERS,
     CONFIG_MAPS,
@@ -33,6 +33,7 @@ _SERVING_CRDS = (
 _EVENTING_CRDS = ("brokers.eventing.knative.dev", "triggers.eventing.knative.dev")
 _TRIGGERS: Final = Resource("eventing.knative.dev/v1", "Trigger", "triggers")
 _SECRETS: Final = Resource("v1", "Secret", "secrets")
+_CORE_SERVICES: Final = Resource("v1", "Service", "services")
 
 Check = Callable[[], Iterator[Finding]]
 
@@ -65,6 +66,8 @@ class Doctor:
             (ROUTER, lambda: self._component(ROUTER)),
             (SWITCHER, lambda: self._component(SWITCHER)),
             ("demand key", self._secret),
+            ("client keys", self._client_keys),
+            ("admin routes", self._admin_routes),
             ("GPUs", self._gpus),
         ]
         for subject, check in subjects:
@@ -118,7 +121,8 @@ class Doctor:
             yield checks.own_crd(resource.plural, found, definition(resource.kind))
 
     def _storage(self) -> Iterator[Finding]:
-        yield checks.storage(self._kube.get(STORAGE_CLASSES.path())["items"], self._models())
+        configured = self._switcher_setting("HOTSEAT_STORAGE_CLASS")
+        yield checks.storage(self._kube.get(STORAGE_CLASSES.path())["items"], self._models(), configured)
 
     def _gpus(self) -> Iterator[Finding]:
         switcher = self._components.get(SWITCHER)
@@ -156,6 +160,31 @@ class Doctor:
         for name in sorted(names or {DEMAND_SECRET}):
             found = self._kube.find(_SECRETS.path(self._namespace, name))
             yield checks.demand_secret(name, found, self._namespace)
+
+    def _client_keys(self) -> Iterator[Finding]:
+        router = self._find(ROUTER)
+        if router is not None:
+            name = router.api_key_secret
+            secret = self._kube.find(_SECRETS.path(self._namespace, name)) if name else None
+            yield checks.client_keys(router, self._core_service(router.name), secret, self._namespace)
+
+    def _admin_routes(self) -> Iterator[Finding]:
+        router = self._find(ROUTER)
+        if router is not None:
+            yield checks.admin_routes(router, self._core_service(f"{router.name}-admin"))
+
+    def _switcher_setting(self, name: str) -> str:
+        """Return a variable of the switcher, from its pod or the ConfigMap; empty if neither has it or may be read."""
+        value = ""
+        with suppress(KubeError):
+            if (config := self._kube.find(CONFIG_MAPS.path(self._namespace, SETTINGS_MAP))) is not None:
+                value = str((config.get("data") or {}).get(name, ""))
+            if (switcher := self._find(SWITCHER)) is not None:
+                value = switcher.variable(name, value)
+        return value
+
+    def _core_service(self, name: str) -> Json | None:
+        return self._kube.find(_CORE_SERVICES.path(self._namespace, name))
 
     def _models(self) -> list[Json]:
         """Return the Models; none if they may not be read, because their checks are possible without them."""

@@ -138,8 +138,13 @@ def _pod(model: Model, settings: ClusterSettings) -> Json:
         "securityContext": security_context(read_only=True),
         "volumeMounts": [{"name": "cache", "mountPath": CACHE}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }
+    environment: list[Json] = []
+    if settings.fetch_environment:
+        environment.append({"configMapRef": {"name": settings.fetch_environment, "optional": True}})
     if model.spec.credentials:
-        container["envFrom"] = [{"secretRef": {"name": model.spec.credentials}}]
+        environment.append({"secretRef": {"name": model.spec.credentials}})
+    if environment:
+        container["envFrom"] = environment
     pod: Json = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -149,7 +154,7 @@ def _pod(model: Model, settings: ClusterSettings) -> Json:
         "containers": [container],
         "volumes": [cache_volume(model), {"name": "tmp", "emptyDir": {}}],
     }
-    if secrets := pull_secrets(model):
+    if secrets := pull_secrets(model, settings):
         pod["imagePullSecrets"] = secrets
     template: Mapping[str, Any] = (model.spec.pod_template or {}).get("spec") or {}
     container["securityContext"] |= _user_of_engine(template)

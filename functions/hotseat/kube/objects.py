@@ -111,9 +111,6 @@ def _directive(patch: Mapping[str, Any], where: str) -> str | None:
 
 
 _LOCAL: Final = {"networking.knative.dev/visibility": "cluster-local"}
-_CLAIM_SIZE: Final = 50 * 1024**3  # bytes of a cache volume whose Model states no cache.size
-_REQUEST_TIMEOUT: Final = 3600  # seconds that a request may take; at most Knative's max-revision-timeout-seconds
-_PROGRESS_DEADLINE: Final = 600  # seconds; longer for a Model whose startTimeout needs it
 _DEADLINE_MARGIN: Final = 60.0  # seconds after a startTimeout until Knative gives a Revision up
 
 
@@ -151,10 +148,10 @@ def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
     name = claim_name(model)
     if name is None or model.spec.cache.existing_claim:
         return None
-    size = model.spec.cache.size if model.spec.cache.size is not None else _CLAIM_SIZE
+    size = model.spec.cache.size if model.spec.cache.size is not None else settings.cache_size
     spec: Json = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": bytes_quantity(size)}}}
-    if model.spec.cache.storage_class:
-        spec["storageClassName"] = model.spec.cache.storage_class
+    if storage_class := model.spec.cache.storage_class or settings.storage_class:
+        spec["storageClassName"] = storage_class
     claim = _object(CLAIMS.api, CLAIMS.kind, name, model, settings)
     if model.spec.cache.on_delete == OnDelete.DELETE:
         claim["metadata"]["ownerReferences"] = [owner_of(model, uid)]
@@ -187,9 +184,9 @@ def cache_volume(model: Model) -> Json:
     return {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
 
 
-def pull_secrets(model: Model) -> list[Json]:
-    """Return the references to a Model's Secrets for pulling images."""
-    return [{"name": name} for name in dict.fromkeys(model.spec.image_pull_secrets)]
+def pull_secrets(model: Model, settings: ClusterSettings) -> list[Json]:
+    """Return the references to a Model's Secrets for pulling images, and to those of all Models."""
+    return [{"name": name} for name in dict.fromkeys((*model.spec.image_pull_secrets, *settings.pull_secrets))]
 
 
 def fingerprint(part: Json) -> str:
@@ -220,15 +217,15 @@ def _template(model: Model, settings: ClusterSettings, program: Program) -> Json
     volumes, mounts = _volumes(model, program)
     spec: Json = {
         "containerConcurrency": concurrency_of(model),
-        "timeoutSeconds": _REQUEST_TIMEOUT,
-        "responseStartTimeoutSeconds": _REQUEST_TIMEOUT,
+        "timeoutSeconds": settings.request_timeout,
+        "responseStartTimeoutSeconds": settings.request_timeout,
         "automountServiceAccountToken": False,
         "containers": [container_of(model, program, settings, mounts)],
         "volumes": volumes,
     }
-    if secrets := pull_secrets(model):
+    if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
-    deadline = max(_PROGRESS_DEADLINE, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
+    deadline = max(settings.progress_deadline, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
     annotations = {"serving.knative.dev/progress-deadline": f"{deadline}s"}
     template = merge({"metadata": {"annotations": annotations}, "spec": spec}, model.spec.pod_template or {})
     metadata = template.setdefault("metadata", {})

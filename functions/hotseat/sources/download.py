@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -42,7 +44,38 @@ class RemoteFile:
 def make_pool() -> urllib3.PoolManager:
     """Return the pool for one fetch. It follows redirects (without credentials to other hosts), and does not retry."""
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
-    return urllib3.PoolManager(retries=retries, timeout=urllib3.Timeout(connect=10, read=30))
+    return _Pool(retries=retries, timeout=urllib3.Timeout(connect=10, read=30))
+
+
+class _Pool(urllib3.PoolManager):
+    """Sends requests through the proxies of the environment: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._settings = settings
+        self._proxies: dict[str, urllib3.ProxyManager] = {}
+
+    def urlopen(  # type: ignore[override]
+        self, method: str, url: str, redirect: bool = True, **more: Any
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request. A redirect by a proxied host is followed through the same proxy."""
+        proxy = proxy_of(url)
+        if proxy is None:
+            return super().urlopen(method, url, redirect, **more)
+        if proxy not in self._proxies:
+            user = urllib3.util.parse_url(proxy).auth
+            headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+            self._proxies[proxy] = urllib3.ProxyManager(proxy, proxy_headers=headers, **self._settings)
+        return self._proxies[proxy].urlopen(method, url, redirect, **more)
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the URL of the proxy for a URL. None: the environment names none, or the host is this machine."""
+    parts, proxies = urlsplit(url), getproxies()
+    proxy, host = proxies.get(parts.scheme) or proxies.get("all"), parts.hostname or ""
+    if not proxy or host == "localhost" or host.startswith("127.") or proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def download(pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report: Report) -> None:

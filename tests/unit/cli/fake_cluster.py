@@ -11,6 +11,7 @@ SERVING = "/api/v1/namespaces/knative-serving/configmaps"
 KSVC = f"/apis/serving.knative.dev/v1/namespaces/{NAMESPACE}/services"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/demand"
+KEYS = f"/api/v1/namespaces/{NAMESPACE}/secrets/clients"
 EVENTING = f"/apis/eventing.knative.dev/v1/namespaces/{NAMESPACE}"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
@@ -35,10 +36,16 @@ def ksvc(name, url="http://127.0.0.1:9", image="registry.example.com/hotseat@sha
             {
                 "image": image,
                 "env": [{"name": key} | ({"value": value} if value else {}) for key, value in env.items()],
-                "volumeMounts": [{"name": "key", "mountPath": "/etc/hotseat/demand"}],
+                "volumeMounts": [
+                    {"name": "key", "mountPath": "/etc/hotseat/demand"},
+                    {"name": "keys", "mountPath": "/etc/hotseat/keys", "readOnly": True},
+                ],
             }
         ],
-        "volumes": [{"name": "key", "secret": {"secretName": "demand"}}],
+        "volumes": [
+            {"name": "key", "secret": {"secretName": "demand"}},
+            {"name": "keys", "secret": {"secretName": "clients", "optional": True}},
+        ],
     }
     body = {"metadata": {"name": name}, "spec": {"template": {"spec": pod}}, **condition("Ready")}
     body["status"]["url"] = url
@@ -100,9 +107,10 @@ def good_cluster():
         "/apis/hotseat.dev/v1alpha1/models": items(model()),
         f"{EVENTING}/brokers": items({"metadata": {"name": "default"}, **condition("Ready")}),
         f"{EVENTING}/triggers": items(trigger()),
-        f"{KSVC}/hotseat-router": ksvc("hotseat-router"),
+        f"{KSVC}/hotseat-router": ksvc("hotseat-router", HOTSEAT_API_KEY_FILE="/etc/hotseat/keys/keys"),
         f"{DEPLOYMENT}/hotseat-switcher": switcher(),
         SECRET: {"metadata": {"name": "demand"}, "data": {"key": "c2VjcmV0LXNlY3JldC1zZWNyZXQ="}},
+        KEYS: {"metadata": {"name": "clients"}, "data": {"keys": "c2VjcmV0LWNsaWVudA=="}},
         f"{CRD}/models.hotseat.dev": crd("Model"),
         f"{CRD}/workspaces.hotseat.dev": crd("Workspace"),
     }

@@ -89,17 +89,33 @@ def called(tmp_path):
     return int(pid), arguments
 
 
+def on_one_port(url):
+    """A router whose only port has the admin routes."""
+    return ksvc("hotseat-router", url=url, HOTSEAT_ADMIN_PORT="")
+
+
 def test_a_router_whose_own_address_answers_is_asked_there(api, place):
     url, config = place
-    api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=url)
+    api.answers[f"GET {KSVC}/hotseat-router"] = on_one_port(url)
     assert run("--kubeconfig", config, "models", "-o", "name").output == "gemma\n"
+
+
+@pytest.mark.parametrize(("env", "port"), [({}, "8081"), ({"HOTSEAT_ADMIN_PORT": "9081"}, "9081")])
+def test_admin_routes_that_have_a_port_of_their_own_are_asked_there(api, place, tmp_path, env, port):
+    """Not at the public address, though it answers."""
+    url, config = place
+    with FakeHotseat().serving() as public:
+        api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=public, **env)
+        kubectl(tmp_path, forwarding(url))
+        assert run("--kubeconfig", config, "models", "-o", "name").output == "gemma\n"
+    assert called(tmp_path)[1][-2:] == ["pod/new", f":{port}"]
 
 
 @pytest.mark.parametrize("health", ["<html>a parking page</html>", {"status": "no hotseat"}, (503, "", {})])
 def test_what_answers_there_but_is_no_hotseat_is_not_asked(api, place, router, tmp_path, health):
     url, config = place
     with FakeHotseat().serving() as other:
-        api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=other)
+        api.answers[f"GET {KSVC}/hotseat-router"] = on_one_port(other)
         kubectl(tmp_path, forwarding(url))
         assert run("--kubeconfig", config, "models", "-o", "name").output == "gemma\n"
     assert called(tmp_path)
@@ -112,15 +128,16 @@ def test_else_kubectl_makes_a_way_to_the_youngest_pod_and_is_ended(place, tmp_pa
     assert run("models", "--kubeconfig", config, "--context", "test", "-o", "name").output == "gemma\n"
     pid, arguments = called(tmp_path)
     assert arguments == shlex.split(
-        f"--namespace=models --kubeconfig={config} --context=test port-forward --address=127.0.0.1 pod/new :8012"
+        f"--namespace=models --kubeconfig={config} --context=test port-forward --address=127.0.0.1 pod/new :8081"
     )
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_a_router_that_is_a_deployment_is_reached_at_its_containers_port(api, place, tmp_path):
+@pytest.mark.parametrize(("env", "port"), [({}, ":8081"), ({"HOTSEAT_ADMIN_PORT": ""}, ":8888")])
+def test_a_router_that_is_a_deployment_is_reached_at_its_containers_port(api, place, tmp_path, env, port):
     url, config = place
-    deployment = switcher()
+    deployment = switcher(**env)
     deployment["metadata"]["name"] = "hotseat-router"
     deployment["status"].pop("url", None)
     deployment["spec"]["template"]["spec"]["containers"][0]["ports"] = [{"containerPort": 8888}]
@@ -128,7 +145,7 @@ def test_a_router_that_is_a_deployment_is_reached_at_its_containers_port(api, pl
     api.answers[f"GET {DEPLOYMENT}/hotseat-router"] = deployment
     kubectl(tmp_path, forwarding(url))
     assert run("--kubeconfig", config, "models", "-o", "name").output == "gemma\n"
-    assert called(tmp_path)[1][-1] == ":8888"
+    assert called(tmp_path)[1][-1] == port
     assert api.last.query == {"labelSelector": "app=switcher"}
 
 
@@ -199,7 +216,7 @@ def test_a_cluster_that_is_named_wins_over_the_environment(api, place):
     url, config = place
     result = run("--kubeconfig", config, "models", "-o", "name", env={"HOTSEAT_URL": NOWHERE})
     assert "kubectl is not installed" in result.stderr, "it was on its way to the cluster"
-    api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=url)
+    api.answers[f"GET {KSVC}/hotseat-router"] = on_one_port(url)
     assert run("--kubeconfig", config, "models", "-o", "name", env={"HOTSEAT_URL": NOWHERE}).output == "gemma\n"
 
 

@@ -12,6 +12,7 @@ from tests.unit.cli.fake_cluster import (
     DEPLOYMENT,
     EVENTING,
     FORBIDDEN,
+    KEYS,
     KSVC,
     SECRET,
     SERVING,
@@ -190,6 +191,76 @@ def test_two_secrets_for_one_key_are_wrong(api, doctor):
 
 def test_the_key_itself_is_never_shown(doctor):
     assert "c2VjcmV0" not in doctor().output + doctor("-o", "json").output
+
+
+NO_DEFAULT = [{"metadata": {"name": "fast"}}]
+
+
+@pytest.mark.parametrize(("configured", "verdict"), [("fast", None), ("slow", "wrong"), ("", "advice")])
+def test_a_storage_class_of_the_switcher_needs_no_default(api, doctor, configured, verdict):
+    api.answers[f"GET {CLASSES}"] = items(*NO_DEFAULT)
+    settings = {"metadata": {"name": "hotseat-settings"}, "data": {"HOTSEAT_STORAGE_CLASS": configured}}
+    api.answers["GET /api/v1/namespaces/models/configmaps/hotseat-settings"] = settings
+    result = doctor("-o", "json")
+    assert without(result) == ({"storage class": verdict} if verdict else {})
+    if not verdict:
+        assert findings(result)["storage class"]["seen"] == "fast (HOTSEAT_STORAGE_CLASS)"
+
+
+PUBLIC = "http://hotseat-router.models.example.com"
+INSIDE = "http://hotseat-router.models.svc.cluster.local"
+WITH_KEYS = {"HOTSEAT_API_KEY_FILE": "/etc/hotseat/keys/keys"}
+NO_KEYS = {"metadata": {"name": "clients"}, "data": {"keys": ""}}
+
+
+@pytest.mark.parametrize(
+    ("router", "secret", "remedy"),
+    [
+        (ksvc("hotseat-router", url=PUBLIC, **WITH_KEYS), None, "create secret generic clients"),
+        (ksvc("hotseat-router", url=PUBLIC, **WITH_KEYS), NO_KEYS, "create secret generic clients"),
+        (ksvc("hotseat-router", url=PUBLIC), NO_KEYS, "set HOTSEAT_API_KEY_FILE"),
+    ],
+)
+def test_a_public_router_without_keys_is_told(api, doctor, router, secret, remedy):
+    api.answers[f"GET {KSVC}/hotseat-router"] = router
+    del api.answers[f"GET {KEYS}"]
+    if secret:
+        api.answers[f"GET {KEYS}"] = secret
+    result = doctor("-o", "json")
+    assert without(result) == {"client keys": "advice"}
+    finding = findings(result)["client keys"]
+    assert PUBLIC in finding["seen"]
+    assert remedy in finding["remedy"]
+    assert "networking.knative.dev/visibility=cluster-local" in finding["remedy"]
+
+
+def test_a_router_inside_the_cluster_needs_no_keys(api, doctor):
+    api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=INSIDE)
+    assert without(doctor("-o", "json")) == {}
+
+
+@pytest.mark.parametrize("type_", ["ClusterIP", "LoadBalancer", "NodePort"])
+def test_a_service_that_opens_the_router_or_its_admin_routes_is_told(api, doctor, type_):
+    router = switcher()
+    router["metadata"]["name"] = "hotseat-router"
+    router["status"].pop("url", None)
+    del api.answers[f"GET {KSVC}/hotseat-router"]
+    api.answers[f"GET {DEPLOYMENT}/hotseat-router"] = router
+    for name in ("hotseat-router", "hotseat-router-admin"):
+        service = {"metadata": {"name": name}, "spec": {"type": type_}}
+        api.answers[f"GET /api/v1/namespaces/models/services/{name}"] = service
+    expected = {} if type_ == "ClusterIP" else {"client keys": "advice", "admin routes": "advice"}
+    result = doctor("-o", "json")
+    assert without(result) == expected
+    if expected:
+        assert "Service hotseat-router-admin" in findings(result)["admin routes"]["seen"]
+
+
+def test_admin_routes_on_a_public_port_are_told(api, doctor):
+    api.answers[f"GET {KSVC}/hotseat-router"] = ksvc("hotseat-router", url=PUBLIC, HOTSEAT_ADMIN_PORT="", **WITH_KEYS)
+    result = doctor("-o", "json")
+    assert without(result) == {"admin routes": "advice"}
+    assert "HOTSEAT_ADMIN_PORT" in findings(result)["admin routes"]["remedy"]
 
 
 def test_a_cluster_that_hides_its_gpus_on_purpose_is_not_asked_for_any(api, doctor):

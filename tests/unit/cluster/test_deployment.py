@@ -1,6 +1,9 @@
 """What is deployed to a cluster: manifests, functions and samples say the same, and ask for no more than they need."""
 
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import yaml
 from hotseat.cluster.functions import VARIABLES
 from hotseat.core.events import event_type
 from hotseat.kube.checks import MAX_REQUEST_TIME, Verdict, judge, settings
+from hotseat.kube.constants import ADMIN_PORT
 from hotseat.manifests.loading import load
 
 ROOT = Path(__file__).parents[3]
@@ -85,7 +89,6 @@ def test_every_manifest_is_in_a_kustomization():
     for path in KNATIVE.rglob("kustomization.yaml"):
         kustomization = documents(path)[0]
         named |= {(path.parent / each).resolve() for each in kustomization["resources"]}
-        named |= {(path.parent / each["path"]).resolve() for each in kustomization.get("replacements", ())}
     for path in KNATIVE.rglob("*.yaml"):
         if path.name != "kustomization.yaml" and path.parent.name != "samples":
             assert path in named, f"{path} is in no kustomization"
@@ -125,7 +128,7 @@ def test_the_switcher_has_the_rights_that_it_uses():
         "networking.internal.knative.dev/serverlessservices": [*READ, "create", "patch"],
         "apps/deployments": [*READ, "patch"],
         "apps/replicasets": ["list", "patch", "delete"],
-        "/pods": ["list", "watch", "patch", "delete"],
+        "/pods": [*READ, "patch", "delete"],
         "/pods/log": ["get"],
         "/persistentvolumeclaims": [*READ, "create", "patch"],
         "batch/jobs": [*READ, "create", "patch", "delete"],
@@ -157,6 +160,8 @@ def test_each_account_is_bound_to_its_role(part):
 def test_a_deployment_runs_what_the_knative_service_runs(part):
     one, other = (made["spec"]["template"]["spec"] for made in (service(part), deployment(part)))
     other["containers"][0]["readinessProbe"]["httpGet"].pop("port")
+    env = other["containers"][0]["env"]
+    env[:] = [each for each in env if "valueFrom" not in each]  # Knative allows no fieldRef by default
     assert one["containers"] == other["containers"]
     assert one["volumes"] == other["volumes"]
 
@@ -199,6 +204,21 @@ def test_demand_goes_to_the_switcher(folder):
     assert direct["spec"]["selector"].items() <= labels.items()
 
 
+def test_admin_routes_have_a_service_inside_the_cluster():
+    """A Knative Service has one port, so it goes to the pods of the router, however they are run."""
+    service_ = documents(KNATIVE / "base/admin.yaml")[0]
+    [port] = service_["spec"]["ports"]
+    assert service_["spec"]["type"] == "ClusterIP"
+    for made in (service("router"), deployment("router")):
+        assert service_["spec"]["selector"].items() <= made["spec"]["template"]["metadata"]["labels"].items()
+        [container] = made["spec"]["template"]["spec"]["containers"]
+        env = {each["name"]: each["value"] for each in container["env"]}
+        assert env["HOTSEAT_ADMIN_PORT"] == str(port["targetPort"]) == str(ADMIN_PORT)
+        assert ADMIN_PORT not in [each["containerPort"] for each in container["ports"]], "the public one"
+    exposed = documents(KNATIVE / "overlays/deployments/router.yaml")[1]
+    assert [each["targetPort"] for each in exposed["spec"]["ports"]] == [8080]
+
+
 def test_the_overlay_without_gpus_patches_what_it_means():
     kustomization = documents(KNATIVE / "overlays/cpu/kustomization.yaml")[0]
     operations = yaml.safe_load(kustomization["patches"][0]["patch"])
@@ -207,9 +227,32 @@ def test_the_overlay_without_gpus_patches_what_it_means():
         index, field = re.search(r"/env/(\d+)/(\w+)$", operation["path"]).groups()
         if operation["op"] == "test":
             assert env[int(index)][field] == operation["value"]
-    set_to = [operation["value"] for operation in operations if operation["op"] == "replace"]
-    image = kustomization["images"][0]
-    assert set_to == [f"{image['name']}:{image['newTag']}", ""]
+    assert [operation["value"] for operation in operations if operation["op"] == "replace"] == [""]
+
+
+def rendered(folder: Path) -> list[dict[str, Any]]:
+    """Render a kustomization, as `kubectl apply -k` does."""
+    kubectl = shutil.which(os.environ.get("KUBECTL", "kubectl"))
+    if kubectl is None:
+        pytest.skip("kubectl is not installed")
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=True)
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@pytest.mark.parametrize("base", ["knative", "knative/overlays/cpu", "knative/overlays/deployments"])
+def test_an_image_that_is_set_from_outside_is_the_only_one(base, tmp_path):
+    """As Argo CD, Flux and remote bases do: `images:` in a kustomization around ours."""
+    shutil.copytree(KNATIVE, tmp_path / "knative")
+    (tmp_path / "outer").mkdir()
+    images = [{"name": "dev.local/hotseat", "newName": "registry.example.com/hotseat", "newTag": "1.0"}]
+    outer = {"resources": [f"../{base}"], "images": images}
+    (tmp_path / "outer/kustomization.yaml").write_text(yaml.safe_dump(outer))
+    made = rendered(tmp_path / "outer")
+    specs = [each["spec"]["template"]["spec"] for each in made if "template" in each.get("spec", {})]
+    assert [container["image"] for pod in specs for container in pod["containers"]] == [
+        "registry.example.com/hotseat:1.0"
+    ] * 2
+    assert "dev.local" not in yaml.safe_dump(made)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -222,7 +265,6 @@ def test_a_function_is_the_knative_service_in_other_words(part):
     assert function["name"] == function["deploy"]["serviceAccountName"] == made["metadata"]["name"]
     assert {each["key"]: each["value"] for each in function["deploy"]["labels"]} == made["metadata"]["labels"]
     for each in function["run"]["envs"]:
-        assert each["name"] in env
         assert each["name"] == "HOTSEAT_IMAGE" or each["value"] == env[each["name"]]
     assert function["deploy"]["healthEndpoints"]["readiness"] == container["readinessProbe"]["httpGet"]["path"]
     assert (folder / "Procfile").read_text() == "web: python app.py\n"
@@ -246,6 +288,17 @@ def test_the_policy_lets_our_own_parts_reach_models_and_nobody_else():
     assert rule["ports"] == [{"protocol": "TCP", "port": 8012}]
     allowed = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
     assert allowed == [service(part)["spec"]["template"]["metadata"]["labels"] for part in PARTS]
+
+
+def test_the_policy_lets_only_the_namespace_reach_admin_routes():
+    policy = documents(KNATIVE / "samples/networkpolicy.yaml")[1]["spec"]
+    labels = service("router")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"] == {"matchLabels": labels}
+    anybody, namespace = policy["ingress"]
+    open_ports = {p for each in anybody["ports"] for p in range(each["port"], each["endPort"] + 1)}
+    assert set(range(1, 65536)) - open_ports == {ADMIN_PORT}
+    assert "from" not in anybody
+    assert namespace == {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": ADMIN_PORT}]}
 
 
 def test_the_cluster_of_the_tests_has_what_the_doctor_asks_for():

@@ -55,8 +55,8 @@ def app(kube: Statuses, monkeypatch: pytest.MonkeyPatch) -> SwitcherApp:
     monkeypatch.setattr(Kube, "connect", lambda: kube)
     return SwitcherApp(
         FunctionSettings(
-            namespace="test", broker="", switcher="", key=b"k" * 16, keys=(), image="hotseat", gpu_resource="gpu",
-            port=0, pod="switcher-0", log_level="info", threads=1,
+            namespace="test", broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat", "", "gpu"),
+            port=0, admin_port=None, pod="switcher-0", log_level="info", threads=1,
         )
     )  # fmt: skip
 

@@ -33,7 +33,9 @@ def inbox(taken: TAKEN, orders: list[Json]) -> FlaskClient:
         orders.append(order)
         return {"state": "ready"}
 
-    app = create_http_api(KEY, lambda *told: taken.append(told), carry_out, lambda: True, Metrics(lambda: iter(())))
+    app = create_http_api(
+        KEY, lambda *told: taken.append(told), carry_out, lambda: True, Metrics(lambda: iter(())), on_read=carry_out
+    )
     return app.test_client()
 
 
@@ -80,7 +82,7 @@ def test_foreign_events_change_nothing(inbox: FlaskClient, taken: TAKEN) -> None
     assert taken == []
 
 
-@pytest.mark.parametrize("path", ["/", "/demand", "/orders"])
+@pytest.mark.parametrize("path", ["/", "/demand", "/orders", "/reads"])
 def test_what_is_too_large_is_refused_before_it_is_read(inbox: FlaskClient, path: str) -> None:
     answer = inbox.post(path, data=b" " * (MAX_BODY + 1), headers={"ce-type": "x"})
     assert answer.status_code == 413
@@ -104,3 +106,15 @@ def test_an_order_is_carried_out_once(inbox: FlaskClient, orders: list[Json]) ->
     assert give(inbox, order(id="2", at=to_rfc3339(time.monotonic() - 60))) == 403
     assert give(inbox, order(id="3"), b"not the key, sorry") == 403
     assert len(orders) == 1
+
+
+def test_a_read_is_signed_and_new(inbox: FlaskClient, orders: list[Json]) -> None:
+    def ask(key: bytes = KEY, age: float = 0.0) -> int:
+        query = {"read": "logs", "model": "a", "at": to_rfc3339(time.monotonic() - age)}
+        return inbox.post("/reads", json=query, headers={"X-Hotseat-Signature": sign(key, query)}).status_code
+
+    assert ask(b"not the key, sorry") == 403
+    assert ask(age=60) == 403
+    assert inbox.post("/reads", json={"read": "logs"}).status_code == 403
+    assert orders == []
+    assert ask() == 200

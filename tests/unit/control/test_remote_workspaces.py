@@ -9,23 +9,16 @@ from hotseat.api.model import Model
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.cluster.switcher.status_objects import model_rows, switch_rows
-from hotseat.control.event_log import Event, EventLog
+from hotseat.control.event_log import EventLog
 from hotseat.core.errors import QueueFull, UnknownModel
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import ModelStatus
 
 
 @pytest.fixture
-def told() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def registry(told: list[Event]) -> Iterator[RemoteWorkspaces]:
+def registry() -> Iterator[RemoteWorkspaces]:
     switcher_client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
-    bus = EventLog()
-    bus.subscribe(told.append)
-    registry = RemoteWorkspaces("pod-1", switcher_client, lambda _address: None, bus)
+    registry = RemoteWorkspaces("pod-1", switcher_client, lambda _address: None, EventLog())
     yield registry
     for handle in registry.handles:
         handle.reporter.close()
@@ -167,28 +160,9 @@ def test_what_the_switcher_writes_of_a_model_is_understood(registry: RemoteWorks
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
-def test_who_follows_a_routers_events_hears_of_each_switch_once(registry: RemoteWorkspaces, told: list[Event]) -> None:
+def test_switches_are_those_of_the_status(registry: RemoteWorkspaces) -> None:
+    """Their events come from the switcher (cluster/router/reads.py)."""
     history = SwitchHistory("w", 7)
-
-    def show() -> list[str]:
-        told.clear()
-        registry.apply(document(None, switches=switch_rows([], history.switches())))
-        return [
-            f"{each['type'].removeprefix('dev.hotseat.').removesuffix('.v1')} {each['subject']} {each['data']['switch']}"
-            for each in told
-        ]
-
-    history.decided("old", 1.0, 1.0, leaving=[], waiting=1, reason="demand")
-    history.ready("old", 2.0)
-    assert show() == [], "what was before is no news"
     history.decided("b", 3.0, 3.0, leaving=[], waiting=2, reason="demand")
-    assert show() == ["switch.started b w/9"]
-    assert told[0]["data"]["waiting"] == 2
-    assert show() == []
-    history.ready("b", 4.0)
-    assert show() == ["switch.completed b w/9"]
-    assert told[0]["data"]["phases"]["total"] == 1.0
-    history.decided("c", 5.0, 5.0, leaving=[], waiting=1, reason="demand")
-    history.failed("c", 6.0, "load", "Exited", "code 3")
-    assert show() == ["switch.started c w/10", "switch.failed c w/10"]
-    assert told[1]["data"]["message"] == "code 3"
+    registry.apply(document(None, switches=switch_rows([], history.switches())))
+    assert [(each.to, each.outcome) for each in registry.handles[0].switches()] == [("b", "running")]

@@ -60,7 +60,7 @@ def test_a_second_signal_ends_it_at_once(clock) -> None:
 
 def test_no_pause_is_long_enough_for_the_worker_to_be_killed() -> None:
     made = Server(
-        lambda: None, lambda: None, bind="127.0.0.1:0", threads=Threads(1), connections=10, graceful=lambda: 1
+        lambda: None, lambda: None, bind=["127.0.0.1:0"], threads=Threads(1), connections=10, graceful=lambda: 1
     )
     assert made.cfg.timeout == 0
 

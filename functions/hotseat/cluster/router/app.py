@@ -3,6 +3,7 @@
 from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
 from hotseat.gateway.auth import Keys
@@ -29,6 +30,7 @@ class RouterApp:
         namespace = settings.namespace or kube.namespace
         switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
         self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker
+        self._event_follower = EventFollower(switcher_client, self._events.publish)
         self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events)
         self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._events.shown_name))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
@@ -43,6 +45,7 @@ class RouterApp:
             cors=frozenset(),
             concurrency=concurrency,
             request_log=self._request_log,
+            admin_port=settings.admin_port,
         )
 
     def begin(self) -> None:
@@ -53,6 +56,7 @@ class RouterApp:
                 "cannot list Workspaces; check that the CRDs and the router's Role are installed (hotseat doctor)"
             )
         self.registry.begin()
+        self._event_follower.start()
 
     def reload(self) -> None:
         """Do nothing: documents come from the API server."""
@@ -61,6 +65,7 @@ class RouterApp:
         """Let requests in flight finish, and leave."""
         self.registry.close(GRACEFUL)
         self._watcher.stop()
+        self._event_follower.close()
         self._events.close()
         self._connections.close()
         if self._request_log is not None:
@@ -76,7 +81,14 @@ class RouterApp:
 def main() -> None:
     """Serve."""
     settings = read_settings()
-    serve(settings, RouterApp, up="router %s serves", max_requests=settings.threads, graceful=GRACEFUL + 5)
+    serve(
+        settings,
+        RouterApp,
+        up="router %s serves",
+        max_requests=settings.threads,
+        graceful=GRACEFUL + 5,
+        admin_port=settings.admin_port,
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import urllib3
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.coalesce import CoalescingWorker
-from hotseat.control.codec import demand_to_json, sign
-from hotseat.core.errors import Unavailable
+from hotseat.control.codec import demand_to_json, sign, to_rfc3339
+from hotseat.core.errors import NotFound, Unavailable
 from hotseat.core.events import event_type
 from hotseat.core.messages import Demand
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SIGNATURE = "signature"  # extension attribute of our events
 _TIMEOUT = 2.0  # seconds for one delivery
+_READ_TIMEOUT = 20.0  # seconds beyond the wait of a read: the switcher asks a node for output
+_CONNECTIONS = 32  # that are kept; each follower of a log may use one
 
 
 class SwitcherClient:
@@ -31,7 +33,7 @@ class SwitcherClient:
         self.broker = broker
         self.switcher = switcher.rstrip("/")
         self._key = key
-        self._http = urllib3.PoolManager(retries=False, maxsize=8)
+        self._http = urllib3.PoolManager(retries=False, maxsize=_CONNECTIONS)
 
     def event_headers(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
         """Return the HTTP headers of a signed event."""
@@ -58,11 +60,29 @@ class SwitcherClient:
 
         Raise Unavailable if it cannot be reached.
         """
-        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, command)}
-        limit = urllib3.Timeout(connect=_TIMEOUT, read=None if timeout is None else timeout + _TIMEOUT)
+        return self._post_signed("orders", command, None if timeout is None else timeout + _TIMEOUT)
+
+    def read(self, query: Json, wait: float) -> Json:
+        """Read logs or events of the switcher, which waits up to WAIT seconds for news.
+
+        Raise Unavailable if it cannot be reached or does not know the answer, and NotFound if there is no such object.
+        """
+        query = {**query, "at": to_rfc3339(time.monotonic())}
+        status, answer = self._post_signed("reads", query, wait + _READ_TIMEOUT)
+        if status >= 300:  # noqa: PLR2004
+            error = answer.get("error", {})
+            message, code = error.get("message", f"the switcher answered HTTP {status}"), error.get("code")
+            if status == 404:  # noqa: PLR2004
+                raise NotFound(message, code=code)
+            raise Unavailable(message, code=code, retry_after=5.0)
+        return answer
+
+    def _post_signed(self, path: str, data: Json, timeout: float | None) -> tuple[int, Json]:
+        headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, data)}
+        limit = urllib3.Timeout(connect=_TIMEOUT, read=timeout)
         try:
             response = self._http.request(
-                "POST", f"{self.switcher}/orders", body=json.dumps(command), headers=headers, timeout=limit
+                "POST", f"{self.switcher}/{path}", body=json.dumps(data), headers=headers, timeout=limit
             )
             answer: Any = json.loads(response.data or b"{}")
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:

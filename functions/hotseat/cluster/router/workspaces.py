@@ -13,14 +13,15 @@ from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
+from hotseat.cluster.router.reads import RemoteLog
 from hotseat.control.codec import from_rfc3339, residency_from_status, switch_from_json, to_rfc3339
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
 from hotseat.core.errors import Unavailable
-from hotseat.core.events import Emit
 from hotseat.core.policy.api import Capacity
+from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
 
@@ -36,7 +37,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self.retired = False
         self.models: tuple[Model, ...] = ()
         self._statuses: Mapping[str, ModelStatus] = {}
-        self._switches: tuple[Switch, ...] | None = None
+        self._switches: tuple[Switch, ...] = ()
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
         self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed)
         self.reporter = DemandReporter(workspace.name, registry.pod, registry.switcher_client, self.gate.demand)
@@ -64,7 +65,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
         self._registry.events.add_shown_names({model.name: model.shown_name for model in self.models})
         self._statuses = {row["name"]: _status(row) for row in rows}
-        self._emit_switches(tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ()))
+        self._switches = tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ())
         routers = status.get("routers") or ()
         limits = limits_changed(0.0, self.models, workspace, len(routers) or 1)
         if limits != self._limits:
@@ -89,7 +90,7 @@ class RemoteWorkspace(WorkspaceHandle):
 
     def switches(self) -> Sequence[Switch]:
         """Return the switches in the status, oldest first."""
-        return self._switches or ()
+        return self._switches
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Load a model and wait until it is ready.
@@ -120,22 +121,6 @@ class RemoteWorkspace(WorkspaceHandle):
             self._registry.switcher_client.send_command(self._command("goodbye", ""), 1.0)
         except Unavailable as error:
             log.warning("could not tell the switcher of %s that this router leaves: %s", self.name, error)
-
-    def _emit_switches(self, switches: tuple[Switch, ...]) -> None:
-        """Emit events for what has changed since the last status. None for the first."""
-        known = {switch.id: switch.outcome for switch in (switches if self._switches is None else self._switches)}
-        for switch in switches:
-            if switch.id not in known:
-                self._emit("switch.started", switch, waiting=switch.waiting)
-            if switch.outcome not in ("running", known.get(switch.id)):
-                why = {"message": switch.message} if switch.message else {}
-                self._emit(f"switch.{switch.outcome}", switch, phases=switch.phases(), **why)
-        self._switches = switches
-
-    def _emit(self, kind: str, switch: Switch, **more: Any) -> None:
-        self._registry.events.emit(
-            self.name, self.gate.residency.epoch, Emit(kind, switch.to, {**switch.describe(), **more})
-        )
 
     def _demand_changed(self, urgent: bool) -> None:
         self.reporter.demand_changed(urgent)
@@ -194,6 +179,12 @@ class RemoteWorkspaces(ModelRegistry):
         if name in self._handles:
             self._handles[name].retired = True
             self._handles[name].apply_status(self._handles[name].workspace, {})
+
+    def logs(self, model: str) -> LogView | None:
+        """Return the output of a model's engine, which the switcher reads. None if hotseat does not run it."""
+        route = self._routes.get(model)
+        external = route is None or route.model.spec.engine == "external"
+        return None if external else RemoteLog(self.switcher_client, model)
 
     def begin(self) -> None:
         """Accept requests."""

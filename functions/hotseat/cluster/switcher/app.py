@@ -5,6 +5,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
@@ -13,6 +14,8 @@ from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
 from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
+from hotseat.cluster.switcher.own_image import own_image
+from hotseat.cluster.switcher.reads import RemoteReads
 from hotseat.cluster.switcher.status_writer import ModelStatusWriter, ObjectKey
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.coalesce import CoalescingWorker
@@ -31,7 +34,7 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError, Watcher
-from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
+from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, Resource
 from hotseat.kube.leader import Leader
 from hotseat.kube.objects import drifted
 from hotseat.runtimes.knative.runtime import KnativeRuntime
@@ -104,7 +107,8 @@ class SwitcherApp:
         self._kube = Kube.connect()
         namespace = settings.namespace or self._kube.namespace
         self.namespace = namespace
-        self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
+        image = settings.objects.image or own_image(self._kube, settings.pod)
+        self._settings = replace(settings.objects, image=image, namespace=namespace)
         self._identity = settings.pod
         self._events = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
@@ -138,7 +142,12 @@ class SwitcherApp:
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
         self.gateway = create_http_api(
-            settings.key, self._report_demand, commands.execute, lambda: not self._closed, self._metrics
+            settings.key,
+            self._report_demand,
+            commands.execute,
+            lambda: not self._closed,
+            self._metrics,
+            on_read=RemoteReads(self._runtime.logs, self._events, lambda: self._leading and not self._closed).read,
         )
 
     def begin(self) -> None:
@@ -152,6 +161,7 @@ class SwitcherApp:
     def close(self) -> None:
         """End. Instances stay, and the next switcher adopts them."""
         self._closed = True
+        self._events.close()  # routers that wait for events get an answer
         self._worker.close()
         for controller in self._controllers.values():
             controller.stop()

@@ -102,16 +102,23 @@ DEMAND = event_type("demand.reported")
 MAX_BODY = 2**20  # bytes; the whole body is read to check its signature, and every pod in the cluster may send one
 COMMAND_AGE = 30.0  # seconds after which a command is refused, as it may be a replay
 
+OnCommand = Callable[[Json], Json]
 OnDemand = Callable[[str, Demand, str, bool], None]  # Workspace, snapshot, pod, whether through the Broker
 
 
 def create_http_api(
-    key: bytes, on_demand: OnDemand, on_command: Callable[[Json], Json], ready: Callable[[], bool], metrics: Metrics
+    key: bytes,
+    on_demand: OnDemand,
+    on_command: OnCommand,
+    ready: Callable[[], bool],
+    metrics: Metrics,
+    *,
+    on_read: OnCommand,
 ) -> Flask:
     """Build the application."""
     app = Flask("hotseat-switcher")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.register_blueprint(_router_routes(key, on_demand, on_command))
+    app.register_blueprint(_router_routes(key, on_demand, on_command, on_read))
     app.register_blueprint(_operator_routes(ready, metrics))
 
     @app.errorhandler(HotseatError)
@@ -125,7 +132,7 @@ def create_http_api(
     return app
 
 
-def _router_routes(key: bytes, on_demand: OnDemand, on_command: Callable[[Json], Json]) -> Blueprint:
+def _router_routes(key: bytes, on_demand: OnDemand, on_command: OnCommand, on_read: OnCommand) -> Blueprint:
     blueprint = Blueprint("routers", __name__)
     recent = _RecentIds()
 
@@ -146,12 +153,14 @@ def _router_routes(key: bytes, on_demand: OnDemand, on_command: Callable[[Json],
 
     @blueprint.post("/orders")
     def commands() -> Response:
-        command = request.get_json(force=True, silent=True)
-        if not isinstance(command, dict) or not signed(key, command, request.headers.get("X-Hotseat-Signature", "")):
-            raise Forbidden("the command has no valid signature")
-        if abs(time.monotonic() - from_rfc3339(command["at"])) > COMMAND_AGE or not recent.add(command["id"]):
-            raise Forbidden("the command is too old, or was received before")
+        command = _read_signed(key)
+        if not recent.add(command["id"]):
+            raise Forbidden("the command was received before")
         return jsonify(on_command(command))
+
+    @blueprint.post("/reads")
+    def reads() -> Response:
+        return jsonify(on_read(_read_signed(key)))
 
     return blueprint
 
@@ -172,6 +181,16 @@ def _operator_routes(ready: Callable[[], bool], metrics: Metrics) -> Blueprint:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return blueprint
+
+
+def _read_signed(key: bytes) -> Json:
+    """Return the body of the request. Raise Forbidden unless it is signed, and was signed lately."""
+    body = request.get_json(force=True, silent=True)
+    if not isinstance(body, dict) or not signed(key, body, request.headers.get("X-Hotseat-Signature", "")):
+        raise Forbidden("the command has no valid signature")
+    if abs(time.monotonic() - from_rfc3339(body["at"])) > COMMAND_AGE:
+        raise Forbidden(f"the command is older than {COMMAND_AGE:.0f} s")
+    return body
 
 
 def _read_event() -> tuple[str, str, Any]:

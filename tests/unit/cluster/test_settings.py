@@ -1,0 +1,131 @@
+"""Settings of an administrator, from the environment of the switcher to the objects that it makes."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hotseat.api.model import Model
+from hotseat.api.types import Json
+from hotseat.cluster.functions import VARIABLES, FunctionSettings, read_settings
+from hotseat.cluster.switcher.app import SwitcherApp
+from hotseat.kube.client import Kube
+from hotseat.kube.constants import ClusterSettings
+from hotseat.kube.jobs import job_of
+from hotseat.kube.objects import claim_of, service_of
+from tests.fake_kube import FakeKube
+
+BASE = Path(__file__).parents[3] / "knative/base"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Read the settings of a function with these variables."""
+    key = tmp_path / "key"
+    key.write_text("k" * 16)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+    def read_(**env: str) -> FunctionSettings:
+        for name, value in {"HOTSEAT_DEMAND_KEY_FILE": str(key), "HOTSEAT_IMAGE": "hotseat:1", **env}.items():
+            monkeypatch.setenv(name, value)
+        return read_settings()
+
+    return read_
+
+
+def objects(settings: FunctionSettings, monkeypatch: pytest.MonkeyPatch, **spec: object) -> tuple[Json, Json, Json]:
+    """Return claim, template of the Knative Service, and pod of the Job that a switcher makes of a Model."""
+    monkeypatch.setattr(Kube, "connect", FakeKube)
+    made = SwitcherApp(settings)._settings
+    spec = {"engine": "vllm", "source": "hf://o/r", **spec}
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": spec})
+    claim, service, job = claim_of(model, made, "u"), service_of(model, made, "u", "/w"), job_of(model, made, "u")
+    assert claim and service and job  # noqa: PT018
+    return claim["spec"], service["spec"]["template"], job["spec"]["template"]["spec"]
+
+
+def test_all_settings_reach_the_objects(read, monkeypatch):
+    settings = read(
+        HOTSEAT_IMAGE_PULL_SECRETS="registry, mirror,",
+        HOTSEAT_STORAGE_CLASS="fast",
+        HOTSEAT_CACHE_SIZE="200Gi",
+        HOTSEAT_REQUEST_TIMEOUT="10m",
+        HOTSEAT_PROGRESS_DEADLINE="20m",
+        HOTSEAT_FETCH_ENVIRONMENT="proxies",
+        HOTSEAT_GPU_RESOURCE="amd.com/gpu",
+    )
+    claim, template, job = objects(settings, monkeypatch, imagePullSecrets=["own", "mirror"], credentials="hub")
+    assert claim["storageClassName"] == "fast"
+    assert claim["resources"] == {"requests": {"storage": "200Gi"}}
+    secrets = [{"name": "own"}, {"name": "mirror"}, {"name": "registry"}]
+    assert template["spec"]["imagePullSecrets"] == job["imagePullSecrets"] == secrets
+    assert template["spec"]["timeoutSeconds"] == template["spec"]["responseStartTimeoutSeconds"] == 600
+    assert template["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] == "1200s"
+    assert template["spec"]["containers"][0]["resources"]["limits"] == {"amd.com/gpu": "1"}
+    assert job["containers"][0]["envFrom"] == [
+        {"configMapRef": {"name": "proxies", "optional": True}},
+        {"secretRef": {"name": "hub"}},
+    ], "a Model's own come last, and win"
+
+
+def test_none_is_forgotten(read):
+    """Each field of what objects are made with can be set, or is the namespace."""
+    changed = read(
+        HOTSEAT_IMAGE="x",
+        HOTSEAT_GPU_RESOURCE="x",
+        HOTSEAT_IMAGE_PULL_SECRETS="x",
+        HOTSEAT_STORAGE_CLASS="x",
+        HOTSEAT_CACHE_SIZE="1",
+        HOTSEAT_REQUEST_TIMEOUT="1s",
+        HOTSEAT_PROGRESS_DEADLINE="1s",
+        HOTSEAT_FETCH_ENVIRONMENT="x",
+    ).objects
+    default = ClusterSettings("", "")
+    same = {each.name for each in fields(ClusterSettings) if getattr(changed, each.name) == getattr(default, each.name)}
+    assert same == {"namespace"}
+
+
+def test_a_model_overrides_them(read, monkeypatch):
+    settings = read(HOTSEAT_STORAGE_CLASS="fast", HOTSEAT_CACHE_SIZE="200Gi", HOTSEAT_PROGRESS_DEADLINE="1m")
+    cache, lifecycle = {"storageClass": "slow", "size": "1Gi"}, {"startTimeout": "30m"}
+    claim, template, _ = objects(settings, monkeypatch, cache=cache, lifecycle=lifecycle)
+    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("slow", "1Gi")
+    assert template["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] == "1860s"
+
+
+def test_the_manifest_has_them_with_their_defaults(read):
+    [config] = yaml.safe_load_all((BASE / "settings.yaml").read_text())
+    data = config["data"]
+    assert data.keys() <= VARIABLES.keys()
+    assert read(**data).objects == read().objects
+    assert {"HOTSEAT_IMAGE_PULL_SECRETS", "HOTSEAT_STORAGE_CLASS", "HOTSEAT_CACHE_SIZE", "HOTSEAT_REQUEST_TIMEOUT",
+            "HOTSEAT_PROGRESS_DEADLINE", "HOTSEAT_FETCH_ENVIRONMENT"} == data.keys()  # fmt: skip
+
+
+def test_without_settings_nothing_is_asked_of_the_cluster(read, monkeypatch):
+    claim, template, job = objects(read(HOTSEAT_FETCH_ENVIRONMENT=""), monkeypatch)
+    assert "storageClassName" not in claim, "the cluster's default"
+    assert "imagePullSecrets" not in template["spec"]
+    assert "envFrom" not in job["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("HOTSEAT_CACHE_SIZE", "lots", "an amount of memory such as 24Gi"),
+        ("HOTSEAT_REQUEST_TIMEOUT", "60", "a duration such as 90s"),
+        ("HOTSEAT_PROGRESS_DEADLINE", "soon", "a duration such as 90s"),
+        ("HOTSEAT_ADMIN_PORT", "70000", "a port from 1 to 65535"),
+        ("PORT", "http", "a port from 1 to 65535"),
+        ("HOTSEAT_THREADS", "many", "a number"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(read, name, value, allowed):
+    with pytest.raises(SystemExit, match=f"{name} is '{value}'; allowed: {allowed}"):
+        read(**{name: value})
+
+
+def test_an_empty_admin_port_means_none(read):
+    assert (read().admin_port, read(HOTSEAT_ADMIN_PORT="").admin_port) == (8081, None)
