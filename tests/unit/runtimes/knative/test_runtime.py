@@ -19,8 +19,8 @@ from hotseat.core.messages import (
     Stop,
 )
 from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
+from hotseat.runtimes.knative.replica_sets import ReplicaSetGuard
 from hotseat.runtimes.knative.runtime import KnativeRuntime
-from hotseat.runtimes.knative.scale_down import ReplicaSetGuard
 from tests.fake_kube import NS, Clock, FakeCluster, merged
 from tests.fakes import Observations
 from tests.knative_home import NoFetcher
