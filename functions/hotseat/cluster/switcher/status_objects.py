@@ -174,11 +174,12 @@ def _model_conditions(
     bad = bool(problem) or status.state in ("failed", InstanceState.UNPROVEN.value)
     message = problem or status.message
     why = phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+    pending = status.message if status.state == InstanceState.LOADING.value else ""
     fetch, said = (cache[0].value.capitalize(), cache[1]) if cache else ("Unknown", "")
     return [
         condition("Ready", cached and not bad, why, message, generation),
         condition("Cached", cached, fetch, said, generation),
-        condition("Resident", status.state == InstanceState.READY.value, phase, "", generation),
+        condition("Resident", status.state == InstanceState.READY.value, phase, pending, generation),
         condition("Degraded", bad, phase if bad else "AsExpected", message, generation),
     ]
 

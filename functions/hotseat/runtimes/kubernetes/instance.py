@@ -11,7 +11,7 @@ from hotseat.kube.pods import PodFailure, deleted, failure, is_terminating, node
 from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
 from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, annotations, labels
 
-UNSCHEDULABLE_AFTER = 10.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
+UNSCHEDULABLE_AFTER = 1.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
 MISSING_AFTER = 10.0  # seconds until the objects that serve the Model, and their Deployment, must exist
 SUSPECT_AFTER = 5.0  # seconds; the node of a pod that has not ended by then may be gone
 PROOF_TIME = 30.0  # seconds after the grace until an instance is reported as unproven
@@ -61,6 +61,7 @@ class PodInstance:
     proof_deadline: float = 0.0
     suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone
     unschedulable_since: float | None = None
+    pending: str = ""  # what it was last reported to wait for
     retry_at: float = 0.0  # no step before then, because the API server refused a request
     next_step: float | None = None  # when to step even if no event comes
     next_node_check: float = 0.0
@@ -111,7 +112,7 @@ class PodInstance:
         """Request a step at this time at the latest."""
         self.next_step = when if self.next_step is None else min(self.next_step, when)
 
-    def find_failure(self, now: float) -> PodFailure | None:
+    def find_failure(self) -> PodFailure | None:
         """Return why the instance will not serve (any more), according to its pods; None if there is no failure."""
         if (main := self.main) is None:
             for pod in self.pods.values():  # all have ended
@@ -122,20 +123,21 @@ class PodInstance:
             return failure(first.latest, was_ready=self.ready) or deleted(first.latest)
         if is_terminating(main.latest):
             return deleted(main.latest)
-        if found := failure(main.latest, was_ready=self.ready):
-            return found
-        return self._unscheduled(main, now)
+        return failure(main.latest, was_ready=self.ready)
 
-    def _unscheduled(self, main: TrackedPod, now: float) -> PodFailure | None:
-        why = None if main.node else unschedulable(main.latest)
+    def find_pending(self, now: float) -> str:
+        """Return why kube-scheduler has found no node for the pod for some time; empty if there is no such reason."""
+        main = self.main
+        why = None if main is None or main.node else unschedulable(main.latest)
         if why is None:
             self.unschedulable_since = None
-            return None
-        if self.unschedulable_since is None:
-            self.unschedulable_since = now
+            return ""
+        self.unschedulable_since = now if self.unschedulable_since is None else self.unschedulable_since
         until = self.unschedulable_since + UNSCHEDULABLE_AFTER
-        self.step_by(until)
-        return PodFailure("Unschedulable", why) if now >= until else None
+        if now < until:
+            self.step_by(until)
+            return ""
+        return f"Unschedulable: {why}"
 
     def unproven_detail(self) -> str:
         """Return the pods that are not proven gone, for a message."""

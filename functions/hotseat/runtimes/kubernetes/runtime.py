@@ -16,6 +16,7 @@ from hotseat.core.messages import (
     Fetch,
     InstanceAdopted,
     InstanceFailed,
+    InstancePending,
     InstanceReady,
     InstanceReleased,
     InstanceUnproven,
@@ -250,6 +251,9 @@ class PodRuntime:
             self._fail(instance, failure)
         elif main is not None and not instance.ready and pods.ip(main.latest) and instance.id not in self._probes:
             self._probe(instance, main)
+        if failure is None and instance.pending != (message := instance.find_pending(now)):
+            instance.pending = message
+            self._report(InstancePending(now, instance.id, instance.epoch, message))
         if main is not None:
             self._log(instance.model).set_pod(main.latest)
             if failure is None:
@@ -275,7 +279,7 @@ class PodRuntime:
             or (address := self._adapter.address(main.latest)) is None
         ):
             return
-        if (failure := instance.find_failure(self._clock())) is not None:
+        if (failure := instance.find_failure()) is not None:
             self._fail(instance, failure)
             return
         instance.ready = True

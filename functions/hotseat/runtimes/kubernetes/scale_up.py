@@ -55,7 +55,7 @@ class ScaleUp:
         """Do what is possible now; return why the instance will not serve (any more), or None."""
         if not instance.scaled:
             return self._scale_up(instance, now)
-        if found := instance.find_failure(now):
+        if found := instance.find_failure():
             return found
         if instance.main is None:
             return self._no_pod(instance)
