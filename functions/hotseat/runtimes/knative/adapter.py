@@ -41,6 +41,7 @@ class KnativeAdapter(WorkloadAdapter):
     """Scales the Deployments of Revisions, and reports their scale to Knative."""
 
     name = "Knative"
+    serves_as = "Service"
     label = REVISION
     model_label = SERVICE
     related = (POD_AUTOSCALERS,)

@@ -25,6 +25,7 @@ class WorkloadAdapter(ABC):
     """
 
     name: str  # of the runtime, for messages
+    serves_as: str  # kind of the object that serves a Model, for reasons of failures
     label: str  # label of Deployments and pods whose value is the name of their workload
     model_label: str  # label of both whose value is the name of the Model
     related: tuple[Resource, ...] = ()  # other kinds with that label, which say whether a Deployment belongs to a Model

@@ -74,7 +74,10 @@ class ScaleUp:
             until = instance.started_at + MISSING_AFTER
             instance.step_by(until)
             return (
-                PodFailure("ServiceNotReady", why or f"{self._adapter.describe(workload or '')} has no Deployment")
+                PodFailure(
+                    f"{self._adapter.serves_as}NotReady",
+                    why or f"{self._adapter.describe(workload or '')} has no Deployment",
+                )
                 if now >= until
                 else None
             )
@@ -87,7 +90,8 @@ class ScaleUp:
         deployment = self._informers.deployment(instance.workload or "")
         if deployment is None:
             return PodFailure(
-                "ServiceDeleted", f"the Deployment of {self._adapter.describe(instance.workload or '')} is gone"
+                f"{self._adapter.serves_as}Deleted",
+                f"the Deployment of {self._adapter.describe(instance.workload or '')} is gone",
             )
         failure = condition(deployment, "ReplicaFailure")
         if failure.get("status") == "True":
