@@ -128,6 +128,18 @@ class FakeKube:
                 raise KubeError(0, "connection reset")
             return result
 
+    def apply(self, path: str, body: Json) -> Json:
+        with self.changed:
+            self._reach()
+            if path in self.objects:
+                return self.merge(path, body)
+            if "resourceVersion" in body["metadata"]:
+                raise KubeError(CONFLICT, f"{path} does not exist")
+            self.calls.append(("apply", path))
+            result = self.put(path, body)
+            self.control(path)
+            return result
+
     def delete(
         self, path: str, *, uid: str = "", version: str = "", grace: int | None = None, background: bool = False
     ) -> None:

@@ -256,6 +256,33 @@ def drifted(wanted: Any, found: Any) -> bool:
     return not _same(wanted, found)
 
 
+def is_outdated(wanted: Json, found: Json) -> bool:
+    """Whether to apply an object again. The scale of a Deployment is its runtime's.
+
+    While a Deployment is scaled up, it is not changed: a changed template would stop its pod before
+    the scheduler has released it.
+    """
+    if wanted["kind"] != DEPLOYMENTS.kind:
+        return drifted(wanted, found)
+    unscaled = {**wanted, "spec": {key: value for key, value in wanted["spec"].items() if key != "replicas"}}
+    return not found["spec"].get("replicas", 1) and drifted(unscaled, found)
+
+
+def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
+    """Return an object to be applied over the one of its name, if there is one. Raise CannotMake if that is not the Model's.
+
+    It is applied only to this version, so that a Deployment that was scaled up meanwhile is not changed.
+    """
+    if found is None:
+        return wanted
+    meta = found["metadata"]
+    if not any(each["uid"] == uid for each in meta.get("ownerReferences") or []):
+        raise CannotMake(
+            f"{wanted['kind']} {meta['name']} exists and was not made of this Model; delete or rename one of them"
+        )
+    return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": meta["resourceVersion"]}}
+
+
 def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSettings) -> Json:
     metadata: Json = {"name": name, "namespace": settings.namespace, "labels": labels_of(model)}
     return {"apiVersion": api, "kind": kind, "metadata": metadata}

@@ -97,6 +97,9 @@ class PodRuntime:
         self._observe: Observe | None = None
         self._worker = threading.Thread(target=self._run, name=f"runtime-{adapter.name}", daemon=True)
         self.superseded = threading.Event()
+        self.is_taken: Callable[[str], bool] = lambda _instance: (
+            False
+        )  # whether another runtime has an instance of this id
 
     # The port ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +178,14 @@ class PodRuntime:
     def logs(self, model: str) -> LogView | None:
         """Return the output of a model's engine; None for an unknown model."""
         return self._log(model) if model in self._models else None
+
+    def has(self, instance: str) -> bool:
+        """Whether an instance is not released yet."""
+        return instance in self._instances
+
+    def has_instance_of(self, model: str) -> bool:
+        """Whether an instance of a model is not released yet."""
+        return any(each.model == model for each in self._instances.all())
 
     def close(self) -> None:
         """End the runtime. Instances run on, for the next switcher to adopt."""
@@ -366,7 +377,9 @@ class PodRuntime:
         instance = adopt(self._adapter, workload, now, *more, suspended=suspended)
         if instance is None:
             return False
-        if instance.id in self._instances or self._worker.is_alive():  # another instance had this id before
+        if (
+            instance.id in self._instances or self._worker.is_alive() or self.is_taken(instance.id)
+        ):  # another instance had this id before
             instance.id = f"{instance.id}-{next(iter(instance.pods), workload)[:8]}"
         self._instances.add(instance)
         address = self._adapter.address(instance.main.latest) if instance.ready and instance.main else None
