@@ -9,13 +9,17 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from hotseat.api.types import Json
 from hotseat.kube.client import CONFLICT, NOT_FOUND, KubeError
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CLASS_ANNOTATION,
+    DEPLOYMENT,
     DEPLOYMENTS,
+    FINGERPRINT,
+    MODEL,
     NODES,
     POD_AUTOSCALERS,
     PODS,
@@ -124,6 +128,18 @@ class FakeKube:
                 raise KubeError(0, "connection reset")
             return result
 
+    def apply(self, path: str, body: Json) -> Json:
+        with self.changed:
+            self._reach()
+            if path in self.objects:
+                return self.merge(path, body)
+            if "resourceVersion" in body["metadata"]:
+                raise KubeError(CONFLICT, f"{path} does not exist")
+            self.calls.append(("apply", path))
+            result = self.put(path, body)
+            self.control(path)
+            return result
+
     def delete(
         self, path: str, *, uid: str = "", version: str = "", grace: int | None = None, background: bool = False
     ) -> None:
@@ -184,7 +200,7 @@ class FakeKube:
 
 
 class FakeCluster(FakeKube):
-    """With Deployments, ReplicaSets and pods of Knative Services in one namespace."""
+    """With Deployments, ReplicaSets and pods of one namespace, of Knative Services or by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,9 +211,17 @@ class FakeCluster(FakeKube):
         self._names = itertools.count(1)
         self.put(NODES.path(name="node"), {"metadata": {"name": "node"}, "spec": {}, "status": {}})
 
-    def ask(self, ip: str) -> bool:
-        """Be the probe of queue-proxy."""
-        return ip in self.serving
+    def ask(self, target: str) -> bool:
+        """Be the probe of queue-proxy, or of an engine's URL."""
+        return (urlsplit(target).hostname or target) in self.serving
+
+    def add_deployment(self, name: str, *, replicas: int = 0, fingerprint: str = "1") -> None:
+        """Make what the switcher makes of a Model without Knative."""
+        labels = {DEPLOYMENT: name, MODEL: name, WORKSPACE: "default"}
+        meta = {"name": name, "namespace": NS, "labels": labels, "annotations": {FINGERPRINT: fingerprint}}
+        at = DEPLOYMENTS.path(NS, name)
+        self.put(at, {"metadata": meta, "spec": {"replicas": replicas, "template": {}}})
+        self.control(at)
 
     def add_service(self, name: str, *, replicas: int = 0, revision: str = "00001", labelled: bool = True) -> None:
         """Make a ksvc of our class, with all that Knative makes of it."""
@@ -239,7 +263,7 @@ class FakeCluster(FakeKube):
         """Give the pods (of a model), oldest first."""
         with self.changed:
             found = [each for at, each in self.objects.items() if _in(at, PODS.path(NS))]
-            return copy.deepcopy([each for each in found if model in ("", each["metadata"]["labels"][SERVICE])])
+            return copy.deepcopy([each for each in found if model in ("", _model(each))])
 
     # Scheduler and kubelet --------------------------------------------------------------------------------------------
 
@@ -250,7 +274,7 @@ class FakeCluster(FakeKube):
     def run(self, pod: Json) -> Json:
         """Bind it, if it is not, and start its containers."""
         self.bind(pod)
-        running = [_container(name, {"running": {}}) for name in ("user-container", "queue-proxy")]
+        running = [_container(name, {"running": {}}) for name in _containers(pod)]
         ip = f"10.0.0.{next(self._ips)}"
         return self._change(pod, {"status": {"phase": "Running", "podIP": ip, "containerStatuses": running}})
 
@@ -268,16 +292,17 @@ class FakeCluster(FakeKube):
         """End its engine."""
         ended = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
         state = {"waiting": {"reason": "CrashLoopBackOff"}} if restarts else ended
+        engine, *others = _containers(pod)
         first = {
-            **_container("user-container", state),
+            **_container(engine, state),
             "restartCount": restarts,
             "lastState": ended if restarts else {},
         }
-        return self.say(pod, containerStatuses=[first, _container("queue-proxy", {"running": {}})])
+        return self.say(pod, containerStatuses=[first, *(_container(other, {"running": {}}) for other in others)])
 
     def end(self, pod: Json, *, keep: bool = False) -> None:
         """End all its containers, and say so; then its object goes."""
-        ended = [_container(name, {"terminated": {"exitCode": 137}}) for name in ("user-container", "queue-proxy")]
+        ended = [_container(name, {"terminated": {"exitCode": 137}}) for name in _containers(pod)]
         self.say(pod, phase="Failed", containerStatuses=ended)
         if not keep:
             self.remove(_at(pod))
@@ -329,12 +354,13 @@ class FakeCluster(FakeKube):
     def _replicate(self, at: str) -> None:
         deployment = self.objects[at]
         labels, wanted = deployment["metadata"]["labels"], deployment["spec"]["replicas"]
-        set_at = REPLICA_SETS.path(NS, f"{labels[REVISION]}-rs")
+        workload = labels.get(REVISION) or labels.get(DEPLOYMENT)
+        if workload is None:
+            return
+        set_at = REPLICA_SETS.path(NS, f"{workload}-rs")
         mine = [pod for pod in self.pods() if pod["metadata"]["labels"] == labels]
         active = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"] and not _over(pod)]
-        old = self.objects.get(
-            set_at, {"metadata": {"name": f"{labels[REVISION]}-rs", "namespace": NS, "labels": labels}}
-        )
+        old = self.objects.get(set_at, {"metadata": {"name": f"{workload}-rs", "namespace": NS, "labels": labels}})
         written = self.put(set_at, merged(old, {"spec": {"replicas": wanted}}))
         status = {"replicas": wanted, "observedGeneration": written["metadata"]["generation"]}
         self.put(set_at, merged(written, {"status": status}))
@@ -346,6 +372,10 @@ class FakeCluster(FakeKube):
             name = f"{deployment['metadata']['name']}-{next(self._names)}"
             limits = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
             spec = {"containers": [{"name": "user-container", **limits}, {"name": "queue-proxy"}]}
+            if DEPLOYMENT in labels:
+                probe = {"readinessProbe": {"httpGet": {"path": "/health", "port": 9000, "scheme": "HTTP"}}}
+                engine = {"name": "engine", "ports": [{"containerPort": 9000}], **limits, **probe}
+                spec = {"containers": [engine], "terminationGracePeriodSeconds": 7}
             self.put(
                 PODS.path(NS, name),
                 {
@@ -360,7 +390,7 @@ class FakeCluster(FakeKube):
         pod = self.objects.get(at)
         if not self.lively or pod is None or pod["spec"].get("nodeName"):
             return
-        how = self.behaviour.get(pod["metadata"]["labels"][SERVICE], "")
+        how = self.behaviour.get(_model(pod), "")
         if how == "broken":
             self.crash(self.run(pod), 3)
         elif how == "slow":
@@ -381,6 +411,15 @@ class Clock:
 
     def __call__(self) -> float:
         return time.monotonic() + self.ahead
+
+
+def _model(pod: Json) -> str:
+    labels = pod["metadata"]["labels"]
+    return str(labels.get(SERVICE) or labels[MODEL])
+
+
+def _containers(pod: Json) -> list[str]:
+    return [each["name"] for each in pod["spec"]["containers"]]
 
 
 def _container(name: str, state: Json) -> Json:

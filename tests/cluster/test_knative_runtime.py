@@ -13,6 +13,7 @@ from hotseat.api.model import Model
 from hotseat.core.messages import (
     InstanceAdopted,
     InstanceFailed,
+    InstancePending,
     InstanceReady,
     InstanceReleased,
     InstanceUnproven,
@@ -173,7 +174,7 @@ def test_the_next_switcher_adopts_what_runs(kube: Kube, namespace: str, home: Ho
 
 
 def test_failures_are_found_within_seconds_and_leave_the_seat(kube: Kube, namespace: str, home: Home) -> None:
-    for name, reason in (("broken", "ExitedWhileLoading"), ("imageless", "ImagePull"), ("greedy", "Unschedulable")):
+    for name, reason in (("broken", "ExitedWhileLoading"), ("imageless", "ImagePull")):
         began = time.monotonic()
         home.runtime.start(Start(name, f"default/{name}@20", 20))
         failed = home.told.await_one(InstanceFailed, f"default/{name}@20", timeout=20)
@@ -184,6 +185,15 @@ def test_failures_are_found_within_seconds_and_leave_the_seat(kube: Kube, namesp
         )
         assert failed.reason == reason
         assert found < 15
+
+
+def test_a_pod_that_fits_on_no_node_says_so_and_is_left_to_an_autoscaler(home: Home) -> None:
+    home.runtime.start(Start("greedy", "default/greedy@25", 25))
+    assert "nvidia.com/gpu" in home.told.await_one(InstancePending, "default/greedy@25", timeout=20).message
+    time.sleep(12)
+    assert home.told.of_instance("default/greedy@25") == ["InstancePending"]
+    home.runtime.stop(Stop("greedy", "default/greedy@25", 25, 10))
+    home.told.await_one(InstanceReleased, "default/greedy@25", timeout=30)
 
 
 def test_a_crash_of_a_resident_model(kube: Kube, namespace: str, home: Home) -> None:

@@ -1,5 +1,6 @@
 """The document Workspace: how an accelerator is shared. Pure."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -9,6 +10,14 @@ from hotseat.api.units import AutoDuration, Bytes, Duration
 
 DEFAULT_WORKSPACE = "default"
 SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+
+
+class ClusterRuntime(StrEnum):
+    """Objects that serve the Models of a Workspace on a cluster."""
+
+    AUTO = "Auto"
+    KNATIVE = "Knative"
+    DEPLOYMENT = "Deployment"
 
 
 class CapacitySpec(Document):
@@ -129,6 +138,13 @@ class WorkspaceSpec(Document):
     """Accelerators, and how they are shared."""
 
     capacity: CapacitySpec = CapacitySpec()
+    runtime: ClusterRuntime = Field(
+        default=ClusterRuntime.AUTO,
+        description="Objects that serve the Models on a cluster: Knative (Knative Services) or Deployment "
+        "(Deployments without Knative). Auto: Knative if the API server has Knative Serving, else Deployment; the choice is "
+        "made once and kept in status.runtime. A change releases what is resident first, and keeps the caches. "
+        "No meaning on one machine.",
+    )
     default_model: str | None = Field(
         default=None, description="Model that answers requests which name none, by any name of it."
     )

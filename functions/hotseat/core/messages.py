@@ -232,6 +232,16 @@ class CacheObserved:
 
 
 @dataclass(frozen=True, slots=True)
+class InstancePending:
+    """What an instance waits for while it loads, such as a node with a free GPU. Empty: it waits no longer."""
+
+    now: float
+    instance: str
+    epoch: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceReady:
     """The engine answers at `address` (http://host:port)."""
 
@@ -329,7 +339,8 @@ class SleepFailed:
 
 # Observations of a known instance.
 InstanceObservation = (
-    InstanceReady
+    InstancePending
+    | InstanceReady
     | InstanceFailed
     | InstanceReleased
     | InstanceUnproven

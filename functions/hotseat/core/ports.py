@@ -17,7 +17,7 @@ class Runtime(Protocol):
 
     Every Start ends in exactly one InstanceReleased or InstanceUnproven, maybe after InstanceReady,
     InstanceFailed or a Stop. After InstanceUnproven, InstanceReleased may still follow; a ready
-    instance may be measured any number of times. After an InstanceFailed that `lives`, the runtime
+    instance may be measured any number of times, and one that loads may be pending. After an InstanceFailed that `lives`, the runtime
     waits for a Stop. A Stop for an instance that is gone or never was is answered with
     InstanceReleased.
 

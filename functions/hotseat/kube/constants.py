@@ -14,6 +14,7 @@ CLASS_ANNOTATION: Final = "autoscaling.knative.dev/class"
 # ksvc -L hotseat.dev/state -w`.
 WORKSPACE: Final = "hotseat.dev/workspace"
 MODEL: Final = "hotseat.dev/model"
+DEPLOYMENT: Final = "hotseat.dev/deployment"  # on a Model's Deployment and its pods: the name of the Deployment
 STATE: Final = "hotseat.dev/state"
 # Annotations.
 FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents from which an object was made
@@ -55,6 +56,7 @@ JOBS: Final = Resource("batch/v1", "Job", "jobs")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
 REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
+CORE_SERVICES: Final = Resource("v1", "Service", "services")  # Kubernetes' own
 STORAGE_CLASSES: Final = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses", namespaced=False)
 CRDS: Final = Resource(
     "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False

@@ -35,7 +35,7 @@ IMAGES: Final[Mapping[str, str]] = {"vllm": vllm.IMAGE}
 # Engines that can run in images without hotseat, because their command is made here.
 _WITHOUT_HOTSEAT: Final = ("custom", "llamacpp", "vllm")
 # Ports of Knative's sidecar. Knative rejects containers with one of them.
-_SIDECAR_PORTS: Final = frozenset({8008, 8012, 8013, 8022, 8112, 9090, 9091})
+SIDECAR_PORTS: Final = frozenset({8008, 8012, 8013, 8022, 8112, 9090, 9091})
 _MAX_CONCURRENCY: Final = 1000  # of Knative; the router enforces the Model's own limit in any case
 _ENV_FIELD: Final = re.compile(r"\{\{|\}\}|\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -84,8 +84,6 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
     """
     engine = engine_of(model)
     port = model.spec.port or PORT
-    if port in _SIDECAR_PORTS:
-        raise CannotMake(f"port is {port}, which Knative's sidecar uses; choose another")
     image = model.spec.image or IMAGES.get(engine.name)
     health_path = model.spec.health.path or engine.health_path(model)
     if image is None or engine.name not in _WITHOUT_HOTSEAT:
@@ -116,7 +114,7 @@ def weights_path(model: Model, weights: str | None) -> str | None:
 
 
 def container_of(model: Model, program: Program, settings: ClusterSettings, mounts: list[Json]) -> Json:
-    """Return the engine's container for a Knative Service."""
+    """Return the engine's container of a pod."""
     env = {"HOME": f"{CACHE}/home", "USER": "hotseat", "HF_HOME": f"{CACHE}/hf", CACHE_VARIABLE: CACHE}
     env |= program.env
     env |= {variable.name: variable.value for variable in model.spec.env}

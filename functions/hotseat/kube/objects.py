@@ -15,16 +15,29 @@ from hotseat.kube.constants import (
     CACHE,
     CLAIMS,
     CLASS_ANNOTATION,
+    CORE_SERVICES,
+    DEPLOYMENT,
+    DEPLOYMENTS,
     FINGERPRINT,
     GROUP,
     MODEL,
     MODELS,
+    PORT,
     SERVICES,
+    USER,
     WEIGHTS,
     WORKSPACE,
     ClusterSettings,
 )
-from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
+from hotseat.kube.containers import (
+    SIDECAR_PORTS,
+    CannotMake,
+    Program,
+    bytes_quantity,
+    concurrency_of,
+    container_of,
+    program_of,
+)
 
 # Lists whose elements are merged, and the field by which. All other lists are atomic, as in
 # Kubernetes' own types.
@@ -166,7 +179,10 @@ def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str |
     """
     if model.spec.url is not None:
         return None
-    template = _template(model, settings, program_of(model, settings, weights))
+    program = program_of(model, settings, weights)
+    if program.port in SIDECAR_PORTS:
+        raise CannotMake(f"port is {program.port}, which Knative's sidecar uses; choose another")
+    template = _template(model, settings, program)
     digest = fingerprint(template)
     template["metadata"]["annotations"][FINGERPRINT] = digest
     service = _object(SERVICES.api, SERVICES.kind, model.name, model, settings)
@@ -174,6 +190,42 @@ def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str |
     service["metadata"]["annotations"] = {FINGERPRINT: digest}
     service["metadata"]["ownerReferences"] = [owner_of(model, uid)]
     return {**service, "spec": {"template": template}}
+
+
+def deployment_of(model: Model, settings: ClusterSettings, uid: str, weights: str | None = None) -> Json | None:
+    """Return the Deployment of a Model, at zero replicas; None for a server that runs elsewhere (engine external).
+
+    `weights`: their path in the cache, from the fetch Job. Raise CannotMake or MergeError if the
+    Model is invalid.
+    """
+    if model.spec.url is not None:
+        return None
+    template = _pod_template(model, settings, program_of(model, settings, weights))
+    digest = fingerprint(template)
+    template["metadata"]["annotations"][FINGERPRINT] = digest
+    deployment = _object(DEPLOYMENTS.api, DEPLOYMENTS.kind, model.name, model, settings)
+    deployment["metadata"]["labels"][DEPLOYMENT] = model.name
+    deployment["metadata"]["annotations"] = {FINGERPRINT: digest}
+    deployment["metadata"]["ownerReferences"] = [owner_of(model, uid)]
+    spec: Json = {
+        "replicas": 0,
+        "strategy": {"type": "Recreate"},
+        "revisionHistoryLimit": 1,
+        "progressDeadlineSeconds": _progress_deadline(model, settings),
+        "selector": {"matchLabels": {DEPLOYMENT: model.name}},
+        "template": template,
+    }
+    return {**deployment, "spec": spec}
+
+
+def headless_service_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
+    """Return the headless Service that gives a Deployment's pod a name; None for a server that runs elsewhere."""
+    if model.spec.url is not None:
+        return None
+    service = _object(CORE_SERVICES.api, CORE_SERVICES.kind, model.name, model, settings)
+    service["metadata"]["ownerReferences"] = [owner_of(model, uid)]
+    port = {"name": "http", "port": model.spec.port or PORT}
+    return {**service, "spec": {"clusterIP": "None", "selector": {DEPLOYMENT: model.name}, "ports": [port]}}
 
 
 def cache_volume(model: Model) -> Json:
@@ -207,6 +259,33 @@ def drifted(wanted: Any, found: Any) -> bool:
     return not _same(wanted, found)
 
 
+def is_outdated(wanted: Json, found: Json) -> bool:
+    """Whether to apply an object again. The scale of a Deployment is its runtime's.
+
+    While a Deployment is scaled up, it is not changed: a changed template would stop its pod before
+    the scheduler has released it.
+    """
+    if wanted["kind"] != DEPLOYMENTS.kind:
+        return drifted(wanted, found)
+    unscaled = {**wanted, "spec": {key: value for key, value in wanted["spec"].items() if key != "replicas"}}
+    return not found["spec"].get("replicas", 1) and drifted(unscaled, found)
+
+
+def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
+    """Return an object to be applied over the one of its name, if there is one. Raise CannotMake if that is not the Model's.
+
+    It is applied only to this version, so that a Deployment that was scaled up meanwhile is not changed.
+    """
+    if found is None:
+        return wanted
+    meta = found["metadata"]
+    if not any(each["uid"] == uid for each in meta.get("ownerReferences") or []):
+        raise CannotMake(
+            f"{wanted['kind']} {meta['name']} exists and was not made of this Model; delete or rename one of them"
+        )
+    return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": meta["resourceVersion"]}}
+
+
 def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSettings) -> Json:
     metadata: Json = {"name": name, "namespace": settings.namespace, "labels": labels_of(model)}
     return {"apiVersion": api, "kind": kind, "metadata": metadata}
@@ -225,14 +304,39 @@ def _template(model: Model, settings: ClusterSettings, program: Program) -> Json
     }
     if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
-    deadline = max(settings.progress_deadline, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
-    annotations = {"serving.knative.dev/progress-deadline": f"{deadline}s"}
+    annotations = {"serving.knative.dev/progress-deadline": f"{_progress_deadline(model, settings)}s"}
     template = merge({"metadata": {"annotations": annotations}, "spec": spec}, model.spec.pod_template or {})
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(model)}
     fixed = {CLASS_ANNOTATION: AUTOSCALING_CLASS, "autoscaling.knative.dev/initial-scale": "0"}
     metadata["annotations"] = {**(metadata.get("annotations") or {}), **fixed}
     return template
+
+
+def _pod_template(model: Model, settings: ClusterSettings, program: Program) -> Json:
+    """Return the pod template of a Deployment, with the podTemplate merged but for fixed labels."""
+    volumes, mounts = _volumes(model, program)
+    spec: Json = {
+        "terminationGracePeriodSeconds": max(1, math.ceil(model.spec.lifecycle.stop_timeout)),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "containers": [container_of(model, program, settings, mounts)],
+        "volumes": volumes,
+    }
+    if claim_name(model):
+        spec["securityContext"] = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    if secrets := pull_secrets(model):
+        spec["imagePullSecrets"] = secrets
+    template = merge({"metadata": {}, "spec": spec}, model.spec.pod_template or {})
+    metadata = template.setdefault("metadata", {})
+    metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(model), DEPLOYMENT: model.name}
+    metadata["annotations"] = dict(metadata.get("annotations") or {})
+    return template
+
+
+def _progress_deadline(model: Model, settings: ClusterSettings) -> int:
+    """Return the seconds after which Kubernetes gives up waiting for a pod: longer than hotseat waits."""
+    return max(settings.progress_deadline, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
 
 
 def _volumes(model: Model, program: Program) -> tuple[list[Json], list[Json]]:

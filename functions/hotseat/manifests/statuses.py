@@ -65,10 +65,15 @@ class ModelStatusSchema(Document):
     phase: Phase = Field(default=Phase.PENDING, description="Summary of the state of the Model.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
-        description="Conditions: Ready, Cached, Resident, Degraded, and Parkable if lifecycle.release is Park.",
+        description="Conditions: Ready, Cached, Resident, Degraded, and Parkable if lifecycle.release is Park. With "
+        "the runtime Deployment also those of the Deployment: Available, Progressing and ReplicaFailure.",
     )
     address: str = Field(default="", description="Base URL of the engine while the Model is resident.")
     replicas: int = Field(default=0, description="Number of running pods.")
+    ready_replicas: int | None = Field(default=None, description="Number of ready pods, of the Model's Deployment.")
+    updated_replicas: int | None = Field(
+        default=None, description="Number of pods with the newest template, of the Model's Deployment."
+    )
     cached: Cached = Field(default=Cached(), description="State of the weights.")
     last_switch: LastSwitch | None = Field(default=None, description="Last switch to this Model.")
     workspace: str = Field(default="", description="Workspace of the Model.")
@@ -206,6 +211,7 @@ class WorkspaceStatus(Document):
 
     observed_generation: int = Field(default=0, description="Generation of the document that this status is about.")
     epoch: int = Field(default=0, description="Number of the latest decision. Increases with each decision.")
+    runtime: str = Field(default="", description="Runtime that was chosen: Knative or Deployment.")
     resident: str = Field(default="", description="Names of the resident Models, for display.")
     waiting: int = Field(default=0, description="Number of queued requests, for all Models.")
     residents: tuple[ResidentSchema, ...] = Field(default=(), description="All instances.")

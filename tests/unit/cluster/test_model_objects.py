@@ -65,9 +65,11 @@ def test_a_model_that_cannot_be_made_says_why() -> None:
     assert found.objects == ()
 
 
-def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "", **spec: Any) -> Json:
+def status(
+    state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "", message: str = "", **spec: Any
+) -> Json:
     made = statuses.model_status(
-        ModelStatus("a", state),
+        ModelStatus("a", state, message=message),
         model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", **spec}}),
         generation=2,
         resident=Resident("a", "default/a@1", InstanceState.READY, 1, 0.0, "http://p") if state == "ready" else None,
@@ -93,6 +95,14 @@ def test_conditions_say_whether_it_could_serve_serves_and_is_cached() -> None:
     failed = status("failed")
     assert (failed["phase"], failed["Ready"], failed["Degraded"]) == ("Failed", "False", "True")
     assert status("unloaded", problem="no engine")["phase"] == "Failed"
+
+
+def test_a_model_whose_pod_is_pending_says_why() -> None:
+    pending = status("loading", message="Unschedulable: 0/3 nodes are available")
+    assert (pending["phase"], pending["Ready"]) == ("Loading", "True")
+    (resident,) = [c for c in pending["conditions"] if c["type"] == "Resident"]
+    assert (resident["status"], resident["reason"]) == ("False", "Loading")
+    assert resident["message"] == "Unschedulable: 0/3 nodes are available"
 
 
 def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:

@@ -154,7 +154,7 @@ def test_the_scheduler_says_why_not() -> None:
 
 
 def test_an_adopted_pod_without_a_gpu_limit_claims_what_its_document_says() -> None:
-    from hotseat.runtimes.knative.instance import PodInstance, gpus_of
+    from hotseat.runtimes.kubernetes.instance import PodInstance, gpus_of
 
     holding = PodInstance("a", "w/a@1", 1, 0.0, "a-00001", scaled=True)
     container = {"name": "engine", "resources": {"limits": {"amd.com/gpu": 1}}}

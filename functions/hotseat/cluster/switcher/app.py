@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from hotseat.api.types import Json
-from hotseat.api.workspace import Workspace
+from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
@@ -16,6 +16,7 @@ from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, cr
 from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
 from hotseat.cluster.switcher.own_image import own_image
 from hotseat.cluster.switcher.reads import RemoteReads
+from hotseat.cluster.switcher.runtimes import ClusterRuntimes
 from hotseat.cluster.switcher.status_writer import ModelStatusWriter, ObjectKey
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.coalesce import CoalescingWorker
@@ -34,10 +35,22 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError, Watcher
-from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, Resource
+from hotseat.kube.constants import (
+    CLAIMS,
+    CORE_SERVICES,
+    DEPLOYMENT,
+    DEPLOYMENTS,
+    MODEL,
+    MODELS,
+    PODS,
+    SERVICES,
+    SETTLED,
+    WORKSPACES,
+    Resource,
+)
+from hotseat.kube.containers import CannotMake
 from hotseat.kube.leader import Leader
-from hotseat.kube.objects import drifted
-from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.kube.objects import is_outdated, replacement
 from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
@@ -97,6 +110,7 @@ GATHER = 0.05  # seconds in which changes of documents gather
 RESYNC = 30.0  # seconds after which everything is reconciled without a change
 RETRY = 2.0  # seconds after an object could not be applied
 LEASE = "hotseat-switcher"
+RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SERVICES)}
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
 
@@ -125,8 +139,13 @@ class SwitcherApp:
         self._uids: Mapping[ObjectKey, str] = {}
         self._workspace_by_model: dict[str, str] = {}
         self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
-        self._runtime = KnativeRuntime(
-            self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
+        self._runtime = ClusterRuntimes(
+            self._kube,
+            namespace,
+            self._fetcher,
+            identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}",
+            fingerprint=self._fingerprint,
+            on_change=self._object_changed,
         )
         self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
         self._events.subscribe(self._record_event)
@@ -135,9 +154,9 @@ class SwitcherApp:
             return Watcher(self._kube, resource, namespace, self._object_changed, selector=selector)
 
         self._workspaces, self._models = watch(WORKSPACES), watch(MODELS)
-        self._services, self._claims = watch(SERVICES), watch(CLAIMS, MODEL)
+        self._services, self._claims = self._runtime.watcher(SERVICES), watch(CLAIMS, MODEL)
         self._routers = Watcher(self._kube, PODS, namespace, self._router_changed, selector=ROUTERS)
-        self._watchers = (self._workspaces, self._models, self._services, self._claims, self._routers)
+        self._watchers = (self._workspaces, self._models, self._claims, self._routers)
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
@@ -195,6 +214,7 @@ class SwitcherApp:
         for each in self._watchers:
             while not each.wait_synced(5.0) and not self._closed:
                 log.warning("waiting for the API server")
+        self._runtime.open_watchers()
         self._status_writer.start()
         self._read_documents()
         self._apply_workspaces()
@@ -215,7 +235,8 @@ class SwitcherApp:
         self._read_documents()
         for each in self._documents.models.values():
             for item in each.objects:
-                self._apply_object(item)
+                self._apply_object(each, item)
+            self._remove_left_over(each)
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._apply_workspaces()
         self._settle()
@@ -224,7 +245,14 @@ class SwitcherApp:
     def _read_documents(self) -> None:
         models = self._models.objects
         paths = {name: path for name, r in self._documents.models.items() if (path := self._fetcher.path(r.model))}
-        self._documents = read(self._workspaces.objects, models, self._services.objects, self._settings, paths)
+        self._documents = read(
+            self._workspaces.objects,
+            models,
+            self._services.objects,
+            self._settings,
+            paths,
+            choose=self._runtime.choose,
+        )
         found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
         found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
         for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
@@ -237,6 +265,7 @@ class SwitcherApp:
         models = self._documents.models
         for name, (workspace, document) in self._documents.workspaces.items():
             controller = self._controllers.get(name) or self._controller(workspace, document)
+            controller.runtime_name, controller.runtime_problem = self._runtime.choice_of(name)
             mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
             fingerprints = {r.model.name: r.fingerprint for r in mine}
             controller.apply_config(
@@ -262,20 +291,42 @@ class SwitcherApp:
             on_step=self._status_writer.mark,
         )
 
-    def _apply_object(self, item: Json) -> None:
-        resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
+    def _apply_object(self, model: ModelObject, item: Json) -> None:
+        resource = RESOURCES[item["apiVersion"], item["kind"]]
+        watcher = self._claims if resource is CLAIMS else self._runtime.watcher(resource)
         name = item["metadata"]["name"]
         found = watcher.named(name)
-        if found is not None and ("deletionTimestamp" in found["metadata"] or not drifted(item, found)):
+        if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
             return
         if found is not None and resource is CLAIMS:
             return  # most fields of a claim are immutable
         try:
+            if resource in (DEPLOYMENTS, CORE_SERVICES):
+                found = found or self._kube.find(resource.path(self.namespace, name))
+                item = replacement(item, found, model.uid or "")
             self._kube.apply(resource.path(self.namespace, name), item)
             log.info("%s %s applied", item["kind"], name)
-        except KubeError as error:
+        except (KubeError, CannotMake) as error:
             log.warning("%s %s: %s", item["kind"], name, error)
             self._worker.mark(RETRY)
+
+    def _remove_left_over(self, model: ModelObject) -> None:
+        """Delete what another runtime made of a Model, once nothing of it runs there. Claims stay."""
+        if model.uid is None or not self._leading:
+            return
+        for resource, item in self._runtime.left_over(model.model.name, model.uid, model.runtime):
+            try:
+                path = resource.path(self.namespace, item["metadata"]["name"])
+                self._kube.delete(path, uid=item["metadata"]["uid"], background=True)
+                log.info("%s %s deleted: the runtime is %s", item["kind"], item["metadata"]["name"], model.runtime)
+            except KubeError as error:
+                log.warning("%s %s: %s", item["kind"], item["metadata"]["name"], error)
+                self._worker.mark(RETRY)
+
+    def _fingerprint(self, model: str) -> str | None:
+        """Return the fingerprint of a Model's newest document; None if it is not known."""
+        found = self._documents.models.get(model)
+        return found.fingerprint or None if found else None
 
     def _settle(self) -> None:
         uids = [
@@ -292,8 +343,10 @@ class SwitcherApp:
     def _object_changed(self, _change: Change, item: Json) -> None:
         """Reconcile, unless only a status has changed: the switcher itself writes those."""
         meta = item["metadata"]
+        if DEPLOYMENT in (meta.get("labels") or {}):
+            self._status_writer.mark()  # the Model's status has that of its Deployment
         version = (meta["uid"], meta.get("generation"), str(meta.get("annotations")), meta.get("deletionTimestamp"))
-        key = f"{item.get('kind')}/{meta['name']}"
+        key = f"{item.get('apiVersion')}/{item.get('kind')}/{meta['name']}"
         if _change is Change.GONE or self._versions.get(key) != version:
             self._versions[key] = version
             self.reload()
@@ -330,7 +383,7 @@ class SwitcherApp:
     # Statuses -------------------------------------------------------------------------------------------------------------
 
     def _statuses(self) -> tuple[dict[str, Json], dict[str, str]]:
-        """Return the statuses of Models and the states of ksvcs."""
+        """Return the statuses of Models, and the states by path of the object that serves each."""
         shown: dict[str, Json] = {}
         states: dict[str, str] = {}
         caches = self._fetcher.states()
@@ -339,7 +392,8 @@ class SwitcherApp:
             rows = {row.name: row for row in controller.scheduler.status()} if controller else {}
             status = rows.get(name, ModelStatus(name, "unloaded"))
             if each.model.spec.url is None:
-                states[name] = status.state
+                resource = DEPLOYMENTS if each.runtime is ClusterRuntime.DEPLOYMENT else SERVICES
+                states[resource.path(self.namespace, name)] = status.state
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))
         return shown, states
@@ -365,9 +419,14 @@ class SwitcherApp:
             cache=cache,
             switches=controller.switches() if controller else (),
             problem=problem,
+            deployment=self._deployment_of(each),
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made
+
+    def _deployment_of(self, each: ModelObject) -> Json | None:
+        is_one = each.runtime is ClusterRuntime.DEPLOYMENT
+        return self._runtime.watcher(DEPLOYMENTS).named(each.model.name) if is_one else None
 
     def _earlier_conditions(self, each: ModelObject) -> list[Json]:
         document = self._models.named(each.model.name)

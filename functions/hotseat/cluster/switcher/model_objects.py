@@ -1,18 +1,18 @@
 """Reads the documents of a namespace: Workspaces, Models and adopted ksvcs."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from hotseat.api.model import PINNED, Model
 from hotseat.api.types import Json
-from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
+from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
 from hotseat.kube.adoption import adopt, is_adopted
 from hotseat.kube.constants import FINGERPRINT, ClusterSettings
 from hotseat.kube.containers import CannotMake
-from hotseat.kube.objects import MergeError, claim_of, service_of
+from hotseat.kube.objects import MergeError, claim_of, deployment_of, headless_service_of, service_of
 from hotseat.manifests import schedule_windows as windows
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,10 @@ class ModelObject:
     generation: int
     uid: str | None
     problem: str = ""
-    objects: tuple[Json, ...] = ()  # the claim and the ksvc that it needs
+    objects: tuple[Json, ...] = ()  # the claim, and what serves it: a ksvc, or a Deployment and its Service
     fingerprint: str = ""  # changes when the engine has to be restarted
     status: Json = field(default_factory=dict)
+    runtime: ClusterRuntime = ClusterRuntime.KNATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,26 @@ class ModelObjects:
     models: Mapping[str, ModelObject]
 
 
+Choose = Callable[[Workspace, Json], tuple[ClusterRuntime, str]]
+
+
+def _knative(_workspace: Workspace, _status: Json) -> tuple[ClusterRuntime, str]:
+    return ClusterRuntime.KNATIVE, ""
+
+
 def read(
     workspaces: Iterable[Json],
     models: Iterable[Json],
     services: Iterable[Json],
     settings: ClusterSettings,
     paths: Mapping[str, str],
+    *,
+    choose: Choose = _knative,
 ) -> ModelObjects:
-    """Read all objects. PATHS are the paths of weights by Model. A Model takes precedence over an adopted ksvc of the same name."""
+    """Read all objects. PATHS are the paths of weights by Model. A Model takes precedence over an adopted ksvc of the same name.
+
+    CHOOSE returns the runtime of a Workspace with a status, and why that cannot be used.
+    """
     found_workspaces: dict[str, tuple[Workspace, Json]] = {}
     for each in workspaces:
         try:
@@ -54,9 +67,12 @@ def read(
         except ValidationError as error:
             log.warning("Workspace %s: %s", each["metadata"]["name"], error)
     default_workspace = next(iter(found_workspaces)) if len(found_workspaces) == 1 else DEFAULT_WORKSPACE
+    runtimes = {name: choose(it, each.get("status") or {}) for name, (it, each) in found_workspaces.items()}
     found: dict[str, ModelObject] = {}
     for each in models:
-        if "deletionTimestamp" not in each["metadata"] and (made := _model(each, settings, paths, default_workspace)):
+        if "deletionTimestamp" not in each["metadata"] and (
+            made := _model(each, settings, paths, default_workspace, runtimes)
+        ):
             found[made.model.name] = made
     for each in services:
         name = each["metadata"]["name"]
@@ -82,7 +98,11 @@ def _workspace(document: Json) -> Workspace:
 
 
 def _model(
-    document: Json, settings: ClusterSettings, paths: Mapping[str, str], default_workspace: str
+    document: Json,
+    settings: ClusterSettings,
+    paths: Mapping[str, str],
+    default_workspace: str,
+    runtimes: Mapping[str, tuple[ClusterRuntime, str]],
 ) -> ModelObject | None:
     meta = document["metadata"]
     status = document.get("status") or {}
@@ -92,15 +112,22 @@ def _model(
     except ValidationError as error:
         log.warning("Model %s: %s", meta["name"], error)
         return None
+    runtime, unusable = runtimes.get(model.spec.workspace, (ClusterRuntime.KNATIVE, ""))
     objects: tuple[Json, ...] = ()
     problem, fingerprint = "", ""
     try:
-        claim = claim_of(model, settings, meta["uid"])
-        service = service_of(model, settings, meta["uid"], paths.get(model.name))
-        objects = tuple(each for each in (claim, service) if each is not None)
-        fingerprint = service["metadata"]["annotations"][FINGERPRINT] if service else ""
+        served_by: tuple[Json | None, ...]
+        if runtime is ClusterRuntime.DEPLOYMENT:
+            deployment = deployment_of(model, settings, meta["uid"], paths.get(model.name))
+            served_by = (deployment, headless_service_of(model, settings, meta["uid"]))
+        else:
+            served_by = (service_of(model, settings, meta["uid"], paths.get(model.name)),)
+        objects = tuple(each for each in (claim_of(model, settings, meta["uid"]), *served_by) if each is not None)
+        fingerprint = served_by[0]["metadata"]["annotations"][FINGERPRINT] if served_by[0] else ""
     except (CannotMake, MergeError) as error:
         problem = str(error)
+    if unusable:
+        problem, objects = unusable, ()
     wrong = [f"lifecycle.schedule[{n}].{field} {why}" for n, field, why in _schedule(model)]
     return ModelObject(
         model,
@@ -110,6 +137,7 @@ def _model(
         objects,
         fingerprint,
         status,
+        runtime,
     )
 
 

@@ -111,14 +111,16 @@ def workspace_conditions(
     broker_ok: bool | None,
     policy_problem: str = "",
     group_problem: str = "",
+    runtime_problem: str = "",
 ) -> list[Json]:
     """Return the conditions of a Workspace. BROKER_OK: demand arrives through the Broker. None: not known."""
     stuck = [r for r in residency.residents if r.state is InstanceState.UNPROVEN]
     unproven = ", ".join(f"{r.model} ({r.instance})" for r in stuck)
     problems = [f"the release could not be verified: {unproven}"] if stuck else []
-    problems += [problem for problem in (policy_problem, group_problem) if problem]
+    problems += [problem for problem in (runtime_problem, policy_problem, group_problem) if problem]
     of_groups = "UnknownMember" if group_problem else "Switching"
-    why = "ReleaseUnproven" if stuck else "UnknownPolicy" if policy_problem else of_groups
+    of_policy = "UnknownPolicy" if policy_problem else of_groups
+    why = "ReleaseUnproven" if stuck else "RuntimeUnavailable" if runtime_problem else of_policy
     ready = condition("Ready", not problems, why, "; ".join(problems), generation)
     reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
@@ -145,8 +147,9 @@ def model_status(
     cache: Cache | None,
     switches: Sequence[Switch],
     problem: str,
+    deployment: Json | None = None,
 ) -> Json:
-    """Return a Model's status. PROBLEM is why its objects cannot be created, or empty."""
+    """Return a Model's status. PROBLEM is why its objects cannot be created, or empty. DEPLOYMENT: that of the Model."""
     holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
     phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
@@ -158,9 +161,9 @@ def model_status(
         "observedGeneration": generation,
         "phase": phase,
         "workspace": model.spec.workspace,
-        "conditions": [*conditions, *_parkable(model, generation)],
+        "conditions": [*conditions, *_parkable(model, generation), *_of_deployment(deployment, generation)],
         "address": resident.address if resident is not None else None,
-        "replicas": int(holds),
+        **_of_pods(deployment, int(holds)),
         "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
         "lastSwitch": _last_switch(last) if last is not None else None,
         "pinned": status.pinned,
@@ -174,11 +177,12 @@ def _model_conditions(
     bad = bool(problem) or status.state in ("failed", InstanceState.UNPROVEN.value)
     message = problem or status.message
     why = phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+    pending = status.message if status.state == InstanceState.LOADING.value else ""
     fetch, said = (cache[0].value.capitalize(), cache[1]) if cache else ("Unknown", "")
     return [
         condition("Ready", cached and not bad, why, message, generation),
         condition("Cached", cached, fetch, said, generation),
-        condition("Resident", status.state == InstanceState.READY.value, phase, "", generation),
+        condition("Resident", status.state == InstanceState.READY.value, phase, pending, generation),
         condition("Degraded", bad, phase if bad else "AsExpected", message, generation),
     ]
 
@@ -189,6 +193,23 @@ def _parkable(model: Model, generation: int) -> list[Json]:
         return []
     message = "a parked pod would keep its GPU, so the model is stopped instead"
     return [condition("Parkable", False, "ParkingNeedsSharedGPUs", message, generation)]
+
+
+def _of_pods(deployment: Json | None, holds: int) -> Json:
+    """Return the numbers of pods: those of the Deployment, which leaves out zeros, or else the number that holds GPUs."""
+    if deployment is None:
+        return {"replicas": holds, "readyReplicas": None, "updatedReplicas": None}
+    status = deployment.get("status") or {}
+    return {field: status.get(field, 0) for field in ("replicas", "readyReplicas", "updatedReplicas")}
+
+
+def _of_deployment(deployment: Json | None, generation: int) -> list[Json]:
+    """Return the conditions of a Deployment as those of its Model."""
+    status = (deployment or {}).get("status") or {}
+    return [
+        condition(each["type"], each["status"] == "True", each.get("reason", ""), each.get("message", ""), generation)
+        for each in status.get("conditions") or ()
+    ]
 
 
 def _last_switch(switch: Switch) -> Json:

@@ -8,7 +8,7 @@ from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.coalesce import CoalescingWorker
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
-from hotseat.kube.constants import EVENTS, MODELS, SERVICES, STATE, WORKSPACES
+from hotseat.kube.constants import EVENTS, MODELS, STATE, WORKSPACES
 
 RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the first and the longest
 
@@ -50,11 +50,11 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
 }
 
 ObjectKey = tuple[str, str]  # kind and name
-View = tuple[Mapping[str, Json], Mapping[str, str]]
+View = tuple[Mapping[str, Json], Mapping[str, str]]  # statuses by Model, states by path of the object that serves it
 
 
 class ModelStatusWriter(CoalescingWorker):
-    """Writes statuses of Models, state labels of ksvcs and Kubernetes Events. `view` returns statuses and states by name."""
+    """Writes statuses of Models, state labels and Kubernetes Events. `view` returns statuses by Model, and states by path."""
 
     def __init__(self, kube: Kube, namespace: str, view: Callable[[], View]) -> None:
         super().__init__(
@@ -74,7 +74,8 @@ class ModelStatusWriter(CoalescingWorker):
     def forget(self, name: str) -> None:
         """Write the Model's status again, because the Model was created again."""
         self._statuses.pop(name, None)
-        self._states.pop(name, None)
+        for path in [path for path in self._states if path.endswith(f"/{name}")]:
+            self._states.pop(path, None)
         self.mark()
 
     def record(self, event: Mapping[str, Any], uids: Mapping[ObjectKey, str]) -> None:
@@ -99,10 +100,10 @@ class ModelStatusWriter(CoalescingWorker):
 
     def _write(self) -> None:
         statuses, states = self._statuses_and_states()
-        for name, state in states.items():
-            if self._states.get(name) != state:
-                self._patch(SERVICES.path(self._namespace, name), {"metadata": {"labels": {STATE: state}}})
-                self._states[name] = state
+        for path, state in states.items():
+            if self._states.get(path) != state:
+                self._patch(path, {"metadata": {"labels": {STATE: state}}})
+                self._states[path] = state
         for name, status in statuses.items():
             if self._statuses.get(name) != status:
                 self._patch(MODELS.path(self._namespace, name, "status"), {"status": status})

@@ -78,6 +78,8 @@ class ClusterWorkspace(WorkspaceController):
             stats=_read_stats(status),
         )
         self.generation = 0
+        self.runtime_name = ""  # of the runtime that was chosen
+        self.runtime_problem = ""  # why that cannot be used
         self._on_step = on_step
         self._lock = threading.Lock()
         self._routers = {
@@ -170,6 +172,7 @@ class ClusterWorkspace(WorkspaceController):
         rows, queue = self.scheduler.status(), self.scheduler.queue()
         return {
             "observedGeneration": self.generation,
+            "runtime": self.runtime_name or None,
             **residency_to_status(self.scheduler.residency),
             "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in self.routers],
             "models": statuses.model_rows(self.models, rows),
@@ -187,6 +190,7 @@ class ClusterWorkspace(WorkspaceController):
             self.scheduler.residency,
             broker_ok=self._broker_ok,
             policy_problem=self._policy_problem,
+            runtime_problem=self.runtime_problem,
             group_problem=self._group_problem,
         )
         self._last_conditions = statuses.keep_transition_times(new, self._last_conditions)

@@ -15,6 +15,7 @@ from hotseat.core.messages import (
     InstanceMeasured,
     InstanceObservation,
     InstanceParked,
+    InstancePending,
     InstanceReady,
     InstanceReleased,
     InstanceState,
@@ -87,6 +88,8 @@ class RuntimeEvents:
         if instance is None or instance.epoch != s.epoch:
             return
         match s:
+            case InstancePending():
+                instance.pending_detail = s.message
             case InstanceReady():
                 if instance.state in (InstanceState.LOADING, InstanceState.WAKING) and instance.turn == s.turn:
                     self._become_ready(instance, s)
@@ -111,6 +114,7 @@ class RuntimeEvents:
             if now >= until:
                 self.lifecycle.fail(instance, now, "StartTimeout", lives=True)
                 reason = f"not ready within {instance.spec.start_timeout:g} s (lifecycle.startTimeout)"
+                reason += f": {instance.pending_detail}" if instance.pending_detail else ""
                 self._record_failure(now, instance.model, instance.id, "StartTimeout", reason)
         elif due := deadline(instance):
             self.parts.effects.wake_at(due)

@@ -220,7 +220,8 @@ def status_of(
     if spec.external:
         return ModelStatus(name, InstanceState.READY.value)
     if instance is not None and not (instance.leaving == "failed" and instance.state is InstanceState.RELEASING):
-        return ModelStatus(name, instance.state.value, instance.since, instance.unproven_detail)
+        pending = instance.pending_detail if instance.state is InstanceState.LOADING else ""
+        return ModelStatus(name, instance.state.value, instance.since, instance.unproven_detail or pending)
     if failure is not None and not failure.over:
         told = f"{failure.reason}: {failure.message}"
         return ModelStatus(name, "failed", None, told, retry_at=failure.retry_at, exit_code=failure.exit_code)

@@ -14,7 +14,7 @@ from hotseat.coalesce import CoalescingWorker
 from hotseat.kube import pods
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, POD_AUTOSCALERS, SERVERLESS_SERVICES
-from hotseat.runtimes.knative.informers import Informers, has_our_class
+from hotseat.runtimes.knative.informers import KnativeInformers, has_our_class
 
 RETRY = 0.5  # seconds before a failed reconciliation is repeated
 COALESCE = 0.1  # seconds in which changes are collected: a status is not urgent, and a switch needs the API server more
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class PodAutoscalerReconciler:
     """Reconciles the PodAutoscalers that were enqueued, on one thread."""
 
-    def __init__(self, kube: Kube, namespace: str, informers: Informers) -> None:
+    def __init__(self, kube: Kube, namespace: str, informers: KnativeInformers) -> None:
         self._kube = kube
         self._namespace = namespace
         self._informers = informers

@@ -1,6 +1,6 @@
 """Loads that fail and engines that crash: back-off, refusals, and who is told."""
 
-from hotseat.core.messages import CacheObserved, CacheState, InstanceFailed, Refusal, Start, Stop
+from hotseat.core.messages import CacheObserved, CacheState, InstanceFailed, InstancePending, Refusal, Start, Stop
 from hotseat.core.policy.api import Capacity
 from hotseat.core.policy.batch import Batch
 from hotseat.core.scheduler.machine import Scheduler
@@ -75,6 +75,19 @@ def test_a_start_that_takes_too_long_is_stopped() -> None:
         publish(3, unready("a", RELEASING, 21.0, 2, "failed"), refuse={"a": refusal}),
     ]
     assert story.ready(21.5, "a", 2) == []  # too late
+
+
+def test_what_a_start_waits_for_is_shown_meanwhile_and_in_the_failure() -> None:
+    story = Story(a=SchedulingSpec(start_timeout=20.0))
+    story.demand(1.0, {"a": 1})
+    story.machine.step(InstancePending(2.0, "w/a@2", 2, "Unschedulable: no GPU is free"))
+    assert story.machine.status()[0] == ModelStatus("a", "loading", 1.0, "Unschedulable: no GPU is free")
+    story.machine.step(InstancePending(3.0, "w/a@2", 2, ""))
+    assert story.machine.status()[0] == ModelStatus("a", "loading", 1.0)
+    story.machine.step(InstancePending(4.0, "w/a@2", 2, "Unschedulable: no GPU is free"))
+    story.tick(21.0)
+    message = "not ready within 20 s (lifecycle.startTimeout): Unschedulable: no GPU is free"
+    assert story.machine.parts.availability.failures["a"].message == message
 
 
 def test_a_start_that_hangs_ends_even_if_nobody_says_anything_more() -> None:

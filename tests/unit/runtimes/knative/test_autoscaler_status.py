@@ -7,7 +7,7 @@ import pytest
 
 from hotseat.kube.constants import DEPLOYMENTS, POD_AUTOSCALERS, SERVERLESS_SERVICES
 from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler, serverless_service, status
-from hotseat.runtimes.knative.informers import Informers
+from hotseat.runtimes.knative.informers import KnativeInformers
 from tests.fake_kube import NS, FakeCluster
 
 REVISION = "a-00001"
@@ -27,7 +27,7 @@ def kube() -> Iterator[FakeCluster]:
 
 def reconcile(kube: FakeCluster) -> list[tuple[str, str]]:
     """Look once with fresh caches; gives what was written."""
-    watched = Informers(kube, NS, lambda *_: None)
+    watched = KnativeInformers(kube, NS, lambda *_: None)
     watched.start()
     assert watched.wait_synced(5)
     kube.calls.clear()

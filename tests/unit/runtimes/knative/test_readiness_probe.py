@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from hotseat.runtimes.knative import scale_up as readiness_probe
-from hotseat.runtimes.knative.scale_up import probe_queue_proxy
+from hotseat.runtimes.knative import adapter as readiness_probe
+from hotseat.runtimes.knative.adapter import probe_queue_proxy
 
 RESPONSE = {"status": 200, "body": b"queue"}
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from hotseat.api.types import Json
 from hotseat.kube import pods
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
-from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, SERVICES
-from hotseat.runtimes.knative.informers import SWITCHER, annotations
+from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, Resource
+from hotseat.runtimes.kubernetes.informers import SWITCHER, annotations
 
-POD_GRACE = 1  # seconds; queue-proxy would use up to 30 of a longer grace, and no requests are in flight any more
 _ATTEMPTS = 5
 _FORBIDDEN = 403
 
@@ -32,9 +31,9 @@ class FencedWriter:
         self._namespace = namespace
         self._identity = identity
 
-    def get_service(self, name: str) -> Json | None:
-        """Read a Knative Service. The version of a watch may be older than the document that is to be started."""
-        return self._kube.find(SERVICES.path(self._namespace, name))
+    def find(self, resource: Resource, name: str) -> Json | None:
+        """Read an object as it is now; None if there is none of that name."""
+        return self._kube.find(resource.path(self._namespace, name))
 
     def take_over(self, deployment: Json) -> Json | None:
         """Mark a Deployment as this switcher's, so that an earlier switcher cannot scale it.
@@ -86,19 +85,17 @@ class FencedWriter:
     def _may_change(self, deployment: Json) -> bool:
         return annotations(deployment).get(SWITCHER, self._identity) == self._identity
 
-    def delete_pod(self, pod: Json) -> bool:
+    def delete_pod(self, pod: Json, grace: int | None) -> bool:
         """Delete a pod; return False if it has changed since this version, which the watch will report.
 
         A pod without a node is gone at once with its DELETE. If it got a node at the same moment,
         it would run there without an object. So a pod that has no node in this version is deleted
-        only if it is unchanged.
+        only if it is unchanged. `grace`: seconds; None: the grace of the pod itself.
         """
         meta, unbound = pod["metadata"], pods.node(pod) is None
         version = meta["resourceVersion"] if unbound else ""
         try:
-            self._kube.delete(
-                PODS.path(self._namespace, meta["name"]), uid=meta["uid"], version=version, grace=POD_GRACE
-            )
+            self._kube.delete(PODS.path(self._namespace, meta["name"]), uid=meta["uid"], version=version, grace=grace)
         except KubeError as error:
             if error.status not in (CONFLICT, NOT_FOUND):
                 raise

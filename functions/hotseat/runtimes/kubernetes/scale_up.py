@@ -1,30 +1,19 @@
-"""Start of an instance: its newest Revision is scaled to one, and its pod is probed until it serves."""
+"""Start of an instance: its newest workload is scaled to one, and its pod is probed until it serves."""
 
 import threading
 import time
 from collections.abc import Callable
 
-from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.constants import QUEUE_PORT
 from hotseat.kube.pods import PodFailure, condition
-from hotseat.runtimes.engine_http import get
-from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers
-from hotseat.runtimes.knative.instance import MISSING_AFTER, PodInstance, TrackedPod
-from hotseat.runtimes.knative.writes import FencedWriter
+from hotseat.runtimes.kubernetes.adapter import Probe, WorkloadAdapter
+from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE
+from hotseat.runtimes.kubernetes.instance import MISSING_AFTER, PodInstance, TrackedPod
+from hotseat.runtimes.kubernetes.writes import FencedWriter
 
 MIN_PAUSE, MAX_PAUSE = 0.01, 0.25  # seconds between probes
 PAUSE_SHARE = 0.02  # between those limits, the pause is this share of the time that loading has taken
 TIMEOUT = 1.0  # seconds for one probe
-_HEADERS = {"User-Agent": "Knative-Activator-Probe", "K-Network-Probe": "queue"}
-_READY = (200, b"queue")
-
-Probe = Callable[[str], bool]
-
-
-def probe_queue_proxy(ip: str) -> bool:
-    """Return whether the container behind a pod's queue-proxy is ready; False if the queue-proxy does not answer."""
-    return get(f"{f'[{ip}]' if ':' in ip else ip}:{QUEUE_PORT}", "/", TIMEOUT, _HEADERS) == _READY
 
 
 class ReadinessProbe:
@@ -33,12 +22,12 @@ class ReadinessProbe:
     Probes are frequent at first, because each pause delays a switch.
     """
 
-    def __init__(self, ip: str, probe: Probe, on_ready: Callable[[], None]) -> None:
-        self._ip = ip
+    def __init__(self, target: str, probe: Probe, on_ready: Callable[[], None]) -> None:
+        self._target = target
         self._probe = probe
         self._on_ready = on_ready
         self._cancelled = threading.Event()
-        threading.Thread(target=self._run, name=f"probe-{ip}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"probe-{target}", daemon=True).start()
 
     def cancel(self) -> None:
         """End the probes."""
@@ -47,7 +36,7 @@ class ReadinessProbe:
     def _run(self) -> None:
         began = time.monotonic()
         while not self._cancelled.is_set():
-            if self._probe(self._ip):
+            if self._probe(self._target):
                 self._on_ready()
                 return
             taken = time.monotonic() - began
@@ -60,15 +49,16 @@ NODE_CHECK_PAUSE = 2.0  # seconds between checks of the node of a pod that is no
 class ScaleUp:
     """Steps towards a pod that serves. Each can be repeated, and raises KubeError if it must be."""
 
-    def __init__(self, writer: FencedWriter, informers: Informers) -> None:
+    def __init__(self, writer: FencedWriter, adapter: WorkloadAdapter) -> None:
         self._writer = writer
-        self._informers = informers
+        self._adapter = adapter
+        self._informers = adapter.informers
 
     def step(self, instance: PodInstance, now: float) -> PodFailure | None:
         """Do what is possible now; return why the instance will not serve (any more), or None."""
         if not instance.scaled:
             return self._scale_up(instance, now)
-        if found := instance.find_failure(now):
+        if found := instance.find_failure():
             return found
         if instance.main is None:
             return self._no_pod(instance)
@@ -81,23 +71,31 @@ class ScaleUp:
             pod.annotated = True
 
     def _scale_up(self, instance: PodInstance, now: float) -> PodFailure | None:
-        revision, why = _newest_revision(self._writer.get_service(instance.model), instance.model)
-        deployment = self._informers.deployment(revision) if revision else None
+        workload, why = self._adapter.find_workload(self._writer, instance.model)
+        deployment = self._informers.deployment(workload) if workload else None
         if deployment is None or "deletionTimestamp" in deployment["metadata"]:
             until = instance.started_at + MISSING_AFTER
             instance.step_by(until)
             return (
-                PodFailure("ServiceNotReady", why or f"Revision {revision} has no Deployment") if now >= until else None
+                PodFailure(
+                    f"{self._adapter.serves_as}NotReady",
+                    why or f"{self._adapter.describe(workload or '')} has no Deployment",
+                )
+                if now >= until
+                else None
             )
-        instance.revision = revision  # before the write, which may succeed although its response is lost
+        instance.workload = workload  # before the write, which may succeed although its response is lost
         annotations = {INSTANCE: instance.id, EPOCH: str(instance.epoch)}
-        instance.scaled = self._writer.scale(deployment, 1, annotations) is not None
+        instance.scaled = self._adapter.scale(self._writer, deployment, 1, annotations) is not None
         return None
 
     def _no_pod(self, instance: PodInstance) -> PodFailure | None:
-        deployment = self._informers.deployment(instance.revision or "")
+        deployment = self._informers.deployment(instance.workload or "")
         if deployment is None:
-            return PodFailure("ServiceDeleted", f"the Deployment of Revision {instance.revision} is gone")
+            return PodFailure(
+                f"{self._adapter.serves_as}Deleted",
+                f"the Deployment of {self._adapter.describe(instance.workload or '')} is gone",
+            )
         failure = condition(deployment, "ReplicaFailure")
         if failure.get("status") == "True":
             return PodFailure("PodRefused", str(failure.get("message", "the pod could not be created")))
@@ -114,15 +112,3 @@ class ScaleUp:
         instance.step_by(instance.next_node_check)
         lost = self._writer.node_is_lost(main.node)
         return PodFailure("NodeLost", f"node {main.node} does not report") if lost else None
-
-
-def _newest_revision(service: Json | None, model: str) -> tuple[str | None, str]:
-    """Return the name of the newest Revision of a Knative Service, and why there is none or it has failed."""
-    if service is None or "deletionTimestamp" in service["metadata"]:
-        return None, f"there is no Knative Service {model}"
-    status: Json = service.get("status", {})
-    if status.get("observedGeneration", 0) < service["metadata"].get("generation", 1):
-        return None, f"Knative has not processed the Service {model} yet"
-    failure = condition(service, "ConfigurationsReady")
-    why = failure.get("message") if failure.get("status") == "False" else None
-    return status.get("latestCreatedRevisionName"), why or f"the Knative Service {model} has no Revision"

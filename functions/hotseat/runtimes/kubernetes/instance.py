@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from hotseat.api.types import Json
 from hotseat.core.messages import instance_id
 from hotseat.kube import pods
-from hotseat.kube.constants import FINGERPRINT, QUEUE_PORT, SERVICE, WORKSPACE
+from hotseat.kube.constants import FINGERPRINT, WORKSPACE
 from hotseat.kube.pods import PodFailure, deleted, failure, is_terminating, node, terminal, uid, unschedulable
-from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers, annotations, labels, revision_of
+from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
+from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, annotations, labels
 
-UNSCHEDULABLE_AFTER = 10.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
-MISSING_AFTER = 10.0  # seconds until the Knative Service, its Revision and its Deployment must exist
-FOREIGN_GRACE = 40.0  # seconds for a pod that another client deleted: queue-proxy drains for 30 s
+UNSCHEDULABLE_AFTER = 1.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
+MISSING_AFTER = 10.0  # seconds until the objects that serve the Model, and their Deployment, must exist
 SUSPECT_AFTER = 5.0  # seconds; the node of a pod that has not ended by then may be gone
 PROOF_TIME = 30.0  # seconds after the grace until an instance is reported as unproven
 
@@ -40,14 +40,14 @@ class TrackedPod:
 class PodInstance:
     """An instance of a Model.
 
-    `revision` is set before its Deployment is scaled up, `scaled` afterwards. Times are in seconds.
+    `workload` is set before its Deployment is scaled up, `scaled` afterwards. Times are in seconds.
     """
 
     model: str
     id: str
     epoch: int
     started_at: float
-    revision: str | None = None
+    workload: str | None = None
     pods: dict[str, TrackedPod] = field(default_factory=dict)
     scaled: bool = False
     ready: bool = False
@@ -61,6 +61,7 @@ class PodInstance:
     proof_deadline: float = 0.0
     suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone
     unschedulable_since: float | None = None
+    pending: str = ""  # what it was last reported to wait for
     retry_at: float = 0.0  # no step before then, because the API server refused a request
     next_step: float | None = None  # when to step even if no event comes
     next_node_check: float = 0.0
@@ -111,7 +112,7 @@ class PodInstance:
         """Request a step at this time at the latest."""
         self.next_step = when if self.next_step is None else min(self.next_step, when)
 
-    def find_failure(self, now: float) -> PodFailure | None:
+    def find_failure(self) -> PodFailure | None:
         """Return why the instance will not serve (any more), according to its pods; None if there is no failure."""
         if (main := self.main) is None:
             for pod in self.pods.values():  # all have ended
@@ -122,20 +123,21 @@ class PodInstance:
             return failure(first.latest, was_ready=self.ready) or deleted(first.latest)
         if is_terminating(main.latest):
             return deleted(main.latest)
-        if found := failure(main.latest, was_ready=self.ready):
-            return found
-        return self._unscheduled(main, now)
+        return failure(main.latest, was_ready=self.ready)
 
-    def _unscheduled(self, main: TrackedPod, now: float) -> PodFailure | None:
-        why = None if main.node else unschedulable(main.latest)
+    def find_pending(self, now: float) -> str:
+        """Return why kube-scheduler has found no node for the pod for some time; empty if there is no such reason."""
+        main = self.main
+        why = None if main is None or main.node else unschedulable(main.latest)
         if why is None:
             self.unschedulable_since = None
-            return None
-        if self.unschedulable_since is None:
-            self.unschedulable_since = now
+            return ""
+        self.unschedulable_since = now if self.unschedulable_since is None else self.unschedulable_since
         until = self.unschedulable_since + UNSCHEDULABLE_AFTER
-        self.step_by(until)
-        return PodFailure("Unschedulable", why) if now >= until else None
+        if now < until:
+            self.step_by(until)
+            return ""
+        return f"Unschedulable: {why}"
 
     def unproven_detail(self) -> str:
         """Return the pods that are not proven gone, for a message."""
@@ -154,8 +156,8 @@ UNOWNED = ""  # owner of pods that had ended before they were first seen
 class InstanceTable:
     """Instances by id (thread-safe), and the owners of pods by uid (for the worker thread only).
 
-    A pod belongs to the instance that had its Revision when the pod was first seen, until its
-    object is gone. So a later instance of the same Revision does not get the pods of an earlier
+    A pod belongs to the instance that had its workload when the pod was first seen, until its
+    object is gone. So a later instance of the same workload does not get the pods of an earlier
     one.
     """
 
@@ -194,9 +196,9 @@ class InstanceTable:
         """Return all instances, oldest first."""
         return list(self._instances.values())
 
-    def of_revision(self, revision: str) -> PodInstance | None:
-        """Return the instance for which a Revision is, or was, scaled up."""
-        return next((instance for instance in self.all() if instance.revision == revision), None)
+    def of_workload(self, workload: str) -> PodInstance | None:
+        """Return the instance for which a workload is, or was, scaled up."""
+        return next((instance for instance in self.all() if instance.workload == workload), None)
 
     def has_owner(self, pod: Json) -> bool:
         """Whether the owner of a pod was determined."""
@@ -229,22 +231,26 @@ def scaled_up(deployment: Json | None) -> bool:
     return deployment is not None and int(deployment["spec"].get("replicas", 0)) > 0
 
 
-def active_revisions(informers: Informers) -> set[str]:
-    """Return the names of the Revisions of models that are scaled up, or have pods that may occupy devices."""
+def active_workloads(adapter: WorkloadAdapter) -> set[str]:
+    """Return the names of the workloads of models that are scaled up, or have pods that may occupy devices."""
+    informers = adapter.informers
     active = [pod for pod in informers.pods.objects if holds_devices(pod)]
     active += [item for item in informers.deployments.objects if scaled_up(item) or UNPROVEN in annotations(item)]
-    return {revision_of(item) for item in active if informers.is_model(item)}
+    return {informers.workload_of(item) for item in active if adapter.is_model(item)}
 
 
-def adopt(informers: Informers, revision: str, now: float, *more: Json, suspended: bool = False) -> PodInstance | None:
-    """Return the instance of a Revision; None if it has neither pods nor a Deployment.
+def adopt(
+    adapter: WorkloadAdapter, workload: str, now: float, *more: Json, suspended: bool = False
+) -> PodInstance | None:
+    """Return the instance of a workload; None if it has neither pods nor a Deployment.
 
     `more`: pods whose objects are gone already. `suspended`: its ReplicaSets are suspended, so its
     release had begun.
     """
-    deployment = informers.deployment(revision)
+    informers = adapter.informers
+    deployment = informers.deployment(workload)
     found = sorted(
-        (pod for pod in informers.pods_of(revision) if not pods.terminal(pod)),
+        (pod for pod in informers.pods_of(workload) if not pods.terminal(pod)),
         key=lambda pod: (pods.is_terminating(pod), pod["metadata"].get("creationTimestamp", "")),
     )
     items = [*found, *more, *([deployment] if deployment else [])]
@@ -252,13 +258,12 @@ def adopt(informers: Informers, revision: str, now: float, *more: Json, suspende
         return None
     noted = next((annotations(item) for item in items if INSTANCE in annotations(item)), {})
     all_labels = [labels(item) for item in items]
-    model = next((each[SERVICE] for each in all_labels if SERVICE in each), revision)
-    if (service := informers.services.named(model)) is not None:  # a Service made by hand may have the only label
-        all_labels.append(labels(service))
+    model = next((each[adapter.model_label] for each in all_labels if adapter.model_label in each), workload)
+    all_labels.append(dict(adapter.labels_of(model)))
     workspace = next((each[WORKSPACE] for each in all_labels if WORKSPACE in each), "workspace")
     epoch = int(noted[EPOCH]) if noted.get(EPOCH, "").isdecimal() else 1  # other clients may write the annotation
     instance = PodInstance(
-        model, noted.get(INSTANCE, instance_id(workspace, model, epoch)), epoch, now, revision, scaled=True
+        model, noted.get(INSTANCE, instance_id(workspace, model, epoch)), epoch, now, workload, scaled=True
     )
     for pod in found:
         instance.update(pod).annotated = INSTANCE in annotations(pod)
@@ -272,15 +277,11 @@ def adopt(informers: Informers, revision: str, now: float, *more: Json, suspende
         or (main is None and (instance.pods or suspended))
         or (main is not None and pods.is_terminating(main.latest))
     ):
-        instance.stop(now, FOREIGN_GRACE)
-    instance.ready = main is not None and not instance.stopping and pods.ready(main.latest) and bool(address_of(main))
+        instance.stop(now, adapter.time_to_end(main.latest if main else None, foreign=True))
+    instance.ready = (
+        main is not None and not instance.stopping and pods.ready(main.latest) and bool(adapter.address(main.latest))
+    )
     return instance
-
-
-def address_of(pod: TrackedPod) -> str | None:
-    """Return the URL of a pod's queue-proxy; None while the pod has no IP."""
-    ip = pods.ip(pod.latest)
-    return None if ip is None else f"http://{f'[{ip}]' if ':' in ip else ip}:{QUEUE_PORT}"
 
 
 def fingerprint_of(instance: PodInstance) -> str | None:

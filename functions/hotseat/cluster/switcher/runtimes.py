@@ -1,0 +1,265 @@
+"""The runtimes of a cluster behind one port: each Workspace's Models are served by the one that it has chosen."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hotseat.api.model import Model
+from hotseat.api.types import Json
+from hotseat.api.workspace import ClusterRuntime, Workspace
+from hotseat.core.messages import CacheObserved, Fetch, InstanceReleased, Park, Start, Stop, Wake
+from hotseat.core.ports import LogView, Observe, WeightsFetcher
+from hotseat.kube.client import NOT_FOUND, Change, Kube, KubeError, Watcher
+from hotseat.kube.constants import CORE_SERVICES, DEPLOYMENT, DEPLOYMENTS, MODEL, SERVICES, Resource
+from hotseat.runtimes.deployment.runtime import DeploymentRuntime
+from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.runtimes.kubernetes.runtime import PodRuntime
+
+log = logging.getLogger(__name__)
+
+OnChange = Callable[[Change, Json], None]
+_FORBIDDEN = 403
+# What each runtime makes of a Model, beside the claim of its cache: kind, and the label by which it is watched.
+OBJECTS: Mapping[ClusterRuntime, tuple[tuple[Resource, str], ...]] = {
+    ClusterRuntime.KNATIVE: ((SERVICES, ""),),  # without a label: those that were made by hand are adopted
+    ClusterRuntime.DEPLOYMENT: ((DEPLOYMENTS, DEPLOYMENT), (CORE_SERVICES, MODEL)),
+}
+_MISSING: Mapping[ClusterRuntime, str] = {
+    ClusterRuntime.KNATIVE: "Knative Serving is not installed, or the switcher may not list Knative Services",
+    ClusterRuntime.DEPLOYMENT: "the switcher may not list Deployments and Services; apply deployment/role",
+}
+
+
+class _Started:
+    """The fetcher of one of several runtimes, which is started and closed by those who share it."""
+
+    def __init__(self, fetcher: WeightsFetcher) -> None:
+        self.needs_fetch, self.tell, self.fetch = fetcher.needs_fetch, fetcher.tell, fetcher.fetch
+
+    def begin(self, observe: Callable[[CacheObserved], None]) -> None:
+        """Do nothing: it has begun."""
+
+    def close(self) -> None:
+        """Do nothing: another closes it."""
+
+
+class ClusterRuntimes:
+    """A Runtime (see core/ports.py) that gives each command to the runtime of its Model's Workspace.
+
+    A runtime is opened if the API server serves the objects that it makes, and the switcher may list
+    them. What runs is adopted from every open runtime, and stopped by the one that has it. So a
+    Workspace that has moved to another runtime is released under the old one.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        fetcher: WeightsFetcher,
+        *,
+        identity: str,
+        fingerprint: Callable[[str], str | None],
+        on_change: OnChange,
+    ) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._fetcher = fetcher
+        shared = _Started(fetcher)
+        self._runtimes: dict[ClusterRuntime, PodRuntime] = {
+            ClusterRuntime.KNATIVE: KnativeRuntime(kube, namespace, shared, identity=identity),
+            ClusterRuntime.DEPLOYMENT: DeploymentRuntime(
+                kube, namespace, shared, identity=identity, fingerprint=fingerprint
+            ),
+        }
+        self._watchers: dict[Resource, Watcher] = {
+            resource: Watcher(kube, resource, namespace, on_change, selector=label)
+            for objects in OBJECTS.values()
+            for resource, label in objects
+        }
+        self.superseded = threading.Event()
+        for runtime in self._runtimes.values():
+            runtime.superseded = self.superseded
+            runtime.is_taken = self._is_taken
+        self._open: set[ClusterRuntime] = set()
+        self._chosen: dict[str, ClusterRuntime] = {}  # by Workspace
+        self._problems: dict[str, str] = {}  # by Workspace: why the runtime that it names cannot be used
+        self._by_model: dict[str, ClusterRuntime] = {}
+        self._models: tuple[Model, ...] = ()
+        self._observe: Observe | None = None
+        self._closed = False
+
+    # Objects and choice ---------------------------------------------------------------------------------------------------
+
+    def watcher(self, resource: Resource) -> Watcher:
+        """Return the watcher of a kind of objects. It has none while its runtime is not open."""
+        return self._watchers[resource]
+
+    def open_watchers(self) -> None:
+        """Start to watch the objects of each runtime that is available. Raise KubeError if the API server does not say."""
+        for name in OBJECTS:
+            if name not in self._open and self._is_available(name):
+                self._open_watchers(name)
+
+    def choose(self, workspace: Workspace, status: Mapping[str, Any]) -> tuple[ClusterRuntime, str]:
+        """Return the runtime of a Workspace, and why it cannot be used; empty if it can.
+
+        What Auto has chosen once is kept (in `status`), whatever is installed later. A Workspace
+        whose new runtime cannot be used stays with the one that it has.
+        """
+        name, wanted = workspace.name, workspace.spec.runtime
+        current = self._chosen.get(name) or _known(status.get("runtime"))
+        if wanted is ClusterRuntime.AUTO:
+            best = ClusterRuntime.KNATIVE if ClusterRuntime.KNATIVE in self._open else ClusterRuntime.DEPLOYMENT
+            wanted = current or best
+        problem = self._problems[name] = self._open_if_available(wanted)
+        if problem and current in self._open:
+            wanted, problem = current or wanted, ""
+        if self._chosen.get(name) != wanted:
+            log.info("the runtime of Workspace %s is %s", name, wanted)
+        self._chosen[name] = wanted
+        return wanted, problem
+
+    def choice_of(self, workspace: str) -> tuple[str, str]:
+        """Return the runtime that a Workspace has chosen, and why the one that it names cannot be used, for its status."""
+        return self._chosen.get(workspace, ""), self._problems.get(workspace, "")
+
+    def _open_if_available(self, name: ClusterRuntime) -> str:
+        """Open a runtime; return why it cannot be used, or empty."""
+        if name in self._open:
+            return ""
+        try:
+            if not self._is_available(name):
+                return f"runtime {name}: {_MISSING[name]}"
+        except KubeError as error:
+            return f"runtime {name}: {error}"
+        self._open_watchers(name)
+        if self._observe is not None:
+            self._runtimes[name].begin([each for each in self._models if self._of(each.name) is name], self._observe)
+        return ""
+
+    def left_over(self, model: str, uid: str, name: ClusterRuntime) -> list[tuple[Resource, Json]]:
+        """Return the objects of a Model that another runtime than `name` made, once nothing of it runs there."""
+        found: list[tuple[Resource, Json]] = []
+        for other, objects in OBJECTS.items():
+            if other is name or other not in self._open or self._runtimes[other].has_instance_of(model):
+                continue
+            items = [(resource, self._watchers[resource].named(model)) for resource, _ in objects]
+            found += [(resource, item) for resource, item in items if item is not None and _is_made_of(item, uid)]
+        return found
+
+    def _is_available(self, name: ClusterRuntime) -> bool:
+        for resource, _ in OBJECTS[name]:
+            try:
+                self._kube.get(resource.path(self._namespace), limit="1")
+            except KubeError as error:
+                if error.status in (NOT_FOUND, _FORBIDDEN):
+                    return False
+                raise
+        return True
+
+    def _open_watchers(self, name: ClusterRuntime) -> None:
+        watchers = [self._watchers[resource] for resource, _ in OBJECTS[name]]
+        for each in watchers:
+            each.start()
+        for each in watchers:
+            while not each.wait_synced(5.0) and not self._closed:
+                log.warning("waiting for the API server")
+        self._open.add(name)
+
+    # The port -------------------------------------------------------------------------------------------------------------
+
+    def begin(self, models: Iterable[Model], observe: Observe) -> None:
+        """Adopt running instances of every open runtime, and report the cache state of each model."""
+        self._observe = observe
+        self._set_models(models)
+        self._fetcher.begin(observe)
+        for name in sorted(self._open):
+            self._runtimes[name].begin([each for each in self._models if self._of(each.name) is name], observe)
+
+    def update(self, models: Iterable[Model]) -> None:
+        """Replace the documents."""
+        self._set_models(models)
+        for name in self._open:
+            self._runtimes[name].update([each for each in self._models if self._of(each.name) is name])
+
+    def _set_models(self, models: Iterable[Model]) -> None:
+        self._models = tuple(models)
+        self._by_model = {
+            each.name: self._chosen.get(each.spec.workspace, ClusterRuntime.KNATIVE) for each in self._models
+        }
+
+    def fetch(self, command: Fetch) -> None:
+        """Fetch the weights."""
+        self._runtimes[self._of(command.model)].fetch(command)
+
+    def start(self, command: Start) -> None:
+        """Load the model under the runtime of its Workspace."""
+        self._runtimes[self._of(command.model)].start(command)
+
+    def stop(self, command: Stop) -> None:
+        """Stop an instance under the runtime that has it."""
+        if holder := self._holder(command.instance, command.model):
+            holder.stop(command)
+        else:
+            self._report_released(command)
+
+    def park(self, command: Park) -> None:
+        """Park an instance."""
+        if holder := self._holder(command.instance, command.model):
+            holder.park(command)
+        else:
+            self._report_released(command)
+
+    def wake(self, command: Wake) -> None:
+        """Wake an instance."""
+        if holder := self._holder(command.instance, command.model):
+            holder.wake(command)
+        else:
+            self._report_released(command)
+
+    def _report_released(self, command: Stop | Park | Wake) -> None:
+        if self._observe is not None:
+            self._observe(InstanceReleased(time.monotonic(), command.instance, command.epoch))
+
+    def logs(self, model: str) -> LogView | None:
+        """Return the output of a model's engine; None for an unknown model."""
+        return self._runtimes[self._of(model)].logs(model)
+
+    def close(self) -> None:
+        """End all runtimes. Instances run on, for the next switcher to adopt."""
+        self._closed = True
+        for each in self._watchers.values():
+            each.stop()
+        self._fetcher.close()
+        for runtime in self._runtimes.values():
+            runtime.close()
+
+    def mark_gone(self, uids: Iterable[str]) -> None:
+        """Accept a user's statement that these pods are gone."""
+        gone = tuple(uids)
+        for runtime in self._runtimes.values():
+            runtime.mark_gone(gone)
+
+    def _of(self, model: str) -> ClusterRuntime:
+        return self._by_model.get(model, ClusterRuntime.KNATIVE)
+
+    def _holder(self, instance: str, model: str) -> PodRuntime | None:
+        """Return the runtime that has an instance, else that of its model; None if that is not open."""
+        found = next((each for each in self._runtimes.values() if each.has(instance)), None)
+        of_model = self._of(model)
+        return found or (self._runtimes[of_model] if of_model in self._open else None)
+
+    def _is_taken(self, instance: str) -> bool:
+        return any(each.has(instance) for each in self._runtimes.values())
+
+
+def _known(text: object) -> ClusterRuntime | None:
+    """Return the runtime that a status names; None if it names none, or one of a later version."""
+    return next((each for each in OBJECTS if each.value == text), None)
+
+
+def _is_made_of(item: Json, uid: str) -> bool:
+    owners = item["metadata"].get("ownerReferences") or []
+    return "deletionTimestamp" not in item["metadata"] and any(each["uid"] == uid for each in owners)

@@ -1,0 +1,1 @@
+"""What the runtimes of a cluster share: instances are pods of Deployments, followed, fenced and proven gone."""
