@@ -325,7 +325,7 @@ def _pod_template(model: Model, settings: ClusterSettings, program: Program) -> 
     }
     if claim_name(model):
         spec["securityContext"] = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
-    if secrets := pull_secrets(model):
+    if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
     template = merge({"metadata": {}, "spec": spec}, model.spec.pod_template or {})
     metadata = template.setdefault("metadata", {})
