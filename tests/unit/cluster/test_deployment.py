@@ -264,7 +264,9 @@ def test_a_function_is_the_knative_service_in_other_words(part):
     env = {each["name"]: each["value"] for each in container["env"]}
     assert function["name"] == function["deploy"]["serviceAccountName"] == made["metadata"]["name"]
     assert {each["key"]: each["value"] for each in function["deploy"]["labels"]} == made["metadata"]["labels"]
-    for each in function["run"]["envs"]:
+    assert function["run"]["envs"][0] == {"value": "{{ configMap:hotseat-settings }}"}
+    assert container["envFrom"] == [{"configMapRef": {"name": "hotseat-settings", "optional": True}}]
+    for each in function["run"]["envs"][1:]:
         assert each["name"] == "HOTSEAT_IMAGE" or each["value"] == env[each["name"]]
     assert function["deploy"]["healthEndpoints"]["readiness"] == container["readinessProbe"]["httpGet"]["path"]
     assert (folder / "Procfile").read_text() == "web: python app.py\n"
