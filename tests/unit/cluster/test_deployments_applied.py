@@ -9,7 +9,7 @@ from hotseat.cluster.functions import FunctionSettings
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.app import SwitcherApp
 from hotseat.kube.client import Kube
-from hotseat.kube.constants import CLAIMS, CORE_SERVICES, DEPLOYMENTS, MODELS, SERVICES, WORKSPACES
+from hotseat.kube.constants import CLAIMS, CORE_SERVICES, DEPLOYMENTS, MODELS, SERVICES, WORKSPACES, ClusterSettings
 from tests.fake_kube import NS, FakeCluster
 from tests.unit.runtimes.knative.test_runtime import await_true
 
@@ -24,8 +24,8 @@ class Home:
         monkeypatch.setattr(Kube, "connect", lambda: self.kube)
         self.app = SwitcherApp(
             FunctionSettings(
-                namespace=NS, broker="", switcher="", key=b"k" * 16, keys=(), image="hotseat", gpu_resource="gpu",
-                port=0, pod="switcher-0", log_level="info", threads=1,
+                namespace=NS, broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat", "", "gpu"),
+                port=0, admin_port=None, pod="switcher-0", log_level="info", threads=1,
             )
         )  # fmt: skip
         self.kube.put(WORKSPACES.path(NS, "default"), document("default", "uid-w", {"runtime": "Deployment"}))
