@@ -157,6 +157,10 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "many windows": (
         model(lifecycle={"schedule": [{"start": "0 8 * * *", "duration": "1h"}] * 21}), "spec.lifecycle.schedule", "must have at most 20"
     ),
+    "active model without a name": (
+        workspace(activeModel=""), "spec.activeModel", "spec.activeModel in body should be at least 1 chars long"
+    ),
+    "list of active models": (workspace(activeModel=["a"]), "spec.activeModel", "must be of type string"),
     "return to nothing": (workspace(returnToDefault="5m"), "spec.returnToDefault", "returnToDefault needs defaultModel"),
     # Sources.
     "unknown scheme": (model(source="hg://o/r"), "spec.source", "source begins with something unknown"),

@@ -96,6 +96,8 @@ class Cast:
             if spec.get("defaultModel") not in mine:
                 spec.pop("defaultModel", None)
                 spec.pop("returnToDefault", None)
+            if spec.get("activeModel") not in mine:
+                spec.pop("activeModel", None)
             for group in spec.get("groups", ()):
                 group["members"] = [member for member in group["members"] if member in mine]
             spec["groups"] = [group for group in spec.get("groups", ()) if group["members"]]
@@ -144,6 +146,8 @@ def random_workspace(rng: Random, gpus: int) -> Spec:
         spec["tenants"] = {"header": "X-Tenant", "weights": {"t0": 3}}
     if rng.random() < 0.2:
         spec |= {"returnToDefault": _seconds(rng.uniform(0.5, 2)), "defaultModel": rng.choice(NAMES)}
+    if rng.random() < 0.2:
+        spec["activeModel"] = rng.choice(NAMES)
     return spec
 
 

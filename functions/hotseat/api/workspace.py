@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from hotseat.api.types import API_VERSION, HEADER_PATTERN, DeviceName, Document, Metadata, Name
+from hotseat.api.types import API_VERSION, HEADER_PATTERN, DeviceName, Document, Metadata, ModelName, Name
 from hotseat.api.units import AutoDuration, Bytes, Duration
 
 DEFAULT_WORKSPACE = "default"
@@ -147,6 +147,11 @@ class WorkspaceSpec(Document):
     )
     default_model: str | None = Field(
         default=None, description="Model that answers requests which name none, by any name of it."
+    )
+    active_model: ModelName | None = Field(
+        default=None,
+        description="Model to load now, by any name of it, as `hotseat load` does: once, when this field is set or "
+        "changed. Later requests for other Models can evict it.",
     )
     queue: QueueSpec = QueueSpec()
     policy: PolicySpec = PolicySpec()

@@ -194,6 +194,13 @@ class SchedulerThread:
                 self._pending_commands.remove(command)
         return command.result
 
+    def submit(self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None]) -> None:
+        """Send a command and do not wait. OUTCOME is called as by `execute`, until it returns a result."""
+        with self._changed:
+            if not self._ended:
+                self._pending_commands.append(_PendingCommand(stimulus, outcome))
+        self.send(stimulus)
+
     def shut_down(self) -> None:
         """Begin to stop all instances."""
         self.send(ShutdownOrdered(self._clock()))

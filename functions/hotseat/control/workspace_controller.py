@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.active_model import ActiveModel
 from hotseat.control.event_log import EventLog
 from hotseat.control.schedule_timer import ScheduleTimer
 from hotseat.control.scheduler_thread import NO_RESIDENCY, SchedulerHost, SchedulerThread
@@ -44,6 +45,23 @@ class ModelCommands:
     def status(self, model: str) -> ModelStatus:
         """Return the state of a model. `unloaded` if the scheduler has not seen it yet."""
         return next((s for s in self.scheduler.status() if s.name == model), ModelStatus(model, "unloaded"))
+
+    def request_load(
+        self, model: str, ended: Callable[[Unavailable | None], None], *, replaces: str | None = None
+    ) -> None:
+        """Load a model and do not wait. ENDED is called on the scheduler's thread, with the reason if it is not loaded.
+
+        The load request of the model REPLACES is withdrawn.
+        """
+
+        def outcome() -> ModelStatus | None:
+            if self.scheduler.has_load_request(model):
+                return None
+            status = self.status(model)
+            ended(self._problem(status))
+            return status
+
+        self.scheduler.submit(LoadOrdered(self._clock(), model, replaces), outcome)
 
     def load(self, model: str, timeout: float | None) -> ModelStatus:
         """Load a model and wait until it is ready.
@@ -86,14 +104,20 @@ class ModelCommands:
         status = self.scheduler.execute(command, outcome, timeout)
         if status is None:
             raise Unavailable(f"{model} is not ready yet; loading continues", code="loading", retry_after=5.0)
-        if status.state == "failed":
-            raise Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
-        refusal = self.scheduler.residency.refusals.get(model)
-        if status.state != "ready" and refusal is not None:
-            raise Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
-        if status.state != "ready":
-            raise Unavailable(f"{model} was unloaded before it was ready", code="unloaded", retry_after=5.0)
+        if problem := self._problem(status):
+            raise problem
         return status
+
+    def _problem(self, status: ModelStatus) -> Unavailable | None:
+        """Return why a model is not ready although its load request has ended. None: it is ready."""
+        model, refusal = status.name, self.scheduler.residency.refusals.get(status.name)
+        if status.state == "failed":
+            return Unavailable(f"{model} failed: {status.message}", code="model_failed", retry_after=5.0)
+        if status.state == "ready":
+            return None
+        if refusal is not None:
+            return Unavailable(refusal.message, code=refusal.code, retry_after=5.0)
+        return Unavailable(f"{model} was unloaded before it was ready", code="unloaded", retry_after=5.0)
 
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
         """Unload a model and wait until it is verified to be gone.
@@ -135,7 +159,7 @@ def load_policy(name: str) -> Policy:
 class WorkspaceController(ModelCommands, SchedulerHost):
     """Runs the scheduler of one Workspace.
 
-    `residency` and `stats` are those of an earlier run.
+    `residency` and `stats` are those of an earlier run. `active_model` is the `spec.activeModel` that it has acted on.
     """
 
     def __init__(
@@ -148,6 +172,7 @@ class WorkspaceController(ModelCommands, SchedulerHost):
         *,
         residency: Residency = NO_RESIDENCY,
         stats: StatsByModel = MappingProxyType({}),
+        active_model: str | None = None,
     ) -> None:
         self.workspace = workspace
         self.models: tuple[Model, ...] = ()
@@ -156,6 +181,7 @@ class WorkspaceController(ModelCommands, SchedulerHost):
         scheduler = SchedulerThread(workspace.name, policy, runtime, clock, self, residency=residency, stats=stats)
         super().__init__(scheduler, clock)
         self._timer = ScheduleTimer(scheduler.send, clock)
+        self._active_model = ActiveModel(active_model, self.request_load)
 
     @property
     def name(self) -> str:
@@ -193,6 +219,7 @@ class WorkspaceController(ModelCommands, SchedulerHost):
             self.scheduler.set_policy(policy)
         self.workspace, self.models, self.capacity = workspace, tuple(models), capacity
         self._timer.configure(self.models, specs, capacity, groups_of(workspace), retry_failed=retry_failed)
+        self._active_model.apply(workspace, self.models)
 
     # SchedulerHost ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from itertools import product
 from typing import Protocol
 
 from hotseat.api.model import PINNED, Model, OnIdle
@@ -54,7 +55,7 @@ def check(entries: list[Entry], plugins: Plugins, *, complete: bool) -> Iterator
     workspace_names = {id(model): workspace_of(model, workspaces) for model in models}
     if complete:
         yield from _unknown_workspaces(models, workspaces, workspace_names)
-        yield from _defaults(models, workspaces, workspace_names)
+        yield from _named_models(models, workspaces, workspace_names)
         yield from unknown_members(models, workspaces, workspace_names)
     yield from models_without_group(models, workspaces, workspace_names)
     yield from _oversized(models, workspaces, workspace_names)
@@ -193,11 +194,18 @@ def _unknown_workspaces(
             yield entry.problem(message, path, allowed=", ".join(sorted(names)))
 
 
-def _defaults(models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]) -> Iterator[Problem]:
-    path = ("spec", "defaultModel")
+def _named_models(
+    models: list[Entry], workspaces: list[Entry], workspace_names: Mapping[int, str]
+) -> Iterator[Problem]:
+    """Yield defaultModel and activeModel that are not Models of their Workspace, and activeModel that cannot be loaded."""
     owners = {name: workspace_names[id(entry)] for entry in models for name, _ in _names(entry)}
-    for entry in workspaces:
+    external = {name for entry in models if entry.get("spec", "engine") == "external" for name, _ in _names(entry)}
+    for entry, path in product(workspaces, (("spec", "defaultModel"), ("spec", "activeModel"))):
         wanted = entry.get(*path)
+        if path[1] == "activeModel" and isinstance(wanted, str) and wanted in external:
+            here = [name for name, of in owners.items() if of == entry.name and name not in external]
+            yield _unknown(entry, path, wanted, here, "cannot be loaded by hotseat: its engine is external")
+            continue
         if not isinstance(wanted, str) or owners.get(wanted) == entry.name:
             continue
         if wanted in owners:

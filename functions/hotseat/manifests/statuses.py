@@ -212,6 +212,11 @@ class WorkspaceStatus(Document):
     observed_generation: int = Field(default=0, description="Generation of the document that this status is about.")
     epoch: int = Field(default=0, description="Number of the latest decision. Increases with each decision.")
     runtime: str = Field(default="", description="Runtime that was chosen: Knative or Deployment.")
+    active_model: str = Field(
+        default="",
+        description="Value of spec.activeModel whose load has ended, with or without success. It is not loaded again "
+        "until the field changes.",
+    )
     resident: str = Field(default="", description="Names of the resident Models, for display.")
     waiting: int = Field(default=0, description="Number of queued requests, for all Models.")
     residents: tuple[ResidentSchema, ...] = Field(default=(), description="All instances.")

@@ -26,7 +26,12 @@ def broken():
 
 
 PLUGINS = Plugins(
-    {"mock": lambda: SimpleNamespace(check=lambda _: [], sleep=lambda _: None), "picky": Picky, "broken": broken},
+    {
+        "mock": lambda: SimpleNamespace(check=lambda _: [], sleep=lambda _: None),
+        "external": lambda: SimpleNamespace(check=lambda _: []),
+        "picky": Picky,
+        "broken": broken,
+    },
     frozenset({"batch"}),
 )
 
@@ -243,6 +248,31 @@ def test_two_workspaces_of_one_name_are_told(write):
             ["Workspace/default: spec.defaultModel: a belongs to the Workspace x"],
         ),
         (
+            [model("chat"), workspace("w", activeModel="chad")],
+            [
+                "Workspace/w: spec.activeModel: no Model has this name",
+                'found:   "chad"',
+                "allowed: chat",
+                "did you mean chat?",
+            ],
+        ),
+        (
+            [model("a", workspace="x"), workspace("x"), workspace("default", activeModel="a")],
+            ["Workspace/default: spec.activeModel: a belongs to the Workspace x"],
+        ),
+        (
+            [
+                model("a"),
+                model("b", names=["bee"], engine="external", url="http://127.0.0.1:1"),
+                workspace("w", activeModel="bee"),
+            ],
+            [
+                "Workspace/w: spec.activeModel: cannot be loaded by hotseat: its engine is external",
+                'found:   "bee"',
+                "allowed: a",
+            ],
+        ),
+        (
             [model("a", resources={"gpus": 2})],
             ["spec.resources.gpus: can never fit: the Workspace default has 1", "found:   2"],
         ),
@@ -269,7 +299,11 @@ def test_two_workspaces_of_one_name_are_told(write):
         ),
         (
             [model("a", engine="mok")],
-            ["spec.engine: no such engine is installed", "allowed: broken, mock, picky", "did you mean mock?"],
+            [
+                "spec.engine: no such engine is installed",
+                "allowed: broken, external, mock, picky",
+                "did you mean mock?",
+            ],
         ),
         ([model("a", engine="picky")], ["Model/a: spec: picky needs image"]),
         (
@@ -338,13 +372,12 @@ def test_an_engine_that_fails_to_check_is_a_problem_of_the_model(write):
 
 def test_a_default_model_may_be_given_by_any_name_and_an_external_model_fits_anywhere(write):
     external = model("b", engine="external", url="http://127.0.0.1:1")
-    plugins = Plugins(PLUGINS.engines | {"external": PLUGINS.engines["mock"]}, PLUGINS.policies)
     documents = [
         model("a", names=["a", "x"], resources={"gpus": 0}),
         external,
-        workspace("w", defaultModel="x", capacity={"gpus": 0}),
+        workspace("w", defaultModel="x", activeModel="x", capacity={"gpus": 0}),
     ]
-    assert len(load([write(*documents)], plugins).models) == 2
+    assert len(load([write(*documents)], PLUGINS).models) == 2
 
 
 def test_references_to_documents_that_are_wrong_themselves_are_not_told_as_well(write):

@@ -8,6 +8,7 @@ from hotseat.api.model import Model, OnIdle
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.api.workspace import Workspace
+from hotseat.control.active_model import ActiveModelState
 from hotseat.control.codec import switch_to_json, to_rfc3339
 from hotseat.control.scheduling_spec import groups_of
 from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, InstanceState, Residency, Resident
@@ -124,6 +125,18 @@ def workspace_conditions(
     ready = condition("Ready", not problems, why, "; ".join(problems), generation)
     reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
+
+
+def active_model_condition(
+    workspace: Workspace, state: ActiveModelState | None, earlier: Iterable[Json], generation: int
+) -> list[Json]:
+    """Return the condition of spec.activeModel, or nothing if it is not set. STATE None: that of an EARLIER switcher holds."""
+    kind = "ActiveModelLoaded"
+    if workspace.spec.active_model is None:
+        return []
+    if state is None:
+        return [{**each, "observedGeneration": generation} for each in earlier if each["type"] == kind]
+    return [condition(kind, state.loaded, state.reason, state.message, generation)]
 
 
 def group_problem(workspace: Workspace, models: Sequence[Model]) -> str:

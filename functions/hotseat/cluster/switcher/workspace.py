@@ -76,6 +76,7 @@ class ClusterWorkspace(WorkspaceController):
             time.monotonic,
             residency=residency_from_status(status),
             stats=_read_stats(status),
+            active_model=status.get("activeModel"),
         )
         self.generation = 0
         self.runtime_name = ""  # of the runtime that was chosen
@@ -121,7 +122,6 @@ class ClusterWorkspace(WorkspaceController):
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             policy, self._policy_problem = _load_policy(workspace)
         models = tuple(models)
-        self.generation = generation
         self._events.add_shown_names({m.name: m.shown_name for m in models})
         self._group_problem = statuses.group_problem(workspace, models)
         specs = {
@@ -129,6 +129,7 @@ class ClusterWorkspace(WorkspaceController):
             for m in models
         }
         self._configure(workspace, models, specs, capacity_of(workspace), policy)
+        self.generation = generation  # only now: no status may claim to be about a document that is not applied yet
         self._status_writer.mark()
 
     def report_demand(self, demand: Demand, pod: str, *, through_broker: bool) -> None:
@@ -178,6 +179,7 @@ class ClusterWorkspace(WorkspaceController):
             "models": statuses.model_rows(self.models, rows),
             "switches": statuses.switch_rows(self._earlier_switches, self.scheduler.switches()),
             "queue": statuses.queue_rows(queue),
+            "activeModel": self._active_model.acted_on,
             **statuses.resident_names(self.scheduler.residency),
             "learned": stats_to_json(self.scheduler.stats()),
             "waiting": sum(waiting for waiting, _, _ in queue.values()),
@@ -185,13 +187,17 @@ class ClusterWorkspace(WorkspaceController):
         }
 
     def _conditions(self) -> list[Json]:
+        generation = self.generation  # before the state that it is about
         new = statuses.workspace_conditions(
-            self.generation,
+            generation,
             self.scheduler.residency,
             broker_ok=self._broker_ok,
             policy_problem=self._policy_problem,
             runtime_problem=self.runtime_problem,
             group_problem=self._group_problem,
+        )
+        new += statuses.active_model_condition(
+            self.workspace, self._active_model.state, self._last_conditions, generation
         )
         self._last_conditions = statuses.keep_transition_times(new, self._last_conditions)
         return self._last_conditions

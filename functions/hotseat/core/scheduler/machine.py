@@ -85,7 +85,7 @@ class Scheduler:
             case ConfigChanged():
                 self._apply_config(stimulus)
             case LoadOrdered() | PinOrdered():
-                self._order_load(now, stimulus.model, pin=isinstance(stimulus, PinOrdered))
+                self._execute_load(stimulus)
             case UnpinOrdered():
                 self.parts.preferences.unpin(stimulus.model, self.parts.state.specs.get(stimulus.model))
             case UnloadOrdered():
@@ -124,6 +124,11 @@ class Scheduler:
         parts.demand.forget(gone)
         for name in parts.preferences.apply_config(old, s.models):
             self._order_load(s.now, name)
+
+    def _execute_load(self, s: LoadOrdered | PinOrdered) -> None:
+        if isinstance(s, LoadOrdered) and s.replaces:
+            self.parts.availability.load_requests.pop(s.replaces, None)
+        self._order_load(s.now, s.model, pin=isinstance(s, PinOrdered))
 
     def _order_load(self, now: float, model: str, *, pin: bool = False) -> None:
         spec = self.parts.state.specs.get(model)

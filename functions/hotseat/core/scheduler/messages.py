@@ -80,10 +80,11 @@ class ConfigChanged:
 
 @dataclass(frozen=True, slots=True)
 class LoadOrdered:
-    """An operator wants a model loaded."""
+    """An operator wants a model loaded. The load request of the model `replaces` is withdrawn."""
 
     now: float
     model: str
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

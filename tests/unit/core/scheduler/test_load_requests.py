@@ -42,6 +42,21 @@ def test_an_ordered_model_is_not_given_up_while_it_loads() -> None:
     assert story.demand(3.0, {"b": 1})[0] == started(2, "b", "a")  # but then it is like any other
 
 
+def test_a_request_that_another_replaces_is_withdrawn() -> None:
+    story = Story()
+    story.machine.step(LoadOrdered(1.0, "a"))
+    commands = story.machine.step(LoadOrdered(2.0, "b", replaces="a"))
+    assert Stop("a", "w/a@2", 2, 10.0) in commands
+    assert list(story.machine.parts.availability.load_requests) == ["b"]
+
+
+def test_a_replaced_request_leaves_a_model_to_those_who_wait_for_it() -> None:
+    story = Story()
+    story.demand(1.0, {"a": 1})
+    story.machine.step(LoadOrdered(1.5, "a"))
+    assert not any(isinstance(each, Stop) for each in story.machine.step(LoadOrdered(2.0, "b", replaces="a")))
+
+
 def test_an_operator_may_try_a_failed_model_before_its_pause_is_over() -> None:
     story = Story()
     story.demand(1.0, {"a": 1})
