@@ -158,7 +158,7 @@ def test_one_that_hangs_or_is_not_there_delays_no_switch(sink: Receiver, up: Up)
     for hotseat in several:
         hotseat.signal(signal.SIGINT)
     assert [hotseat.ended() for hotseat in several] == [0, 0]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_what_it_refuses_for_good_is_counted(sink: Receiver, up: Up) -> None:
