@@ -89,3 +89,13 @@ def test_demand_goes_to_the_switcher_directly(rendered: list[dict[str, Any]]) ->
         assert env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher-direct") == "http://hotseat-switcher-direct"
     [switcher] = [each for each in rendered if each["metadata"]["name"] == "hotseat-switcher-direct"]
     assert switcher["spec"]["ports"][0]["targetPort"] == 8080
+
+
+def test_the_policy_lets_our_own_parts_reach_engines_and_nobody_else() -> None:
+    policy, knative = (
+        yaml.safe_load((DEPLOYMENT.parent / folder / "samples/networkpolicy.yaml").read_text())["spec"]
+        for folder in ("deployment", "knative")
+    )
+    [rule] = policy["ingress"]
+    assert policy["podSelector"] == {"matchExpressions": [{"key": "hotseat.dev/deployment", "operator": "Exists"}]}
+    assert rule == {"from": knative["ingress"][0]["from"]}, "at any port: it is the engine's own"
