@@ -48,6 +48,7 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "value in a list": (model(capabilities=["embeddings"]), "spec.capabilities[0]", "supported values"),
     "value of onDelete": (model(cache={"onDelete": "Keep"}), "spec.cache.onDelete", "supported values"),
     "value of fetchBy": (model(cache={"fetchBy": "job"}), "spec.cache.fetchBy", "supported values"),
+    "value of runtime": (workspace(runtime="Keda"), "spec.runtime", "supported values"),
     # What is missing.
     "no engine": (model(None), "spec.engine", "spec.engine: Required value"),
     "empty engine": (model(""), "spec.engine", "should be at least 1 chars long"),

@@ -124,7 +124,7 @@ def test_the_switcher_has_the_rights_that_it_uses():
         "autoscaling.internal.knative.dev/podautoscalers": READ,
         "autoscaling.internal.knative.dev/podautoscalers/status": ["patch"],
         "autoscaling.internal.knative.dev/podautoscalers/finalizers": ["update"],
-        "serving.knative.dev/services": [*READ, "create", "patch"],
+        "serving.knative.dev/services": [*READ, "create", "patch", "delete"],
         "networking.internal.knative.dev/serverlessservices": [*READ, "create", "patch"],
         "apps/deployments": [*READ, "patch"],
         "apps/replicasets": ["list", "patch", "delete"],

@@ -4,6 +4,7 @@ from typing import Any
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
+from hotseat.api.workspace import ClusterRuntime
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.model_objects import ModelObjects, read
 from hotseat.core.messages import CacheState, InstanceState, Residency, Resident
@@ -36,6 +37,30 @@ def test_a_model_becomes_a_ksvc_and_belongs_to_the_only_workspace_there_is() -> 
     assert [item["kind"] for item in found.objects] == ["Service"]
     assert found.objects[0]["metadata"]["ownerReferences"][0]["uid"] == "m-a"
     assert (found.uid, found.generation, found.problem) == ("m-a", 2, "")
+
+
+def test_a_model_becomes_what_the_runtime_of_its_workspace_makes() -> None:
+    def choose(_workspace: object, status: Json) -> tuple[ClusterRuntime, str]:
+        assert status == {"runtime": "Deployment"}
+        return ClusterRuntime.DEPLOYMENT, ""
+
+    home = workspace() | {"status": {"runtime": "Deployment"}}
+    remembered = model("a", cache={"size": "1Gi"})
+    found = read([home], [remembered], [adopted("k")], SETTINGS, {}, choose=choose).models
+    assert [(each["apiVersion"], each["kind"]) for each in found["a"].objects] == [
+        ("v1", "PersistentVolumeClaim"), ("apps/v1", "Deployment"), ("v1", "Service"),
+    ]  # fmt: skip
+    assert found["a"].runtime is ClusterRuntime.DEPLOYMENT
+    assert found["k"].runtime is ClusterRuntime.KNATIVE, "it is a ksvc, whatever its Workspace has chosen"
+    knative = read([home], [remembered], [], SETTINGS, {}).models["a"]
+    assert knative.fingerprint != found["a"].fingerprint, "a move restarts it"
+    assert knative.objects[0] == found["a"].objects[0], "and keeps its claim"
+
+
+def test_a_runtime_that_cannot_be_used_is_the_models_problem() -> None:
+    unusable = (ClusterRuntime.KNATIVE, "runtime Knative: it is not there")
+    found = read([workspace()], [model("a")], [], SETTINGS, {}, choose=lambda *_: unusable).models["a"]
+    assert (found.problem, found.objects) == (unusable[1], ())
 
 
 def test_what_routing_alone_needs_makes_no_new_revision() -> None:

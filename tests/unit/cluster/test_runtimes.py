@@ -48,6 +48,7 @@ class Home:
             NoFetcher(),
             identity=f"switcher-{len(self.all)}",
             fingerprint=lambda _model: None,
+            runtime_of=lambda _model: self.runtimes._chosen["default"],
             on_change=lambda _change, _item: None,
         )
         for runtime in self.runtimes._runtimes.values():

@@ -34,7 +34,7 @@ from hotseat.core.messages import (
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
-from hotseat.kube.client import Change, Kube, KubeError, Watcher
+from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
     CLAIMS,
     CORE_SERVICES,
@@ -109,6 +109,7 @@ def _sorted(pending: Iterable[Observation]) -> list[Observation]:
 GATHER = 0.05  # seconds in which changes of documents gather
 RESYNC = 30.0  # seconds after which everything is reconciled without a change
 RETRY = 2.0  # seconds after an object could not be applied
+CONFLICT_RETRY = 0.2  # seconds after an object had another version than the one that was seen
 LEASE = "hotseat-switcher"
 RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SERVICES)}
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
@@ -145,6 +146,7 @@ class SwitcherApp:
             self._fetcher,
             identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}",
             fingerprint=self._fingerprint,
+            runtime_of=self._runtime_of,
             on_change=self._object_changed,
         )
         self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
@@ -307,6 +309,11 @@ class SwitcherApp:
             self._kube.apply(resource.path(self.namespace, name), item)
             log.info("%s %s applied", item["kind"], name)
         except (KubeError, CannotMake) as error:
+            if (
+                isinstance(error, KubeError) and error.status == CONFLICT
+            ):  # it was written meanwhile: not worth a warning
+                self._worker.mark(CONFLICT_RETRY)
+                return
             log.warning("%s %s: %s", item["kind"], name, error)
             self._worker.mark(RETRY)
 
@@ -322,6 +329,11 @@ class SwitcherApp:
             except KubeError as error:
                 log.warning("%s %s: %s", item["kind"], item["metadata"]["name"], error)
                 self._worker.mark(RETRY)
+
+    def _runtime_of(self, model: str) -> ClusterRuntime:
+        """Return the runtime of a Model. That of an adopted ksvc is Knative, whatever its Workspace has chosen."""
+        found = self._documents.models.get(model)
+        return found.runtime if found else ClusterRuntime.KNATIVE
 
     def _fingerprint(self, model: str) -> str | None:
         """Return the fingerprint of a Model's newest document; None if it is not known."""

@@ -50,7 +50,8 @@ class ClusterRuntimes:
 
     A runtime is opened if the API server serves the objects that it makes, and the switcher may list
     them. What runs is adopted from every open runtime, and stopped by the one that has it. So a
-    Workspace that has moved to another runtime is released under the old one.
+    Workspace that has moved to another runtime is released under the old one. `runtime_of` and
+    `fingerprint` are those of a Model's newest document.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class ClusterRuntimes:
         *,
         identity: str,
         fingerprint: Callable[[str], str | None],
+        runtime_of: Callable[[str], ClusterRuntime],
         on_change: OnChange,
     ) -> None:
         self._kube = kube
         self._namespace = namespace
         self._fetcher = fetcher
+        self._runtime_of = runtime_of
         shared = _Started(fetcher)
         self._runtimes: dict[ClusterRuntime, PodRuntime] = {
             ClusterRuntime.KNATIVE: KnativeRuntime(kube, namespace, shared, identity=identity),
@@ -136,7 +139,7 @@ class ClusterRuntimes:
             return f"runtime {name}: {error}"
         self._open_watchers(name)
         if self._observe is not None:
-            self._runtimes[name].begin([each for each in self._models if self._of(each.name) is name], self._observe)
+            self._runtimes[name].begin(self._models_of(name), self._observe)
         return ""
 
     def left_over(self, model: str, uid: str, name: ClusterRuntime) -> list[tuple[Resource, Json]]:
@@ -173,22 +176,31 @@ class ClusterRuntimes:
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
         """Adopt running instances of every open runtime, and report the cache state of each model."""
         self._observe = observe
-        self._set_models(models)
+        self._models = tuple(models)
+        self._by_model = self._runtimes_of_models()
         self._fetcher.begin(observe)
         for name in sorted(self._open):
-            self._runtimes[name].begin([each for each in self._models if self._of(each.name) is name], observe)
+            self._runtimes[name].begin(self._models_of(name), observe)
 
     def update(self, models: Iterable[Model]) -> None:
-        """Replace the documents."""
-        self._set_models(models)
-        for name in self._open:
-            self._runtimes[name].update([each for each in self._models if self._of(each.name) is name])
-
-    def _set_models(self, models: Iterable[Model]) -> None:
+        """Replace the documents. A model that moves is known to both runtimes meanwhile, as a command may come for either."""
         self._models = tuple(models)
-        self._by_model = {
-            each.name: self._chosen.get(each.spec.workspace, ClusterRuntime.KNATIVE) for each in self._models
-        }
+        before, after = self._by_model, self._runtimes_of_models()
+        moved = {name for name, runtime in after.items() if before.get(name, runtime) is not runtime}
+        if moved:
+            for name in self._open:
+                known = {each for each, runtime in before.items() if runtime is name}
+                known |= {each for each, runtime in after.items() if runtime is name}
+                self._runtimes[name].update([each for each in self._models if each.name in known])
+        self._by_model = after
+        for name in self._open:
+            self._runtimes[name].update(self._models_of(name))
+
+    def _runtimes_of_models(self) -> dict[str, ClusterRuntime]:
+        return {each.name: self._runtime_of(each.name) for each in self._models}
+
+    def _models_of(self, name: ClusterRuntime) -> list[Model]:
+        return [each for each in self._models if self._of(each.name) is name]
 
     def fetch(self, command: Fetch) -> None:
         """Fetch the weights."""

@@ -1,0 +1,40 @@
+"""A Workspace moves from Knative Services to Deployments and back, while clients ask."""
+
+import json
+
+from .harness import ROOT, Guard, Hotseat, model, wait_until
+
+LABEL = "hotseat.dev/deployment"
+
+
+def move(hotseat: Hotseat, runtime: str) -> None:
+    patch = json.dumps({"spec": {"runtime": runtime}})
+    hotseat.kubectl("patch", "workspace", "default", "--type=merge", "-p", patch)
+    wait_until(lambda: hotseat.status("workspace", "default").get("runtime") == runtime, 30, runtime)
+
+
+def test_a_workspace_moves_and_its_requests_wait(hotseat: Hotseat, guard: Guard) -> None:
+    hotseat.kubectl("apply", "-k", str(ROOT / "deployment" / "role"))
+    hotseat.apply(model("a"), model("b"))
+    hotseat.served("a")
+    assert hotseat.status("workspace", "default")["runtime"] == "Knative", "Auto, where Knative is"
+
+    move(hotseat, "Deployment")
+    assert hotseat.chat("a", max_tokens=1).status == 200
+    [pod] = hotseat.pods(f"{LABEL}=a")
+    assert [each["name"] for each in pod["spec"]["containers"]] == ["engine"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 2
+    wait_until(lambda: not hotseat.get("ksvc", "a"), 60, "the ksvc is gone")
+    status = wait_until(lambda: (s := hotseat.status("model", "a")).get("readyReplicas") and s, 30, "its replicas")
+    assert (status["replicas"], status["updatedReplicas"]) == (1, 1)
+    assert "Available" in {each["type"] for each in status["conditions"]}
+    assert hotseat.chat("b", max_tokens=1).status == 200
+    assert hotseat.residents() == {"b": "ready"}
+
+    move(hotseat, "Knative")
+    assert hotseat.served("b").status == 200
+    [pod] = [each for each in hotseat.pods_of("b") if "deletionTimestamp" not in each["metadata"]]
+    assert "queue-proxy" in [each["name"] for each in pod["spec"]["containers"]]
+    wait_until(
+        lambda: hotseat.kubectl("get", "deployment", "b", "--ignore-not-found") == "", 60, "the Deployment is gone"
+    )
