@@ -7,10 +7,21 @@ from hotseat.api.types import Json
 from hotseat.core.messages import instance_id
 from hotseat.kube import pods
 from hotseat.kube.constants import FINGERPRINT, QUEUE_PORT, SERVICE, WORKSPACE
-from hotseat.kube.pods import PodFailure, deleted, failure, is_terminating, node, terminal, uid, unschedulable
+from hotseat.kube.pods import (
+    PodFailure,
+    deleted,
+    failure,
+    is_terminating,
+    node,
+    pull_error,
+    terminal,
+    uid,
+    unschedulable,
+)
 from hotseat.runtimes.knative.informers import EPOCH, INSTANCE, Informers, annotations, labels, revision_of
 
 UNSCHEDULABLE_AFTER = 10.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
+PULL_TIMEOUT = 120.0  # seconds from the first image that could not be pulled; the kubelet tries again meanwhile
 MISSING_AFTER = 10.0  # seconds until the Knative Service, its Revision and its Deployment must exist
 FOREIGN_GRACE = 40.0  # seconds for a pod that another client deleted: queue-proxy drains for 30 s
 SUSPECT_AFTER = 5.0  # seconds; the node of a pod that has not ended by then may be gone
@@ -61,6 +72,7 @@ class PodInstance:
     proof_deadline: float = 0.0
     suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone
     unschedulable_since: float | None = None
+    pull_error_since: float | None = None
     retry_at: float = 0.0  # no step before then, because the API server refused a request
     next_step: float | None = None  # when to step even if no event comes
     next_node_check: float = 0.0
@@ -124,7 +136,18 @@ class PodInstance:
             return deleted(main.latest)
         if found := failure(main.latest, was_ready=self.ready):
             return found
-        return self._unscheduled(main, now)
+        return self._unscheduled(main, now) or self._not_pulled(main, now)
+
+    def _not_pulled(self, main: TrackedPod, now: float) -> PodFailure | None:
+        error = pull_error(main.latest)
+        if error is None:
+            self.pull_error_since = None
+            return None
+        if self.pull_error_since is None:
+            self.pull_error_since = now
+        until = self.pull_error_since + PULL_TIMEOUT
+        self.step_by(until)
+        return error if now >= until else None
 
     def _unscheduled(self, main: TrackedPod, now: float) -> PodFailure | None:
         why = None if main.node else unschedulable(main.latest)
