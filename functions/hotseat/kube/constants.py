@@ -1,7 +1,9 @@
 """Labels, annotations, kinds of objects, and paths and variables of containers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+
+from hotseat.api.workspace import PodPlacement
 
 GROUP: Final = "hotseat.dev"
 VERSION: Final = "v1alpha1"
@@ -80,8 +82,9 @@ WEIGHTS_VARIABLE: Final = "HOTSEAT_WEIGHTS"  # path of weights outside of the ca
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Settings of one switcher."""
+    """Settings of one switcher, or of one Workspace of it (`hotseat.kube.placement.in_workspace`)."""
 
     image: str  # of hotseat itself
     namespace: str
     gpu_resource: str = "nvidia.com/gpu"  # "": pods request no GPUs, so kube-scheduler does not count them
+    placement: PodPlacement = field(default_factory=PodPlacement)

@@ -20,11 +20,13 @@ from hotseat.kube.constants import (
     MODEL,
     MODELS,
     SERVICES,
+    USER,
     WEIGHTS,
     WORKSPACE,
     ClusterSettings,
 )
 from hotseat.kube.containers import Program, bytes_quantity, concurrency_of, container_of, program_of
+from hotseat.kube.placement import placement_fields, tolerate_gpu_taint
 
 # Lists whose elements are merged, and the field by which. All other lists are atomic, as in
 # Kubernetes' own types.
@@ -146,7 +148,8 @@ def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
     if name is None or model.spec.cache.existing_claim:
         return None
     size = model.spec.cache.size if model.spec.cache.size is not None else _CLAIM_SIZE
-    spec: Json = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": bytes_quantity(size)}}}
+    modes = [model.spec.cache.access_mode.value]
+    spec: Json = {"accessModes": modes, "resources": {"requests": {"storage": bytes_quantity(size)}}}
     if model.spec.cache.storage_class:
         spec["storageClassName"] = model.spec.cache.storage_class
     claim = _object(CLAIMS.api, CLAIMS.kind, name, model, settings)
@@ -173,12 +176,33 @@ def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str |
     return {**service, "spec": {"template": template}}
 
 
+def foreign_images(model: Model, settings: ClusterSettings) -> list[str]:
+    """Return the images of a Model's pods that are not hotseat's own, in a fixed order.
+
+    Raise CannotMake or MergeError if the Model is invalid.
+    """
+    if model.spec.url is not None:
+        return []
+    pod = _template(model, settings, program_of(model, settings, None))["spec"]
+    containers = [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]
+    images = dict.fromkeys(str(each["image"]) for each in containers if each.get("image"))
+    return sorted(image for image in images if image != settings.image)
+
+
 def cache_volume(model: Model) -> Json:
     """Return the volume of the cache: its claim, or a directory that is deleted with the pod."""
     claim = claim_name(model)
     if claim is None:
         return {"name": "cache", "emptyDir": {}}
     return {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
+
+
+def weights_volume(model: Model) -> list[Json]:
+    """Return the volume of a pvc:// source; empty for other sources."""
+    if not model.spec.source or not model.spec.source.startswith("pvc://"):
+        return []
+    claim = model.spec.source.removeprefix("pvc://").partition("/")[0]
+    return [{"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
 
 
 def pull_secrets(model: Model) -> list[Json]:
@@ -219,12 +243,17 @@ def _template(model: Model, settings: ClusterSettings, program: Program) -> Json
         "automountServiceAccountToken": False,
         "containers": [container_of(model, program, settings, mounts)],
         "volumes": volumes,
+        **placement_fields(settings),
     }
+    if claim_name(model) is not None:
+        # A new volume belongs to root. Knative does not allow fsGroupChangePolicy.
+        spec["securityContext"] = {"fsGroup": USER}
     if secrets := pull_secrets(model):
         spec["imagePullSecrets"] = secrets
     deadline = max(_PROGRESS_DEADLINE, math.ceil(model.spec.lifecycle.start_timeout + _DEADLINE_MARGIN))
     annotations = {"serving.knative.dev/progress-deadline": f"{deadline}s"}
     template = merge({"metadata": {"annotations": annotations}, "spec": spec}, model.spec.pod_template or {})
+    tolerate_gpu_taint(template["spec"], model, settings)
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(model)}
     fixed = {CLASS_ANNOTATION: AUTOSCALING_CLASS, "autoscaling.knative.dev/initial-scale": "0"}
@@ -238,9 +267,8 @@ def _volumes(model: Model, program: Program) -> tuple[list[Json], list[Json]]:
     if not program.own:  # engines with several processes (vLLM) use shared memory, of which a pod has 64 MiB by default
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
-    if model.spec.source and model.spec.source.startswith("pvc://"):
-        claim = model.spec.source.removeprefix("pvc://").partition("/")[0]
-        volumes.append({"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    if weights := weights_volume(model):
+        volumes += weights
         mounts.append({"name": "weights", "mountPath": WEIGHTS, "readOnly": True})
     return volumes, mounts
 

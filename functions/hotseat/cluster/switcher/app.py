@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 
+from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
@@ -30,10 +31,13 @@ from hotseat.core.messages import (
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
-from hotseat.kube.client import Change, Kube, KubeError, Watcher
+from hotseat.kube.claims import claim_changes
+from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
+from hotseat.kube.containers import cpu_image
 from hotseat.kube.leader import Leader
 from hotseat.kube.objects import drifted
+from hotseat.kube.placement import in_workspace
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 from hotseat.telemetry.metrics import Metrics, Reading
 
@@ -120,7 +124,8 @@ class SwitcherApp:
         self._documents = ModelObjects({}, {})
         self._uids: Mapping[ObjectKey, str] = {}
         self._workspace_by_model: dict[str, str] = {}
-        self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
+        self._claim_problems: dict[str, list[tuple[str, str]]] = {}  # by Model: reason and message
+        self._fetcher = JobFetcher(self._kube, namespace, self._settings_for, self._uid, lambda _model: self.reload())
         self._runtime = KnativeRuntime(
             self._kube, namespace, self._fetcher, identity=f"{settings.pod}-{uuid.uuid4().hex[:8]}"
         )
@@ -207,6 +212,7 @@ class SwitcherApp:
             for item in each.objects:
                 self._apply_object(item)
         self._runtime.update([r.model for r in self._documents.models.values()])
+        self._fetcher.reconcile()
         self._apply_workspaces()
         self._settle()
         self._status_writer.mark()
@@ -256,16 +262,34 @@ class SwitcherApp:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
         name = item["metadata"]["name"]
         found = watcher.named(name)
+        if found is not None and resource is CLAIMS:
+            self._update_claim(item, found)
+            return
         if found is not None and ("deletionTimestamp" in found["metadata"] or not drifted(item, found)):
             return
-        if found is not None and resource is CLAIMS:
-            return  # most fields of a claim are immutable
         try:
             self._kube.apply(resource.path(self.namespace, name), item)
             log.info("%s %s applied", item["kind"], name)
         except KubeError as error:
             log.warning("%s %s: %s", item["kind"], name, error)
             self._worker.mark(RETRY)
+
+    def _update_claim(self, wanted: Json, found: Json) -> None:
+        """Apply what has changed of a claim that exists. What is refused is a condition of the Model."""
+        model, name, problems = wanted["metadata"]["labels"][MODEL], wanted["metadata"]["name"], []
+        for change in claim_changes(wanted, found) if "deletionTimestamp" not in found["metadata"] else ():
+            if change.patch is None:
+                problems.append((change.reason, change.message))
+                continue
+            try:
+                self._kube.merge(CLAIMS.path(self.namespace, name), change.patch)
+                log.info("claim %s: %s applied", name, change.message)
+            except KubeError as error:
+                log.warning("claim %s: %s: %s", name, change.message, error)
+                problems.append((change.reason, f"{change.message} cannot be applied to the claim {name}: {error}"))
+                if error.status in (0, CONFLICT):
+                    self._worker.mark(RETRY)
+        self._claim_problems[model] = problems
 
     def _settle(self) -> None:
         uids = [
@@ -344,17 +368,18 @@ class SwitcherApp:
         name = each.model.name
         problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
         residents = controller.scheduler.residency.residents if controller else ()
-        cache = (observed.state, observed.message, observed.done, observed.total) if observed else None
-        if cache is None and not self._fetcher.needs_fetch(each.model):
-            cache = (CacheState.CACHED, "", None, None)
+        if observed is None and not self._fetcher.needs_fetch(each.model):
+            observed = CacheObserved(0.0, name, CacheState.CACHED)
         made = statuses.model_status(
             status,
             model=each.model,
             generation=each.generation,
             resident=next((r for r in residents if r.model == name), None),
-            cache=cache,
+            cache=observed,
             switches=controller.switches() if controller else (),
             problem=problem,
+            claim_problems=self._claim_problems.get(name, ()),
+            cpu_image=cpu_image(each.model, self._settings_for(each.model)),
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made
@@ -370,6 +395,11 @@ class SwitcherApp:
 
     def _uid(self, model: str) -> str | None:
         return self._uids.get((MODELS.kind, model))
+
+    def _settings_for(self, model: Model) -> ClusterSettings:
+        """Return the settings of a Model's Workspace."""
+        workspace, _ = self._documents.workspaces.get(model.spec.workspace, (None, None))
+        return in_workspace(self._settings, workspace)
 
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):
