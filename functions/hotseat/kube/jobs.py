@@ -33,6 +33,8 @@ from hotseat.sources.fetch import FATAL
 
 CONTAINER: Final = "fetch"
 PULL: Final = "pull"  # first part of the names of containers that only pull an image
+_NO_PROGRAM: Final = (126, 127, 128)  # exit codes of a container whose image has no program `true`
+_NOT_CREATED: Final = ("CreateContainerError", "RunContainerError")  # the same, with some container runtimes
 RETRIES: Final = 4  # by the Job, after 10, 20, 40 and 80 s; each resumes the download
 _MAX_NAME: Final = 63
 # Fields that decide where a pod may run and what it may do there. The fetch must run where the
@@ -107,7 +109,9 @@ def job_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
     names = [each["name"] for each in pod["containers"]]
     fatal = {"containerName": CONTAINER, "operator": "In", "values": [FATAL]}
     # An image without the program `true` is pulled all the same (see `outcome_of`).
-    absent = [{"containerName": name, "operator": "NotIn", "values": [0]} for name in names if name != CONTAINER]
+    absent = [
+        {"containerName": name, "operator": "In", "values": list(_NO_PROGRAM)} for name in names if name != CONTAINER
+    ]
     rules: list[Json] = [{"action": "FailJob", "onExitCodes": fatal}] * (CONTAINER in names)
     rules.append({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]})
     rules += [{"action": "FailJob", "onExitCodes": each} for each in absent]
@@ -163,9 +167,9 @@ def outcome_of(job: Json, pods: Iterable[Json]) -> FetchOutcome:
     path = next((result["path"] for result in reversed(results) if "path" in result), None)
     if "Complete" in conditions:
         return FetchOutcome(CacheState.CACHED, "", path)
+    if (path is not None if fetches(job) else bool(pods)) and _is_pulled(job, pods):
+        return FetchOutcome(CacheState.CACHED, "", path)
     if "Failed" in conditions:
-        if _is_pulled(job, pods) and (path is not None or not fetches(job)):
-            return FetchOutcome(CacheState.CACHED, "", path)
         return FetchOutcome(
             CacheState.FAILED, last.get("error") or conditions["Failed"].get("message") or "the Job failed"
         )
@@ -185,17 +189,17 @@ def is_fetching(pod: Json) -> bool:
 
 
 def _is_pulled(job: Json, pods: Iterable[Json]) -> bool:
-    """Whether all images were pulled by a pod, although `true` may not have run in them."""
+    """Whether one of the pods has pulled all images, although `true` may not have run in them."""
     wanted = {each["name"] for each in job["spec"]["template"]["spec"]["containers"]} - {CONTAINER}
-    return bool(wanted) and any(
-        wanted
-        <= {
-            each["name"]
-            for each in pod.get("status", {}).get("containerStatuses") or []
-            if "terminated" in (each.get("state") or {})
-        }
-        for pod in pods
-    )
+    found = [pod.get("status", {}).get("containerStatuses") or [] for pod in pods]
+    return any(wanted <= {each["name"] for each in statuses if _has_image(each)} for statuses in found)
+
+
+def _has_image(status: Json) -> bool:
+    """Whether the image of a container is on its node: it has ended, or its program cannot be started."""
+    state = status.get("state") or {}
+    ended = (state.get("terminated") or {}).get("exitCode")
+    return ended in (0, *_NO_PROGRAM) or (state.get("waiting") or {}).get("reason") in _NOT_CREATED
 
 
 def blocking_object(job: Json, pods: Iterable[Json]) -> tuple[str, str] | None:

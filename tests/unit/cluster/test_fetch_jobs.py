@@ -1,6 +1,7 @@
 """Jobs that fetch weights and pull images, on an API server in memory: what they are told to say, and when they are replaced."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,25 @@ from hotseat.kube.client import NOT_FOUND, KubeError
 from hotseat.kube.constants import EVENTS, JOBS, PODS, ClusterSettings
 from hotseat.kube.jobs import job_name
 from tests.fake_kube import NS, Clock, FakeKube, merged
-from tests.unit.runtimes.knative.test_runtime import await_true, never
 
 
 def model(**spec: Any) -> Model:
     spec = {"engine": "llamacpp", "source": "hf://o/r/a.gguf", **spec}
     return Model.model_validate({"metadata": {"name": "qwen"}, "spec": spec})
+
+
+def await_true(question: Callable[[], object]) -> None:
+    until = time.monotonic() + 8
+    while not question():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def never(question: Callable[[], object]) -> None:
+    until = time.monotonic() + 0.15
+    while time.monotonic() < until:
+        assert not question()
+        time.sleep(0.01)
 
 
 class Home:
@@ -230,6 +244,12 @@ def test_what_the_api_server_refuses_is_a_failure(home: Home, monkeypatch: pytes
     home.fetcher.fetch(model())
     await_true(lambda: home.state is CacheState.FAILED)
     assert "tolerations[0]" in home.last[1]
+    monkeypatch.undo()
+    home.fetcher.reconcile()
+    never(lambda: home.kube.find(JOBS.path(NS, job_name(model()))))
+    home.settings = replace(home.settings, image="hotseat:2")
+    home.fetcher.reconcile()
+    await_true(lambda: home.state is CacheState.FETCHING)
 
 
 def test_events_that_may_not_be_read_stop_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ class TestPull:
     def test_an_image_without_a_program_called_true_is_pulled_all_the_same(self) -> None:
         made = job() | FAILED
         rules = made["spec"]["podFailurePolicy"]["rules"]
-        assert rules[-1]["onExitCodes"] == {"containerName": "pull", "operator": "NotIn", "values": [0]}
+        assert rules[-1]["onExitCodes"] == {"containerName": "pull", "operator": "In", "values": [126, 127, 128]}
         not_run = {"name": "pull", "state": {"terminated": {"reason": "StartError", "exitCode": 128}}}
         fetched = pod('{"path": "/cache/x"}', code=0)
         fetched["status"]["containerStatuses"].append(not_run)
@@ -153,6 +153,25 @@ class TestPull:
         failed = pod('{"error": "answered 404"}', code=2)
         failed["status"]["containerStatuses"].append(not_run)
         assert outcome_of(made, [failed]) == FetchOutcome(CacheState.FAILED, "answered 404")
+
+    def test_so_it_is_where_the_container_is_never_created(self) -> None:
+        found = pod('{"path": "/cache/x"}', code=0)
+        waits = {"name": "pull", "state": {"waiting": {"reason": "CreateContainerError", "message": "no such file"}}}
+        found["status"]["containerStatuses"].append(waits)
+        assert outcome_of(job(), [found]) == FetchOutcome(CacheState.CACHED, "", "/cache/x")
+
+    def test_an_image_that_is_still_being_pulled_is_waited_for(self) -> None:
+        found = pod('{"path": "/cache/x"}', code=0)
+        for reason, told in (("ContainerCreating", ""), ("ErrImagePull", "ImagePull")):
+            waits = {"name": "pull", "state": {"waiting": {"reason": reason, "message": "429"}}}
+            found["status"]["containerStatuses"] = [*found["status"]["containerStatuses"][:1], waits]
+            assert (outcome_of(job(), [found]).state, outcome_of(job(), [found]).reason) == (CacheState.FETCHING, told)
+
+    def test_a_pod_that_was_deleted_before_has_pulled_nothing(self) -> None:
+        found = pod('{"path": "/cache/x"}', code=0)
+        killed = {"name": "pull", "state": {"terminated": {"reason": "ContainerStatusUnknown", "exitCode": 137}}}
+        found["status"]["containerStatuses"].append(killed)
+        assert outcome_of(job(), [found]).state is CacheState.FETCHING
 
 
 class TestReplacement:
@@ -205,10 +224,10 @@ class TestOutcome:
         assert outcome_of(job() | FAILED, [killed]).message == "the fetch ended: OOMKilled (exit code 137)"
 
     def test_between_two_tries_it_goes_on_and_says_why_the_last_one_ended(self) -> None:
-        assert outcome_of({}, []) == FetchOutcome(CacheState.FETCHING)
-        assert outcome_of({"status": {}}, [pod('{"error": "cut"}')]) == FetchOutcome(CacheState.FETCHING, "cut")
+        assert outcome_of(job(), []) == FetchOutcome(CacheState.FETCHING)
+        assert outcome_of(job() | {"status": {}}, [pod('{"error": "cut"}')]) == FetchOutcome(CacheState.FETCHING, "cut")
         suspended = {"status": {"conditions": [{"type": "Failed", "status": "False"}]}}
-        assert outcome_of(suspended, []).state == CacheState.FETCHING
+        assert outcome_of(job() | suspended, []).state == CacheState.FETCHING
 
 
 def pending(*statuses: Json, node: str = "n", **status: Any) -> Json:

@@ -15,7 +15,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.core.messages import CacheObserved, CacheState
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Change, Kube, KubeError, Watcher
-from hotseat.kube.constants import EVENTS, GROUP, JOBS, MODEL, PODS, ClusterSettings
+from hotseat.kube.constants import EVENTS, FINGERPRINT, GROUP, JOBS, MODEL, PODS, ClusterSettings
 from hotseat.kube.containers import CannotMake, needs_fetch
 from hotseat.kube.jobs import (
     CONTAINER,
@@ -80,6 +80,9 @@ class JobFetcher:
         self._paths: dict[str, str] = {}  # by Job
         self._blocking_events: dict[str, BlockingEvent] = {}  # by Model
         self._stuck_since: dict[str, float] = {}  # by Model
+        # By Model: what `needs_fetch` has answered. It is asked for each status.
+        self._needs: dict[str, tuple[Model, ClusterSettings, bool]] = {}
+        self._refused: dict[str, str] = {}  # by Model: fingerprint of the Job that could not be created
         self._creating: set[str] = set()  # Models whose Jobs are being created
         self._observe: Callable[[CacheObserved], None] | None = None
         self._jobs = Watcher(kube, JOBS, namespace, self._object_changed, selector=MODEL)
@@ -99,10 +102,15 @@ class JobFetcher:
 
     def needs_fetch(self, model: Model) -> bool:
         """Whether a Job fetches the weights of MODEL, or pulls its images."""
+        settings, known = self._settings_for(model), self._needs.get(model.name)
+        if known is not None and known[0] is model and known[1] == settings:
+            return known[2]
         try:
-            return needs_job(model, self._settings_for(model))
+            needs = needs_job(model, settings)
         except (CannotMake, MergeError):
-            return False  # its start reports why
+            needs = False  # its start reports why
+        self._needs[model.name] = model, settings, needs
+        return needs
 
     def tell(self, model: Model) -> None:
         """Report the state of the weights of MODEL, now and whenever it changes."""
@@ -122,14 +130,22 @@ class JobFetcher:
     def reconcile(self) -> None:
         """Replace Jobs that differ from what their Models need now, because a Model or its Workspace has changed."""
         for model in list(self._models.values()):
-            if (found := self._jobs.named(job_name(model))) is not None:
-                try:
-                    wanted = job_of(model, self._settings_for(model), self._uids(model.name) or "")
-                except (CannotMake, MergeError):
-                    continue  # its condition says why
-                if wanted is not None and must_replace(found, wanted, done=self._is_done(found)):
-                    log.info("Job %s differs from what its Model needs, and is replaced", found["metadata"]["name"])
-                    self.fetch(model)
+            found, refused = self._jobs.named(job_name(model)), self._refused.get(model.name)
+            if found is None and refused is None:
+                continue
+            try:
+                wanted = job_of(model, self._settings_for(model), self._uids(model.name) or "")
+            except (CannotMake, MergeError):
+                continue  # its condition says why
+            if wanted is None:
+                continue
+            if found is None:
+                replace_it = refused != wanted["metadata"]["annotations"][FINGERPRINT]
+            else:
+                replace_it = must_replace(found, wanted, done=self._is_done(found))
+            if replace_it:
+                log.info("Job %s: its Model needs another one now", wanted["metadata"]["name"])
+                self.fetch(model)
 
     def close(self) -> None:
         """Report no more."""
@@ -154,6 +170,7 @@ class JobFetcher:
 
     def _create_job(self, model: Model) -> None:
         name = model.name
+        job: Json | None = None
         try:
             end = time.monotonic() + DELETE_TIMEOUT
             while not self._closed.is_set() and time.monotonic() < end:
@@ -166,6 +183,9 @@ class JobFetcher:
             self._set_state(name, CacheState.FAILED, f"the old Job {job_name(model)} is not deleted yet")
         except (KubeError, CannotMake, MergeError) as error:
             self._set_state(name, CacheState.FAILED, str(error))
+            self._refused[name] = job["metadata"]["annotations"][FINGERPRINT] if job is not None else ""
+        else:
+            self._refused.pop(name, None)
         finally:
             with self._lock:
                 self._creating.discard(name)
