@@ -17,11 +17,15 @@ class ClaimChange:
     patch: Json | None = None
 
 
-def claim_changes(wanted: Json, found: Json) -> Iterator[ClaimChange]:
-    """Yield how a claim differs from the wanted one, each change on its own, as the API server may refuse one of them."""
+def claim_changes(wanted: Json, found: Json, *, sized: bool) -> Iterator[ClaimChange]:
+    """Yield how a claim differs from the wanted one, each change on its own, as the API server may refuse one of them.
+
+    `sized`: the Model states a size. Else the size of the claim is left as it is.
+    """
     name = wanted["metadata"]["name"]
     yield from _owner(wanted, found)
-    yield from _size(name, wanted["spec"], found["spec"])
+    if sized:
+        yield from _size(name, wanted["spec"], found["spec"])
     for key, field in (("accessModes", "cache.accessMode"), ("storageClassName", "cache.storageClass")):
         if key in wanted["spec"] and wanted["spec"][key] != found["spec"].get(key):
             message = (

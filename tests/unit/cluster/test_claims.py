@@ -16,20 +16,24 @@ from tests.fake_kube import NS, FakeKube
 PATH = CLAIMS.path(NS, "qwen-cache")
 
 
-def claim(**cache: Any) -> Json:
+def model(**cache: Any) -> Model:
     spec = {"engine": "vllm", "source": "hf://o/r", "cache": cache}
-    made = claim_of(Model.model_validate({"metadata": {"name": "qwen"}, "spec": spec}), ClusterSettings("h", NS), "m-1")
+    return Model.model_validate({"metadata": {"name": "qwen"}, "spec": spec})
+
+
+def claim(**cache: Any) -> Json:
+    made = claim_of(model(**cache), ClusterSettings("h", NS), "m-1")
     assert made is not None
     return made
 
 
-def apply(kube: FakeKube, wanted: Json) -> tuple[list[tuple[str, str]], int]:
+def apply(kube: FakeKube, **cache: Any) -> tuple[list[tuple[str, str]], int]:
     """Apply a claim as the switcher does; give the problems of the Model, and how often it tries again."""
     retries: list[float] = []
     app: Any = SimpleNamespace(
         _kube=kube, namespace=NS, _claim_problems={}, _worker=SimpleNamespace(mark=retries.append)
     )
-    SwitcherApp._update_claim(app, wanted, kube.get(PATH))
+    SwitcherApp._update_claim(app, claim(**cache), kube.get(PATH), model(**cache))
     return app._claim_problems["qwen"], len(retries)
 
 
@@ -37,19 +41,19 @@ def test_retain_keeps_the_weights_of_a_model_that_is_deleted_later() -> None:
     kube = FakeKube()
     kube.put(PATH, claim(onDelete="Delete"))
     assert kube.get(PATH)["metadata"]["ownerReferences"]
-    assert apply(kube, claim(onDelete="Retain")) == ([], 0)
+    assert apply(kube, onDelete="Retain") == ([], 0)
     assert "ownerReferences" not in kube.get(PATH)["metadata"]
-    apply(kube, claim(onDelete="Delete"))
+    apply(kube, onDelete="Delete")
     assert [each["uid"] for each in kube.get(PATH)["metadata"]["ownerReferences"]] == ["m-1"]
     calls = len(kube.calls)
-    apply(kube, claim(onDelete="Delete"))
+    apply(kube, onDelete="Delete")
     assert len(kube.calls) == calls, "nothing has changed"
 
 
 def test_a_larger_size_is_requested() -> None:
     kube = FakeKube()
     kube.put(PATH, claim(size="10Gi"))
-    assert apply(kube, claim(size="20Gi")) == ([], 0)
+    assert apply(kube, size="20Gi") == ([], 0)
     assert kube.get(PATH)["spec"]["resources"]["requests"]["storage"] == "20Gi"
 
 
@@ -65,7 +69,7 @@ def test_what_is_refused_is_a_condition_and_keeps_nothing_else_back() -> None:
         return merge(path, body)
 
     kube.merge = refuse_size  # type: ignore[method-assign]
-    problems, retries = apply(kube, claim(size="20Gi"))
+    problems, retries = apply(kube, size="20Gi")
     assert "ownerReferences" not in kube.get(PATH)["metadata"]
     assert retries == 0, "it is tried again when something changes, or with the next resync"
     [(reason, message)] = problems
@@ -94,5 +98,5 @@ def test_an_api_server_that_is_away_is_asked_again() -> None:
     app: Any = SimpleNamespace(
         _kube=kube, namespace=NS, _claim_problems={}, _worker=SimpleNamespace(mark=retries.append)
     )
-    SwitcherApp._update_claim(app, claim(), there)
+    SwitcherApp._update_claim(app, claim(), there, model())
     assert len(retries) == 1

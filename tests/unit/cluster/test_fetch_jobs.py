@@ -215,6 +215,7 @@ def test_one_that_is_done_stays_and_is_told_again(home: Home) -> None:
 def test_another_image_is_pulled_though_the_weights_are_there(home: Home) -> None:
     home.complete(home.fetch(model(image="llama:1")))
     home.fetcher.tell(model(image="llama:2"))
+    assert home.state is CacheState.ABSENT, "it does not count as ready to load"
     home.fetcher.reconcile()
     await_true(lambda: home.deletions() == 1)
     await_true(lambda: home.state is CacheState.FETCHING)

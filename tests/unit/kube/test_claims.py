@@ -29,7 +29,7 @@ def found(*owners: Json, **cache: object) -> Json:
 
 
 def patches(wanted: Json, there: Json) -> list[Json | None]:
-    return [change.patch for change in claim_changes(wanted, there)]
+    return [change.patch for change in claim_changes(wanted, there, sized=True)]
 
 
 def test_the_same_changes_nothing() -> None:
@@ -63,13 +63,18 @@ def test_an_owner_that_was_deleted_and_created_again_is_the_new_one() -> None:
 
 def test_a_larger_size_is_requested_and_a_smaller_one_is_impossible() -> None:
     assert patches(claim(size="20Gi"), found()) == [{"spec": {"resources": {"requests": {"storage": "20Gi"}}}}]
-    [change] = claim_changes(claim(size="5Gi"), found())
+    [change] = claim_changes(claim(size="5Gi"), found(), sized=True)
     assert (change.patch, change.reason) == (None, "ClaimCannotShrink")
     assert "qwen-cache has 10Gi" in change.message
 
 
+def test_a_size_that_the_model_does_not_state_is_left_as_it_is() -> None:
+    for size in ("10Gi", "100Gi"):
+        assert list(claim_changes(claim(size=None), found(size=size), sized=False)) == []
+
+
 def test_what_is_immutable_is_said() -> None:
-    mode, name = claim_changes(claim(accessMode="ReadWriteMany", storageClass="fast"), found())
+    mode, name = claim_changes(claim(accessMode="ReadWriteMany", storageClass="fast"), found(), sized=True)
     assert (mode.reason, name.reason, mode.patch, name.patch) == (
         "ClaimFieldImmutable",
         "ClaimFieldImmutable",

@@ -210,7 +210,7 @@ class SwitcherApp:
         self._read_documents()
         for each in self._documents.models.values():
             for item in each.objects:
-                self._apply_object(item)
+                self._apply_object(item, each.model)
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._fetcher.reconcile()
         self._apply_workspaces()
@@ -258,12 +258,12 @@ class SwitcherApp:
             on_step=self._status_writer.mark,
         )
 
-    def _apply_object(self, item: Json) -> None:
+    def _apply_object(self, item: Json, model: Model) -> None:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
         name = item["metadata"]["name"]
         found = watcher.named(name)
         if found is not None and resource is CLAIMS:
-            self._update_claim(item, found)
+            self._update_claim(item, found, model)
             return
         if found is not None and ("deletionTimestamp" in found["metadata"] or not drifted(item, found)):
             return
@@ -274,10 +274,12 @@ class SwitcherApp:
             log.warning("%s %s: %s", item["kind"], name, error)
             self._worker.mark(RETRY)
 
-    def _update_claim(self, wanted: Json, found: Json) -> None:
+    def _update_claim(self, wanted: Json, found: Json, model: Model) -> None:
         """Apply what has changed of a claim that exists. What is refused is a condition of the Model."""
-        model, name, problems = wanted["metadata"]["labels"][MODEL], wanted["metadata"]["name"], []
-        for change in claim_changes(wanted, found) if "deletionTimestamp" not in found["metadata"] else ():
+        name, problems = wanted["metadata"]["name"], []
+        if "deletionTimestamp" in found["metadata"]:
+            return
+        for change in claim_changes(wanted, found, sized=model.spec.cache.size is not None):
             if change.patch is None:
                 problems.append((change.reason, change.message))
                 continue
@@ -289,7 +291,7 @@ class SwitcherApp:
                 problems.append((change.reason, f"{change.message} cannot be applied to the claim {name}: {error}"))
                 if error.status in (0, CONFLICT):
                     self._worker.mark(RETRY)
-        self._claim_problems[model] = problems
+        self._claim_problems[model.name] = problems
 
     def _settle(self) -> None:
         uids = [

@@ -131,21 +131,25 @@ class JobFetcher:
         """Replace Jobs that differ from what their Models need now, because a Model or its Workspace has changed."""
         for model in list(self._models.values()):
             found, refused = self._jobs.named(job_name(model)), self._refused.get(model.name)
-            if found is None and refused is None:
-                continue
-            try:
-                wanted = job_of(model, self._settings_for(model), self._uids(model.name) or "")
-            except (CannotMake, MergeError):
-                continue  # its condition says why
-            if wanted is None:
-                continue
             if found is None:
-                replace_it = refused != wanted["metadata"]["annotations"][FINGERPRINT]
+                wanted = None if refused is None else self._wanted(model)
+                needed = wanted is not None and wanted["metadata"]["annotations"][FINGERPRINT] != refused
             else:
-                replace_it = must_replace(found, wanted, done=self._is_done(found))
-            if replace_it:
-                log.info("Job %s: its Model needs another one now", wanted["metadata"]["name"])
+                needed = self._is_outdated(model, found)
+            if needed:
+                log.info("Job %s: its Model needs another one now", job_name(model))
                 self.fetch(model)
+
+    def _wanted(self, model: Model) -> Json | None:
+        """Return the Job that a Model needs now; None if it needs none, or is invalid, which its condition says."""
+        try:
+            return job_of(model, self._settings_for(model), self._uids(model.name) or "")
+        except (CannotMake, MergeError):
+            return None
+
+    def _is_outdated(self, model: Model, job: Json) -> bool:
+        wanted = self._wanted(model)
+        return wanted is not None and must_replace(job, wanted, done=self._is_done(job))
 
     def close(self) -> None:
         """Report no more."""
@@ -253,6 +257,8 @@ class JobFetcher:
             self._set_state(model.name, outcome.state, outcome.message)
         elif path is None and fetches(job):
             self._set_state(model.name, CacheState.ABSENT, "the location of the weights is no longer known")
+        elif self._is_outdated(model, job):
+            self._set_state(model.name, CacheState.ABSENT, "the volume or the image is another")
         else:
             if path is not None and self._paths.get(name) != path:
                 self._paths[name] = path
