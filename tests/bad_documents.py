@@ -47,6 +47,19 @@ BAD: dict[str, tuple[Json, str, str]] = {
     "value of an enum": (model(lifecycle={"release": "Parc"}), "spec.lifecycle.release", "supported values"),
     "value in a list": (model(capabilities=["embeddings"]), "spec.capabilities[0]", "supported values"),
     "value of onDelete": (model(cache={"onDelete": "Keep"}), "spec.cache.onDelete", "supported values"),
+    "value of accessMode": (model(cache={"accessMode": "ReadOnlyMany"}), "spec.cache.accessMode", "supported values"),
+    "field of a placement": (workspace(placement={"nodes": []}), "spec.placement.nodes", 'unknown field "spec.placement.nodes"'),
+    "field of a toleration": (
+        workspace(placement={"tolerations": [{"kye": "a"}]}), "spec.placement.tolerations[0].kye", 'unknown field "spec.placement.tolerations[0].kye"'
+    ),
+    "effect of a toleration": (
+        workspace(placement={"tolerations": [{"effect": "NoSchedul"}]}), "spec.placement.tolerations[0].effect", "supported values"
+    ),
+    "label of a node": (
+        workspace(placement={"nodeSelector": {"gpu": True}}), "spec.placement.nodeSelector.gpu", "must be of type string"
+    ),
+    "GPU resource": (workspace(placement={"resourceName": "gpu"}), "spec.placement.resourceName", "should match"),
+    "runtime class": (workspace(placement={"runtimeClassName": "A"}), "spec.placement.runtimeClassName", "should match"),
     "value of fetchBy": (model(cache={"fetchBy": "job"}), "spec.cache.fetchBy", "supported values"),
     "value of runtime": (workspace(runtime="Keda"), "spec.runtime", "supported values"),
     # What is missing.
@@ -357,6 +370,15 @@ GOOD: dict[str, Json] = {
     "fallback": model(fallback={"model": "other", "when": ["Failed"], "after": "0s"}),
     "fallback that is put off": model(fallback={"model": "other", "when": []}),
     "workspace": workspace(capacity={"gpus": 2, "acceleratorMemory": "80Gi"}, policy={"maxWait": "1m"}),
+    "placement": workspace(
+        placement={
+            "nodeSelector": {"pool": "gpu"},
+            "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}],
+            "affinity": {"nodeAffinity": {"any": [1]}},
+            "runtimeClassName": "nvidia",
+            "resourceName": "nvidia.com/mig-3g.40gb",
+        }
+    ),
     "GPUs by name": workspace(capacity={"gpus": 2, "devices": ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"]}),
     "replicas": model(scheduling={"replicas": 3}, concurrency=4),
     "workspace of empty groups": workspace(groups=[{"name": "g"}, {"name": "h", "swap": False, "members": []}]),

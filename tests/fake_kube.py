@@ -15,10 +15,13 @@ from hotseat.api.types import Json
 from hotseat.kube.client import CONFLICT, NOT_FOUND, KubeError
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
+    CLAIMS,
     CLASS_ANNOTATION,
     DEPLOYMENT,
     DEPLOYMENTS,
+    EVENTS,
     FINGERPRINT,
+    JOBS,
     MODEL,
     NODES,
     POD_AUTOSCALERS,
@@ -69,7 +72,7 @@ class FakeKube:
             if path in self.objects:
                 return copy.deepcopy(self.objects[path])
             if path.rpartition("/")[2] not in {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects} | {
-                r.plural for r in (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS)
+                r.plural for r in (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS, JOBS, EVENTS, CLAIMS)
             } | {"serverlessservices"}:
                 raise KubeError(NOT_FOUND, f"{path} not found")
             items = [

@@ -32,6 +32,7 @@ from hotseat.kube.constants import (
     Resource,
 )
 from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.runtimes.kubernetes import instance as runtime_instance
 from tests.fakes import Observations
 from tests.knative_home import NoFetcher
 
@@ -173,7 +174,10 @@ def test_the_next_switcher_adopts_what_runs(kube: Kube, namespace: str, home: Ho
     home.runtime._instances.remove(home.runtime._instances.all()[0])  # it is not the first one's any more
 
 
-def test_failures_are_found_within_seconds_and_leave_the_seat(kube: Kube, namespace: str, home: Home) -> None:
+def test_failures_are_found_within_seconds_and_leave_the_seat(
+    kube: Kube, namespace: str, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_instance, "PULL_TIMEOUT", 5.0)
     for name, reason in (("broken", "ExitedWhileLoading"), ("imageless", "ImagePull")):
         began = time.monotonic()
         home.runtime.start(Start(name, f"default/{name}@20", 20))

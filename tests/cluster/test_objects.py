@@ -153,7 +153,8 @@ def test_what_a_model_becomes_can_be_merged_over_and_goes_with_it(hotseat: Hotse
     wait_until(lambda: hotseat.is_ready("kept") and hotseat.is_ready("dropped"), 60, "their services")
     spec = hotseat.get("ksvc", "kept")["spec"]["template"]["spec"]
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
-    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    taint = {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}, *([taint] if GPU_RESOURCE else [])]
     (container,) = spec["containers"]
     assert container["resources"]["limits"] == {"memory": "300Mi", **({GPU_RESOURCE: "2"} if GPU_RESOURCE else {})}
     assert container["resources"]["requests"]["memory"] == "100Mi"

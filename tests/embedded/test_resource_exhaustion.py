@@ -136,7 +136,9 @@ def _removed(group: Path) -> bool:
 
 def test_without_threads_what_does_not_fit_is_refused_and_the_end_is_orderly(tasks: Path, up: Up) -> None:
     hotseat = up(model("a"), model("b"))
-    hotseat.expected_errors = ["statistics: cannot start a thread"]  # they are written at the next change, or at the end
+    hotseat.expected_errors = [
+        "statistics: cannot start a thread"
+    ]  # they are written at the next change, or at the end
     hotseat.ask("a")
     worker = psutil.Process(hotseat.worker())
     (tasks / "cgroup.procs").write_text(str(worker.pid))

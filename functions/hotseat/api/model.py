@@ -127,11 +127,26 @@ class WhileAbsent(StrEnum):
     WAIT = "Wait"
 
 
+class AccessMode(StrEnum):
+    """Which nodes and pods can mount a PersistentVolumeClaim."""
+
+    READ_WRITE_ONCE = "ReadWriteOnce"
+    READ_WRITE_MANY = "ReadWriteMany"
+    READ_WRITE_ONCE_POD = "ReadWriteOncePod"
+
+
 class Cache(Document):
     """Where weights are stored."""
 
-    size: Bytes | None = Field(default=None, description="Size of the PersistentVolumeClaim that hotseat creates.")
+    size: Bytes | None = Field(
+        default=None, description="Size of the PersistentVolumeClaim that hotseat creates. A larger size expands it."
+    )
     storage_class: str | None = Field(default=None, description="Storage class of that claim.")
+    access_mode: AccessMode = Field(
+        default=AccessMode.READ_WRITE_ONCE,
+        description="Access mode of that claim. With ReadWriteOnce, the pods of the Model run on the node, or in "
+        "the zone, of the volume. ReadWriteMany lets them run on any node.",
+    )
     existing_claim: ObjectName | None = Field(
         default=None, description="Existing PersistentVolumeClaim to use. Excludes size and storageClass."
     )

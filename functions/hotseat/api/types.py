@@ -22,6 +22,8 @@ PATH_PATTERN = r"^/"
 TARGET_PATTERN = r"^/[!-~]*$"
 URL_PATTERN = r"^https?://[^/]+"
 HEADER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
+# An extended resource: a domain and a name.
+RESOURCE_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
 
 def _cron_field(value: str) -> str:
@@ -54,6 +56,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     "JAN-DEC), day of week (0-7 or SUN-SAT); each *, a value, a range 1-5, a step */2, or a list of those",
     ZONE_PATTERN: "a name of the tz database such as Europe/Berlin",
     DEVICE_PATTERN: "a number or a UUID of a GPU",
+    RESOURCE_PATTERN: "an extended resource, DOMAIN/NAME, such as nvidia.com/gpu",
     URL_PATTERN: "a URL that begins with http:// or https:// and names a host",
 }
 

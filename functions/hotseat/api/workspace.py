@@ -1,11 +1,21 @@
 """The document Workspace: how an accelerator is shared. Pure."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from hotseat.api.types import API_VERSION, HEADER_PATTERN, DeviceName, Document, Metadata, ModelName, Name
+from hotseat.api.types import (
+    API_VERSION,
+    HEADER_PATTERN,
+    RESOURCE_PATTERN,
+    DeviceName,
+    Document,
+    Metadata,
+    ModelName,
+    Name,
+    ObjectName,
+)
 from hotseat.api.units import AutoDuration, Bytes, Duration
 
 DEFAULT_WORKSPACE = "default"
@@ -54,6 +64,51 @@ class CapacitySpec(Document):
         if doubled := sorted({name for name in devices if devices.count(name) > 1}):
             raise ValueError(f"devices names {', '.join(doubled)} twice")
         return devices
+
+
+class TolerationOperator(StrEnum):
+    """How the key and value of a toleration are compared with those of a taint."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to pods without a toleration."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class Toleration(Document):
+    """A toleration of a pod, as in Kubernetes."""
+
+    key: str | None = Field(default=None, description="Key of the taint. Unset: all taints (operator Exists).")
+    operator: TolerationOperator | None = Field(default=None, description="Exists or Equal. Unset: Equal.")
+    value: str | None = Field(default=None, description="Value of the taint.")
+    effect: TaintEffect | None = Field(default=None, description="Effect of the taint. Unset: all effects.")
+    toleration_seconds: int | None = Field(
+        default=None, description="Time until the pod is evicted (effect NoExecute). Unset: never."
+    )
+
+
+class PodPlacement(Document):
+    """Where the pods of Models may run (cluster). It applies to engines and to the Jobs that fetch their weights."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a node must have.")
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Taints that the pods tolerate. The taint named like the GPU resource, with the effect "
+        "NoSchedule, is always tolerated by Models with GPUs.",
+    )
+    affinity: dict[str, Any] = Field(default_factory=dict, description="Affinity, as in the spec of a pod.")
+    runtime_class_name: ObjectName | None = Field(default=None, description="RuntimeClass of the pods.")
+    resource_name: Annotated[str, Field(pattern=RESOURCE_PATTERN, max_length=253)] | None = Field(
+        default=None,
+        description="Extended resource that stands for a GPU of this Workspace, such as nvidia.com/mig-3g.40gb. "
+        "Unset: HOTSEAT_GPU_RESOURCE of the switcher.",
+    )
 
 
 class QueueSpec(Document):
@@ -145,6 +200,7 @@ class WorkspaceSpec(Document):
         "made once and kept in status.runtime. A change releases what is resident first, and keeps the caches. "
         "No meaning on one machine.",
     )
+    placement: PodPlacement = PodPlacement()
     default_model: str | None = Field(
         default=None, description="Model that answers requests which name none, by any name of it."
     )

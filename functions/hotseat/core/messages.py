@@ -214,12 +214,16 @@ RuntimeCommand = Fetch | Start | Stop | Park | Wake
 # What a runtime observes ----------------------------------------------------------------------------------------------
 
 
+FETCH_FAILED = "FetchFailed"  # default reason of CacheObserved
+
+
 @dataclass(frozen=True, slots=True)
 class CacheObserved:
     """The state of the weights of a Model. `done` and `total` are bytes, where known.
 
     FAILED means that no load can begin: for the weights, or for a `reason` of its own, such as an
-    engine that is not installed.
+    engine that is not installed. FETCHING with a `reason` of its own means that the fetch cannot
+    run at present.
     """
 
     now: float
@@ -228,7 +232,7 @@ class CacheObserved:
     message: str = ""
     done: int | None = None
     total: int | None = None
-    reason: str = "FetchFailed"
+    reason: str = FETCH_FAILED
 
 
 @dataclass(frozen=True, slots=True)

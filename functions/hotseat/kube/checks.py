@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from pydantic import ValidationError
+
+from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_duration
+from hotseat.api.workspace import DEFAULT_WORKSPACE
 from hotseat.kube.components import API_KEY_SECRET, SETTINGS_MAP, Component
-from hotseat.kube.constants import GROUP, VERSION
+from hotseat.kube.constants import GROUP, VERSION, ClusterSettings
+from hotseat.kube.containers import cpu_image
 from hotseat.kube.pods import condition
 
 NVIDIA: Final = "nvidia.com/gpu"
@@ -22,6 +27,7 @@ EVENTING: Final = "knative-eventing"
 KUBERNETES_FROM: Final = (1, 29)  # the first version with stable CEL rules in CRDs
 KNATIVE_FROM: Final = (1, 18)  # the oldest tested version
 
+LLAMACPP_IMAGE: Final = "ghcr.io/ggml-org/llama.cpp:server-cuda"
 INSTALL: Final = "kubectl apply -k knative/"
 _KNATIVE_HELP = "https://knative.dev/docs/install/yaml-install/"
 _EXPOSED: Final = ("LoadBalancer", "NodePort")  # types of core Services
@@ -269,10 +275,9 @@ def gpus(resource: str, nodes: Sequence[Json], workspaces: Sequence[Json], model
     )
     others = sorted({name for name in _GPUS if name != resource for node in usable if _allocatable(node, name)})
     if not there and others:
-        why = "Models request the resource that is configured in the switcher"
-        return wrong(
-            "GPUs", f"{seen}; there is {others[0]}", why, f"set HOTSEAT_GPU_RESOURCE={others[0]} on the switcher"
-        )
+        why = "Models request the resource that is configured in their Workspace or in the switcher"
+        do = f"set HOTSEAT_GPU_RESOURCE={others[0]} on the switcher, or spec.placement.resourceName of the Workspaces"
+        return wrong("GPUs", f"{seen}; there is {others[0]}", why, do)
     if claimed > there:
         why = "a Model that claims more than the nodes have stays Pending until its start fails"
         do = f"lower spec.capacity.gpus of the Workspaces, or check that the device plugin runs: {command}"
@@ -286,6 +291,77 @@ def gpus(resource: str, nodes: Sequence[Json], workspaces: Sequence[Json], model
             "GPUs", "none", "Models with resources.gpus above 0 stay Pending", f"install a device plugin: {command}"
         )
     return ok("GPUs", seen)
+
+
+def images_without_gpu(image: str, models: Iterable[Json]) -> Iterator[Finding]:
+    """Check Models with GPUs whose engine runs in hotseat's own image."""
+    for each in models:
+        try:
+            model = Model.model_validate({"metadata": {"name": each["metadata"]["name"]}, "spec": each["spec"]})
+        except ValidationError:
+            continue  # another version's
+        if seen := cpu_image(model, ClusterSettings(image, "")):
+            why = "its GPUs are reserved and not used"
+            remedy = f"set spec.image of the Model, for example {LLAMACPP_IMAGE}"
+            yield advice(f"Model {model.name}", seen, why, remedy)
+
+
+def by_gpu_resource(
+    workspaces: Sequence[Json], models: Sequence[Json], default: str
+) -> dict[str, tuple[list[Json], list[Json]]]:
+    """Return the Workspaces and Models by the extended resource that stands for their GPUs."""
+    resources = {
+        _key(each, each["metadata"]["name"]): (each["spec"].get("placement") or {}).get("resourceName") or default
+        for each in workspaces
+    }
+    found: dict[str, tuple[list[Json], list[Json]]] = {name: ([], []) for name in resources.values() or (default,)}
+    for each in workspaces:
+        found[resources[_key(each, each["metadata"]["name"])]][0].append(each)
+    for each in models:
+        found.setdefault(resources.get(_key(each, _workspace(each, workspaces)), default), ([], []))[1].append(each)
+    return found
+
+
+def _key(item: Json, name: str) -> tuple[str | None, str]:
+    return item["metadata"].get("namespace"), name
+
+
+def _workspace(model: Json, workspaces: Sequence[Json]) -> str:
+    """Return the Workspace of a Model: the stated one, the only one of its namespace, or `default`."""
+    there = [each["metadata"]["name"] for each in workspaces if _key(each, "") == _key(model, "")]
+    return str(model["spec"].get("workspace") or (there[0] if len(there) == 1 else DEFAULT_WORKSPACE))
+
+
+def placement(
+    nodes: Sequence[Json], resource: str, workspaces: Sequence[Json], models: Sequence[Json]
+) -> Iterator[Finding]:
+    """Check that the weights of Models land on nodes with GPUs, where a volume is bound to the node of the fetch."""
+    usable = [node for node in nodes if _usable(node)]
+    if all(_allocatable(node, resource) for node in usable) or not any(_allocatable(node, resource) for node in usable):
+        return
+    placed = {
+        _key(each, each["metadata"]["name"])
+        for each in workspaces
+        if {"nodeSelector", "affinity"} & (each["spec"].get("placement") or {}).keys()
+    }
+    loose = [
+        each["metadata"]["name"]
+        for each in models
+        if _has_claim(each)
+        and _key(each, _workspace(each, workspaces)) not in placed
+        and (each["spec"].get("resources") or {}).get("gpus", 1)
+        and (each["spec"].get("cache") or {}).get("accessMode") != "ReadWriteMany"
+        and not {"nodeSelector", "affinity"} & set(_pod_fields(each))
+    ]
+    if loose:
+        seen = f"not every node has {resource}, and nothing says where the weights of {', '.join(loose)} are fetched"
+        why = "a volume can be bound to a node or zone without GPUs, where the engine never starts"
+        yield advice(
+            "placement",
+            seen,
+            why,
+            "set spec.placement.nodeSelector of the Workspace, or cache.accessMode: ReadWriteMany",
+        )
 
 
 def _allocatable(node: Json, resource: str) -> int:
@@ -352,18 +428,22 @@ def _feature(name: str, why: str, *, advisory: bool = False) -> Setting:
     return Setting("config-features", f"kubernetes.podspec-{name}", "disabled", "enabled", why, good, advisory)
 
 
-def settings(models: Sequence[Json], images: Sequence[str] = ()) -> Iterator[Setting]:
-    """Yield the settings that Models and the images of hotseat need. Those that no Model uses are advisory."""
+def settings(models: Sequence[Json], images: Sequence[str] = (), workspaces: Sequence[Json] = ()) -> Iterator[Setting]:
+    """Yield the settings that Models and the images of hotseat need. Those that nothing uses are advisory."""
     used = {field for model in models for field in _pod_fields(model)}
+    used |= {field for workspace in workspaces for field in workspace["spec"].get("placement") or {}}
+    if any(_has_claim(model) for model in models):
+        used.add("securityContext")
     yield _feature("persistent-volume-claim", "Models store their weights on a volume")
     yield _feature("persistent-volume-write", "engines write into their cache: compiled kernels, lock files")
     yield _feature("nodeselector", "pods of a Model must be scheduled to nodes with the right GPU")
     yield _feature("tolerations", "nodes with GPUs are often tainted")
     yield _feature("runtimeclassname", "some clusters offer GPUs only to the runtime class nvidia")
     yield _feature("init-containers", "a pod template may run init containers before its engine")
-    why = "fsGroup makes a volume writable for an engine that is not root"
+    why = "fsGroup makes the claim of a Model writable for its engine, which is not root; without it its Service is refused"
     yield _feature("securitycontext", why, advisory="securityContext" not in used)
-    yield _feature("affinity", "a pod template may select nodes by affinity", advisory="affinity" not in used)
+    why = "a placement or a pod template may select nodes by affinity"
+    yield _feature("affinity", why, advisory="affinity" not in used)
     why = "Models start at zero pods, and are loaded only when it is their turn"
     yield Setting("config-autoscaler", "allow-zero-initial-scale", "false", "true", why, _is_true)
     why = f"the router requests {MAX_REQUEST_TIME} seconds, so that long streams and queued requests are not cut"
@@ -419,6 +499,14 @@ def _is_true(value: str) -> bool:
 
 def _pod_fields(model: Json) -> Sequence[str]:
     return list(((model["spec"].get("podTemplate") or {}).get("spec") or {}).keys())
+
+
+def _has_claim(model: Json) -> bool:
+    """Whether the engine of a Model mounts a claim for its cache, as far as its fields tell."""
+    spec = model["spec"]
+    cache = spec.get("cache") or {}
+    remote = "://" in (spec.get("source") or "") and not spec["source"].startswith(("file://", "pvc://"))
+    return remote or any(cache.get(key) is not None for key in ("size", "storageClass", "existingClaim"))
 
 
 def _tag_resolving(images: Sequence[str]) -> Setting:

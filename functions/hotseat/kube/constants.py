@@ -1,7 +1,9 @@
 """Labels, annotations, kinds of objects, and paths and variables of containers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+
+from hotseat.api.workspace import PodPlacement
 
 GROUP: Final = "hotseat.dev"
 VERSION: Final = "v1alpha1"
@@ -83,7 +85,7 @@ WEIGHTS_VARIABLE: Final = "HOTSEAT_WEIGHTS"  # path of weights outside of the ca
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Settings of one switcher."""
+    """Settings of one switcher, or of one Workspace of it (`hotseat.kube.placement.in_workspace`)."""
 
     image: str  # of hotseat itself
     namespace: str
@@ -94,3 +96,4 @@ class ClusterSettings:
     request_timeout: int = 3600  # seconds that a request may take; at most Knative's max-revision-timeout-seconds
     progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
     fetch_environment: str = ""  # ConfigMap whose values are environment variables of fetch Jobs; need not exist
+    placement: PodPlacement = field(default_factory=PodPlacement)

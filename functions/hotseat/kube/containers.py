@@ -34,6 +34,10 @@ OWN_COMMAND: Final = ("python3", "-P", "-m", "hotseat.kube.engine_entrypoint")
 IMAGES: Final[Mapping[str, str]] = {"vllm": vllm.IMAGE}
 # Engines that can run in images without hotseat, because their command is made here.
 _WITHOUT_HOTSEAT: Final = ("custom", "llamacpp", "vllm")
+# Engines that use no GPU in any image.
+_WITHOUT_GPU: Final = ("external", "mock")
+# Words in the names of images for GPUs, such as hotseat:1.0-cuda.
+_GPU_WORDS: Final = ("cuda", "rocm", "vulkan", "musa", "sycl", "intel", "xpu", "gpu")
 # Ports of Knative's sidecar. Knative rejects containers with one of them.
 SIDECAR_PORTS: Final = frozenset({8008, 8012, 8013, 8022, 8112, 9090, 9091})
 _MAX_CONCURRENCY: Final = 1000  # of Knative; the router enforces the Model's own limit in any case
@@ -94,6 +98,32 @@ def program_of(model: Model, settings: ClusterSettings, weights: str | None) -> 
     except EngineError as problem:
         raise CannotMake(str(problem)) from problem
     return Program(image, port, health_path, own=False, command=command, args=args, env=_CACHES)
+
+
+def cpu_image(model: Model, settings: ClusterSettings) -> str:
+    """Return why the engine of a Model with GPUs computes on the CPU, or "" if it does not, as far as its image's name tells."""
+    spec = model.spec
+    own = spec.image is None and spec.engine not in IMAGES and not _engine_image(model)
+    if not own or spec.engine in _WITHOUT_GPU or not spec.resources.gpus or not settings.gpu_resource:
+        return ""
+    return cpu_image_message(spec.engine, spec.resources.gpus, settings.image)
+
+
+def cpu_image_message(engine: str, gpus: int, image: str) -> str:
+    """Return what is wrong with an engine with GPUs in hotseat's own image, or "" if that image is for GPUs by its name."""
+    tag = image.partition("@")[0].rpartition("/")[2].lower()
+    if any(word in tag for word in _GPU_WORDS):
+        return ""
+    return (
+        f"engine {engine} has no image of its own, so it runs in {image}, which computes on the CPU, but it reserves {gpus} "
+        "GPUs: set spec.image to an image for GPUs, or resources.gpus to 0"
+    )
+
+
+def _engine_image(model: Model) -> str | None:
+    """Return the image of the engine in the podTemplate, if it has one."""
+    containers = ((model.spec.pod_template or {}).get("spec") or {}).get("containers") or []
+    return next((each.get("image") for each in containers if each.get("name") == CONTAINER), None)
 
 
 def weights_path(model: Model, weights: str | None) -> str | None:

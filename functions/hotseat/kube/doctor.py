@@ -69,6 +69,7 @@ class Doctor:
             ("client keys", self._client_keys),
             ("admin routes", self._admin_routes),
             ("GPUs", self._gpus),
+            ("images of engines", self._images_without_gpu),
         ]
         for subject, check in subjects:
             found += self._run(subject, check)
@@ -102,7 +103,7 @@ class Doctor:
 
     def _settings(self) -> Iterator[Finding]:
         configs: dict[str, Json | None] = {}
-        for setting in settings(self._models(), self._images()):
+        for setting in settings(self._models(), self._images(), self._workspaces()):
             name = setting.config
             if name not in configs:
                 configs[name] = self._kube.find(CONFIG_MAPS.path(SERVING, name))
@@ -127,9 +128,19 @@ class Doctor:
     def _gpus(self) -> Iterator[Finding]:
         switcher = self._components.get(SWITCHER)
         resource = switcher.variable("HOTSEAT_GPU_RESOURCE", checks.NVIDIA) if switcher else checks.NVIDIA
-        if resource:  # else pods request no GPUs
-            nodes = self._kube.get(NODES.path())["items"]
-            yield checks.gpus(resource, nodes, self._items(WORKSPACES), self._items(MODELS))
+        nodes = self._kube.get(NODES.path())["items"]
+        workspaces, models = self._items(WORKSPACES), self._items(MODELS)
+        by_resource = checks.by_gpu_resource(workspaces, models, resource)
+        for name, (sharing, claiming) in by_resource.items():
+            if name:  # else pods request no GPUs
+                yield checks.gpus(name, nodes, sharing, claiming)
+                yield from checks.placement(nodes, name, sharing, claiming)
+
+    def _images_without_gpu(self) -> Iterator[Finding]:
+        switcher = self._components.get(SWITCHER)
+        if switcher is not None and switcher.variable("HOTSEAT_GPU_RESOURCE", checks.NVIDIA):
+            image = switcher.variable("HOTSEAT_IMAGE", "") or next(iter(switcher.images), "")
+            yield from checks.images_without_gpu(image, self._models())
 
     def _broker(self) -> Iterator[Finding]:
         yield checks.broker(self._items(BROKERS, self._namespace), self._namespace)
@@ -188,8 +199,15 @@ class Doctor:
 
     def _models(self) -> list[Json]:
         """Return the Models; none if they may not be read, because their checks are possible without them."""
+        return self._items_if_allowed(MODELS)
+
+    def _workspaces(self) -> list[Json]:
+        """Return the Workspaces; none if they may not be read."""
+        return self._items_if_allowed(WORKSPACES)
+
+    def _items_if_allowed(self, resource: Resource) -> list[Json]:
         try:
-            return self._items(MODELS)
+            return self._items(resource)
         except KubeError as error:
             if error.status in _FORBIDDEN:
                 return []

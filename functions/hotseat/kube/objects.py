@@ -38,6 +38,7 @@ from hotseat.kube.containers import (
     container_of,
     program_of,
 )
+from hotseat.kube.placement import placement_fields, tolerate_gpu_taint
 
 # Lists whose elements are merged, and the field by which. All other lists are atomic, as in
 # Kubernetes' own types.
@@ -162,7 +163,8 @@ def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
     if name is None or model.spec.cache.existing_claim:
         return None
     size = model.spec.cache.size if model.spec.cache.size is not None else settings.cache_size
-    spec: Json = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": bytes_quantity(size)}}}
+    modes = [model.spec.cache.access_mode.value]
+    spec: Json = {"accessModes": modes, "resources": {"requests": {"storage": bytes_quantity(size)}}}
     if storage_class := model.spec.cache.storage_class or settings.storage_class:
         spec["storageClassName"] = storage_class
     claim = _object(CLAIMS.api, CLAIMS.kind, name, model, settings)
@@ -228,12 +230,33 @@ def headless_service_of(model: Model, settings: ClusterSettings, uid: str) -> Js
     return {**service, "spec": {"clusterIP": "None", "selector": {DEPLOYMENT: model.name}, "ports": [port]}}
 
 
+def foreign_images(model: Model, settings: ClusterSettings) -> list[str]:
+    """Return the images of a Model's pods that are not hotseat's own, in a fixed order.
+
+    Raise CannotMake or MergeError if the Model is invalid.
+    """
+    if model.spec.url is not None:
+        return []
+    pod = _template(model, settings, program_of(model, settings, None))["spec"]
+    containers = [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]
+    images = dict.fromkeys(str(each["image"]) for each in containers if each.get("image"))
+    return sorted(image for image in images if image != settings.image)
+
+
 def cache_volume(model: Model) -> Json:
     """Return the volume of the cache: its claim, or a directory that is deleted with the pod."""
     claim = claim_name(model)
     if claim is None:
         return {"name": "cache", "emptyDir": {}}
     return {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
+
+
+def weights_volume(model: Model) -> list[Json]:
+    """Return the volume of a pvc:// source; empty for other sources."""
+    if not model.spec.source or not model.spec.source.startswith("pvc://"):
+        return []
+    claim = model.spec.source.removeprefix("pvc://").partition("/")[0]
+    return [{"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
 
 
 def pull_secrets(model: Model, settings: ClusterSettings) -> list[Json]:
@@ -301,11 +324,16 @@ def _template(model: Model, settings: ClusterSettings, program: Program) -> Json
         "automountServiceAccountToken": False,
         "containers": [container_of(model, program, settings, mounts)],
         "volumes": volumes,
+        **placement_fields(settings),
     }
+    if claim_name(model) is not None:
+        # A new volume belongs to root. Knative does not allow fsGroupChangePolicy.
+        spec["securityContext"] = {"fsGroup": USER}
     if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
     annotations = {"serving.knative.dev/progress-deadline": f"{_progress_deadline(model, settings)}s"}
     template = merge({"metadata": {"annotations": annotations}, "spec": spec}, model.spec.pod_template or {})
+    tolerate_gpu_taint(template["spec"], model, settings)
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(model)}
     fixed = {CLASS_ANNOTATION: AUTOSCALING_CLASS, "autoscaling.knative.dev/initial-scale": "0"}
@@ -322,12 +350,14 @@ def _pod_template(model: Model, settings: ClusterSettings, program: Program) -> 
         "enableServiceLinks": False,
         "containers": [container_of(model, program, settings, mounts)],
         "volumes": volumes,
+        **placement_fields(settings),
     }
     if claim_name(model):
         spec["securityContext"] = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
     if secrets := pull_secrets(model, settings):
         spec["imagePullSecrets"] = secrets
     template = merge({"metadata": {}, "spec": spec}, model.spec.pod_template or {})
+    tolerate_gpu_taint(template["spec"], model, settings)
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(model), DEPLOYMENT: model.name}
     metadata["annotations"] = dict(metadata.get("annotations") or {})
@@ -345,9 +375,8 @@ def _volumes(model: Model, program: Program) -> tuple[list[Json], list[Json]]:
     if not program.own:  # engines with several processes (vLLM) use shared memory, of which a pod has 64 MiB by default
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
-    if model.spec.source and model.spec.source.startswith("pvc://"):
-        claim = model.spec.source.removeprefix("pvc://").partition("/")[0]
-        volumes.append({"name": "weights", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    if weights := weights_volume(model):
+        volumes += weights
         mounts.append({"name": "weights", "mountPath": WEIGHTS, "readOnly": True})
     return volumes, mounts
 

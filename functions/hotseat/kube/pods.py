@@ -21,16 +21,15 @@ QUEUE_PROXY: Final = "queue-proxy"
 # Our reasons for containers that do not start, by Kubernetes' reason. Those that pass within
 # seconds are left out.
 _WAITING: Final = {
-    "ErrImagePull": "ImagePull",
-    "ImagePullBackOff": "ImagePull",
     "ErrImageNeverPull": "ImagePull",
-    "ImageInspectError": "ImagePull",
     "InvalidImageName": "ImagePull",
     "CreateContainerConfigError": "CreateContainerConfigError",
     "CreateContainerError": "CreateContainerError",
     "RunContainerError": "RunContainerError",
     "CrashLoopBackOff": "CrashLoopBackOff",
 }
+# Reasons of images that could not be pulled. The kubelet tries again: after 10 s, 20 s, … 5 min.
+_PULL_ERRORS: Final = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError")
 _NEVER_RAN: Final = ("StartError", "ContainerCannotRun")  # reasons of containers whose program was never started
 
 
@@ -114,6 +113,26 @@ def unschedulable(pod: Json) -> str | None:
     return None
 
 
+def pull_error(pod: Json) -> PodFailure | None:
+    """Return why an image of a pod could not be pulled at the last attempt; None if there is no such error."""
+    for each in _statuses(pod):
+        waiting = (each.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _PULL_ERRORS:
+            return PodFailure("ImagePull", f"{each['name']}: {waiting.get('message') or waiting['reason']}")
+    return None
+
+
+def pending_reason(pod: Json) -> PodFailure | None:
+    """Return why a pod or one of its containers does not start at present; None if there is no problem."""
+    if node(pod) is None:
+        why = unschedulable(pod)
+        return None if why is None else PodFailure("Unschedulable", why)
+    for each in _statuses(pod):
+        if "waiting" in (each.get("state") or {}) and (found := _of_container(each, was_ready=False)):
+            return found
+    return pull_error(pod)
+
+
 def failure(pod: Json, *, was_ready: bool) -> PodFailure | None:
     """Return why a pod that was not deleted will not serve, or serves no more; None if there is no such reason."""
     status = pod.get("status", {})
@@ -138,6 +157,11 @@ def deleted(pod: Json) -> PodFailure:
     target = condition(pod, "DisruptionTarget")
     why = target.get("message") or target.get("reason") or "the pod was deleted"
     return PodFailure("PodDeleted", f"pod {pod['metadata']['name']} is terminating: {why}")
+
+
+def _statuses(pod: Json) -> list[Json]:
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
 def _ended_while_initializing(pod: Json) -> bool:

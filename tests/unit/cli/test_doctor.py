@@ -180,6 +180,68 @@ def test_a_feature_that_a_model_uses_is_no_advice(api, doctor):
     assert without(doctor("-o", "json")) == {"config-features kubernetes.podspec-securitycontext": "wrong"}
 
 
+@pytest.mark.parametrize("spec", [{"source": "hf://o/r"}, {"cache": {"size": "1Gi"}}])
+def test_a_claim_needs_the_feature_that_makes_it_writable(api, doctor, spec):
+    api.answers[f"GET {SERVING}/config-features"] = with_feature("securitycontext", "disabled")
+    api.answers[f"GET {MODELS}"] = items(model(**spec))
+    result = doctor("-o", "json")
+    assert without(result)["config-features kubernetes.podspec-securitycontext"] == "wrong"
+    assert "writable" in findings(result)["config-features kubernetes.podspec-securitycontext"]["why"]
+
+
+def test_an_affinity_of_a_placement_needs_its_feature(api, doctor):
+    api.answers[f"GET {SERVING}/config-features"] = with_feature("affinity", "disabled")
+    assert without(doctor("-o", "json"))["config-features kubernetes.podspec-affinity"] == "advice"
+    api.answers[f"GET {WORKSPACES}"] = items(placed(affinity={"nodeAffinity": {}}))
+    assert without(doctor("-o", "json"))["config-features kubernetes.podspec-affinity"] == "wrong"
+
+
+def placed(**placement):
+    found = workspace()
+    found["spec"]["placement"] = placement
+    return found
+
+
+def test_each_workspace_has_gpus_of_its_own_resource(api, doctor):
+    slices = node("node-2", resource="nvidia.com/mig-3g.40gb", gpus=1)
+    other = placed(resourceName="nvidia.com/mig-3g.40gb")
+    other["metadata"]["name"] = "slices"
+    api.answers["GET /api/v1/nodes"] = items(node(gpus=1), slices)
+    api.answers[f"GET {WORKSPACES}"] = items(workspace(), other)
+    api.answers[f"GET {MODELS}"] = items(model(workspace="default"), model(workspace="slices"))
+    seen = [each["seen"] for each in json.loads(doctor("-o", "json").stdout)["findings"] if each["subject"] == "GPUs"]
+    assert seen == [
+        f"1 {resource} on 1 of 2 nodes; Workspaces share out 1"
+        for resource in ("nvidia.com/gpu", "nvidia.com/mig-3g.40gb")
+    ]
+
+
+def test_weights_that_may_land_where_no_gpu_is_are_advised_a_placement(api, doctor):
+    api.answers["GET /api/v1/nodes"] = items(node(), node("node-2", gpus=0))
+    api.answers[f"GET {MODELS}"] = items(model(source="hf://o/r"))
+    assert without(doctor("-o", "json")) == {"placement": "advice"}
+    for good in (
+        {"cache": {"accessMode": "ReadWriteMany"}},
+        {"podTemplate": {"spec": {"nodeSelector": {"gpu": "yes"}}}},
+    ):
+        api.answers[f"GET {MODELS}"] = items(model(source="hf://o/r", **good))
+        assert without(doctor("-o", "json")) == {}
+    api.answers[f"GET {MODELS}"] = items(model(source="hf://o/r"))
+    api.answers[f"GET {WORKSPACES}"] = items(placed(nodeSelector={"gpu": "yes"}))
+    assert without(doctor("-o", "json")) == {}
+
+
+def test_an_engine_that_reserves_gpus_and_computes_on_the_cpu_is_told(api, doctor):
+    api.answers[f"GET {MODELS}"] = items(model(engine="llamacpp", source="/a.gguf"))
+    result = doctor("-o", "json")
+    assert result.exit_code == 0
+    assert without(result) == {"Model gemma": "advice"}
+    assert "computes on the CPU" in findings(result)["Model gemma"]["seen"]
+    assert "server-cuda" in findings(result)["Model gemma"]["remedy"]
+    api.answers[f"GET {DEPLOYMENT}/hotseat-switcher"] = switcher(HOTSEAT_GPU_RESOURCE="")
+    assert without(doctor("-o", "json")) == {}
+
+
 def test_two_secrets_for_one_key_are_wrong(api, doctor):
     other = switcher()
     other["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"] = "another"

@@ -132,7 +132,7 @@ def test_the_switcher_has_the_rights_that_it_uses():
         "/pods/log": ["get"],
         "/persistentvolumeclaims": [*READ, "create", "patch"],
         "batch/jobs": [*READ, "create", "patch", "delete"],
-        "/events": ["create"],
+        "/events": ["list", "create"],
         "coordination.k8s.io/leases": ["get", "create", "patch"],
     }
     assert rules("hotseat-nodes") == {"/nodes": ["get"]}

@@ -7,9 +7,10 @@ from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.model_objects import ModelObjects, read
-from hotseat.core.messages import CacheState, InstanceState, Residency, Resident
+from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Residency, Resident
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.kube.constants import ClusterSettings
+from hotseat.kube.containers import cpu_image
 
 SETTINGS = ClusterSettings("hotseat:1", "ns")
 
@@ -91,14 +92,20 @@ def test_a_model_that_cannot_be_made_says_why() -> None:
 
 
 def status(
-    state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "", message: str = "", **spec: Any
+    state: str,
+    *,
+    cached: CacheState = CacheState.CACHED,
+    problem: str = "",
+    message: str = "",
+    said: tuple[str, str] = ("", "FetchFailed"),
+    **spec: Any,
 ) -> Json:
     made = statuses.model_status(
         ModelStatus("a", state, message=message),
         model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", **spec}}),
         generation=2,
         resident=Resident("a", "default/a@1", InstanceState.READY, 1, 0.0, "http://p") if state == "ready" else None,
-        cache=(cached, "", None, None),
+        cache=CacheObserved(0.0, "a", cached, said[0], None, None, said[1]),
         switches=(),
         problem=problem,
     )
@@ -128,6 +135,67 @@ def test_a_model_whose_pod_is_pending_says_why() -> None:
     (resident,) = [c for c in pending["conditions"] if c["type"] == "Resident"]
     assert (resident["status"], resident["reason"]) == ("False", "Loading")
     assert resident["message"] == "Unschedulable: 0/3 nodes are available"
+
+
+def test_a_fetch_that_cannot_run_says_why() -> None:
+    said = ("0/3 nodes are available: 3 Insufficient cpu.", "Unschedulable")
+    shown = status("fetching", cached=CacheState.FETCHING, said=said)
+    [cached] = [each for each in shown["conditions"] if each["type"] == "Cached"]
+    assert (cached["status"], cached["reason"], cached["message"]) == ("False", "Unschedulable", said[0])
+
+
+def test_a_workspace_places_its_models() -> None:
+    placed = workspace() | {"spec": {"placement": {"nodeSelector": {"pool": "gpu"}, "resourceName": "amd.com/gpu"}}}
+    found = read(
+        [placed, workspace("other")], [model("a"), model("b", workspace="other")], [adopted("k")], SETTINGS, {}
+    )
+    pods = {name: found.models[name].objects[0]["spec"]["template"]["spec"] for name in "ab"}
+    assert pods["a"]["nodeSelector"] == {"pool": "gpu"}
+    assert pods["a"]["containers"][0]["resources"]["limits"] == {"amd.com/gpu": "1"}
+    assert "nodeSelector" not in pods["b"]
+    assert found.models["k"].model.spec.resources.gpus == 0, "it requests nothing of this Workspace's GPUs"
+
+
+class TestImagesWithoutGPU:
+    """hotseat's own image computes on the CPU."""
+
+    @staticmethod
+    def said(image: str = "hotseat:1", resource: str = "nvidia.com/gpu", engine: str = "llamacpp", **spec: Any) -> str:
+        spec = {"engine": engine, "source": "/a.gguf", **spec}
+        return cpu_image(
+            Model.model_validate({"metadata": {"name": "a"}, "spec": spec}),
+            ClusterSettings(image, "ns", resource),
+        )
+
+    def test_a_model_with_gpus_is_told(self) -> None:
+        assert "engine llamacpp has no image of its own, so it runs in hotseat:1" in self.said()
+        assert self.said(engine="custom", command=["serve", "{port}"])
+
+    def test_others_are_not(self) -> None:
+        assert not self.said(image="registry:5000/hotseat:1.0-cuda")
+        assert not self.said(resource="")
+        assert not self.said(resources={"gpus": 0})
+        container = {"name": "engine", "image": "llama:server-cuda"}
+        for own in ({"engine": "mock"}, {"engine": "vllm"}, {"podTemplate": {"spec": {"containers": [container]}}}):
+            assert not self.said(**own)  # type: ignore[arg-type]
+
+    def test_it_is_a_condition(self) -> None:
+        made = statuses.model_status(
+            ModelStatus("a", "ready"),
+            model=Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}}),
+            generation=1,
+            resident=None,
+            cache=None,
+            switches=(),
+            problem="",
+            cpu_image="it computes on the CPU",
+        )
+        [said] = [each for each in made["conditions"] if each["type"] == "UsesGPU"]
+        assert (said["status"], said["reason"], said["message"]) == (
+            "False",
+            "ImageWithoutGPU",
+            "it computes on the CPU",
+        )
 
 
 def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:

@@ -77,8 +77,6 @@ def test_a_pod_that_was_never_bound_names_no_node() -> None:
 @pytest.mark.parametrize(
     ("found", "reason", "word"),
     [
-        (pod("Pending", container(waiting={"reason": "ErrImagePull", "message": "no such host"})), "ImagePull", "no such host"),
-        (pod("Pending", container(waiting={"reason": "ImagePullBackOff"})), "ImagePull", "ImagePullBackOff"),
         (pod("Pending", container(waiting={"reason": "InvalidImageName"})), "ImagePull", "InvalidImageName"),
         (pod("Pending", container(waiting={"reason": "CreateContainerConfigError", "message": "no secret"})), "CreateContainerConfigError", "secret"),
         (pod("Pending", container(waiting={"reason": "CreateContainerError"})), "CreateContainerError", ""),
@@ -162,3 +160,11 @@ def test_an_adopted_pod_without_a_gpu_limit_claims_what_its_document_says() -> N
         {"metadata": {"uid": "u", "name": "p"}, "spec": {"nodeName": "n", "containers": [container]}, "status": {}}
     )
     assert gpus_of(holding) is None
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "ImageInspectError"])
+def test_an_image_that_was_not_pulled_is_no_failure_yet(reason: str) -> None:
+    found = pod("Pending", container(waiting={"reason": reason, "message": "429 Too Many Requests"}))
+    assert pods.failure(found, was_ready=False) is None
+    assert pods.pull_error(found) == pods.PodFailure("ImagePull", "user-container: 429 Too Many Requests")
+    assert pods.pull_error(pod("Running", RUNS)) is None

@@ -11,7 +11,7 @@ import pytest
 from hotseat.api.model import DOCUMENTS, Model, ModelSpec
 from hotseat.cluster.switcher.status_objects import model_rows, model_status, queue_rows, resident_names, switch_rows
 from hotseat.control.codec import residency_to_status
-from hotseat.core.messages import CacheState, InstanceState, Refusal, Residency, Resident
+from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Refusal, Residency, Resident
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus as Known
 from hotseat.manifests import ManifestErrors, load
@@ -121,7 +121,7 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
             "queue": queue_rows({"a": (1, 5.0, 2)}),
         }
     )
-    cache = (CacheState.FETCHING, "half", 1, 2)
+    cache = CacheObserved(0.0, "a", CacheState.FETCHING, "half", 1, 2)
     ModelStatusSchema.model_validate(
         model_status(known, model=document, generation=1, resident=resident, cache=cache, switches=[switch], problem="")
     )

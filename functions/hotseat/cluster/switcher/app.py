@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
@@ -34,6 +35,7 @@ from hotseat.core.messages import (
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
+from hotseat.kube.claims import claim_changes
 from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
     CLAIMS,
@@ -46,11 +48,13 @@ from hotseat.kube.constants import (
     SERVICES,
     SETTLED,
     WORKSPACES,
+    ClusterSettings,
     Resource,
 )
-from hotseat.kube.containers import CannotMake
+from hotseat.kube.containers import CannotMake, cpu_image
 from hotseat.kube.leader import Leader
 from hotseat.kube.objects import is_outdated, replacement
+from hotseat.kube.placement import in_workspace
 from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
@@ -139,7 +143,8 @@ class SwitcherApp:
         self._documents = ModelObjects({}, {})
         self._uids: Mapping[ObjectKey, str] = {}
         self._workspace_by_model: dict[str, str] = {}
-        self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
+        self._claim_problems: dict[str, list[tuple[str, str]]] = {}  # by Model: reason and message
+        self._fetcher = JobFetcher(self._kube, namespace, self._settings_for, self._uid, lambda _model: self.reload())
         self._runtime = ClusterRuntimes(
             self._kube,
             namespace,
@@ -240,6 +245,7 @@ class SwitcherApp:
                 self._apply_object(each, item)
             self._remove_left_over(each)
         self._runtime.update([r.model for r in self._documents.models.values()])
+        self._fetcher.reconcile()
         self._apply_workspaces()
         self._settle()
         self._status_writer.mark()
@@ -298,10 +304,11 @@ class SwitcherApp:
         watcher = self._claims if resource is CLAIMS else self._runtime.watcher(resource)
         name = item["metadata"]["name"]
         found = watcher.named(name)
+        if found is not None and resource is CLAIMS:
+            self._update_claim(item, found, model.model)
+            return
         if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
             return
-        if found is not None and resource is CLAIMS:
-            return  # most fields of a claim are immutable
         try:
             if resource in (DEPLOYMENTS, CORE_SERVICES):
                 found = found or self._kube.find(resource.path(self.namespace, name))
@@ -339,6 +346,25 @@ class SwitcherApp:
         """Return the fingerprint of a Model's newest document; None if it is not known."""
         found = self._documents.models.get(model)
         return found.fingerprint or None if found else None
+
+    def _update_claim(self, wanted: Json, found: Json, model: Model) -> None:
+        """Apply what has changed of a claim that exists. What is refused is a condition of the Model."""
+        name, problems = wanted["metadata"]["name"], []
+        if "deletionTimestamp" in found["metadata"]:
+            return
+        for change in claim_changes(wanted, found, sized=model.spec.cache.size is not None):
+            if change.patch is None:
+                problems.append((change.reason, change.message))
+                continue
+            try:
+                self._kube.merge(CLAIMS.path(self.namespace, name), change.patch)
+                log.info("claim %s: %s applied", name, change.message)
+            except KubeError as error:
+                log.warning("claim %s: %s: %s", name, change.message, error)
+                problems.append((change.reason, f"{change.message} cannot be applied to the claim {name}: {error}"))
+                if error.status in (0, CONFLICT):
+                    self._worker.mark(RETRY)
+        self._claim_problems[model.name] = problems
 
     def _settle(self) -> None:
         uids = [
@@ -420,18 +446,19 @@ class SwitcherApp:
         name = each.model.name
         problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
         residents = controller.scheduler.residency.residents if controller else ()
-        cache = (observed.state, observed.message, observed.done, observed.total) if observed else None
-        if cache is None and not self._fetcher.needs_fetch(each.model):
-            cache = (CacheState.CACHED, "", None, None)
+        if observed is None and not self._fetcher.needs_fetch(each.model):
+            observed = CacheObserved(0.0, name, CacheState.CACHED)
         made = statuses.model_status(
             status,
             model=each.model,
             generation=each.generation,
             resident=next((r for r in residents if r.model == name), None),
-            cache=cache,
+            cache=observed,
             switches=controller.switches() if controller else (),
             problem=problem,
             deployment=self._deployment_of(each),
+            claim_problems=self._claim_problems.get(name, ()),
+            cpu_image=cpu_image(each.model, self._settings_for(each.model)),
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made
@@ -451,6 +478,11 @@ class SwitcherApp:
 
     def _uid(self, model: str) -> str | None:
         return self._uids.get((MODELS.kind, model))
+
+    def _settings_for(self, model: Model) -> ClusterSettings:
+        """Return the settings of a Model's Workspace."""
+        workspace, _ = self._documents.workspaces.get(model.spec.workspace, (None, None))
+        return in_workspace(self._settings, workspace)
 
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):

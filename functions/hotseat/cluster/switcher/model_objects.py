@@ -10,9 +10,10 @@ from hotseat.api.model import PINNED, Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
 from hotseat.kube.adoption import adopt, is_adopted
-from hotseat.kube.constants import FINGERPRINT, ClusterSettings
+from hotseat.kube.constants import FINGERPRINT, WORKSPACE, ClusterSettings
 from hotseat.kube.containers import CannotMake
 from hotseat.kube.objects import MergeError, claim_of, deployment_of, headless_service_of, service_of
+from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
 
 log = logging.getLogger(__name__)
@@ -70,15 +71,17 @@ def read(
     runtimes = {name: choose(it, each.get("status") or {}) for name, (it, each) in found_workspaces.items()}
     found: dict[str, ModelObject] = {}
     for each in models:
-        if "deletionTimestamp" not in each["metadata"] and (
-            made := _model(each, settings, paths, default_workspace, runtimes)
-        ):
-            found[made.model.name] = made
+        if "deletionTimestamp" not in each["metadata"]:
+            stated = (each.get("spec") or {}).get("workspace", default_workspace)
+            workspace, _ = found_workspaces.get(stated, (None, None))
+            if made := _model(each, in_workspace(settings, workspace), paths, default_workspace, runtimes):
+                found[made.model.name] = made
     for each in services:
         name = each["metadata"]["name"]
         if is_adopted(each) and name not in found and "deletionTimestamp" not in each["metadata"]:
             try:
-                found[name] = _adopted(each, settings)
+                workspace, _ = found_workspaces.get(each["metadata"]["labels"][WORKSPACE], (None, None))
+                found[name] = _adopted(each, in_workspace(settings, workspace))
             except ValidationError as error:  # a wrong label or pod template; its pods are counted all the same
                 log.warning("ksvc %s: %s", name, error)
     return ModelObjects(found_workspaces, found)

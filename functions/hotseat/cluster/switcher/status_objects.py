@@ -11,14 +11,19 @@ from hotseat.api.workspace import Workspace
 from hotseat.control.active_model import ActiveModelState
 from hotseat.control.codec import switch_to_json, to_rfc3339
 from hotseat.control.scheduling_spec import groups_of
-from hotseat.core.messages import EXTERNAL_EPOCH, CacheState, InstanceState, Residency, Resident
+from hotseat.core.messages import (
+    EXTERNAL_EPOCH,
+    FETCH_FAILED,
+    CacheObserved,
+    CacheState,
+    InstanceState,
+    Residency,
+    Resident,
+)
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
 
 SHOWN_SWITCHES = 20
-
-# State of the weights: state, message, bytes fetched, bytes in all.
-Cache = tuple[CacheState, str, int | None, int | None]
 
 # Fields of a Model's spec that routers need.
 ROUTER_FIELDS = {
@@ -157,12 +162,17 @@ def model_status(
     model: Model,
     generation: int,
     resident: Resident | None,
-    cache: Cache | None,
+    cache: CacheObserved | None,
     switches: Sequence[Switch],
     problem: str,
     deployment: Json | None = None,
+    claim_problems: Sequence[tuple[str, str]] = (),
+    cpu_image: str = "",
 ) -> Json:
-    """Return a Model's status. PROBLEM is why its objects cannot be created, or empty. DEPLOYMENT: that of the Model."""
+    """Return a Model's status. PROBLEM is why its objects cannot be created, or empty. DEPLOYMENT: that of the Model.
+
+    CLAIM_PROBLEMS are reasons and messages of changes that its claim does not have. CPU_IMAGE is why its GPUs are unused.
+    """
     holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
     phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
@@ -170,6 +180,11 @@ def model_status(
     if model.spec.scheduling.replicas > 1:
         message = f"scheduling.replicas is {model.spec.scheduling.replicas}, but on a cluster each Model has one pod"
         conditions.append(condition("Replicated", False, "OnePodOnly", message, generation))
+    if claim_problems:
+        messages = "; ".join(message for _, message in claim_problems)
+        conditions.append(condition("ClaimUpToDate", False, claim_problems[0][0], messages, generation))
+    if cpu_image:
+        conditions.append(condition("UsesGPU", False, "ImageWithoutGPU", cpu_image, generation))
     return {
         "observedGeneration": generation,
         "phase": phase,
@@ -177,21 +192,23 @@ def model_status(
         "conditions": [*conditions, *_parkable(model, generation), *_of_deployment(deployment, generation)],
         "address": resident.address if resident is not None else None,
         **_of_pods(deployment, int(holds)),
-        "cached": {"done": cache[2], "total": cache[3]} if cache and cache[2] is not None else None,
+        "cached": {"done": cache.done, "total": cache.total} if cache and cache.done is not None else None,
         "lastSwitch": _last_switch(last) if last is not None else None,
         "pinned": status.pinned,
     }
 
 
 def _model_conditions(
-    status: ModelStatus, phase: str, cache: Cache | None, problem: str, generation: int
+    status: ModelStatus, phase: str, cache: CacheObserved | None, problem: str, generation: int
 ) -> list[Json]:
-    cached = cache is not None and cache[0] is CacheState.CACHED
+    cached = cache is not None and cache.state is CacheState.CACHED
     bad = bool(problem) or status.state in ("failed", InstanceState.UNPROVEN.value)
     message = problem or status.message
     why = phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
     pending = status.message if status.state == InstanceState.LOADING.value else ""
-    fetch, said = (cache[0].value.capitalize(), cache[1]) if cache else ("Unknown", "")
+    fetch, said = ("Unknown", "") if cache is None else (cache.state.value.capitalize(), cache.message)
+    if cache is not None and not cached and cache.reason != FETCH_FAILED:
+        fetch = cache.reason  # why it cannot run
     return [
         condition("Ready", cached and not bad, why, message, generation),
         condition("Cached", cached, fetch, said, generation),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from hotseat.api.units import format_bytes
 from hotseat.core.events import Emit
-from hotseat.core.messages import CacheObserved, CacheState, Fetch, InstanceState, Refusal
+from hotseat.core.messages import FETCH_FAILED, CacheObserved, CacheState, Fetch, InstanceState, Refusal
 from hotseat.core.policy.api import NOTHING, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
 from hotseat.core.scheduler.instance import Instance
@@ -108,7 +108,7 @@ class ModelAvailability:
         states = (CacheState.ABSENT, CacheState.FAILED) if again else (CacheState.ABSENT,)
         if cache is None or cache.state not in states:
             return []
-        self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested")
+        self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested", reason=FETCH_FAILED)
         return [Fetch(model)]
 
     def fetch_ahead(self, specs: Mapping[str, SchedulingSpec]) -> list[Fetch]:
@@ -136,6 +136,8 @@ class ModelAvailability:
         if cache.done is not None and cache.total:
             progress += f" of {cache.total / 1e6:.0f} MB ({100 * cache.done // cache.total}%)"
         message = f"the weights of {model} are still being fetched{progress}"
+        if cache.reason != FETCH_FAILED:
+            message = f"the weights of {model} cannot be fetched at present: {cache.reason}: {cache.message}"
         self.refuse(model, Refusal(epoch, "weights_not_cached", message, now + FETCH_RETRY))
 
     # Failures and refusals --------------------------------------------------------------------------------------------

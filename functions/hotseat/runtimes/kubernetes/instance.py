@@ -7,11 +7,22 @@ from hotseat.api.types import Json
 from hotseat.core.messages import instance_id
 from hotseat.kube import pods
 from hotseat.kube.constants import FINGERPRINT, WORKSPACE
-from hotseat.kube.pods import PodFailure, deleted, failure, is_terminating, node, terminal, uid, unschedulable
+from hotseat.kube.pods import (
+    PodFailure,
+    deleted,
+    failure,
+    is_terminating,
+    node,
+    pull_error,
+    terminal,
+    uid,
+    unschedulable,
+)
 from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
 from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, annotations, labels
 
 UNSCHEDULABLE_AFTER = 1.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
+PULL_TIMEOUT = 120.0  # seconds from the first image that could not be pulled; the kubelet tries again meanwhile
 MISSING_AFTER = 10.0  # seconds until the objects that serve the Model, and their Deployment, must exist
 SUSPECT_AFTER = 5.0  # seconds; the node of a pod that has not ended by then may be gone
 PROOF_TIME = 30.0  # seconds after the grace until an instance is reported as unproven
@@ -62,6 +73,7 @@ class PodInstance:
     suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone
     unschedulable_since: float | None = None
     pending: str = ""  # what it was last reported to wait for
+    pull_error_since: float | None = None
     retry_at: float = 0.0  # no step before then, because the API server refused a request
     next_step: float | None = None  # when to step even if no event comes
     next_node_check: float = 0.0
@@ -112,7 +124,7 @@ class PodInstance:
         """Request a step at this time at the latest."""
         self.next_step = when if self.next_step is None else min(self.next_step, when)
 
-    def find_failure(self) -> PodFailure | None:
+    def find_failure(self, now: float) -> PodFailure | None:
         """Return why the instance will not serve (any more), according to its pods; None if there is no failure."""
         if (main := self.main) is None:
             for pod in self.pods.values():  # all have ended
@@ -123,7 +135,20 @@ class PodInstance:
             return failure(first.latest, was_ready=self.ready) or deleted(first.latest)
         if is_terminating(main.latest):
             return deleted(main.latest)
-        return failure(main.latest, was_ready=self.ready)
+        if found := failure(main.latest, was_ready=self.ready):
+            return found
+        return self._not_pulled(main, now)
+
+    def _not_pulled(self, main: TrackedPod, now: float) -> PodFailure | None:
+        error = pull_error(main.latest)
+        if error is None:
+            self.pull_error_since = None
+            return None
+        if self.pull_error_since is None:
+            self.pull_error_since = now
+        until = self.pull_error_since + PULL_TIMEOUT
+        self.step_by(until)
+        return error if now >= until else None
 
     def find_pending(self, now: float) -> str:
         """Return why kube-scheduler has found no node for the pod for some time; empty if there is no such reason."""

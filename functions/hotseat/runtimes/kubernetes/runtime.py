@@ -290,7 +290,7 @@ class PodRuntime:
             or (address := self._adapter.address(main.latest)) is None
         ):
             return
-        if (failure := instance.find_failure()) is not None:
+        if (failure := instance.find_failure(self._clock())) is not None:
             self._fail(instance, failure)
             return
         instance.ready = True

@@ -58,7 +58,7 @@ class ScaleUp:
         """Do what is possible now; return why the instance will not serve (any more), or None."""
         if not instance.scaled:
             return self._scale_up(instance, now)
-        if found := instance.find_failure():
+        if found := instance.find_failure(now):
             return found
         if instance.main is None:
             return self._no_pod(instance)

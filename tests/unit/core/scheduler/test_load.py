@@ -170,6 +170,14 @@ def test_weights_that_come_ahead_make_nobody_wait_for_them() -> None:
     assert there == [Emit("model.cached", "b", {}), publish(6, who("a", READY, 1.0, 2))]
 
 
+def test_weights_that_cannot_be_fetched_at_present_are_refused_with_the_reason() -> None:
+    story = Story(a=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
+    story.machine.step(CacheObserved(1.0, "a", ABSENT))
+    story.machine.step(CacheObserved(2.0, "a", FETCHING, "no node has a GPU", None, None, "Unschedulable"))
+    said = "the weights of a cannot be fetched at present: Unschedulable: no node has a GPU"
+    assert story.demand(3.0, {"a": 1})[-1].residency.refusals["a"] == Refusal(2, "weights_not_cached", said, 8.0)
+
+
 def test_weights_that_cannot_come_ahead_are_a_failure_though_nobody_waits() -> None:
     story = Story(a=SchedulingSpec(fetch_ahead=True, refuse_uncached=True))
     story.machine.step(CacheObserved(1.0, "a", ABSENT))

@@ -364,10 +364,26 @@ def test_running_out_of_memory_while_loading(home: Home) -> None:
     assert home.told.of_instance(A) == ["InstanceFailed", "InstanceReleased"]
 
 
+def test_an_image_that_is_pulled_at_the_second_attempt(home: Home) -> None:
+    pod = home.kube.bind(home.start())
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "429 Too Many Requests"}}
+    home.kube.say(pod, containerStatuses=[{"name": "user-container", "state": waiting}])
+    await_true(lambda: home.runtime._instances.get(A).pull_error_since)
+    home.pass_time(60)
+    home.kube.serve(pod)
+    home.told.await_one(InstanceReady, A)
+    home.pass_time(120)
+    never(lambda: "InstanceFailed" in home.told.of_instance(A))
+
+
 def test_an_image_that_cannot_be_pulled(home: Home) -> None:
     pod = home.kube.bind(home.start())
     waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
     home.kube.say(pod, containerStatuses=[{"name": "user-container", "state": waiting}])
+    await_true(lambda: home.runtime._instances.get(A).pull_error_since)
+    home.pass_time(110)
+    never(lambda: home.told.of_instance(A))  # the kubelet tries again
+    home.pass_time(11)
     failed = home.told.await_one(InstanceFailed, A)
     assert (failed.reason, failed.message) == ("ImagePull", "user-container: no such image")
 
