@@ -69,6 +69,8 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     home = Home(monkeypatch)
     yield home
     home.app.close()
+    for each in (home.app._workspaces, home.app._models, home.app._claims):
+        each.stop()  # else they look for a closed API server without a pause
     home.kube.close()
 
 
