@@ -14,8 +14,11 @@ from hotseat.api.types import Json
 from hotseat.kube.client import CONFLICT, NOT_FOUND, KubeError
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
+    CLAIMS,
     CLASS_ANNOTATION,
     DEPLOYMENTS,
+    JOBS,
+    MODELS,
     NODES,
     POD_AUTOSCALERS,
     PODS,
@@ -24,9 +27,11 @@ from hotseat.kube.constants import (
     SERVICE,
     SERVICES,
     WORKSPACE,
+    WORKSPACES,
 )
 
 NS = "test"
+_COLLECTIONS = (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS, MODELS, WORKSPACES, CLAIMS, JOBS)
 
 
 def merged(old: Json, change: Json) -> Json:
@@ -50,6 +55,7 @@ class FakeKube:
         self.calls: list[tuple[str, str]] = []
         self.away = False  # every call fails
         self.lose_next_answer = False  # the next write is done, but its answer never comes
+        self.refused: dict[str, KubeError] = {}  # by kind: what an apply gets
         self.texts: dict[str, str] = {}
         self._events: list[tuple[int, str, Json]] = []
         self._version = itertools.count(100)
@@ -65,7 +71,7 @@ class FakeKube:
             if path in self.objects:
                 return copy.deepcopy(self.objects[path])
             if path.rpartition("/")[2] not in {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects} | {
-                r.plural for r in (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS)
+                r.plural for r in _COLLECTIONS
             } | {"serverlessservices"}:
                 raise KubeError(NOT_FOUND, f"{path} not found")
             items = [
@@ -100,7 +106,8 @@ class FakeKube:
     def create(self, path: str, body: Json) -> Json:
         with self.changed:
             self._reach()
-            at = f"{path}/{body['metadata']['name']}"
+            meta = body["metadata"]
+            at = f"{path}/{meta.get('name') or meta['generateName'] + str(next(self._version))}"
             if at in self.objects:
                 raise KubeError(CONFLICT, f"{at} exists")
             self.calls.append(("create", at))
@@ -122,6 +129,16 @@ class FakeKube:
             if self.lose_next_answer:
                 self.lose_next_answer = False
                 raise KubeError(0, "connection reset")
+            return result
+
+    def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
+        with self.changed:
+            self._reach()
+            if error := self.refused.get(body["kind"]):
+                raise error
+            self.calls.append(("apply", path))
+            result = self.put(path, merged(self.objects.get(path, {}), body))
+            self.control(path)
             return result
 
     def delete(

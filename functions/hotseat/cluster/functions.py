@@ -32,6 +32,7 @@ class FunctionSettings:
     log_level: str
     threads: int
     request_log: str = ""
+    service_accounts: tuple[str, ...] = ()
 
     def broker_of(self, namespace: str) -> str:
         """Return the URL to which events of a namespace are published. Empty: nowhere."""
@@ -46,6 +47,7 @@ VARIABLES = {
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
     "HOTSEAT_IMAGE": "Image of hotseat, for fetch Jobs and for engines without an image of their own.",
     "HOTSEAT_GPU_RESOURCE": "Extended resource that stands for a GPU (default nvidia.com/gpu).",
+    "HOTSEAT_SERVICE_ACCOUNTS": "ServiceAccounts that a Model's podTemplate may name, separated by commas (default: only default).",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
@@ -79,6 +81,7 @@ def read_settings() -> FunctionSettings:
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
         threads=int(env.get("HOTSEAT_THREADS", "1500")),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
+        service_accounts=tuple(filter(None, map(str.strip, env.get("HOTSEAT_SERVICE_ACCOUNTS", "").split(",")))),
     )
 
 

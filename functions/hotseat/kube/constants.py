@@ -16,6 +16,7 @@ WORKSPACE: Final = "hotseat.dev/workspace"
 MODEL: Final = "hotseat.dev/model"
 STATE: Final = "hotseat.dev/state"
 # Annotations.
+ENDPOINT: Final = "hotseat.dev/endpoint"  # of a Knative Service: where requests go
 FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents from which an object was made
 SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that are gone, according to a user
 
@@ -85,3 +86,4 @@ class ClusterSettings:
     image: str  # of hotseat itself
     namespace: str
     gpu_resource: str = "nvidia.com/gpu"  # "": pods request no GPUs, so kube-scheduler does not count them
+    service_accounts: tuple[str, ...] = ()  # that a podTemplate may name, beside default

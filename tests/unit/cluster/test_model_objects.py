@@ -43,7 +43,7 @@ def test_what_routing_alone_needs_makes_no_new_revision() -> None:
         return read([workspace()], [model("a", **spec)], [], SETTINGS, {}).models["a"].fingerprint
 
     assert mark() == mark(names=["gpt-4o"], scheduling={"priority": 5}, description="x")
-    assert mark() != mark(args=["load=1"])
+    assert mark() != mark(env=[{"name": "X", "value": "1"}])
 
 
 def test_a_labelled_ksvc_is_a_model_without_any_model_object() -> None:
@@ -60,9 +60,9 @@ def test_a_model_goes_before_a_ksvc_of_its_name_and_a_deleted_one_is_none() -> N
 
 
 def test_a_model_that_cannot_be_made_says_why() -> None:
-    found = read([workspace()], [model("a", engine="nobody-has-this")], [], SETTINGS, {}).models["a"]
-    assert "nobody-has-this" in found.problem
-    assert found.objects == ()
+    found = read([workspace()], [model("a", engine="nobody-has-this")], [], SETTINGS, {})
+    assert found.models == {}
+    assert "nobody-has-this" in found.invalid["a"][1]
 
 
 def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str = "", **spec: Any) -> Json:
@@ -73,7 +73,7 @@ def status(state: str, *, cached: CacheState = CacheState.CACHED, problem: str =
         resident=Resident("a", "default/a@1", InstanceState.READY, 1, 0.0, "http://p") if state == "ready" else None,
         cache=(cached, "", None, None),
         switches=(),
-        problem=problem,
+        problem=statuses.ModelProblem("InvalidSpec", problem) if problem else None,
     )
     return made | {c["type"]: c["status"] for c in made["conditions"]}
 
@@ -100,7 +100,7 @@ def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
         spec = {"engine": "mock", "lifecycle": {"release": release}}
         model = Model.model_validate({"metadata": {"name": "a"}, "spec": spec})
         made = statuses.model_status(
-            ModelStatus("a", "ready"), model=model, generation=1, resident=None, cache=None, switches=(), problem=""
+            ModelStatus("a", "ready"), model=model, generation=1, resident=None, cache=None, switches=(), problem=None
         )
         return {each["type"]: each for each in made["conditions"]}
 

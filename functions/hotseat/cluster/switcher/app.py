@@ -4,7 +4,8 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from hotseat.api.types import Json
 from hotseat.api.workspace import Workspace
@@ -12,7 +13,7 @@ from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
-from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
+from hotseat.cluster.switcher.model_objects import NOTHING_READ, ModelObject, read
 from hotseat.cluster.switcher.status_writer import ModelStatusWriter, ObjectKey
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.coalesce import CoalescingWorker
@@ -30,8 +31,10 @@ from hotseat.core.messages import (
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
-from hotseat.kube.client import Change, Kube, KubeError, Watcher
+from hotseat.kube.adoption import NAME_CONFLICT, is_foreign
+from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import CLAIMS, MODEL, MODELS, PODS, SERVICES, SETTLED, WORKSPACES, ClusterSettings, Resource
+from hotseat.kube.jobs import job_name
 from hotseat.kube.leader import Leader
 from hotseat.kube.objects import drifted
 from hotseat.runtimes.knative.runtime import KnativeRuntime
@@ -73,6 +76,34 @@ class PendingObservations:
                 controller.scheduler.send(observation)
 
 
+class CachedWeights:
+    """Tells schedulers that weights are cached, once the objects of their Models name the path. Else a load would not find them."""
+
+    def __init__(self, send: Callable[[str, Observation], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._paths: Mapping[str, str] = {}  # by Job, as applied
+        self._held: dict[str, tuple[str, CacheObserved]] = {}  # Job and observation, by Model
+
+    def observe(self, observation: CacheObserved, job: str | None, workspace: str) -> None:
+        """Send an observation, or hold it until the path that JOB reported is applied. From any thread."""
+        with self._lock:
+            self._held.pop(observation.model, None)
+            if observation.state is CacheState.CACHED and job is not None and job not in self._paths:
+                self._held[observation.model] = (job, observation)
+            else:
+                self._send(workspace, observation)
+
+    def applied(self, paths: Mapping[str, str], workspaces: Mapping[str, str]) -> None:
+        """Send what was held for these paths. WORKSPACES are by Model."""
+        with self._lock:
+            self._paths = paths
+            for model, (job, observation) in list(self._held.items()):
+                if job in paths:
+                    del self._held[model]
+                    self._send(workspaces.get(model, ""), observation)
+
+
 def _add(pending: dict[Key, Observation], observation: Observation) -> None:
     if isinstance(observation, CacheObserved):
         pending[observation.model, CacheObserved] = observation
@@ -90,6 +121,18 @@ def _sorted(pending: Iterable[Observation]) -> list[Observation]:
     return sorted(pending, key=lambda observation: isinstance(observation, CacheObserved))
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An object of a Model that could not be applied: a condition's reason, kind and name of the object, and why."""
+
+    reason: str
+    what: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.what} could not be applied: {self.message}"
+
+
 GATHER = 0.05  # seconds in which changes of documents gather
 RESYNC = 30.0  # seconds after which everything is reconciled without a change
 RETRY = 2.0  # seconds after an object could not be applied
@@ -104,7 +147,7 @@ class SwitcherApp:
         self._kube = Kube.connect()
         namespace = settings.namespace or self._kube.namespace
         self.namespace = namespace
-        self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource)
+        self._settings = ClusterSettings(settings.image, namespace, settings.gpu_resource, settings.service_accounts)
         self._identity = settings.pod
         self._events = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
@@ -117,7 +160,11 @@ class SwitcherApp:
         self._closed = False
         self._controllers: dict[str, ClusterWorkspace] = {}
         self._pending = PendingObservations(self._controllers)
-        self._documents = ModelObjects({}, {})
+        self._documents = NOTHING_READ
+        self._paths: Mapping[str, str] = {}  # of weights, by fetch Job
+        self._cached = CachedWeights(self._pending.send)
+        self._refusals: dict[str, Refused] = {}  # by Model: what could not be applied
+        self._invalid_told: dict[str, Json] = {}  # by Workspace: conditions
         self._uids: Mapping[ObjectKey, str] = {}
         self._workspace_by_model: dict[str, str] = {}
         self._fetcher = JobFetcher(self._kube, self._settings, self._uid, lambda _model: self.reload())
@@ -203,18 +250,20 @@ class SwitcherApp:
     def _apply(self) -> None:
         """Apply the documents. Objects come first, so that a restart finds the new Revision."""
         self._read_documents()
-        for each in self._documents.models.values():
-            for item in each.objects:
-                self._apply_object(item)
+        refusals = {name: self._apply_objects(each) for name, each in self._documents.models.items()}
+        self._refusals = {name: refused for name, refused in refusals.items() if refused is not None}
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._apply_workspaces()
+        self._cached.applied(self._paths, self._workspace_by_model)
         self._settle()
         self._status_writer.mark()
 
     def _read_documents(self) -> None:
         models = self._models.objects
-        paths = {name: path for name, r in self._documents.models.items() if (path := self._fetcher.path(r.model))}
-        self._documents = read(self._workspaces.objects, models, self._services.objects, self._settings, paths)
+        self._paths = paths = self._fetcher.paths()
+        self._documents = read(
+            self._workspaces.objects, models, self._services.objects, self._settings, paths, last=self._documents
+        )
         found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
         found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
         for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
@@ -225,20 +274,46 @@ class SwitcherApp:
     def _apply_workspaces(self) -> None:
         """Configure each Workspace. Create controllers of new ones."""
         models = self._documents.models
-        for name, (workspace, document) in self._documents.workspaces.items():
+        for name, (workspace, document, problem) in self._documents.workspaces.items():
             controller = self._controllers.get(name) or self._controller(workspace, document)
-            mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
+            mine = [r for r in models.values() if r.model.spec.workspace == name]
             fingerprints = {r.model.name: r.fingerprint for r in mine}
             controller.apply_config(
-                workspace, document["metadata"]["generation"], [r.model for r in mine], fingerprints
+                workspace,
+                document["metadata"]["generation"],
+                [r.model for r in mine],
+                fingerprints,
+                problem=problem,
+                refusals={
+                    r.model.name: str(self._refusals[r.model.name]) for r in mine if r.model.name in self._refusals
+                },
+                origins={r.model.name: statuses.origin(r.in_force, r.created) for r in mine},
             )
             if name not in self._controllers:
                 self._pending.attach(controller)
                 if self._leading:
                     controller.start()
         for name in self._controllers.keys() - self._documents.workspaces.keys():
-            controller = self._controllers[name]
-            controller.apply_config(controller.workspace, controller.generation, (), {})
+            if name not in self._documents.invalid_workspaces:
+                controller = self._controllers[name]
+                controller.apply_config(controller.workspace, controller.generation, (), {})
+        self._report_invalid_workspaces()
+
+    def _report_invalid_workspaces(self) -> None:
+        """Write the condition of Workspaces that have no controller, because they were never valid."""
+        for name, (document, problem) in self._documents.invalid_workspaces.items():
+            ready = statuses.condition("Ready", False, "InvalidSpec", problem, document["metadata"]["generation"])
+            if self._invalid_told.get(name) != ready:
+                earlier = (document.get("status") or {}).get("conditions") or ()
+                conditions = statuses.keep_transition_times([dict(ready)], earlier)
+                try:
+                    self._kube.merge(
+                        WORKSPACES.path(self.namespace, name, "status"), {"status": {"conditions": conditions}}
+                    )
+                    self._invalid_told[name] = ready
+                except KubeError as error:
+                    log.warning("Workspace %s: %s", name, error)
+                    self._worker.mark(RETRY)
 
     def _controller(self, workspace: Workspace, document: Json) -> ClusterWorkspace:
         status = document.get("status") or {}
@@ -252,25 +327,38 @@ class SwitcherApp:
             on_step=self._status_writer.mark,
         )
 
-    def _apply_object(self, item: Json) -> None:
+    def _apply_objects(self, each: ModelObject) -> "Refused | None":
+        """Apply the objects of a Model. Return what was refused first; it is tried again."""
+        for item in each.objects:
+            try:
+                self._apply_object(item, each.model.name)
+            except KubeError as error:
+                log.warning("%s %s: %s", item["kind"], item["metadata"]["name"], error)
+                self._worker.mark(RETRY)
+                if error.status:  # 0: the API server cannot be reached, and says nothing about the object
+                    reason = NAME_CONFLICT if error.reason == NAME_CONFLICT else "ApplyFailed"
+                    return Refused(reason, f"{item['kind']} {item['metadata']['name']}", str(error))
+        return None
+
+    def _apply_object(self, item: Json, model: str) -> None:
         resource, watcher = (SERVICES, self._services) if item["kind"] == SERVICES.kind else (CLAIMS, self._claims)
         name = item["metadata"]["name"]
-        found = watcher.named(name)
+        found = watcher.named(name) or self._kube.find(resource.path(self.namespace, name))
+        if found is not None and is_foreign({"kind": item["kind"], **found}, model):
+            raise KubeError(
+                CONFLICT, "it exists and is not of this Model; delete it or rename the Model", NAME_CONFLICT
+            )
         if found is not None and ("deletionTimestamp" in found["metadata"] or not drifted(item, found)):
             return
         if found is not None and resource is CLAIMS:
             return  # most fields of a claim are immutable
-        try:
-            self._kube.apply(resource.path(self.namespace, name), item)
-            log.info("%s %s applied", item["kind"], name)
-        except KubeError as error:
-            log.warning("%s %s: %s", item["kind"], name, error)
-            self._worker.mark(RETRY)
+        self._kube.apply(resource.path(self.namespace, name), item)
+        log.info("%s %s applied", item["kind"], name)
 
     def _settle(self) -> None:
         uids = [
             uid.strip()
-            for _, document in self._documents.workspaces.values()
+            for _, document, _ in self._documents.workspaces.values()
             for uid in (document["metadata"].get("annotations") or {}).get(SETTLED, "").split(",")
             if uid.strip()
         ]
@@ -290,11 +378,12 @@ class SwitcherApp:
 
     def _observe(self, observation: Observation) -> None:
         if isinstance(observation, CacheObserved):
-            name = self._workspace_by_model.get(observation.model, "")
             self._status_writer.mark()
+            model = self._documents.models.get(observation.model)
+            job = job_name(model.model) if model and self._fetcher.path(model.model) else None
+            self._cached.observe(observation, job, self._workspace_by_model.get(observation.model, ""))
         else:
-            name = workspace_of(observation.instance)
-        self._pending.send(name, observation)
+            self._pending.send(workspace_of(observation.instance), observation)
 
     def _report_demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
         if not self._leading:
@@ -323,15 +412,19 @@ class SwitcherApp:
         """Return the statuses of Models and the states of ksvcs."""
         shown: dict[str, Json] = {}
         states: dict[str, str] = {}
-        caches = self._fetcher.states()
+        caches, refusals = self._fetcher.states(), self._refusals
         for name, each in self._documents.models.items():
             controller = self._controllers.get(each.model.spec.workspace)
             rows = {row.name: row for row in controller.scheduler.status()} if controller else {}
             status = rows.get(name, ModelStatus(name, "unloaded"))
-            if each.model.spec.url is None:
+            refused = refusals.get(name)
+            if each.model.spec.url is None and not (refused and refused.reason == NAME_CONFLICT):
                 states[name] = status.state
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))
+        for name, (document, problem) in self._documents.invalid.items():
+            earlier = (document.get("status") or {}).get("conditions") or ()
+            shown[name] = statuses.invalid_status(document["metadata"]["generation"], problem, earlier)
         return shown, states
 
     def _status_of(
@@ -342,7 +435,7 @@ class SwitcherApp:
         observed: CacheObserved | None,
     ) -> Json:
         name = each.model.name
-        problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
+        problem = self._problem_of(each, controller)
         residents = controller.scheduler.residency.residents if controller else ()
         cache = (observed.state, observed.message, observed.done, observed.total) if observed else None
         if cache is None and not self._fetcher.needs_fetch(each.model):
@@ -355,9 +448,21 @@ class SwitcherApp:
             cache=cache,
             switches=controller.switches() if controller else (),
             problem=problem,
+            names_conflict=each.names_conflict,
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made
+
+    def _problem_of(self, each: ModelObject, controller: ClusterWorkspace | None) -> statuses.ModelProblem | None:
+        if each.problem and each.in_force is not None:
+            version = f"generation {each.in_force}" if each.in_force else "an earlier generation"
+            return statuses.ModelProblem("InvalidSpec", f"{each.problem}; {version} is in force", fatal=False)
+        if controller is None:
+            workspace = each.model.spec.workspace
+            why = "is invalid" if workspace in self._documents.invalid_workspaces else "does not exist"
+            return statuses.ModelProblem("UnknownWorkspace", f"Workspace {workspace} {why}")
+        refused = self._refusals.get(each.model.name)
+        return statuses.ModelProblem(refused.reason, f"{refused.what}: {refused.message}") if refused else None
 
     def _earlier_conditions(self, each: ModelObject) -> list[Json]:
         document = self._models.named(each.model.name)

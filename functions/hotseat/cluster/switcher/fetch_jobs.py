@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.core.messages import CacheObserved, CacheState
+from hotseat.kube.adoption import NAME_CONFLICT, is_foreign
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import GROUP, JOBS, MODEL, PODS, ClusterSettings
 from hotseat.kube.containers import CannotMake, needs_fetch
@@ -87,6 +88,10 @@ class JobFetcher:
         """Return the path of the weights of MODEL. None: not fetched yet, or not known."""
         return self._paths.get(job_name(model)) if self.needs_fetch(model) else None
 
+    def paths(self) -> Mapping[str, str]:
+        """Return the paths of weights that are known, by Job."""
+        return dict(self._paths)
+
     def states(self) -> Mapping[str, CacheObserved]:
         """Return the last reported state by Model. Models without a fetch are missing."""
         return dict(self._states)
@@ -119,6 +124,9 @@ class JobFetcher:
             found = self._kube.find(path)
             if found is None:
                 return False
+            if is_foreign(found, job["metadata"]["labels"][MODEL]):
+                taken = f"Job {job['metadata']['name']} exists and is not of this Model; delete it or rename the Model"
+                raise KubeError(CONFLICT, taken, NAME_CONFLICT) from None
             failed = outcome_of(found, []).state is CacheState.FAILED
             if not failed and PATH not in found["metadata"].get("annotations", {}):
                 return True  # the old one runs, and does the same

@@ -72,7 +72,7 @@ class ModelAvailability:
             self.failures.pop(model, None)
             self._retract_refusal(model)
             self.checks.pop(model, None)
-            if model in self.cache and (model in refetch or not self.cached(model)):
+            if model in self.cache and (model in refetch or self.cache[model].state is CacheState.FAILED):
                 self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
         for model in self.failures if retry else ():
             self.retry(model, now)
