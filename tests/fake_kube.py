@@ -23,6 +23,7 @@ from hotseat.kube.constants import (
     FINGERPRINT,
     JOBS,
     MODEL,
+    MODELS,
     NODES,
     POD_AUTOSCALERS,
     PODS,
@@ -30,10 +31,13 @@ from hotseat.kube.constants import (
     REVISION,
     SERVICE,
     SERVICES,
+    STATE,
     WORKSPACE,
+    WORKSPACES,
 )
 
 NS = "test"
+_COLLECTIONS = (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS, MODELS, WORKSPACES, CLAIMS, JOBS, EVENTS)
 
 
 def merged(old: Json, change: Json) -> Json:
@@ -57,6 +61,7 @@ class FakeKube:
         self.calls: list[tuple[str, str]] = []
         self.away = False  # every call fails
         self.lose_next_answer = False  # the next write is done, but its answer never comes
+        self.refused: dict[str, KubeError] = {}  # by kind: what an apply gets
         self.texts: dict[str, str] = {}
         self._events: list[tuple[int, str, Json]] = []
         self._version = itertools.count(100)
@@ -72,7 +77,7 @@ class FakeKube:
             if path in self.objects:
                 return copy.deepcopy(self.objects[path])
             if path.rpartition("/")[2] not in {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects} | {
-                r.plural for r in (PODS, DEPLOYMENTS, SERVICES, POD_AUTOSCALERS, REPLICA_SETS, JOBS, EVENTS, CLAIMS)
+                r.plural for r in _COLLECTIONS
             } | {"serverlessservices"}:
                 raise KubeError(NOT_FOUND, f"{path} not found")
             items = [
@@ -107,7 +112,8 @@ class FakeKube:
     def create(self, path: str, body: Json) -> Json:
         with self.changed:
             self._reach()
-            at = f"{path}/{body['metadata']['name']}"
+            meta = body["metadata"]
+            at = f"{path}/{meta.get('name') or meta['generateName'] + str(next(self._version))}"
             if at in self.objects:
                 raise KubeError(CONFLICT, f"{at} exists")
             self.calls.append(("create", at))
@@ -131,9 +137,11 @@ class FakeKube:
                 raise KubeError(0, "connection reset")
             return result
 
-    def apply(self, path: str, body: Json) -> Json:
+    def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
         with self.changed:
             self._reach()
+            if error := self.refused.get(body["kind"]):
+                raise error
             if path in self.objects:
                 return self.merge(path, body)
             if "resourceVersion" in body["metadata"]:
@@ -356,7 +364,8 @@ class FakeCluster(FakeKube):
 
     def _replicate(self, at: str) -> None:
         deployment = self.objects[at]
-        labels, wanted = deployment["metadata"]["labels"], deployment["spec"]["replicas"]
+        labels = {key: value for key, value in deployment["metadata"]["labels"].items() if key != STATE}
+        wanted = deployment["spec"]["replicas"]
         workload = labels.get(REVISION) or labels.get(DEPLOYMENT)
         if workload is None:
             return

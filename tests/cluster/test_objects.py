@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hotseat.kube.client import KubeError
+from hotseat.kube.constants import MODELS
+
 from .harness import GPU_RESOURCE, ROOT, Guard, Hotseat, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -202,3 +205,30 @@ def test_each_part_may_do_what_it_must(hotseat: Hotseat, account: str, verb: str
 @pytest.mark.parametrize("sample", sorted(each.name for each in (ROOT / "knative/samples").glob("*.yaml")))
 def test_a_sample_is_accepted(hotseat: Hotseat, sample: str) -> None:
     hotseat.kubectl("apply", "--dry-run=server", "-f", str(ROOT / "knative/samples" / sample))
+
+
+def test_the_policy_lets_models_use_only_the_accounts_and_secrets_that_are_named(hotseat: Hotseat) -> None:
+    hotseat.kubectl("apply", "-k", str(ROOT / "knative/policy"))
+    hotseat.kubectl("label", "--overwrite", "namespace", hotseat.namespace, "hotseat.dev/restrict-models=true")
+    hotseat.kubectl("create", "configmap", "hotseat-models", "--from-literal=secrets=hf-token, other")
+    refused = {
+        "hostPath": {"volumes": [{"name": "host", "hostPath": {"path": "/"}}]},
+        "serviceAccountName": {"serviceAccountName": "hotseat-switcher"},
+        "Secret": {"volumes": [{"name": "keys", "secret": {"secretName": "hotseat-demand"}}]},
+    }
+
+    def refusal(name: str, pod: dict[str, object], **spec: object) -> str:
+        try:
+            hotseat.kube.create(MODELS.path(hotseat.namespace), model(name, podTemplate={"spec": pod}, **spec))
+        except KubeError as error:
+            return str(error)
+        hotseat.delete("model", name)
+        return ""
+
+    try:
+        for said, pod in refused.items():  # a new policy takes a moment
+            assert said in wait_until(lambda pod=pod: refusal("refused", pod), 60)
+        assert not refusal("allowed", {"serviceAccountName": "default"}, credentials="hf-token")
+    finally:
+        hotseat.kubectl("label", "namespace", hotseat.namespace, "hotseat.dev/restrict-models-")
+        hotseat.kubectl("delete", "-k", str(ROOT / "knative/policy"))

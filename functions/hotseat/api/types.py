@@ -1,10 +1,11 @@
 """The base class of documents, the forms of names, and the metadata. Pure."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from hotseat.api.units import Duration
@@ -67,6 +68,30 @@ Argument = Annotated[str, Field(max_length=8192)]
 DeviceName = Annotated[str, Field(pattern=DEVICE_PATTERN, max_length=100)]
 # What clients send as `model`: any JSON string that is not empty.
 ModelName = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def without_unknown_fields(document: Mapping[str, Any], error: ValidationError) -> Json:
+    """Return a copy of a document without the fields that ERROR calls unknown, as a newer version may have written them."""
+    result = deepcopy(dict(document))
+    for detail in error.errors():
+        *path, field = detail["loc"]
+        parent: Any = result
+        for key in path:
+            inside = isinstance(parent, dict) or (isinstance(parent, list) and isinstance(key, int))
+            parent = parent[key] if inside else None
+        if detail["type"] == "extra_forbidden" and isinstance(parent, dict):
+            parent.pop(field, None)
+    return result
+
+
+def problems_of(error: ValidationError) -> str:
+    """Return the problems of a document as one line: each with the path of its field."""
+    found = []
+    for detail in error.errors():
+        path = ".".join(map(str, detail["loc"]))
+        unknown = detail["type"] == "extra_forbidden"
+        found.append(f"{path} is not a field that this version knows" if unknown else f"{path}: {detail['msg']}")
+    return "; ".join(found)
 
 
 class Document(BaseModel):

@@ -65,6 +65,7 @@ VARIABLES = {
     "with a longer lifecycle.startTimeout gets that and a minute.",
     "HOTSEAT_FETCH_ENVIRONMENT": "ConfigMap whose values are environment variables of fetch Jobs, such as HTTPS_PROXY, "
     "NO_PROXY and HF_ENDPOINT (default hotseat-fetch). It need not exist.",
+    "HOTSEAT_SERVICE_ACCOUNTS": "ServiceAccounts that a Model's podTemplate may name, separated by commas (default: only default).",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
@@ -98,6 +99,7 @@ def read_settings() -> FunctionSettings:
             namespace="",
             gpu_resource=env.get("HOTSEAT_GPU_RESOURCE", "nvidia.com/gpu"),
             pull_secrets=_names(env.get("HOTSEAT_IMAGE_PULL_SECRETS", "")),
+            service_accounts=_names(env.get("HOTSEAT_SERVICE_ACCOUNTS", "")),
             storage_class=env.get("HOTSEAT_STORAGE_CLASS", ""),
             cache_size=_read("HOTSEAT_CACHE_SIZE", "50Gi", parse_bytes),
             request_timeout=_read("HOTSEAT_REQUEST_TIMEOUT", "1h", _seconds),

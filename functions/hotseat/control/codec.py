@@ -13,7 +13,10 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from hotseat.api.types import Json
+from pydantic import ValidationError
+
+from hotseat.api.model import Model
+from hotseat.api.types import Json, without_unknown_fields
 from hotseat.api.units import format_time
 from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
 from hotseat.core.scheduler.history import STEPS, Estimate, Eviction, Switch
@@ -144,6 +147,21 @@ def residency_to_status(residency: Residency) -> Json:
         "outlook": [{"model": model, "seconds": round(seconds, 3)} for model, seconds in residency.outlook.items()],
         "outlookAt": to_rfc3339(residency.at) if residency.outlook else None,
     }
+
+
+def model_from_row(row: Mapping[str, Any], workspace: str) -> Model:
+    """Return a Model as far as a row of its Workspace's status has it. Fields that this version does not know are left out.
+
+    Raise ValidationError if the rest is no Model.
+    """
+    spec = {**row["spec"], "workspace": workspace}
+    if spec.get("engine") == "custom":
+        spec["command"] = ["-"]  # the field is required, but not part of the status
+    document = {"metadata": {"name": row["name"]}, "spec": spec}
+    try:
+        return Model.model_validate(document)
+    except ValidationError as error:
+        return Model.model_validate(without_unknown_fields(document, error))
 
 
 def residency_from_status(status: Mapping[str, Any]) -> Residency:

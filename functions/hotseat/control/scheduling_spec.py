@@ -1,6 +1,6 @@
 """Translates documents for the admission machine and the scheduler."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hotseat.api.model import PINNED, Model, OnIdle, WhileAbsent
 from hotseat.api.workspace import Workspace
@@ -14,6 +14,11 @@ from hotseat.core.scheduler.messages import SchedulingSpec
 _SOFT = {
     "names", "concurrency", "description", "metadata", "unlisted", "scheduling", "capabilities", "workspace",
     "fallback",
+}  # fmt: skip
+# Fields that say what is fetched before a load, and to where.
+_FETCHED: Mapping[str, bool | set[str]] = {
+    "engine": True, "source": True, "image": True, "image_pull_secrets": True, "credentials": True,
+    "cache": {"existing_claim", "storage_class", "access_mode", "fetch_by"},
 }  # fmt: skip
 _SOFT_PARTS = {
     "lifecycle": {
@@ -36,11 +41,13 @@ def scheduling_spec_of(
     *,
     fetch_ahead: bool = False,
     may_park: bool = True,
+    problem: str = "",
 ) -> SchedulingSpec:
     """Return the SchedulingSpec of a Model. Fields that it leaves open come from its Workspace's policy.
 
     KNOWN_FINGERPRINT replaces the fingerprint of the document. FETCH_AHEAD: weights are fetched before the first request, and
-    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines.
+    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines. PROBLEM: why
+    the Model cannot be loaded.
     """
     spec, policy = model.spec, workspace.spec.policy
     lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
@@ -58,6 +65,8 @@ def scheduling_spec_of(
         preload=lifecycle.preload,
         external=spec.url if spec.engine == "external" else None,
         fingerprint=fingerprint(model) if known_fingerprint is None else known_fingerprint,
+        weights=_weights(model),
+        problem=problem,
         fetch_ahead=fetch_ahead,
         check_first=not fetch_ahead,  # weights on a cluster's claim stay; files on a machine may have been deleted
         ageing=policy.ageing,
@@ -73,6 +82,11 @@ def scheduling_spec_of(
 def fingerprint(model: Model) -> str:
     """Return a string that changes when the engine has to be restarted."""
     return model.spec.model_dump_json(exclude={**dict.fromkeys(_SOFT, True), **_SOFT_PARTS})
+
+
+def _weights(model: Model) -> str:
+    """Return a string that changes when something else has to be fetched before a load."""
+    return model.spec.model_dump_json(include=_FETCHED)
 
 
 def limits_of(model: Model, workspace: Workspace) -> Limits:

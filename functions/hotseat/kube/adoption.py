@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from hotseat.api.model import PINNED, Model
 from hotseat.api.types import PATTERN_WORDS, Json
 from hotseat.api.units import Unreadable, parse_quantity
-from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, WORKSPACE
+from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, MODEL, SERVICES, WORKSPACE
 from hotseat.kube.objects import is_owned
 
 ENGINE: Final = "container"  # engine of adopted Models; no installed engine has this name
+NAME_CONFLICT: Final = "NameConflict"  # reason: an object with a name that a Model needs is not the Model's
 PREFIX: Final = f"{GROUP}/"
 
 
@@ -66,6 +67,12 @@ _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = {
 def is_adopted(service: Json) -> bool:
     """Whether a Knative Service is a Model by its label, without a Model object."""
     return bool(service["metadata"].get("labels", {}).get(WORKSPACE)) and not is_owned(service)
+
+
+def is_foreign(item: Json, model: str) -> bool:
+    """Whether an object with a name that a Model needs is neither the Model's nor labelled to be adopted."""
+    labels = item["metadata"].get("labels") or {}
+    return labels.get(MODEL) != model and not (item.get("apiVersion") == SERVICES.api and labels.get(WORKSPACE))
 
 
 def adopt(service: Json, gpu_resource: str) -> Adopted:

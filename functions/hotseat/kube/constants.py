@@ -19,6 +19,7 @@ MODEL: Final = "hotseat.dev/model"
 DEPLOYMENT: Final = "hotseat.dev/deployment"  # on a Model's Deployment and its pods: the name of the Deployment
 STATE: Final = "hotseat.dev/state"
 # Annotations.
+ENDPOINT: Final = "hotseat.dev/endpoint"  # of a Knative Service: where requests go
 FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents from which an object was made
 SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that are gone, according to a user
 
@@ -97,3 +98,4 @@ class ClusterSettings:
     progress_deadline: int = 600  # seconds; longer for a Model whose startTimeout needs it
     fetch_environment: str = ""  # ConfigMap whose values are environment variables of fetch Jobs; need not exist
     placement: PodPlacement = field(default_factory=PodPlacement)
+    service_accounts: tuple[str, ...] = ()  # that a podTemplate may name, beside default

@@ -58,6 +58,9 @@ MERGE_KEYS: Final[Mapping[str, str]] = {
 _DIRECTIVE: Final = "$patch"
 
 
+NOT_OURS: Final = "it exists and is not of this Model; delete it or rename the Model"
+
+
 class MergeError(ValueError):
     """The patch cannot be merged; the message begins with the path of the invalid field."""
 
@@ -303,9 +306,7 @@ def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
         return wanted
     meta = found["metadata"]
     if not any(each["uid"] == uid for each in meta.get("ownerReferences") or []):
-        raise CannotMake(
-            f"{wanted['kind']} {meta['name']} exists and was not made of this Model; delete or rename one of them"
-        )
+        raise CannotMake(NOT_OURS)
     return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": meta["resourceVersion"]}}
 
 

@@ -113,6 +113,8 @@ class Listed(Document):
 
     name: str = Field(description="Its name.")
     spec: dict[str, Any] = Field(default_factory=dict, description="What of its spec routing needs.")
+    generation: int = Field(default=0, description="Generation of its document from which that is.")
+    created_at: Time = Field(default="", description="When it was created: the older of two Models keeps a name.")
     state: str = Field(default="", description="State of its instance, or unloaded, fetching, failed.")
     since: Time = Field(default="", description="When it entered this state.")
     message: str = Field(default="", description="Why, for people.")

@@ -323,3 +323,15 @@ def test_the_image_gets_every_file_that_it_copies():
         assert (ROOT / source).exists()
         assert any(source == each or source.startswith(f"{each}/") for each in kept), source
     assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["65532:65532"]
+
+
+def test_the_policy_of_models_names_a_parameter_that_each_namespace_has_for_itself():
+    policy, binding = documents(KNATIVE / "policy/policy.yaml")
+    spec = policy["spec"]
+    assert spec["paramKind"] == {"apiVersion": "v1", "kind": "ConfigMap"}
+    assert spec["matchConstraints"]["resourceRules"][0]["resources"] == ["models"]
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert set(binding["spec"]["paramRef"]) == {"name", "parameterNotFoundAction"}
+    known = {each["name"] for each in spec["variables"]}
+    for each in (*spec["variables"], *spec["validations"]):
+        assert set(re.findall(r"variables\.(\w+)", each["expression"])) <= known

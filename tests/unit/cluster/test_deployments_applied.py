@@ -8,7 +8,7 @@ from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.app import SwitcherApp
-from hotseat.kube.client import Kube
+from hotseat.kube.client import CONFLICT, Kube, KubeError
 from hotseat.kube.constants import CLAIMS, CORE_SERVICES, DEPLOYMENTS, MODELS, SERVICES, WORKSPACES, ClusterSettings
 from tests.fake_kube import NS, FakeCluster
 from tests.unit.runtimes.knative.test_runtime import await_true
@@ -47,8 +47,7 @@ class Home:
         self.app._read_documents()
         for each in self.app._documents.models.values():
             assert not each.problem
-            for item in each.objects:
-                self.app._apply_object(each, item)
+            self.refused = self.app._refusals[each.model.name] = self.app._apply_objects(each)
 
     def seen(self, question: Callable[[Json], object]) -> None:
         """Wait until the switcher's watch has a Deployment of which that is true."""
@@ -119,8 +118,32 @@ def test_a_deployment_that_is_not_the_models_is_left_alone(home: Home) -> None:
     home.kube.put(DEPLOYMENT, theirs)
     home.kube.put(CORE_SERVICES.path(NS, "a"), {"metadata": {"name": "a"}, "spec": {"clusterIP": "10.0.0.1"}})
     home.reconcile()
+    assert (home.refused.reason, home.refused.what) == ("NameConflict", "Deployment a")
     assert home.kube.objects[DEPLOYMENT]["spec"] == {"replicas": 3}
     assert home.kube.objects[CORE_SERVICES.path(NS, "a")]["spec"] == {"clusterIP": "10.0.0.1"}
+
+
+def test_what_knative_made_of_the_model_is_waited_for(home: Home) -> None:
+    """A ksvc has a core Service of its name, which goes with it once the Model has moved."""
+    at, meta = CORE_SERVICES.path(NS, "a"), {"name": "a", "uid": "uid-s", "labels": {"hotseat.dev/model": "a"}}
+    owner = {"apiVersion": "serving.knative.dev/v1", "kind": "Route", "name": "a", "uid": "uid-route"}
+    home.kube.put(at, {"metadata": {**meta, "ownerReferences": [owner]}, "spec": {}})
+    home.reconcile()
+    assert (home.refused, home.kube.objects[at]["spec"]) == (None, {})
+    home.kube.put(at, {"metadata": meta, "spec": {}})
+    await_true(lambda: "ownerReferences" not in home.app._runtime.watcher(CORE_SERVICES).named("a")["metadata"])
+    home.reconcile()
+    assert (home.refused.reason, home.refused.what) == ("NameConflict", "Service a"), "nobody will delete it"
+
+
+def test_what_was_written_meanwhile_is_no_condition(home: Home) -> None:
+    home.kube.refused["Deployment"] = KubeError(CONFLICT, "it has changed")
+    home.reconcile()
+    assert home.refused is None
+    assert CORE_SERVICES.path(NS, "a") in home.kube.objects
+    home.kube.refused["Deployment"] = KubeError(403, "exceeded quota")
+    home.reconcile()
+    assert (home.refused.reason, home.refused.message) == ("ApplyFailed", "exceeded quota")
 
 
 def test_the_models_status_is_that_of_its_deployment(home: Home) -> None:

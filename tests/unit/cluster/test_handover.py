@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from hotseat.cluster.functions import FunctionSettings
-from hotseat.cluster.switcher.app import PendingObservations, SwitcherApp
+from hotseat.cluster.switcher.app import SwitcherApp
 from hotseat.cluster.switcher.model_objects import read
+from hotseat.cluster.switcher.observations import PendingObservations
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,

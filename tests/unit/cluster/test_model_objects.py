@@ -58,10 +58,22 @@ def test_a_model_becomes_what_the_runtime_of_its_workspace_makes() -> None:
     assert knative.objects[0] == found["a"].objects[0], "and keeps its claim"
 
 
-def test_a_runtime_that_cannot_be_used_is_the_models_problem() -> None:
+def test_a_runtime_that_cannot_be_used_makes_no_objects() -> None:
     unusable = (ClusterRuntime.KNATIVE, "runtime Knative: it is not there")
     found = read([workspace()], [model("a")], [], SETTINGS, {}, choose=lambda *_: unusable).models["a"]
-    assert (found.problem, found.objects) == (unusable[1], ())
+    assert (found.problem, found.unusable, found.objects) == ("", unusable[1], ())
+
+
+def test_after_a_restart_an_invalid_model_stays_with_the_runtime_that_has_its_objects() -> None:
+    rows = [{"name": "a", "state": "ready", "generation": 1, "spec": {"engine": "mock", "names": ["gpt"]}}]
+    home = workspace() | {"status": {"models": rows}}
+    owner = {"apiVersion": "hotseat.dev/v1alpha1", "kind": "Model", "name": "a", "uid": "m-a"}
+    meta = {"name": "a", "annotations": {"hotseat.dev/fingerprint": "1"}, "ownerReferences": [owner]}
+    invalid = model("a", gpuCount=2)
+    found = read([home], [invalid], [], SETTINGS, {}, deployments=[{"metadata": meta}]).models["a"]
+    assert (found.runtime, found.fingerprint, found.objects) == (ClusterRuntime.DEPLOYMENT, "1", ())
+    assert (found.in_force, found.model.names) == (1, ("gpt", "a"))
+    assert "a" in read([home], [invalid], [], SETTINGS, {}).invalid, "nothing serves it"
 
 
 def test_what_routing_alone_needs_makes_no_new_revision() -> None:
@@ -69,7 +81,7 @@ def test_what_routing_alone_needs_makes_no_new_revision() -> None:
         return read([workspace()], [model("a", **spec)], [], SETTINGS, {}).models["a"].fingerprint
 
     assert mark() == mark(names=["gpt-4o"], scheduling={"priority": 5}, description="x")
-    assert mark() != mark(args=["load=1"])
+    assert mark() != mark(env=[{"name": "X", "value": "1"}])
 
 
 def test_a_labelled_ksvc_is_a_model_without_any_model_object() -> None:
@@ -86,9 +98,9 @@ def test_a_model_goes_before_a_ksvc_of_its_name_and_a_deleted_one_is_none() -> N
 
 
 def test_a_model_that_cannot_be_made_says_why() -> None:
-    found = read([workspace()], [model("a", engine="nobody-has-this")], [], SETTINGS, {}).models["a"]
-    assert "nobody-has-this" in found.problem
-    assert found.objects == ()
+    found = read([workspace()], [model("a", engine="nobody-has-this")], [], SETTINGS, {})
+    assert found.models == {}
+    assert "nobody-has-this" in found.invalid["a"][1]
 
 
 def status(
@@ -107,7 +119,7 @@ def status(
         resident=Resident("a", "default/a@1", InstanceState.READY, 1, 0.0, "http://p") if state == "ready" else None,
         cache=CacheObserved(0.0, "a", cached, said[0], None, None, said[1]),
         switches=(),
-        problem=problem,
+        problem=statuses.ModelProblem("InvalidSpec", problem) if problem else None,
     )
     return made | {c["type"]: c["status"] for c in made["conditions"]}
 
@@ -203,7 +215,7 @@ def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
         spec = {"engine": "mock", "lifecycle": {"release": release}}
         model = Model.model_validate({"metadata": {"name": "a"}, "spec": spec})
         made = statuses.model_status(
-            ModelStatus("a", "ready"), model=model, generation=1, resident=None, cache=None, switches=(), problem=""
+            ModelStatus("a", "ready"), model=model, generation=1, resident=None, cache=None, switches=(), problem=None
         )
         return {each["type"]: each for each in made["conditions"]}
 

@@ -140,7 +140,7 @@ def test_a_ksvc_is_pinned_on_itself_against_its_template(api: Api) -> None:
 
 def test_a_schedule_that_no_api_server_can_judge_is_the_models_problem() -> None:
     bad = model("a", lifecycle={"schedule": [{"start": "0 8 * * 5-1", "duration": "1h", "timeZone": "Europe/Berlni"}]})
-    problem = read([workspace()], [bad], [], SETTINGS, {}).models["a"].problem
+    _, problem = read([workspace()], [bad], [], SETTINGS, {}).invalid["a"]
     assert problem == (
         "lifecycle.schedule[0].timeZone is not a known time zone; "
         "lifecycle.schedule[0].start is not a valid cron time: Bad day-of-week"

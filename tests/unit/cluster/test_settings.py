@@ -81,6 +81,7 @@ def test_none_is_forgotten(read):
         HOTSEAT_REQUEST_TIMEOUT="1s",
         HOTSEAT_PROGRESS_DEADLINE="1s",
         HOTSEAT_FETCH_ENVIRONMENT="x",
+        HOTSEAT_SERVICE_ACCOUNTS="x",
     ).objects
     default = ClusterSettings("", "")
     same = {each.name for each in fields(ClusterSettings) if getattr(changed, each.name) == getattr(default, each.name)}

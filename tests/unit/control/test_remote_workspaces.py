@@ -166,3 +166,42 @@ def test_switches_are_those_of_the_status(registry: RemoteWorkspaces) -> None:
     history.decided("b", 3.0, 3.0, leaving=[], waiting=2, reason="demand")
     registry.apply(document(None, switches=switch_rows([], history.switches())))
     assert [(each.to, each.outcome) for each in registry.handles[0].switches()] == [("b", "running")]
+
+
+def row(name: str, created: str = "", **spec: Any) -> dict[str, Any]:
+    return {"name": name, "state": "unloaded", "createdAt": created, "spec": {"engine": "mock", **spec}}
+
+
+def test_a_row_that_cannot_be_read_keeps_its_last_good_version_and_one_of_a_newer_version_loses_only_what_is_new(
+    registry: RemoteWorkspaces,
+) -> None:
+    registry.apply(document(None, models=[row("a", names=["gpt"])]))
+    registry.apply(document(None, models=[row("a", names=["gpt"], concurrency="many")]))
+    assert registry.find("gpt").model.name == "a"
+    registry.apply(
+        document(None, models=[row("a", names=["gpt-2"], colour="red", scheduling={"mood": 1, "priority": 3})])
+    )
+    assert registry.find("gpt-2").model.spec.scheduling.priority == 3
+
+
+def test_an_invalid_workspace_keeps_its_last_good_version_and_takes_its_status(registry: RemoteWorkspaces) -> None:
+    registry.apply({**document(None), "spec": {"capacity": {"gpus": 3}}})
+    registry.apply({**document(None, models=[row("b")]), "spec": {"capacity": {"gpus": "many"}}})
+    assert registry.find("b").handle.capacity.gpus == 3
+
+
+@pytest.mark.parametrize("spec", [{"colour": "red"}, {"capacity": {"gpus": "many"}}])
+def test_a_new_router_serves_a_workspace_whose_document_is_invalid(
+    registry: RemoteWorkspaces, spec: dict[str, Any]
+) -> None:
+    registry.apply({**document(None), "spec": spec})
+    assert registry.find("gpt").model.name == "a"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_that_two_models_claim_belongs_to_the_older_one(registry: RemoteWorkspaces, order: int) -> None:
+    rows = [row("a", "2026-01-02T00:00:00Z", names=["gpt"]), row("b", "2026-01-01T00:00:00Z", names=["gpt"])]
+    registry.apply(document(None, models=rows[::order]))
+    assert registry.find("gpt").model.name == "b"
+    registry.apply(document(None, models=[row("b", names=["gpt"]), row("a", names=["gpt"])][::order]))
+    assert registry.find("gpt").model.name == "a", "of the same age"

@@ -49,8 +49,9 @@ from tests.unit.core.world_state import (
 def _terms(claim: Claim, pick: Pick) -> SchedulingSpec:
     """What an engine has to be restarted for."""
     park, memory = pick(2) == 0, MEMORIES[pick(len(MEMORIES))]
-    mark = f"{claim.gpus}/{claim.memory}/{park}/{memory}/{pick(2)}"
-    return SchedulingSpec(claim, fingerprint=mark, park=park, host_memory=memory)
+    weights = f"{pick(2)}"
+    mark = f"{claim.gpus}/{claim.memory}/{park}/{memory}/{weights}"
+    return SchedulingSpec(claim, fingerprint=mark, weights=weights, park=park, host_memory=memory)
 
 
 class RandomActions(CheckedWorld):

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from hotseat.api.model import Model
-from hotseat.api.types import Json
+from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
 from hotseat.cluster.router.reads import RemoteLog
-from hotseat.control.codec import from_rfc3339, residency_from_status, switch_from_json, to_rfc3339
+from hotseat.control.codec import from_rfc3339, model_from_row, residency_from_status, switch_from_json, to_rfc3339
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
@@ -36,6 +36,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._registry = registry
         self.retired = False
         self.models: tuple[Model, ...] = ()
+        self.created: Mapping[str, str] = {}  # by model: creationTimestamp
         self._statuses: Mapping[str, ModelStatus] = {}
         self._switches: tuple[Switch, ...] = ()
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
@@ -62,7 +63,11 @@ class RemoteWorkspace(WorkspaceHandle):
         """Apply the Workspace's document and status."""
         self.workspace = workspace
         rows = [row for row in status.get("models") or () if "spec" in row]
-        self.models = tuple(model for row in rows if (model := _model(row, workspace.name)))
+        known = {model.name: model for model in self.models}
+        self.models = tuple(
+            model for row in rows if (model := _model(row, workspace.name) or known.get(row["name"])) is not None
+        )
+        self.created = {row["name"]: row.get("createdAt", "") for row in rows}
         self._registry.events.add_shown_names({model.name: model.shown_name for model in self.models})
         self._statuses = {row["name"]: _status(row) for row in rows}
         self._switches = tuple(switch_from_json(workspace.name, s) for s in status.get("switches") or ())
@@ -160,14 +165,10 @@ class RemoteWorkspaces(ModelRegistry):
         self.pod, self.switcher_client, self.forget, self.events = pod, switcher_client, forget, events
 
     def apply(self, document: Json) -> None:
-        """Apply a new or changed Workspace document."""
+        """Apply a new or changed Workspace document. While one is invalid, the last good one is used, or what of it can be read."""
         name = document["metadata"]["name"]
-        try:
-            workspace = Workspace.model_validate({"metadata": {"name": name}, "spec": document.get("spec") or {}})
-        except ValidationError as error:
-            log.warning("cannot read Workspace %s: %s", name, error)
-            return
         handle = self._handles.get(name)
+        workspace = _workspace(document, handle.workspace if handle else None)
         if handle is None:
             handle = RemoteWorkspace(workspace, self)
             self._handles = {**self._handles, name: handle}
@@ -201,21 +202,33 @@ class RemoteWorkspaces(ModelRegistry):
                 handle.leave()
 
     def update_routes(self) -> None:
-        """Route all names to where their Models are now."""
+        """Route all names to where their Models are now. A name that two Models claim belongs to the older one."""
         routes: dict[str, ModelRoute] = {}
-        for handle in self._handles.values():
-            for model in () if handle.retired else handle.models:
-                for name in model.names:
-                    routes.setdefault(name, ModelRoute(model, handle))
+        there = [(handle, model) for handle in self._handles.values() if not handle.retired for model in handle.models]
+        for handle, model in sorted(there, key=lambda each: (each[0].created.get(each[1].name, ""), each[1].name)):
+            for name in model.names:
+                routes.setdefault(name, ModelRoute(model, handle))
         self._routes = routes
+
+
+def _workspace(document: Json, last: Workspace | None) -> Workspace:
+    named = {"metadata": {"name": document["metadata"]["name"]}}
+    whole = {**named, "spec": document.get("spec") or {}}
+    try:
+        return Workspace.model_validate(whole)
+    except ValidationError as error:
+        log.warning("Workspace %s is invalid: %s", named["metadata"]["name"], problems_of(error))
+        if last is not None:
+            return last
+        try:
+            return Workspace.model_validate(without_unknown_fields(whole, error))
+        except ValidationError:
+            return Workspace.model_validate(named)
 
 
 def _model(row: Mapping[str, Any], workspace: str) -> Model | None:
     try:
-        spec = {**row["spec"], "workspace": workspace}
-        if spec.get("engine") == "custom":
-            spec["command"] = ["-"]  # the field is required, but not part of the status
-        return Model.model_validate({"metadata": {"name": row["name"]}, "spec": spec})
+        return model_from_row(row, workspace)
     except ValidationError as error:
         log.warning("cannot read Model %s: %s", row["name"], error)
         return None

@@ -4,8 +4,8 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
@@ -14,7 +14,8 @@ from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
-from hotseat.cluster.switcher.model_objects import ModelObject, ModelObjects, read
+from hotseat.cluster.switcher.model_objects import NOTHING_READ, ModelObject, read
+from hotseat.cluster.switcher.observations import CachedWeights, PendingObservations
 from hotseat.cluster.switcher.own_image import own_image
 from hotseat.cluster.switcher.reads import RemoteReads
 from hotseat.cluster.switcher.runtimes import ClusterRuntimes
@@ -27,14 +28,13 @@ from hotseat.core.messages import (
     CacheObserved,
     CacheState,
     Demand,
-    InstanceAdopted,
-    InstanceReleased,
     Observation,
     workspace_of,
 )
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
+from hotseat.kube.adoption import NAME_CONFLICT, is_foreign
 from hotseat.kube.claims import claim_changes
 from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
@@ -52,62 +52,25 @@ from hotseat.kube.constants import (
     Resource,
 )
 from hotseat.kube.containers import CannotMake, cpu_image
+from hotseat.kube.jobs import job_name
 from hotseat.kube.leader import Leader
-from hotseat.kube.objects import is_outdated, replacement
+from hotseat.kube.objects import NOT_OURS, is_outdated, replacement
 from hotseat.kube.placement import in_workspace
 from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
 
 
-Key = tuple[str, type[Observation]]
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An object of a Model that could not be applied: a condition's reason, kind and name of the object, and why."""
 
+    reason: str
+    what: str
+    message: str
 
-class PendingObservations:
-    """Sends observations to schedulers, and keeps them until the Workspace's controller is attached.
-
-    A pod that runs must count once its Workspace is created. Of each instance and of each Model's cache, the newest observation
-    of a type is kept. Nothing is kept of an instance that is proven gone.
-    """
-
-    def __init__(self, controllers: dict[str, ClusterWorkspace]) -> None:
-        self._controllers = controllers
-        self._lock = threading.Lock()
-        self._pending: dict[str, dict[Key, Observation]] = {}  # by Workspace
-
-    def send(self, workspace: str, observation: Observation) -> None:
-        """Send an observation, now or when the Workspace's controller is attached. From any thread."""
-        with self._lock:
-            controller = self._controllers.get(workspace)
-            if controller is None:
-                log.warning("Workspace %r does not exist: %s", workspace, observation)
-                _add(self._pending.setdefault(workspace, {}), observation)
-            else:
-                controller.scheduler.send(observation)
-
-    def attach(self, controller: ClusterWorkspace) -> None:
-        """Attach a controller. It must be configured, or else instances count as those of deleted Models."""
-        with self._lock:
-            self._controllers[controller.name] = controller
-            for observation in _sorted(self._pending.pop(controller.name, {}).values()):
-                controller.scheduler.send(observation)
-
-
-def _add(pending: dict[Key, Observation], observation: Observation) -> None:
-    if isinstance(observation, CacheObserved):
-        pending[observation.model, CacheObserved] = observation
-        return
-    instance = observation.instance
-    if isinstance(observation, InstanceReleased):
-        for key in [key for key in pending if key[0] == instance and key[1] is not CacheObserved]:
-            del pending[key]
-    elif isinstance(observation, InstanceAdopted) or (instance, InstanceAdopted) in pending:
-        pending[instance, type(observation)] = observation
-
-
-def _sorted(pending: Iterable[Observation]) -> list[Observation]:
-    """Sort instances first. A Model whose weights are known to be cached may start at once, and needs to know which GPUs are free."""
-    return sorted(pending, key=lambda observation: isinstance(observation, CacheObserved))
+    def __str__(self) -> str:
+        return f"{self.what} could not be applied: {self.message}"
 
 
 GATHER = 0.05  # seconds in which changes of documents gather
@@ -140,7 +103,11 @@ class SwitcherApp:
         self._closed = False
         self._controllers: dict[str, ClusterWorkspace] = {}
         self._pending = PendingObservations(self._controllers)
-        self._documents = ModelObjects({}, {})
+        self._documents = NOTHING_READ
+        self._paths: Mapping[str, str] = {}  # of weights, by fetch Job
+        self._cached = CachedWeights(self._pending.send)
+        self._refusals: dict[str, Refused | None] = {}  # by Model that was applied: what could not be
+        self._invalid_told: dict[str, Json] = {}  # by Workspace: conditions
         self._uids: Mapping[ObjectKey, str] = {}
         self._workspace_by_model: dict[str, str] = {}
         self._claim_problems: dict[str, list[tuple[str, str]]] = {}  # by Model: reason and message
@@ -222,12 +189,12 @@ class SwitcherApp:
             while not each.wait_synced(5.0) and not self._closed:
                 log.warning("waiting for the API server")
         self._runtime.open_watchers()
-        self._status_writer.start()
         self._read_documents()
         self._apply_workspaces()
         self._runtime.begin([r.model for r in self._documents.models.values()], self._observe)
         for controller in self._controllers.values():  # only now: a status without the adopted instances would be wrong
             controller.start()
+        self._status_writer.start()
         threading.Thread(target=self._watch_successor, name="successor", daemon=True).start()
         self._remove_lost_routers()
         self._leading = True
@@ -240,19 +207,19 @@ class SwitcherApp:
     def _apply(self) -> None:
         """Apply the documents. Objects come first, so that a restart finds the new Revision."""
         self._read_documents()
+        self._refusals = {name: self._apply_objects(each) for name, each in self._documents.models.items()}
         for each in self._documents.models.values():
-            for item in each.objects:
-                self._apply_object(each, item)
             self._remove_left_over(each)
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._fetcher.reconcile()
         self._apply_workspaces()
+        self._cached.applied(self._paths, self._workspace_by_model)
         self._settle()
         self._status_writer.mark()
 
     def _read_documents(self) -> None:
         models = self._models.objects
-        paths = {name: path for name, r in self._documents.models.items() if (path := self._fetcher.path(r.model))}
+        self._paths = paths = self._fetcher.paths()
         self._documents = read(
             self._workspaces.objects,
             models,
@@ -260,6 +227,8 @@ class SwitcherApp:
             self._settings,
             paths,
             choose=self._runtime.choose,
+            deployments=self._runtime.watcher(DEPLOYMENTS).objects,
+            last=self._documents,
         )
         found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
         found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
@@ -271,21 +240,45 @@ class SwitcherApp:
     def _apply_workspaces(self) -> None:
         """Configure each Workspace. Create controllers of new ones."""
         models = self._documents.models
-        for name, (workspace, document) in self._documents.workspaces.items():
+        for name, (workspace, document, problem) in self._documents.workspaces.items():
             controller = self._controllers.get(name) or self._controller(workspace, document)
             controller.runtime_name, controller.runtime_problem = self._runtime.choice_of(name)
-            mine = [r for r in models.values() if r.model.spec.workspace == name and not (r.problem and r.uid)]
+            mine = [r for r in models.values() if r.model.spec.workspace == name]
             fingerprints = {r.model.name: r.fingerprint for r in mine}
             controller.apply_config(
-                workspace, document["metadata"]["generation"], [r.model for r in mine], fingerprints
+                workspace,
+                document["metadata"]["generation"],
+                [r.model for r in mine],
+                fingerprints,
+                problem=problem,
+                refusals={r.model.name: str(it) for r in mine if (it := self._refusals.get(r.model.name))},
+                origins={r.model.name: statuses.origin(r.in_force, r.created) for r in mine},
             )
             if name not in self._controllers:
                 self._pending.attach(controller)
                 if self._leading:
                     controller.start()
         for name in self._controllers.keys() - self._documents.workspaces.keys():
-            controller = self._controllers[name]
-            controller.apply_config(controller.workspace, controller.generation, (), {})
+            if name not in self._documents.invalid_workspaces:
+                controller = self._controllers[name]
+                controller.apply_config(controller.workspace, controller.generation, (), {})
+        self._report_invalid_workspaces()
+
+    def _report_invalid_workspaces(self) -> None:
+        """Write the condition of Workspaces that have no controller, because they were never valid."""
+        for name, (document, problem) in self._documents.invalid_workspaces.items():
+            ready = statuses.condition("Ready", False, "InvalidSpec", problem, document["metadata"]["generation"])
+            if self._invalid_told.get(name) != ready:
+                earlier = (document.get("status") or {}).get("conditions") or ()
+                conditions = statuses.keep_transition_times([dict(ready)], earlier)
+                try:
+                    self._kube.merge(
+                        WORKSPACES.path(self.namespace, name, "status"), {"status": {"conditions": conditions}}
+                    )
+                    self._invalid_told[name] = ready
+                except KubeError as error:
+                    log.warning("Workspace %s: %s", name, error)
+                    self._worker.mark(RETRY)
 
     def _controller(self, workspace: Workspace, document: Json) -> ClusterWorkspace:
         status = document.get("status") or {}
@@ -299,30 +292,49 @@ class SwitcherApp:
             on_step=self._status_writer.mark,
         )
 
+    def _apply_objects(self, each: ModelObject) -> Refused | None:
+        """Apply the objects of a Model. Return what was refused first; it is tried again."""
+        if each.unusable:
+            return Refused("RuntimeUnavailable", f"Workspace {each.model.spec.workspace}", each.unusable)
+        for item in each.objects:
+            what = f"{item['kind']} {item['metadata']['name']}"
+            try:
+                self._apply_object(each, item)
+            except CannotMake as error:
+                log.warning("%s: %s", what, error)
+                self._worker.mark(RETRY)
+                return Refused(NAME_CONFLICT, what, str(error))
+            except KubeError as error:
+                if error.status == CONFLICT:  # it was written meanwhile: not worth a warning
+                    self._worker.mark(CONFLICT_RETRY)
+                    continue
+                log.warning("%s: %s", what, error)
+                self._worker.mark(RETRY)
+                if error.status:  # 0: the API server cannot be reached, and says nothing about the object
+                    return Refused("ApplyFailed", what, str(error))
+        return None
+
     def _apply_object(self, model: ModelObject, item: Json) -> None:
+        """Apply an object, unless nothing has changed. Raise CannotMake if that of its name is not the Model's."""
         resource = RESOURCES[item["apiVersion"], item["kind"]]
         watcher = self._claims if resource is CLAIMS else self._runtime.watcher(resource)
         name = item["metadata"]["name"]
-        found = watcher.named(name)
+        found = watcher.named(name) or self._kube.find(resource.path(self.namespace, name))
+        if found is not None and is_foreign({**item, **found}, model.model.name):
+            raise CannotMake(NOT_OURS)
         if found is not None and resource is CLAIMS:
             self._update_claim(item, found, model.model)
             return
         if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
             return
-        try:
-            if resource in (DEPLOYMENTS, CORE_SERVICES):
-                found = found or self._kube.find(resource.path(self.namespace, name))
-                item = replacement(item, found, model.uid or "")
-            self._kube.apply(resource.path(self.namespace, name), item)
-            log.info("%s %s applied", item["kind"], name)
-        except (KubeError, CannotMake) as error:
-            if (
-                isinstance(error, KubeError) and error.status == CONFLICT
-            ):  # it was written meanwhile: not worth a warning
-                self._worker.mark(CONFLICT_RETRY)
+        if resource in (DEPLOYMENTS, CORE_SERVICES):
+            owners = [each["uid"] for each in (found or item)["metadata"].get("ownerReferences") or ()]
+            if owners and model.uid not in owners:  # of the Model's ksvc, or of an earlier Model: it goes with that
+                self._worker.mark(RETRY)
                 return
-            log.warning("%s %s: %s", item["kind"], name, error)
-            self._worker.mark(RETRY)
+            item = replacement(item, found, model.uid or "")
+        self._kube.apply(resource.path(self.namespace, name), item)
+        log.info("%s %s applied", item["kind"], name)
 
     def _remove_left_over(self, model: ModelObject) -> None:
         """Delete what another runtime made of a Model, once nothing of it runs there. Claims stay."""
@@ -369,7 +381,7 @@ class SwitcherApp:
     def _settle(self) -> None:
         uids = [
             uid.strip()
-            for _, document in self._documents.workspaces.values()
+            for _, document, _ in self._documents.workspaces.values()
             for uid in (document["metadata"].get("annotations") or {}).get(SETTLED, "").split(",")
             if uid.strip()
         ]
@@ -391,11 +403,12 @@ class SwitcherApp:
 
     def _observe(self, observation: Observation) -> None:
         if isinstance(observation, CacheObserved):
-            name = self._workspace_by_model.get(observation.model, "")
             self._status_writer.mark()
+            model = self._documents.models.get(observation.model)
+            job = job_name(model.model) if model and self._fetcher.path(model.model) else None
+            self._cached.observe(observation, job, self._workspace_by_model.get(observation.model, ""))
         else:
-            name = workspace_of(observation.instance)
-        self._pending.send(name, observation)
+            self._pending.send(workspace_of(observation.instance), observation)
 
     def _report_demand(self, workspace: str, demand: Demand, pod: str, through_broker: bool) -> None:
         if not self._leading:
@@ -424,16 +437,21 @@ class SwitcherApp:
         """Return the statuses of Models, and the states by path of the object that serves each."""
         shown: dict[str, Json] = {}
         states: dict[str, str] = {}
-        caches = self._fetcher.states()
+        caches, refusals = self._fetcher.states(), self._refusals
         for name, each in self._documents.models.items():
             controller = self._controllers.get(each.model.spec.workspace)
             rows = {row.name: row for row in controller.scheduler.status()} if controller else {}
             status = rows.get(name, ModelStatus(name, "unloaded"))
-            if each.model.spec.url is None:
+            refused = refusals.get(name)
+            theirs = name not in refusals or (refused is not None and refused.reason == NAME_CONFLICT)  # or may be
+            if each.model.spec.url is None and not theirs:
                 resource = DEPLOYMENTS if each.runtime is ClusterRuntime.DEPLOYMENT else SERVICES
                 states[resource.path(self.namespace, name)] = status.state
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))
+        for name, (document, problem) in self._documents.invalid.items():
+            earlier = (document.get("status") or {}).get("conditions") or ()
+            shown[name] = statuses.invalid_status(document["metadata"]["generation"], problem, earlier)
         return shown, states
 
     def _status_of(
@@ -444,7 +462,7 @@ class SwitcherApp:
         observed: CacheObserved | None,
     ) -> Json:
         name = each.model.name
-        problem = each.problem or ("" if controller else f"Workspace {each.model.spec.workspace} does not exist")
+        problem = self._problem_of(each, controller)
         residents = controller.scheduler.residency.residents if controller else ()
         if observed is None and not self._fetcher.needs_fetch(each.model):
             observed = CacheObserved(0.0, name, CacheState.CACHED)
@@ -456,6 +474,7 @@ class SwitcherApp:
             cache=observed,
             switches=controller.switches() if controller else (),
             problem=problem,
+            names_conflict=each.names_conflict,
             deployment=self._deployment_of(each),
             claim_problems=self._claim_problems.get(name, ()),
             cpu_image=cpu_image(each.model, self._settings_for(each.model)),
@@ -466,6 +485,17 @@ class SwitcherApp:
     def _deployment_of(self, each: ModelObject) -> Json | None:
         is_one = each.runtime is ClusterRuntime.DEPLOYMENT
         return self._runtime.watcher(DEPLOYMENTS).named(each.model.name) if is_one else None
+
+    def _problem_of(self, each: ModelObject, controller: ClusterWorkspace | None) -> statuses.ModelProblem | None:
+        if each.problem and each.in_force is not None:
+            version = f"generation {each.in_force}" if each.in_force else "an earlier generation"
+            return statuses.ModelProblem("InvalidSpec", f"{each.problem}; {version} is in force", fatal=False)
+        if controller is None:
+            workspace = each.model.spec.workspace
+            why = "is invalid" if workspace in self._documents.invalid_workspaces else "does not exist"
+            return statuses.ModelProblem("UnknownWorkspace", f"Workspace {workspace} {why}")
+        refused = self._refusals.get(each.model.name)
+        return statuses.ModelProblem(refused.reason, f"{refused.what}: {refused.message}") if refused else None
 
     def _earlier_conditions(self, each: ModelObject) -> list[Json]:
         document = self._models.named(each.model.name)
@@ -481,8 +511,8 @@ class SwitcherApp:
 
     def _settings_for(self, model: Model) -> ClusterSettings:
         """Return the settings of a Model's Workspace."""
-        workspace, _ = self._documents.workspaces.get(model.spec.workspace, (None, None))
-        return in_workspace(self._settings, workspace)
+        found = self._documents.workspaces.get(model.spec.workspace)
+        return in_workspace(self._settings, found.workspace if found else None)
 
     def _gauges(self) -> Iterator[Reading]:
         for controller in list(self._controllers.values()):

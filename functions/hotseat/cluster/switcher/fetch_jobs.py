@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.core.messages import CacheObserved, CacheState
+from hotseat.kube.adoption import is_foreign
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import EVENTS, FINGERPRINT, GROUP, JOBS, MODEL, PODS, ClusterSettings
 from hotseat.kube.containers import CannotMake, needs_fetch
@@ -31,7 +32,7 @@ from hotseat.kube.jobs import (
     parse_progress,
     problem_of,
 )
-from hotseat.kube.objects import MergeError
+from hotseat.kube.objects import NOT_OURS, MergeError
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,10 @@ class JobFetcher:
         except CannotMake:
             return None
 
+    def paths(self) -> Mapping[str, str]:
+        """Return the paths of weights that are known, by Job."""
+        return dict(self._paths)
+
     def states(self) -> Mapping[str, CacheObserved]:
         """Return the last reported state by Model. Models without a fetch are missing."""
         return dict(self._states)
@@ -205,6 +210,8 @@ class JobFetcher:
             found = self._kube.find(path)
             if found is None:
                 return False
+            if is_foreign(found, job["metadata"]["labels"][MODEL]):
+                raise CannotMake(f"Job {job['metadata']['name']}: {NOT_OURS}") from None
             if "deletionTimestamp" not in found["metadata"]:
                 if self._may_stay(model, found, job):
                     self._states.pop(model.name, None)  # the state is reported again

@@ -1,17 +1,24 @@
-"""Reads the documents of a namespace: Workspaces, Models and adopted ksvcs."""
+"""Reads the documents of a namespace: Workspaces, Models and adopted ksvcs.
+
+A document that is invalid now, and was valid before, stays in force as it was. What an earlier run
+of the switcher had in force is known from the Workspace's status, as far as routing needs it.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from hotseat.api.model import PINNED, Model
-from hotseat.api.types import Json
+from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
+from hotseat.control.codec import model_from_row
 from hotseat.kube.adoption import adopt, is_adopted
-from hotseat.kube.constants import FINGERPRINT, WORKSPACE, ClusterSettings
+from hotseat.kube.constants import FINGERPRINT, MODELS, WORKSPACE, ClusterSettings
 from hotseat.kube.containers import CannotMake
+from hotseat.kube.jobs import job_name
 from hotseat.kube.objects import MergeError, claim_of, deployment_of, headless_service_of, service_of
 from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
@@ -21,24 +28,43 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelObject:
-    """A Model as it was read. That of an adopted ksvc has no uid."""
+    """A Model as it was read, with the spec that is in force. That of an adopted ksvc has no uid."""
 
     model: Model
-    generation: int
+    generation: int  # of the document
     uid: str | None
-    problem: str = ""
+    problem: str = ""  # of the document
     objects: tuple[Json, ...] = ()  # the claim, and what serves it: a ksvc, or a Deployment and its Service
     fingerprint: str = ""  # changes when the engine has to be restarted
     status: Json = field(default_factory=dict)
     runtime: ClusterRuntime = ClusterRuntime.KNATIVE
+    unusable: str = ""  # why the runtime of the Workspace cannot be used
+    # Generation of the document that MODEL is from. 0: not known. None: nothing is in force.
+    in_force: int | None = None
+    created: str = ""  # creationTimestamp
+    names_conflict: str = ""  # which names other Models claim as well
+    declared: Model | None = None  # MODEL with the names that older Models have, where there are such
+
+
+class WorkspaceObject(NamedTuple):
+    """A Workspace with the spec that is in force, its document, and the problem of the document."""
+
+    workspace: Workspace
+    document: Json
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelObjects:
-    """All documents that could be read, by name."""
+    """All documents, by name. `invalid` are documents of which nothing is in force, with their problems."""
 
-    workspaces: Mapping[str, tuple[Workspace, Json]]
+    workspaces: Mapping[str, WorkspaceObject]
     models: Mapping[str, ModelObject]
+    invalid: Mapping[str, tuple[Json, str]] = field(default_factory=dict)
+    invalid_workspaces: Mapping[str, tuple[Json, str]] = field(default_factory=dict)
+
+
+NOTHING_READ = ModelObjects({}, {})
 
 
 Choose = Callable[[Workspace, Json], tuple[ClusterRuntime, str]]
@@ -56,92 +82,244 @@ def read(
     paths: Mapping[str, str],
     *,
     choose: Choose = _knative,
+    deployments: Iterable[Json] = (),
+    last: ModelObjects = NOTHING_READ,
 ) -> ModelObjects:
-    """Read all objects. PATHS are the paths of weights by Model. A Model takes precedence over an adopted ksvc of the same name.
+    """Read all objects. A Model takes precedence over an adopted ksvc of the same name.
 
-    CHOOSE returns the runtime of a Workspace with a status, and why that cannot be used.
+    PATHS are the paths of weights by fetch Job. CHOOSE returns the runtime of a Workspace with a status, and why that cannot
+    be used. DEPLOYMENTS are those of Models. LAST is what was read before.
     """
-    found_workspaces: dict[str, tuple[Workspace, Json]] = {}
+    services = list(services)
+    found_workspaces: dict[str, WorkspaceObject] = {}
+    invalid_workspaces: dict[str, tuple[Json, str]] = {}
     for each in workspaces:
-        try:
-            found_workspaces[each["metadata"]["name"]] = (_workspace(each), each)
-        except ValidationError as error:
-            log.warning("Workspace %s: %s", each["metadata"]["name"], error)
+        name = each["metadata"]["name"]
+        one = _workspace(each, last.workspaces.get(name))
+        if isinstance(one, str):
+            invalid_workspaces[name] = (each, one)
+        else:
+            found_workspaces[name] = one
     default_workspace = next(iter(found_workspaces)) if len(found_workspaces) == 1 else DEFAULT_WORKSPACE
-    runtimes = {name: choose(it, each.get("status") or {}) for name, (it, each) in found_workspaces.items()}
+    made = {ClusterRuntime.KNATIVE: services, ClusterRuntime.DEPLOYMENT: deployments}
+    reader = _ModelReader(
+        settings,
+        paths,
+        default_workspace,
+        {name: each.workspace for name, each in found_workspaces.items()},
+        {name: choose(each.workspace, each.document.get("status") or {}) for name, each in found_workspaces.items()},
+        last,
+        _earlier(found_workspaces.values()),
+        {uid: (runtime, each) for runtime, items in made.items() for each in items for uid in _owners(each)},
+    )
     found: dict[str, ModelObject] = {}
+    invalid: dict[str, tuple[Json, str]] = {}
     for each in models:
-        if "deletionTimestamp" not in each["metadata"]:
-            stated = (each.get("spec") or {}).get("workspace", default_workspace)
-            workspace, _ = found_workspaces.get(stated, (None, None))
-            if made := _model(each, in_workspace(settings, workspace), paths, default_workspace, runtimes):
-                found[made.model.name] = made
+        if "deletionTimestamp" in each["metadata"]:
+            continue
+        it = reader.read(each)
+        if isinstance(it, str):
+            invalid[each["metadata"]["name"]] = (each, it)
+        else:
+            found[it.model.name] = it
     for each in services:
         name = each["metadata"]["name"]
-        if is_adopted(each) and name not in found and "deletionTimestamp" not in each["metadata"]:
+        taken = name in found or name in invalid
+        if is_adopted(each) and not taken and "deletionTimestamp" not in each["metadata"]:
             try:
-                workspace, _ = found_workspaces.get(each["metadata"]["labels"][WORKSPACE], (None, None))
-                found[name] = _adopted(each, in_workspace(settings, workspace))
+                found[name] = _adopted(each, reader.settings_in(each["metadata"]["labels"][WORKSPACE]))
             except ValidationError as error:  # a wrong label or pod template; its pods are counted all the same
                 log.warning("ksvc %s: %s", name, error)
-    return ModelObjects(found_workspaces, found)
+                before = last.models.get(name)
+                if before is not None and before.uid is None:
+                    found[name] = before
+    return ModelObjects(found_workspaces, _settle_names(found), invalid, invalid_workspaces)
 
 
 def _adopted(service: Json, settings: ClusterSettings) -> ModelObject:
     adopted = adopt(service, settings.gpu_resource)
     annotations = service["spec"]["template"].get("metadata", {}).get("annotations") or {}
     generation = service["metadata"].get("generation", 1)
-    fingerprint = annotations.get(FINGERPRINT, f"generation-{generation}")
-    return ModelObject(adopted.model, generation, None, "; ".join(adopted.problems), (), fingerprint)
-
-
-def _workspace(document: Json) -> Workspace:
-    meta = document["metadata"]
-    return Workspace.model_validate({"metadata": {"name": meta["name"]}, "spec": document.get("spec") or {}})
-
-
-def _model(
-    document: Json,
-    settings: ClusterSettings,
-    paths: Mapping[str, str],
-    default_workspace: str,
-    runtimes: Mapping[str, tuple[ClusterRuntime, str]],
-) -> ModelObject | None:
-    meta = document["metadata"]
-    status = document.get("status") or {}
-    try:
-        known = {"name": meta["name"], "annotations": _pin(document)}
-        model = Model.model_validate({"metadata": known, "spec": {"workspace": default_workspace, **document["spec"]}})
-    except ValidationError as error:
-        log.warning("Model %s: %s", meta["name"], error)
-        return None
-    runtime, unusable = runtimes.get(model.spec.workspace, (ClusterRuntime.KNATIVE, ""))
-    objects: tuple[Json, ...] = ()
-    problem, fingerprint = "", ""
-    try:
-        served_by: tuple[Json | None, ...]
-        if runtime is ClusterRuntime.DEPLOYMENT:
-            deployment = deployment_of(model, settings, meta["uid"], paths.get(model.name))
-            served_by = (deployment, headless_service_of(model, settings, meta["uid"]))
-        else:
-            served_by = (service_of(model, settings, meta["uid"], paths.get(model.name)),)
-        objects = tuple(each for each in (claim_of(model, settings, meta["uid"]), *served_by) if each is not None)
-        fingerprint = served_by[0]["metadata"]["annotations"][FINGERPRINT] if served_by[0] else ""
-    except (CannotMake, MergeError) as error:
-        problem = str(error)
-    if unusable:
-        problem, objects = unusable, ()
-    wrong = [f"lifecycle.schedule[{n}].{field} {why}" for n, field, why in _schedule(model)]
     return ModelObject(
-        model,
-        meta["generation"],
-        meta["uid"],
-        "; ".join([problem] * bool(problem) + wrong),
-        objects,
-        fingerprint,
-        status,
-        runtime,
+        adopted.model,
+        generation,
+        None,
+        "; ".join(adopted.problems),
+        fingerprint=annotations.get(FINGERPRINT, f"generation-{generation}"),
+        in_force=generation,
+        created=service["metadata"].get("creationTimestamp", ""),
     )
+
+
+def _workspace(document: Json, last: WorkspaceObject | None) -> WorkspaceObject | str:
+    """Return a Workspace, or the problem of one that never was valid and has more than unknown fields against it."""
+    meta = document["metadata"]
+    whole = {"metadata": {"name": meta["name"]}, "spec": document.get("spec") or {}}
+    try:
+        return WorkspaceObject(Workspace.model_validate(whole), document)
+    except ValidationError as error:
+        problem = problems_of(error)
+        log.warning("Workspace %s: %s", meta["name"], problem)
+        if last is not None and last.document["metadata"].get("uid") == meta.get("uid"):
+            return WorkspaceObject(last.workspace, document, f"{problem}; the last valid version is in force")
+        try:
+            rest = Workspace.model_validate(without_unknown_fields(whole, error))
+        except ValidationError:
+            return problem
+        return WorkspaceObject(rest, document, f"{problem}; the other fields are in force")
+
+
+def _earlier(workspaces: Iterable[WorkspaceObject]) -> Mapping[str, tuple[Mapping[str, Any], str]]:
+    """Return Models as an earlier run of the switcher had them in force: row and Workspace, by name."""
+    return {
+        row["name"]: (row, each.workspace.name)
+        for each in workspaces
+        for row in (each.document.get("status") or {}).get("models") or ()
+        if "spec" in row
+    }
+
+
+def _owners(item: Json) -> list[str]:
+    """Return the uids of the Models that own an object."""
+    owners = item["metadata"].get("ownerReferences") or ()
+    return [each["uid"] for each in owners if each["kind"] == MODELS.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelReader:
+    """Reads Models."""
+
+    settings: ClusterSettings
+    paths: Mapping[str, str]
+    default_workspace: str
+    workspaces: Mapping[str, Workspace]
+    runtimes: Mapping[str, tuple[ClusterRuntime, str]]  # by Workspace, with why it cannot be used
+    last: ModelObjects
+    earlier: Mapping[str, tuple[Mapping[str, Any], str]]
+    made: Mapping[str, tuple[ClusterRuntime, Json]]  # what serves a Model, by its uid
+
+    def settings_in(self, workspace: str) -> ClusterSettings:
+        """Return the settings of a Workspace."""
+        return in_workspace(self.settings, self.workspaces.get(workspace))
+
+    def read(self, document: Json) -> ModelObject | str:
+        """Return a Model, or the problem of one of which nothing is in force."""
+        meta = document["metadata"]
+        try:
+            known = {"name": meta["name"], "annotations": _pin(document)}
+            spec = {"workspace": self.default_workspace, **document["spec"]}
+            model = Model.model_validate({"metadata": known, "spec": spec})
+        except ValidationError as error:
+            problem = problems_of(error)
+        else:
+            made = self._make(document, model)
+            if not made.problem:
+                return made
+            problem = made.problem
+        log.warning("Model %s: %s", meta["name"], problem)
+        good = self._last_good(document) or self._of_an_earlier_run(document)
+        return problem if good is None else replace(good, generation=meta["generation"], problem=problem)
+
+    def _make(self, document: Json, model: Model) -> ModelObject:
+        meta = document["metadata"]
+        settings = self.settings_in(model.spec.workspace)
+        runtime, unusable = self.runtimes.get(model.spec.workspace, (ClusterRuntime.KNATIVE, ""))
+        uid, path = meta["uid"], self.paths.get(job_name(model))
+        objects: tuple[Json, ...] = ()
+        problems, fingerprint = _account_problems(model, settings), ""
+        try:
+            if runtime is ClusterRuntime.DEPLOYMENT:
+                served_by = [deployment_of(model, settings, uid, path), headless_service_of(model, settings, uid)]
+            else:
+                served_by = [service_of(model, settings, uid, path)]
+            made = [claim_of(model, settings, uid), *served_by]
+            objects = () if unusable else tuple(each for each in made if each is not None)
+            fingerprint = served_by[0]["metadata"]["annotations"][FINGERPRINT] if served_by[0] else ""
+        except (CannotMake, MergeError) as error:
+            problems.append(str(error))
+        problems += [f"lifecycle.schedule[{n}].{field} {why}" for n, field, why in _schedule(model)]
+        return ModelObject(
+            model,
+            meta["generation"],
+            meta["uid"],
+            "; ".join(problems),
+            objects,
+            fingerprint,
+            document.get("status") or {},
+            runtime,
+            unusable,
+            in_force=meta["generation"],
+            created=meta.get("creationTimestamp", ""),
+        )
+
+    def _last_good(self, document: Json) -> ModelObject | None:
+        """Return the Model as it was last in force. Its pin, its objects and the path of its weights are today's."""
+        last = self.last.models.get(document["metadata"]["name"])
+        if last is None or last.uid != document["metadata"]["uid"]:
+            return None
+        good = last.declared or last.model
+        pinned = good.metadata.model_copy(update={"annotations": _pin(document)})
+        model = good.model_copy(update={"metadata": pinned})
+        made = self._make(document, model) if last.objects else replace(last, model=model)
+        kept = replace(last, model=model) if made.problem else made
+        return replace(kept, in_force=last.in_force)
+
+    def _of_an_earlier_run(self, document: Json) -> ModelObject | None:
+        """Return the Model as far as its Workspace's status has it. What serves it stays as it is."""
+        meta = document["metadata"]
+        row, workspace = self.earlier.get(meta["name"], ({}, ""))
+        try:
+            model = model_from_row(row, workspace) if row else None
+        except ValidationError:
+            return None
+        runtime, made = self.made.get(meta["uid"], (ClusterRuntime.KNATIVE, None))
+        if model is None or (model.spec.url is None and made is None):
+            return None
+        pinned = model.metadata.model_copy(update={"annotations": _pin(document)})
+        return ModelObject(
+            model.model_copy(update={"metadata": pinned}),
+            meta["generation"],
+            meta["uid"],
+            fingerprint=(made["metadata"].get("annotations") or {}).get(FINGERPRINT, "") if made else "",
+            status=document.get("status") or {},
+            runtime=runtime,
+            in_force=row.get("generation", 0),
+            created=meta.get("creationTimestamp", ""),
+        )
+
+
+def _account_problems(model: Model, settings: ClusterSettings) -> list[str]:
+    """Return the problem of a podTemplate that names a ServiceAccount which Models may not use."""
+    pod = (model.spec.pod_template or {}).get("spec") or {}
+    allowed = ("default", *settings.service_accounts)
+    return [
+        f"podTemplate.spec.{field} is {pod[field]}; allowed: {', '.join(allowed)} (HOTSEAT_SERVICE_ACCOUNTS of the switcher)"
+        for field in ("serviceAccountName", "serviceAccount")
+        if pod.get(field) and pod[field] not in allowed
+    ]
+
+
+def _settle_names(found: dict[str, ModelObject]) -> dict[str, ModelObject]:
+    """Give each name to the oldest Model that claims it, and tell all that claim it."""
+    claims: dict[str, list[str]] = {}
+    for each in sorted(found.values(), key=lambda each: (each.created, each.model.name)):
+        for name in each.model.names:
+            claims.setdefault(name, []).append(each.model.name)
+    settled = dict(found)
+    for name, (owner, *others) in claims.items():
+        for model in (owner, *others) if others else ():
+            each = settled[model]
+            rest = ", ".join(other for other in (owner, *others) if other != model)
+            told = f"Model {rest} claims the name {name} too; Model {owner} has it, because it is older"
+            names = tuple(other for other in each.model.spec.names if other != name or model == owner)
+            spec = each.model.spec.model_copy(update={"names": names})
+            settled[model] = replace(
+                each,
+                model=each.model.model_copy(update={"spec": spec}),
+                declared=each.declared or each.model,
+                names_conflict="; ".join(filter(None, (each.names_conflict, told))),
+            )
+    return settled
 
 
 def _schedule(model: Model) -> Iterator[tuple[int, str, str]]:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from hotseat.api.model import Model, OnIdle
@@ -47,10 +49,33 @@ PHASES: Mapping[str, str] = {
 }
 
 
-def model_rows(models: Iterable[Model], rows: Sequence[ModelStatus]) -> list[Json]:
-    """Return the rows of Models for routers: state, and the fields that routers need."""
+@dataclass(frozen=True, slots=True)
+class ModelProblem:
+    """What is wrong with a Model: a condition's reason and message. `fatal`: it cannot be loaded."""
+
+    reason: str
+    message: str
+    fatal: bool = True
+
+
+def model_rows(
+    models: Iterable[Model], rows: Sequence[ModelStatus], origins: Mapping[str, Json] = MappingProxyType({})
+) -> list[Json]:
+    """Return the rows of Models for routers: state, and the fields that routers need. ORIGINS: see `origin`."""
     known = {row.name: row for row in rows}
-    return [{**_row(known.get(m.name, ModelStatus(m.name, "unloaded"))), "spec": _spec_for_routers(m)} for m in models]
+    return [
+        {
+            **_row(known.get(m.name, ModelStatus(m.name, "unloaded"))),
+            "spec": _spec_for_routers(m),
+            **origins.get(m.name, {}),
+        }
+        for m in models
+    ]
+
+
+def origin(generation: int | None, created: str) -> Json:
+    """Return what a row says of the document of a Model: the generation that is in force, and when it was created."""
+    return {**({"generation": generation} if generation else {}), **({"createdAt": created} if created else {})}
 
 
 def _row(status: ModelStatus) -> Json:
@@ -118,16 +143,20 @@ def workspace_conditions(
     policy_problem: str = "",
     group_problem: str = "",
     runtime_problem: str = "",
+    spec_problem: str = "",
 ) -> list[Json]:
     """Return the conditions of a Workspace. BROKER_OK: demand arrives through the Broker. None: not known."""
-    stuck = [r for r in residency.residents if r.state is InstanceState.UNPROVEN]
-    unproven = ", ".join(f"{r.model} ({r.instance})" for r in stuck)
-    problems = [f"the release could not be verified: {unproven}"] if stuck else []
-    problems += [problem for problem in (runtime_problem, policy_problem, group_problem) if problem]
-    of_groups = "UnknownMember" if group_problem else "Switching"
-    of_policy = "UnknownPolicy" if policy_problem else of_groups
-    why = "ReleaseUnproven" if stuck else "RuntimeUnavailable" if runtime_problem else of_policy
-    ready = condition("Ready", not problems, why, "; ".join(problems), generation)
+    stuck = ", ".join(f"{r.model} ({r.instance})" for r in residency.residents if r.state is InstanceState.UNPROVEN)
+    problems = {
+        "ReleaseUnproven": stuck and f"the release could not be verified: {stuck}",
+        "InvalidSpec": spec_problem,
+        "RuntimeUnavailable": runtime_problem,
+        "UnknownPolicy": policy_problem,
+        "UnknownMember": group_problem,
+    }
+    found = {reason: problem for reason, problem in problems.items() if problem}
+    why = next(iter(found), "Switching")
+    ready = condition("Ready", not found, why, "; ".join(found.values()), generation)
     reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
 
@@ -164,17 +193,18 @@ def model_status(
     resident: Resident | None,
     cache: CacheObserved | None,
     switches: Sequence[Switch],
-    problem: str,
+    problem: ModelProblem | None,
+    names_conflict: str = "",
     deployment: Json | None = None,
     claim_problems: Sequence[tuple[str, str]] = (),
     cpu_image: str = "",
 ) -> Json:
-    """Return a Model's status. PROBLEM is why its objects cannot be created, or empty. DEPLOYMENT: that of the Model.
+    """Return a Model's status. NAMES_CONFLICT tells which names other Models claim too. DEPLOYMENT: that of the Model.
 
     CLAIM_PROBLEMS are reasons and messages of changes that its claim does not have. CPU_IMAGE is why its GPUs are unused.
     """
     holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
-    phase = "Failed" if problem and not holds else PHASES.get(status.state, "Pending")
+    phase = "Failed" if problem and problem.fatal and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
     conditions = _model_conditions(status, phase, cache, problem, generation)
     if model.spec.scheduling.replicas > 1:
@@ -185,6 +215,8 @@ def model_status(
         conditions.append(condition("ClaimUpToDate", False, claim_problems[0][0], messages, generation))
     if cpu_image:
         conditions.append(condition("UsesGPU", False, "ImageWithoutGPU", cpu_image, generation))
+    if names_conflict:
+        conditions.append(condition("NamesConflict", True, "NameClaimedTwice", names_conflict, generation))
     return {
         "observedGeneration": generation,
         "phase": phase,
@@ -198,22 +230,38 @@ def model_status(
     }
 
 
+def invalid_status(generation: int, problem: str, earlier: Iterable[Mapping[str, Any]]) -> Json:
+    """Return the status of a Model of which nothing is in force."""
+    conditions = [
+        condition("Ready", False, "InvalidSpec", problem, generation),
+        condition("Degraded", True, "InvalidSpec", problem, generation),
+    ]
+    return {
+        "observedGeneration": generation,
+        "phase": "Failed",
+        "conditions": keep_transition_times(conditions, earlier),
+        "replicas": 0,
+    }
+
+
 def _model_conditions(
-    status: ModelStatus, phase: str, cache: CacheObserved | None, problem: str, generation: int
+    status: ModelStatus, phase: str, cache: CacheObserved | None, problem: ModelProblem | None, generation: int
 ) -> list[Json]:
     cached = cache is not None and cache.state is CacheState.CACHED
-    bad = bool(problem) or status.state in ("failed", InstanceState.UNPROVEN.value)
-    message = problem or status.message
-    why = phase if cached or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+    serves = status.state == InstanceState.READY.value
+    bad = problem is not None or status.state in ("failed", InstanceState.UNPROVEN.value)
+    message = problem.message if problem else status.message
+    why = phase if cached or serves or phase in ("Failed", "ReleaseUnproven") else "NotCached"
+    why = problem.reason if problem else why
     pending = status.message if status.state == InstanceState.LOADING.value else ""
     fetch, said = ("Unknown", "") if cache is None else (cache.state.value.capitalize(), cache.message)
     if cache is not None and not cached and cache.reason != FETCH_FAILED:
         fetch = cache.reason  # why it cannot run
     return [
-        condition("Ready", cached and not bad, why, message, generation),
+        condition("Ready", (cached or serves) and not bad, why, message, generation),
         condition("Cached", cached, fetch, said, generation),
-        condition("Resident", status.state == InstanceState.READY.value, phase, pending, generation),
-        condition("Degraded", bad, phase if bad else "AsExpected", message, generation),
+        condition("Resident", serves, phase, pending, generation),
+        condition("Degraded", bad, why if bad else "AsExpected", message, generation),
     ]
 
 

@@ -8,7 +8,7 @@ from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.coalesce import CoalescingWorker
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
-from hotseat.kube.constants import EVENTS, MODELS, STATE, WORKSPACES
+from hotseat.kube.constants import ENDPOINT, EVENTS, MODELS, SERVICES, STATE, WORKSPACES
 
 RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the first and the longest
 
@@ -48,6 +48,11 @@ _EVENTS: Mapping[str, tuple[str, str]] = {
     "dev.hotseat.switch.cancelled.v1": ("Normal", "SwitchCancelled"),
     "dev.hotseat.model.failed.v1": ("Warning", "ModelFailed"),
 }
+
+_ENDPOINT = (
+    "Send requests to the router (hotseat-router). "
+    "The URL of this Service does not load the model, and bypasses the queue and the API keys."
+)
 
 ObjectKey = tuple[str, str]  # kind and name
 View = tuple[Mapping[str, Json], Mapping[str, str]]  # statuses by Model, states by path of the object that serves it
@@ -102,7 +107,10 @@ class ModelStatusWriter(CoalescingWorker):
         statuses, states = self._statuses_and_states()
         for path, state in states.items():
             if self._states.get(path) != state:
-                self._patch(path, {"metadata": {"labels": {STATE: state}}})
+                metadata: Json = {"labels": {STATE: state}}
+                if path.startswith(f"{SERVICES.path(self._namespace)}/"):
+                    metadata["annotations"] = {ENDPOINT: _ENDPOINT}
+                self._patch(path, {"metadata": metadata})
                 self._states[path] = state
         for name, status in statuses.items():
             if self._statuses.get(name) != status:

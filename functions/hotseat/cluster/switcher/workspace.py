@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any
 
 from hotseat.api.model import Model
@@ -91,7 +92,8 @@ class ClusterWorkspace(WorkspaceController):
         self._broker_ok: bool | None = None
         self._last_conditions: list[Json] = list(status.get("conditions") or ())
         self._earlier_switches = [statuses.interrupted(row) for row in status.get("switches") or ()]
-        self._group_problem = ""
+        self._group_problem = self._spec_problem = ""
+        self._origins: Mapping[str, Json] = {}
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
         self._status_writer = StatusWriter(kube, path, self.build_status)
@@ -115,17 +117,37 @@ class ClusterWorkspace(WorkspaceController):
         self._status_writer.close()
 
     def apply_config(
-        self, workspace: Workspace, generation: int, models: Iterable[Model], fingerprints: Mapping[str, str]
+        self,
+        workspace: Workspace,
+        generation: int,
+        models: Iterable[Model],
+        fingerprints: Mapping[str, str],
+        *,
+        problem: str = "",
+        refusals: Mapping[str, str] = MappingProxyType({}),
+        origins: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
-        """Apply changed documents. FINGERPRINTS are by model, where the document alone does not make the fingerprint."""
+        """Apply changed documents. PROBLEM is that of the Workspace's document, by which WORKSPACE is an earlier version of it.
+
+        By model: FINGERPRINTS where the document alone does not make the fingerprint, REFUSALS why it cannot be loaded, and
+        ORIGINS what its row says of its document.
+        """
         policy = None
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             policy, self._policy_problem = _load_policy(workspace)
         models = tuple(models)
+        self._spec_problem, self._origins = problem, origins
         self._events.add_shown_names({m.name: m.shown_name for m in models})
         self._group_problem = statuses.group_problem(workspace, models)
         specs = {
-            m.name: scheduling_spec_of(m, workspace, fingerprints.get(m.name), fetch_ahead=True, may_park=False)
+            m.name: scheduling_spec_of(
+                m,
+                workspace,
+                fingerprints.get(m.name),
+                fetch_ahead=True,
+                may_park=False,
+                problem=_refusal(m.name, refusals),
+            )
             for m in models
         }
         self._configure(workspace, models, specs, capacity_of(workspace), policy)
@@ -176,7 +198,7 @@ class ClusterWorkspace(WorkspaceController):
             "runtime": self.runtime_name or None,
             **residency_to_status(self.scheduler.residency),
             "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in self.routers],
-            "models": statuses.model_rows(self.models, rows),
+            "models": statuses.model_rows(self.models, rows, self._origins),
             "switches": statuses.switch_rows(self._earlier_switches, self.scheduler.switches()),
             "queue": statuses.queue_rows(queue),
             "activeModel": self._active_model.acted_on,
@@ -195,6 +217,7 @@ class ClusterWorkspace(WorkspaceController):
             policy_problem=self._policy_problem,
             runtime_problem=self.runtime_problem,
             group_problem=self._group_problem,
+            spec_problem=self._spec_problem,
         )
         new += statuses.active_model_condition(
             self.workspace, self._active_model.state, self._last_conditions, generation
@@ -212,6 +235,10 @@ class ClusterWorkspace(WorkspaceController):
         """Write the status soon."""
         self._status_writer.mark(STATUS_DELAY)
         self._on_step()
+
+
+def _refusal(model: str, refusals: Mapping[str, str]) -> str:
+    return f"{model} cannot be loaded: {refusals[model]}" if model in refusals else ""
 
 
 def _read_stats(status: Mapping[str, Any]) -> StatsByModel:

@@ -52,6 +52,7 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.1, 1.0  # seconds
 # Codes of refusals after which there is no use in waiting, and what they mean to a client that would take another Model.
 _REFUSALS = {
     "model_failed": Reason.FAILED,
+    "not_loadable": Reason.FAILED,
     "too_large": Reason.FAILED,
     "release_unproven": Reason.FAILED,
     "weights_not_cached": Reason.LOADING,

@@ -14,10 +14,11 @@ from hotseat.core.scheduler.messages import LoadFailure, SchedulingSpec
 MAX_BACKOFF = 300.0  # seconds
 SHORTAGE_RETRY = 10.0  # seconds; a person has to act
 FETCH_RETRY = 5.0  # seconds
+REFETCH_PAUSE = 60.0  # seconds after a failed fetch for a model that still serves with an earlier document
 CHECK_TIME = 5.0  # seconds for the check before a load; then the load begins without an answer
 STABLE = 60.0  # seconds; an instance that was ready for so long resets the back-off
 ENOUGH = 20  # answers, which reset it as well
-_SHORTAGES = ("too_large", "release_unproven", "pinned", "no_room")
+_SHORTAGES = ("not_loadable", "too_large", "release_unproven", "pinned", "no_room")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,10 @@ class ModelAvailability:
         if failure := self.failures.get(model):
             failure.over = True
 
-    def apply_config(self, now: float, changed: Iterable[str], gone: Iterable[str], *, retry: bool) -> None:
-        """Apply new specs: forget models that are `gone`, and failures and weights of those that `changed`.
+    def apply_config(
+        self, now: float, changed: Iterable[str], gone: Iterable[str], refetch: Collection[str], *, retry: bool
+    ) -> None:
+        """Apply new specs: forget models that are `gone`, failures of those that `changed`, and weights of those to `refetch`.
 
         `retry`: models that failed may be tried again at once.
         """
@@ -69,10 +72,13 @@ class ModelAvailability:
             self.failures.pop(model, None)
             self._retract_refusal(model)
             self.checks.pop(model, None)
-            if model in self.cache:
-                self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)  # it may need other weights
+            if model in self.cache and (model in refetch or self.cache[model].state is CacheState.FAILED):
+                self.cache[model] = CacheObserved(now, model, CacheState.ABSENT)
         for model in self.failures if retry else ():
             self.retry(model, now)
+        for model, cache in self.cache.items() if retry else ():
+            if cache.state is CacheState.FAILED:
+                self.cache[model] = replace(cache, now=now - REFETCH_PAUSE)
         for model in gone:
             for models in (self.failures, self.cache, self.load_requests, self.checks):
                 models.pop(model, None)
@@ -110,6 +116,12 @@ class ModelAvailability:
             return []
         self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested", reason=FETCH_FAILED)
         return [Fetch(model)]
+
+    def fetch_successor(self, model: str, now: float) -> tuple[list[Fetch], float]:
+        """Return the command to fetch what an outdated instance waits for, and when to fetch again after a failure."""
+        cache = self.cache.get(model)
+        retry_at = cache.now + REFETCH_PAUSE if cache and cache.state is CacheState.FAILED else now
+        return ([] if retry_at > now else self.fetch(model)), retry_at
 
     def fetch_ahead(self, specs: Mapping[str, SchedulingSpec]) -> list[Fetch]:
         """Ask for the weights of models whose specs say so, once."""

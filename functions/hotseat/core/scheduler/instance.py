@@ -231,17 +231,18 @@ class Instance:
         if self.state in ACTIVE_STATES:
             self.leaving = self.leaving or why
 
-    def apply_spec(self, spec: SchedulingSpec | None) -> bool:
-        """Apply a new spec; None: its document is gone. Return whether the model must be started anew for it."""
-        loaded = self.can_stay and self.state not in (InstanceState.PARKING, InstanceState.PARKED)
-        restart = spec is not None and spec.fingerprint != self.spec.fingerprint and loaded
-        if spec is None or spec.fingerprint != self.spec.fingerprint:
-            self.mark_leaving("removed" if spec is None else "changed")
-        elif self.state in ACTIVE_STATES:
+    def outdated_by(self, spec: SchedulingSpec | None) -> bool:
+        """Whether it would stay, although the engine has to be restarted for this spec."""
+        return spec is not None and self.can_stay and spec.fingerprint != self.spec.fingerprint
+
+    def apply_spec(self, spec: SchedulingSpec | None) -> None:
+        """Apply a new spec; None: its document is gone. If it needs a restart, the instance stays until that is possible."""
+        if spec is None:
+            self.mark_leaving("removed")
+        elif spec.fingerprint == self.spec.fingerprint and self.state in ACTIVE_STATES:
             self.spec = replace(spec, claim=self.spec.claim)  # it occupies what it was started with
             if self.leaving in ("removed", "changed"):
                 self.leaving = None  # the document is again what it was started with
-        return restart
 
 
 class Instances(dict[str, Instance]):

@@ -23,7 +23,7 @@ and lifecycle.py (starting and stopping). parts.py collects the commands.
 from types import MappingProxyType
 
 from hotseat.core.messages import CacheObserved, InstanceAdopted, InstanceState, Refusal, Residency
-from hotseat.core.policy.api import Decision, Policy
+from hotseat.core.policy.api import NOTHING, Decision, Policy
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.instance import ACTIVE_STATES, DRAINING_STATES, Instances
 from hotseat.core.scheduler.lifecycle import InstanceLifecycle
@@ -110,16 +110,16 @@ class Scheduler:
         self._stats.apply_config(parts.state.specs, s.models)
         old = parts.state.apply_config(s)
         gone = old.keys() - s.models.keys()
-        changed = [name for name, spec in s.models.items() if name in old and old[name].fingerprint != spec.fingerprint]
+        known = [(name, old[name], spec) for name, spec in s.models.items() if name in old]
+        changed = [name for name, before, spec in known if before.fingerprint != spec.fingerprint]
+        refetch = {name for name, before, spec in known if before.weights != spec.weights}
         loaded = {instance.model for instance in parts.state.instances.values()}
         for instance in parts.state.instances.values():
-            spec = s.models.get(instance.model)
-            if instance.apply_spec(spec) and spec and not spec.external:
-                parts.availability.request_load(instance.model, s.now, may_evict=True)
+            instance.apply_spec(s.models.get(instance.model))
         for name, spec in s.models.items():
             if spec.preload and name not in old and name not in loaded:
                 parts.availability.request_load(name, s.now, may_evict=False)
-        parts.availability.apply_config(s.now, changed, gone, retry=s.afresh)
+        parts.availability.apply_config(s.now, changed, gone, refetch, retry=s.afresh)
         parts.sleep.apply_config(s.capacity.host_memory, {*changed, *gone})
         parts.demand.forget(gone)
         for name in parts.preferences.apply_config(old, s.models):
@@ -129,6 +129,22 @@ class Scheduler:
         if isinstance(s, LoadOrdered) and s.replaces:
             self.parts.availability.load_requests.pop(s.replaces, None)
         self._order_load(s.now, s.model, pin=isinstance(s, PinOrdered))
+
+    def _replace_outdated(self, now: float) -> None:
+        """Let instances that a changed document needs restarted leave, once the document's own can be loaded."""
+        parts = self.parts
+        for instance in parts.state.instances.values():
+            spec = parts.state.specs.get(instance.model)
+            if spec is None or not instance.outdated_by(spec):
+                continue
+            if not spec.external and not parts.availability.cached(instance.model):
+                fetches, retry_at = parts.availability.fetch_successor(instance.model, now)
+                parts.effects.add(*fetches)
+                parts.effects.wake_at(retry_at)
+            elif not spec.problem and spec.claim.fits_beside(NOTHING, parts.state.capacity):
+                if not spec.external and instance.state not in (InstanceState.PARKING, InstanceState.PARKED):
+                    parts.availability.request_load(instance.model, now, may_evict=True)
+                instance.mark_leaving("changed")
 
     def _order_load(self, now: float, model: str, *, pin: bool = False) -> None:
         spec = self.parts.state.specs.get(model)
@@ -167,6 +183,7 @@ class Scheduler:
 
     def _decide(self, now: float) -> None:
         parts, state, effects = self.parts, self.parts.state, self.parts.effects
+        self._replace_outdated(now)
         promote_and_trim(state.instances.values(), state.specs)
         events, times = parts.preferences.refresh(
             now, state.specs, state.instances.values(), parts.demand.queue, parts.availability

@@ -24,6 +24,8 @@ class SchedulingSpec:
     preload: bool = False
     external: str | None = None  # address of a server that is never loaded or unloaded
     fingerprint: str = ""
+    weights: str = ""  # changes when something else has to be fetched before a load
+    problem: str = ""  # why it cannot be loaded at present, whatever is free
     fetch_ahead: bool = False  # its weights are fetched before it is requested
     check_first: bool = False  # its weights can vanish: the runtime checks them before a resident is evicted for it
     refuse_uncached: bool = False  # its requests are refused until its weights are complete

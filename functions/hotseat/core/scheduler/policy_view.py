@@ -6,6 +6,7 @@ from functools import partial
 from hotseat.core.messages import InstanceState, Refusal
 from hotseat.core.policy.api import ModelView, Preference, View, auto_max_wait
 from hotseat.core.policy.placement import pending
+from hotseat.core.scheduler.availability import SHORTAGE_RETRY
 from hotseat.core.scheduler.parts import Parts
 from hotseat.core.scheduler.prewarm import load_request
 from hotseat.core.scheduler.replicas import replica_views
@@ -122,6 +123,10 @@ class PolicyViewBuilder:
             if self.parts.availability.load_requests.pop(model, None) or self.parts.demand.waiting(model)[0]:
                 self.parts.availability.refuse(model, refusal)
             return False
+        if problem := self.parts.state.specs[model].problem:
+            if self.parts.availability.load_requests.pop(model, None) or self.parts.demand.waiting(model)[0]:
+                self.parts.availability.refuse(model, _not_loadable(problem, now, self.parts.state.next_epoch))
+            return False
         self.parts.effects.add(*self.parts.availability.fetch(model))
         if self.parts.state.specs[model].refuse_uncached and self.parts.demand.waiting(model)[0]:
             self.parts.availability.refuse_uncached(model, now, self.parts.state.next_epoch)
@@ -136,6 +141,10 @@ class PolicyViewBuilder:
         if until > now:
             self.parts.effects.wake_at(until)
         return until <= now
+
+
+def _not_loadable(problem: str, now: float, epoch: int) -> Refusal:
+    return Refusal(epoch, "not_loadable", problem, now + SHORTAGE_RETRY)
 
 
 def unserved(view: View) -> set[str]:

@@ -74,13 +74,22 @@ class RuntimeEvents:
             self.parts.availability.mark_ready(s.model)
         if self.parts.state.down:
             instance.mark_leaving("shutdown")
-        elif instance.apply_spec(spec) and spec and not spec.external:
-            self.parts.availability.request_load(s.model, s.now, may_evict=True)
-        elif twins := [h for h in self.parts.state.instances.of(s.model) if h.can_stay]:
-            instance.replica = next_number(twins)
-            instance.leaving = "duplicate" if len(twins) >= found.replicas else instance.leaving
+        else:
+            instance.apply_spec(spec)
+            self._number(instance, spec, found.replicas)
         self.parts.state.add(instance)
         self.parts.state.epoch = max(self.parts.state.epoch, s.epoch)
+
+    def _number(self, instance: Instance, spec: SchedulingSpec | None, replicas: int) -> None:
+        """Set the number of an instance that was found beside others of its model. Those of an earlier document leave."""
+        twins = [h for h in self.parts.state.instances.of(instance.model) if h.can_stay]
+        if not instance.outdated_by(spec):
+            for each in [h for h in twins if h.outdated_by(spec)]:
+                each.leaving = "duplicate"
+                twins.remove(each)
+        if twins and instance.can_stay:
+            instance.replica = next_number(twins)
+            instance.leaving = "duplicate" if len(twins) >= replicas else None
 
     def handle(self, s: InstanceObservation) -> None:
         """Handle an observation of an instance."""

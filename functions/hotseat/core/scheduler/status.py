@@ -221,7 +221,8 @@ def status_of(
         return ModelStatus(name, InstanceState.READY.value)
     if instance is not None and not (instance.leaving == "failed" and instance.state is InstanceState.RELEASING):
         pending = instance.pending_detail if instance.state is InstanceState.LOADING else ""
-        return ModelStatus(name, instance.state.value, instance.since, instance.unproven_detail or pending)
+        detail = instance.unproven_detail or pending or _outdated(instance, spec)
+        return ModelStatus(name, instance.state.value, instance.since, detail)
     if failure is not None and not failure.over:
         told = f"{failure.reason}: {failure.message}"
         return ModelStatus(name, "failed", None, told, retry_at=failure.retry_at, exit_code=failure.exit_code)
@@ -230,6 +231,13 @@ def status_of(
     if cache is not None and cache.state is CacheState.FAILED:
         return ModelStatus(name, "failed", None, cache.message)
     return _unloaded(name)
+
+
+def _outdated(instance: Instance, spec: SchedulingSpec) -> str:
+    """Return why an instance still runs an earlier document, or ""."""
+    if not instance.outdated_by(spec):
+        return ""
+    return f"it runs an earlier version of its document, until the new one can be loaded{spec.problem and ': '}{spec.problem}"
 
 
 @lru_cache(maxsize=8192)

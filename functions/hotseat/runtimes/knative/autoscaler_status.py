@@ -24,7 +24,10 @@ COALESCE = 0.1  # seconds in which changes are collected: a status is not urgent
 IDLE = ("False", "NoTraffic", "Unknown", "False")
 LOADING = ("Unknown", "Queued", "Unknown", "Unknown")
 SERVING = ("True", "", "True", "True")
-_MESSAGES = {"NoTraffic": "The model is not resident.", "Queued": "The model is loading."}
+_MESSAGES = {
+    "NoTraffic": "The model is not resident. Requests to hotseat's router load it, requests to this URL do not.",
+    "Queued": "The model is loading.",
+}
 
 log = logging.getLogger(__name__)
 

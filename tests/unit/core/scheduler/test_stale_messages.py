@@ -103,3 +103,12 @@ def test_an_adopted_instance_that_is_going_already_keeps_its_seat_until_it_is_go
     assert not any(isinstance(command, Start) for command in said)
     said = machine.step(InstanceReleased(2.0, "w/a@5", 5))
     assert [command.model for command in said if isinstance(command, Start)] == ["b"]
+
+
+def test_of_two_adopted_instances_the_one_with_the_older_document_leaves() -> None:
+    machine = Scheduler("w", Batch())
+    machine.step(ConfigChanged(0.0, {"a": SchedulingSpec(fingerprint="new")}, Capacity(2)))
+    machine.step(InstanceAdopted(0.0, "a", "w/a@5", 5, "http://a", fingerprint="old"))
+    assert machine.instances["w/a@5"].leaving is None, "its successor's weights are not known to be there"
+    machine.step(InstanceAdopted(0.0, "a", "w/a@6", 6, "http://b", fingerprint="new"))
+    assert {h.id: h.leaving for h in machine.instances.values()} == {"w/a@5": "duplicate", "w/a@6": None}
