@@ -28,7 +28,6 @@ def models(hotseat: Hotseat) -> None:
 @pytest.mark.parametrize(
     ("name", "spec", "said"),
     [
-        ("imageless", {"image": "dev.local/there-is-none:at-all"}, "image"),
         ("crashing", {"args": ["--fault", "exit-loading:0"]}, "ended with code"),
         (
             "neverready",
@@ -36,7 +35,11 @@ def models(hotseat: Hotseat) -> None:
             "5",
         ),
         ("hungry", HUNGRY, "host memory"),
-        ("greedy", {"resources": {"gpus": 1, "memory": "900Gi"}}, "nsufficient memory"),
+        (
+            "greedy",
+            {"resources": {"gpus": 1, "memory": "900Gi"}, "lifecycle": {"startTimeout": "8s"}},
+            "nsufficient memory",
+        ),
     ],
 )
 def test_who_waits_for_a_model_that_cannot_be_had_hears_why(
@@ -54,6 +57,17 @@ def test_who_waits_for_a_model_that_cannot_be_had_hears_why(
     other = hotseat.chat("beta")
     assert other.status == 200, other.error
     hotseat.delete("model", name)
+
+
+def test_an_image_that_cannot_be_pulled_is_told_before_anything_is_evicted(hotseat: Hotseat) -> None:
+    hotseat.served("alpha")
+    hotseat.apply(model("imageless", image="dev.local/there-is-none:at-all"))
+    wait_until(lambda: hotseat.condition("model", "imageless", "Cached").get("reason") == "ImagePull", 30, "its Job")
+    answer = hotseat.chat("imageless")
+    assert answer.status == 503, answer
+    assert "there-is-none" in answer.error
+    assert hotseat.status("model", "alpha")["phase"] == "Resident"
+    hotseat.delete("model", "imageless")
 
 
 def test_a_resident_engine_that_dies_is_found_and_comes_back(hotseat: Hotseat, guard: Guard) -> None:
