@@ -59,17 +59,6 @@ def test_who_waits_for_a_model_that_cannot_be_had_hears_why(
     hotseat.delete("model", name)
 
 
-def test_an_image_that_cannot_be_pulled_is_told_before_anything_is_evicted(hotseat: Hotseat) -> None:
-    hotseat.served("alpha")
-    hotseat.apply(model("imageless", image="dev.local/there-is-none:at-all"))
-    wait_until(lambda: hotseat.condition("model", "imageless", "Cached").get("reason") == "ImagePull", 30, "its Job")
-    answer = hotseat.chat("imageless")
-    assert answer.status == 503, answer
-    assert "there-is-none" in answer.error
-    assert hotseat.status("model", "alpha")["phase"] == "Resident"
-    hotseat.delete("model", "imageless")
-
-
 def test_a_resident_engine_that_dies_is_found_and_comes_back(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
     (pod,) = hotseat.pods_of("alpha")
