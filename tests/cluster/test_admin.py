@@ -65,10 +65,12 @@ def test_settings_reach_the_next_model(hotseat: Hotseat) -> None:
     settings = {"data": {"HOTSEAT_PROGRESS_DEADLINE": "13m", "HOTSEAT_CACHE_SIZE": "1Gi"}}
     hotseat.kubectl("patch", "configmap", "hotseat-settings", "--type=merge", "-p", json.dumps(settings))
     former = hotseat.component("switcher")["metadata"]["name"]
-    hotseat.kubectl("delete", "pod", former, "--wait=false")
+    hotseat.kubectl("delete", "pod", former, "--timeout=120s")  # the former one may act until it is gone
     wait_until(lambda: hotseat.component("switcher")["metadata"]["name"] != former, 90, "the next switcher")
     source = "https://origin.example.com/w.gguf"
-    hotseat.apply(model("beta", source=source, engine="llamacpp", image="engine.example.com/e:1", cache={}, args=[]))
+    hotseat.apply(
+        model("beta", source=source, engine="llamacpp", image="engine.example.com/engine:1", cache={}, args=[])
+    )
     claim = wait_until(lambda: hotseat.get("pvc", "beta-cache"), 90, "the claim")
     assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
     annotations = wait_until(lambda: hotseat.get("ksvc", "beta"), 30)["spec"]["template"]["metadata"]["annotations"]

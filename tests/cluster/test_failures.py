@@ -28,7 +28,6 @@ def models(hotseat: Hotseat) -> None:
 @pytest.mark.parametrize(
     ("name", "spec", "said"),
     [
-        ("imageless", {"image": "dev.local/there-is-none:at-all"}, "image"),
         ("crashing", {"args": ["--fault", "exit-loading:0"]}, "ended with code"),
         (
             "neverready",
@@ -36,7 +35,11 @@ def models(hotseat: Hotseat) -> None:
             "5",
         ),
         ("hungry", HUNGRY, "host memory"),
-        ("greedy", {"resources": {"gpus": 1, "memory": "900Gi"}}, "nsufficient memory"),
+        (
+            "greedy",
+            {"resources": {"gpus": 1, "memory": "900Gi"}, "lifecycle": {"startTimeout": "8s"}},
+            "nsufficient memory",
+        ),
     ],
 )
 def test_who_waits_for_a_model_that_cannot_be_had_hears_why(

@@ -84,6 +84,7 @@ def test_a_missing_secret_is_told_and_a_corrected_model_makes_its_job_anew(hotse
 def test_an_image_that_cannot_be_pulled_evicts_nobody(hotseat: Hotseat) -> None:
     hotseat.apply(model("alpha"))
     hotseat.await_model("alpha")
+    hotseat.served("alpha")
     hotseat.apply(model("imageless", image="dev.local/there-is-none:at-all"))
     wait_until(lambda: cached(hotseat, "imageless")[0] == "ImagePull", 60, "the kubelet's word")
     refused = hotseat.chat("imageless")

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from .harness import ROOT, Guard, Hotseat, model, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 LABEL = "hotseat.dev/deployment"
 

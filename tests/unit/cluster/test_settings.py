@@ -71,7 +71,7 @@ def test_all_settings_reach_the_objects(read, monkeypatch):
 
 
 def test_none_is_forgotten(read):
-    """Each field of what objects are made with can be set, or is the namespace."""
+    """Each field of what objects are made with can be set, or is the namespace, or comes from the Workspace."""
     changed = read(
         HOTSEAT_IMAGE="x",
         HOTSEAT_GPU_RESOURCE="x",
@@ -85,7 +85,7 @@ def test_none_is_forgotten(read):
     ).objects
     default = ClusterSettings("", "")
     same = {each.name for each in fields(ClusterSettings) if getattr(changed, each.name) == getattr(default, each.name)}
-    assert same == {"namespace"}
+    assert same == {"namespace", "placement"}
 
 
 def test_a_model_overrides_them(read, monkeypatch):
