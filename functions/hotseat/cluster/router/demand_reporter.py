@@ -81,23 +81,35 @@ class SwitcherClient:
         headers = {"Content-Type": "application/json", "X-Hotseat-Signature": sign(self._key, data)}
         limit = urllib3.Timeout(connect=_TIMEOUT, read=timeout)
         try:
-            response = self._http.request(
-                "POST", f"{self.switcher}/{path}", body=json.dumps(data), headers=headers, timeout=limit
-            )
-            answer: Any = json.loads(response.data or b"{}")
+            status, body = self._request(f"{self.switcher}/{path}", data, headers, limit)
+            answer: Any = json.loads(body or b"{}")
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             message = f"the switcher cannot be reached: {error}"
             raise Unavailable(message, code="switcher_unreachable", retry_after=5.0) from error
-        return response.status, answer
+        return status, answer
 
     def _post(self, url: str, workspace: str, kind: str, data: Json) -> bool:
         headers = self.event_headers(workspace, kind, data)
         try:
-            response = self._http.request("POST", url, body=json.dumps(data), headers=headers, timeout=_TIMEOUT)
+            status, _ = self._request(url, data, headers, urllib3.Timeout(connect=_TIMEOUT, read=_TIMEOUT))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             log.debug("%s: %s", url, error)
             return False
-        return response.status < 300  # noqa: PLR2004
+        return status < 300  # noqa: PLR2004
+
+    def _request(self, url: str, data: Json, headers: dict[str, str], timeout: urllib3.Timeout) -> tuple[int, bytes]:
+        """Return status and body of the answer. A refused request's connection is closed: it may lead to the wrong server.
+
+        A Service can lead to a standby, or elsewhere while it is new, and a kept connection stays there.
+        """
+        response = self._http.request(
+            "POST", url, body=json.dumps(data), headers=headers, timeout=timeout, preload_content=False
+        )
+        connection = response.connection  # reading the whole body gives it back to the pool
+        body = response.read()
+        if response.status >= 300 and connection is not None:  # noqa: PLR2004
+            connection.close()
+        return response.status, body
 
 
 HEARTBEAT = 1.0  # seconds between reports without a change

@@ -93,7 +93,6 @@ class ClusterWorkspace(WorkspaceController):
         self._last_conditions: list[Json] = list(status.get("conditions") or ())
         self._earlier_switches = [statuses.interrupted(row) for row in status.get("switches") or ()]
         self._group_problem = self._spec_problem = ""
-        self._shown_routers: frozenset[str] = frozenset()  # in the newest status
         self._origins: Mapping[str, Json] = {}
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
@@ -177,7 +176,6 @@ class ClusterWorkspace(WorkspaceController):
         if new:
             for id_ in former:
                 self.remove_router(id_)
-        new = demand.router not in self._shown_routers  # until the status has it, the router waits for that
         if new or demand.waiting:
             self._status_writer.mark(0.0 if new else ECHO_DELAY)
 
@@ -195,13 +193,11 @@ class ClusterWorkspace(WorkspaceController):
     def build_status(self) -> Json:
         """Return the whole status."""
         rows, queue = self.scheduler.status(), self.scheduler.queue()
-        routers = self.routers
-        self._shown_routers = frozenset(router.id for router in routers)
         return {
             "observedGeneration": self.generation,
             "runtime": self.runtime_name or None,
             **residency_to_status(self.scheduler.residency),
-            "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in routers],
+            "routers": [{"id": r.id, "pod": r.pod, "seq": r.seq, "brokerSeq": r.broker_seq} for r in self.routers],
             "models": statuses.model_rows(self.models, rows, self._origins),
             "switches": statuses.switch_rows(self._earlier_switches, self.scheduler.switches()),
             "queue": statuses.queue_rows(queue),

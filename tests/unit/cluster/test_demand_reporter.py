@@ -1,0 +1,52 @@
+"""A router's way to its switcher."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.core.errors import NotFound
+
+
+class _FirstIsAStranger(BaseHTTPRequestHandler):
+    """Refuses every request of the first connection, as a proxy or a standby does, and keeps that connection open."""
+
+    protocol_version = "HTTP/1.1"
+    connections = 0
+
+    def setup(self) -> None:
+        super().setup()
+        type(self).connections += 1
+        self.status = 404 if type(self).connections == 1 else 202
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def client() -> Iterator[SwitcherClient]:
+    handler = type("Handler", (_FirstIsAStranger,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield SwitcherClient("", f"http://127.0.0.1:{server.server_port}", b"0123456789abcdef")
+    server.shutdown()
+    server.server_close()
+
+
+def test_after_a_refused_report_the_next_one_takes_another_connection(client: SwitcherClient) -> None:
+    """A Service may have led the first to another server, and that connection stays there."""
+    assert [client.directly("w", "demand.reported", {}) for _ in range(3)] == [False, True, True]
+
+
+def test_after_a_refused_read_the_next_one_takes_another_connection(client: SwitcherClient) -> None:
+    with pytest.raises(NotFound):
+        client.read({}, 0)
+    assert client.read({}, 0) == {}
