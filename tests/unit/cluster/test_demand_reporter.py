@@ -1,4 +1,4 @@
-"""A router's way to its switcher."""
+"""Connections of a router to its switcher."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.core.errors import NotFound
 
 
-class _FirstIsAStranger(BaseHTTPRequestHandler):
+class _FirstRefuses(BaseHTTPRequestHandler):
     """Refuses every request of the first connection, as a proxy or a standby does, and keeps that connection open."""
 
     protocol_version = "HTTP/1.1"
@@ -33,7 +33,7 @@ class _FirstIsAStranger(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def client() -> Iterator[SwitcherClient]:
-    handler = type("Handler", (_FirstIsAStranger,), {})
+    handler = type("Handler", (_FirstRefuses,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield SwitcherClient("", f"http://127.0.0.1:{server.server_port}", b"0123456789abcdef")
