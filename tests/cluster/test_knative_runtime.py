@@ -152,7 +152,9 @@ def test_models_take_turns_while_their_services_stay_ready(kube: Kube, namespace
         runtime.stop(Stop(name, instance, epoch, 10))
         told.await_one(InstanceReleased, instance, timeout=30)
         times.append((name, round(loaded - began, 2), round(time.monotonic() - stopped, 2)))
-        assert told.of_instance(instance) == ["InstanceReady", "InstanceReleased"]
+        # It is pending while pods of another namespace that is being deleted hold the GPUs.
+        reported = [each for each in told.of_instance(instance) if each != "InstancePending"]
+        assert reported == ["InstanceReady", "InstanceReleased"]
         assert is_ready(kube, namespace, name)
     print("model, seconds to ready, seconds to released:", times)  # noqa: T201 - figures, shown by -s
 

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 PIECE = 1 << 20
 PAUSE = 0.02  # seconds between two pieces: slow enough to be looked at
+HELD = 60.0  # seconds for which half of the weights may be held back
 
 
 class Weights:
@@ -27,6 +28,7 @@ class Weights:
 
     def __init__(self, path: Path, host: str) -> None:
         self.requests: list[str] = []
+        self.rest = threading.Event()  # until it is set, a whole download stops halfway
         weights = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -44,6 +46,8 @@ class Weights:
                 with path.open("rb") as file:
                     file.seek(begin)
                     while piece := file.read(PIECE):
+                        if not begin and file.tell() > size // 2:
+                            weights.rest.wait(HELD)
                         self.wfile.write(piece)
                         time.sleep(PAUSE)
 
@@ -109,6 +113,7 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
     assert "gpu" not in str(container.get("resources")), "it takes no GPU"
     (pod,) = hotseat.pods("batch.kubernetes.io/job-name")
     hotseat.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=1")  # a node is drained, say
+    weights.rest.set()
     assert hotseat.residents() == {"alpha": "ready"}, "nobody has left for it"
 
     hotseat.kubectl("wait", "model/gemma", "--for=condition=Cached", "--timeout=90s")

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from hotseat.api.types import Json
+
 from .harness import ROOT, Guard, Hotseat, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -17,6 +19,16 @@ def move(hotseat: Hotseat, runtime: str) -> None:
     wait_until(lambda: hotseat.status("workspace", "default").get("runtime") == runtime, 30, runtime)
 
 
+def served_by(hotseat: Hotseat, name: str, label: str) -> list[Json]:
+    """Ask until pods of the new runtime are there. Until they can be, the model is served where it was."""
+
+    def look() -> list[Json]:
+        assert hotseat.served(name).status == 200
+        return [each for each in hotseat.pods(label) if "deletionTimestamp" not in each["metadata"]]
+
+    return wait_until(look, 60, f"a pod with {label}")
+
+
 def test_a_workspace_moves_and_its_requests_wait(hotseat: Hotseat, guard: Guard) -> None:
     hotseat.kubectl("apply", "-k", str(ROOT / "deployment" / "role"))
     hotseat.apply(model("a"), model("b"))
@@ -24,8 +36,7 @@ def test_a_workspace_moves_and_its_requests_wait(hotseat: Hotseat, guard: Guard)
     assert hotseat.status("workspace", "default")["runtime"] == "Knative", "Auto, where Knative is"
 
     move(hotseat, "Deployment")
-    assert hotseat.chat("a", max_tokens=1).status == 200
-    [pod] = hotseat.pods(f"{LABEL}=a")
+    [pod] = served_by(hotseat, "a", f"{LABEL}=a")
     assert [each["name"] for each in pod["spec"]["containers"]] == ["engine"]
     assert pod["spec"]["terminationGracePeriodSeconds"] == 2
     wait_until(lambda: not hotseat.get("ksvc", "a"), 60, "the ksvc is gone")
@@ -36,8 +47,7 @@ def test_a_workspace_moves_and_its_requests_wait(hotseat: Hotseat, guard: Guard)
     assert hotseat.residents() == {"b": "ready"}
 
     move(hotseat, "Knative")
-    assert hotseat.served("b").status == 200
-    [pod] = [each for each in hotseat.pods_of("b") if "deletionTimestamp" not in each["metadata"]]
+    [pod] = served_by(hotseat, "b", "serving.knative.dev/service=b")
     assert "queue-proxy" in [each["name"] for each in pod["spec"]["containers"]]
     wait_until(
         lambda: hotseat.kubectl("get", "deployment", "b", "--ignore-not-found") == "", 60, "the Deployment is gone"
