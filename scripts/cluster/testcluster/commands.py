@@ -1,13 +1,21 @@
 """The command line."""
 
 import argparse
+import os
 import pathlib
 import subprocess
 import time
 
 from testcluster.building import build_binaries, build_images, install_packages, pack_folder
 from testcluster.knative import install_dns, install_eventing, install_keda, install_serving
-from testcluster.kubernetes import import_image, import_packed_images, is_up, start_kubernetes, stop_kubernetes
+from testcluster.kubernetes import (
+    advertise_gpus,
+    import_image,
+    import_packed_images,
+    is_up,
+    start_kubernetes,
+    stop_kubernetes,
+)
 from testcluster.settings import BIN, KUBECONFIG, STATE
 from testcluster.shell import alive, kubectl, say, sh, write
 
@@ -34,6 +42,8 @@ def up(arguments: argparse.Namespace) -> None:
         stop_kubernetes()  # what a machine that went down left: pods without processes, images half imported
         say("starting Kubernetes")
         start_kubernetes()
+    elif "CLUSTER_GPUS" in os.environ:
+        advertise_gpus()
     import_packed_images()
     parts = {"dns": install_dns, "serving": install_serving, "eventing": install_eventing, "keda": install_keda}
     knative = () if arguments.bare else ("serving", "eventing")
