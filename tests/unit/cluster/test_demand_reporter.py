@@ -1,13 +1,16 @@
-"""Connections of a router to its switcher."""
+"""Connections of a router to its switcher, and its reports of demand."""
 
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
-from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.api.types import Json
+from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClient
 from hotseat.core.errors import NotFound
+from hotseat.core.messages import Demand
 
 
 class _FirstRefuses(BaseHTTPRequestHandler):
@@ -43,10 +46,30 @@ def client() -> Iterator[SwitcherClient]:
 
 def test_after_a_refused_report_the_next_one_takes_another_connection(client: SwitcherClient) -> None:
     """A Service may have led the first to another server, and that connection stays there."""
-    assert [client.directly("w", "demand.reported", {}) for _ in range(3)] == [False, True, True]
+    refused, *accepted = [client.directly("w", "demand.reported", {}) for _ in range(3)]
+    assert refused == f"{client.switcher}/demand: HTTP 404"
+    assert accepted == ["", ""]
 
 
 def test_after_a_refused_read_the_next_one_takes_another_connection(client: SwitcherClient) -> None:
     with pytest.raises(NotFound):
         client.read({}, 0)
     assert client.read({}, 0) == {}
+
+
+def test_a_refusal_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    class Client(SwitcherClient):
+        problems: ClassVar = ["HTTP 503", "HTTP 503", "HTTP 401 the signature does not match", "", ""]
+
+        def directly(self, workspace: str, kind: str, data: Json) -> str:
+            return self.problems.pop(0)
+
+    reporter = DemandReporter("w", "router-0", Client("", "http://switcher", b"key"), lambda: Demand("r", 1, 0))
+    caplog.set_level("INFO")
+    for _ in range(5):
+        reporter._send_directly()
+    assert [each.message for each in caplog.records] == [
+        "the switcher does not accept the demand of Workspace w: HTTP 503",
+        "the switcher does not accept the demand of Workspace w: HTTP 401 the signature does not match",
+        "the switcher accepts the demand of Workspace w again",
+    ]

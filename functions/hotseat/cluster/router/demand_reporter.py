@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SIGNATURE = "signature"  # extension attribute of our events
 _TIMEOUT = 2.0  # seconds for one delivery
 _READ_TIMEOUT = 20.0  # seconds beyond the wait of a read: the switcher asks a node for output
+_SHOWN = 200  # bytes of a refusal that are logged
 _CONNECTIONS = 32  # that are kept; each follower of a log may use one
 
 
@@ -47,12 +48,12 @@ class SwitcherClient:
             f"ce-{SIGNATURE}": sign(self._key, data),
         }
 
-    def through_broker(self, workspace: str, kind: str, data: Json) -> bool:
-        """Publish an event. Return whether the Broker accepted it."""
+    def through_broker(self, workspace: str, kind: str, data: Json) -> str:
+        """Publish an event. Return why the Broker did not accept it; empty if it did."""
         return self._post(self.broker, workspace, kind, data)
 
-    def directly(self, workspace: str, kind: str, data: Json) -> bool:
-        """Send an event to the switcher. Return whether it accepted it."""
+    def directly(self, workspace: str, kind: str, data: Json) -> str:
+        """Send an event to the switcher. Return why it did not accept it; empty if it did."""
         return self._post(f"{self.switcher}/demand", workspace, kind, data)
 
     def send_command(self, command: Json, timeout: float | None) -> tuple[int, Json]:
@@ -88,14 +89,15 @@ class SwitcherClient:
             raise Unavailable(message, code="switcher_unreachable", retry_after=5.0) from error
         return status, answer
 
-    def _post(self, url: str, workspace: str, kind: str, data: Json) -> bool:
+    def _post(self, url: str, workspace: str, kind: str, data: Json) -> str:
         headers = self.event_headers(workspace, kind, data)
         try:
-            status, _ = self._request(url, data, headers, urllib3.Timeout(connect=_TIMEOUT, read=_TIMEOUT))
+            status, answer = self._request(url, data, headers, urllib3.Timeout(connect=_TIMEOUT, read=_TIMEOUT))
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            log.debug("%s: %s", url, error)
-            return False
-        return status < 300  # noqa: PLR2004
+            return f"{url}: {error}"
+        if status < 300:  # noqa: PLR2004
+            return ""
+        return f"{url}: HTTP {status} {answer[:_SHOWN].decode(errors='replace')}".strip()
 
     def _request(self, url: str, data: Json, headers: dict[str, str], timeout: urllib3.Timeout) -> tuple[int, bytes]:
         """Return status and body of the answer. A refused request's connection is closed: it may lead to the wrong server.
@@ -137,6 +139,7 @@ class DemandReporter(CoalescingWorker):
         self._awaited: tuple[int, float] | None = None  # the oldest snapshot without an echo, and when it was sent
         self.enrolled = False
         self.broker_ok = bool(switcher_client.broker)
+        self._problems: dict[str, str] = {}  # by receiver: why it did not accept the last snapshot
         self.direct = 0  # snapshots that were sent directly
         self._through_broker = CoalescingWorker(f"demand of {workspace}, broker", self._send_through_broker)
         self._directly = CoalescingWorker(f"demand of {workspace}, direct", self._send_directly)
@@ -181,9 +184,19 @@ class DemandReporter(CoalescingWorker):
         return interval
 
     def _send_through_broker(self) -> None:
-        if not self._switcher_client.through_broker(self._workspace, KIND, self._snapshot) and self.broker_ok:
+        problem = self._switcher_client.through_broker(self._workspace, KIND, self._snapshot)
+        self._log(problem, "Broker")
+        if problem and self.broker_ok:
             self.broker_ok = False
             self.mark()
 
     def _send_directly(self) -> None:
-        self._switcher_client.directly(self._workspace, KIND, self._snapshot)
+        self._log(self._switcher_client.directly(self._workspace, KIND, self._snapshot), "switcher")
+
+    def _log(self, problem: str, receiver: str) -> None:
+        """Log a refusal once, because reports are sent every second."""
+        if problem and problem != self._problems.get(receiver):
+            log.warning("the %s does not accept the demand of Workspace %s: %s", receiver, self._workspace, problem)
+        elif not problem and self._problems.get(receiver):
+            log.info("the %s accepts the demand of Workspace %s again", receiver, self._workspace)
+        self._problems[receiver] = problem
