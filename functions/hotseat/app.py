@@ -48,6 +48,7 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     concurrency: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # of long requests
     watch: bool = True
     request_log: Path | None = None  # file to append a line to for each finished request
@@ -124,6 +125,7 @@ class App:
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
+            hosts=frozenset(host.lower() for host in settings.hosts),
             concurrency=settings.concurrency,
             request_log=self._request_log,
             admin_port=settings.admin_port,

@@ -44,7 +44,35 @@ def test_web_pages_of_others_may_not_use_the_accelerator(up: Up) -> None:
     assert hotseat.post(CHAT, chat("a"), **page).code == "origin_not_allowed"
     assert hotseat.post("/api/models/a/load", **page).status == 403
     assert not hotseat.loads()
+    for odd in ("http://[", "null"):
+        assert hotseat.post(CHAT, chat("a"), Origin=odd).code == "origin_not_allowed"
     assert hotseat.post(CHAT, chat("a"), Origin=f"http://{hotseat.address}").status == 200
+
+
+def test_a_page_whose_name_was_rebound_to_this_machine_gets_nothing(up: Up) -> None:
+    hotseat = up(model("a"), options=("--allowed-host", "gpu-box"))
+    page = {"Host": "attacker.example:18207", "Origin": "http://attacker.example:18207"}
+    for method, path in (
+        ("POST", CHAT), ("POST", "/api/models/unload"), ("GET", "/v1/models"), ("GET", "/api/models/a/logs"), ("GET", "/metrics"),
+        ("GET", "/api/events?follow=false"), ("GET", "/running"), ("GET", "/nowhere"), ("OPTIONS", CHAT),
+    ):  # fmt: skip
+        answer = hotseat.call(method, path, chat("a"), **page).answer()
+        assert (answer.status, answer.code) == (403, "host_not_allowed"), path
+    assert "--allowed-host attacker.example" in answer.json()["error"]["message"]
+    assert not hotseat.loads()
+    assert hotseat.get("/health", Host="anything").status == 200
+    for own in ("gpu-box:8000", "localhost:1", "a.localhost", "[::1]"):
+        assert hotseat.get("/v1/models", Host=own).status == 200
+    for host in ("a b", "a/<>"):
+        assert hotseat.get("/health", Host=host).code == "invalid_request"
+
+
+def test_the_name_of_a_server_for_others_is_not_checked(up: Up) -> None:
+    """With keys, and on another address than loopback."""
+    with_keys = up(model("a"), options=("--api-key", "k"))
+    assert with_keys.get("/v1/models", Host="gpu-box:8000", X_Api_Key="k").status == 200
+    for_others = up(model("a"), options=("--host", "0.0.0.0", "--no-auth"))
+    assert for_others.get("/v1/models", Host="gpu-box:8000").status == 200
 
 
 def test_what_is_too_much_at_once_is_told_so_and_probes_are_answered(up: Up) -> None:

@@ -97,6 +97,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
     metavar="ORIGIN",
     help="Origin whose web pages may send requests. * allows any origin.",
 )
+@click.option("--allowed-host", "hosts", multiple=True, metavar="HOST",
+              help="Name of this server that requests may be for, in addition to localhost and IP addresses. Can be repeated. "
+                  "* allows any name. Names are checked only without API keys, on a loopback address.")  # fmt: skip
 @click.option(
     "--max-body",
     default=f"{MAX_BODY // 2**20}Mi",
@@ -127,6 +130,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     no_auth: bool,
     sink: str | None,
     cors: tuple[str, ...],
+    hosts: tuple[str, ...],
     max_body: int,
     state_dir: Path | None,
     cache_dir: Path | None,
@@ -166,6 +170,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         sink=sink,
         max_body=max_body,
         cors=cors,
+        hosts=hosts,
         watch=not no_watch,
         request_log=request_log and request_log.absolute(),
         admin_port=admin_port,

@@ -1,5 +1,12 @@
 """Errors that clients get, one class a kind. What a kind looks like over HTTP is in `gateway/errors.py`."""
 
+SHOWN = 200  # characters
+
+
+def shortened(text: str) -> str:
+    """Return a text of a client for a message. A long one is cut, and its length is stated."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+
 
 class HotseatError(Exception):
     """An error for a client.
