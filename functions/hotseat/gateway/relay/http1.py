@@ -166,7 +166,11 @@ _HOP_BY_HOP = frozenset({
 })  # fmt: skip
 # Of a request: fields that the relay sets, and the client's keys, which are for hotseat.
 _OURS = frozenset({"host", "content-length", "expect", "authorization", "x-api-key", "api-key"})
-_NOT_TO_ENGINE = _HOP_BY_HOP | _OURS
+# Origin is for hotseat, too: an engine that checks it would refuse pages that hotseat allows.
+_NOT_TO_ENGINE = _HOP_BY_HOP | _OURS | {"origin"}
+_CORS = "access-control-"
+# Of a response: what only hotseat says of itself. An engine may be another hotseat.
+_HOTSEATS = (_CORS, "x-hotseat-", "x-queue-")
 _NAMED_ANYWAY = frozenset({"", "close", "keep-alive"})
 # Of a response: fields about framing and content, and fields that the server sets.
 _SERVERS = frozenset({"date", "server"})
@@ -175,7 +179,8 @@ _NOTED = (
     | _SERVERS
     | {"content-length", "content-type", "content-encoding", "cache-control", "x-accel-buffering"}
 )
-_BODILESS = frozenset({204, 304})
+_NO_CONTENT = 204  # must not have a Content-Length (RFC 9110, 8.6)
+_BODILESS = frozenset({_NO_CONTENT, 304})
 _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -209,13 +214,17 @@ class ResponseHead:
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
-    """Return the headers for the engine: without hop-by-hop fields, fields named by Connection, Host, Expect and keys."""
+    """Return the headers for the engine.
+
+    Without hop-by-hop fields, fields named by Connection, Host, Expect, keys, and fields of browsers about CORS.
+    """
     kept: Headers = []
     named: set[str] = set()
     for field in headers:
         key = field[0].lower()
         if key not in _NOT_TO_ENGINE:
-            kept.append(field)
+            if not key.startswith(_CORS):
+                kept.append(field)
         elif key == "connection":
             named |= _tokens(field[1])
     return _without(kept, named) if named - _NAMED_ANYWAY else kept
@@ -288,7 +297,8 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
     for name, value in fields:
         key = name.lower()
         if key not in _NOTED:
-            kept.append((name, value))
+            if not key.startswith(_HOTSEATS):
+                kept.append((name, value))
         else:
             noted[key] = f"{noted[key]},{value}" if key in noted else value
             if key not in _HOP_BY_HOP and key not in _SERVERS and key != "content-length":
@@ -297,7 +307,7 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
     if named - _NAMED_ANYWAY:
         kept = _without(kept, named)
     length, chunked = _framing(noted, code, method)
-    if "content-length" in noted and "transfer-encoding" not in noted:
+    if "content-length" in noted and "transfer-encoding" not in noted and code != _NO_CONTENT:
         kept.append(("Content-Length", noted["content-length"].partition(",")[0].strip()))
     event_stream = noted.get("content-type", "").lower().startswith("text/event-stream")
     if event_stream:

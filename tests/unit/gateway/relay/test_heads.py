@@ -24,6 +24,22 @@ def test_hop_by_hop_fields_and_those_that_connection_names_stay_here():
     ]  # fmt: skip
 
 
+def test_an_engine_learns_nothing_of_a_web_page():
+    assert end_to_end([
+        ("Origin", "https://app.example"), ("ORIGIN", "null"), ("Access-Control-Request-Method", "POST"),
+        ("access-control-request-headers", "a"), ("Access-Control-Request-Private-Network", "true"), ("Accept", "*/*"),
+    ]) == [("Accept", "*/*")]  # fmt: skip
+
+
+def test_an_engine_says_nothing_in_the_place_of_hotseat():
+    """CORS headers, of which a browser accepts one only, and those of a hotseat that is the engine."""
+    head = parse(
+        "Access-Control-Allow-Origin: *", "access-control-expose-headers: *", "X-Hotseat-Model: lie", "X-HOTSEAT-Fallback: lie",
+        "X-Queue-Position: 7", "x-queue-estimate: 7", "X-Request-Id: 7", "OpenAI-Version: 1", "Vary: Origin", "Content-Length: 0",
+    )  # fmt: skip
+    assert head.headers == [("X-Request-Id", "7"), ("OpenAI-Version", "1"), ("Vary", "Origin"), ("Content-Length", "0")]
+
+
 @pytest.mark.parametrize("name", ["Authorization", "AUTHORIZATION", "x-api-key", "X-API-Key", "api-key"])
 def test_a_clients_key_never_leaves(name):
     assert end_to_end([(name, "sk-secret")]) == []
@@ -116,6 +132,8 @@ def test_framing_is_chosen_as_rfc_9112_says():
     assert parse("Content-Length: 7", method="HEAD").length == 0
     assert parse("Content-Length: 7", method="HEAD").headers == [("Content-Length", "7")]
     assert parse(status="HTTP/1.1 204 No Content").length == 0
+    assert parse("Content-Length: 0", status="HTTP/1.1 204 No Content").headers == [], "RFC 9110, 8.6"
+    assert parse("Content-Length: 7", status="HTTP/1.1 304").headers == [("Content-Length", "7")]
     assert parse(status="HTTP/1.1 304").status == "304 "
 
 
