@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from hotseat.core.errors import UpstreamFailed
+from hotseat.core.errors import UpstreamFailed, shortened
 
 MAX_LINE = 4096  # bytes of a chunk's size line, extensions included
 MAX_TRAILERS = 16384
@@ -181,6 +181,7 @@ _NOTED = (
 )
 _NO_CONTENT = 204  # must not have a Content-Length (RFC 9110, 8.6)
 _BODILESS = frozenset({_NO_CONTENT, 304})
+_OK = 200
 _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -210,7 +211,20 @@ class ResponseHead:
     chunked: bool
     keep_alive: bool
     event_stream: bool
-    encoded: bool  # compressed: no events can be inserted
+    encoded: str  # how it is compressed, so that no events can be inserted; empty: it is not
+
+    def problem(self) -> str:
+        """Return why a stream of events cannot be continued by this response. Empty if it can."""
+        if self.code != _OK:
+            return f"The engine answered with status {self.code}."
+        if not self.event_stream:
+            kind = next((value for name, value in self.headers if name.lower() == "content-type"), "no Content-Type")
+            return f"The engine answered with {shortened(kind)}, not with a stream of events (text/event-stream)."
+        return (
+            f"The engine compressed its stream ({shortened(self.encoded)}), although it was told not to."
+            if self.encoded
+            else ""
+        )
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
@@ -228,6 +242,11 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
         elif key == "connection":
             named |= _tokens(field[1])
     return _without(kept, named) if named - _NAMED_ANYWAY else kept
+
+
+def without_compression(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return the headers of a request whose answer must not be compressed."""
+    return [*(field for field in headers if field[0].lower() != "accept-encoding"), ("Accept-Encoding", "identity")]
 
 
 class RequestHeaders:
@@ -318,7 +337,7 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
     keep_alive = "close" not in named and (minor > 0 or "keep-alive" in named)
     if "content-length" in noted and "transfer-encoding" in noted:
         keep_alive = False  # RFC 9112, 6.3: do not reuse the connection
-    encoded = noted.get("content-encoding", "identity").strip().lower() != "identity"
+    encoded = noted.get("content-encoding", "").strip().lower().removeprefix("identity")
     return ResponseHead(code, f"{code} {reason}", kept, length, chunked, keep_alive, event_stream, encoded)
 
 
