@@ -5,6 +5,7 @@ import signal
 
 from .conftest import Up
 from .harness import CHAT, chat, eventually, model, workspace
+from .receiver import Receiver
 
 
 def test_a_model_that_becomes_external_leaves_its_seat(up: Up) -> None:
@@ -94,3 +95,15 @@ def test_what_is_too_much_at_once_is_told_so_and_probes_are_answered(up: Up) -> 
 def test_an_alias_is_for_clients_and_engines_know_one_name(up: Up) -> None:
     hotseat = up(model("a", names=["a", "gpt-4o-mini"]))
     assert hotseat.ask("gpt-4o-mini").json()["model"] == "a"
+
+
+def test_an_engine_gets_the_path_of_the_route_however_the_client_wrote_it(up: Up) -> None:
+    receiver = Receiver()
+    hotseat = up(model("ext", engine="external", url=receiver.url, args=[]))
+    try:
+        for path in (CHAT, f"/{CHAT}", "/v1//chat/completions", "/v1/%63hat/completions", "/v1/chat%2Fcompletions"):
+            assert hotseat.post(f"{path}?a=%2F&b", chat("ext")).status == 200, path
+        assert {path for path, _, _ in receiver.requests} == {f"{CHAT}?a=%2F&b"}
+    finally:
+        receiver.close()
+    assert hotseat.get("//health").status == 200

@@ -1,5 +1,6 @@
 """The Flask application: authentication and errors for all routes."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -37,6 +38,16 @@ class _AnyName(BaseConverter):
     weight = 200  # after routes with literal segments, as `path`
 
 
+# What follows may be the name of a Model, which can have slashes at any place.
+_MODELS = re.compile(r"/+(v1|api)/+models/")
+
+
+def single_slashes(path: str) -> str:
+    """Replace consecutive slashes of a path by one, except in the name of a Model."""
+    models = _MODELS.match(path)
+    return f"/{models[1]}/models/{path[models.end() :]}" if models else re.sub("/{2,}", "/", path)
+
+
 class Gateway(Flask):
     """All routes in Flask. Inference requests bypass the routing of Flask."""
 
@@ -57,6 +68,8 @@ class Gateway(Flask):
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
+        if "//" in environ["PATH_INFO"]:
+            environ["PATH_INFO"] = single_slashes(environ["PATH_INFO"])
         route = ROUTES.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
         if route is None:
             return super().wsgi_app(environ, start_response)

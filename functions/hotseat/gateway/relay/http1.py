@@ -266,16 +266,14 @@ class RequestHeaders:
 
 
 def request_target(environ: Mapping[str, Any]) -> str:
-    """Return path and query as the client sent them if the server has them, else quoted again."""
-    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
-    if raw.startswith("/"):
-        target = raw.partition("#")[0]
-        return target if _TARGET.fullmatch(target) else quote(target.encode("latin-1"), safe=_AS_IS)
-    path = quote(
-        (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"), safe="/:@!$&'()*+,;=~"
-    )
+    """Return the path by which the route was found, and the query as the client sent it.
+
+    The client may have written the path in another way (`/v1/%63hat/completions`), which an engine need not understand.
+    """
     query = environ.get("QUERY_STRING", "")
-    return f"{path or '/'}?{query}" if query else path or "/"
+    path = quote(environ["PATH_INFO"].encode("latin-1"), safe="/:@!$&'()*+,;=~")
+    target = f"{path}?{query}" if query else path
+    return target if _TARGET.fullmatch(target) else quote(target.encode("latin-1"), safe=_AS_IS)
 
 
 def encode_request(call: Call, host: str) -> bytes:

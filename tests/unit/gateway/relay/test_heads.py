@@ -81,10 +81,12 @@ def test_headers_are_read_from_a_wsgi_environ():
     assert list(RequestHeaders(environ)) == [("X-Forwarded-For", "1.2.3.4"), ("Content-Type", "application/json")]
 
 
-def test_the_target_is_what_the_client_wrote():
-    assert request_target({"RAW_URI": "/v1/a%2Fb?x=%20#f"}) == "/v1/a%2Fb?x=%20"
-    assert request_target({"RAW_URI": "http://proxy/v1", "PATH_INFO": "/v1", "QUERY_STRING": "a=1"}) == "/v1?a=1"
-    assert request_target({"PATH_INFO": "/a b/\xc3\xa9", "QUERY_STRING": ""}) == "/a%20b/%C3%A9"
+def test_the_target_is_the_path_of_the_route_and_the_clients_query():
+    """However the client wrote the path, and whatever a header says of a prefix (SCRIPT_NAME)."""
+    odd = {"RAW_URI": "/x/v1/%63hat?x=%20#f", "SCRIPT_NAME": "/x", "PATH_INFO": "/v1/chat", "QUERY_STRING": "x=%20"}
+    assert request_target(odd) == "/v1/chat?x=%20"
+    assert request_target({"PATH_INFO": "/v1/chat"}) == "/v1/chat"
+    assert request_target({"PATH_INFO": "/a b/\xc3\xa9?", "QUERY_STRING": "a= \xe9"}) == "/a%20b/%C3%A9%3F?a=%20%E9"
 
 
 def test_a_response_keeps_its_own_fields_only():
