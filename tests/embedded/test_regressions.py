@@ -1,5 +1,7 @@
 """Corners that a review found: each hung, lost something, or was told as a bug of ours."""
 
+import gzip
+import json
 import os
 import signal
 
@@ -107,3 +109,22 @@ def test_an_engine_gets_the_path_of_the_route_however_the_client_wrote_it(up: Up
     finally:
         receiver.close()
     assert hotseat.get("//health").status == 200
+
+
+def test_bodies_that_engines_may_read_otherwise_are_refused_and_load_nothing(up: Up) -> None:
+    hotseat = up(model("a"))
+    raw = json.dumps(chat("a")).encode()
+    refused = hotseat.post(CHAT, gzip.compress(raw), Content_Encoding="gzip")
+    assert (refused.status, refused.code, refused.headers["Accept-Encoding"]) == (
+        415,
+        "unsupported_encoding",
+        "identity",
+    )
+    assert hotseat.post(CHAT, raw.decode().encode("utf-16")).code == "invalid_json"
+    assert hotseat.post(CHAT, raw[:-1] + b', "model": "a"}').status == 400
+    assert len(hotseat.ask("n" * 10**6).body) < 1000
+    assert not hotseat.loads()
+    assert hotseat.post(CHAT, raw, Content_Encoding="identity").status == 200
+    for long in ("9" * 30, "9" * 400):
+        answer = hotseat.ask("a", headers={"X-Priority": long, "X-Hotseat-Max-Wait": long, "X-Request-Timeout": long})
+        assert answer.status in {200, 400}, long

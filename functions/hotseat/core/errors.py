@@ -57,6 +57,10 @@ class TooLarge(HotseatError):
     """The request body exceeds the limit."""
 
 
+class UnsupportedEncoding(HotseatError):
+    """The request body is compressed."""
+
+
 class QueueFull(HotseatError):
     """A limit on queued requests is reached."""
 

@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter
 
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import HotseatError, NotFound
+from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules, check_host
@@ -96,7 +96,7 @@ class Gateway(Flask):
     def _check_port(self, environ: Mapping[str, Any]) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
         if self._admin_port is not None and environ["SERVER_PORT"] != str(self._admin_port):
-            raise NotFound(f"{request.path} is an admin route, and is served on the admin port only.")
+            raise NotFound(f"{shortened(request.path)} is an admin route, and is served on the admin port only.")
 
     def _authenticate(self, environ: Mapping[str, Any]) -> str:
         """Authenticate the request, and return the name of its key."""
