@@ -24,6 +24,7 @@ from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.files import Debouncer, snapshot
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
+from hotseat.private_files import make_directory
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.runtimes.local.runtime import LocalRuntime
@@ -81,7 +82,8 @@ class App:
         self._report, self._on_shutdown_time, self._on_apply = report, on_shutdown_time, on_apply
         self.bus = EventLog()
         logs = settings.state_dir / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.state_dir, logs):
+            make_directory(folder)
         accelerators = find_accelerators()
         gpus = self._gpus = find_gpus(accelerators)
         self._uuids = accelerators.uuids() if accelerators else ()

@@ -62,7 +62,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
 def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file. A FIFO without a reader does not block."""
     try:
-        return os.open(path, flags | os.O_NONBLOCK, 0o666)
+        return os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
             return os.open(os.devnull, flags)  # a FIFO without a reader

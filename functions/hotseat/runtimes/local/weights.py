@@ -14,6 +14,7 @@ from typing import Any
 
 from hotseat.core.messages import CacheObserved, CacheState
 from hotseat.core.ports import Observe
+from hotseat.private_files import make_directory
 from hotseat.sources.base import SourceError, fetch_command, redacted
 
 ATTEMPTS = 3
@@ -119,6 +120,8 @@ class WeightsFetch(threading.Thread):
         with self._lock:
             if self._cancelled.is_set():
                 raise SourceError("cancelled")
+            with contextlib.suppress(OSError):  # the child says what is wrong
+                make_directory(self._cache_dir)
             try:
                 command = fetch_command(self.source, self._cache_dir)
                 self._child = subprocess.Popen(
