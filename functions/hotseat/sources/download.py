@@ -74,11 +74,13 @@ def proxy_of(url: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return why a request failed. urllib3's own messages may have the whole URL, with its query."""
     if isinstance(error, MaxRetryError) and error.reason is not None:
-        return _explain(error.reason)
-    hidden = isinstance(error, LocationParseError) or not isinstance(error, HTTPError | _Interrupted)
+        return explain(error.reason)
+    hidden = isinstance(error, LocationParseError) or (
+        isinstance(error, ValueError) and not isinstance(error, HTTPError)
+    )
     return "its URL, a redirect or a header is not valid" if hidden else str(error)
 
 
@@ -87,9 +89,9 @@ def request(pool: urllib3.PoolManager, url: str, headers: Mapping[str, str] | No
     try:
         return pool.request("GET", url, headers=dict(headers or {}))
     except ValueError as error:
-        raise SourceError(f"{url}: {_explain(error)}") from None
+        raise SourceError(f"{url}: {explain(error)}") from None
     except HTTPError as error:
-        raise SourceError(f"{url} cannot be reached: {_explain(error)}", retryable=True) from None
+        raise SourceError(f"{url} cannot be reached: {explain(error)}", retryable=True) from None
 
 
 def parse_json(response: urllib3.BaseHTTPResponse, url: str) -> Any:
@@ -134,7 +136,7 @@ def download(pool: urllib3.PoolManager, remote: RemoteFile, folder: Path, name: 
         try:
             transfer.attempt()
         except ValueError as error:
-            raise SourceError(f"{remote.url}: {_explain(error)}") from None
+            raise SourceError(f"{remote.url}: {explain(error)}") from None
         except (HTTPError, _Interrupted) as error:
             if transfer.done > before:
                 failures, last_data = 0, time.monotonic()
@@ -142,9 +144,9 @@ def download(pool: urllib3.PoolManager, remote: RemoteFile, folder: Path, name: 
             if (
                 silence := time.monotonic() - last_data
             ) >= MAX_SILENCE:  # all attempts would take a quarter of an hour, in which requests wait
-                raise SourceError(f"{remote.url}: no data for {silence:.0f} s: {_explain(error)}") from None
+                raise SourceError(f"{remote.url}: no data for {silence:.0f} s: {explain(error)}") from None
             if failures >= MAX_FAILURES:
-                raise SourceError(f"{remote.url}: {_explain(error)}", retryable=True) from None
+                raise SourceError(f"{remote.url}: {explain(error)}", retryable=True) from None
             time.sleep(PAUSE * 2 ** (failures - 1))
     transfer.finish()
     return target
