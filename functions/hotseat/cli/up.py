@@ -170,7 +170,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         sink=sink,
         max_body=max_body,
         cors=cors,
-        hosts=hosts,
+        hosts=(*hosts, host),
         watch=not no_watch,
         request_log=request_log and request_log.absolute(),
         admin_port=admin_port,
