@@ -7,8 +7,10 @@ import os
 import queue
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,6 +46,7 @@ def set_up_logging(level: str, *, json_lines: bool) -> None:
 
 
 STDOUT = "-"
+GATHER = 0.05  # seconds in which lines gather
 MAX_QUEUED = 10_000  # lines that may wait for a slow disk
 CLOSE_TIME = 2.0  # seconds that close() waits for the last lines
 
@@ -63,20 +66,20 @@ class RequestRecord:
     wanted: str | None = None  # the requested Model, if another Model answered
 
     def line(self) -> str:
-        """Return the line of the log."""
-        fields = {
-            "time": format_time(self.arrived),
-            "model": self.model,
-            "route": self.route,
-            "waited": None if self.waited is None else round(self.waited, 4),
-            "seconds": round(self.seconds, 4),
-            "status": self.status,
-            "priority": self.priority,
-        }
-        fields |= {
-            name: value for name, value in (("tenant", self.tenant), ("wanted", self.wanted)) if value is not None
-        }
-        return json.dumps(fields, ensure_ascii=False) + "\n"
+        """Return the line of the log: a JSON object."""
+        waited = "null" if self.waited is None else round(self.waited, 4)
+        more = "" if self.tenant is None else f', "tenant": {_quoted(self.tenant)}'
+        more += "" if self.wanted is None else f', "wanted": {_quoted(self.wanted)}'
+        return (
+            f'{{"time": "{format_time(self.arrived)}", "model": {_quoted(self.model)}, "route": {_quoted(self.route)}, '
+            f'"waited": {waited}, "seconds": {round(self.seconds, 4)}, "status": {self.status}, '
+            f'"priority": {self.priority}{more}}}\n'
+        )
+
+
+@lru_cache(maxsize=1024)
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 class RequestLog:
@@ -137,9 +140,14 @@ class RequestLog:
             log.warning("the request log %s has lost %d lines", self._path, self._lost)
 
     def _next(self) -> tuple[list[str], bool]:
-        """Wait for lines. Return all that are queued, and whether they are the last."""
+        """Wait for lines. Return all that are queued, and whether they are the last.
+
+        Waking for each line would cost the thread that serves requests more than the line itself.
+        """
         lines = []
         record = self._queue.get()
+        if record is not None and self._queue.empty():
+            time.sleep(GATHER)
         while record is not None:
             lines.append(record.line())
             if self._queue.empty():
