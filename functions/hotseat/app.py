@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from hotseat.control.event_log import EventLog, HttpSink, Listener
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
+from hotseat.control.owner import LoopOwner
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
@@ -88,7 +89,8 @@ class App:
         gpus = self._gpus = find_gpus(accelerators)
         self._uuids = accelerators.uuids() if accelerators else ()
         self._gpu_locks = GpuLocks(f"pid {os.getpid()}, state directory {settings.state_dir}")
-        self._connections = Connections()
+        owner = LoopOwner()
+        self._connections = Connections(owner)
         self.runtime = LocalRuntime(
             settings.state_dir,
             settings.cache_dir,
@@ -108,6 +110,7 @@ class App:
             device_ids=gpus.ids,
             host_memory=share,
             stats_file=self._stats_file,
+            owner=owner,
         )
         self.metrics = Metrics(lambda: gauges.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)

@@ -13,20 +13,21 @@ from pathlib import Path
 import click
 
 from hotseat.api.model import Capability, Model
-from hotseat.api.units import parse_quantity
+from hotseat.api.units import parse_duration, parse_quantity
 from hotseat.app import MAX_BODY, App, Settings, shutdown_time
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
-from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.http.interfaces import HttpLimits
+from hotseat.gateway.limits import ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
-from hotseat.gateway.worker import MIN_THREADS, Threads
+from hotseat.gateway.threads import Threads
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
 from hotseat.runtimes.local.orphans import StateDir
 from hotseat.telemetry.logs import set_up_logging
 
 LOOPBACK = "127.0.0.1"
-IN_FLIGHT = 936  # requests in flight and streams of events, in addition to queued requests
+IN_FLIGHT = 4000  # requests in flight and streams of events, in addition to queued requests
 
 EXAMPLES = (
     "hotseat up -f models.yaml",
@@ -42,6 +43,13 @@ def _home(variable: str, default: str) -> Path:
 def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     try:
         return int(parse_quantity(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not {error}") from None
+
+
+def _duration(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
+    try:
+        return parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not {error}") from None
 
@@ -107,6 +115,15 @@ def _open_nonblocking(path: str, flags: int) -> int:
     callback=_size,
     help="Maximum size of a request body.",
 )
+@click.option(
+    "--max-header", default="64Ki", show_default=True, callback=_size, help="Maximum size of the headers of a request."
+)
+@click.option("--header-timeout", default="60s", show_default=True, callback=_duration,
+              help="Time in which the headers of a request must arrive.")  # fmt: skip
+@click.option("--body-timeout", default="60s", show_default=True, callback=_duration,
+              help="Time between two parts of a request body.")  # fmt: skip
+@click.option("--keepalive-timeout", default="75s", show_default=True, callback=_duration,
+              help="Time after which a connection without a request is closed.")  # fmt: skip
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_STATE_DIR",
               help="Directory for logs, learned statistics and crash recovery.  [env var: HOTSEAT_STATE_DIR]")  # fmt: skip
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), envvar="HOTSEAT_CACHE_DIR",
@@ -132,6 +149,10 @@ def up(  # noqa: PLR0917 — one parameter an option
     cors: tuple[str, ...],
     hosts: tuple[str, ...],
     max_body: int,
+    max_header: int,
+    header_timeout: float,
+    body_timeout: float,
+    keepalive_timeout: float,
     state_dir: Path | None,
     cache_dir: Path | None,
     request_log: Path | None,
@@ -175,13 +196,16 @@ def up(  # noqa: PLR0917 — one parameter an option
         request_log=request_log and request_log.absolute(),
         admin_port=admin_port,
     )
-    _serve(settings, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
+    limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
+    _serve(settings, limits, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
 
 
-def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console: Console) -> None:
+def _serve(  # noqa: PLR0917 — what the options say
+    settings: Settings, limits: HttpLimits, manifest: Manifest, host: str, port: int, console: Console
+) -> None:
     bounds = Bounds.of_this_process()
-    threads = Threads(bounds.threads)
-    settings = replace(settings, concurrency=ConcurrencyLimit(0, lambda: threads.spare(MIN_THREADS)))
+    threads = Threads(cap=thread_cap())
+    settings = replace(settings, concurrency=ConcurrencyLimit(0, threads))
     end = RawValue("d", shutdown_time(manifest))  # seconds, from the worker to the arbiter
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}".replace("0.0.0.0", "127.0.0.1")  # noqa: S104
 
@@ -222,7 +246,8 @@ def _serve(settings: Settings, manifest: Manifest, host: str, port: int, console
 
     bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     bind += [] if settings.admin_port is None else [f"{LOOPBACK}:{settings.admin_port}"]
-    Server(create, is_up, bind=bind, threads=threads, connections=bounds.connections, graceful=lambda: end.value).run()
+    limits = replace(limits, connections=bounds.connections)
+    Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value).run()
 
 
 def _newest(settings: Settings, manifest: Manifest) -> Manifest:

@@ -6,20 +6,23 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from hotseat.api.units import Unreadable, parse_bytes, parse_duration
-from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.http.interfaces import HttpLimits
+from hotseat.gateway.limits import ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Served, Server
-from hotseat.gateway.worker import MIN_THREADS, Threads
+from hotseat.gateway.threads import MOST, Threads
 from hotseat.kube.constants import ADMIN_PORT, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,9 @@ class FunctionSettings:
     admin_port: int | None  # of the router; None: admin routes are on `port`
     pod: str
     log_level: str
-    threads: int
+    max_requests: int
+    max_body: int = MAX_BODY
+    limits: HttpLimits = field(default_factory=HttpLimits)
     request_log: str = ""
 
     def broker_of(self, namespace: str) -> str:
@@ -67,7 +72,12 @@ VARIABLES = {
     "NO_PROXY and HF_ENDPOINT (default hotseat-fetch). It need not exist.",
     "HOTSEAT_SERVICE_ACCOUNTS": "ServiceAccounts that a Model's podTemplate may name, separated by commas (default: only default).",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
-    "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
+    "HOTSEAT_MAX_REQUESTS": "Maximum number of requests at once, including queued requests (default 10000).",
+    "HOTSEAT_MAX_BODY": "Maximum size of a request body (default 64Mi).",
+    "HOTSEAT_MAX_HEADER": "Maximum size of the headers of a request (default 64Ki).",
+    "HOTSEAT_HEADER_TIMEOUT": "Time in which the headers of a request must arrive (default 60s).",
+    "HOTSEAT_BODY_TIMEOUT": "Time between two parts of a request body (default 60s).",
+    "HOTSEAT_KEEPALIVE_TIMEOUT": "Time after which a connection without a request is closed (default 75s).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
     "PORT": "Port to listen on (default 8080).",
@@ -110,7 +120,14 @@ def read_settings() -> FunctionSettings:
         admin_port=_read("HOTSEAT_ADMIN_PORT", str(ADMIN_PORT), _port) if env.get("HOTSEAT_ADMIN_PORT") != "" else None,
         pod=env.get("HOTSEAT_POD_NAME") or env.get("HOSTNAME") or socket.gethostname(),
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
-        threads=_read("HOTSEAT_THREADS", "1500", int),
+        max_requests=_read("HOTSEAT_MAX_REQUESTS", "10000", int),
+        max_body=_read("HOTSEAT_MAX_BODY", "64Mi", parse_bytes),
+        limits=HttpLimits(
+            _read("HOTSEAT_MAX_HEADER", "64Ki", parse_bytes),
+            _read("HOTSEAT_HEADER_TIMEOUT", "60s", parse_duration),
+            _read("HOTSEAT_BODY_TIMEOUT", "60s", parse_duration),
+            _read("HOTSEAT_KEEPALIVE_TIMEOUT", "75s", parse_duration),
+        ),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
     )
 
@@ -148,23 +165,24 @@ def serve(
     max_requests: int,
     graceful: float,
     admin_port: int | None = None,
+    threads: int = MOST,
 ) -> None:
     """Serve what CREATE returns, until a signal ends it. UP is logged with the pod's name once requests are accepted.
 
     MAX_REQUESTS is the number of long requests that are served at once, if the limit on descriptors allows that many.
-    ADMIN_PORT is a second port to listen on.
+    ADMIN_PORT is a second port to listen on. THREADS run the routes in Flask.
     """
     set_up_logging(settings.log_level, json_lines=True)
     bounds = Bounds.of_this_process()
-    threads = Threads(bounds.threads)
+    pool = Threads(threads, cap=thread_cap())
     if max_requests > bounds.max_requests:
         log.warning("serving at most %d requests at once, not %d: %s", bounds.max_requests, max_requests, bounds.why)
-    concurrency = ConcurrencyLimit(min(max_requests, bounds.max_requests), lambda: threads.spare(MIN_THREADS))
+    concurrency = ConcurrencyLimit(min(max_requests, bounds.max_requests), pool)
     Server(
         lambda: create(settings, concurrency),
         lambda: log.info(up, settings.pod),
         bind=[f"0.0.0.0:{port}" for port in (settings.port, admin_port) if port is not None],
-        threads=threads,
-        connections=bounds.connections,
+        threads=pool,
+        limits=replace(settings.limits, connections=bounds.connections),
         graceful=lambda: graceful,
     ).run()

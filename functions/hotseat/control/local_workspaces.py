@@ -11,6 +11,7 @@ from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.event_log import EventLog
 from hotseat.control.host_resources import assign_gpus
+from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.control.request_gate import Clock, RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed, scheduling_spec_of
@@ -54,7 +55,7 @@ class LocalWorkspace(WorkspaceController):
         self._demand_emitted = float("-inf")  # when the last demand.reported event was emitted
         self.retired = False  # its document has been deleted
         self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: GPUs are not assigned
-        self.gate = RequestGate(registry.router, registry.clock, self.scheduler.demand_changed)
+        self.gate = RequestGate(registry.router, registry.clock, self.scheduler.demand_changed, registry.owner)
 
     def apply_config(
         self,
@@ -173,8 +174,9 @@ class LocalWorkspaces(ModelRegistry):
         device_ids: Mapping[str, str] = MappingProxyType({}),
         host_memory: int | None = None,
         stats_file: StatsFile | None = None,
+        owner: LoopOwner | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(owner)
         self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
         self.router = uuid.uuid4().hex[:8]
         self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.policy.api import Capacity
@@ -70,9 +71,13 @@ class ModelRoute:
 
 
 class ModelRegistry:
-    """Lookups without a lock. Subclasses replace `_routes` and `_handles` as a whole."""
+    """Lookups without a lock. Subclasses replace `_routes` and `_handles` as a whole.
 
-    def __init__(self) -> None:
+    The thread that `owner` names drives the gates of all Workspaces.
+    """
+
+    def __init__(self, owner: LoopOwner | None = None) -> None:
+        self.owner = LoopOwner() if owner is None else owner
         self._handles: Mapping[str, WorkspaceHandle] = {}
         self._routes: Mapping[str, ModelRoute] = {}
         self._begun = False

@@ -1,17 +1,16 @@
-"""The threads' side of the admission machine: requests of one Workspace are submitted, wait and end here.
+"""Requests of one Workspace at this router: they are submitted, wait and end here.
 
-One lock guards the machine, and each step under it takes microseconds. A queued request has a file descriptor that becomes
-readable when it is dispatched, so that its thread can watch the descriptor and its client in one poll().
+The admission machine is driven by one thread, which the `LoopOwner` names: that of the gateway's event loop. It submits and
+ends requests without a lock. What other threads do or read is run there.
 """
 
 import itertools
-import os
-import select
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
 
+from hotseat.control.owner import LoopOwner
 from hotseat.core.admission.machine import AdmissionMachine
 from hotseat.core.admission.messages import (
     AbortRequest,
@@ -35,26 +34,7 @@ from hotseat.core.admission.messages import (
 from hotseat.core.errors import HotseatError, Unavailable
 from hotseat.core.messages import Demand, QueuedDemand, Residency
 
-LONGEST_POLL = 3600.0  # seconds; poll() takes no more than a few weeks, and a client may ask for more
-
 Clock = Callable[[], float]
-
-
-class ClientDisconnectedError(Exception):
-    """The client disconnected while its request was queued."""
-
-
-class WaitingClient(Protocol):
-    """The connection of a queued request."""
-
-    def fileno(self) -> int:
-        """Return the file descriptor to poll, or -1 if there is none."""
-
-    def departed(self) -> bool:
-        """Return whether the client has disconnected.
-
-        Called when the descriptor has news. Early data is no disconnect.
-        """
 
 
 class PendingRequest:
@@ -63,6 +43,7 @@ class PendingRequest:
     __slots__ = (
         "_aborted",
         "_cancel",
+        "_settled",
         "address",
         "dispatched",
         "error",
@@ -70,7 +51,6 @@ class PendingRequest:
         "position",
         "queued",
         "request",
-        "wake",
     )
 
     def __init__(self, request: int) -> None:
@@ -81,9 +61,24 @@ class PendingRequest:
         self.estimate: float | None = None  # seconds until dispatch, when it arrived
         self.address = ""
         self.error: HotseatError | None = None
-        self.wake: int | None = None  # the descriptor that its thread polls while it is queued
+        self._settled: Callable[[], None] | None = None
         self._aborted: HotseatError | None = None
         self._cancel: Callable[[HotseatError], None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the request has been dispatched or refused."""
+        return self.dispatched is not None or self.error is not None
+
+    def on_settled(self, settled: Callable[[], None]) -> None:
+        """Set the callback for when the queued request is dispatched or refused. It must not submit or end requests."""
+        self._settled = settled
+
+    def settle(self) -> None:
+        """Call the callback, once."""
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled()
 
     def on_abort(self, cancel: Callable[[HotseatError], None]) -> None:
         """Set the callback that aborts the request if its model is stopped.
@@ -94,6 +89,10 @@ class PendingRequest:
         if self._aborted is not None:
             cancel(self._aborted)
 
+    def forget(self) -> None:
+        """Drop the callbacks, and with them the reference cycles that they make."""
+        self._settled = self._cancel = None
+
     def abort(self, error: HotseatError) -> None:
         """Abort the request."""
         self._aborted = error
@@ -102,23 +101,25 @@ class PendingRequest:
 
 
 class RequestGate:
-    """Requests of one Workspace at this router.
+    """Requests of one Workspace at this router. `on_demand(urgent)` is called after each change of demand.
 
-    Thread-safe. `on_demand(urgent)` is called after each change of demand.
+    The methods of the first section are for the thread that `owner` names. Those of the second are for any thread.
     """
 
-    def __init__(self, router: str, clock: Clock, on_demand: Callable[[bool], None]) -> None:
+    def __init__(
+        self, router: str, clock: Clock, on_demand: Callable[[bool], None], owner: LoopOwner | None = None
+    ) -> None:
         self._machine = AdmissionMachine(router)
         self._clock = clock
         self._on_demand = on_demand
-        self._lock = threading.Lock()
+        self._owner = LoopOwner() if owner is None else owner
         self._pending_requests: dict[int, PendingRequest] = {}
         self._limits: Mapping[str, Limits] = {}  # of the documents, by model
         self._ids = itertools.count(1)
         self._closed = False
         self._empty = threading.Event()  # closed, and nothing is left
 
-    # Requests ---------------------------------------------------------------------------------------------------------
+    # Requests, on the owning thread -----------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -131,7 +132,7 @@ class RequestGate:
         size: int = 0,
         since: float | None = None,
     ) -> PendingRequest:
-        """Submit a request. It is dispatched (`dispatched` is set) or queued (call `wait`).
+        """Submit a request. It is dispatched (`dispatched` is set) or queued (use `on_settled`).
 
         Raise the HotseatError for the client if it is refused. With `at_once`, raise NotResident instead of
         queueing. `timeout` is the time in seconds after which the client has no use for an answer: a request
@@ -143,56 +144,20 @@ class RequestGate:
         pending_request = PendingRequest(next(self._ids))
         arrival = RequestArrived(now, pending_request.request, model, priority, at_once, tenant, deadline, size, since)
         try:
-            self._submit(pending_request, arrival)
+            self._pending_requests[pending_request.request] = pending_request
+            self._step(arrival)
+            if pending_request.queued:
+                pending_request.position, pending_request.estimate = self.queue_position(pending_request)
         except BaseException:  # the caller has no PendingRequest to finish
             self.finish(pending_request)
             raise
+        if pending_request.error is not None:
+            self.finish(pending_request)
+            raise pending_request.error
         return pending_request
 
-    def _submit(self, pending_request: PendingRequest, arrival: RequestArrived) -> None:
-        with self._lock:
-            self._pending_requests[pending_request.request] = pending_request
-            urgent = self._carry_out(self._machine.step(arrival))
-            if pending_request.queued:
-                pending_request.position, pending_request.estimate = self._queue_position(pending_request, arrival.now)
-        if urgent is not None:
-            self._on_demand(urgent)
-        if pending_request.error is not None:
-            raise pending_request.error
-
-    def wait(self, pending_request: PendingRequest, client: WaitingClient, timeout: float | None = None) -> bool:
-        """Wait until dispatch. Return False after `timeout` seconds. Raise HotseatError or ClientDisconnectedError."""
-        if pending_request.dispatched is None and pending_request.error is None:
-            self._poll(pending_request, client, timeout)
-        if pending_request.error is not None:
-            raise pending_request.error
-        return pending_request.dispatched is not None
-
-    def _poll(self, pending_request: PendingRequest, client: WaitingClient, timeout: float | None) -> None:
-        deadline = None if timeout is None else self._clock() + timeout
-        poller = select.poll()
-        wake = pending_request.wake
-        assert wake is not None  # noqa: S101 — a queued request has one until `finish`
-        poller.register(wake, select.POLLIN)
-        if client.fileno() >= 0:
-            poller.register(client.fileno(), select.POLLIN | select.POLLRDHUP)
-        while pending_request.dispatched is None and pending_request.error is None:
-            rest = None if deadline is None else min(max(0.0, deadline - self._clock()), LONGEST_POLL) * 1000
-            events = poller.poll(rest)
-            if not events:
-                return
-            if any(fd != wake for fd, _ in events):
-                if client.departed():
-                    raise ClientDisconnectedError
-                poller.modify(
-                    client.fileno(), select.POLLRDHUP
-                )  # it sent more than its request; only a disconnect matters now
-
     def expire(self, pending_request: PendingRequest) -> None:
-        """End the wait of the request at its client's limit.
-
-        `wait` then raises, unless it was just dispatched.
-        """
+        """End the wait of the request at its client's limit. It then has an error, unless it was just dispatched."""
         self._step(WaitTimedOut(self._clock(), pending_request.request))
 
     def divert(self, pending_request: PendingRequest) -> bool:
@@ -212,28 +177,33 @@ class RequestGate:
 
     def finish(self, pending_request: PendingRequest) -> None:
         """End the request: relayed, failed, rejected or disconnected. Repeated calls have no effect."""
-        with self._lock:
-            if self._pending_requests.pop(pending_request.request, None) is None:
-                return
-            stimulus = ClientDisconnected if pending_request.dispatched is None else RequestFinished
-            urgent = self._carry_out(self._machine.step(stimulus(self._clock(), pending_request.request)))
-            if pending_request.wake is not None:
-                os.close(pending_request.wake)
-                pending_request.wake = None
+        if self._pending_requests.pop(pending_request.request, None) is None:
+            return
+        pending_request.forget()
+        stimulus = ClientDisconnected if pending_request.dispatched is None else RequestFinished
+        try:
+            self._step(stimulus(self._clock(), pending_request.request))
+        finally:
             self._update_empty()
-        if urgent is not None:
-            self._on_demand(urgent)
 
-    # Residency and documents ------------------------------------------------------------------------------------------
+    def queue_position(self, pending_request: PendingRequest) -> tuple[int | None, float | None]:
+        """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
+
+        None if not queued, or unknown.
+        """
+        request, now = pending_request.request, self._clock()
+        return self._machine.position(request), self._machine.estimate(request, now)
+
+    # Residency, documents and readers, on any thread ------------------------------------------------------------------
 
     def apply_residency(self, residency: Residency) -> None:
         """Apply a new residency."""
-        self._step(ResidencySeen(self._clock(), residency))
+        self._owner.call(lambda: self._step(ResidencySeen(self._clock(), residency)))
 
     def apply_limits(self, limits: LimitsChanged) -> None:
         """Apply changed documents."""
         self._limits = limits.models
-        self._step(limits)
+        self._owner.call(lambda: self._step(limits))
 
     def extend_limits(self, limits: LimitsChanged) -> None:
         """Apply changed documents, but keep the limits of Models that `apply_limits` will remove.
@@ -241,14 +211,12 @@ class RequestGate:
         Call this before names are routed to other Models, so that the Model of a request is known at every
         moment of a change.
         """
-        self._step(replace(limits, models={**self._limits, **limits.models}))
+        both = replace(limits, models={**self._limits, **limits.models})
+        self._owner.call(lambda: self._step(both))
 
     def close(self) -> None:
         """Refuse all queued requests, and accept no more."""
-        self._step(RouterClosed(self._clock()))
-        with self._lock:
-            self._closed = True
-            self._update_empty()
+        self._owner.call(self._close)
 
     def wait_empty(self, timeout: float) -> bool:
         """After `close`, wait until every request has ended. Return False after `timeout` seconds."""
@@ -256,45 +224,33 @@ class RequestGate:
 
     def demand(self) -> Demand:
         """Return a demand snapshot for the scheduler."""
-        with self._lock:
-            return self._machine.demand()
+        return self._owner.call(self._machine.demand)
 
     def waiting(self, model: str | None = None) -> int:
         """Return the number of queued requests."""
-        with self._lock:
-            return self._machine.waiting(model)
+        return self._owner.call(lambda: self._machine.waiting(model))
 
     def waiting_bytes(self) -> int:
         """Return the size of the bodies of queued requests, in bytes."""
-        with self._lock:
-            return self._machine.waiting_bytes()
+        return self._owner.call(self._machine.waiting_bytes)
 
     def in_flight(self, instance: str | None = None) -> int:
         """Return the number of requests in flight, of one instance or of all."""
-        with self._lock:
-            if instance is not None:
-                return self._machine.in_flight(instance)
-            return sum(pending_request.dispatched is not None for pending_request in self._pending_requests.values())
+        if instance is not None:
+            return self._owner.call(lambda: self._machine.in_flight(instance))
+        return self._owner.call(lambda: sum(each.dispatched is not None for each in self._pending_requests.values()))
 
     def queues(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
         """Return by model its queue, if any, and its service rate in requests per second, if known.
 
         For `models`, or for the models with queued requests.
         """
-        with self._lock:
+
+        def read() -> dict[str, tuple[QueuedDemand | None, float | None]]:
             now, waiting = self._clock(), self._machine.waiting_by_model()
             return {m: (waiting.get(m), self._machine.rate(m, now)) for m in (waiting if models is None else models)}
 
-    def queue_position(self, pending_request: PendingRequest) -> tuple[int | None, float | None]:
-        """Return the position in the model's queue (1 is next) and the estimated wait in seconds.
-
-        None if not queued, or unknown.
-        """
-        with self._lock:
-            return self._queue_position(pending_request, self._clock())
-
-    def _queue_position(self, pending_request: PendingRequest, now: float) -> tuple[int | None, float | None]:
-        return self._machine.position(pending_request.request), self._machine.estimate(pending_request.request, now)
+        return self._owner.call(read)
 
     @property
     def residency(self) -> Residency:
@@ -304,53 +260,40 @@ class RequestGate:
     # Commands ---------------------------------------------------------------------------------------------------------
 
     def _step(self, stimulus: AdmissionStimulus) -> None:
-        with self._lock:
-            urgent = self._carry_out(self._machine.step(stimulus))
+        """Drive the machine, and carry out its commands. Callbacks follow, when all of the step has been done."""
+        urgent: bool | None = None
+        callbacks: list[Callable[[], None]] = []
+        for command in self._machine.step(stimulus):
+            if isinstance(command, ReportDemand):
+                urgent = command.urgent or bool(urgent)
+            else:
+                self._carry_out(command, callbacks)
         if urgent is not None:
             self._on_demand(urgent)
+        for callback in callbacks:
+            callback()
 
-    def _carry_out(self, commands: list[AdmissionCommand]) -> bool | None:
-        """Carry out the machine's commands, under the lock.
+    def _carry_out(self, command: AdmissionCommand, callbacks: list[Callable[[], None]]) -> None:
+        if isinstance(command, Dispatch):
+            pending_request = self._pending_requests[command.request]
+            pending_request.address = command.address
+            pending_request.dispatched = self._clock()
+            callbacks.append(pending_request.settle)
+        elif isinstance(command, Queued):
+            self._pending_requests[command.request].queued = True
+        elif isinstance(command, Reject):
+            pending_request = self._pending_requests[command.request]
+            pending_request.error = command.error(command.message, code=command.code, retry_after=command.retry_after)
+            callbacks.append(pending_request.settle)
+        elif isinstance(command, AbortRequest) and command.request in self._pending_requests:
+            error = Unavailable(command.message, code="model_stopped", retry_after=1.0)
+            callbacks.append(partial(self._pending_requests[command.request].abort, error))
 
-        Return whether demand changed, and how urgent that is.
-        """
-        urgent: bool | None = None
-        for command in commands:
-            if isinstance(command, Dispatch):
-                pending_request = self._pending_requests[command.request]
-                pending_request.address = command.address
-                pending_request.dispatched = self._clock()
-                self._wake(pending_request)
-            elif isinstance(command, ReportDemand):
-                urgent = command.urgent or bool(urgent)
-            elif isinstance(command, Queued):
-                pending_request = self._pending_requests[command.request]
-                pending_request.queued = True
-                try:
-                    pending_request.wake = _new_wake()
-                except OSError as error:  # the other commands are carried out all the same, and `submit` ends this one
-                    message = f"the request cannot be queued: {error.strerror}"
-                    pending_request.error = Unavailable(message, code="overloaded", retry_after=1.0)
-            elif isinstance(command, Reject):
-                pending_request = self._pending_requests[command.request]
-                pending_request.error = command.error(
-                    command.message, code=command.code, retry_after=command.retry_after
-                )
-                self._wake(pending_request)
-            elif isinstance(command, AbortRequest) and command.request in self._pending_requests:
-                self._pending_requests[command.request].abort(
-                    Unavailable(command.message, code="model_stopped", retry_after=1.0)
-                )
-        return urgent
+    def _close(self) -> None:
+        self._step(RouterClosed(self._clock()))
+        self._closed = True
+        self._update_empty()
 
     def _update_empty(self) -> None:
         if self._closed and not self._pending_requests:
             self._empty.set()
-
-    def _wake(self, pending_request: PendingRequest) -> None:
-        if pending_request.wake is not None:
-            os.eventfd_write(pending_request.wake, 1)
-
-
-def _new_wake() -> int:
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -86,3 +86,11 @@ class Unavailable(HotseatError):
 
 class NotResident(Unavailable):
     """The request would have to be queued, but it must not wait."""
+
+
+class HeadTooLarge(HotseatError):
+    """The request line and headers exceed the limit."""
+
+
+class NotImplementedByServer(HotseatError):
+    """The request uses a part of HTTP that is not supported."""

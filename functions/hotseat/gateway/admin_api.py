@@ -21,7 +21,7 @@ from hotseat.core.scheduler.history import Switch
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
-from hotseat.gateway.relay import client_socket, departed
+from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
 ADMIN = "admin"  # name of the blueprint
@@ -80,7 +80,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
     @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
     def command(name: str, what: str) -> tuple[Response, int]:
         route, wait = registry.loadable(name), _wait()
-        with concurrency:
+        with concurrency.in_thread:
             state = getattr(route.handle, what)(route.model.name, wait).state
         more = {"pinned": True} if what == "pin" else {}
         return jsonify(model=route.model.shown_name, state=state, **more), _done(wait)
@@ -88,7 +88,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
     @blueprint.post("/api/models/<model:name>/unpin")
     def unpin(name: str) -> Response:
         route = registry.loadable(name)
-        with concurrency:
+        with concurrency.in_thread:
             status = route.handle.unpin(route.model.name)
         return jsonify(model=route.model.shown_name, state=status.state, pinned=status.pinned)
 
@@ -98,7 +98,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         own = [p for p in registry.routes().values() if p.model.spec.engine != "external"]
         for route in own:
             route.handle.unload(route.model.name, 0)
-        with concurrency:
+        with concurrency.in_thread:
             states = [{"model": p.model.shown_name, "state": p.handle.unload(p.model.name, wait).state} for p in own]
         return jsonify(models=states), _done(wait)
 
@@ -268,23 +268,23 @@ def _count(name: str, default: int) -> int:
 
 
 def _events(stream: Iterator[bytes], concurrency: ConcurrencyLimit) -> Response:
-    concurrency.take()
+    concurrency.in_thread.take()
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     response = Response(_until_disconnect(stream), mimetype="text/event-stream", headers=headers)
-    response.call_on_close(concurrency.give_back)
+    response.call_on_close(concurrency.in_thread.give_back)
     return response
 
 
 def _until_disconnect(stream: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the stream until the client disconnects. Empty pieces of `stream` are checks without news."""
-    sock = client_socket(request.environ)
+    departed = request.environ.get(DEPARTED)
     quiet = time.monotonic()
 
     def generate() -> Iterator[bytes]:
         nonlocal quiet
         yield b": hotseat\n\n"
         for piece in stream:
-            if sock is not None and departed(sock):
+            if departed is not None and departed():
                 return
             if piece:
                 yield piece

@@ -3,7 +3,6 @@
 import base64
 import hmac
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from hotseat.core.errors import Unauthorized
 
@@ -17,15 +16,16 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def check(self, environ: Mapping[str, Any]) -> str:
-        """Raise Unauthorized unless the request has a valid key: Bearer, Basic (as the password) or x-api-key.
+    def check(self, headers: Mapping[str, str]) -> str:
+        """Raise Unauthorized unless the headers, by lower-case name, have a valid key.
 
+        It can be Bearer, Basic (as the password) or x-api-key.
         Return a name for the key that does not reveal it, such as `key-1` for the first key. Without keys,
         return an empty name.
         """
         if not self._keys:
             return ""
-        given = _given(environ)
+        given = _given(headers)
         if given is None:
             raise Unauthorized(
                 "An API key is required. Send `Authorization: Bearer KEY` or `x-api-key: KEY`.", code="missing_api_key"
@@ -38,15 +38,15 @@ class Keys:
         return f"key-{found}"
 
 
-def _given(environ: Mapping[str, Any]) -> bytes | None:
-    header = environ.get("HTTP_AUTHORIZATION", "")
+def _given(headers: Mapping[str, str]) -> bytes | None:
+    header = headers.get("authorization", "")
     scheme, _, rest = header.partition(" ")
     if scheme.lower() == "bearer" and rest.strip():
-        return str(rest).strip().encode("latin-1")
+        return rest.strip().encode("latin-1")
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
         except ValueError:  # binascii.Error among them
             return None
-    key = environ.get("HTTP_X_API_KEY")
-    return str(key).encode("latin-1") if key else None
+    key = headers.get("x-api-key")
+    return key.encode("latin-1") if key else None

@@ -1,21 +1,29 @@
-"""Read a request body: find the model that it names, and replace that name without other changes.
+"""Request bodies: find the model that they name, and replace that name without other changes.
 
-A body can have many megabytes, and Python's own parser holds the interpreter's lock while it builds objects.
-The parser used here skips everything but the fields that are needed.
+A body can have many megabytes, and Python's own parser holds the interpreter's lock while it builds objects. The parser used
+here skips everything but the fields that are needed. It takes less than a millisecond for most megabytes. What would take longer
+than a few milliseconds is done in another process (`body_process.py`).
 """
 
+import codecs
 import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
+from math import inf
 from typing import Any
 
 import msgspec
 
-from hotseat.core.errors import BadRequest, TooLarge, TooSlow, UnsupportedEncoding, shortened
+from hotseat.core.errors import BadRequest, UnsupportedEncoding, shortened
+from hotseat.gateway import body_process
 
+LARGE = 2**20  # bytes from which the cost of a body is estimated
+COSTLY = 1_000_000  # values, and escapes in strings, from which a body is parsed in another process
+SLOW = 65536  # bytes from which that is done with a body that needs Python's parser
+_SLICE = 262_144  # bytes that are looked at without a pause for other threads
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 _NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
@@ -53,59 +61,48 @@ class Body:
     stream: bool
 
 
-def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """Return all bytes of the body.
-
-    Raise TooLarge beyond `limit` bytes, BadRequest if the body ends early, and TooSlow if it stalls.
-    """
-    try:
-        return _read(environ, limit)
-    except BlockingIOError as error:  # the server's limit on the time between two reads
-        raise TooSlow("The request body did not arrive in time.") from error
-    except OSError as error:
-        raise BadRequest("The connection closed before the end of the request body.") from error
-
-
-def check_encoding(environ: Mapping[str, Any]) -> None:
-    """Raise UnsupportedEncoding if the body is compressed."""
-    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Raise UnsupportedEncoding if the body is compressed. `headers` are by lower-case name."""
+    encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in {"", "identity"}:
         raise UnsupportedEncoding(
             f"The request body is compressed (Content-Encoding: {shortened(encoding)}); send it without compression."
         )
 
 
-def body_length(environ: Mapping[str, Any], limit: int) -> int:
-    """Return the Content-Length, or 0 if there is none. Raise TooLarge if it exceeds `limit`."""
-    if (expected := int(environ.get("CONTENT_LENGTH") or 0)) > limit:
-        raise TooLarge(f"The request body has {expected} bytes; the limit is {limit}.")
-    return expected
-
-
-def _read(environ: Mapping[str, Any], limit: int) -> bytes:
-    source = environ["wsgi.input"]
-    if environ.get("CONTENT_LENGTH"):
-        expected = body_length(environ, limit)
-        data: bytes = source.read(expected)
-        if len(data) < expected:
-            raise BadRequest("The request body is shorter than its Content-Length.")
-        return data
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    data = source.read(limit + 1)
-    if len(data) > limit:
-        raise TooLarge(f"The request body has more than {limit} bytes.")
-    return data
-
-
 def parse_body(raw: bytes) -> Body:
     """Parse the body of an inference request. Raise BadRequest if it is invalid."""
+    return body_process.parse(raw) if _is_costly(raw) else parse_here(raw, SLOW)
+
+
+def _is_costly(raw: bytes) -> bool:
+    """Whether it takes long to parse a body."""
+    if len(raw) <= LARGE:
+        return False
+    count = 0
+    for at in range(0, len(raw), _SLICE):
+        count += sum(raw.count(each, at, at + _SLICE) for each in (b",", b"[", b"{", b"\\"))
+    return count > COSTLY
+
+
+def _check_utf_8(raw: bytes) -> None:
+    """Raise ValueError if a body is not UTF-8. msgspec does not check skipped values."""
+    if not raw.isascii():
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+        for at in range(0, len(raw), _SLICE):
+            decoder.decode(raw[at : at + _SLICE])
+        decoder.decode(b"", final=True)
+
+
+def parse_here(raw: bytes, slow: float = inf) -> Body:
+    """Parse a body in this process, unless it needs Python's parser and has more than `slow` bytes."""
     try:
-        if not raw.isascii():
-            raw.decode("utf-8", "surrogatepass")  # msgspec does not check skipped values
+        _check_utf_8(raw)
         models = _models.found = []
         stream = _FIELDS.decode(raw).stream
     except (ValueError, RecursionError):  # not JSON, or what Python accepts beyond JSON: NaN, lone surrogates, a BOM
+        if len(raw) > slow:
+            return body_process.parse(raw)
         models, stream = _parse_slowly(raw)
     if len(models) > 1:  # JSON parsers differ in which of them they use, so an engine could use another than hotseat
         raise BadRequest("The request body has more than one `model`.", param="model")
@@ -137,10 +134,16 @@ def rename_model(body: Body, name: str) -> bytes:
 
     Raise BadRequest if a part of the body that was skipped before is not valid JSON.
     """
+    return body_process.rename(body, name) if len(body.raw) > LARGE else rename_here(body, name, SLOW)
+
+
+def rename_here(body: Body, name: str, slow: float = inf) -> bytes:
+    """Replace the model in this process, unless that needs Python's parser and the body has more than `slow` bytes."""
     try:
         return _rename(body.raw, json.dumps(name).encode())
     except (ValueError, RecursionError):
-        pass
+        if len(body.raw) > slow:
+            return body_process.rename(body, name)
     try:
         return _rename_slowly(body, name)
     except (ValueError, RecursionError, IndexError) as error:

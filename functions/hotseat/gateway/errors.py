@@ -33,6 +33,8 @@ _KINDS: Mapping[type[HotseatError], ApiKind] = {
     errors.TooLarge: ApiKind(413, "request_too_large", _INVALID),
     errors.UnsupportedEncoding: ApiKind(415, "unsupported_encoding", _INVALID),
     errors.QueueFull: ApiKind(429, "queue_full", "rate_limit_error"),
+    errors.HeadTooLarge: ApiKind(431, "head_too_large", _INVALID),
+    errors.NotImplementedByServer: ApiKind(501, "not_implemented", _INVALID),
     errors.UpstreamFailed: ApiKind(502, "upstream_failed", _SERVER),
     errors.Unavailable: ApiKind(503, "model_unavailable", _SERVER),
     errors.NotResident: ApiKind(503, "not_resident", _SERVER),

@@ -1,10 +1,10 @@
 """Routing of one request, from the Model that it names to the Model that answers it, which can be a fallback."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from hotseat.api.model import Capability, Model, Reason
@@ -16,7 +16,6 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.wait_headers import WaitOptions
 
 HEADER = "X-Hotseat-Fallback"
-ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class FallbackUsed:
     reason: Reason
 
 
+@lru_cache(maxsize=1024)
 def header_value(name: str) -> str:
     """Return the name of a Model for a header: percent-encoded UTF-8.
 
@@ -151,18 +151,19 @@ class RoutedRequest:
         without_accelerator = ((route, name) for route, name in self._fallbacks() if _needs_no_accelerator(route))
         return any(self._move_to(route, name, reason, at_once=False) for route, name in without_accelerator)
 
-    def wait_again(self) -> bool:
-        """Queue the request again if its engine has ended and has received no byte of it."""
-        if self.route.model.spec.url:
-            return False  # hotseat does not see the end of an external server
-        ended = threading.Event()
-        self.pending_request.on_abort(lambda _: ended.set())
-        if not ended.wait(ENDS_WITHIN):
-            return False
+    @property
+    def end_is_seen(self) -> bool:
+        """Whether hotseat sees the end of the Model's engine. It does not of an external server."""
+        return not self.route.model.spec.url
+
+    def wait_again(self) -> None:
+        """Queue the request again, because its engine has ended and has received no byte of it.
+
+        Raise the HotseatError for the client if that is not possible.
+        """
         self.finish()
         self._pending_request = None
         self._accept(self._submit_to(self.route, since=self.began))
-        return True
 
     def finish(self) -> None:
         """End the request."""

@@ -20,6 +20,10 @@ def with_shown_names(found: Iterable[Reading], shown: Callable[[str], str]) -> I
 
 def of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     """Yield queued requests and requests in flight, by Model, and the memory of queued requests."""
+    return iter(registry.owner.call(lambda: list(_of_requests(registry))))  # one call, not several for each Model
+
+
+def _of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     for route in registry.routes().values():
         name, gate = route.model.name, route.handle.gate
         now, ((waiting, _),) = time.monotonic(), gate.queues([name]).values()

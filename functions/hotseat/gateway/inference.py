@@ -1,62 +1,47 @@
-"""An inference request, from arrival to end: read, admit, queue, relay and count.
+"""An inference request, from arrival to end: admit, queue, relay and count. All of it runs on the event loop."""
 
-Every completion takes this path, so it works on the WSGI environ, without the framework.
-"""
-
-import contextlib
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from asyncio import AbstractEventLoop, TimerHandle, get_running_loop
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TypeVar
 
 from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.control.request_gate import ClientDisconnectedError, WaitingClient
-from hotseat.core.admission.fallback import NOT_LOADING
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
-from hotseat.gateway.body import Body, body_length, check_encoding, parse_body, read_body, rename_model
-from hotseat.gateway.errors import INTERNAL, UPSTREAM_FAILED, api_kind, error_body, error_event
+from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
+from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, error_event
 from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
+from hotseat.gateway.http.request import Request
+from hotseat.gateway.http.response import Response
+from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
+from hotseat.gateway.loading_comments import LoadingComments
 from hotseat.gateway.wait_headers import wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-LOADING_HEADER = "HTTP_X_HOTSEAT_LOADING"
-_LOADING_INTERVAL = 0.25  # seconds between two comments
-# Seconds before the first comment. Reverse proxies in Go, such as Knative's, may abort an answer that starts while they
-# still read the request (golang/go issue 40747).
-_LOADING_DELAY = 0.1
-_CLIENT_LEFT = 499
+LARGE = 262_144  # bytes of a body that is parsed in a thread
+PARSERS = 2  # threads that parse large bodies
+ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
+LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
+CLIENT_LEFT = 499
 
-Headers = Sequence[tuple[str, str]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An inference route: its label in metrics, and the capability that it needs. The routes are in openai.py."""
+    """An inference route: its path, its label in metrics, and the capability that it needs. The routes are in openai.py."""
 
+    path: str
     label: str
     capability: Capability
-
-
-class _ClientConnection(WaitingClient):
-    """The connection of a client, as the gate sees it."""
-
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        self._sock = relay.client_socket(environ)
-
-    def fileno(self) -> int:
-        return -1 if self._sock is None else self._sock.fileno()
-
-    def departed(self) -> bool:
-        return self._sock is not None and relay.departed(self._sock)
 
 
 class Inference:
@@ -76,220 +61,317 @@ class Inference:
         body_budget: BodyBudget,
         request_log: RequestLog | None = None,
     ) -> None:
-        self._registry = registry
-        self._connections = connections
-        self._metrics = metrics
-        self._max_body = max_body
-        self._concurrency = concurrency
-        self._body_budget = body_budget
-        self._request_log = request_log
+        self.registry = registry
+        self.connections = connections
+        self.metrics = metrics
+        self.max_body = max_body
+        self.concurrency = concurrency
+        self.body_budget = body_budget
+        self.request_log = request_log
+        self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="body")
 
-    def handle(
-        self,
-        environ: Mapping[str, Any],
-        route: Route,
-        extra: Headers = (),
-        *,
-        authenticate: Callable[[Mapping[str, Any]], str],
-    ) -> relay.ClientStream:
-        """Answer a request, and return after the end of the stream.
+    def handler(self, request: Request, route: Route, key: str) -> "InferenceRequest":
+        """Return the handler of a request whose key is named `key`. Raise the HotseatError for the client otherwise."""
+        return InferenceRequest(self, request, route, key)
 
-        Raise HotseatError if nothing has been sent. `authenticate` authenticates the request, and returns the name
-        of its key.
-        """
-        started = time.monotonic()
-        model, routed, status, body_bytes = "", None, INTERNAL, 0
+    def refused(self, route: Route, status: int) -> None:
+        """Count a request that was refused by its head."""
+        self.metrics.refused("", route.label, status)
+
+
+class InferenceRequest:
+    """One request. Methods are called on the loop, in the order of its course; each returns at once."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_comments",
+        "_exchange",
+        "_inference",
+        "_key",
+        "_loop",
+        "_model",
+        "_over",
+        "_request",
+        "_response",
+        "_route",
+        "_routed",
+        "_started",
+        "_timer",
+        "max_body",
+    )
+
+    def __init__(self, inference: Inference, request: Request, route: Route, key: str) -> None:
+        self.max_body = inference.max_body
+        self._inference, self._request, self._route, self._key = inference, request, route, key
+        self._started = time.monotonic()
+        self._body: Body | None = None
+        self._routed: RoutedRequest | None = None
+        self._exchange: relay.Exchange | None = None
+        self._timer: TimerHandle | None = None
+        self._comments: LoadingComments | None = None
+        self._model = ""
+        self._over = False
+        check_encoding(request.headers)
+        inference.concurrency.take()
         try:
-            key = authenticate(environ)
-            check_encoding(environ)
-            with self._concurrency:
-                body_bytes = self._body_budget.take(body_length(environ, self._max_body))
-                raw = read_body(environ, self._max_body)
-                body_bytes += self._body_budget.take(len(raw) - body_bytes)
-                body = parse_body(raw)
-                target = self._model_route(body)
-                model = target.model.shown_name
-                routed = RoutedRequest(self._registry, target, body.model, route.capability, len(body.raw))
-                options = wait_options(environ, routed.route.handle.workspace.spec.tenants, key)
-                routed.submit(options)
-                job = _AdmittedRequest(environ, body, routed, relay.client_stream(environ))
-                status = self._serve(job, options.limit, extra)
-        except HotseatError as error:
-            status = api_kind(error).status
+            size = request.length or 0
+            self._body_bytes = inference.body_budget.take(size) if size <= self.max_body else 0
+        except HotseatError:
+            inference.concurrency.give_back()
             raise
-        finally:
-            self._body_budget.give_back(body_bytes)
-            if routed is None:
-                self._metrics.refused(model, route.label, status)
-            else:
-                self._end(routed, route, status, time.monotonic() - started)
-        return job.stream
 
-    def _end(self, routed: RoutedRequest, route: Route, status: int, seconds: float) -> None:
-        routed.finish()
-        name = routed.route.model.shown_name
-        self._metrics.request(name, route.label, status, seconds, routed.waited)
-        if routed.fallback_used is not None:
-            self._metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
-        if self._request_log is not None:
-            self._request_log.write(_log_entry(routed, route, status, seconds))
+    # The body ---------------------------------------------------------------------------------------------------------
+
+    def abandon(self, status: int) -> None:
+        """Handle that the body did not arrive."""
+        self._end(status)
+
+    def received(self, size: int) -> None:
+        """Count the bytes of a body without a length. `size`: all that have come. Raise QueueFull if there is no room."""
+        if size > self._body_bytes:
+            self._body_bytes += self._inference.body_budget.take(size - self._body_bytes)
+
+    def serve(self, response: Response) -> None:
+        """Serve the request. Its body is complete."""
+        self._response: Response = response
+        self._loop: AbstractEventLoop = get_running_loop()
+        response.writer = self
+        raw = self._request.body
+        self._request.body = b""
+        self._run(len(raw), lambda: parse_body(raw), self._parsed)
+
+    def _run(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Do work with a body of this size, in a thread if it is large, and call `then` with the result."""
+        if size <= LARGE:
+            self._guarded(lambda: then(work()))
+            return
+
+        def run() -> None:
+            try:
+                result = work()
+            except Exception as error:  # the loop answers with it
+                failure = error
+                self._loop.call_soon_threadsafe(self._guarded, lambda: _raise(failure))
+            else:
+                self._loop.call_soon_threadsafe(self._guarded, lambda: then(result))
+
+        try:
+            self._inference.parsers.submit(run)
+        except RuntimeError:  # no thread can be started
+            self._guarded(lambda: then(work()))
+
+    def _parsed(self, body: Body) -> None:
+        """Find the Model, and submit the request to it."""
+        inference = self._inference
+        self._body = body
+        target = self._model_route(body)
+        self._model = target.model.shown_name
+        routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
+        self._routed = routed
+        headers = self._request.headers
+        options = wait_options(headers, routed.route.handle.workspace.spec.tenants, self._key)
+        routed.submit(options)
+        if body.stream and headers.get("x-hotseat-loading", "").lower() == "comments":
+            self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
+        self._advance()
 
     def _model_route(self, body: Body) -> ModelRoute:
-        target = self._registry.default() if body.model is None else self._registry.find(body.model)
+        registry = self._inference.registry
+        target = registry.default() if body.model is None else registry.find(body.model)
         if target is None:
             raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
         return target
 
-    def _serve(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> int:
-        """Queue and relay the request.
+    # The queue --------------------------------------------------------------------------------------------------------
 
-        Return the status that the client got. Raise HotseatError only if nothing has been sent.
-        """
-        try:
-            outcome = self._answer(job, limit, extra)
-        except (ClientDisconnectedError, relay.ClientGone):
-            job.stream.abort()
-            return _CLIENT_LEFT
-        except HotseatError as error:
-            if not job.stream.begun:
-                raise
-            with contextlib.suppress(relay.ClientGone):
-                job.stream.end(error_event(error_body(error)))
-            return api_kind(error).status
-        except Exception:
-            if not job.stream.begun:
-                raise
-            log.exception("a response of %s ended early", job.routed.route.model.name)
-            job.stream.abort()  # the client must not take a truncated answer for complete
-            return INTERNAL
-        if outcome.how is relay.How.CLIENT_GONE:
-            return _CLIENT_LEFT
-        return (api_kind(outcome.error).status if outcome.error else outcome.status) or UPSTREAM_FAILED
-
-    def _answer(self, job: "_AdmittedRequest", limit: float | None, extra: Headers) -> relay.Outcome:
-        """Relay the dispatched request.
-
-        If no engine accepts it, try a fallback. Comments of a started stream report it.
-        """
+    def _advance(self) -> None:
+        """Relay the request if it has been dispatched. Else wait until it is, its limit has passed, or there is news."""
+        routed = self._routed
+        assert routed is not None  # noqa: S101
+        limit = routed.options.limit
         while True:
-            if job.routed.pending_request.dispatched is None:
-                _Wait(job, limit, self._registry.shown_name).run()
-            if job.stream.begun and job.routed.fallback_used is not None:
-                _comment(job, _fallback_comment(job.routed))
-            try:
-                return self._relay(job, extra)
-            except HotseatError as error:
-                # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
-                unreachable = error if isinstance(error, Unreachable) else error.__cause__
-                if not isinstance(unreachable, Unreachable):
-                    raise
-                if not job.routed.fail_over(unreachable) and not job.routed.wait_again():
-                    raise
+            pending = routed.pending_request
+            if pending.error is not None:
+                if not routed.fail_over(pending.error):
+                    raise pending.error
+                continue
+            if pending.dispatched is not None:
+                self._relay(routed)
+                return
+            elapsed = time.monotonic() - routed.began
+            if limit is not None and elapsed >= limit:
+                routed.route.handle.gate.expire(pending)
+                continue
+            rest = inf if limit is None else limit - elapsed
+            if self._comments is not None:
+                rest = min(rest, self._comments.tell(elapsed))
+            next_check = routed.check_fallback(limit)
+            if routed.pending_request is not pending or pending.settled:
+                continue
+            self._wait(routed, min(rest, LONGEST_WAIT if next_check is None else next_check))
+            return
 
-    def _relay(self, job: "_AdmittedRequest", extra: Headers) -> relay.Outcome:
-        routed, spec = job.routed, job.routed.route.model.spec
+    def _wait(self, routed: RoutedRequest, seconds: float) -> None:
+        routed.pending_request.on_settled(self._settled)
+        if seconds < LONGEST_WAIT:
+            self._timer = self._loop.call_later(max(0.0, seconds), self._woken)
+
+    def _settled(self) -> None:
+        self._loop.call_soon(self._woken)
+
+    def _woken(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._exchange is None:
+            self._guarded(self._advance)
+
+    # The answer -------------------------------------------------------------------------------------------------------
+
+    def _relay(self, routed: RoutedRequest) -> None:
+        body, spec = self._body, routed.route.model.spec
+        assert body is not None  # noqa: S101
         # An engine of hotseat has one name for its model. An external server gets the name that the client sent.
         name = routed.route.model.engine_model_name
         if spec.url and routed.requested_name and not spec.engine_model_name:
             name = routed.requested_name
-        raw = job.body.raw if name == job.body.model else rename_model(job.body, name)
+        if self._comments is not None:
+            self._comments.tell_fallback()
+        if name == body.model:
+            self._send(routed, body.raw)
+        else:
+            self._run(len(body.raw), lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
+
+    def _send(self, routed: RoutedRequest, raw: bytes) -> None:
+        query = self._request.query
         call = relay.Call(
             routed.pending_request.address,
             "POST",
-            relay.request_target(job.environ),
-            relay.RequestHeaders(job.environ),
+            f"{self._route.path}?{query}".encode() if query else self._route.path.encode(),
+            self._request.fields,
             raw,
-            patience=spec.lifecycle.response_start_timeout or None,
+            patience=routed.route.model.spec.lifecycle.response_start_timeout or None,
+            plain=self._comments is not None,
         )
-        exchange = relay.Exchange(self._connections, call)
+        exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
+        self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
-        return exchange.run(job.stream, extra=(*routed.headers, *extra))
+        exchange.start()
 
+    def _relayed(self, outcome: relay.Outcome) -> None:
+        """End the request, or try again if no engine has accepted it."""
+        self._exchange = None
+        if outcome.how is relay.How.CLIENT_GONE:
+            self._end(CLIENT_LEFT)
+        elif outcome.error is None:
+            self._end(outcome.status or UPSTREAM_FAILED)
+        elif self._response.ended:
+            self._end(api_kind(outcome.error).status)
+        else:
+            error = outcome.error
+            self._response.writer = self
+            self._guarded(lambda: self._retry(error))
 
-@dataclass(frozen=True, slots=True)
-class _AdmittedRequest:
-    """An admitted request."""
+    def _retry(self, error: HotseatError) -> None:
+        routed = self._routed
+        assert routed is not None  # noqa: S101
+        # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
+        unreachable = error if isinstance(error, Unreachable) else error.__cause__
+        if not isinstance(unreachable, Unreachable):
+            raise error
+        if routed.fail_over(unreachable):
+            self._advance()
+        elif routed.end_is_seen:
+            self._await_end(routed, error)
+        else:
+            raise error
 
-    environ: Mapping[str, Any]
-    body: Body
-    routed: RoutedRequest
-    stream: relay.ClientStream
+    def _await_end(self, routed: RoutedRequest, error: HotseatError) -> None:
+        """Queue the request again if its engine turns out to have ended."""
+        pending, seen = routed.pending_request, False
 
+        def ended() -> None:
+            nonlocal seen
+            if not seen:
+                seen = True
+                self._stop_timer()
+                routed.wait_again()
+                self._advance()
 
-class _Wait:
-    """Waits until a request is dispatched, its limit (seconds) has passed, or its client disconnects.
+        def told(_: HotseatError) -> None:
+            self._loop.call_soon(self._guarded, ended)
 
-    `shown_name` returns the displayed name for a metadata.name.
-    """
+        self._timer = self._loop.call_later(ENDS_WITHIN, self._guarded, lambda: _raise(error))
+        pending.on_abort(told)
 
-    def __init__(self, job: _AdmittedRequest, limit: float | None, shown_name: Callable[[str], str]) -> None:
-        self._job = job
-        self._shown_name = shown_name
-        self._routed = job.routed
-        self._limit = limit
-        self._client = _ClientConnection(job.environ)
-        self._comments = job.body.stream and job.environ.get(LOADING_HEADER, "").lower() == "comments"
+    # The end ----------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Return once the request is dispatched. Raise ClientGone, or the HotseatError for the client."""
-        while True:
-            elapsed = time.monotonic() - self._routed.began
-            rest = inf if self._limit is None else max(0.0, self._limit - elapsed)
-            if self._comments and elapsed < _LOADING_DELAY:
-                rest = min(rest, _LOADING_DELAY - elapsed)
-            elif self._comments:
-                self._send_comment(elapsed)
-                rest = min(rest, _LOADING_INTERVAL)
-            next_check = self._routed.check_fallback(self._limit)
-            if self._wait_for_dispatch(rest if next_check is None else min(rest, next_check)):
-                return
-            if self._limit is not None and time.monotonic() - self._routed.began >= self._limit:
-                self._routed.route.handle.gate.expire(self._routed.pending_request)
+    def client_gone(self) -> None:
+        """End the request, because its client has left."""
+        self._end(CLIENT_LEFT)
 
-    def _wait_for_dispatch(self, rest: float) -> bool:
-        """Wait for this many seconds. Return whether the request was dispatched."""
+    def pause(self) -> None:
+        """Do nothing: the exchange is told itself."""
+
+    def resume(self) -> None:
+        """Do nothing."""
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Run a step of the request, unless it has ended. If the step fails, answer with the error, and end."""
+        if self._over:
+            return
         try:
-            return self._routed.route.handle.gate.wait(
-                self._routed.pending_request, self._client, None if rest == inf else rest
-            )
+            step()
         except HotseatError as error:
-            if not self._routed.fail_over(error):
-                raise
-            return self._routed.pending_request.dispatched is not None
+            self._fail(error)
+        except Exception as error:
+            if (short := shortage(error)) is not None:
+                self._fail(short)
+                return
+            log.exception("internal error (a bug in hotseat): %s", self._route.path)
+            self._fail(HotseatError("Internal error in hotseat. Its log has the details."))
 
-    def _send_comment(self, elapsed: float) -> None:
-        if not self._job.stream.begun:
-            self._job.stream.begin("200 OK", [*_EVENT_STREAM, *self._routed.queue_headers])
-        model, handle = self._routed.route.model, self._routed.route.handle
-        status = handle.status(model.name)
-        position, estimate = handle.gate.queue_position(self._routed.pending_request)
-        residents = [r.model for r in handle.gate.residency.residents if r.model != model.name and r.on_accelerator]
-        state = {
-            "model": model.shown_name,
-            "state": "waiting" if status.state in NOT_LOADING else status.state,
-            "position": position,
-            "estimate": None if estimate is None else round(estimate, 1),
-            "elapsed": round(elapsed, 2),
-            "progress": None if status.done is None else {"done": status.done, "total": status.total},
-            "resident": self._shown_name(residents[0]) if residents else None,
-        }
-        _comment(self._job, state)
+    def _fail(self, error: HotseatError) -> None:
+        response = self._response
+        if not response.begun:
+            response.fail(error)
+        elif self._comments is not None and not response.ended:
+            response.end(error_event(error_body(error)))
+        elif not response.ended:
+            response.abort()  # the client must not take a truncated answer for complete
+        self._end(api_kind(error).status)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, status: int) -> None:
+        """Count the request, and release what it holds."""
+        if self._over:
+            return
+        self._over = True
+        self._stop_timer()
+        inference, routed = self._inference, self._routed
+        seconds = time.monotonic() - self._started
+        inference.concurrency.give_back()
+        inference.body_budget.give_back(self._body_bytes)
+        self._body = None
+        if routed is None:
+            inference.metrics.refused(self._model, self._route.label, status)
+            return
+        routed.finish()
+        name = routed.route.model.shown_name
+        inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
+        if routed.fallback_used is not None:
+            inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
+        if inference.request_log is not None:
+            inference.request_log.write(_log_entry(routed, self._route, status, seconds))
 
 
-def _comment(job: _AdmittedRequest, state: Mapping[str, Any]) -> None:
-    job.stream.write(b": hotseat " + json.dumps(state).encode() + b"\n\n")
-
-
-def _fallback_comment(routed: RoutedRequest) -> dict[str, Any]:
-    """Return a comment for a fallback, because a stream that has started has sent its headers."""
-    assert routed.fallback_used is not None  # noqa: S101
-    return {
-        "model": routed.fallback_used.wanted.shown_name,
-        "state": "fallback",
-        "fallback": routed.route.model.shown_name,
-        "reason": routed.fallback_used.reason.lower(),
-        "elapsed": round(time.monotonic() - routed.began, 2),
-    }
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _log_entry(routed: RoutedRequest, route: Route, status: int, seconds: float) -> RequestRecord:
@@ -306,10 +388,3 @@ def _log_entry(routed: RoutedRequest, route: Route, status: int, seconds: float)
         routed.options.tenant or None,
         wanted=None if routed.fallback_used is None else routed.fallback_used.wanted.name,
     )
-
-
-_EVENT_STREAM = [
-    ("Content-Type", "text/event-stream; charset=utf-8"),
-    ("Cache-Control", "no-cache"),
-    ("X-Accel-Buffering", "no"),
-]

@@ -5,11 +5,12 @@ import math
 import os
 import resource
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable
+from hotseat.gateway.threads import MIN_THREADS, Threads
 
+OUR_TASKS = 2 / 3  # share of the limit on processes and threads
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -22,6 +23,11 @@ def allow_files(wanted: int) -> int:
             resource.RLIMIT_NOFILE, (int(soft), resource.RLIM_INFINITY if hard == math.inf else int(hard))
         )
     return int(min(soft, wanted))
+
+
+def thread_cap() -> float:
+    """Return how many threads may serve requests. The rest of the limit is for engines."""
+    return max(MIN_THREADS, tasks_limit() * OUR_TASKS)
 
 
 def tasks_limit() -> float:
@@ -81,36 +87,25 @@ def no_more(what: str) -> HotseatError:
     return Unavailable(f"hotseat is out of {what}", code="overloaded", retry_after=RETRY_AFTER)
 
 
-def _always() -> bool:
-    return True
-
-
 class ConcurrencyLimit:
-    """A limit on the number of long requests.
+    """A limit on the number of long requests. Requests beyond the limit are refused immediately.
 
-    Each has a thread and file descriptors. Some are reserved for probes and for refusals, so requests beyond the limit
-    are refused immediately.
-
-    `with limit:` takes one slot. `spare` says whether threads are left for requests without a slot.
+    Each has file descriptors. Some are reserved for probes and for refusals. `with limit:` takes one slot on the event loop,
+    `with limit.in_thread:` in a thread of `threads`, which the request occupies.
     """
 
-    def __init__(self, count: int, spare: Callable[[], bool] = _always) -> None:
+    def __init__(self, count: int, threads: Threads | None = None) -> None:
         self._count = count
-        self._spare = spare
         self._lock = threading.Lock()
         self._taken = 0
+        self.in_thread = _InThread(self, threads)
 
     def resize(self, count: int) -> None:
         """Change the limit. Slots that are taken stay taken until `give_back`."""
         self._count = count
 
     def take(self) -> None:
-        """Take a slot until `give_back`.
-
-        Raise QueueFull if all are taken, and Unavailable if no thread can be created.
-        """
-        if not self._spare():
-            raise no_more("threads")
+        """Take a slot until `give_back`. Raise QueueFull if all are taken."""
         with self._lock:
             if self._taken >= self._count:
                 message = f"too many requests are queued or in flight (limit: {self._count})"
@@ -121,6 +116,37 @@ class ConcurrencyLimit:
         """Release a slot."""
         with self._lock:
             self._taken -= 1
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+
+class _InThread:
+    """The limit for requests that occupy a thread."""
+
+    def __init__(self, limit: ConcurrencyLimit, threads: Threads | None) -> None:
+        self._limit = limit
+        self._threads = threads
+
+    def take(self) -> None:
+        """Take a slot until `give_back`.
+
+        Raise QueueFull if all are taken, and Unavailable if no thread can be created.
+        """
+        if self._threads is not None and not self._threads.spare(MIN_THREADS):
+            raise no_more("threads")
+        self._limit.take()
+        if self._threads is not None:
+            self._threads.reserve(1)
+
+    def give_back(self) -> None:
+        """Release a slot."""
+        if self._threads is not None:
+            self._threads.reserve(-1)
+        self._limit.give_back()
 
     def __enter__(self) -> None:
         self.take()

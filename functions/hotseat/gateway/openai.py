@@ -14,9 +14,12 @@ from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.inference import Route
 
 ROUTES = {
-    "/v1/chat/completions": Route("chat", Capability.CHAT),
-    "/v1/completions": Route("completion", Capability.COMPLETION),
-    "/v1/embeddings": Route("embedding", Capability.EMBEDDING),
+    path: Route(path, label, capability)
+    for path, label, capability in (
+        ("/v1/chat/completions", "chat", Capability.CHAT),
+        ("/v1/completions", "completion", Capability.COMPLETION),
+        ("/v1/embeddings", "embedding", Capability.EMBEDDING),
+    )
 }
 
 
@@ -24,7 +27,7 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     """Return the routes under /v1. `started` (Unix time) is `created` of every model."""
     blueprint = Blueprint("openai", __name__)
     for path, route in ROUTES.items():
-        # The gateway serves these without Flask (wsgi.py). The rules make Flask answer other methods with 405 and Allow.
+        # The event loop serves these without Flask (service.py). The rules make Flask answer other methods with 405 and Allow.
         blueprint.add_url_rule(path, route.label, _never, methods=["POST"])
 
     @blueprint.get("/v1/models")

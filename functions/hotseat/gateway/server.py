@@ -1,4 +1,4 @@
-"""gunicorn inside `hotseat up`: one worker with many threads, which owns the engines, and an arbiter for signals.
+"""gunicorn inside `hotseat up`: one worker with an event loop, which owns the engines, and an arbiter for signals.
 
 The first SIGINT or SIGTERM drains, the second one exits immediately. SIGHUP reloads the documents, not the worker.
 """
@@ -20,13 +20,14 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
+from gunicorn.glogging import Logger as GunicornLogger
 
-from hotseat.gateway.limits import allow_files, tasks_limit
-from hotseat.gateway.worker import MIN_THREADS, Threads
+from hotseat.gateway.http.interfaces import HttpLimits
+from hotseat.gateway.limits import allow_files
+from hotseat.gateway.threads import MIN_THREADS, Threads
 
-MOST_THREADS = 8000
-OUR_TASKS = 2 / 3  # share of the limit on processes and threads; the rest is for engines
-RESERVED_THREADS = 64  # for probes and refusals
+MOST_REQUESTS = 20_000  # queued and in flight
+FILES = 3  # descriptors for each request: two connections, and a third one for clients without a request
 SPARE_FILES = 256  # descriptors that are not for requests: engines, logs, downloads
 LAST_ANSWERS = 2.0  # seconds for the last answers after all engines are stopped
 FORCED_EXIT = 2.0  # seconds for a worker to exit immediately
@@ -37,32 +38,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of one process: connections, threads, and `max_requests`, the number of long requests.
+    """Limits of one process: `connections` of clients, and `max_requests`, the number of long requests.
 
     `why` says what limits `max_requests`.
     """
 
     connections: int
-    threads: int
     max_requests: int
     why: str
 
     @classmethod
     def of_this_process(cls) -> "Bounds":
-        """Raise the limit on descriptors, and return the limits. A request uses three descriptors, at times four."""
-        tasks = tasks_limit()
-        threads = int(min(MOST_THREADS, tasks * OUR_TASKS))
-        max_requests = threads - min(RESERVED_THREADS, threads // 4)
-        limit = allow_files(4 * max_requests + SPARE_FILES)
+        """Raise the limit on descriptors, and return the limits."""
+        limit = allow_files(FILES * MOST_REQUESTS + SPARE_FILES)
         files = limit - min(SPARE_FILES, limit // 4)
-        if files // 4 < max_requests:
-            max_requests = files // 4
+        max_requests = min(MOST_REQUESTS, files // FILES)
+        if max_requests < MOST_REQUESTS:
             why = f"the limit on open files is {limit}; raise it with `ulimit -n` or LimitNOFILE"
-        elif threads < MOST_THREADS:
-            why = f"the limit on processes and threads is {tasks:.0f}; raise it with --pids-limit, TasksMax or `ulimit -u`"
         else:
-            why = f"one process runs at most {MOST_THREADS} threads"
-        return cls(files // 2, threads, max_requests, why)
+            why = f"one process holds at most {MOST_REQUESTS} requests"
+        return cls(files - max_requests, max_requests, why)
 
 
 class Served(Protocol):
@@ -82,11 +77,22 @@ class Served(Protocol):
         """Shut down: reject queued requests, and let requests in flight finish."""
 
 
+class Logger(GunicornLogger):  # type: ignore[misc]
+    """Passes the messages of gunicorn to hotseat's own log, so that all lines have one shape."""
+
+    def setup(self, cfg: Any) -> None:
+        """Set the level, and no handlers."""
+        self.cfg = cfg
+        self.loglevel = self.LOG_LEVELS[cfg.loglevel]
+        self.error_log.setLevel(self.loglevel)
+        self.error_log.propagate = True
+
+
 class Server(BaseApplication):  # type: ignore[misc]
     """Serves the application that `create` returns. `create` and `up` run in the worker process.
 
-    `up` is called when the worker accepts requests. `bind` has one or more HOST:PORT. `graceful` returns the seconds
-    that a graceful shutdown may take.
+    `up` is called when the worker accepts requests. `bind` has one or more HOST:PORT. `threads` run the routes in Flask.
+    `graceful` returns the seconds that a graceful shutdown may take.
     """
 
     def __init__(
@@ -96,12 +102,13 @@ class Server(BaseApplication):  # type: ignore[misc]
         *,
         bind: Iterable[str],
         threads: Threads,
-        connections: int,
+        limits: HttpLimits,
         graceful: Callable[[], float],
     ) -> None:
         self._create = create
         self._up = up
         self.threads = threads
+        self.limits = limits
         self.graceful = graceful
         self._served: Served | None = None
         self._jobs = queue.SimpleQueue[Callable[[], None] | None]()
@@ -111,13 +118,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": list(bind),
             "workers": 1,
             "worker_class": "hotseat.gateway.worker.Worker",
-            "threads": MOST_THREADS,  # `threads` has the limit in force
-            "worker_connections": connections,
             "backlog": 2048,
             # Never kill a silent worker: it was suspended, and owns the engines.
             "timeout": 0,
-            "keepalive": 75,
             "loglevel": "warning",
+            "logger_class": Logger,
             "control_socket_disable": True,
             "proc_name": "hotseat",
             "post_worker_init": self._boot,

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hotseat.api.units import parse_duration
 from hotseat.api.workspace import Tenants
@@ -37,24 +36,23 @@ class WaitOptions:
         return min((each for each in (self.max_wait, self.timeout) if each is not None), default=None)
 
 
-def wait_options(environ: Mapping[str, Any], tenants: Tenants, key: str) -> WaitOptions:
-    """Read the headers of a request with the key named `key`. Raise BadRequest if a header is invalid."""
+def wait_options(headers: Mapping[str, str], tenants: Tenants, key: str) -> WaitOptions:
+    """Read the headers, by lower-case name, of a request with the key named `key`. Raise BadRequest if a header is invalid."""
     return WaitOptions(
-        _tenant(environ, tenants, key), _priority(environ), _seconds(environ, MAX_WAIT), _seconds(environ, TIMEOUT)
+        _tenant(headers, tenants, key), _priority(headers), _seconds(headers, MAX_WAIT), _seconds(headers, TIMEOUT)
     )
 
 
-def _header(environ: Mapping[str, Any], name: str) -> str | None:
-    value: str | None = environ.get("HTTP_" + name.upper().replace("-", "_"))
-    return value
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    return headers.get(name.lower())
 
 
-def _tenant(environ: Mapping[str, Any], tenants: Tenants, key: str) -> str:
-    given = _header(environ, tenants.header) if tenants.header else None
+def _tenant(headers: Mapping[str, str], tenants: Tenants, key: str) -> str:
+    given = _header(headers, tenants.header) if tenants.header else None
     if not given:
         return key
     try:
-        name = given.strip().encode("latin-1").decode()  # WSGI reads bytes as Latin-1
+        name = given.strip().encode("latin-1").decode()  # headers are read as Latin-1
     except UnicodeDecodeError:
         name = "\n"
     if len(name) > _LONGEST_TENANT or not name.isprintable():
@@ -64,8 +62,8 @@ def _tenant(environ: Mapping[str, Any], tenants: Tenants, key: str) -> str:
     return name or key
 
 
-def _priority(environ: Mapping[str, Any]) -> int:
-    text = _header(environ, PRIORITY)
+def _priority(headers: Mapping[str, str]) -> int:
+    text = _header(headers, PRIORITY)
     if text is None:
         return 0
     match = re.fullmatch(r"([+-]?)0*([0-9]+)", text)
@@ -74,9 +72,9 @@ def _priority(environ: Mapping[str, Any]) -> int:
     return min(MOST, max(LEAST, int(match[1] + match[2][:_DIGITS])))
 
 
-def _seconds(environ: Mapping[str, Any], name: str) -> float | None:
+def _seconds(headers: Mapping[str, str], name: str) -> float | None:
     """Read a duration such as 20s, or a number of seconds."""
-    text = _header(environ, name)
+    text = _header(headers, name)
     if text is None:
         return None
     try:

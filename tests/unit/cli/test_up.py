@@ -8,19 +8,24 @@ from click.testing import CliRunner
 from hotseat.app import Settings
 from hotseat.cli import up
 from hotseat.cli.main import main
+from hotseat.gateway.http.interfaces import HttpLimits
 
 MODEL = "apiVersion: hotseat.dev/v1alpha1\nkind: Model\nmetadata: {name: a}\nspec: {engine: mock}\n"
 
 
-def settings(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> Settings:
+def served(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> tuple[Settings, HttpLimits]:
     (folder / "m.yaml").write_text(MODEL)
-    served: list[Settings] = []
+    found: list[tuple[Settings, HttpLimits]] = []
     monkeypatch.setattr(up, "set_up_logging", lambda *_, **__: None)
     monkeypatch.setattr(up, "_check_port", lambda _host, port, *_: port)
-    monkeypatch.setattr(up, "_serve", lambda its, *_: served.append(its))
+    monkeypatch.setattr(up, "_serve", lambda its, limits, *_: found.append((its, limits)))
     result = CliRunner().invoke(main, ["up", "-f", str(folder / "m.yaml"), *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return served[0]
+    return found[0]
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> Settings:
+    return served(monkeypatch, folder, *options)[0]
 
 
 def test_a_server_may_be_called_by_the_name_that_it_was_told_to_listen_on(
@@ -30,3 +35,12 @@ def test_a_server_may_be_called_by_the_name_that_it_was_told_to_listen_on(
     assert "gpu-box" in settings(monkeypatch, tmp_path, "--host", "gpu-box", "--no-auth").hosts
     its = settings(monkeypatch, tmp_path, "--allowed-host", "a.example", "--allowed-host", "b.example")
     assert {"a.example", "b.example"} <= set(its.hosts)
+
+
+def test_limits_on_clients_are_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert served(monkeypatch, tmp_path)[1] == HttpLimits()
+    options = ("--max-header", "8Ki", "--header-timeout", "5s", "--body-timeout", "1m", "--keepalive-timeout", "90s")
+    assert served(monkeypatch, tmp_path, *options)[1] == HttpLimits(8192, 5.0, 60.0, 90.0)
+    result = CliRunner().invoke(main, ["up", "-f", str(tmp_path / "m.yaml"), "--header-timeout", "soon"])
+    assert result.exit_code == 2
+    assert "a duration such as" in result.output

@@ -31,7 +31,7 @@ from tests.fake_kube import NS, FakeCluster, _in, merged
 
 SETTINGS = FunctionSettings(
     namespace=NS, broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat:1", ""),
-    port=0, admin_port=None, pod="switcher-0", log_level="info", threads=1,
+    port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Home:
         self.app = SwitcherApp(
             FunctionSettings(
                 namespace=NS, broker="", switcher="", key=b"k" * 16, keys=(), objects=ClusterSettings("hotseat", "", "gpu"),
-                port=0, admin_port=None, pod="switcher-0", log_level="info", threads=1,
+                port=0, admin_port=None, pod="switcher-0", log_level="info", max_requests=1,
             )
         )  # fmt: skip
         self.kube.put(WORKSPACES.path(NS, "default"), document("default", "uid-w", {"runtime": "Deployment"}))

@@ -120,7 +120,9 @@ def test_without_settings_nothing_is_asked_of_the_cluster(read, monkeypatch):
         ("HOTSEAT_PROGRESS_DEADLINE", "soon", "a duration such as 90s"),
         ("HOTSEAT_ADMIN_PORT", "70000", "a port from 1 to 65535"),
         ("PORT", "http", "a port from 1 to 65535"),
-        ("HOTSEAT_THREADS", "many", "a number"),
+        ("HOTSEAT_MAX_REQUESTS", "many", "a number"),
+        ("HOTSEAT_BODY_TIMEOUT", "60", "a duration such as 90s"),
+        ("HOTSEAT_MAX_HEADER", "wide", "an amount of memory such as 24Gi"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(read, name, value, allowed):

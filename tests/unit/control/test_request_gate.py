@@ -1,39 +1,15 @@
-"""The request gate: threads wait for dispatch, their client or a timeout, and leave nothing behind."""
+"""The request gate: requests wait for dispatch, a refusal or a timeout, and leave nothing behind."""
 
-import errno
-import os
-import socket
+import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 
-from hotseat.control.request_gate import ClientDisconnectedError, PendingRequest, RequestGate
+from hotseat.control.owner import LoopOwner
+from hotseat.control.request_gate import PendingRequest, RequestGate
 from hotseat.core.admission.messages import Limits, LimitsChanged
 from hotseat.core.errors import QueueFull, Unavailable
 from hotseat.core.messages import InstanceState, QueuedDemand, Residency, Resident
-
-
-class FakeClient:
-    """A client on a socket pair."""
-
-    def __init__(self) -> None:
-        self.here, self.there = socket.socketpair()
-        self.early = False  # its news are bytes that it sent ahead
-
-    def fileno(self) -> int:
-        return self.here.fileno()
-
-    def departed(self) -> bool:
-        return not self.early
-
-
-@pytest.fixture
-def client() -> Iterator[FakeClient]:
-    client = FakeClient()
-    yield client
-    client.here.close()
-    client.there.close()
 
 
 class Told(list[bool]):
@@ -57,28 +33,23 @@ def ready(epoch: int, model: str = "a", state: InstanceState = InstanceState.REA
     return Residency(epoch, (Resident(model, f"{model}@1", state, 1, 0.0, "http://127.0.0.1:1"),))
 
 
-def waits(gate: RequestGate, pending_request: PendingRequest, client: FakeClient) -> threading.Thread:
-    thread = threading.Thread(target=gate.wait, args=(pending_request, client))
-    thread.start()
-    return thread
+def settles(pending_request: PendingRequest) -> list[PendingRequest]:
+    """Note when the request is dispatched or refused."""
+    settled: list[PendingRequest] = []
+    pending_request.on_settled(lambda: settled.append(pending_request))
+    return settled
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-
-
-def test_one_that_need_not_wait_costs_no_descriptor(gate: RequestGate) -> None:
+def test_one_that_need_not_wait_is_dispatched_at_once(gate: RequestGate) -> None:
     gate.apply_residency(ready(1))
-    before = open_files()
     pending_request = gate.submit("a")
-    assert (pending_request.address, pending_request.queued, open_files()) == ("http://127.0.0.1:1", False, before)
+    assert (pending_request.address, pending_request.queued) == ("http://127.0.0.1:1", False)
     assert gate.in_flight("a@1") == gate.in_flight() == 1
     gate.finish(pending_request)
     assert gate.in_flight() == 0
 
 
-def test_one_that_waits_is_woken_by_its_turn(gate: RequestGate, client: FakeClient, told: Told) -> None:
-    before = open_files()
+def test_one_that_waits_is_told_of_its_turn(gate: RequestGate, told: Told) -> None:
     pending_request = gate.submit("a")
     assert (pending_request.queued, told, gate.waiting("a"), gate.queue_position(pending_request)) == (
         True,
@@ -86,16 +57,16 @@ def test_one_that_waits_is_woken_by_its_turn(gate: RequestGate, client: FakeClie
         1,
         (1, None),
     )
-    thread = waits(gate, pending_request, client)
+    settled = settles(pending_request)
     gate.apply_residency(ready(1))
-    thread.join(5)
-    assert (thread.is_alive(), pending_request.dispatched) == (False, 100.0)
+    assert (settled, pending_request.dispatched) == ([pending_request], 100.0)
+    gate.apply_residency(ready(2))
     gate.finish(pending_request)
     gate.finish(pending_request)
-    assert (gate.waiting(), gate.in_flight(), open_files()) == (0, 0, before)
+    assert (gate.waiting(), gate.in_flight(), len(settled)) == (0, 0, 1)
 
 
-def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClient) -> None:
+def test_one_that_is_held_knows_its_place_and_how_long_it_looks() -> None:
     now = 100.0
     gate = RequestGate("router", lambda: now, lambda _: None)
     gate.apply_limits(LimitsChanged(now, {"a": Limits(concurrency=1)}, 100))
@@ -121,31 +92,20 @@ def test_one_that_is_held_knows_its_place_and_how_long_it_looks(client: FakeClie
     assert refused.value.code == "deadline_unreachable"
 
 
-def test_a_time_limit_ends_the_wait_and_expiry_the_request(gate: RequestGate, client: FakeClient) -> None:
+def test_a_time_limit_ends_the_wait(gate: RequestGate) -> None:
     pending_request = gate.submit("a")
-    assert gate.wait(pending_request, client, 0.0) is False
+    settled = settles(pending_request)
     gate.expire(pending_request)
+    assert settled == [pending_request]
     with pytest.raises(Unavailable, match="did not become available"):
-        gate.wait(pending_request, client)
+        raise pending_request.error
     assert gate.waiting() == 0
 
 
-def test_a_client_that_leaves_is_noticed_and_its_demand_goes(gate: RequestGate, client: FakeClient, told: Told) -> None:
+def test_one_whose_client_leaves_takes_its_demand_along(gate: RequestGate, told: Told) -> None:
     pending_request = gate.submit("a")
-    client.there.close()
-    with pytest.raises(ClientDisconnectedError):
-        gate.wait(pending_request, client)
     gate.finish(pending_request)
     assert (gate.waiting(), gate.demand().waiting, told[-1]) == (0, {}, True)
-
-
-def test_bytes_that_come_ahead_are_no_departure(gate: RequestGate, client: FakeClient) -> None:
-    client.early = True
-    pending_request = gate.submit("a")
-    client.there.sendall(b"GET / HTTP/1.1")
-    assert gate.wait(pending_request, client, 0.01) is False, "and it does not spin over them"
-    gate.apply_residency(ready(1))
-    assert gate.wait(pending_request, client) is True
 
 
 def test_a_full_queue_is_said_at_once(gate: RequestGate) -> None:
@@ -170,35 +130,38 @@ def test_one_whose_engine_is_stopped_under_it_is_told_whenever_it_says_how(gate:
     assert [type(error) for error in errors] == [Unavailable]
 
 
-def test_a_closed_gate_sends_away_what_waits_and_is_empty_when_the_last_has_ended(
-    gate: RequestGate, client: FakeClient
-) -> None:
+def test_what_ends_when_its_engine_is_stopped_may_submit_again(gate: RequestGate) -> None:
+    """The callback runs after the step, with the machine at rest."""
+    gate.apply_residency(ready(1))
+    first, second = gate.submit("a"), gate.submit("a")
+    again: list[PendingRequest] = []
+
+    def resubmit(_: object) -> None:
+        gate.finish(first)
+        again.append(gate.submit("a"))
+
+    first.on_abort(resubmit)
+    gate.apply_residency(ready(2, state=InstanceState.RELEASING))
+    assert [each.queued for each in again] == [True]
+    for each in (*again, second):
+        gate.finish(each)
+    assert (gate.waiting(), gate.in_flight()) == (0, 0)
+
+
+def test_a_closed_gate_sends_away_what_waits_and_is_empty_when_the_last_has_ended(gate: RequestGate) -> None:
     gate.apply_residency(ready(1))
     served, held = gate.submit("a"), gate.submit("b")
+    settled = settles(held)
     gate.close()
+    assert settled == [held]
     with pytest.raises(Unavailable, match="shutting down"):
-        gate.wait(held, client)
+        raise held.error
     gate.finish(held)
     assert gate.wait_empty(0.0) is False
     with pytest.raises(Unavailable):
         gate.submit("a")
     gate.finish(served)
     assert gate.wait_empty(0.0) is True
-
-
-def test_one_for_which_there_is_no_descriptor_to_wait_with_is_refused_and_leaves_nothing(
-    gate: RequestGate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none(*_: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(os, "eventfd", none)
-    with pytest.raises(Unavailable, match="Too many open files") as refused:
-        gate.submit("a")
-    assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
-    assert (gate.waiting(), gate.in_flight()) == (0, 0)
-    gate.close()
-    assert gate.wait_empty(0), "the end does not wait for it either"
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -213,7 +176,37 @@ def test_whatever_fails_after_it_was_taken_in_it_is_neither_waiting_nor_in_fligh
     gate.apply_limits(LimitsChanged(100.0, {"a": Limits()}, 2))
     if resident:
         gate.apply_residency(ready(1))
-    before, short = open_files(), True
+    short = True
     with pytest.raises(MemoryError):
         gate.submit("a")
-    assert (gate.waiting(), gate.in_flight(), open_files()) == (0, 0, before)
+    assert (gate.waiting(), gate.in_flight()) == (0, 0)
+
+
+def test_other_threads_drive_and_read_it_on_the_loop_that_owns_it() -> None:
+    owner, loop = LoopOwner(), asyncio.new_event_loop()
+    gate = RequestGate("router", lambda: 100.0, lambda _: None, owner)
+    gate.apply_limits(LimitsChanged(100.0, {"a": Limits()}, 100))  # before the loop runs, in this thread
+    threads: list[threading.Thread] = []
+    pending_requests: list[PendingRequest] = []
+    seen_on: set[int] = set()
+
+    async def serve() -> None:
+        owner.begin(loop)
+        for _ in range(50):
+            pending_requests.append(gate.submit("a"))
+            pending_requests[-1].on_settled(lambda: seen_on.add(threading.get_ident()))
+        threads.extend(threading.Thread(target=gate.apply_residency, args=(ready(n),)) for n in range(1, 5))
+        threads.extend(threading.Thread(target=gate.demand) for _ in range(5))
+        for thread in threads:
+            thread.start()
+        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+        loop_thread.append(threading.get_ident())
+        owner.end()
+
+    loop_thread: list[int] = []
+    loop.run_until_complete(serve())
+    loop.close()
+    assert seen_on == set(loop_thread)
+    assert gate.in_flight() == 50, "it can be read after the loop has ended, too"
+    for each in pending_requests:
+        gate.finish(each)

@@ -1,7 +1,6 @@
 """Bodies: what is read from them, and that another model's name changes nothing else."""
 
 import contextlib
-import io
 import json
 from typing import Any
 
@@ -9,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.core.errors import BadRequest, TooLarge, TooSlow, UnsupportedEncoding
-from hotseat.gateway.body import Body, check_encoding, parse_body, read_body, rename_model
+from hotseat.core.errors import BadRequest, UnsupportedEncoding
+from hotseat.gateway import body
+from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
@@ -131,37 +131,43 @@ def test_what_is_no_json_is_refused_wherever_it_stands(odd: list[int], where: in
             assert json.loads(rename_model(parse_body(raw), "b")) == {**document, "model": "b"}
 
 
-def environ(body: bytes, length: str | None, *, chunked: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": chunked}
-    return found if length is None else {**found, "CONTENT_LENGTH": length}
-
-
-def test_a_body_is_read_to_its_end_and_no_further() -> None:
-    assert read_body(environ(b"12345678", "5"), 5) == b"12345"
-    assert read_body(environ(b"12345", None, chunked=True), 5) == b"12345"
-    assert read_body(environ(b"12345", None), 5) == b"", "a request without a body"
-    with pytest.raises(TooLarge):
-        read_body(environ(b"", "6"), 5)
-    with pytest.raises(TooLarge):
-        read_body(environ(b"123456", None, chunked=True), 5)
-    with pytest.raises(BadRequest, match="shorter than its Content-Length"):
-        read_body(environ(b"1234", "5"), 5)
-
-
-@pytest.mark.parametrize(("error", "told"), [(BlockingIOError(), TooSlow), (ConnectionResetError(), BadRequest)])
-def test_a_body_that_stalls_or_breaks_is_no_bug(error: OSError, told: type[Exception]) -> None:
-    class Source(io.BytesIO):
-        def read(self, _size: int = -1) -> bytes:
-            raise error
-
-    with pytest.raises(told):
-        read_body({"wsgi.input": Source(), "CONTENT_LENGTH": "5"}, 5)
-
-
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x" * 9000])
 def test_a_compressed_body_is_refused_as_that(encoding: str) -> None:
     with pytest.raises(UnsupportedEncoding, match="Content-Encoding") as caught:
-        check_encoding({"HTTP_CONTENT_ENCODING": encoding})
+        check_encoding({"content-encoding": encoding})
     assert len(caught.value.message) < 400
-    for plain in ({}, {"HTTP_CONTENT_ENCODING": ""}, {"HTTP_CONTENT_ENCODING": "Identity"}):
+    for plain in ({}, {"content-encoding": ""}, {"content-encoding": "Identity"}):
         check_encoding(plain)
+
+
+@pytest.mark.parametrize("why", ["COSTLY", "SLOW"])
+def test_what_would_take_long_is_done_in_another_process(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    monkeypatch.setattr(body, "LARGE", 10 if why == "COSTLY" else 10**9)
+    monkeypatch.setattr(body, "COSTLY", 1)
+    monkeypatch.setattr(body, "SLOW", 10)
+    monkeypatch.setattr(body, "_parse_slowly", None)
+    monkeypatch.setattr(body, "_rename_slowly", None)
+    raw = b'{"n":NaN,"model":"\xc3\xa4","stream":true}'
+    parsed = parse_body(raw)
+    assert parsed == Body(raw, "ä", stream=True)
+    assert rename_model(parsed, "b") == b'{"n":NaN,"model":"b","stream":true}'
+    with pytest.raises(BadRequest) as refused:
+        parse_body(b'{"model":"a","n":NaN,"x":[[[[')
+    assert refused.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("unit", "costly"), [(b"[],", True), (b'{"":0},', True), (b"1,", True), (b'"' + b"x" * 1000 + b'",', False)]
+)
+def test_how_long_a_body_takes_is_told_from_what_it_has(unit: bytes, costly: bool) -> None:
+    raw = b'{"model":"a","x":[' + unit * (10_000_000 // len(unit)) + b"1]}"
+    assert body._is_costly(bytearray(raw)) is costly
+    assert not body._is_costly(raw[:1000])
+    assert costly or parse_body(bytearray(raw)).model == "a"
+
+
+def test_utf_8_is_checked_in_pieces() -> None:
+    raw = b'{"model":"a","x":"' + "é😀".encode() * 300_000 + b'"}'
+    assert parse_body(raw).model == "a"
+    with pytest.raises(BadRequest):
+        parse_body(raw[:-3] + b'"}')

@@ -185,7 +185,8 @@ def test_a_request_that_its_dead_engine_has_seen_nothing_of_waits_again(world: W
     routed = world.routed("big")
     routed.submit()
     world.tell("gpu", model("big"))  # the engine is gone
-    assert routed.wait_again()
+    assert routed.end_is_seen
+    routed.wait_again()
     assert routed.pending_request.dispatched is None
     world.tell("gpu", model("big"), ready=("big",))
     assert routed.pending_request.address == "http://big"

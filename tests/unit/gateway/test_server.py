@@ -1,6 +1,5 @@
 """The arbiter's end, and what bounds a process."""
 
-import math
 import queue
 import signal
 import time
@@ -10,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from hotseat.gateway import limits, server
+from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.server import Bounds, Server, _Arbiter
-from hotseat.gateway.worker import Threads
+from hotseat.gateway.threads import Threads
 
 
 def arbiter(graceful: float, *, looks: int) -> tuple[_Arbiter, list[int]]:
@@ -60,28 +60,20 @@ def test_a_second_signal_ends_it_at_once(clock) -> None:
 
 def test_no_pause_is_long_enough_for_the_worker_to_be_killed() -> None:
     made = Server(
-        lambda: None, lambda: None, bind=["127.0.0.1:0"], threads=Threads(1), connections=10, graceful=lambda: 1
+        lambda: None, lambda: None, bind=["127.0.0.1:0"], threads=Threads(1), limits=HttpLimits(), graceful=lambda: 1
     )
     assert made.cfg.timeout == 0
 
 
 @pytest.mark.parametrize(
-    ("files", "tasks", "places", "why"),
-    [
-        (10**6, math.inf, 7936, "8000 threads"),
-        (256, math.inf, 48, "open files is 256"),
-        (1024, math.inf, 192, "open files is 1024"),
-        (10**6, 150, 75, "processes and threads is 150"),
-    ],
+    ("files", "places", "why"),
+    [(10**6, 20000, "20000 requests"), (256, 64, "open files is 256"), (1024, 256, "open files is 1024")],
 )
-def test_what_is_let_in_fits_what_there_is(
-    monkeypatch: pytest.MonkeyPatch, files: int, tasks: float, places: int, why: str
-) -> None:
+def test_what_is_let_in_fits_what_there_is(monkeypatch: pytest.MonkeyPatch, files: int, places: int, why: str) -> None:
     monkeypatch.setattr(server, "allow_files", lambda wanted: min(files, wanted))
-    monkeypatch.setattr(server, "tasks_limit", lambda: tasks)
     bounds = Bounds.of_this_process()
-    assert bounds.max_requests == places < min(bounds.threads, bounds.connections)
-    assert bounds.connections + 2 * places < files, "a request has a connection, and two descriptors more"
+    assert bounds.max_requests == places < bounds.connections, "and connections without a request"
+    assert bounds.connections + places < files, "a request has a connection, and one to its engine"
     assert why in bounds.why
 
 

@@ -8,7 +8,7 @@ import pytest
 from hotseat.core.errors import QueueFull, Unavailable
 from hotseat.gateway.errors import api_kind
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
-from hotseat.gateway.worker import MIN_THREADS, Threads
+from hotseat.gateway.threads import MIN_THREADS, Threads
 
 
 class Jobs:
@@ -110,15 +110,33 @@ def test_places_are_counted_and_may_become_more_and_fewer() -> None:
             places.take()
 
 
-def test_no_place_is_given_where_no_thread_would_be_left_for_probes() -> None:
-    left = [False]
-    places = ConcurrencyLimit(10, lambda: left[0])
-    with pytest.raises(Unavailable) as refused:
-        places.take()
-    assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
-    left[0] = True
-    with places:
+def test_no_place_is_given_where_no_thread_would_be_left_for_probes(monkeypatch) -> None:
+    threads = Threads()
+    places = ConcurrencyLimit(10, threads)
+    with monkeypatch.context() as without:
+        no_thread(without)
+        with pytest.raises(Unavailable) as refused:
+            places.in_thread.take()
+        assert (refused.value.code, refused.value.retry_after) == ("overloaded", 1.0)
+        with places:
+            pass  # on the loop it needs no thread
+    with places.in_thread:
         pass
+    threads.shutdown()
+
+
+def test_a_long_job_has_a_thread_beside_those_for_short_ones(jobs) -> None:
+    threads = Threads(MIN_THREADS, backlog=0)
+    places = ConcurrencyLimit(2, threads)
+    for _ in range(2):
+        places.in_thread.take()
+        assert threads.submit(jobs)
+    with pytest.raises(QueueFull):
+        places.in_thread.take()
+    jobs.wait(2)
+    assert [threads.submit(jobs) for _ in range(MIN_THREADS + 1)] == [True] * MIN_THREADS + [False]
+    jobs.over.set()
+    threads.shutdown()
 
 
 def test_bodies_have_a_bound_together_and_one_alone_has_none() -> None:

@@ -10,7 +10,7 @@ BY_KEY, NAMED = Tenants(), Tenants(header="X-Team")
 
 
 def ask(tenants: Tenants = BY_KEY, key: str = "key-3", **headers: str) -> WaitOptions:
-    return wait_options({f"HTTP_{name.upper()}": value for name, value in headers.items()}, tenants, key)
+    return wait_options({name.replace("_", "-"): value for name, value in headers.items()}, tenants, key)
 
 
 def test_a_request_that_says_nothing_belongs_to_its_key_and_waits_as_long_as_it_takes() -> None:

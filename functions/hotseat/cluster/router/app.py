@@ -6,6 +6,7 @@ from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
+from hotseat.control.owner import LoopOwner
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.gauges import of_requests, with_shown_names
 from hotseat.gateway.limits import ConcurrencyLimit
@@ -16,7 +17,6 @@ from hotseat.kube.constants import WORKSPACES
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics
 
-MAX_BODY = 64 * 2**20
 GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
 SYNC = 30.0
 
@@ -26,12 +26,13 @@ class RouterApp:
 
     def __init__(self, settings: FunctionSettings, concurrency: ConcurrencyLimit) -> None:
         kube = Kube.connect()
-        self._connections = Connections()
+        owner = LoopOwner()
+        self._connections = Connections(owner)
         namespace = settings.namespace or kube.namespace
         switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
         self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker
         self._event_follower = EventFollower(switcher_client, self._events.publish)
-        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events)
+        self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events, owner)
         self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._events.shown_name))
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
@@ -41,7 +42,7 @@ class RouterApp:
             self._metrics,
             Keys(settings.keys),
             self._connections,
-            max_body=MAX_BODY,
+            max_body=settings.max_body,
             cors=frozenset(),
             concurrency=concurrency,
             request_log=self._request_log,
@@ -85,7 +86,7 @@ def main() -> None:
         settings,
         RouterApp,
         up="router %s serves",
-        max_requests=settings.threads,
+        max_requests=settings.max_requests,
         graceful=GRACEFUL + 5,
         admin_port=settings.admin_port,
     )

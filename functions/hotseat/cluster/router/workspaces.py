@@ -16,6 +16,7 @@ from hotseat.cluster.router.demand_reporter import DemandReporter, SwitcherClien
 from hotseat.cluster.router.reads import RemoteLog
 from hotseat.control.codec import from_rfc3339, model_from_row, residency_from_status, switch_from_json, to_rfc3339
 from hotseat.control.event_log import EventLog
+from hotseat.control.owner import LoopOwner
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
@@ -40,7 +41,7 @@ class RemoteWorkspace(WorkspaceHandle):
         self._statuses: Mapping[str, ModelStatus] = {}
         self._switches: tuple[Switch, ...] = ()
         self._limits = limits_changed(0.0, (), workspace)  # those of the gate
-        self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed)
+        self.gate = RequestGate(registry.router, time.monotonic, self._demand_changed, registry.owner)
         self.reporter = DemandReporter(workspace.name, registry.pod, registry.switcher_client, self.gate.demand)
         self.reporter.mark()
 
@@ -158,9 +159,14 @@ class RemoteWorkspaces(ModelRegistry):
     _handles: Mapping[str, RemoteWorkspace]
 
     def __init__(
-        self, pod: str, switcher_client: SwitcherClient, forget: Callable[[str], None], events: EventLog
+        self,
+        pod: str,
+        switcher_client: SwitcherClient,
+        forget: Callable[[str], None],
+        events: EventLog,
+        owner: LoopOwner | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(owner)
         self.router = f"{pod}-{uuid.uuid4().hex[:8]}"
         self.pod, self.switcher_client, self.forget, self.events = pod, switcher_client, forget, events
 

@@ -73,6 +73,7 @@ class Refused:
         return f"{self.what} could not be applied: {self.message}"
 
 
+THREADS = 500  # commands that wait, and reads that wait for news
 GATHER = 0.05  # seconds in which changes of documents gather
 RESYNC = 30.0  # seconds after which everything is reconciled without a change
 RETRY = 2.0  # seconds after an object could not be applied
@@ -536,6 +537,7 @@ def main() -> None:
         lambda its, _: SwitcherApp(its),
         up="switcher %s is waiting for leadership",
         max_requests=64,
+        threads=THREADS,
         graceful=10,
     )
 

@@ -1,44 +1,28 @@
-"""Relay one request to an engine and its answer back, in the thread that serves the client.
+"""Relay one request to an engine and its answer back, on the loop.
 
-While it waits, the thread watches both sides. It reads no more from the engine than the client has taken, so
-a slow client slows its engine down and fills no memory here.
+No more is read from the engine than the client takes, so a slow client slows its engine down and fills no memory here.
 """
 
-import contextlib
+import asyncio
 import json
-import select
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterable
+from asyncio import TimerHandle
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import httptools
+
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.gateway.errors import error_body, error_event
-from hotseat.gateway.relay.http1 import (
-    MAX_HEAD,
-    Call,
-    Chunked,
-    Counted,
-    Framing,
-    Garbled,
-    ResponseHead,
-    UntilClose,
-    encode_request,
-    parse_response,
-    without_compression,
-)
-from hotseat.gateway.relay.pool import Connections, EngineConnection, Holding
-from hotseat.gateway.relay.streams import ClientGone, ClientStream
+from hotseat.gateway.http.response import Response, encode_fields
+from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request, read_response
+from hotseat.gateway.relay.pool import Connections, EngineConnection
 
-_RECEIVE = 65536  # bytes at once
-_TOGETHER = 65536  # bytes of a body that is sent with its head; a socket buffers this much
-# A reused connection that the engine had closed fails within a round trip. If it fails later, the engine may have
-# processed the request, which must not be sent again.
-_RETRY_WITHIN = 1.0  # seconds
+MAX_HEAD = 65536  # bytes of a response's head
+MAX_INTERIM = 20  # interim responses (1xx) to one request
 _MAX_ERROR_BODY = 65536  # bytes of an engine's error that become an event
+_TAIL = 4  # bytes that tell whether an event is complete
 _OK = 200
 _SWITCHING = 101
 
@@ -54,7 +38,7 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of an exchange."""
+    """The result of an exchange. If `error` is not None and the response has not begun, nothing has been sent."""
 
     how: How
     status: int | None  # the engine's; None if it never came to that
@@ -68,284 +52,382 @@ class EngineRefusedError(UpstreamFailed):
     `given` is its body, if it is an error object.
     """
 
-    def __init__(self, problem: str, given: Any) -> None:
+    def __init__(self, head: ResponseHead, given: Any) -> None:
         self.given = given if isinstance(given, dict) and "error" in given else None
-        super().__init__(problem, code="upstream_error")
+        super().__init__(head.problem(), code="upstream_error")
 
 
 class Exchange:
-    """Relays one request. Call `run` once, in the client's thread, and `cancel` from any thread."""
+    """Relays one request. `done` is called once, with the outcome, after `start`."""
 
-    def __init__(self, connections: Connections, call: Call) -> None:
-        self._connections = connections
-        self._call = call
-        self._lock = threading.Lock()  # over the next four
-        self._gone = False  # the client, while its answer was being passed on
+    __slots__ = (
+        "_began",
+        "_call",
+        "_cancelled",
+        "_complete",
+        "_connection",
+        "_connections",
+        "_done",
+        "_extra",
+        "_fields",
+        "_head",
+        "_head_size",
+        "_in_events",
+        "_interim",
+        "_last",
+        "_loop",
+        "_over",
+        "_parser",
+        "_passing",
+        "_pieces",
+        "_problem",
+        "_reason",
+        "_response",
+        "_surplus",
+        "_task",
+        "_timer",
+        "_tunnel",
+    )
+
+    def __init__(
+        self,
+        connections: Connections,
+        call: Call,
+        response: Response,
+        done: Callable[[Outcome], None],
+        extra: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """`extra` headers go to the client. Raise ValueError if they are not valid.
+
+        A response that has already begun must be a stream of events: it continues, and the engine's own headers are dropped.
+        """
+        self._connections, self._call, self._response, self._done = connections, call, response, done
+        self._loop = asyncio.get_running_loop()
+        self._extra = encode_fields(extra)
         self._connection: EngineConnection | None = None
-        self._stream: ClientStream | None = None
-        self._error: HotseatError | None = None
-        self._status: int | None = None
-        self._in_events = False  # an error can be told as an event
+        self._task: asyncio.Task[None] | None = None
+        self._timer: TimerHandle | None = None
+        self._in_events = response.begun  # an error can be told as an event
+        call.plain = call.plain or response.begun
+        self._passing = False  # the engine's answer has been passed on, at least its head
+        self._over = False
+        self._cancelled: HotseatError | None = None
+        self._tunnel = False
         self._last = b""  # what the client got last
-        self._begin_by: float | None = None  # monotonic: when the engine must have said something
-        # Set for as long as there is a connection:
-        self._poll = select.poll()
-        self._fd = -1
-        self._recv: Callable[[int], bytes] = _no_bytes
-        self._holding = Holding()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._parser: httptools.HttpResponseParser | None = None
+        self._began = False  # the engine has sent something
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._head: ResponseHead | None = None
+        self._head_size = 0
+        self._interim = 0
+        self._complete = self._surplus = False
+        self._pieces: list[bytes] = []
+        self._problem: HotseatError | None = None
+
+    def start(self) -> None:
+        """Send the request."""
+        self._response.writer = self
+        if self._response.gone:
+            self.client_gone()
+            return
+        connection = None if self._cancelled else self._connections.take(self._call.address)
+        if connection is None:
+            self._connect()
+        else:
+            self._use(connection)
 
     def cancel(self, error: HotseatError) -> None:
-        """Abort the exchange. The client gets `error`. No effect once the answer is complete."""
-        with self._lock:
-            self._error = self._error or error
-            if self._connection is not None:
-                _shut_down(self._connection.sock)
-            if self._stream is not None:
-                self._stream.hurry()
+        """Abort the exchange. The client gets `error`. No effect once the answer is complete.
 
-    def run(self, stream: ClientStream, *, extra: Iterable[tuple[str, str]] = ()) -> Outcome:
-        """Send the request and relay the answer. `extra` headers go to the client.
-
-        HotseatError is raised only if nothing has been sent to the client. Later errors are sent in the body.
-        A stream that has already started must be a stream of events: it continues, and the engine's own
-        headers are dropped.
+        If there is no connection yet, the cause of the error may be that there can be none: nothing was sent then.
         """
-        self._stream = stream
-        self._in_events = stream.begun
-        if stream.begun:
-            self._call.headers = without_compression(self._call.headers)
-        error = None
+        if self._connection is None and not self._response.ended and self._head is None:
+            self._cancelled = self._cancelled or error
+        else:
+            self._fail(error, How.CANCELLED)
+
+    def _connect(self) -> None:
+        self._task = self._loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        connection = failure = None
         try:
-            head, rest = self._ask(stream.fileno())
-            self._answer(stream, head, rest, extra)
-            how = How.COMPLETED
-        except ClientGone:
-            stream.abort()
-            how = How.CLIENT_GONE if self._error is None else How.CANCELLED
-        except HotseatError as failure:
-            error = self._error or failure
-            self._drop()
-            if not stream.begun:
-                if error is failure:
-                    raise
-                raise error from failure
-            how = How.UPSTREAM_FAILED if self._error is None else How.CANCELLED
-            self._send_error(stream, error)
-        finally:
-            self._drop()
-            with self._lock:
-                self._stream = None
-        return Outcome(how, self._status, stream.sent, error)
+            connection = await self._connections.connect(self._call.address)
+        except HotseatError as error:
+            failure = error
+        self._task = None
+        if self._cancelled is not None:
+            if connection is not None:
+                connection.close()
+            self._cancelled.__cause__ = failure
+            self._fail(self._cancelled, How.CANCELLED)
+        elif failure is not None:
+            self._fail(failure)
+        elif connection is not None and self._over:
+            self._connections.put(connection)
+        elif connection is not None:
+            self._use(connection)
 
-    def _ask(self, client: int) -> tuple[ResponseHead, bytes]:
-        """Send the request. Return the head of the answer, and the part of the body that came with it."""
-        connection = self._connections.take(self._call.address)
-        while True:
-            self._hold(connection, client)
-            sent_at = time.monotonic()
-            self._begin_by = None if self._call.patience is None else sent_at + self._call.patience
-            self._put_request(connection)
-            data = self._receive()
-            elapsed = time.monotonic() - sent_at
-            self._begin_by = None
-            if data:
-                return self._read_head(data)
-            if not connection.reused or elapsed > _RETRY_WITHIN:
-                raise UpstreamFailed("The engine closed the connection without a response.")
-            self._drop()
-            connection = self._connections.connect(self._call.address)
+    def _use(self, connection: EngineConnection) -> None:
+        self._connection = connection
+        connection.user = self
+        self._prepare()
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
+        head = encode_request(self._call, connection.host)
+        patience = self._call.patience
+        if patience is not None and self._timer is None:
+            self._timer = self._loop.call_later(patience, self._lose_patience)
+        connection.send(head, self._call.body)
+        if self._response.paused:
+            self.pause()
 
-    def _put_request(self, connection: EngineConnection) -> None:
-        body = self._call.body
-        try:
-            head = encode_request(self._call, connection.host)
-            if len(body) <= _TOGETHER:
-                connection.sock.sendall(head + body)
-            else:
-                connection.sock.sendall(head)
-                self._upload(connection.sock, memoryview(body))
-        except OSError:
-            connection.keep = False  # the engine may have answered before it closed: that is read next
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _upload(self, sock: socket.socket, rest: memoryview) -> None:
-        """Send a large body, and watch for a client that disconnects and an engine that answers early."""
-        self._poll.modify(self._fd, select.POLLIN | select.POLLOUT)
-        try:
-            while rest:
-                if self._wait() & ~select.POLLOUT:
-                    raise BrokenPipeError
-                with contextlib.suppress(BlockingIOError):
-                    rest = rest[sock.send(rest, socket.MSG_DONTWAIT) :]
-        finally:
-            self._poll.modify(self._fd, select.POLLIN)
+    def _lose_patience(self) -> None:
+        limit = f"{self._call.patience:g} s (lifecycle.responseStartTimeout)"
+        self._fail(UpstreamTimeout(f"The engine did not start its response within {limit}."))
 
-    def _read_head(self, data: bytes) -> tuple[ResponseHead, bytes]:
-        while True:
-            end = data.find(b"\r\n\r\n") + 4
-            if max(end, len(data) if end < 4 else 0) > MAX_HEAD:  # noqa: PLR2004
-                raise UpstreamFailed("The headers of the engine's response are too large.")
-            if end >= 4:  # noqa: PLR2004
-                head = parse_response(data[:end], self._call.method)
-                data = data[end:]
-                if head.code >= _OK:
-                    self._status = head.code
-                    return head, data
-                if head.code == _SWITCHING:
-                    raise UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade.")
-            else:
-                more = self._receive()
-                if not more:
-                    raise UpstreamFailed("The engine closed the connection within the headers of its response.")
-                data += more
+    # ResponseWriter: the client ----------------------------------------------------------------------------------------------
 
-    def _answer(self, stream: ClientStream, head: ResponseHead, rest: bytes, extra: Iterable[tuple[str, str]]) -> None:
-        framing: Framing = Chunked() if head.chunked else UntilClose() if head.length is None else Counted(head.length)
-        try:
-            if stream.begun and (problem := head.problem()):
-                raise EngineRefusedError(problem, self._error_body(framing, rest))
-            piece = framing.feed(rest) if rest else b""
-            if piece:
-                self._last = piece
-            if framing.done:
-                self._settle(keep=framing.clean and head.keep_alive)
-            if not stream.begun:
-                self._in_events = head.event_stream and not head.encoded and head.length is None
-                stream.begin(head.status, [*head.headers, *extra], piece, last=framing.done)
-            elif framing.done:
-                stream.end(piece)
-            else:
-                stream.write(piece)
-            if not framing.done:
-                self._pump(stream, framing, keep=head.keep_alive)
-        except Garbled as error:
-            raise UpstreamFailed(f"The engine's response is malformed: {error}.") from error
+    def client_gone(self) -> None:
+        """End the exchange, because its client has left."""
+        if not self._over:
+            self._finish(Outcome(How.CLIENT_GONE, self._status, self._response.sent))
 
-    def _pump(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
-        """Relay each piece as it arrives, with one recv and one send."""
-        with self._connections.departures.watching(stream.fileno(), self._client_left):
-            self._pass_on(stream, framing, keep=keep)
+    def pause(self) -> None:
+        """Read no more from the engine."""
+        if self._connection is not None:
+            self._connection.home.stalled.add(self)
+            self._connection.set_reading(on=False)
 
-    def _pass_on(self, stream: ClientStream, framing: Framing, *, keep: bool) -> None:
-        while True:
-            data = self._take()
-            if data:
-                piece = framing.feed(data)
-            elif framing.closed():
-                piece = b""
-            else:
-                raise UpstreamFailed("The engine closed the connection before the end of its response.")
-            if piece:
-                self._last = piece
-            if framing.done:
-                # Before the client hears of it: its next request may then have this connection.
-                self._settle(keep=keep and framing.clean)
-                stream.end(piece)
-                return
-            stream.write(piece)
+    def resume(self) -> None:
+        """Read from the engine again."""
+        if self._connection is not None:
+            self._connection.home.stalled.discard(self)
+            self._connection.set_reading(on=True)
 
-    def _error_body(self, framing: Framing, rest: bytes) -> Any:
-        body = framing.feed(rest) if rest else b""
-        while not framing.done and len(body) < _MAX_ERROR_BODY:
-            data = self._receive()
-            if not data:
-                break
-            body += framing.feed(data)
-        try:
-            return json.loads(body)
-        except ValueError:
-            return None
+    def client_sent(self, data: bytes) -> None:
+        """Pass on what the client sends after an upgrade."""
+        if self._connection is not None:
+            self._connection.send(data)
 
-    def _send_error(self, stream: ClientStream, error: HotseatError) -> None:
-        """Send the error as an event. If that is not possible, break the connection."""
-        if not self._in_events:
-            stream.abort()
+    # EngineUser: the engine -------------------------------------------------------------------------------------------
+
+    def engine_paused(self, *, paused: bool) -> None:
+        """Read no more from the client, after an upgrade."""
+        if self._tunnel:
+            self._response.read_tunnel(on=not paused)
+
+    def engine_sent(self, data: bytes) -> None:
+        """Handle bytes of the engine."""
+        if self._tunnel:
+            self._response.write_tunnel(data)
             return
-        given = error.given if isinstance(error, EngineRefusedError) else None
-        event = error_event(given or error_body(error))
-        whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
+        self._began = True
+        self._stop_timer()
+        assert self._parser is not None  # noqa: S101
         try:
-            stream.end(event if whole else b"\n\n" + event)
-        except ClientGone:
-            stream.abort()
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switch(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._fail(UpstreamFailed(f"The engine's response is malformed: {error}."))
+                return
+            self._surplus = True
+        if self._problem is None and self._head is None:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._problem = UpstreamFailed("The headers of the engine's response are too large.")
+        if self._problem is not None:
+            self._fail(self._problem)
+        elif self._head is not None:
+            self._forward(self._head)
 
-    def _receive(self) -> bytes:
-        """Wait for the engine's next bytes. Empty if the engine closed the connection."""
-        self._wait()
-        return self._take()
+    def engine_gone(self, *, clean: bool, closed_first: bool) -> None:
+        """Handle the end of the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.home.stalled.discard(self)
+        if self._over:
+            return
+        if self._tunnel:
+            self._response.end_tunnel()
+            self._finish(Outcome(How.COMPLETED, _SWITCHING, 0))
+            return
+        head = self._head
+        if head is not None:
+            if head.until_close and clean:
+                self._complete = True
+                self._forward(head)
+            else:
+                self._fail(UpstreamFailed("The engine closed the connection before the end of its response."))
+        elif self._began:
+            self._fail(UpstreamFailed("The engine closed the connection within the headers of its response."))
+        elif connection is not None and connection.reused and closed_first:
+            self._connect()  # it was closed before the request came
+        else:
+            self._fail(UpstreamFailed("The engine closed the connection without a response."))
 
-    def _take(self) -> bytes:
-        """Receive without watching the client."""
-        holding = self._holding
-        holding.discard(self)
+    # httptools --------------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Note bytes after the response."""
+        if self._complete:
+            self._surplus = True
+
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase."""
+        if not self._complete:
+            self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. Trailers are dropped."""
+        if self._head is None:
+            self._head_size += len(name) + len(value)
+            self._fields.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Read the head."""
+        if self._complete or self._head is not None or self._parser is None:
+            return
+        code = self._parser.get_status_code()
+        if code < _OK and code != _SWITCHING:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._problem = UpstreamFailed("The engine sent too many interim responses.")
+            self._fields, self._reason = [], b""
+            return
+        if self._head_size > MAX_HEAD:
+            self._problem = UpstreamFailed("The headers of the engine's response are too large.")
+            return
         try:
-            data = self._recv(_RECEIVE)
-        except OSError:
-            data = b""
-        if data:
-            holding.add(self)
-        if self._error is not None:
-            raise self._error
-        if self._gone:
-            raise ClientGone
-        return data
-
-    def _client_left(self) -> None:
-        with self._lock:
-            self._gone = True
-            if self._connection is not None:
-                _shut_down(self._connection.sock)
-
-    def _wait(self) -> int:
-        self._holding.discard(self)
-        events = self._poll.poll(self._rest())
-        if not events:
-            raise UpstreamTimeout(
-                f"The engine did not start its response within {self._call.patience:g} s (lifecycle.responseStartTimeout)."
+            self._head = read_response(
+                code, self._reason, self._fields, self._call.method, keep_alive=self._parser.should_keep_alive()
             )
-        if len(events) > 1 or events[0][0] != self._fd:
-            raise ClientGone
-        return events[0][1]
+        except HotseatError as error:
+            self._problem = error
+            return
+        if self._call.method == "HEAD":
+            self._complete = True
 
-    def _rest(self) -> float | None:
-        """Return the milliseconds left for the engine to start its answer. None: no limit."""
-        return None if self._begin_by is None else max(0.0, self._begin_by - time.monotonic()) * 1000
+    def on_body(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        if self._complete:
+            self._surplus = True
+        else:
+            self._pieces.append(data)
 
-    def _hold(self, connection: EngineConnection, client: int) -> None:
-        with self._lock:
-            if self._error is not None:
-                connection.sock.close()
-                raise self._error
-            self._connection = connection
-        self._fd = connection.sock.fileno()
-        self._recv = connection.sock.recv
-        self._holding = connection.home.holding
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
-        if client >= 0:
-            # A departure only: bytes that a client sends ahead are its next request.
-            self._poll.register(client, select.POLLRDHUP)
+    def on_message_complete(self) -> None:
+        """Note the end of the response."""
+        if self._head is not None:
+            self._complete = True
+
+    # The answer -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _status(self) -> int | None:
+        return None if self._head is None else self._head.code
+
+    def _forward(self, head: ResponseHead) -> None:
+        """Send what has come."""
+        response, complete = self._response, self._complete
+        if head.code == _SWITCHING:
+            self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
+            return
+        if response.begun and not self._passing and head.problem():
+            self._collect_error(head)
+            return
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if pieces:
+            self._pieces = []
+        if complete:
+            # Before the client hears of it: its next request may then have this connection.
+            self._settle(keep=head.keep_alive and not self._surplus)
+        if response.begun:
+            self._passing = True
+            if complete:
+                response.end(data)
+            else:
+                response.write(data)
+        else:
+            self._passing = True
+            self._in_events = head.event_stream and not head.encoded and not head.counted
+            fields = head.fields + self._extra
+            response.begin(head.status, fields, data, counted=head.counted, last=complete)
+        if complete:
+            self._finish(Outcome(How.COMPLETED, head.code, response.sent))
+        elif data and self._in_events:
+            self._last = data[-_TAIL:] if len(data) >= _TAIL else (self._last + data)[-_TAIL:]
+
+    def _collect_error(self, head: ResponseHead) -> None:
+        if not self._complete and sum(map(len, self._pieces)) < _MAX_ERROR_BODY and not head.event_stream:
+            return
+        try:
+            given = json.loads(b"".join(self._pieces))
+        except (ValueError, RecursionError):
+            given = None
+        self._fail(EngineRefusedError(head, given))
+
+    def _switch(self, rest: bytes) -> None:
+        """Pass bytes on as they are, both ways."""
+        head = self._head
+        if head is None or not self._call.upgrade or self._response.begun:
+            self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
+            return
+        self._tunnel = True
+        self._response.begin_tunnel(head.fields + self._extra, self)
+        if rest:
+            self._response.write_tunnel(rest)
+
+    def _fail(self, error: HotseatError, how: How = How.UPSTREAM_FAILED) -> None:
+        """End with an error. If the response has begun, send it as an event, or break the connection."""
+        if self._over:
+            return
+        response = self._response
+        status = self._status
+        self._settle(keep=False)
+        if response.begun and not response.ended:
+            if self._tunnel:
+                response.end_tunnel()
+            elif self._in_events:
+                given = error.given if isinstance(error, EngineRefusedError) else None
+                event = error_event(given or error_body(error))
+                whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
+                response.end(event if whole else b"\n\n" + event)
+            else:
+                response.abort()
+        self._finish(Outcome(how, status, response.sent, error))
 
     def _settle(self, *, keep: bool) -> None:
         """Return the connection to the pool, or close it."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            keep = keep and self._error is None and not self._gone  # else it has been shut down
-        self._holding.discard(self)
+        connection, self._connection = self._connection, None
         if connection is None:
             return
-        if keep and connection.keep:
+        connection.home.stalled.discard(self)
+        if keep and not connection.unsent:
+            connection.set_reading(on=True)
             self._connections.put(connection)
         else:
-            connection.sock.close()
+            connection.close()
 
-    def _drop(self) -> None:
+    def _finish(self, outcome: Outcome) -> None:
+        if self._over:
+            return
+        self._over = True
         self._settle(keep=False)
-
-
-def _shut_down(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the engine was faster
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _no_bytes(_limit: int) -> bytes:
-    return b""
+        self._stop_timer()
+        if self._response.writer is self:
+            self._response.writer = None
+        self._parser = None
+        self._done(outcome)

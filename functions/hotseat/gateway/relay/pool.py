@@ -1,262 +1,335 @@
-"""Connections to engines, kept open between requests, and clients that leave while an engine is silent."""
+"""Connections to engines, kept open between requests. All is done on the loop, except `heard` and `forget`."""
 
+import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
-import select
 import socket
-import threading
+import struct
 import time
+from asyncio import Protocol, Transport
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from math import inf
+from typing import Any, cast
+from typing import Protocol as Interface
 from urllib.parse import urlsplit
 
-from hotseat.core.errors import Unreachable, UpstreamFailed
+from hotseat.control.owner import LoopOwner
+from hotseat.core.errors import HotseatError, Unreachable, UpstreamFailed
 from hotseat.gateway.limits import shortage
 
-
-class DisconnectWatcher:
-    """Watches connections of clients, from its first use until `close`. Thread-safe.
-
-    A stream has thousands of pieces. Polling the client before each would cost a system call and two hand-overs of the
-    interpreter's lock. Instead, one thread waits for disconnects of all clients.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._gone: dict[int, Callable[[], None]] = {}  # by descriptor
-        self._epoll: select.epoll | None = None
-        self._bell = -1  # eventfd that ends the thread
-
-    @contextlib.contextmanager
-    def watching(self, fd: int, gone: Callable[[], None]) -> Iterator[None]:
-        """Call `gone` once, from another thread, if the client disconnects inside the block. `gone` must return quickly."""
-        if not self._watch(fd, gone):
-            yield
-            return
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._gone[fd]
-                with contextlib.suppress(OSError):  # the stream was aborted, and its descriptor replaced
-                    self._poller().unregister(fd)
-
-    def _watch(self, fd: int, gone: Callable[[], None]) -> bool:
-        """Start to watch. Return False if that is impossible; a disconnect then shows at the next write."""
-        if fd < 0:
-            return False
-        with self._lock:
-            try:
-                self._poller().register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
-            except (OSError, RuntimeError):  # no descriptor, no memory, no thread
-                return False
-            self._gone[fd] = gone
-            return True
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._lock:
-            if self._epoll is not None:
-                os.eventfd_write(self._bell, 1)
-
-    def _poller(self) -> select.epoll:
-        if self._epoll is None:
-            with contextlib.ExitStack() as undo:
-                epoll = undo.enter_context(select.epoll())
-                bell = os.eventfd(0, os.EFD_CLOEXEC)
-                undo.callback(os.close, bell)
-                epoll.register(bell, select.EPOLLIN)
-                threading.Thread(target=self._run, args=(epoll, bell), name="departures", daemon=True).start()
-                undo.pop_all()
-            self._epoll, self._bell = epoll, bell
-        return self._epoll
-
-    def _run(self, epoll: select.epoll, bell: int) -> None:
-        while True:
-            for fd, _ in epoll.poll():
-                if fd == bell:
-                    return
-                self._tell(epoll, fd)
-
-    def _tell(self, epoll: select.epoll, fd: int) -> None:
-        with self._lock:
-            gone = self._gone.get(fd)
-            if gone is None:
-                return
-            # The event may be of an earlier connection with the same descriptor.
-            now = select.poll()
-            now.register(fd, select.POLLRDHUP)
-            if now.poll(0):
-                gone()
-            else:
-                with contextlib.suppress(OSError):
-                    epoll.modify(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+WRITE_BUFFER = 262_144
+_ACKED = 120  # offset of tcpi_bytes_acked in Linux's struct tcp_info
+_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # A node that vanishes sends no FIN. Requests can be silent for minutes, connections cannot.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
 
 
-_CHECK_AFTER = 1.0  # idle seconds after which a connection is checked before use
+class EngineUser(Interface):
+    """Who has a connection to an engine. The methods are called on the loop."""
+
+    def engine_sent(self, data: bytes) -> None:
+        """Handle bytes of the engine."""
+
+    def engine_gone(self, *, clean: bool, closed_first: bool) -> None:
+        """Handle the end of the connection.
+
+        `clean`: the engine has closed it without an error. `closed_first`: it has done so before it received any of the request.
+        """
+
+    def engine_paused(self, *, paused: bool) -> None:
+        """Handle that the engine takes no more bytes, or takes them again."""
 
 
-@dataclass(slots=True, eq=False)
-class EngineConnection:
+class EngineConnection(Protocol):
     """One connection. `host` is the value of the Host header."""
 
-    sock: socket.socket
-    host: str
-    home: "_Bucket"
-    reused: bool = False
-    keep: bool = True  # False: it cannot carry another request
-    rested_at: float = 0.0
+    __slots__ = ("_before", "_ended", "_sock", "_transport", "_written", "home", "host", "rested_at", "reused", "user")
+
+    def __init__(self, sock: socket.socket, host: bytes, home: "Bucket") -> None:
+        self.host, self.home = host, home
+        self.user: EngineUser | None = None
+        self.reused = False
+        self.rested_at = 0.0
+        self._sock = sock
+        self._transport: Transport | None = None
+        self._before = self._written = 0  # bytes of earlier requests, and of the last one too
+        self._ended = False
+
+    def connection_made(self, transport: object) -> None:
+        """Keep the transport."""
+        self._transport = cast("Transport", transport)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on. An idle connection on which something comes is closed: no answer is without its request."""
+        if self.user is None:
+            self.close()
+        else:
+            self.home.last = time.monotonic()
+            self.user.engine_sent(data)
+
+    def eof_received(self) -> bool:
+        """Close too."""
+        self._ended = True
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the user."""
+        self.home.drop(self)
+        if self.user is not None and error is not None:
+            self._receive_rest()
+        user, self.user = self.user, None
+        if user is not None:
+            # A reset of a connection that the engine had closed before is EPIPE, any other ECONNRESET.
+            ended = (self._ended and error is None) or isinstance(error, BrokenPipeError)
+            user.engine_gone(clean=ended and error is None, closed_first=ended and not self._has_received())
+        self._transport = None
+
+    def _receive_rest(self) -> None:
+        """Receive what came before the error: an engine may answer and close before it has read all of a request."""
+        with contextlib.suppress(OSError):
+            while self.user is not None and (data := self._sock.recv(WRITE_BUFFER, socket.MSG_DONTWAIT)):
+                self.user.engine_sent(data)
+
+    def pause_writing(self) -> None:
+        """Tell the user."""
+        if self.user is not None:
+            self.user.engine_paused(paused=True)
+
+    def resume_writing(self) -> None:
+        """Tell the user."""
+        if self.user is not None:
+            self.user.engine_paused(paused=False)
+
+    def send(self, head: bytes, body: bytes = b"") -> None:
+        """Send a request."""
+        transport = self._transport
+        if transport is not None:
+            self._before, self._written = self._written, self._written + len(head) + len(body)
+            if len(body) <= WRITE_BUFFER:
+                transport.write(head + body if body else head)
+            else:
+                transport.write(head)
+                transport.write(body)
+
+    def _has_received(self) -> bool:
+        """Whether the engine's host has acknowledged, perhaps, a byte of the last request."""
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+            (acked,) = struct.unpack_from("Q", info, _ACKED)
+        except (OSError, struct.error):
+            return True
+        return bool(acked > self._before + 1)  # the SYN counts as one
+
+    def is_stale(self) -> bool:
+        """Whether the engine has closed the connection, or sent unexpected bytes."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def set_reading(self, *, on: bool) -> None:
+        """Read from the engine, or stop reading, so that the engine has to wait."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.is_reading() is not on:
+            (transport.resume_reading if on else transport.pause_reading)()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of the request has not been sent."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed."""
+        return self._transport is None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close without waiting for bytes that have not been sent. The user is not told."""
+        self.user = None
+        self.home.drop(self)
+        if self._transport is not None:
+            self._transport.abort()
 
 
-class Holding(set[object]):
-    """Exchanges that are sending received bytes of one address. The engine may have to wait for them."""
-
-    __slots__ = ("last",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last = -inf  # monotonic: when an exchange was last removed
-
-    def discard(self, who: object) -> None:
-        """Remove an exchange, if it is here, and record the time."""
-        if who in self:
-            super().discard(who)
-            self.last = time.monotonic()
-
-
-class _Bucket:
+class Bucket:
     """Idle connections of one address, the last used at the right."""
 
-    __slots__ = ("address", "holding", "idle")
+    __slots__ = ("address", "idle", "last", "stalled")
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.holding = Holding()
         self.idle: deque[EngineConnection] = deque()
+        self.last = -inf  # monotonic: when bytes were last received
+        self.stalled: set[object] = set()  # exchanges whose client reads too slowly; the engine may have to wait
+
+    def drop(self, connection: EngineConnection) -> None:
+        """Forget a connection that is closed."""
+        with contextlib.suppress(ValueError):
+            self.idle.remove(connection)
 
 
 class Connections:
     """Pool of idle connections by address, last in, first out.
 
-    It keeps at most `idle` connections of each address, for at most `max_rest` seconds. An engine may close an
-    idle connection at any time, so a request on a `reused` one may need a second attempt.
+    It keeps at most `idle` connections of each address, for at most `max_rest` seconds. `owner` names the thread of the loop.
     """
 
     def __init__(
         self,
+        owner: LoopOwner | None = None,
         *,
         idle: int = 128,
         max_rest: float = 60.0,
         connect_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._owner = LoopOwner() if owner is None else owner
         self._limit = max(1, idle)
         self._max_rest = max_rest
         self._connect_timeout = connect_timeout
         self._clock = clock
-        self._lock = threading.Lock()
-        self._buckets: dict[str, _Bucket] = {}
-        self.departures = DisconnectWatcher()
+        self._buckets: dict[str, Bucket] = {}
 
-    def take(self, address: str) -> EngineConnection:
-        """Return an idle connection, or a new one. Raise UpstreamFailed if there is none."""
-        while True:
-            with self._lock:
-                bucket = self._buckets.get(address)
-                connection = bucket.idle.pop() if bucket and bucket.idle else None
-            if connection is None:
-                return self.connect(address)
-            if self._clock() - connection.rested_at < _CHECK_AFTER or not _stale(connection.sock):
+    def take(self, address: str) -> EngineConnection | None:
+        """Return an idle connection, if there is one on which nothing has come."""
+        bucket = self._buckets.get(address)
+        while bucket and bucket.idle:
+            connection = bucket.idle.pop()
+            if not connection.is_stale() and not connection.closed:
                 connection.reused = True
                 return connection
-            connection.sock.close()
+            connection.close()
+        return None
 
-    def connect(self, address: str) -> EngineConnection:
+    async def connect(self, address: str) -> EngineConnection:
         """Return a new connection. Raise UpstreamFailed if that fails."""
         parts = urlsplit(address)
         if parts.scheme != "http" or parts.hostname is None:
             raise UpstreamFailed(f"The engine's address {address!r} is not supported; allowed: http://HOST:PORT.")
-        with self._lock:
-            bucket = self._buckets.setdefault(address, _Bucket(address))
+        bucket = self._buckets.get(address)
+        if bucket is None:
+            bucket = self._buckets[address] = Bucket(address)
         try:
-            sock = self._open(parts.hostname, parts.port or 80)
+            async with asyncio.timeout(self._connect_timeout):
+                sock = await self._open(parts.hostname, parts.port or 80)
+        except TimeoutError as error:
+            raise Unreachable("The engine does not accept connections: timed out.") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            raise _not_reached(error) from error
+        connection = EngineConnection(sock, parts.netloc.rpartition("@")[2].encode("latin-1"), bucket)
+        try:
+            for level, option, value in _OPTIONS:
+                sock.setsockopt(level, option, value)
+            await asyncio.get_running_loop().create_connection(lambda: connection, sock=sock)
         except OSError as error:
-            if (short := shortage(error)) is not None:
-                raise short from error
-            raise Unreachable(f"The engine does not accept connections: {error.strerror or error}.") from error
-        sock.settimeout(None)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A node that vanishes sends no FIN. Requests can be silent for minutes, connections cannot.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        return EngineConnection(sock, parts.netloc.rpartition("@")[2], bucket)
+            sock.close()
+            raise _not_reached(error) from error
+        return connection
 
-    def _open(self, host: str, port: int) -> socket.socket:
+    async def _open(self, host: str, port: int) -> socket.socket:
         try:
-            return socket.create_connection((host, port), timeout=self._connect_timeout)
+            return await _open(host, port)
         except OSError as error:
             if error.errno not in {errno.EMFILE, errno.ENFILE}:
                 raise
-            for address in list(self._buckets):  # idle connections hold descriptors
-                self._close_idle(address)
-            return socket.create_connection((host, port), timeout=self._connect_timeout)
-
-    def _close_idle(self, address: str) -> None:
-        with self._lock:
-            bucket = self._buckets.get(address)
-            idle = list(bucket.idle) if bucket else []
-            if bucket:
-                bucket.idle.clear()
-        for connection in idle:
-            connection.sock.close()
+            for bucket in self._buckets.values():  # idle connections hold descriptors
+                for connection in list(bucket.idle):
+                    connection.close()
+            await asyncio.sleep(0)  # they are closed by the loop
+            return await _open(host, port)
 
     def put(self, connection: EngineConnection) -> None:
         """Return a connection whose answer was read completely."""
         now = connection.rested_at = self._clock()
         bucket = connection.home
-        with self._lock:
-            closing: list[EngineConnection] = []
-            if self._buckets.get(bucket.address) is not bucket:
-                closing.append(connection)  # forgotten meanwhile
-            else:
-                bucket.idle.append(connection)
-                while len(bucket.idle) > self._limit or now - bucket.idle[0].rested_at > self._max_rest:
-                    closing.append(bucket.idle.popleft())
-        for each in closing:
-            each.sock.close()
+        connection.user = None
+        if self._buckets.get(bucket.address) is not bucket or connection.closed:
+            connection.close()  # forgotten meanwhile
+            return
+        bucket.idle.append(connection)
+        while len(bucket.idle) > self._limit or now - bucket.idle[0].rested_at > self._max_rest:
+            bucket.idle[0].close()
 
     def heard(self, address: str) -> float:
-        """Return the monotonic time of the last received or forwarded bytes of an address. -inf: never."""
+        """Return the monotonic time of the last received or forwarded bytes of an address. -inf: never. On any thread."""
         bucket = self._buckets.get(address)
         if bucket is None:
             return -inf
-        return time.monotonic() if bucket.holding else bucket.holding.last
+        return time.monotonic() if bucket.stalled else bucket.last
 
     def forget(self, address: str) -> None:
-        """Close the idle connections of an address, and later those in use, because its engine is stopped."""
-        with self._lock:
-            bucket = self._buckets.pop(address, None)
-        for connection in bucket.idle if bucket else ():
-            connection.sock.close()
+        """Close the idle connections of an address, and later those in use, because its engine is stopped. On any thread."""
+        self._owner.post(lambda: self._forget(address))
+
+    def _forget(self, address: str) -> None:
+        bucket = self._buckets.pop(address, None)
+        for connection in list(bucket.idle) if bucket else ():
+            connection.close()
 
     def close(self) -> None:
-        """Forget all addresses."""
+        """Forget all addresses. On any thread."""
         for address in list(self._buckets):
             self.forget(address)
-        self.departures.close()
 
 
-def _stale(sock: socket.socket) -> bool:
-    """Whether the engine has closed the connection, or sent unexpected bytes."""
+def _not_reached(error: OSError | RuntimeError) -> HotseatError:
+    if (short := shortage(error)) is not None:
+        return short
+    return Unreachable(f"The engine does not accept connections: {getattr(error, 'strerror', None) or error}.")
+
+
+async def _open(host: str, port: int) -> socket.socket:
+    """Return a connected socket. Raise the error of the last address that was tried."""
+    failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    for family, address in await _addresses(host, port):
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await _connect(sock, address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+async def _connect(sock: socket.socket, address: Any) -> None:
+    """Connect a socket. `sock_connect` of uvloop would use a thread, and abort the process if there can be none."""
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_writer(sock.fileno(), ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(sock.fileno())
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+async def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
     try:
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(None, look_up)
+        return [(family, address) for family, _, _, _, address in found]
+    return [(socket.AF_INET, (host, port)) if ip.version == 4 else (socket.AF_INET6, (host, port, 0, 0))]  # noqa: PLR2004

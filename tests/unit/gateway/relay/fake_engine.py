@@ -1,11 +1,11 @@
-"""Two ends for the relay's tests: an engine that follows a script, and a client on a socket that gunicorn might own."""
+"""Two ends for the relay's tests: an engine that follows a script, and a client of a server on an event loop."""
 
 import contextlib
 import socket
 import threading
 import time
 
-from hotseat.gateway.relay import Call, Connections, Exchange, TakeoverStream
+from hotseat.gateway.relay import Call, Connections, Exchange
 
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -128,56 +128,59 @@ def answers(response):
     return script
 
 
-class FakeRequest:
-    """gunicorn's request, as far as the takeover looks at it."""
-
-    unreader = None
-
-    def __init__(self, close):
-        self._close = close
-
-    def should_close(self):
-        return self._close
-
-
-class FakeResponse:
-    """gunicorn's response, before anything was sent."""
-
-    def __init__(self, *, close=False):
-        self.req = FakeRequest(close)
-        self.status = None
-        self.headers_sent = self.must_close = False
-        self.chunked = None
-        self.response_length = None
-        self.sent = 0
+def dechunk(data):
+    """Payloads of the chunks, written apart from what is tested."""
+    pieces = []
+    while True:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size, 16)
+        if not length:
+            assert data == b"\r\n"
+            return pieces
+        pieces.append(data[:length])
+        assert data[length : length + 2] == b"\r\n"
+        data = data[length + 2 :]
 
 
 class Client:
-    """A client's connection and the stream that answers on it."""
+    """A client's connection, and the response to its first request, which has been received."""
 
-    def __init__(self, *, modern=True, head=False, close=False, buffers=None):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.sock = socket.socket()
-            if buffers:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
-            self.sock.connect(listener.getsockname())
-            self.served, _ = listener.accept()
+    def __init__(self, server, *, modern=True, head=False, close=False, buffers=None, upgrade=False, ahead=b""):
+        self.server = server
+        self.sock = socket.socket()
         if buffers:
-            self.served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+        self.sock.connect(server.address)
         self.sock.settimeout(10)
-        self.response = FakeResponse(close=close)
-        self.stream = TakeoverStream(self.served, self.response, modern=modern, head=head)
+        lines = [f"{'HEAD' if head else 'GET' if upgrade else 'POST'} / HTTP/1.{int(modern)}", "Host: us"]
+        lines += ["Connection: close"] if close else [] if modern or upgrade else ["Connection: keep-alive"]
+        lines += ["Connection: Upgrade", "Upgrade: websocket"] if upgrade else []
+        self.sock.sendall("\r\n".join([*lines, "", ""]).encode() + ahead)
+        self.stream, self._connection = server.next_response()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.sock.close()
-        self.served.close()
+
+    def begin(self, *pieces):
+        """Begin a stream of events."""
+
+        def begin():
+            self.stream.begin("200 OK", b"Content-Type: text/event-stream\r\n", counted=False)
+            for piece in pieces:
+                self.stream.write(piece)
+
+        self.server.call(begin)
 
     def received(self):
-        """All that came, once the server has closed; the connection as a server would leave it."""
-        self.served.close()
+        """All that came, after which the server closes."""
+        self.server.call(self._connection._transport.close)
+        return self.rest()
+
+    def rest(self):
+        """All until the server closes."""
         pieces = []
         while piece := self.sock.recv(65536):
             pieces.append(piece)
@@ -196,49 +199,44 @@ class Client:
         return data
 
 
-def dechunk(data):
-    """Payloads of the chunks, written apart from what is tested."""
-    pieces = []
-    while True:
-        size, _, data = data.partition(b"\r\n")
-        length = int(size, 16)
-        if not length:
-            assert data == b"\r\n"
-            return pieces
-        pieces.append(data[:length])
-        assert data[length : length + 2] == b"\r\n"
-        data = data[length + 2 :]
+class Exchanging:
+    """An exchange; `result` waits for it."""
 
-
-class Running:
-    """An exchange in a thread of its own; `result` waits for it."""
-
-    def __init__(self, engine, client, connections=None, **call):
-        self.connections = connections or Connections()
-        call = {"method": "POST", "target": "/v1/completions", "body": b"{}"} | call
+    def __init__(self, engine, client, connections=None, *, cancelled=None, **call):
+        self.server = client.server
+        self.connections = connections or Connections(self.server.owner)
+        call = {"method": "POST", "target": b"/v1/completions", "body": b"{}"} | call
         extra = call.pop("extra", ())
-        self.exchange = Exchange(self.connections, Call(engine.address, **call))
-        self._outcome = self._raised = None
-        self._thread = threading.Thread(target=self._run, args=(client.stream, extra))
-        self._thread.start()
+        self._stream = client.stream
+        self._over = threading.Event()
+        self.exchange = self._outcome = None
 
-    def _run(self, stream, extra):
-        try:
-            self._outcome = self.exchange.run(stream, extra=extra)
-        except Exception as error:
-            self._raised = error
+        def start():
+            made = Call(engine.address, **call)
+            self.exchange = Exchange(self.connections, made, client.stream, self._done, extra)
+            if cancelled is not None:
+                self.exchange.cancel(cancelled)
+            self.exchange.start()
+
+        self.server.call(start)
+
+    def _done(self, outcome):
+        self._outcome = outcome
+        self._over.set()
+
+    def cancel(self, error):
+        self.server.call(lambda: self.exchange.cancel(error))
 
     def result(self):
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        if self._raised is not None:
-            raise self._raised
+        assert self._over.wait(10)
+        if self._outcome.error is not None and not self._stream.begun:
+            raise self._outcome.error
         return self._outcome
 
 
 def relay(engine, client, connections=None, **call):
     """One exchange from its start to its end."""
-    running = Running(engine, client, connections, **call)
+    running = Exchanging(engine, client, connections, **call)
     try:
         return running.result()
     finally:

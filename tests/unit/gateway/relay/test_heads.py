@@ -3,163 +3,128 @@
 import pytest
 
 from hotseat.core.errors import UpstreamFailed
-from hotseat.gateway.relay import Call, RequestHeaders, end_to_end, request_target
-from hotseat.gateway.relay.http1 import encode_request, parse_response
+from hotseat.gateway.relay import Call
+from hotseat.gateway.relay.heads import encode_request, read_response
 
 
-def parse(*lines, status="HTTP/1.1 200 OK", method="POST"):
-    return parse_response("\r\n".join([status, *lines, "", ""]).encode("latin-1"), method)
+def request(*fields, method="POST", target=b"/", body=b"", **call):
+    """The headers that an engine gets."""
+    head = encode_request(Call("", method, target, fields, body, **call), b"h")
+    assert head.endswith(b"\r\n\r\n")
+    return head.split(b"\r\n")[2:-2]
+
+
+def response(*fields, code=200, method="POST", keep_alive=True):
+    return read_response(code, b"OK", list(fields), method, keep_alive=keep_alive)
+
+
+def lines(head):
+    return head.fields.split(b"\r\n")[:-1]
 
 
 def test_hop_by_hop_fields_and_those_that_connection_names_stay_here():
-    kept = end_to_end([
-        ("Connection", "keep-alive, X-Secret-Hop"), ("X-Secret-Hop", "1"), ("Keep-Alive", "5"), ("TE", "trailers"), ("Trailer", "X"),
-        ("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("Proxy-Authorization", "p"), ("Proxy-Connection", "close"),
-        ("Expect", "100-continue"), ("Host", "us"), ("Content-Length", "9"), ("Accept-Encoding", "gzip, br"),
-        ("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-Proto", "https"), ("Content-Type", "application/json"), ("X-Unknown", "kept"),
-    ])  # fmt: skip
-    assert kept == [
-        ("Accept-Encoding", "gzip, br"), ("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-Proto", "https"),
-        ("Content-Type", "application/json"), ("X-Unknown", "kept"),
-    ]  # fmt: skip
-
-
-def test_an_engine_learns_nothing_of_a_web_page():
-    assert end_to_end([
-        ("Origin", "https://app.example"), ("ORIGIN", "null"), ("Access-Control-Request-Method", "POST"),
-        ("access-control-request-headers", "a"), ("Access-Control-Request-Private-Network", "true"), ("Accept", "*/*"),
-    ]) == [("Accept", "*/*")]  # fmt: skip
-
-
-def test_an_engine_says_nothing_in_the_place_of_hotseat():
-    """CORS headers, of which a browser accepts one only, and those of a hotseat that is the engine."""
-    head = parse(
-        "Access-Control-Allow-Origin: *", "access-control-expose-headers: *", "X-Hotseat-Model: lie", "X-HOTSEAT-Fallback: lie",
-        "X-Queue-Position: 7", "x-queue-estimate: 7", "X-Request-Id: 7", "OpenAI-Version: 1", "Vary: Origin", "Content-Length: 0",
+    kept = request(
+        (b"Connection", b"keep-alive, X-Secret-Hop"), (b"X-Secret-Hop", b"1"), (b"Keep-Alive", b"5"), (b"TE", b"trailers"),
+        (b"Trailer", b"X"), (b"Transfer-Encoding", b"chunked"), (b"Upgrade", b"h2c"), (b"Proxy-Authorization", b"p"),
+        (b"Proxy-Connection", b"close"), (b"Expect", b"100-continue"), (b"Host", b"us"), (b"Content-Length", b"9"),
+        (b"Accept-Encoding", b"gzip, br"), (b"X-Forwarded-For", b"10.0.0.1"), (b"Content-Type", b"application/json"),
+        (b"X-Unknown", b"kept"), method="GET",
     )  # fmt: skip
-    assert head.headers == [("X-Request-Id", "7"), ("OpenAI-Version", "1"), ("Vary", "Origin"), ("Content-Length", "0")]
+    assert kept == [
+        b"Accept-Encoding: gzip, br",
+        b"X-Forwarded-For: 10.0.0.1",
+        b"Content-Type: application/json",
+        b"X-Unknown: kept",
+    ]
 
 
-@pytest.mark.parametrize("name", ["Authorization", "AUTHORIZATION", "x-api-key", "X-API-Key", "api-key"])
+@pytest.mark.parametrize("name", [b"Authorization", b"AUTHORIZATION", b"x-api-key", b"X-API-Key", b"api-key"])
 def test_a_clients_key_never_leaves(name):
-    assert end_to_end([(name, "sk-secret")]) == []
+    assert request((name, b"sk-secret"), method="GET") == []
+
+
+@pytest.mark.parametrize(
+    "name", [b"Origin", b"ORIGIN", b"access-control-request-headers", b"Access-Control-Request-Private-Network"]
+)
+def test_which_page_asks_is_judged_here(name):
+    assert request((name, b"https://app.example"), method="GET") == []
 
 
 def test_a_request_says_whom_it_is_for_and_how_long_it_is():
-    head = encode_request(Call("", "POST", "/v1/x?a=b", [("Host", "evil"), ("Accept", "*/*")], b"{}"), "127.0.0.1:80")
+    head = encode_request(
+        Call("", "POST", b"/v1/x?a=b", [(b"Host", b"evil"), (b"Accept", b"*/*")], b"{}"), b"127.0.0.1:80"
+    )
     assert head == b"POST /v1/x?a=b HTTP/1.1\r\nHost: 127.0.0.1:80\r\nAccept: */*\r\nContent-Length: 2\r\n\r\n"
-    assert b"Content-Length: 0\r\n" in encode_request(Call("", "POST", "/"), "h")
-    assert b"Content-Length" not in encode_request(Call("", "GET", "/"), "h")
+    assert request() == [b"Content-Length: 0"]
+    assert request(method="GET") == []
+
+
+def test_an_upgrade_is_asked_for_where_it_may_be():
+    asked = (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Key", b"k")
+    assert request(*asked, method="GET") == [b"Sec-WebSocket-Key: k"]
+    assert request(*asked, method="GET", upgrade=True)[1:] == [b"Connection: Upgrade", b"Upgrade: websocket"]
+
+
+def test_an_answer_that_is_inserted_into_a_stream_is_asked_for_without_compression():
+    assert request((b"Accept-Encoding", b"gzip"), method="GET", plain=True) == [b"Accept-Encoding: identity"]
 
 
 @pytest.mark.parametrize(
-    "call",
-    [
-        Call("", "POST", "/x HTTP/1.1\r\nEvil: 1"),
-        Call("", "POST", "/a b"),
-        Call("", "POST", "/\x00"),
-        Call("", "PO ST", "/"),
-        Call("", "POST", "/", [("X-A", "1\r\nEvil: 1")]),
-        Call("", "POST", "/", [("X-A", "1\nEvil: 1")]),
-        Call("", "POST", "/", [("X-A", "1\rEvil")]),
-        Call("", "POST", "/", [("X-A: 1\r\nEvil", "1")]),
-        Call("", "POST", "/", [("X-A", "1\0")]),
-    ],
+    ("method", "target"), [("POST", b"/x HTTP/1.1\r\nEvil: 1"), ("POST", b"/a b"), ("PO ST", b"/")]
 )
-def test_nothing_can_be_smuggled_into_a_request(call):
-    with pytest.raises(ValueError, match=r"cannot stand|line break"):
-        encode_request(call, "h")
-
-
-def test_headers_are_read_from_a_wsgi_environ():
-    environ = {
-        "HTTP_X_FORWARDED_FOR": "1.2.3.4",
-        "CONTENT_TYPE": "application/json",
-        "CONTENT_LENGTH": "2",
-        "wsgi.input": None,
-    }
-    assert list(RequestHeaders(environ)) == [("X-Forwarded-For", "1.2.3.4"), ("Content-Type", "application/json")]
-
-
-def test_the_target_is_the_path_of_the_route_and_the_clients_query():
-    """However the client wrote the path, and whatever a header says of a prefix (SCRIPT_NAME)."""
-    odd = {"RAW_URI": "/x/v1/%63hat?x=%20#f", "SCRIPT_NAME": "/x", "PATH_INFO": "/v1/chat", "QUERY_STRING": "x=%20"}
-    assert request_target(odd) == "/v1/chat?x=%20"
-    assert request_target({"PATH_INFO": "/v1/chat"}) == "/v1/chat"
-    assert request_target({"PATH_INFO": "/a b/\xc3\xa9?", "QUERY_STRING": "a= \xe9"}) == "/a%20b/%C3%A9%3F?a=%20%E9"
+def test_nothing_can_be_smuggled_into_a_request(method, target):
+    with pytest.raises(ValueError, match="cannot stand"):
+        request(method=method, target=target)
 
 
 def test_a_response_keeps_its_own_fields_only():
-    head = parse(
-        "Content-Type: application/json", "Server: uvicorn", "date: x", "Connection: close, X-Hop", "X-Hop: 1", "Keep-Alive: timeout=5",
-        "Content-Length: 5", "Content-Encoding: gzip", "Set-Cookie: a=1", "Set-Cookie: b=2", "X-Request-Id:  7 ", "Proxy-Authenticate: n",
+    head = response(
+        (b"Content-Type", b"application/json"), (b"Server", b"uvicorn"), (b"date", b"x"), (b"Connection", b"close, X-Hop"),
+        (b"X-Hop", b"1"), (b"Keep-Alive", b"timeout=5"), (b"Content-Length", b"5"), (b"Content-Encoding", b"gzip"),
+        (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"X-Request-Id", b"7"), (b"Proxy-Authenticate", b"n"),
+        keep_alive=False,
     )  # fmt: skip
-    assert head.headers == [
-        ("Content-Type", "application/json"), ("Content-Encoding", "gzip"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"),
-        ("X-Request-Id", "7 "), ("Content-Length", "5"),
+    assert lines(head) == [
+        b"Content-Type: application/json", b"Content-Encoding: gzip", b"Set-Cookie: a=1", b"Set-Cookie: b=2",
+        b"X-Request-Id: 7", b"Content-Length: 5",
     ]  # fmt: skip
-    assert (head.status, head.length, head.keep_alive, head.encoded) == ("200 OK", 5, False, "gzip")
+    assert (head.status, head.counted, head.keep_alive, head.encoded) == ("200 OK", True, False, "gzip")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Access-Control-Allow-Origin",
+        b"access-control-expose-headers",
+        b"X-Hotseat-Model",
+        b"X-Hotseat-Fallback",
+        b"X-Queue-Position",
+    ],
+)
+def test_what_hotseat_says_itself_is_not_said_by_an_engine(name):
+    assert lines(response((name, b"lie"))) == []
 
 
 def test_event_streams_are_not_to_be_buffered_or_cached():
-    head = parse(
-        "Content-Type: text/event-stream; charset=utf-8", "Transfer-Encoding: chunked", "X-Accel-Buffering: yes"
-    )
-    assert head.headers[1:] == [("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache")]
-    assert ("Cache-Control", "no-store") in parse("Content-Type: text/event-stream", "Cache-Control: no-store").headers
-
-
-@pytest.mark.parametrize(
-    ("status", "lines", "kept"),
-    [
-        ("HTTP/1.1 200 OK", [], True),
-        ("HTTP/1.1 200 OK", ["Connection: close"], False),
-        ("HTTP/1.1 200 OK", ["Connection: Keep-Alive"], True),
-        ("HTTP/1.0 200 OK", [], False),
-        ("HTTP/1.0 200 OK", ["Connection: keep-alive"], True),
-        ("HTTP/1.1 200 OK", ["Transfer-Encoding: chunked", "Content-Length: 5"], False),
-    ],
-)
-def test_when_a_connection_may_be_used_again(status, lines, kept):
-    assert parse(*lines, status=status).keep_alive is kept
+    chunked = (b"Transfer-Encoding", b"chunked")
+    head = response((b"Content-Type", b"text/event-stream; charset=utf-8"), chunked, (b"X-Accel-Buffering", b"yes"))
+    assert lines(head)[1:] == [b"X-Accel-Buffering: no", b"Cache-Control: no-cache"]
+    assert head.event_stream
+    head = response((b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store"))
+    assert b"Cache-Control: no-store" in lines(head)
 
 
 def test_framing_is_chosen_as_rfc_9112_says():
-    assert parse("Content-Length: 7").length == 7
-    assert parse("Content-Length: 7, 7").length == 7
-    assert parse("Transfer-Encoding: Chunked").chunked
-    both = parse("Transfer-Encoding: chunked", "Content-Length: 7")
-    assert (both.chunked, both.length, both.headers) == (True, None, [])
-    assert (parse().length, parse().chunked) == (None, False)
-    assert parse("Content-Length: 7", method="HEAD").length == 0
-    assert parse("Content-Length: 7", method="HEAD").headers == [("Content-Length", "7")]
-    assert parse(status="HTTP/1.1 204 No Content").length == 0
-    assert parse("Content-Length: 0", status="HTTP/1.1 204 No Content").headers == [], "RFC 9110, 8.6"
-    assert parse("Content-Length: 7", status="HTTP/1.1 304").headers == [("Content-Length", "7")]
-    assert parse(status="HTTP/1.1 304").status == "304 "
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        b"SSH-2.0-OpenSSH\r\n\r\n",
-        b"HTTP/2 200\r\n\r\n",
-        b"HTTP/1.1 20 OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nno field\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nA: 1\r\n folded\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nA: 1\nEvil: 1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nA: 1\rEvil: 1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nA: \x00\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nA : 1\r\n\r\n",
-        b"HTTP/1.1 200 O\nK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"A: 1\r\n" * 200 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1e3\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-    ],
-)
-def test_a_head_that_can_be_read_in_two_ways_is_refused(block):
+    length, chunked = (b"Content-Length", b"7"), (b"Transfer-Encoding", b"Chunked")
+    assert response(length).counted
+    assert not response(chunked).until_close
+    both = response(chunked, length)
+    assert (both.counted, both.until_close, both.keep_alive, lines(both)) == (False, False, False, [])
+    assert (response().counted, response().until_close) == (False, True)
+    assert lines(response(length, method="HEAD")) == [b"Content-Length: 7"]
+    none = response(length, code=204)
+    assert (none.counted, none.until_close, lines(none)) == (False, False, [])
     with pytest.raises(UpstreamFailed):
-        parse_response(block, "POST")
+        response((b"Transfer-Encoding", b"gzip, chunked"))
+    with pytest.raises(UpstreamFailed):
+        response(*[(b"A", b"1")] * 200)

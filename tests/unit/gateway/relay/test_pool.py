@@ -1,12 +1,15 @@
 """Connections to engines are kept, found stale in time, and dropped with their model."""
 
+import asyncio
 import socket
+import time
 
 import pytest
 
 from hotseat.core.errors import UpstreamFailed
-from hotseat.gateway.relay import Connections, departed
-from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
+from hotseat.gateway.relay import Connections
+from tests.unit.gateway.http.running import eventually
+from tests.unit.gateway.relay.fake_engine import Client, Engine, answers, relay, sized
 
 
 class Clock:
@@ -22,16 +25,33 @@ def engine():
         yield running
 
 
-@pytest.fixture
-def clock():
-    return Clock()
+class Pool:
+    """A pool, used from the test's thread."""
+
+    def __init__(self, server):
+        self.clock = Clock()
+        self.server = server
+        self.connections = Connections(server.owner, idle=2, max_rest=60, clock=self.clock)
+
+    def take(self, address):
+        connection = self.server.call(lambda: self.connections.take(address))
+        if connection is None:
+            made = asyncio.run_coroutine_threadsafe(self.connections.connect(address), self.server.loop)
+            connection = made.result(10)
+        return connection
+
+    def put(self, connection):
+        self.server.call(lambda: self.connections.put(connection))
+
+    def closed(self, connection):
+        return self.server.call(lambda: connection.closed)
 
 
 @pytest.fixture
-def pool(clock):
-    connections = Connections(idle=2, max_rest=60, clock=clock)
-    yield connections
-    connections.close()
+def pool(server):
+    made = Pool(server)
+    yield made
+    made.connections.close()
 
 
 def test_the_last_one_given_back_is_the_first_to_be_taken(pool, engine):
@@ -45,54 +65,65 @@ def test_the_last_one_given_back_is_the_first_to_be_taken(pool, engine):
     pool.put(two)
 
 
-def test_no_more_than_the_limit_are_kept_and_none_for_too_long(pool, engine, clock):
+def test_no_more_than_the_limit_are_kept_and_none_for_too_long(pool, engine):
     taken = [pool.take(engine.address) for _ in range(3)]
     for connection in taken:
         pool.put(connection)
-    assert [connection.sock.fileno() < 0 for connection in taken] == [True, False, False]
+    assert [pool.closed(connection) for connection in taken] == [True, False, False]
     last = pool.take(engine.address)
-    clock.now += 61
+    pool.clock.now += 61
     pool.put(last)
-    assert taken[1].sock.fileno() < 0
+    assert pool.closed(taken[1])
     assert pool.take(engine.address) is last
     pool.put(last)
 
 
-def test_one_that_its_engine_closed_while_it_rested_is_not_given_out(pool, engine, clock):
+def test_one_that_its_engine_closed_while_it_rested_is_not_given_out(pool, engine):
     first = pool.take(engine.address)
     pool.put(first)
     engine.peer().shutdown(socket.SHUT_WR)
-    clock.now += 2
     second = pool.take(engine.address)
     assert second is not first
     assert not second.reused
-    assert first.sock.fileno() < 0
-    second.sock.close()
+    assert pool.closed(first)
+    pool.put(second)
 
 
-def test_one_that_spoke_unasked_is_not_given_out(pool, engine, clock):
+@pytest.mark.parametrize("seen", [True, False])
+def test_one_that_spoke_unasked_is_closed_at_once(pool, engine, seen):
+    """Its bytes would be the answer to the next client."""
     first = pool.take(engine.address)
     pool.put(first)
-    engine.peer().sendall(b"HTTP/1.1 408 Too Late\r\n\r\n")
-    clock.now += 2
+    if seen:
+        engine.peer().sendall(b"HTTP/1.1 408 Too Late\r\n\r\n")
+        eventually(lambda: pool.closed(first))
+    else:  # the loop has not looked yet
+        pool.server.call(lambda: (engine.peer().sendall(b"HTTP/1.1 200 OK\r\n\r\n"), pool_is_stale(pool, engine)))
     second = pool.take(engine.address)
     assert second is not first
-    second.sock.close()
+    pool.put(second)
+
+
+def pool_is_stale(pool, engine):
+    end = time.monotonic() + 10
+    while (taken := pool.connections.take(engine.address)) is not None and time.monotonic() < end:
+        pool.connections.put(taken)
+    assert taken is None
 
 
 def test_what_is_forgotten_is_closed_and_what_was_in_use_never_comes_back(pool, engine):
     idle, used = pool.take(engine.address), pool.take(engine.address)
     pool.put(idle)
-    pool.forget(engine.address)
-    assert idle.sock.fileno() < 0
+    pool.connections.forget(engine.address)
+    eventually(lambda: pool.closed(idle))
     pool.put(used)
-    assert used.sock.fileno() < 0
+    assert pool.closed(used)
     fresh = pool.take(engine.address)
     assert not fresh.reused
     pool.put(used)
     pool.put(fresh)
     assert pool.take(engine.address) is fresh
-    fresh.sock.close()
+    pool.put(fresh)
 
 
 def test_an_engine_that_does_not_listen_is_an_upstream_failure(pool):
@@ -108,12 +139,21 @@ def test_only_plain_http_addresses_are_known(pool, address):
         pool.take(address)
 
 
-def test_pending_bytes_are_no_departure_but_a_close_and_a_reset_are():
-    one, other = socket.socketpair()
-    with one, other:
-        assert not departed(one)
-        other.sendall(b"a pipelined request")
-        assert not departed(one)
-        other.close()
-        assert departed(one)
-    assert departed(one)
+def test_an_engine_may_have_a_name(server, engine):
+    engine.address = engine.address.replace("127.0.0.1", "localhost")
+    with Client(server) as client:
+        assert relay(engine, client).status == 200
+    assert b"Host: localhost:" in engine.requests[0]
+
+
+def test_surplus_bytes_of_an_answer_reach_nobody(server):
+    """They come with the answer, or in the moment after it."""
+    poison = sized(b"poison")
+    with Engine(answers(sized(b"1") + poison)) as engine:
+        connections = Connections(server.owner)
+        for _ in range(3):
+            with Client(server) as client:
+                relay(engine, client, connections)
+                assert client.answer()[1] == b"1"
+        assert engine.connections == 3
+        connections.close()

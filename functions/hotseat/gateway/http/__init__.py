@@ -1,0 +1,1 @@
+"""The client's side of HTTP/1.1, on an event loop: listeners, connections, requests and responses."""

@@ -1,0 +1,127 @@
+"""A request of a client: its head, checked by the rules of HTTP, and its body."""
+
+import re
+from functools import lru_cache
+from urllib.parse import quote, unquote_to_bytes
+
+from hotseat.core.errors import BadRequest, NotImplementedByServer, shortened
+
+HOST = re.compile(r"(\[[0-9A-Za-z:.%_~-]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")  # without a comma: there is one
+_VERSION = re.compile(rb"[^\r\n]* HTTP/1\.[01]\r\n")
+_AS_IS = "".join(map(chr, range(0x21, 0x7F)))  # other bytes of a target are quoted
+_TARGET = re.compile(rb"[\x21-\x7e]*")
+# Names of Models in paths may have consecutive slashes.
+_NAMED = re.compile(r"/+(v1|api)/+models/")
+_SLASHES = re.compile(r"//+")
+
+CACHED = 256  # bytes of a target whose parts are kept
+Fields = list[tuple[bytes, bytes]]
+
+
+class Request:
+    """One request.
+
+    `fields` are the headers in order. `headers` has them by lower-case name, as Latin-1, repeated ones joined by commas.
+    `length` is its Content-Length, None if it has none. `address` and `port` are where hotseat listens. `key` and `extra` are set
+    when it is authenticated: the name of its key, and headers for its response.
+    """
+
+    __slots__ = (
+        "address",
+        "body",
+        "chunked",
+        "extra",
+        "fields",
+        "headers",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+        "path",
+        "port",
+        "query",
+        "upgrade",
+    )
+
+    def __init__(self, method: str, target: bytes, fields: Fields, *, minor: int, local: tuple[str, int]) -> None:
+        """Raise BadRequest, or another HotseatError, if the head is not valid."""
+        self.method, self.fields, self.minor = method, fields, minor
+        self.address, self.port = local
+        self.extra: tuple[tuple[str, str], ...] = ()
+        self.body: bytes = b""
+        self.upgrade = False
+        self.headers = headers = dict[str, str]()
+        for raw_name, raw_value in fields:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        self.path, self.query = (_split_target if len(target) < CACHED else _split_target.__wrapped__)(target)
+        self.keep_alive = self._keep_alive()
+        self.length, self.chunked = self._framing()
+        host = headers.get("host")
+        if host is None and minor > 0:
+            raise BadRequest("The header Host is missing.")
+        if host is not None and not HOST.fullmatch(host):
+            raise BadRequest("The header Host is invalid.")
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body."""
+        return self.minor > 0 and self.headers.get("expect", "").lower() == "100-continue"
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows the head."""
+        return self.chunked or bool(self.length)
+
+    def _keep_alive(self) -> bool:
+        connection = self.headers.get("connection")
+        if connection is None:
+            return self.minor > 0
+        tokens = {token.strip() for token in connection.lower().split(",")}
+        return "close" not in tokens and (self.minor > 0 or "keep-alive" in tokens)
+
+    def _framing(self) -> tuple[int | None, bool]:
+        coding = self.headers.get("transfer-encoding")
+        if coding is not None:
+            if self.minor == 0:
+                raise BadRequest("A request of HTTP/1.0 cannot have a Transfer-Encoding.")
+            if coding.lower() != "chunked":
+                raise NotImplementedByServer(
+                    f"The Transfer-Encoding {shortened(coding)!r} is not supported; allowed: chunked."
+                )
+            return None, True
+        length = self.headers.get("content-length")
+        return (None if length is None else int(length)), False  # the parser has checked it
+
+
+def is_http_1(head: bytes) -> bool:
+    """Whether the request line of a head names HTTP/1.0 or HTTP/1.1."""
+    return _VERSION.match(head) is not None
+
+
+@lru_cache(maxsize=64)
+def _split_target(target: bytes) -> tuple[str, str]:
+    """Return the path, decoded, and the query of a request target."""
+    if not target.startswith((b"/", b"*")):  # absolute form
+        scheme, found, rest = target.partition(b"://")
+        if not found or scheme.lower() not in (b"http", b"https"):
+            raise BadRequest("The request target must be a path.")
+        authority = min(at for at in (rest.find(b"/"), rest.find(b"?"), len(rest)) if at >= 0)
+        target = rest[authority:]
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    raw, _, query = target.partition(b"#")[0].partition(b"?")
+    path = single_slashes(unquote_to_bytes(raw).decode("latin-1"))
+    if not _TARGET.fullmatch(query):
+        query = quote(query, safe=_AS_IS).encode()
+    return path, query.decode()
+
+
+def single_slashes(path: str) -> str:
+    """Replace consecutive slashes by one, except in the name of a Model."""
+    if "//" not in path:
+        return path
+    named = _NAMED.match(path)
+    if named:
+        return f"/{named[1]}/models/{path[named.end() :]}"
+    return _SLASHES.sub("/", path)

@@ -1,0 +1,76 @@
+"""What the gateway serves on the event loop: who may send a request, and what handles it."""
+
+from hotseat.core.errors import HotseatError
+from hotseat.gateway.auth import Keys
+from hotseat.gateway.browsers import BrowserRules
+from hotseat.gateway.errors import api_kind
+from hotseat.gateway.http.interfaces import Handler
+from hotseat.gateway.http.request import Request
+from hotseat.gateway.http.response import Response
+from hotseat.gateway.inference import Inference
+from hotseat.gateway.openai import ROUTES
+from hotseat.gateway.wsgi_threads import WsgiThreads
+
+OPEN_PATHS = frozenset({"/health"})  # without a key
+FLASK_BODY = 65536  # bytes of a body; the routes in Flask use none
+
+
+class GatewayService:
+    """Authenticates each request by its head. Inference is handled on the loop, everything else by `flask`."""
+
+    def __init__(self, flask: WsgiThreads, keys: Keys, inference: Inference, browsers: BrowserRules) -> None:
+        self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
+
+    def accept(self, request: Request) -> Handler:
+        """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
+        if "origin" in request.headers:
+            request.extra = self._browsers.headers(request.headers, request.method)
+            if request.extra and request.method == "OPTIONS":
+                return _Preflight()
+        key = "" if request.path in OPEN_PATHS else self._authenticate(request)
+        route = ROUTES.get(request.path) if request.method == "POST" else None
+        if route is None:
+            return self._flask.handler(request, FLASK_BODY)
+        return self._inference.handler(request, route, key)
+
+    def refused(self, request: Request | None, error: HotseatError) -> None:
+        """Count a request that was refused by its head, if it was for inference."""
+        route = None if request is None or request.method != "POST" else ROUTES.get(request.path)
+        if route is not None:
+            self._inference.refused(route, api_kind(error).status)
+
+    def _authenticate(self, request: Request) -> str:
+        """Authenticate the request, and return the name of its key."""
+        key = self._keys.check(request.headers)
+        if not self._keys:
+            self._browsers.check(request.headers, request.method, request.address)
+        return key
+
+
+class PlainService:
+    """Serves a WSGI application and nothing else. It authenticates requests itself."""
+
+    def __init__(self, flask: WsgiThreads, max_body: int) -> None:
+        self._flask, self._max_body = flask, max_body
+
+    def accept(self, request: Request) -> Handler:
+        """Return the handler of a request."""
+        return self._flask.handler(request, self._max_body)
+
+    def refused(self, request: Request | None, error: HotseatError) -> None:
+        """Do nothing."""
+
+
+class _Preflight:
+    """Answers the request of a browser that asks whether a page may send another one."""
+
+    max_body = 0
+
+    def received(self, size: int) -> None:
+        pass
+
+    def serve(self, response: Response) -> None:
+        response.begin("204 No Content", b"", counted=False, last=True)
+
+    def abandon(self, status: int) -> None:
+        pass

@@ -1,0 +1,275 @@
+"""Inference on the event loop, from a client's socket to an engine's: waiting, leaving, refusals, and exact counts."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hotseat.cluster.router.demand_reporter import SwitcherClient
+from hotseat.control.event_log import EventLog
+from hotseat.gateway.auth import Keys
+from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.relay import Connections
+from hotseat.gateway.threads import Threads
+from hotseat.gateway.wsgi import create_gateway
+from hotseat.gateway.wsgi_threads import WsgiThreads
+from hotseat.telemetry.metrics import Metrics
+from tests.unit.gateway.http.running import LOOPS, Server, eventually
+from tests.unit.gateway.http.test_connection import Client, code
+from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, sized
+from tests.unit.gateway.test_fallback_routing import World, model
+
+PLACES = 3
+
+
+class Router(Server):
+    """A gateway whose Workspaces are told what a switcher would have written."""
+
+    def __init__(self, loop: str) -> None:
+        super().__init__(loop=loop)
+        client = SwitcherClient("", "http://127.0.0.1:9", b"0123456789abcdef")
+        self.connections = Connections(self.owner)
+        self.world = World("pod-1", client, self.connections.forget, EventLog(), self.owner)
+        self.world.begin()
+        self.metrics = Metrics(lambda: iter(()))
+        self.concurrency, self.threads = ConcurrencyLimit(PLACES), Threads(4)
+        gateway = create_gateway(
+            self.world,
+            EventLog(),
+            self.metrics,
+            Keys(["k"]),
+            self.connections,
+            max_body=1_000_000,
+            cors=frozenset({"https://app.example"}),
+            concurrency=self.concurrency,
+        )
+        self.http.service = gateway.service(WsgiThreads(gateway, self.threads, self.owner))
+
+    def ready(self, name: str, address: str, **spec: Any) -> None:
+        """Tell that a Model is ready at this address. Empty: it is not."""
+        self.world.tell("w", model(name, **spec), **({"residents": resident(name, address)} if address else {}))
+
+    def counts(self) -> dict[str, int]:
+        """Requests that were counted, by status."""
+        found: dict[str, int] = {}
+        for family in self.metrics.registry.collect():
+            for sample in family.samples:
+                if sample.name == "hotseat_requests_total":
+                    status = sample.labels["status"]
+                    found[status] = found.get(status, 0) + int(sample.value)
+        return found
+
+    def check_nothing_is_left(self) -> None:
+        eventually(lambda: self.world.held() == 0)
+        eventually(lambda: self.concurrency._taken == 0)
+        assert self.call(lambda: self.http.service._inference.body_budget._kept) == 0
+
+    def close(self) -> None:
+        self.check_nothing_is_left()
+        for handle in self.world.handles:
+            handle.reporter.close()
+        self.connections.close()
+        super().close()
+        self.threads.shutdown()
+
+
+def resident(name: str, address: str) -> list[dict[str, Any]]:
+    return [{"model": name, "instance": f"w/{name}@1", "state": "ready", "epoch": 1, "address": address}]
+
+
+@pytest.fixture(params=LOOPS)
+def router(request: pytest.FixtureRequest) -> Iterator[Router]:
+    made = Router(request.param)
+    yield made
+    made.close()
+
+
+def post(body: Any, *headers: str, path: str = "/v1/chat/completions", key: str = "k") -> bytes:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: h",
+        f"Authorization: Bearer {key}",
+        *headers,
+        f"Content-Length: {len(raw)}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + raw
+
+
+CHAT = {"model": "a", "messages": []}
+
+
+def test_a_request_is_relayed_with_its_path_and_without_its_key(router: Router) -> None:
+    with Engine(answers(sized(b'{"a": 1}'))) as engine:
+        router.ready("a", engine.address)
+        with Client(router, post(CHAT, path="//v1/%63hat/completions?x=%20") + post(CHAT)) as client:
+            assert client.answer() == (200, b'{"a": 1}')
+            assert client.answer() == (200, b'{"a": 1}')
+        first = engine.requests[0]
+        assert first.startswith(b"POST /v1/chat/completions?x=%20 HTTP/1.1\r\n")
+        assert first.endswith(json.dumps(CHAT).encode())
+        assert b"Bearer" not in first
+        assert engine.connections == 1
+        router.connections.close()
+    eventually(lambda: router.counts() == {"200": 2})
+
+
+def test_one_that_waits_is_answered_when_its_model_is_ready(router: Router) -> None:
+    router.ready("a", "")
+    with Engine(answers(sized(b"{}"))) as engine, Client(router, post(CHAT)) as client:
+        eventually(lambda: router.world.held() == 1)
+        router.ready("a", engine.address)
+        head = client.head()
+        assert "X-Queue-Position: 1" in head
+        assert "X-Hotseat-Model: a" in head
+        router.connections.close()
+
+
+@pytest.mark.parametrize("ahead", [b"", b"GET /v1/models HTTP/1.1\r\n"])
+def test_one_whose_client_leaves_is_gone_at_once(router: Router, ahead: bytes) -> None:
+    router.ready("a", "")
+    with Client(router, post(CHAT) + ahead):
+        eventually(lambda: router.world.held() == 1)
+    eventually(lambda: router.counts() == {"499": 1})
+    router.check_nothing_is_left()
+
+
+def test_one_may_limit_its_wait(router: Router) -> None:
+    router.ready("a", "")
+    with Client(router, post(CHAT, "X-Hotseat-Max-Wait: 100ms") + post(CHAT, "X-Hotseat-Max-Wait: 0s")) as client:
+        for _ in range(2):
+            status, body = client.answer()
+            assert (status, code(body)) == (503, "wait_timeout")
+    eventually(lambda: router.counts() == {"503": 2})
+
+
+def test_refusals_have_their_status_and_keep_nothing(router: Router) -> None:
+    router.ready("a", "")
+    cases = [
+        (post(CHAT, key="other"), 401, "invalid_api_key"),
+        (post(b"{"), 400, "invalid_json"),
+        (post({"model": "nobody"}), 404, "model_not_found"),
+        (post(CHAT, "X-Priority: high"), 400, "invalid_request"),
+        (post(CHAT, "Content-Encoding: gzip"), 415, "unsupported_encoding"),
+    ]
+    with Client(router, b"".join(request for request, _, _ in cases)) as client:
+        for _, status, reason in cases:
+            answer = client.answer()
+            assert (answer[0], code(answer[1])) == (status, reason)
+    with Client(
+        router, b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nx-api-key: k\r\nContent-Length: 1000001\r\n\r\n"
+    ) as client:
+        assert client.answer()[0] == 413
+    eventually(lambda: router.counts() == {"401": 1, "400": 2, "404": 1, "415": 1, "413": 1})
+
+
+def test_more_than_fit_are_refused_and_places_come_back(router: Router) -> None:
+    router.ready("a", "")
+    clients = [Client(router, post(CHAT)) for _ in range(PLACES)]
+    eventually(lambda: router.world.held() == PLACES)
+    with Client(router, post(CHAT)) as client:
+        status, body = client.answer()
+        assert (status, code(body)) == (429, "too_many_requests")
+    for client in clients:
+        client.sock.close()
+    eventually(lambda: router.counts() == {"429": 1, "499": PLACES})
+
+
+def test_a_large_body_is_parsed_elsewhere_and_arrives_whole_under_the_name_that_its_engine_has(router: Router) -> None:
+    said = "x" * 900_000
+    with Engine(answers(sized(b"{}"))) as engine:
+        router.ready("a", engine.address, names=["a", "alias"])
+        with Client(router, post({"model": "alias", "messages": [said]})) as client:
+            assert client.answer() == (200, b"{}")
+        assert json.loads(engine.requests[0].partition(b"\r\n\r\n")[2]) == {"model": "a", "messages": [said]}
+        router.connections.close()
+
+
+def test_one_whose_engine_has_ended_before_it_saw_anything_waits_again(router: Router) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    router.ready("a", gone.address)
+    with Engine(answers(sized(b"{}"))) as engine, Client(router, post(CHAT)) as client:
+        router.ready("a", "")
+        eventually(lambda: router.world.handles[0].gate.waiting() == 1)
+        router.ready("a", engine.address)
+        assert client.answer() == (200, b"{}")
+        router.connections.close()
+
+
+def test_an_engine_that_is_not_there_and_has_not_ended_is_an_error(router: Router) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    router.ready("a", gone.address)
+    with Client(router, post(CHAT)) as client:
+        status, body = client.answer()
+        assert (status, code(body)) == (502, "upstream_failed")
+    eventually(lambda: router.counts() == {"502": 1})
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_model_that_is_stopped_under_its_request_ends_it_with_our_error(router: Router, begun: bool) -> None:
+    asked = threading.Event()
+
+    def script(peer: Any) -> None:
+        peer.request()
+        if begun:
+            peer.send(SSE + chunk(b"data: 1\n\n"))
+        asked.set()
+        peer.until_closed()
+
+    router.ready("a", "")
+    with Engine(script) as engine, Client(router, post({**CHAT, "stream": True})) as client:
+        router.ready("a", engine.address)
+        assert asked.wait(10)
+        if begun:
+            client._read(lambda data: 0 if b"data: 1" in data else None)
+        router.ready("a", "")
+        status, body = client.answer()
+        error = json.loads(body.rpartition(b"data: ")[2] if begun else body)["error"]
+        assert (status, error["code"]) == (200 if begun else 503, "model_stopped")
+        assert engine.closed.wait(10)
+    eventually(lambda: router.counts() == {"503": 1})
+
+
+def test_loading_is_told_to_those_who_ask(router: Router) -> None:
+    router.ready("a", "")
+    comments = "X-Hotseat-Loading: comments"
+    with Engine(answers(SSE + chunk(b"data: 1\n\n") + b"0\r\n\r\n")) as engine:
+        with Client(router, post({**CHAT, "stream": True}, comments, "Accept-Encoding: gzip")) as client:
+            assert client._read(lambda data: data.find(b": hotseat") + 1 or None)
+            router.ready("a", engine.address)
+            eventually(lambda: engine.requests)
+            assert b"gzip" not in engine.requests[0]
+        router.connections.close()
+
+
+def test_pages_of_allowed_origins_get_one_cors_answer_on_every_route(router: Router) -> None:
+    lying = sized(b"{}", b"Access-Control-Allow-Origin: *\r\n")
+    origin = "Origin: https://app.example"
+    with Engine(answers(lying)) as engine:
+        router.ready("a", engine.address)
+        get = b"GET %b HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer k\r\nOrigin: https://app.example\r\n\r\n"
+        preflight = b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: h\r\nOrigin: https://app.example\r\n\r\n"
+        with Client(router) as client:
+            for request in (post(CHAT, origin), post(b"{", origin), get % b"/v1/models", get % b"/nowhere", preflight):
+                client.send(request)
+                head = client.head()
+                client._rest = b""
+                assert head.count("Access-Control-Allow-Origin: https://app.example\r\n") == 1
+                assert head.count("Access-Control-Allow-Origin") == 1
+            client.sock.close()
+        assert b"Origin" not in engine.requests[0]
+        router.connections.close()
+
+
+def test_routes_in_flask_are_served_beside_it(router: Router) -> None:
+    router.ready("a", "")
+    request = b"GET %b HTTP/1.1\r\nHost: h\r\n%b\r\n"
+    with Client(router, request % (b"/health", b"") + request % (b"/v1/models", b"")) as client:
+        assert client.answer()[0] == 200
+        assert client.answer()[0] == 401
+        client.send(request % (b"/v1/models", b"Authorization: Bearer k\r\n"))
+        assert [each["id"] for each in json.loads(client.answer()[1])["data"]] == ["a"]
