@@ -70,9 +70,13 @@ class HttpServer:
     # Accepting --------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        if not self.closing:
+        if self.closing:
+            return
+        try:
             for sock in self._listeners:
                 self.loop.add_reader(sock.fileno(), self._accept, sock)
+        except (OSError, MemoryError):
+            self.loop.call_later(RETRY_ACCEPT, self._listen)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(AT_ONCE):
@@ -157,11 +161,16 @@ class HttpServer:
             connection.close_idle()
 
     def _sweep(self) -> None:
+        self._sweeper = None
         now = self.loop.time()
         for connection in [each for each in self._waiting if each.due <= now]:
             self._waiting.pop(connection, None)
-            connection.expire()
-        self._sweeper = self.loop.call_later(SWEEP, self._sweep) if self._waiting else None
+            try:
+                connection.expire()
+            except Exception:
+                log.exception("internal error (a bug in hotseat): a connection could not be closed")
+        if self._waiting and self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
 
 def _name_of(listener: socket.socket) -> tuple[str, int]:

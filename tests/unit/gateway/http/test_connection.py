@@ -10,6 +10,7 @@ import pytest
 
 from hotseat.core.errors import Unauthorized
 from hotseat.gateway.http import server as http_server
+from hotseat.gateway.http.connection import ClientConnection
 from tests.unit.gateway.http.running import LOOPS, eventually, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -409,6 +410,23 @@ def test_a_connection_without_a_request_is_closed_after_a_while(server, request_
         if request_:
             client.answer()
         assert closed(client)
+
+
+def test_one_connection_that_cannot_be_closed_does_not_keep_others_open(server, monkeypatch, caplog):
+    expire, failed = ClientConnection.expire, []
+
+    def fails_once(connection):
+        if not failed:
+            failed.append(connection)
+            raise ZeroDivisionError
+        expire(connection)
+
+    monkeypatch.setattr(ClientConnection, "expire", fails_once)
+    with Client(server) as first, Client(server) as second:
+        eventually(lambda: failed)
+        client = second if failed[0]._sock.getpeername() == first.sock.getsockname() else first
+        assert closed(client)
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_body_that_stalls_is_not_waited_for_forever(server):
