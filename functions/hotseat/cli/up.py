@@ -27,7 +27,7 @@ from hotseat.runtimes.local.orphans import StateDir
 from hotseat.telemetry.logs import set_up_logging
 
 LOOPBACK = "127.0.0.1"
-IN_FLIGHT = 4000  # requests in flight and streams of events, in addition to queued requests
+IN_FLIGHT = 4000  # requests in flight, in addition to queued requests
 
 EXAMPLES = (
     "hotseat up -f models.yaml",

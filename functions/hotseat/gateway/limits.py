@@ -59,6 +59,7 @@ def _own_cgroups() -> list[Path]:
 
 
 RETRY_AFTER = 1.0
+MOST_IN_THREADS = 900  # commands that wait, and followers of events and logs
 _SHORT_OF = {
     errno.EMFILE: "file descriptors",
     errno.ENFILE: "file descriptors",
@@ -108,8 +109,7 @@ class ConcurrencyLimit:
         """Take a slot until `give_back`. Raise QueueFull if all are taken."""
         with self._lock:
             if self._taken >= self._count:
-                message = f"too many requests are queued or in flight (limit: {self._count})"
-                raise QueueFull(message, code="too_many_requests", retry_after=5.0)
+                raise _too_many("queued or in flight", self._count)
             self._taken += 1
 
     def give_back(self) -> None:
@@ -125,11 +125,13 @@ class ConcurrencyLimit:
 
 
 class _InThread:
-    """The limit for requests that occupy a thread."""
+    """The limit for requests that occupy a thread. There are at most MOST_IN_THREADS of them."""
 
     def __init__(self, limit: ConcurrencyLimit, threads: Threads | None) -> None:
         self._limit = limit
         self._threads = threads
+        self._lock = threading.Lock()
+        self._taken = 0
 
     def take(self) -> None:
         """Take a slot until `give_back`.
@@ -138,7 +140,11 @@ class _InThread:
         """
         if self._threads is not None and not self._threads.spare(MIN_THREADS):
             raise no_more("threads")
-        self._limit.take()
+        with self._lock:
+            if self._taken >= MOST_IN_THREADS:
+                raise _too_many("commands that wait, or followers of events and logs", MOST_IN_THREADS)
+            self._limit.take()
+            self._taken += 1
         if self._threads is not None:
             self._threads.reserve(1)
 
@@ -146,6 +152,8 @@ class _InThread:
         """Release a slot."""
         if self._threads is not None:
             self._threads.reserve(-1)
+        with self._lock:
+            self._taken -= 1
         self._limit.give_back()
 
     def __enter__(self) -> None:
@@ -153,6 +161,10 @@ class _InThread:
 
     def __exit__(self, *_: object) -> None:
         self.give_back()
+
+
+def _too_many(what: str, limit: int) -> QueueFull:
+    return QueueFull(f"too many requests are {what} (limit: {limit})", code="too_many_requests", retry_after=5.0)
 
 
 class BodyBudget:

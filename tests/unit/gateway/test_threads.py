@@ -6,6 +6,7 @@ import time
 import pytest
 
 from hotseat.core.errors import QueueFull, Unavailable
+from hotseat.gateway import limits
 from hotseat.gateway.errors import api_kind
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.threads import MIN_THREADS, Threads
@@ -137,6 +138,20 @@ def test_a_long_job_has_a_thread_beside_those_for_short_ones(jobs) -> None:
     assert [threads.submit(jobs) for _ in range(MIN_THREADS + 1)] == [True] * MIN_THREADS + [False]
     jobs.over.set()
     threads.shutdown()
+
+
+def test_requests_with_a_thread_have_a_bound_of_their_own(monkeypatch) -> None:
+    monkeypatch.setattr(limits, "MOST_IN_THREADS", 1)
+    places = ConcurrencyLimit(10)
+    places.in_thread.take()
+    with pytest.raises(QueueFull) as refused:
+        places.in_thread.take()
+    assert refused.value.code == "too_many_requests"
+    with places:
+        pass
+    places.in_thread.give_back()
+    with places.in_thread:
+        pass
 
 
 def test_bodies_have_a_bound_together_and_one_alone_has_none() -> None:
