@@ -62,6 +62,8 @@ class FakeKube:
         self.away = False  # every call fails
         self.lose_next_answer = False  # the next write is done, but its answer never comes
         self.refused: dict[str, KubeError] = {}  # by kind: what an apply gets
+        self.collections = {each.plural for each in _COLLECTIONS} | {"serverlessservices"}
+        self._applied: dict[str, Json] = {}  # labels of the last apply, by path
         self.texts: dict[str, str] = {}
         self._events: list[tuple[int, str, Json]] = []
         self._version = itertools.count(100)
@@ -76,9 +78,8 @@ class FakeKube:
             self._reach()
             if path in self.objects:
                 return copy.deepcopy(self.objects[path])
-            if path.rpartition("/")[2] not in {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects} | {
-                r.plural for r in _COLLECTIONS
-            } | {"serverlessservices"}:
+            there = {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects}
+            if path.rpartition("/")[2] not in there | self.collections:
                 raise KubeError(NOT_FOUND, f"{path} not found")
             items = [
                 each
@@ -142,8 +143,11 @@ class FakeKube:
             self._reach()
             if error := self.refused.get(body["kind"]):
                 raise error
+            labels = body["metadata"].get("labels") or {}
+            last, self._applied[path] = self._applied.get(path, {}), labels
             if path in self.objects:
-                return self.merge(path, body)
+                gone = {"labels": dict.fromkeys(last.keys() - labels.keys())}
+                return self.merge(path, merged({"metadata": gone}, body) if gone["labels"] else body)
             if "resourceVersion" in body["metadata"]:
                 raise KubeError(CONFLICT, f"{path} does not exist")
             self.calls.append(("apply", path))
@@ -226,9 +230,11 @@ class FakeCluster(FakeKube):
         """Be the probe of queue-proxy, or of an engine's URL."""
         return (urlsplit(target).hostname or target) in self.serving
 
-    def add_deployment(self, name: str, *, replicas: int = 0, fingerprint: str = "1") -> None:
-        """Make what the switcher makes of a Model without Knative."""
-        labels = {DEPLOYMENT: name, MODEL: name, WORKSPACE: "default"}
+    def add_deployment(
+        self, name: str, *, replicas: int = 0, fingerprint: str = "1", more: dict[str, str] | None = None
+    ) -> None:
+        """Make what the switcher makes of a Model without Knative. MORE are labels."""
+        labels = {DEPLOYMENT: name, MODEL: name, WORKSPACE: "default", **(more or {})}
         meta = {"name": name, "namespace": NS, "labels": labels, "annotations": {FINGERPRINT: fingerprint}}
         at = DEPLOYMENTS.path(NS, name)
         self.put(at, {"metadata": meta, "spec": {"replicas": replicas, "template": {}}})
@@ -342,7 +348,7 @@ class FakeCluster(FakeKube):
 
     def end_of(self, at: str, grace: int | None) -> None:
         item = self.objects[at]
-        if _in(at, REPLICA_SETS.path(NS)) and item["metadata"].get("finalizers"):
+        if not _in(at, PODS.path(NS)) and item["metadata"].get("finalizers"):
             going = {"deletionTimestamp": "2026-01-01T00:00:00Z", "generation": item["metadata"]["generation"] + 1}
             self.put(at, merged(item, {"metadata": going}))
         elif not _in(at, PODS.path(NS)) or not item["spec"].get("nodeName") or grace == 0:
@@ -452,5 +458,8 @@ def _in(at: str, collection: str) -> bool:
 
 def _fits(item: Json, selector: str) -> bool:
     labels = item["metadata"].get("labels") or {}
-    key, _, value = selector.partition("=")
-    return not selector or (key in labels and value in ("", labels[key]))
+    for part in filter(None, selector.split(",")):
+        key, _, value = part.removeprefix("!").partition("=")
+        if (key in labels and value in ("", labels[key])) == part.startswith("!"):
+            return False
+    return True

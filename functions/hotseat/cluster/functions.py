@@ -14,7 +14,7 @@ from hotseat.api.units import Unreadable, parse_bytes, parse_duration
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.worker import MIN_THREADS, Threads
-from hotseat.kube.constants import ADMIN_PORT, ClusterSettings
+from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
 
 T = TypeVar("T")
@@ -38,6 +38,8 @@ class FunctionSettings:
     log_level: str
     threads: int
     request_log: str = ""
+    scaler_port: int = 0  # of the switcher, for KEDA; 0: any
+    scaler_tls: Path | None = None  # directory with its certificate; None: no TLS
 
     def broker_of(self, namespace: str) -> str:
         """Return the URL to which events of a namespace are published. Empty: nowhere."""
@@ -66,6 +68,12 @@ VARIABLES = {
     "HOTSEAT_FETCH_ENVIRONMENT": "ConfigMap whose values are environment variables of fetch Jobs, such as HTTPS_PROXY, "
     "NO_PROXY and HF_ENDPOINT (default hotseat-fetch). It need not exist.",
     "HOTSEAT_SERVICE_ACCOUNTS": "ServiceAccounts that a Model's podTemplate may name, separated by commas (default: only default).",
+    "HOTSEAT_SCALER_PORT": "Port of the switcher on which KEDA calls it (gRPC, default 8090).",
+    "HOTSEAT_SCALER_ADDRESS": "Address at which KEDA calls the switcher (default hotseat-scaler.{namespace}.svc:8090). {namespace} "
+    "is replaced.",
+    "HOTSEAT_SCALER_TLS": "Directory with tls.crt and tls.key, by which the switcher serves KEDA with TLS, and ca.crt if KEDA has to "
+    "show a certificate of that authority. Without tls.crt in it: no TLS (default /etc/hotseat/scaler).",
+    "HOTSEAT_SCALER_AUTHENTICATION": "TriggerAuthentication with the certificates that KEDA uses to call the switcher (default: none).",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_THREADS": "Maximum number of requests at once, including queued requests (default 1500).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
@@ -87,6 +95,8 @@ def read_settings() -> FunctionSettings:
     if len(key) < 16:  # noqa: PLR2004
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
+    tls = Path(env.get("HOTSEAT_SCALER_TLS") or "/etc/hotseat/scaler")
+    scaler_tls = tls if (tls / "tls.crt").exists() else None
     lines = api.read_text().splitlines() if api is not None and api.exists() else []
     return FunctionSettings(
         namespace=env.get("HOTSEAT_NAMESPACE") or None,
@@ -105,6 +115,9 @@ def read_settings() -> FunctionSettings:
             request_timeout=_read("HOTSEAT_REQUEST_TIMEOUT", "1h", _seconds),
             progress_deadline=_read("HOTSEAT_PROGRESS_DEADLINE", "10m", _seconds),
             fetch_environment=env.get("HOTSEAT_FETCH_ENVIRONMENT", "hotseat-fetch"),
+            scaler_address=env.get("HOTSEAT_SCALER_ADDRESS") or SCALER_ADDRESS,
+            scaler_tls=scaler_tls is not None,
+            scaler_authentication=env.get("HOTSEAT_SCALER_AUTHENTICATION", ""),
         ),
         port=_read("PORT", "8080", _port),
         admin_port=_read("HOTSEAT_ADMIN_PORT", str(ADMIN_PORT), _port) if env.get("HOTSEAT_ADMIN_PORT") != "" else None,
@@ -112,6 +125,8 @@ def read_settings() -> FunctionSettings:
         log_level=env.get("HOTSEAT_LOG_LEVEL", "info"),
         threads=_read("HOTSEAT_THREADS", "1500", int),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
+        scaler_port=_read("HOTSEAT_SCALER_PORT", str(SCALER_PORT), _port),
+        scaler_tls=scaler_tls,
     )
 
 

@@ -26,6 +26,7 @@ from hotseat.kube.constants import (
     ClusterSettings,
 )
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
+from hotseat.runtimes.keda.runtime import KedaRuntime
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 from tests.fake_kube import NS, FakeCluster, _in, merged
 
@@ -80,6 +81,7 @@ class Home:
         monkeypatch.setattr(Kube, "connect", lambda: self.kube)
         monkeypatch.setattr(runtimes, "KnativeRuntime", partial(KnativeRuntime, probe=self.kube.ask))
         monkeypatch.setattr(runtimes, "DeploymentRuntime", partial(DeploymentRuntime, probe=self.kube.ask))
+        monkeypatch.setattr(runtimes, "KedaRuntime", partial(KedaRuntime, probe=self.kube.ask))
         monkeypatch.setattr(switcher, "RETRY", 0.05)
         self.seq = 0
         self.write_workspace({"capacity": {"gpus": 1}})

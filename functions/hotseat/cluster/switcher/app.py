@@ -44,7 +44,10 @@ from hotseat.kube.constants import (
     DEPLOYMENTS,
     MODEL,
     MODELS,
+    PAUSED_REPLICAS,
     PODS,
+    SCALED_BY,
+    SCALED_OBJECTS,
     SERVICES,
     SETTLED,
     WORKSPACES,
@@ -78,7 +81,12 @@ RESYNC = 30.0  # seconds after which everything is reconciled without a change
 RETRY = 2.0  # seconds after an object could not be applied
 CONFLICT_RETRY = 0.2  # seconds after an object had another version than the one that was seen
 LEASE = "hotseat-switcher"
-RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SERVICES)}
+RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SCALED_OBJECTS, SERVICES)}
+SHOW_STATE = {
+    ClusterRuntime.KNATIVE: (SERVICES,),
+    ClusterRuntime.KEDA: (DEPLOYMENTS, SCALED_OBJECTS),
+    ClusterRuntime.DEPLOYMENT: (DEPLOYMENTS,),
+}
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
 
@@ -120,6 +128,8 @@ class SwitcherApp:
             fingerprint=self._fingerprint,
             runtime_of=self._runtime_of,
             on_change=self._object_changed,
+            scaler_port=settings.scaler_port,
+            scaler_tls=settings.scaler_tls,
         )
         self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
         self._events.subscribe(self._record_event)
@@ -327,6 +337,12 @@ class SwitcherApp:
             return
         if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
             return
+        if self._must_wait(model, item):
+            self._worker.mark(RETRY)
+            return
+        if resource is SCALED_OBJECTS:
+            self._apply_scaled_object(item, found)
+            return
         if resource in (DEPLOYMENTS, CORE_SERVICES):
             owners = [each["uid"] for each in (found or item)["metadata"].get("ownerReferences") or ()]
             if owners and model.uid not in owners:  # of the Model's ksvc, or of an earlier Model: it goes with that
@@ -335,6 +351,27 @@ class SwitcherApp:
             item = replacement(item, found, model.uid or "")
         self._kube.apply(resource.path(self.namespace, name), item)
         log.info("%s %s applied", item["kind"], name)
+
+    def _must_wait(self, model: ModelObject, item: Json) -> bool:
+        """Whether an object must wait for another, so that never two scale a Deployment: the switcher and KEDA."""
+        name = item["metadata"]["name"]
+        if item["kind"] == SCALED_OBJECTS.kind:  # until KEDA may scale it
+            found = self._runtime.watcher(DEPLOYMENTS).named(name)
+            return found is None or SCALED_BY not in (found["metadata"].get("labels") or {})
+        of_switcher = item["kind"] == DEPLOYMENTS.kind and model.runtime is ClusterRuntime.DEPLOYMENT
+        return of_switcher and self._runtime.watcher(SCALED_OBJECTS).named(name) is not None  # until KEDA may not
+
+    def _apply_scaled_object(self, item: Json, found: Json | None) -> None:
+        """Create or change a ScaledObject. Its pause is not applied: a field that is left out later would be removed."""
+        name = item["metadata"]["name"]
+        if found is not None:
+            path = SCALED_OBJECTS.path(self.namespace, name)
+            self._kube.merge(path, {"metadata": {"labels": item["metadata"]["labels"]}, "spec": item["spec"]})
+        else:
+            paused = {} if self._runtime.has_place(name) else {PAUSED_REPLICAS: "0"}
+            metadata = {**item["metadata"], "annotations": paused}
+            self._kube.create(SCALED_OBJECTS.path(self.namespace), {**item, "metadata": metadata})
+        log.info("ScaledObject %s applied", name)
 
     def _remove_left_over(self, model: ModelObject) -> None:
         """Delete what another runtime made of a Model, once nothing of it runs there. Claims stay."""
@@ -445,8 +482,8 @@ class SwitcherApp:
             refused = refusals.get(name)
             theirs = name not in refusals or (refused is not None and refused.reason == NAME_CONFLICT)  # or may be
             if each.model.spec.url is None and not theirs:
-                resource = DEPLOYMENTS if each.runtime is ClusterRuntime.DEPLOYMENT else SERVICES
-                states[resource.path(self.namespace, name)] = status.state
+                for resource in SHOW_STATE[each.runtime]:
+                    states[resource.path(self.namespace, name)] = status.state
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))
         for name, (document, problem) in self._documents.invalid.items():
@@ -483,7 +520,7 @@ class SwitcherApp:
         return made
 
     def _deployment_of(self, each: ModelObject) -> Json | None:
-        is_one = each.runtime is ClusterRuntime.DEPLOYMENT
+        is_one = DEPLOYMENTS in SHOW_STATE[each.runtime]
         return self._runtime.watcher(DEPLOYMENTS).named(each.model.name) if is_one else None
 
     def _problem_of(self, each: ModelObject, controller: ClusterWorkspace | None) -> statuses.ModelProblem | None:

@@ -16,10 +16,17 @@ from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
 from hotseat.control.codec import model_from_row
 from hotseat.kube.adoption import adopt, is_adopted
-from hotseat.kube.constants import FINGERPRINT, MODELS, WORKSPACE, ClusterSettings
+from hotseat.kube.constants import FINGERPRINT, KEDA, MODELS, SCALED_BY, WORKSPACE, ClusterSettings
 from hotseat.kube.containers import CannotMake
 from hotseat.kube.jobs import job_name
-from hotseat.kube.objects import MergeError, claim_of, deployment_of, headless_service_of, service_of
+from hotseat.kube.objects import (
+    MergeError,
+    claim_of,
+    deployment_of,
+    headless_service_of,
+    scaled_object_of,
+    service_of,
+)
 from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
 
@@ -110,7 +117,12 @@ def read(
         {name: choose(each.workspace, each.document.get("status") or {}) for name, each in found_workspaces.items()},
         last,
         _earlier(found_workspaces.values()),
-        {uid: (runtime, each) for runtime, items in made.items() for each in items for uid in _owners(each)},
+        {
+            uid: (_runtime_of(runtime, each), each)
+            for runtime, items in made.items()
+            for each in items
+            for uid in _owners(each)
+        },
     )
     found: dict[str, ModelObject] = {}
     invalid: dict[str, tuple[Json, str]] = {}
@@ -179,6 +191,10 @@ def _earlier(workspaces: Iterable[WorkspaceObject]) -> Mapping[str, tuple[Mappin
     }
 
 
+def _runtime_of(runtime: ClusterRuntime, item: Json) -> ClusterRuntime:
+    return ClusterRuntime.KEDA if SCALED_BY in (item["metadata"].get("labels") or {}) else runtime
+
+
 def _owners(item: Json) -> list[str]:
     """Return the uids of the Models that own an object."""
     owners = item["metadata"].get("ownerReferences") or ()
@@ -230,6 +246,13 @@ class _ModelReader:
         try:
             if runtime is ClusterRuntime.DEPLOYMENT:
                 served_by = [deployment_of(model, settings, uid, path), headless_service_of(model, settings, uid)]
+            elif runtime is ClusterRuntime.KEDA:
+                deployment = deployment_of(model, settings, uid, path, scaled_by=KEDA)
+                service, scaled_object = (
+                    headless_service_of(model, settings, uid),
+                    scaled_object_of(model, settings, uid),
+                )
+                served_by = [deployment, service, scaled_object]
             else:
                 served_by = [service_of(model, settings, uid, path)]
             made = [claim_of(model, settings, uid), *served_by]

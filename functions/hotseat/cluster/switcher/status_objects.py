@@ -253,7 +253,7 @@ def _model_conditions(
     message = problem.message if problem else status.message
     why = phase if cached or serves or phase in ("Failed", "ReleaseUnproven") else "NotCached"
     why = problem.reason if problem else why
-    pending = status.message if status.state == InstanceState.LOADING.value else ""
+    pending = status.message if status.state in (InstanceState.LOADING.value, InstanceState.RELEASING.value) else ""
     fetch, said = ("Unknown", "") if cache is None else (cache.state.value.capitalize(), cache.message)
     if cache is not None and not cached and cache.reason != FETCH_FAILED:
         fetch = cache.reason  # why it cannot run

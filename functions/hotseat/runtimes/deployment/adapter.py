@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from hotseat.api.types import Json
 from hotseat.kube import pods
 from hotseat.kube.client import Kube
-from hotseat.kube.constants import DEPLOYMENT, DEPLOYMENTS, FINGERPRINT, MODEL, PORT
+from hotseat.kube.constants import DEPLOYMENT, DEPLOYMENTS, FINGERPRINT, MODEL, PORT, SCALED_BY
 from hotseat.runtimes.engine_http import get
 from hotseat.runtimes.kubernetes.adapter import Probe, WorkloadAdapter
-from hotseat.runtimes.kubernetes.informers import annotations, labels
+from hotseat.runtimes.kubernetes.informers import Informers, OnChange, annotations, labels
 from hotseat.runtimes.kubernetes.replica_sets import ReplicaSets
 from hotseat.runtimes.kubernetes.scale_up import TIMEOUT
 from hotseat.runtimes.kubernetes.writes import FencedWriter
@@ -44,6 +44,12 @@ class DeploymentAdapter(WorkloadAdapter):
         super().__init__(kube, namespace, probe)
         self.replica_sets = ReplicaSets(kube, namespace, DEPLOYMENT)
         self._fingerprint = fingerprint
+
+    def open(self, on_change: OnChange) -> None:
+        """Make the informers, of what the switcher scales itself."""
+        self.informers = Informers(
+            self._kube, self._namespace, DEPLOYMENT, on_change, selector=f"{DEPLOYMENT},!{SCALED_BY}"
+        )
 
     def is_model(self, item: Json) -> bool:
         """Whether a Deployment or a pod belongs to a Model: by its label."""

@@ -10,8 +10,8 @@ from hotseat.runtimes.kubernetes.adapter import Probe
 from hotseat.runtimes.kubernetes.runtime import PodRuntime
 
 
-def _unknown(_model: str) -> None:
-    return None
+def unknown(_model: str) -> None:
+    """Return None, the fingerprint of objects whose documents are not known."""
 
 
 class DeploymentRuntime(PodRuntime):
@@ -24,7 +24,7 @@ class DeploymentRuntime(PodRuntime):
         fetcher: WeightsFetcher,
         *,
         identity: str,
-        fingerprint: Fingerprint = _unknown,
+        fingerprint: Fingerprint = unknown,
         clock: Callable[[], float] = time.monotonic,
         probe: Probe = probe_http,
     ) -> None:

@@ -50,6 +50,7 @@ from hotseat.runtimes.kubernetes.scale_down import UNPROVEN_PAUSE, ScaleDown
 from hotseat.runtimes.kubernetes.scale_up import ReadinessProbe, ScaleUp
 from hotseat.runtimes.kubernetes.writes import FencedWriter, SupersededError
 
+SLOW_SCALE = 3.0  # seconds in which another controller should have scaled a Deployment
 RETRY = 0.25  # seconds after an error of the API server
 EXTERNAL = "external"
 _REASONS_WITH_OUTPUT = frozenset({"Exited", "ExitedWhileLoading", "OutOfMemory", "CrashLoopBackOff"})
@@ -114,9 +115,8 @@ class PodRuntime:
             if self._closed:
                 return
             log.warning("waiting for the API server")
-        for deployment in self._informers.deployments.objects:
-            if self._adapter.is_model(deployment):
-                self._retry(partial(self._writer.take_over, deployment), None)
+        for take_over in self._adapter.take_over(self._writer):
+            self._retry(take_over, None)
         for pod in self._informers.pods.objects:
             if pods.terminal(pod):
                 self._instances.assign(pod, UNOWNED)
@@ -262,9 +262,8 @@ class PodRuntime:
             self._fail(instance, failure)
         elif main is not None and not instance.ready and pods.ip(main.latest) and instance.id not in self._probes:
             self._probe(instance, main)
-        if failure is None and instance.pending != (message := instance.find_pending(now)):
-            instance.pending = message
-            self._report(InstancePending(now, instance.id, instance.epoch, message))
+        if failure is None:
+            self._report_pending(instance, now, instance.find_pending(now) or self._late(instance, now, 1))
         if main is not None:
             self._log(instance.model).set_pod(main.latest)
             if failure is None:
@@ -313,6 +312,22 @@ class PodRuntime:
         if (probe := self._probes.pop(instance.id, None)) is not None:
             probe.cancel()
         self._scale_down.step(instance, now)
+        self._report_pending(instance, now, self._late(instance, now, 0))
+
+    def _report_pending(self, instance: PodInstance, now: float, message: str) -> None:
+        if instance.pending != message:
+            instance.pending = message
+            self._report(InstancePending(now, instance.id, instance.epoch, message))
+
+    def _late(self, instance: PodInstance, now: float, replicas: int) -> str:
+        """Return why the workload of an instance is not scaled, if that takes long."""
+        began = instance.started_at if replicas else instance.stopped_at
+        if not instance.scaled or (instance.main if replicas else instance.zero_generation) is not None:
+            return ""
+        if now < began + SLOW_SCALE:
+            instance.step_by(began + SLOW_SCALE)
+            return ""
+        return self._adapter.late(instance.workload or "", replicas)
 
     def _report_end(self, instance: PodInstance, now: float) -> None:
         """Report an instance as released, or as unproven."""

@@ -1,0 +1,61 @@
+"""Runtime of one namespace: instances are pods of the Deployments of Models, which KEDA scales."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from hotseat.api.types import Json
+from hotseat.core.ports import WeightsFetcher
+from hotseat.kube.client import Change, Kube, KubeError
+from hotseat.kube.constants import SCALED_OBJECTS, Resource
+from hotseat.runtimes.deployment.adapter import Fingerprint, probe_http
+from hotseat.runtimes.deployment.runtime import unknown
+from hotseat.runtimes.keda.adapter import KedaAdapter
+from hotseat.runtimes.kubernetes.adapter import Probe
+from hotseat.runtimes.kubernetes.runtime import RETRY, PodRuntime
+
+log = logging.getLogger(__name__)
+
+
+class KedaRuntime(PodRuntime):
+    """PodRuntime for Deployments with ScaledObjects."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        fetcher: WeightsFetcher,
+        *,
+        identity: str,
+        fingerprint: Fingerprint = unknown,
+        clock: Callable[[], float] = time.monotonic,
+        probe: Probe = probe_http,
+    ) -> None:
+        self._keda = KedaAdapter(kube, namespace, probe, fingerprint)
+        super().__init__(kube, namespace, fetcher, self._keda, identity=identity, clock=clock)
+
+    def on_place(self, call: Callable[[], None]) -> None:
+        """Call this whenever a Model gets a place, or loses it."""
+        self._keda.on_place = call
+
+    def has_place(self, model: str) -> bool | None:
+        """Whether a Model may have a pod; None until it is known. From any thread."""
+        if self._keda.adopting:
+            return None
+        return any(each.workload == model and not each.stopping for each in self._instances.all())
+
+    def _handle_change(self, resource: Resource, change: Change, item: Json) -> None:
+        super()._handle_change(resource, change, item)
+        if resource is SCALED_OBJECTS and change is Change.PUT:
+            self._jobs.put(partial(self._keep_paused, item["metadata"]["name"]))
+
+    def _keep_paused(self, workload: str) -> None:
+        if self._closed or self.superseded.is_set() or self.has_place(workload):
+            return
+        try:
+            self._keda.keep_paused(self._writer, workload)
+        except KubeError as error:
+            log.warning("cannot pause %s: %s; trying again", workload, error)
+            threading.Timer(RETRY, self._jobs.put, [partial(self._keep_paused, workload)]).start()
