@@ -331,9 +331,7 @@ def is_outdated(wanted: Json, found: Json) -> bool:
     """
     if wanted["kind"] != DEPLOYMENTS.kind:
         return drifted(wanted, found)
-    return not found["spec"].get("replicas", 1) and (
-        drifted(_unscaled(wanted), found) or _scaler(wanted) != _scaler(found)
-    )
+    return not found["spec"].get("replicas", 1) and drifted(_unscaled(wanted), found)
 
 
 def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
@@ -346,17 +344,13 @@ def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
     meta = found["metadata"]
     if not any(each["uid"] == uid for each in meta.get("ownerReferences") or []):
         raise CannotMake(NOT_OURS)
-    if _scaler(wanted) and _is_scaled_by_others(found):
+    if SCALED_BY in wanted["metadata"].get("labels", {}) and _is_scaled_by_others(found):
         wanted = _unscaled(wanted)
     return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": meta["resourceVersion"]}}
 
 
 def _unscaled(deployment: Json) -> Json:
     return {**deployment, "spec": {key: value for key, value in deployment["spec"].items() if key != "replicas"}}
-
-
-def _scaler(item: Json) -> str | None:
-    return (item["metadata"].get("labels") or {}).get(SCALED_BY)
 
 
 def _is_scaled_by_others(deployment: Json) -> bool:
