@@ -39,6 +39,7 @@ class DeploymentAdapter(WorkloadAdapter):
     serves_as = "Deployment"
     label = DEPLOYMENT
     model_label = MODEL
+    scaled_by = ""  # value of that label of its Deployments
 
     def __init__(self, kube: Kube, namespace: str, probe: Probe, fingerprint: Fingerprint) -> None:
         super().__init__(kube, namespace, probe)
@@ -62,6 +63,8 @@ class DeploymentAdapter(WorkloadAdapter):
             return None, f"there is no Deployment {model}"
         if labels(deployment).get(DEPLOYMENT) != model:
             return None, f"the Deployment {model} was not made by hotseat: it has no label {DEPLOYMENT}: {model}"
+        if (scaler := labels(deployment).get(SCALED_BY, "")) != self.scaled_by:
+            return None, f"the Deployment {model} is still scaled by {scaler or 'the switcher'}"
         wanted = self._fingerprint(model)
         if wanted is not None and annotations(deployment).get(FINGERPRINT) != wanted:
             return None, f"the Deployment {model} is not updated to the Model's newest document yet"

@@ -21,6 +21,7 @@ from hotseat.kube.client import Kube
 from hotseat.kube.constants import (
     DEPLOYMENT,
     DEPLOYMENTS,
+    KEDA,
     MODEL,
     PAUSED,
     PAUSED_REPLICAS,
@@ -41,6 +42,7 @@ class KedaAdapter(DeploymentAdapter):
     """Scales Deployments by the pauses of their ScaledObjects."""
 
     name = "KEDA"
+    scaled_by = KEDA
 
     def __init__(self, kube: Kube, namespace: str, probe: Probe, fingerprint: Fingerprint) -> None:
         super().__init__(kube, namespace, probe, fingerprint)

@@ -178,6 +178,7 @@ def test_a_changed_document_is_applied_before_it_is_started(home: DeploymentHome
     [
         (None, "there is no Deployment a"),
         ({"labels": {"hotseat.dev/deployment": None}}, "was not made by hotseat"),
+        ({"labels": {"hotseat.dev/scaled-by": "KEDA"}}, "is still scaled by KEDA"),
         ({"annotations": {"hotseat.dev/fingerprint": "0"}}, "is not updated to the Model's newest document yet"),
     ],
 )

@@ -7,13 +7,14 @@ import pytest
 from hotseat.api.types import Json
 from hotseat.core.messages import (
     InstanceAdopted,
+    InstanceFailed,
     InstancePending,
     InstanceReady,
     InstanceReleased,
     InstanceUnproven,
     Start,
 )
-from hotseat.kube.constants import DEPLOYMENTS, PAUSED, PAUSED_REPLICAS, PODS, SCALED_OBJECTS
+from hotseat.kube.constants import DEPLOYMENTS, PAUSED, PAUSED_REPLICAS, PODS, SCALED_BY, SCALED_OBJECTS
 from hotseat.runtimes.keda import adapter
 from hotseat.runtimes.keda.runtime import KedaRuntime
 from tests.fake_keda import FakeKeda, add_scaled_deployment
@@ -225,6 +226,24 @@ def test_a_scale_that_keda_does_not_confirm_proves_nothing(home: KedaHome) -> No
     message = home.told.await_one(InstancePending, A).message
     assert message.startswith("KEDA has not confirmed the scale of the Deployment a to 0")
     home.keda.start()
+    home.told.await_one(InstanceReleased, A)
+
+
+@pytest.mark.parametrize(
+    ("remove", "why"),
+    [("label", "is still scaled by the switcher"), ("scaled object", "there is no ScaledObject a")],
+)
+def test_what_is_not_keda_s_to_scale_is_not_started(home: KedaHome, remove: str, why: str) -> None:
+    if remove == "label":
+        home.kube.merge(DEPLOYMENT, {"metadata": {"labels": {SCALED_BY: None}}})
+    else:
+        home.kube.remove(SCALED_OBJECT)
+    home.runtime.start(Start("a", A, 1))
+    never(lambda: home.told.of_instance(A))
+    home.pass_time(11)
+    failed = home.told.await_one(InstanceFailed, A)
+    assert failed.reason == "DeploymentNotReady"
+    assert why in failed.message
     home.told.await_one(InstanceReleased, A)
 
 
