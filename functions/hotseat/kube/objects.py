@@ -20,6 +20,7 @@ from hotseat.kube.constants import (
     DEPLOYMENTS,
     FINGERPRINT,
     GROUP,
+    MANAGER,
     MODEL,
     MODELS,
     PORT,
@@ -344,7 +345,7 @@ def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
     meta = found["metadata"]
     if not any(each["uid"] == uid for each in meta.get("ownerReferences") or []):
         raise CannotMake(NOT_OURS)
-    if SCALED_BY in wanted["metadata"].get("labels", {}) and _is_scaled_by_others(found):
+    if SCALED_BY in wanted["metadata"].get("labels", {}) and not _applied_the_scale(found):
         wanted = _unscaled(wanted)
     return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": meta["resourceVersion"]}}
 
@@ -353,13 +354,15 @@ def _unscaled(deployment: Json) -> Json:
     return {**deployment, "spec": {key: value for key, value in deployment["spec"].items() if key != "replicas"}}
 
 
-def _is_scaled_by_others(deployment: Json) -> bool:
-    """Whether a Deployment has a scale that does not depend on what we apply.
+def _applied_the_scale(deployment: Json) -> bool:
+    """Whether an earlier apply set `replicas`, and nobody has scaled the Deployment since.
 
-    A field that nobody else manages gets its default if we leave it out, and that of `replicas` is 1.
+    If we left it out then, the API server would set its default, which is 1.
     """
     return any(
-        "f:replicas" in (each.get("fieldsV1") or {}).get("f:spec", {}) and each.get("operation") != "Apply"
+        each.get("manager") == MANAGER
+        and each.get("operation") == "Apply"
+        and "f:replicas" in (each.get("fieldsV1") or {}).get("f:spec", {})
         for each in deployment["metadata"].get("managedFields") or ()
     )
 

@@ -66,11 +66,12 @@ def test_its_deployment_and_pods_say_that_keda_scales_them() -> None:
     ("managers", "states"),
     [
         ([("hotseat", "Apply")], True),  # if it were left out, its default of 1 would be set
-        ([("hotseat", "Apply"), ("keda", "Update")], False),
+        ([("hotseat", "Update")], False),
         ([("keda", "Update")], False),
+        ([], False),
     ],
 )
-def test_replicas_are_applied_only_while_nobody_else_has_them(managers: list[tuple[str, str]], states: bool) -> None:
+def test_replicas_are_applied_only_until_somebody_has_scaled(managers: list[tuple[str, str]], states: bool) -> None:
     rows = [{"manager": name, "operation": how, "fieldsV1": {"f:spec": {"f:replicas": {}}}} for name, how in managers]
     wanted = deployment()
     found = {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": "7", "managedFields": rows}}
