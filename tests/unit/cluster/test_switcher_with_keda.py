@@ -51,6 +51,13 @@ class KedaHome(Home):
         self.keda.stop()
         super().stop()
 
+    def is_served(self, scaled_by: str) -> bool:
+        """Whether a is resident under a runtime. The status alone may be that of a moment ago."""
+        deployment = self.kube.objects.get(AT, {"metadata": {}, "spec": {}})
+        labels = deployment["metadata"].get("labels") or {}
+        scaled = labels.get(SCALED_BY, "") == scaled_by and deployment["spec"].get("replicas") == 1
+        return scaled and self.residents() == [("a", "ready")]
+
     def paused(self) -> str | None:
         notes: dict[str, str] = self.kube.objects[SCALED_OBJECT]["metadata"].get("annotations") or {}
         return notes.get(PAUSED_REPLICAS)
@@ -102,14 +109,12 @@ def test_a_workspace_moves_and_a_deployment_never_has_two_that_scale_it(home: Ke
     home.load("a")
     assert SCALED_OBJECT not in home.kube.objects
     home.write_workspace(spec("KEDA"))
-    home.until(lambda: home.ask("a") or SCALED_OBJECT in home.kube.objects)
-    home.until(lambda: home.ask("a") or home.residents() == [("a", "ready")])
-    assert SCALED_BY in home.kube.objects[AT]["metadata"]["labels"]
+    home.until(lambda: home.ask("a") or home.is_served("KEDA"))
+    assert SCALED_OBJECT in home.kube.objects
     home.kube.annotate_pods("a")
     home.write_workspace(spec("Deployment"))
-    home.until(lambda: home.ask("a") or SCALED_OBJECT not in home.kube.objects)
-    home.until(lambda: home.ask("a") or home.residents() == [("a", "ready")])
-    assert SCALED_BY not in home.kube.objects[AT]["metadata"]["labels"]
+    home.until(lambda: home.ask("a") or home.is_served(""))
+    assert SCALED_OBJECT not in home.kube.objects
     ups = [each[2:] for each in home.scales if each[1]]
     assert ups == [(False, False), (True, True), (False, False)]
 
@@ -124,8 +129,7 @@ def test_a_move_from_keda_waits_until_keda_has_let_go(home: KedaHome) -> None:
     never(lambda: home.ask("a") or SCALED_BY not in home.kube.objects[AT]["metadata"]["labels"])
     assert home.kube.objects[AT]["spec"]["replicas"] == 0
     home.keda.finalizes = True
-    home.until(lambda: home.ask("a") or home.residents() == [("a", "ready")])
-    assert SCALED_BY not in home.kube.objects[AT]["metadata"]["labels"]
+    home.until(lambda: home.ask("a") or home.is_served(""))
 
 
 def test_a_move_from_knative(home: KedaHome) -> None:
@@ -133,8 +137,7 @@ def test_a_move_from_knative(home: KedaHome) -> None:
     home.write("a")
     home.load("a")
     home.write_workspace(spec("KEDA"))
-    home.until(lambda: home.ask("a") or SERVICES.path(NS, "a") not in home.kube.objects)
-    home.until(lambda: home.ask("a") or (SCALED_OBJECT in home.kube.objects and home.residents() == [("a", "ready")]))
+    home.until(lambda: home.ask("a") or (home.is_served("KEDA") and SERVICES.path(NS, "a") not in home.kube.objects))
 
 
 def test_the_next_switcher_goes_on(home: KedaHome) -> None:
