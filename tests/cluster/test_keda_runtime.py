@@ -3,12 +3,14 @@
 import json
 import os
 import statistics
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -139,13 +141,9 @@ def test_models_take_turns_and_only_keda_scales(home: Keda) -> None:
     rows = home.kubectl("get", "scaledobject", "-L", "hotseat.dev/state", "--no-headers").splitlines()
     assert [row.split()[-1] for row in rows] == ["ready", "unloaded"]
     shown = home.kubectl("get", "deployments", "a", "b", "-o", "json", "--show-managed-fields")
-    owners = {
-        (row["manager"], row.get("subresource"))
-        for each in json.loads(shown)["items"]
-        for row in each["metadata"]["managedFields"]
-        if "f:replicas" in row["fieldsV1"].get("f:spec", {})
-    }
-    assert owners == {("keda", "scale")}, shown
+    rows = [row for each in json.loads(shown)["items"] for row in each["metadata"]["managedFields"]]
+    ours = [row for row in rows if "f:replicas" in row["fieldsV1"].get("f:spec", {}) and row["manager"] == "hotseat"]
+    assert not ours, "KEDA has scaled both since"
 
 
 def test_the_phases_of_switches(home: Keda) -> None:
@@ -247,6 +245,32 @@ def test_with_the_scaler_out_of_reach_no_switch_completes_and_it_says_so(home: K
     finally:
         home.restart_switcher("HOTSEAT_SCALER_ADDRESS-")
     home.load("b")
+
+
+def test_keda_and_the_scaler_know_each_other_by_certificates(home: Keda, tmp_path: Path) -> None:
+    name = f"hotseat-scaler.{home.namespace}.svc"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    files = ["-keyout", "tls.key", "-out", "tls.crt"]
+    names = ["-subj", "/CN=hotseat-scaler", "-addext", f"subjectAltName=DNS:{name}"]
+    subprocess.run(["openssl", "req", "-x509", *curve, *names, *files], check=True, cwd=tmp_path, capture_output=True)
+    home.load("a")
+    keys = [("tls.crt", "tls.crt"), ("tls.key", "tls.key"), ("ca.crt", "tls.crt")]
+    home.kubectl(
+        "create", "secret", "generic", "hotseat-scaler", *(f"--from-file={key}={tmp_path / file}" for key, file in keys)
+    )
+    parameters = (("caCert", "ca.crt"), ("tlsClientCert", "tls.crt"), ("tlsClientKey", "tls.key"))
+    targets = [{"parameter": it, "name": "hotseat-scaler", "key": key} for it, key in parameters]
+    authentication = {"apiVersion": "keda.sh/v1alpha1", "kind": "TriggerAuthentication", "metadata": {"name": "scaler"}}
+    home.apply({**authentication, "spec": {"secretTargetRef": targets}})
+    home.restart_switcher("HOTSEAT_SCALER_AUTHENTICATION=scaler")
+
+    def trigger() -> Json:
+        return dict(home.scaled_object("b")["spec"]["triggers"][0])
+
+    wait_until(lambda: trigger().get("authenticationRef") == {"name": "scaler"}, 60, "the ScaledObjects name it")
+    assert trigger()["metadata"]["enableTLS"] == "true"
+    home.load("b")
+    assert home.residents() == {"b": "ready"}
 
 
 def test_a_workspace_moves_to_keda_and_on_to_deployments(hotseat: Hotseat) -> None:
