@@ -12,7 +12,7 @@ MANAGER: Final = "hotseat"  # field manager of server-side apply
 AUTOSCALING_CLASS: Final = "gpu.hotseat.dev"
 CLASS_ANNOTATION: Final = "autoscaling.knative.dev/class"
 
-# Labels. WORKSPACE makes a Knative Service a model of that Workspace. STATE is for `kubectl get
+# Labels. WORKSPACE makes a Knative Service or a Deployment a model of that Workspace. STATE is for `kubectl get
 # ksvc -L hotseat.dev/state -w`.
 WORKSPACE: Final = "hotseat.dev/workspace"
 MODEL: Final = "hotseat.dev/model"
@@ -36,6 +36,8 @@ SERVICE: Final = "serving.knative.dev/service"
 REVISION: Final = "serving.knative.dev/revision"
 
 ADMIN_PORT: Final = 8081  # of the router, unless HOTSEAT_ADMIN_PORT sets another
+NOT_OF_KNATIVE: Final = f"!{REVISION}"  # selector: no Deployment or pod of a Knative Service
+
 QUEUE_PORT: Final = 8012  # of queue-proxy, in each pod
 
 
@@ -65,6 +67,7 @@ CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 JOBS: Final = Resource("batch/v1", "Job", "jobs")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
+AUTOSCALERS: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 CORE_SERVICES: Final = Resource("v1", "Service", "services")  # Kubernetes' own

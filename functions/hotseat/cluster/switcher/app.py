@@ -12,9 +12,10 @@ from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.switcher import status_objects as statuses
+from hotseat.cluster.switcher.adopted_objects import AdoptionProblems, Autoscalers
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
-from hotseat.cluster.switcher.model_objects import NOTHING_READ, ModelObject, read
+from hotseat.cluster.switcher.model_objects import NOTHING_READ, SHOW_STATE, ModelObject, read
 from hotseat.cluster.switcher.observations import CachedWeights, PendingObservations
 from hotseat.cluster.switcher.own_image import own_image
 from hotseat.cluster.switcher.reads import RemoteReads
@@ -50,6 +51,7 @@ from hotseat.kube.constants import (
     SCALED_OBJECTS,
     SERVICES,
     SETTLED,
+    WORKSPACE,
     WORKSPACES,
     ClusterSettings,
     Resource,
@@ -82,11 +84,6 @@ RETRY = 2.0  # seconds after an object could not be applied
 CONFLICT_RETRY = 0.2  # seconds after an object had another version than the one that was seen
 LEASE = "hotseat-switcher"
 RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SCALED_OBJECTS, SERVICES)}
-SHOW_STATE = {
-    ClusterRuntime.KNATIVE: (SERVICES,),
-    ClusterRuntime.KEDA: (DEPLOYMENTS, SCALED_OBJECTS),
-    ClusterRuntime.DEPLOYMENT: (DEPLOYMENTS,),
-}
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
 
@@ -117,6 +114,7 @@ class SwitcherApp:
         self._refusals: dict[str, Refused | None] = {}  # by Model that was applied: what could not be
         self._invalid_told: dict[str, Json] = {}  # by Workspace: conditions
         self._uids: Mapping[ObjectKey, str] = {}
+        self._involved: Mapping[ObjectKey, Json] = {}  # objects of Kubernetes Events
         self._workspace_by_model: dict[str, str] = {}
         self._claim_problems: dict[str, list[tuple[str, str]]] = {}  # by Model: reason and message
         self._fetcher = JobFetcher(self._kube, namespace, self._settings_for, self._uid, lambda _model: self.reload())
@@ -132,6 +130,8 @@ class SwitcherApp:
             scaler_tls=settings.scaler_tls,
         )
         self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
+        self._autoscalers = Autoscalers(self._kube, namespace)
+        self._adoption_problems = AdoptionProblems(self._status_writer.warn)
         self._events.subscribe(self._record_event)
 
         def watch(resource: Resource, selector: str = "") -> Watcher:
@@ -223,12 +223,13 @@ class SwitcherApp:
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._fetcher.reconcile()
         self._apply_workspaces()
+        self._runtime.adopt_running()
         self._cached.applied(self._paths, self._workspace_by_model)
         self._settle()
         self._status_writer.mark()
 
     def _read_documents(self) -> None:
-        models = self._models.objects
+        models, deployments = self._models.objects, self._runtime.watcher(DEPLOYMENTS).objects
         self._paths = paths = self._fetcher.paths()
         self._documents = read(
             self._workspaces.objects,
@@ -237,14 +238,25 @@ class SwitcherApp:
             self._settings,
             paths,
             choose=self._runtime.choose,
-            deployments=self._runtime.watcher(DEPLOYMENTS).objects,
+            deployments=deployments,
+            scaled_objects=self._runtime.watcher(SCALED_OBJECTS).objects,
+            autoscalers=self._autoscalers.read(deployments),
             last=self._documents,
         )
         found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
         found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
+        found |= {(item["kind"], item["metadata"]["name"]): uid for uid, (item, _) in self._documents.adopted.items()}
         for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
             self._status_writer.forget(name)
         self._uids = found
+        adopted = {
+            (MODELS.kind, name): self._documents.adopted[each.adopted_from][0]
+            for name, each in self._documents.models.items()
+            if each.adopted_from in self._documents.adopted
+        }
+        documents = [*models, *self._workspaces.objects]
+        self._involved = adopted | {(each["kind"], each["metadata"]["name"]): each for each in documents}
+        self._adoption_problems.update(self._documents.adopted)
         self._workspace_by_model = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
 
     def _apply_workspaces(self) -> None:
@@ -387,7 +399,7 @@ class SwitcherApp:
                 self._worker.mark(RETRY)
 
     def _runtime_of(self, model: str) -> ClusterRuntime:
-        """Return the runtime of a Model. That of an adopted ksvc is Knative, whatever its Workspace has chosen."""
+        """Return the runtime of a Model. That of an adopted object is by its kind, whatever its Workspace has chosen."""
         found = self._documents.models.get(model)
         return found.runtime if found else ClusterRuntime.KNATIVE
 
@@ -432,7 +444,14 @@ class SwitcherApp:
         meta = item["metadata"]
         if DEPLOYMENT in (meta.get("labels") or {}):
             self._status_writer.mark()  # the Model's status has that of its Deployment
-        version = (meta["uid"], meta.get("generation"), str(meta.get("annotations")), meta.get("deletionTimestamp"))
+        home = (meta.get("labels") or {}).get(WORKSPACE)
+        version = (
+            meta["uid"],
+            meta.get("generation"),
+            home,
+            str(meta.get("annotations")),
+            meta.get("deletionTimestamp"),
+        )
         key = f"{item.get('apiVersion')}/{item.get('kind')}/{meta['name']}"
         if _change is Change.GONE or self._versions.get(key) != version:
             self._versions[key] = version
@@ -482,8 +501,7 @@ class SwitcherApp:
             refused = refusals.get(name)
             theirs = name not in refusals or (refused is not None and refused.reason == NAME_CONFLICT)  # or may be
             if each.model.spec.url is None and not theirs:
-                for resource in SHOW_STATE[each.runtime]:
-                    states[resource.path(self.namespace, name)] = status.state
+                states |= dict.fromkeys(each.shown_at(self.namespace), status.state)
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))
         for name, (document, problem) in self._documents.invalid.items():
@@ -541,7 +559,7 @@ class SwitcherApp:
         return found
 
     def _record_event(self, event: Event) -> None:
-        self._status_writer.record(event, self._uids)
+        self._status_writer.record(event, self._involved)
 
     def _uid(self, model: str) -> str | None:
         return self._uids.get((MODELS.kind, model))

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube.client import NOT_FOUND, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
     CORE_SERVICES,
-    DEPLOYMENT,
     DEPLOYMENTS,
     MODEL,
+    NOT_OF_KNATIVE,
     SCALED_OBJECTS,
     SERVICES,
+    WORKSPACE,
     Resource,
 )
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
@@ -32,11 +34,12 @@ log = logging.getLogger(__name__)
 
 OnChange = Callable[[Change, Json], None]
 _FORBIDDEN = 403
-# What each runtime makes of a Model, beside the claim of its cache: kind, and the label by which it is watched.
+# What each runtime makes of a Model, beside the claim of its cache: kind, and the selector by which it is watched.
+# Those that were made by hand are adopted. A Deployment needs no label if its ScaledObject has one.
 OBJECTS: Mapping[ClusterRuntime, tuple[tuple[Resource, str], ...]] = {
-    ClusterRuntime.KNATIVE: ((SERVICES, ""),),  # without a label: those that were made by hand are adopted
-    ClusterRuntime.KEDA: ((SCALED_OBJECTS, MODEL), (DEPLOYMENTS, DEPLOYMENT), (CORE_SERVICES, MODEL)),
-    ClusterRuntime.DEPLOYMENT: ((DEPLOYMENTS, DEPLOYMENT), (CORE_SERVICES, MODEL)),
+    ClusterRuntime.KNATIVE: ((SERVICES, ""),),
+    ClusterRuntime.KEDA: ((SCALED_OBJECTS, WORKSPACE), (DEPLOYMENTS, NOT_OF_KNATIVE), (CORE_SERVICES, MODEL)),
+    ClusterRuntime.DEPLOYMENT: ((DEPLOYMENTS, NOT_OF_KNATIVE), (CORE_SERVICES, MODEL)),
 }  # in the order of Auto
 _MISSING: Mapping[ClusterRuntime, str] = {
     ClusterRuntime.KNATIVE: "Knative Serving is not installed, or the switcher may not list Knative Services",
@@ -86,21 +89,23 @@ class ClusterRuntimes:
         self._fetcher = fetcher
         self._runtime_of = runtime_of
         shared = _Started(fetcher)
-        self._keda = KedaRuntime(kube, namespace, shared, identity=identity, fingerprint=fingerprint)
+        known = {each: partial(self._fingerprint, each) for each in OBJECTS}
+        self._fingerprint_of = fingerprint
+        self._keda = KedaRuntime(kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.KEDA])
         self._runtimes: dict[ClusterRuntime, PodRuntime] = {
             ClusterRuntime.KNATIVE: KnativeRuntime(kube, namespace, shared, identity=identity),
             ClusterRuntime.KEDA: self._keda,
             ClusterRuntime.DEPLOYMENT: DeploymentRuntime(
-                kube, namespace, shared, identity=identity, fingerprint=fingerprint
+                kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.DEPLOYMENT]
             ),
         }
         self._scaler = ExternalScaler(self._keda.has_place, namespace, scaler_port, scaler_tls)
         self._scaler_problem = ""
         self._keda.on_place(self._scaler.changed)
         self._watchers: dict[Resource, Watcher] = {
-            resource: Watcher(kube, resource, namespace, on_change, selector=label)
+            resource: Watcher(kube, resource, namespace, on_change, selector=selector)
             for objects in OBJECTS.values()
-            for resource, label in objects
+            for resource, selector in objects
         }
         self.superseded = threading.Event()
         for runtime in self._runtimes.values():
@@ -230,6 +235,11 @@ class ClusterRuntimes:
         for name in self._open:
             self._runtimes[name].update(self._models_of(name))
 
+    def adopt_running(self) -> None:
+        """Adopt what runs already of Models that are new, once the schedulers know these."""
+        for name in self._open:
+            self._runtimes[name].adopt_running()
+
     def _runtimes_of_models(self) -> dict[str, ClusterRuntime]:
         return {each.name: self._runtime_of(each.name) for each in self._models}
 
@@ -288,6 +298,10 @@ class ClusterRuntimes:
         gone = tuple(uids)
         for runtime in self._runtimes.values():
             runtime.mark_gone(gone)
+
+    def _fingerprint(self, runtime: ClusterRuntime, model: str) -> str | None:
+        """Return the fingerprint of a Model's newest document; None if it is not known, or for another runtime."""
+        return self._fingerprint_of(model) if self._runtime_of(model) is runtime else None
 
     def _of(self, model: str) -> ClusterRuntime:
         return self._by_model.get(model, ClusterRuntime.KNATIVE)

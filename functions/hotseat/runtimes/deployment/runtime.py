@@ -5,13 +5,9 @@ from collections.abc import Callable
 
 from hotseat.core.ports import WeightsFetcher
 from hotseat.kube.client import Kube
-from hotseat.runtimes.deployment.adapter import DeploymentAdapter, Fingerprint, probe_http
-from hotseat.runtimes.kubernetes.adapter import Probe
+from hotseat.runtimes.deployment.adapter import DeploymentAdapter, probe_http
+from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, unknown
 from hotseat.runtimes.kubernetes.runtime import PodRuntime
-
-
-def unknown(_model: str) -> None:
-    """Return None, the fingerprint of objects whose documents are not known."""
 
 
 class DeploymentRuntime(PodRuntime):

@@ -10,6 +10,10 @@ A release needs two facts in this order. KEDA has carried out the pause: it writ
 `status.pausedReplicaCount` after it has scaled the Deployment, and clears that before it asks the
 scaler again. And the Deployment is at zero. After that, only a write of KEDA that was on its way
 could scale it up, which is found as any foreign scale-up is, and taken back.
+
+A ScaledObject that was made by hand is adopted by its label. Its own triggers may say anything, so it
+is paused at one while its Model has a place, and at zero otherwise. One whose label is removed is
+released first, and then its pause and our annotations are removed.
 """
 
 import time
@@ -17,21 +21,25 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from hotseat.api.types import Json
+from hotseat.kube.adoption import target_of
 from hotseat.kube.client import Kube
 from hotseat.kube.constants import (
     DEPLOYMENT,
     DEPLOYMENTS,
     KEDA,
     MODEL,
+    NOT_OF_KNATIVE,
     PAUSED,
     PAUSED_REPLICAS,
     SCALED_BY,
     SCALED_OBJECTS,
+    WORKSPACE,
 )
 from hotseat.kube.pods import condition
-from hotseat.runtimes.deployment.adapter import DeploymentAdapter, Fingerprint
-from hotseat.runtimes.kubernetes.adapter import Probe
-from hotseat.runtimes.kubernetes.informers import Informers, OnChange, annotations, labels
+from hotseat.runtimes.deployment.adapter import DeploymentAdapter, is_handmade
+from hotseat.runtimes.deployment.informers import DeploymentInformers, DeploymentReplicaSets
+from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe
+from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, SWITCHER, OnChange, annotations, labels
 from hotseat.runtimes.kubernetes.instance import scaled_up
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
@@ -52,10 +60,9 @@ class KedaAdapter(DeploymentAdapter):
 
     def open(self, on_change: OnChange) -> None:
         """Make the informers, of what KEDA scales."""
-        selector = f"{DEPLOYMENT},{SCALED_BY}"
-        self.informers = Informers(
-            self._kube, self._namespace, DEPLOYMENT, on_change, SCALED_OBJECTS, selector=selector
-        )
+        informers = DeploymentInformers(self._kube, self._namespace, on_change, SCALED_OBJECTS, selector=NOT_OF_KNATIVE)
+        self.informers = informers
+        self.replica_sets = DeploymentReplicaSets(self._kube, self._namespace, informers)
 
     def start(self) -> None:
         """Accept no more workloads that are scaled up without an instance."""
@@ -64,24 +71,43 @@ class KedaAdapter(DeploymentAdapter):
     def take_over(self, writer: FencedWriter) -> Iterator[Callable[[], object]]:
         """Yield what marks each ScaledObject as this switcher's."""
         for item in self.informers.more[SCALED_OBJECTS].objects:
-            if MODEL in labels(item):
+            if MODEL in labels(item) or WORKSPACE in labels(item) or SWITCHER in annotations(item):
                 yield partial(writer.take_over, item, SCALED_OBJECTS)
 
     def record(self, workload: str) -> Json | None:
         """Return the ScaledObject of a workload; None if there is none."""
-        return self.informers.more[SCALED_OBJECTS].named(workload)
+        found = [each for each in self.informers.more[SCALED_OBJECTS].objects if target_of(each) == workload]
+        return next((each for each in found if WORKSPACE in labels(each)), found[0] if found else None)
+
+    def is_model(self, item: Json) -> bool:
+        """Whether a Deployment or a pod belongs to a Model that KEDA scales."""
+        if DEPLOYMENT in labels(item):
+            return SCALED_BY in labels(item)
+        workload = self.informers.workload_of(item)
+        if self.record(workload) is None and self.informers.deployment(workload) is not None:
+            return False  # KEDA does not scale it
+        return super().is_model(item)
+
+    def labels_of(self, model: str) -> Mapping[str, str]:
+        """Return the labels of the ScaledObject of a Model."""
+        item = self.record(model)
+        return {} if item is None else labels(item)
 
     def may_run(self, workload: str) -> bool:
         """Whether an earlier switcher may have given a workload its place. None has one that this switcher did not give."""
         item = self.record(workload)
+        if item is not None and is_handmade(item) and SWITCHER not in annotations(item):
+            return True  # its label is new
         return self.adopting and (item is None or not is_paused(item))
 
     def find_workload(self, writer: FencedWriter, model: str) -> tuple[str | None, str]:
         """Return the Deployment of a Model, and why there is none, or no ScaledObject, or it is not updated yet."""
+        item = self.record(model)
+        if item is not None and is_handmade(item) and self.informers.deployment(model) is not None:
+            return model, ""
         workload, why = super().find_workload(writer, model)
         if workload is None:
             return None, why
-        item = self.record(model)
         if item is None or "deletionTimestamp" in item["metadata"]:
             return None, f"there is no ScaledObject {model}"
         return workload, ""
@@ -96,7 +122,8 @@ class KedaAdapter(DeploymentAdapter):
         workload = deployment["metadata"]["name"]
         self.on_place()
         item = self.record(workload) or writer.find(SCALED_OBJECTS, workload)
-        pause = {PAUSED_REPLICAS: None if replicas else "0", PAUSED: None}
+        up = "1" if item is not None and MODEL not in labels(item) else None  # whatever the triggers of another say
+        pause = {PAUSED_REPLICAS: up if replicas else "0", PAUSED: None}
         if item is None or writer.note(item, {**pause, **annotations}, SCALED_OBJECTS) is None:
             return None
         return deployment
@@ -104,7 +131,8 @@ class KedaAdapter(DeploymentAdapter):
     def scale_to_zero(self, writer: FencedWriter, workload: str) -> int | None:
         """Pause a workload at zero; None until KEDA has carried that out."""
         self.on_place()
-        item = writer.find(SCALED_OBJECTS, workload)
+        record = self.record(workload)
+        item = writer.find(SCALED_OBJECTS, record["metadata"]["name"] if record else workload)
         if item is not None and not is_paused(item):
             item = writer.note(item, {PAUSED_REPLICAS: "0"}, SCALED_OBJECTS)
         carried_out = item is None or item.get("status", {}).get("pausedReplicaCount") == 0
@@ -118,11 +146,20 @@ class KedaAdapter(DeploymentAdapter):
         return None
 
     def keep_paused(self, writer: FencedWriter, workload: str) -> None:
-        """Pause a workload without a place again, if somebody has removed the pause."""
-        item = self.record(workload)
-        if item is None or is_paused(item) or "deletionTimestamp" in item["metadata"]:
+        """Pause a workload without a place again, if somebody has removed the pause. Give back one that has no label any more."""
+        item, deployment = self.record(workload), self.informers.deployment(workload)
+        if item is None or "deletionTimestamp" in item["metadata"]:
             return
-        if MODEL in labels(item) and self.informers.deployment(workload) is not None:
+        if MODEL in labels(item):
+            pause = deployment is not None
+        elif WORKSPACE in labels(item):
+            new = SWITCHER not in annotations(item)  # so what runs is adopted
+            pause = self._fingerprint(workload) is not None and not (new and scaled_up(deployment))
+        else:
+            if SWITCHER in annotations(item):
+                writer.note(item, dict.fromkeys((PAUSED_REPLICAS, PAUSED, INSTANCE, EPOCH, SWITCHER)), SCALED_OBJECTS)
+            return
+        if pause and not is_paused(item):
             writer.note(item, {PAUSED_REPLICAS: "0"}, SCALED_OBJECTS)
 
     def late(self, workload: str, replicas: int) -> str:

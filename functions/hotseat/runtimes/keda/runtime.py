@@ -8,12 +8,13 @@ from functools import partial
 
 from hotseat.api.types import Json
 from hotseat.core.ports import WeightsFetcher
+from hotseat.kube.adoption import target_of
 from hotseat.kube.client import Change, Kube, KubeError
-from hotseat.kube.constants import SCALED_OBJECTS, Resource
-from hotseat.runtimes.deployment.adapter import Fingerprint, probe_http
-from hotseat.runtimes.deployment.runtime import unknown
+from hotseat.kube.constants import MODEL, SCALED_OBJECTS, Resource
+from hotseat.runtimes.deployment.adapter import probe_http
 from hotseat.runtimes.keda.adapter import KedaAdapter
-from hotseat.runtimes.kubernetes.adapter import Probe
+from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, unknown
+from hotseat.runtimes.kubernetes.informers import labels
 from hotseat.runtimes.kubernetes.runtime import RETRY, PodRuntime
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,21 @@ class KedaRuntime(PodRuntime):
     def _handle_change(self, resource: Resource, change: Change, item: Json) -> None:
         super()._handle_change(resource, change, item)
         if resource is SCALED_OBJECTS and change is Change.PUT:
-            self._jobs.put(partial(self._keep_paused, item["metadata"]["name"]))
+            self._jobs.put(partial(self._keep_paused, target_of(item)))
+
+    def adopt_running(self) -> None:
+        """Adopt what runs already of Models that are new, pause the others, and give back what is no Model any more."""
+        super().adopt_running()
+        for item in self._informers.more[SCALED_OBJECTS].objects:
+            if MODEL not in labels(item):
+                self._jobs.put(partial(self._keep_paused, target_of(item)))
 
     def _keep_paused(self, workload: str) -> None:
         if self._closed or self.superseded.is_set() or self.has_place(workload):
             return
+        item = self._keda.record(workload)
+        if item is not None and MODEL not in labels(item) and self._instances.of_workload(workload) is not None:
+            return  # it is released first
         try:
             self._keda.keep_paused(self._writer, workload)
         except KubeError as error:

@@ -17,6 +17,11 @@ from hotseat.runtimes.kubernetes.replica_sets import ReplicaSets
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
 Probe = Callable[[str], bool]
+Fingerprint = Callable[[str], str | None]  # of the objects for a Model's newest document; None: it is not known
+
+
+def unknown(_model: str) -> None:
+    """Return None, the fingerprint of objects whose documents are not known."""
 
 
 class WorkloadAdapter(ABC):

@@ -15,7 +15,7 @@ OnChange = Callable[[Resource, Change, Json], None]
 
 
 class Informers:
-    """Pods and Deployments with the label `label`, and objects of other kinds (`more`).
+    """Pods and Deployments that the selector `selector` selects, by default the label `label`, and objects of other kinds (`more`).
 
     `on_change` is called for each change, on any thread. `selector` selects fewer than all that have the label.
     """
@@ -30,7 +30,7 @@ class Informers:
         self.pods = watch(PODS, selector or label)
         self.deployments = watch(DEPLOYMENTS, selector or label)
         self.more = {resource: watch(resource) for resource in more}
-        self.all = (self.pods, self.deployments, *self.more.values())
+        self.all: tuple[Watcher, ...] = (self.pods, self.deployments, *self.more.values())
 
     def start(self) -> None:
         """Start all watches."""

@@ -32,7 +32,7 @@ from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, PODS, Resource
 from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
-from hotseat.runtimes.kubernetes.informers import labels
+from hotseat.runtimes.kubernetes.informers import INSTANCE, annotations, labels
 from hotseat.runtimes.kubernetes.instance import (
     UNOWNED,
     InstanceTable,
@@ -137,6 +137,13 @@ class PodRuntime:
         for name, model in new.items():
             if old.get(name) != model:
                 self._report_cache(model, self._fetcher.tell)
+
+    def adopt_running(self) -> None:
+        """Adopt what runs already of Models that are new."""
+        for deployment in self._informers.deployments.objects:
+            workload = self._informers.workload_of(deployment)
+            if scaled_up(deployment) and self._instances.of_workload(workload) is None:
+                self._jobs.put(partial(self._handle_deployment, workload))
 
     def fetch(self, command: Fetch) -> None:
         """Fetch the weights, without using the accelerator."""
@@ -366,19 +373,24 @@ class PodRuntime:
             instance = self._instances.of_workload(self._informers.workload_of(pod))
             if instance is not None or pods.terminal(pod):
                 self._instances.assign(pod, instance.id if instance else UNOWNED)
-            elif holds_devices(pod) and self._adapter.is_model(pod):
+            elif holds_devices(pod) and self._adapter.is_model(pod) and not self._is_of_another_runtime(pod):
                 self._adopt(self._informers.workload_of(pod), *([pod] if gone else []))
         if (instance := self._instances.owner(pod)) is not None:
             instance.update(pod, gone=gone)
         elif gone:
             self._instances.remove_pod(pod)
 
+    def _is_of_another_runtime(self, pod: Json) -> bool:
+        """Whether another runtime has the instance of a pod. Its Deployment may be gone, which would say so."""
+        instance = annotations(pod).get(INSTANCE, "")
+        return instance not in self._instances and self.is_taken(instance)
+
     def _handle_deployment(self, workload: str) -> None:
         """Adopt what another client scaled up, according to the newest version of its Deployment."""
         deployment = self._informers.deployment(workload)
         if deployment is None or not scaled_up(deployment) or not self._adapter.is_model(deployment):
             return
-        model = labels(deployment).get(self._adapter.model_label)
+        model = labels(deployment).get(self._adapter.model_label, workload)
         starting = any(other.model == model and other.workload is None for other in self._instances.all())
         if not starting and self._instances.of_workload(workload) is None:
             self._adopt(workload)

@@ -183,10 +183,12 @@ def test_a_changed_document_is_applied_before_it_is_started(home: DeploymentHome
     ],
 )
 def test_a_deployment_that_cannot_be_scaled_up_says_why(home: DeploymentHome, change: Json | None, why: str) -> None:
+    before = home.runtime._informers.deployment("a")
     if change is None:
         home.kube.remove(DEPLOYMENT)
     else:
         home.kube.merge(DEPLOYMENT, {"metadata": change})
+    await_true(lambda: home.runtime._informers.deployment("a") is not before)
     home.runtime.start(Start("a", A, 1))
     never(lambda: home.told.of_instance(A))  # it may be about to be made
     home.pass_time(11)
