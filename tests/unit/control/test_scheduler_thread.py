@@ -17,6 +17,7 @@ from hotseat.core.messages import (
     InstanceReleased,
     InstanceState,
     Residency,
+    Start,
     Stop,
 )
 from hotseat.core.policy.api import Capacity
@@ -183,7 +184,13 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
         told.append("stop")
         stop(order)
 
-    runtime.stop = stopping  # type: ignore[method-assign]
+    start = runtime.start
+
+    def starting(order: Start) -> None:
+        told.append("start")
+        start(order)
+
+    runtime.stop, runtime.start = stopping, starting  # type: ignore[method-assign]
     scheduler = SchedulerThread(
         "default", Batch(), runtime, time.monotonic,
         Host(look, publish),
@@ -198,6 +205,7 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
     scheduler.shut_down()
     assert scheduler.stop(5)
     assert told.index("releasing") < told.index("stop")
+    assert told.index("start") < told.index("loading"), "a request waits for it"
 
 
 def test_who_is_answered_finds_the_status_that_the_answer_comes_of(looks: Looks) -> None:

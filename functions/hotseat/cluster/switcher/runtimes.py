@@ -93,7 +93,9 @@ class ClusterRuntimes:
         self._fingerprint_of = fingerprint
         self._keda = KedaRuntime(kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.KEDA])
         self._runtimes: dict[ClusterRuntime, PodRuntime] = {
-            ClusterRuntime.KNATIVE: KnativeRuntime(kube, namespace, shared, identity=identity),
+            ClusterRuntime.KNATIVE: KnativeRuntime(
+                kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.KNATIVE]
+            ),
             ClusterRuntime.KEDA: self._keda,
             ClusterRuntime.DEPLOYMENT: DeploymentRuntime(
                 kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.DEPLOYMENT]
