@@ -131,8 +131,9 @@ class KedaAdapter(DeploymentAdapter):
     def scale_to_zero(self, writer: FencedWriter, workload: str) -> int | None:
         """Pause a workload at zero; None until KEDA has carried that out."""
         self.on_place()
-        record = self.record(workload)
-        item = writer.find(SCALED_OBJECTS, record["metadata"]["name"] if record else workload)
+        item = self.record(workload)
+        if item is None or is_paused(item):  # that of the watch may be older than its start
+            item = writer.find(SCALED_OBJECTS, item["metadata"]["name"] if item else workload)
         if item is not None and not is_paused(item):
             item = writer.note(item, {PAUSED_REPLICAS: "0"}, SCALED_OBJECTS)
         carried_out = item is None or item.get("status", {}).get("pausedReplicaCount") == 0
