@@ -198,6 +198,13 @@ def test_a_deployment_that_cannot_be_scaled_up_says_why(home: DeploymentHome, ch
     home.told.await_one(InstanceReleased, A)
 
 
+def test_a_start_reads_nothing_that_the_watch_has(home: DeploymentHome) -> None:
+    read: list[str] = []
+    home.kube.find, find = lambda path: (read.append(path), find(path))[1], home.kube.find
+    home.start()
+    assert DEPLOYMENT not in read
+
+
 def test_a_quota_that_forbids_its_pod(home: DeploymentHome) -> None:
     home.kube._replicate = lambda at: None
     home.runtime.start(Start("a", A, 1))

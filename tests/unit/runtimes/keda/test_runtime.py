@@ -299,3 +299,15 @@ def test_what_is_paused_and_scaled_up_at_the_start_is_taken_down(home: KedaHome)
     home.begin("second")
     assert home.told.await_one(InstanceAdopted, model="a").releasing
     await_true(lambda: home.scale() == 0 and not home.kube.pods("a"))
+
+
+def test_a_stop_pauses_at_once_without_a_read(home: KedaHome) -> None:
+    home.resident()
+    await_true(lambda: not adapter.is_paused(home.runtime._informers.more[SCALED_OBJECTS].named("a")))
+    calls: list[tuple[str, str]] = []
+    find, merge = home.kube.find, home.kube.merge
+    home.kube.find = lambda path: (calls.append(("find", path)), find(path))[1]
+    home.kube.merge = lambda path, body: (calls.append(("merge", path)), merge(path, body))[1]
+    home.stop()
+    await_true(lambda: ("merge", SCALED_OBJECT) in calls)
+    assert calls[0] == ("merge", SCALED_OBJECT)
