@@ -28,10 +28,10 @@ from hotseat.core.scheduler.messages import ModelStatus
 SHOWN_SWITCHES = 20
 
 # Fields of a Model's spec that routers need.
-ROUTER_FIELDS = {
+ROUTER_FIELDS: Any = dict.fromkeys((
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
     "unlisted", "resources", "fallback",
-}  # fmt: skip
+), True) | {"lifecycle": {"connect_timeout", "response_start_timeout"}}  # fmt: skip
 
 PHASES: Mapping[str, str] = {
     "unloaded": "Unloaded",
