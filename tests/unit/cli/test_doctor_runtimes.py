@@ -71,7 +71,7 @@ def with_keda() -> dict[str, Any]:
         f"{CRD}/scaledobjects.keda.sh": {"metadata": {"name": "scaledobjects.keda.sh"}},
         f"{CRD}/triggerauthentications.keda.sh": {"metadata": {"name": "triggerauthentications.keda.sh"}},
         OPERATORS: items(operator),
-        SCALER: {"metadata": {"name": "hotseat-scaler"}, "spec": {"ports": [{"port": 9090}]}},
+        SCALER: {"metadata": {"name": "hotseat-scaler"}, "spec": {"ports": [{"port": 8090}]}},
         SLICES: items({"metadata": {"name": "hotseat-scaler-x"}, "endpoints": [end]}),
         METRICS: {"metadata": {"name": "external"}, **condition("Available")},
         SCALED: items({"metadata": {"name": "gemma"}, **condition("Ready")}),

@@ -27,6 +27,13 @@ def objects(path: Path) -> dict[str, dict[str, Any]]:
     return {each["kind"]: each for each in yaml.safe_load_all(path.read_text())}
 
 
+def test_samples_are_those_of_the_other_runtimes() -> None:
+    for path in sorted((ROOT / "keda/samples").iterdir()):
+        assert path.is_symlink(), f"{path.name}: a Model is the same with each runtime"
+        assert path.resolve().parent in {ROOT / "knative/samples", ROOT / "deployment/samples"}
+        assert path.exists()
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_model_its_service_and_what_scales_it_fit_together(path: Path) -> None:
     found = objects(path)
