@@ -37,6 +37,7 @@ class FunctionSettings:
     pod: str
     log_level: str
     threads: int
+    sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
     scaler_port: int = 0  # of the switcher, for KEDA; 0: any
     scaler_tls: Path | None = None  # directory with its certificate; None: no TLS
@@ -48,7 +49,10 @@ class FunctionSettings:
 
 VARIABLES = {
     "HOTSEAT_NAMESPACE": "Namespace whose Workspaces and Models are served (default: the pod's own namespace).",
-    "HOTSEAT_BROKER_URL": "URL to publish events to (default: K_SINK). {namespace} is replaced. Empty: no Broker is used.",
+    "HOTSEAT_BROKER_URL": "URL of the Broker to publish events to. {namespace} is replaced. Empty: no Broker is used, and "
+    "routers send demand to the switcher directly.",
+    "K_SINK": "URL to send all events to as CloudEvents, beside the Broker or without one (default: none). A SinkBinding of "
+    "Knative sets it.",
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
@@ -100,7 +104,8 @@ def read_settings() -> FunctionSettings:
     lines = api.read_text().splitlines() if api is not None and api.exists() else []
     return FunctionSettings(
         namespace=env.get("HOTSEAT_NAMESPACE") or None,
-        broker=env.get("HOTSEAT_BROKER_URL", env.get("K_SINK", "")),
+        broker=env.get("HOTSEAT_BROKER_URL", ""),
+        sink=env.get("K_SINK", ""),
         switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),
         key=key,
         keys=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),

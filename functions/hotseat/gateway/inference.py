@@ -6,6 +6,7 @@ Every completion takes this path, so it works on the WSGI environ, without the f
 import contextlib
 import json
 import logging
+import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _LOADING_INTERVAL = 0.25  # seconds between two comments
 # still read the request (golang/go issue 40747).
 _LOADING_DELAY = 0.1
 _CLIENT_LEFT = 499
+_RECONNECT = 0.05, 1.0  # shortest and longest seconds between two attempts to reach an external server
 
 Headers = Sequence[tuple[str, str]]
 
@@ -182,7 +184,9 @@ class Inference:
                 unreachable = error if isinstance(error, Unreachable) else error.__cause__
                 if not isinstance(unreachable, Unreachable):
                     raise
-                if not job.routed.fail_over(unreachable) and not job.routed.wait_again():
+                if job.routed.fail_over(unreachable) or job.routed.wait_again():
+                    continue
+                if error is not unreachable or not _hold(job, limit):
                     raise
 
     def _relay(self, job: "_AdmittedRequest", extra: Headers) -> relay.Outcome:
@@ -273,6 +277,30 @@ class _Wait:
             "resident": self._shown_name(residents[0]) if residents else None,
         }
         _comment(self._job, state)
+
+
+def _hold(job: _AdmittedRequest, limit: float | None) -> bool:
+    """Wait until an external server should be tried again. Return False if it has had its time. Raise ClientDisconnectedError.
+
+    The request counts as in flight meanwhile, so an autoscaler sees it and starts the server.
+    """
+    now, spec = time.monotonic(), job.routed.route.model.spec
+    since = job.routed.dispatched or now
+    end = since + (spec.lifecycle.connect_timeout if spec.url else 0.0)
+    if limit is not None:
+        end = min(end, job.routed.began + limit)
+    if now >= end:
+        return False
+    pause = min(max(_RECONNECT[0], (now - since) / 4), _RECONNECT[1], end - now)
+    client = _ClientConnection(job.environ)
+    if client.fileno() < 0:
+        time.sleep(pause)
+        return True
+    poll = select.poll()
+    poll.register(client.fileno(), select.POLLRDHUP)
+    if poll.poll(pause * 1000) and client.departed():
+        raise ClientDisconnectedError
+    return True
 
 
 def _comment(job: _AdmittedRequest, state: Mapping[str, Any]) -> None:

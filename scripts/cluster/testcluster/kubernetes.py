@@ -36,18 +36,27 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 def make_certificates(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-
-    def openssl(command: str) -> None:
-        sh("openssl", *command.split(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
     names = ["localhost", *("kubernetes.default.svc.cluster.local".rsplit(".", cut)[0] for cut in (4, 3, 2, 0))]
     addresses = ("127.0.0.1", API_IP, host_ip())
     entries = ",".join([*(f"IP:{each}" for each in addresses), *(f"DNS:{each}" for each in names)])
     write(folder / "san", f"subjectAltName={entries}")
-    openssl("req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=testcluster-ca -keyout ca.key -out ca.crt")
-    openssl("req -newkey rsa:2048 -nodes -subj /CN=kube-apiserver -keyout api.key -out api.csr")
-    openssl("x509 -req -in api.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile san -out api.crt")
-    openssl("genrsa -out sa.key 2048")
+    _make_pair(folder, "ca", "api", "kube-apiserver", "-extfile san")
+    # The API server shows this one to servers that it forwards to: KEDA's, of external metrics.
+    _make_pair(folder, "front-proxy-ca", "front-proxy", "front-proxy-client")
+    _openssl(folder, "genrsa -out sa.key 2048")
+
+
+def _make_pair(folder: pathlib.Path, ca: str, name: str, subject: str, more: str = "") -> None:
+    """Make an authority, and a certificate of it."""
+    key = "-newkey rsa:2048 -nodes"
+    _openssl(folder, f"req -x509 {key} -days 3650 -subj /CN=testcluster-{ca} -keyout {ca}.key -out {ca}.crt")
+    _openssl(folder, f"req {key} -subj /CN={subject} -keyout {name}.key -out {name}.csr")
+    signed = f"-CA {ca}.crt -CAkey {ca}.key -CAcreateserial -days 3650 {more} -out {name}.crt"
+    _openssl(folder, f"x509 -req -in {name}.csr {signed}")
+
+
+def _openssl(folder: pathlib.Path, command: str) -> None:
+    sh("openssl", *command.split(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def host_ip() -> str:
@@ -111,6 +120,13 @@ def start_api_server(certificates: pathlib.Path) -> None:
         f"--tls-private-key-file={certificates}/api.key",
         f"--client-ca-file={certificates}/ca.crt",
         f"--token-auth-file={tokens}",
+        f"--requestheader-client-ca-file={certificates}/front-proxy-ca.crt",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={certificates}/front-proxy.crt",
+        f"--proxy-client-key-file={certificates}/front-proxy.key",
         "--authorization-mode=Node,RBAC",
         "--allow-privileged",
         f"--service-account-issuer={ISSUER}",

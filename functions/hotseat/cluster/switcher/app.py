@@ -100,9 +100,10 @@ class SwitcherApp:
         self._events = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
         self._events.subscribe(self._metrics.event)
-        self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
-        if self._sink is not None:
-            self._events.subscribe(self._sink)
+        self._has_broker = bool(settings.broker)
+        self._sinks = [HttpSink(url) for url in (settings.broker_of(namespace), settings.sink) if url]
+        for sink in self._sinks:
+            self._events.subscribe(sink)
         self._worker = CoalescingWorker("documents", self._reconcile, expected=KubeError, paused=True)
         self._versions: dict[str, tuple[object, ...]] = {}
         self._closed = False
@@ -171,8 +172,8 @@ class SwitcherApp:
         self._status_writer.close()
         self._runtime.close()
         self._leader.close()
-        if self._sink is not None:
-            self._sink.close()
+        for sink in self._sinks:
+            sink.close()
 
     # Leading --------------------------------------------------------------------------------------------------------------
 
@@ -312,6 +313,7 @@ class SwitcherApp:
             kube=self._kube,
             namespace=self.namespace,
             on_step=self._status_writer.mark,
+            has_broker=self._has_broker,
         )
 
     def _apply_objects(self, each: ModelObject) -> Refused | None:
@@ -575,7 +577,7 @@ class SwitcherApp:
                 controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
             )
             yield from of_pins(controller.workspace, controller.scheduler.status())
-        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+        yield Reading("hotseat_events_undelivered", {}, sum(sink.dropped for sink in self._sinks))
 
 
 def _exit() -> None:

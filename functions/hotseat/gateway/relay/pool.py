@@ -109,6 +109,7 @@ class EngineConnection:
     reused: bool = False
     keep: bool = True  # False: it cannot carry another request
     rested_at: float = 0.0
+    opened_at: float = 0.0
 
 
 class Holding(set[object]):
@@ -141,8 +142,10 @@ class _Bucket:
 class Connections:
     """Pool of idle connections by address, last in, first out.
 
-    It keeps at most `idle` connections of each address, for at most `max_rest` seconds. An engine may close an
-    idle connection at any time, so a request on a `reused` one may need a second attempt.
+    It keeps at most `idle` connections of each address, for at most `max_rest` seconds, and uses none that is
+    older than `max_age` seconds: a Service with several pods gives each connection to one of them, and a new pod
+    gets requests by new connections only. An engine may close an idle connection at any time, so a request on a
+    `reused` one may need a second attempt.
     """
 
     def __init__(
@@ -150,11 +153,13 @@ class Connections:
         *,
         idle: int = 128,
         max_rest: float = 60.0,
+        max_age: float = 10.0,
         connect_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = max(1, idle)
         self._max_rest = max_rest
+        self._max_age = max_age
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._lock = threading.Lock()
@@ -169,7 +174,9 @@ class Connections:
                 connection = bucket.idle.pop() if bucket and bucket.idle else None
             if connection is None:
                 return self.connect(address)
-            if self._clock() - connection.rested_at < _CHECK_AFTER or not _stale(connection.sock):
+            now = self._clock()
+            fresh = now - connection.opened_at < self._max_age
+            if fresh and (now - connection.rested_at < _CHECK_AFTER or not _stale(connection.sock)):
                 connection.reused = True
                 return connection
             connection.sock.close()
@@ -194,7 +201,7 @@ class Connections:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        return EngineConnection(sock, parts.netloc.rpartition("@")[2], bucket)
+        return EngineConnection(sock, parts.netloc.rpartition("@")[2], bucket, opened_at=self._clock())
 
     def _open(self, host: str, port: int) -> socket.socket:
         try:

@@ -29,7 +29,7 @@ def clock():
 
 @pytest.fixture
 def pool(clock):
-    connections = Connections(idle=2, max_rest=60, clock=clock)
+    connections = Connections(idle=2, max_rest=60, max_age=1000, clock=clock)
     yield connections
     connections.close()
 
@@ -56,6 +56,21 @@ def test_no_more_than_the_limit_are_kept_and_none_for_too_long(pool, engine, clo
     assert taken[1].sock.fileno() < 0
     assert pool.take(engine.address) is last
     pool.put(last)
+
+
+def test_an_old_one_is_not_used_again_so_that_a_new_pod_of_a_service_gets_requests(engine, clock):
+    pool = Connections(max_age=10, clock=clock)
+    first = pool.take(engine.address)
+    for _ in range(3):
+        pool.put(first)
+        clock.now += 3
+        assert pool.take(engine.address) is first
+    pool.put(first)
+    clock.now += 2
+    second = pool.take(engine.address)
+    assert (second.reused, first.sock.fileno() < 0) == (False, True)
+    second.sock.close()
+    pool.close()
 
 
 def test_one_that_its_engine_closed_while_it_rested_is_not_given_out(pool, engine, clock):
