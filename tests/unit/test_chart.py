@@ -83,6 +83,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "knative/overlays/cpu": KNATIVE | {"image": {"tag": "demo"}, "gpuResource": ""},
     "knative/overlays/deployments": {"runtime": "Knative", "broker": {"enabled": True}, "image": {"tag": "dev"}},
     "deployment": {"runtime": "Deployment", "image": {"tag": "dev"}},
+    "keda": {"runtime": "KEDA", "image": {"tag": "dev"}},
 }
 
 

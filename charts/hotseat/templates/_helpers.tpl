@@ -1,8 +1,14 @@
-{{/* Rights of the switcher by runtime: files that scripts/gen-chart copies. A Role in a later one replaces that of an earlier one. */}}
+{{/* Rights of the switcher by runtime, and the Service for KEDA: files that scripts/gen-chart copies. A Role in a later one replaces that of an earlier one. */}}
 {{- define "hotseat.roles" }}
-Auto: [knative/base/roles.yaml, deployment/role/role.yaml]
+Auto: [knative/base/roles.yaml, deployment/role/role.yaml, keda/role/role.yaml, keda/role/service.yaml]
 Knative: [knative/base/roles.yaml]
+KEDA: [knative/base/roles.yaml, deployment/switcher-role.yaml, deployment/role/role.yaml, keda/role/role.yaml, keda/role/service.yaml]
 Deployment: [knative/base/roles.yaml, deployment/switcher-role.yaml, deployment/role/role.yaml]
+{{- end }}
+
+{{/* Not empty if the runtime is, or may be, KEDA. */}}
+{{- define "hotseat.keda" -}}
+{{- if has .Values.runtime (list "Auto" "KEDA") }}true{{ end }}
 {{- end }}
 
 {{/* Labels of an object: (list $ "router"), or (list $) for one of no component. */}}
@@ -83,6 +89,9 @@ imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 command: [python, /app/{{ $component }}/app.py]
 ports:
   - containerPort: 8080
+  {{- if and (eq $component "switcher") (eq $root.Values.services "Deployment") (include "hotseat.keda" $root) }}
+  - {name: scaler, containerPort: 8090}
+  {{- end }}
 envFrom:
   - configMapRef: {name: hotseat-settings, optional: true}
 readinessProbe:
