@@ -33,6 +33,7 @@ _OF_DEPLOYMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "apps/deployments": (*_READ, "create", "patch", "delete"),
     "apps/replicasets": ("list",),
     "/services": (*_READ, "create", "patch", "delete"),
+    "autoscaling/horizontalpodautoscalers": ("list",),
 }
 # What the switcher may do to run Models, by runtime: group, resource and verbs, as in the Roles of the manifests.
 RIGHTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -43,7 +44,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "autoscaling.internal.knative.dev/podautoscalers/finalizers": ("update",),
         "networking.internal.knative.dev/serverlessservices": (*_READ, "create", "patch"),
         "apps/deployments": (*_READ, "patch"),
-        "apps/replicasets": ("list", "patch", "delete"),
+        "apps/replicasets": ("list", "watch", "patch", "delete"),
     },
     KEDA: {**_OF_DEPLOYMENTS, "keda.sh/scaledobjects": (*_READ, "create", "patch", "delete")},
     DEPLOYMENT: _OF_DEPLOYMENTS,

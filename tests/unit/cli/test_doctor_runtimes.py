@@ -275,6 +275,4 @@ def test_the_rights_that_it_asks_for_are_those_of_the_manifests() -> None:
     }
     assert RIGHTS[KNATIVE] == knative
     assert RIGHTS[PLAIN] == rules("deployment/role/role.yaml")
-    keda = ROOT / "keda/role/role.yaml"
-    if keda.exists():
-        assert RIGHTS[KEDA] == RIGHTS[PLAIN] | rules("keda/role/role.yaml")
+    assert RIGHTS[KEDA] == RIGHTS[PLAIN] | rules("keda/role/role.yaml")
