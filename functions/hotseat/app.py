@@ -24,6 +24,7 @@ from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.files import Debouncer, snapshot
 from hotseat.manifests.loading import Manifest, load
 from hotseat.manifests.problems import ManifestErrors
+from hotseat.private_files import make_directory
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.runtimes.local.runtime import LocalRuntime
@@ -48,6 +49,7 @@ class Settings:
     sink: str | None = None
     max_body: int = MAX_BODY
     cors: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     concurrency: ConcurrencyLimit = field(default_factory=lambda: ConcurrencyLimit(1000))  # of long requests
     watch: bool = True
     request_log: Path | None = None  # file to append a line to for each finished request
@@ -80,7 +82,8 @@ class App:
         self._report, self._on_shutdown_time, self._on_apply = report, on_shutdown_time, on_apply
         self.bus = EventLog()
         logs = settings.state_dir / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.state_dir, logs):
+            make_directory(folder)
         accelerators = find_accelerators()
         gpus = self._gpus = find_gpus(accelerators)
         self._uuids = accelerators.uuids() if accelerators else ()
@@ -124,6 +127,7 @@ class App:
             self._connections,
             max_body=settings.max_body,
             cors=frozenset(settings.cors),
+            hosts=frozenset(host.lower() for host in settings.hosts),
             concurrency=settings.concurrency,
             request_log=self._request_log,
             admin_port=settings.admin_port,

@@ -34,7 +34,7 @@ def app(environ, start_response):
     start_response(status, [("Content-Length", str(len(answer)))])
     return [answer]
 """
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_kept_connection_is_closed_after_a_while(address: tuple[str, int]) -> 
 
 
 def test_a_body_that_stalls_is_not_waited_for_for_ever(address: tuple[str, int]) -> None:
-    with Client(address, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc") as client:
+    with Client(address, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc") as client:
         assert b"request_timeout" in client.answer(b"request_timeout")
 
 
@@ -151,7 +151,7 @@ def test_a_head_in_pieces_and_requests_in_one_piece_are_served(address: tuple[st
             data += piece
 
 
-@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\nHost: a\n\n", b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\nHost: localhost\n\n", b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"])
 def test_what_is_no_http_is_refused_at_once(address: tuple[str, int], head: bytes) -> None:
     with Client(address, head) as client:
         assert client.rest().startswith(b"HTTP/1.1 400 ")

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
+
 from .conftest import Up
 from .harness import CHAT, Hotseat, chat, eventually, model, stopwatch, workspace
 
@@ -285,6 +287,25 @@ class TestCors:
         ):
             assert answer.headers.get_all("Access-Control-Allow-Origin") == ["http://page"], "errors, too, can be read"
         assert hotseat.get("/v1/models", Origin="http://other", **key).headers["Access-Control-Allow-Origin"] is None
+
+    def test_an_engine_has_no_say_in_it_also_if_it_is_a_hotseat(self, up: Up) -> None:
+        inner = up(model("a"))
+        says = b"Access-Control-Allow-Origin: *\r\nX-Hotseat-Model: lie\r\nX-Queue-Position: 9\r\n"
+        with Engine(answers(sized(b'{"choices": []}', says))) as engine:
+            outer = up(
+                model("a", engine="external", url=inner.url, args=[]),
+                model("b", engine="external", url=engine.address, args=[]),
+                options=("--cors-origin", "http://page"),
+            )
+            for name in ("a", "b"):
+                answer = outer.call("POST", CHAT, chat(name), Origin="http://page").answer()
+                assert answer.status == 200, "an inner hotseat would refuse the page"
+                assert answer.headers.get_all("Access-Control-Allow-Origin") == ["http://page"]
+                assert answer.headers.get_all("Access-Control-Expose-Headers") == ["*"]
+                assert answer.headers.get_all("X-Hotseat-Model") == [name]
+                assert answer.headers["X-Queue-Position"] is None
+                answer = outer.ask(name)
+                assert not [field for field in answer.headers if field.lower().startswith("access-control")]
 
 
 def test_two_workspaces_share_nothing_but_the_door(up: Up) -> None:

@@ -28,6 +28,8 @@ def test_what_was_asked_is_logged_and_can_be_played_again(up: Up, tmp_path: Path
         return [json.loads(row) for row in path.read_text().splitlines()]
 
     eventually(lambda: len(lines()) == 3)
+    for each in (path, *hotseat.state.rglob("*"), hotseat.state):
+        assert not each.stat().st_mode & 0o077, f"{each}: others can read it"
     told = {(line["model"], line["status"]): line for line in lines()}
     assert set(told) == {("a", 200), ("b", 200), ("a", 400)}
     first = told["a", 200]

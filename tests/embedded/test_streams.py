@@ -177,7 +177,7 @@ def test_a_client_that_sends_its_next_request_ahead_is_not_taken_for_one_that_le
     call = Call(hotseat.address, "POST", CHAT, chat("a"))
     body = json.dumps(chat("a", "again")).encode()
     call._http.sock.sendall(
-        b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
     )
     assert call.answer().by == "a"
 

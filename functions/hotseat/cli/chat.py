@@ -11,7 +11,7 @@ import click
 
 from hotseat.cli.client import Client, ClientError, stream_error
 from hotseat.cli.options import Command, connect, model_argument, server_options
-from hotseat.cli.terminal import live, printable, share
+from hotseat.cli.terminal import for_stdout, live, printable, share
 
 LOADING = "hotseat "  # prefix of comments about a model that is being loaded
 STDIN = "-"
@@ -143,14 +143,14 @@ class Answer:
         if reasoning and sys.stdout.isatty():  # reasoning is for terminals only
             begin()
             self._reasoning = True
-            click.secho(reasoning, dim=True, nl=False)
+            click.secho(for_stdout(reasoning), dim=True, nl=False)
         if said := delta.get("content"):
             begin()
             if self._reasoning:
                 click.echo("\n")
                 self._reasoning = False
             self.text += said
-            click.echo(said, nl=False)
+            click.echo(for_stdout(said), nl=False)
 
     def _end_line(self) -> None:
         if self._reasoning or (self.text and not self.text.endswith("\n")):

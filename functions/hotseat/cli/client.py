@@ -14,6 +14,8 @@ import click
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
+from hotseat.cli.terminal import escape_controls
+
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 30.0  # seconds; loads and streams have no limit
 EXCERPT = 200  # characters that are quoted of an unexpected answer
@@ -22,7 +24,10 @@ Query = Mapping[str, str | int | bool | None]  # None: not sent
 
 
 class ClientError(click.ClickException):
-    """An error for the user. The command exits with code 1."""
+    """An error for the user. The command exits with code 1. The message may have output of an engine."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escape_controls(message))
 
 
 class ApiError(ClientError):

@@ -14,7 +14,7 @@ import click
 from hotseat import __version__
 from hotseat.cli.events import PHASES, Activity, line, models_of
 from hotseat.cli.options import Command, complete_model, connect, model_argument, output_option, server_options
-from hotseat.cli.terminal import age, is_live, live, printable, table, took
+from hotseat.cli.terminal import age, for_stdout, is_live, live, printable, table, took
 
 if TYPE_CHECKING:
     from hotseat.cli.client import Client
@@ -30,9 +30,9 @@ def _since(moment: str | None) -> str:
 def _print(output: str, raw: Any, names: Sequence[str], text: str) -> None:
     """Print in the requested format: the server's response, names only, or a table."""
     if output == "json":
-        click.echo(json.dumps(raw, indent=2, ensure_ascii=False))
+        click.echo(for_stdout(json.dumps(raw, indent=2, ensure_ascii=False)))
     elif output == "name":
-        click.echo("".join(f"{name}\n" for name in names), nl=False)
+        click.echo(for_stdout("".join(f"{name}\n" for name in names)), nl=False)
     else:
         click.echo(text)
 
@@ -264,7 +264,7 @@ def _watching(client: "Client", initial: str, *, wanted: bool) -> Iterator[None]
 def logs(ctx: click.Context, model: str, follow: bool, lines: int) -> None:
     """Print the log of a model's engine."""
     for text in connect(ctx).log_lines(model, lines, follow=follow):
-        click.echo(text)
+        click.echo(for_stdout(text))
 
 
 @click.command(cls=Command, examples=["hotseat events", "hotseat events --history 50 --no-follow -o json"])
@@ -281,7 +281,7 @@ def events(ctx: click.Context, follow: bool, history: int, output: str) -> None:
     `-o json` prints CloudEvents.
     """
     for event in connect(ctx).events(history=history, follow=follow):
-        click.echo(json.dumps(event, ensure_ascii=False) if output == "json" else line(event))
+        click.echo(for_stdout(json.dumps(event, ensure_ascii=False) if output == "json" else line(event)))
 
 
 @click.command(cls=Command, examples=["hotseat version", "hotseat version -o json"])

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from hotseat import __version__
-from hotseat.cli.terminal import REDRAW, LiveLine, is_live, printable, share, table, took
+from hotseat.cli.terminal import REDRAW, LiveLine, escape_controls, is_live, printable, share, table, took
 from hotseat.core.events import PREFIX, shown_model_of
 
 NEGLIGIBLE = 0.005  # seconds that are printed as 0.00s
@@ -70,7 +70,7 @@ def phases(data: Data) -> str:
 def line(event: Event) -> str:
     """Return one line for an event: `12:31:07  switch.completed   gemma   qwen → gemma   load 1.31s …`."""
     data = event.get("data") or {}
-    text = _FORMATTERS.get(kind(event), _anything)(data)
+    text = escape_controls(_FORMATTERS.get(kind(event), _anything)(data))
     return f"{clock(event)}  {kind(event):<16}  {subject(event) or '-'}   {' '.join(text.split(chr(10)))}".rstrip()
 
 
@@ -124,7 +124,7 @@ def _anything(data: Data) -> str:
 def failure(data: Data) -> str:
     """Return reason and message of a failure. The message can end with the engine's last lines."""
     reason, message = data.get("reason") or data.get("code") or "", data.get("message") or ""
-    return f"{reason}: {message}" if reason and message else str(reason or message)
+    return escape_controls(f"{reason}: {message}" if reason and message else str(reason or message))
 
 
 _FORMATTERS: Mapping[str, Callable[[Data], str]] = {
@@ -258,7 +258,9 @@ class Console:
     def log(self, message: str) -> None:
         """Print another message."""
         now = datetime.now(UTC).isoformat()
-        self._enqueue(lambda: self._write({"time": now}, "info", message, f"{clock({'time': now})}  {message}"))
+        self._enqueue(
+            lambda: self._write({"time": now}, "info", message, f"{clock({'time': now})}  {escape_controls(message)}")
+        )
 
     def close(self) -> None:
         """Write queued lines for at most a second, and erase the live line. Also called at exit."""

@@ -1,7 +1,9 @@
 """Terminal output: tables, ages, and a line that is rewritten in place."""
 
 import os
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +17,22 @@ REDRAW = 0.1  # seconds between two drawings of a live line
 def printable(text: str) -> str:
     """Escape control characters. Names of models can have any characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def escape_controls(text: str) -> str:
+    """Escape control characters except line ends and tabs: they could rewrite what a terminal shows, and more.
+
+    Carriage returns are dropped.
+    """
+    return _CONTROLS.sub(lambda found: "" if found[0] == "\r" else ascii(found[0])[1:-1], text)
+
+
+def for_stdout(text: str) -> str:
+    """Return what to print of a text that an engine wrote: all of it, but no control characters to a terminal."""
+    return escape_controls(text) if sys.stdout.isatty() else text
 
 
 def _width(text: str) -> int:

@@ -62,7 +62,7 @@ def _writable(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
 def _open_nonblocking(path: str, flags: int) -> int:
     """Open a file. A FIFO without a reader does not block."""
     try:
-        return os.open(path, flags | os.O_NONBLOCK, 0o666)
+        return os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
             return os.open(os.devnull, flags)  # a FIFO without a reader
@@ -97,6 +97,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
     metavar="ORIGIN",
     help="Origin whose web pages may send requests. * allows any origin.",
 )
+@click.option("--allowed-host", "hosts", multiple=True, metavar="HOST",
+              help="Name of this server that requests may be for, in addition to localhost and IP addresses. Can be repeated. "
+                  "* allows any name. Names are checked only without API keys, on a loopback address.")  # fmt: skip
 @click.option(
     "--max-body",
     default=f"{MAX_BODY // 2**20}Mi",
@@ -127,6 +130,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     no_auth: bool,
     sink: str | None,
     cors: tuple[str, ...],
+    hosts: tuple[str, ...],
     max_body: int,
     state_dir: Path | None,
     cache_dir: Path | None,
@@ -166,6 +170,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         sink=sink,
         max_body=max_body,
         cors=cors,
+        hosts=(*hosts, host),
         watch=not no_watch,
         request_log=request_log and request_log.absolute(),
         admin_port=admin_port,

@@ -110,7 +110,8 @@ def sign(key: bytes, data: Any) -> str:
 
 def signed(key: bytes, data: Any, signature: str) -> bool:
     """Whether SIGNATURE was made with KEY. Takes constant time."""
-    return hmac.compare_digest(sign(key, data), signature)
+    # As bytes: it does not compare other characters than ASCII.
+    return hmac.compare_digest(sign(key, data).encode(), signature.encode(errors="surrogatepass"))
 
 
 def residency_to_status(residency: Residency) -> Json:

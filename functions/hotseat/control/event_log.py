@@ -23,6 +23,8 @@ from cloudevents.core.v1.event import CloudEvent
 
 from hotseat.api.units import format_time
 from hotseat.core.events import Emit, event_type, with_shown_names
+from hotseat.sources.base import redacted
+from hotseat.sources.download import explain
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +184,7 @@ class HttpSink:
             try:
                 status = self._http.request("POST", self.url, body=message.body, headers=message.headers).status
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                problem = str(error)
+                problem = explain(error)
             else:
                 if status < 300:  # noqa: PLR2004
                     return True
@@ -192,7 +194,7 @@ class HttpSink:
             if attempt + 1 < self._attempts and self._stop.wait(pause):
                 break
             pause *= 2
-        log.warning("event %s was not delivered to %s: %s", event["type"], self.url, problem)
+        log.warning("event %s was not delivered to %s: %s", event["type"], redacted(self.url), problem)
         return False
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.request_gate import RequestGate
-from hotseat.core.errors import Conflict, Unavailable, UnknownModel
+from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -88,7 +88,8 @@ class ModelRegistry:
         route = self._routes.get(name)
         if route is None:
             raise UnknownModel(
-                f"The model `{name}` does not exist; GET /v1/models lists the available models.", param="model"
+                f"The model `{shortened(name)}` does not exist; GET /v1/models lists the available models.",
+                param="model",
             )
         return route
 

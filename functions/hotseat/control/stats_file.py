@@ -10,6 +10,7 @@ from pathlib import Path
 from hotseat.coalesce import CoalescingWorker
 from hotseat.control.codec import stats_from_json, stats_to_json
 from hotseat.core.scheduler.stats import ModelStats, StatsByModel
+from hotseat.private_files import make_directory, opener
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class StatsFile:
             text = json.dumps({"version": VERSION, "models": stats_to_json(stats)}, indent=1)
             new = self._path.with_name(f"{self._path.name}.new")
             try:
-                new.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted
-                with new.open("w") as file:
+                make_directory(new.parent)  # it may have been deleted
+                with open(new, "w", opener=opener) as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())

@@ -1,5 +1,12 @@
 """Errors that clients get, one class a kind. What a kind looks like over HTTP is in `gateway/errors.py`."""
 
+SHOWN = 200  # characters
+
+
+def shortened(text: str) -> str:
+    """Return a text of a client for a message. A long one is cut, and its length is stated."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+
 
 class HotseatError(Exception):
     """An error for a client.
@@ -48,6 +55,10 @@ class TooSlow(HotseatError):
 
 class TooLarge(HotseatError):
     """The request body exceeds the limit."""
+
+
+class UnsupportedEncoding(HotseatError):
+    """The request body is compressed."""
 
 
 class QueueFull(HotseatError):

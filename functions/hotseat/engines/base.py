@@ -13,6 +13,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import EngineCall
 
 ENTRY_POINTS = "hotseat.engines"
+SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - prefix of variables that engines must not see
 
 
 @dataclass(frozen=True, slots=True)

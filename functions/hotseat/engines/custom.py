@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from hotseat.api.model import Model
-from hotseat.engines.base import EngineError, Launch, Placement, is_remote
+from hotseat.engines.base import SECRET_PREFIX, EngineError, Launch, Placement, is_remote
 
 FIELDS = ("port", "host", "model", "name", "source", "env:NAME")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -46,6 +46,10 @@ class Custom:
             if not field.startswith("env:"):
                 return values[field]
             name = field.removeprefix("env:")
+            if name not in own and name.startswith(SECRET_PREFIX):
+                raise EngineError(
+                    f"{model.name}: command uses {name}, which engines must not see; use another variable"
+                )
             if name not in own and name not in os.environ:
                 raise EngineError(f"{model.name}: the environment variable {name} is used in command, but not set")
             return own.get(name, os.environ.get(name, ""))

@@ -29,7 +29,7 @@ class Vllm:
             problems.append("source is ollama://…, which engine vllm cannot read; use hf://org/repo")
         if spec.cache.fetch_by is FetchBy.ENGINE and is_remote(spec.source) and not _is_repository(spec.source):
             problems.append(
-                f"cache.fetchBy is Engine, but vllm fetches whole repositories only (hf://org/repo[@revision]), not {spec.source}"
+                f"cache.fetchBy is Engine, but vllm fetches whole repositories only (hf://org/repo[@revision]), not {str(spec.source).partition(':')[0]}://"
             )
         flags = (arg.partition("=")[0].replace("_", "-") for arg in spec.args)
         problems += [f"args has {flag}, which hotseat sets itself" for flag in sorted(set(flags) & set(_OURS))]

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, jsonify, request
 from hotseat.api.units import AUTO, parse_duration
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
-from hotseat.core.errors import BadRequest, NotFound, Unavailable
+from hotseat.core.errors import BadRequest, NotFound, Unavailable, shortened
 from hotseat.core.events import shown_replica_name
 from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
@@ -254,7 +254,7 @@ def _wait() -> float | None:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise BadRequest(f"The parameter wait is {text!r}; allowed: true, false, {error}.") from None
+        raise BadRequest(f"The parameter wait is {shortened(text)!r}; allowed: true, false, {error}.") from None
 
 
 def _done(wait: float | None) -> int:
@@ -264,7 +264,7 @@ def _done(wait: float | None) -> int:
 def _count(name: str, default: int) -> int:
     text = request.args.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
-        raise BadRequest(f"The parameter {name} is {text!r}; allowed: an integer of at least 0.")
+        raise BadRequest(f"The parameter {name} is {shortened(text)!r}; allowed: an integer of at least 0.")
     return int(text)
 
 

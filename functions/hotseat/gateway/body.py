@@ -6,6 +6,7 @@ The parser used here skips everything but the fields that are needed.
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hotseat.core.errors import BadRequest, TooLarge, TooSlow
+from hotseat.core.errors import BadRequest, TooLarge, TooSlow, UnsupportedEncoding, shortened
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -21,12 +22,25 @@ _NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*', re.DO
 _BETWEEN = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
 
 
+class _Model:
+    """The type of the field `model`. The parser calls `_found` for each value of it."""
+
+
+_MODEL = _Model()
+_models = threading.local()  # `found`: the values of `model` in the body that is being parsed
+
+
 class _Fields(msgspec.Struct):
-    model: Any = None
+    model: _Model = _MODEL  # not optional, so that null is passed to `_found`
     stream: Any = None
 
 
-_FIELDS = msgspec.json.Decoder(_Fields)
+def _found(_type: type, value: Any) -> _Model:
+    _models.found.append(value)
+    return _MODEL
+
+
+_FIELDS = msgspec.json.Decoder(_Fields, dec_hook=_found)
 _VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -50,6 +64,15 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
         raise TooSlow("The request body did not arrive in time.") from error
     except OSError as error:
         raise BadRequest("The connection closed before the end of the request body.") from error
+
+
+def check_encoding(environ: Mapping[str, Any]) -> None:
+    """Raise UnsupportedEncoding if the body is compressed."""
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if encoding.strip().lower() not in {"", "identity"}:
+        raise UnsupportedEncoding(
+            f"The request body is compressed (Content-Encoding: {shortened(encoding)}); send it without compression."
+        )
 
 
 def body_length(environ: Mapping[str, Any], limit: int) -> int:
@@ -80,27 +103,37 @@ def parse_body(raw: bytes) -> Body:
     try:
         if not raw.isascii():
             raw.decode("utf-8", "surrogatepass")  # msgspec does not check skipped values
-        fields = _FIELDS.decode(raw)
-        model, stream = fields.model, fields.stream
-    except (ValueError, RecursionError):  # not JSON, or what Python accepts beyond JSON: UTF-16, NaN, lone surrogates
-        model, stream = _parse_slowly(raw)
+        models = _models.found = []
+        stream = _FIELDS.decode(raw).stream
+    except (ValueError, RecursionError):  # not JSON, or what Python accepts beyond JSON: NaN, lone surrogates, a BOM
+        models, stream = _parse_slowly(raw)
+    if len(models) > 1:  # JSON parsers differ in which of them they use, so an engine could use another than hotseat
+        raise BadRequest("The request body has more than one `model`.", param="model")
+    model = models[0] if models else None
     if model is not None and (not isinstance(model, str) or not model):
         raise BadRequest("`model` must be a string: the name of a model.", param="model")
     return Body(raw, model, stream is True)
 
 
-def _parse_slowly(raw: bytes) -> tuple[Any, Any]:
+def _parse_slowly(raw: bytes) -> tuple[list[Any], Any]:
+    if (encoding := json.detect_encoding(raw)) not in {"utf-8", "utf-8-sig"}:
+        raise BadRequest(f"The request body is in {encoding.upper()}; it must be in UTF-8.", code="invalid_json")
     try:
-        document = json.loads(raw)
+        text = _text(raw)
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
         raise BadRequest("The request body must be a JSON object.")
-    return document.get("model"), document.get("stream")
+    return [document["model"] for key, _, _ in _members(text) if key == "model"], document.get("stream")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8-sig", "surrogatepass")  # as json.loads reads it
 
 
 def rename_model(body: Body, name: str) -> bytes:
-    """Replace the top-level `model`. Everything else keeps the client's bytes, always as UTF-8.
+    """Replace the top-level `model`. Everything else keeps the client's bytes, without a byte order mark.
 
     Raise BadRequest if a part of the body that was skipped before is not valid JSON.
     """
@@ -140,7 +173,7 @@ def _rename(raw: bytes, value: bytes) -> bytes:
 
 
 def _rename_slowly(body: Body, name: str) -> bytes:
-    text = body.raw.decode(json.detect_encoding(body.raw), "surrogatepass")  # as json.loads reads it
+    text = _text(body.raw)
     value = json.dumps(name)
     pieces, last = [], 0
     for key, start, end in _members(text):

@@ -31,6 +31,7 @@ _KINDS: Mapping[type[HotseatError], ApiKind] = {
     errors.TooSlow: ApiKind(408, "request_timeout", _INVALID),
     errors.Conflict: ApiKind(409, "conflict", _INVALID),
     errors.TooLarge: ApiKind(413, "request_too_large", _INVALID),
+    errors.UnsupportedEncoding: ApiKind(415, "unsupported_encoding", _INVALID),
     errors.QueueFull: ApiKind(429, "queue_full", "rate_limit_error"),
     errors.UpstreamFailed: ApiKind(502, "upstream_failed", _SERVER),
     errors.Unavailable: ApiKind(503, "model_unavailable", _SERVER),
@@ -68,6 +69,8 @@ def error_headers(error: HotseatError) -> dict[str, str]:
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="hotseat"'
+    if isinstance(error, errors.UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"
     return headers
 
 

@@ -19,7 +19,7 @@ from hotseat.control.request_gate import ClientDisconnectedError, WaitingClient
 from hotseat.core.admission.fallback import NOT_LOADING
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
-from hotseat.gateway.body import Body, body_length, parse_body, read_body, rename_model
+from hotseat.gateway.body import Body, body_length, check_encoding, parse_body, read_body, rename_model
 from hotseat.gateway.errors import INTERNAL, UPSTREAM_FAILED, api_kind, error_body, error_event
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
@@ -103,6 +103,7 @@ class Inference:
         model, routed, status, body_bytes = "", None, INTERNAL, 0
         try:
             key = authenticate(environ)
+            check_encoding(environ)
             with self._concurrency:
                 body_bytes = self._body_budget.take(body_length(environ, self._max_body))
                 raw = read_body(environ, self._max_body)

@@ -7,12 +7,13 @@ from typing import Any
 
 from hotseat.api.units import parse_duration
 from hotseat.api.workspace import Tenants
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, shortened
 
 PRIORITY = "X-Priority"
 TIMEOUT = "X-Request-Timeout"
 MAX_WAIT = "X-Hotseat-Max-Wait"
 LEAST, MOST = -1000, 1000  # priorities, as in documents
+_DIGITS = len(str(MOST))  # a longer number is beyond the bound by its first digits alone
 _LONGEST_TENANT = 100  # characters
 
 
@@ -67,9 +68,10 @@ def _priority(environ: Mapping[str, Any]) -> int:
     text = _header(environ, PRIORITY)
     if text is None:
         return 0
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise BadRequest(f"The header {PRIORITY} is {text!r}; allowed: an integer from {LEAST} to {MOST}.")
-    return min(MOST, max(LEAST, int(text)))
+    match = re.fullmatch(r"([+-]?)0*([0-9]+)", text)
+    if not match:
+        raise BadRequest(f"The header {PRIORITY} is {shortened(text)!r}; allowed: an integer from {LEAST} to {MOST}.")
+    return min(MOST, max(LEAST, int(match[1] + match[2][:_DIGITS])))
 
 
 def _seconds(environ: Mapping[str, Any], name: str) -> float | None:
@@ -81,5 +83,5 @@ def _seconds(environ: Mapping[str, Any], name: str) -> float | None:
         return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
     except ValueError:
         raise BadRequest(
-            f"The header {name} is {text!r}; allowed: a duration such as 20s, or a number of seconds."
+            f"The header {name} is {shortened(text)!r}; allowed: a duration such as 20s, or a number of seconds."
         ) from None

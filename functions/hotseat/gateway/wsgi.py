@@ -1,9 +1,9 @@
 """The Flask application: authentication and errors for all routes."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -11,9 +11,10 @@ from werkzeug.routing import BaseConverter
 
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import Forbidden, HotseatError, NotFound
+from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.browsers import BrowserRules, check_host
 from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
@@ -37,17 +38,27 @@ class _AnyName(BaseConverter):
     weight = 200  # after routes with literal segments, as `path`
 
 
+# What follows may be the name of a Model, which can have slashes at any place.
+_MODELS = re.compile(r"/+(v1|api)/+models/")
+
+
+def single_slashes(path: str) -> str:
+    """Replace consecutive slashes of a path by one, except in the name of a Model."""
+    models = _MODELS.match(path)
+    return f"/{models[1]}/models/{path[models.end() :]}" if models else re.sub("/{2,}", "/", path)
+
+
 class Gateway(Flask):
     """All routes in Flask. Inference requests bypass the routing of Flask."""
 
-    def __init__(self, keys: Keys, inference: Inference, cors: frozenset[str], admin_port: int | None = None) -> None:
+    def __init__(self, keys: Keys, inference: Inference, browsers: BrowserRules, admin_port: int | None = None) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self.url_map.merge_slashes = False  # names of Models may have consecutive slashes
         self.url_map.converters["model"] = _AnyName
         self._keys = keys
         self._inference = inference
-        self._cors = cors
+        self._browsers = browsers
         self._admin_port = admin_port
         self.before_request(self._check_request)
         self.after_request(self._add_cors_headers)
@@ -57,12 +68,15 @@ class Gateway(Flask):
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request."""
+        if "//" in environ["PATH_INFO"]:
+            environ["PATH_INFO"] = single_slashes(environ["PATH_INFO"])
         route = ROUTES.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
         if route is None:
             return super().wsgi_app(environ, start_response)
         environ[START_RESPONSE] = start_response
         try:
-            extra = _cors_headers(environ, self._cors) if self._cors else ()
+            check_host(environ)
+            extra = self._browsers.headers(environ)
             return self._inference.handle(environ, route, extra, authenticate=self._authenticate).finish()
         except Exception as error:  # Flask's handlers make the answer
             with self.request_context(environ):
@@ -70,7 +84,8 @@ class Gateway(Flask):
                 return response(environ, start_response)
 
     def _check_request(self) -> Response | None:
-        if request.method == "OPTIONS" and (headers := _cors_headers(request.environ, self._cors)):
+        check_host(request.environ)
+        if request.method == "OPTIONS" and (headers := self._browsers.headers(request.environ)):
             return Response(status=204, headers=headers)
         if request.path not in OPEN_PATHS:
             self._authenticate(request.environ)
@@ -81,23 +96,18 @@ class Gateway(Flask):
     def _check_port(self, environ: Mapping[str, Any]) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
         if self._admin_port is not None and environ["SERVER_PORT"] != str(self._admin_port):
-            raise NotFound(f"{request.path} is an admin route, and is served on the admin port only.")
+            raise NotFound(f"{shortened(request.path)} is an admin route, and is served on the admin port only.")
 
     def _authenticate(self, environ: Mapping[str, Any]) -> str:
         """Authenticate the request, and return the name of its key."""
         key = self._keys.check(environ)
-        origin = environ.get("HTTP_ORIGIN")
-        # Without keys, any web page in a browser on this machine could use the accelerator.
-        foreign = origin and not self._keys and environ["REQUEST_METHOD"] == "POST" and not self._cors & {"*", origin}
-        if foreign and urlsplit(origin).netloc != environ.get("HTTP_HOST"):
-            raise Forbidden(
-                f"Requests of web pages from {origin} are not allowed. To allow them, use --cors-origin {origin}."
-            )
+        if not self._keys:
+            self._browsers.check(environ)
         return key
 
     def _add_cors_headers(self, response: Response) -> Response:
         if request.method != "OPTIONS":
-            response.headers.extend(_cors_headers(request.environ, self._cors))
+            response.headers.extend(self._browsers.headers(request.environ))
         return response
 
     def _internal_error(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
@@ -120,11 +130,13 @@ def create_gateway(
     concurrency: ConcurrencyLimit,
     request_log: RequestLog | None = None,
     admin_port: int | None = None,
+    hosts: frozenset[str] = frozenset(),
 ) -> Gateway:
     """Build the application.
 
-    `max_body` is in bytes. `cors` has the origins whose web pages may send requests (`*`: any). `concurrency`
-    limits long requests. `admin_port` is the only port with admin routes. None: each port has them.
+    `max_body` is in bytes. `cors` has the origins whose web pages may send requests, and `hosts` the names of this
+    server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
+    None: each port has them.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -137,21 +149,10 @@ def create_gateway(
         body_budget=body_budget,
         request_log=request_log,
     )
-    app = Gateway(keys, inference, cors, admin_port)
+    app = Gateway(keys, inference, BrowserRules(cors, hosts), admin_port)
     app.register_blueprint(openai_blueprint(registry, time.time()))
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency))
     return app
-
-
-def _cors_headers(environ: Mapping[str, Any], cors: frozenset[str]) -> list[tuple[str, str]]:
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is None or not (cors & {"*", origin}):
-        return []
-    headers = [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
-    if environ["REQUEST_METHOD"] == "OPTIONS":
-        wanted = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "Authorization, Content-Type")
-        headers += [("Access-Control-Allow-Methods", "GET, POST, OPTIONS"), ("Access-Control-Allow-Headers", wanted)]
-    return headers
 
 
 def _error_response(error: HotseatError) -> tuple[Response, int, dict[str, str]]:

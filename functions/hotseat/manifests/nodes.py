@@ -18,6 +18,7 @@ MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}  # JSON has no dates
 _EXACT_INTEGER = 2**63
+_LONGEST_NUMBER = 100  # characters of a number in base 60 (`1:30`)
 
 
 class _TooMuch(Exception):
@@ -210,6 +211,8 @@ class _Builder:
 
     def _number(self, node: yaml.ScalarNode) -> Any:
         """Return a boolean or a number. Values that JSON does not have (`.nan`, `!!int x`, 80 digits) stay text."""
+        if len(node.value) > _LONGEST_NUMBER and ":" in node.value:  # base 60, which takes quadratic time
+            return _clean(node.value)
         kind = node.tag.removeprefix(_TAG)
         try:
             value = getattr(self._constructor, f"construct_yaml_{kind}")(node)

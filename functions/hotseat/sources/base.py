@@ -16,11 +16,23 @@ _MARKER = "done.json"
 _FETCHED = ("hf", "https", "http", "ollama", "s3")
 
 
+_USER = re.compile(r"(?<=://)[^/\s]*@")
+_QUERY = re.compile(r"(https?://[^\s?#]*)[?#]\S*?(?=[:;,)]*(?:\s|$))")
+
+
+def redacted(text: str) -> str:
+    """Return a source, or a text with URLs, without user information, queries and fragments, which may have keys."""
+    return _QUERY.sub(r"\1", _USER.sub("", text))
+
+
 class SourceError(Exception):
-    """The weights cannot be fetched or read. `retryable`: the same call may succeed later."""
+    """The weights cannot be fetched or read. `retryable`: the same call may succeed later.
+
+    The message is for clients, events and logs, so it is `redacted`.
+    """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.retryable = retryable
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError
 
 from hotseat.sources.base import SourceError
 
@@ -21,7 +22,7 @@ CHUNK = 1 << 20
 MAX_FAILURES = 5  # attempts in a row without a single byte
 MAX_SILENCE = 120.0  # seconds without a single byte, over all attempts, until the origin counts as hanging
 PAUSE = 0.2  # seconds before the second attempt; doubled each time
-_RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Report = Callable[[int, int | None], None]
 
@@ -34,11 +35,6 @@ class RemoteFile:
     headers: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
     sha256: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """URL without its query, which may have signatures and keys."""
-        return self.url.partition("?")[0]
 
 
 def make_pool() -> urllib3.PoolManager:
@@ -78,11 +74,60 @@ def proxy_of(url: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def download(pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report: Report) -> None:
-    """Download `remote` to `target`; resume an earlier run. `report` gets the bytes that are done and the total."""
+def explain(error: Exception) -> str:
+    """Return why a request failed. urllib3's own messages may have the whole URL, with its query."""
+    if isinstance(error, MaxRetryError) and error.reason is not None:
+        return explain(error.reason)
+    hidden = isinstance(error, LocationParseError) or (
+        isinstance(error, ValueError) and not isinstance(error, HTTPError)
+    )
+    return "its URL, a redirect or a header is not valid" if hidden else str(error)
+
+
+def request(pool: urllib3.PoolManager, url: str, headers: Mapping[str, str] | None = None) -> urllib3.BaseHTTPResponse:
+    """Return the response to a GET. Raise SourceError if there is none."""
+    try:
+        return pool.request("GET", url, headers=dict(headers or {}))
+    except ValueError as error:
+        raise SourceError(f"{url}: {explain(error)}") from None
+    except HTTPError as error:
+        raise SourceError(f"{url} cannot be reached: {explain(error)}", retryable=True) from None
+
+
+def parse_json(response: urllib3.BaseHTTPResponse, url: str) -> Any:
+    """Return the JSON of a response. Raise SourceError if it has none."""
+    try:
+        return json.loads(response.data)
+    except (ValueError, RecursionError):
+        raise SourceError(f"{url} does not answer with JSON") from None
+
+
+def is_size(value: object) -> bool:
+    """Whether a JSON value is a number of bytes."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Return the path of a file below `folder`. Raise SourceError if `name`, which an origin chooses, is none."""
+    parts = name.split("/")
+    with suppress(ValueError):  # a lone surrogate
+        name.encode()
+        if ".." not in parts and parts[-1] not in {"", "."} and "\0" not in name:
+            target = folder / name
+            if folder.resolve() in target.resolve().parents:
+                return target
+    raise SourceError(f"the file {name!r} of the origin would be outside of its folder")
+
+
+def download(pool: urllib3.PoolManager, remote: RemoteFile, folder: Path, name: str, report: Report) -> Path:
+    """Download `remote` to `name` below `folder`, and return its path; resume an earlier run.
+
+    `report` gets the bytes that are done and the total. Raise SourceError if `name` is outside of `folder`.
+    """
+    target = _target(folder, name)
     if target.exists():
         report(target.stat().st_size, target.stat().st_size)
-        return
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(pool, remote, target, report)
     failures, last_data = 0, time.monotonic()
@@ -90,6 +135,8 @@ def download(pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report
         before = transfer.done
         try:
             transfer.attempt()
+        except ValueError as error:
+            raise SourceError(f"{remote.url}: {explain(error)}") from None
         except (HTTPError, _Interrupted) as error:
             if transfer.done > before:
                 failures, last_data = 0, time.monotonic()
@@ -97,11 +144,12 @@ def download(pool: urllib3.PoolManager, remote: RemoteFile, target: Path, report
             if (
                 silence := time.monotonic() - last_data
             ) >= MAX_SILENCE:  # all attempts would take a quarter of an hour, in which requests wait
-                raise SourceError(f"{remote.shown}: no data for {silence:.0f} s: {error}") from error
+                raise SourceError(f"{remote.url}: no data for {silence:.0f} s: {explain(error)}") from None
             if failures >= MAX_FAILURES:
-                raise SourceError(f"{remote.shown}: {error}", retryable=True) from error
+                raise SourceError(f"{remote.url}: {explain(error)}", retryable=True) from None
             time.sleep(PAUSE * 2 ** (failures - 1))
     transfer.finish()
+    return target
 
 
 class _Interrupted(Exception):
@@ -154,10 +202,10 @@ class _Transfer:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.done:
             self._restart()  # the partial file is longer than the remote file, so it is another file
             raise _Interrupted("the partial file does not match the remote file")
-        if response.status in _RETRYABLE:
+        if response.status in RETRYABLE_STATUS:
             raise _Interrupted(f"answered {response.status}")
         if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            raise SourceError(f"{self.remote.shown} answered {response.status}{_hint(response.status)}")
+            raise SourceError(f"{self.remote.url} answered {response.status}{_hint(response.status)}")
         if response.status == HTTPStatus.OK or not response.headers.get("Content-Range", "").startswith(
             f"bytes {self.done}-"
         ):
@@ -196,7 +244,7 @@ class _Transfer:
         actual, expected = self.digest.hexdigest(), self.remote.sha256
         if expected and actual != expected.lower():
             self.partial.unlink()
-            raise SourceError(f"{self.remote.shown} has sha256 {actual}, expected {expected}")
+            raise SourceError(f"{self.remote.url} has sha256 {actual}, expected {expected}")
         with self.partial.open("rb") as file:
             os.fsync(file.fileno())
         self.partial.replace(self.target)

@@ -8,11 +8,12 @@ import argparse
 import fcntl
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from hotseat.sources import hf, https, ollama, s3
-from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, split
+from hotseat.sources.base import FILES, LOCK, SourceError, cached, complete, entry, redacted, split
 from hotseat.sources.download import Progress
 
 RETRYABLE, FATAL = 1, 2  # exit status
@@ -59,6 +60,9 @@ def _run(source: str, cache_dir: Path, progress: Progress) -> tuple[dict[str, An
     except OSError as error:  # the disk is full, or the cache is not writable
         problem = f"{error.filename or cache_dir}: {error.strerror or error}"
         return {"error": problem, "retryable": False}, FATAL
+    except Exception as error:  # a bug; its message may have keys
+        traceback.print_tb(error.__traceback__)
+        return {"error": f"{redacted(source)} cannot be fetched: {type(error).__name__}", "retryable": False}, FATAL
 
 
 if __name__ == "__main__":

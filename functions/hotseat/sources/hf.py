@@ -4,7 +4,6 @@ The hub's client library does not resume the download of a file, so this makes t
 itself. It uses HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HF_HOME as the library does.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,12 +14,21 @@ from typing import Any
 from urllib.parse import quote
 
 import urllib3
-from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import Progress, RemoteFile, download, make_pool
+from hotseat.sources.download import (
+    RETRYABLE_STATUS,
+    Progress,
+    RemoteFile,
+    download,
+    is_size,
+    make_pool,
+    parse_json,
+    request,
+)
 
 ENDPOINT = "https://huggingface.co"
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -62,13 +70,13 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
     progress.total = None if None in sizes else sum(sizes)
     # The commit is part of the path, so that files of different commits of a branch are never
     # mixed.
-    commit_dir = folder / listing["sha"]
+    sha = listing["sha"]
     for file in files:
         name = file["rfilename"]
-        url = f"{endpoint}/{selection.repo}/resolve/{listing['sha']}/{quote(name)}"
+        url = f"{endpoint}/{selection.repo}/resolve/{sha}/{quote(name, errors='replace')}"
         remote = RemoteFile(url, headers, file.get("size"), (file.get("lfs") or {}).get("sha256"))
-        download(pool, remote, _inside(commit_dir, name), progress.file(name))
-    return _entry_point(commit_dir, selection, sorted(file["rfilename"] for file in files))
+        download(pool, remote, folder, f"{sha}/{name}", progress.file(name))
+    return _entry_point(folder / sha, selection, sorted(file["rfilename"] for file in files))
 
 
 def _entry_point(commit_dir: Path, selection: FileSelection, names: list[str]) -> Path:
@@ -82,10 +90,7 @@ def _listing(
     pool: urllib3.PoolManager, endpoint: str, selection: FileSelection, headers: Mapping[str, str]
 ) -> dict[str, Any]:
     url = f"{endpoint}/api/models/{selection.repo}/revision/{quote(selection.revision, safe='')}?blobs=true"
-    try:
-        response = pool.request("GET", url, headers=dict(headers))
-    except HTTPError as error:
-        raise SourceError(f"{endpoint} cannot be reached: {error}", retryable=True) from error
+    response = request(pool, url, headers)
     if response.status in (401, 403, 404):
         known = (
             "does not exist, or HF_TOKEN has no access to it"
@@ -94,14 +99,29 @@ def _listing(
         )
         raise SourceError(f"{selection.repo}@{selection.revision} {known} ({endpoint} answered {response.status})")
     if response.status != 200:  # noqa: PLR2004
-        raise SourceError(f"{endpoint} answered {response.status}", retryable=True)
-    try:
-        listing: dict[str, Any] = json.loads(response.data)
-        if isinstance(listing["siblings"], list) and isinstance(listing["sha"], str):
-            return listing
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise SourceError(f"{endpoint} does not answer like a Hugging Face hub")
+        raise SourceError(f"{endpoint} answered {response.status}", retryable=response.status in RETRYABLE_STATUS)
+    listing = parse_json(response, url)
+    if not _is_listing(listing):
+        raise SourceError(f"{url} does not answer like a Hugging Face hub")
+    return dict(listing)
+
+
+def _is_listing(answer: Any) -> bool:
+    """Whether an answer has a commit and files as a hub lists them. The commit is a part of paths and URLs."""
+    if not isinstance(answer, dict) or not _COMMIT.fullmatch(str(answer.get("sha"))):
+        return False
+    files = answer.get("siblings")
+    return isinstance(files, list) and all(isinstance(file, dict) and _is_file(file) for file in files)
+
+
+def _is_file(file: dict[str, Any]) -> bool:
+    size, lfs = file.get("size"), file.get("lfs") or {}
+    return (
+        isinstance(file.get("rfilename"), str)
+        and (size is None or is_size(size))
+        and isinstance(lfs, dict)
+        and isinstance(lfs.get("sha256") or "", str)
+    )
 
 
 def _headers(env: Mapping[str, str]) -> dict[str, str]:
@@ -113,13 +133,6 @@ def _headers(env: Mapping[str, str]) -> dict[str, str]:
         except OSError:
             token = ""
     return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """Return the path of a listed file. Raise SourceError if it is outside of `folder`."""
-    if name.startswith("/") or ".." in name.split("/"):
-        raise SourceError(f"the hub lists a file {name!r}, which lies outside the repository")
-    return folder / name
 
 
 def _available(listing: dict[str, Any]) -> str:

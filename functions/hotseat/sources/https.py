@@ -18,6 +18,8 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
         if match is None:
             raise SourceError(f"{url}: the part after # must be sha256= and 64 hexadecimal digits")
         sha256 = match[1]
-    name = posixpath.basename(unquote(urlsplit(url).path)) or "download"
-    download(make_pool(), RemoteFile(url, sha256=sha256), folder / name, progress.file(name))
-    return folder / name
+    try:
+        name = posixpath.basename(unquote(urlsplit(url).path)) or "download"
+    except ValueError:
+        raise SourceError(f"source {url} is not a valid URL") from None
+    return download(make_pool(), RemoteFile(url, sha256=sha256), folder, name, progress.file(name))

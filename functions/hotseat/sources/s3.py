@@ -15,10 +15,9 @@ from urllib.parse import quote, urlencode, urlsplit
 from xml.etree import ElementTree as ET
 
 import urllib3
-from urllib3.exceptions import HTTPError
 
 from hotseat.sources.base import SourceError, split
-from hotseat.sources.download import Progress, RemoteFile, download, make_pool
+from hotseat.sources.download import RETRYABLE_STATUS, Progress, RemoteFile, download, make_pool, request
 
 URL_LIFETIME = 12 * 3600  # seconds that a signed URL is valid, for resumed downloads too
 
@@ -37,10 +36,9 @@ def fetch(source: str, folder: Path, progress: Progress) -> Path:
         progress.total = sum(size for _, size in objects if size)
     for name, size in objects:
         # Objects of a folder keep their relative paths; a single object keeps its base name only.
-        target = folder / (name.removeprefix(key) if is_folder else name.rpartition("/")[2])
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise SourceError(f"{source} lists an object {name!r}, which would be outside of its folder")
-        download(pool, RemoteFile(url(os.environ, bucket, name), size=size), target, progress.file(target.name))
+        inside = name.removeprefix(key) if is_folder else name.rpartition("/")[2]
+        remote = RemoteFile(url(os.environ, bucket, name), size=size)
+        target = download(pool, remote, folder, inside, progress.file(inside.rpartition("/")[2]))
     return folder if is_folder else target
 
 
@@ -90,21 +88,19 @@ def _list(pool: urllib3.PoolManager, bucket: str, prefix: str, source: str) -> I
     """Yield keys and sizes below a prefix. Empty objects that some tools create for folders are skipped."""
     query = {"list-type": "2", "prefix": prefix}
     while True:
-        try:
-            response = pool.request("GET", url(os.environ, bucket, "", query))
-        except HTTPError as error:
-            raise SourceError(f"{source}: the store cannot be reached: {error}", retryable=True) from error
+        response = request(pool, url(os.environ, bucket, "", query))
         if response.status != 200:  # noqa: PLR2004
-            retryable = response.status in (429, 500, 502, 503, 504)
+            retryable = response.status in RETRYABLE_STATUS
             raise SourceError(f"{source}: the store answered {response.status} to a listing", retryable=retryable)
         try:
             answer = ET.fromstring(response.data)  # noqa: S314 - expat refuses entities that grow
-        except ET.ParseError as error:
-            raise SourceError(f"{source}: the store's listing cannot be read: {error}") from error
-        for item in answer.iterfind("{*}Contents"):
-            key = item.findtext("{*}Key", "")
-            if not key.endswith("/"):
-                yield key, int(item.findtext("{*}Size", "0"))
+            found = [
+                (item.findtext("{*}Key", ""), int(item.findtext("{*}Size", "0")))
+                for item in answer.iterfind("{*}Contents")
+            ]
+        except (ET.ParseError, ValueError) as error:
+            raise SourceError(f"{source}: the store's listing cannot be read: {error}") from None
+        yield from ((key, size) for key, size in found if not key.endswith("/"))
         token = answer.findtext("{*}NextContinuationToken")
         if not token:
             return

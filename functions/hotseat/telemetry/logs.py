@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hotseat.api.units import format_time
+from hotseat.private_files import opener
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class RequestLog:
             self._file = None
         if self._file is None:
             path = os.dup(sys.stdout.fileno()) if self._path == STDOUT else self._path
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115, PTH123 - it stays open
+            self._file = open(path, "ab", buffering=0, opener=opener)  # noqa: SIM115 - it stays open
         return self._file
 
 

@@ -245,6 +245,53 @@ def test_logs_are_printed_as_they_are(fake, hotseat):
     assert fake.last.query == {"lines": "5", "follow": "true"}
 
 
+ODD = "a\x1b]0;title\x07 \x1b[2J\x9b1A\rb\tü 🙂"
+ESCAPED = r"a\x1b]0;title\x07 \x1b[2J\x9b1Ab" + "\tü 🙂"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard output is a terminal."""
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: self.name == "<stdout>", raising=False)
+
+
+def odd_answers(fake):
+    fake.answers["GET /api/models/gemma/logs"] = ODD.replace("\r", "") + "\n"
+    event = {"type": "dev.hotseat.model.failed.v1", "subject": "gemma", "data": {"reason": "Exited", "message": ODD}}
+    fake.answers["GET /api/events"] = sse(event)
+    delta = {"choices": [{"index": 0, "delta": {"content": ODD, "reasoning_content": ODD}, "finish_reason": "stop"}]}
+    fake.answers["POST /v1/chat/completions"] = [*sse(delta), b"data: [DONE]\n\n"]
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("args", [["logs", "gemma"], ["events", "--no-follow"], ["chat", "gemma", "Hi"]])
+def test_engines_cannot_command_the_terminal(fake, hotseat, args):
+    odd_answers(fake)
+    shown = hotseat(*args).stdout
+    assert ESCAPED in shown
+    assert not set(shown.replace("\x1b[2m", "").replace("\x1b[0m", "")) & set("\x1b\x07\x9b\r"), "but our own style"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_json_on_a_terminal_has_no_control_characters_either(fake, hotseat):
+    odd_answers(fake)
+    assert not set(hotseat("events", "--no-follow", "-o", "json").stdout) & set("\x1b\x07\x9b\r")
+
+
+def test_programs_get_what_an_engine_wrote(fake, hotseat):
+    """But for styles, which click leaves out."""
+    odd_answers(fake)
+    plain = click.unstyle(ODD).replace("\r", "") + "\n"
+    assert hotseat("logs", "gemma").stdout == plain
+    assert hotseat("chat", "gemma", "Hi").stdout.replace("\r", "") == plain
+    assert json.loads(hotseat("events", "--no-follow", "-o", "json").stdout)["data"]["message"] == ODD
+
+
+def test_an_error_with_output_of_an_engine_commands_no_terminal(fake, hotseat):
+    fake.answers["POST /api/models/gemma/load"] = error(503, f"it failed:\n{ODD}", "model_failed")
+    assert f"it failed:\n{ESCAPED}" in hotseat("load", "gemma").stderr
+
+
 def test_events_are_lines_for_people_or_for_programs(fake, hotseat):
     event = {
         "specversion": "1.0", "id": "12", "type": "dev.hotseat.model.ready.v1", "source": "/workspaces/default",

@@ -319,3 +319,12 @@ def test_progress_shows_what_is_known(done, total, shown):
 
 def test_a_table_has_no_trailing_blanks():
     assert table(["A", "LONG"], [("aaa", ""), ("b", "c")]) == "A     LONG\naaa   -\nb     c"
+
+
+def test_engines_cannot_command_the_terminal():
+    failed = event("model.failed", reason="Exited", message="it ended:\nlast \x1b[2Jline\x9b")
+    switch = event("switch.failed", **GOES, phase="load", code="Exited", message="it ended:\nother \x1b[2Jline")
+    text = printed(failed, switch)
+    assert r"last \x1b[2Jline\x9b" in text
+    assert r"other \x1b[2Jline" in text
+    assert not set(text) & set("\x1b\x9b")

@@ -1,5 +1,6 @@
 """The switcher's HTTP API accepts demand and commands of its routers, and nothing else."""
 
+import json
 import time
 from typing import Any
 
@@ -88,6 +89,28 @@ def test_what_is_too_large_is_refused_before_it_is_read(inbox: FlaskClient, path
     assert answer.status_code == 413
     assert answer.json is not None
     assert answer.json["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("signature", ["é", "\xff" * 64, "\ud800"])
+def test_a_signature_that_is_no_text_of_ours_is_wrong_and_no_bug(
+    inbox: FlaskClient, taken: TAKEN, signature: str
+) -> None:
+    data = demand()
+    event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "dev.hotseat.demand.reported.v1"}
+    body = json.dumps(event | {"signature": signature, "data": data})
+    assert inbox.post("/", data=body, headers={"Content-Type": "application/cloudevents+json"}).status_code == 403
+    if signature != "\ud800":  # no header has it
+        for path in ("/orders", "/reads"):
+            assert inbox.post(path, json=order(), headers={"X-Hotseat-Signature": signature}).status_code == 403
+        assert inbox.post("/", json=data, headers=headers(data) | {"ce-signature": signature}).status_code == 403
+    assert taken == []
+
+
+@pytest.mark.parametrize("path", ["/", "/demand", "/orders", "/reads"])
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"data":' * 100_000, b"[" * 900 + b"]" * 900])
+def test_a_body_of_any_depth_is_no_bug(inbox: FlaskClient, path: str, body: bytes) -> None:
+    answer = inbox.post(path, data=body, headers={"ce-type": "dev.hotseat.demand.reported.v1"})
+    assert answer.status_code in {400, 403}
 
 
 def order(**changes: Any) -> Json:

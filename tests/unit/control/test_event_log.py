@@ -1,12 +1,13 @@
 """The bus: a history with numbers, listeners that may fail, followers that wait."""
 
+import socket
 import threading
 from typing import Any
 
 import pytest
 
 from hotseat.control import event_log as bus_module
-from hotseat.control.event_log import EventLog
+from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.core.events import Emit, shown_model_of
 
 
@@ -77,3 +78,16 @@ def test_a_follower_waits_for_news_and_goes_home_at_the_end() -> None:
     bus.close()
     thread.join(5)
     assert ([len(news) for news in seen], bus.closed) == ([1, 0], True)
+
+
+def test_no_key_in_the_url_of_a_sink_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    bus = EventLog()
+    emit(bus, "a")
+    sink = HttpSink(f"http://ada:PASSWORD@{address}/hook?token=SECRET", attempts=1)
+    sink(bus.after(0)[0][1])
+    sink.close()
+    assert f"was not delivered to http://{address}/hook: " in caplog.text
+    assert "Connection refused" in caplog.text
+    assert not [secret for secret in ("SECRET", "PASSWORD", "ada") if secret in caplog.text]

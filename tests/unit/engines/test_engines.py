@@ -94,6 +94,14 @@ class TestCustom:
         with pytest.raises(EngineError, match="environment variable GPU"):
             self.launch("serve", "{env:GPU}")
 
+    @pytest.mark.parametrize("name", ["HOTSEAT_API_KEY", "HOTSEAT_API_KEY_FILE"])
+    def test_no_key_of_hotseat_gets_into_a_command(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setenv(name, "sk-secret")
+        with pytest.raises(EngineError, match=f"{name}, which engines must not see") as caught:
+            self.launch("serve", f"{{env:{name}}}")
+        assert "sk-secret" not in str(caught.value)
+        assert self.launch("serve", f"{{env:{name}}}", env=[{"name": name, "value": "1"}]) == ("serve", "1")
+
     @pytest.mark.parametrize(
         ("text", "problem"),
         [

@@ -82,7 +82,11 @@ def test_each_route_but_these_is_on_the_admin_port_only() -> None:
 
 @pytest.mark.parametrize("spoofed", [{"Host": "hotseat:8081"}, {"X-Forwarded-Port": "8081"}])
 def test_a_header_does_not_open_it(spoofed: dict[str, str]) -> None:
-    answer = gateway(8081).test_client().get("/running", headers=spoofed, environ_overrides={"SERVER_PORT": "8080"})
+    answer = (
+        gateway(8081)
+        .test_client()
+        .get("/running", headers=spoofed, environ_overrides={"SERVER_PORT": "8080", "SERVER_NAME": "0.0.0.0"})
+    )
     assert answer.status_code == 404
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.core.errors import BadRequest, TooLarge, TooSlow
-from hotseat.gateway.body import Body, parse_body, read_body, rename_model
+from hotseat.core.errors import BadRequest, TooLarge, TooSlow, UnsupportedEncoding
+from hotseat.gateway.body import Body, check_encoding, parse_body, read_body, rename_model
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
-members = st.lists(st.tuples(st.text(), values), max_size=5)
+members = st.lists(st.tuples(st.text().filter(lambda key: key != "model"), values), max_size=5)
 names = st.text(min_size=1)
 spaces = st.sampled_from(["", " ", "\n", "\t ", "\r\n  "])
 
@@ -64,16 +64,42 @@ def test_where_there_is_none_it_is_put_in(document: dict[str, Any], space: str, 
     ("raw", "renamed"),
     [
         (rb'{"mod\u0065l": "a"}', rb'{"mod\u0065l": "b"}'),
-        (b'{"model":"x","model":"a"}', b'{"model":"b","model":"b"}'),
         (b'{"inner":{"model":"a"},"model":"a"}', b'{"inner":{"model":"a"},"model":"b"}'),
         (b'{"n":1e400,"m":1.000,"model":"a"}', b'{"n":1e400,"m":1.000,"model":"b"}'),
         (b'\xef\xbb\xbf{"model":"a"}', b'{"model":"b"}'),
-        ('{"model":"ä"}'.encode("utf-16"), b'{"model":"b"}'),
         (b'{"x":"\xed\xa0\x80","model":"a"}', b'{"x":"\xed\xa0\x80","model":"b"}'),
     ],
 )
 def test_odd_ones(raw: bytes, renamed: bytes) -> None:
     assert rename_model(parse_body(raw), "b") == renamed
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_json_is_utf_8(encoding: str) -> None:
+    with pytest.raises(BadRequest, match="must be in UTF-8") as caught:
+        parse_body('{"model": "a"}'.encode(encoding))
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"nope","model":"alpha"}', b'{"model":"a","x":1,"model":"a"}', b'{"model":"a","mod\\u0065l":"b"}',
+        b'{"model":null,"model":"a"}', b'{"model":"a","model":null}', b'{"model":{"model":1},"model":"a"}',
+        b'{"x":NaN,"model":"a","model":"b"}', b'\xef\xbb\xbf{"model":"a","mod\\u0065l":"b"}',
+    ],
+)  # fmt: skip
+def test_a_body_that_names_two_models_is_refused_for_parsers_differ_in_which_they_take(raw: bytes) -> None:
+    with pytest.raises(BadRequest, match="more than one `model`") as caught:
+        parse_body(raw)
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"x":{"model":"b","model":"c"},"model":"a"}', b'{"y":"model","x":NaN,"model":"a","z":["model"]}']
+)
+def test_the_word_model_elsewhere_names_none(raw: bytes) -> None:
+    assert parse_body(raw).model == "a"
 
 
 def test_what_is_read_from_a_body() -> None:
@@ -130,3 +156,12 @@ def test_a_body_that_stalls_or_breaks_is_no_bug(error: OSError, told: type[Excep
 
     with pytest.raises(told):
         read_body({"wsgi.input": Source(), "CONTENT_LENGTH": "5"}, 5)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x" * 9000])
+def test_a_compressed_body_is_refused_as_that(encoding: str) -> None:
+    with pytest.raises(UnsupportedEncoding, match="Content-Encoding") as caught:
+        check_encoding({"HTTP_CONTENT_ENCODING": encoding})
+    assert len(caught.value.message) < 400
+    for plain in ({}, {"HTTP_CONTENT_ENCODING": ""}, {"HTTP_CONTENT_ENCODING": "Identity"}):
+        check_encoding(plain)

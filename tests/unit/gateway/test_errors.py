@@ -45,4 +45,10 @@ def test_headers_of_an_error() -> None:
     assert error_headers(errors.Unavailable("no", retry_after=1.2)) == {"Retry-After": "2"}
     assert error_headers(errors.Unavailable("no", retry_after=0)) == {"Retry-After": "1"}
     assert error_headers(errors.Unavailable("no")) == {}
+    assert error_headers(errors.UnsupportedEncoding("no")) == {"Accept-Encoding": "identity"}
     assert error_headers(errors.Unauthorized("no")) == {"WWW-Authenticate": 'Bearer realm="hotseat"'}
+
+
+def test_a_long_text_of_a_client_is_cut_in_messages() -> None:
+    assert errors.shortened("a" * 200) == "a" * 200
+    assert errors.shortened("a" * 10**6) == "a" * 200 + "… (1000000 characters)"

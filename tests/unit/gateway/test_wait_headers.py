@@ -41,13 +41,26 @@ def test_what_is_no_name_of_a_tenant_is_400(given: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "priority"),
-    [("0", 0), ("7", 7), ("+7", 7), ("-7", -7), ("1000", 1000), ("1001", 1000), ("-99999999999", -1000)],
+    [
+        ("0", 0),
+        ("7", 7),
+        ("+7", 7),
+        ("-7", -7),
+        ("1000", 1000),
+        ("1001", 1000),
+        ("-99999999999", -1000),
+        ("9" * 40, 1000),
+        ("-" + "9" * 9000, -1000),
+        ("0" * 9000 + "7", 7),
+        ("00", 0),
+        ("-0999", -999),
+    ],
 )
 def test_a_priority_is_kept_within_those_of_documents(text: str, priority: int) -> None:
     assert ask(x_priority=text).priority == priority
 
 
-@pytest.mark.parametrize("text", ["", "high", "1.5", "1e3", "1_0", "--1", "9" * 40, "\u0661"])
+@pytest.mark.parametrize("text", ["", "high", "1.5", "1e3", "1_0", "--1", "+", "\u0661"])
 def test_what_is_no_priority_is_400(text: str) -> None:
     with pytest.raises(BadRequest, match="The header X-Priority is"):
         ask(x_priority=text)
@@ -67,3 +80,10 @@ def test_times_are_seconds_or_durations_and_the_shorter_one_ends_the_wait(text: 
 def test_what_is_no_time_is_400(header: str, text: str) -> None:
     with pytest.raises(BadRequest, match=f"{header} is"):
         ask(**{header.lower().replace("-", "_"): text})
+
+
+def test_long_headers_are_cut_in_messages() -> None:
+    for name in ("x_priority", "x_request_timeout", "x_hotseat_max_wait"):
+        with pytest.raises(BadRequest) as caught:
+            ask(**{name: "x" * 60000})
+        assert len(caught.value.message) < 400

@@ -427,3 +427,19 @@ def test_libyaml_and_pyyaml_read_the_same(text, monkeypatch):
     assert [(tree.data, tree.problems) for tree in quickly] == [
         (tree.data, tree.problems) for tree in nodes.parse(text, "f")
     ]
+
+
+@pytest.mark.parametrize("text", ["x: 1" + ":1" * 200_000, "x: 1" + ":1" * 200_000 + ".5", "x: -1" + ":59" * 100])
+def test_a_number_in_base_60_of_any_length_is_read_at_once(text, monkeypatch):
+    """PyYAML would take twenty seconds for some of these."""
+
+    def refuse(*_):
+        raise AssertionError("the constructor is called")
+
+    with monkeypatch.context() as patch:
+        for kind in ("int", "float"):
+            patch.setattr(nodes.yaml.constructor.SafeConstructor, f"construct_yaml_{kind}", refuse)
+        (tree,) = nodes.parse(text, "f")
+    assert tree.data == {"x": text.removeprefix("x: ")}
+    (tree,) = nodes.parse("x: 1:30", "f")
+    assert tree.data == {"x": 90}

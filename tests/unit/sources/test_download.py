@@ -37,7 +37,7 @@ def test_an_origin_that_hangs_is_given_up_for_good_after_two_minutes(
 ) -> None:
     hanging = Hanging(monkeypatch)
     with pytest.raises(SourceError, match=r"https://origin/w: no data for 12\d s: .*read timed out") as told:
-        download.download(hanging, download.RemoteFile("https://origin/w?key"), tmp_path / "w", lambda *_: None)  # type: ignore[arg-type]
+        download.download(hanging, download.RemoteFile("https://origin/w?key"), tmp_path, "w", lambda *_: None)  # type: ignore[arg-type]
     assert not told.value.retryable, "whoever waits has waited long enough"
     assert hanging.asked == 4
 
@@ -91,7 +91,7 @@ def test_weights_come_through_the_proxy_of_the_environment(
 ) -> None:
     monkeypatch.setenv(name, f"{scheme}ada:s%40fe@{proxy.address}")
     remote = download.RemoteFile("http://origin.example.com/w")
-    download.download(download.make_pool(), remote, tmp_path / "w", lambda *_: None)
+    download.download(download.make_pool(), remote, tmp_path, "w", lambda *_: None)
     assert (tmp_path / "w").read_bytes() == b"weights"
     credentials = "Basic " + base64.b64encode(b"ada:s@fe").decode()
     assert proxy.asked == [("http://origin.example.com/w", credentials)]

@@ -132,6 +132,10 @@ def create_http_api(
     def answer_too_large(_error: RequestEntityTooLarge) -> tuple[Response, int, dict[str, str]]:
         return answer(TooLarge(f"The request body has more than {MAX_BODY} bytes."))
 
+    @app.errorhandler(RecursionError)
+    def answer_too_deep(_error: RecursionError) -> tuple[Response, int, dict[str, str]]:
+        return answer(BadRequest("The request body is nested too deeply.", code="invalid_json"))
+
     return app
 
 

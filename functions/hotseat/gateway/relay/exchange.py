@@ -28,6 +28,7 @@ from hotseat.gateway.relay.http1 import (
     UntilClose,
     encode_request,
     parse_response,
+    without_compression,
 )
 from hotseat.gateway.relay.pool import Connections, EngineConnection, Holding
 from hotseat.gateway.relay.streams import ClientGone, ClientStream
@@ -62,14 +63,14 @@ class Outcome:
 
 
 class EngineRefusedError(UpstreamFailed):
-    """The engine's own error, for a client whose response has started.
+    """The engine's own error, or another answer than a stream of events, for a client whose response has started.
 
     `given` is its body, if it is an error object.
     """
 
-    def __init__(self, code: int, given: Any) -> None:
+    def __init__(self, problem: str, given: Any) -> None:
         self.given = given if isinstance(given, dict) and "error" in given else None
-        super().__init__(f"The engine answered with status {code}.", code="upstream_error")
+        super().__init__(problem, code="upstream_error")
 
 
 class Exchange:
@@ -111,6 +112,8 @@ class Exchange:
         """
         self._stream = stream
         self._in_events = stream.begun
+        if stream.begun:
+            self._call.headers = without_compression(self._call.headers)
         error = None
         try:
             head, rest = self._ask(stream.fileno())
@@ -198,8 +201,8 @@ class Exchange:
     def _answer(self, stream: ClientStream, head: ResponseHead, rest: bytes, extra: Iterable[tuple[str, str]]) -> None:
         framing: Framing = Chunked() if head.chunked else UntilClose() if head.length is None else Counted(head.length)
         try:
-            if stream.begun and (head.code != _OK or not head.event_stream or head.encoded):
-                raise EngineRefusedError(head.code, self._error_body(framing, rest))
+            if stream.begun and (problem := head.problem()):
+                raise EngineRefusedError(problem, self._error_body(framing, rest))
             piece = framing.feed(rest) if rest else b""
             if piece:
                 self._last = piece

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from hotseat.core.errors import UpstreamFailed
+from hotseat.core.errors import UpstreamFailed, shortened
 
 MAX_LINE = 4096  # bytes of a chunk's size line, extensions included
 MAX_TRAILERS = 16384
@@ -166,7 +166,11 @@ _HOP_BY_HOP = frozenset({
 })  # fmt: skip
 # Of a request: fields that the relay sets, and the client's keys, which are for hotseat.
 _OURS = frozenset({"host", "content-length", "expect", "authorization", "x-api-key", "api-key"})
-_NOT_TO_ENGINE = _HOP_BY_HOP | _OURS
+# Origin is for hotseat, too: an engine that checks it would refuse pages that hotseat allows.
+_NOT_TO_ENGINE = _HOP_BY_HOP | _OURS | {"origin"}
+_CORS = "access-control-"
+# Of a response: what only hotseat says of itself. An engine may be another hotseat.
+_HOTSEATS = (_CORS, "x-hotseat-", "x-queue-")
 _NAMED_ANYWAY = frozenset({"", "close", "keep-alive"})
 # Of a response: fields about framing and content, and fields that the server sets.
 _SERVERS = frozenset({"date", "server"})
@@ -175,7 +179,9 @@ _NOTED = (
     | _SERVERS
     | {"content-length", "content-type", "content-encoding", "cache-control", "x-accel-buffering"}
 )
-_BODILESS = frozenset({204, 304})
+_NO_CONTENT = 204  # must not have a Content-Length (RFC 9110, 8.6)
+_BODILESS = frozenset({_NO_CONTENT, 304})
+_OK = 200
 _GET_LIKE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -205,20 +211,42 @@ class ResponseHead:
     chunked: bool
     keep_alive: bool
     event_stream: bool
-    encoded: bool  # compressed: no events can be inserted
+    encoded: str  # how it is compressed, so that no events can be inserted; empty: it is not
+
+    def problem(self) -> str:
+        """Return why a stream of events cannot be continued by this response. Empty if it can."""
+        if self.code != _OK:
+            return f"The engine answered with status {self.code}."
+        if not self.event_stream:
+            kind = next((value for name, value in self.headers if name.lower() == "content-type"), "no Content-Type")
+            return f"The engine answered with {shortened(kind)}, not with a stream of events (text/event-stream)."
+        return (
+            f"The engine compressed its stream ({shortened(self.encoded)}), although it was told not to."
+            if self.encoded
+            else ""
+        )
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
-    """Return the headers for the engine: without hop-by-hop fields, fields named by Connection, Host, Expect and keys."""
+    """Return the headers for the engine.
+
+    Without hop-by-hop fields, fields named by Connection, Host, Expect, keys, and fields of browsers about CORS.
+    """
     kept: Headers = []
     named: set[str] = set()
     for field in headers:
         key = field[0].lower()
         if key not in _NOT_TO_ENGINE:
-            kept.append(field)
+            if not key.startswith(_CORS):
+                kept.append(field)
         elif key == "connection":
             named |= _tokens(field[1])
     return _without(kept, named) if named - _NAMED_ANYWAY else kept
+
+
+def without_compression(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return the headers of a request whose answer must not be compressed."""
+    return [*(field for field in headers if field[0].lower() != "accept-encoding"), ("Accept-Encoding", "identity")]
 
 
 class RequestHeaders:
@@ -238,16 +266,14 @@ class RequestHeaders:
 
 
 def request_target(environ: Mapping[str, Any]) -> str:
-    """Return path and query as the client sent them if the server has them, else quoted again."""
-    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
-    if raw.startswith("/"):
-        target = raw.partition("#")[0]
-        return target if _TARGET.fullmatch(target) else quote(target.encode("latin-1"), safe=_AS_IS)
-    path = quote(
-        (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"), safe="/:@!$&'()*+,;=~"
-    )
+    """Return the path by which the route was found, and the query as the client sent it.
+
+    The client may have written the path in another way (`/v1/%63hat/completions`), which an engine need not understand.
+    """
     query = environ.get("QUERY_STRING", "")
-    return f"{path or '/'}?{query}" if query else path or "/"
+    path = quote(environ["PATH_INFO"].encode("latin-1"), safe="/:@!$&'()*+,;=~")
+    target = f"{path}?{query}" if query else path
+    return target if _TARGET.fullmatch(target) else quote(target.encode("latin-1"), safe=_AS_IS)
 
 
 def encode_request(call: Call, host: str) -> bytes:
@@ -288,7 +314,8 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
     for name, value in fields:
         key = name.lower()
         if key not in _NOTED:
-            kept.append((name, value))
+            if not key.startswith(_HOTSEATS):
+                kept.append((name, value))
         else:
             noted[key] = f"{noted[key]},{value}" if key in noted else value
             if key not in _HOP_BY_HOP and key not in _SERVERS and key != "content-length":
@@ -297,7 +324,7 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
     if named - _NAMED_ANYWAY:
         kept = _without(kept, named)
     length, chunked = _framing(noted, code, method)
-    if "content-length" in noted and "transfer-encoding" not in noted:
+    if "content-length" in noted and "transfer-encoding" not in noted and code != _NO_CONTENT:
         kept.append(("Content-Length", noted["content-length"].partition(",")[0].strip()))
     event_stream = noted.get("content-type", "").lower().startswith("text/event-stream")
     if event_stream:
@@ -308,7 +335,7 @@ def _read_fields(fields: Headers, minor: int, code: int, reason: str, method: st
     keep_alive = "close" not in named and (minor > 0 or "keep-alive" in named)
     if "content-length" in noted and "transfer-encoding" in noted:
         keep_alive = False  # RFC 9112, 6.3: do not reuse the connection
-    encoded = noted.get("content-encoding", "identity").strip().lower() != "identity"
+    encoded = noted.get("content-encoding", "").strip().lower().removeprefix("identity")
     return ResponseHead(code, f"{code} {reason}", kept, length, chunked, keep_alive, event_stream, encoded)
 
 

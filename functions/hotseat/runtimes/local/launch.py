@@ -12,14 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hotseat.api.model import Model
-from hotseat.engines.base import Engine, EngineError, Placement, is_remote
+from hotseat.engines.base import SECRET_PREFIX, Engine, EngineError, Placement, is_remote
 from hotseat.engines.custom import Custom
 from hotseat.runtimes.local.orphans import INSTANCE_VARIABLE, STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.supervisor import REASONS
-from hotseat.sources.base import SourceError, cached
+from hotseat.sources.base import SourceError, cached, redacted
 
 HOST = "127.0.0.1"
-SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - prefix of variables that engines must not see
 _PLACEHOLDER_PORT = 1  # for a start that is only checked
 PORT_ATTEMPTS = 100  # to find a free port
 
@@ -140,7 +139,7 @@ def _weights(model: Model, engine: Engine, cache_dir: Path) -> str | None:
     except SourceError as problem:
         raise CannotStart(str(problem)) from problem
     if path is None:
-        raise WeightsMissing(f"the weights {source} have not been fetched yet")
+        raise WeightsMissing(f"the weights {redacted(source)} have not been fetched yet")
     return str(path)
 
 

@@ -5,8 +5,11 @@ import logging.handlers
 import sys
 import threading
 from collections import deque
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
+
+from hotseat.private_files import opener
 
 KEPT_LINES = 2000
 MAX_LINE = 4000  # characters (and bytes while the line is incomplete)
@@ -106,6 +109,10 @@ class _RotatedFile(logging.handlers.RotatingFileHandler):
             path, maxBytes=FILE_BYTES, backupCount=FILES - 1, delay=True, encoding="utf-8", errors="replace"
         )
         self._failed = False
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file. A new one has mode 0600, because engines may log prompts."""
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=opener)  # type: ignore[return-value]
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the name is logging's
         if not self._failed:

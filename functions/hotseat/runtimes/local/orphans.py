@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from hotseat.private_files import make_directory, opener
 from hotseat.runtimes.local.supervisor import processes, signal_process
 
 INSTANCE_VARIABLE = "HOTSEAT_INSTANCE"  # in every engine: the instance, and a random number
@@ -45,7 +46,7 @@ class StateDir:
 
     def lock(self) -> None:
         """Lock the directory until this process ends or unlocks it. Raise StateDirInUse if another hotseat has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path)
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,12 +83,13 @@ class StateDir:
 
     def save_stop_command(self, instance: str, stop_command: Sequence[str]) -> None:
         """Save the command that stops an instance if this hotseat dies. Raise OSError if it cannot be written."""
-        self.path.mkdir(parents=True, exist_ok=True)  # the directory may have been deleted while hotseat runs
-        self._stop_file(instance).write_text(json.dumps(list(stop_command)))
+        make_directory(self.path)  # the directory may have been deleted while hotseat runs
+        with open(self._stop_file(instance), "w", opener=opener) as file:
+            file.write(json.dumps(list(stop_command)))
 
     def check(self) -> None:
         """Raise OSError if a stop command could not be saved now."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path)
         with tempfile.TemporaryFile(dir=self.path) as draft:
             draft.write(b"[]")
             draft.flush()

@@ -23,6 +23,7 @@ from hotseat.core.messages import (
 )
 from hotseat.core.ports import LogView, Observe
 from hotseat.engines.base import Engine, is_remote, load_engine
+from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof
 from hotseat.runtimes.local.launch import CannotStart, PortReservations, WeightsMissing, base_environment, check_start
@@ -105,7 +106,7 @@ class LocalRuntime:
             log.error("processes of an earlier run cannot be killed: %s", left)
         self._observe = observe
         if self._log_dir is not None:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
+            make_directory(self._log_dir)
         self._supervisors.prepare()
         self.update(models)
 

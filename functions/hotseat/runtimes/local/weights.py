@@ -14,7 +14,8 @@ from typing import Any
 
 from hotseat.core.messages import CacheObserved, CacheState
 from hotseat.core.ports import Observe
-from hotseat.sources.base import SourceError, fetch_command
+from hotseat.private_files import make_directory
+from hotseat.sources.base import SourceError, fetch_command, redacted
 
 ATTEMPTS = 3
 FIRST_PAUSE = 2.0  # seconds before the second attempt; three times as long before each further attempt
@@ -65,8 +66,8 @@ class WeightsFetch(threading.Thread):
         except SourceError as problem:
             state, message = CacheState.FAILED, str(problem)
         except Exception as problem:
-            log.exception("the fetch of %s failed", self.source)
-            state, message = CacheState.FAILED, f"the fetch of {self.source} failed: {problem!r}"
+            log.exception("the fetch of %s failed", redacted(self.source))
+            state, message = CacheState.FAILED, f"the fetch of {redacted(self.source)} failed: {problem!r}"
         self.ended = True
         self._report(state, message)
 
@@ -79,7 +80,7 @@ class WeightsFetch(threading.Thread):
             except SourceError as problem:
                 if self._cancelled.is_set() or not problem.retryable or attempt == ATTEMPTS:
                     raise
-                log.warning("fetching %s failed: %s; starting attempt %d", self.source, problem, attempt + 1)
+                log.warning("fetching %s failed: %s; starting attempt %d", redacted(self.source), problem, attempt + 1)
                 self._cancelled.wait(pause)
                 pause *= 3
             else:
@@ -119,6 +120,8 @@ class WeightsFetch(threading.Thread):
         with self._lock:
             if self._cancelled.is_set():
                 raise SourceError("cancelled")
+            with contextlib.suppress(OSError):  # the child says what is wrong
+                make_directory(self._cache_dir)
             try:
                 command = fetch_command(self.source, self._cache_dir)
                 self._child = subprocess.Popen(

@@ -318,7 +318,14 @@ def test_a_stream_that_has_begun_is_continued_and_the_engines_head_dropped():
             "context too long",
         ),
         (sized(b"<html>").replace(b"200 OK", b"503 Busy"), "The engine answered with status 503."),
-        (sized(b'{"choices": []}'), "The engine answered with status 200."),
+        (
+            sized(b'{"choices": []}'),
+            "The engine answered with application/json, not with a stream of events (text/event-stream).",
+        ),
+        (
+            SSE.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + chunk(b"\x1f\x8b") + b"0\r\n\r\n",
+            "The engine compressed its stream (gzip), although it was told not to.",
+        ),
     ],
 )
 def test_an_engines_error_becomes_an_event_of_a_stream_that_has_begun(answer, message):
@@ -329,6 +336,20 @@ def test_an_engines_error_becomes_an_event_of_a_stream_that_has_begun(answer, me
     assert events[0] == b": loading\n\n"
     assert error_of(events[1])["message"] == message
     assert outcome.how is How.UPSTREAM_FAILED
+
+
+def test_a_stream_that_has_begun_is_asked_for_without_compression():
+    headers = [("accept-encoding", "gzip"), ("Accept", "*/*")]
+    with Engine(answers(SSE + chunk(b"data: 1\n\n") + b"0\r\n\r\n")) as engine:
+        with Client() as client:
+            begun(client)
+            relay(engine, client, headers=headers)
+        with Client() as client:
+            relay(engine, client, headers=headers)
+    continued, whole = engine.requests
+    assert b"\r\nAccept-Encoding: identity\r\n" in continued
+    assert b"gzip" not in continued
+    assert b"\r\naccept-encoding: gzip\r\n" in whole
 
 
 def test_an_engine_that_is_gone_becomes_an_event_of_a_stream_that_has_begun():

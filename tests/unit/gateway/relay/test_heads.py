@@ -24,6 +24,22 @@ def test_hop_by_hop_fields_and_those_that_connection_names_stay_here():
     ]  # fmt: skip
 
 
+def test_an_engine_learns_nothing_of_a_web_page():
+    assert end_to_end([
+        ("Origin", "https://app.example"), ("ORIGIN", "null"), ("Access-Control-Request-Method", "POST"),
+        ("access-control-request-headers", "a"), ("Access-Control-Request-Private-Network", "true"), ("Accept", "*/*"),
+    ]) == [("Accept", "*/*")]  # fmt: skip
+
+
+def test_an_engine_says_nothing_in_the_place_of_hotseat():
+    """CORS headers, of which a browser accepts one only, and those of a hotseat that is the engine."""
+    head = parse(
+        "Access-Control-Allow-Origin: *", "access-control-expose-headers: *", "X-Hotseat-Model: lie", "X-HOTSEAT-Fallback: lie",
+        "X-Queue-Position: 7", "x-queue-estimate: 7", "X-Request-Id: 7", "OpenAI-Version: 1", "Vary: Origin", "Content-Length: 0",
+    )  # fmt: skip
+    assert head.headers == [("X-Request-Id", "7"), ("OpenAI-Version", "1"), ("Vary", "Origin"), ("Content-Length", "0")]
+
+
 @pytest.mark.parametrize("name", ["Authorization", "AUTHORIZATION", "x-api-key", "X-API-Key", "api-key"])
 def test_a_clients_key_never_leaves(name):
     assert end_to_end([(name, "sk-secret")]) == []
@@ -65,10 +81,12 @@ def test_headers_are_read_from_a_wsgi_environ():
     assert list(RequestHeaders(environ)) == [("X-Forwarded-For", "1.2.3.4"), ("Content-Type", "application/json")]
 
 
-def test_the_target_is_what_the_client_wrote():
-    assert request_target({"RAW_URI": "/v1/a%2Fb?x=%20#f"}) == "/v1/a%2Fb?x=%20"
-    assert request_target({"RAW_URI": "http://proxy/v1", "PATH_INFO": "/v1", "QUERY_STRING": "a=1"}) == "/v1?a=1"
-    assert request_target({"PATH_INFO": "/a b/\xc3\xa9", "QUERY_STRING": ""}) == "/a%20b/%C3%A9"
+def test_the_target_is_the_path_of_the_route_and_the_clients_query():
+    """However the client wrote the path, and whatever a header says of a prefix (SCRIPT_NAME)."""
+    odd = {"RAW_URI": "/x/v1/%63hat?x=%20#f", "SCRIPT_NAME": "/x", "PATH_INFO": "/v1/chat", "QUERY_STRING": "x=%20"}
+    assert request_target(odd) == "/v1/chat?x=%20"
+    assert request_target({"PATH_INFO": "/v1/chat"}) == "/v1/chat"
+    assert request_target({"PATH_INFO": "/a b/\xc3\xa9?", "QUERY_STRING": "a= \xe9"}) == "/a%20b/%C3%A9%3F?a=%20%E9"
 
 
 def test_a_response_keeps_its_own_fields_only():
@@ -80,7 +98,7 @@ def test_a_response_keeps_its_own_fields_only():
         ("Content-Type", "application/json"), ("Content-Encoding", "gzip"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"),
         ("X-Request-Id", "7 "), ("Content-Length", "5"),
     ]  # fmt: skip
-    assert (head.status, head.length, head.keep_alive, head.encoded) == ("200 OK", 5, False, True)
+    assert (head.status, head.length, head.keep_alive, head.encoded) == ("200 OK", 5, False, "gzip")
 
 
 def test_event_streams_are_not_to_be_buffered_or_cached():
@@ -116,6 +134,8 @@ def test_framing_is_chosen_as_rfc_9112_says():
     assert parse("Content-Length: 7", method="HEAD").length == 0
     assert parse("Content-Length: 7", method="HEAD").headers == [("Content-Length", "7")]
     assert parse(status="HTTP/1.1 204 No Content").length == 0
+    assert parse("Content-Length: 0", status="HTTP/1.1 204 No Content").headers == [], "RFC 9110, 8.6"
+    assert parse("Content-Length: 7", status="HTTP/1.1 304").headers == [("Content-Length", "7")]
     assert parse(status="HTTP/1.1 304").status == "304 "
 
 
