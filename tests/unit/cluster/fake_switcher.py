@@ -116,7 +116,7 @@ class Home:
 
     def until(self, found: Callable[[], Any]) -> Any:
         with self.kube.changed:
-            assert self.kube.changed.wait_for(found, 5)
+            assert self.kube.changed.wait_for(found, 30)
             return found()
 
     def conditions(self, name: str, resource: Any = MODELS) -> dict[str, Json]:

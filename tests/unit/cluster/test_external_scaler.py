@@ -35,7 +35,7 @@ class Caller:
         call = self.channel.unary_unary(
             f"/{SERVICE}/{method}", type(request).SerializeToString, messages[answer].FromString
         )
-        return call(request, timeout=5)
+        return call(request, timeout=30)
 
     def is_active(self, name: str, **more: str) -> bool:
         return bool(self.call("IsActive", self.reference(name, **more), "IsActiveResponse").result)
@@ -82,15 +82,15 @@ def test_an_answer_that_is_not_known_yet_is_none(caller: Caller) -> None:
 
 def test_a_change_is_told_at_once_and_its_state_to_each_new_stream(caller: Caller) -> None:
     told = caller.stream("b")
-    assert told.get(timeout=5) is False
+    assert told.get(timeout=30) is False
     caller.places["b"] = True
     caller.scaler.changed()
-    assert told.get(timeout=5) is True
-    assert caller.stream("b").get(timeout=5) is True
+    assert told.get(timeout=30) is True
+    assert caller.stream("b").get(timeout=30) is True
     caller.scaler.changed()
     caller.places["b"] = False
     caller.scaler.changed()
-    assert told.get(timeout=5) is False, "what has not changed is not told again"
+    assert told.get(timeout=30) is False, "what has not changed is not told again"
 
 
 def test_its_metric_is_one_pod_for_a_place(caller: Caller) -> None:

@@ -50,7 +50,7 @@ class Server:
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
         with self._news:
-            assert self._news.wait_for(condition, 5)
+            assert self._news.wait_for(condition, 30)
 
     def close(self) -> None:
         self._http.shutdown()

@@ -99,7 +99,7 @@ def frozen(home: Home) -> bool:
 
 
 def await_true(question: Callable[[], object]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not question():
         assert time.monotonic() < until, "it did not come to pass"
         time.sleep(0.005)
