@@ -5,7 +5,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
@@ -13,6 +13,7 @@ from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.adopted_objects import AdoptionProblems, Autoscalers
+from hotseat.cluster.switcher.applied_objects import RETRY, ObjectApplier, Refused
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
 from hotseat.cluster.switcher.model_objects import NOTHING_READ, SHOW_STATE, ModelObject, read
@@ -35,19 +36,15 @@ from hotseat.core.messages import (
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
-from hotseat.kube.adoption import NAME_CONFLICT, is_foreign
-from hotseat.kube.claims import claim_changes
-from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
+from hotseat.kube.adoption import NAME_CONFLICT
+from hotseat.kube.client import Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
     CLAIMS,
-    CORE_SERVICES,
     DEPLOYMENT,
     DEPLOYMENTS,
     MODEL,
     MODELS,
-    PAUSED_REPLICAS,
     PODS,
-    SCALED_BY,
     SCALED_OBJECTS,
     SERVICES,
     SETTLED,
@@ -56,34 +53,18 @@ from hotseat.kube.constants import (
     ClusterSettings,
     Resource,
 )
-from hotseat.kube.containers import CannotMake, cpu_image
+from hotseat.kube.containers import cpu_image
 from hotseat.kube.jobs import job_name
 from hotseat.kube.leader import Leader
-from hotseat.kube.objects import NOT_OURS, is_outdated, replacement
 from hotseat.kube.placement import in_workspace
 from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An object of a Model that could not be applied: a condition's reason, kind and name of the object, and why."""
-
-    reason: str
-    what: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.what} could not be applied: {self.message}"
-
-
 GATHER = 0.05  # seconds in which changes of documents gather
 RESYNC = 30.0  # seconds after which everything is reconciled without a change
-RETRY = 2.0  # seconds after an object could not be applied
-CONFLICT_RETRY = 0.2  # seconds after an object had another version than the one that was seen
 LEASE = "hotseat-switcher"
-RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SCALED_OBJECTS, SERVICES)}
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
 
@@ -117,7 +98,6 @@ class SwitcherApp:
         self._uids: Mapping[ObjectKey, str] = {}
         self._involved: Mapping[ObjectKey, Json] = {}  # objects of Kubernetes Events
         self._workspace_by_model: dict[str, str] = {}
-        self._claim_problems: dict[str, list[tuple[str, str]]] = {}  # by Model: reason and message
         self._fetcher = JobFetcher(self._kube, namespace, self._settings_for, self._uid, lambda _model: self.reload())
         self._runtime = ClusterRuntimes(
             self._kube,
@@ -142,6 +122,7 @@ class SwitcherApp:
         self._services, self._claims = self._runtime.watcher(SERVICES), watch(CLAIMS, MODEL)
         self._routers = Watcher(self._kube, PODS, namespace, self._router_changed, selector=ROUTERS)
         self._watchers = (self._workspaces, self._models, self._claims, self._routers)
+        self._applier = ObjectApplier(self._kube, namespace, self._runtime, self._claims, retry=self._worker.mark)
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
@@ -218,9 +199,9 @@ class SwitcherApp:
     def _apply(self) -> None:
         """Apply the documents. Objects come first, so that a restart finds the new Revision."""
         self._read_documents()
-        self._refusals = {name: self._apply_objects(each) for name, each in self._documents.models.items()}
+        self._refusals = {name: self._applier.apply(each) for name, each in self._documents.models.items()}
         for each in self._documents.models.values():
-            self._remove_left_over(each)
+            self._applier.remove_left_over(each)
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._fetcher.reconcile()
         self._apply_workspaces()
@@ -316,90 +297,6 @@ class SwitcherApp:
             has_broker=self._has_broker,
         )
 
-    def _apply_objects(self, each: ModelObject) -> Refused | None:
-        """Apply the objects of a Model. Return what was refused first; it is tried again."""
-        if each.unusable:
-            return Refused("RuntimeUnavailable", f"Workspace {each.model.spec.workspace}", each.unusable)
-        for item in each.objects:
-            what = f"{item['kind']} {item['metadata']['name']}"
-            try:
-                self._apply_object(each, item)
-            except CannotMake as error:
-                log.warning("%s: %s", what, error)
-                self._worker.mark(RETRY)
-                return Refused(NAME_CONFLICT, what, str(error))
-            except KubeError as error:
-                if error.status == CONFLICT:  # it was written meanwhile: not worth a warning
-                    self._worker.mark(CONFLICT_RETRY)
-                    continue
-                log.warning("%s: %s", what, error)
-                self._worker.mark(RETRY)
-                if error.status:  # 0: the API server cannot be reached, and says nothing about the object
-                    return Refused("ApplyFailed", what, str(error))
-        return None
-
-    def _apply_object(self, model: ModelObject, item: Json) -> None:
-        """Apply an object, unless nothing has changed. Raise CannotMake if that of its name is not the Model's."""
-        resource = RESOURCES[item["apiVersion"], item["kind"]]
-        watcher = self._claims if resource is CLAIMS else self._runtime.watcher(resource)
-        name = item["metadata"]["name"]
-        found = watcher.named(name) or self._kube.find(resource.path(self.namespace, name))
-        if found is not None and is_foreign({**item, **found}, model.model.name):
-            raise CannotMake(NOT_OURS)
-        if found is not None and resource is CLAIMS:
-            self._update_claim(item, found, model.model)
-            return
-        if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
-            return
-        if self._must_wait(model, item):
-            self._worker.mark(RETRY)
-            return
-        if resource is SCALED_OBJECTS:
-            self._apply_scaled_object(item, found)
-            return
-        if resource in (DEPLOYMENTS, CORE_SERVICES):
-            owners = [each["uid"] for each in (found or item)["metadata"].get("ownerReferences") or ()]
-            if owners and model.uid not in owners:  # of the Model's ksvc, or of an earlier Model: it goes with that
-                self._worker.mark(RETRY)
-                return
-            item = replacement(item, found, model.uid or "")
-        self._kube.apply(resource.path(self.namespace, name), item)
-        log.info("%s %s applied", item["kind"], name)
-
-    def _must_wait(self, model: ModelObject, item: Json) -> bool:
-        """Whether an object must wait for another, so that never two scale a Deployment: the switcher and KEDA."""
-        name = item["metadata"]["name"]
-        if item["kind"] == SCALED_OBJECTS.kind:  # until KEDA may scale it
-            found = self._runtime.watcher(DEPLOYMENTS).named(name)
-            return found is None or SCALED_BY not in (found["metadata"].get("labels") or {})
-        of_switcher = item["kind"] == DEPLOYMENTS.kind and model.runtime is ClusterRuntime.DEPLOYMENT
-        return of_switcher and self._runtime.watcher(SCALED_OBJECTS).named(name) is not None  # until KEDA may not
-
-    def _apply_scaled_object(self, item: Json, found: Json | None) -> None:
-        """Create or change a ScaledObject. Its pause is not applied: a field that is left out later would be removed."""
-        name = item["metadata"]["name"]
-        if found is not None:
-            path = SCALED_OBJECTS.path(self.namespace, name)
-            self._kube.merge(path, {"metadata": {"labels": item["metadata"]["labels"]}, "spec": item["spec"]})
-        else:
-            paused = {} if self._runtime.has_place(name) else {PAUSED_REPLICAS: "0"}
-            metadata = {**item["metadata"], "annotations": paused}
-            self._kube.create(SCALED_OBJECTS.path(self.namespace), {**item, "metadata": metadata})
-        log.info("ScaledObject %s applied", name)
-
-    def _remove_left_over(self, model: ModelObject) -> None:
-        """Delete what another runtime made of a Model, once nothing of it runs there. Claims stay."""
-        if model.uid is None or not self._leading:
-            return
-        for resource, item in self._runtime.left_over(model.model.name, model.uid, model.runtime):
-            try:
-                path = resource.path(self.namespace, item["metadata"]["name"])
-                self._kube.delete(path, uid=item["metadata"]["uid"], background=True)
-                log.info("%s %s deleted: the runtime is %s", item["kind"], item["metadata"]["name"], model.runtime)
-            except KubeError as error:
-                log.warning("%s %s: %s", item["kind"], item["metadata"]["name"], error)
-                self._worker.mark(RETRY)
-
     def _runtime_of(self, model: str) -> ClusterRuntime:
         """Return the runtime of a Model. That of an adopted object is by its kind, whatever its Workspace has chosen."""
         found = self._documents.models.get(model)
@@ -409,25 +306,6 @@ class SwitcherApp:
         """Return the fingerprint of a Model's newest document; None if it is not known."""
         found = self._documents.models.get(model)
         return found.fingerprint or None if found else None
-
-    def _update_claim(self, wanted: Json, found: Json, model: Model) -> None:
-        """Apply what has changed of a claim that exists. What is refused is a condition of the Model."""
-        name, problems = wanted["metadata"]["name"], []
-        if "deletionTimestamp" in found["metadata"]:
-            return
-        for change in claim_changes(wanted, found, sized=model.spec.cache.size is not None):
-            if change.patch is None:
-                problems.append((change.reason, change.message))
-                continue
-            try:
-                self._kube.merge(CLAIMS.path(self.namespace, name), change.patch)
-                log.info("claim %s: %s applied", name, change.message)
-            except KubeError as error:
-                log.warning("claim %s: %s: %s", name, change.message, error)
-                problems.append((change.reason, f"{change.message} cannot be applied to the claim {name}: {error}"))
-                if error.status in (0, CONFLICT):
-                    self._worker.mark(RETRY)
-        self._claim_problems[model.name] = problems
 
     def _settle(self) -> None:
         uids = [
@@ -533,7 +411,7 @@ class SwitcherApp:
             problem=problem,
             names_conflict=each.names_conflict,
             deployment=self._deployment_of(each),
-            claim_problems=self._claim_problems.get(name, ()),
+            claim_problems=self._applier.claim_problems.get(name, ()),
             cpu_image=cpu_image(each.model, self._settings_for(each.model)),
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
