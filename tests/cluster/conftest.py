@@ -2,10 +2,22 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from .harness import Guard, Hotseat, deploy, destroy
+
+# Files that run one after the other, because one of them takes KEDA's operator away for a while.
+WITH_KEDA = {"test_adopted_deployment.py", "test_keda_autoscaling.py", "test_keda_runtime.py", "test_runtimes.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a worker of pytest-xdist run a whole file (--dist loadgroup), or all files with KEDA."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            name = item.path.name
+            item.add_marker(pytest.mark.xdist_group("keda" if name in WITH_KEDA else name))
 
 
 @pytest.fixture(scope="module")

@@ -133,16 +133,21 @@ class Hotseat:
     # Objects ----------------------------------------------------------------------------------------------------------
 
     def kubectl(self, *args: str, given: str | None = None, check: bool = True, timeout: float = 90) -> str:
-        """Run kubectl in the namespace; give what it printed."""
+        """Run kubectl in the namespace; give what it printed. A webhook that does not answer is waited for."""
         command = [os.environ.get("KUBECTL", "kubectl"), "--kubeconfig", os.environ["HOTSEAT_TEST_KUBECONFIG"]]
-        done = subprocess.run(
-            [*command, "-n", self.namespace, *args],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        until = time.monotonic() + 120
+        while True:
+            done = subprocess.run(
+                [*command, "-n", self.namespace, *args],
+                input=given,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+            if "failed calling webhook" not in done.stderr or time.monotonic() > until:
+                break
+            time.sleep(2)
         assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
         return done.stdout
 
