@@ -3,8 +3,10 @@
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from .harness import Guard, Hotseat, deploy, destroy
 
@@ -12,12 +14,17 @@ from .harness import Guard, Hotseat, deploy, destroy
 WITH_KEDA = {"test_adopted_deployment.py", "test_keda_autoscaling.py", "test_keda_runtime.py", "test_runtimes.py"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a worker of pytest-xdist run a whole file (--dist loadgroup), or all files with KEDA."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            name = item.path.name
-            item.add_marker(pytest.mark.xdist_group("keda" if name in WITH_KEDA else name))
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a worker of pytest-xdist a whole file, or all files with KEDA."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", maxsplit=1)[0]
+        return "keda" if Path(file).name in WITH_KEDA else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Return the scheduler, whatever --dist says."""
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="module")

@@ -138,8 +138,12 @@ def test_models_take_turns_and_only_keda_scales(home: Keda) -> None:
     assert [home.ask(name) for name in ("a", "b", "a")] == ["a", "b", "a"]
     assert home.status("workspace", "default")["runtime"] == "KEDA"
     assert (home.paused("a"), home.paused("b")) == (None, "0")
-    rows = home.kubectl("get", "scaledobject", "-L", "hotseat.dev/state", "--no-headers").splitlines()
-    assert [row.split()[-1] for row in rows] == ["ready", "unloaded"]
+
+    def states() -> list[str]:
+        rows = home.kubectl("get", "scaledobject", "-L", "hotseat.dev/state", "--no-headers").splitlines()
+        return [row.split()[-1] for row in rows]
+
+    wait_until(lambda: states() == ["ready", "unloaded"], 30, "labels that say so")
     shown = home.kubectl("get", "deployments", "a", "b", "-o", "json", "--show-managed-fields")
     rows = [row for each in json.loads(shown)["items"] for row in each["metadata"]["managedFields"]]
     ours = [row for row in rows if "f:replicas" in row["fieldsV1"].get("f:spec", {}) and row["manager"] == "hotseat"]
