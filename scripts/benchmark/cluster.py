@@ -256,8 +256,9 @@ def installed(kube: Kube, given: str | None, runtimes: Sequence[str]) -> Iterato
         key = {"metadata": {"name": "hotseat-demand"}, "stringData": {"key": secrets.token_hex(32)}}
         kube.create(SECRETS.path(name), {"apiVersion": "v1", "kind": "Secret", **key})
         waits = ("ksvc", "Ready") if "Knative" in runtimes else ("deployment", "Available")
+        crds = ["apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds")]
         folders = [["apply", "-k", str(ROOT / each)] for each in reversed(manifests(runtimes))]  # roles first
-        for command in (*folders, ["wait", waits[0], "--all", f"--for=condition={waits[1]}", "--timeout=120s"]):
+        for command in (crds, *folders, ["wait", waits[0], "--all", f"--for=condition={waits[1]}", "--timeout=120s"]):
             subprocess.run(["kubectl", "-n", name, *command], check=True, stdout=subprocess.DEVNULL)
         yield name
     finally:
