@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 from hotseat.api.types import Json
 from hotseat.kube import pods
 from hotseat.kube.adoption import is_adopted
-from hotseat.kube.client import Kube
 from hotseat.kube.constants import DEPLOYMENT, DEPLOYMENTS, FINGERPRINT, MODEL, NOT_OF_KNATIVE, PORT, SCALED_BY
 from hotseat.runtimes.deployment.informers import DeploymentInformers, DeploymentReplicaSets
 from hotseat.runtimes.engine_http import get
-from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, WorkloadAdapter
+from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
 from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, OnChange, annotations, labels
 from hotseat.runtimes.kubernetes.scale_up import TIMEOUT
 from hotseat.runtimes.kubernetes.writes import FencedWriter
@@ -42,11 +41,8 @@ class DeploymentAdapter(WorkloadAdapter):
     serves_as = "Deployment"
     label = DEPLOYMENT
     model_label = MODEL
+    default_probe = staticmethod(probe_http)
     scaled_by = ""  # value of that label of its Deployments
-
-    def __init__(self, kube: Kube, namespace: str, probe: Probe, fingerprint: Fingerprint) -> None:
-        super().__init__(kube, namespace, probe)
-        self._fingerprint = fingerprint
 
     def open(self, on_change: OnChange) -> None:
         """Make the informers, of all but what Knative and KEDA scale."""

@@ -52,7 +52,7 @@ class KedaAdapter(DeploymentAdapter):
     name = "KEDA"
     scaled_by = KEDA
 
-    def __init__(self, kube: Kube, namespace: str, probe: Probe, fingerprint: Fingerprint) -> None:
+    def __init__(self, kube: Kube, namespace: str, probe: Probe | None, fingerprint: Fingerprint) -> None:
         super().__init__(kube, namespace, probe, fingerprint)
         self.adopting = True  # until all that an earlier switcher left is adopted
         self.on_place: Callable[[], None] = lambda: None  # called when a workload gets a place, or loses it

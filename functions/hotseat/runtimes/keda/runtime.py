@@ -2,18 +2,14 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 
 from hotseat.api.types import Json
-from hotseat.core.ports import WeightsFetcher
 from hotseat.kube.adoption import target_of
-from hotseat.kube.client import Change, Kube, KubeError
+from hotseat.kube.client import Change, KubeError
 from hotseat.kube.constants import MODEL, SCALED_OBJECTS, Resource
-from hotseat.runtimes.deployment.adapter import probe_http
 from hotseat.runtimes.keda.adapter import KedaAdapter
-from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, unknown
 from hotseat.runtimes.kubernetes.informers import labels
 from hotseat.runtimes.kubernetes.runtime import RETRY, PodRuntime
 
@@ -23,27 +19,16 @@ log = logging.getLogger(__name__)
 class KedaRuntime(PodRuntime):
     """PodRuntime for Deployments with ScaledObjects."""
 
-    def __init__(
-        self,
-        kube: Kube,
-        namespace: str,
-        fetcher: WeightsFetcher,
-        *,
-        identity: str,
-        fingerprint: Fingerprint = unknown,
-        clock: Callable[[], float] = time.monotonic,
-        probe: Probe = probe_http,
-    ) -> None:
-        self._keda = KedaAdapter(kube, namespace, probe, fingerprint)
-        super().__init__(kube, namespace, fetcher, self._keda, identity=identity, clock=clock)
+    adapter_type = KedaAdapter
+    _adapter: KedaAdapter
 
     def on_place(self, call: Callable[[], None]) -> None:
         """Call this whenever a Model gets a place, or loses it."""
-        self._keda.on_place = call
+        self._adapter.on_place = call
 
     def has_place(self, model: str) -> bool | None:
         """Whether a Model may have a pod; None until it is known. From any thread."""
-        if self._keda.adopting:
+        if self._adapter.adopting:
             return None
         return any(each.workload == model and not each.stopping for each in self._instances.all())
 
@@ -62,11 +47,11 @@ class KedaRuntime(PodRuntime):
     def _keep_paused(self, workload: str) -> None:
         if self._closed or self.superseded.is_set() or self.has_place(workload):
             return
-        item = self._keda.record(workload)
+        item = self._adapter.record(workload)
         if item is not None and MODEL not in labels(item) and self._instances.of_workload(workload) is not None:
             return  # it is released first
         try:
-            self._keda.keep_paused(self._writer, workload)
+            self._adapter.keep_paused(self._writer, workload)
         except KubeError as error:
             log.warning("cannot pause %s: %s; trying again", workload, error)
             threading.Timer(RETRY, self._jobs.put, [partial(self._keep_paused, workload)]).start()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Change, Kube
+from hotseat.kube.client import Change
 from hotseat.kube.constants import (
     DEPLOYMENTS,
     FINGERPRINT,
@@ -22,7 +22,7 @@ from hotseat.runtimes.engine_http import get
 from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler
 from hotseat.runtimes.knative.informers import KnativeInformers, has_our_class
 from hotseat.runtimes.knative.replica_sets import ReplicaSetGuard
-from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, WorkloadAdapter
+from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
 from hotseat.runtimes.kubernetes.informers import INSTANCE, OnChange, annotations, labels
 from hotseat.runtimes.kubernetes.scale_up import TIMEOUT
 from hotseat.runtimes.kubernetes.writes import FencedWriter
@@ -46,11 +46,8 @@ class KnativeAdapter(WorkloadAdapter):
     label = REVISION
     model_label = SERVICE
     related = (POD_AUTOSCALERS,)
+    default_probe = staticmethod(probe_queue_proxy)
     informers: KnativeInformers
-
-    def __init__(self, kube: Kube, namespace: str, probe: Probe, fingerprint: Fingerprint) -> None:
-        super().__init__(kube, namespace, probe)
-        self._fingerprint = fingerprint
 
     def open(self, on_change: OnChange) -> None:
         """Make the informers, and the reconciler of our autoscaling class."""

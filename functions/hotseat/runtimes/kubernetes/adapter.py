@@ -35,13 +35,15 @@ class WorkloadAdapter(ABC):
     label: str  # label of Deployments and pods whose value is the name of their workload
     model_label: str  # label of both whose value is the name of the Model
     related: tuple[Resource, ...] = ()  # other kinds with that label, which say whether a Deployment belongs to a Model
+    default_probe: Probe
     informers: Informers
     replica_sets: ReplicaSets
 
-    def __init__(self, kube: Kube, namespace: str, probe: Probe) -> None:
+    def __init__(self, kube: Kube, namespace: str, probe: Probe | None, fingerprint: Fingerprint) -> None:
         self._kube = kube
         self._namespace = namespace
-        self.probe = probe
+        self.probe = probe or self.default_probe
+        self._fingerprint = fingerprint
 
     def open(self, on_change: OnChange) -> None:
         """Make the informers. They call `on_change` once they are started."""

@@ -31,7 +31,7 @@ from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, PODS, Resource
-from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
+from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, WorkloadAdapter, unknown
 from hotseat.runtimes.kubernetes.informers import INSTANCE, annotations, labels
 from hotseat.runtimes.kubernetes.instance import (
     UNOWNED,
@@ -61,23 +61,28 @@ log = logging.getLogger(__name__)
 
 
 class PodRuntime:
-    """A Runtime (see core/ports.py) of one namespace, for as long as this switcher leads. `adapter` says what its pods are made by.
+    """A Runtime (see core/ports.py) of one namespace, for as long as this switcher leads. `adapter_type` says what its pods are made by.
 
     One thread does all the work; watches, probes and callers only queue jobs for it. `clock` is
     used for deadlines too. `identity` is that of this run of the switcher. A later run takes the
-    Deployments over; then `superseded` is set, and this one changes nothing any more.
+    Deployments over; then `superseded` is set, and this one changes nothing any more. `fingerprint`
+    tells that of a Model's newest objects, which must be applied first.
     """
+
+    adapter_type: type[WorkloadAdapter]
 
     def __init__(
         self,
         kube: Kube,
         namespace: str,
         fetcher: WeightsFetcher,
-        adapter: WorkloadAdapter,
         *,
         identity: str,
+        fingerprint: Fingerprint = unknown,
         clock: Callable[[], float] = time.monotonic,
+        probe: Probe | None = None,
     ) -> None:
+        adapter = self.adapter_type(kube, namespace, probe, fingerprint)
         self._kube = kube
         self._namespace = namespace
         self._fetcher = fetcher

@@ -38,9 +38,7 @@ def home() -> Iterator[HandmadeHome]:
     home = HandmadeHome()
     home.begin()
     yield home
-    for runtime in home.runtimes:
-        runtime.close()
-    home.kube.close()
+    home.end()
 
 
 def test_it_comes_and_goes_and_nothing_but_its_scale_changes(home: HandmadeHome) -> None:

@@ -19,7 +19,6 @@ from hotseat.kube.constants import DEPLOYMENTS, PODS, REPLICA_SETS
 from hotseat.runtimes.deployment.adapter import DeploymentAdapter, probe_http
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
 from tests.fake_kube import NS, FakeCluster, merged
-from tests.fakes import Observations
 from tests.unit.runtimes.knative.test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
     A,
     Home,
@@ -53,6 +52,8 @@ DEPLOYMENT = DEPLOYMENTS.path(NS, "a")
 class DeploymentHome(Home):
     """A cluster with the Deployments a and b, and one switcher's runtime after another."""
 
+    runtime_type = DeploymentRuntime
+
     def __init__(self) -> None:
         super().__init__()
         self.kube.objects.clear()
@@ -60,21 +61,6 @@ class DeploymentHome(Home):
         self.kube.add_deployment("a")
         self.kube.add_deployment("b")
         self.fingerprints = {"a": "1", "b": "1"}
-
-    def begin(self, identity: str = "first") -> Observations:
-        self.told = Observations()
-        self.runtime = DeploymentRuntime(
-            self.kube,
-            NS,
-            self.fetcher,
-            identity=identity,
-            fingerprint=self.fingerprints.get,
-            clock=self.clock,
-            probe=self.kube.ask,
-        )
-        self.runtimes.append(self.runtime)
-        self.runtime.begin([model("a"), model("b")], self.told)
-        return self.told
 
     def scale(self) -> int:
         return int(self.kube.objects[DEPLOYMENT]["spec"]["replicas"])
@@ -85,9 +71,7 @@ def home() -> Iterator[DeploymentHome]:
     home = DeploymentHome()
     home.begin()
     yield home
-    for runtime in home.runtimes:
-        runtime.close()
-    home.kube.close()
+    home.end()
 
 
 def at(pod: Json) -> str:

@@ -9,14 +9,16 @@ from hotseat.kube.constants import DEPLOYMENTS, PAUSED_REPLICAS, SCALED_OBJECTS,
 from hotseat.runtimes.keda.runtime import KedaRuntime
 from tests.fake_keda import FakeKeda
 from tests.fake_kube import NS, FakeCluster
-from tests.fakes import Observations
-from tests.unit.runtimes.knative.test_runtime import A, B, Home, await_true, model, never
+from tests.unit.runtimes.knative.test_runtime import A, B, Home, await_true, never
 
 SCALED_OBJECT = SCALED_OBJECTS.path(NS, "a-scaler")
 
 
 class HandmadeHome(Home):
     """A cluster with KEDA, and the ScaledObjects of the Deployments a and b."""
+
+    runtime_type = KedaRuntime
+    runtime: KedaRuntime
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,21 +35,6 @@ class HandmadeHome(Home):
             )
         self.keda.start()
 
-    def begin(self, identity: str = "first") -> Observations:
-        self.told = Observations()
-        self.runtime = KedaRuntime(
-            self.kube,
-            NS,
-            self.fetcher,
-            identity=identity,
-            fingerprint=self.fingerprints.get,
-            clock=self.clock,
-            probe=self.kube.ask,
-        )
-        self.runtimes.append(self.runtime)
-        self.runtime.begin([model("a"), model("b")], self.told)
-        return self.told
-
     def scale(self) -> int:
         return int(self.kube.objects[DEPLOYMENTS.path(NS, "a")]["spec"]["replicas"])
 
@@ -62,10 +49,8 @@ class HandmadeHome(Home):
         return [each for each in self.told.seen if isinstance(each, InstanceAdopted)]
 
     def end(self) -> None:
-        for runtime in self.runtimes:
-            runtime.close()
         self.keda.stop()
-        self.kube.close()
+        super().end()
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from hotseat.runtimes.keda import adapter
 from hotseat.runtimes.keda.runtime import KedaRuntime
 from tests.fake_keda import FakeKeda, add_scaled_deployment
 from tests.fake_kube import NS, FakeCluster
-from tests.fakes import Observations
 from tests.unit.runtimes.knative.test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
     A,
     B,
@@ -54,6 +53,9 @@ DEPLOYMENT, SCALED_OBJECT = DEPLOYMENTS.path(NS, "a"), SCALED_OBJECTS.path(NS, "
 class KedaHome(Home):
     """A cluster with KEDA, the Models a and b, and one switcher's runtime after another."""
 
+    runtime_type = KedaRuntime
+    runtime: KedaRuntime
+
     def __init__(self) -> None:
         super().__init__()
         self.kube.objects.clear()
@@ -64,14 +66,9 @@ class KedaHome(Home):
             add_scaled_deployment(self.kube, name)
         self.keda.start()
 
-    def begin(self, identity: str = "first") -> Observations:
-        self.told = Observations()
-        self.runtime = KedaRuntime(
-            self.kube, NS, self.fetcher, identity=identity, clock=self.clock, probe=self.kube.ask
-        )
-        self.runtimes.append(self.runtime)
-        self.runtime.begin([model("a"), model("b")], self.told)
-        return self.told
+    def end(self) -> None:
+        self.keda.stop()
+        super().end()
 
     def scale(self) -> int:
         return int(self.kube.objects[DEPLOYMENT]["spec"]["replicas"])
@@ -100,10 +97,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[KedaHome]:
     home = KedaHome()
     home.begin()
     yield home
-    home.keda.stop()
-    for runtime in home.runtimes:
-        runtime.close()
-    home.kube.close()
+    home.end()
 
 
 def at(pod: Json) -> str:

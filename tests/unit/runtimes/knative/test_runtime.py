@@ -22,6 +22,7 @@ from hotseat.core.messages import (
 from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, REPLICA_SETS, SERVICES
 from hotseat.runtimes.knative.replica_sets import ReplicaSetGuard
 from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.runtimes.kubernetes.runtime import PodRuntime
 from tests.fake_kube import NS, Clock, FakeCluster, merged
 from tests.fakes import Observations
 from tests.knative_home import NoFetcher
@@ -38,16 +39,18 @@ def model(name: str) -> Model:
 class Home:
     """A cluster with the ksvcs a and b, and one switcher's runtime after another."""
 
+    runtime_type: type[PodRuntime] = KnativeRuntime
+
     def __init__(self) -> None:
         self.kube, self.clock, self.fetcher = FakeCluster(), Clock(), NoFetcher()
         self.kube.add_service("a")
         self.kube.add_service("b")
         self.fingerprints: dict[str, str] = {}
-        self.runtimes: list[KnativeRuntime] = []
+        self.runtimes: list[PodRuntime] = []
 
     def begin(self, identity: str = "first") -> Observations:
         self.told = Observations()
-        self.runtime = KnativeRuntime(
+        self.runtime = self.runtime_type(
             self.kube,
             NS,
             self.fetcher,
@@ -59,6 +62,11 @@ class Home:
         self.runtimes.append(self.runtime)
         self.runtime.begin([model("a"), model("b")], self.told)
         return self.told
+
+    def end(self) -> None:
+        for runtime in self.runtimes:
+            runtime.close()
+        self.kube.close()
 
     def again(self) -> Observations:
         """Kill the switcher, and let another begin."""
@@ -117,9 +125,7 @@ def home() -> Iterator[Home]:
     home = Home()
     home.begin()
     yield home
-    for runtime in home.runtimes:
-        runtime.close()
-    home.kube.close()
+    home.end()
 
 
 # Up and down ----------------------------------------------------------------------------------------------------------
