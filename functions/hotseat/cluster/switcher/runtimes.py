@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
@@ -33,6 +33,7 @@ from hotseat.runtimes.kubernetes.runtime import PodRuntime
 log = logging.getLogger(__name__)
 
 OnChange = Callable[[Change, Json], None]
+Made = TypeVar("Made", bound=PodRuntime)
 _FORBIDDEN = 403
 # What each runtime makes of a Model, beside the claim of its cache: kind, and the selector by which it is watched.
 # Those that were made by hand are adopted. A Deployment needs no label if its ScaledObject has one.
@@ -89,17 +90,17 @@ class ClusterRuntimes:
         self._fetcher = fetcher
         self._runtime_of = runtime_of
         shared = _Started(fetcher)
-        known = {each: partial(self._fingerprint, each) for each in OBJECTS}
         self._fingerprint_of = fingerprint
-        self._keda = KedaRuntime(kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.KEDA])
+
+        def make(runtime_type: Callable[..., Made], name: ClusterRuntime) -> Made:
+            fingerprint_of = partial(self._fingerprint, name)
+            return runtime_type(kube, namespace, shared, identity=identity, fingerprint=fingerprint_of)
+
+        self._keda = make(KedaRuntime, ClusterRuntime.KEDA)
         self._runtimes: dict[ClusterRuntime, PodRuntime] = {
-            ClusterRuntime.KNATIVE: KnativeRuntime(
-                kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.KNATIVE]
-            ),
+            ClusterRuntime.KNATIVE: make(KnativeRuntime, ClusterRuntime.KNATIVE),
             ClusterRuntime.KEDA: self._keda,
-            ClusterRuntime.DEPLOYMENT: DeploymentRuntime(
-                kube, namespace, shared, identity=identity, fingerprint=known[ClusterRuntime.DEPLOYMENT]
-            ),
+            ClusterRuntime.DEPLOYMENT: make(DeploymentRuntime, ClusterRuntime.DEPLOYMENT),
         }
         self._scaler = ExternalScaler(self._keda.has_place, namespace, scaler_port, scaler_tls)
         self._scaler_problem = ""

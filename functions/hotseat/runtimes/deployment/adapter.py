@@ -16,7 +16,16 @@ from urllib.parse import urlsplit
 from hotseat.api.types import Json
 from hotseat.kube import pods
 from hotseat.kube.adoption import is_adopted
-from hotseat.kube.constants import DEPLOYMENT, DEPLOYMENTS, FINGERPRINT, MODEL, NOT_OF_KNATIVE, PORT, SCALED_BY
+from hotseat.kube.constants import (
+    DEPLOYMENT,
+    DEPLOYMENTS,
+    FINGERPRINT,
+    MODEL,
+    NOT_OF_KNATIVE,
+    PORT,
+    SCALED_BY,
+    Resource,
+)
 from hotseat.runtimes.deployment.informers import DeploymentInformers, DeploymentReplicaSets
 from hotseat.runtimes.engine_http import get
 from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
@@ -43,11 +52,12 @@ class DeploymentAdapter(WorkloadAdapter):
     model_label = MODEL
     default_probe = staticmethod(probe_http)
     scaled_by = ""  # value of that label of its Deployments
+    selector = f"{NOT_OF_KNATIVE},!{SCALED_BY}"  # of its Deployments and pods: all but what Knative and KEDA scale
+    watched: tuple[Resource, ...] = ()  # other kinds that it needs
 
     def open(self, on_change: OnChange) -> None:
-        """Make the informers, of all but what Knative and KEDA scale."""
-        selector = f"{NOT_OF_KNATIVE},!{SCALED_BY}"
-        informers = DeploymentInformers(self._kube, self._namespace, on_change, selector=selector)
+        """Make the informers."""
+        informers = DeploymentInformers(self._kube, self._namespace, on_change, *self.watched, selector=self.selector)
         self.informers = informers
         self.replica_sets = DeploymentReplicaSets(self._kube, self._namespace, informers)
 

@@ -37,9 +37,8 @@ from hotseat.kube.constants import (
 )
 from hotseat.kube.pods import condition
 from hotseat.runtimes.deployment.adapter import DeploymentAdapter, is_handmade
-from hotseat.runtimes.deployment.informers import DeploymentInformers, DeploymentReplicaSets
 from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe
-from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, SWITCHER, OnChange, annotations, labels
+from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, SWITCHER, annotations, labels
 from hotseat.runtimes.kubernetes.instance import scaled_up
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
@@ -51,18 +50,14 @@ class KedaAdapter(DeploymentAdapter):
 
     name = "KEDA"
     scaled_by = KEDA
+    selector = NOT_OF_KNATIVE  # a Deployment that is adopted by its ScaledObject has no label
+    watched = (SCALED_OBJECTS,)
 
     def __init__(self, kube: Kube, namespace: str, probe: Probe | None, fingerprint: Fingerprint) -> None:
         super().__init__(kube, namespace, probe, fingerprint)
         self.adopting = True  # until all that an earlier switcher left is adopted
         self.on_place: Callable[[], None] = lambda: None  # called when a workload gets a place, or loses it
         self._repeated: dict[str, float] = {}  # by workload: when KEDA was last told again to carry out its pause
-
-    def open(self, on_change: OnChange) -> None:
-        """Make the informers, of what KEDA scales."""
-        informers = DeploymentInformers(self._kube, self._namespace, on_change, SCALED_OBJECTS, selector=NOT_OF_KNATIVE)
-        self.informers = informers
-        self.replica_sets = DeploymentReplicaSets(self._kube, self._namespace, informers)
 
     def start(self) -> None:
         """Accept no more workloads that are scaled up without an instance."""
