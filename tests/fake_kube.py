@@ -62,8 +62,10 @@ class FakeKube:
         self.away = False  # every call fails
         self.lose_next_answer = False  # the next write is done, but its answer never comes
         self.refused: dict[str, KubeError] = {}  # by kind: what an apply gets
+        self.collections = {each.plural for each in _COLLECTIONS} | {"serverlessservices"}
+        self._applied: dict[str, Json] = {}  # labels of the last apply, by path
         self.texts: dict[str, str] = {}
-        self._events: list[tuple[int, str, Json]] = []
+        self._events: list[tuple[int, str, Json, Json]] = []  # number, path, event, and the object before it
         self._version = itertools.count(100)
         self._last = 99
         self._closed = False
@@ -76,9 +78,8 @@ class FakeKube:
             self._reach()
             if path in self.objects:
                 return copy.deepcopy(self.objects[path])
-            if path.rpartition("/")[2] not in {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects} | {
-                r.plural for r in _COLLECTIONS
-            } | {"serverlessservices"}:
+            there = {each.rpartition("/")[0].rpartition("/")[2] for each in self.objects}
+            if path.rpartition("/")[2] not in there | self.collections:
                 raise KubeError(NOT_FOUND, f"{path} not found")
             items = [
                 each
@@ -104,10 +105,12 @@ class FakeKube:
                 news = [each for each in self._events if each[0] > last]
                 if not news:
                     self.changed.wait(0.2)
-            for number, at, event in news:
+            for number, at, event, old in news:
                 last = number
                 if _in(at, path) and _fits(event["object"], selector):
                     yield copy.deepcopy(event)
+                elif _in(at, path) and _fits(old, selector):
+                    yield copy.deepcopy({**event, "type": "DELETED"})
 
     def create(self, path: str, body: Json) -> Json:
         with self.changed:
@@ -142,8 +145,11 @@ class FakeKube:
             self._reach()
             if error := self.refused.get(body["kind"]):
                 raise error
+            labels = body["metadata"].get("labels") or {}
+            last, self._applied[path] = self._applied.get(path, {}), labels
             if path in self.objects:
-                return self.merge(path, body)
+                gone = {"labels": dict.fromkeys(last.keys() - labels.keys())}
+                return self.merge(path, merged({"metadata": gone}, body) if gone["labels"] else body)
             if "resourceVersion" in body["metadata"]:
                 raise KubeError(CONFLICT, f"{path} does not exist")
             self.calls.append(("apply", path))
@@ -202,7 +208,8 @@ class FakeKube:
     def _tell(self, at: str, item: Json, kind: str) -> None:
         self._last = next(self._version)
         item["metadata"]["resourceVersion"] = str(self._last)
-        self._events.append((self._last, at, {"type": kind, "object": copy.deepcopy(item)}))
+        old = self.objects.get(at, item)
+        self._events.append((self._last, at, {"type": kind, "object": copy.deepcopy(item)}, old))
         self.changed.notify_all()
 
     def _reach(self) -> None:
@@ -226,13 +233,36 @@ class FakeCluster(FakeKube):
         """Be the probe of queue-proxy, or of an engine's URL."""
         return (urlsplit(target).hostname or target) in self.serving
 
-    def add_deployment(self, name: str, *, replicas: int = 0, fingerprint: str = "1") -> None:
-        """Make what the switcher makes of a Model without Knative."""
-        labels = {DEPLOYMENT: name, MODEL: name, WORKSPACE: "default"}
+    def add_deployment(
+        self, name: str, *, replicas: int = 0, fingerprint: str = "1", more: dict[str, str] | None = None
+    ) -> None:
+        """Make what the switcher makes of a Model without Knative. MORE are labels."""
+        labels = {DEPLOYMENT: name, MODEL: name, WORKSPACE: "default", **(more or {})}
         meta = {"name": name, "namespace": NS, "labels": labels, "annotations": {FINGERPRINT: fingerprint}}
         at = DEPLOYMENTS.path(NS, name)
         self.put(at, {"metadata": meta, "spec": {"replicas": replicas, "template": {}}})
         self.control(at)
+
+    def add_handmade(self, name: str, *, replicas: int = 0, workspace: str = "default", **spec: Json) -> str:
+        """Make a Deployment as a person does, with our label if WORKSPACE is not empty. Return its path."""
+        labels = {"app": name, **({WORKSPACE: workspace} if workspace else {})}
+        engine = {
+            "name": "main",
+            "ports": [{"name": "http", "containerPort": 9000}],
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+            "readinessProbe": {"httpGet": {"path": "/health", "port": "http", "scheme": "HTTP"}},
+        }
+        content = {
+            "replicas": replicas,
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [engine]}},
+            **spec,
+        }
+        at = DEPLOYMENTS.path(NS, name)
+        self.put(at, {"metadata": {"name": name, "namespace": NS, "labels": labels}, "spec": content})
+        self.control(at)
+        return at
 
     def add_service(self, name: str, *, replicas: int = 0, revision: str = "00001", labelled: bool = True) -> None:
         """Make a ksvc of our class, with all that Knative makes of it."""
@@ -342,7 +372,7 @@ class FakeCluster(FakeKube):
 
     def end_of(self, at: str, grace: int | None) -> None:
         item = self.objects[at]
-        if _in(at, REPLICA_SETS.path(NS)) and item["metadata"].get("finalizers"):
+        if not _in(at, PODS.path(NS)) and item["metadata"].get("finalizers"):
             going = {"deletionTimestamp": "2026-01-01T00:00:00Z", "generation": item["metadata"]["generation"] + 1}
             self.put(at, merged(item, {"metadata": going}))
         elif not _in(at, PODS.path(NS)) or not item["spec"].get("nodeName") or grace == 0:
@@ -367,12 +397,18 @@ class FakeCluster(FakeKube):
         labels = {key: value for key, value in deployment["metadata"]["labels"].items() if key != STATE}
         wanted = deployment["spec"]["replicas"]
         workload = labels.get(REVISION) or labels.get(DEPLOYMENT)
+        by_hand = workload is None
         if workload is None:
-            return
+            if not deployment["spec"].get("selector"):
+                return
+            workload = deployment["metadata"]["name"]
+            labels = {**deployment["spec"]["template"]["metadata"]["labels"], "pod-template-hash": "rs"}
         set_at = REPLICA_SETS.path(NS, f"{workload}-rs")
         mine = [pod for pod in self.pods() if pod["metadata"]["labels"] == labels]
         active = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"] and not _over(pod)]
-        old = self.objects.get(set_at, {"metadata": {"name": f"{workload}-rs", "namespace": NS, "labels": labels}})
+        owner = {"kind": "Deployment", "name": deployment["metadata"]["name"], "controller": True}
+        meta = {"name": f"{workload}-rs", "namespace": NS, "labels": labels, "ownerReferences": [owner]}
+        old = self.objects.get(set_at, {"metadata": meta})
         written = self.put(set_at, merged(old, {"spec": {"replicas": wanted}}))
         status = {"replicas": wanted, "observedGeneration": written["metadata"]["generation"]}
         self.put(set_at, merged(written, {"status": status}))
@@ -388,10 +424,13 @@ class FakeCluster(FakeKube):
                 probe = {"readinessProbe": {"httpGet": {"path": "/health", "port": 9000, "scheme": "HTTP"}}}
                 engine = {"name": "engine", "ports": [{"containerPort": 9000}], **limits, **probe}
                 spec = {"containers": [engine], "terminationGracePeriodSeconds": 7}
+            if by_hand:
+                spec = copy.deepcopy(deployment["spec"]["template"]["spec"])
+            owner = {"kind": "ReplicaSet", "name": f"{workload}-rs", "controller": True}
             self.put(
                 PODS.path(NS, name),
                 {
-                    "metadata": {"name": name, "namespace": NS, "labels": labels},
+                    "metadata": {"name": name, "namespace": NS, "labels": labels, "ownerReferences": [owner]},
                     "spec": spec,
                     "status": {"phase": "Pending"},
                 },
@@ -427,7 +466,7 @@ class Clock:
 
 def _model(pod: Json) -> str:
     labels = pod["metadata"]["labels"]
-    return str(labels.get(SERVICE) or labels[MODEL])
+    return str(labels.get(SERVICE) or labels.get(MODEL) or labels.get("app"))
 
 
 def _containers(pod: Json) -> list[str]:
@@ -452,5 +491,8 @@ def _in(at: str, collection: str) -> bool:
 
 def _fits(item: Json, selector: str) -> bool:
     labels = item["metadata"].get("labels") or {}
-    key, _, value = selector.partition("=")
-    return not selector or (key in labels and value in ("", labels[key]))
+    for part in filter(None, selector.split(",")):
+        key, _, value = part.removeprefix("!").partition("=")
+        if (key in labels and value in ("", labels[key])) == part.startswith("!"):
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""`scripts/bench --cluster`: the phases of switches between two mock engines on a cluster with Knative.
+"""`scripts/bench --cluster`: the phases of switches between two mock engines on a cluster, with one runtime or several in turn.
 
 It sees what the API server shows: watches of pods, Deployments and the Workspace, stamped with this machine's clock, for pods' own
 times are whole seconds. The engine's first line of output is stamped by its node, so that the clocks of both should agree.
@@ -9,12 +9,13 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
@@ -24,16 +25,20 @@ from benchmark.report import Row, median, percentile, table, write_json
 from hotseat.api.types import Json
 from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError, Watcher
-from hotseat.kube.constants import DEPLOYMENTS, MODEL, MODELS, PODS, REVISION, SERVICE, SERVICES, WORKSPACES, Resource
+from hotseat.kube.constants import DEPLOYMENTS, MODEL, MODELS, PODS, SERVICES, WORKSPACES, Resource
 from hotseat.kube.containers import CONTAINER
 
 ROOT = Path(__file__).parents[2]
 LOAD = 1.0  # seconds that the engine pretends to load
-NAMES = ("bench-a", "bench-b")
-WORKSPACE = "bench"
+ROUND = 5  # switches with one runtime before the next has its turn
 PATIENCE = 120.0  # seconds for anything
 NAMESPACES = Resource("v1", "Namespace", "namespaces", namespaced=False)
 SECRETS = Resource("v1", "Secret", "secrets")
+SCALED_OBJECTS = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+PAUSED = "autoscaling.keda.sh/paused-replicas"
+# What is applied for each runtime beside knative/, and instead of it where Knative is not measured.
+ROLES = {"Knative": (), "Deployment": ("deployment/role",), "KEDA": ("deployment/role", "keda/role")}
+ALONE = {"Deployment": "deployment", "KEDA": "keda"}
 
 
 class Unexpected(Exception):
@@ -54,8 +59,10 @@ class Phases:
     publish: float  # → residency is in the Workspace's status
     forward: float  # → answer
     total: float
-    stop: float  # of release: the pod deleted → its status terminal, both as watched
-    scale: float  # of schedule: the proof → the Deployment's scale is 1
+    stop: (
+        float  # of release: hotseat's write that stops the old one → the status of its pod is terminal, both as watched
+    )
+    scale: float  # of schedule: the proof → hotseat's write that starts the new one, as watched
     address: float  # of start: the new pod bound → its address is known
     own: float  # total less stop, scale → first line, and load
 
@@ -64,9 +71,11 @@ class Phases:
 class Sightings:
     """When something was first seen, by what it was."""
 
+    workspace: str
     at: dict[tuple[str, ...], float] = field(default_factory=dict)
     pods: dict[str, Json] = field(default_factory=dict)  # the newest of each Model that nobody deleted
     rows: list[Json] = field(default_factory=list)  # the Workspace's switches
+    paused: dict[str, bool] = field(default_factory=dict)  # by Model, where KEDA scales it
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def see(self, resource: Resource, change: Change, item: Json) -> None:
@@ -77,17 +86,29 @@ class Sightings:
                 self._workspace(item, now)
             elif resource is PODS:
                 self._pod(change, item, now)
-            elif item["spec"].get("replicas") == 1:
-                self._note(
-                    now, "scale", item["metadata"]["labels"].get(SERVICE, ""), str(item["metadata"]["generation"])
-                )
+            else:
+                self._scale(resource, item, now)
             self.news.notify_all()
+
+    def _scale(self, resource: Resource, item: Json, now: float) -> None:
+        """Note hotseat's write that starts or stops an engine: the pause of a ScaledObject, else the scale of a Deployment."""
+        model = item["metadata"]["labels"][MODEL]
+        if resource is SCALED_OBJECTS:
+            up = PAUSED not in (item["metadata"].get("annotations") or {})
+            if self.paused.get(model, True) is not up:
+                return
+            self.paused[model], version = not up, item["metadata"]["resourceVersion"]
+            self._note(now, "up" if up else "down", model, version)
+        elif model not in self.paused:
+            self._note(
+                now, "up" if item["spec"].get("replicas") else "down", model, str(item["metadata"]["generation"])
+            )
 
     def _note(self, now: float, *what: str) -> None:
         self.at.setdefault(what, now)
 
     def _pod(self, change: Change, pod: Json, now: float) -> None:
-        uid, model = pods.uid(pod), pod["metadata"]["labels"].get(SERVICE, "")
+        uid, model = pods.uid(pod), pod["metadata"]["labels"][MODEL]
         if change is Change.PUT and not pods.is_terminating(pod) and pods.node(pod):
             self.pods[model] = pod
         for what, true in (
@@ -97,6 +118,8 @@ class Sightings:
                 self._note(now, what, uid)
 
     def _workspace(self, item: Json, now: float) -> None:
+        if item["metadata"]["name"] != self.workspace:
+            return
         status: Json = item.get("status") or {}
         self.rows = status.get("switches") or []
         for each in status.get("residents") or ():
@@ -114,10 +137,13 @@ class Sightings:
 class Bench:
     """Two models in a namespace, and what is seen of them."""
 
-    def __init__(self, kube: Kube, namespace: str, router: str) -> None:
+    def __init__(self, kube: Kube, namespace: str, router: str, runtime: str) -> None:
         self._kube, self._namespace, self._router = kube, namespace, router
-        self._seen = Sightings()
-        self._watchers = [self._follow(PODS, MODEL), self._follow(DEPLOYMENTS, REVISION), self._follow(WORKSPACES)]
+        self._by_scale = runtime != "Knative"  # else a pod is deleted before its Deployment is scaled to zero
+        self._seen = Sightings(workspace_of(runtime))
+        self._watchers = [self._follow(PODS, MODEL), self._follow(DEPLOYMENTS, MODEL), self._follow(WORKSPACES)]
+        if runtime == "KEDA":
+            self._watchers.append(self._follow(SCALED_OBJECTS, MODEL))
         for each in self._watchers:
             each.start()
             if not each.wait_synced(PATIENCE):
@@ -161,10 +187,13 @@ class Bench:
         decided, ended = _seconds(row["startedAt"]), _seconds(row["endedAt"])
         proof = ended - took["load"]
         bound, uid = seen["bound", pods.uid(pod)], pods.uid(pod)
-        scaled = max(when for what, when in seen.items() if what[:2] == ("scale", new))
+        started = max(when for what, when in seen.items() if what[:2] == ("up", new))
+        stopped = seen["deleted", leaving]
+        if self._by_scale:
+            stopped = max(when for what, when in seen.items() if what[:2] == ("down", old))
         first = self._first_line(pod)
         published = max(when for what, when in seen.items() if what[0] == "published" and f"/{new}@" in what[1])
-        stop = seen["terminal", leaving] - seen["deleted", leaving]
+        stop = seen["terminal", leaving] - stopped
         return Phases(
             decide=decided - sent,
             drain=took["drain"],
@@ -177,9 +206,9 @@ class Bench:
             forward=answered - published,
             total=answered - sent,
             stop=stop,
-            scale=scaled - proof,
+            scale=started - proof,
             address=seen["address", uid] - bound,
-            own=answered - sent - stop - (first - scaled) - LOAD,
+            own=answered - sent - stop - (first - started) - LOAD,
         )
 
     def _ended(self, new: str, known: set[str]) -> Json | None:
@@ -196,8 +225,27 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
+def workspace_of(runtime: str) -> str:
+    """Return the name of the Workspace for a runtime."""
+    return f"bench-{runtime.lower()}"
+
+
+def names_of(runtime: str) -> tuple[str, str]:
+    """Return the names of the two Models for a runtime."""
+    return f"{workspace_of(runtime)}-a", f"{workspace_of(runtime)}-b"
+
+
+def manifests(runtimes: Sequence[str]) -> list[str]:
+    """Return the folders to apply for all these runtimes: as few objects as they need."""
+    roles = dict.fromkeys(role for each in runtimes for role in ROLES[each])
+    if "Knative" in runtimes:
+        return ["knative", *roles]
+    base = ALONE[runtimes[-1] if len(runtimes) == 1 else "KEDA"]
+    return [base]
+
+
 @contextlib.contextmanager
-def installed(kube: Kube, given: str | None) -> Iterator[str]:
+def installed(kube: Kube, given: str | None, runtimes: Sequence[str]) -> Iterator[str]:
     """Give a namespace with hotseat in it: one that is there, or a new one that goes at the end."""
     if given is not None:
         yield given
@@ -207,10 +255,10 @@ def installed(kube: Kube, given: str | None) -> Iterator[str]:
     try:
         key = {"metadata": {"name": "hotseat-demand"}, "stringData": {"key": secrets.token_hex(32)}}
         kube.create(SECRETS.path(name), {"apiVersion": "v1", "kind": "Secret", **key})
-        for command in (
-            ["apply", "-k", str(ROOT / "knative")],
-            ["wait", "ksvc", "--all", "--for=condition=Ready", "--timeout=120s"],
-        ):
+        waits = ("ksvc", "Ready") if "Knative" in runtimes else ("deployment", "Available")
+        crds = ["apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds")]
+        folders = [["apply", "-k", str(ROOT / each)] for each in reversed(manifests(runtimes))]  # roles first
+        for command in (crds, *folders, ["wait", waits[0], "--all", f"--for=condition={waits[1]}", "--timeout=120s"]):
             subprocess.run(["kubectl", "-n", name, *command], check=True, stdout=subprocess.DEVNULL)
         yield name
     finally:
@@ -218,13 +266,15 @@ def installed(kube: Kube, given: str | None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def documents(kube: Kube, namespace: str, *, device: bool) -> Iterator[None]:
+def documents(kube: Kube, namespace: str, runtime: str, *, device: bool) -> Iterator[None]:
     """Two mock engines that take turns on one GPU, for as long as this lasts; without `device` only hotseat counts it."""
-    spec: Json = {"engine": "mock", "workspace": WORKSPACE, "args": ["--load-time", str(LOAD)]}
+    workspace = workspace_of(runtime)
+    spec: Json = {"engine": "mock", "workspace": workspace, "args": ["--load-time", str(LOAD)]}
     if not device:
         nothing = {"name": CONTAINER, "resources": {"limits": {pods.GPU_RESOURCE: "0"}}}
         spec["podTemplate"] = {"spec": {"containers": [nothing]}}
-    made = [(WORKSPACES, WORKSPACE, {"capacity": {"gpus": 1}}), *((MODELS, name, spec) for name in NAMES)]
+    home = {"capacity": {"gpus": 1}, "runtime": runtime}
+    made = [(WORKSPACES, workspace, home), *((MODELS, name, spec) for name in names_of(runtime))]
     try:
         for resource, name, content in made:
             head = {"apiVersion": resource.api, "kind": resource.kind, "metadata": {"name": name}}
@@ -233,21 +283,54 @@ def documents(kube: Kube, namespace: str, *, device: bool) -> Iterator[None]:
     finally:
         for resource, name, _ in reversed(made):
             with contextlib.suppress(KubeError):
+                if resource is WORKSPACES:
+                    _await_end(kube, namespace, runtime)
                 kube.delete(resource.path(namespace, name))
 
 
-def measure(kube: Kube, namespace: str, switches: int, rest: float, *, device: bool) -> Iterator[Phases]:
+def _await_end(kube: Kube, namespace: str, runtime: str) -> None:
+    """Wait until no pod holds a GPU that the next runtime needs."""
+    until = time.monotonic() + PATIENCE
+    chosen = f"{MODEL} in ({','.join(names_of(runtime))})"
+    while kube.get(PODS.path(namespace), labelSelector=chosen)["items"] and time.monotonic() < until:
+        time.sleep(0.5)
+
+
+def router_of(kube: Kube, namespace: str) -> str:
+    """Return the URL of the router: that of its Knative Service, else the address of its pod."""
+    try:
+        service = kube.find(SERVICES.path(namespace, "hotseat-router"))
+    except KubeError:
+        service = None
+    if service is not None:
+        return str(service["status"]["url"])
+    label = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
+    (address,) = filter(None, map(pods.ip, kube.get(PODS.path(namespace), labelSelector=label)["items"]))
+    return f"http://{address}:8080"
+
+
+def measure(kube: Kube, namespace: str, runtime: str, switches: int, rest: float, *, device: bool) -> Iterator[Phases]:
     """Switch to and fro; the resident is idle for `rest` seconds before each."""
-    service = kube.get(SERVICES.path(namespace, "hotseat-router"))
+    names = names_of(runtime)
     with (
-        documents(kube, namespace, device=device),
-        contextlib.closing(Bench(kube, namespace, service["status"]["url"])) as bench,
+        documents(kube, namespace, runtime, device=device),
+        contextlib.closing(Bench(kube, namespace, router_of(kube, namespace), runtime)) as bench,
     ):
-        for name in NAMES:
+        for name in names:
             _warm_up(bench, name)
-        for old, new in itertools.islice(itertools.cycle((NAMES[::-1], NAMES)), switches):
+        for old, new in itertools.islice(itertools.cycle((names[::-1], names)), switches):
             time.sleep(rest)
             yield bench.switch(old, new)
+
+
+def measure_in_turn(kube: Kube, namespace: str, options: argparse.Namespace, found: dict[str, list[Phases]]) -> None:
+    """Measure all runtimes, a few switches each in turn, so that what else the machine does concerns them alike."""
+    while any(len(each) < options.switches for each in found.values()):
+        for runtime, so_far in found.items():
+            count = min(ROUND, options.switches - len(so_far))
+            for each in measure(kube, namespace, runtime, count, options.rest, device=not options.no_device):
+                so_far.append(each)
+                print(".", end="", file=sys.stderr, flush=True)
 
 
 def _warm_up(bench: Bench, name: str) -> None:
@@ -266,25 +349,47 @@ def _warm_up(bench: Bench, name: str) -> None:
 
 WHAT = {
     "decide": "decide: request sent → switch decided", "drain": "drain: → old one stopped",
-    "release": "release: → its pod proven gone", "stop": "of it, pod deleted → status terminal",
-    "schedule": "schedule: → new pod bound", "scale": "of it, proof → scale seen",
+    "release": "release: → its pod proven gone", "stop": "of it, stop written → pod terminal",
+    "schedule": "schedule: → new pod bound", "scale": "of it, proof → start written",
     "start": "start: → engine's first line", "address": "of it, bound → address known",
     "load": "load: → engine serves", "ready": "ready: → switcher knows", "publish": "publish: → in the status",
     "forward": "forward: → answer", "total": f"total, engine loads in {LOAD:g} s",
     "own": "own: total less pod stop, pod start, load",
 }  # fmt: skip
-TARGETS = {("total", "p50"): 5.0, ("own", "p50"): 0.1, ("own", "p95"): 0.3}  # seconds
+# Seconds, by runtime.
+_PLAIN = {("release", "p50"): 0.6, ("total", "p50"): 2.8, ("own", "p50"): 0.1}
+TARGETS: dict[str, dict[tuple[str, str], float]] = {
+    "Knative": {("total", "p50"): 5.0, ("own", "p50"): 0.1, ("own", "p95"): 0.3},
+    "Deployment": _PLAIN,
+    "KEDA": _PLAIN,
+}
 
 
-def rows_of(found: list[Phases]) -> list[Row]:
-    """Median and p95 of each phase."""
+def rows_of(found: Mapping[str, list[Phases]]) -> list[Row]:
+    """Return median and p95 of each phase, by runtime."""
     assert set(WHAT) == {each.name for each in fields(Phases)}
-    rows = []
-    for part, figure in (("p50", median), ("p95", lambda values: percentile(values, 0.95))):
-        for name, what in WHAT.items():
-            value = figure([getattr(each, name) for each in found])
-            rows.append(Row(part, what, round(value, 3), "s", at_most=TARGETS.get((name, part))))
-    return rows
+    figures = {"p50": median, "p95": lambda values: percentile(values, 0.95)}
+    return [
+        Row(
+            f"{runtime} {part}",
+            what,
+            round(figure([getattr(each, name) for each in phases]), 3),
+            "s",
+            at_most=TARGETS[runtime].get((name, part)),
+        )
+        for part, figure in figures.items()
+        for runtime, phases in found.items()
+        if phases
+        for name, what in WHAT.items()
+    ]
+
+
+def _runtimes(text: str) -> list[str]:
+    known = {each.lower(): each for each in ROLES}
+    try:
+        return [known[each.strip().lower()] for each in text.split(",")]
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"runtime {error}; allowed: {', '.join(ROLES)}") from None
 
 
 def main() -> int:
@@ -292,7 +397,9 @@ def main() -> int:
     parser.add_argument(
         "--namespace", metavar="NAME", help="with hotseat in it; default: a new one, deleted afterwards"
     )
-    parser.add_argument("--switches", type=int, default=20, metavar="N")
+    parser.add_argument("--runtime", type=_runtimes, action="extend", metavar="NAME[,NAME]",
+                        help=f"{', '.join(ROLES)} (default Knative); several are measured in turn")  # fmt: skip
+    parser.add_argument("--switches", type=int, default=20, metavar="N", help="with each runtime")
     parser.add_argument("--rest", type=float, default=7.0, metavar="S",
                         help="before each: the kubelet takes 1 to 2 s longer to stop a pod younger than about 6 s")  # fmt: skip
     parser.add_argument(
@@ -301,28 +408,30 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--each", action="store_true", help="show each switch as well")
     options = parser.parse_args()
-    found: list[Phases] = []
+    found: dict[str, list[Phases]] = {each: [] for each in options.runtime or ["Knative"]}
+    load = f"load average {os.getloadavg()[0]:.2f} at the start"
     try:
         kube = Kube.connect()
-        with installed(kube, options.namespace) as namespace:
-            for each in measure(kube, namespace, options.switches, options.rest, device=not options.no_device):
-                found.append(each)
-                print(".", end="", file=sys.stderr, flush=True)
+        with installed(kube, options.namespace, list(found)) as namespace:
+            measure_in_turn(kube, namespace, options, found)
         print(file=sys.stderr)
     except (Unexpected, KubeError, OSError, subprocess.CalledProcessError) as problem:
         print(f"could not be measured to the end: {problem}", file=sys.stderr)
-        if not found:
+        if not any(found.values()):
             return 2
     if options.each:
         names = [each.name for each in fields(Phases)]
-        print(" ".join(f"{name:>8}" for name in names))
-        for each in found:
-            print(" ".join(f"{getattr(each, name):8.3f}" for name in names))
+        print(" ".join(f"{name:>10}" for name in ("runtime", *names)))
+        for runtime, phases in found.items():
+            for each in phases:
+                print(" ".join([f"{runtime:>10}", *(f"{getattr(each, name):10.3f}" for name in names)]))
     rows = rows_of(found)
+    print(load)
     print(table(rows))
     if options.json:
-        write_json(options.json, {}, rows, [f"{len(found)} switches, {options.rest:g} s between them"])
-    return int(len(found) < options.switches or any(row.missed for row in rows))
+        write_json(options.json, {}, rows, [f"{options.switches} switches, {options.rest:g} s between them", load])
+    complete = all(len(each) == options.switches for each in found.values())
+    return int(not complete or any(row.missed for row in rows))
 
 
 if __name__ == "__main__":

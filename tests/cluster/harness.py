@@ -5,6 +5,7 @@ which no time stamp could show, since pods' times are whole seconds.
 """
 
 import http.client
+import http.server
 import json
 import os
 import secrets
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import yaml
+
 from hotseat.api.types import Json
 from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.engines.mock_server import SEAT_TAKEN
@@ -25,6 +28,7 @@ from hotseat.kube.constants import (
     ADMIN_PORT,
     BROKERS,
     CLAIMS,
+    DEPLOYMENTS,
     JOBS,
     MODELS,
     NODES,
@@ -38,6 +42,7 @@ T = TypeVar("T")
 
 KINDS = {
     "broker": BROKERS,
+    "deploy": DEPLOYMENTS,
     "jobs": JOBS,
     "ksvc": SERVICES,
     "model": MODELS,
@@ -45,6 +50,7 @@ KINDS = {
     "pod": PODS,
     "pods": PODS,
     "pvc": CLAIMS,
+    "scaledobject": Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects"),
     "trigger": Resource("eventing.knative.dev/v1", "Trigger", "triggers"),
     "workspace": WORKSPACES,
 }
@@ -127,16 +133,21 @@ class Hotseat:
     # Objects ----------------------------------------------------------------------------------------------------------
 
     def kubectl(self, *args: str, given: str | None = None, check: bool = True, timeout: float = 90) -> str:
-        """Run kubectl in the namespace; give what it printed."""
+        """Run kubectl in the namespace; give what it printed. A webhook that does not answer is waited for."""
         command = [os.environ.get("KUBECTL", "kubectl"), "--kubeconfig", os.environ["HOTSEAT_TEST_KUBECONFIG"]]
-        done = subprocess.run(
-            [*command, "-n", self.namespace, *args],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        until = time.monotonic() + 120
+        while True:
+            done = subprocess.run(
+                [*command, "-n", self.namespace, *args],
+                input=given,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+            if "failed calling webhook" not in done.stderr or time.monotonic() > until:
+                break
+            time.sleep(2)
         assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
         return done.stdout
 
@@ -152,6 +163,11 @@ class Hotseat:
         """Read an object or, without a name, a list; empty where there is none. Not by kubectl: that costs more than all else."""
         path = KINDS[kind].path(self.namespace, name)
         return (self.kube.find(path) or {}) if name else self.kube.get(path, labelSelector=selector)
+
+    def node_address(self) -> str:
+        """Return the address of a node. One without a kubelet has none."""
+        found = [at for node in self.get("nodes")["items"] for at in node["status"].get("addresses", ())]
+        return next(str(each["address"]) for each in found if each["type"] == "InternalIP")
 
     def status(self, kind: str, name: str) -> Json:
         return self.get(kind, name).get("status", {})
@@ -330,6 +346,49 @@ def deploy(namespace: str) -> Hotseat:
     home.apply(workspace())
     wait_until(lambda: home.condition("workspace", "default", "Ready").get("status") == "True", 60, "the Workspace")
     return home
+
+
+def deploy_without_knative(home: Hotseat, **settings: str) -> None:
+    """Put deployment/ and a Workspace into the namespace, which exists. `settings`: variables of router and switcher."""
+    home.kubectl("create", "secret", "generic", "hotseat-demand", f"--from-literal=key={home.key}")
+    manifests = home.kubectl("kustomize", str(ROOT / "deployment"))
+    manifests = manifests.replace("value: nvidia.com/gpu", f'value: "{GPU_RESOURCE}"')
+    parts = [yaml.safe_load(part) for part in manifests.replace("dev.local/hotseat:dev", IMAGE).split("\n---\n")]
+    for part in parts:
+        if part["kind"] == "ConfigMap":
+            part["data"] |= settings
+    document = workspace()
+    document["spec"]["runtime"] = "Deployment"
+    home.apply(*parts, CLAIM, document)
+    for name in ("hotseat-router", "hotseat-switcher"):
+        home.kubectl("wait", f"deploy/{name}", "--for=condition=Available", "--timeout=80s")
+
+
+class Sink:
+    """A server on this machine that pods reach. It keeps type and source of the CloudEvents that it gets."""
+
+    def __init__(self, home: Hotseat) -> None:
+        self.events: list[tuple[str, str]] = []
+        sink = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                sink.events.append((self.headers["ce-type"], self.headers["ce-source"]))
+                self.send_response(202)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
+        self.url = f"http://{home.node_address()}:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def destroy(home: Hotseat, *, failed: bool) -> None:

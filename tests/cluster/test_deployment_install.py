@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .harness import CLAIM, GPU_RESOURCE, IMAGE, ROOT, Hotseat, destroy, model, wait_until, workspace
+from .harness import ROOT, Hotseat, Sink, deploy_without_knative, destroy, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -31,15 +31,28 @@ def ask(home: Hotseat, name: str) -> str:
         return str(json.load(answer)["model"])
 
 
-def test_models_take_turns_without_knative_and_a_broker(home: Hotseat) -> None:
-    home.kubectl("create", "secret", "generic", "hotseat-demand", f"--from-literal=key={home.key}")
-    manifests = home.kubectl("kustomize", str(ROOT / "deployment"))
-    manifests = manifests.replace("value: nvidia.com/gpu", f'value: "{GPU_RESOURCE}"')
-    document = workspace()
-    document["spec"]["runtime"] = "Deployment"
-    home.apply(manifests.replace("dev.local/hotseat:dev", IMAGE), CLAIM, document, model("a"), model("b"))
-    for part in ("hotseat-router", "hotseat-switcher"):
-        home.kubectl("wait", f"deploy/{part}", "--for=condition=Available", "--timeout=80s")
+@pytest.fixture
+def sink(home: Hotseat) -> Iterator[Sink]:
+    sink = Sink(home)
+    yield sink
+    sink.close()
+
+
+def test_models_take_turns_without_knative_and_a_broker_and_a_sink_gets_the_events(home: Hotseat, sink: Sink) -> None:
+    deploy_without_knative(home, K_SINK=sink.url)
+    home.apply(model("a"), model("b"))
     wait_until(lambda: home.status("model", "b").get("phase"), 60, "the Models")
     assert [ask(home, name) for name in ("a", "b", "a")] == ["a", "b", "a"]
     assert home.status("workspace", "default")["runtime"] == "Deployment"
+    assert home.condition("workspace", "default", "EventsDelivered")["reason"] == "NoBroker"
+    once = (
+        "switch.requested",
+        "switch.started",
+        "switch.completed",
+        "model.ready",
+        "model.released",
+        "demand.reported",
+    )
+    wanted = {f"dev.hotseat.{kind}.v1" for kind in once}
+    wait_until(lambda: wanted <= {kind for kind, _ in sink.events}, 20, "events of switches, Models and demand")
+    assert {source for _, source in sink.events} == {f"/namespaces/{home.namespace}/workspaces/default"}

@@ -16,6 +16,8 @@ import yaml
 from hotseat.kube.client import Kube
 from hotseat.kube.constants import CONFIG_MAPS, Resource
 
+from .harness import Hotseat
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +53,7 @@ def deployed(kube) -> Kube:
 
 
 def kubectl(*args) -> None:
-    program = os.environ.get("KUBECTL", "kubectl")
-    kubeconfig = os.environ["HOTSEAT_TEST_KUBECONFIG"]
-    subprocess.run([program, "--kubeconfig", kubeconfig, *args], check=True, capture_output=True)
+    Hotseat("default").kubectl(*map(str, args), timeout=150)
 
 
 def hotseat(*args, program="hotseat", kubeconfig=None) -> subprocess.CompletedProcess:

@@ -36,7 +36,8 @@ def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: H
     wait_until(lambda: hotseat.residents().get("alpha") != "ready", 10, "it is seen to go")
     answer = hotseat.served("alpha", 90)
     assert answer.body["model"] == "alpha"
-    assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
+    uid = pod["metadata"]["uid"]
+    wait_until(lambda: uid not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")], 30, "its end")
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def cut_off(hotseat: Hotseat) -> Iterator[None]:
     endpoints = json.loads(hotseat.kubectl("get", "--raw", "/api/v1/namespaces/default/endpoints/kubernetes"))
     port = str(endpoints["subsets"][0]["ports"][0]["port"])
     rules = [
-        (chain, "-s", each, "-p", "tcp", "--dport", port, "-j", "DROP")
+        (chain, "-s", each, "-p", "tcp", "--dport", port, "-m", "comment", "--comment", "testcluster", "-j", "DROP")
         for each in addresses
         for chain in ("INPUT", "FORWARD")
     ]
@@ -76,7 +77,8 @@ def test_what_is_resident_is_served_while_the_api_server_is_away(hotseat: Hotsea
             lambda name=name: (a := hotseat.chat(name)).status == 200 and a, 60, f"{name}, with it back"
         )
         assert answer.body["model"] == name
-    assert pod["metadata"]["uid"] not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")]
+    uid = pod["metadata"]["uid"]
+    wait_until(lambda: uid not in [each["metadata"]["uid"] for each in hotseat.pods_of("alpha")], 30, "its end")
 
 
 # The last, for what is left of it stays for a while: the garbage collector of pods is in no hurry.
@@ -85,7 +87,13 @@ def ghost(hotseat: Hotseat) -> Iterator[str]:
     """A node without a kubelet: pods are bound to it, and nobody ever says what became of them."""
     name = f"ghost-{hotseat.namespace}"
     labels = {**GHOST, "kubernetes.io/os": "linux"}
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    taints = [{"key": next(iter(GHOST)), "value": "ghost", "effect": "NoSchedule"}]  # no pod of another test
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"taints": taints},
+    }
     binding = f"{hotseat.namespace}-nodes"
     account = f"{hotseat.namespace}:hotseat-switcher"
     hotseat.kubectl("apply", "-k", str(ROOT / "knative/nodes"))
@@ -108,7 +116,7 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
         model(
             "stray",
             podTemplate={"spec": {"nodeSelector": GHOST, "tolerations": [{"operator": "Exists"}]}},
-            lifecycle={"startTimeout": "5s", "stopTimeout": "1s"},
+            lifecycle={"startTimeout": "10s", "stopTimeout": "1s"},
         )
     )
     hotseat.await_model("stray")

@@ -70,7 +70,7 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
         "loading": ("beta", ("loading",)),
     }
     name, wanted = states[phase]
-    wait_until(lambda: state_of(hotseat, name) in wanted, 25, phase)
+    wait_until(lambda: state_of(hotseat, name) in wanted, 60, phase)
     kill(hotseat, "switcher")
     if long:
         assert long.result().body["usage"]["completion_tokens"] == LONG

@@ -179,6 +179,7 @@ def test_metrics_after_known_demand_state(up: Up) -> None:
         hotseat.ask("a")
     for name in ("a", "b", "nobody", "bad"):
         hotseat.ask(name)
+    hotseat.wait_event("model.released", "bad")  # else the next switch is one from it
     hotseat.post("/v1/embeddings", {"model": "b", "input": "x"})
     left = hotseat.send("b", stream=True, mock={"tokens": 1000, "tokens_per_second": 20})
     left.begun()

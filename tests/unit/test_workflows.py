@@ -113,3 +113,23 @@ def test_images_are_built_with_arguments_that_the_containerfile_has() -> None:
         in (ROOT / file).read_text()
     )
     assert len({each["suffix"] for each in variants.values()}) == 2
+
+
+def test_the_chart_is_pushed_with_the_image_of_the_release() -> None:
+    """The step puts the image's repository into values.yaml, where the line must be as it expects."""
+    job = read("release")["jobs"]["chart"]
+    script = job["steps"][-1]["run"]
+    [(before, after)] = re.findall(r"s\|\^(.*)\$\|(.*)\|", script)
+    values = (ROOT / "charts/hotseat/values.yaml").read_text()
+    assert re.findall(rf"^{before}$", values, re.MULTILINE) == [before]
+    assert after == "  repository: ghcr.io/${REPOSITORY,,}"
+    images = read("release")["jobs"]["images"]["steps"]
+    [names] = [step["with"]["images"] for step in images if step.get("id") == "names"]
+    assert names == "ghcr.io/${{ github.repository }}"
+
+
+def test_helm_is_that_of_the_test_cluster(name: str) -> None:
+    module = (ROOT / "scripts/cluster/addons/helm/go.mod").read_text()
+    [version] = re.findall(r"^\s*helm.sh/helm/v3 (v\S+)", module, re.MULTILINE)
+    used = [step["with"]["version"] for step in steps(read(name)) if "setup-helm@" in step.get("uses", "")]
+    assert used == [version]

@@ -203,6 +203,11 @@ class Lifecycle(Document):
         description="Maximum time from the dispatch of a request to the start of its answer. After that the "
         "request ends with 504. `0s`: no limit. An answer that is not streamed starts when it is complete.",
     )
+    connect_timeout: Duration = Field(
+        default=0.0,
+        description="Engine external: time for which a request is held while the server accepts no connection, such as a "
+        "Service at zero replicas. After that the request ends with 502. `0s`: it ends at once.",
+    )
     stop_timeout: Duration = Field(default=10.0, description="Time between SIGTERM and SIGKILL.")
     preload: bool = Field(default=False, description="Load at startup, if there is room.")
     schedule: tuple[Window, ...] = Field(

@@ -27,6 +27,7 @@ class ClusterRuntime(StrEnum):
 
     AUTO = "Auto"
     KNATIVE = "Knative"
+    KEDA = "KEDA"
     DEPLOYMENT = "Deployment"
 
 
@@ -195,10 +196,10 @@ class WorkspaceSpec(Document):
     capacity: CapacitySpec = CapacitySpec()
     runtime: ClusterRuntime = Field(
         default=ClusterRuntime.AUTO,
-        description="Objects that serve the Models on a cluster: Knative (Knative Services) or Deployment "
-        "(Deployments without Knative). Auto: Knative if the API server has Knative Serving, else Deployment; the choice is "
-        "made once and kept in status.runtime. A change releases what is resident first, and keeps the caches. "
-        "No meaning on one machine.",
+        description="Objects that serve the Models on a cluster: Knative (Knative Services), KEDA (Deployments that KEDA "
+        "scales) or Deployment (Deployments that the switcher scales). Auto: Knative if the API server has Knative Serving, "
+        "else KEDA if it has KEDA, else Deployment; the choice is made once and kept in status.runtime. A change releases "
+        "what is resident first, and keeps the caches. No meaning on one machine.",
     )
     placement: PodPlacement = PodPlacement()
     default_model: str | None = Field(

@@ -33,9 +33,11 @@ _WORDS = {Verdict.WRONG: "wrong", Verdict.ADVICE: "to consider", Verdict.UNKNOWN
 def doctor(ctx: click.Context, fix: bool, yes: bool, output: str) -> None:
     """Check that a cluster has everything that hotseat needs.
 
-    Checks versions, Knative's settings, documents, storage, GPUs, Broker, router and switcher. For each problem it prints
-    why it matters and how to fix it. Checks that your permissions do not allow are `unknown`. The exit code is 1 if there is
-    a problem. Without --fix nothing is changed. With --fix, only keys of Knative's ConfigMaps are changed.
+    Checks versions, documents, storage, GPUs, router, switcher and its rights, what the switcher says of Models and
+    Workspaces, and what their runtimes need: Knative's settings, or KEDA with the external scaler, only where a Workspace
+    uses or would choose that runtime. For each problem it prints why it matters and how to fix it. Checks that your
+    permissions do not allow are `unknown`. The exit code is 1 if there is a problem. Without --fix nothing is changed. With
+    --fix, only keys of Knative's ConfigMaps are changed.
     """
     if yes and not fix:
         raise click.UsageError("--yes needs --fix", ctx)

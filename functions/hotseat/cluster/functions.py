@@ -15,7 +15,7 @@ from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import MOST, Threads
-from hotseat.kube.constants import ADMIN_PORT, ClusterSettings
+from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, ClusterSettings
 from hotseat.telemetry.logs import set_up_logging
 
 T = TypeVar("T")
@@ -42,7 +42,10 @@ class FunctionSettings:
     max_requests: int
     max_body: int = MAX_BODY
     limits: HttpLimits = field(default_factory=HttpLimits)
+    sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
+    scaler_port: int = 0  # of the switcher, for KEDA; 0: any
+    scaler_tls: Path | None = None  # directory with its certificate; None: no TLS
 
     def broker_of(self, namespace: str) -> str:
         """Return the URL to which events of a namespace are published. Empty: nowhere."""
@@ -51,7 +54,10 @@ class FunctionSettings:
 
 VARIABLES = {
     "HOTSEAT_NAMESPACE": "Namespace whose Workspaces and Models are served (default: the pod's own namespace).",
-    "HOTSEAT_BROKER_URL": "URL to publish events to (default: K_SINK). {namespace} is replaced. Empty: no Broker is used.",
+    "HOTSEAT_BROKER_URL": "URL of the Broker to publish events to. {namespace} is replaced. Empty: no Broker is used, and "
+    "routers send demand to the switcher directly.",
+    "K_SINK": "URL to send all events to as CloudEvents, beside the Broker or without one (default: none). A SinkBinding of "
+    "Knative sets it.",
     "HOTSEAT_SWITCHER_URL": "URL at which the router reaches the switcher directly.",
     "HOTSEAT_DEMAND_KEY_FILE": "File with the key that signs demand. Router and switcher must have the same key.",
     "HOTSEAT_API_KEY_FILE": "File with API keys of clients, one per line. Without it, the router requires no key.",
@@ -71,6 +77,12 @@ VARIABLES = {
     "HOTSEAT_FETCH_ENVIRONMENT": "ConfigMap whose values are environment variables of fetch Jobs, such as HTTPS_PROXY, "
     "NO_PROXY and HF_ENDPOINT (default hotseat-fetch). It need not exist.",
     "HOTSEAT_SERVICE_ACCOUNTS": "ServiceAccounts that a Model's podTemplate may name, separated by commas (default: only default).",
+    "HOTSEAT_SCALER_PORT": "Port of the switcher on which KEDA calls it (gRPC, default 8090).",
+    "HOTSEAT_SCALER_ADDRESS": "Address at which KEDA calls the switcher (default hotseat-scaler.{namespace}.svc:8090). {namespace} "
+    "is replaced.",
+    "HOTSEAT_SCALER_TLS": "Directory with tls.crt and tls.key, by which the switcher serves KEDA with TLS, and ca.crt if KEDA has to "
+    "show a certificate of that authority. Without tls.crt in it: no TLS (default /etc/hotseat/scaler).",
+    "HOTSEAT_SCALER_AUTHENTICATION": "TriggerAuthentication with the certificates that KEDA uses to call the switcher (default: none).",
     "HOTSEAT_LOG_LEVEL": "Log level: debug, info, warning or error (default info).",
     "HOTSEAT_MAX_REQUESTS": "Maximum number of requests at once, including queued requests (default 10000).",
     "HOTSEAT_MAX_BODY": "Maximum size of a request body (default 64Mi).",
@@ -97,10 +109,13 @@ def read_settings() -> FunctionSettings:
     if len(key) < 16:  # noqa: PLR2004
         sys.exit(f"HOTSEAT_DEMAND_KEY_FILE: {key_file} has fewer than 16 characters")
     api = Path(env["HOTSEAT_API_KEY_FILE"]) if env.get("HOTSEAT_API_KEY_FILE") else None
+    tls = Path(env.get("HOTSEAT_SCALER_TLS") or "/etc/hotseat/scaler")
+    scaler_tls = tls if (tls / "tls.crt").exists() else None
     lines = api.read_text().splitlines() if api is not None and api.exists() else []
     return FunctionSettings(
         namespace=env.get("HOTSEAT_NAMESPACE") or None,
-        broker=env.get("HOTSEAT_BROKER_URL", env.get("K_SINK", "")),
+        broker=env.get("HOTSEAT_BROKER_URL", ""),
+        sink=env.get("K_SINK", ""),
         switcher=env.get("HOTSEAT_SWITCHER_URL", "http://hotseat-switcher"),
         key=key,
         keys=tuple(line.strip() for line in lines if line.strip() and not line.startswith("#")),
@@ -115,6 +130,9 @@ def read_settings() -> FunctionSettings:
             request_timeout=_read("HOTSEAT_REQUEST_TIMEOUT", "1h", _seconds),
             progress_deadline=_read("HOTSEAT_PROGRESS_DEADLINE", "10m", _seconds),
             fetch_environment=env.get("HOTSEAT_FETCH_ENVIRONMENT", "hotseat-fetch"),
+            scaler_address=env.get("HOTSEAT_SCALER_ADDRESS") or SCALER_ADDRESS,
+            scaler_tls=scaler_tls is not None,
+            scaler_authentication=env.get("HOTSEAT_SCALER_AUTHENTICATION", ""),
         ),
         port=_read("PORT", "8080", _port),
         admin_port=_read("HOTSEAT_ADMIN_PORT", str(ADMIN_PORT), _port) if env.get("HOTSEAT_ADMIN_PORT") != "" else None,
@@ -129,6 +147,8 @@ def read_settings() -> FunctionSettings:
             _read("HOTSEAT_KEEPALIVE_TIMEOUT", "75s", parse_duration),
         ),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
+        scaler_port=_read("HOTSEAT_SCALER_PORT", str(SCALER_PORT), _port),
+        scaler_tls=scaler_tls,
     )
 
 

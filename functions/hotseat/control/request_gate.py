@@ -240,6 +240,10 @@ class RequestGate:
             return self._owner.call(lambda: self._machine.in_flight(instance))
         return self._owner.call(lambda: sum(each.dispatched is not None for each in self._pending_requests.values()))
 
+    def in_flight_of(self, model: str) -> int:
+        """Return the number of requests in flight at all instances of a model."""
+        return sum(self.in_flight(each.instance) for each in self.residency.residents if each.model == model)
+
     def queues(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
         """Return by model its queue, if any, and its service rate in requests per second, if known.
 

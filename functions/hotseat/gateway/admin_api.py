@@ -64,7 +64,9 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
 
     @blueprint.get("/api/queue")
     def queue() -> Response:
-        return jsonify(queue=[row for handle in registry.handles for row in _queue(handle, registry)])
+        rows = [row for handle in registry.handles for row in _queue(handle, registry)]
+        # Numbers by metadata.name for autoscalers, such as KEDA's metrics-api: no shown name, which can have any character.
+        return jsonify(queue=rows, requests={row["metadata_name"]: row["waiting"] + row["in_flight"] for row in rows})
 
     @blueprint.get("/api/switches")
     def switches() -> Response:
@@ -198,8 +200,10 @@ def _queue(handle: WorkspaceHandle, registry: ModelRegistry) -> Iterator[dict[st
     for model, (waiting, rate) in handle.gate.queues(mine).items():
         yield {
             "model": registry.shown_name(model),
+            "metadata_name": model,
             "workspace": handle.name,
             "waiting": waiting.count if waiting else 0,
+            "in_flight": handle.gate.in_flight_of(model),
             "oldest_seconds": round(now - waiting.oldest, 3) if waiting else None,
             "rate": _rounded(rate),
             "tenants": dict(waiting.tenants) if waiting else {},

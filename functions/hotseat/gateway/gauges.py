@@ -27,10 +27,9 @@ def _of_requests(registry: ModelRegistry) -> Iterator[Reading]:
     for route in registry.routes().values():
         name, gate = route.model.name, route.handle.gate
         now, ((waiting, _),) = time.monotonic(), gate.queues([name]).values()
-        busy = sum(gate.in_flight(each.instance) for each in gate.residency.residents if each.model == name)
         yield Reading("hotseat_requests_waiting", {"model": name}, waiting.count if waiting else 0)
         yield Reading("hotseat_oldest_wait_seconds", {"model": name}, now - waiting.oldest if waiting else 0.0)
-        yield Reading("hotseat_requests_in_flight", {"model": name}, busy)
+        yield Reading("hotseat_requests_in_flight", {"model": name}, gate.in_flight_of(name))
     for handle in registry.handles:
         yield Reading("hotseat_requests_waiting_bytes", {"workspace": handle.name}, handle.gate.waiting_bytes())
 

@@ -31,6 +31,7 @@ PARSERS = 2  # threads that parse large bodies
 ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 CLIENT_LEFT = 499
+RECONNECT = 0.05, 1.0  # shortest and longest seconds between two attempts to reach an external server
 
 T = TypeVar("T")
 
@@ -96,6 +97,7 @@ class InferenceRequest:
         "_response",
         "_route",
         "_routed",
+        "_sent",
         "_started",
         "_timer",
         "max_body",
@@ -111,6 +113,7 @@ class InferenceRequest:
         self._timer: TimerHandle | None = None
         self._comments: LoadingComments | None = None
         self._model = ""
+        self._sent = b""  # the body as the engine gets it
         self._over = False
         check_encoding(request.headers)
         inference.concurrency.take()
@@ -245,6 +248,7 @@ class InferenceRequest:
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
         query = self._request.query
+        self._sent = raw
         call = relay.Call(
             routed.pending_request.address,
             "POST",
@@ -284,8 +288,25 @@ class InferenceRequest:
             self._advance()
         elif routed.end_is_seen:
             self._await_end(routed, error)
+        elif error is unreachable:
+            self._hold(routed, error)
         else:
             raise error
+
+    def _hold(self, routed: RoutedRequest, error: HotseatError) -> None:
+        """Try to reach an external server again, later. Raise the error if it has had its time.
+
+        The request counts as in flight meanwhile, so an autoscaler sees it and starts the server.
+        """
+        now, limit = time.monotonic(), routed.options.limit
+        since = routed.dispatched or now
+        end = since + routed.route.model.spec.lifecycle.connect_timeout
+        if limit is not None:
+            end = min(end, routed.began + limit)
+        if now >= end:
+            raise error
+        pause = min(max(RECONNECT[0], (now - since) / 4), RECONNECT[1], end - now)
+        self._timer = self._loop.call_later(pause, self._guarded, lambda: self._send(routed, self._sent))
 
     def _await_end(self, routed: RoutedRequest, error: HotseatError) -> None:
         """Queue the request again if its engine turns out to have ended."""
@@ -358,6 +379,7 @@ class InferenceRequest:
         inference.concurrency.give_back()
         inference.body_budget.give_back(self._body_bytes)
         self._body = None
+        self._sent = b""
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)
             return

@@ -1,8 +1,8 @@
-"""Adoption: a Knative Service with our label, made by `kn` or by hand, is read as a Model. No I/O.
+"""Adoption: a Knative Service, Deployment or ScaledObject with our label, made by hand, is read as a Model. No I/O.
 
 Its label `hotseat.dev/workspace` names the Workspace, and its name is that of the Model.
-Annotations have the other fields. Those of the Service take precedence over those of its template,
-and changing them makes no new Revision.
+Annotations have the other fields. Those of the object itself take precedence over those of its
+template, and changing them restarts no pod.
 """
 
 import json
@@ -15,7 +15,17 @@ from pydantic import ValidationError
 from hotseat.api.model import PINNED, Model
 from hotseat.api.types import PATTERN_WORDS, Json
 from hotseat.api.units import Unreadable, parse_quantity
-from hotseat.kube.constants import AUTOSCALING_CLASS, CLASS_ANNOTATION, GROUP, MODEL, SERVICES, WORKSPACE
+from hotseat.kube import pods
+from hotseat.kube.constants import (
+    AUTOSCALING_CLASS,
+    CLASS_ANNOTATION,
+    DEPLOYMENTS,
+    GROUP,
+    MODEL,
+    PORT,
+    SERVICES,
+    WORKSPACE,
+)
 from hotseat.kube.objects import is_owned
 
 ENGINE: Final = "container"  # engine of adopted Models; no installed engine has this name
@@ -64,9 +74,9 @@ _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Any]]]] = {
 }
 
 
-def is_adopted(service: Json) -> bool:
-    """Whether a Knative Service is a Model by its label, without a Model object."""
-    return bool(service["metadata"].get("labels", {}).get(WORKSPACE)) and not is_owned(service)
+def is_adopted(item: Json) -> bool:
+    """Whether a Knative Service, a Deployment or a ScaledObject is a Model by its label, without a Model object."""
+    return bool((item["metadata"].get("labels") or {}).get(WORKSPACE)) and not is_owned(item)
 
 
 def is_foreign(item: Json, model: str) -> bool:
@@ -77,14 +87,55 @@ def is_foreign(item: Json, model: str) -> bool:
 
 def adopt(service: Json, gpu_resource: str) -> Adopted:
     """Return a labelled Knative Service as a Model. An invalid annotation is a problem, and its default is used."""
-    template = service["spec"]["template"]
-    in_template = template.get("metadata", {}).get("annotations") or {}
-    annotations = {**in_template, **(service["metadata"].get("annotations") or {})}
+    in_template = service["spec"]["template"].get("metadata", {}).get("annotations") or {}
     problems = []
     if in_template.get(CLASS_ANNOTATION) != AUTOSCALING_CLASS:
         problems.append(
             f"its template lacks the annotation {CLASS_ANNOTATION}: {AUTOSCALING_CLASS}, so Knative scales it instead of hotseat"
         )
+    return _adopt(service, gpu_resource, problems)
+
+
+def adopt_deployment(deployment: Json, gpu_resource: str) -> Adopted:
+    """Return a labelled Deployment as a Model. An invalid annotation is a problem, and its default is used."""
+    spec = deployment["spec"]
+    container = pods.engine_of(spec["template"])
+    problems = []
+    if not container.get("ports"):
+        problems.append(f"its container names no port, so requests go to port {PORT}; add ports[].containerPort")
+    if not container.get("readinessProbe"):
+        problems.append(
+            "its container has no readinessProbe, so it gets requests as soon as it runs, even while it loads"
+        )
+    if spec.get("replicas", 1) > 1:
+        problems.append(f"spec.replicas is {spec['replicas']}, but a model has one pod; scale it to 0")
+    strategy = spec.get("strategy") or {}
+    if (
+        strategy.get("type", "RollingUpdate") != "Recreate"
+        and (strategy.get("rollingUpdate") or {}).get("maxSurge") != 0
+    ):
+        problems.append(
+            "spec.strategy is RollingUpdate, so a changed template starts a second pod beside the first; set the type Recreate"
+        )
+    return _adopt(deployment, gpu_resource, problems)
+
+
+def target_of(scaled_object: Json) -> str:
+    """Return the name of the Deployment that a ScaledObject scales; empty if it scales something else."""
+    target = scaled_object["spec"].get("scaleTargetRef") or {}
+    return str(target.get("name", "")) if target.get("kind", DEPLOYMENTS.kind) == DEPLOYMENTS.kind else ""
+
+
+def adopt_scaled_object(scaled_object: Json, deployment: Json, gpu_resource: str) -> Adopted:
+    """Return a labelled ScaledObject as a Model: one with the name of its Deployment, and with its own annotations."""
+    meta = {**scaled_object["metadata"], "name": deployment["metadata"]["name"]}
+    return adopt_deployment({"metadata": meta, "spec": deployment["spec"]}, gpu_resource)
+
+
+def _adopt(item: Json, gpu_resource: str, problems: list[str]) -> Adopted:
+    template = item["spec"]["template"]
+    in_template = template.get("metadata", {}).get("annotations") or {}
+    annotations = {**in_template, **(item["metadata"].get("annotations") or {})}
     problems += [
         f"annotation {PREFIX}{old} has no meaning any longer; it is {PREFIX}{new} now"
         for old, new in _RENAMED.items()
@@ -97,7 +148,7 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
         text = annotations[PREFIX + name]
         trial = _with(spec, path, read(text))
         try:
-            _model(service, trial)
+            _model(item, trial)
         except ValidationError as error:
             allowed = "; ".join(dict.fromkeys(_allowed(detail) for detail in error.errors()))
             problems.append(f"annotation {PREFIX}{name} is {text!r}; allowed: {allowed}")
@@ -106,11 +157,11 @@ def adopt(service: Json, gpu_resource: str) -> Adopted:
     pinned = annotations.get(PINNED, "false")
     if pinned not in ("true", "false"):
         problems.append(f"annotation {PINNED} is {pinned!r}; allowed: 'true' or 'false'")
-    return Adopted(_model(service, spec, pinned), tuple(problems))
+    return Adopted(_model(item, spec, pinned), tuple(problems))
 
 
-def _model(service: Json, spec: Json, pinned: str = "false") -> Model:
-    meta = service["metadata"]
+def _model(item: Json, spec: Json, pinned: str = "false") -> Model:
+    meta = item["metadata"]
     metadata = {"name": meta["name"], "namespace": meta.get("namespace"), "annotations": {PINNED: pinned}}
     return Model.model_validate({"metadata": metadata, "spec": {**spec, "workspace": meta["labels"][WORKSPACE]}})
 

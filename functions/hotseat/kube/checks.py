@@ -96,9 +96,9 @@ def unknown(subject: str, seen: str, remedy: str = "") -> Finding:
 def kubernetes(version: Json) -> Finding:
     """Check the response of /version."""
     seen = str(version.get("gitVersion", "unknown"))
-    if _older(seen, KUBERNETES_FROM):
+    if is_older(seen, KUBERNETES_FROM):
         why = "the API server validates documents with CEL rules"
-        return wrong("Kubernetes", seen, why, f"upgrade to {_written(KUBERNETES_FROM)} or newer")
+        return wrong("Kubernetes", seen, why, f"upgrade to {written(KUBERNETES_FROM)} or newer")
     return ok("Kubernetes", seen)
 
 
@@ -113,19 +113,20 @@ def knative(title: str, crds: Mapping[str, bool], controller: Json | None, why: 
         meta = controller["metadata"]
         command = f"kubectl -n {meta['namespace']} describe deployment {meta['name']}"
         return wrong(title, f"{seen}, its controller is not available", why, command)
-    if _older(seen, KNATIVE_FROM):
-        tried = f"hotseat is tested with {_written(KNATIVE_FROM)} and newer"
+    if is_older(seen, KNATIVE_FROM):
+        tried = f"hotseat is tested with {written(KNATIVE_FROM)} and newer"
         return advice(title, seen, tried, f"upgrade: {_KNATIVE_HELP}")
     return ok(title, seen)
 
 
-def _older(seen: str, least: tuple[int, int]) -> bool:
+def is_older(seen: str, least: tuple[int, int]) -> bool:
     """Whether a version is older than `least`; a build without a number (`devel`) is not."""
     match = re.match(r"v?(\d+)\.(\d+)", seen)
     return match is not None and (int(match[1]), int(match[2])) < least
 
 
-def _written(version: tuple[int, int]) -> str:
+def written(version: tuple[int, int]) -> str:
+    """Return a version as text."""
     return ".".join(map(str, version))
 
 
@@ -150,11 +151,11 @@ def own_crd(plural: str, found: Json | None, current: Json | None) -> Finding:
     return ok(subject, VERSION)
 
 
-def component(name: str, found: Component | None, namespace: str) -> Finding:
-    """Check the router or the switcher."""
+def component(name: str, found: Component | None, namespace: str, install: str = INSTALL) -> Finding:
+    """Check the router or the switcher. `install`: the command that installs it."""
     why = {"router": "receives the requests", "switcher": "decides which models are resident, and loads them"}[name]
     if found is None:
-        return wrong(name, f"not in namespace {namespace}", why, f"{INSTALL} -n {namespace}")
+        return wrong(name, f"not in namespace {namespace}", why, f"{install} -n {namespace}")
     named = f"{_typed(found)} {found.name}"
     if not found.ready:
         command = f"kubectl -n {namespace} get pods -l {found.selector}; kubectl -n {namespace} describe {named}"

@@ -307,9 +307,7 @@ class Watcher:
         found = self._kube.get(self._path, **({"labelSelector": self._selector} if self._selector else {}))
         items: dict[str, Json] = {}
         for item in found["items"]:
-            item.setdefault("apiVersion", self._resource.api)
-            item.setdefault("kind", self._resource.kind)
-            items[item["metadata"]["uid"]] = item
+            items[item["metadata"]["uid"]] = self._with_kind(item)
         for uid, old in list(self._objects.items()):
             if uid not in items:
                 del self._objects[uid]
@@ -323,7 +321,7 @@ class Watcher:
         return str(found["metadata"]["resourceVersion"])
 
     def _handle(self, event: Json) -> None:
-        item = event["object"]
+        item = self._with_kind(event["object"])
         if event["type"] == "BOOKMARK":
             return
         if event["type"] == "DELETED":
@@ -332,6 +330,10 @@ class Watcher:
         else:
             self._objects[item["metadata"]["uid"]] = item
             self._notify(Change.PUT, item)
+
+    def _with_kind(self, item: Json) -> Json:
+        """Add what the items of a list lack."""
+        return {"apiVersion": self._resource.api, "kind": self._resource.kind, **item}
 
     def _notify(self, change: Change, item: Json) -> None:
         try:

@@ -96,6 +96,11 @@ class Component:
         return ""
 
     @property
+    def service_account(self) -> str:
+        """Name of its ServiceAccount."""
+        return str(self._pod.get("serviceAccountName") or "default")
+
+    @property
     def images(self) -> list[str]:
         """Images of its containers, and the image that it uses for Models."""
         own = [str(each["image"]) for each in self._pod["containers"] if each.get("image")]

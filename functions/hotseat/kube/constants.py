@@ -12,22 +12,32 @@ MANAGER: Final = "hotseat"  # field manager of server-side apply
 AUTOSCALING_CLASS: Final = "gpu.hotseat.dev"
 CLASS_ANNOTATION: Final = "autoscaling.knative.dev/class"
 
-# Labels. WORKSPACE makes a Knative Service a model of that Workspace. STATE is for `kubectl get
+# Labels. WORKSPACE makes a Knative Service or a Deployment a model of that Workspace. STATE is for `kubectl get
 # ksvc -L hotseat.dev/state -w`.
 WORKSPACE: Final = "hotseat.dev/workspace"
 MODEL: Final = "hotseat.dev/model"
 DEPLOYMENT: Final = "hotseat.dev/deployment"  # on a Model's Deployment and its pods: the name of the Deployment
+SCALED_BY: Final = "hotseat.dev/scaled-by"  # on both, if it is not the switcher who scales the Deployment
 STATE: Final = "hotseat.dev/state"
 # Annotations.
 ENDPOINT: Final = "hotseat.dev/endpoint"  # of a Knative Service: where requests go
 FINGERPRINT: Final = "hotseat.dev/fingerprint"  # of the documents from which an object was made
 SETTLED: Final = "hotseat.dev/settled"  # on a Workspace: uids of pods that are gone, according to a user
 
+# KEDA's. PAUSED_REPLICAS keeps a Deployment at that number of replicas, whatever the scaler says.
+KEDA: Final = "KEDA"  # value of SCALED_BY
+PAUSED_REPLICAS: Final = "autoscaling.keda.sh/paused-replicas"
+PAUSED: Final = "autoscaling.keda.sh/paused"
+SCALER_PORT: Final = 8090  # of the switcher, unless HOTSEAT_SCALER_PORT sets another; queue-proxy has 9090
+SCALER_ADDRESS: Final = f"hotseat-scaler.{{namespace}}.svc:{SCALER_PORT}"  # KEDA's operator is in another namespace
+
 # Labels of Knative on the pods, Deployments and PodAutoscalers of a Knative Service.
 SERVICE: Final = "serving.knative.dev/service"
 REVISION: Final = "serving.knative.dev/revision"
 
 ADMIN_PORT: Final = 8081  # of the router, unless HOTSEAT_ADMIN_PORT sets another
+NOT_OF_KNATIVE: Final = f"!{REVISION}"  # selector: no Deployment or pod of a Knative Service
+
 QUEUE_PORT: Final = 8012  # of queue-proxy, in each pod
 
 
@@ -57,6 +67,7 @@ CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 JOBS: Final = Resource("batch/v1", "Job", "jobs")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
+AUTOSCALERS: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 CORE_SERVICES: Final = Resource("v1", "Service", "services")  # Kubernetes' own
@@ -69,6 +80,7 @@ POD_AUTOSCALERS: Final = Resource("autoscaling.internal.knative.dev/v1alpha1", "
 SERVERLESS_SERVICES: Final = Resource(
     "networking.internal.knative.dev/v1alpha1", "ServerlessService", "serverlessservices"
 )
+SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
 BROKERS: Final = Resource("eventing.knative.dev/v1", "Broker", "brokers")
 
 
@@ -99,3 +111,6 @@ class ClusterSettings:
     fetch_environment: str = ""  # ConfigMap whose values are environment variables of fetch Jobs; need not exist
     placement: PodPlacement = field(default_factory=PodPlacement)
     service_accounts: tuple[str, ...] = ()  # that a podTemplate may name, beside default
+    scaler_address: str = SCALER_ADDRESS  # at which KEDA calls the switcher
+    scaler_tls: bool = False  # whether KEDA calls it by TLS
+    scaler_authentication: str = ""  # TriggerAuthentication with the certificates that KEDA uses; "": none

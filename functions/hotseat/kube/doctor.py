@@ -1,11 +1,12 @@
 """Checks of everything in a cluster that hotseat needs. Only `repair` changes anything, one key at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
 from hotseat.api.types import Json
 from hotseat.kube import checks
+from hotseat.kube import runtime_checks as runtimes
 from hotseat.kube.checks import EVENTING, KOURIER, SERVING, Finding, Patch, judge, settings, unknown, wrong
 from hotseat.kube.client import NOT_FOUND, Kube, KubeError
 from hotseat.kube.components import DEMAND_SECRET, ROUTER, SETTINGS_MAP, SWITCHER, Component, find_component
@@ -15,8 +16,10 @@ from hotseat.kube.constants import (
     CRDS,
     DEPLOYMENTS,
     GROUP,
+    MODEL,
     MODELS,
     NODES,
+    SERVICES,
     STORAGE_CLASSES,
     WORKSPACES,
     Resource,
@@ -32,6 +35,20 @@ _SERVING_CRDS = (
 )
 _EVENTING_CRDS = ("brokers.eventing.knative.dev", "triggers.eventing.knative.dev")
 _TRIGGERS: Final = Resource("eventing.knative.dev/v1", "Trigger", "triggers")
+_SINK: Final = "K_SINK"
+_SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+_ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
+_API_SERVICES: Final = Resource("apiregistration.k8s.io/v1", "APIService", "apiservices", namespaced=False)
+_NAMESPACES: Final = Resource("v1", "Namespace", "namespaces", namespaced=False)
+_POLICIES: Final = Resource(
+    "admissionregistration.k8s.io/v1",
+    "ValidatingAdmissionPolicy",
+    "validatingadmissionpolicies",
+    namespaced=False,
+)
+_ACCESS_REVIEWS: Final = Resource(
+    "authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews", namespaced=False
+)
 _SECRETS: Final = Resource("v1", "Secret", "secrets")
 _CORE_SERVICES: Final = Resource("v1", "Service", "services")
 
@@ -45,6 +62,8 @@ class Doctor:
         self._kube = kube
         self._namespace = namespace
         self._components: dict[str, Component | None] = {}
+        self._auto = runtimes.KNATIVE  # what a Workspace with the runtime Auto would choose
+        self._used: set[str] = set()  # runtimes that Workspaces have or would choose
 
     def examine(self) -> list[Finding]:
         """Run all checks; only the first if the API server does not answer."""
@@ -54,15 +73,29 @@ class Doctor:
         except KubeError as error:
             why = "nothing can be checked without it"
             return [wrong("API server", str(error), why, "check --kubeconfig and --context: kubectl cluster-info")]
-        subjects: list[tuple[str, Check]] = [
+        self._look_for_runtimes()
+        knative: list[tuple[str, Check]] = [
             ("Knative Serving", self._serving),
-            ("Knative Eventing", self._eventing),
             ("settings of Knative", self._settings),
             ("setting of Kourier", self._kourier),
-            ("our CRDs", self._crds),
-            ("storage class", self._storage),
+        ]
+        eventing: list[tuple[str, Check]] = [
+            ("Knative Eventing", self._eventing),
             ("Broker", self._broker),
             ("Trigger", self._triggers),
+        ]
+        keda: list[tuple[str, Check]] = [
+            ("KEDA", self._keda),
+            ("external scaler", self._scaler),
+            ("external metrics", self._external_metrics),
+            ("ScaledObjects", self._scaled_objects),
+        ]
+        subjects: list[tuple[str, Check]] = [
+            *(knative if runtimes.KNATIVE in self._used else []),
+            *(keda if runtimes.KEDA in self._used else []),
+            ("our CRDs", self._crds),
+            ("storage class", self._storage),
+            *(eventing if self._uses_broker() else [("events", self._events)]),
             (ROUTER, lambda: self._component(ROUTER)),
             (SWITCHER, lambda: self._component(SWITCHER)),
             ("demand key", self._secret),
@@ -70,6 +103,11 @@ class Doctor:
             ("admin routes", self._admin_routes),
             ("GPUs", self._gpus),
             ("images of engines", self._images_without_gpu),
+            ("rights of the switcher", self._rights),
+            ("pull secrets", self._pull_secrets),
+            ("policy for Models", self._policy),
+            ("Workspaces", self._workspace_statuses),
+            ("Models", self._model_statuses),
         ]
         for subject, check in subjects:
             found += self._run(subject, check)
@@ -86,6 +124,103 @@ class Doctor:
         except KubeError as error:
             remedy = "request permission to read it" if error.status in _FORBIDDEN else "try again"
             yield unknown(subject, str(error), remedy)
+
+    # Runtimes ---------------------------------------------------------------------------------------------------------
+
+    def _look_for_runtimes(self) -> None:
+        """Find out which runtimes are used. If CRDs or Workspaces may not be read, Knative is assumed."""
+        try:
+            serving, keda = self._has_crds(_SERVING_CRDS[:1]), self._has_crds(runtimes.KEDA_CRDS[:1])
+        except KubeError:
+            serving, keda = True, False
+        self._auto = runtimes.auto_choice(serving=serving, keda=keda)
+        found: list[Json] = []
+        with suppress(KubeError):
+            found = self._items(WORKSPACES, self._namespace)
+        self._used = runtimes.runtimes_of(found, self._auto)
+        for name in (ROUTER, SWITCHER):
+            with suppress(KubeError):
+                component = self._find(name)
+                if component is not None and component.resource is SERVICES:
+                    self._used.add(runtimes.KNATIVE)
+
+    def _has_crds(self, names: Iterable[str]) -> bool:
+        return all(self._kube.find(CRDS.path(name=name)) is not None for name in names)
+
+    def _uses_broker(self) -> bool:
+        """Whether router or switcher publish to a Broker, or would, if they were installed. If unknown: yes."""
+        try:
+            found = [each for name in (ROUTER, SWITCHER) if (each := self._find(name)) is not None]
+            if found:
+                return any(each.variable("HOTSEAT_BROKER_URL", "") for each in found)
+            return self._auto == runtimes.KNATIVE and self._has_crds(_EVENTING_CRDS)
+        except KubeError:
+            return True
+
+    def _events(self) -> Iterator[Finding]:
+        config = self._kube.find(CONFIG_MAPS.path(self._namespace, SETTINGS_MAP))
+        shared = str(((config or {}).get("data") or {}).get(_SINK, ""))
+        there = {name: each for name in (ROUTER, SWITCHER) if (each := self._find(name)) is not None}
+        yield runtimes.without_broker({name: each.variable(_SINK, shared) for name, each in there.items()})
+
+    def _keda(self) -> Iterator[Finding]:
+        there = {name: self._kube.find(CRDS.path(name=name)) is not None for name in runtimes.KEDA_CRDS}
+        operators: list[Json] = []
+        for selector in ("app.kubernetes.io/name=keda-operator", "app=keda-operator"):
+            operators = operators or self._kube.get(DEPLOYMENTS.path(), labelSelector=selector)["items"]
+        yield runtimes.keda(there, operators)
+
+    def _scaler(self) -> Iterator[Finding]:
+        slices = self._kube.get(
+            _ENDPOINT_SLICES.path(self._namespace), labelSelector=f"kubernetes.io/service-name={runtimes.SCALER}"
+        )
+        secret = self._kube.find(_SECRETS.path(self._namespace, runtimes.SCALER))
+        yield runtimes.scaler(self._core_service(runtimes.SCALER), slices["items"], secret, self._namespace)
+
+    def _external_metrics(self) -> Iterator[Finding]:
+        yield runtimes.external_metrics(self._kube.find(_API_SERVICES.path(name="v1beta1.external.metrics.k8s.io")))
+
+    def _scaled_objects(self) -> Iterator[Finding]:
+        if self._has_crds(runtimes.KEDA_CRDS[:1]):
+            found = self._kube.get(_SCALED_OBJECTS.path(self._namespace), labelSelector=MODEL)["items"]
+            yield from runtimes.scaled_objects(found, self._namespace)
+
+    def _rights(self) -> Iterator[Finding]:
+        switcher = self._find(SWITCHER)
+        if switcher is None:
+            return
+        user = runtimes.service_account(switcher, self._namespace)
+        for runtime in sorted(self._used & runtimes.RIGHTS.keys()):
+            try:
+                yield runtimes.missing_rights(runtime, self._denied(user, runtime), self._namespace)
+            except KubeError as error:
+                yield runtimes.not_asked(f"rights for {runtime}", error)
+
+    def _denied(self, user: str, runtime: str) -> list[str]:
+        denied = []
+        for what, verbs in runtimes.RIGHTS[runtime].items():
+            reviews = {verb: runtimes.access_review(user, self._namespace, what, verb) for verb in verbs}
+            answers = {verb: self._kube.create(_ACCESS_REVIEWS.path(), review) for verb, review in reviews.items()}
+            lacking = [verb for verb, answer in answers.items() if not answer.get("status", {}).get("allowed")]
+            denied += [f"{', '.join(lacking)} {what.removeprefix('/')}"] if lacking else []
+        return denied
+
+    def _pull_secrets(self) -> Iterator[Finding]:
+        text = self._switcher_setting("HOTSEAT_IMAGE_PULL_SECRETS")
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        there = {name: self._kube.find(_SECRETS.path(self._namespace, name)) is not None for name in names}
+        yield from runtimes.pull_secrets(names, there, self._namespace)
+
+    def _policy(self) -> Iterator[Finding]:
+        namespace = self._kube.find(_NAMESPACES.path(name=self._namespace))
+        if runtimes.is_restricted(namespace):
+            yield runtimes.policy(self._kube.find(_POLICIES.path(name="hotseat-models")))
+
+    def _workspace_statuses(self) -> Iterator[Finding]:
+        yield from runtimes.workspaces(self._items(WORKSPACES, self._namespace), self._auto, self._namespace)
+
+    def _model_statuses(self) -> Iterator[Finding]:
+        yield from runtimes.models(self._items(MODELS, self._namespace), self._namespace)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -149,7 +284,8 @@ class Doctor:
         yield checks.triggers(self._items(_TRIGGERS, self._namespace), self._namespace)
 
     def _component(self, component: str) -> Iterator[Finding]:
-        yield checks.component(component, self._find(component), self._namespace)
+        install = f"kubectl apply -k {runtimes.FOLDERS[self._auto]}/"
+        yield checks.component(component, self._find(component), self._namespace, install)
 
     def _find(self, component: str) -> Component | None:
         if component not in self._components:

@@ -20,9 +20,12 @@ from hotseat.kube.constants import (
     DEPLOYMENTS,
     FINGERPRINT,
     GROUP,
+    MANAGER,
     MODEL,
     MODELS,
     PORT,
+    SCALED_BY,
+    SCALED_OBJECTS,
     SERVICES,
     USER,
     WEIGHTS,
@@ -197,19 +200,24 @@ def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str |
     return {**service, "spec": {"template": template}}
 
 
-def deployment_of(model: Model, settings: ClusterSettings, uid: str, weights: str | None = None) -> Json | None:
+def deployment_of(
+    model: Model, settings: ClusterSettings, uid: str, weights: str | None = None, *, scaled_by: str = ""
+) -> Json | None:
     """Return the Deployment of a Model, at zero replicas; None for a server that runs elsewhere (engine external).
 
-    `weights`: their path in the cache, from the fetch Job. Raise CannotMake or MergeError if the
-    Model is invalid.
+    `weights`: their path in the cache, from the fetch Job. `scaled_by`: value of that label of the
+    Deployment and its pods. Raise CannotMake or MergeError if the Model is invalid.
     """
     if model.spec.url is not None:
         return None
     template = _pod_template(model, settings, program_of(model, settings, weights))
+    scaler = {SCALED_BY: scaled_by} if scaled_by else {}
+    template["metadata"]["labels"].pop(SCALED_BY, None)  # of a podTemplate
+    template["metadata"]["labels"] |= scaler
     digest = fingerprint(template)
     template["metadata"]["annotations"][FINGERPRINT] = digest
     deployment = _object(DEPLOYMENTS.api, DEPLOYMENTS.kind, model.name, model, settings)
-    deployment["metadata"]["labels"][DEPLOYMENT] = model.name
+    deployment["metadata"]["labels"] |= {DEPLOYMENT: model.name, **scaler}
     deployment["metadata"]["annotations"] = {FINGERPRINT: digest}
     deployment["metadata"]["ownerReferences"] = [owner_of(model, uid)]
     spec: Json = {
@@ -231,6 +239,37 @@ def headless_service_of(model: Model, settings: ClusterSettings, uid: str) -> Js
     service["metadata"]["ownerReferences"] = [owner_of(model, uid)]
     port = {"name": "http", "port": model.spec.port or PORT}
     return {**service, "spec": {"clusterIP": "None", "selector": {DEPLOYMENT: model.name}, "ports": [port]}}
+
+
+def scaled_object_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
+    """Return the ScaledObject by which KEDA scales a Model's Deployment; None for a server that runs elsewhere.
+
+    KEDA asks the switcher at each poll whether the Model has a place, and the switcher tells it at
+    once when it gets one. A Model without a place is paused at zero, which is the runtime's to write.
+    """
+    if model.spec.url is not None:
+        return None
+    metadata = {
+        "scalerAddress": settings.scaler_address.replace("{namespace}", settings.namespace),
+        "model": model.name,
+    }
+    trigger: Json = {"type": "external-push", "metadata": metadata}
+    if settings.scaler_tls:
+        metadata["enableTLS"] = "true"
+    if settings.scaler_authentication:
+        trigger["authenticationRef"] = {"name": settings.scaler_authentication}
+    item = _object(SCALED_OBJECTS.api, SCALED_OBJECTS.kind, model.name, model, settings)
+    item["metadata"]["ownerReferences"] = [owner_of(model, uid)]
+    spec: Json = {
+        "scaleTargetRef": {"name": model.name},
+        "minReplicaCount": 0,
+        "maxReplicaCount": 1,  # on a cluster each Model has one pod
+        "pollingInterval": 1,
+        "cooldownPeriod": 0,
+        "initialCooldownPeriod": 0,
+        "triggers": [trigger],
+    }
+    return {**item, "spec": spec}
 
 
 def foreign_images(model: Model, settings: ClusterSettings) -> list[str]:
@@ -293,12 +332,11 @@ def is_outdated(wanted: Json, found: Json) -> bool:
     """
     if wanted["kind"] != DEPLOYMENTS.kind:
         return drifted(wanted, found)
-    unscaled = {**wanted, "spec": {key: value for key, value in wanted["spec"].items() if key != "replicas"}}
-    return not found["spec"].get("replicas", 1) and drifted(unscaled, found)
+    return not found["spec"].get("replicas", 1) and drifted(_unscaled(wanted), found)
 
 
 def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
-    """Return an object to be applied over the one of its name, if there is one. Raise CannotMake if that is not the Model's.
+    """Return what to apply over the object of its name, if there is one. Raise CannotMake if that is not the Model's.
 
     It is applied only to this version, so that a Deployment that was scaled up meanwhile is not changed.
     """
@@ -307,7 +345,26 @@ def replacement(wanted: Json, found: Json | None, uid: str) -> Json:
     meta = found["metadata"]
     if not any(each["uid"] == uid for each in meta.get("ownerReferences") or []):
         raise CannotMake(NOT_OURS)
+    if SCALED_BY in wanted["metadata"].get("labels", {}) and not _applied_the_scale(found):
+        wanted = _unscaled(wanted)
     return {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": meta["resourceVersion"]}}
+
+
+def _unscaled(deployment: Json) -> Json:
+    return {**deployment, "spec": {key: value for key, value in deployment["spec"].items() if key != "replicas"}}
+
+
+def _applied_the_scale(deployment: Json) -> bool:
+    """Whether an earlier apply set `replicas`, and nobody has scaled the Deployment since.
+
+    If we left it out then, the API server would set its default, which is 1.
+    """
+    return any(
+        each.get("manager") == MANAGER
+        and each.get("operation") == "Apply"
+        and "f:replicas" in (each.get("fieldsV1") or {}).get("f:spec", {})
+        for each in deployment["metadata"].get("managedFields") or ()
+    )
 
 
 def _object(api: str, kind: str, name: str, model: Model, settings: ClusterSettings) -> Json:

@@ -105,6 +105,12 @@ def engine_container(pod: Json) -> str:
     return "user-container" if not names or "user-container" in names else names[0]
 
 
+def engine_of(pod: Json) -> Json:
+    """Return the engine's container of a pod or of a pod template; empty if it has none."""
+    name = engine_container(pod)
+    return next((each for each in pod["spec"].get("containers", []) if each["name"] == name), {})
+
+
 def unschedulable(pod: Json) -> str | None:
     """Return why a pod cannot be scheduled at present; None if it was scheduled, or was not processed yet."""
     scheduled = condition(pod, "PodScheduled")

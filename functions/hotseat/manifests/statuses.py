@@ -66,7 +66,7 @@ class ModelStatusSchema(Document):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Conditions: Ready, Cached, Resident, Degraded, and Parkable if lifecycle.release is Park. With "
-        "the runtime Deployment also those of the Deployment: Available, Progressing and ReplicaFailure.",
+        "the runtimes Deployment and KEDA also those of the Deployment: Available, Progressing and ReplicaFailure.",
     )
     address: str = Field(default="", description="Base URL of the engine while the Model is resident.")
     replicas: int = Field(default=0, description="Number of running pods.")
@@ -213,7 +213,7 @@ class WorkspaceStatus(Document):
 
     observed_generation: int = Field(default=0, description="Generation of the document that this status is about.")
     epoch: int = Field(default=0, description="Number of the latest decision. Increases with each decision.")
-    runtime: str = Field(default="", description="Runtime that was chosen: Knative or Deployment.")
+    runtime: str = Field(default="", description="Runtime that was chosen: Knative, KEDA or Deployment.")
     active_model: str = Field(
         default="",
         description="Value of spec.activeModel whose load has ended, with or without success. It is not loaded again "

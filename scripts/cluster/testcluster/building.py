@@ -44,7 +44,13 @@ def build_binaries(names: list[str]) -> None:
     major, minor, _ = KUBERNETES[1:].split(".")
     fields = (("gitVersion", KUBERNETES), ("gitMajor", major), ("gitMinor", minor))
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    flags = " ".join(["-s -w", *(f"-X {package}.{field}={value}" for package in packages for field, value in fields)])
+    values = {f"{package}.{field}": value for package in packages for field, value in fields}
+    for package in ("chartutil", "lint/rules"):  # the Kubernetes that Helm renders for where it asks no cluster
+        values |= {
+            f"helm.sh/helm/v3/pkg/{package}.k8sVersion{field}": value
+            for field, value in (("Major", major), ("Minor", minor))
+        }
+    flags = " ".join(["-s -w", *(f"-X {field}={value}" for field, value in values.items())])
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
     for name in names:
         folder, targets = MODULES[name]

@@ -25,6 +25,7 @@ USAGE = """A real one-node Kubernetes with Knative Serving, Eventing and Kourier
   cluster up [--keda] [--bare]     start Kubernetes, then Knative (a minute); prints the path of a kubeconfig
   cluster import ARCHIVE           import an image archive (docker or OCI)
   cluster load TAG FOLDER          make an image of a folder on top of the Python base, as dev.local/TAG
+  cluster helm                     compile Helm, if it is not in the cache, and print its path (4 minutes; no cluster is needed)
   cluster env                      print what a shell needs: eval "$(scripts/cluster/cluster env)"
   cluster status | is-up | logs NAME | down
 """
@@ -77,6 +78,11 @@ def logs(arguments: argparse.Namespace) -> None:
     sh("tail", "-n", "60", STATE / "logs" / f"{arguments.name}.log")
 
 
+def helm(_: argparse.Namespace) -> None:
+    build_binaries(["helm"])
+    print(BIN / "helm")
+
+
 def env(_: argparse.Namespace) -> None:
     print(f'export KUBECONFIG={KUBECONFIG}\nexport PATH={BIN}:"$PATH"')
 
@@ -101,7 +107,7 @@ def main() -> None:
     command = commands.add_parser("logs")
     command.add_argument("name")
     command.set_defaults(run=logs)
-    for name, function in (("env", env), ("status", status), ("is-up", is_it_up), ("down", down)):
+    for name, function in (("env", env), ("helm", helm), ("status", status), ("is-up", is_it_up), ("down", down)):
         commands.add_parser(name).set_defaults(run=function)
     arguments = parser.parse_args()
     try:

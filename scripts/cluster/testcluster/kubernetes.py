@@ -1,9 +1,11 @@
 """Starting and stopping Kubernetes on one node: etcd, API server, controllers, scheduler, containerd, kubelet, kube-proxy."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -36,18 +38,27 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 def make_certificates(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-
-    def openssl(command: str) -> None:
-        sh("openssl", *command.split(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
     names = ["localhost", *("kubernetes.default.svc.cluster.local".rsplit(".", cut)[0] for cut in (4, 3, 2, 0))]
     addresses = ("127.0.0.1", API_IP, host_ip())
     entries = ",".join([*(f"IP:{each}" for each in addresses), *(f"DNS:{each}" for each in names)])
     write(folder / "san", f"subjectAltName={entries}")
-    openssl("req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=testcluster-ca -keyout ca.key -out ca.crt")
-    openssl("req -newkey rsa:2048 -nodes -subj /CN=kube-apiserver -keyout api.key -out api.csr")
-    openssl("x509 -req -in api.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile san -out api.crt")
-    openssl("genrsa -out sa.key 2048")
+    _make_pair(folder, "ca", "api", "kube-apiserver", "-extfile san")
+    # The API server shows this one to servers that it forwards to: KEDA's, of external metrics.
+    _make_pair(folder, "front-proxy-ca", "front-proxy", "front-proxy-client")
+    _openssl(folder, "genrsa -out sa.key 2048")
+
+
+def _make_pair(folder: pathlib.Path, ca: str, name: str, subject: str, more: str = "") -> None:
+    """Make an authority, and a certificate of it."""
+    key = "-newkey rsa:2048 -nodes"
+    _openssl(folder, f"req -x509 {key} -days 3650 -subj /CN=testcluster-{ca} -keyout {ca}.key -out {ca}.crt")
+    _openssl(folder, f"req {key} -subj /CN={subject} -keyout {name}.key -out {name}.csr")
+    signed = f"-CA {ca}.crt -CAkey {ca}.key -CAcreateserial -days 3650 {more} -out {name}.crt"
+    _openssl(folder, f"x509 -req -in {name}.csr {signed}")
+
+
+def _openssl(folder: pathlib.Path, command: str) -> None:
+    sh("openssl", *command.split(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def host_ip() -> str:
@@ -111,6 +122,13 @@ def start_api_server(certificates: pathlib.Path) -> None:
         f"--tls-private-key-file={certificates}/api.key",
         f"--client-ca-file={certificates}/ca.crt",
         f"--token-auth-file={tokens}",
+        f"--requestheader-client-ca-file={certificates}/front-proxy-ca.crt",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={certificates}/front-proxy.crt",
+        f"--proxy-client-key-file={certificates}/front-proxy.key",
         "--authorization-mode=Node,RBAC",
         "--allow-privileged",
         f"--service-account-issuer={ISSUER}",
@@ -280,10 +298,25 @@ def stop_kubernetes() -> None:
         if mount.startswith((f"{STATE}/", f"{RUN}/")):
             sh("umount", "-l", mount, check=False, capture_output=True)
     sh(BIN / "kube-proxy", "--cleanup", check=False, capture_output=True)
+    _remove_network()
     for logged in pathlib.Path("/var/log/pods").glob("*_*_*"):
         shutil.rmtree(logged, ignore_errors=True)
     shutil.rmtree(STATE, ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
+
+
+def _remove_network() -> None:
+    """Remove what the pods' network leaves, where pods were not stopped one by one: the next cluster's would meet it."""
+    for name in pathlib.Path("/run/netns").glob("cni-*"):
+        addresses = sh("ip", "-n", name.name, "-4", "-j", "address", check=False, capture_output=True).stdout
+        found = [at["local"] for link in json.loads(addresses or "[]") for at in link.get("addr_info", ())]
+        if any(ipaddress.ip_address(each) in ipaddress.ip_network(POD_CIDR) for each in found):
+            sh("ip", "netns", "delete", name.name, check=False, capture_output=True)
+    rules = output("iptables-save").splitlines()
+    named = [line for line in rules if "testcluster" in line]  # by the CNI plugins, and by a test that cuts pods off
+    chains = {chain for line in named for chain in re.findall(r"-j (CNI-[0-9a-f-]+|CNI-DN-[0-9a-f]+)$", line)}
+    kept = [line for line in rules if line not in named and not chains.intersection(re.split(r"[ :]", line))]
+    sh("iptables-restore", input="\n".join(kept) + "\n")
 
 
 def pod_processes() -> set[int]:

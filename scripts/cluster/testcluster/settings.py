@@ -62,4 +62,5 @@ MODULES = {
         HERE / "addons/keda",
         {"keda-operator": f"{KEDA}/cmd/operator", "keda-adapter": f"{KEDA}/cmd/adapter"},
     ),
+    "helm": (HERE / "addons/helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
 }

@@ -138,7 +138,7 @@ def test_the_reference_is_up_to_date():
 def test_the_examples_of_the_reference_are_right(tmp_path):
     examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "documents.md").read_text(), re.DOTALL)
     assert len(examples) >= 3
-    plugins = Plugins({"llamacpp": Silent, "custom": Silent}, frozenset({"batch"}))
+    plugins = Plugins(dict.fromkeys(("llamacpp", "custom", "external"), Silent), frozenset({"batch"}))
     for index, example in enumerate(examples):
         path = tmp_path / f"{index}.yaml"
         path.write_text(example)

@@ -13,6 +13,7 @@ DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/demand"
 KEYS = f"/api/v1/namespaces/{NAMESPACE}/secrets/clients"
 EVENTING = f"/apis/eventing.knative.dev/v1/namespaces/{NAMESPACE}"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 FEATURES = (
@@ -31,11 +32,13 @@ def deployment(name, namespace, version):
 
 
 def ksvc(name, url="http://127.0.0.1:9", image="registry.example.com/hotseat@sha256:00", **env):
+    env = {"HOTSEAT_BROKER_URL": "http://broker-ingress/{namespace}/default"} | env
     pod = {
+        "serviceAccountName": name,
         "containers": [
             {
                 "image": image,
-                "env": [{"name": key} | ({"value": value} if value else {}) for key, value in env.items()],
+                "env": [{"name": key, "value": value} for key, value in env.items()],
                 "volumeMounts": [
                     {"name": "key", "mountPath": "/etc/hotseat/demand"},
                     {"name": "keys", "mountPath": "/etc/hotseat/keys", "readOnly": True},
@@ -123,7 +126,8 @@ def good_cluster():
         "triggers.eventing.knative.dev",
     ):
         known[f"{CRD}/{name}"] = {"metadata": {"name": name}}
-    return {f"GET {path}": body for path, body in known.items()}
+    answers = {f"GET {path}": body for path, body in known.items()}
+    return answers | {f"POST {REVIEWS}": {"status": {"allowed": True}}}
 
 
 def switcher(**env):

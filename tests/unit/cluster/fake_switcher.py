@@ -1,5 +1,6 @@
 """A switcher over an API server in memory, with as much of Knative behind it as makes Revisions of Services."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings
 from hotseat.cluster.switcher import app as switcher
-from hotseat.cluster.switcher import runtimes
+from hotseat.cluster.switcher import applied_objects, runtimes
 from hotseat.cluster.switcher.app import SwitcherApp
 from hotseat.control.codec import residency_from_status
 from hotseat.core.errors import Unavailable
@@ -26,6 +27,7 @@ from hotseat.kube.constants import (
     ClusterSettings,
 )
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
+from hotseat.runtimes.keda.runtime import KedaRuntime
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 from tests.fake_kube import NS, FakeCluster, _in, merged
 
@@ -80,7 +82,9 @@ class Home:
         monkeypatch.setattr(Kube, "connect", lambda: self.kube)
         monkeypatch.setattr(runtimes, "KnativeRuntime", partial(KnativeRuntime, probe=self.kube.ask))
         monkeypatch.setattr(runtimes, "DeploymentRuntime", partial(DeploymentRuntime, probe=self.kube.ask))
-        monkeypatch.setattr(switcher, "RETRY", 0.05)
+        monkeypatch.setattr(runtimes, "KedaRuntime", partial(KedaRuntime, probe=self.kube.ask))
+        for module in (switcher, applied_objects):
+            monkeypatch.setattr(module, "RETRY", 0.05)
         self.seq = 0
         self.write_workspace({"capacity": {"gpus": 1}})
 
@@ -113,9 +117,13 @@ class Home:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def until(self, found: Callable[[], Any]) -> Any:
+        """Return what is found as soon as it is: after each change, and every second, as a router repeats its report."""
+        end = time.monotonic() + 30
         with self.kube.changed:
-            assert self.kube.changed.wait_for(found, 5)
-            return found()
+            while not (answer := found()):
+                assert time.monotonic() < end
+                self.kube.changed.wait(1.0)
+            return answer
 
     def conditions(self, name: str, resource: Any = MODELS) -> dict[str, Json]:
         status = self.kube.objects[resource.path(NS, name)].get("status") or {}

@@ -1,12 +1,11 @@
 """Claims that exist follow their Models, on an API server in memory."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.cluster.switcher import status_objects as statuses
-from hotseat.cluster.switcher.app import SwitcherApp
+from hotseat.cluster.switcher.applied_objects import ObjectApplier
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.kube.client import KubeError
 from hotseat.kube.constants import CLAIMS, ClusterSettings
@@ -27,14 +26,17 @@ def claim(**cache: Any) -> Json:
     return made
 
 
+def applier_of(kube: Any) -> tuple[ObjectApplier, list[float]]:
+    retries: list[float] = []
+    unused: Any = None
+    return ObjectApplier(kube, NS, runtime=unused, claims=unused, retry=retries.append), retries
+
+
 def apply(kube: FakeKube, **cache: Any) -> tuple[list[tuple[str, str]], int]:
     """Apply a claim as the switcher does; give the problems of the Model, and how often it tries again."""
-    retries: list[float] = []
-    app: Any = SimpleNamespace(
-        _kube=kube, namespace=NS, _claim_problems={}, _worker=SimpleNamespace(mark=retries.append)
-    )
-    SwitcherApp._update_claim(app, claim(**cache), kube.get(PATH), model(**cache))
-    return app._claim_problems["qwen"], len(retries)
+    applier, retries = applier_of(kube)
+    applier._update_claim(claim(**cache), kube.get(PATH), model(**cache))
+    return applier.claim_problems["qwen"], len(retries)
 
 
 def test_retain_keeps_the_weights_of_a_model_that_is_deleted_later() -> None:
@@ -94,9 +96,6 @@ def test_an_api_server_that_is_away_is_asked_again() -> None:
     kube.put(PATH, claim(onDelete="Delete"))
     there = kube.get(PATH)
     kube.away = True
-    retries: list[float] = []
-    app: Any = SimpleNamespace(
-        _kube=kube, namespace=NS, _claim_problems={}, _worker=SimpleNamespace(mark=retries.append)
-    )
-    SwitcherApp._update_claim(app, claim(), there, model())
+    applier, retries = applier_of(kube)
+    applier._update_claim(claim(), there, model())
     assert len(retries) == 1

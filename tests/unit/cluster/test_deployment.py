@@ -127,7 +127,7 @@ def test_the_switcher_has_the_rights_that_it_uses():
         "serving.knative.dev/services": [*READ, "create", "patch", "delete"],
         "networking.internal.knative.dev/serverlessservices": [*READ, "create", "patch"],
         "apps/deployments": [*READ, "patch"],
-        "apps/replicasets": ["list", "patch", "delete"],
+        "apps/replicasets": ["list", "watch", "patch", "delete"],
         "/pods": [*READ, "patch", "delete"],
         "/pods/log": ["get"],
         "/persistentvolumeclaims": [*READ, "create", "patch"],

@@ -13,6 +13,7 @@ READ = ["get", "list", "watch"]
 OF_DEPLOYMENTS = {
     "apps/deployments": [*READ, "create", "patch", "delete"],
     "apps/replicasets": ["list"],
+    "autoscaling/horizontalpodautoscalers": ["list"],
     "/services": [*READ, "create", "patch", "delete"],
 }
 

@@ -43,11 +43,12 @@ class Home:
     def reconcile(self) -> None:
         """Read the newest documents, and apply their objects."""
         newest = self.kube.objects[MODELS.path(NS, "a")]["metadata"]["resourceVersion"]
-        await_true(lambda: self.app._models.named("a")["metadata"]["resourceVersion"] == newest)
+        models = self.app._models
+        await_true(lambda: (found := models.named("a")) and found["metadata"]["resourceVersion"] == newest)
         self.app._read_documents()
         for each in self.app._documents.models.values():
             assert not each.problem
-            self.refused = self.app._refusals[each.model.name] = self.app._apply_objects(each)
+            self.refused = self.app._refusals[each.model.name] = self.app._applier.apply(each)
 
     def seen(self, question: Callable[[Json], object]) -> None:
         """Wait until the switcher's watch has a Deployment of which that is true."""

@@ -10,13 +10,13 @@ from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.switcher.runtimes import ClusterRuntimes
 from hotseat.core.messages import InstanceAdopted, InstanceReady, InstanceReleased, Start, Stop
 from hotseat.kube.client import NOT_FOUND, KubeError
-from hotseat.kube.constants import CORE_SERVICES, DEPLOYMENTS, PODS, SERVICES
+from hotseat.kube.constants import CORE_SERVICES, DEPLOYMENTS, PODS, SCALED_OBJECTS, SERVICES
 from tests.fake_kube import NS, FakeCluster
 from tests.fakes import Observations
 from tests.knative_home import NoFetcher
 from tests.unit.runtimes.knative.test_runtime import await_true, never
 
-KNATIVE, DEPLOYMENT = ClusterRuntime.KNATIVE, ClusterRuntime.DEPLOYMENT
+KNATIVE, KEDA, DEPLOYMENT = ClusterRuntime.KNATIVE, ClusterRuntime.KEDA, ClusterRuntime.DEPLOYMENT
 FORBIDDEN = 403
 
 
@@ -97,6 +97,35 @@ def test_auto_takes_deployments_where_knative_is_not_or_may_not_be_used(home: Ho
     without_knative(home.kube, status)
     assert home.begin().choose(workspace(), {}) == (DEPLOYMENT, "")
     assert not any("knative" in path for _, path in home.kube.calls)
+
+
+def test_auto_takes_keda_where_knative_is_not(home: Home) -> None:
+    home.kube.collections.add(SCALED_OBJECTS.plural)
+    assert home.begin().choose(workspace(), {}) == (KNATIVE, "")
+    without_knative(home.kube)
+    assert home.begin().choose(workspace(), {}) == (KEDA, "")
+    assert home.begin().choose(workspace(), {"runtime": "Deployment"}) == (DEPLOYMENT, ""), "it was there before KEDA"
+
+
+@pytest.mark.parametrize("status", [NOT_FOUND, FORBIDDEN])
+def test_keda_needs_its_crd_and_rights_that_are_named(home: Home, status: int) -> None:
+    home.kube.refused[SCALED_OBJECTS.path(NS)] = status
+    without_knative(home.kube)
+    runtimes = home.begin()
+    assert runtimes.choose(workspace(), {}) == (DEPLOYMENT, "")
+    assert runtimes.choose(workspace("KEDA"), {}) == (DEPLOYMENT, "")
+    assert "apply deployment/role and keda/role" in runtimes.choice_of("default")[1]
+
+
+def test_a_scaler_that_cannot_serve_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.kube.collections.add(SCALED_OBJECTS.plural)
+    runtimes = home.begin()
+    monkeypatch.setattr(runtimes._scaler, "start", lambda: "port 8090 is in use")
+    home.follow(workspace("KEDA"))
+    assert runtimes.choice_of("default") == (
+        "KEDA",
+        "runtime KEDA: the external scaler cannot serve, so KEDA starts no Model: port 8090 is in use",
+    )
 
 
 def test_knative_that_is_installed_later_moves_nothing(home: Home) -> None:

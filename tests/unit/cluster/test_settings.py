@@ -70,7 +70,18 @@ def test_all_settings_reach_the_objects(read, monkeypatch):
     ], "a Model's own come last, and win"
 
 
-def test_none_is_forgotten(read):
+def certificates(folder):
+    (folder / "tls.crt").write_text("x")
+    return folder
+
+
+def test_keda_is_served_with_tls_if_there_is_a_certificate(read, tmp_path):
+    assert read(HOTSEAT_SCALER_TLS=str(tmp_path)).scaler_tls is None
+    its = read(HOTSEAT_SCALER_TLS=str(certificates(tmp_path)), HOTSEAT_SCALER_PORT="9191")
+    assert (its.scaler_tls, its.objects.scaler_tls, its.scaler_port) == (tmp_path, True, 9191)
+
+
+def test_none_is_forgotten(read, tmp_path):
     """Each field of what objects are made with can be set, or is the namespace, or comes from the Workspace."""
     changed = read(
         HOTSEAT_IMAGE="x",
@@ -82,6 +93,9 @@ def test_none_is_forgotten(read):
         HOTSEAT_PROGRESS_DEADLINE="1s",
         HOTSEAT_FETCH_ENVIRONMENT="x",
         HOTSEAT_SERVICE_ACCOUNTS="x",
+        HOTSEAT_SCALER_ADDRESS="x",
+        HOTSEAT_SCALER_AUTHENTICATION="x",
+        HOTSEAT_SCALER_TLS=str(certificates(tmp_path)),
     ).objects
     default = ClusterSettings("", "")
     same = {each.name for each in fields(ClusterSettings) if getattr(changed, each.name) == getattr(default, each.name)}

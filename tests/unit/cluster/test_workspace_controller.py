@@ -115,7 +115,7 @@ def test_what_it_learned_goes_with_what_is_written_anyway_and_the_next_switcher_
     first, kube = begin({}, **marks)
     for name in "aba":
         assert first.load(name, 5).state == "ready"
-    assert first.scheduler.wait_for(lambda: "stop" in first.scheduler.stats().get("b", ModelStats("")).times, 5)
+    assert first.scheduler.wait_for(lambda: "stop" in first.scheduler.stats().get("b", ModelStats("")).times, 30)
     deadline = time.monotonic() + 5
     while not (status := merged(kube))["learned"] or status["learned"] != first.build_status()["learned"]:
         assert time.monotonic() < deadline

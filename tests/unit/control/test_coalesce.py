@@ -32,7 +32,7 @@ class Calls:
 
     def wait(self, count: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.times) >= count, 5)
+            assert self.changed.wait_for(lambda: len(self.times) >= count, 30)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def create(calls: Calls) -> Iterator[Callable[..., CoalescingWorker]]:
 
 def is_idle(worker: CoalescingWorker) -> bool:
     with worker._changed:
-        return worker._changed.wait_for(lambda: not worker._running, 5)
+        return worker._changed.wait_for(lambda: not worker._running, 30)
 
 
 def test_many_marks_are_one_call_and_the_thread_ends_after_it(

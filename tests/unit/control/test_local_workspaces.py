@@ -205,7 +205,7 @@ def test_a_workspace_that_cannot_be_changed_is_no_others_trouble(
     monkeypatch.setattr(LocalWorkspace, "apply_config", fail)
     with pytest.raises(OSError, match="no"):
         registry.apply(*documents)
-    assert registry.find("b").handle.scheduler.wait_for(lambda: registry.find("b").handle.scheduler.status() != (), 5)
+    assert registry.find("b").handle.scheduler.wait_for(lambda: registry.find("b").handle.scheduler.status() != (), 30)
     monkeypatch.undo()
     registry.apply(*documents)
     assert [registry.find(name).handle.load(name, 5).state for name in "ab"] == ["ready", "ready"]

@@ -160,6 +160,16 @@ def test_what_the_switcher_writes_of_a_model_is_understood(registry: RemoteWorks
     assert (found.names, found.spec.engine, found.spec.url) == (model.names, spec["engine"], model.spec.url)
 
 
+def test_the_time_limits_of_a_router_reach_it(registry: RemoteWorkspaces) -> None:
+    """A bug once: responseStartTimeout had no effect on a cluster."""
+    lifecycle = {"connectTimeout": "3m", "responseStartTimeout": "2m", "startTimeout": "1m"}
+    spec = {"engine": "external", "url": "http://10.0.0.9:8000", "lifecycle": lifecycle}
+    model = Model.model_validate({"metadata": {"name": "m"}, "spec": spec})
+    registry.apply(document(None, models=model_rows([model], [])))
+    found = registry.find("m").model.spec.lifecycle
+    assert (found.connect_timeout, found.response_start_timeout) == (180, 120)
+
+
 def test_switches_are_those_of_the_status(registry: RemoteWorkspaces) -> None:
     """Their events come from the switcher (cluster/router/reads.py)."""
     history = SwitchHistory("w", 7)

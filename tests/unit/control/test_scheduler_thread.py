@@ -17,6 +17,7 @@ from hotseat.core.messages import (
     InstanceReleased,
     InstanceState,
     Residency,
+    Start,
     Stop,
 )
 from hotseat.core.policy.api import Capacity
@@ -51,7 +52,7 @@ class Looks:
 
     def wait(self, count: int) -> None:
         with self.news:
-            assert self.news.wait_for(lambda: len(self.times) >= count, 5)
+            assert self.news.wait_for(lambda: len(self.times) >= count, 30)
 
 
 class Host(SchedulerHost):
@@ -183,7 +184,13 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
         told.append("stop")
         stop(order)
 
-    runtime.stop = stopping  # type: ignore[method-assign]
+    start = runtime.start
+
+    def starting(order: Start) -> None:
+        told.append("start")
+        start(order)
+
+    runtime.stop, runtime.start = stopping, starting  # type: ignore[method-assign]
     scheduler = SchedulerThread(
         "default", Batch(), runtime, time.monotonic,
         Host(look, publish),
@@ -198,6 +205,7 @@ def test_routers_hear_of_a_stop_before_the_engine_does() -> None:
     scheduler.shut_down()
     assert scheduler.stop(5)
     assert told.index("releasing") < told.index("stop")
+    assert told.index("start") < told.index("loading"), "a request waits for it"
 
 
 def test_who_is_answered_finds_the_status_that_the_answer_comes_of(looks: Looks) -> None:
@@ -253,7 +261,7 @@ def test_what_is_told_of_many_weights_at_once_is_one_step(looks: Looks) -> None:
 
 def test_one_that_is_retired_ends_once_it_has_nothing_left(scheduler: SchedulerThread) -> None:
     scheduler.send(ConfigChanged(time.monotonic(), {"a": SchedulingSpec()}, Capacity()))
-    assert scheduler.wait_for(lambda: scheduler.status() != (), 5)
+    assert scheduler.wait_for(lambda: scheduler.status() != (), 30)
     scheduler.retire()
     scheduler.send(Tick(time.monotonic()))
     assert scheduler.recall(), "it has a model still"
@@ -273,7 +281,7 @@ def test_the_log_of_a_failure_has_the_story_of_its_engine(
     scheduler.send(ConfigChanged(now, {"a": SchedulingSpec()}, Capacity(1)))
     scheduler.send(InstanceAdopted(now, "a", "default/a@7", 7, "http://a"))
     scheduler.send(InstanceFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
-    assert scheduler.wait_for(lambda: "last transitions" in caplog.text, 5)
+    assert scheduler.wait_for(lambda: "last transitions" in caplog.text, 30)
     assert "default/a@7 failed (Exited); its last transitions: " in caplog.text
     assert "new → ready (found ready)" in caplog.text
     assert "ready → releasing (failed: Exited)" in caplog.text
@@ -288,7 +296,7 @@ def test_a_transition_that_there_is_not_is_logged_and_the_machine_goes_on(
     scheduler.send(ConfigChanged(now, {"a": SchedulingSpec()}, Capacity(1)))
     scheduler.send(InstanceAdopted(now, "a", "default/a@7", 7, "http://a"))
     scheduler.send(InstanceFailed(now, "default/a@7", 7, "Exited", "exit code 1"))
-    assert scheduler.wait_for(lambda: "releasing" in scheduler.instances("a").values(), 5)
+    assert scheduler.wait_for(lambda: "releasing" in scheduler.instances("a").values(), 30)
     assert "default/a@7: no transition of an instance is" in caplog.text
     assert "a step failed" not in caplog.text
     scheduler.send(InstanceReleased(time.monotonic(), "default/a@7", 7))

@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    end = monotonic() + 5
+    end = monotonic() + 30
     while not true():
         assert monotonic() < end
         sleep(0.01)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -207,6 +208,40 @@ def test_an_engine_that_is_not_there_and_has_not_ended_is_an_error(router: Route
         status, body = client.answer()
         assert (status, code(body)) == (502, "upstream_failed")
     eventually(lambda: router.counts() == {"502": 1})
+
+
+def external(router: Router, address: str, wait: str) -> None:
+    """Tell of a server that something else starts and stops."""
+    router.ready("a", address, engine="external", url=address, lifecycle={"connectTimeout": wait})
+
+
+def test_one_for_an_external_server_that_is_not_there_is_in_flight_until_it_is(router: Router) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    external(router, gone.address, "30s")
+    with Client(router, post(CHAT)) as client, Client(router, post(CHAT)) as leaver:
+        eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 2)
+        leaver.sock.close()
+        eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 1)
+        with Engine(answers(sized(b"{}")), port=int(gone.address.rpartition(":")[2])) as engine:
+            assert client.answer() == (200, b"{}")
+            assert (engine.connections, len(engine.requests)) == (1, 1)
+            router.connections.close()
+    eventually(lambda: router.counts() == {"200": 1, "499": 1})
+
+
+@pytest.mark.parametrize(("wait", "header"), [("100ms", "X-A: b"), ("30s", "X-Request-Timeout: 100ms")])
+def test_one_for_an_external_server_that_is_not_there_fails_after_its_time(
+    router: Router, wait: str, header: str
+) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    external(router, gone.address, wait)
+    began = time.monotonic()
+    with Client(router, post(CHAT, header)) as client:
+        status, body = client.answer()
+        assert (status, code(body)) == (502, "upstream_failed")
+    assert 0.1 <= time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("begun", [False, True])

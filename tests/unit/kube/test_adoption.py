@@ -1,11 +1,11 @@
-"""A ksvc that carries our label is a Model without any Model object."""
+"""A ksvc or a Deployment that carries our label is a Model without any Model object."""
 
 from typing import Any
 
 import pytest
 
 from hotseat.api.model import Capability
-from hotseat.kube.adoption import adopt, is_adopted
+from hotseat.kube.adoption import adopt, adopt_deployment, is_adopted
 
 GPU = "nvidia.com/gpu"
 CLASS = {"autoscaling.knative.dev/class": "gpu.hotseat.dev"}
@@ -122,3 +122,66 @@ def test_without_our_class_it_says_who_scales_it() -> None:
     del forgotten["spec"]["template"]["metadata"]
     (problem,) = adopt(forgotten, GPU).problems
     assert "autoscaling.knative.dev/class: gpu.hotseat.dev" in problem
+
+
+# Deployments ----------------------------------------------------------------------------------------------------------
+
+
+def deployment(annotations: dict[str, str] | None = None, *, replicas: int = 0, **container: Any) -> dict[str, Any]:
+    """Return what a person has written, without any problem."""
+    engine = {
+        "name": "main",
+        "ports": [{"containerPort": 8000}],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}},
+        "resources": {"limits": {GPU: "2"}},
+        **container,
+    }
+    labels = {"hotseat.dev/workspace": "lab"}
+    return {
+        "metadata": {"name": "whisper", "namespace": "llm", "labels": labels, "annotations": annotations or {}},
+        "spec": {
+            "replicas": replicas,
+            "strategy": {"type": "Recreate"},
+            "template": {"metadata": {"annotations": {"hotseat.dev/priority": "1"}}, "spec": {"containers": [engine]}},
+        },
+    }
+
+
+def test_a_labelled_deployment_is_read_like_a_ksvc() -> None:
+    assert is_adopted(deployment())
+    adopted = adopt_deployment(deployment({"hotseat.dev/names": "w", "hotseat.dev/priority": "2"}), GPU)
+    spec = adopted.model.spec
+    assert adopted.problems == ()
+    assert (adopted.model.name, spec.workspace, spec.engine, spec.names) == ("whisper", "lab", "container", ("w",))
+    assert (spec.resources.gpus, spec.concurrency, spec.scheduling.priority) == (2, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"ports": []}, "its container names no port, so requests go to port 8080"),
+        ({"readinessProbe": None}, "its container has no readinessProbe"),
+        ({"replicas": 3}, "spec.replicas is 3, but a model has one pod"),
+        (
+            {"annotations": {"hotseat.dev/max-wait": "30"}},
+            "annotation hotseat.dev/max-wait is '30'; allowed: a duration",
+        ),
+    ],
+)
+def test_a_deployment_says_what_is_wrong_with_it(change: dict[str, Any], problem: str) -> None:
+    (said,) = adopt_deployment(deployment(**change), GPU).problems
+    assert said.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%"}}, True),
+        ({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0}}, False),
+        ({"type": "Recreate"}, False),
+    ],
+)
+def test_a_strategy_that_starts_a_second_pod_is_told(strategy: dict[str, Any], told: bool) -> None:
+    item = deployment()
+    item["spec"]["strategy"] = strategy
+    assert bool(adopt_deployment(item, GPU).problems) is told

@@ -1,11 +1,13 @@
 """The router function: queues requests and relays them to pods. It only reads Workspaces."""
 
+from collections.abc import Iterator
+
 from hotseat.api.types import Json
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.reads import EventFollower
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
-from hotseat.control.event_log import EventLog
+from hotseat.control.event_log import EventLog, HttpSink
 from hotseat.control.owner import LoopOwner
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.gauges import of_requests, with_shown_names
@@ -15,7 +17,7 @@ from hotseat.gateway.wsgi import create_gateway
 from hotseat.kube.client import Change, Kube, Watcher
 from hotseat.kube.constants import WORKSPACES
 from hotseat.telemetry.logs import RequestLog
-from hotseat.telemetry.metrics import Metrics
+from hotseat.telemetry.metrics import Metrics, Reading
 
 GRACEFUL = 240.0  # seconds for requests in flight at the end; the pod's own grace must be longer
 SYNC = 30.0
@@ -29,11 +31,18 @@ class RouterApp:
         owner = LoopOwner()
         self._connections = Connections(owner)
         namespace = settings.namespace or kube.namespace
-        switcher_client = SwitcherClient(settings.broker_of(namespace), settings.switcher, settings.key)
-        self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker
+        self._sink = HttpSink(settings.sink) if settings.sink else None
+        switcher_client = SwitcherClient(
+            settings.broker_of(namespace),
+            settings.switcher,
+            settings.key,
+            source=f"/namespaces/{namespace}",
+            sink=self._sink,
+        )
+        self._events = EventLog()  # for followers of this router; the switcher publishes to the Broker and the sink
         self._event_follower = EventFollower(switcher_client, self._events.publish)
         self.registry = RemoteWorkspaces(settings.pod, switcher_client, self._connections.forget, self._events, owner)
-        self._metrics = Metrics(lambda: with_shown_names(of_requests(self.registry), self._events.shown_name))
+        self._metrics = Metrics(self._gauges)
         self._watcher = Watcher(kube, WORKSPACES, namespace, self._workspace_changed)
         self._request_log = RequestLog(settings.request_log) if settings.request_log else None
         self.gateway = create_gateway(
@@ -69,8 +78,14 @@ class RouterApp:
         self._event_follower.close()
         self._events.close()
         self._connections.close()
+        if self._sink is not None:
+            self._sink.close()
         if self._request_log is not None:
             self._request_log.close()
+
+    def _gauges(self) -> Iterator[Reading]:
+        yield from with_shown_names(of_requests(self.registry), self._events.shown_name)
+        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
 
     def _workspace_changed(self, change: Change, workspace: Json) -> None:
         if change is Change.GONE:

@@ -13,6 +13,7 @@ from hotseat.api.types import Json
 from hotseat.api.units import format_time
 from hotseat.coalesce import CoalescingWorker
 from hotseat.control.codec import demand_to_json, sign, to_rfc3339
+from hotseat.control.event_log import Event
 from hotseat.core.errors import NotFound, Unavailable
 from hotseat.core.events import event_type
 from hotseat.core.messages import Demand
@@ -28,25 +29,45 @@ _CONNECTIONS = 32  # that are kept; each follower of a log may use one
 
 
 class SwitcherClient:
-    """Sends snapshots and commands. An empty `broker` or `switcher` is not used."""
+    """Sends snapshots and commands. An empty `broker` or `switcher` is not used.
 
-    def __init__(self, broker: str, switcher: str, key: bytes) -> None:
+    Sources of events begin with `source`. `sink` gets each snapshot, too.
+    """
+
+    def __init__(
+        self, broker: str, switcher: str, key: bytes, *, source: str = "", sink: Callable[[Event], None] | None = None
+    ) -> None:
         self.broker = broker
         self.switcher = switcher.rstrip("/")
+        self.sink = sink
         self._key = key
+        self._source = source
         self._http = urllib3.PoolManager(retries=False, maxsize=_CONNECTIONS)
+
+    def _event(self, workspace: str, kind: str, data: Json) -> Event:
+        """Return a signed event."""
+        return {
+            "specversion": "1.0",
+            "id": uuid.uuid4().hex,
+            "source": f"{self._source}/workspaces/{workspace}",
+            "type": event_type(kind),
+            "time": format_time(time.time()),
+            "epoch": data.get("seen_epoch", 0),
+            "datacontenttype": "application/json",
+            SIGNATURE: sign(self._key, data),
+            "data": data,
+        }
 
     def event_headers(self, workspace: str, kind: str, data: Json) -> dict[str, str]:
         """Return the HTTP headers of a signed event."""
-        return {
-            "Content-Type": "application/json",
-            "ce-specversion": "1.0",
-            "ce-id": uuid.uuid4().hex,
-            "ce-source": f"/workspaces/{workspace}",
-            "ce-type": event_type(kind),
-            "ce-time": format_time(time.time()),
-            f"ce-{SIGNATURE}": sign(self._key, data),
-        }
+        event = self._event(workspace, kind, data)
+        headers = {f"ce-{name}": str(event[name]) for name in event.keys() - {"data", "datacontenttype"}}
+        return headers | {"Content-Type": event["datacontenttype"]}
+
+    def to_sink(self, workspace: str, kind: str, data: Json) -> None:
+        """Queue an event for the sink, if there is one."""
+        if self.sink is not None:
+            self.sink(self._event(workspace, kind, data))
 
     def through_broker(self, workspace: str, kind: str, data: Json) -> str:
         """Publish an event. Return why the Broker did not accept it; empty if it did."""
@@ -123,8 +144,9 @@ KIND = "demand.reported"
 class DemandReporter(CoalescingWorker):
     """Reports the demand of one gate: at once after urgent changes, soon after others, and every second.
 
-    Reports go through the Broker. The Workspace's status has the last snapshot that arrived that way, as an echo. If a router
-    with queued requests sees no echo within half a second, it also sends to the switcher directly, until echoes arrive again.
+    Without a Broker, reports go to the switcher directly. Else they go through the Broker, and the Workspace's status has the
+    last snapshot that arrived that way, as an echo. If a router with queued requests sees no echo within half a second, it
+    also sends to the switcher directly, until echoes arrive again.
     `pod` is the name of this process's pod.
     `enrolled`: the switcher knows this router. `broker_ok`: snapshots arrive through the Broker, as far as is known.
     """
@@ -169,8 +191,9 @@ class DemandReporter(CoalescingWorker):
         interval = ECHO / 2 if self._awaited is not None or not self.enrolled else HEARTBEAT
         demand = self._demand()
         self._snapshot = demand_to_json(self._workspace, demand) | {"pod": self._pod}
+        self._switcher_client.to_sink(self._workspace, KIND, self._snapshot)
         now = time.monotonic()
-        if not demand.waiting:
+        if not demand.waiting or not self._switcher_client.broker:  # without a Broker there is no echo to wait for
             self._awaited = None
         elif self._awaited is None:
             self._awaited = (demand.seq, now)

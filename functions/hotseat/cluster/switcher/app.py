@@ -5,16 +5,18 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.functions import FunctionSettings, read_settings, serve
 from hotseat.cluster.switcher import status_objects as statuses
+from hotseat.cluster.switcher.adopted_objects import AdoptionProblems, Autoscalers
+from hotseat.cluster.switcher.applied_objects import RETRY, ObjectApplier, Refused
 from hotseat.cluster.switcher.fetch_jobs import JobFetcher
 from hotseat.cluster.switcher.http_api import PinAnnotations, RemoteCommands, create_http_api
-from hotseat.cluster.switcher.model_objects import NOTHING_READ, ModelObject, read
+from hotseat.cluster.switcher.model_objects import NOTHING_READ, SHOW_STATE, ModelObject, read
 from hotseat.cluster.switcher.observations import CachedWeights, PendingObservations
 from hotseat.cluster.switcher.own_image import own_image
 from hotseat.cluster.switcher.reads import RemoteReads
@@ -34,52 +36,36 @@ from hotseat.core.messages import (
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
 from hotseat.kube import pods
-from hotseat.kube.adoption import NAME_CONFLICT, is_foreign
-from hotseat.kube.claims import claim_changes
-from hotseat.kube.client import CONFLICT, Change, Kube, KubeError, Watcher
+from hotseat.kube.adoption import NAME_CONFLICT
+from hotseat.kube.client import Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
     CLAIMS,
-    CORE_SERVICES,
     DEPLOYMENT,
     DEPLOYMENTS,
     MODEL,
     MODELS,
     PODS,
+    SCALED_OBJECTS,
     SERVICES,
     SETTLED,
+    WORKSPACE,
     WORKSPACES,
     ClusterSettings,
     Resource,
 )
-from hotseat.kube.containers import CannotMake, cpu_image
+from hotseat.kube.containers import cpu_image
 from hotseat.kube.jobs import job_name
 from hotseat.kube.leader import Leader
-from hotseat.kube.objects import NOT_OURS, is_outdated, replacement
 from hotseat.kube.placement import in_workspace
 from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An object of a Model that could not be applied: a condition's reason, kind and name of the object, and why."""
-
-    reason: str
-    what: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.what} could not be applied: {self.message}"
-
-
 THREADS = 500  # commands that wait, and reads that wait for news
 GATHER = 0.05  # seconds in which changes of documents gather
 RESYNC = 30.0  # seconds after which everything is reconciled without a change
-RETRY = 2.0  # seconds after an object could not be applied
-CONFLICT_RETRY = 0.2  # seconds after an object had another version than the one that was seen
 LEASE = "hotseat-switcher"
-RESOURCES = {(each.api, each.kind): each for each in (CLAIMS, CORE_SERVICES, DEPLOYMENTS, SERVICES)}
 ROUTERS = "app.kubernetes.io/part-of=hotseat,app.kubernetes.io/component=router"
 
 
@@ -96,9 +82,10 @@ class SwitcherApp:
         self._events = EventLog(f"/namespaces/{namespace}")
         self._metrics = Metrics(lambda: with_shown_names(self._gauges(), self._events.shown_name))
         self._events.subscribe(self._metrics.event)
-        self._sink = HttpSink(settings.broker_of(namespace)) if settings.broker else None
-        if self._sink is not None:
-            self._events.subscribe(self._sink)
+        self._has_broker = bool(settings.broker)
+        self._sinks = [HttpSink(url) for url in (settings.broker_of(namespace), settings.sink) if url]
+        for sink in self._sinks:
+            self._events.subscribe(sink)
         self._worker = CoalescingWorker("documents", self._reconcile, expected=KubeError, paused=True)
         self._versions: dict[str, tuple[object, ...]] = {}
         self._closed = False
@@ -110,8 +97,8 @@ class SwitcherApp:
         self._refusals: dict[str, Refused | None] = {}  # by Model that was applied: what could not be
         self._invalid_told: dict[str, Json] = {}  # by Workspace: conditions
         self._uids: Mapping[ObjectKey, str] = {}
+        self._involved: Mapping[ObjectKey, Json] = {}  # objects of Kubernetes Events
         self._workspace_by_model: dict[str, str] = {}
-        self._claim_problems: dict[str, list[tuple[str, str]]] = {}  # by Model: reason and message
         self._fetcher = JobFetcher(self._kube, namespace, self._settings_for, self._uid, lambda _model: self.reload())
         self._runtime = ClusterRuntimes(
             self._kube,
@@ -121,8 +108,12 @@ class SwitcherApp:
             fingerprint=self._fingerprint,
             runtime_of=self._runtime_of,
             on_change=self._object_changed,
+            scaler_port=settings.scaler_port,
+            scaler_tls=settings.scaler_tls,
         )
         self._status_writer = ModelStatusWriter(self._kube, namespace, self._statuses)
+        self._autoscalers = Autoscalers(self._kube, namespace)
+        self._adoption_problems = AdoptionProblems(self._status_writer.warn)
         self._events.subscribe(self._record_event)
 
         def watch(resource: Resource, selector: str = "") -> Watcher:
@@ -132,6 +123,7 @@ class SwitcherApp:
         self._services, self._claims = self._runtime.watcher(SERVICES), watch(CLAIMS, MODEL)
         self._routers = Watcher(self._kube, PODS, namespace, self._router_changed, selector=ROUTERS)
         self._watchers = (self._workspaces, self._models, self._claims, self._routers)
+        self._applier = ObjectApplier(self._kube, namespace, self._runtime, self._claims, retry=self._worker.mark)
         self._leader = Leader(self._kube, namespace, LEASE, settings.pod, leads=self._lead, lost=_exit)
         self._leading = False
         commands = RemoteCommands(self._controllers, PinAnnotations(self._kube, namespace, lambda: self._documents))
@@ -162,8 +154,8 @@ class SwitcherApp:
         self._status_writer.close()
         self._runtime.close()
         self._leader.close()
-        if self._sink is not None:
-            self._sink.close()
+        for sink in self._sinks:
+            sink.close()
 
     # Leading --------------------------------------------------------------------------------------------------------------
 
@@ -208,18 +200,19 @@ class SwitcherApp:
     def _apply(self) -> None:
         """Apply the documents. Objects come first, so that a restart finds the new Revision."""
         self._read_documents()
-        self._refusals = {name: self._apply_objects(each) for name, each in self._documents.models.items()}
+        self._refusals = {name: self._applier.apply(each) for name, each in self._documents.models.items()}
         for each in self._documents.models.values():
-            self._remove_left_over(each)
+            self._applier.remove_left_over(each)
         self._runtime.update([r.model for r in self._documents.models.values()])
         self._fetcher.reconcile()
         self._apply_workspaces()
+        self._runtime.adopt_running()
         self._cached.applied(self._paths, self._workspace_by_model)
         self._settle()
         self._status_writer.mark()
 
     def _read_documents(self) -> None:
-        models = self._models.objects
+        models, deployments = self._models.objects, self._runtime.watcher(DEPLOYMENTS).objects
         self._paths = paths = self._fetcher.paths()
         self._documents = read(
             self._workspaces.objects,
@@ -228,14 +221,25 @@ class SwitcherApp:
             self._settings,
             paths,
             choose=self._runtime.choose,
-            deployments=self._runtime.watcher(DEPLOYMENTS).objects,
+            deployments=deployments,
+            scaled_objects=self._runtime.watcher(SCALED_OBJECTS).objects,
+            autoscalers=self._autoscalers.read(deployments),
             last=self._documents,
         )
         found = {(MODELS.kind, m["metadata"]["name"]): m["metadata"]["uid"] for m in models}
         found |= {(WORKSPACES.kind, w["metadata"]["name"]): w["metadata"]["uid"] for w in self._workspaces.objects}
+        found |= {(item["kind"], item["metadata"]["name"]): uid for uid, (item, _) in self._documents.adopted.items()}
         for _, name in {key for key, uid in found.items() if self._uids.get(key) != uid}:
             self._status_writer.forget(name)
         self._uids = found
+        adopted = {
+            (MODELS.kind, name): self._documents.adopted[each.adopted_from][0]
+            for name, each in self._documents.models.items()
+            if each.adopted_from in self._documents.adopted
+        }
+        documents = [*models, *self._workspaces.objects]
+        self._involved = adopted | {(each["kind"], each["metadata"]["name"]): each for each in documents}
+        self._adoption_problems.update(self._documents.adopted)
         self._workspace_by_model = {name: r.model.spec.workspace for name, r in self._documents.models.items()}
 
     def _apply_workspaces(self) -> None:
@@ -291,67 +295,11 @@ class SwitcherApp:
             kube=self._kube,
             namespace=self.namespace,
             on_step=self._status_writer.mark,
+            has_broker=self._has_broker,
         )
 
-    def _apply_objects(self, each: ModelObject) -> Refused | None:
-        """Apply the objects of a Model. Return what was refused first; it is tried again."""
-        if each.unusable:
-            return Refused("RuntimeUnavailable", f"Workspace {each.model.spec.workspace}", each.unusable)
-        for item in each.objects:
-            what = f"{item['kind']} {item['metadata']['name']}"
-            try:
-                self._apply_object(each, item)
-            except CannotMake as error:
-                log.warning("%s: %s", what, error)
-                self._worker.mark(RETRY)
-                return Refused(NAME_CONFLICT, what, str(error))
-            except KubeError as error:
-                if error.status == CONFLICT:  # it was written meanwhile: not worth a warning
-                    self._worker.mark(CONFLICT_RETRY)
-                    continue
-                log.warning("%s: %s", what, error)
-                self._worker.mark(RETRY)
-                if error.status:  # 0: the API server cannot be reached, and says nothing about the object
-                    return Refused("ApplyFailed", what, str(error))
-        return None
-
-    def _apply_object(self, model: ModelObject, item: Json) -> None:
-        """Apply an object, unless nothing has changed. Raise CannotMake if that of its name is not the Model's."""
-        resource = RESOURCES[item["apiVersion"], item["kind"]]
-        watcher = self._claims if resource is CLAIMS else self._runtime.watcher(resource)
-        name = item["metadata"]["name"]
-        found = watcher.named(name) or self._kube.find(resource.path(self.namespace, name))
-        if found is not None and is_foreign({**item, **found}, model.model.name):
-            raise CannotMake(NOT_OURS)
-        if found is not None and resource is CLAIMS:
-            self._update_claim(item, found, model.model)
-            return
-        if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
-            return
-        if resource in (DEPLOYMENTS, CORE_SERVICES):
-            owners = [each["uid"] for each in (found or item)["metadata"].get("ownerReferences") or ()]
-            if owners and model.uid not in owners:  # of the Model's ksvc, or of an earlier Model: it goes with that
-                self._worker.mark(RETRY)
-                return
-            item = replacement(item, found, model.uid or "")
-        self._kube.apply(resource.path(self.namespace, name), item)
-        log.info("%s %s applied", item["kind"], name)
-
-    def _remove_left_over(self, model: ModelObject) -> None:
-        """Delete what another runtime made of a Model, once nothing of it runs there. Claims stay."""
-        if model.uid is None or not self._leading:
-            return
-        for resource, item in self._runtime.left_over(model.model.name, model.uid, model.runtime):
-            try:
-                path = resource.path(self.namespace, item["metadata"]["name"])
-                self._kube.delete(path, uid=item["metadata"]["uid"], background=True)
-                log.info("%s %s deleted: the runtime is %s", item["kind"], item["metadata"]["name"], model.runtime)
-            except KubeError as error:
-                log.warning("%s %s: %s", item["kind"], item["metadata"]["name"], error)
-                self._worker.mark(RETRY)
-
     def _runtime_of(self, model: str) -> ClusterRuntime:
-        """Return the runtime of a Model. That of an adopted ksvc is Knative, whatever its Workspace has chosen."""
+        """Return the runtime of a Model. That of an adopted object is by its kind, whatever its Workspace has chosen."""
         found = self._documents.models.get(model)
         return found.runtime if found else ClusterRuntime.KNATIVE
 
@@ -359,25 +307,6 @@ class SwitcherApp:
         """Return the fingerprint of a Model's newest document; None if it is not known."""
         found = self._documents.models.get(model)
         return found.fingerprint or None if found else None
-
-    def _update_claim(self, wanted: Json, found: Json, model: Model) -> None:
-        """Apply what has changed of a claim that exists. What is refused is a condition of the Model."""
-        name, problems = wanted["metadata"]["name"], []
-        if "deletionTimestamp" in found["metadata"]:
-            return
-        for change in claim_changes(wanted, found, sized=model.spec.cache.size is not None):
-            if change.patch is None:
-                problems.append((change.reason, change.message))
-                continue
-            try:
-                self._kube.merge(CLAIMS.path(self.namespace, name), change.patch)
-                log.info("claim %s: %s applied", name, change.message)
-            except KubeError as error:
-                log.warning("claim %s: %s: %s", name, change.message, error)
-                problems.append((change.reason, f"{change.message} cannot be applied to the claim {name}: {error}"))
-                if error.status in (0, CONFLICT):
-                    self._worker.mark(RETRY)
-        self._claim_problems[model.name] = problems
 
     def _settle(self) -> None:
         uids = [
@@ -396,7 +325,14 @@ class SwitcherApp:
         meta = item["metadata"]
         if DEPLOYMENT in (meta.get("labels") or {}):
             self._status_writer.mark()  # the Model's status has that of its Deployment
-        version = (meta["uid"], meta.get("generation"), str(meta.get("annotations")), meta.get("deletionTimestamp"))
+        home = (meta.get("labels") or {}).get(WORKSPACE)
+        version = (
+            meta["uid"],
+            meta.get("generation"),
+            home,
+            str(meta.get("annotations")),
+            meta.get("deletionTimestamp"),
+        )
         key = f"{item.get('apiVersion')}/{item.get('kind')}/{meta['name']}"
         if _change is Change.GONE or self._versions.get(key) != version:
             self._versions[key] = version
@@ -446,8 +382,7 @@ class SwitcherApp:
             refused = refusals.get(name)
             theirs = name not in refusals or (refused is not None and refused.reason == NAME_CONFLICT)  # or may be
             if each.model.spec.url is None and not theirs:
-                resource = DEPLOYMENTS if each.runtime is ClusterRuntime.DEPLOYMENT else SERVICES
-                states[resource.path(self.namespace, name)] = status.state
+                states |= dict.fromkeys(each.shown_at(self.namespace), status.state)
             if each.uid is not None:
                 shown[name] = self._status_of(each, controller, status, caches.get(name))
         for name, (document, problem) in self._documents.invalid.items():
@@ -477,14 +412,14 @@ class SwitcherApp:
             problem=problem,
             names_conflict=each.names_conflict,
             deployment=self._deployment_of(each),
-            claim_problems=self._claim_problems.get(name, ()),
+            claim_problems=self._applier.claim_problems.get(name, ()),
             cpu_image=cpu_image(each.model, self._settings_for(each.model)),
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made
 
     def _deployment_of(self, each: ModelObject) -> Json | None:
-        is_one = each.runtime is ClusterRuntime.DEPLOYMENT
+        is_one = DEPLOYMENTS in SHOW_STATE[each.runtime]
         return self._runtime.watcher(DEPLOYMENTS).named(each.model.name) if is_one else None
 
     def _problem_of(self, each: ModelObject, controller: ClusterWorkspace | None) -> statuses.ModelProblem | None:
@@ -505,7 +440,7 @@ class SwitcherApp:
         return found
 
     def _record_event(self, event: Event) -> None:
-        self._status_writer.record(event, self._uids)
+        self._status_writer.record(event, self._involved)
 
     def _uid(self, model: str) -> str | None:
         return self._uids.get((MODELS.kind, model))
@@ -521,7 +456,7 @@ class SwitcherApp:
                 controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
             )
             yield from of_pins(controller.workspace, controller.scheduler.status())
-        yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+        yield Reading("hotseat_events_undelivered", {}, sum(sink.dropped for sink in self._sinks))
 
 
 def _exit() -> None:

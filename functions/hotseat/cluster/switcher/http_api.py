@@ -14,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from hotseat.api.model import PINNED
 from hotseat.api.types import Json
 from hotseat.cluster.router.demand_reporter import SIGNATURE
-from hotseat.cluster.switcher.model_objects import ModelObjects
+from hotseat.cluster.switcher.model_objects import ADOPTED, ModelObjects
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.control.codec import demand_from_json, from_rfc3339, signed
 from hotseat.control.workspace_controller import ModelCommands
@@ -24,7 +24,7 @@ from hotseat.core.messages import Demand
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.errors import api_kind, error_body, error_headers
 from hotseat.kube.client import Kube, KubeError
-from hotseat.kube.constants import MODELS, SERVICES
+from hotseat.kube.constants import MODELS
 from hotseat.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -85,12 +85,15 @@ class PinAnnotations:
     def write(self, model: str, *, pinned: bool) -> None:
         """Annotate a Model. Raise Unavailable if that cannot be written.
 
-        On an adopted ksvc, "false" overrides an annotation of its template.
+        On an adopted object, "false" overrides an annotation of its template.
         """
         found = self._documents().models.get(model)
         adopted = found is not None and found.uid is None
         value = "true" if pinned else "false" if adopted else None
-        path = (SERVICES if adopted else MODELS).path(self._namespace, model)
+        if found is not None and adopted:
+            path = ADOPTED[found.runtime].path(self._namespace, found.adopted_as)
+        else:
+            path = MODELS.path(self._namespace, model)
         try:
             self._kube.merge(path, {"metadata": {"annotations": {PINNED: value}}})
         except KubeError as error:

@@ -1,12 +1,13 @@
-"""Reads the documents of a namespace: Workspaces, Models and adopted ksvcs.
+"""Reads the documents of a namespace: Workspaces, Models, and adopted Knative Services and Deployments.
 
 A document that is invalid now, and was valid before, stays in force as it was. What an earlier run
 of the switcher had in force is known from the Workspace's status, as far as routing needs it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -15,20 +16,53 @@ from hotseat.api.model import PINNED, Model
 from hotseat.api.types import Json, problems_of, without_unknown_fields
 from hotseat.api.workspace import DEFAULT_WORKSPACE, ClusterRuntime, Workspace
 from hotseat.control.codec import model_from_row
-from hotseat.kube.adoption import adopt, is_adopted
-from hotseat.kube.constants import FINGERPRINT, MODELS, WORKSPACE, ClusterSettings
+from hotseat.kube.adoption import adopt, adopt_deployment, adopt_scaled_object, is_adopted, target_of
+from hotseat.kube.constants import (
+    DEPLOYMENTS,
+    FINGERPRINT,
+    KEDA,
+    MODELS,
+    SCALED_BY,
+    SCALED_OBJECTS,
+    SERVICES,
+    WORKSPACE,
+    ClusterSettings,
+    Resource,
+)
 from hotseat.kube.containers import CannotMake
 from hotseat.kube.jobs import job_name
-from hotseat.kube.objects import MergeError, claim_of, deployment_of, headless_service_of, service_of
+from hotseat.kube.objects import (
+    MergeError,
+    claim_of,
+    deployment_of,
+    fingerprint,
+    headless_service_of,
+    scaled_object_of,
+    service_of,
+)
 from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
 
 log = logging.getLogger(__name__)
 
 
+# Kinds of objects that are adopted, by the runtime that serves them.
+ADOPTED: Mapping[ClusterRuntime, Resource] = {
+    ClusterRuntime.KNATIVE: SERVICES,
+    ClusterRuntime.DEPLOYMENT: DEPLOYMENTS,
+    ClusterRuntime.KEDA: SCALED_OBJECTS,
+}
+# Kinds of objects that show the state of a Model, by its runtime.
+SHOW_STATE: Mapping[ClusterRuntime, tuple[Resource, ...]] = {
+    ClusterRuntime.KNATIVE: (SERVICES,),
+    ClusterRuntime.KEDA: (DEPLOYMENTS, SCALED_OBJECTS),
+    ClusterRuntime.DEPLOYMENT: (DEPLOYMENTS,),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ModelObject:
-    """A Model as it was read, with the spec that is in force. That of an adopted ksvc has no uid."""
+    """A Model as it was read, with the spec that is in force. That of an adopted object has no uid."""
 
     model: Model
     generation: int  # of the document
@@ -43,7 +77,15 @@ class ModelObject:
     in_force: int | None = None
     created: str = ""  # creationTimestamp
     names_conflict: str = ""  # which names other Models claim as well
+    adopted_as: str = ""  # name of the adopted object
+    adopted_from: str = ""  # its uid
     declared: Model | None = None  # MODEL with the names that older Models have, where there are such
+
+    def shown_at(self, namespace: str) -> list[str]:
+        """Return the paths of the objects that show its state."""
+        if self.adopted_as:
+            return [ADOPTED[self.runtime].path(namespace, self.adopted_as)]
+        return [each.path(namespace, self.model.name) for each in SHOW_STATE[self.runtime]]
 
 
 class WorkspaceObject(NamedTuple):
@@ -62,6 +104,8 @@ class ModelObjects:
     models: Mapping[str, ModelObject]
     invalid: Mapping[str, tuple[Json, str]] = field(default_factory=dict)
     invalid_workspaces: Mapping[str, tuple[Json, str]] = field(default_factory=dict)
+    # Objects with our label that no Model owns, by uid, with their problems.
+    adopted: Mapping[str, tuple[Json, str]] = field(default_factory=dict)
 
 
 NOTHING_READ = ModelObjects({}, {})
@@ -83,14 +127,17 @@ def read(
     *,
     choose: Choose = _knative,
     deployments: Iterable[Json] = (),
+    scaled_objects: Iterable[Json] = (),
+    autoscalers: Mapping[str, str] = MappingProxyType({}),
     last: ModelObjects = NOTHING_READ,
 ) -> ModelObjects:
-    """Read all objects. A Model takes precedence over an adopted ksvc of the same name.
+    """Read all objects. A Model takes precedence over an adopted object of the same name.
 
     PATHS are the paths of weights by fetch Job. CHOOSE returns the runtime of a Workspace with a status, and why that cannot
-    be used. DEPLOYMENTS are those of Models. LAST is what was read before.
+    be used. DEPLOYMENTS and SCALED_OBJECTS are those of Models and of others. AUTOSCALERS are the names of HorizontalPodAutoscalers
+    by that of the Deployment that they scale. LAST is what was read before.
     """
-    services = list(services)
+    services, deployments = list(services), list(deployments)
     found_workspaces: dict[str, WorkspaceObject] = {}
     invalid_workspaces: dict[str, tuple[Json, str]] = {}
     for each in workspaces:
@@ -110,7 +157,12 @@ def read(
         {name: choose(each.workspace, each.document.get("status") or {}) for name, each in found_workspaces.items()},
         last,
         _earlier(found_workspaces.values()),
-        {uid: (runtime, each) for runtime, items in made.items() for each in items for uid in _owners(each)},
+        {
+            uid: (_runtime_of(runtime, each), each)
+            for runtime, items in made.items()
+            for each in items
+            for uid in _owners(each)
+        },
     )
     found: dict[str, ModelObject] = {}
     invalid: dict[str, tuple[Json, str]] = {}
@@ -122,33 +174,15 @@ def read(
             invalid[each["metadata"]["name"]] = (each, it)
         else:
             found[it.model.name] = it
-    for each in services:
-        name = each["metadata"]["name"]
-        taken = name in found or name in invalid
-        if is_adopted(each) and not taken and "deletionTimestamp" not in each["metadata"]:
-            try:
-                found[name] = _adopted(each, reader.settings_in(each["metadata"]["labels"][WORKSPACE]))
-            except ValidationError as error:  # a wrong label or pod template; its pods are counted all the same
-                log.warning("ksvc %s: %s", name, error)
-                before = last.models.get(name)
-                if before is not None and before.uid is None:
-                    found[name] = before
-    return ModelObjects(found_workspaces, _settle_names(found), invalid, invalid_workspaces)
-
-
-def _adopted(service: Json, settings: ClusterSettings) -> ModelObject:
-    adopted = adopt(service, settings.gpu_resource)
-    annotations = service["spec"]["template"].get("metadata", {}).get("annotations") or {}
-    generation = service["metadata"].get("generation", 1)
-    return ModelObject(
-        adopted.model,
-        generation,
-        None,
-        "; ".join(adopted.problems),
-        fingerprint=annotations.get(FINGERPRINT, f"generation-{generation}"),
-        in_force=generation,
-        created=service["metadata"].get("creationTimestamp", ""),
-    )
+    by_name = {each["metadata"]["name"]: each for each in deployments}
+    adopter = _Adopter(reader, autoscalers, by_name, invalid_workspaces, found.keys() | invalid.keys())
+    for runtime, items in {ClusterRuntime.KEDA: scaled_objects, **made}.items():
+        for each in items:
+            if is_adopted(each) and "deletionTimestamp" not in each["metadata"]:
+                adopter.adopt(each, runtime)
+    settled = _settle_names(found | adopter.found)
+    adopted = {uid: (item, adopter.problem(uid, settled)) for uid, item in adopter.labelled.items()}
+    return ModelObjects(found_workspaces, settled, invalid, invalid_workspaces, adopted)
 
 
 def _workspace(document: Json, last: WorkspaceObject | None) -> WorkspaceObject | str:
@@ -177,6 +211,10 @@ def _earlier(workspaces: Iterable[WorkspaceObject]) -> Mapping[str, tuple[Mappin
         for row in (each.document.get("status") or {}).get("models") or ()
         if "spec" in row
     }
+
+
+def _runtime_of(runtime: ClusterRuntime, item: Json) -> ClusterRuntime:
+    return ClusterRuntime.KEDA if SCALED_BY in (item["metadata"].get("labels") or {}) else runtime
 
 
 def _owners(item: Json) -> list[str]:
@@ -230,6 +268,13 @@ class _ModelReader:
         try:
             if runtime is ClusterRuntime.DEPLOYMENT:
                 served_by = [deployment_of(model, settings, uid, path), headless_service_of(model, settings, uid)]
+            elif runtime is ClusterRuntime.KEDA:
+                deployment = deployment_of(model, settings, uid, path, scaled_by=KEDA)
+                service, scaled_object = (
+                    headless_service_of(model, settings, uid),
+                    scaled_object_of(model, settings, uid),
+                )
+                served_by = [deployment, service, scaled_object]
             else:
                 served_by = [service_of(model, settings, uid, path)]
             made = [claim_of(model, settings, uid), *served_by]
@@ -285,6 +330,83 @@ class _ModelReader:
             runtime=runtime,
             in_force=row.get("generation", 0),
             created=meta.get("creationTimestamp", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Adopter:
+    """Reads objects with our label that no Model owns."""
+
+    reader: _ModelReader
+    autoscalers: Mapping[str, str]  # by Deployment
+    deployments: Mapping[str, Json]  # by name
+    invalid_workspaces: Container[str]
+    taken: Container[str]  # names of Models
+    found: dict[str, ModelObject] = field(default_factory=dict)
+    labelled: dict[str, Json] = field(default_factory=dict)  # by uid
+    _problems: dict[str, list[str]] = field(default_factory=dict)  # by uid
+
+    def adopt(self, item: Json, runtime: ClusterRuntime) -> None:
+        """Add the Model that an object is."""
+        meta = item["metadata"]
+        uid, workspace = meta["uid"], meta["labels"][WORKSPACE]
+        name = target_of(item) if runtime is ClusterRuntime.KEDA else meta["name"]
+        problems = self._problems[uid] = []
+        self.labelled[uid] = item
+        if workspace not in self.reader.workspaces:
+            why = "is invalid" if workspace in self.invalid_workspaces else "does not exist"
+            problems.append(f"Workspace {workspace} {why}")
+        if name in self.taken or name in self.found:
+            problems.append(
+                f"{name} is the name of another Model, so this object is not used; rename it, or remove its label {WORKSPACE}"
+            )
+            return
+        if runtime is ClusterRuntime.KEDA and name not in self.deployments:
+            problems.append(f"its scaleTargetRef is {name or 'no Deployment'}; name a Deployment that exists")
+            return
+        try:
+            self.found[name] = self._read(item, runtime)
+            problems += filter(None, [self.found[name].problem])
+        except ValidationError as error:  # a wrong label or pod template
+            log.warning("%s %s: %s", item.get("kind"), name, error)
+            problems.append(problems_of(error))
+            before = self.reader.last.models.get(name)
+            if before is not None and before.uid is None and before.runtime is runtime:
+                self.found[name] = before
+
+    def problem(self, uid: str, settled: Mapping[str, ModelObject]) -> str:
+        """Return what is wrong with an object, when names have been SETTLED."""
+        it = next((each for each in self.found.values() if each.adopted_from == uid), None)
+        conflict = settled[it.model.name].names_conflict if it is not None else ""
+        return "; ".join(filter(None, [*self._problems[uid], conflict]))
+
+    def _read(self, item: Json, runtime: ClusterRuntime) -> ModelObject:
+        meta, deployment = item["metadata"], item
+        if runtime is ClusterRuntime.KEDA:
+            deployment = self.deployments[target_of(item)]
+        template = deployment["spec"]["template"]
+        resource = self.reader.settings_in(meta["labels"][WORKSPACE]).gpu_resource
+        generation = meta.get("generation", 1)
+        problems: list[str] = []
+        if runtime is ClusterRuntime.DEPLOYMENT:  # whose scale is a generation too
+            adopted, version = adopt_deployment(item, resource), fingerprint(template)
+            if autoscaler := self.autoscalers.get(meta["name"]):
+                problems.append(f"HorizontalPodAutoscaler {autoscaler} scales it as well; delete that")
+        elif runtime is ClusterRuntime.KEDA:
+            adopted, version = adopt_scaled_object(item, deployment, resource), fingerprint(template)
+        else:
+            adopted, version = adopt(item, resource), f"generation-{generation}"
+        return ModelObject(
+            adopted.model,
+            generation,
+            None,
+            "; ".join([*adopted.problems, *problems]),
+            fingerprint=((template.get("metadata") or {}).get("annotations") or {}).get(FINGERPRINT, version),
+            runtime=runtime,
+            in_force=generation,
+            created=meta.get("creationTimestamp", ""),
+            adopted_as=meta["name"],
+            adopted_from=meta["uid"],
         )
 
 

@@ -4,30 +4,48 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime, Workspace
+from hotseat.cluster.switcher.external_scaler import ExternalScaler
 from hotseat.core.messages import CacheObserved, Fetch, InstanceReleased, Park, Start, Stop, Wake
 from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube.client import NOT_FOUND, Change, Kube, KubeError, Watcher
-from hotseat.kube.constants import CORE_SERVICES, DEPLOYMENT, DEPLOYMENTS, MODEL, SERVICES, Resource
+from hotseat.kube.constants import (
+    CORE_SERVICES,
+    DEPLOYMENTS,
+    MODEL,
+    NOT_OF_KNATIVE,
+    SCALED_OBJECTS,
+    SERVICES,
+    WORKSPACE,
+    Resource,
+)
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
+from hotseat.runtimes.keda.runtime import KedaRuntime
 from hotseat.runtimes.knative.runtime import KnativeRuntime
 from hotseat.runtimes.kubernetes.runtime import PodRuntime
 
 log = logging.getLogger(__name__)
 
 OnChange = Callable[[Change, Json], None]
+Made = TypeVar("Made", bound=PodRuntime)
 _FORBIDDEN = 403
-# What each runtime makes of a Model, beside the claim of its cache: kind, and the label by which it is watched.
+# What each runtime makes of a Model, beside the claim of its cache: kind, and the selector by which it is watched.
+# Those that were made by hand are adopted. A Deployment needs no label if its ScaledObject has one.
 OBJECTS: Mapping[ClusterRuntime, tuple[tuple[Resource, str], ...]] = {
-    ClusterRuntime.KNATIVE: ((SERVICES, ""),),  # without a label: those that were made by hand are adopted
-    ClusterRuntime.DEPLOYMENT: ((DEPLOYMENTS, DEPLOYMENT), (CORE_SERVICES, MODEL)),
-}
+    ClusterRuntime.KNATIVE: ((SERVICES, ""),),
+    ClusterRuntime.KEDA: ((SCALED_OBJECTS, WORKSPACE), (DEPLOYMENTS, NOT_OF_KNATIVE), (CORE_SERVICES, MODEL)),
+    ClusterRuntime.DEPLOYMENT: ((DEPLOYMENTS, NOT_OF_KNATIVE), (CORE_SERVICES, MODEL)),
+}  # in the order of Auto
 _MISSING: Mapping[ClusterRuntime, str] = {
     ClusterRuntime.KNATIVE: "Knative Serving is not installed, or the switcher may not list Knative Services",
+    ClusterRuntime.KEDA: "KEDA is not installed, or the switcher may not list ScaledObjects, Deployments and Services; "
+    "apply deployment/role and keda/role",
     ClusterRuntime.DEPLOYMENT: "the switcher may not list Deployments and Services; apply deployment/role",
 }
 
@@ -64,22 +82,33 @@ class ClusterRuntimes:
         fingerprint: Callable[[str], str | None],
         runtime_of: Callable[[str], ClusterRuntime],
         on_change: OnChange,
+        scaler_port: int = 0,
+        scaler_tls: Path | None = None,
     ) -> None:
         self._kube = kube
         self._namespace = namespace
         self._fetcher = fetcher
         self._runtime_of = runtime_of
         shared = _Started(fetcher)
+        self._fingerprint_of = fingerprint
+
+        def make(runtime_type: Callable[..., Made], name: ClusterRuntime) -> Made:
+            fingerprint_of = partial(self._fingerprint, name)
+            return runtime_type(kube, namespace, shared, identity=identity, fingerprint=fingerprint_of)
+
+        self._keda = make(KedaRuntime, ClusterRuntime.KEDA)
         self._runtimes: dict[ClusterRuntime, PodRuntime] = {
-            ClusterRuntime.KNATIVE: KnativeRuntime(kube, namespace, shared, identity=identity),
-            ClusterRuntime.DEPLOYMENT: DeploymentRuntime(
-                kube, namespace, shared, identity=identity, fingerprint=fingerprint
-            ),
+            ClusterRuntime.KNATIVE: make(KnativeRuntime, ClusterRuntime.KNATIVE),
+            ClusterRuntime.KEDA: self._keda,
+            ClusterRuntime.DEPLOYMENT: make(DeploymentRuntime, ClusterRuntime.DEPLOYMENT),
         }
+        self._scaler = ExternalScaler(self._keda.has_place, namespace, scaler_port, scaler_tls)
+        self._scaler_problem = ""
+        self._keda.on_place(self._scaler.changed)
         self._watchers: dict[Resource, Watcher] = {
-            resource: Watcher(kube, resource, namespace, on_change, selector=label)
+            resource: Watcher(kube, resource, namespace, on_change, selector=selector)
             for objects in OBJECTS.values()
-            for resource, label in objects
+            for resource, selector in objects
         }
         self.superseded = threading.Event()
         for runtime in self._runtimes.values():
@@ -114,7 +143,7 @@ class ClusterRuntimes:
         name, wanted = workspace.name, workspace.spec.runtime
         current = self._chosen.get(name) or _known(status.get("runtime"))
         if wanted is ClusterRuntime.AUTO:
-            best = ClusterRuntime.KNATIVE if ClusterRuntime.KNATIVE in self._open else ClusterRuntime.DEPLOYMENT
+            best = next((each for each in OBJECTS if each in self._open), ClusterRuntime.DEPLOYMENT)
             wanted = current or best
         problem = self._problems[name] = self._open_if_available(wanted)
         if problem and current in self._open:
@@ -126,7 +155,9 @@ class ClusterRuntimes:
 
     def choice_of(self, workspace: str) -> tuple[str, str]:
         """Return the runtime that a Workspace has chosen, and why the one that it names cannot be used, for its status."""
-        return self._chosen.get(workspace, ""), self._problems.get(workspace, "")
+        chosen = self._chosen.get(workspace, "")
+        of_scaler = self._scaler_problem if chosen is ClusterRuntime.KEDA else ""
+        return chosen, self._problems.get(workspace, "") or of_scaler
 
     def _open_if_available(self, name: ClusterRuntime) -> str:
         """Open a runtime; return why it cannot be used, or empty."""
@@ -139,18 +170,24 @@ class ClusterRuntimes:
             return f"runtime {name}: {error}"
         self._open_watchers(name)
         if self._observe is not None:
-            self._runtimes[name].begin(self._models_of(name), self._observe)
+            self._begin(name, self._observe)
         return ""
+
+    def _begin(self, name: ClusterRuntime, observe: Observe) -> None:
+        self._runtimes[name].begin(self._models_of(name), observe)
+        if name is ClusterRuntime.KEDA and (why := self._scaler.start()):
+            self._scaler_problem = f"runtime {name}: the external scaler cannot serve, so KEDA starts no Model: {why}"
+            log.error("%s", self._scaler_problem)
 
     def left_over(self, model: str, uid: str, name: ClusterRuntime) -> list[tuple[Resource, Json]]:
         """Return the objects of a Model that another runtime than `name` made, once nothing of it runs there."""
-        found: list[tuple[Resource, Json]] = []
-        for other, objects in OBJECTS.items():
-            if other is name or other not in self._open or self._runtimes[other].has_instance_of(model):
-                continue
-            items = [(resource, self._watchers[resource].named(model)) for resource, _ in objects]
-            found += [(resource, item) for resource, item in items if item is not None and _is_made_of(item, uid)]
-        return found
+        others = [each for each in OBJECTS if each is not name and each in self._open]
+        if any(self._runtimes[other].has_instance_of(model) for other in others):
+            return []
+        kept = {resource for resource, _ in OBJECTS[name]}
+        kinds = dict.fromkeys(resource for other in others for resource, _ in OBJECTS[other] if resource not in kept)
+        items = [(resource, self._watchers[resource].named(model)) for resource in kinds]
+        return [(resource, item) for resource, item in items if item is not None and _is_made_of(item, uid)]
 
     def _is_available(self, name: ClusterRuntime) -> bool:
         for resource, _ in OBJECTS[name]:
@@ -163,13 +200,18 @@ class ClusterRuntimes:
         return True
 
     def _open_watchers(self, name: ClusterRuntime) -> None:
-        watchers = [self._watchers[resource] for resource, _ in OBJECTS[name]]
+        shared = {resource for other in self._open for resource, _ in OBJECTS[other]}
+        watchers = [self._watchers[resource] for resource, _ in OBJECTS[name] if resource not in shared]
         for each in watchers:
             each.start()
         for each in watchers:
             while not each.wait_synced(5.0) and not self._closed:
                 log.warning("waiting for the API server")
         self._open.add(name)
+
+    def has_place(self, model: str) -> bool:
+        """Whether KEDA may scale a Model up."""
+        return bool(self._keda.has_place(model))
 
     # The port -------------------------------------------------------------------------------------------------------------
 
@@ -180,7 +222,7 @@ class ClusterRuntimes:
         self._by_model = self._runtimes_of_models()
         self._fetcher.begin(observe)
         for name in sorted(self._open):
-            self._runtimes[name].begin(self._models_of(name), observe)
+            self._begin(name, observe)
 
     def update(self, models: Iterable[Model]) -> None:
         """Replace the documents. A model that moves is known to both runtimes meanwhile, as a command may come for either."""
@@ -195,6 +237,11 @@ class ClusterRuntimes:
         self._by_model = after
         for name in self._open:
             self._runtimes[name].update(self._models_of(name))
+
+    def adopt_running(self) -> None:
+        """Adopt what runs already of Models that are new, once the schedulers know these."""
+        for name in self._open:
+            self._runtimes[name].adopt_running()
 
     def _runtimes_of_models(self) -> dict[str, ClusterRuntime]:
         return {each.name: self._runtime_of(each.name) for each in self._models}
@@ -245,6 +292,7 @@ class ClusterRuntimes:
         for each in self._watchers.values():
             each.stop()
         self._fetcher.close()
+        self._scaler.close()
         for runtime in self._runtimes.values():
             runtime.close()
 
@@ -253,6 +301,10 @@ class ClusterRuntimes:
         gone = tuple(uids)
         for runtime in self._runtimes.values():
             runtime.mark_gone(gone)
+
+    def _fingerprint(self, runtime: ClusterRuntime, model: str) -> str | None:
+        """Return the fingerprint of a Model's newest document; None if it is not known, or for another runtime."""
+        return self._fingerprint_of(model) if self._runtime_of(model) is runtime else None
 
     def _of(self, model: str) -> ClusterRuntime:
         return self._by_model.get(model, ClusterRuntime.KNATIVE)

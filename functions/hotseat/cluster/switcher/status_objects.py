@@ -28,10 +28,10 @@ from hotseat.core.scheduler.messages import ModelStatus
 SHOWN_SWITCHES = 20
 
 # Fields of a Model's spec that routers need.
-ROUTER_FIELDS = {
+ROUTER_FIELDS: Any = dict.fromkeys((
     "engine", "names", "engine_model_name", "url", "capabilities", "scheduling", "concurrency", "description", "metadata",
     "unlisted", "resources", "fallback",
-}  # fmt: skip
+), True) | {"lifecycle": {"connect_timeout", "response_start_timeout"}}  # fmt: skip
 
 PHASES: Mapping[str, str] = {
     "unloaded": "Unloaded",
@@ -140,6 +140,7 @@ def workspace_conditions(
     residency: Residency,
     *,
     broker_ok: bool | None,
+    has_broker: bool = True,
     policy_problem: str = "",
     group_problem: str = "",
     runtime_problem: str = "",
@@ -157,7 +158,15 @@ def workspace_conditions(
     found = {reason: problem for reason, problem in problems.items() if problem}
     why = next(iter(found), "Switching")
     ready = condition("Ready", not found, why, "; ".join(found.values()), generation)
-    reason = "NotUsedYet" if broker_ok is None else "Delivered" if broker_ok else "DemandCameDirectly"
+    reason = (
+        "NoBroker"
+        if not has_broker
+        else "NotUsedYet"
+        if broker_ok is None
+        else "Delivered"
+        if broker_ok
+        else "DemandCameDirectly"
+    )
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
 
 
@@ -253,7 +262,7 @@ def _model_conditions(
     message = problem.message if problem else status.message
     why = phase if cached or serves or phase in ("Failed", "ReleaseUnproven") else "NotCached"
     why = problem.reason if problem else why
-    pending = status.message if status.state == InstanceState.LOADING.value else ""
+    pending = status.message if status.state in (InstanceState.LOADING.value, InstanceState.RELEASING.value) else ""
     fetch, said = ("Unknown", "") if cache is None else (cache.state.value.capitalize(), cache.message)
     if cache is not None and not cached and cache.reason != FETCH_FAILED:
         fetch = cache.reason  # why it cannot run

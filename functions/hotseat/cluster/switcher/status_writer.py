@@ -83,23 +83,32 @@ class ModelStatusWriter(CoalescingWorker):
             self._states.pop(path, None)
         self.mark()
 
-    def record(self, event: Mapping[str, Any], uids: Mapping[ObjectKey, str]) -> None:
-        """Record a CloudEvent as Kubernetes Events of the Model and the Workspace, if it is of such a type. UIDS are those of objects."""
+    def record(self, event: Mapping[str, Any], objects: Mapping[ObjectKey, Json]) -> None:
+        """Record a CloudEvent as Kubernetes Events of the Model and the Workspace, if it is of such a type.
+
+        OBJECTS are by kind and name. Under the kind of Models are adopted objects as well.
+        """
         kind = _EVENTS.get(event["type"])
         if kind is None:
             return
         workspace = event["source"].rsplit("/", 1)[-1]
         for resource, name in ((MODELS, event.get("metadataname", "")), (WORKSPACES, workspace)):
-            uid = uids.get((resource.kind, name))
-            if uid:
-                reference = {
-                    "apiVersion": resource.api,
-                    "kind": resource.kind,
-                    "name": name,
-                    "namespace": self._namespace,
-                    "uid": uid,
-                }
-                self._records.append((reference, kind[0], _message(kind[1], event["data"])))
+            if item := objects.get((resource.kind, name)):
+                self._record(item, kind[0], _message(kind[1], event["data"]))
+
+    def warn(self, item: Json, reason: str, message: str) -> None:
+        """Record a Kubernetes Event of the type Warning of an object."""
+        self._record(item, "Warning", f"{reason}: {message}")
+
+    def _record(self, item: Json, kind: str, message: str) -> None:
+        reference = {
+            "apiVersion": item["apiVersion"],
+            "kind": item["kind"],
+            "name": item["metadata"]["name"],
+            "namespace": self._namespace,
+            "uid": item["metadata"]["uid"],
+        }
+        self._records.append((reference, kind, message))
         self._records = self._records[-200:]
         self.mark()
 

@@ -67,6 +67,7 @@ class ClusterWorkspace(WorkspaceController):
         kube: Kube,
         namespace: str,
         on_step: Callable[[], None] = _ignore,
+        has_broker: bool = True,
     ) -> None:
         policy, self._policy_problem = _load_policy(workspace)
         super().__init__(
@@ -89,6 +90,7 @@ class ClusterWorkspace(WorkspaceController):
             for r in status.get("routers") or ()
         }
         self._left: deque[str] = deque(maxlen=REMEMBERED)  # ids are never used again
+        self._has_broker = has_broker
         self._broker_ok: bool | None = None
         self._last_conditions: list[Json] = list(status.get("conditions") or ())
         self._earlier_switches = [statuses.interrupted(row) for row in status.get("switches") or ()]
@@ -213,7 +215,8 @@ class ClusterWorkspace(WorkspaceController):
         new = statuses.workspace_conditions(
             generation,
             self.scheduler.residency,
-            broker_ok=self._broker_ok,
+            broker_ok=self._broker_ok if self._has_broker else None,
+            has_broker=self._has_broker,
             policy_problem=self._policy_problem,
             runtime_problem=self.runtime_problem,
             group_problem=self._group_problem,

@@ -146,7 +146,7 @@ class Instance:
     drain_epoch: int = 0  # routers that have seen it dispatch no more than its batch
     last_used: float = 0.0
     stop_asked: float | None = None
-    pending_detail: str = ""  # what it waits for while it loads, for a person
+    pending_detail: str = ""  # what it waits for while it loads or is released, for a person
     unproven_detail: str = ""  # what is not proven gone, for a person
     devices: tuple[str, ...] = ()  # GPUs that it was assigned, where hotseat assigns them
     replica: int = 1  # 1: the primary of its model; see replicas.py

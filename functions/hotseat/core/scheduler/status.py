@@ -220,7 +220,7 @@ def status_of(
     if spec.external:
         return ModelStatus(name, InstanceState.READY.value)
     if instance is not None and not (instance.leaving == "failed" and instance.state is InstanceState.RELEASING):
-        pending = instance.pending_detail if instance.state is InstanceState.LOADING else ""
+        pending = instance.pending_detail if instance.state in (InstanceState.LOADING, InstanceState.RELEASING) else ""
         detail = instance.unproven_detail or pending or _outdated(instance, spec)
         return ModelStatus(name, instance.state.value, instance.since, detail)
     if failure is not None and not failure.over:

@@ -52,13 +52,25 @@ class EngineUser(Interface):
 class EngineConnection(Protocol):
     """One connection. `host` is the value of the Host header."""
 
-    __slots__ = ("_before", "_ended", "_sock", "_transport", "_written", "home", "host", "rested_at", "reused", "user")
+    __slots__ = (
+        "_before",
+        "_ended",
+        "_sock",
+        "_transport",
+        "_written",
+        "home",
+        "host",
+        "opened_at",
+        "rested_at",
+        "reused",
+        "user",
+    )
 
     def __init__(self, sock: socket.socket, host: bytes, home: "Bucket") -> None:
         self.host, self.home = host, home
         self.user: EngineUser | None = None
         self.reused = False
-        self.rested_at = 0.0
+        self.opened_at = self.rested_at = 0.0
         self._sock = sock
         self._transport: Transport | None = None
         self._before = self._written = 0  # bytes of earlier requests, and of the last one too
@@ -184,7 +196,9 @@ class Bucket:
 class Connections:
     """Pool of idle connections by address, last in, first out.
 
-    It keeps at most `idle` connections of each address, for at most `max_rest` seconds. `owner` names the thread of the loop.
+    It keeps at most `idle` connections of each address, for at most `max_rest` seconds, and uses none that is
+    older than `max_age` seconds: a Service with several pods gives each connection to one of them, and a new pod
+    gets requests by new connections only. `owner` names the thread of the loop.
     """
 
     def __init__(
@@ -193,12 +207,14 @@ class Connections:
         *,
         idle: int = 128,
         max_rest: float = 60.0,
+        max_age: float = 10.0,
         connect_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._owner = LoopOwner() if owner is None else owner
         self._limit = max(1, idle)
         self._max_rest = max_rest
+        self._max_age = max_age
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
@@ -208,7 +224,8 @@ class Connections:
         bucket = self._buckets.get(address)
         while bucket and bucket.idle:
             connection = bucket.idle.pop()
-            if not connection.is_stale() and not connection.closed:
+            fresh = self._clock() - connection.opened_at < self._max_age
+            if fresh and not connection.is_stale() and not connection.closed:
                 connection.reused = True
                 return connection
             connection.close()
@@ -230,6 +247,7 @@ class Connections:
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             raise _not_reached(error) from error
         connection = EngineConnection(sock, parts.netloc.rpartition("@")[2].encode("latin-1"), bucket)
+        connection.opened_at = self._clock()
         try:
             for level, option, value in _OPTIONS:
                 sock.setsockopt(level, option, value)

@@ -1,32 +1,10 @@
 """Runtime of one namespace: instances are pods of the Deployments that the switcher makes of Models."""
 
-import time
-from collections.abc import Callable
-
-from hotseat.core.ports import WeightsFetcher
-from hotseat.kube.client import Kube
-from hotseat.runtimes.deployment.adapter import DeploymentAdapter, Fingerprint, probe_http
-from hotseat.runtimes.kubernetes.adapter import Probe
+from hotseat.runtimes.deployment.adapter import DeploymentAdapter
 from hotseat.runtimes.kubernetes.runtime import PodRuntime
 
 
-def _unknown(_model: str) -> None:
-    return None
-
-
 class DeploymentRuntime(PodRuntime):
-    """PodRuntime for Deployments. `fingerprint` tells that of a Model's newest objects, which must be applied first."""
+    """PodRuntime for Deployments."""
 
-    def __init__(
-        self,
-        kube: Kube,
-        namespace: str,
-        fetcher: WeightsFetcher,
-        *,
-        identity: str,
-        fingerprint: Fingerprint = _unknown,
-        clock: Callable[[], float] = time.monotonic,
-        probe: Probe = probe_http,
-    ) -> None:
-        adapter = DeploymentAdapter(kube, namespace, probe, fingerprint)
-        super().__init__(kube, namespace, fetcher, adapter, identity=identity, clock=clock)
+    adapter_type = DeploymentAdapter

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 from hotseat.api.types import Json
 from hotseat.kube import pods
-from hotseat.kube.client import Change, Kube
+from hotseat.kube.client import Change
 from hotseat.kube.constants import (
     DEPLOYMENTS,
+    FINGERPRINT,
     POD_AUTOSCALERS,
     PODS,
     QUEUE_PORT,
@@ -21,7 +22,7 @@ from hotseat.runtimes.engine_http import get
 from hotseat.runtimes.knative.autoscaler_status import PodAutoscalerReconciler
 from hotseat.runtimes.knative.informers import KnativeInformers, has_our_class
 from hotseat.runtimes.knative.replica_sets import ReplicaSetGuard
-from hotseat.runtimes.kubernetes.adapter import Probe, WorkloadAdapter
+from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
 from hotseat.runtimes.kubernetes.informers import INSTANCE, OnChange, annotations, labels
 from hotseat.runtimes.kubernetes.scale_up import TIMEOUT
 from hotseat.runtimes.kubernetes.writes import FencedWriter
@@ -45,15 +46,13 @@ class KnativeAdapter(WorkloadAdapter):
     label = REVISION
     model_label = SERVICE
     related = (POD_AUTOSCALERS,)
+    default_probe = staticmethod(probe_queue_proxy)
     informers: KnativeInformers
-
-    def __init__(self, kube: Kube, namespace: str, probe: Probe) -> None:
-        super().__init__(kube, namespace, probe)
-        self.replica_sets = ReplicaSetGuard(kube, namespace)
 
     def open(self, on_change: OnChange) -> None:
         """Make the informers, and the reconciler of our autoscaling class."""
         self.informers = KnativeInformers(self._kube, self._namespace, on_change)
+        self.replica_sets = ReplicaSetGuard(self._kube, self._namespace, self.informers)
         self._autoscaler_status = PodAutoscalerReconciler(self._kube, self._namespace, self.informers)
 
     def start(self) -> None:
@@ -85,8 +84,11 @@ class KnativeAdapter(WorkloadAdapter):
 
     def find_workload(self, writer: FencedWriter, model: str) -> tuple[str | None, str]:
         """Return the name of the newest Revision of a Knative Service, and why there is none or it has failed."""
-        # The version of a watch may be older than the document that is to be started.
-        service = writer.find(SERVICES, model)
+        service = self.informers.services.named(model)
+        if service is None or annotations(service).get(FINGERPRINT, "") != self._fingerprint(model):
+            service = writer.find(
+                SERVICES, model
+            )  # that of the watch may be older than the document that is to be started
         if service is None or "deletionTimestamp" in service["metadata"]:
             return None, f"there is no Knative Service {model}"
         status: Json = service.get("status", {})

@@ -8,6 +8,7 @@ first.
 from hotseat.api.types import Json
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import REPLICA_SETS, REVISION
+from hotseat.runtimes.knative.informers import KnativeInformers
 from hotseat.runtimes.kubernetes.replica_sets import ReplicaSets, is_observed, is_scaled_to_zero
 
 FINALIZER = "hotseat.dev/release"
@@ -22,21 +23,29 @@ class ReplicaSetGuard(ReplicaSets):
     with a deletion timestamp, and a finalizer of ours keeps such a ReplicaSet for as long as necessary.
     The timestamp is a new generation of the object, so the controller's `observedGeneration` proves
     that it knows. Every method may raise KubeError, and can be repeated.
+
+    A suspension is in the path of each switch, so it reads the watched ReplicaSets. One that the watch
+    does not have yet may make a pod, which is waited for as well.
     """
 
     suspends = True
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
+    def __init__(self, kube: Kube, namespace: str, informers: KnativeInformers) -> None:
         super().__init__(kube, namespace, REVISION)
+        self._informers = informers
+        self._deleted: set[str] = set()  # uids; the watch may not have their deletion yet
 
     def suspend(self, workload: str) -> bool:
         """Stop the ReplicaSet controller from acting on this Revision's pods.
 
         Return True once the controller has acknowledged it.
         """
-        replica_sets = self._replica_sets(workload)
+        watched = self._informers.replica_sets.objects
+        replica_sets = [each for each in watched if self._informers.workload_of(each) == workload]
+        replica_sets = replica_sets or self._replica_sets(workload)
         for replica_set in replica_sets:
-            if "deletionTimestamp" not in replica_set["metadata"]:
+            meta = replica_set["metadata"]
+            if "deletionTimestamp" not in meta and meta["uid"] not in self._deleted:
                 self._suspend(replica_set)
         return all(_is_suspended(replica_set) for replica_set in replica_sets)
 
@@ -50,6 +59,7 @@ class ReplicaSetGuard(ReplicaSets):
             return False
         for replica_set in replica_sets:
             self._resume(replica_set)
+            self._deleted.discard(replica_set["metadata"]["uid"])
         return True
 
     def suspended(self) -> set[str]:
@@ -65,6 +75,7 @@ class ReplicaSetGuard(ReplicaSets):
         try:
             self._kube.merge(path, {"metadata": change})
             self._kube.delete(path, uid=meta["uid"])
+            self._deleted.add(meta["uid"])
         except KubeError as error:
             if error.status not in (CONFLICT, NOT_FOUND):  # the next call sees the new version
                 raise

@@ -6,7 +6,8 @@ else is shared: a pod is followed, probed and proven gone in the same way, whoev
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from hotseat.api.types import Json
 from hotseat.kube.client import Change, Kube
@@ -16,6 +17,11 @@ from hotseat.runtimes.kubernetes.replica_sets import ReplicaSets
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
 Probe = Callable[[str], bool]
+Fingerprint = Callable[[str], str | None]  # of the objects for a Model's newest document; None: it is not known
+
+
+def unknown(_model: str) -> None:
+    """Return None, the fingerprint of objects whose documents are not known."""
 
 
 class WorkloadAdapter(ABC):
@@ -29,13 +35,15 @@ class WorkloadAdapter(ABC):
     label: str  # label of Deployments and pods whose value is the name of their workload
     model_label: str  # label of both whose value is the name of the Model
     related: tuple[Resource, ...] = ()  # other kinds with that label, which say whether a Deployment belongs to a Model
+    default_probe: Probe
     informers: Informers
     replica_sets: ReplicaSets
 
-    def __init__(self, kube: Kube, namespace: str, probe: Probe) -> None:
+    def __init__(self, kube: Kube, namespace: str, probe: Probe | None, fingerprint: Fingerprint) -> None:
         self._kube = kube
         self._namespace = namespace
-        self.probe = probe
+        self.probe = probe or self.default_probe
+        self._fingerprint = fingerprint
 
     def open(self, on_change: OnChange) -> None:
         """Make the informers. They call `on_change` once they are started."""
@@ -58,6 +66,20 @@ class WorkloadAdapter(ABC):
         """Return the labels of the object that stands for a Model; empty if it is the Deployment itself."""
         return {}
 
+    def take_over(self, writer: FencedWriter) -> Iterator[Callable[[], object]]:
+        """Yield what marks each Model's scale as this switcher's, so that an earlier switcher cannot change it."""
+        for deployment in self.informers.deployments.objects:
+            if self.is_model(deployment):
+                yield partial(writer.take_over, deployment)
+
+    def record(self, workload: str) -> Json | None:
+        """Return the object whose annotations say for which instance a workload was scaled up."""
+        return self.informers.deployment(workload)
+
+    def may_run(self, workload: str) -> bool:  # noqa: ARG002
+        """Whether a workload that is found scaled up, without an instance, may stay so."""
+        return True
+
     @abstractmethod
     def find_workload(self, writer: FencedWriter, model: str) -> tuple[str | None, str]:
         """Return the workload to scale up for a Model, and why there is none or it has failed.
@@ -77,6 +99,20 @@ class WorkloadAdapter(ABC):
         Raise SupersededError if another switcher has taken it over.
         """
         return writer.scale(deployment, replicas, annotations)
+
+    def scale_to_zero(self, writer: FencedWriter, workload: str) -> int | None:
+        """Scale a workload to zero.
+
+        Return the generation that its Deployment has then, 0 if it has none, or None if it is not at
+        zero yet. Call this again then: another controller does it.
+        """
+        deployment = self.informers.deployment(workload)
+        written = self.scale(writer, deployment, 0, {}) if deployment is not None else None
+        return 0 if written is None else int(written["metadata"].get("generation", 0))
+
+    def late(self, workload: str, replicas: int) -> str:  # noqa: ARG002
+        """Return why a workload is not scaled yet, once that has taken some time; empty if there is no such reason."""
+        return ""
 
     @abstractmethod
     def address(self, pod: Json) -> str | None:

@@ -15,20 +15,22 @@ OnChange = Callable[[Resource, Change, Json], None]
 
 
 class Informers:
-    """Pods and Deployments with the label `label`, and objects of other kinds (`more`).
+    """Pods and Deployments that the selector `selector` selects, by default the label `label`, and objects of other kinds (`more`).
 
-    `on_change` is called for each change, on any thread.
+    `on_change` is called for each change, on any thread. `selector` selects fewer than all that have the label.
     """
 
-    def __init__(self, kube: Kube, namespace: str, label: str, on_change: OnChange, *more: Resource) -> None:
+    def __init__(
+        self, kube: Kube, namespace: str, label: str, on_change: OnChange, *more: Resource, selector: str = ""
+    ) -> None:
         def watch(resource: Resource, selector: str = "") -> Watcher:
             return Watcher(kube, resource, namespace, partial(on_change, resource), selector=selector)
 
         self._label = label
-        self.pods = watch(PODS, label)
-        self.deployments = watch(DEPLOYMENTS, label)
+        self.pods = watch(PODS, selector or label)
+        self.deployments = watch(DEPLOYMENTS, selector or label)
         self.more = {resource: watch(resource) for resource in more}
-        self.all = (self.pods, self.deployments, *self.more.values())
+        self.all: tuple[Watcher, ...] = (self.pods, self.deployments, *self.more.values())
 
     def start(self) -> None:
         """Start all watches."""

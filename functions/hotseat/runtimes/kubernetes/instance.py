@@ -69,6 +69,7 @@ class PodInstance:
     no_more_pods: bool = False  # its Deployment is scaled to zero: no pods will be created
     zero_generation: int | None = None  # of the Deployment once it is scaled to zero; 0: there is no Deployment
     suspend_deadline: float | None = None  # when its pods are deleted even if the ReplicaSets are not suspended
+    stopped_at: float = 0.0
     proof_deadline: float = 0.0
     suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone
     unschedulable_since: float | None = None
@@ -118,6 +119,7 @@ class PodInstance:
         deadline = now + grace + PROOF_TIME
         self.proof_deadline = min(self.proof_deadline, deadline) if self.stopping else deadline
         self.suspect_at = self.suspect_at or now + SUSPECT_AFTER
+        self.stopped_at = self.stopped_at if self.stopping else now
         self.stopping = True
 
     def step_by(self, when: float) -> None:
@@ -172,7 +174,7 @@ class PodInstance:
             for pod in self.pods.values()
             if pod.holds_devices
         ]
-        return "; ".join(rows) or "the Deployment may still create pods"
+        return "; ".join([*([self.pending] if self.pending else []), *rows]) or "the Deployment may still create pods"
 
 
 UNOWNED = ""  # owner of pods that had ended before they were first seen
@@ -242,7 +244,7 @@ class InstanceTable:
         self._owner.pop(uid(pod), None)
 
 
-# Annotation of a Deployment: pods that are not proven gone, as uid/name/node, separated by commas.
+# Annotation of a Deployment, or of what scales it: pods that are not proven gone, as uid/name/node, separated by commas.
 UNPROVEN = "hotseat.dev/unproven"
 
 
@@ -260,7 +262,11 @@ def active_workloads(adapter: WorkloadAdapter) -> set[str]:
     """Return the names of the workloads of models that are scaled up, or have pods that may occupy devices."""
     informers = adapter.informers
     active = [pod for pod in informers.pods.objects if holds_devices(pod)]
-    active += [item for item in informers.deployments.objects if scaled_up(item) or UNPROVEN in annotations(item)]
+    active += [
+        item
+        for item in informers.deployments.objects
+        if scaled_up(item) or UNPROVEN in annotations(adapter.record(informers.workload_of(item)) or item)
+    ]
     return {informers.workload_of(item) for item in active if adapter.is_model(item)}
 
 
@@ -278,10 +284,12 @@ def adopt(
         (pod for pod in informers.pods_of(workload) if not pods.terminal(pod)),
         key=lambda pod: (pods.is_terminating(pod), pod["metadata"].get("creationTimestamp", "")),
     )
+    record = adapter.record(workload)
     items = [*found, *more, *([deployment] if deployment else [])]
     if not items:
         return None
-    noted = next((annotations(item) for item in items if INSTANCE in annotations(item)), {})
+    noted_on = [*found, *more, *([record] if record else [])]
+    noted = next((annotations(item) for item in noted_on if INSTANCE in annotations(item)), {})
     all_labels = [labels(item) for item in items]
     model = next((each[adapter.model_label] for each in all_labels if adapter.model_label in each), workload)
     all_labels.append(dict(adapter.labels_of(model)))
@@ -294,11 +302,12 @@ def adopt(
         instance.update(pod).annotated = INSTANCE in annotations(pod)
     for pod in more:
         instance.update(pod, gone=True)
-    for pod_uid, name, node_name in unproven_pods(deployment):
+    for pod_uid, name, node_name in unproven_pods(record):
         instance.pods.setdefault(pod_uid, TrackedPod(pod_uid, name, node_name, present=False))
     main = instance.main
     if (
         not scaled_up(deployment)
+        or not adapter.may_run(workload)
         or (main is None and (instance.pods or suspended))
         or (main is not None and pods.is_terminating(main.latest))
     ):
@@ -321,9 +330,9 @@ def gpus_of(instance: PodInstance) -> int | None:
     return next((count for pod in instance.pods.values() if pod.latest and (count := pods.gpus(pod.latest))), None)
 
 
-def unproven_pods(deployment: Json | None) -> list[tuple[str, str, str]]:
+def unproven_pods(record: Json | None) -> list[tuple[str, str, str]]:
     """Return the pods (uid, name, node) that an earlier switcher could not prove gone."""
-    rows = annotations(deployment).get(UNPROVEN, "").split(",") if deployment else []
+    rows = annotations(record).get(UNPROVEN, "").split(",") if record else []
     return [(uid, name, node) for uid, name, node in (row.split("/") for row in rows if row.count("/") == 2)]  # noqa: PLR2004
 
 

@@ -35,14 +35,18 @@ class ReplicaSets:
 
     def pods(self, workload: str) -> list[Json]:
         """Return the pods of a workload as they are now."""
-        return self._list(PODS, f"{self._label}={workload}")
+        return self._of(PODS, workload)
 
     def suspended(self) -> set[str]:
         """Return the names of the workloads that an earlier switcher left suspended."""
         return set()
 
     def _replica_sets(self, workload: str) -> list[Json]:
-        return self._list(REPLICA_SETS, f"{self._label}={workload}")
+        return self._of(REPLICA_SETS, workload)
+
+    def _of(self, resource: Resource, workload: str) -> list[Json]:
+        """Return the objects of a workload as they are now."""
+        return self._list(resource, f"{self._label}={workload}")
 
     def _list(self, resource: Resource, selector: str) -> list[Json]:
         items: list[Json] = self._kube.get(resource.path(self._namespace), labelSelector=selector)["items"]

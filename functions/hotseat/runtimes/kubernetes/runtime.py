@@ -31,8 +31,8 @@ from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube import pods
 from hotseat.kube.client import Change, Kube, KubeError
 from hotseat.kube.constants import DEPLOYMENTS, PODS, Resource
-from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
-from hotseat.runtimes.kubernetes.informers import labels
+from hotseat.runtimes.kubernetes.adapter import Fingerprint, Probe, WorkloadAdapter, unknown
+from hotseat.runtimes.kubernetes.informers import INSTANCE, annotations, labels
 from hotseat.runtimes.kubernetes.instance import (
     UNOWNED,
     InstanceTable,
@@ -50,6 +50,7 @@ from hotseat.runtimes.kubernetes.scale_down import UNPROVEN_PAUSE, ScaleDown
 from hotseat.runtimes.kubernetes.scale_up import ReadinessProbe, ScaleUp
 from hotseat.runtimes.kubernetes.writes import FencedWriter, SupersededError
 
+SLOW_SCALE = 3.0  # seconds in which another controller should have scaled a Deployment
 RETRY = 0.25  # seconds after an error of the API server
 EXTERNAL = "external"
 _REASONS_WITH_OUTPUT = frozenset({"Exited", "ExitedWhileLoading", "OutOfMemory", "CrashLoopBackOff"})
@@ -60,23 +61,28 @@ log = logging.getLogger(__name__)
 
 
 class PodRuntime:
-    """A Runtime (see core/ports.py) of one namespace, for as long as this switcher leads. `adapter` says what its pods are made by.
+    """A Runtime (see core/ports.py) of one namespace, for as long as this switcher leads. `adapter_type` says what its pods are made by.
 
     One thread does all the work; watches, probes and callers only queue jobs for it. `clock` is
     used for deadlines too. `identity` is that of this run of the switcher. A later run takes the
-    Deployments over; then `superseded` is set, and this one changes nothing any more.
+    Deployments over; then `superseded` is set, and this one changes nothing any more. `fingerprint`
+    tells that of a Model's newest objects, which must be applied first.
     """
+
+    adapter_type: type[WorkloadAdapter]
 
     def __init__(
         self,
         kube: Kube,
         namespace: str,
         fetcher: WeightsFetcher,
-        adapter: WorkloadAdapter,
         *,
         identity: str,
+        fingerprint: Fingerprint = unknown,
         clock: Callable[[], float] = time.monotonic,
+        probe: Probe | None = None,
     ) -> None:
+        adapter = self.adapter_type(kube, namespace, probe, fingerprint)
         self._kube = kube
         self._namespace = namespace
         self._fetcher = fetcher
@@ -114,9 +120,8 @@ class PodRuntime:
             if self._closed:
                 return
             log.warning("waiting for the API server")
-        for deployment in self._informers.deployments.objects:
-            if self._adapter.is_model(deployment):
-                self._retry(partial(self._writer.take_over, deployment), None)
+        for take_over in self._adapter.take_over(self._writer):
+            self._retry(take_over, None)
         for pod in self._informers.pods.objects:
             if pods.terminal(pod):
                 self._instances.assign(pod, UNOWNED)
@@ -137,6 +142,13 @@ class PodRuntime:
         for name, model in new.items():
             if old.get(name) != model:
                 self._report_cache(model, self._fetcher.tell)
+
+    def adopt_running(self) -> None:
+        """Adopt what runs already of Models that are new."""
+        for deployment in self._informers.deployments.objects:
+            workload = self._informers.workload_of(deployment)
+            if scaled_up(deployment) and self._instances.of_workload(workload) is None:
+                self._jobs.put(partial(self._handle_deployment, workload))
 
     def fetch(self, command: Fetch) -> None:
         """Fetch the weights, without using the accelerator."""
@@ -262,9 +274,8 @@ class PodRuntime:
             self._fail(instance, failure)
         elif main is not None and not instance.ready and pods.ip(main.latest) and instance.id not in self._probes:
             self._probe(instance, main)
-        if failure is None and instance.pending != (message := instance.find_pending(now)):
-            instance.pending = message
-            self._report(InstancePending(now, instance.id, instance.epoch, message))
+        if failure is None:
+            self._report_pending(instance, now, instance.find_pending(now) or self._late(instance, now, 1))
         if main is not None:
             self._log(instance.model).set_pod(main.latest)
             if failure is None:
@@ -313,6 +324,22 @@ class PodRuntime:
         if (probe := self._probes.pop(instance.id, None)) is not None:
             probe.cancel()
         self._scale_down.step(instance, now)
+        self._report_pending(instance, now, self._late(instance, now, 0))
+
+    def _report_pending(self, instance: PodInstance, now: float, message: str) -> None:
+        if instance.pending != message:
+            instance.pending = message
+            self._report(InstancePending(now, instance.id, instance.epoch, message))
+
+    def _late(self, instance: PodInstance, now: float, replicas: int) -> str:
+        """Return why the workload of an instance is not scaled, if that takes long."""
+        began = instance.started_at if replicas else instance.stopped_at
+        if not instance.scaled or (instance.main if replicas else instance.zero_generation) is not None:
+            return ""
+        if now < began + SLOW_SCALE:
+            instance.step_by(began + SLOW_SCALE)
+            return ""
+        return self._adapter.late(instance.workload or "", replicas)
 
     def _report_end(self, instance: PodInstance, now: float) -> None:
         """Report an instance as released, or as unproven."""
@@ -351,19 +378,24 @@ class PodRuntime:
             instance = self._instances.of_workload(self._informers.workload_of(pod))
             if instance is not None or pods.terminal(pod):
                 self._instances.assign(pod, instance.id if instance else UNOWNED)
-            elif holds_devices(pod) and self._adapter.is_model(pod):
+            elif holds_devices(pod) and self._adapter.is_model(pod) and not self._is_of_another_runtime(pod):
                 self._adopt(self._informers.workload_of(pod), *([pod] if gone else []))
         if (instance := self._instances.owner(pod)) is not None:
             instance.update(pod, gone=gone)
         elif gone:
             self._instances.remove_pod(pod)
 
+    def _is_of_another_runtime(self, pod: Json) -> bool:
+        """Whether another runtime has the instance of a pod. Its Deployment may be gone, which would say so."""
+        instance = annotations(pod).get(INSTANCE, "")
+        return instance not in self._instances and self.is_taken(instance)
+
     def _handle_deployment(self, workload: str) -> None:
         """Adopt what another client scaled up, according to the newest version of its Deployment."""
         deployment = self._informers.deployment(workload)
         if deployment is None or not scaled_up(deployment) or not self._adapter.is_model(deployment):
             return
-        model = labels(deployment).get(self._adapter.model_label)
+        model = labels(deployment).get(self._adapter.model_label, workload)
         starting = any(other.model == model and other.workload is None for other in self._instances.all())
         if not starting and self._instances.of_workload(workload) is None:
             self._adopt(workload)

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 SUSPEND_PAUSE = 0.01  # seconds between checks whether the ReplicaSets are suspended, which usually takes some 15 ms
 SUSPEND_TIME = 2.0  # seconds to wait for that
 RESUME_PAUSE = 0.1  # seconds between attempts to resume the ReplicaSets
+SCALE_PAUSE = 1.0  # seconds between checks whether another controller has scaled a Deployment; its watch says so before
 UNPROVEN_PAUSE = 2.0  # seconds between checks of the node of a pod that is not proven gone
 
 
@@ -35,8 +36,9 @@ class ScaleDown:
         if self._replica_sets.suspends or instance.no_more_pods:
             self._delete_pods(instance)
         if not instance.no_more_pods:
-            self._scale_down(instance)
-            self._await_no_more_pods(instance, now)
+            self._scale_down(instance, now)
+            if instance.zero_generation is not None:
+                self._await_no_more_pods(instance, now)
         self._check_nodes(instance, now)
 
     def overdue(self, instance: PodInstance, now: float) -> bool:
@@ -89,11 +91,11 @@ class ScaleDown:
                 instance.zero_generation, instance.suspend_deadline = None, None
                 instance.suspended = instance.no_more_pods = False
 
-    def _scale_down(self, instance: PodInstance) -> None:
+    def _scale_down(self, instance: PodInstance, now: float) -> None:
         if instance.zero_generation is None:
-            deployment = self._informers.deployment(instance.workload or "")
-            written = self._adapter.scale(self._writer, deployment, 0, {}) if deployment is not None else None
-            instance.zero_generation = 0 if written is None else int(written["metadata"].get("generation", 0))
+            instance.zero_generation = self._adapter.scale_to_zero(self._writer, instance.workload or "")
+            if instance.zero_generation is None:
+                instance.step_by(now + SCALE_PAUSE)
 
     def _await_no_more_pods(self, instance: PodInstance, now: float) -> None:
         """Resume the ReplicaSets as soon as neither they nor later ones of the Deployment will create a pod."""

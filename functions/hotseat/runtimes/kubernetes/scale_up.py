@@ -12,7 +12,7 @@ from hotseat.runtimes.kubernetes.instance import MISSING_AFTER, PodInstance, Tra
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
 MIN_PAUSE, MAX_PAUSE = 0.01, 0.25  # seconds between probes
-PAUSE_SHARE = 0.02  # between those limits, the pause is this share of the time that loading has taken
+PAUSE_SHARE = 0.01  # between those limits, the pause is this share of the time that loading has taken
 TIMEOUT = 1.0  # seconds for one probe
 
 

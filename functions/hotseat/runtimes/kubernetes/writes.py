@@ -1,7 +1,7 @@
 """The writes of the runtime, fenced against an earlier switcher.
 
-Each scale carries the resourceVersion of the Deployment that it is based on. A switcher does not
-scale a Deployment that another one has taken over.
+Each scale carries the resourceVersion of the object that it is based on. A switcher does not scale
+what another one has taken over.
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,13 @@ class FencedWriter:
         """Read an object as it is now; None if there is none of that name."""
         return self._kube.find(resource.path(self._namespace, name))
 
-    def take_over(self, deployment: Json) -> Json | None:
-        """Mark a Deployment as this switcher's, so that an earlier switcher cannot scale it.
+    def take_over(self, item: Json, resource: Resource = DEPLOYMENTS) -> Json | None:
+        """Mark an object as this switcher's, so that an earlier switcher cannot scale by it.
 
         Return None if it is gone.
         """
-        return self._patch(deployment, {"metadata": {"annotations": {SWITCHER: self._identity}}}, forcibly=True)
+        change = {"metadata": {"annotations": {SWITCHER: self._identity}}}
+        return self._patch(item, change, resource, forcibly=True)
 
     def scale(self, deployment: Json, replicas: int, more: Mapping[str, str | None] | None = None) -> Json | None:
         """Scale and annotate a Deployment in one write, so that no pod is without its instance.
@@ -51,13 +52,19 @@ class FencedWriter:
         metadata = {"annotations": {SWITCHER: self._identity, **(more or {})}}
         return self._patch(deployment, {"metadata": metadata, "spec": {"replicas": replicas}})
 
-    def _patch(self, deployment: Json, change: Json, *, forcibly: bool = False) -> Json | None:
-        """Merge a change into a Deployment, whose given version may be old.
+    def note(self, item: Json, more: Mapping[str, str | None], resource: Resource) -> Json | None:
+        """Annotate an object by which others scale a Deployment. Return and raise as `scale` does."""
+        return self._patch(item, {"metadata": {"annotations": {SWITCHER: self._identity, **more}}}, resource)
+
+    def _patch(
+        self, item: Json, change: Json, resource: Resource = DEPLOYMENTS, *, forcibly: bool = False
+    ) -> Json | None:
+        """Merge a change into an object, whose given version may be old.
 
         `forcibly`: even if another switcher has it.
         """
-        path = DEPLOYMENTS.path(self._namespace, deployment["metadata"]["name"])
-        newest: Json | None = deployment
+        path = resource.path(self._namespace, item["metadata"]["name"])
+        newest: Json | None = item
         for _ in range(_ATTEMPTS):
             if newest is None:
                 return None
@@ -68,7 +75,7 @@ class FencedWriter:
                 except KubeError as error:
                     if error.status not in (CONFLICT, NOT_FOUND):
                         raise
-            elif newest is not deployment:
+            elif newest is not item:
                 raise _superseded(newest)
             newest = self._kube.find(path)
         raise KubeError(CONFLICT, f"{path} changes too often to be scaled")

@@ -66,9 +66,9 @@ class Peer:
 class Engine:
     """Listens, and plays a script to each connection; the last script is for all that follow."""
 
-    def __init__(self, *scripts):
+    def __init__(self, *scripts, port=0):
         self._scripts = list(scripts)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests = []
         self.connections = 0

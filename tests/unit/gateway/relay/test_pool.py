@@ -31,7 +31,7 @@ class Pool:
     def __init__(self, server):
         self.clock = Clock()
         self.server = server
-        self.connections = Connections(server.owner, idle=2, max_rest=60, clock=self.clock)
+        self.connections = Connections(server.owner, idle=2, max_rest=500, max_age=1000, clock=self.clock)
 
     def take(self, address):
         connection = self.server.call(lambda: self.connections.take(address))
@@ -71,11 +71,26 @@ def test_no_more_than_the_limit_are_kept_and_none_for_too_long(pool, engine):
         pool.put(connection)
     assert [pool.closed(connection) for connection in taken] == [True, False, False]
     last = pool.take(engine.address)
-    pool.clock.now += 61
+    pool.clock.now += 501
     pool.put(last)
     assert pool.closed(taken[1])
     assert pool.take(engine.address) is last
     pool.put(last)
+
+
+def test_an_old_one_is_not_used_again_so_that_a_new_pod_of_a_service_gets_requests(pool, engine):
+    first = pool.take(engine.address)
+    for _ in range(3):
+        pool.put(first)
+        pool.clock.now += 300
+        assert pool.take(engine.address) is first
+    pool.put(first)
+    pool.clock.now += 200
+    second = pool.take(engine.address)
+    assert second is not first
+    assert not second.reused
+    assert pool.closed(first)
+    pool.put(second)
 
 
 def test_one_that_its_engine_closed_while_it_rested_is_not_given_out(pool, engine):

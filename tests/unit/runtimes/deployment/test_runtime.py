@@ -19,7 +19,6 @@ from hotseat.kube.constants import DEPLOYMENTS, PODS, REPLICA_SETS
 from hotseat.runtimes.deployment.adapter import DeploymentAdapter, probe_http
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
 from tests.fake_kube import NS, FakeCluster, merged
-from tests.fakes import Observations
 from tests.unit.runtimes.knative.test_runtime import (  # noqa: F401 - pytest collects them here, with the home below
     A,
     Home,
@@ -53,6 +52,8 @@ DEPLOYMENT = DEPLOYMENTS.path(NS, "a")
 class DeploymentHome(Home):
     """A cluster with the Deployments a and b, and one switcher's runtime after another."""
 
+    runtime_type = DeploymentRuntime
+
     def __init__(self) -> None:
         super().__init__()
         self.kube.objects.clear()
@@ -60,21 +61,6 @@ class DeploymentHome(Home):
         self.kube.add_deployment("a")
         self.kube.add_deployment("b")
         self.fingerprints = {"a": "1", "b": "1"}
-
-    def begin(self, identity: str = "first") -> Observations:
-        self.told = Observations()
-        self.runtime = DeploymentRuntime(
-            self.kube,
-            NS,
-            self.fetcher,
-            identity=identity,
-            fingerprint=self.fingerprints.get,
-            clock=self.clock,
-            probe=self.kube.ask,
-        )
-        self.runtimes.append(self.runtime)
-        self.runtime.begin([model("a"), model("b")], self.told)
-        return self.told
 
     def scale(self) -> int:
         return int(self.kube.objects[DEPLOYMENT]["spec"]["replicas"])
@@ -85,9 +71,7 @@ def home() -> Iterator[DeploymentHome]:
     home = DeploymentHome()
     home.begin()
     yield home
-    for runtime in home.runtimes:
-        runtime.close()
-    home.kube.close()
+    home.end()
 
 
 def at(pod: Json) -> str:
@@ -178,14 +162,17 @@ def test_a_changed_document_is_applied_before_it_is_started(home: DeploymentHome
     [
         (None, "there is no Deployment a"),
         ({"labels": {"hotseat.dev/deployment": None}}, "was not made by hotseat"),
+        ({"labels": {"hotseat.dev/scaled-by": "KEDA"}}, "is still scaled by KEDA"),
         ({"annotations": {"hotseat.dev/fingerprint": "0"}}, "is not updated to the Model's newest document yet"),
     ],
 )
 def test_a_deployment_that_cannot_be_scaled_up_says_why(home: DeploymentHome, change: Json | None, why: str) -> None:
+    before = home.runtime._informers.deployment("a")
     if change is None:
         home.kube.remove(DEPLOYMENT)
     else:
         home.kube.merge(DEPLOYMENT, {"metadata": change})
+    await_true(lambda: home.runtime._informers.deployment("a") is not before)
     home.runtime.start(Start("a", A, 1))
     never(lambda: home.told.of_instance(A))  # it may be about to be made
     home.pass_time(11)
@@ -193,6 +180,13 @@ def test_a_deployment_that_cannot_be_scaled_up_says_why(home: DeploymentHome, ch
     assert failed.reason == "DeploymentNotReady"
     assert why in failed.message
     home.told.await_one(InstanceReleased, A)
+
+
+def test_a_start_reads_nothing_that_the_watch_has(home: DeploymentHome) -> None:
+    read: list[str] = []
+    home.kube.find, find = lambda path: (read.append(path), find(path))[1], home.kube.find
+    home.start()
+    assert DEPLOYMENT not in read
 
 
 def test_a_quota_that_forbids_its_pod(home: DeploymentHome) -> None:

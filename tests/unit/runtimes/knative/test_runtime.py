@@ -19,9 +19,10 @@ from hotseat.core.messages import (
     Start,
     Stop,
 )
-from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, REPLICA_SETS
+from hotseat.kube.constants import DEPLOYMENTS, NODES, PODS, REPLICA_SETS, SERVICES
 from hotseat.runtimes.knative.replica_sets import ReplicaSetGuard
 from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.runtimes.kubernetes.runtime import PodRuntime
 from tests.fake_kube import NS, Clock, FakeCluster, merged
 from tests.fakes import Observations
 from tests.knative_home import NoFetcher
@@ -38,20 +39,34 @@ def model(name: str) -> Model:
 class Home:
     """A cluster with the ksvcs a and b, and one switcher's runtime after another."""
 
+    runtime_type: type[PodRuntime] = KnativeRuntime
+
     def __init__(self) -> None:
         self.kube, self.clock, self.fetcher = FakeCluster(), Clock(), NoFetcher()
         self.kube.add_service("a")
         self.kube.add_service("b")
-        self.runtimes: list[KnativeRuntime] = []
+        self.fingerprints: dict[str, str] = {}
+        self.runtimes: list[PodRuntime] = []
 
     def begin(self, identity: str = "first") -> Observations:
         self.told = Observations()
-        self.runtime = KnativeRuntime(
-            self.kube, NS, self.fetcher, identity=identity, clock=self.clock, probe=self.kube.ask
+        self.runtime = self.runtime_type(
+            self.kube,
+            NS,
+            self.fetcher,
+            identity=identity,
+            fingerprint=self.fingerprints.get,
+            clock=self.clock,
+            probe=self.kube.ask,
         )
         self.runtimes.append(self.runtime)
         self.runtime.begin([model("a"), model("b")], self.told)
         return self.told
+
+    def end(self) -> None:
+        for runtime in self.runtimes:
+            runtime.close()
+        self.kube.close()
 
     def again(self) -> Observations:
         """Kill the switcher, and let another begin."""
@@ -92,7 +107,7 @@ def frozen(home: Home) -> bool:
 
 
 def await_true(question: Callable[[], object]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not question():
         assert time.monotonic() < until, "it did not come to pass"
         time.sleep(0.005)
@@ -110,9 +125,7 @@ def home() -> Iterator[Home]:
     home = Home()
     home.begin()
     yield home
-    for runtime in home.runtimes:
-        runtime.close()
-    home.kube.close()
+    home.end()
 
 
 # Up and down ----------------------------------------------------------------------------------------------------------
@@ -448,7 +461,7 @@ def test_killed_while_a_model_loads(home: Home) -> None:
 def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
     pod = home.resident()
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS).suspend("a-00001")
+    ReplicaSetGuard(home.kube, NS, home.runtime._informers).suspend("a-00001")
     told = home.again()
     assert told.await_one(InstanceAdopted, A).address, "it serves"
     assert frozen(home)
@@ -462,7 +475,7 @@ def test_killed_when_a_replica_set_was_frozen_and_no_more(home: Home) -> None:
 def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
     pod = home.resident()
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS).suspend("a-00001")
+    ReplicaSetGuard(home.kube, NS, home.runtime._informers).suspend("a-00001")
     home.kube.end_of(PODS.path(NS, pod["metadata"]["name"]), 1)
     home.kube.end(pod)
     assert (home.scale(), home.kube.pods("a")) == (1, [])
@@ -475,7 +488,7 @@ def test_killed_when_the_pod_was_gone_and_the_scale_was_not(home: Home) -> None:
 
 def test_killed_before_a_replica_set_was_let_go(home: Home) -> None:
     home.runtime.close()
-    ReplicaSetGuard(home.kube, NS).suspend("a-00001")
+    ReplicaSetGuard(home.kube, NS, home.runtime._informers).suspend("a-00001")
     assert frozen(home)
     home.again()
     assert not frozen(home)
@@ -610,3 +623,34 @@ def test_output_is_followed_over_the_lines_that_were_read(home: Home) -> None:
     home.kube.texts[at] += "2026-01-01T00:00:00.000000002Z three\n"
     assert output.read_after(position, 0) == (position + 1, ["three"])
     assert home.runtime.logs("nobody") is None
+
+
+def test_what_the_path_of_a_switch_needs_is_read_from_watches(home: Home) -> None:
+    home.fingerprints["a"] = "1"
+    home.kube.merge(SERVICES.path(NS, "a"), {"metadata": {"annotations": {"hotseat.dev/fingerprint": "1"}}})
+    await_true(lambda: home.runtime._informers.services.named("a")["metadata"].get("annotations"))
+    pod = home.resident()
+    read: list[str] = []
+    home.kube.find, found = lambda path: (read.append(path), found(path))[1], home.kube.find
+    home.kube.get, got = lambda path, **query: (read.append(path), got(path, **query))[1], home.kube.get
+    before = len(home.kube.calls)
+    home.stop()
+    await_true(lambda: ("delete", PODS.path(NS, pod["metadata"]["name"])) in home.kube.calls)
+    assert home.kube.calls[before:][:3] == [
+        ("merge", REPLICA_SET),
+        ("delete", REPLICA_SET),
+        ("delete", PODS.path(NS, pod["metadata"]["name"])),
+    ]
+    await_true(lambda: home.scale() == 0 and not frozen(home))
+    home.kube.end(pod)
+    home.told.await_one(InstanceReleased, A)
+    read.clear()
+    home.start("default/a@2")
+    assert SERVICES.path(NS, "a") not in read
+
+
+def test_a_service_that_the_watch_has_in_an_older_version_is_read(home: Home) -> None:
+    home.fingerprints["a"] = "2"  # of the document that was applied a moment ago
+    home.kube.add_service("a", revision="00002")
+    home.start()
+    assert home.kube.objects[DEPLOYMENTS.path(NS, "a-00002-deployment")]["spec"]["replicas"] == 1
