@@ -100,6 +100,7 @@ class InferenceRequest:
         "_sent",
         "_started",
         "_timer",
+        "_waits",
         "max_body",
     )
 
@@ -114,7 +115,7 @@ class InferenceRequest:
         self._comments: LoadingComments | None = None
         self._model = ""
         self._sent = b""  # the body as the engine gets it
-        self._over = False
+        self._waits = self._over = False
         check_encoding(request.headers)
         inference.concurrency.take()
         try:
@@ -216,6 +217,7 @@ class InferenceRequest:
             return
 
     def _wait(self, routed: RoutedRequest, seconds: float) -> None:
+        self._waits = True
         routed.pending_request.on_settled(self._settled)
         if seconds < LONGEST_WAIT:
             self._timer = self._loop.call_later(max(0.0, seconds), self._woken)
@@ -224,10 +226,9 @@ class InferenceRequest:
         self._loop.call_soon(self._woken)
 
     def _woken(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._exchange is None:
+        if self._waits:  # the timer and the news may come together
+            self._waits = False
+            self._stop_timer()
             self._guarded(self._advance)
 
     # The answer -------------------------------------------------------------------------------------------------------

@@ -137,6 +137,20 @@ def test_one_whose_client_leaves_is_gone_at_once(router: Router, ahead: bytes) -
     router.check_nothing_is_left()
 
 
+def test_one_is_sent_once_if_its_timer_ends_when_it_is_dispatched(router: Router) -> None:
+    router.ready("a", "", names=["a", "alias"])
+    large = post({"model": "alias", "messages": ["x" * 900_000]}, "X-Request-Timeout: 30s")
+    with Engine(answers(sized(b"{}"))) as engine, Client(router, large) as client:
+        eventually(lambda: router.world.held() == 1)
+        (pending,) = router.world.handles[0].gate._pending_requests.values()
+        eventually(lambda: pending._settled is not None)
+        end_of_timer = pending._settled.__self__._woken
+        router.call(lambda: (router.ready("a", engine.address, names=["a", "alias"]), end_of_timer()))
+        assert client.answer() == (200, b"{}")
+        router.connections.close()
+    assert len(engine.requests) == 1
+
+
 def test_one_may_limit_its_wait(router: Router) -> None:
     router.ready("a", "")
     with Client(router, post(CHAT, "X-Hotseat-Max-Wait: 100ms") + post(CHAT, "X-Hotseat-Max-Wait: 0s")) as client:
