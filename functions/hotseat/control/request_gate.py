@@ -242,7 +242,12 @@ class RequestGate:
 
     def in_flight_of(self, model: str) -> int:
         """Return the number of requests in flight at all instances of a model."""
-        return sum(self.in_flight(each.instance) for each in self.residency.residents if each.model == model)
+
+        def read() -> int:
+            mine = [each.instance for each in self.residency.residents if each.model == model]
+            return sum(map(self._machine.in_flight, mine))
+
+        return self._owner.call(read)
 
     def queues(self, models: Iterable[str] | None = None) -> dict[str, tuple[QueuedDemand | None, float | None]]:
         """Return by model its queue, if any, and its service rate in requests per second, if known.
