@@ -31,6 +31,7 @@ _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
+Addresses = list[tuple[int, Any]]  # family, and what `connect` takes
 
 
 class EngineUser(Interface):
@@ -218,6 +219,7 @@ class Connections:
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
+        self._lookups: dict[tuple[str, int], asyncio.Task[Addresses]] = {}
 
     def take(self, address: str) -> EngineConnection | None:
         """Return an idle connection, if there is one on which nothing has come."""
@@ -259,7 +261,7 @@ class Connections:
 
     async def _open(self, host: str, port: int) -> socket.socket:
         try:
-            return await _open(host, port)
+            return await _open(await self._addresses(host, port))
         except OSError as error:
             if error.errno not in {errno.EMFILE, errno.ENFILE}:
                 raise
@@ -267,7 +269,15 @@ class Connections:
                 for connection in list(bucket.idle):
                     connection.close()
             await asyncio.sleep(0)  # they are closed by the loop
-            return await _open(host, port)
+            return await _open(await self._addresses(host, port))
+
+    async def _addresses(self, host: str, port: int) -> Addresses:
+        """Return the addresses of a host. Those who ask at the same time share one lookup: each takes a thread."""
+        lookup = self._lookups.get((host, port))
+        if lookup is None:
+            lookup = self._lookups[host, port] = asyncio.ensure_future(_look_up(host, port))
+            lookup.add_done_callback(lambda _: self._lookups.pop((host, port)))
+        return await asyncio.shield(lookup)
 
     def put(self, connection: EngineConnection) -> None:
         """Return a connection whose answer was read completely."""
@@ -309,10 +319,10 @@ def _not_reached(error: OSError | RuntimeError) -> HotseatError:
     return Unreachable(f"The engine does not accept connections: {getattr(error, 'strerror', None) or error}.")
 
 
-async def _open(host: str, port: int) -> socket.socket:
+async def _open(addresses: Addresses) -> socket.socket:
     """Return a connected socket. Raise the error of the last address that was tried."""
     failure: OSError = OSError(errno.EADDRNOTAVAIL, "the name has no address")
-    for family, address in await _addresses(host, port):
+    for family, address in addresses:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             await _connect(sock, address)
@@ -343,11 +353,11 @@ async def _connect(sock: socket.socket, address: Any) -> None:
         raise OSError(code, os.strerror(code))
 
 
-async def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
+async def _look_up(host: str, port: int) -> Addresses:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
-        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(None, look_up)
+        resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(None, resolve)
         return [(family, address) for family, _, _, _, address in found]
     return [(socket.AF_INET, (host, port)) if ip.version == 4 else (socket.AF_INET6, (host, port, 0, 0))]  # noqa: PLR2004

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 
 import pytest
@@ -159,6 +160,34 @@ def test_an_engine_may_have_a_name(server, engine):
     with Client(server) as client:
         assert relay(engine, client).status == 200
     assert b"Host: localhost:" in engine.requests[0]
+
+
+def test_those_who_look_up_a_name_at_the_same_time_take_one_thread(pool, engine, monkeypatch):
+    found, asked = socket.getaddrinfo, []
+    answer = threading.Event()
+
+    def look_up(*arguments, **options):
+        asked.append(arguments)
+        assert answer.wait(10)
+        if len(asked) == 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "not now")
+        return found(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    address = engine.address.replace("127.0.0.1", "localhost")
+
+    def connect():
+        return asyncio.run_coroutine_threadsafe(pool.connections.connect(address), pool.server.loop)
+
+    leaver, *others = [connect() for _ in range(50)]
+    eventually(lambda: asked)
+    pool.server.call(lambda: None)
+    leaver.cancel()
+    answer.set()
+    assert ["not now" in str(each.exception(10)) for each in others] == [True] * 49
+    for each in [connect() for _ in range(2)]:
+        pool.put(each.result(10))
+    assert len(asked) <= 3
 
 
 def test_surplus_bytes_of_an_answer_reach_nobody(server):
