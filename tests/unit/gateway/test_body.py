@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hotseat.core.errors import BadRequest, UnsupportedEncoding
 from hotseat.gateway import body
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
+from tests.fuzzing import examples
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
@@ -39,6 +40,7 @@ def encodable(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+@examples(100)
 @given(st.data(), names, names)
 def test_only_the_models_name_changes(data: st.DataObject, old: str, new: str) -> None:
     raw, marked = data.draw(documents(old))
@@ -49,6 +51,7 @@ def test_only_the_models_name_changes(data: st.DataObject, old: str, new: str) -
     assert json.loads(renamed) == {**json.loads(encodable(raw)), "model": new}
 
 
+@examples(100)
 @given(st.dictionaries(st.text(), values, max_size=5), spaces, names, st.booleans())
 def test_where_there_is_none_it_is_put_in(document: dict[str, Any], space: str, name: str, null: bool) -> None:
     document.pop("model", None)
@@ -114,6 +117,7 @@ def test_nothing_but_bad_request_comes_of_any_bytes(raw: bytes) -> None:
         parse_body(raw)
 
 
+@examples(500)
 @given(st.lists(st.sampled_from(list(b'{}[]:,"\\u0061 \n-1.eE\x00\xff\xc3\xa4')), max_size=12), st.integers(0, 3))
 def test_what_is_no_json_is_refused_wherever_it_stands(odd: list[int], where: int) -> None:
     """What is looked for is found by a parser that passes over the rest, and takes no more for JSON than Python does."""

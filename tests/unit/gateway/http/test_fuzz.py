@@ -4,11 +4,12 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hotseat.gateway.http.connection import ClientConnection
 from hotseat.gateway.http.interfaces import HttpLimits
+from tests.fuzzing import examples
 from tests.unit.gateway.http.test_connection import Echo
 
 PARTS = [
@@ -107,7 +108,7 @@ def served(pieces: list[bytes]) -> Any:
     return requests, statuses
 
 
-@settings(max_examples=400, deadline=None)
+@examples(2000)
 @given(streams, st.data())
 def test_how_the_bytes_are_cut_changes_nothing(stream: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=6)))
@@ -116,7 +117,7 @@ def test_how_the_bytes_are_cut_changes_nothing(stream: bytes, data: st.DataObjec
     assert at_once == in_pieces == in_bytes
 
 
-@settings(max_examples=100, deadline=None)
+@examples(500)
 @given(st.lists(st.sampled_from(WHOLE), max_size=8))
 def test_whole_requests_are_all_served(requests: list[bytes]) -> None:
     found, _ = served([b"".join(requests)])
@@ -128,35 +129,35 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = b"POST /x HTTP/1.1\r\nHost: a\r\n"
 
 
-@pytest.mark.parametrize(
-    "front",
-    [
-        HEAD + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX",
-        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n1c\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding:\tchunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
-        HEAD + b"X: y\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
-        HEAD + b"X: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding\r\n : chunked\r\n\r\n0\r\n\r\n",
-        HEAD + b"Content-Length: 0\r\nContent-Length: 35\r\n\r\n",
-        HEAD + b"Content-Length: 0, 35\r\n\r\n",
-        HEAD + b"Content-Length: 0x23\r\n\r\n",
-        HEAD + b"Content-Length: -1\r\n\r\n",
-        HEAD + b"Content-Length:\r\n\r\n",
-        HEAD + b"Content-Length: 3 5\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a\n0\r\n\r\n\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n+0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\n\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nZZ\r\n0\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\n\r\n",
-        b"POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1 \r\nHost: a\r\nContent-Length: 0\r\n\r\n",
-        b"POST /x\tHTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
-    ],
-)
+FRONTS = [
+    HEAD + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX",
+    HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n1c\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding:\tchunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
+    HEAD + b"X: y\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
+    HEAD + b"X: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding\r\n : chunked\r\n\r\n0\r\n\r\n",
+    HEAD + b"Content-Length: 0\r\nContent-Length: 35\r\n\r\n",
+    HEAD + b"Content-Length: 0, 35\r\n\r\n",
+    HEAD + b"Content-Length: 0x23\r\n\r\n",
+    HEAD + b"Content-Length: -1\r\n\r\n",
+    HEAD + b"Content-Length:\r\n\r\n",
+    HEAD + b"Content-Length: 3 5\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a\n0\r\n\r\n\r\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n+0\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\n\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nZZ\r\n0\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\n\r\n",
+    b"POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n",
+    b"POST /x HTTP/1.1 \r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    b"POST /x\tHTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("front", FRONTS)
 def test_what_fronts_read_in_different_ways_is_refused(front: bytes) -> None:
     requests, statuses = served([front + SMUGGLED])
     assert requests == []

@@ -4,10 +4,11 @@ import asyncio
 import re
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hotseat.gateway.relay import Call, Exchange, How, Outcome
+from tests.fuzzing import examples
 from tests.unit.gateway.http.test_fuzz import Wire
 from tests.unit.gateway.relay.fake_engine import SSE, chunk, sized
 
@@ -113,7 +114,7 @@ def is_whole(sent: bytes, *, closed: bool) -> bool:
     return len(body) == int(length[1]) if length else not closed
 
 
-@settings(max_examples=300, deadline=None)
+@examples(1500)
 @given(st.sampled_from(WHOLE), st.data(), st.booleans(), st.booleans())
 def test_a_part_of_an_answer_never_looks_whole(answer: bytes, data: st.DataObject, clean: bool, modern: bool) -> None:
     end = data.draw(st.integers(0, len(answer)))
@@ -132,7 +133,7 @@ def test_a_part_of_an_answer_never_looks_whole(answer: bytes, data: st.DataObjec
         assert not is_whole(sent, closed=closed)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(1500)
 @given(st.lists(st.sampled_from(PARTS) | st.sampled_from(WHOLE) | st.binary(max_size=5), max_size=8), st.booleans())
 def test_whatever_an_engine_sends_the_exchange_ends(pieces: list[bytes], clean: bool) -> None:
     sent, _, outcome, engine = relayed([piece for piece in pieces if piece], clean=clean)
