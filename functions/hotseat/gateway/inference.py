@@ -31,7 +31,6 @@ PARSERS = 2  # threads that parse large bodies
 ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 CLIENT_LEFT = 499
-RECONNECT = 0.05, 1.0  # shortest and longest seconds between two attempts to reach an external server
 
 T = TypeVar("T")
 
@@ -69,6 +68,7 @@ class Inference:
         self.concurrency = concurrency
         self.body_budget = body_budget
         self.request_log = request_log
+        self.reconnector = relay.Reconnector(connections)
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="body")
 
     def handler(self, request: Request, route: Route, key: str) -> "InferenceRequest":
@@ -90,6 +90,7 @@ class InferenceRequest:
         "_exchange",
         "_inference",
         "_key",
+        "_leave",
         "_loop",
         "_model",
         "_over",
@@ -112,6 +113,7 @@ class InferenceRequest:
         self._routed: RoutedRequest | None = None
         self._exchange: relay.Exchange | None = None
         self._timer: TimerHandle | None = None
+        self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._comments: LoadingComments | None = None
         self._model = ""
         self._sent = b""  # the body as the engine gets it
@@ -295,19 +297,30 @@ class InferenceRequest:
             raise error
 
     def _hold(self, routed: RoutedRequest, error: HotseatError) -> None:
-        """Try to reach an external server again, later. Raise the error if it has had its time.
+        """Wait until an external server can be reached. Answer with the error if it has had its time.
 
         The request counts as in flight meanwhile, so an autoscaler sees it and starts the server.
         """
-        now, limit = time.monotonic(), routed.options.limit
-        since = routed.dispatched or now
-        end = since + routed.route.model.spec.lifecycle.connect_timeout
+        now, limit, pending = time.monotonic(), routed.options.limit, routed.pending_request
+        end = (routed.dispatched or now) + routed.route.model.spec.lifecycle.connect_timeout
         if limit is not None:
             end = min(end, routed.began + limit)
         if now >= end:
             raise error
-        pause = min(max(RECONNECT[0], (now - since) / 4), RECONNECT[1], end - now)
-        self._timer = self._loop.call_later(pause, self._guarded, lambda: self._send(routed, self._sent))
+        self._timer = self._loop.call_later(end - now, self._guarded, lambda: _raise(error))
+        self._leave = self._inference.reconnector.wait(pending.address, lambda: self._guarded(self._reached))
+
+        def stopped(reason: HotseatError) -> None:
+            self._loop.call_soon(self._guarded, lambda: _raise(reason))
+
+        pending.on_abort(stopped)
+
+    def _reached(self) -> None:
+        """Send the request again."""
+        assert self._routed is not None  # noqa: S101
+        self._leave = None
+        self._stop_timer()
+        self._send(self._routed, self._sent)
 
     def _await_end(self, routed: RoutedRequest, error: HotseatError) -> None:
         """Queue the request again if its engine turns out to have ended."""
@@ -375,6 +388,8 @@ class InferenceRequest:
             return
         self._over = True
         self._stop_timer()
+        if self._leave is not None:
+            self._leave()
         inference, routed = self._inference, self._routed
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()

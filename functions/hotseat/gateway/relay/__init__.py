@@ -7,5 +7,6 @@ heads is in `heads`.
 from hotseat.gateway.relay.exchange import Exchange, How, Outcome
 from hotseat.gateway.relay.heads import Call
 from hotseat.gateway.relay.pool import Connections
+from hotseat.gateway.relay.reconnect import Reconnector
 
-__all__ = ["Call", "Connections", "Exchange", "How", "Outcome"]
+__all__ = ["Call", "Connections", "Exchange", "How", "Outcome", "Reconnector"]
