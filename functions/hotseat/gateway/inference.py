@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 LARGE = 262_144  # bytes of a body that is parsed in a thread
 PARSERS = 2  # threads that parse large bodies
 ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
+LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 CLIENT_LEFT = 499
 
@@ -288,6 +289,7 @@ class InferenceRequest:
         if not isinstance(unreachable, Unreachable):
             raise error
         if routed.fail_over(unreachable):
+            self._stop_holding()
             self._advance()
         elif routed.end_is_seen:
             self._await_end(routed, error)
@@ -307,19 +309,33 @@ class InferenceRequest:
             end = min(end, routed.began + limit)
         if now >= end:
             raise error
-        self._timer = self._loop.call_later(end - now, self._guarded, lambda: _raise(error))
+        rest = end - now if routed.route.model.spec.fallback is None else min(LOOK, end - now)
+        self._timer = self._loop.call_later(rest, self._guarded, lambda: self._retry(error))
+        if self._leave is not None:
+            return
         self._leave = self._inference.reconnector.wait(pending.address, lambda: self._guarded(self._reached))
 
-        def stopped(reason: HotseatError) -> None:
-            self._loop.call_soon(self._guarded, lambda: _raise(reason))
+        pending.on_abort(self._stopped)
 
-        pending.on_abort(stopped)
+    def _stopped(self, reason: HotseatError) -> None:
+        """End the request, unless it is sent again: its exchange has been told then."""
+
+        def end() -> None:
+            if self._leave is not None:
+                raise reason
+
+        self._loop.call_soon(self._guarded, end)
+
+    def _stop_holding(self) -> None:
+        self._stop_timer()
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
 
     def _reached(self) -> None:
         """Send the request again."""
         assert self._routed is not None  # noqa: S101
-        self._leave = None
-        self._stop_timer()
+        self._stop_holding()
         self._send(self._routed, self._sent)
 
     def _await_end(self, routed: RoutedRequest, error: HotseatError) -> None:
@@ -387,9 +403,7 @@ class InferenceRequest:
         if self._over:
             return
         self._over = True
-        self._stop_timer()
-        if self._leave is not None:
-            self._leave()
+        self._stop_holding()
         inference, routed = self._inference, self._routed
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()

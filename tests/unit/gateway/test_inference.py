@@ -10,6 +10,7 @@ import pytest
 
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.control.event_log import EventLog
+from hotseat.gateway import inference
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -242,6 +243,35 @@ def test_one_for_an_external_server_that_is_not_there_is_in_flight_until_it_is(r
             assert (engine.connections, len(engine.requests)) == (1, 1)
             router.connections.close()
     eventually(lambda: router.counts() == {"200": 1, "499": 1})
+
+
+def test_one_for_an_external_server_that_is_not_there_ends_with_its_model(router: Router) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    external(router, gone.address, "30s")
+    with Client(router, post(CHAT)) as client:
+        eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 1)
+        router.ready("a", "")
+        status, body = client.answer()
+        assert (status, code(body)) == (503, "model_stopped")
+    eventually(lambda: router.counts() == {"503": 1})
+
+
+def test_one_for_an_external_server_that_is_not_there_goes_to_a_fallback_that_is_there_later(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "LOOK", 0.05)
+    with Engine(answers(b"")) as gone:
+        pass
+    spec = {"engine": "external", "url": gone.address, "lifecycle": {"connectTimeout": "30s"}}
+    models = model("a", **spec, fallback={"model": "c", "when": ["Failed"]}), model("c")
+    router.world.tell("w", *models, residents=resident("a", gone.address))
+    with Engine(answers(sized(b"{}"))) as engine, Client(router, post(CHAT)) as client:
+        eventually(lambda: router.world.handles[0].gate.in_flight_of("a") == 1)
+        router.world.tell("w", *models, residents=resident("a", gone.address) + resident("c", engine.address))
+        assert client.answer() == (200, b"{}")
+        eventually(lambda: not router.call(lambda: router.http.service._inference.reconnector._servers))
+        router.connections.close()
 
 
 @pytest.mark.parametrize(("wait", "header"), [("100ms", "X-A: b"), ("30s", "X-Request-Timeout: 100ms")])
