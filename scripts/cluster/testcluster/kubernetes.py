@@ -1,9 +1,11 @@
 """Starting and stopping Kubernetes on one node: etcd, API server, controllers, scheduler, containerd, kubelet, kube-proxy."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -296,10 +298,28 @@ def stop_kubernetes() -> None:
         if mount.startswith((f"{STATE}/", f"{RUN}/")):
             sh("umount", "-l", mount, check=False, capture_output=True)
     sh(BIN / "kube-proxy", "--cleanup", check=False, capture_output=True)
+    _remove_network()
     for logged in pathlib.Path("/var/log/pods").glob("*_*_*"):
         shutil.rmtree(logged, ignore_errors=True)
     shutil.rmtree(STATE, ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
+
+
+def _remove_network() -> None:
+    """Remove what the pods' network leaves, where pods were not stopped one by one: the next cluster's would meet it."""
+    for name in pathlib.Path("/run/netns").glob("cni-*"):
+        addresses = sh("ip", "-n", name.name, "-4", "-j", "address", check=False, capture_output=True).stdout
+        found = [at["local"] for link in json.loads(addresses or "[]") for at in link.get("addr_info", ())]
+        if any(ipaddress.ip_address(each) in ipaddress.ip_network(POD_CIDR) for each in found):
+            sh("ip", "netns", "delete", name.name, check=False, capture_output=True)
+    rules = output("iptables-save").splitlines()
+    ours = re.compile(
+        rf"testcluster|-[sd] {re.escape(POD_CIDR.removesuffix('0.0/16'))}"
+    )  # a network's name, a pod's address
+    named = [line for line in rules if ours.search(line)]
+    chains = {chain for line in named for chain in re.findall(r"-j (CNI-[0-9a-f-]+|CNI-DN-[0-9a-f]+)$", line)}
+    kept = [line for line in rules if line not in named and not chains.intersection(re.split(r"[ :]", line))]
+    sh("iptables-restore", input="\n".join(kept) + "\n")
 
 
 def pod_processes() -> set[int]:
