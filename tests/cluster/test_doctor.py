@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 NAMESPACES = Resource("v1", "Namespace", "namespaces", namespaced=False)
 ACCOUNTS = Resource("v1", "ServiceAccount", "serviceaccounts")
 SECRETS = Resource("v1", "Secret", "secrets")
-KOURIER = CONFIG_MAPS.path("knative-serving", "config-kourier")
+DEPLOYMENT = CONFIG_MAPS.path("knative-serving", "config-deployment")
 OURS = {"Broker", "Trigger", "router", "switcher", "demand key"}
 
 
@@ -113,13 +113,14 @@ def test_who_may_see_nothing_gets_unknown_and_no_crash(kube, tmp_path):
 
 
 def test_fix_puts_a_setting_right(kube):
-    """Kourier's limit on idle streams: the one setting whose change disturbs nobody else on the cluster."""
-    kube.merge(KOURIER, {"data": {"stream-idle-timeout": "7200s"}})
+    """A deadline that is a second too short: it disturbs none of the tests beside, as Kourier's settings do."""
+    former = kube.get(DEPLOYMENT)["data"].get("progress-deadline")
+    kube.merge(DEPLOYMENT, {"data": {"progress-deadline": "299s"}})
     try:
         before = verdicts(hotseat("doctor", "-n", kube.namespace, "-o", "json"))
         result = hotseat("doctor", "-n", kube.namespace, "--fix", "--yes", "-o", "json")
-        assert before["config-kourier stream-idle-timeout"] == "advice"
-        assert verdicts(result)["config-kourier stream-idle-timeout"] == "ok"
-        assert kube.get(KOURIER)["data"]["stream-idle-timeout"] == "0s"
+        assert before["config-deployment progress-deadline"] == "wrong"
+        assert verdicts(result)["config-deployment progress-deadline"] == "ok"
+        assert kube.get(DEPLOYMENT)["data"]["progress-deadline"] == "600s"
     finally:
-        kube.merge(KOURIER, {"data": {"stream-idle-timeout": None}})
+        kube.merge(DEPLOYMENT, {"data": {"progress-deadline": former}})

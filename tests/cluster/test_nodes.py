@@ -47,7 +47,7 @@ def cut_off(hotseat: Hotseat) -> Iterator[None]:
     endpoints = json.loads(hotseat.kubectl("get", "--raw", "/api/v1/namespaces/default/endpoints/kubernetes"))
     port = str(endpoints["subsets"][0]["ports"][0]["port"])
     rules = [
-        (chain, "-s", each, "-p", "tcp", "--dport", port, "-m", "comment", "--comment", "testcluster", "-j", "DROP")
+        (chain, "-s", each, "-p", "tcp", "--dport", port, "-j", "DROP")
         for each in addresses
         for chain in ("INPUT", "FORWARD")
     ]

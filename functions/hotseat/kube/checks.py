@@ -464,7 +464,7 @@ def settings(models: Sequence[Json], images: Sequence[str] = (), workspaces: Seq
 
 KOURIER: Final = Setting(
     "config-kourier", "stream-idle-timeout", "0s", "0s",
-    "a silent stream is cut after this time, and a queued request is silent",
+    "a silent stream is cut after this time, and a queued request is silent; Kourier ends open requests some 15 s after a change",
     lambda value: parse_duration(value) == 0, advisory=True,
 )  # fmt: skip
 

@@ -313,7 +313,10 @@ def _remove_network() -> None:
         if any(ipaddress.ip_address(each) in ipaddress.ip_network(POD_CIDR) for each in found):
             sh("ip", "netns", "delete", name.name, check=False, capture_output=True)
     rules = output("iptables-save").splitlines()
-    named = [line for line in rules if "testcluster" in line]  # by the CNI plugins, and by a test that cuts pods off
+    ours = re.compile(
+        rf"testcluster|-[sd] {re.escape(POD_CIDR.removesuffix('0.0/16'))}"
+    )  # a network's name, a pod's address
+    named = [line for line in rules if ours.search(line)]
     chains = {chain for line in named for chain in re.findall(r"-j (CNI-[0-9a-f-]+|CNI-DN-[0-9a-f]+)$", line)}
     kept = [line for line in rules if line not in named and not chains.intersection(re.split(r"[ :]", line))]
     sh("iptables-restore", input="\n".join(kept) + "\n")
