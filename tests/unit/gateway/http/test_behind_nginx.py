@@ -34,18 +34,20 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     upstream hotseat {{ server 127.0.0.1:{port}; keepalive 1; }}
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host a;
+    proxy_request_buffering {buffering};
     server {{
-        listen unix:{folder}/socket;
+        listen unix:{folder}/hasty;
         client_header_timeout 50ms;
         client_body_timeout 50ms;
         keepalive_timeout 50ms;
-        location / {{
-            proxy_pass http://hotseat;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host a;
-            proxy_request_buffering {buffering};
-        }}
+        location / {{ proxy_pass http://hotseat; }}
+    }}
+    server {{
+        listen unix:{folder}/patient;
+        location / {{ proxy_pass http://hotseat; }}
     }}
 }}
 """
@@ -59,13 +61,13 @@ class Nginx:
         config = CONFIG.format(folder=folder, port=server.address[1], buffering="on" if buffering else "off")
         (folder / "nginx.conf").write_text(config)
         self._process = subprocess.Popen([NGINX, "-e", folder / "error.log", "-c", folder / "nginx.conf"])
-        eventually(lambda: (folder / "socket").exists() or self._process.poll() is not None)
+        eventually(lambda: (folder / "patient").exists() or self._process.poll() is not None)
 
-    def send(self, data: bytes) -> bytes:
+    def send(self, data: bytes, listener: str) -> bytes:
         """Send bytes on a connection. Return what comes until nginx closes it."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(10)
-            sock.connect(str(self._folder / "socket"))
+            sock.connect(str(self._folder / listener))
             answer = b""
             with contextlib.suppress(ConnectionError):  # nginx has dropped what it had not read
                 sock.sendall(data)
@@ -94,9 +96,10 @@ def nginx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def check_in_step(nginx: Nginx, sent: bytes) -> None:
     """Send bytes, then two requests of others, which may get the same connection to hotseat."""
-    nginx.send(sent)
+    nginx.send(sent, "hasty")
     for name in ("one", "two"):
-        answer = nginx.send(f"GET /{name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        request = f"GET /{name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+        answer = nginx.send(request, "patient")
         assert answer.endswith(f"\r\n\r\nGET /{name}  ".encode()), (sent, answer)
     served = [f"{request.method} {request.path}" for request in nginx.service.requests]
     eventually(lambda: len(nginx.seen()) >= len(served))
