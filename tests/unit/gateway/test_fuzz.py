@@ -180,5 +180,7 @@ def test_whatever_clients_and_engines_send(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     world.router.check_nothing_is_left()
     world.answer = []
+    # What an engine sends too much after its connection has the next request cannot be told from the answer to that.
+    world.router.call(world.router.connections.close)
     assert world.exchange(post({"model": "a"}, "Connection: close")).endswith(b'\r\n\r\n{"a": 1}')
     assert not world.router.world.wanted(OTHER)
