@@ -17,6 +17,7 @@ from hotseat.gateway.wait_headers import WaitOptions
 
 HEADER = "X-Hotseat-Fallback"
 ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
+_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +158,19 @@ class RoutedRequest:
             return False  # hotseat does not see the end of an external server
         ended = threading.Event()
         self.pending_request.on_abort(lambda _: ended.set())
-        if not ended.wait(ENDS_WITHIN):
-            return False
+        until = time.monotonic() + ENDS_WITHIN
+        while self._is_offered() and not ended.wait(_LOOK):
+            if time.monotonic() >= until:
+                return False
         self.finish()
         self._pending_request = None
         self._accept(self._submit_to(self.route, since=self.began))
         return True
+
+    def _is_offered(self) -> bool:
+        """Whether the residency has the address that the request was dispatched to."""
+        residents = self.route.handle.gate.residency.residents
+        return any(self.pending_request.address in each.addresses for each in residents)
 
     def finish(self) -> None:
         """End the request."""
