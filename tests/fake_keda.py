@@ -1,4 +1,4 @@
-"""As much of KEDA's operator as scales a Deployment between zero and one: pauses, polls, and what it writes of them.
+"""As much of KEDA's operator as scales a Deployment: pauses, polls, and what it writes of them.
 
 It acts on a paused ScaledObject when the annotations of its pause have changed, as KEDA does, and at its own start.
 """
@@ -24,9 +24,12 @@ POLL = 0.01
 
 
 class FakeKeda:
-    """An operator. `ask` is the external scaler: whether a Model is active, None for an error."""
+    """An operator. `ask` is the external scaler: whether a Model is active, None for an error.
 
-    def __init__(self, kube: FakeCluster, ask: Callable[[str], bool | None]) -> None:
+    Where several replicas are wanted by demand, it returns their number: the HorizontalPodAutoscaler's part.
+    """
+
+    def __init__(self, kube: FakeCluster, ask: Callable[[str], int | None]) -> None:
         self.kube, self.ask = kube, ask
         self.finalizes = True  # lets deleted ScaledObjects go
         self._carried_out: dict[str, tuple[str | None, str | None]] = {}

@@ -18,6 +18,7 @@ from hotseat.api.types import Json
 from hotseat.kube.constants import CRDS, DEPLOYMENTS, PAUSED_REPLICAS, SCALED_BY, SCALED_OBJECTS
 
 from .harness import CLAIM, GPU_RESOURCE, IMAGE, ROOT, Guard, Hotseat, destroy, model, wait_until, workspace
+from .test_keda_autoscaling import serves_external_metrics
 from .test_runtimes import move, served_by
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -30,16 +31,17 @@ stops_keda = pytest.mark.skipif(not os.environ.get("HOTSEAT_TEST_OWN_CLUSTER"), 
 class Keda(Hotseat):
     """A hotseat whose router is asked at the address of its pod: there is no gateway."""
 
-    def ask(self, name: str, timeout: float = 60) -> str:
-        """Return the model of the answer."""
-        body = json.dumps({"model": name, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}).encode()
+    def ask(self, name: str, timeout: float = 60, seconds: float = 0.0) -> str:
+        """Return the model of the answer, which takes its engine so many seconds."""
+        said = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "mock": {"first_token": seconds}}
+        body = json.dumps({"model": name, **said}).encode()
         url = f"http://{self.component('router')['status']['podIP']}:8080/v1/chat/completions"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return str(json.load(answer)["model"])
 
-    def ask_aside(self, name: str) -> "Asked":
-        return Asked(self, name)
+    def ask_aside(self, name: str, seconds: float = 0.0) -> "Asked":
+        return Asked(self, name, seconds)
 
     def load(self, name: str) -> None:
         """Ask until it is served: a switcher that has just begun knows no Models for a moment."""
@@ -86,14 +88,14 @@ class Keda(Hotseat):
 class Asked:
     """A request that a thread makes."""
 
-    def __init__(self, home: Keda, name: str) -> None:
+    def __init__(self, home: Keda, name: str, seconds: float) -> None:
         self.answer: str | Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(home, name), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(home, name, seconds), daemon=True)
         self._thread.start()
 
-    def _run(self, home: Keda, name: str) -> None:
+    def _run(self, home: Keda, name: str, seconds: float) -> None:
         try:
-            self.answer = home.ask(name, 150)
+            self.answer = home.ask(name, 150, seconds)
         except OSError as error:
             self.answer = error
 
@@ -163,6 +165,54 @@ def test_the_phases_of_switches(home: Keda) -> None:
     for phase in rows[0]["phases"]:
         times = [row["phases"][phase] for row in rows]
         print(f"{phase}: median {statistics.median(times):.3f} s of {times}")  # noqa: T201
+
+
+def served(address: str) -> int:
+    """Return how many requests a mock engine has had."""
+    with urllib.request.urlopen(f"{address}/stats", timeout=10) as answer:
+        return int(json.load(answer)["requests"])
+
+
+def test_a_model_with_replicas_is_sized_by_demand_and_wholly_gone_before_another(home: Keda) -> None:
+    """Each pod of `wide` locks one of two seats, and `whole` locks both: it would crash beside a pod that is left."""
+    try:  # they are away for a while after KEDA's operator was
+        wait_until(lambda: serves_external_metrics(home), 90)
+    except AssertionError:
+        pytest.skip("the HorizontalPodAutoscaler cannot read KEDA's metrics: the API server does not serve them")
+    two = workspace("wide")
+    two["spec"] |= {"runtime": "KEDA", "capacity": {"gpus": 2}}
+    seats = {"HOTSEAT_MOCK_SEAT": "/cache/seat-wide-1:/cache/seat-wide-2"}
+    wide = {"concurrency": 1, "scheduling": {"replicas": 2}}
+    home.apply(two, model("wide", workspace="wide", env=seats, **wide))
+    home.apply(model("whole", "--gpus", "2", workspace="wide", env=seats))
+    home.load("wide")
+
+    def addresses() -> list[str]:
+        found = [each for each in home.status("workspace", "wide")["residents"] if each["model"] == "wide"]
+        return [address for each in found for address in (each["address"], *each.get("moreAddresses", ()))]
+
+    assert len(addresses()) == 1
+    asked = [home.ask_aside("wide", 12) for _ in range(4)]
+    oldest, newest = wait_until(lambda: len(found := addresses()) == 2 and found, 60, "a second pod serves")
+    assert [each.result() for each in asked] == ["wide"] * 4
+    assert served(newest) >= 1
+    assert served(oldest) + served(newest) == 5
+
+    wait_until(lambda: home.status("model", "wide").get("readyReplicas") == 2, 10, "the Model's status")
+    kept = home.ask_aside("wide", 5)
+    wait_until(lambda: served(oldest) + served(newest) == 6, 10, "it is in flight")
+    home.kubectl("scale", "deployment", "wide", "--replicas=1")
+    wait_until(lambda: addresses() == [oldest], 20, "the newest pod gets nothing more")
+    assert kept.result() == "wide", "the oldest has it, and goes on"
+
+    home.kubectl("scale", "deployment", "wide", "--replicas=2")
+    wait_until(lambda: len(addresses()) == 2, 30, "both serve")
+    assert home.ask("whole") == "whole"
+    assert not [node for node in home.engines("wide").values() if node]
+    assert (home.replicas("wide"), home.paused("wide")) == (0, "0")
+    for name in ("wide", "whole"):
+        home.delete("model", name)
+    home.delete("workspace", "wide")
 
 
 def test_a_pause_that_somebody_removes_is_put_back(home: Keda) -> None:

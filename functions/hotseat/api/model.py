@@ -255,8 +255,10 @@ class Scheduling(Document):
     )
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="Maximum number of instances. Another instance starts if `concurrency` keeps requests queued "
-        "and no other Model needs the room. It is the first to be evicted (one machine).",
+        description="Maximum number of instances. On one machine, another instance starts if `concurrency` keeps "
+        "requests queued and no other Model needs the room. It is the first to be evicted. On a cluster, maximum number "
+        "of pods with the runtime KEDA: the Model takes the GPUs for all of them when it is loaded, and KEDA scales it by "
+        "demand. A change applies to the next load. Other runtimes have one pod.",
     )
 
 

@@ -64,6 +64,7 @@ def demand_to_json(workspace: str, demand: Demand) -> Json:
         "quiescing": dict(demand.quiescing),
         "requested": list(demand.requested),
         "wanted": {model: to_rfc3339(since) for model, since in demand.wanted.items()},
+        **({"busy_pods": dict(demand.busy_pods)} if demand.busy_pods else {}),
     }
 
 
@@ -92,6 +93,7 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
             {
                 str(model): from_rfc3339(since) for model, since in (data.get("wanted") or {}).items()
             },  # older routers do not send it
+            _counts(data.get("busy_pods") or {}),
         )
         return str(data["workspace"]), demand
     except (KeyError, TypeError, AttributeError) as error:
@@ -126,6 +128,7 @@ def residency_to_status(residency: Residency) -> Json:
                 "epoch": r.epoch,
                 **({"since": to_rfc3339(r.since)} if r.since else {}),
                 **({"address": r.address} if r.address else {}),
+                **({"moreAddresses": list(r.more)} if r.more else {}),
                 **({"leaving": r.leaving} if r.leaving else {}),
                 **({"devices": list(r.devices)} if r.devices else {}),
                 **({"memory": r.memory} if r.memory is not None else {}),
@@ -179,6 +182,7 @@ def residency_from_status(status: Mapping[str, Any]) -> Residency:
             tuple(r.get("devices") or ()),
             r.get("memory"),
             tuple(_transition_from_json(step) for step in r.get("story") or ()),
+            tuple(r.get("moreAddresses") or ()),
         )
         for r in status.get("residents") or ()
     )

@@ -150,6 +150,7 @@ class SchedulerThread:
         self._status: tuple[ModelStatus, ...] = ()
         self._switches: tuple[Switch, ...] = ()
         self._queue: dict[str, tuple[int, float, int]] = {}
+        self._busy_pods: dict[str, int] = {}
         self._memory: dict[str, int] = {}
         self._stats = stats
         self._thread = threading.Thread(target=self._run, name=f"scheduler-{workspace}", daemon=True)
@@ -254,6 +255,11 @@ class SchedulerThread:
         """Return by model: queued requests at all routers, arrival time of the oldest, requests in flight."""
         return self._queue
 
+    def demand_of(self, model: str) -> tuple[int, int]:
+        """Return the requests of MODEL that are queued or in flight, and how many of its pods must stay because of those in flight."""
+        waiting, _, in_flight = self._queue.get(model, (0, 0.0, 0))
+        return waiting + in_flight, self._busy_pods.get(model, 0)
+
     def memory(self) -> dict[str, int]:
         """Return by model the measured accelerator memory of its largest instance, in bytes. Models without one are missing."""
         return self._memory
@@ -308,6 +314,7 @@ class SchedulerThread:
                 self._stats = self._machine.stats()
             self._status, self._switches = tuple(self._machine.status()), self._machine.switches
             self._queue = self._machine.queue()
+            self._busy_pods = self._machine.busy_pods()
             self._memory = self._machine.memory()
         for command in sorted(commands, key=_order):
             try:

@@ -41,20 +41,21 @@ def scheduling_spec_of(
     *,
     fetch_ahead: bool = False,
     may_park: bool = True,
+    pods: int = 1,
     problem: str = "",
 ) -> SchedulingSpec:
     """Return the SchedulingSpec of a Model. Fields that it leaves open come from its Workspace's policy.
 
     KNOWN_FINGERPRINT replaces the fingerprint of the document. FETCH_AHEAD: weights are fetched before the first request, and
-    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines. PROBLEM: why
-    the Model cannot be loaded.
+    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines. PODS: how many
+    pods an instance may have, all of which it claims accelerators for. PROBLEM: why the Model cannot be loaded.
     """
     spec, policy = model.spec, workspace.spec.policy
     lifecycle, scheduling, resources = spec.lifecycle, spec.scheduling, spec.resources
     default = WhileAbsent.REFUSE if fetch_ahead else WhileAbsent.WAIT
     counted = workspace.spec.capacity.accelerator_memory is not None
     return SchedulingSpec(
-        claim=Claim(resources.gpus, (resources.accelerator_memory or 0) if counted else 0),
+        claim=Claim(pods * resources.gpus, pods * (resources.accelerator_memory or 0) if counted else 0),
         priority=scheduling.priority,
         max_wait=policy.max_wait if scheduling.max_wait is None else scheduling.max_wait,
         min_residency=policy.min_residency if scheduling.min_residency is None else scheduling.min_residency,
@@ -73,7 +74,8 @@ def scheduling_spec_of(
         refuse_uncached=(spec.cache.while_absent or default) is WhileAbsent.REFUSE,
         pinned=model.metadata.annotations.get(PINNED) == "true",
         return_after=workspace.spec.return_to_default if workspace.spec.default_model in model.names else 0.0,
-        replicas=1 if fetch_ahead else scheduling.replicas,  # on a cluster each Model has one pod
+        replicas=1 if fetch_ahead else scheduling.replicas,  # on a cluster, one instance has several pods
+        pods=pods,
         park=may_park and lifecycle.release is OnIdle.PARK,
         host_memory=resources.memory,
     )

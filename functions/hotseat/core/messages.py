@@ -82,6 +82,12 @@ class Resident:
     devices: tuple[str, ...] = ()  # GPUs that it was assigned, where hotseat assigns them
     memory: int | None = None  # bytes of host memory, while parked, where known
     story: tuple[Transition, ...] = field(default=(), compare=False)  # its last transitions, for people
+    more: tuple[str, ...] = ()  # addresses of its further pods, oldest first
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it answers. Each of them takes as many requests at once as its Model allows one engine."""
+        return () if self.address is None else (self.address, *self.more)
 
     @property
     def on_accelerator(self) -> bool:
@@ -147,6 +153,8 @@ class Demand:
     requested: tuple[str, ...] = ()  # models with queued requests now, and not in the last snapshot
     # By model: since when it is to be prewarmed (admission/fallback.py).
     wanted: Mapping[str, float] = field(default_factory=dict)
+    # By instance with several pods: how many it must keep, the oldest, so that no pod with a request in flight ends.
+    busy_pods: Mapping[str, int] = field(default_factory=dict)
 
 
 # Commands of the scheduler to a runtime -------------------------------------------------------------------------------
@@ -170,6 +178,7 @@ class Start:
     instance: str
     epoch: int
     devices: tuple[str, ...] = ()
+    pods: int = 1  # most that it may have at once: its claim is for so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +263,16 @@ class InstanceReady:
     epoch: int
     address: str
     turn: int = 0  # of the Wake that it answers; 0: it has loaded
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsChanged:
+    """A ready instance with several pods answers at these addresses from now on, one for each pod that serves."""
+
+    now: float
+    instance: str
+    epoch: int
+    addresses: tuple[str, ...]  # at least one; oldest pod first
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +364,7 @@ class SleepFailed:
 InstanceObservation = (
     InstancePending
     | InstanceReady
+    | EndpointsChanged
     | InstanceFailed
     | InstanceReleased
     | InstanceUnproven

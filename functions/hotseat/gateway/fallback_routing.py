@@ -165,6 +165,12 @@ class RoutedRequest:
         self._pending_request = None
         self._accept(self._submit_to(self.route, since=self.began))
 
+    @property
+    def is_offered(self) -> bool:
+        """Whether the residency has the address that the request was dispatched to."""
+        residents = self.route.handle.gate.residency.residents
+        return any(self.pending_request.address in each.addresses for each in residents)
+
     def finish(self) -> None:
         """End the request."""
         if self._pending_request is not None:

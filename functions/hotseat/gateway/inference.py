@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 LARGE = 262_144  # bytes of a body that is parsed in a thread
 PARSERS = 2  # threads that parse large bodies
 ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connections is reported
+END_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 CLIENT_LEFT = 499
@@ -339,8 +340,8 @@ class InferenceRequest:
         self._send(self._routed, self._sent)
 
     def _await_end(self, routed: RoutedRequest, error: HotseatError) -> None:
-        """Queue the request again if its engine turns out to have ended."""
-        pending, seen = routed.pending_request, False
+        """Queue the request again if its engine, or the pod of it that it was sent to, turns out to have ended."""
+        pending, until, seen = routed.pending_request, time.monotonic() + ENDS_WITHIN, False
 
         def ended() -> None:
             nonlocal seen
@@ -350,11 +351,19 @@ class InferenceRequest:
                 routed.wait_again()
                 self._advance()
 
+        def look() -> None:
+            if not routed.is_offered:
+                ended()
+            elif time.monotonic() >= until:
+                raise error
+            else:
+                self._timer = self._loop.call_later(END_LOOK, self._guarded, look)
+
         def told(_: HotseatError) -> None:
             self._loop.call_soon(self._guarded, ended)
 
-        self._timer = self._loop.call_later(ENDS_WITHIN, self._guarded, lambda: _raise(error))
         pending.on_abort(told)
+        look()
 
     # The end ----------------------------------------------------------------------------------------------------------
 

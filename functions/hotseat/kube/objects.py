@@ -130,6 +130,8 @@ def _directive(patch: Mapping[str, Any], where: str) -> str | None:
     return None if directive is None else str(directive)
 
 
+# Of several replicas. Fewer free no GPU for another Model, and a new one has to load, so they stay for a while.
+_BEHAVIOR: Final = {"scaleDown": {"stabilizationWindowSeconds": 300}}
 _LOCAL: Final = {"networking.knative.dev/visibility": "cluster-local"}
 _DEADLINE_MARGIN: Final = 60.0  # seconds after a startTimeout until Knative gives a Revision up
 
@@ -260,13 +262,16 @@ def scaled_object_of(model: Model, settings: ClusterSettings, uid: str) -> Json 
         trigger["authenticationRef"] = {"name": settings.scaler_authentication}
     item = _object(SCALED_OBJECTS.api, SCALED_OBJECTS.kind, model.name, model, settings)
     item["metadata"]["ownerReferences"] = [owner_of(model, uid)]
+    if model.spec.concurrency:  # a change of it lets KEDA ask for the metric's target again
+        metadata["concurrency"] = str(model.spec.concurrency)
     spec: Json = {
         "scaleTargetRef": {"name": model.name},
         "minReplicaCount": 0,
-        "maxReplicaCount": 1,  # on a cluster each Model has one pod
+        "maxReplicaCount": model.spec.scheduling.replicas,
         "pollingInterval": 1,
         "cooldownPeriod": 0,
         "initialCooldownPeriod": 0,
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _BEHAVIOR}},
         "triggers": [trigger],
     }
     return {**item, "spec": spec}

@@ -102,6 +102,7 @@ class ResidentSchema(Document):
     epoch: int = Field(default=0, description="Decision that started it; 0: no decision of ours.")
     since: Time = Field(default="", description="When it entered this state.")
     address: str = Field(default="", description="Base URL, once ready.")
+    more_addresses: tuple[str, ...] = Field(default=(), description="Base URLs of its further pods, oldest first.")
     leaving: str = Field(default="", description="Why it goes, where that is certain.")
     devices: tuple[str, ...] = Field(default=(), description="GPUs that it was given, where hotseat hands them out.")
     memory: int = Field(default=0, description="Bytes of host memory that it holds while parked, where known.")

@@ -161,7 +161,10 @@ class Home:
         self.seq += 1
         epoch = residency_from_status(self.status()).epoch if self.status() else 0
         waiting = {model: QueuedDemand(1, 0.0, 0) for model in models}
-        demand = Demand("router-1", self.seq, epoch, waiting)
+        self.send(Demand("router-1", self.seq, epoch, waiting))
+
+    def send(self, demand: Demand) -> None:
+        """Report demand, once the switcher leads."""
         while True:
             try:
                 self.app._report_demand("default", demand, "", False)

@@ -19,10 +19,14 @@ class Caller:
 
     def __init__(self, tls: Path | None = None, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.places: dict[str, bool | None] = {"a": True, "b": False, "early": None}
-        self.scaler = ExternalScaler(lambda name: self.places.get(name, False), "test", 0, tls)
+        self.requests = {"a": 5}
+        self.scaler = ExternalScaler(lambda name: self.places.get(name, False), self.demanded, "test", 0, tls)
         assert self.scaler.start() == ""
         address = f"localhost:{self.scaler.port}"
         self.channel = grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address)
+
+    def demanded(self, model: str, concurrency: int) -> int:
+        return min(self.requests[model], 2 * concurrency)
 
     def close(self) -> None:
         self.channel.close()
@@ -93,24 +97,28 @@ def test_a_change_is_told_at_once_and_its_state_to_each_new_stream(caller: Calle
     assert told.get(timeout=30) is False, "what has not changed is not told again"
 
 
-def test_its_metric_is_one_pod_for_a_place(caller: Caller) -> None:
-    [spec] = caller.call("GetMetricSpec", caller.reference("a"), "GetMetricSpecResponse").metricSpecs
-    assert (spec.metricName, spec.targetSize, spec.targetSizeFloat) == ("place", 1, 1.0)
-    for model, value in (("a", 1), ("b", 0)):
-        request = messages["GetMetricsRequest"](scaledObjectRef=caller.reference(model), metricName="place")
+@pytest.mark.parametrize(("stated", "target", "value"), [({}, 1, 2), ({"concurrency": "4"}, 4, 5)])
+def test_its_metric_is_the_requests_of_a_model_with_a_place(
+    caller: Caller, stated: dict[str, str], target: int, value: int
+) -> None:
+    [spec] = caller.call("GetMetricSpec", caller.reference("a", **stated), "GetMetricSpecResponse").metricSpecs
+    assert (spec.metricName, spec.targetSize, spec.targetSizeFloat) == ("requests", target, float(target))
+    for model, expected in (("a", value), ("b", 0)):
+        reference = caller.reference(model, **stated)
+        request = messages["GetMetricsRequest"](scaledObjectRef=reference, metricName="requests")
         [found] = caller.call("GetMetrics", request, "GetMetricsResponse").metricValues
-        assert (found.metricName, found.metricValue, found.metricValueFloat) == ("place", value, value)
+        assert (found.metricName, found.metricValue, found.metricValueFloat) == ("requests", expected, expected)
 
 
 def test_a_port_that_is_taken_is_said(caller: Caller) -> None:
-    other = ExternalScaler(lambda _: False, "test", caller.scaler.port)
+    other = ExternalScaler(lambda _: False, lambda *_: 0, "test", caller.scaler.port)
     assert str(caller.scaler.port) in other.start()
     other.changed()
     other.close()
 
 
 def test_one_that_never_started_can_be_closed() -> None:
-    ExternalScaler(lambda _: False, "test", 0).close()
+    ExternalScaler(lambda _: False, lambda *_: 0, "test", 0).close()
 
 
 @pytest.fixture

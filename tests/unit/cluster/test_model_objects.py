@@ -8,6 +8,7 @@ from hotseat.api.workspace import ClusterRuntime
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.model_objects import ModelObjects, read
 from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Residency, Resident
+from hotseat.core.policy.api import Capacity
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.kube.constants import ClusterSettings
 from hotseat.kube.containers import cpu_image
@@ -110,6 +111,8 @@ def status(
     problem: str = "",
     message: str = "",
     said: tuple[str, str] = ("", "FetchFailed"),
+    pods: int = 1,
+    capacity: Capacity = statuses.NOT_COUNTED,
     **spec: Any,
 ) -> Json:
     made = statuses.model_status(
@@ -120,6 +123,8 @@ def status(
         cache=CacheObserved(0.0, "a", cached, said[0], None, None, said[1]),
         switches=(),
         problem=statuses.ModelProblem("InvalidSpec", problem) if problem else None,
+        pods=pods,
+        capacity=capacity,
     )
     return made | {c["type"]: c["status"] for c in made["conditions"]}
 
@@ -253,9 +258,22 @@ def test_a_ksvc_that_is_no_model_costs_only_itself() -> None:
     assert list(read([workspace()], [], [elsewhere, greedy, adopted("k")], SETTINGS, {}).models) == ["k"]
 
 
-def test_a_model_with_replicas_is_told_that_a_cluster_has_one_pod_of_it() -> None:
-    several = status("ready", scheduling={"replicas": 3}, concurrency=1)
-    assert (several["Ready"], several["Replicated"]) == ("True", "False")
-    (said,) = [c for c in several["conditions"] if c["type"] == "Replicated"]
-    assert "scheduling.replicas is 3" in said["message"]
+def replicated(**fields: Any) -> tuple[str, str] | None:
+    """Give reason and message of that condition of a Model with three replicas."""
+    found = status("ready", scheduling={"replicas": 3}, concurrency=1, **fields)["conditions"]
+    return next(((c["reason"], c["message"]) for c in found if c["type"] == "Replicated"), None)
+
+
+def test_a_model_with_replicas_is_told_where_it_has_one_pod_and_if_it_is_too_large() -> None:
+    one = replicated()
+    assert one is not None
+    assert one[0] == "OnePodOnly"
+    assert one[1].startswith("scheduling.replicas is 3, but each Model has one pod, unless the runtime")
+    large = replicated(pods=3, capacity=Capacity(2))
+    assert large is not None
+    assert large[0] == "ExceedsCapacity"
+    assert "so the Model needs 3 GPUs, but the Workspace has 2 (spec.capacity.gpus)" in large[1]
+    assert replicated(pods=3, capacity=Capacity(3)) is None
+    assert replicated(pods=3) is None, "its Workspace does not count"
+    assert replicated(pods=3, capacity=Capacity(1), resources={"gpus": 0}) is None
     assert "Replicated" not in status("ready")

@@ -24,7 +24,7 @@ KEY = b"0123456789abcdef"
 def test_a_snapshot_survives_the_journey() -> None:
     now = round(time.monotonic(), 3)
     waiting = {"a": QueuedDemand(2, now, 5, {"key-1": 2}, now + 9), "b": QueuedDemand(1, now)}
-    sent = Demand("r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now})
+    sent = Demand("r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now}, {"w/b@2": 1})
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
     assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
@@ -39,12 +39,14 @@ def test_a_snapshot_survives_the_journey() -> None:
         ("a",),
     )
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
+    assert read.busy_pods == {"w/b@2": 1}
 
 
 def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> None:
     written = demand_to_json("w", Demand("r1", 7, 3))
     del written["wanted"]
-    assert demand_from_json(written)[1].wanted == {}
+    read = demand_from_json(written)[1]
+    assert (read.wanted, read.busy_pods) == ({}, {})
 
 
 @pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])
@@ -58,7 +60,7 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     resident = Resident("a", "w/a@4", InstanceState.QUIESCING, 4, now, "http://10.0.0.1:8012", "changed", ("0", "1"), 7)
     begun = Transition(now - 2, None, InstanceState.READY, "found ready")
     steps = (begun, Transition(now - 1, InstanceState.READY, InstanceState.QUIESCING, "quiesce: changed"))
-    resident = replace(resident, story=steps)
+    resident = replace(resident, story=steps, more=("http://10.0.0.2:8012",))
     sent = Residency(9, (resident,), {"b": Refusal(8, "model_failed", "no", now + 2)}, 31.5, {"c": 12.25}, now - 5)
     read = residency_from_status(json.loads(json.dumps(residency_to_status(sent))))
     assert (read.epoch, read.effective_max_wait) == (9, 31.5)
@@ -67,6 +69,7 @@ def test_a_residency_survives_the_journey_through_the_status() -> None:
     assert (read.outlook, read.at) == ({"c": 12.25}, pytest.approx(now - 5, abs=0.002))
     assert read.residents[0].state is InstanceState.QUIESCING
     assert read.residents[0].memory == 7
+    assert read.residents[0].addresses == ("http://10.0.0.1:8012", "http://10.0.0.2:8012")
     assert [(s.before, s.after, s.why) for s in read.residents[0].story] == [(s.before, s.after, s.why) for s in steps]
     assert read.residents[0].story[0].at == pytest.approx(now - 2, abs=0.002)
     assert read.refusals["b"].retry_at == pytest.approx(now + 2, abs=0.002)

@@ -5,6 +5,7 @@ import pytest
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.control.scheduling_spec import capacity_of, fingerprint, scheduling_spec_of
+from hotseat.core.policy.api import NOTHING, Claim
 
 SPEC = {"engine": "mock", "source": "https://example.com/a.gguf"}
 WORKSPACE = Workspace.model_validate({"metadata": {"name": "default"}, "spec": {}})
@@ -21,6 +22,16 @@ def test_replicas_are_for_one_machine_and_change_while_a_model_stays() -> None:
         scheduling_spec_of(several, WORKSPACE, fetch_ahead=True).replicas,
     ) == (3, 1)
     assert fingerprint(several) == fingerprint(model())
+
+
+def test_an_instance_with_several_pods_claims_for_all_of_them() -> None:
+    several = model(scheduling={"replicas": 3}, concurrency=1, resources={"gpus": 2, "acceleratorMemory": "5Gi"})
+    counted = Workspace.model_validate(
+        {"metadata": {"name": "default"}, "spec": {"capacity": {"gpus": 8, "acceleratorMemory": "80Gi"}}}
+    )
+    spec = scheduling_spec_of(several, counted, fetch_ahead=True, pods=3)
+    assert (spec.claim, spec.replicas, spec.pods) == (Claim(6, 15 * 2**30), 1, 3)
+    assert scheduling_spec_of(model(resources={"gpus": 0}), counted, pods=3).claim == NOTHING
 
 
 @pytest.mark.parametrize(

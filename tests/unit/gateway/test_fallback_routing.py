@@ -193,6 +193,23 @@ def test_a_request_that_its_dead_engine_has_seen_nothing_of_waits_again(world: W
     routed.finish()
 
 
+def test_a_request_that_one_of_several_pods_has_seen_nothing_of_goes_to_another(world: World) -> None:
+    def tell(*addresses: str) -> None:
+        pods = {"address": addresses[0], "moreAddresses": addresses[1:]}
+        resident = {"model": "big", "instance": "w/big@1", "state": "ready", "epoch": 1, **pods}
+        world.tell("gpu", model("big", concurrency=1), residents=[resident], states={"big": "ready"})
+
+    tell("http://old", "http://new")
+    routed = world.routed("big")
+    routed.submit()
+    assert routed.pending_request.address == "http://old"
+    tell("http://new")
+    assert not routed.is_offered
+    routed.wait_again()
+    assert (routed.pending_request.address, routed.is_offered) == ("http://new", True)
+    routed.finish()
+
+
 def test_nobodys_seat_is_taken_for_a_fallback(world: World) -> None:
     world.tell("gpu", model("big", fallback={"model": "other", **NOW}), model("other"), states={"big": "loading"})
     routed = world.routed("big")

@@ -215,6 +215,19 @@ def test_one_whose_engine_has_ended_before_it_saw_anything_waits_again(router: R
         router.connections.close()
 
 
+def test_one_whose_pod_has_ended_goes_to_another_pod_of_its_engine(router: Router) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    with Engine(answers(sized(b"{}"))) as engine:
+        (both,) = resident("a", gone.address)
+        router.world.tell("w", model("a", concurrency=1), residents=[both | {"moreAddresses": [engine.address]}])
+        with Client(router, post(CHAT)) as client:
+            eventually(lambda: router.world.held() == 1)
+            router.world.tell("w", model("a", concurrency=1), residents=resident("a", engine.address))
+            assert client.answer() == (200, b"{}")
+        router.connections.close()
+
+
 def test_an_engine_that_is_not_there_and_has_not_ended_is_an_error(router: Router) -> None:
     with Engine(answers(b"")) as gone:
         pass

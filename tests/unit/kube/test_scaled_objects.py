@@ -41,6 +41,15 @@ def test_keda_asks_the_switcher_of_the_namespace() -> None:
     assert scaled_object_of(model(engine="external", url="http://e/v1"), SETTINGS, "uid-a") is None
 
 
+def test_a_model_with_replicas_has_as_many_at_most_and_a_target_for_each() -> None:
+    made = scaled_object_of(model(concurrency=4, scheduling={"replicas": 3}), SETTINGS, "uid-a")
+    assert made is not None
+    assert (made["spec"]["minReplicaCount"], made["spec"]["maxReplicaCount"]) == (0, 3)
+    assert made["spec"]["triggers"][0]["metadata"]["concurrency"] == "4"
+    down = made["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert down == {"stabilizationWindowSeconds": 300}
+
+
 def test_with_tls_and_certificates_of_its_own() -> None:
     settings = ClusterSettings("hotseat:1", "models", scaler_tls=True, scaler_authentication="hotseat")
     [trigger] = scaled_object(settings)["spec"]["triggers"]

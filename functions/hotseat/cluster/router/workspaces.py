@@ -21,6 +21,7 @@ from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import RequestGate
 from hotseat.control.scheduling_spec import capacity_of, limits_changed
 from hotseat.core.errors import Unavailable
+from hotseat.core.messages import Residency
 from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
@@ -85,9 +86,8 @@ class RemoteWorkspace(WorkspaceHandle):
         if mine is not None:
             old, new = self.gate.residency, residency_from_status(status)
             self.gate.apply_residency(new)
-            for address in {r.address for r in old.residents} - {r.address for r in new.residents}:
-                if address is not None:
-                    self._registry.forget(address)
+            for address in _addresses(old) - _addresses(new):
+                self._registry.forget(address)
         self.reporter.echoed(mine is not None, mine.get("brokerSeq", 0) if mine else 0)
 
     def status(self, model: str) -> ModelStatus:
@@ -215,6 +215,10 @@ class RemoteWorkspaces(ModelRegistry):
             for name in model.names:
                 routes.setdefault(name, ModelRoute(model, handle))
         self._routes = routes
+
+
+def _addresses(residency: Residency) -> set[str]:
+    return {address for each in residency.residents for address in each.addresses}
 
 
 def _workspace(document: Json, last: Workspace | None) -> Workspace:

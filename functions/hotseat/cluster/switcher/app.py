@@ -108,6 +108,7 @@ class SwitcherApp:
             fingerprint=self._fingerprint,
             runtime_of=self._runtime_of,
             on_change=self._object_changed,
+            demand_of=self._demand_of,
             scaler_port=settings.scaler_port,
             scaler_tls=settings.scaler_tls,
         )
@@ -255,6 +256,7 @@ class SwitcherApp:
                 document["metadata"]["generation"],
                 [r.model for r in mine],
                 fingerprints,
+                pods={r.model.name: r.most_pods for r in mine},
                 problem=problem,
                 refusals={r.model.name: str(it) for r in mine if (it := self._refusals.get(r.model.name))},
                 origins={r.model.name: statuses.origin(r.in_force, r.created) for r in mine},
@@ -307,6 +309,11 @@ class SwitcherApp:
         """Return the fingerprint of a Model's newest document; None if it is not known."""
         found = self._documents.models.get(model)
         return found.fingerprint or None if found else None
+
+    def _demand_of(self, model: str) -> tuple[int, int]:
+        """Return the requests of a Model that are queued or in flight, and how many pods must stay. From any thread."""
+        controller = self._controllers.get(self._workspace_by_model.get(model, ""))
+        return controller.scheduler.demand_of(model) if controller else (0, 0)
 
     def _settle(self) -> None:
         uids = [
@@ -414,6 +421,8 @@ class SwitcherApp:
             deployment=self._deployment_of(each),
             claim_problems=self._applier.claim_problems.get(name, ()),
             cpu_image=cpu_image(each.model, self._settings_for(each.model)),
+            pods=each.most_pods,
+            capacity=controller.capacity if controller else statuses.NOT_COUNTED,
         )
         made["conditions"] = statuses.keep_transition_times(made["conditions"], self._earlier_conditions(each))
         return made

@@ -89,6 +89,8 @@ class ObjectApplier:
         if found is not None and resource is CLAIMS:
             self._update_claim(item, found, model.model)
             return
+        if resource is SCALED_OBJECTS and (claimed := self._runtime.replicas_of(name)):  # a change is for the next load
+            item = {**item, "spec": {**item["spec"], "maxReplicaCount": claimed}}
         if found is not None and ("deletionTimestamp" in found["metadata"] or not is_outdated(item, found)):
             return
         if self._must_wait(model, item):

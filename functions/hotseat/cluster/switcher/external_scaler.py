@@ -1,4 +1,4 @@
-"""The external scaler that KEDA asks whether a Model has a place (gRPC, KEDA's externalscaler.proto).
+"""The external scaler that KEDA asks whether a Model has a place, and for its demand (gRPC, KEDA's externalscaler.proto).
 
 Only the leader serves it. Before it knows what runs, every call fails with UNAVAILABLE, at which KEDA
 changes nothing: an answer of `inactive` would stop what an earlier switcher had started.
@@ -19,7 +19,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 log = logging.getLogger(__name__)
 
 HasPlace = Callable[[str], bool | None]
-METRIC: Final = "place"  # 1 for a Model with a place, whose one pod is the target
+Demanded = Callable[[str, int], int]
+METRIC: Final = "requests"  # of a Model with a place; the target is what one pod takes at once
 _GRACE = 0.5  # seconds for calls in flight when the server ends
 _START = 5.0  # seconds to wait for the server
 _STRING, _BOOL, _INT64, _DOUBLE = "TYPE_STRING", "TYPE_BOOL", "TYPE_INT64", "TYPE_DOUBLE"
@@ -87,11 +88,16 @@ def _credentials(folder: Path) -> Any:
 class ExternalScaler:
     """A gRPC server on a thread of its own. `has_place` may be called there at any time; None: it is not known yet.
 
-    `tls` is a directory with tls.crt and tls.key, and ca.crt if KEDA has to show a certificate; None: no TLS.
+    `demanded` is called with a Model that has a place, and the requests that one pod takes at once. It
+    returns the requests for which KEDA is to provide pods. `tls` is a directory with tls.crt and
+    tls.key, and ca.crt if KEDA has to show a certificate; None: no TLS.
     """
 
-    def __init__(self, has_place: HasPlace, namespace: str, port: int, tls: Path | None = None) -> None:
+    def __init__(
+        self, has_place: HasPlace, demanded: Demanded, namespace: str, port: int, tls: Path | None = None
+    ) -> None:
         self._has_place = has_place
+        self._demanded = demanded
         self._namespace = namespace
         self._port = port
         self._tls = tls
@@ -165,8 +171,7 @@ class ExternalScaler:
 
     async def _place_of(self, reference: Any, context: Any) -> bool:
         """Return whether a Model has a place. One that is not known has none."""
-        model = reference.scalerMetadata.get("model", "") or reference.name
-        found = self._has_place(model) if reference.namespace == self._namespace else False
+        found = self._has_place(_model(reference)) if reference.namespace == self._namespace else False
         if found is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the switcher does not know yet what runs")
         return bool(found)
@@ -183,13 +188,26 @@ class ExternalScaler:
                 yield messages["IsActiveResponse"](result=now)
             await changed.wait()
 
-    async def _metric_spec(self, _reference: Any, _context: Any) -> Any:
+    async def _metric_spec(self, reference: Any, _context: Any) -> Any:
+        target = _concurrency(reference)
         return messages["GetMetricSpecResponse"](
-            metricSpecs=[messages["MetricSpec"](metricName=METRIC, targetSize=1, targetSizeFloat=1.0)]
+            metricSpecs=[messages["MetricSpec"](metricName=METRIC, targetSize=target, targetSizeFloat=float(target))]
         )
 
     async def _metrics(self, request: Any, context: Any) -> Any:
-        value = int(await self._place_of(request.scaledObjectRef, context))
+        reference, value = request.scaledObjectRef, 0
+        if await self._place_of(reference, context):
+            value = self._demanded(_model(reference), _concurrency(reference))
         return messages["GetMetricsResponse"](
             metricValues=[messages["MetricValue"](metricName=METRIC, metricValue=value, metricValueFloat=float(value))]
         )
+
+
+def _model(reference: Any) -> str:
+    return str(reference.scalerMetadata.get("model", "") or reference.name)
+
+
+def _concurrency(reference: Any) -> int:
+    """Return the requests that one pod takes at once. A trigger that does not state them is that of a single pod."""
+    stated = reference.scalerMetadata.get("concurrency", "")
+    return max(1, int(stated)) if stated.isdecimal() else 1

@@ -81,6 +81,11 @@ class ModelObject:
     adopted_from: str = ""  # its uid
     declared: Model | None = None  # MODEL with the names that older Models have, where there are such
 
+    @property
+    def most_pods(self) -> int:
+        """How many pods it may have at once: only KEDA scales by demand."""
+        return self.model.spec.scheduling.replicas if self.runtime is ClusterRuntime.KEDA else 1
+
     def shown_at(self, namespace: str) -> list[str]:
         """Return the paths of the objects that show its state."""
         if self.adopted_as:

@@ -69,7 +69,8 @@ class ClusterRuntimes:
     A runtime is opened if the API server serves the objects that it makes, and the switcher may list
     them. What runs is adopted from every open runtime, and stopped by the one that has it. So a
     Workspace that has moved to another runtime is released under the old one. `runtime_of` and
-    `fingerprint` are those of a Model's newest document.
+    `fingerprint` are those of a Model's newest document. `demand_of` returns the requests of a Model
+    that are queued or in flight, and how many of its pods must stay because of requests in flight.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ClusterRuntimes:
         fingerprint: Callable[[str], str | None],
         runtime_of: Callable[[str], ClusterRuntime],
         on_change: OnChange,
+        demand_of: Callable[[str], tuple[int, int]] = lambda _model: (0, 0),
         scaler_port: int = 0,
         scaler_tls: Path | None = None,
     ) -> None:
@@ -102,7 +104,8 @@ class ClusterRuntimes:
             ClusterRuntime.KEDA: self._keda,
             ClusterRuntime.DEPLOYMENT: make(DeploymentRuntime, ClusterRuntime.DEPLOYMENT),
         }
-        self._scaler = ExternalScaler(self._keda.has_place, namespace, scaler_port, scaler_tls)
+        self._demand_of = demand_of
+        self._scaler = ExternalScaler(self._keda.has_place, self._demanded, namespace, scaler_port, scaler_tls)
         self._scaler_problem = ""
         self._keda.on_place(self._scaler.changed)
         self._watchers: dict[Resource, Watcher] = {
@@ -212,6 +215,15 @@ class ClusterRuntimes:
     def has_place(self, model: str) -> bool:
         """Whether KEDA may scale a Model up."""
         return bool(self._keda.has_place(model))
+
+    def replicas_of(self, model: str) -> int:
+        """Return how many pods a Model that KEDA scales has claimed GPUs for; 0 without a place."""
+        return self._keda.replicas_of(model)
+
+    def _demanded(self, model: str, concurrency: int) -> int:
+        """Return the requests by which KEDA sizes a Model: for no more pods than it has claimed, and for those in use."""
+        requests, busy = self._demand_of(model)
+        return min(max(requests, busy * concurrency), self._keda.replicas_of(model) * concurrency)
 
     # The port -------------------------------------------------------------------------------------------------------------
 

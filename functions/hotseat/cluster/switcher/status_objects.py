@@ -22,10 +22,12 @@ from hotseat.core.messages import (
     Residency,
     Resident,
 )
+from hotseat.core.policy.api import Capacity
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
 
 SHOWN_SWITCHES = 20
+NOT_COUNTED = Capacity(None)
 
 # Fields of a Model's spec that routers need.
 ROUTER_FIELDS: Any = dict.fromkeys((
@@ -207,18 +209,19 @@ def model_status(
     deployment: Json | None = None,
     claim_problems: Sequence[tuple[str, str]] = (),
     cpu_image: str = "",
+    pods: int = 1,
+    capacity: Capacity = NOT_COUNTED,
 ) -> Json:
     """Return a Model's status. NAMES_CONFLICT tells which names other Models claim too. DEPLOYMENT: that of the Model.
 
     CLAIM_PROBLEMS are reasons and messages of changes that its claim does not have. CPU_IMAGE is why its GPUs are unused.
+    PODS is how many its runtime lets it have, CAPACITY that of its Workspace.
     """
     holds = resident is not None and resident.epoch != EXTERNAL_EPOCH
     phase = "Failed" if problem and problem.fatal and not holds else PHASES.get(status.state, "Pending")
     last = next((s for s in reversed(switches) if model.name in {s.to, *s.leaving}), None)
     conditions = _model_conditions(status, phase, cache, problem, generation)
-    if model.spec.scheduling.replicas > 1:
-        message = f"scheduling.replicas is {model.spec.scheduling.replicas}, but on a cluster each Model has one pod"
-        conditions.append(condition("Replicated", False, "OnePodOnly", message, generation))
+    conditions += _replicated(model, pods, capacity, generation)
     if claim_problems:
         messages = "; ".join(message for _, message in claim_problems)
         conditions.append(condition("ClaimUpToDate", False, claim_problems[0][0], messages, generation))
@@ -272,6 +275,21 @@ def _model_conditions(
         condition("Resident", serves, phase, pending, generation),
         condition("Degraded", bad, why if bad else "AsExpected", message, generation),
     ]
+
+
+def _replicated(model: Model, pods: int, capacity: Capacity, generation: int) -> list[Json]:
+    """Return the condition of a Model that should have several pods, why it cannot."""
+    replicas, gpus = model.spec.scheduling.replicas, model.spec.resources.gpus
+    if replicas > pods:
+        why = "OnePodOnly"
+        message = f"scheduling.replicas is {replicas}, but each Model has one pod, unless the runtime of its Workspace is KEDA"
+    elif replicas > 1 and capacity.gpus is not None and replicas * gpus > capacity.gpus:
+        why = "ExceedsCapacity"
+        message = f"scheduling.replicas is {replicas} and resources.gpus is {gpus}, so the Model needs {replicas * gpus} GPUs, "
+        message += f"but the Workspace has {capacity.gpus} (spec.capacity.gpus); lower scheduling.replicas"
+    else:
+        return []
+    return [condition("Replicated", False, why, message, generation)]
 
 
 def _parkable(model: Model, generation: int) -> list[Json]:

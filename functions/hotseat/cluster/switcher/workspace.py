@@ -125,14 +125,15 @@ class ClusterWorkspace(WorkspaceController):
         models: Iterable[Model],
         fingerprints: Mapping[str, str],
         *,
+        pods: Mapping[str, int] = MappingProxyType({}),
         problem: str = "",
         refusals: Mapping[str, str] = MappingProxyType({}),
         origins: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
         """Apply changed documents. PROBLEM is that of the Workspace's document, by which WORKSPACE is an earlier version of it.
 
-        By model: FINGERPRINTS where the document alone does not make the fingerprint, REFUSALS why it cannot be loaded, and
-        ORIGINS what its row says of its document.
+        By model: FINGERPRINTS where the document alone does not make the fingerprint, PODS how many an instance may have where
+        that is more than one, REFUSALS why it cannot be loaded, and ORIGINS what its row says of its document.
         """
         policy = None
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
@@ -148,6 +149,7 @@ class ClusterWorkspace(WorkspaceController):
                 fingerprints.get(m.name),
                 fetch_ahead=True,
                 may_park=False,
+                pods=pods.get(m.name, 1),
                 problem=_refusal(m.name, refusals),
             )
             for m in models

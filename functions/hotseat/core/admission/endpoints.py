@@ -1,19 +1,24 @@
 """The endpoints that one router sends to: which accept requests, and how many requests are in flight on each. Pure."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
 
 from hotseat.core.messages import InstanceState, Resident
+
+Key = TypeVar("Key")
 
 
 class EndpointSet:
     """The instances of the newest residency, and what is in flight on them.
 
-    A quiescing instance serves its batch and no more.
+    A quiescing instance serves its batch and no more. An instance with several pods has an endpoint for each.
     """
 
     def __init__(self) -> None:
-        self.open: dict[str, list[Resident]] = {}  # by model: its ready and quiescing instances
+        self.open: dict[str, list[Resident]] = {}  # by model: its ready and quiescing instances, one for each address
         self.in_flight: dict[str, int] = {}  # by instance; none of them is 0
+        self._loads: dict[tuple[str, str | None], int] = {}  # the same by instance and address
         self.served: dict[str, int] = {}  # by instance: dispatched ever
         self.draining = False  # whether any instance is quiescing or draining
         self._residents: tuple[Resident, ...] = ()
@@ -29,7 +34,9 @@ class EndpointSet:
         self.open, batches = {}, {}
         for resident in residents:
             if resident.state in (InstanceState.READY, InstanceState.QUIESCING) and resident.address is not None:
-                self.open.setdefault(resident.model, []).append(resident)
+                mine = self.open.setdefault(resident.model, [])
+                split = [replace(resident, address=each, more=()) for each in resident.addresses if resident.more]
+                mine += split or [resident]
             if resident.state is InstanceState.QUIESCING:
                 batches[resident.instance] = self._batches.get(resident.instance, newest)
         self._batches = batches
@@ -47,7 +54,7 @@ class EndpointSet:
         """Return the least loaded ready instance of a model with less than `limit` in flight (0: any), or None."""
         best, least = None, 0
         for instance in self.open.get(model, ()):
-            load = self.in_flight.get(instance.instance, 0)
+            load = self._load(instance)
             if (
                 instance.state is InstanceState.READY
                 and not (limit and load >= limit)
@@ -59,7 +66,7 @@ class EndpointSet:
     def quiescing(self, model: str, limit: int) -> Iterator[tuple[Resident, int]]:
         """Yield the quiescing instances of a model that are not full, each with the last order of its batch."""
         for instance in self.open.get(model, ()):
-            full = limit and self.in_flight.get(instance.instance, 0) >= limit
+            full = limit and self._load(instance) >= limit
             if instance.state is InstanceState.QUIESCING and not full:
                 yield instance, self._batches[instance.instance]
 
@@ -71,20 +78,40 @@ class EndpointSet:
         """Return how many requests can start at once when a model accepts requests, at least 1. 0: no limit."""
         if model not in self.open:
             return limit * max(1, sum(r.model == model for r in self._residents))
-        free = sum(max(0, limit - self.in_flight.get(instance.instance, 0)) for instance in self.open[model])
+        free = sum(max(0, limit - self._load(instance)) for instance in self.open[model])
         return max(1, free) if limit else 0
+
+    def busy_pods(self) -> dict[str, int]:
+        """Return by instance with several pods how many of them have a request in flight, or are older than one that has."""
+        return {
+            each.instance: max(
+                (n for n, address in enumerate(each.addresses, 1) if (each.instance, address) in self._loads), default=0
+            )
+            for each in self._residents
+            if each.more
+        }
+
+    def _load(self, instance: Resident) -> int:
+        return self._loads.get((instance.instance, instance.address), 0)
 
     # Counting ---------------------------------------------------------------------------------------------------------
 
-    def acquire(self, instance: str) -> None:
-        """Count a request that is dispatched to an instance."""
+    def acquire(self, endpoint: Resident) -> None:
+        """Count a request that is dispatched to an endpoint."""
+        instance, key = endpoint.instance, (endpoint.instance, endpoint.address)
         self.in_flight[instance] = self.in_flight.get(instance, 0) + 1
+        self._loads[key] = self._loads.get(key, 0) + 1
         self.served[instance] = self.served.get(instance, 0) + 1
 
-    def release(self, instance: str) -> None:
-        """Count a request of an instance that ended."""
-        left = self.in_flight[instance] - 1
-        if left:
-            self.in_flight[instance] = left
-        else:
-            del self.in_flight[instance]
+    def release(self, endpoint: Resident) -> None:
+        """Count a request of an endpoint that ended."""
+        _decrement(self.in_flight, endpoint.instance)
+        _decrement(self._loads, (endpoint.instance, endpoint.address))
+
+
+def _decrement(counts: dict[Key, int], key: Key) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]

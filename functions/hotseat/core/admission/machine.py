@@ -105,6 +105,7 @@ class AdmissionMachine:
             quiescing,
             requested,
             self._prewarm.snapshot(),
+            self._endpoints.busy_pods(),
         )
 
     def waiting_by_model(self) -> dict[str, QueuedDemand]:
@@ -222,7 +223,7 @@ class AdmissionMachine:
     def _dispatch(self, id_: int, request: QueuedRequest, instance: Resident) -> Dispatch:
         assert instance.address is not None  # noqa: S101 — only those with an address are open
         request.instance = instance
-        self._endpoints.acquire(instance.instance)
+        self._endpoints.acquire(instance)
         return Dispatch(id_, instance.instance, instance.address)
 
     def _edges_matter(self) -> bool:
@@ -266,7 +267,7 @@ class AdmissionMachine:
             gone = request.model not in self._queues and request.model not in self._prewarm
             return [ReportDemand(urgent=gone)]
         instance = request.instance.instance
-        self._endpoints.release(instance)
+        self._endpoints.release(request.instance)
         next_ones: list[AdmissionCommand] = []
         if request.model in self._queues:
             next_ones = [*self._serve(now, request.model), *self._reject_late(now, request.model)]

@@ -158,6 +158,12 @@ class RouterSnapshots:
         """Return the number of requests in flight at an instance."""
         return sum(d.in_flight.get(instance, 0) for d in self._newest.values())
 
+    def busy_pods(self, instance: str) -> int:
+        """Return how many pods an instance must keep, so that none with a request in flight ends."""
+        return max(
+            (d.busy_pods.get(instance, bool(d.in_flight.get(instance))) for d in self._newest.values()), default=0
+        )
+
     def answered(self, instance: str) -> int:
         """Return how many requests of present routers an instance has ended."""
         return sum(d.served.get(instance, 0) - d.in_flight.get(instance, 0) for d in self._newest.values())
@@ -268,6 +274,11 @@ class DemandState:
         mine = self.state.instances.of(instance.model) if whole else (instance,)
         busy = any(self.snapshots.in_flight(h.id) for h in mine)
         return not busy and not self.waiting(instance.model)[0]
+
+    def busy_pods(self) -> dict[str, int]:
+        """Return by model, of those that may have several pods, how many must stay because of requests in flight."""
+        several = [h for h in self.state.instances.values() if h.spec.pods > 1]
+        return {h.model: self.snapshots.busy_pods(h.id) for h in several}
 
     def queue(self) -> dict[str, tuple[int, float, int]]:
         """Return by model: queued requests, since when, and requests in flight. Models with neither are left out."""

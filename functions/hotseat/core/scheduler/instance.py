@@ -138,6 +138,7 @@ class Instance:
     since: float
     spec: SchedulingSpec
     address: str | None = None
+    more: tuple[str, ...] = ()  # addresses of its further pods
     leaving: str | None = None  # why it will be stopped, whatever a policy says
     ready_since: float | None = None
     ready_epoch: int = 0  # routers that have seen it have dispatched their queued requests
@@ -240,7 +241,8 @@ class Instance:
         if spec is None:
             self.mark_leaving("removed")
         elif spec.fingerprint == self.spec.fingerprint and self.state in ACTIVE_STATES:
-            self.spec = replace(spec, claim=self.spec.claim)  # it occupies what it was started with
+            # It occupies what it was started with.
+            self.spec = replace(spec, claim=self.spec.claim, pods=self.spec.pods)
             if self.leaving in ("removed", "changed"):
                 self.leaving = None  # the document is again what it was started with
 

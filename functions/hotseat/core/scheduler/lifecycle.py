@@ -182,6 +182,6 @@ class InstanceLifecycle:
         instance = Instance.begin(Trigger.STARTED, now, model=model, id=name, epoch=epoch, spec=spec)
         instance.devices, instance.replica = devices, replica
         self.parts.state.add(instance)
-        self.parts.effects.add(Start(model, name, epoch, devices))
+        self.parts.effects.add(Start(model, name, epoch, devices, spec.pods))
         self.parts.effects.wake_at(now + spec.start_timeout)
         self.parts.publish(now, max_wait)  # a start has an epoch of its own: it is part of the instance's identity

@@ -256,6 +256,10 @@ class Scheduler:
         """Return by model: queued requests, since when, and requests in flight. Models with neither are left out."""
         return self.parts.demand.queue()
 
+    def busy_pods(self) -> dict[str, int]:
+        """Return by model, of those that may have several pods, how many must stay because of requests in flight."""
+        return self.parts.demand.busy_pods()
+
     def stats(self) -> dict[str, ModelStats]:
         """Return the statistics of each model, for the next run."""
         return self._stats.stats(self.parts.state.specs)

@@ -35,6 +35,7 @@ class SchedulingSpec:
     return_after: float = 0.0  # it is the default, and returns after so many quiet seconds; 0: it does not
     ageing: float = 0.0  # seconds of waiting that count as one step of priority; 0: none do
     replicas: int = 1  # maximum of its instances
+    pods: int = 1  # maximum of pods of one instance, which its claim is for
     park: bool = False  # it parks instead of stopping, where it can
     host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
 

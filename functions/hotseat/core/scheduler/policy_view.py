@@ -108,9 +108,12 @@ class PolicyViewBuilder:
         claim, instances = state.specs[model].claim, state.instances.values()
         # They will be given back.
         capacity = replace(state.capacity, away=()) if state.capacity.away else state.capacity
-        return self.parts.preferences.unplaceable(
+        refusal = self.parts.preferences.unplaceable(
             model, claim, capacity, instances, now=now, epoch=epoch, groups=state.groups
         )
+        if refusal and refusal.code == "too_large" and (pods := state.specs[model].pods) > 1:
+            return replace(refusal, message=f"{refusal.message}; lower scheduling.replicas, which is {pods}")
+        return refusal
 
     def _loadable(self, model: str, now: float) -> bool:
         """Whether a model can be loaded now. If not, its weights are fetched, or its requests refused."""

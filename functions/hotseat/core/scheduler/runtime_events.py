@@ -10,6 +10,7 @@ from hotseat.core.events import Emit, model_failed
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
+    EndpointsChanged,
     InstanceAdopted,
     InstanceFailed,
     InstanceMeasured,
@@ -91,7 +92,7 @@ class RuntimeEvents:
             instance.replica = next_number(twins)
             instance.leaving = "duplicate" if len(twins) >= replicas else None
 
-    def handle(self, s: InstanceObservation) -> None:
+    def handle(self, s: InstanceObservation) -> None:  # noqa: C901 — one arm an observation
         """Handle an observation of an instance."""
         instance = self.parts.state.instances.get(s.instance)
         if instance is None or instance.epoch != s.epoch:
@@ -102,6 +103,8 @@ class RuntimeEvents:
             case InstanceReady():
                 if instance.state in (InstanceState.LOADING, InstanceState.WAKING) and instance.turn == s.turn:
                     self._become_ready(instance, s)
+            case EndpointsChanged():
+                self.parts.state.set_endpoints(instance, s.addresses)
             case InstanceParked() | SleepFailed():
                 self.parts.effects.add(*self.parts.sleep.handle(instance, s))
             case InstanceFailed():

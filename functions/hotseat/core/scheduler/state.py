@@ -8,7 +8,7 @@ from hotseat.core.events import Emit
 from hotseat.core.messages import InstanceState, Residency, Transition
 from hotseat.core.policy.api import NOTHING, UNMEASURED_WAIT, Capacity, Claim
 from hotseat.core.policy.groups import UNGROUPED, Groups
-from hotseat.core.scheduler.instance import STORY, Instance, Instances, Trigger
+from hotseat.core.scheduler.instance import DRAINING_STATES, STORY, Instance, Instances, Trigger
 from hotseat.core.scheduler.memory_usage import MemoryUsage, unchanged
 from hotseat.core.scheduler.messages import ConfigChanged, SchedulingSpec
 
@@ -65,6 +65,12 @@ class SchedulerState:
         """Let an instance enter the state that a trigger leads to. `detail` is added to its story."""
         instance.transition(trigger, now, detail, illegal=self.illegal)
         self.changed = True
+
+    def set_endpoints(self, instance: Instance, addresses: tuple[str, ...]) -> None:
+        """Record where an instance with several pods answers, unless it does not answer (any more)."""
+        if instance.state in (InstanceState.READY, *DRAINING_STATES):
+            instance.address, instance.more = addresses[0], addresses[1:]
+            self.changed = True
 
     def story(self, instance: str) -> tuple[Transition, ...]:
         """Return the last transitions of a present or recent instance, oldest first."""

@@ -190,6 +190,7 @@ def residents(instances: Iterable[Instance], specs: Mapping[str, SchedulingSpec]
             h.devices,
             h.memory,
             tuple(h.story)[-SHOWN:],
+            h.more,
         )
         for h in instances
     )

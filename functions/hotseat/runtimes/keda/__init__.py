@@ -1,1 +1,1 @@
-"""Runtime of a cluster with KEDA: a Model is a Deployment that KEDA scales, and an instance is a pod of it."""
+"""Runtime of a cluster with KEDA: a Model is a Deployment that KEDA scales, and an instance is its pods."""

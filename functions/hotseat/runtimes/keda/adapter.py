@@ -2,7 +2,8 @@
 
 A Model without a place is paused at zero by an annotation of its ScaledObject, which KEDA carries out
 at once. To start it, the pause is removed; KEDA then asks the switcher's external scaler, and
-scales the Deployment to one. So two have to agree before a pod is made: the ScaledObject is not
+scales the Deployment to one, or to more by demand: at most to scheduling.replicas, which is what the
+Model claims GPUs for. So two have to agree before a pod is made: the ScaledObject is not
 paused, and the scaler says that the Model has a place. An answer that comes too late, a pause that
 somebody removes, or a restart of either side does not bring a Model back.
 

@@ -1,4 +1,4 @@
-"""Runtime of one namespace: instances are pods of the Deployments of Models, which KEDA scales."""
+"""Runtime of one namespace: an instance is the pods of the Deployment of a Model, which KEDA scales."""
 
 import logging
 import threading
@@ -31,6 +31,11 @@ class KedaRuntime(PodRuntime):
         if self._adapter.adopting:
             return None
         return any(each.workload == model and not each.stopping for each in self._instances.all())
+
+    def replicas_of(self, model: str) -> int:
+        """Return how many pods a Model may have at most: what it claims GPUs for, 0 without a place. From any thread."""
+        found = [each for each in self._instances.all() if each.workload == model and not each.stopping]
+        return max((each.replicas for each in found), default=0)
 
     def _handle_change(self, resource: Resource, change: Change, item: Json) -> None:
         super()._handle_change(resource, change, item)

@@ -9,6 +9,8 @@ from hotseat.kube.constants import DEPLOYMENTS, PODS, Resource
 
 INSTANCE = "hotseat.dev/instance"  # annotation of a Deployment and its pods: the instance that they were scaled up for
 EPOCH = "hotseat.dev/epoch"  # annotation of both: the epoch of that instance
+REPLICAS = "hotseat.dev/instance-replicas"  # annotation of both: pods that it claims GPUs for, if it is more than one
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # Kubernetes': the pod with the lowest is deleted first
 SWITCHER = "hotseat.dev/switcher"  # annotation of a Deployment: identity of the only switcher that may scale it
 
 OnChange = Callable[[Resource, Change, Json], None]

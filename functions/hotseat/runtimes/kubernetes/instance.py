@@ -1,5 +1,6 @@
 """One instance: its pods, what must still end before its GPU is free, and adoption by a new switcher."""
 
+import re
 import threading
 from dataclasses import dataclass, field
 
@@ -14,13 +15,15 @@ from hotseat.kube.pods import (
     is_terminating,
     node,
     pull_error,
+    ready,
     terminal,
     uid,
     unschedulable,
 )
 from hotseat.runtimes.kubernetes.adapter import WorkloadAdapter
-from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE, annotations, labels
+from hotseat.runtimes.kubernetes.informers import DELETION_COST, EPOCH, INSTANCE, REPLICAS, annotations, labels
 
+_NUMBER = re.compile(r"-[1-9]\d{0,8}")
 UNSCHEDULABLE_AFTER = 1.0  # seconds; kube-scheduler needs some time to see that the GPU of the last instance is free
 PULL_TIMEOUT = 120.0  # seconds from the first image that could not be pulled; the kubelet tries again meanwhile
 MISSING_AFTER = 10.0  # seconds until the objects that serve the Model, and their Deployment, must exist
@@ -39,6 +42,8 @@ class TrackedPod:
     present: bool = True  # its object exists
     deleted: bool = False  # the runtime has deleted it
     annotated: bool = False  # it has the annotation with its instance
+    was_ready: bool = False
+    number: int = 0  # order in which the pods of an instance are deleted, the highest first; 0: it has none yet
     latest: Json = field(default_factory=dict)
 
     @property
@@ -59,7 +64,10 @@ class PodInstance:
     epoch: int
     started_at: float
     workload: str | None = None
-    pods: dict[str, TrackedPod] = field(default_factory=dict)
+    replicas: int = 1  # most pods that it claims GPUs for
+    addresses: tuple[str, ...] = ()  # that were last reported, where it may have several pods
+    last: str | None = None  # uid of the main pod when the instance last served
+    pods: dict[str, TrackedPod] = field(default_factory=dict)  # oldest first
     scaled: bool = False
     ready: bool = False
     stopping: bool = False
@@ -85,8 +93,18 @@ class PodInstance:
         tracked.node = node(pod) or tracked.node
         tracked.proven = tracked.proven or terminal(pod)
         tracked.present = tracked.present and not gone
+        tracked.was_ready = tracked.was_ready or ready(pod)
         tracked.latest = pod
         return tracked
+
+    def next_number(self) -> int:
+        """Return the number of the next pod."""
+        return 1 + max((pod.number for pod in self.pods.values()), default=0)
+
+    def marks(self) -> dict[str, str | None]:
+        """Return the annotations that say which instance something is of, and how many pods it claims GPUs for."""
+        several = str(self.replicas) if self.replicas > 1 else None
+        return {INSTANCE: self.id, EPOCH: str(self.epoch), REPLICAS: several}
 
     def mark_gone(self, pod_uid: str) -> None:
         """Accept a user's statement, or the loss of a node, as the proof that a pod is gone."""
@@ -95,9 +113,33 @@ class PodInstance:
             self.pods[pod_uid].present = False
 
     @property
+    def serving(self) -> list[TrackedPod]:
+        """Pods that serve, where there may be several: those that are ready, else those that were and have not failed.
+
+        An engine may be too busy for its probe, but another that is ready is preferred.
+        """
+        if self.replicas == 1:
+            return []
+        able = [pod for pod in self.present if pod.was_ready and pod.number and not is_terminating(pod.latest)]
+        able.sort(key=lambda pod: pod.number)
+        return [pod for pod in able if ready(pod.latest)] or [
+            pod for pod in able if failure(pod.latest, was_ready=True) is None
+        ]
+
+    @property
     def main(self) -> TrackedPod | None:
-        """The pod that serves or will serve: the oldest that has not ended."""
-        return next((pod for pod in self.pods.values() if pod.present and not pod.proven), None)
+        """The pod that serves or will serve: the oldest that serves, else the oldest that has not ended."""
+        return next(iter(self.serving or self.present), None)
+
+    @property
+    def present(self) -> list[TrackedPod]:
+        """Pods that have not ended."""
+        return [pod for pod in self.pods.values() if pod.present and not pod.proven]
+
+    @property
+    def decisive(self) -> TrackedPod | None:
+        """The pod whose end is that of the instance while no pod serves: the one that served last, else the first."""
+        return self.pods.get(self.last or "") or next(iter(self.pods.values()), None)
 
     @property
     def remaining(self) -> list[TrackedPod]:
@@ -128,21 +170,19 @@ class PodInstance:
 
     def find_failure(self, now: float) -> PodFailure | None:
         """Return why the instance will not serve (any more), according to its pods; None if there is no failure."""
-        if (main := self.main) is None:
-            for pod in self.pods.values():  # all have ended
-                return failure(pod.latest, was_ready=self.ready) or deleted(pod.latest)
+        pod = self.decisive
+        if pod is None or self.serving:
             return None
-        first = next(iter(self.pods.values()))
-        if first is not main:  # the first has ended, and a ReplicaSet has created another
-            return failure(first.latest, was_ready=self.ready) or deleted(first.latest)
-        if is_terminating(main.latest):
-            return deleted(main.latest)
-        if found := failure(main.latest, was_ready=self.ready):
+        if not pod.present or pod.proven:  # it has ended, whether or not a ReplicaSet has created another
+            return failure(pod.latest, was_ready=self.ready) or deleted(pod.latest)
+        if is_terminating(pod.latest):
+            return deleted(pod.latest)
+        if found := failure(pod.latest, was_ready=self.ready):
             return found
-        return self._not_pulled(main, now)
+        return self._not_pulled(pod, now)
 
-    def _not_pulled(self, main: TrackedPod, now: float) -> PodFailure | None:
-        error = pull_error(main.latest)
+    def _not_pulled(self, pod: TrackedPod, now: float) -> PodFailure | None:
+        error = pull_error(pod.latest)
         if error is None:
             self.pull_error_since = None
             return None
@@ -243,6 +283,13 @@ class InstanceTable:
         """Remove the owner of a pod whose object is gone."""
         self._owner.pop(uid(pod), None)
 
+    def forget_ended(self, instance: PodInstance) -> None:
+        """Remove the pods of a serving instance that have ended, and whose objects are gone."""
+        if instance.serving:
+            for pod in [pod for pod in instance.pods.values() if pod.proven and not pod.present]:
+                del instance.pods[pod.uid]
+                self._owner.pop(pod.uid, None)
+
 
 # Annotation of a Deployment, or of what scales it: pods that are not proven gone, as uid/name/node, separated by commas.
 UNPROVEN = "hotseat.dev/unproven"
@@ -298,8 +345,12 @@ def adopt(
     instance = PodInstance(
         model, noted.get(INSTANCE, instance_id(workspace, model, epoch)), epoch, now, workload, scaled=True
     )
+    instance.replicas = int(noted[REPLICAS]) if noted.get(REPLICAS, "").isdecimal() else 1
     for pod in found:
-        instance.update(pod).annotated = INSTANCE in annotations(pod)
+        tracked = instance.update(pod)
+        tracked.annotated = INSTANCE in annotations(pod)
+        if instance.replicas > 1 and _NUMBER.fullmatch(cost := annotations(pod).get(DELETION_COST, "")):
+            tracked.number = -int(cost)
     for pod in more:
         instance.update(pod, gone=True)
     for pod_uid, name, node_name in unproven_pods(record):
@@ -326,8 +377,9 @@ def fingerprint_of(instance: PodInstance) -> str | None:
 
 
 def gpus_of(instance: PodInstance) -> int | None:
-    """Return the number of GPUs that an instance occupies; None if its pods do not say, so that its document counts."""
-    return next((count for pod in instance.pods.values() if pod.latest and (count := pods.gpus(pod.latest))), None)
+    """Return the number of GPUs that an instance claims; None if its pods do not say, so that its document counts."""
+    each = next((count for pod in instance.pods.values() if pod.latest and (count := pods.gpus(pod.latest))), None)
+    return None if each is None else instance.replicas * each
 
 
 def unproven_pods(record: Json | None) -> list[tuple[str, str, str]]:

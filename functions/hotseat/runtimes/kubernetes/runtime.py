@@ -13,6 +13,7 @@ from hotseat.api.types import Json
 from hotseat.core.messages import (
     CacheObserved,
     CacheState,
+    EndpointsChanged,
     Fetch,
     InstanceAdopted,
     InstanceFailed,
@@ -158,7 +159,8 @@ class PodRuntime:
         """Load the model."""
         if self._model(command.model).spec.engine == EXTERNAL:
             raise ValueError(f"{command.model} is external, which hotseat does not start")
-        self._instances.add(PodInstance(command.model, command.instance, command.epoch, self._clock()))
+        instance = PodInstance(command.model, command.instance, command.epoch, self._clock(), replicas=command.pods)
+        self._instances.add(instance)
         self._log(command.model).write(_started(command.instance))
         self._wake()
 
@@ -272,6 +274,8 @@ class PodRuntime:
         main = instance.main
         if failure is not None:
             self._fail(instance, failure)
+        elif main is not None and not instance.ready and instance.serving:
+            self._probe_succeeded(instance, main.uid)  # another than the one that is probed was ready first
         elif main is not None and not instance.ready and pods.ip(main.latest) and instance.id not in self._probes:
             self._probe(instance, main)
         if failure is None:
@@ -279,7 +283,21 @@ class PodRuntime:
         if main is not None:
             self._log(instance.model).set_pod(main.latest)
             if failure is None:
-                self._scale_up.annotate(instance, main)
+                for pod in instance.present if instance.replicas > 1 else [main]:
+                    self._scale_up.annotate(instance, pod)
+                self._report_endpoints(instance, now)
+
+    def _report_endpoints(self, instance: PodInstance, now: float) -> None:
+        """Report where a ready instance with several pods answers, if that has changed."""
+        serving = instance.serving
+        found = (self._adapter.address(pod.latest) for pod in serving)
+        addresses = tuple(each for each in found if each is not None)
+        if instance.ready and addresses:
+            instance.last = serving[0].uid
+            if addresses != instance.addresses:
+                instance.addresses = addresses
+                self._report(EndpointsChanged(now, instance.id, instance.epoch, addresses))
+            self._instances.forget_ended(instance)
 
     def _probe(self, instance: PodInstance, main: TrackedPod) -> None:
         """Probe a pod until it is ready. Without a probe of ours, its condition says so."""
@@ -304,12 +322,15 @@ class PodRuntime:
         if (failure := instance.find_failure(self._clock())) is not None:
             self._fail(instance, failure)
             return
-        instance.ready = True
+        instance.ready = main.was_ready = True
+        instance.addresses = (address,)
+        if (probe := self._probes.get(instance.id)) is not None:
+            probe.cancel()
         self._report(InstanceReady(self._clock(), instance.id, instance.epoch, address))
 
     def _fail(self, instance: PodInstance, failure: pods.PodFailure) -> None:
         """Report a failure at once, and stop the instance."""
-        message, first = failure.message, next(iter(instance.pods.values()), None)
+        message, first = failure.message, instance.decisive
         if failure.reason in _REASONS_WITH_OUTPUT and first is not None:
             output = self._log(instance.model)
             output.set_pod(first.latest)
@@ -415,6 +436,7 @@ class PodRuntime:
             instance.id = f"{instance.id}-{next(iter(instance.pods), workload)[:8]}"
         self._instances.add(instance)
         address = self._adapter.address(instance.main.latest) if instance.ready and instance.main else None
+        instance.addresses = () if address is None else (address,)
         self._report(
             InstanceAdopted(
                 now,

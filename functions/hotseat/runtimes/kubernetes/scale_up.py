@@ -1,4 +1,4 @@
-"""Start of an instance: its newest workload is scaled to one, and its pod is probed until it serves."""
+"""Start of an instance: its newest workload is scaled up, and its pod is probed until it serves."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hotseat.kube import pods
 from hotseat.kube.pods import PodFailure, condition
 from hotseat.runtimes.kubernetes.adapter import Probe, WorkloadAdapter
-from hotseat.runtimes.kubernetes.informers import EPOCH, INSTANCE
+from hotseat.runtimes.kubernetes.informers import DELETION_COST
 from hotseat.runtimes.kubernetes.instance import MISSING_AFTER, PodInstance, TrackedPod
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
@@ -65,10 +65,13 @@ class ScaleUp:
         return self._node_failure(instance, instance.main, now)
 
     def annotate(self, instance: PodInstance, pod: TrackedPod) -> None:
-        """Annotate a pod with its instance."""
-        if pod.node and not pod.annotated:
-            self._writer.annotate(pod.name, {INSTANCE: instance.id, EPOCH: str(instance.epoch)})
-            pod.annotated = True
+        """Annotate a pod with its instance, and one of several with the order in which Kubernetes deletes them: the newest first."""
+        several = instance.replicas > 1
+        if pod.node and not (pod.annotated and (pod.number or not several)):
+            number = instance.next_number()
+            order = {DELETION_COST: str(-number)} if several else {}
+            self._writer.annotate(pod.name, {key: value for key, value in instance.marks().items() if value} | order)
+            pod.annotated, pod.number = True, number if several else 0
 
     def _scale_up(self, instance: PodInstance, now: float) -> PodFailure | None:
         workload, why = self._adapter.find_workload(self._writer, instance.model)
@@ -85,8 +88,7 @@ class ScaleUp:
                 else None
             )
         instance.workload = workload  # before the write, which may succeed although its response is lost
-        annotations = {INSTANCE: instance.id, EPOCH: str(instance.epoch)}
-        instance.scaled = self._adapter.scale(self._writer, deployment, 1, annotations) is not None
+        instance.scaled = self._adapter.scale(self._writer, deployment, 1, instance.marks()) is not None
         return None
 
     def _no_pod(self, instance: PodInstance) -> PodFailure | None:

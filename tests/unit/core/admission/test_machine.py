@@ -305,6 +305,50 @@ def test_two_instances_of_a_model_share_its_requests_and_a_quiescing_one_gets_no
 # Bounds ---------------------------------------------------------------------------------------------------------------
 
 
+def pods(*addresses: str, state: InstanceState = READY) -> Resident:
+    """An instance of a with a pod at each address."""
+    return Resident("a", "a@1", state, 1, 0.0, addresses[0], more=addresses[1:])
+
+
+def test_each_pod_of_an_instance_takes_its_share_and_what_was_at_one_that_left_goes_on() -> None:
+    gate = router(a=Limits(concurrency=1))
+    gate.step(seen(1, pods("http://x")))
+    assert gate.step(RequestArrived(1.0, 1, "a"))[0] == Dispatch(1, "a@1", "http://x")
+    assert gate.step(RequestArrived(1.1, 2, "a")) == [Queued(2), AT_ONCE]
+    assert gate.demand().busy_pods == {}, "there is only one"
+    assert gate.step(seen(2, pods("http://x", "http://y"))) == [Dispatch(2, "a@1", "http://y"), AT_ONCE]
+    assert gate.in_flight("a@1") == 2
+    assert gate.demand().busy_pods == {"a@1": 2}
+    gate.step(RequestFinished(2.0, 1))
+    assert gate.demand().busy_pods == {"a@1": 2}, "the second is in use"
+    gate.step(RequestFinished(2.1, 2))
+    assert gate.demand().busy_pods == {"a@1": 0}
+    assert gate.step(RequestArrived(3.0, 3, "a"))[0] == Dispatch(3, "a@1", "http://x")
+    assert gate.demand().busy_pods == {"a@1": 1}
+    assert gate.step(seen(3, pods("http://y", "http://z"))) == [AT_ONCE], "it is not aborted"
+    assert [gate.step(RequestArrived(4.0, n, "a"))[0] for n in (4, 5)] == [
+        Dispatch(4, "a@1", "http://y"),
+        Dispatch(5, "a@1", "http://z"),
+    ]
+    assert gate.in_flight("a@1") == 3
+    for request in (3, 4, 5):
+        gate.step(RequestFinished(5.0, request))
+    assert gate.in_flight("a@1") == 0
+
+
+def test_a_quiescing_instance_serves_its_batch_on_all_of_its_pods() -> None:
+    gate = router(a=Limits(concurrency=1))
+    gate.step(seen(1, pods("http://x", "http://y")))
+    for request in (1, 2, 3, 4):
+        gate.step(RequestArrived(1.0, request, "a"))
+    gate.step(seen(2, pods("http://x", "http://y", state=QUIESCING)))
+    gate.step(RequestArrived(2.0, 5, "a"))
+    assert gate.step(RequestFinished(3.0, 2))[0] == Dispatch(3, "a@1", "http://y")
+    assert gate.step(RequestFinished(3.0, 1))[0] == Dispatch(4, "a@1", "http://x")
+    assert gate.step(RequestFinished(4.0, 3)) == [], "the fifth came too late for the batch"
+    assert gate.waiting() == 1
+
+
 def test_a_bound_on_concurrency_holds_the_rest() -> None:
     gate = router(a=Limits(concurrency=2))
     gate.step(seen(1, resident("a")))

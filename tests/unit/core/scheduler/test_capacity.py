@@ -29,6 +29,12 @@ def test_an_order_that_no_switch_can_carry_out_ends_with_the_reason() -> None:
     assert story.tick(2.0) == []
 
 
+def test_one_whose_pods_together_are_too_large_is_told_of_its_replicas() -> None:
+    story = Story(Capacity(2), a=SchedulingSpec(Claim(3), pods=3))
+    message = "a claims more than its Workspace has: 3 GPUs (available: 2 GPUs); lower scheduling.replicas, which is 3"
+    assert story.demand(1.0, {"a": 1}) == [publish(2, refuse={"a": Refusal(2, "too_large", message)})]
+
+
 def test_models_that_fit_beside_each_other_are_loaded_at_once_each_with_an_epoch_of_its_own() -> None:
     story = Story(Capacity(2))
     assert story.demand(1.0, {"a": 1, "b": 1}) == [
