@@ -10,7 +10,7 @@ from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
 from hotseat.cluster.switcher.workspace import ClusterWorkspace
 from hotseat.control.event_log import EventLog
-from hotseat.core.messages import Demand, InstanceAdopted
+from hotseat.core.messages import Demand, InstanceAdopted, QueuedDemand
 from hotseat.core.scheduler.stats import ModelStats
 from tests.fakes import FakeRuntime
 
@@ -79,6 +79,24 @@ def test_a_router_whose_goodbye_is_faster_than_its_first_word_is_not_enrolled() 
     controller.remove_router("brief")
     controller.report_demand(Demand("brief", 1, 0), "router-0", through_broker=True)
     assert routers(controller) == []
+
+
+def test_a_broker_that_was_slow_once_delivers_again() -> None:
+    controller = open_controller()
+    waiting = {"a": QueuedDemand(1, 0.0)}
+
+    def delivered() -> str:
+        (found,) = [each for each in controller.build_status()["conditions"] if each["type"] == "EventsDelivered"]
+        return str(found["status"])
+
+    controller.report_demand(Demand("r", 1, 0), "r-0", through_broker=True)
+    assert delivered() == "Unknown", "nobody waited"
+    controller.report_demand(Demand("r", 2, 0, waiting), "r-0", through_broker=False)
+    assert delivered() == "False"
+    controller.report_demand(Demand("r", 3, 0), "r-0", through_broker=False)
+    assert delivered() == "False"
+    controller.report_demand(Demand("r", 4, 0), "r-0", through_broker=True)
+    assert delivered() == "True"
 
 
 def ready(controller: ClusterWorkspace) -> tuple[str, str, str]:

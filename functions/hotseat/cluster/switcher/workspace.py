@@ -48,6 +48,7 @@ class EnrolledRouter:
     pod: str
     seq: int = 0
     broker_seq: int = 0  # the last snapshot that came through the Broker
+    waiting_seq: int = 0  # the last one with queued requests
 
 
 class ClusterWorkspace(WorkspaceController):
@@ -173,14 +174,17 @@ class ClusterWorkspace(WorkspaceController):
             router.seq = max(router.seq, demand.seq)
             if through_broker:
                 router.broker_seq = max(router.broker_seq, demand.seq)
+            before = self._broker_ok
             if demand.waiting:
-                self._broker_ok = router.broker_seq >= demand.seq
+                router.waiting_seq = max(router.waiting_seq, demand.seq)
+            if router.waiting_seq and (demand.waiting or through_broker):
+                self._broker_ok = router.broker_seq >= router.waiting_seq
             former = [r.id for r in self._routers.values() if pod and r.pod == pod and r.id != demand.router]
         self.scheduler.send(DemandReported(time.monotonic(), demand))
         if new:
             for id_ in former:
                 self.remove_router(id_)
-        if new or demand.waiting:
+        if new or demand.waiting or self._broker_ok is not before:
             self._status_writer.mark(0.0 if new else ECHO_DELAY)
 
     def remove_router(self, router: str) -> None:
