@@ -146,15 +146,16 @@ class FakeKube:
             if error := self.refused.get(body["kind"]):
                 raise error
             labels = body["metadata"].get("labels") or {}
-            last, self._applied[path] = self._applied.get(path, {}), labels
             if path in self.objects:
-                gone = {"labels": dict.fromkeys(last.keys() - labels.keys())}
-                return self.merge(path, merged({"metadata": gone}, body) if gone["labels"] else body)
-            if "resourceVersion" in body["metadata"]:
+                gone = {"labels": dict.fromkeys(self._applied.get(path, {}).keys() - labels.keys())}
+                result = self.merge(path, merged({"metadata": gone}, body) if gone["labels"] else body)
+            elif "resourceVersion" in body["metadata"]:
                 raise KubeError(CONFLICT, f"{path} does not exist")
-            self.calls.append(("apply", path))
-            result = self.put(path, body)
-            self.control(path)
+            else:
+                self.calls.append(("apply", path))
+                result = self.put(path, body)
+                self.control(path)
+            self._applied[path] = labels  # only now: one that was refused has applied nothing
             return result
 
     def delete(

@@ -33,12 +33,16 @@ class KedaHome(Home):
         merge = self.kube.merge
 
         def seen(path: str, body: Json) -> Json:
+            entry = None
             if "replicas" in body.get("spec", {}) and path.startswith(DEPLOYMENTS.path(NS)):
                 name = path.rpartition("/")[2]
                 by_keda = "metadata" not in body
                 there = SCALED_OBJECTS.path(NS, name) in self.kube.objects
-                self.scales.append((name, body["spec"]["replicas"], by_keda, there))
-            return merge(path, body)
+                entry = (name, body["spec"]["replicas"], by_keda, there)
+            changed = merge(path, body)
+            if entry:  # it was not refused as a change of an old version
+                self.scales.append(entry)
+            return changed
 
         self.kube.merge = seen  # type: ignore[method-assign]
         self.write_workspace(spec("KEDA"))
