@@ -189,6 +189,10 @@ class Hotseat:
     def pods_of(self, model: str) -> list[Json]:
         return self.pods(f"serving.knative.dev/service={model}")
 
+    def pod_of(self, model: str) -> Json:
+        """Return the one pod of a model. Another whose containers have ended may be listed a moment longer."""
+        return wait_until(lambda: len(found := self.pods_of(model)) == 1 and found, 20, f"one pod of {model}")[0]
+
     def state_label(self, model: str) -> str:
         """Give what `kubectl get ksvc -L hotseat.dev/state` shows of a model."""
         line = self.kubectl("get", "ksvc", model, "-L", "hotseat.dev/state", "--no-headers").split()

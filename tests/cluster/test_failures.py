@@ -61,7 +61,7 @@ def test_who_waits_for_a_model_that_cannot_be_had_hears_why(
 
 def test_a_resident_engine_that_dies_is_found_and_comes_back(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
-    (pod,) = hotseat.pods_of("alpha")
+    pod = hotseat.pod_of("alpha")
     hotseat.kubectl(
         "exec", pod["metadata"]["name"], "-c", "engine", "--", "python", "-c", "import os; os.kill(1, 15)", check=False
     )

@@ -36,6 +36,8 @@ from hotseat.runtimes.kubernetes import instance as runtime_instance
 from tests.fakes import Observations
 from tests.knative_home import NoFetcher
 
+from .harness import wait_until
+
 pytestmark = pytest.mark.cluster
 
 IMAGE = os.environ.get("HOTSEAT_TEST_IMAGE", "dev.local/hotseat:dev")
@@ -227,7 +229,7 @@ def test_a_stop_at_any_moment_of_loading(kube: Kube, namespace: str, home: Home,
 def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("two", "default/two@50", 50))
     home.told.await_one(InstanceReady, "default/two@50", timeout=30)
-    (pod,) = pods_of(kube, namespace, "two")
+    pod = wait_until(lambda: len(found := pods_of(kube, namespace, "two")) == 1 and found, 20, "one pod")[0]
     kube.delete(PODS.path(namespace, pod["metadata"]["name"]), grace=0)
     unproven = home.told.await_one(InstanceUnproven, "default/two@50", timeout=40)
     assert pod["metadata"]["uid"] in unproven.reason
@@ -239,7 +241,7 @@ def test_a_pod_that_was_forced_out_holds_until_a_person_settles_it(kube: Kube, n
 def test_a_service_deleted_by_hand_holds_until_its_pod_has_ended(kube: Kube, namespace: str, home: Home) -> None:
     home.runtime.start(Start("two", "default/two@60", 60))
     home.told.await_one(InstanceReady, "default/two@60", timeout=30)
-    (pod,) = pods_of(kube, namespace, "two")
+    pod = wait_until(lambda: len(found := pods_of(kube, namespace, "two")) == 1 and found, 20, "one pod")[0]
     kube.delete(SERVICES.path(namespace, "two"))
     assert home.told.await_one(InstanceFailed, "default/two@60", timeout=20).reason == "PodDeleted"
     home.told.await_one(InstanceReleased, "default/two@60", timeout=90)

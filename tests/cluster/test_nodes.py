@@ -25,7 +25,7 @@ def models(hotseat: Hotseat) -> None:
 def test_a_pod_that_is_evicted_is_waited_for_and_its_model_comes_back(hotseat: Hotseat) -> None:
     """Without the guard: its ReplicaSet makes a replacement at once, which may start on the other GPU before it is deleted."""
     assert hotseat.chat("alpha").status == 200
-    (pod,) = hotseat.pods_of("alpha")
+    pod = hotseat.pod_of("alpha")
     eviction = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -65,7 +65,7 @@ def cut_off(hotseat: Hotseat) -> Iterator[None]:
 )
 def test_what_is_resident_is_served_while_the_api_server_is_away(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
-    (pod,) = hotseat.pods_of("alpha")
+    pod = hotseat.pod_of("alpha")
     with cut_off(hotseat):
         until = time.monotonic() + 30
         while time.monotonic() < until:

@@ -120,7 +120,7 @@ def test_real_weights_come_before_a_gpu_is_taken_and_then_answer(
     answer = wait_until(lambda: (a := hotseat.chat("gemma", max_tokens=16)).status != 503 and a, 30)
     assert answer.status == 200, answer.error
     assert answer.body["choices"][0]["message"]["content"].strip(), "real words of a real model"
-    (pod,) = hotseat.pods_of("gemma")
+    pod = hotseat.pod_of("gemma")
     claims = [
         each["persistentVolumeClaim"]["claimName"] for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each
     ]

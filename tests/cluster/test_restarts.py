@@ -39,7 +39,7 @@ def state_of(hotseat: Hotseat, name: str) -> str:
 
 def test_what_is_resident_stays_when_the_switcher_goes(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
-    (pod,) = hotseat.pods_of("alpha")
+    pod = hotseat.pod_of("alpha")
     former = hotseat.component("switcher")["metadata"]["uid"]
     kill(hotseat, "switcher")
     assert hotseat.chat("alpha").status == 200, "the router needs no switcher for what is resident"
@@ -48,7 +48,7 @@ def test_what_is_resident_stays_when_the_switcher_goes(hotseat: Hotseat, guard: 
     assert hotseat.chat("beta").status == 200, "the next one switches"
     assert hotseat.chat("alpha").status == 200
     kill(hotseat, "switcher")
-    (pod,) = hotseat.pods_of("alpha")
+    pod = hotseat.pod_of("alpha")
     for _ in range(5):
         assert hotseat.chat("alpha").status == 200
     wait_until(lambda: hotseat.is_ready("hotseat-switcher"), 60)

@@ -131,7 +131,7 @@ def test_a_service_made_by_hand_is_adopted(hotseat: Hotseat, guard: Guard) -> No
 def test_a_change_of_a_resident_model_is_a_clean_switch(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
     first = hotseat.status("ksvc", "alpha")["latestCreatedRevisionName"]
-    (pod,) = hotseat.pods_of("alpha")
+    pod = hotseat.pod_of("alpha")
     hotseat.apply(model("alpha", "--tokens", "3"))
     wait_until(lambda: hotseat.status("ksvc", "alpha")["latestReadyRevisionName"] != first, 60, "a new Revision")
     wait_until(
@@ -142,7 +142,7 @@ def test_a_change_of_a_resident_model_is_a_clean_switch(hotseat: Hotseat, guard:
     answer = hotseat.chat("alpha")
     assert answer.status == 200, answer.error
     assert answer.body["usage"]["completion_tokens"] == 3, "the new arguments"
-    (fresh,) = hotseat.pods_of("alpha")
+    fresh = hotseat.pod_of("alpha")
     assert fresh["metadata"]["labels"]["serving.knative.dev/revision"] != first
     hotseat.apply(model("alpha"))
 

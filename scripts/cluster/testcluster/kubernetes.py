@@ -206,6 +206,8 @@ def start_node() -> None:
         with contextlib.suppress(OSError):
             pathlib.Path("/proc/sys", key).write_text("1")
     sh("iptables", "-P", "FORWARD", "ACCEPT")
+    for chain in ("FORWARD", "OUTPUT"):  # while kube-proxy changes its tables, or else whoever is outside may answer
+        sh("iptables", "-A", chain, "-d", SERVICE_CIDR, "-m", "comment", "--comment", "testcluster", "-j", "DROP")
     kubelet = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
