@@ -341,7 +341,8 @@ class ModelSpec(Document):
     concurrency: Annotated[int, Field(ge=0)] = Field(
         default=0,
         validate_default=True,
-        description="Maximum number of requests in flight of each instance. Further requests are queued. 0: no limit.",
+        description="Maximum number of requests in flight of each engine (on a cluster, each pod). Further requests are queued. "
+        "0: no limit.",
     )
     vllm: VllmSettings | None = Field(default=None, description="Settings of engine vllm.")
     pod_template: dict[str, Any] | None = Field(
