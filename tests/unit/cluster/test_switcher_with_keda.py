@@ -69,6 +69,16 @@ class KedaHome(Home):
         demand = Demand("router-1", self.seq, residency.epoch, queued, flight, busy_pods=pods)
         self.send(demand)
 
+    def load_both_pods(self) -> None:
+        """Let a have two pods, which are all that the Workspace has GPUs for. The Model b is not loaded."""
+        self.autoscaled = True
+        self.write_workspace(spec("KEDA", 2))
+        self.write("a", scheduling={"replicas": 2}, concurrency=1)
+        self.write("b", concurrency=1)
+        self.load("a")
+        self.report(waiting=1, in_flight=1, busy=1)
+        self.until(lambda: self.addresses() == 2)
+
     def replicas(self) -> int:
         return int(self.kube.objects[AT]["spec"]["replicas"])
 
@@ -204,13 +214,7 @@ def test_keda_sizes_a_model_by_demand_within_what_it_has_claimed(home: KedaHome)
 
 
 def test_all_pods_are_gone_before_another_model_starts(home: KedaHome) -> None:
-    home.autoscaled = True
-    home.write_workspace(spec("KEDA", 2))
-    home.write("a", scheduling={"replicas": 2}, concurrency=1)
-    home.write("b", concurrency=1)
-    home.load("a")
-    home.report(waiting=1, in_flight=1, busy=1)
-    home.until(lambda: home.addresses() == 2)
+    home.load_both_pods()
     home.kube.lively = False  # pods end when told
     pods = home.kube.pods("a")
     home.report()
@@ -267,13 +271,7 @@ def test_a_model_with_replicas_moves_to_a_runtime_with_one_pod_and_back(home: Ke
 
 
 def test_the_next_switcher_goes_on_with_all_pods_and_their_claim(home: KedaHome) -> None:
-    home.autoscaled = True
-    home.write_workspace(spec("KEDA", 2))
-    home.write("a", scheduling={"replicas": 2}, concurrency=1)
-    home.write("b", concurrency=1)
-    home.load("a")
-    home.report(waiting=2)
-    home.until(lambda: home.addresses() == 2)
+    home.load_both_pods()
     home.kube.annotate_pods("a")
     pods = {each["metadata"]["uid"] for each in home.kube.pods("a")}
     home.stop()

@@ -35,14 +35,29 @@ class ReplicasHome(KedaHome):
         await_true(lambda: self.kube.pods("a"))
         return self.kube.pods("a")[-1]
 
+    def second(self) -> dict:
+        """Let KEDA scale up to two pods. Return the newest, which has no node yet."""
+        self.wanted = 2
+        await_true(lambda: len(self.kube.pods("a")) == 2)
+        return self.kube.pods("a")[-1]
+
     def both(self) -> tuple[dict, dict]:
         """Let two pods serve."""
         first = self.resident()
-        self.wanted = 2
-        await_true(lambda: len(self.kube.pods("a")) == 2)
-        second = self.kube.serve(self.kube.pods("a")[-1])
+        second = self.kube.serve(self.second())
         await_true(lambda: self.endpoints() == (ip(self.now(first)), ip(second)))
         return self.now(first), self.now(second)
+
+    def release(self, *pods: dict) -> None:
+        """Stop it, and let its pods end once they are told to."""
+        self.stop()
+        await_true(lambda: all(self.going(pod) for pod in pods))
+        for pod in pods:
+            self.kube.end(pod)
+        self.told.await_one(InstanceReleased, A)
+
+    def still_holds(self) -> None:
+        never(lambda: "InstanceReleased" in self.told.of_instance(A))
 
     def now(self, pod: dict) -> dict:
         return self.kube.objects[PODS.path(NS, pod["metadata"]["name"])]
@@ -97,7 +112,7 @@ def test_it_is_released_when_each_pod_is_proven_gone(home: ReplicasHome) -> None
     home.stop()
     await_true(lambda: home.going(first) and home.going(second))
     home.kube.end(second)
-    never(lambda: "InstanceReleased" in home.told.of_instance(A))
+    home.still_holds()
     home.kube.end(first)
     home.told.await_one(InstanceReleased, A)
     assert home.notes()["hotseat.dev/instance"] == A
@@ -108,13 +123,11 @@ def test_it_is_released_when_each_pod_is_proven_gone(home: ReplicasHome) -> None
 def test_a_pod_that_comes_while_it_is_released_holds_its_gpu(home: ReplicasHome) -> None:
     """The HorizontalPodAutoscaler may have written just before the pause."""
     first = home.resident()
-    home.wanted = 2
-    await_true(lambda: len(home.kube.pods("a")) == 2)
-    second = home.kube.run(home.kube.pods("a")[-1])
+    second = home.kube.run(home.second())
     home.stop()
     await_true(lambda: home.going(first) and home.going(second))
     home.kube.end(first)
-    never(lambda: "InstanceReleased" in home.told.of_instance(A))
+    home.still_holds()
     home.kube.end(second)
     home.told.await_one(InstanceReleased, A)
 
@@ -126,16 +139,10 @@ def test_fewer_replicas_take_the_newest_pod_which_gets_nothing_more(home: Replic
     await_true(lambda: home.endpoints() == (ip(first),))
     home.kube.end(home.now(second))
     await_true(lambda: len(home.runtime._instances.get(A).pods) == 1)  # type: ignore[union-attr]
-    home.wanted = 2
-    await_true(lambda: len(home.kube.pods("a")) == 2)
-    third = home.kube.serve(home.kube.pods("a")[-1])
+    third = home.kube.serve(home.second())
     await_true(lambda: home.endpoints() == (ip(first), ip(third)))
     assert not home.failed()
-    home.stop()
-    await_true(lambda: home.going(first) and home.going(third))
-    for pod in (first, third):
-        home.kube.end(pod)
-    home.told.await_one(InstanceReleased, A)
+    home.release(first, third)
 
 
 def test_a_crash_of_one_fails_nothing_and_it_serves_again_when_it_is_ready(home: ReplicasHome) -> None:
@@ -174,11 +181,7 @@ def test_a_pod_that_is_taken_away_is_replaced(home: ReplicasHome, how: str) -> N
     await_true(lambda: home.endpoints() == (ip(second), ip(third)))
     assert home.now(third)["metadata"]["annotations"][COST] == "-3"
     assert not home.failed()
-    home.stop()
-    await_true(lambda: home.going(second) and home.going(third))
-    for pod in (second, third):
-        home.kube.end(pod)
-    home.told.await_one(InstanceReleased, A)
+    home.release(second, third)
 
 
 def test_when_no_pod_serves_it_has_failed_and_all_pods_end(home: ReplicasHome) -> None:
@@ -190,15 +193,14 @@ def test_when_no_pod_serves_it_has_failed_and_all_pods_end(home: ReplicasHome) -
     assert (failed.reason, failed.exit_code) == ("Exited", 139), "that of the one that served last"
     await_true(lambda: home.going(first) and home.going(second))
     home.kube.end(first)
-    never(lambda: "InstanceReleased" in home.told.of_instance(A))
+    home.still_holds()
     home.kube.end(second)
     home.told.await_one(InstanceReleased, A)
 
 
 def test_a_load_fails_with_its_first_pod(home: ReplicasHome) -> None:
-    home.wanted = 2
     home.start()
-    await_true(lambda: len(home.kube.pods("a")) == 2)
+    home.second()
     first, second = (home.kube.run(pod) for pod in home.kube.pods("a"))
     home.kube.crash(first, 3)
     assert home.told.await_one(InstanceFailed, A).reason == "ExitedWhileLoading"
@@ -209,11 +211,8 @@ def test_a_load_fails_with_its_first_pod(home: ReplicasHome) -> None:
 
 
 def test_whichever_pod_is_ready_first_makes_it_ready(home: ReplicasHome) -> None:
-    home.wanted = 2
-    home.start()
-    await_true(lambda: len(home.kube.pods("a")) == 2)
-    first = home.kube.run(home.kube.pods("a")[0])
-    second = home.kube.serve(home.kube.pods("a")[1])
+    first = home.kube.run(home.start())
+    second = home.kube.serve(home.second())
     assert ip(second) in home.told.await_one(InstanceReady, A).address
     home.kube.serve(first)
     await_true(lambda: len(home.endpoints()) == 2)
@@ -248,7 +247,7 @@ def test_the_next_switcher_adopts_all_pods_and_the_claim(home: ReplicasHome) -> 
     home.stop()
     await_true(lambda: home.scale() == 0)
     home.kube.end(home.now(first))
-    never(lambda: "InstanceReleased" in home.told.of_instance(A))
+    home.still_holds()
     for pod in home.kube.pods("a"):
         home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
@@ -267,6 +266,6 @@ def test_killed_while_its_pods_end(home: ReplicasHome) -> None:
     home.again()
     assert home.told.await_one(InstanceAdopted, A).releasing
     home.kube.end(first)
-    never(lambda: "InstanceReleased" in home.told.of_instance(A))
+    home.still_holds()
     home.kube.end(second)
     home.told.await_one(InstanceReleased, A)
