@@ -19,7 +19,7 @@ from hotseat.control.owner import LoopOwner
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.manifests.files import Debouncer, snapshot
@@ -34,7 +34,6 @@ from hotseat.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 2**20
 PARKED_SHARE = 0.5  # of the machine's memory, for parked models without a limit in the Workspace
 SHUTDOWN_MARGIN = 10.0  # seconds for the parts of a shutdown without a timeout
 

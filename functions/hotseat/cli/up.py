@@ -14,11 +14,11 @@ import click
 
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import parse_duration, parse_quantity
-from hotseat.app import MAX_BODY, App, Settings, shutdown_time
+from hotseat.app import App, Settings, shutdown_time
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
 from hotseat.gateway.http.interfaces import HttpLimits
-from hotseat.gateway.limits import ConcurrencyLimit, thread_cap
+from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
 from hotseat.gateway.threads import Threads
 from hotseat.manifests.loading import Manifest, load

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from hotseat.api.units import Unreadable, parse_bytes, parse_duration
 from hotseat.gateway.http.interfaces import HttpLimits
-from hotseat.gateway.limits import ConcurrencyLimit, thread_cap
+from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Served, Server
 from hotseat.gateway.threads import MOST, Threads
 from hotseat.kube.constants import ADMIN_PORT, SCALER_ADDRESS, SCALER_PORT, ClusterSettings
@@ -21,8 +21,6 @@ from hotseat.telemetry.logs import set_up_logging
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-MAX_BODY = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

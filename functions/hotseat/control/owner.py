@@ -5,7 +5,9 @@ import threading
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -41,12 +43,12 @@ class LoopOwner:
         """Run a function on the owning thread. Return its result, or raise its exception."""
         if threading.get_ident() == self._thread:
             return function()
-        call = _Call(function)
+        result = Future[T]()
         with self._lock:
             if self._loop is None:
                 return function()
-            self._post(self._loop, call.run)
-        return call.result()
+            self._post(self._loop, partial(_fulfil, result, function))
+        return result.result()
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function on the owning thread, soon. Do not wait for it."""
@@ -72,24 +74,8 @@ class LoopOwner:
                 log.exception("a function for the event loop failed")
 
 
-class _Call(Generic[T]):
-    """A function whose caller waits for the result."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
-        self._done = threading.Event()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._result = self._function()
-        except BaseException as error:
-            self._error = error
-        self._done.set()
-
-    def result(self) -> T:
-        self._done.wait()
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._result)
+def _fulfil(result: "Future[T]", function: Callable[[], T]) -> None:
+    try:
+        result.set_result(function())
+    except BaseException as error:
+        result.set_exception(error)

@@ -50,6 +50,11 @@ def api_kind(error: HotseatError) -> ApiKind:
     return kind if error.code is None else kind._replace(code=error.code)
 
 
+def internal_error() -> HotseatError:
+    """Return the error for the client after an exception that is a bug of hotseat. The caller logs the exception."""
+    return HotseatError("Internal error in hotseat. Its log has the details.")
+
+
 def error_body(error: HotseatError) -> dict[str, Any]:
     """Return the JSON body of an error."""
     kind = api_kind(error)

@@ -14,7 +14,7 @@ from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
-from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, error_event
+from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, error_event, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
@@ -390,16 +390,14 @@ class InferenceRequest:
                 self._fail(short)
                 return
             log.exception("internal error (a bug in hotseat): %s", self._route.path)
-            self._fail(HotseatError("Internal error in hotseat. Its log has the details."))
+            self._fail(internal_error())
 
     def _fail(self, error: HotseatError) -> None:
         response = self._response
-        if not response.begun:
-            response.fail(error)
-        elif self._comments is not None and not response.ended:
+        if self._comments is not None and response.begun and not response.ended:
             response.end(error_event(error_body(error)))
-        elif not response.ended:
-            response.abort()  # the client must not take a truncated answer for complete
+        else:
+            response.fail_or_abort(error)
         self._end(api_kind(error).status)
 
     def _stop_timer(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hotseat.core.errors import HotseatError, QueueFull, Unavailable
 from hotseat.gateway.threads import MIN_THREADS, Threads
 
+MAX_BODY = 64 * 2**20  # bytes of a request body, where no other limit is set
 OUR_TASKS = 2 / 3  # share of the limit on processes and threads
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -91,8 +92,8 @@ def no_more(what: str) -> HotseatError:
 class ConcurrencyLimit:
     """A limit on the number of long requests. Requests beyond the limit are refused immediately.
 
-    Each has file descriptors. Some are reserved for probes and for refusals. `with limit:` takes one slot on the event loop,
-    `with limit.in_thread:` in a thread of `threads`, which the request occupies.
+    Each has file descriptors. Some are reserved for probes and for refusals. `take` takes one on the event loop, `with limit.in_thread:`
+    one in a thread of `threads`, which the request occupies.
     """
 
     def __init__(self, count: int, threads: Threads | None = None) -> None:
@@ -116,12 +117,6 @@ class ConcurrencyLimit:
         """Release a slot."""
         with self._lock:
             self._taken -= 1
-
-    def __enter__(self) -> None:
-        self.take()
-
-    def __exit__(self, *_: object) -> None:
-        self.give_back()
 
 
 class _InThread:

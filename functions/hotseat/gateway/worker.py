@@ -12,6 +12,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 from hotseat.control.owner import LoopOwner
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.http.server import HttpServer
+from hotseat.gateway.limits import MAX_BODY
 from hotseat.gateway.service import PlainService
 from hotseat.gateway.threads import Threads
 from hotseat.gateway.wsgi_threads import WsgiThreads
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 
 GC_THRESHOLDS = 10_000, 20, 20  # fewer collections than by default; requests make few cycles
 PARENT_CHECK = 1.0  # seconds between checks whether the arbiter is alive
-PLAIN_BODY = 64 * 2**20  # bytes of a body for an application that sets no limit
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -98,7 +98,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
 
 def _max_body(app: Any) -> int:
-    return int(getattr(app, "config", {}).get("MAX_CONTENT_LENGTH") or PLAIN_BODY)
+    return int(getattr(app, "config", {}).get("MAX_CONTENT_LENGTH") or MAX_BODY)
 
 
 def _log_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
-from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body
+from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body, internal_error
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.openai import openai_blueprint
@@ -74,7 +74,7 @@ class Gateway(Flask):
             self.logger.warning("%s %s: %r", request.method, request.path, error)
             return _error_response(short)
         self.logger.error("internal error (a bug in hotseat): %s %s", request.method, request.path, exc_info=error)
-        return _error_response(HotseatError("Internal error in hotseat. Its log has the details."))
+        return _error_response(internal_error())
 
 
 def create_gateway(

@@ -6,10 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import quote
 
 from hotseat.control.owner import LoopOwner
-from hotseat.core.errors import HotseatError
+from hotseat.gateway.errors import internal_error
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response, encode_fields
 from hotseat.gateway.limits import no_more, shortage
@@ -86,8 +85,8 @@ class WsgiRequest:
         except Exception as error:
             if (short := shortage(error)) is None:
                 log.exception("internal error (a bug in hotseat): %s %s", self._request.method, self._request.path)
-            failure = short or HotseatError("Internal error in hotseat. Its log has the details.")
-            self._server.owner.call(lambda: _break(response, failure))
+            failure = short or internal_error()
+            self._server.owner.call(lambda: response.fail_or_abort(failure))
 
     def _answer(self, response: Response) -> None:
         pieces = self._server.app(self._environ(), self._start_response)
@@ -165,8 +164,6 @@ class WsgiRequest:
             "SCRIPT_NAME": "",
             "PATH_INFO": request.path,
             "QUERY_STRING": request.query,
-            "RAW_URI": quote(request.path, safe="/", encoding="latin-1")
-            + (f"?{request.query}" if request.query else ""),
             "SERVER_NAME": request.headers.get("host", "localhost").rpartition(":")[0] or "localhost",
             "SERVER_PORT": str(request.port),
             "SERVER_PROTOCOL": f"HTTP/1.{request.minor}",
@@ -194,10 +191,3 @@ _NOT_IN_ENVIRON = frozenset({"content-length", "transfer-encoding"})
 
 class _ClientGoneError(Exception):
     """The client has left."""
-
-
-def _break(response: Response, error: HotseatError) -> None:
-    if not response.begun:
-        response.fail(error)
-    elif not response.ended:
-        response.abort()

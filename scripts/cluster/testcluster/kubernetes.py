@@ -206,7 +206,7 @@ def start_node() -> None:
         with contextlib.suppress(OSError):
             pathlib.Path("/proc/sys", key).write_text("1")
     sh("iptables", "-P", "FORWARD", "ACCEPT")
-    for chain in ("FORWARD", "OUTPUT"):  # while kube-proxy changes its tables, or else whoever is outside may answer
+    for chain in ("FORWARD", "OUTPUT"):  # while kube-proxy changes its tables, somebody outside could answer instead
         sh("iptables", "-A", chain, "-d", SERVICE_CIDR, "-m", "comment", "--comment", "testcluster", "-j", "DROP")
     kubelet = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -315,9 +315,8 @@ def _remove_network() -> None:
         if any(ipaddress.ip_address(each) in ipaddress.ip_network(POD_CIDR) for each in found):
             sh("ip", "netns", "delete", name.name, check=False, capture_output=True)
     rules = output("iptables-save").splitlines()
-    ours = re.compile(
-        rf"testcluster|-[sd] {re.escape(POD_CIDR.removesuffix('0.0/16'))}"
-    )  # a network's name, a pod's address
+    # The CNI plugins name the network in a comment. Rules of a test have the address of a pod.
+    ours = re.compile(rf"testcluster|-[sd] {re.escape(POD_CIDR.removesuffix('0.0/16'))}")
     named = [line for line in rules if ours.search(line)]
     chains = {chain for line in named for chain in re.findall(r"-j (CNI-[0-9a-f-]+|CNI-DN-[0-9a-f]+)$", line)}
     kept = [line for line in rules if line not in named and not chains.intersection(re.split(r"[ :]", line))]

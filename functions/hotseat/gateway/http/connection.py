@@ -12,11 +12,11 @@ from typing import cast
 import httptools
 
 from hotseat.core.errors import BadRequest, HeadTooLarge, HotseatError, TooLarge, TooSlow, Unavailable
-from hotseat.gateway.errors import api_kind
+from hotseat.gateway.errors import api_kind, internal_error
 from hotseat.gateway.http.interfaces import ConnectionOwner, Handler, Tunnel
 from hotseat.gateway.http.request import Fields, Request, is_http_1
 from hotseat.gateway.http.response import Response
-from hotseat.gateway.limits import shortage
+from hotseat.gateway.limits import no_more
 
 log = logging.getLogger(__name__)
 
@@ -234,8 +234,8 @@ class ClientConnection(Protocol):
             self.refuse(error)
         except httptools.HttpParserError as error:
             self.refuse(BadRequest(f"The request is not valid HTTP: {error}."))
-        except MemoryError as error:
-            self.refuse(shortage(error) or HotseatError("out of memory"))
+        except MemoryError:
+            self.refuse(no_more("memory"))
 
     def _parse_head(self, data: bytes) -> bytes:
         """Return what follows the head. Raise HotseatError or HttpParserError if it is not valid."""
@@ -370,10 +370,7 @@ class ClientConnection(Protocol):
             handler.serve(response)
         except Exception:
             log.exception("internal error (a bug in hotseat): %s %s", request.method, request.path)
-            if not response.begun:
-                response.fail(HotseatError("Internal error in hotseat. Its log has the details."))
-            elif not response.ended:
-                response.abort()
+            response.fail_or_abort(internal_error())
 
     # Answers ----------------------------------------------------------------------------------------------------------
 

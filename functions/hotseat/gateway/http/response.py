@@ -173,6 +173,13 @@ class Response:
         page = ErrorPage(error)
         self.begin(page.status, page.fields, page.body, counted=True, last=True)
 
+    def fail_or_abort(self, error: HotseatError) -> None:
+        """Send an error as the whole response. If a part has been sent, reset the connection: a truncated answer must not look complete."""
+        if not self.begun:
+            self.fail(error)
+        elif not self.ended:
+            self.abort()
+
     # After an upgrade -------------------------------------------------------------------------------------------------
 
     def begin_tunnel(self, fields: bytes, tunnel: "Tunnel") -> None:

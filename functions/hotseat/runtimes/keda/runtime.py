@@ -30,7 +30,7 @@ class KedaRuntime(PodRuntime):
         """Whether a Model may have a pod; None until it is known. From any thread."""
         if self._adapter.adopting:
             return None
-        return any(each.workload == model and not each.stopping for each in self._instances.all())
+        return self.replicas_of(model) > 0
 
     def replicas_of(self, model: str) -> int:
         """Return how many pods a Model may have at most: what it claims GPUs for, 0 without a place. From any thread."""
