@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PARKED_SHARE = 0.5  # of the machine's memory, for parked models without a limit in the Workspace
 SHUTDOWN_MARGIN = 10.0  # seconds for the parts of a shutdown without a timeout
+APPLY_TIME = 5.0  # seconds after a reload until its message is printed anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,7 @@ class App:
             self._apply(manifest)
             old, self.manifest = self.manifest, manifest
         if (old.models, old.workspaces) != (manifest.models, manifest.workspaces):
+            self.registry.wait_applied(APPLY_TIME)  # who reads the message may send a request at once
             self._report(f"reloaded: {_difference(old, manifest)}")
 
     def _apply(self, manifest: Manifest) -> None:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from hotseat.app import App, Settings
+from hotseat.core.scheduler.machine import Scheduler
+from hotseat.core.scheduler.messages import ConfigChanged
 from hotseat.manifests import load
 from hotseat.manifests.loading import Manifest
 
@@ -127,6 +129,35 @@ def test_what_was_edited_while_hotseat_began_is_taken_in(tmp_path: Path) -> None
     finally:
         app.close()
     assert told == ["reloaded: added b"]
+
+
+def test_a_reload_is_told_when_the_scheduler_acts_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug once: a request after the message was answered by the engine of the old document."""
+    file, seen = tmp_path / "models.yaml", list[bool]()
+    file.write_text(yaml.safe_dump(model("a")))
+    settings = Settings((file,), tmp_path / "state", tmp_path / "cache", watch=False)
+    app = App(
+        settings,
+        load(settings.files),
+        on_shutdown_time=lambda _: None,
+        report=lambda _: seen.append(len(app.registry.handles[0].scheduler.status()) == 2),
+    )
+    step = Scheduler.step
+
+    def slowly(machine: Scheduler, stimulus: Any) -> Any:
+        if isinstance(stimulus, ConfigChanged):
+            time.sleep(0.2)
+        return step(machine, stimulus)
+
+    monkeypatch.setattr(Scheduler, "step", slowly)
+    app.begin()
+    try:
+        file.write_text(yaml.safe_dump_all([model("a"), model("b")]))
+        app.reload()
+        eventually(lambda: seen)
+    finally:
+        app.close()
+    assert seen == [True]
 
 
 def test_one_model_with_a_bad_source_fails_alone_at_the_start_and_by_a_reload(up: Up, tmp_path: Path) -> None:

@@ -211,6 +211,11 @@ class LocalWorkspaces(ModelRegistry):
                 self._begun = True
                 self.runtime.begin(models, self.observe)
 
+    def wait_applied(self, timeout: float) -> None:
+        """Wait until the schedulers act on the documents of `apply`, for TIMEOUT seconds each at most."""
+        for handle in list(self._handles.values()):
+            handle.scheduler.wait_handled(timeout)
+
     def _configure(
         self, named: Mapping[str, Workspace], mine: Mapping[str, list[Model]], policies: Mapping[str, Policy]
     ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 from hotseat.core.events import Emit
 from hotseat.core.messages import (
@@ -41,6 +42,8 @@ from hotseat.core.scheduler.messages import (
     Tick,
 )
 from hotseat.core.scheduler.stats import StatsByModel
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +98,11 @@ class _DemandPoll(Enum):
 class _PendingCommand:
     """A command whose caller waits. `outcome` returns None until the command has ended. It runs on the scheduler's thread only."""
 
-    def __init__(self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None]) -> None:
+    def __init__(self, stimulus: SchedulerStimulus, outcome: Callable[[], Any]) -> None:
         self.stimulus = stimulus
         self.outcome = outcome
         self.started = False  # the scheduler has made the step for `stimulus`
-        self.result: ModelStatus | None = None
+        self.result: Any = None
         self.done = threading.Event()
 
     def update(self, stimulus: SchedulerStimulus) -> bool:
@@ -183,9 +186,7 @@ class SchedulerThread:
         """Use another policy from the next step on."""
         self._machine.policy = policy
 
-    def execute(
-        self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None], timeout: float | None
-    ) -> ModelStatus | None:
+    def execute(self, stimulus: SchedulerStimulus, outcome: Callable[[], T | None], timeout: float | None) -> T | None:
         """Send a command and wait for its outcome. Return None after TIMEOUT seconds.
 
         OUTCOME is called on the scheduler's thread after every step from the command's own on. The first result that is not
@@ -201,7 +202,12 @@ class SchedulerThread:
         with self._changed:
             if command in self._pending_commands:
                 self._pending_commands.remove(command)
-        return command.result
+        result: T | None = command.result
+        return result
+
+    def wait_handled(self, timeout: float) -> bool:
+        """Wait until all stimuli that were sent before have been handled. Return False after TIMEOUT seconds, or at the end."""
+        return self.execute(Tick(self._clock()), lambda: True, timeout) is not None
 
     def submit(self, stimulus: SchedulerStimulus, outcome: Callable[[], ModelStatus | None]) -> None:
         """Send a command and do not wait. OUTCOME is called as by `execute`, until it returns a result."""

@@ -121,6 +121,15 @@ def test_an_order_that_takes_too_long_is_let_go(scheduler: SchedulerThread) -> N
     assert scheduler.execute(Tick(time.monotonic()), lambda: None, 0.01) is None
 
 
+def test_what_was_sent_before_has_been_handled(scheduler: SchedulerThread) -> None:
+    for count in range(1, 20):
+        names = [f"m{number}" for number in range(count)]
+        scheduler.send(ConfigChanged(time.monotonic(), dict.fromkeys(names, SchedulingSpec()), Capacity()))
+        assert scheduler.wait_handled(5)
+        assert [each.name for each in scheduler.status()] == names
+    scheduler.send(ConfigChanged(time.monotonic(), {}, Capacity()))
+
+
 def test_at_the_end_nobody_waits_any_longer(looks: Looks) -> None:
     scheduler = SchedulerThread(
         "default", Batch(), FakeRuntime(), time.monotonic,
