@@ -332,11 +332,12 @@ class Hotseat:
         return self.events(kind, model)[count - 1]
 
     def longest_auto_wait(self) -> float:
-        """Seconds that `maxWait: Auto` stands for at most, by the slowest load and the slowest stop so far."""
+        """Seconds that `maxWait: Auto` stands for at most, by the slowest load, stop and drain so far."""
         self.catch_up()
         kinds = ("model.ready", "model.released")
         slowest = [max(event["data"]["seconds"] for event in self.events(kind)) for kind in kinds]
-        return max(5.0, 10 * sum(slowest))
+        drains = [event["data"]["phases"].get("drain", 0.0) for event in self.events("switch.completed")]
+        return max(5.0, 10 * (sum(slowest) + max(drains, default=0.0)))
 
     def said(self) -> list[str]:
         """Messages for people so far."""
