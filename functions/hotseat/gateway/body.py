@@ -10,7 +10,6 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from math import inf
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 
 from hotseat.core.errors import BadRequest, UnsupportedEncoding, shortened
+from hotseat.core.messages import message
 from hotseat.gateway import body_process
 
 LARGE = 2**20  # bytes from which the cost of a body is estimated
@@ -52,7 +52,7 @@ _FIELDS = msgspec.json.Decoder(_Fields, dec_hook=_found)
 _VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Body:
     """A JSON body: its bytes as received, the model that it names (None: none), and whether it requests a stream."""
 

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from hotseat.api.units import parse_duration
 from hotseat.api.workspace import Tenants
 from hotseat.core.errors import BadRequest, shortened
+from hotseat.core.messages import message
 
 PRIORITY = "X-Priority"
 TIMEOUT = "X-Request-Timeout"
@@ -16,7 +16,7 @@ _DIGITS = len(str(MOST))  # a longer number is beyond the bound by its first dig
 _LONGEST_TENANT = 100  # characters
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WaitOptions:
     """Tenant, priority and time limits of one request.
 

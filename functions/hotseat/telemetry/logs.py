@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 from hotseat.api.units import format_time
+from hotseat.core.messages import message
 from hotseat.private_files import opener
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ MAX_QUEUED = 10_000  # lines that may wait for a slow disk
 CLOSE_TIME = 2.0  # seconds that close() waits for the last lines
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RequestRecord:
     """One ended request for a Model that exists."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hotseat.core.admission.fair_queue import Sharing
 from hotseat.core.errors import HotseatError
-from hotseat.core.messages import Residency
+from hotseat.core.messages import Residency, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Limits:
 # Stimuli --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RequestArrived:
     """A request for a known model arrived."""
 
@@ -34,7 +34,7 @@ class RequestArrived:
     since: float | None = None  # when it began to wait, if that was elsewhere
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ClientDisconnected:
     """The client of a request has disconnected."""
 
@@ -42,7 +42,7 @@ class ClientDisconnected:
     request: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RequestFinished:
     """The response of a request has been relayed, or has failed."""
 
@@ -120,7 +120,7 @@ AdmissionStimulus = (
 # Commands -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Dispatch:
     """Relay a request to an instance."""
 
@@ -155,7 +155,7 @@ class AbortRequest:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReportDemand:
     """Send a snapshot of demand: at once if urgent, else soon."""
 

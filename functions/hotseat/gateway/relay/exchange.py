@@ -7,23 +7,19 @@ import asyncio
 import json
 from asyncio import TimerHandle
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import httptools
-
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
+from hotseat.core.messages import message
 from hotseat.gateway.errors import error_body, error_event
 from hotseat.gateway.http.response import Response, encode_fields
-from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request, read_response
+from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request
 from hotseat.gateway.relay.pool import Connections, EngineConnection
+from hotseat.gateway.relay.response_parser import ResponseParser
 
-MAX_HEAD = 65536  # bytes of a response's head
-MAX_INTERIM = 20  # interim responses (1xx) to one request
 _MAX_ERROR_BODY = 65536  # bytes of an engine's error that become an event
 _TAIL = 4  # bytes that tell whether an event is complete
-_OK = 200
 _SWITCHING = 101
 
 
@@ -36,7 +32,7 @@ class How(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Outcome:
     """The result of an exchange. If `error` is not None and the response has not begun, nothing has been sent."""
 
@@ -61,29 +57,19 @@ class Exchange:
     """Relays one request. `done` is called once, with the outcome, after `start`."""
 
     __slots__ = (
-        "_began",
         "_call",
         "_cancelled",
-        "_complete",
         "_connection",
         "_connections",
         "_done",
         "_extra",
-        "_fields",
-        "_head",
-        "_head_size",
         "_in_events",
-        "_interim",
         "_last",
         "_loop",
         "_over",
         "_parser",
         "_passing",
-        "_pieces",
-        "_problem",
-        "_reason",
         "_response",
-        "_surplus",
         "_task",
         "_timer",
         "_tunnel",
@@ -114,19 +100,7 @@ class Exchange:
         self._cancelled: HotseatError | None = None
         self._tunnel = False
         self._last = b""  # what the client got last
-        self._prepare()
-
-    def _prepare(self) -> None:
-        self._parser: httptools.HttpResponseParser | None = None
-        self._began = False  # the engine has sent something
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._reason = b""
-        self._head: ResponseHead | None = None
-        self._head_size = 0
-        self._interim = 0
-        self._complete = self._surplus = False
-        self._pieces: list[bytes] = []
-        self._problem: HotseatError | None = None
+        self._parser: ResponseParser | None = None  # of the connection
 
     def start(self) -> None:
         """Send the request."""
@@ -145,7 +119,7 @@ class Exchange:
 
         If there is no connection yet, the cause of the error may be that there can be none: nothing was sent then.
         """
-        if self._connection is None and not self._response.ended and self._head is None:
+        if self._connection is None and not self._response.ended and self._status is None:
             self._cancelled = self._cancelled or error
         else:
             self._fail(error, How.CANCELLED)
@@ -175,9 +149,8 @@ class Exchange:
     def _use(self, connection: EngineConnection) -> None:
         self._connection = connection
         connection.user = self
-        self._prepare()
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
+        self._parser = connection.parser
+        self._parser.begin(self._call.method)
         head = encode_request(self._call, connection.host)
         patience = self._call.patience
         if patience is not None and self._timer is None:
@@ -231,27 +204,19 @@ class Exchange:
         if self._tunnel:
             self._response.write_tunnel(data)
             return
-        self._began = True
-        self._stop_timer()
-        assert self._parser is not None  # noqa: S101
+        if self._timer is not None:
+            self._stop_timer()
+        parser = self._parser
+        assert parser is not None  # noqa: S101
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._switch(data[upgrade.args[0] :])
+            rest = parser.feed(data)
+        except HotseatError as error:
+            self._fail(error)
             return
-        except httptools.HttpParserError as error:
-            if not self._complete:
-                self._fail(UpstreamFailed(f"The engine's response is malformed: {error}."))
-                return
-            self._surplus = True
-        if self._problem is None and self._head is None:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self._problem = UpstreamFailed("The headers of the engine's response are too large.")
-        if self._problem is not None:
-            self._fail(self._problem)
-        elif self._head is not None:
-            self._forward(self._head)
+        if rest is not None:
+            self._switch(parser.head, rest)
+        elif parser.head is not None:
+            self._forward(parser, parser.head)
 
     def engine_gone(self, *, clean: bool, closed_first: bool) -> None:
         """Handle the end of the connection."""
@@ -264,96 +229,44 @@ class Exchange:
             self._response.end_tunnel()
             self._finish(Outcome(How.COMPLETED, _SWITCHING, 0))
             return
-        head = self._head
+        parser = self._parser
+        assert parser is not None  # noqa: S101
+        head = parser.head
         if head is not None:
             if head.until_close and clean:
-                self._complete = True
-                self._forward(head)
+                parser.complete = True
+                self._forward(parser, head)
             else:
                 self._fail(UpstreamFailed("The engine closed the connection before the end of its response."))
-        elif self._began:
+        elif parser.began:
             self._fail(UpstreamFailed("The engine closed the connection within the headers of its response."))
         elif connection is not None and connection.reused and closed_first:
             self._connect()  # it was closed before the request came
         else:
             self._fail(UpstreamFailed("The engine closed the connection without a response."))
 
-    # httptools --------------------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """Note bytes after the response."""
-        if self._complete:
-            self._surplus = True
-
-    def on_status(self, reason: bytes) -> None:
-        """Keep the reason phrase."""
-        if not self._complete:
-            self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header. Trailers are dropped."""
-        if self._head is None:
-            self._head_size += len(name) + len(value)
-            self._fields.append((name, value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        """Read the head."""
-        if self._complete or self._head is not None or self._parser is None:
-            return
-        code = self._parser.get_status_code()
-        if code < _OK and code != _SWITCHING:
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
-                self._problem = UpstreamFailed("The engine sent too many interim responses.")
-            self._fields, self._reason = [], b""
-            return
-        if self._head_size > MAX_HEAD:
-            self._problem = UpstreamFailed("The headers of the engine's response are too large.")
-            return
-        try:
-            self._head = read_response(
-                code, self._reason, self._fields, self._call.method, keep_alive=self._parser.should_keep_alive()
-            )
-        except HotseatError as error:
-            self._problem = error
-            return
-        if self._call.method == "HEAD":
-            self._complete = True
-
-    def on_body(self, data: bytes) -> None:
-        """Keep a part of the body."""
-        if self._complete:
-            self._surplus = True
-        else:
-            self._pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        """Note the end of the response."""
-        if self._head is not None:
-            self._complete = True
-
     # The answer -------------------------------------------------------------------------------------------------------
 
     @property
     def _status(self) -> int | None:
-        return None if self._head is None else self._head.code
+        return None if self._parser is None or self._parser.head is None else self._parser.head.code
 
-    def _forward(self, head: ResponseHead) -> None:
+    def _forward(self, parser: ResponseParser, head: ResponseHead) -> None:
         """Send what has come."""
-        response, complete = self._response, self._complete
+        response, complete = self._response, parser.complete
         if head.code == _SWITCHING:
             self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
             return
         if response.begun and not self._passing and head.problem():
-            self._collect_error(head)
+            self._collect_error(parser, head)
             return
-        pieces = self._pieces
+        pieces = parser.pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if pieces:
-            self._pieces = []
+            parser.pieces = []
         if complete:
             # Before the client hears of it: its next request may then have this connection.
-            self._settle(keep=head.keep_alive and not self._surplus)
+            self._settle(keep=head.keep_alive and not parser.surplus)
         if response.begun:
             self._passing = True
             if complete:
@@ -370,18 +283,17 @@ class Exchange:
         elif data and self._in_events:
             self._last = data[-_TAIL:] if len(data) >= _TAIL else (self._last + data)[-_TAIL:]
 
-    def _collect_error(self, head: ResponseHead) -> None:
-        if not self._complete and sum(map(len, self._pieces)) < _MAX_ERROR_BODY and not head.event_stream:
+    def _collect_error(self, parser: ResponseParser, head: ResponseHead) -> None:
+        if not parser.complete and sum(map(len, parser.pieces)) < _MAX_ERROR_BODY and not head.event_stream:
             return
         try:
-            given = json.loads(b"".join(self._pieces))
+            given = json.loads(b"".join(parser.pieces))
         except (ValueError, RecursionError):
             given = None
         self._fail(EngineRefusedError(head, given))
 
-    def _switch(self, rest: bytes) -> None:
+    def _switch(self, head: ResponseHead | None, rest: bytes) -> None:
         """Pass bytes on as they are, both ways."""
-        head = self._head
         if head is None or not self._call.upgrade or self._response.begun:
             self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
             return

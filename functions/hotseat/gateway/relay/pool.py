@@ -20,8 +20,10 @@ from urllib.parse import urlsplit
 from hotseat.control.owner import LoopOwner
 from hotseat.core.errors import HotseatError, Unreachable, UpstreamFailed
 from hotseat.gateway.limits import shortage
+from hotseat.gateway.relay.response_parser import ResponseParser
 
 WRITE_BUFFER = 262_144
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # an operation on flags takes longer than the call
 _ACKED = 120  # offset of tcpi_bytes_acked in Linux's struct tcp_info
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -62,6 +64,7 @@ class EngineConnection(Protocol):
         "home",
         "host",
         "opened_at",
+        "parser",
         "rested_at",
         "reused",
         "user",
@@ -69,6 +72,7 @@ class EngineConnection(Protocol):
 
     def __init__(self, sock: socket.socket, host: bytes, home: "Bucket") -> None:
         self.host, self.home = host, home
+        self.parser = ResponseParser()
         self.user: EngineUser | None = None
         self.reused = False
         self.opened_at = self.rested_at = 0.0
@@ -106,6 +110,7 @@ class EngineConnection(Protocol):
             ended = (self._ended and error is None) or isinstance(error, BrokenPipeError)
             user.engine_gone(clean=ended and error is None, closed_first=ended and not self._has_received())
         self._transport = None
+        self.parser.close()
 
     def _receive_rest(self) -> None:
         """Receive what came before the error: an engine may answer and close before it has read all of a request."""
@@ -146,7 +151,7 @@ class EngineConnection(Protocol):
     def is_stale(self) -> bool:
         """Whether the engine has closed the connection, or sent unexpected bytes."""
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._sock.recv(1, _PEEK)
         except BlockingIOError:
             return False
         except OSError:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotseat.gateway.relay import Call, Exchange, How, Outcome
+from hotseat.gateway.relay.response_parser import ResponseParser
 from tests.fuzzing import examples
 from tests.unit.gateway.http.test_fuzz import Wire
 from tests.unit.gateway.relay.fake_engine import SSE, chunk, sized
@@ -55,6 +56,7 @@ class Engine:
     def __init__(self) -> None:
         self.user: Any = None
         self.home, self.stalled = self, set()
+        self.parser = ResponseParser()
         self.kept = self.closed = False
 
     def take(self, _address: str) -> "Engine":

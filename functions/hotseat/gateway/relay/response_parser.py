@@ -1,0 +1,135 @@
+"""Parse the responses that come on one connection to an engine, one after another, with llhttp."""
+
+import httptools
+
+from hotseat.core.errors import HotseatError, UpstreamFailed
+from hotseat.gateway.relay.heads import ResponseHead, read_response
+
+MAX_HEAD = 65536  # bytes of a response's head
+MAX_INTERIM = 20  # interim responses (1xx) to one request
+_OK = 200
+_SWITCHING = 101
+
+
+class ResponseParser:
+    """The parser of one connection. Call `begin` before each request.
+
+    `began`: something has come. `head` is None until the head is complete. `pieces` of the body are for the caller to take.
+    `complete`: the response has ended. `surplus`: bytes came after it, so the connection cannot be used again.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_head_size",
+        "_interim",
+        "_llhttp",
+        "_method",
+        "_problem",
+        "_reason",
+        "began",
+        "complete",
+        "head",
+        "pieces",
+        "surplus",
+    )
+
+    def __init__(self) -> None:
+        self._llhttp: httptools.HttpResponseParser | None = None
+        self._method = ""
+        self.begin("")
+
+    def begin(self, method: str) -> None:
+        """Expect the response to a request."""
+        if self._llhttp is None or self._method == "HEAD":  # llhttp still expects the body that no answer to HEAD has
+            self._llhttp = httptools.HttpResponseParser(self)
+            self._llhttp.set_dangerous_leniencies(lenient_chunked_length=True)
+        self._method = method
+        self.began = self.complete = self.surplus = False
+        self.head: ResponseHead | None = None
+        self.pieces: list[bytes] = []
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._head_size = self._interim = 0
+        self._problem: HotseatError | None = None
+
+    def close(self) -> None:
+        """Release the parser, which refers to this object."""
+        self._llhttp = None
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Parse bytes. Return those that follow a switch of protocols, else None. Raise UpstreamFailed if they are not valid."""
+        assert self._llhttp is not None  # noqa: S101
+        self.began = True
+        try:
+            self._llhttp.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise UpstreamFailed(f"The engine's response is malformed: {error}.") from None
+            self.surplus = True
+        if self.head is None and self._problem is None:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._problem = _head_too_large()
+        if self._problem is not None:
+            raise self._problem
+        return None
+
+    # httptools --------------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Note bytes after the response."""
+        if self.complete:
+            self.surplus = True
+
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase."""
+        if not self.complete:
+            self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. Trailers are dropped."""
+        if self.head is None:
+            self._head_size += len(name) + len(value)
+            self._fields.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Read the head."""
+        if self.complete or self.head is not None or self._llhttp is None:
+            return
+        code = self._llhttp.get_status_code()
+        if code < _OK and code != _SWITCHING:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._problem = UpstreamFailed("The engine sent too many interim responses.")
+            self._fields, self._reason = [], b""
+            return
+        if self._head_size > MAX_HEAD:
+            self._problem = _head_too_large()
+            return
+        try:
+            self.head = read_response(
+                code, self._reason, self._fields, self._method, keep_alive=self._llhttp.should_keep_alive()
+            )
+        except HotseatError as error:
+            self._problem = error
+            return
+        if self._method == "HEAD":
+            self.complete = True
+
+    def on_body(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        if self.complete:
+            self.surplus = True
+        else:
+            self.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response."""
+        if self.head is not None:
+            self.complete = True
+
+
+def _head_too_large() -> UpstreamFailed:
+    return UpstreamFailed("The headers of the engine's response are too large.")
