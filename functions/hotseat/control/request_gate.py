@@ -273,7 +273,12 @@ class RequestGate:
         urgent: bool | None = None
         callbacks: list[Callable[[], None]] = []
         for command in self._machine.step(stimulus):
-            if isinstance(command, ReportDemand):
+            if isinstance(command, Dispatch):
+                pending_request = self._pending_requests[command.request]
+                pending_request.address = command.address
+                pending_request.dispatched = stimulus.now
+                callbacks.append(pending_request.settle)
+            elif isinstance(command, ReportDemand):
                 urgent = command.urgent or bool(urgent)
             else:
                 self._carry_out(command, callbacks)
@@ -283,12 +288,7 @@ class RequestGate:
             callback()
 
     def _carry_out(self, command: AdmissionCommand, callbacks: list[Callable[[], None]]) -> None:
-        if isinstance(command, Dispatch):
-            pending_request = self._pending_requests[command.request]
-            pending_request.address = command.address
-            pending_request.dispatched = self._clock()
-            callbacks.append(pending_request.settle)
-        elif isinstance(command, Queued):
+        if isinstance(command, Queued):
             self._pending_requests[command.request].queued = True
         elif isinstance(command, Reject):
             pending_request = self._pending_requests[command.request]

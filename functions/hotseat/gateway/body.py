@@ -72,13 +72,11 @@ def check_encoding(headers: Mapping[str, str]) -> None:
 
 def parse_body(raw: bytes) -> Body:
     """Parse the body of an inference request. Raise BadRequest if it is invalid."""
-    return body_process.parse(raw) if _is_costly(raw) else parse_here(raw, SLOW)
+    return body_process.parse(raw) if len(raw) > LARGE and _is_costly(raw) else parse_here(raw, SLOW)
 
 
 def _is_costly(raw: bytes) -> bool:
-    """Whether it takes long to parse a body."""
-    if len(raw) <= LARGE:
-        return False
+    """Whether it takes long to parse a large body."""
     count = 0
     for at in range(0, len(raw), _SLICE):
         count += sum(raw.count(each, at, at + _SLICE) for each in (b",", b"[", b"{", b"\\"))
@@ -87,17 +85,17 @@ def _is_costly(raw: bytes) -> bool:
 
 def _check_utf_8(raw: bytes) -> None:
     """Raise ValueError if a body is not UTF-8. msgspec does not check skipped values."""
-    if not raw.isascii():
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
-        for at in range(0, len(raw), _SLICE):
-            decoder.decode(raw[at : at + _SLICE])
-        decoder.decode(b"", final=True)
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    for at in range(0, len(raw), _SLICE):
+        decoder.decode(raw[at : at + _SLICE])
+    decoder.decode(b"", final=True)
 
 
 def parse_here(raw: bytes, slow: float = inf) -> Body:
     """Parse a body in this process, unless it needs Python's parser and has more than `slow` bytes."""
     try:
-        _check_utf_8(raw)
+        if not raw.isascii():
+            _check_utf_8(raw)
         models = _models.found = []
         stream = _FIELDS.decode(raw).stream
     except (ValueError, RecursionError):  # not JSON, or what Python accepts beyond JSON: NaN, lone surrogates, a BOM

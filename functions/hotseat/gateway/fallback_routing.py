@@ -13,7 +13,7 @@ from hotseat.control.request_gate import PendingRequest
 from hotseat.core.admission.fallback import NOT_LOADING, fallback_reason, next_check, reason_after_refusal, supports
 from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
 from hotseat.core.scheduler.messages import ModelStatus
-from hotseat.gateway.wait_headers import WaitOptions
+from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions
 
 HEADER = "X-Hotseat-Fallback"
 
@@ -50,11 +50,12 @@ class RoutedRequest:
         self.began = time.monotonic()
         self._registry = registry
         self._capability, self._size = capability, size
-        self.options = WaitOptions()
-        self._visited = {route.model.name}  # Models that are not tried again
+        self.options = NO_LIMITS
+        self._visited: tuple[str, ...] = (route.model.name,)  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
         self._held = False
-        self._route_by_capability()
+        if route.model.spec.capabilities and capability not in route.model.spec.capabilities:
+            self._route_by_capability()
 
     @property
     def pending_request(self) -> PendingRequest:
@@ -189,8 +190,6 @@ class RoutedRequest:
     def _route_by_capability(self) -> None:
         """Route a request that its Model does not support to the first fallback that states the capability."""
         spec = self.route.model.spec
-        if not spec.capabilities or self._capability in spec.capabilities:
-            return
         if spec.fallback is not None and Reason.UNSUPPORTED in spec.fallback.when:
             for route, name in self._fallbacks():
                 self._set_route(route, name, Reason.UNSUPPORTED)
@@ -251,7 +250,7 @@ class RoutedRequest:
         self.finish()
         self._pending_request = None
         self.route = route
-        self._visited.add(route.model.name)
+        self._visited += (route.model.name,)
         try:
             self._accept(self._submit_to(route, since=self.began))
         except UnknownModel:
@@ -261,7 +260,7 @@ class RoutedRequest:
     def _set_route(self, route: ModelRoute, name: str, reason: Reason) -> None:
         self.fallback_used = self.fallback_used or FallbackUsed(self.route.model, reason)
         self.route, self.requested_name = route, name
-        self._visited.add(route.model.name)
+        self._visited += (route.model.name,)
 
     def _accept(self, pending_request: PendingRequest) -> None:
         self._pending_request = pending_request

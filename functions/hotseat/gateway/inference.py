@@ -2,7 +2,7 @@
 
 import logging
 import time
-from asyncio import AbstractEventLoop, TimerHandle, get_running_loop
+from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from math import inf
 from typing import TypeVar
 
 from hotseat.api.model import Capability
+from hotseat.api.workspace import Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
@@ -20,7 +21,7 @@ from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_comments import LoadingComments
-from hotseat.gateway.wait_headers import wait_options
+from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -44,6 +45,28 @@ class Route:
     path: str
     label: str
     capability: Capability
+
+
+class AcceptedHead:
+    """What the head of a request says. Requests with the same head share it (`http.request.Listener`)."""
+
+    __slots__ = ("_options", "_tenants", "comments", "encoded", "key", "route", "target")
+
+    def __init__(self, request: Request, route: Route, key: str) -> None:
+        """`key` is the name of the request's key. Raise the HotseatError for the client if the body is compressed."""
+        check_encoding(request.headers)
+        self.route, self.key = route, key
+        self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
+        self.comments = request.headers.get("x-hotseat-loading", "").lower() == "comments"
+        self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
+        self._tenants: Tenants | None = None
+        self._options = NO_LIMITS
+
+    def options(self, request: Request, tenants: Tenants) -> WaitOptions:
+        """Return the wait options of the request. Raise BadRequest if a header is invalid."""
+        if tenants is not self._tenants:
+            self._options, self._tenants = wait_options(request.headers, tenants, self.key), tenants
+        return self._options
 
 
 class Inference:
@@ -73,9 +96,9 @@ class Inference:
         self.reconnector = relay.Reconnector(connections)
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="body")
 
-    def handler(self, request: Request, route: Route, key: str) -> "InferenceRequest":
-        """Return the handler of a request whose key is named `key`. Raise the HotseatError for the client otherwise."""
-        return InferenceRequest(self, request, route, key)
+    def handler(self, request: Request, head: AcceptedHead) -> "InferenceRequest":
+        """Return the handler of a request. Raise the HotseatError for the client if there is no room for it."""
+        return InferenceRequest(self, request, head)
 
     def refused(self, route: Route, status: int) -> None:
         """Count a request that was refused by its head."""
@@ -90,10 +113,9 @@ class InferenceRequest:
         "_body_bytes",
         "_comments",
         "_exchange",
+        "_head",
         "_inference",
-        "_key",
         "_leave",
-        "_loop",
         "_model",
         "_over",
         "_request",
@@ -107,9 +129,9 @@ class InferenceRequest:
         "max_body",
     )
 
-    def __init__(self, inference: Inference, request: Request, route: Route, key: str) -> None:
+    def __init__(self, inference: Inference, request: Request, head: AcceptedHead) -> None:
         self.max_body = inference.max_body
-        self._inference, self._request, self._route, self._key = inference, request, route, key
+        self._inference, self._request, self._head, self._route = inference, request, head, head.route
         self._started = time.monotonic()
         self._body: Body | None = None
         self._routed: RoutedRequest | None = None
@@ -120,7 +142,6 @@ class InferenceRequest:
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
-        check_encoding(request.headers)
         inference.concurrency.take()
         try:
             size = request.length or 0
@@ -143,26 +164,29 @@ class InferenceRequest:
     def serve(self, response: Response) -> None:
         """Serve the request. Its body is complete."""
         self._response: Response = response
-        self._loop: AbstractEventLoop = get_running_loop()
         response.writer = self
         raw = self._request.body
         self._request.body = b""
-        self._run(len(raw), lambda: parse_body(raw), self._parsed)
+        if len(raw) <= LARGE:
+            self._guarded(self._parse, raw)
+        else:
+            self._run(lambda: parse_body(raw), self._parsed)
 
-    def _run(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Do work with a body of this size, in a thread if it is large, and call `then` with the result."""
-        if size <= LARGE:
-            self._guarded(lambda: then(work()))
-            return
+    def _parse(self, raw: bytes) -> None:
+        self._parsed(parse_body(raw))
+
+    def _run(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Do work with a large body in a thread, and call `then` with the result."""
+        loop = get_running_loop()
 
         def run() -> None:
             try:
                 result = work()
             except Exception as error:  # the loop answers with it
                 failure = error
-                self._loop.call_soon_threadsafe(self._guarded, lambda: _raise(failure))
+                loop.call_soon_threadsafe(self._guarded, lambda: _raise(failure))
             else:
-                self._loop.call_soon_threadsafe(self._guarded, lambda: then(result))
+                loop.call_soon_threadsafe(self._guarded, then, result)
 
         try:
             self._inference.parsers.submit(run)
@@ -177,10 +201,8 @@ class InferenceRequest:
         self._model = target.model.shown_name
         routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
         self._routed = routed
-        headers = self._request.headers
-        options = wait_options(headers, routed.route.handle.workspace.spec.tenants, self._key)
-        routed.submit(options)
-        if body.stream and headers.get("x-hotseat-loading", "").lower() == "comments":
+        routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
+        if body.stream and self._head.comments:
             self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
         self._advance()
 
@@ -224,10 +246,10 @@ class InferenceRequest:
         self._waits = True
         routed.pending_request.on_settled(self._settled)
         if seconds < LONGEST_WAIT:
-            self._timer = self._loop.call_later(max(0.0, seconds), self._woken)
+            self._timer = get_running_loop().call_later(max(0.0, seconds), self._woken)
 
     def _settled(self) -> None:
-        self._loop.call_soon(self._woken)
+        get_running_loop().call_soon(self._woken)
 
     def _woken(self) -> None:
         if self._waits:  # the timer and the news may come together
@@ -248,20 +270,23 @@ class InferenceRequest:
             self._comments.tell_fallback()
         if name == body.model:
             self._send(routed, body.raw)
+        elif len(body.raw) <= LARGE:
+            self._send(routed, rename_model(body, name))
         else:
-            self._run(len(body.raw), lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
+            self._run(lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
-        query = self._request.query
         self._sent = raw
+        head, plain = self._head, self._comments is not None
         call = relay.Call(
             routed.pending_request.address,
             "POST",
-            f"{self._route.path}?{query}".encode() if query else self._route.path.encode(),
+            head.target,
             self._request.fields,
             raw,
-            patience=routed.route.model.spec.lifecycle.response_start_timeout or None,
-            plain=self._comments is not None,
+            routed.route.model.spec.lifecycle.response_start_timeout or None,
+            plain=plain,
+            encoded=None if plain else head.encoded,
         )
         exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
         self._exchange = exchange
@@ -311,7 +336,7 @@ class InferenceRequest:
         if now >= end:
             raise error
         rest = end - now if routed.route.model.spec.fallback is None else min(LOOK, end - now)
-        self._timer = self._loop.call_later(rest, self._guarded, lambda: self._retry(error))
+        self._timer = get_running_loop().call_later(rest, self._guarded, lambda: self._retry(error))
         if self._leave is not None:
             return
         self._leave = self._inference.reconnector.wait(pending.address, lambda: self._guarded(self._reached))
@@ -325,7 +350,7 @@ class InferenceRequest:
             if self._leave is not None:
                 raise reason
 
-        self._loop.call_soon(self._guarded, end)
+        get_running_loop().call_soon(self._guarded, end)
 
     def _stop_holding(self) -> None:
         self._stop_timer()
@@ -357,10 +382,10 @@ class InferenceRequest:
             elif time.monotonic() >= until:
                 raise error
             else:
-                self._timer = self._loop.call_later(END_LOOK, self._guarded, look)
+                self._timer = get_running_loop().call_later(END_LOOK, self._guarded, look)
 
         def told(_: HotseatError) -> None:
-            self._loop.call_soon(self._guarded, ended)
+            get_running_loop().call_soon(self._guarded, ended)
 
         pending.on_abort(told)
         look()
@@ -377,12 +402,12 @@ class InferenceRequest:
     def resume(self) -> None:
         """Do nothing."""
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _guarded(self, step: Callable[..., None], *arguments: object) -> None:
         """Run a step of the request, unless it has ended. If the step fails, answer with the error, and end."""
         if self._over:
             return
         try:
-            step()
+            step(*arguments)
         except HotseatError as error:
             self._fail(error)
         except Exception as error:
@@ -410,7 +435,8 @@ class InferenceRequest:
         if self._over:
             return
         self._over = True
-        self._stop_holding()
+        if self._timer is not None or self._leave is not None:
+            self._stop_holding()
         inference, routed = self._inference, self._routed
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()

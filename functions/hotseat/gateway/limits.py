@@ -92,13 +92,12 @@ def no_more(what: str) -> HotseatError:
 class ConcurrencyLimit:
     """A limit on the number of long requests. Requests beyond the limit are refused immediately.
 
-    Each has file descriptors. Some are reserved for probes and for refusals. `take` takes one on the event loop, `with limit.in_thread:`
-    one in a thread of `threads`, which the request occupies.
+    Each has file descriptors. Some are reserved for probes and for refusals. `take` takes a slot, on the event loop only;
+    `with limit.in_thread:` takes one in a thread of `threads`, which the request occupies.
     """
 
     def __init__(self, count: int, threads: Threads | None = None) -> None:
         self._count = count
-        self._lock = threading.Lock()
         self._taken = 0
         self.in_thread = _InThread(self, threads)
 
@@ -108,15 +107,17 @@ class ConcurrencyLimit:
 
     def take(self) -> None:
         """Take a slot until `give_back`. Raise QueueFull if all are taken."""
-        with self._lock:
-            if self._taken >= self._count:
-                raise _too_many("queued or in flight", self._count)
-            self._taken += 1
+        self.check()
+        self._taken += 1
+
+    def check(self) -> None:
+        """Raise QueueFull if all slots are taken."""
+        if self._taken + self.in_thread.taken >= self._count:
+            raise _too_many("queued or in flight", self._count)
 
     def give_back(self) -> None:
         """Release a slot."""
-        with self._lock:
-            self._taken -= 1
+        self._taken -= 1
 
 
 class _InThread:
@@ -126,7 +127,7 @@ class _InThread:
         self._limit = limit
         self._threads = threads
         self._lock = threading.Lock()
-        self._taken = 0
+        self.taken = 0
 
     def take(self) -> None:
         """Take a slot until `give_back`.
@@ -136,10 +137,10 @@ class _InThread:
         if self._threads is not None and not self._threads.spare(MIN_THREADS):
             raise no_more("threads")
         with self._lock:
-            if self._taken >= MOST_IN_THREADS:
+            if self.taken >= MOST_IN_THREADS:
                 raise _too_many("commands that wait, or followers of events and logs", MOST_IN_THREADS)
-            self._limit.take()
-            self._taken += 1
+            self._limit.check()
+            self.taken += 1
         if self._threads is not None:
             self._threads.reserve(1)
 
@@ -148,8 +149,7 @@ class _InThread:
         if self._threads is not None:
             self._threads.reserve(-1)
         with self._lock:
-            self._taken -= 1
-        self._limit.give_back()
+            self.taken -= 1
 
     def __enter__(self) -> None:
         self.take()
@@ -163,14 +163,13 @@ def _too_many(what: str, limit: int) -> QueueFull:
 
 
 class BodyBudget:
-    """Limit on the bytes of request bodies, which are held until the answer has ended.
+    """Limit on the bytes of request bodies, which are held until the answer has ended. It is used on the event loop only.
 
     At most `most` bytes. A single body can be larger.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()
         self._kept = 0
 
     def take(self, size: int) -> int:
@@ -178,14 +177,12 @@ class BodyBudget:
 
         Raise QueueFull if there is no room.
         """
-        with self._lock:
-            if self._kept and self._kept + size > self._most:
-                message = f"the bodies of all requests would exceed the memory limit ({self._kept} bytes held, limit {self._most})"
-                raise QueueFull(message, code="too_many_bytes", retry_after=5.0)
-            self._kept += size
-            return size
+        if self._kept and self._kept + size > self._most:
+            message = f"the bodies of all requests would exceed the memory limit ({self._kept} bytes held, limit {self._most})"
+            raise QueueFull(message, code="too_many_bytes", retry_after=5.0)
+        self._kept += size
+        return size
 
     def give_back(self, size: int) -> None:
         """Release the bytes."""
-        with self._lock:
-            self._kept -= size
+        self._kept -= size

@@ -7,7 +7,7 @@ from hotseat.gateway.errors import api_kind
 from hotseat.gateway.http.interfaces import Handler
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
-from hotseat.gateway.inference import Inference
+from hotseat.gateway.inference import AcceptedHead, Inference
 from hotseat.gateway.openai import ROUTES
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
@@ -23,6 +23,8 @@ class GatewayService:
 
     def accept(self, request: Request) -> Handler:
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
+        if isinstance(known := request.accepted, AcceptedHead):
+            return self._inference.handler(request, known)
         if "origin" in request.headers:
             request.extra = self._browsers.headers(request.headers, request.method)
             if request.extra and request.method == "OPTIONS":
@@ -31,7 +33,10 @@ class GatewayService:
         route = ROUTES.get(request.path) if request.method == "POST" else None
         if route is None:
             return self._flask.handler(request, FLASK_BODY)
-        return self._inference.handler(request, route, key)
+        head = AcceptedHead(request, route, key)
+        if "origin" not in request.headers:  # keys and rules for browsers do not change
+            request.accepted = head
+        return self._inference.handler(request, head)
 
     def refused(self, request: Request | None, error: HotseatError) -> None:
         """Count a request that was refused by its head, if it was for inference."""
@@ -43,7 +48,7 @@ class GatewayService:
         """Authenticate the request, and return the name of its key."""
         key = self._keys.check(request.headers)
         if not self._keys:
-            self._browsers.check(request.headers, request.method, request.address)
+            self._browsers.check(request.headers, request.method, request.listener.address)
         return key
 
 

@@ -36,6 +36,9 @@ class WaitOptions:
         return min((each for each in (self.max_wait, self.timeout) if each is not None), default=None)
 
 
+NO_LIMITS = WaitOptions()
+
+
 def wait_options(headers: Mapping[str, str], tenants: Tenants, key: str) -> WaitOptions:
     """Read the headers, by lower-case name, of a request with the key named `key`. Raise BadRequest if a header is invalid."""
     return WaitOptions(

@@ -165,7 +165,7 @@ class WsgiRequest:
             "PATH_INFO": request.path,
             "QUERY_STRING": request.query,
             "SERVER_NAME": request.headers.get("host", "localhost").rpartition(":")[0] or "localhost",
-            "SERVER_PORT": str(request.port),
+            "SERVER_PORT": str(request.listener.port),
             "SERVER_PROTOCOL": f"HTTP/1.{request.minor}",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",

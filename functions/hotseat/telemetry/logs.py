@@ -4,7 +4,6 @@ import atexit
 import json
 import logging
 import os
-import queue
 import sys
 import threading
 import time
@@ -70,11 +69,18 @@ class RequestRecord:
         waited = "null" if self.waited is None else round(self.waited, 4)
         more = "" if self.tenant is None else f', "tenant": {_quoted(self.tenant)}'
         more += "" if self.wanted is None else f', "wanted": {_quoted(self.wanted)}'
+        second = int(self.arrived)
         return (
-            f'{{"time": "{format_time(self.arrived)}", "model": {_quoted(self.model)}, "route": {_quoted(self.route)}, '
+            f'{{"time": "{_second(second)}.{int(1000 * (self.arrived - second)):03}Z", '
+            f'"model": {_quoted(self.model)}, "route": {_quoted(self.route)}, '
             f'"waited": {waited}, "seconds": {round(self.seconds, 4)}, "status": {self.status}, '
             f'"priority": {self.priority}{more}}}\n'
         )
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return format_time(seconds, "seconds").removesuffix("Z")
 
 
 @lru_cache(maxsize=1024)
@@ -95,7 +101,9 @@ class RequestLog:
 
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
-        self._queue: queue.SimpleQueue[RequestRecord | None] = queue.SimpleQueue()
+        self._lines: list[str] = []  # that wait to be written
+        self._news = threading.Event()
+        self._closed = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._file: BinaryIO | None = None
@@ -103,10 +111,12 @@ class RequestLog:
 
     def write(self, record: RequestRecord) -> None:
         """Queue a line; returns at once and never raises."""
-        if self._queue.qsize() >= MAX_QUEUED:
+        if len(self._lines) >= MAX_QUEUED:
             self._lost += 1
             return
-        self._queue.put(record)
+        self._lines.append(record.line())
+        if not self._news.is_set():
+            self._news.set()
         if self._thread is None:
             with self._lock, suppress(RuntimeError):  # no thread can be started: the next line tries again
                 if self._thread is None:
@@ -119,7 +129,8 @@ class RequestLog:
         """Write what is queued, for at most two seconds. Nothing is written afterwards."""
         thread = self._thread
         if thread is not None and thread.is_alive():
-            self._queue.put(None)
+            self._closed = True
+            self._news.set()
             thread.join(CLOSE_TIME)
             if self._file is not None and not thread.is_alive():
                 self._file.close()
@@ -127,7 +138,15 @@ class RequestLog:
     def _run(self) -> None:
         failed = over = False
         while not over:
-            lines, over = self._next()
+            self._news.wait()
+            if not self._closed:
+                time.sleep(
+                    GATHER
+                )  # to wake for each line would cost the thread that serves requests more than the line itself
+            self._news.clear()  # what comes from now on sets it again
+            over = self._closed
+            lines = self._lines[:]
+            del self._lines[: len(lines)]
             try:
                 self._open().write("".join(lines).encode())
                 failed = False
@@ -138,22 +157,6 @@ class RequestLog:
                 failed = True
         if self._lost:
             log.warning("the request log %s has lost %d lines", self._path, self._lost)
-
-    def _next(self) -> tuple[list[str], bool]:
-        """Wait for lines. Return all that are queued, and whether they are the last.
-
-        Waking for each line would cost the thread that serves requests more than the line itself.
-        """
-        lines = []
-        record = self._queue.get()
-        if record is not None and self._queue.empty():
-            time.sleep(GATHER)
-        while record is not None:
-            lines.append(record.line())
-            if self._queue.empty():
-                return lines, False
-            record = self._queue.get()
-        return lines, True
 
     def _open(self) -> BinaryIO:
         """Return the open file; open it again if it was moved or deleted."""

@@ -5,13 +5,16 @@ scraped. docs/metrics.md is generated from this registry. Labels are bounded: a 
 of a document or empty, never text from a client.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from hotseat.core.events import event_type, shown_model_of
 
@@ -60,6 +63,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_park_seconds": ("Time from the request to sleep until the engine was verified to sleep.", ("model",)),
     "hotseat_wake_seconds": ("Time from the request to wake until the engine answered.", ("model",)),
 }
+_REQUESTS, _REQUEST_SECONDS = "hotseat_requests", "hotseat_request_seconds"
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
     "hotseat_requests_waiting": ("Requests in the queue of a model.", ("model",)),
@@ -98,16 +102,19 @@ class Metrics:
     def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
         self.registry = registry = CollectorRegistry()
         registry.register(_GaugeCollector(read))
-        counters = {n: Counter(n, text, labels, registry=registry) for n, (text, labels) in _COUNTERS.items()}
+        self._requests = _RequestCollector()
+        registry.register(self._requests)
+        counters = {
+            n: Counter(n, text, labels, registry=registry) for n, (text, labels) in _COUNTERS.items() if n != _REQUESTS
+        }
         histograms = {
             n: Histogram(n, text, labels, registry=registry, buckets=_SECONDS)
             for n, (text, labels) in _HISTOGRAMS.items()
+            if n != _REQUEST_SECONDS
         }
-        self._requests = counters["hotseat_requests"]
         self._switches = counters["hotseat_switches"]
         self._fallbacks = counters["hotseat_fallbacks"]
         self._failures = counters["hotseat_model_failures"]
-        self._seconds = histograms["hotseat_request_seconds"]
         self._wait = histograms["hotseat_wait_seconds"]
         self._phases = histograms["hotseat_switch_phase_seconds"]
         self._loads = histograms["hotseat_load_seconds"]
@@ -115,28 +122,20 @@ class Metrics:
             "Park": (counters["hotseat_parks"], histograms["hotseat_park_seconds"]),
             "Wake": (counters["hotseat_wakes"], histograms["hotseat_wake_seconds"]),
         }
-        self._cached: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def request(self, model: str, route: str, status: int, seconds: float, waited: float | None) -> None:
-        """Count a request that has ended.
+        """Count a request that has ended. Call it on the event loop, as `refused`.
 
         Status 499: its client disconnected. `waited`: seconds in the queue; None: none.
         """
-        key = (model, route, status)
-        children = self._cached.get(key)
-        if children is None:
-            children = self._cached[key] = (
-                self._requests.labels(model=model, route=route, status=str(status)),
-                self._seconds.labels(model=model),
-            )
-        children[0].inc()
-        children[1].observe(seconds)
+        self._requests.add(model, route, status)
+        self._requests.observe(model, seconds)
         if waited is not None:
             self._wait.labels(model=model).observe(waited)
 
     def refused(self, model: str, route: str, status: int) -> None:
         """Count a request that was refused at once. An empty model: its model is unknown."""
-        self._requests.labels(model=model, route=route, status=str(status)).inc()
+        self._requests.add(model, route, status)
 
     def fallback(self, model: str, fallback: str, reason: str) -> None:
         """Count a request for a model that was routed to a fallback."""
@@ -171,6 +170,49 @@ class Metrics:
 _SLEEP_EVENTS = {event_type("model.parked"): "Park", event_type("model.woken"): "Wake"}
 _SLEEP_FAILURES = {"ParkFailed", "ParkTimeout", "WakeFailed", "WakeTimeout"}
 _SWITCH_ENDS = {event_type(f"switch.{outcome}"): outcome for outcome in ("completed", "failed", "cancelled")}
+
+
+class _RequestCollector(Collector):
+    """What is counted of each request. The locks of prometheus_client's own counters would cost more than all else that counts it."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._seconds: dict[str, list[int]] = {}  # by model: how many were in each bucket, and above all
+        self._sums: dict[str, float] = {}
+
+    def add(self, model: str, route: str, status: int) -> None:
+        """Count a request."""
+        key = (model, route, status)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def observe(self, model: str, seconds: float) -> None:
+        """Count the time that a request has taken."""
+        row = self._seconds.get(model)
+        if row is None:
+            row = self._seconds[model] = [0] * (len(_SECONDS) + 1)
+            self._sums[model] = 0.0
+        row[bisect_left(_SECONDS, seconds)] += 1
+        self._sums[model] += seconds
+
+    def describe(self) -> Iterable[Metric]:
+        return self._families()
+
+    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily]:
+        text, labels = _COUNTERS[_REQUESTS]
+        seconds, by = _HISTOGRAMS[_REQUEST_SECONDS]
+        return (
+            CounterMetricFamily(_REQUESTS, text, labels=labels),
+            HistogramMetricFamily(_REQUEST_SECONDS, seconds, labels=by),
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        requests, times = self._families()
+        for (model, route, status), count in self._counts.copy().items():
+            requests.add_metric([model, route, str(status)], count)
+        for model, row in self._seconds.copy().items():
+            bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
+            times.add_metric([model], list(zip(bounds, accumulate(row), strict=True)), self._sums[model])
+        return requests, times
 
 
 class _GaugeCollector(Collector):

@@ -103,6 +103,27 @@ def post(body: Any, *headers: str, path: str = "/v1/chat/completions", key: str 
 CHAT = {"model": "a", "messages": []}
 
 
+def test_what_is_known_of_a_head_is_known_of_that_head_alone(router: Router) -> None:
+    """A head that was accepted is not parsed again, whatever the length of its body. Another one is."""
+    with Engine(answers(sized(b"1"))) as engine:
+        router.ready("a", engine.address)
+        longer = CHAT | {"user": "x" * 1000}
+        page = "Origin: https://app.example"
+        sent = [
+            post(CHAT),
+            post(longer),
+            post(CHAT, key="other"),
+            post(CHAT, page),
+            post(CHAT, "X-Priority: high"),
+            post(longer),
+        ]
+        with Client(router, b"".join(sent)) as client:
+            statuses = [client.answer()[0] for _ in sent]
+        assert statuses == [200, 200, 401, 200, 400, 200]
+        bodies = [request.partition(b"\r\n\r\n")[2] for request in engine.requests]
+        assert [len(body) for body in bodies] == [len(json.dumps(each)) for each in (CHAT, longer, CHAT, longer)]
+
+
 def test_a_request_is_relayed_with_its_path_and_without_its_key(router: Router) -> None:
     with Engine(answers(sized(b'{"a": 1}'))) as engine:
         router.ready("a", engine.address)

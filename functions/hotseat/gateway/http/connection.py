@@ -14,7 +14,7 @@ import httptools
 from hotseat.core.errors import BadRequest, HeadTooLarge, HotseatError, TooLarge, TooSlow, Unavailable
 from hotseat.gateway.errors import api_kind, internal_error
 from hotseat.gateway.http.interfaces import ConnectionOwner, Handler, Tunnel
-from hotseat.gateway.http.request import Fields, Request, is_http_1
+from hotseat.gateway.http.request import Listener, Request, is_http_1
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import no_more
 
@@ -79,8 +79,9 @@ class ClientConnection(Protocol):
         "_fields",
         "_handler",
         "_head_done",
+        "_known",
         "_large",
-        "_local",
+        "_listener",
         "_message_done",
         "_overhead",
         "_owner",
@@ -101,11 +102,11 @@ class ClientConnection(Protocol):
         "paused",
     )
 
-    def __init__(self, owner: ConnectionOwner, sock: socket.socket, local: tuple[str, int]) -> None:
+    def __init__(self, owner: ConnectionOwner, sock: socket.socket, listener: Listener) -> None:
         self._owner = owner
         self._sock = sock
-        self._local = local  # address and port of the listener
-        self.due = 0.0  # time of `expire`, while the connection waits
+        self._listener = listener
+        self.due = 0.0  # time of `expire`, while the connection waits; else 0
         self.gone = False
         self.paused = False
         self._reading_paused = False
@@ -119,13 +120,14 @@ class ClientConnection(Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._fields: Fields = []
+        self._fields: list[tuple[bytes, bytes]] = []
         self._target = b""
         self._pieces: list[bytes] = []
         self._large: bytearray | None = None
         self._size = self._overhead = 0
         self._tail = b""
         self._head_done = self._message_done = False
+        self._known = False  # the head was known: the parser has no part in this request
         self._error: HotseatError | None = None
         self._request: Request | None = None
         self._handler: Handler | None = None
@@ -226,7 +228,10 @@ class ClientConnection(Protocol):
             rest = self._parse_head(data) if self._state is _State.HEAD else data
             if self._state is _State.BODY and rest:
                 rest = self._parse_body(rest)
-            if self._state is _State.BODY and self._message_done:
+            if self._state is _State.BODY:
+                if not self._message_done:
+                    self._owner.waits(self, self._owner.limits.body_pause)
+                    return
                 if rest:
                     self._keep_early(rest)
                 self._serve()
@@ -268,6 +273,11 @@ class ClientConnection(Protocol):
         return data[end:]
 
     def _read_head(self, head: bytes) -> None:
+        request = self._listener.find(head)
+        if request is not None:
+            self._known, self._message_done = True, request.length == 0
+            self._take(request)
+            return
         parser = self._parser
         if parser is None:
             parser = self._parser = httptools.HttpRequestParser(self)
@@ -279,16 +289,20 @@ class ClientConnection(Protocol):
         if not self._head_done or not is_http_1(head):
             raise BadRequest("The request is not valid HTTP: the version must be HTTP/1.0 or HTTP/1.1.")
         minor = int(parser.get_http_version()[-1])
-        request = Request(parser.get_method().decode(), self._target, self._fields, minor=minor, local=self._local)
+        method, fields = parser.get_method().decode(), tuple(self._fields)
+        request = Request(method, self._target, fields, minor=minor, listener=self._listener)
         if upgrade:
             self._begin_again(request)
+        self._take(request)
+        if request.accepted is not None:
+            self._listener.keep(head, request)
+        if not self._message_done and request.expects_continue:
+            self.send([b"HTTP/1.1 100 Continue\r\n\r\n"])
+
+    def _take(self, request: Request) -> None:
         self._request = request
         self._accept(request)
         self._state = _State.BODY
-        if not self._message_done:
-            self._owner.waits(self, self._owner.limits.body_pause)
-            if request.expects_continue:
-                self.send([b"HTTP/1.1 100 Continue\r\n\r\n"])
 
     def _begin_again(self, request: Request) -> None:
         """Replace the parser, which takes no body of a request that asks for an upgrade."""
@@ -318,15 +332,20 @@ class ClientConnection(Protocol):
         """Return what follows the body."""
         request, parser = self._request, self._parser
         assert request is not None  # noqa: S101
-        assert parser is not None  # noqa: S101
         if self._message_done:
             return data
-        if not request.chunked:
-            need = (request.length or 0) - self._size
-            parser.feed_data(data if len(data) <= need else data[:need])
-            self._progressed()
-            return data[need:]
-        return self._parse_chunks(data, parser)
+        if request.chunked:
+            assert parser is not None  # noqa: S101
+            return self._parse_chunks(data, parser)
+        need = (request.length or 0) - self._size
+        piece = data if len(data) <= need else data[:need]
+        if self._known:
+            self.on_body(piece)
+            self._message_done = self._size == request.length
+        else:
+            assert parser is not None  # noqa: S101
+            parser.feed_data(piece)
+        return data[need:]
 
     def _parse_chunks(self, data: bytes, parser: httptools.HttpRequestParser) -> bytes:
         """Parse a part of a chunked body. It can end only after an empty line, so that is how far the parser is fed at once."""
@@ -347,12 +366,7 @@ class ClientConnection(Protocol):
         self._overhead += at - (self._size - before)
         if self._overhead > OVERHEAD[0] + OVERHEAD[1] * self._size:
             raise BadRequest("The chunks of the request body have too much beside their data.")
-        self._progressed()
         return data[at:]
-
-    def _progressed(self) -> None:
-        if not self._message_done:
-            self._owner.waits(self, self._owner.limits.body_pause)
 
     def _serve(self) -> None:
         request, handler = self._request, self._handler
@@ -364,7 +378,8 @@ class ClientConnection(Protocol):
             request.body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces = []
         self._state = _State.SERVED
-        self._owner.busy(self)
+        if self.due:  # the body came in pieces
+            self._owner.busy(self)
         self._response = response = Response(self, request)
         try:
             handler.serve(response)

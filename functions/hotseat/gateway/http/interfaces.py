@@ -60,7 +60,7 @@ class ConnectionOwner(Protocol):
         """Handle that the connection waits for its client, and call `expire` after this time."""
 
     def busy(self, connection: "ClientConnection") -> bool:
-        """Handle that the connection has a request. Return False if there are too many connections to serve it."""
+        """Set `due` to 0: the connection has a request. Return False if there are too many connections to serve it."""
 
     def closed(self, connection: "ClientConnection") -> None:
         """Handle that the connection is closed."""

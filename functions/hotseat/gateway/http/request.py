@@ -14,20 +14,56 @@ _TARGET = re.compile(rb"[\x21-\x7e]*")
 _NAMED = re.compile(r"/+(v1|api)/+models/")
 _SLASHES = re.compile(r"//+")
 
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+
 CACHED = 256  # bytes of a target whose parts are kept
-Fields = list[tuple[bytes, bytes]]
+KNOWN_HEADS = 256  # heads that are kept
+KNOWN_HEAD = 2048  # bytes of such a head
+Fields = tuple[tuple[bytes, bytes], ...]
+
+
+class Listener:
+    """A listening socket: its address and port, and heads of requests that have come on it.
+
+    Most requests of a client differ in nothing but the length of the body. So a head is parsed once: it is known by its bytes
+    without that number.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        self.address, self.port = address, port
+        self._known: dict[bytes, Request] = {}
+
+    def find(self, head: bytes) -> "Request | None":
+        """Return a request with this head, if it is known."""
+        if len(head) > KNOWN_HEAD or (length := _LENGTH.search(head)) is None:
+            return None
+        known = self._known.get(head[: length.start(1)] + head[length.end(1) :])
+        return None if known is None else known.again(int(length[1]))
+
+    def keep(self, head: bytes, request: "Request") -> None:
+        """Keep a head that has been parsed and accepted."""
+        if (
+            len(head) > KNOWN_HEAD
+            or request.upgrade
+            or request.expects_continue
+            or (length := _LENGTH.search(head)) is None
+        ):
+            return
+        while len(self._known) >= KNOWN_HEADS:
+            del self._known[next(iter(self._known))]
+        self._known[head[: length.start(1)] + head[length.end(1) :]] = request.again(0)
 
 
 class Request:
     """One request.
 
     `fields` are the headers in order. `headers` has them by lower-case name, as Latin-1, repeated ones joined by commas.
-    `length` is its Content-Length, None if it has none. `address` and `port` are where hotseat listens. `key` and `extra` are set
-    when it is authenticated: the name of its key, and headers for its response.
+    `length` is its Content-Length, None if it has none. `listener` is where it came. `extra` are headers for its response. `accepted`
+    is for the service: what it has found by the head alone. Requests with the same head share it, and `fields` and `headers`.
     """
 
     __slots__ = (
-        "address",
+        "accepted",
         "body",
         "chunked",
         "extra",
@@ -35,18 +71,19 @@ class Request:
         "headers",
         "keep_alive",
         "length",
+        "listener",
         "method",
         "minor",
         "path",
-        "port",
         "query",
         "upgrade",
     )
 
-    def __init__(self, method: str, target: bytes, fields: Fields, *, minor: int, local: tuple[str, int]) -> None:
+    def __init__(self, method: str, target: bytes, fields: Fields, *, minor: int, listener: Listener) -> None:
         """Raise BadRequest, or another HotseatError, if the head is not valid."""
         self.method, self.fields, self.minor = method, fields, minor
-        self.address, self.port = local
+        self.listener = listener
+        self.accepted: object = None
         self.extra: tuple[tuple[str, str], ...] = ()
         self.body: bytes = b""
         self.upgrade = False
@@ -62,6 +99,15 @@ class Request:
             raise BadRequest("The header Host is missing.")
         if host is not None and not HOST.fullmatch(host):
             raise BadRequest("The header Host is invalid.")
+
+    def again(self, length: int) -> "Request":
+        """Return a new request with the same head, but for its Content-Length."""
+        new = Request.__new__(Request)
+        new.method, new.fields, new.minor, new.headers = self.method, self.fields, self.minor, self.headers
+        new.path, new.query, new.keep_alive, new.chunked = self.path, self.query, self.keep_alive, False
+        new.listener, new.accepted = self.listener, self.accepted
+        new.extra, new.body, new.upgrade, new.length = (), b"", False, length
+        return new
 
     @property
     def expects_continue(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from hotseat.core.errors import HotseatError
 from hotseat.gateway.http.connection import ClientConnection, too_many_connections
 from hotseat.gateway.http.interfaces import HttpLimits, Service
+from hotseat.gateway.http.request import Listener
 from hotseat.gateway.http.response import ErrorPage
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class HttpServer:
     ) -> None:
         self.loop, self.service, self.limits = loop, service, limits
         self.closing = False
-        self._listeners = {sock: _name_of(sock) for sock in listeners}
+        self._listeners = {sock: _listener(sock) for sock in listeners}
         self._all: set[ClientConnection] = set()
         self._waiting: dict[ClientConnection, None] = {}  # for their clients, the longest waiting first
         self._sweeper: TimerHandle | None = None
@@ -139,6 +140,7 @@ class HttpServer:
 
     def busy(self, connection: ClientConnection) -> bool:
         """Keep a connection: it has a request. Return False if there are too many connections to serve it."""
+        connection.due = 0.0
         self._waiting.pop(connection, None)
         if len(self._all) > self.limits.connections:
             self._drop_waiting(self.limits.connections)
@@ -173,9 +175,9 @@ class HttpServer:
             self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
 
-def _name_of(listener: socket.socket) -> tuple[str, int]:
-    name = listener.getsockname()
-    return str(name[0]), int(name[1])
+def _listener(sock: socket.socket) -> Listener:
+    name = sock.getsockname()
+    return Listener(str(name[0]), int(name[1]))
 
 
 def _refuse(sock: socket.socket, error: HotseatError) -> None:

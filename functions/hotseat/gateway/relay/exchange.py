@@ -65,7 +65,6 @@ class Exchange:
         "_extra",
         "_in_events",
         "_last",
-        "_loop",
         "_over",
         "_parser",
         "_passing",
@@ -88,7 +87,6 @@ class Exchange:
         A response that has already begun must be a stream of events: it continues, and the engine's own headers are dropped.
         """
         self._connections, self._call, self._response, self._done = connections, call, response, done
-        self._loop = asyncio.get_running_loop()
         self._extra = encode_fields(extra)
         self._connection: EngineConnection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -125,7 +123,7 @@ class Exchange:
             self._fail(error, How.CANCELLED)
 
     def _connect(self) -> None:
-        self._task = self._loop.create_task(self._open())
+        self._task = asyncio.get_running_loop().create_task(self._open())
 
     async def _open(self) -> None:
         connection = failure = None
@@ -154,7 +152,7 @@ class Exchange:
         head = encode_request(self._call, connection.host)
         patience = self._call.patience
         if patience is not None and self._timer is None:
-            self._timer = self._loop.call_later(patience, self._lose_patience)
+            self._timer = asyncio.get_running_loop().call_later(patience, self._lose_patience)
         connection.send(head, self._call.body)
         if self._response.paused:
             self.pause()
@@ -275,9 +273,11 @@ class Exchange:
                 response.write(data)
         else:
             self._passing = True
-            self._in_events = head.event_stream and not head.encoded and not head.counted
-            fields = head.fields + self._extra
-            response.begin(head.status, fields, data, counted=head.counted, last=complete)
+            self._in_events = head.event_stream and not head.encoded and head.length is None
+            length = parser.length
+            counted = b"" if length is None else b"Content-Length: %b\r\n" % length
+            fields = head.fields + counted + self._extra
+            response.begin(head.status, fields, data, counted=length is not None, last=complete)
         if complete:
             self._finish(Outcome(How.COMPLETED, head.code, response.sent))
         elif data and self._in_events:
@@ -326,7 +326,8 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        connection.home.stalled.discard(self)
+        if connection.home.stalled:
+            connection.home.stalled.discard(self)
         if keep and not connection.unsent:
             connection.set_reading(on=True)
             self._connections.put(connection)
@@ -337,8 +338,10 @@ class Exchange:
         if self._over:
             return
         self._over = True
-        self._settle(keep=False)
-        self._stop_timer()
+        if self._connection is not None:
+            self._settle(keep=False)
+        if self._timer is not None:
+            self._stop_timer()
         if self._response.writer is self:
             self._response.writer = None
         self._parser = None

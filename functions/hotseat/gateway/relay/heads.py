@@ -10,6 +10,7 @@ from hotseat.core.errors import UpstreamFailed, shortened
 Fields = Iterable[tuple[bytes, bytes]]
 
 MAX_FIELDS = 128
+MAX_HOSTS = 16  # for which a head is kept encoded
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 _METHOD = re.compile(r"[A-Z]+")
 
@@ -52,16 +53,19 @@ class Call:
     patience: float | None = None
     upgrade: bool = False
     plain: bool = False  # no content encoding, because the response is inserted into a stream that has begun
+    encoded: dict[bytes, bytes] | None = (
+        None  # by Host: the head without its Content-Length, for all calls that share this
+    )
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """Head of a response. `fields` are for the client, encoded. The other attributes are about this hop."""
+    """Head of a response. `fields` are for the client, encoded, without a Content-Length. The other attributes are about this hop."""
 
     code: int
     status: str  # `200 OK`
     fields: bytes
-    counted: bool  # `fields` has the length of the body
+    length: bytes | None  # Content-Length, if the body or the answer to HEAD has one
     until_close: bool  # the body ends with the connection
     keep_alive: bool
     event_stream: bool
@@ -80,8 +84,10 @@ class ResponseHead:
         return ""
 
 
-def encode_request(call: Call, host: bytes) -> bytes:  # noqa: C901 — one branch a header that matters
+def encode_request(call: Call, host: bytes) -> bytes:  # noqa: C901, PLR0912 — one branch a header that matters
     """Return the head of the request. Raise ValueError if a part of it is not valid in a head."""
+    if call.encoded is not None and (known := call.encoded.get(host)) is not None:
+        return b"%bContent-Length: %d\r\n\r\n" % (known, len(call.body))
     if not _TARGET.fullmatch(call.target) or not _METHOD.fullmatch(call.method):
         raise ValueError("a method or target that cannot stand in a request line")
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (call.method.encode(), call.target, host)]
@@ -103,6 +109,10 @@ def encode_request(call: Call, host: bytes) -> bytes:  # noqa: C901 — one bran
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
     if call.plain:
         lines.append(b"Accept-Encoding: identity\r\n")
+    if call.encoded is not None:
+        if len(call.encoded) >= MAX_HOSTS:
+            call.encoded.clear()  # each load of a model has its own
+        call.encoded[host] = b"".join(lines)
     if call.body or call.method not in _GET_LIKE:
         lines.append(b"Content-Length: %d\r\n" % len(call.body))
     lines.append(b"\r\n")
@@ -155,15 +165,13 @@ def read_response(  # noqa: C901, PLR0912 — one branch a header that matters
             kept.append(b"Cache-Control: no-cache\r\n")
     bodiless = method == "HEAD" or code in _BODILESS
     counted = length is not None and coding is None and code != 204  # noqa: PLR2004
-    if counted and length is not None:
-        kept.append(b"Content-Length: %b\r\n" % length)
     if code == _SWITCHING:
         kept.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
     return ResponseHead(
         code,
         f"{code} {reason.decode('latin-1')}",
         b"".join(kept),
-        counted,
+        length if counted else None,
         until_close=coding is None and length is None and not bodiless,
         keep_alive=keep_alive and not (coding is not None and length is not None),
         event_stream=event_stream,

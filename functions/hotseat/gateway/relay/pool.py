@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from hotseat.control.owner import LoopOwner
 from hotseat.core.errors import HotseatError, Unreachable, UpstreamFailed
 from hotseat.gateway.limits import shortage
-from hotseat.gateway.relay.response_parser import ResponseParser
+from hotseat.gateway.relay.response_parser import KnownHeads, ResponseParser
 
 WRITE_BUFFER = 262_144
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # an operation on flags takes longer than the call
@@ -72,7 +72,7 @@ class EngineConnection(Protocol):
 
     def __init__(self, sock: socket.socket, host: bytes, home: "Bucket") -> None:
         self.host, self.home = host, home
-        self.parser = ResponseParser()
+        self.parser = ResponseParser(home.heads)
         self.user: EngineUser | None = None
         self.reused = False
         self.opened_at = self.rested_at = 0.0
@@ -185,11 +185,12 @@ class EngineConnection(Protocol):
 class Bucket:
     """Idle connections of one address, the last used at the right."""
 
-    __slots__ = ("address", "idle", "last", "stalled")
+    __slots__ = ("address", "heads", "idle", "last", "stalled")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.idle: deque[EngineConnection] = deque()
+        self.heads: KnownHeads = {}  # of its responses, for the parsers of its connections
         self.last = -inf  # monotonic: when bytes were last received
         self.stalled: set[object] = set()  # exchanges whose client reads too slowly; the engine may have to wait
 

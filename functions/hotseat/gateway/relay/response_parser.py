@@ -1,5 +1,7 @@
 """Parse the responses that come on one connection to an engine, one after another, with llhttp."""
 
+import re
+
 import httptools
 
 from hotseat.core.errors import HotseatError, UpstreamFailed
@@ -7,6 +9,11 @@ from hotseat.gateway.relay.heads import ResponseHead, read_response
 
 MAX_HEAD = 65536  # bytes of a response's head
 MAX_INTERIM = 20  # interim responses (1xx) to one request
+KNOWN_HEADS = 64  # heads that are kept of an engine
+KNOWN_HEAD = 1024  # bytes of such a head
+KnownHeads = dict[bytes, ResponseHead]
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})(?=\r\n)")
+_BODILESS = (204, 304)
 _OK = 200
 _SWITCHING = 101
 
@@ -14,26 +21,33 @@ _SWITCHING = 101
 class ResponseParser:
     """The parser of one connection. Call `begin` before each request.
 
-    `began`: something has come. `head` is None until the head is complete. `pieces` of the body are for the caller to take.
-    `complete`: the response has ended. `surplus`: bytes came after it, so the connection cannot be used again.
+    `began`: something has come. `head` is None until the head is complete; `length` is its Content-Length. `pieces` of the body are
+    for the caller to take. `complete`: the response has ended. `surplus`: bytes came after it, so the connection cannot be used again.
+
+    Most responses of an engine to POST differ in nothing but the date and the length of the body. So a head is parsed once: it is
+    known, to all connections with the same `heads`, by its bytes without that number.
     """
 
     __slots__ = (
         "_fields",
         "_head_size",
+        "_heads",
         "_interim",
         "_llhttp",
         "_method",
         "_problem",
         "_reason",
+        "_rest",
         "began",
         "complete",
         "head",
+        "length",
         "pieces",
         "surplus",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, heads: KnownHeads | None = None) -> None:
+        self._heads = {} if heads is None else heads
         self._llhttp: httptools.HttpResponseParser | None = None
         self._method = ""
         self.begin("")
@@ -46,6 +60,8 @@ class ResponseParser:
         self._method = method
         self.began = self.complete = self.surplus = False
         self.head: ResponseHead | None = None
+        self.length: bytes | None = None
+        self._rest: int | None = None  # bytes of the body that have not come, if the head was known
         self.pieces: list[bytes] = []
         self._fields: list[tuple[bytes, bytes]] = []
         self._reason = b""
@@ -58,8 +74,21 @@ class ResponseParser:
 
     def feed(self, data: bytes) -> bytes | None:
         """Parse bytes. Return those that follow a switch of protocols, else None. Raise UpstreamFailed if they are not valid."""
+        key: bytes | None = b""
+        if not self.began:
+            self.began = True
+            if self._method == "POST" and (key := self._read_known(data)) is None:
+                return None
+        elif self._rest is not None:
+            self._count(data)
+            return None
+        rest = self._parse(data)
+        if key and self.length is not None:
+            self._keep(key)
+        return rest
+
+    def _parse(self, data: bytes) -> bytes | None:
         assert self._llhttp is not None  # noqa: S101
-        self.began = True
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -75,6 +104,37 @@ class ResponseParser:
         if self._problem is not None:
             raise self._problem
         return None
+
+    def _read_known(self, data: bytes) -> bytes | None:
+        """Read a response whose head is known, and return None. Else return the key of its head, b"" if it cannot be kept."""
+        end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD)
+        if end < 0 or (length := _LENGTH.search(data, 0, end + 2)) is None:
+            return b""
+        key = data[: length.start(1)] + data[length.end(1) : end]
+        head = self._heads.get(key)
+        if head is None:
+            return key
+        self.head, self.length = head, length[1]
+        self._rest = int(length[1])
+        self._count(data[end + 4 :])
+        return None
+
+    def _count(self, data: bytes) -> None:
+        """Take bytes of a body whose length alone tells its end."""
+        rest = self._rest or 0
+        if len(data) > rest:
+            self.surplus = True
+            data = data[:rest]
+        if data:
+            self.pieces.append(data)
+        self._rest = rest - len(data)
+        self.complete = not self._rest
+
+    def _keep(self, key: bytes) -> None:
+        if self.head is not None and self.head.keep_alive and not self._interim and self.head.code not in _BODILESS:
+            while len(self._heads) >= KNOWN_HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[key] = self.head
 
     # httptools --------------------------------------------------------------------------------------------------------
 
@@ -115,6 +175,7 @@ class ResponseParser:
         except HotseatError as error:
             self._problem = error
             return
+        self.length = self.head.length
         if self._method == "HEAD":
             self.complete = True
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotseat.gateway.http.connection import ClientConnection
-from hotseat.gateway.http.interfaces import HttpLimits
+from hotseat.gateway.http.interfaces import Handler, HttpLimits
+from hotseat.gateway.http.request import Listener, Request
 from tests.fuzzing import examples
 from tests.unit.gateway.http.test_connection import Echo
 
@@ -40,17 +41,26 @@ class Sock:
         pass
 
 
+class KnownHeads(Echo):
+    """A service that lets the head of each request be known from then on."""
+
+    def accept(self, request: Request) -> Handler:
+        handler = super().accept(request)
+        request.accepted = ()
+        return handler
+
+
 class Wire:
     """The transport of a connection, and its server."""
 
     limits = HttpLimits(head_size=2000)
     closing = False
 
-    def __init__(self) -> None:
-        self.service, self.loop = Echo(), self
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.service, self.loop = KnownHeads() if listener else Echo(), self
         self.sent, self.ready = b"", []
         self.closed = self.ended = False
-        self.connection = ClientConnection(self, Sock(), ("127.0.0.1", 1))
+        self.connection = ClientConnection(self, Sock(), listener or Listener("127.0.0.1", 1))
         self.connection.connection_made(self)
 
     def feed(self, data: bytes) -> None:
@@ -93,8 +103,8 @@ class Wire:
         return requests, re.sub(rb"Date: [^\r]*\r\n", b"", self.sent).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
 
 
-def served(pieces: list[bytes]) -> Any:
-    wire = Wire()
+def served(pieces: list[bytes], listener: Listener | None = None) -> Any:
+    wire = Wire(listener)
     for piece in pieces:
         wire.feed(piece)
     requests, sent = wire.seen()
@@ -115,6 +125,8 @@ def test_how_the_bytes_are_cut_changes_nothing(stream: bytes, data: st.DataObjec
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     at_once, in_pieces, in_bytes = served([stream]), served(pieces), served([bytes([byte]) for byte in stream])
     assert at_once == in_pieces == in_bytes
+    listener = Listener("127.0.0.1", 1)  # heads that are known are parsed once
+    assert [served(each, listener) for each in ([stream], pieces, [stream])] == [at_once] * 3
 
 
 @examples(500)

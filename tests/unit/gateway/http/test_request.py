@@ -3,7 +3,7 @@
 import pytest
 
 from hotseat.core.errors import BadRequest
-from hotseat.gateway.http.request import Request, single_slashes
+from hotseat.gateway.http.request import Listener, Request, single_slashes
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ def test_consecutive_slashes_mean_one_except_in_names_of_models(path: str, means
 
 
 def with_host(host: str | None, minor: int = 1) -> Request:
-    fields = [] if host is None else [(b"Host", host.encode("latin-1"))]
-    return Request("GET", b"/", fields, minor=minor, local=("127.0.0.1", 1))
+    fields = () if host is None else ((b"Host", host.encode("latin-1")),)
+    return Request("GET", b"/", fields, minor=minor, listener=Listener("127.0.0.1", 1))
 
 
 @pytest.mark.parametrize("host", ["a b/<>", "a/b", "a\x80", "a@b", "a:b", "[::1", "a,b:1:2", "a,b", "a, b", None])
@@ -44,5 +44,5 @@ def test_a_host_as_it_should_be_is_taken(host: str) -> None:
     [b"/v1/%63hat/completions?x=%20", b"//v1/chat%2Fcompletions?x=%20#f", b"http://h/v1/chat/completions?x=%20"],
 )
 def test_a_route_is_found_however_its_path_is_written(target: bytes) -> None:
-    request = Request("POST", target, [(b"Host", b"a")], minor=1, local=("127.0.0.1", 1))
+    request = Request("POST", target, ((b"Host", b"a"),), minor=1, listener=Listener("127.0.0.1", 1))
     assert (request.path, request.query) == ("/v1/chat/completions", "x=%20")
