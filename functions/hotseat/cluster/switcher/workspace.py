@@ -36,7 +36,7 @@ CATCH_UP = 5.0  # seconds for the scheduler to handle what the runtime found at 
 REMEMBERED = 1000  # routers that have left
 
 
-def _ignore() -> None:
+def _ignore(*_args: object) -> None:
     pass
 
 
@@ -55,7 +55,7 @@ class ClusterWorkspace(WorkspaceController):
     """The controller of one Workspace of the cluster, with its routers and status.
 
     `status` is what an earlier run left. Its epochs are continued, its routers are enrolled, and its statistics are used.
-    `on_step` is called after every step of the scheduler.
+    `on_step` is called after every step of the scheduler, `on_residency` with each new residency.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class ClusterWorkspace(WorkspaceController):
         kube: Kube,
         namespace: str,
         on_step: Callable[[], None] = _ignore,
+        on_residency: Callable[[Residency], None] = _ignore,
         has_broker: bool = True,
     ) -> None:
         policy, self._policy_problem = _load_policy(workspace)
@@ -85,6 +86,7 @@ class ClusterWorkspace(WorkspaceController):
         self.runtime_name = ""  # of the runtime that was chosen
         self.runtime_problem = ""  # why that cannot be used
         self._on_step = on_step
+        self._on_residency = on_residency
         self._lock = threading.Lock()
         self._routers = {
             r["id"]: EnrolledRouter(r["id"], r.get("pod", ""), r.get("seq", 0), r.get("brokerSeq", 0))
@@ -236,9 +238,10 @@ class ClusterWorkspace(WorkspaceController):
 
     # SchedulerHost ----------------------------------------------------------------------------------------------------
 
-    def publish(self, residency: Residency) -> None:  # noqa: ARG002 - it is written from `scheduler.residency`
+    def publish(self, residency: Residency) -> None:
         """Write the status with the new residency."""
         self._status_writer.mark()
+        self._on_residency(residency)
 
     def stepped(self) -> None:
         """Write the status soon."""
