@@ -51,7 +51,7 @@ from hotseat.runtimes.kubernetes.instance import (
 )
 from hotseat.runtimes.kubernetes.logs import PodLog
 from hotseat.runtimes.kubernetes.scale_down import UNPROVEN_PAUSE, ScaleDown
-from hotseat.runtimes.kubernetes.scale_up import ReadinessProbe, ScaleUp
+from hotseat.runtimes.kubernetes.scale_up import NODE_CHECK_PAUSE, ReadinessProbe, ScaleUp
 from hotseat.runtimes.kubernetes.writes import FencedWriter, SupersededError
 
 SLOW_SCALE = 3.0  # seconds in which another controller should have scaled a Deployment
@@ -338,6 +338,8 @@ class PodRuntime:
             return
         instance.ready = main.was_ready = True
         instance.addresses = (address,)
+        instance.next_node_check = self._clock() + NODE_CHECK_PAUSE  # the kubelet says that it is ready only later
+        instance.step_by(instance.next_node_check)
         if (probe := self._probes.get(instance.id)) is not None:
             probe.cancel()
         self._report(InstanceReady(self._clock(), instance.id, instance.epoch, address))
