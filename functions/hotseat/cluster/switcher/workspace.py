@@ -57,7 +57,7 @@ class ClusterWorkspace(WorkspaceController):
     """The controller of one Workspace of the cluster, with its routers and status.
 
     `status` is what an earlier run left. Its epochs are continued, its routers are enrolled, and its statistics are used.
-    `on_step` is called after every step of the scheduler, `on_residency` with each new residency.
+    `on_step` is called after every step of the scheduler, `on_residency` with the residency after each write of the status.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class ClusterWorkspace(WorkspaceController):
         self.runtime_name = ""  # of the runtime that was chosen
         self.runtime_problem = ""  # why that cannot be used
         self._on_step = on_step
-        self._on_residency = on_residency
         self._lock = threading.Lock()
         self._routers = {
             r["id"]: EnrolledRouter(r["id"], r.get("pod", ""), r.get("seq", 0), r.get("brokerSeq", 0))
@@ -104,7 +103,9 @@ class ClusterWorkspace(WorkspaceController):
         self._origins: Mapping[str, Json] = {}
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
-        self._status_writer = StatusWriter(kube, path, self.build_status)
+        self._status_writer = StatusWriter(
+            kube, path, self.build_status, lambda: on_residency(self.scheduler.residency)
+        )
 
     @property
     def routers(self) -> list[EnrolledRouter]:
@@ -244,7 +245,6 @@ class ClusterWorkspace(WorkspaceController):
     def publish(self, residency: Residency) -> None:
         """Write the status with the new residency."""
         self._status_writer.mark(0.0 if self._concerns_requests(residency) else PUBLISH_DELAY)
-        self._on_residency(residency)
 
     def _concerns_requests(self, residency: Residency) -> bool:
         """Whether routers do something else by a residency than by the last one."""
