@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -33,6 +33,7 @@ from hotseat.kube.constants import (
     MODELS,
     NODES,
     PODS,
+    PORT,
     SERVICES,
     WORKSPACES,
     Resource,
@@ -54,6 +55,8 @@ KINDS = {
     "trigger": Resource("eventing.knative.dev/v1", "Trigger", "triggers"),
     "workspace": WORKSPACES,
 }
+NAMESPACES = Resource("v1", "Namespace", "namespaces", namespaced=False)
+SECRETS = Resource("v1", "Secret", "secrets")
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("HOTSEAT_TEST_IMAGE", "dev.local/hotseat:dev")
 GATEWAY = os.environ.get("HOTSEAT_TEST_GATEWAY")  # HOST:PORT of the Knative Services; without it, that of Kourier's pod
@@ -188,6 +191,16 @@ class Hotseat:
 
     def pods_of(self, model: str) -> list[Json]:
         return self.pods(f"serving.knative.dev/service={model}")
+
+    def release_held(self, pods: Iterable[Json], port: int = PORT) -> None:
+        """Let mock engines answer the requests that were to be held (`mock: {hold: true}`)."""
+        for pod in pods:
+            connection = http.client.HTTPConnection(pod["status"]["podIP"], port, timeout=10)
+            try:
+                connection.request("POST", "/release")
+                assert connection.getresponse().status == 200
+            finally:
+                connection.close()
 
     def pod_of(self, model: str) -> Json:
         """Return the one pod of a model. Another whose containers have ended may be listed a moment longer."""
@@ -336,20 +349,24 @@ def demand(router: str, seq: int, waiting: Mapping[str, int], seen_epoch: int = 
 
 
 def deploy(namespace: str) -> Hotseat:
-    """Put hotseat into a new namespace, and wait until its router answers."""
+    """Put hotseat into a new namespace, without a Workspace, and wait until both of its functions are ready."""
     home = Hotseat(namespace)
     home.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    home.kubectl("create", "namespace", namespace)
     # Whatever hotseat makes must pass what Kubernetes calls "restricted".
-    home.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    home.kubectl("create", "secret", "generic", "hotseat-demand", f"--from-literal=key={home.key}")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    home.kube.create(NAMESPACES.path(), {"metadata": {"name": namespace, "labels": labels}})
+    home.kube.create(SECRETS.path(namespace), {"metadata": {"name": "hotseat-demand"}, "stringData": {"key": home.key}})
     manifests = home.kubectl("kustomize", str(ROOT / "knative"))
     manifests = manifests.replace("value: nvidia.com/gpu", f'value: "{GPU_RESOURCE}"')
     home.apply(manifests.replace("dev.local/hotseat:dev", IMAGE), CLAIM)
     wait_until(lambda: home.is_ready("hotseat-router") and home.is_ready("hotseat-switcher"), 120, "both functions")
+    return home
+
+
+def open_workspace(home: Hotseat) -> None:
+    """Create the Workspace `default`, and wait until it is ready."""
     home.apply(workspace())
     wait_until(lambda: home.condition("workspace", "default", "Ready").get("status") == "True", 60, "the Workspace")
-    return home
 
 
 def deploy_without_knative(home: Hotseat, **settings: str) -> None:

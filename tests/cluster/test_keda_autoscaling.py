@@ -45,7 +45,7 @@ def manifests(home: Hotseat) -> list[Json]:
             engine |= {"image": IMAGE, "command": [*program, "--host", "0.0.0.0", "--port", "8080"], "args": []}
             del engine["resources"]
         elif each["kind"] == "ScaledObject":
-            each["spec"]["cooldownPeriod"] = 10
+            each["spec"]["cooldownPeriod"] = 5
     return found
 
 
@@ -120,9 +120,10 @@ def test_queue_depth_decides_how_many_replicas_there_are(home: Hotseat) -> None:
         pytest.skip("the HorizontalPodAutoscaler cannot read KEDA's metrics: the API server does not serve them")
     await_scaler(home, "gemma-cpu")
     await_zero(home, "gemma-cpu")
-    say = {"model": "gemma-cpu", "messages": [{"role": "user", "content": "x"}], "mock": {"first_token": 75}}
+    say = {"model": "gemma-cpu", "messages": [{"role": "user", "content": "x"}], "mock": {"hold": True}}
     calls = [Aside(lambda: ask(home, "/v1/chat/completions", **say)) for _ in range(6)]
     wait_until(lambda: home.request("GET", "/api/queue").body["requests"]["gemma-cpu"] == 6, 20, "all are counted")
     wait_until(lambda: replicas(home, "gemma-cpu") == (3, 3), 120, "two requests for each replica")
+    home.release_held(home.pods("app=gemma-cpu"), 8080)
     assert [call.result(180).status for call in calls] == [200] * 6
     wait_until(lambda: replicas(home, "gemma-cpu")[0] == 0, 120, "no replica without a request")

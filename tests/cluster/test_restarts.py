@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 # Process 1 is gunicorn's arbiter, which cannot be killed from inside; all that hotseat does happens in its child.
 KILL_WORKER = "import os; kids = open('/proc/1/task/1/children').read().split(); [os.kill(int(kid), 9) for kid in kids]; print(*kids)"
 
-LONG = 200  # tokens: an answer of alpha's that takes 25 s
+LONG = 200  # tokens
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,19 +60,23 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
     hotseat: Hotseat, guard: Guard, phase: str
 ) -> None:
     hotseat.served("alpha")
-    long = hotseat.chat_aside("alpha", max_tokens=LONG) if phase == "draining" else None
+    held = {"hold": True, "tokens_per_second": 0}
+    long = hotseat.chat_aside("alpha", 240, max_tokens=LONG, mock=held) if phase == "draining" else None
     if long:  # its batch is closed after the 10 s that beta waits at most, or as long as a round of slow switches takes
         wait_until(lambda: any(q["inFlight"] for q in hotseat.status("workspace", "default")["queue"]), 10)
-    asked = hotseat.chat_aside("beta")
+    asked = hotseat.chat_aside("beta", 240)
     states = {
         "draining": ("alpha", ("quiescing", "draining")),
         "releasing": ("alpha", ("releasing",)),
         "loading": ("beta", ("loading",)),
     }
     name, wanted = states[phase]
-    wait_until(lambda: state_of(hotseat, name) in wanted, 60, phase)
+    wait_until(lambda: state_of(hotseat, name) in wanted, 120 if long else 60, phase)
+    former = hotseat.component("switcher")["metadata"]["uid"]
     kill(hotseat, "switcher")
-    if long:
+    if long:  # the next one finds it in flight
+        wait_until(lambda: hotseat.component("switcher")["metadata"]["uid"] != former, 30)
+        hotseat.release_held([hotseat.pod_of("alpha")])
         assert long.result().body["usage"]["completion_tokens"] == LONG
     answer = asked.result(80)
     assert (answer.status, answer.body.get("model")) == (200, "beta"), answer.error
