@@ -4,6 +4,7 @@ The seat that is fought for is a lock on a file of one claim that all mock model
 which no time stamp could show, since pods' times are whole seconds.
 """
 
+import functools
 import http.client
 import http.server
 import json
@@ -192,10 +193,10 @@ class Hotseat:
     def pods_of(self, model: str) -> list[Json]:
         return self.pods(f"serving.knative.dev/service={model}")
 
-    def release_held(self, pods: Iterable[Json], port: int = PORT) -> None:
+    def release_held(self, pods: Iterable[Json]) -> None:
         """Let mock engines answer the requests that were to be held (`mock: {hold: true}`)."""
         for pod in pods:
-            connection = http.client.HTTPConnection(pod["status"]["podIP"], port, timeout=10)
+            connection = http.client.HTTPConnection(pod["status"]["podIP"], PORT, timeout=10)
             try:
                 connection.request("POST", "/release")
                 assert connection.getresponse().status == 200
@@ -222,6 +223,17 @@ class Hotseat:
         found = wait_until(look, 60, f"a pod of the {name}")
         assert found
         return found
+
+    def kill(self, component: str) -> Json:
+        """Delete the pod of a component, and return it. Without grace, for queue-proxy would keep it for half a minute."""
+        pod = self.component(component)
+        self.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=1", "--wait=false")
+        return pod
+
+    def await_another(self, component: str, former: Json, seconds: float = 60) -> None:
+        """Wait until a component has another pod."""
+        uid = former["metadata"]["uid"]
+        wait_until(lambda: self.component(component)["metadata"]["uid"] != uid, seconds, f"another {component}")
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -348,10 +360,16 @@ def demand(router: str, seq: int, waiting: Mapping[str, int], seen_epoch: int = 
     return Demand(router, seq, seen_epoch, queue, {}, {}, {}, tuple(waiting))
 
 
+@functools.cache
+def apply_crds() -> None:
+    """Apply our CRDs, once in this process."""
+    Hotseat("default").kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+
+
 def deploy(namespace: str) -> Hotseat:
     """Put hotseat into a new namespace, without a Workspace, and wait until both of its functions are ready."""
     home = Hotseat(namespace)
-    home.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    apply_crds()
     # Whatever hotseat makes must pass what Kubernetes calls "restricted".
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     home.kube.create(NAMESPACES.path(), {"metadata": {"name": namespace, "labels": labels}})

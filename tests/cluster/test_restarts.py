@@ -21,12 +21,6 @@ def models(hotseat: Hotseat) -> None:
     wait_until(lambda: hotseat.is_ready("alpha") and hotseat.is_ready("beta"), 60, "services of the models")
 
 
-def kill(hotseat: Hotseat, component: str) -> None:
-    """Kill a component's pod without any grace that it could use."""
-    name = hotseat.component(component)["metadata"]["name"]
-    hotseat.kubectl("delete", "pod", name, "--grace-period=1", "--wait=false")
-
-
 def kill_worker(hotseat: Hotseat, component: str) -> None:
     """SIGKILL: nothing is said, nothing is let go of."""
     pod = hotseat.component(component)["metadata"]["name"]
@@ -40,14 +34,13 @@ def state_of(hotseat: Hotseat, name: str) -> str:
 def test_what_is_resident_stays_when_the_switcher_goes(hotseat: Hotseat, guard: Guard) -> None:
     assert hotseat.chat("alpha").status == 200
     pod = hotseat.pod_of("alpha")
-    former = hotseat.component("switcher")["metadata"]["uid"]
-    kill(hotseat, "switcher")
+    former = hotseat.kill("switcher")
     assert hotseat.chat("alpha").status == 200, "the router needs no switcher for what is resident"
-    wait_until(lambda: hotseat.component("switcher")["metadata"]["uid"] != former, 30)
+    hotseat.await_another("switcher", former)
     wait_until(lambda: hotseat.is_ready("hotseat-switcher"), 60)
     assert hotseat.chat("beta").status == 200, "the next one switches"
     assert hotseat.chat("alpha").status == 200
-    kill(hotseat, "switcher")
+    hotseat.kill("switcher")
     pod = hotseat.pod_of("alpha")
     for _ in range(5):
         assert hotseat.chat("alpha").status == 200
@@ -72,10 +65,9 @@ def test_a_switcher_that_dies_in_a_switch_is_followed_by_one_that_goes_on(
     }
     name, wanted = states[phase]
     wait_until(lambda: state_of(hotseat, name) in wanted, 120 if long else 60, phase)
-    former = hotseat.component("switcher")["metadata"]["uid"]
-    kill(hotseat, "switcher")
+    former = hotseat.kill("switcher")
     if long:  # the next one finds it in flight
-        wait_until(lambda: hotseat.component("switcher")["metadata"]["uid"] != former, 30)
+        hotseat.await_another("switcher", former)
         hotseat.release_held([hotseat.pod_of("alpha")])
         assert long.result().body["usage"]["completion_tokens"] == LONG
     answer = asked.result(80)
@@ -108,14 +100,13 @@ def test_a_router_that_dies_leaves_nobody_hanging(hotseat: Hotseat, guard: Guard
     long = hotseat.chat_aside("alpha", max_tokens=400)  # 50 s
     held = hotseat.chat_aside("beta")
     wait_until(lambda: any(q["waiting"] for q in hotseat.status("workspace", "default")["queue"]), 10)
-    former = hotseat.component("router")["metadata"]["name"]
-    kill(hotseat, "router")
+    former = hotseat.kill("router")
     wait_until(lambda: long.done and held.done, 30, "both connections closed")
-    wait_until(lambda: hotseat.component("router")["metadata"]["name"] != former, 30)
+    hotseat.await_another("router", former)
     answer = hotseat.served("beta")
     assert answer.body["model"] == "beta"
     wait_until(
-        lambda: former not in [r["pod"] for r in hotseat.status("workspace", "default")["routers"]],
+        lambda: former["metadata"]["name"] not in [r["pod"] for r in hotseat.status("workspace", "default")["routers"]],
         30,
         "it is forgotten",
     )
