@@ -409,10 +409,9 @@ class FakeCluster(FakeKube):
         active = [pod for pod in mine if "deletionTimestamp" not in pod["metadata"] and not _over(pod)]
         owner = {"kind": "Deployment", "name": deployment["metadata"]["name"], "controller": True}
         meta = {"name": f"{workload}-rs", "namespace": NS, "labels": labels, "ownerReferences": [owner]}
-        old = self.objects.get(set_at, {"metadata": meta})
-        written = self.put(set_at, merged(old, {"spec": {"replicas": wanted}}))
+        written = self._update(set_at, {"metadata": meta}, {"spec": {"replicas": wanted}})
         status = {"replicas": wanted, "observedGeneration": written["metadata"]["generation"]}
-        self.put(set_at, merged(written, {"status": status}))
+        written = self._update(set_at, written, {"status": status})
         if "deletionTimestamp" in written["metadata"]:
             return
         for pod in active[wanted:]:
@@ -438,6 +437,12 @@ class FakeCluster(FakeKube):
                 },
             )
             self._live(PODS.path(NS, name))
+
+    def _update(self, at: str, new: Json, change: Json) -> Json:
+        """Write a change of an object, or the `new` object with it. Like a controller, write nothing where nothing changes."""
+        old = self.objects.get(at)
+        wanted = merged(old or new, change)
+        return copy.deepcopy(old) if old == wanted else self.put(at, wanted)
 
     def _live(self, at: str) -> None:
         pod = self.objects.get(at)

@@ -4,6 +4,7 @@ The seat that is fought for is a lock on a file of one claim that all mock model
 which no time stamp could show, since pods' times are whole seconds.
 """
 
+import functools
 import http.client
 import http.server
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -33,6 +34,7 @@ from hotseat.kube.constants import (
     MODELS,
     NODES,
     PODS,
+    PORT,
     SERVICES,
     WORKSPACES,
     Resource,
@@ -54,6 +56,8 @@ KINDS = {
     "trigger": Resource("eventing.knative.dev/v1", "Trigger", "triggers"),
     "workspace": WORKSPACES,
 }
+NAMESPACES = Resource("v1", "Namespace", "namespaces", namespaced=False)
+SECRETS = Resource("v1", "Secret", "secrets")
 ROOT = Path(__file__).parents[2]
 IMAGE = os.environ.get("HOTSEAT_TEST_IMAGE", "dev.local/hotseat:dev")
 GATEWAY = os.environ.get("HOTSEAT_TEST_GATEWAY")  # HOST:PORT of the Knative Services; without it, that of Kourier's pod
@@ -189,6 +193,16 @@ class Hotseat:
     def pods_of(self, model: str) -> list[Json]:
         return self.pods(f"serving.knative.dev/service={model}")
 
+    def release_held(self, pods: Iterable[Json]) -> None:
+        """Let mock engines answer the requests that were to be held (`mock: {hold: true}`)."""
+        for pod in pods:
+            connection = http.client.HTTPConnection(pod["status"]["podIP"], PORT, timeout=10)
+            try:
+                connection.request("POST", "/release")
+                assert connection.getresponse().status == 200
+            finally:
+                connection.close()
+
     def pod_of(self, model: str) -> Json:
         """Return the one pod of a model. Another whose containers have ended may be listed a moment longer."""
         return wait_until(lambda: len(found := self.pods_of(model)) == 1 and found, 20, f"one pod of {model}")[0]
@@ -209,6 +223,17 @@ class Hotseat:
         found = wait_until(look, 60, f"a pod of the {name}")
         assert found
         return found
+
+    def kill(self, component: str) -> Json:
+        """Delete the pod of a component, and return it. Without grace, for queue-proxy would keep it for half a minute."""
+        pod = self.component(component)
+        self.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=1", "--wait=false")
+        return pod
+
+    def await_another(self, component: str, former: Json, seconds: float = 60) -> None:
+        """Wait until a component has another pod."""
+        uid = former["metadata"]["uid"]
+        wait_until(lambda: self.component(component)["metadata"]["uid"] != uid, seconds, f"another {component}")
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -335,21 +360,31 @@ def demand(router: str, seq: int, waiting: Mapping[str, int], seen_epoch: int = 
     return Demand(router, seq, seen_epoch, queue, {}, {}, {}, tuple(waiting))
 
 
+@functools.cache
+def apply_crds() -> None:
+    """Apply our CRDs, once in this process."""
+    Hotseat("default").kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+
+
 def deploy(namespace: str) -> Hotseat:
-    """Put hotseat into a new namespace, and wait until its router answers."""
+    """Put hotseat into a new namespace, without a Workspace, and wait until both of its functions are ready."""
     home = Hotseat(namespace)
-    home.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    home.kubectl("create", "namespace", namespace)
+    apply_crds()
     # Whatever hotseat makes must pass what Kubernetes calls "restricted".
-    home.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    home.kubectl("create", "secret", "generic", "hotseat-demand", f"--from-literal=key={home.key}")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    home.kube.create(NAMESPACES.path(), {"metadata": {"name": namespace, "labels": labels}})
+    home.kube.create(SECRETS.path(namespace), {"metadata": {"name": "hotseat-demand"}, "stringData": {"key": home.key}})
     manifests = home.kubectl("kustomize", str(ROOT / "knative"))
     manifests = manifests.replace("value: nvidia.com/gpu", f'value: "{GPU_RESOURCE}"')
     home.apply(manifests.replace("dev.local/hotseat:dev", IMAGE), CLAIM)
     wait_until(lambda: home.is_ready("hotseat-router") and home.is_ready("hotseat-switcher"), 120, "both functions")
+    return home
+
+
+def open_workspace(home: Hotseat) -> None:
+    """Create the Workspace `default`, and wait until it is ready."""
     home.apply(workspace())
     wait_until(lambda: home.condition("workspace", "default", "Ready").get("status") == "True", 60, "the Workspace")
-    return home
 
 
 def deploy_without_knative(home: Hotseat, **settings: str) -> None:

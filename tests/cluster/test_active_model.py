@@ -49,9 +49,7 @@ def test_demand_evicts_it_and_neither_an_apply_nor_a_new_switcher_loads_it_again
     home["spec"]["activeModel"] = "alpha"
     hotseat.apply(home)
     before = switches(hotseat)
-    pod = hotseat.component("switcher")["metadata"]
-    hotseat.delete("pod", pod["name"], "--wait=false")
-    wait_until(lambda: hotseat.component("switcher")["metadata"]["uid"] != pod["uid"], 120, "another switcher")
+    hotseat.await_another("switcher", hotseat.kill("switcher"), 120)
     assert hotseat.served("beta").status == 200
     assert hotseat.residents() == {"beta": "ready"}
     assert switches(hotseat) == before

@@ -64,9 +64,9 @@ def test_logs_and_events_come_from_the_switcher(hotseat: Hotseat) -> None:
 def test_settings_reach_the_next_model(hotseat: Hotseat) -> None:
     settings = {"data": {"HOTSEAT_PROGRESS_DEADLINE": "13m", "HOTSEAT_CACHE_SIZE": "1Gi"}}
     hotseat.kubectl("patch", "configmap", "hotseat-settings", "--type=merge", "-p", json.dumps(settings))
-    former = hotseat.component("switcher")["metadata"]["name"]
-    hotseat.kubectl("delete", "pod", former, "--timeout=120s")  # the former one may act until it is gone
-    wait_until(lambda: hotseat.component("switcher")["metadata"]["name"] != former, 90, "the next switcher")
+    former = hotseat.kill("switcher")
+    wait_until(lambda: not hotseat.get("pod", former["metadata"]["name"]), 120, "until it is gone, it may act")
+    hotseat.await_another("switcher", former, 90)
     source = "https://origin.example.com/w.gguf"
     hotseat.apply(
         model("beta", source=source, engine="llamacpp", image="engine.example.com/engine:1", cache={}, args=[])

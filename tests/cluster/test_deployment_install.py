@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .harness import ROOT, Hotseat, Sink, deploy_without_knative, destroy, model, wait_until
+from .harness import Hotseat, Sink, apply_crds, deploy_without_knative, destroy, model, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 def home(request: pytest.FixtureRequest) -> Iterator[Hotseat]:
     before = request.session.testsfailed
     home = Hotseat(f"hotseat-test-{uuid.uuid4().hex[:6]}")
-    home.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    apply_crds()
     home.kubectl("create", "namespace", home.namespace)
     yield home
     destroy(home, failed=request.session.testsfailed > before)

@@ -13,7 +13,7 @@ import yaml
 from hotseat.api.types import Json
 from hotseat.kube.client import KubeError
 
-from .harness import IMAGE, ROOT, Answer, Aside, Hotseat, deploy_without_knative, destroy, wait_until
+from .harness import IMAGE, ROOT, Answer, Aside, Hotseat, apply_crds, deploy_without_knative, destroy, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -24,7 +24,7 @@ def home(request: pytest.FixtureRequest) -> Iterator[Hotseat]:
     home = Hotseat(f"hotseat-test-{uuid.uuid4().hex[:6]}")
     if home.kube.find("/apis/keda.sh/v1alpha1") is None:
         pytest.skip("there is no KEDA")
-    home.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    apply_crds()
     home.kubectl("create", "namespace", home.namespace)
     deploy_without_knative(home)
     home.apply(*manifests(home))
@@ -45,7 +45,7 @@ def manifests(home: Hotseat) -> list[Json]:
             engine |= {"image": IMAGE, "command": [*program, "--host", "0.0.0.0", "--port", "8080"], "args": []}
             del engine["resources"]
         elif each["kind"] == "ScaledObject":
-            each["spec"]["cooldownPeriod"] = 10
+            each["spec"]["cooldownPeriod"] = 5
     return found
 
 
@@ -120,9 +120,10 @@ def test_queue_depth_decides_how_many_replicas_there_are(home: Hotseat) -> None:
         pytest.skip("the HorizontalPodAutoscaler cannot read KEDA's metrics: the API server does not serve them")
     await_scaler(home, "gemma-cpu")
     await_zero(home, "gemma-cpu")
-    say = {"model": "gemma-cpu", "messages": [{"role": "user", "content": "x"}], "mock": {"first_token": 75}}
+    say = {"model": "gemma-cpu", "messages": [{"role": "user", "content": "x"}], "mock": {"hold": True}}
     calls = [Aside(lambda: ask(home, "/v1/chat/completions", **say)) for _ in range(6)]
     wait_until(lambda: home.request("GET", "/api/queue").body["requests"]["gemma-cpu"] == 6, 20, "all are counted")
     wait_until(lambda: replicas(home, "gemma-cpu") == (3, 3), 120, "two requests for each replica")
+    home.release_held(home.pods("app=gemma-cpu"))
     assert [call.result(180).status for call in calls] == [200] * 6
     wait_until(lambda: replicas(home, "gemma-cpu")[0] == 0, 120, "no replica without a request")

@@ -11,13 +11,14 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hotseat.api.types import Json
 from hotseat.kube.constants import CRDS, DEPLOYMENTS, PAUSED_REPLICAS, SCALED_BY, SCALED_OBJECTS
 
-from .harness import CLAIM, GPU_RESOURCE, IMAGE, ROOT, Guard, Hotseat, destroy, model, wait_until, workspace
+from .harness import CLAIM, GPU_RESOURCE, IMAGE, ROOT, Guard, Hotseat, apply_crds, destroy, model, wait_until, workspace
 from .test_keda_autoscaling import serves_external_metrics
 from .test_runtimes import move, served_by
 
@@ -31,17 +32,17 @@ stops_keda = pytest.mark.skipif(not os.environ.get("HOTSEAT_TEST_OWN_CLUSTER"), 
 class Keda(Hotseat):
     """A hotseat whose router is asked at the address of its pod: there is no gateway."""
 
-    def ask(self, name: str, timeout: float = 60, seconds: float = 0.0) -> str:
-        """Return the model of the answer, which takes its engine so many seconds."""
-        said = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "mock": {"first_token": seconds}}
+    def ask(self, name: str, timeout: float = 60, **mock: Any) -> str:
+        """Return the model of the answer. `mock` says what its engine does."""
+        said = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "mock": mock}
         body = json.dumps({"model": name, **said}).encode()
         url = f"http://{self.component('router')['status']['podIP']}:8080/v1/chat/completions"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return str(json.load(answer)["model"])
 
-    def ask_aside(self, name: str, seconds: float = 0.0) -> "Asked":
-        return Asked(self, name, seconds)
+    def ask_aside(self, name: str, **mock: Any) -> "Asked":
+        return Asked(self, name, mock)
 
     def load(self, name: str) -> None:
         """Ask until it is served: a switcher that has just begun knows no Models for a moment."""
@@ -88,14 +89,14 @@ class Keda(Hotseat):
 class Asked:
     """A request that a thread makes."""
 
-    def __init__(self, home: Keda, name: str, seconds: float) -> None:
+    def __init__(self, home: Keda, name: str, mock: dict[str, Any]) -> None:
         self.answer: str | Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(home, name, seconds), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(home, name, mock), daemon=True)
         self._thread.start()
 
-    def _run(self, home: Keda, name: str, seconds: float) -> None:
+    def _run(self, home: Keda, name: str, mock: dict[str, Any]) -> None:
         try:
-            self.answer = home.ask(name, 150, seconds)
+            self.answer = home.ask(name, 150, **mock)
         except OSError as error:
             self.answer = error
 
@@ -114,7 +115,7 @@ def home(request: pytest.FixtureRequest) -> Iterator[Keda]:
     before = request.session.testsfailed
     home = Keda(f"hotseat-test-{uuid.uuid4().hex[:6]}")
     skip_without_keda(home)
-    home.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    apply_crds()
     home.kubectl("create", "namespace", home.namespace)
     home.kubectl("create", "secret", "generic", "hotseat-demand", f"--from-literal=key={home.key}")
     manifests = home.kubectl("kustomize", str(ROOT / "keda"))
@@ -192,14 +193,15 @@ def test_a_model_with_replicas_is_sized_by_demand_and_wholly_gone_before_another
         return [address for each in found for address in (each["address"], *each.get("moreAddresses", ()))]
 
     assert len(addresses()) == 1
-    asked = [home.ask_aside("wide", 12) for _ in range(4)]
+    asked = [home.ask_aside("wide", hold=True) for _ in range(4)]
     oldest, newest = wait_until(lambda: len(found := addresses()) == 2 and found, 60, "a second pod serves")
+    wait_until(lambda: served(newest) == 1, 10, "it gets a request")
+    home.release_held(home.pods(f"{LABEL}=wide"))
     assert [each.result() for each in asked] == ["wide"] * 4
-    assert served(newest) >= 1
     assert served(oldest) + served(newest) == 5
 
     wait_until(lambda: home.status("model", "wide").get("readyReplicas") == 2, 10, "the Model's status")
-    kept = home.ask_aside("wide", 5)
+    kept = home.ask_aside("wide", first_token=5)
     wait_until(lambda: served(oldest) + served(newest) == 6, 10, "it is in flight")
     home.kubectl("scale", "deployment", "wide", "--replicas=1")
     wait_until(lambda: addresses() == [oldest], 20, "the newest pod gets nothing more")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,19 @@ class TestComingAndGoing:
         assert lines == sorted(lines, key=lambda line: line["time"])
         assert {line["model"] for line in lines} == {"a"}
 
+    def test_requests_are_held_until_it_is_told_to_release_them(self, mock: Callable[..., Process]) -> None:
+        a = mock()
+        assert a.get("/health").ok
+        with ThreadPoolExecutor(2) as clients:
+            asked = [
+                clients.submit(a.post, path, {**HELLO, "mock": {"hold": True}}) for path in (CHAT, "/v1/completions")
+            ]
+            eventually(lambda: a.stats()["open"] == 2)
+            assert not any(each.done() for each in asked)
+            assert a.post("/release").ok
+            assert all(each.result().ok for each in asked)
+        assert a.post(CHAT, {**HELLO, "mock": {"hold": True}}).ok, "later ones are not held"
+
     def test_a_client_that_leaves_is_noticed_within_50_ms(self, mock: Callable[..., Process], tmp_path: Path) -> None:
         a = mock("--log", str(tmp_path / "log"))
 
@@ -241,7 +255,7 @@ class TestComingAndGoing:
             assert a.stats()["cancelled"] == cancelled + 1
             return last["time"] - left
 
-        for preferences in ({"first_token": 60}, {"tokens": 100, "tokens_per_second": 2}):
+        for preferences in ({"first_token": 60}, {"hold": True}, {"tokens": 100, "tokens_per_second": 2}):
             quickest(lambda preferences=preferences: trial(preferences), 0.05)
 
 

@@ -22,6 +22,7 @@ from hotseat.engines import mock_http as answers
 from hotseat.engines.mock_http import Disconnected, DropConnection, MockConnection, MockRequest
 
 SEAT_TAKEN = 86  # exit status
+HOLD_STEP = 0.05  # seconds between checks whether a held request is released
 LOG_TIME = 0.05  # seconds before an orderly exit, in which responses are still logged
 DEVICES = "CUDA_VISIBLE_DEVICES"
 FAULTS = (
@@ -139,6 +140,7 @@ class MockServer:
         self.memory = options.memory
         self.ready = False
         self.sleeping = False
+        self.released = threading.Event()  # requests that were to be held are answered
         self.lock = threading.Lock()  # guards the two attributes below
         self.counts = {"requests": 0, "open": 0, "cancelled": 0}
         self.last: dict[str, Any] = {"body": None, "headers": None, "path": None}
@@ -241,7 +243,9 @@ class MockServer:
                     "object": "list",
                     "data": [{"id": self.options.name, "object": "model", "owned_by": "mock"}],
                 }
-            case "GET", "/stats":
+            case ("GET", "/stats") | ("POST", "/release"):
+                if request.method == "POST":
+                    self.released.set()
                 with self.lock:
                     return 200, {
                         **self.counts,
@@ -326,6 +330,8 @@ class MockServer:
         if "garbage" in faults:
             connection.send(b"\x00\x15this is no HTTP\r\n\r\n")
             raise DropConnection
+        while preferences.get("hold") and not self.released.is_set():  # until POST /release
+            connection.wait_until(time.monotonic() + HOLD_STEP)
         status = 500 if "error-500" in faults else preferences.get("status", 200)
         if status != 200:  # noqa: PLR2004
             return connection.reply(status, answers.problem(f"{self.options.name} was told to answer {status}", "mock"))

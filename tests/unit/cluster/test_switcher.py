@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hotseat.core.messages import Demand, QueuedDemand
 from hotseat.kube.client import KubeError
 from hotseat.kube.constants import CLAIMS, JOBS, SERVICES, WORKSPACES
 from hotseat.kube.jobs import job_name
@@ -223,3 +224,20 @@ def test_a_service_says_that_its_url_is_not_the_way_in(home: Home) -> None:
         )
     )
     assert "router" in note
+
+
+def test_a_model_that_drains_is_prepared_for_its_release(home: Home) -> None:
+    def held() -> list[str]:
+        found = [item for at, item in home.kube.objects.items() if "/replicasets/" in at]
+        return [each["metadata"]["name"] for each in found if each["metadata"].get("finalizers")]
+
+    home.write("a")
+    home.write("b")
+    home.load("a")
+    (instance,) = [each["instance"] for each in home.status()["residents"]]
+    home.seq += 1
+    home.send(Demand("router-1", home.seq, home.status()["epoch"], {"b": QueuedDemand(1, 0.0, 0)}, {instance: 1}))
+    home.until(lambda: held() == ["a-00001-rs"])
+    assert home.residents() == [("a", "quiescing")], "a request is in flight"
+    home.until(lambda: home.ask("b") or ("b", "ready") in home.residents())
+    assert not held()

@@ -8,9 +8,9 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.cluster.switcher.workspace import ClusterWorkspace
+from hotseat.cluster.switcher.workspace import PUBLISH_DELAY, ClusterWorkspace
 from hotseat.control.event_log import EventLog
-from hotseat.core.messages import Demand, InstanceAdopted, QueuedDemand
+from hotseat.core.messages import Demand, InstanceAdopted, InstanceState, QueuedDemand, Refusal, Residency, Resident
 from hotseat.core.scheduler.stats import ModelStats
 from tests.fakes import FakeRuntime
 
@@ -97,6 +97,50 @@ def test_a_broker_that_was_slow_once_delivers_again() -> None:
     assert delivered() == "False"
     controller.report_demand(Demand("r", 4, 0), "r-0", through_broker=True)
     assert delivered() == "True"
+
+
+def resident(model: str, state: InstanceState, address: str | None = "http://10.0.0.1:8012") -> Resident:
+    return Resident(model, f"default/{model}@1", state, 1, 0.0, address)
+
+
+A_READY, A_DRAINING, A_RELEASING = (
+    resident("a", state) for state in (InstanceState.READY, InstanceState.DRAINING, InstanceState.RELEASING)
+)
+B_LOADING = resident("b", InstanceState.LOADING, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "at_once"),
+    [
+        ((), (B_LOADING,), False),
+        ((A_RELEASING,), (), False),
+        ((A_DRAINING,), (A_RELEASING,), False),
+        ((A_READY,), (A_READY, B_LOADING), False),
+        ((A_READY,), (A_DRAINING,), True),
+        ((A_DRAINING,), (A_READY,), True),
+        ((B_LOADING,), (resident("b", InstanceState.READY),), True),
+        ((A_READY,), (resident("a", InstanceState.READY, "http://10.0.0.2:8012"),), True),
+    ],
+)
+def test_a_residency_that_changes_nothing_for_requests_is_written_after_what_the_runtime_writes(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[Resident, ...], after: tuple[Resident, ...], at_once: bool
+) -> None:
+    controller, delays = open_controller(), list[float]()
+    controller.publish(Residency(1, before))
+    monkeypatch.setattr(controller._status_writer, "mark", delays.append)
+    controller.publish(Residency(2, after))
+    assert delays == [0.0 if at_once else PUBLISH_DELAY]
+    controller.publish(Residency(3, after, {"c": Refusal(3, "no_fit", "it does not fit")}))
+    assert delays[1] == 0.0, "requests that wait are answered"
+
+
+def test_a_stop_at_the_drain_deadline_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, delays = open_controller(), list[float]()
+    controller.publish(Residency(1, (A_DRAINING,)))
+    monkeypatch.setattr(controller._status_writer, "mark", delays.append)
+    monkeypatch.setattr(controller.scheduler, "queue", lambda: {"a": (0, 0.0, 1)})
+    controller.publish(Residency(2, (A_RELEASING,)))
+    assert delays == [0.0], "the router ends its request with our error"
 
 
 def ready(controller: ClusterWorkspace) -> tuple[str, str, str]:

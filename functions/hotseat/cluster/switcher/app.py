@@ -297,6 +297,7 @@ class SwitcherApp:
             kube=self._kube,
             namespace=self.namespace,
             on_step=self._status_writer.mark,
+            on_residency=self._runtime.residency_changed,
             has_broker=self._has_broker,
         )
 

@@ -12,7 +12,7 @@ from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.switcher.external_scaler import ExternalScaler
-from hotseat.core.messages import CacheObserved, Fetch, InstanceReleased, Park, Start, Stop, Wake
+from hotseat.core.messages import CacheObserved, Fetch, InstanceReleased, Park, Residency, Start, Stop, Wake
 from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube.client import NOT_FOUND, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
@@ -275,6 +275,11 @@ class ClusterRuntimes:
             holder.stop(command)
         else:
             self._report_released(command)
+
+    def residency_changed(self, residency: Residency) -> None:
+        """Let the runtimes prepare what a residency announces."""
+        for name in self._open:
+            self._runtimes[name].residency_changed(residency)
 
     def park(self, command: Park) -> None:
         """Park an instance."""

@@ -14,13 +14,19 @@ RETRY = (0.1, 2.0)  # seconds between attempts while the API server is away: the
 
 
 class StatusWriter(CoalescingWorker):
-    """Merges what `build` returns into the status of the object at `path` after each `mark`. Writes changed fields only."""
+    """Merges what `build` returns into the status of the object at `path` after each `mark`. Writes changed fields only.
 
-    def __init__(self, kube: Kube, path: str, build: Callable[[], Json]) -> None:
+    `written` is called after each write.
+    """
+
+    def __init__(
+        self, kube: Kube, path: str, build: Callable[[], Json], written: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(f"status of {path}", self.write, retry=RETRY, expected=KubeError, paused=True)
         self._kube = kube
         self._path = path
         self._build = build
+        self._notify = written
         self._written: Json = {}
 
     def write(self) -> None:
@@ -36,6 +42,7 @@ class StatusWriter(CoalescingWorker):
                 raise
         else:
             self._written = status
+            self._notify()
 
 
 PAUSE = 0.1  # seconds in which changes gather

@@ -19,7 +19,7 @@ from hotseat.control.codec import residency_from_status, residency_to_status, st
 from hotseat.control.event_log import EventLog
 from hotseat.control.scheduling_spec import capacity_of, scheduling_spec_of
 from hotseat.control.workspace_controller import WorkspaceController, load_policy
-from hotseat.core.messages import Demand, Residency
+from hotseat.core.messages import Demand, InstanceState, Residency
 from hotseat.core.policy.api import Policy
 from hotseat.core.policy.batch import Batch
 from hotseat.core.ports import Runtime
@@ -30,13 +30,15 @@ from hotseat.kube.constants import WORKSPACES
 
 log = logging.getLogger(__name__)
 
+PUBLISH_DELAY = 0.05  # seconds, where routers act as before: what starts and stops engines needs the API server first
 ECHO_DELAY = 0.1  # seconds; a router goes another way after 0.5
 STATUS_DELAY = 0.2
 CATCH_UP = 5.0  # seconds for the scheduler to handle what the runtime found at the start
 REMEMBERED = 1000  # routers that have left
+_SERVING = (InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING)  # with requests in flight
 
 
-def _ignore() -> None:
+def _ignore(*_args: object) -> None:
     pass
 
 
@@ -55,7 +57,7 @@ class ClusterWorkspace(WorkspaceController):
     """The controller of one Workspace of the cluster, with its routers and status.
 
     `status` is what an earlier run left. Its epochs are continued, its routers are enrolled, and its statistics are used.
-    `on_step` is called after every step of the scheduler.
+    `on_step` is called after every step of the scheduler, `on_residency` with the residency after each write of the status.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ClusterWorkspace(WorkspaceController):
         kube: Kube,
         namespace: str,
         on_step: Callable[[], None] = _ignore,
+        on_residency: Callable[[Residency], None] = _ignore,
         has_broker: bool = True,
     ) -> None:
         policy, self._policy_problem = _load_policy(workspace)
@@ -90,6 +93,7 @@ class ClusterWorkspace(WorkspaceController):
             r["id"]: EnrolledRouter(r["id"], r.get("pod", ""), r.get("seq", 0), r.get("brokerSeq", 0))
             for r in status.get("routers") or ()
         }
+        self._published = self.scheduler.residency
         self._left: deque[str] = deque(maxlen=REMEMBERED)  # ids are never used again
         self._has_broker = has_broker
         self._broker_ok: bool | None = None
@@ -99,7 +103,9 @@ class ClusterWorkspace(WorkspaceController):
         self._origins: Mapping[str, Json] = {}
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
-        self._status_writer = StatusWriter(kube, path, self.build_status)
+        self._status_writer = StatusWriter(
+            kube, path, self.build_status, lambda: on_residency(self.scheduler.residency)
+        )
 
     @property
     def routers(self) -> list[EnrolledRouter]:
@@ -236,9 +242,22 @@ class ClusterWorkspace(WorkspaceController):
 
     # SchedulerHost ----------------------------------------------------------------------------------------------------
 
-    def publish(self, residency: Residency) -> None:  # noqa: ARG002 - it is written from `scheduler.residency`
+    def publish(self, residency: Residency) -> None:
         """Write the status with the new residency."""
-        self._status_writer.mark()
+        self._status_writer.mark(0.0 if self._concerns_requests(residency) else PUBLISH_DELAY)
+
+    def _concerns_requests(self, residency: Residency) -> bool:
+        """Whether routers do something else by a residency than by the last one."""
+        before, self._published = self._published, residency
+        serving = {each.instance: each for each in before.residents if each.state in _SERVING}
+        now = {each.instance: each for each in residency.residents if each.state in _SERVING}
+        queue = self.scheduler.queue()
+        ended = (queue.get(each.model, (0, 0.0, 0)) for name, each in serving.items() if name not in now)
+        return (
+            residency.refusals != before.refusals
+            or any(each != serving.get(name) for name, each in now.items())
+            or any(in_flight for _, _, in_flight in ended)
+        )
 
     def stepped(self) -> None:
         """Write the status soon."""

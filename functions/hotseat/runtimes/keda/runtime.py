@@ -11,6 +11,7 @@ from hotseat.kube.client import Change, KubeError
 from hotseat.kube.constants import MODEL, SCALED_OBJECTS, Resource
 from hotseat.runtimes.keda.adapter import KedaAdapter
 from hotseat.runtimes.kubernetes.informers import labels
+from hotseat.runtimes.kubernetes.instance import PodInstance
 from hotseat.runtimes.kubernetes.runtime import RETRY, PodRuntime
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ class KedaRuntime(PodRuntime):
         for item in self._informers.more[SCALED_OBJECTS].objects:
             if MODEL not in labels(item):
                 self._jobs.put(partial(self._keep_paused, target_of(item)))
+
+    def _report_end(self, instance: PodInstance, now: float) -> None:
+        super()._report_end(instance, now)
+        if instance.released and instance.workload is not None:  # it may have waited for that to be given back
+            self._jobs.put(partial(self._keep_paused, instance.workload))
 
     def _keep_paused(self, workload: str) -> None:
         if self._closed or self.superseded.is_set() or self.has_place(workload):

@@ -5,6 +5,8 @@ before its Deployment is scaled: the ReplicaSet controller must neither replace 
 first.
 """
 
+from collections.abc import Callable
+
 from hotseat.api.types import Json
 from hotseat.kube.client import CONFLICT, NOT_FOUND, Kube, KubeError
 from hotseat.kube.constants import REPLICA_SETS, REVISION
@@ -25,7 +27,9 @@ class ReplicaSetGuard(ReplicaSets):
     that it knows. Every method may raise KubeError, and can be repeated.
 
     A suspension is in the path of each switch, so it reads the watched ReplicaSets. One that the watch
-    does not have yet may make a pod, which is waited for as well.
+    does not have yet may make a pod, which is waited for as well. While a model drains, the finalizer
+    is set in advance (`hold`). It alone does not keep the controller from anything. A ReplicaSet is
+    deleted only in a version that has it: without it, the pods would be deleted with their own grace.
     """
 
     suspends = True
@@ -34,19 +38,33 @@ class ReplicaSetGuard(ReplicaSets):
         super().__init__(kube, namespace, REVISION)
         self._informers = informers
         self._deleted: set[str] = set()  # uids; the watch may not have their deletion yet
+        self._written: dict[str, Json] = {}  # by uid, with or without the finalizer; the watch may not have it yet
+
+    def is_held(self, workload: str) -> bool:
+        """Whether a ReplicaSet of a running Revision has the finalizer."""
+        return any(_has_finalizer(each) for each in self._not_deleted(workload))
+
+    def hold(self, workload: str) -> None:
+        """Set the finalizer in advance."""
+        for replica_set in self._not_deleted(workload):
+            if not _has_finalizer(replica_set):
+                self._try(self._write_finalizer, replica_set, True)
+
+    def let_go(self, workload: str) -> None:
+        """Remove the finalizer of ReplicaSets that are not deleted."""
+        for replica_set in self._not_deleted(workload):
+            if _has_finalizer(replica_set):
+                self._try(self._write_finalizer, replica_set, False)
 
     def suspend(self, workload: str) -> bool:
         """Stop the ReplicaSet controller from acting on this Revision's pods.
 
         Return True once the controller has acknowledged it.
         """
-        watched = self._informers.replica_sets.objects
-        replica_sets = [each for each in watched if self._informers.workload_of(each) == workload]
-        replica_sets = replica_sets or self._replica_sets(workload)
+        replica_sets = self._watched(workload) or self._replica_sets(workload)
         for replica_set in replica_sets:
-            meta = replica_set["metadata"]
-            if "deletionTimestamp" not in meta and meta["uid"] not in self._deleted:
-                self._suspend(replica_set)
+            if self._is_not_deleted(replica_set):
+                self._try(self._suspend, replica_set)
         return all(_is_suspended(replica_set) for replica_set in replica_sets)
 
     def resume(self, workload: str) -> bool:
@@ -60,6 +78,7 @@ class ReplicaSetGuard(ReplicaSets):
         for replica_set in replica_sets:
             self._resume(replica_set)
             self._deleted.discard(replica_set["metadata"]["uid"])
+            self._written.pop(replica_set["metadata"]["uid"], None)
         return True
 
     def suspended(self) -> set[str]:
@@ -67,18 +86,51 @@ class ReplicaSetGuard(ReplicaSets):
         replica_sets = self._list(REPLICA_SETS, REVISION)
         return {each["metadata"]["labels"][REVISION] for each in replica_sets if _has_finalizer(each)}
 
+    def _watched(self, workload: str) -> list[Json]:
+        """Return the watched ReplicaSets of a Revision, or newer versions of them."""
+        watched = self._informers.replica_sets.objects
+        return [self._newest(each) for each in watched if self._informers.workload_of(each) == workload]
+
+    def _not_deleted(self, workload: str) -> list[Json]:
+        return [each for each in self._watched(workload) if self._is_not_deleted(each)]
+
+    def _is_not_deleted(self, replica_set: Json) -> bool:
+        meta = replica_set["metadata"]
+        return "deletionTimestamp" not in meta and meta["uid"] not in self._deleted
+
+    def _newest(self, watched: Json) -> Json:
+        """Return what was written last, until the watch has it. If it was changed since, a write conflicts."""
+        uid = watched["metadata"]["uid"]
+        written = self._written.get(uid, watched)
+        if "deletionTimestamp" in watched["metadata"] or _has_finalizer(written) is _has_finalizer(watched):
+            self._written.pop(uid, None)
+            return watched
+        return written
+
+    def _try(self, write: Callable[..., object], replica_set: Json, *more: bool) -> None:
+        """Write. After a conflict, the next call sees the new version."""
+        try:
+            write(replica_set, *more)
+        except KubeError as error:
+            if error.status not in (CONFLICT, NOT_FOUND):
+                raise
+            self._written.pop(replica_set["metadata"]["uid"], None)
+
     def _suspend(self, replica_set: Json) -> None:
         meta = replica_set["metadata"]
+        if not _has_finalizer(replica_set):
+            meta = self._write_finalizer(replica_set, True)["metadata"]
         path = REPLICA_SETS.path(self._namespace, meta["name"])
-        kept = [*meta.get("finalizers", []), *([] if _has_finalizer(replica_set) else [FINALIZER])]
-        change = {"finalizers": kept, "resourceVersion": meta["resourceVersion"]}
-        try:
-            self._kube.merge(path, {"metadata": change})
-            self._kube.delete(path, uid=meta["uid"])
-            self._deleted.add(meta["uid"])
-        except KubeError as error:
-            if error.status not in (CONFLICT, NOT_FOUND):  # the next call sees the new version
-                raise
+        self._kube.delete(path, uid=meta["uid"], version=meta["resourceVersion"])
+        self._deleted.add(meta["uid"])
+
+    def _write_finalizer(self, replica_set: Json, held: bool) -> Json:
+        meta = replica_set["metadata"]
+        others = [each for each in meta.get("finalizers", []) if each != FINALIZER]
+        change = {"finalizers": [*others, *([FINALIZER] if held else [])], "resourceVersion": meta["resourceVersion"]}
+        written = self._kube.merge(REPLICA_SETS.path(self._namespace, meta["name"]), {"metadata": change})
+        self._written[meta["uid"]] = written
+        return written
 
     def _resume(self, replica_set: Json) -> None:
         if not _has_finalizer(replica_set):

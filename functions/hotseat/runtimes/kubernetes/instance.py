@@ -77,6 +77,7 @@ class PodInstance:
     no_more_pods: bool = False  # its Deployment is scaled to zero: no pods will be created
     zero_generation: int | None = None  # of the Deployment once it is scaled to zero; 0: there is no Deployment
     suspend_deadline: float | None = None  # when its pods are deleted even if the ReplicaSets are not suspended
+    draining_since: float | None = None  # it is about to be stopped, unless it may stay after all
     stopped_at: float = 0.0
     proof_deadline: float = 0.0
     suspect_at: float = 0.0  # when to check whether the nodes of its pods are gone

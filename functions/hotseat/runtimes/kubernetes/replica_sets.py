@@ -19,6 +19,16 @@ class ReplicaSets:
         self._namespace = namespace
         self._label = label
 
+    def is_held(self, workload: str) -> bool:  # noqa: ARG002
+        """Whether a ReplicaSet of a running workload is held, so that its suspension takes one write less."""
+        return False
+
+    def hold(self, workload: str) -> None:
+        """Hold the ReplicaSets of a workload, which changes nothing of what their controller does."""
+
+    def let_go(self, workload: str) -> None:
+        """Undo `hold`."""
+
     def suspend(self, workload: str) -> bool:  # noqa: ARG002
         """Stop the ReplicaSet controller from acting on the pods of a workload.
 

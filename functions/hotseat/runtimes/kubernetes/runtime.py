@@ -1,5 +1,6 @@
 """Runtime of one namespace: instances are pods of Deployments, which are scaled up and deleted by uid."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,9 +21,11 @@ from hotseat.core.messages import (
     InstancePending,
     InstanceReady,
     InstanceReleased,
+    InstanceState,
     InstanceUnproven,
     Observation,
     Park,
+    Residency,
     SleepFailed,
     Start,
     Stop,
@@ -48,7 +51,7 @@ from hotseat.runtimes.kubernetes.instance import (
 )
 from hotseat.runtimes.kubernetes.logs import PodLog
 from hotseat.runtimes.kubernetes.scale_down import UNPROVEN_PAUSE, ScaleDown
-from hotseat.runtimes.kubernetes.scale_up import ReadinessProbe, ScaleUp
+from hotseat.runtimes.kubernetes.scale_up import NODE_CHECK_PAUSE, ReadinessProbe, ScaleUp
 from hotseat.runtimes.kubernetes.writes import FencedWriter, SupersededError
 
 SLOW_SCALE = 3.0  # seconds in which another controller should have scaled a Deployment
@@ -174,6 +177,11 @@ class PodRuntime:
         else:
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
 
+    def residency_changed(self, residency: Residency) -> None:
+        """Prepare the release of instances that drain."""
+        if self._adapter.replica_sets.suspends:
+            self._jobs.put(partial(self._set_draining, residency, self._clock()))
+
     def park(self, command: Park) -> None:
         """Report a failure: a parked pod would keep its GPUs, so that no other pod could be scheduled."""
         self._report_sleep_failed(command)
@@ -213,6 +221,11 @@ class PodRuntime:
         self._wake()
         if self._worker.is_alive():
             self._worker.join(2.0)
+        for instance in self._instances.all():
+            if instance.draining_since is not None and not instance.stopping and not self.superseded.is_set():
+                instance.draining_since = None
+                with contextlib.suppress(KubeError, SupersededError):  # the next switcher does it, too
+                    self._scale_down.prepare(instance, self._clock())
 
     def mark_gone(self, uids: Iterable[str]) -> None:
         """Accept a user's statement that these pods are gone (annotation hotseat.dev/settled of a Workspace)."""
@@ -286,6 +299,7 @@ class PodRuntime:
                 for pod in instance.present if instance.replicas > 1 else [main]:
                     self._scale_up.annotate(instance, pod)
                 self._report_endpoints(instance, now)
+                self._scale_down.prepare(instance, now)
 
     def _report_endpoints(self, instance: PodInstance, now: float) -> None:
         """Report where a ready instance with several pods answers, if that has changed."""
@@ -324,6 +338,8 @@ class PodRuntime:
             return
         instance.ready = main.was_ready = True
         instance.addresses = (address,)
+        instance.next_node_check = self._clock() + NODE_CHECK_PAUSE  # the kubelet says that it is ready only later
+        instance.step_by(instance.next_node_check)
         if (probe := self._probes.get(instance.id)) is not None:
             probe.cancel()
         self._report(InstanceReady(self._clock(), instance.id, instance.epoch, address))
@@ -458,6 +474,12 @@ class PodRuntime:
         else:
             instance.stop(received, command.grace)
             instance.retry_at = 0.0
+
+    def _set_draining(self, residency: Residency, now: float) -> None:
+        for each in residency.residents:
+            if (instance := self._instances.get(each.instance)) is not None:
+                drains = each.state in (InstanceState.QUIESCING, InstanceState.DRAINING)
+                instance.draining_since = (instance.draining_since or now) if drains else None
 
     def _mark_gone(self, uids: frozenset[str]) -> None:
         for instance in self._instances.all():

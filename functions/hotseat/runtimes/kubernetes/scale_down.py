@@ -14,6 +14,7 @@ SUSPEND_PAUSE = 0.01  # seconds between checks whether the ReplicaSets are suspe
 SUSPEND_TIME = 2.0  # seconds to wait for that
 RESUME_PAUSE = 0.1  # seconds between attempts to resume the ReplicaSets
 SCALE_PAUSE = 1.0  # seconds between checks whether another controller has scaled a Deployment; its watch says so before
+HOLD_TIME = 3.0  # seconds of a drain in which its ReplicaSets are held: whoever removes hotseat would meet finalizers
 UNPROVEN_PAUSE = 2.0  # seconds between checks of the node of a pod that is not proven gone
 
 
@@ -40,6 +41,18 @@ class ScaleDown:
             if instance.zero_generation is not None:
                 self._await_no_more_pods(instance, now)
         self._check_nodes(instance, now)
+
+    def prepare(self, instance: PodInstance, now: float) -> None:
+        """Hold the ReplicaSets while an instance drains, for its release is near. Let them go if it stays."""
+        if not self._replica_sets.suspends or instance.workload is None:
+            return
+        since = instance.draining_since
+        near = since is not None and now < since + HOLD_TIME
+        if since is not None and near:
+            instance.step_by(since + HOLD_TIME)
+        if self._replica_sets.is_held(instance.workload) is not near:
+            self._writer.check_fence(self._informers.deployment(instance.workload))
+            (self._replica_sets.hold if near else self._replica_sets.let_go)(instance.workload)
 
     def overdue(self, instance: PodInstance, now: float) -> bool:
         """Whether to report an instance as unproven: its deadline has passed, or no event will prove its end."""

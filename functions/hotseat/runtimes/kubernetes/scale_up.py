@@ -11,8 +11,8 @@ from hotseat.runtimes.kubernetes.informers import DELETION_COST
 from hotseat.runtimes.kubernetes.instance import MISSING_AFTER, PodInstance, TrackedPod
 from hotseat.runtimes.kubernetes.writes import FencedWriter
 
-MIN_PAUSE, MAX_PAUSE = 0.01, 0.25  # seconds between probes
-PAUSE_SHARE = 0.01  # between those limits, the pause is this share of the time that loading has taken
+MIN_PAUSE, MAX_PAUSE = 0.005, 0.25  # seconds between probes
+PAUSE_SHARE = 0.005  # between those limits, the pause is this share of the time that loading has taken
 TIMEOUT = 1.0  # seconds for one probe
 
 

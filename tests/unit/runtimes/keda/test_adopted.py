@@ -123,7 +123,6 @@ def test_one_whose_label_is_removed_is_released_and_given_back(home: HandmadeHom
     never(lambda: home.pause() is None)
     home.kube.end(pod)
     home.told.await_one(InstanceReleased, A)
-    home.runtime.adopt_running()
     await_true(lambda: not home.kube.objects[SCALED_OBJECT]["metadata"]["annotations"])
     home.triggers = {"a-scaler": True}
     await_true(lambda: home.scale() == 1)
