@@ -282,9 +282,7 @@ class EngineThread(threading.Thread):
             self._baseline = take_baseline(self._context.accelerators, numbers)
         self._plan = plan
         self._supervisor = self._hand_to_supervisor(plan)
-        self._oom_kills = (
-            oom_kills()
-        )  # not before: a request waits for the engine, which takes longer than this to be started
+        self._oom_kills = oom_kills()  # only now, as a request waits: to start the engine takes longer than this
         self._address, self._endpoint, self._health_path = f"http://{HOST}:{port}", (HOST, port), plan.health_path
         self._probe = HealthProbe(self._endpoint, self._health_path, time.monotonic())
 
