@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmark.client import Unexpected
 from benchmark.holding import measure_held
+from benchmark.loop import measure_bodies, measure_idle, measure_stalled
 from benchmark.machine import Cores, Missing, check_tools, compile_helper, describe, find_cores
 from benchmark.many import measure_many
 from benchmark.relaying import Plan, measure_chunks, measure_relay
@@ -21,7 +22,7 @@ from benchmark.scheduling import measure_scheduling
 from benchmark.switching import measure_burst, measure_starvation, measure_switch
 
 BUSY_LOAD = 0.5  # load average above which the machine is not quiet
-FILES = 8192  # descriptors that a thousand held requests need, ours and hotseat's
+FILES = 32_768  # descriptors that hotseat needs for ten thousand held requests
 
 
 def _parse() -> argparse.Namespace:
@@ -51,9 +52,16 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
     "burst": lambda folder, _, o: measure_burst(folder, 2 if o.quick else 5),
     "starvation": lambda folder, _, o: measure_starvation(folder, *((6, 2, 0.3) if o.quick else (18, 5, 1.0))),
     "scheduling": lambda folder, _, o: measure_scheduling(folder, 300 if o.quick else 1500),
-    "held": lambda folder, *_: measure_held(folder),
+    "held": lambda folder, _, o: measure_held(folder, _files(), *([1000] if o.quick else [])),
+    "idle": lambda folder, _, o: measure_idle(folder, 10 if o.quick else 60),
+    "stalled": lambda folder, _, o: measure_stalled(folder, _files(), *((1, 2.0) if o.quick else (5, 4.0))),
+    "bodies": lambda folder, _, o: measure_bodies(folder, 1 if o.quick else 3),
     "many": lambda folder, _, o: measure_many(folder, 2 if o.quick else 5),
 }
+
+
+def _files() -> int:
+    return min(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _plan(quick: bool) -> Plan:
@@ -66,6 +74,10 @@ def _notes(cores: Cores, options: argparse.Namespace) -> list[str]:
         notes.append("one core only: proxy, engine and load share it; relay and chunks say little, not even as ratios")
     if options.litellm is None:
         notes.append("LiteLLM is not installed: left out")
+    if (files := _files()) < FILES:
+        notes.append(
+            f"the limit on open files is {files:,}, so fewer than 10,000 requests are held (ulimit -n {FILES})"
+        )
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
         notes.append(f"the machine was not quiet at the start: load average {load:.2f}")

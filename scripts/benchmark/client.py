@@ -43,11 +43,16 @@ def running(port: int) -> dict[str, Any]:
     return answer
 
 
-def request_for(model: str, service_ms: int = 0) -> bytes:
-    """Bytes of a plain chat request that takes the mock engine so long."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi there"}], "seed": service_ms})
+def request_for(model: str, service_ms: int = 0, **fields: Any) -> bytes:
+    """Bytes of a chat request, a plain one that takes the mock engine so long unless FIELDS say otherwise."""
+    message = {"role": "user", "content": "hi there"}
+    return post(json.dumps({"model": model, "messages": [message], "seed": service_ms, **fields}).encode())
+
+
+def post(body: bytes) -> bytes:
+    """Bytes of a chat request with this body."""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Client:
@@ -66,18 +71,21 @@ class Client:
 
     def ask(self, model: str, service_ms: int = 0) -> float:
         """Seconds that a request took. Unexpected unless its answer is 200."""
-        request = request_for(model, service_ms)
+        return self.send(request_for(model, service_ms), model)
+
+    def send(self, request: bytes, what: str, status: int = 200) -> float:
+        """Seconds that a request took. Unexpected unless its answer has this status."""
         began = time.perf_counter()
         self._socket.sendall(request)
         received = b""
         while (whole := _length(received)) is None or len(received) < whole:
             data = self._socket.recv(_READ)
             if not data:
-                raise Unexpected(f"{model}: the connection was closed after {received[:200]!r}")
+                raise Unexpected(f"{what}: the connection was closed after {received[:200]!r}")
             received += data
         took = time.perf_counter() - began
-        if _status(received) != 200:
-            raise Unexpected(f"{model}: {received[:300]!r}")
+        if _status(received) != status:
+            raise Unexpected(f"{what}: {received[:300]!r}")
         return took
 
 
@@ -103,6 +111,24 @@ class Crowd:
             client.sendall(request_for(model, service_ms))
             self._received[client] = b""
             self._selector.register(client, selectors.EVENT_READ)
+
+    def stream(self, model: str, count: int, period_ms: int, chunks: int) -> None:
+        """Open streams of the mock engine."""
+        for _ in range(count):
+            client = socket.create_connection((HOST, self._port), timeout=TIMEOUT)
+            client.sendall(request_for(model, period_ms, stream=True, max_tokens=chunks))
+            self._received[client] = b""
+            self._selector.register(client, selectors.EVENT_READ)
+
+    def read_for(self, seconds: float) -> None:
+        """Read what comes and drop it, for so long. Unexpected if a connection ends."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                client = key.fileobj
+                assert isinstance(client, socket.socket)
+                if not client.recv(_READ):
+                    raise Unexpected("a stream ended early")
 
     def read_all(self, timeout: float) -> list[int]:
         """Statuses of all answers, in the order in which they ended. Unexpected if one does not come in time."""

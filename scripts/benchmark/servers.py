@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from benchmark import client
-from benchmark.machine import Cores, compile_helper, find_tool
+from benchmark.machine import HERE, Cores, compile_helper, find_tool
 
 START_TIME = 90.0  # seconds; LiteLLM needs many
 STOP_TIME = 15.0  # seconds for an orderly end; then it is killed
@@ -34,6 +34,11 @@ class Server:
         """Seconds of CPU that the worker has used, all its threads, to the nanosecond."""
         return time.clock_gettime((~self.worker << 3) | 2)  # what clock_getcpuclockid(3) gives
 
+    def cpu_of_all(self) -> float:
+        """Seconds of CPU that all processes of it have used: those that supervise the worker, and its children."""
+        top = psutil.Process(self.worker).parent() or psutil.Process(self.worker)
+        return sum(time.clock_gettime((~each.pid << 3) | 2) for each in (top, *top.children(recursive=True)))
+
     def memory(self) -> int:
         """Bytes of the worker's resident memory."""
         return int(psutil.Process(self.worker).memory_info().rss)
@@ -49,13 +54,16 @@ def model(name: str, env: Mapping[str, str] | None = None, *, core: int | None =
 
 
 @contextlib.contextmanager
-def hotseat(folder: Path, documents: Sequence[Mapping[str, Any]], core: int | None = None) -> Iterator[Server]:
+def hotseat(
+    folder: Path, documents: Sequence[Mapping[str, Any]], core: int | None = None, *options: str, watch: bool = False
+) -> Iterator[Server]:
     """Run `hotseat up` with these documents."""
     manifest = folder / "models.yaml"
     manifest.write_text("\n---\n".join(json.dumps(document) for document in documents))
     port = client.free_port()
-    options = ["--port", str(port), "--state-dir", folder / "state", "--cache-dir", folder / "cache", "--no-watch"]
-    command = [Path(sys.executable).with_name("hotseat"), "up", "-f", manifest, *options]
+    own = ["--port", str(port), "--state-dir", folder / "state", "--cache-dir", folder / "cache"]
+    own += [] if watch else ["--no-watch"]
+    command = [Path(sys.executable).with_name("hotseat"), "up", "-f", manifest, *own, *options]
     with _process("hotseat", command, folder, core, (port, "/ready")) as pid:
         yield Server("hotseat", port, _worker(pid))
 
@@ -66,6 +74,14 @@ def mock(folder: Path, core: int | None = None) -> Iterator[Server]:
     port = client.free_port()
     with _process("mock", [compile_helper("mock"), str(port)], folder, core, (port, "/")) as pid:
         yield Server("direct", port, pid)
+
+
+@contextlib.contextmanager
+def external(folder: Path) -> Iterator[Server]:
+    """Run the engine of external.py, which hotseat does not start."""
+    port = client.free_port()
+    with _process("external", [sys.executable, HERE / "external.py", str(port)], folder, None, (port, "/")) as pid:
+        yield Server("external", port, pid)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,12 @@ import contextlib
 import http.client
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -129,6 +131,27 @@ class Operator:
         gone = answer.status == 404 and name is not None and world.was_absent(name, begin, time.monotonic())
         if not (allowed or gone):
             world.violate(f"{method} {path}: {answer.status} {answer.body[:300]!r}")
+
+
+class DeafFollower:
+    """Follows events and the logs of all models on a connection each, and reads nothing of them until the round ends."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def run(self) -> None:
+        """Connect, and do not read."""
+        hotseat = self.world.hotseat
+        assert hotseat is not None
+        with contextlib.ExitStack() as connections:
+            for path in ("/api/events", *(f"/api/models/{name}/logs?follow=true" for name in self.world.cast.models)):
+                deaf = connections.enter_context(socket.socket())
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.settimeout(10)
+                with contextlib.suppress(OSError):  # hotseat was killed or frozen
+                    deaf.connect(("127.0.0.1", int(hotseat.address.rpartition(":")[2])))
+                    deaf.sendall(f"GET {quote(path, safe='/?=')} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            self.world.pause.wait()
 
 
 class Watcher:

@@ -20,7 +20,7 @@ from .checks import Log, Sizes, met
 from .clients import Client, ImpatientClient
 from .documents import BEFORE_REST, REST, Cast, impatient_cast, random_cast
 from .faults import Faults
-from .operators import Editor, Operator, Watcher, await_documents
+from .operators import DeafFollower, Editor, Operator, Watcher, await_documents
 from .world import Violation, World
 
 CLIENTS = 10
@@ -82,7 +82,7 @@ class Soak:
         world.pause.clear()
         await_documents(world)
         actors = self.impatient(rng, cast) if impatient else self.actors(rng, profile)
-        actors.append(Watcher(world, self.log))
+        actors += [DeafFollower(world), Watcher(world, self.log)]
         threads = [threading.Thread(target=self.acting, args=(actor,), daemon=True) for actor in actors]
         for thread in threads:
             thread.start()

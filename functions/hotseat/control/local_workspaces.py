@@ -55,7 +55,8 @@ class LocalWorkspace(WorkspaceController):
         self._demand_emitted = float("-inf")  # when the last demand.reported event was emitted
         self.retired = False  # its document has been deleted
         self.devices: tuple[str, ...] | None = None  # names of its GPUs; None: GPUs are not assigned
-        self.gate = RequestGate(registry.router, registry.clock, self.scheduler.demand_changed, registry.owner)
+        self.gate = RequestGate(registry.router, registry.clock, self._demand_changed, registry.owner)
+        self._snapshot: Demand | None = None  # the present demand, if it is known
 
     def apply_config(
         self,
@@ -107,11 +108,17 @@ class LocalWorkspace(WorkspaceController):
         self.stop()
         self.scheduler.shut_down()
 
+    def _demand_changed(self, urgent: bool) -> None:
+        """Tell the scheduler, with a snapshot if it waits for one: it would have to ask this thread, and a switch does that often."""
+        self._snapshot = self.gate.demand() if urgent and not self.scheduler.poll_pending else None
+        self.scheduler.demand_changed(urgent)
+
     # SchedulerHost ----------------------------------------------------------------------------------------------------
 
     def demand(self) -> DemandReported:
         """Return a snapshot of demand."""
-        demand = self.gate.demand()
+        snapshot, self._snapshot = self._snapshot, None
+        demand = snapshot or self.gate.demand()
         now = self._clock()
         if demand.waiting and now - self._demand_emitted >= DEMAND_EVENTS:
             self._demand_emitted = now

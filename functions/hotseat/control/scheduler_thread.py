@@ -58,11 +58,11 @@ _CHANGES_STATS = InstanceReady | InstanceReleased | InstanceParked | InstanceMea
 
 
 def _order(command: SchedulerCommand) -> int:
-    """Return the place of a command among those of a step. A load begins first, as a request waits for it.
+    """Return the place of a command among those of a step. A load or its check begins first, as a request waits for it.
 
     Stop comes last: routers that know of it end their requests with our error, not with a broken connection.
     """
-    return 0 if isinstance(command, Start) else 2 if isinstance(command, Stop) else 1
+    return 0 if isinstance(command, Start | Fetch) else 2 if isinstance(command, Stop) else 1
 
 
 class SchedulerHost:
@@ -181,6 +181,11 @@ class SchedulerThread:
         elif not self._poll_requested.is_set():
             self._poll_requested.set()
             self._inbox.put(_DemandPoll.NOW)
+
+    @property
+    def poll_pending(self) -> bool:
+        """Whether demand is about to be polled."""
+        return self._poll_requested.is_set()
 
     def set_policy(self, policy: Policy) -> None:
         """Use another policy from the next step on."""

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from typing import Any
 
 from gunicorn.workers.base import Worker as BaseWorker
@@ -20,6 +21,9 @@ from hotseat.gateway.wsgi_threads import WsgiThreads
 log = logging.getLogger(__name__)
 
 GC_THRESHOLDS = 10_000, 20, 20  # fewer collections than by default; requests make few cycles
+# Seconds after which a thread that computes, such as one that reads changed documents, lets the loop run. The loop asks anew
+# after each system call, so that with Python's 5 ms a single request would wait for several times as long.
+SWITCH_INTERVAL = 0.0005
 PARENT_CHECK = 1.0  # seconds between checks whether the arbiter is alive
 
 
@@ -56,6 +60,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         gc.collect()
         gc.freeze()  # what is there now stays: it need not be looked at again
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._loop = loop = new_loop()
         loop.set_exception_handler(_log_exception)
         try:

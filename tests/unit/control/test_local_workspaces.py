@@ -228,3 +228,14 @@ def test_what_failed_is_tried_again_at_once_where_its_document_is_taken_in_again
     routed = held(registry, "a")
     eventually(lambda: routed.pending_request.dispatched is not None)
     routed.finish()
+
+
+def test_the_scheduler_takes_the_newest_demand_whichever_thread_saw_it(
+    registry: LocalWorkspaces, runtime: FakeRuntime
+) -> None:
+    registry.apply([workspace()], [model("a"), model("b")])
+    handle = registry.find("a").handle
+    assert isinstance(handle, LocalWorkspace)
+    for name in ("a", "b"):  # the second finds a snapshot of the first, or a poll that is pending
+        held(registry, name)
+    eventually(lambda: set(handle.scheduler.queue()) == {"a", "b"})

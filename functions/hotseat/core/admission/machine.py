@@ -327,7 +327,9 @@ class AdmissionMachine:
             commands += self._serve(now, model)
         for model in list(self._queues):
             commands += self._reject_late(now, model)
-        return [*commands, *self._abort(), ReportDemand(urgent=True)]
+        # Where nothing is queued and nothing drains, the scheduler does not wait for this router, and a ready engine's first answer is
+        # not held up by a decision.
+        return [*commands, *self._abort(), ReportDemand(urgent=first or self._edges_matter())]
 
     def _refuse_waiters(self, now: float, refused: list[str], *, first: bool) -> list[AdmissionCommand]:
         """Reject the queued requests of newly refused models.

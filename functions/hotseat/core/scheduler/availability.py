@@ -105,6 +105,10 @@ class ModelAvailability:
         cache = self.cache.get(model)
         return cache is not None and cache.state is CacheState.CACHED
 
+    def uncached(self) -> list[str]:
+        """Return the models of which the weights are known to be incomplete."""
+        return [model for model, cache in self.cache.items() if cache.state is not CacheState.CACHED]
+
     def fetch(self, model: str, *, again: bool = True) -> list[Fetch]:
         """Return the command to fetch the weights of a model, if their state is known and no fetch runs.
 

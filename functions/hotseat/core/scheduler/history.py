@@ -128,7 +128,7 @@ class StepDurations:
 
     def forget(self, model: str) -> None:
         """Forget a model."""
-        for models in self._steps().values():
+        for models in (self.load, self.drain, self.stop, self.park, self.wake):
             models.pop(model, None)
 
     def _steps(self) -> dict[str, dict[str, Estimate]]:

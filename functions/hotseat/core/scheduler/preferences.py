@@ -93,7 +93,8 @@ class Preferences:
             self._unloaded -= {model for model, (waiting, _, _) in rows.items() if waiting}
             self._unloaded -= {h.model for h in instances if h.can_stay}  # loaded since
             self.quiet_since = now if self.quiet_since is None or rows else max(self.quiet_since, used)
-        self.pinned = frozenset(model for model, spec in specs.items() if self._is_pinned(model, spec))
+        stated = [model for model, spec in specs.items() if spec.pinned or spec.kept]
+        self.pinned = frozenset(m for m in (*stated, *(self._pins & specs.keys())) if self._is_pinned(m, specs[m]))
         before, self._blocking = self._blocking, frozenset(h.model for h in instances if self._keeps_others_out(h))
         if before != self._blocking:
             availability.retract_shortages()

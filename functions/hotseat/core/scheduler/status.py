@@ -209,7 +209,11 @@ def statuses(
     pinned: frozenset[str],
 ) -> list[ModelStatus]:
     """Return the status of all models, in the order of the documents. `instances` are the primaries."""
-    rows = [status_of(name, each, instances.get(name), availability) for name, each in specs.items()]
+    noted = {*instances, *availability.failures, *availability.uncached()}  # of all others, only the spec counts
+    rows = [
+        status_of(name, each, instances.get(name), availability) if name in noted or each.external else _unloaded(name)
+        for name, each in specs.items()
+    ]
     return [replace(row, pinned=True) if row.name in pinned else row for row in rows] if pinned else rows
 
 

@@ -27,6 +27,7 @@ JOINED = (
 EARLY = 65536  # bytes that are received while a request is served: the next one, sent ahead
 PIECE = 8192  # bytes of them that are parsed at once
 LINGER = 262_144  # bytes that are dropped after a refusal
+TURN = 65536  # bytes of a chunked body after which others have their turn
 OVERHEAD = 65536, 16  # bytes of a chunked body that are no data: so many, and this many for each byte of data
 WRITE_BUFFER = 262_144  # bytes that a client may leave unread until its response is paused
 _HEAD_END = b"\r\n\r\n"
@@ -366,6 +367,10 @@ class ClientConnection(Protocol):
         self._overhead += at - (self._size - before)
         if self._overhead > OVERHEAD[0] + OVERHEAD[1] * self._size:
             raise BadRequest("The chunks of the request body have too much beside their data.")
+        if len(data) >= TURN and not self._message_done:
+            # uvloop would read 32 times before it serves anyone else, and small chunks take their time.
+            self._pause_reading()
+            self._owner.loop.call_soon(self._parse_early)
         return data[at:]
 
     def _serve(self) -> None:

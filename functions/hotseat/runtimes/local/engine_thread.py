@@ -115,6 +115,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+GIVE_WAY = 0.005  # seconds; see CommandMailbox.give_way
+
+
 class CommandMailbox:
     """The newest commands to an instance. It is the only part of an EngineThread that other threads use."""
 
@@ -125,6 +128,7 @@ class CommandMailbox:
         os.set_blocking(self.fd, False)
         self.grace: float | None = None  # seconds, of its Stop; None: it was not stopped
         self.transition: Park | Wake | None = None
+        self._passed_on = threading.Event()  # the supervisor knows of the Start, and of the newest Stop
 
     def put(self, command: Park | Wake) -> bool:
         """Leave a Park or a Wake; return False if the instance has ended."""
@@ -139,8 +143,20 @@ class CommandMailbox:
         with self._lock:
             if self._open:
                 self.grace = grace if self.grace is None else min(grace, self.grace)
+                self._passed_on.clear()
                 os.write(self._writer, b".")
             return self._open
+
+    def give_way(self) -> None:
+        """Let the instance pass a Start or Stop on to its supervisor, before the caller's next work competes with it for the interpreter.
+
+        A switch waits for that. It takes some tenths of a millisecond, and is awaited for a few milliseconds at most.
+        """
+        self._passed_on.wait(GIVE_WAY)
+
+    def passed_on(self) -> None:
+        """Note that there is nothing to give way to."""
+        self._passed_on.set()
 
     def close(self) -> None:
         """Accept no more commands."""
@@ -223,6 +239,7 @@ class EngineThread(threading.Thread):
             with ExitStack() as stack:
                 if self.mailbox.grace is None:
                     self._start(stack)
+                    self.mailbox.passed_on()
                 self._supervise()
         except Exception as problem:
             log.exception("cannot watch the engine of %s any longer", self.instance)
@@ -263,9 +280,9 @@ class EngineThread(threading.Thread):
             chosen_by_model = overridden(self._context.gpus.vendor, self.model)
             numbers = None if chosen_by_model else self._context.gpus.numbers(self._devices)
             self._baseline = take_baseline(self._context.accelerators, numbers)
-        self._oom_kills = oom_kills()
         self._plan = plan
         self._supervisor = self._hand_to_supervisor(plan)
+        self._oom_kills = oom_kills()  # only now, as a request waits: to start the engine takes longer than this
         self._address, self._endpoint, self._health_path = f"http://{HOST}:{port}", (HOST, port), plan.health_path
         self._probe = HealthProbe(self._endpoint, self._health_path, time.monotonic())
 
@@ -386,9 +403,11 @@ class EngineThread(threading.Thread):
             self._last_turn = command.turn
             self._begin_transition(command, supervisor)
         if grace is None or grace == self._sent_grace:
+            self.mailbox.passed_on()
             return
         self._sent_grace = grace
         supervisor.stop(grace)
+        self.mailbox.passed_on()
         self._context.sampler.remove(self.instance)
         self._close_requests()
         self._record_processes(supervisor)

@@ -30,6 +30,7 @@ from hotseat.runtimes.local.launch import CannotStart, PortReservations, Weights
 from hotseat.runtimes.local.logs import ModelLog
 from hotseat.runtimes.local.memory import MemorySampler
 from hotseat.runtimes.local.orphans import STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
+from hotseat.runtimes.local.reused_threads import ReusedThreads
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.weights import WeightsFetch
 from hotseat.sources.base import SourceError, cached
@@ -80,6 +81,7 @@ class LocalRuntime:
         self._checking: set[str] = set()  # models for which a thread checks whether they could be loaded
         self._unavailable: set[str] = set()  # models whose weights were not available at the last check
         self._threads: set[threading.Thread] = set()
+        self._checks = ReusedThreads("check")
         self._state_dir = StateDir(state_dir)
         marks = {STATE_VARIABLE: str(self._state_dir.path)}
         self._child_env = base_environment() | marks
@@ -150,11 +152,7 @@ class LocalRuntime:
             problem = None
             self._checking.add(model.name)
             try:  # on its own thread, because the file system may hang
-                self._start_thread(
-                    threading.Thread(
-                        target=self._check_or_fetch, args=(model,), name=f"check-{model.name}", daemon=True
-                    )
-                )
+                self._checks.run(lambda: self._check_or_fetch(model))
             except RuntimeError as error:
                 problem = error
                 self._checking.discard(model.name)
@@ -172,6 +170,9 @@ class LocalRuntime:
             if command.instance in self._instances:
                 raise ValueError(f"the instance {command.instance} exists")
             problem = self._create_instance(command, model)
+            instance = self._instances.get(command.instance)
+        if instance is not None:
+            instance.mailbox.give_way()
         if problem is not None:
             log.error("%s cannot start: %s", command.instance, problem)
             self._report(
@@ -190,6 +191,8 @@ class LocalRuntime:
             raise ValueError(f"{command.model} is served by {model.spec.url}, which hotseat does not stop")
         if instance is None or not instance.mailbox.stop(command.grace):
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
+        else:
+            instance.mailbox.give_way()
 
     def park(self, command: Park) -> None:
         """Put a ready engine to sleep, and prove that it sleeps."""

@@ -193,6 +193,20 @@ def test_a_chunked_body_may_have_the_bytes_that_end_one(server):
         assert client.answer() == (200, b"GET /  ")
 
 
+def test_others_have_their_turn_between_the_parts_of_a_body_in_small_chunks(server, monkeypatch):
+    monkeypatch.setattr(Echo, "max_body", 1_000_000)
+    turns = []
+    go_on = ClientConnection._parse_early
+    monkeypatch.setattr(ClientConnection, "_parse_early", lambda self: turns.append(1) or go_on(self))
+    chunks = b"10\r\n0123456789abcdef\r\n" * 40_000
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with Client(server, head + chunks + b"0\r\n\r\n" + GET) as client:
+        status, body = client.answer()
+        assert (status, len(body)) == (200, len(b"POST /x  ") + 640_000)
+        assert client.answer() == (200, b"GET /  ")
+    assert len(turns) > 2, "of 900 KB, 256 KB at most are read at a time"
+
+
 def test_a_stream_is_chunked_and_the_connection_is_kept(server):
     with Client(server, b"GET /long-path-of-a-stream HTTP/1.1\r\nHost: a\r\nX-Stream: 1\r\n\r\n" + GET) as client:
         assert client.answer() == (200, b"GET /long-path-of-a-stream  ")
