@@ -116,7 +116,7 @@ def test_a_pod_on_a_lost_node_holds_its_seat_until_the_node_is_gone_for_good(
         model(
             "stray",
             podTemplate={"spec": {"nodeSelector": GHOST, "tolerations": [{"operator": "Exists"}]}},
-            lifecycle={"startTimeout": "5s", "stopTimeout": "1s"},
+            lifecycle={"startTimeout": "10s", "stopTimeout": "1s"},
         )
     )
     hotseat.await_model("stray")
