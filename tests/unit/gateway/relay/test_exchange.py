@@ -78,6 +78,7 @@ def test_a_body_that_ends_with_its_connection_becomes_chunked(server):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", "HEAD"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", "POST"),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "POST"),
         (b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", "GET"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "POST"),
     ],
@@ -93,6 +94,7 @@ def test_answers_without_a_body_end_with_their_head_and_keep_both_connections(se
         assert engine.connections == 1
     assert body == b""
     assert not any(line.startswith(("Transfer-Encoding", "Connection")) for line in lines)
+    assert " 204 " not in lines[0] or not any(line.startswith("Content-Length") for line in lines)
 
 
 def test_interim_answers_are_skipped_wherever_they_are_cut(server):
