@@ -124,6 +124,20 @@ def test_what_is_known_of_a_head_is_known_of_that_head_alone(router: Router) -> 
         assert [len(body) for body in bodies] == [len(json.dumps(each)) for each in (CHAT, longer, CHAT, longer)]
 
 
+def test_a_client_is_told_each_time_to_send_its_body(router: Router) -> None:
+    raw = json.dumps(CHAT).encode()
+    head = post(CHAT, "Expect: 100-continue").removesuffix(raw)
+    with Engine(answers(sized(b"1"))) as engine:
+        router.ready("a", engine.address)
+        with Client(router) as client:
+            for _ in range(3):
+                client.send(head)
+                assert client.head().startswith("HTTP/1.1 100 ")
+                client.send(raw)
+                assert client.answer() == (200, b"1")
+        router.connections.close()
+
+
 def test_a_request_is_relayed_with_its_path_and_without_its_key(router: Router) -> None:
     with Engine(answers(sized(b'{"a": 1}'))) as engine:
         router.ready("a", engine.address)

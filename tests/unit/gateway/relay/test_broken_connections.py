@@ -238,6 +238,20 @@ def test_any_other_body_that_breaks_breaks_the_clients_connection(server, head, 
     assert outcome.how is How.UPSTREAM_FAILED
 
 
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_body_that_ends_with_its_connection_is_not_whole_if_that_is_reset(server, modern):
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        reset_after(client, b"abc\r\n" if modern else b"abc", peer)
+
+    with Engine(script) as engine, Client(server, modern=modern) as client:
+        outcome = relay(engine, client)
+        with pytest.raises(ConnectionResetError):
+            raise AssertionError(client.received())
+    assert outcome.how is How.UPSTREAM_FAILED
+
+
 def test_a_cancel_before_the_answer_is_an_error_for_the_caller(server):
     with Engine(silent) as engine, Client(server) as client:
         running = Exchanging(engine, client)
