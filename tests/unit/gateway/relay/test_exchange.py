@@ -136,6 +136,29 @@ def test_a_client_that_wants_to_close_is_told_so(server):
         assert "Connection: close" in client.answer()[0]
 
 
+@pytest.mark.parametrize(
+    ("answer", "status", "body", "connections_"),
+    [
+        (sized(b"{}"), 200, b"{}", 1),
+        (sized(b"{}", b"Connection: close\r\n"), 200, b"{}", 3),
+        (b"HTTP/1.1 103 Early\r\nContent-Length: 3\r\n\r\n" + sized(b"{}"), 200, b"{}", 1),
+        (sized(b"2\r\n{}\r\n0\r\n\r\n", b"Transfer-Encoding: chunked\r\n"), 200, b"2\r\n{}\r\n0\r\n\r\n", 3),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", 304, b"", 1),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", 204, b"", 1),
+    ],
+)
+def test_an_answer_whose_head_came_before_means_the_same(server, answer, status, body, connections_):
+    """A head that is known is not parsed again, so none may be kept whose body is not what its length says."""
+    with Engine(answers(answer)) as engine:
+        connections = Connections(server.owner)
+        for _ in range(3):
+            with Client(server) as client:
+                assert relay(engine, client, connections).status == status
+                assert client.answer()[1] == body
+        assert engine.connections == connections_
+        connections.close()
+
+
 def test_gzip_passes_as_it_is(server):
     body = gzip.compress(b'{"a": 1}')
     with Engine(answers(sized(body, b"Content-Encoding: gzip\r\n"))) as engine, Client(server) as client:
