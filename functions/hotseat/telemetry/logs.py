@@ -1,6 +1,7 @@
 """Logs on standard error, and the request log: one JSON line for each request that ended."""
 
 import atexit
+import errno
 import json
 import logging
 import os
@@ -108,6 +109,7 @@ class RequestLog:
         self._thread: threading.Thread | None = None
         self._file: BinaryIO | None = None
         self._lost = 0
+        self._cut = b""  # the rest of a line of which a part was written
 
     def write(self, record: RequestRecord) -> None:
         """Queue a line; returns at once and never raises."""
@@ -140,23 +142,41 @@ class RequestLog:
         while not over:
             self._news.wait()
             if not self._closed:
-                time.sleep(
-                    GATHER
-                )  # to wake for each line would cost the thread that serves requests more than the line itself
+                # To wake for each line would cost the thread that serves requests more than the line itself.
+                time.sleep(GATHER)
             self._news.clear()  # what comes from now on sets it again
             over = self._closed
             lines = self._lines[:]
             del self._lines[: len(lines)]
             try:
-                self._open().write("".join(lines).encode())
+                self._append("".join(lines).encode())
                 failed = False
             except OSError as error:
-                self._lost += len(lines)
                 if not failed:
                     log.warning("cannot write the request log %s, and lines are lost: %s", self._path, error)
                 failed = True
-        if self._lost:
-            log.warning("the request log %s has lost %d lines", self._path, self._lost)
+        if lost := self._lost + bool(self._cut):
+            log.warning("the request log %s has lost %d lines", self._path, lost)
+
+    def _append(self, lines: bytes) -> None:
+        """Append lines, after the rest of a line that was cut. Raise OSError if some are lost."""
+        try:
+            file = self._open()
+        except OSError:
+            self._lost += lines.count(b"\n")
+            raise
+        data, at, within = self._cut + lines, 0, bool(self._cut)
+        try:
+            while at < len(data):  # a disk that is nearly full, or a pipe, takes a part
+                written = file.write(data[at:])
+                if written is None:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                at += written
+                within = not data.endswith(b"\n", 0, at)
+        finally:
+            end = data.index(b"\n", at) + 1 if within else at
+            self._cut = data[at:end]
+            self._lost += data.count(b"\n", end)
 
     def _open(self) -> BinaryIO:
         """Return the open file; open it again if it was moved or deleted."""
@@ -164,6 +184,7 @@ class RequestLog:
             self._file.close()
             self._file = None
         if self._file is None:
+            self._cut = b""
             path = os.dup(sys.stdout.fileno()) if self._path == STDOUT else self._path
             self._file = open(path, "ab", buffering=0, opener=opener)  # noqa: SIM115 - it stays open
         return self._file

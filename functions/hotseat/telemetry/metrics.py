@@ -189,8 +189,8 @@ class _RequestCollector(Collector):
         """Count the time that a request has taken."""
         row = self._seconds.get(model)
         if row is None:
+            self._sums[model] = 0.0  # before the row: another thread may collect at any moment
             row = self._seconds[model] = [0] * (len(_SECONDS) + 1)
-            self._sums[model] = 0.0
         row[bisect_left(_SECONDS, seconds)] += 1
         self._sums[model] += seconds
 

@@ -12,7 +12,7 @@ from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.control.event_log import EventLog
 from hotseat.gateway import inference
 from hotseat.gateway.auth import Keys
-from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.threads import Threads
 from hotseat.gateway.wsgi import create_gateway
@@ -124,6 +124,20 @@ def test_what_is_known_of_a_head_is_known_of_that_head_alone(router: Router) -> 
         assert [len(body) for body in bodies] == [len(json.dumps(each)) for each in (CHAT, longer, CHAT, longer)]
 
 
+def test_a_client_is_told_each_time_to_send_its_body(router: Router) -> None:
+    raw = json.dumps(CHAT).encode()
+    head = post(CHAT, "Expect: 100-continue").removesuffix(raw)
+    with Engine(answers(sized(b"1"))) as engine:
+        router.ready("a", engine.address)
+        with Client(router) as client:
+            for _ in range(3):
+                client.send(head)
+                assert client.head().startswith("HTTP/1.1 100 ")
+                client.send(raw)
+                assert client.answer() == (200, b"1")
+        router.connections.close()
+
+
 def test_a_request_is_relayed_with_its_path_and_without_its_key(router: Router) -> None:
     with Engine(answers(sized(b'{"a": 1}'))) as engine:
         router.ready("a", engine.address)
@@ -212,6 +226,38 @@ def test_more_than_fit_are_refused_and_places_come_back(router: Router) -> None:
     for client in clients:
         client.sock.close()
     eventually(lambda: router.counts() == {"429": 1, "499": PLACES})
+
+
+def test_bodies_count_from_their_first_byte(router: Router) -> None:
+    """As long as they are, if they say so, else as much as has come: those that never come whole take no memory beyond the limit."""
+    router.ready("a", "")
+    inference_ = router.http.service._inference
+    router.call(lambda: setattr(inference_, "body_budget", BodyBudget(1_000_000)))
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nx-api-key: k\r\n"
+    chunk_ = b"61a80\r\n" + b" " * 400_000 + b"\r\n"
+    with Client(router, head + b"Content-Length: 600000\r\n\r\n"):
+        eventually(lambda: router.call(lambda: inference_.body_budget._kept) == 600_000)
+        for begin, more in (
+            (b"Content-Length: 600000\r\n\r\n", b""),
+            (b"Transfer-Encoding: chunked\r\n\r\n" + chunk_, chunk_),
+        ):
+            with Client(router, head + begin) as client:
+                if more:
+                    eventually(lambda: router.call(lambda: inference_.body_budget._kept) == 1_000_000)
+                    client.send(more)
+                status, body = client.answer()
+                assert (status, code(body)) == (429, "too_many_bytes")
+        eventually(lambda: router.call(lambda: inference_.body_budget._kept) == 600_000)
+    eventually(lambda: router.counts() == {"429": 2, "499": 1})
+
+
+def test_what_clients_make_up_makes_no_metrics(router: Router) -> None:
+    router.ready("a", "")
+    sent = [post({"model": f"nobody-{number}"}, f"X-Tenant: {number}") for number in range(30)]
+    sent += [post(b"{", path=f"/v1/completions?{number}", key=str(number)) for number in range(30)]
+    with Client(router, b"".join(sent)) as client:
+        assert [client.answer()[0] for _ in sent] == [404] * 30 + [401] * 30
+    assert len(router.metrics.expose().decode().split("hotseat_requests_total{")) == 3
 
 
 def test_a_large_body_is_parsed_elsewhere_and_arrives_whole_under_the_name_that_its_engine_has(router: Router) -> None:

@@ -105,6 +105,18 @@ def test_answers_of_each_kind_and_what_the_application_is_told(server, app):
     assert second["HTTP_X_A"] == "1", "no other header is taken for it"
 
 
+def test_no_header_is_taken_for_more_than_a_header(server, app):
+    """A client, or one behind a proxy that passes everything on, says neither where the application is nor how it is reached."""
+    lies = b"SCRIPT_NAME: /x\r\nScript-Name: /x\r\nX-Forwarded-Prefix: /x\r\nPATH_INFO: /x\r\nPath-Info: /x\r\nRemote-User: root\r\n"
+    lies += b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\nX-Forwarded-Host: x\r\nContent_Length: 9\r\nServer-Port: 1\r\n"
+    with Client(server, b"GET /unmeasured HTTP/1.1\r\nHost: h:80\r\n" + lies + b"\r\n") as client:
+        assert client.answer() == (200, b"")
+    (environ,) = app.environs
+    about = "SCRIPT_NAME", "PATH_INFO", "wsgi.url_scheme", "SERVER_NAME", "SERVER_PORT", "CONTENT_LENGTH"
+    assert [environ[name] for name in about] == ["", "/unmeasured", "http", "h", str(server.address[1]), "0"]
+    assert "REMOTE_USER" not in environ
+
+
 def test_a_stream_goes_no_faster_than_its_client_reads_and_ends_with_it(server, app):
     with Client(server, GET % b"/endless") as client:
         client.head()

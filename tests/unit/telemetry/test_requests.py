@@ -1,7 +1,9 @@
 """The request log's writer: every line, in order, on whatever is at its path."""
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,55 @@ def test_a_disk_that_takes_nothing_is_told_and_holds_nobody_up(tmp_path: Path, c
         log.close()
     assert "cannot write the request log" in caplog.text
     assert "has lost 1 lines" in caplog.text
+
+
+class SmallDisk:
+    """A file that takes at most a hundred bytes at once, and `room` bytes in all."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.data = room, b""
+
+    def write(self, data: bytes) -> int:
+        size = min(len(data), 100, self.room)
+        if not size:
+            raise OSError(errno.ENOSPC, "full")
+        self.room -= size
+        self.data += data[:size]
+        return size
+
+
+def encoded(*numbers: int) -> bytes:
+    return "".join(record(number).line() for number in numbers).encode()
+
+
+def test_a_line_that_a_full_disk_cuts_is_completed_when_there_is_room(tmp_path: Path, monkeypatch) -> None:
+    log = RequestLog(tmp_path / "requests.jsonl")
+    disk = SmallDisk(room=len(encoded(0, 1)) + 20)
+    monkeypatch.setattr(log, "_open", lambda: disk)
+    for numbers, lost in (((0, 1, 2, 3), 1), ((4,), 2)):
+        with pytest.raises(OSError, match="full"):
+            log._append(encoded(*numbers))
+        assert log._lost == lost
+    disk.room = 10**6
+    log._append(encoded(5))
+    assert disk.data == encoded(0, 1, 2, 5)
+
+
+def test_a_pipe_that_does_not_wait_and_is_full_loses_whole_lines(tmp_path: Path, monkeypatch) -> None:
+    out, into = os.pipe()
+    os.set_blocking(into, False)
+    log = RequestLog(tmp_path / "requests.jsonl")
+    with os.fdopen(into, "wb", buffering=0) as pipe, os.fdopen(out, "rb", buffering=0) as reader:
+        monkeypatch.setattr(log, "_open", lambda: pipe)
+        lines = "".join(record(number).line() for number in range(1000)).encode()
+        with pytest.raises(BlockingIOError):
+            log._append(lines)
+        read = reader.read(len(lines))
+        log._append(record(2000).line().encode())
+        read += reader.read(len(lines))
+    rows = [json.loads(row) for row in read.decode().splitlines()]
+    assert len(rows) == 1000 - log._lost + 1
+    assert 0 < log._lost < 1000
 
 
 def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -> None:

@@ -315,8 +315,6 @@ class ClientConnection(Protocol):
             self._parser.feed_data(b"POST / HTTP/1.1\r\n" + how + b"\r\n\r\n")
 
     def _accept(self, request: Request) -> None:
-        if self._owner.closing:
-            request.keep_alive = False
         if not self._owner.busy(self):
             raise too_many_connections()
         try:
@@ -400,12 +398,17 @@ class ClientConnection(Protocol):
         if transport is not None and not self.gone:
             transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
+    @property
+    def closes_next(self) -> bool:
+        """Whether the connection is closed after its response, whatever the client has asked for."""
+        return self._owner.closing
+
     def finished(self, response: Response, *, keep: bool) -> None:
         """Wait for the next request, or close."""
         if response is not self._response or self.gone:
             return
         self._response = None
-        if not keep or self._owner.closing:
+        if not keep or self.closes_next:
             self._end()
             return
         self._reset()

@@ -137,7 +137,7 @@ class Response:
         code = int(status[:3])
         bodiless = self._bodiless or code in (204, 304)
         self._chunked = self._modern and not counted and not bodiless
-        if not (counted or self._chunked or bodiless):
+        if self._connection.closes_next or not (counted or self._chunked or bodiless):
             self._keep = False
         head = [b"HTTP/1.1 ", status.encode("latin-1"), b"\r\n", _date_line(), fields]
         if self._extra:

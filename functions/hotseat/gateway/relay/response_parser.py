@@ -13,9 +13,9 @@ KNOWN_HEADS = 64  # heads that are kept of an engine
 KNOWN_HEAD = 1024  # bytes of such a head
 KnownHeads = dict[bytes, ResponseHead]
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})(?=\r\n)")
-_BODILESS = (204, 304)
 _OK = 200
 _SWITCHING = 101
+_BODILESS = (_SWITCHING, 204, 304)
 
 
 class ResponseParser:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import examples
 from tests.unit.gateway.http.running import Server, eventually, serving
-from tests.unit.gateway.http.test_connection import Echo
-from tests.unit.gateway.http.test_fuzz import FRONTS, SMUGGLED, WHOLE, streams
+from tests.unit.gateway.http.test_fuzz import FRONTS, SMUGGLED, WHOLE, KnownHeads, streams
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="there is no nginx")
@@ -88,7 +87,7 @@ class Nginx:
 @pytest.fixture(params=[True, False], ids=["buffered", "unbuffered"])
 def nginx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     folder = tmp_path_factory.mktemp("n")
-    with serving(Echo()) as server:
+    with serving(KnownHeads()) as server:
         made = Nginx(folder, server, buffering=request.param)
         yield made
         made.close()

@@ -1,5 +1,7 @@
 """Requests on real connections: what is HTTP is served in order, what is not is refused, and nobody is waited for forever."""
 
+import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -492,6 +494,38 @@ def test_a_client_that_vanishes_without_a_word_is_noticed_by_the_kernel(server):
             (socket.IPPROTO_TCP, socket.TCP_NODELAY),
         ):
             assert connection._sock.getsockopt(level, option)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_at_the_end_those_without_a_request_are_closed_at_once_and_the_last_answers_sent(loop):
+    with serving(loop=loop) as server:
+        half = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1"
+        with contextlib.ExitStack() as clients:
+            sent = b"", GET[:20], half, GET, GET + GET
+            *idle, used, busy = [clients.enter_context(Client(server, data)) for data in sent]
+            for _ in range(2):
+                response, connection = server.next_response()
+                if connection._sock.getpeername() == used.sock.getsockname():
+                    server.call(lambda response=response: response.begin("204 No", b"", counted=False, last=True))
+                    assert used.head().startswith("HTTP/1.1 204 ")
+                else:
+                    last = response
+            eventually(lambda: server.call(lambda: len(server.http._waiting)) == 4)
+            closing = asyncio.run_coroutine_threadsafe(server.http.close(), server.loop)
+            for client in (*idle, used):
+                assert gone(client)
+            assert not closing.done()
+            server.call(lambda: last.begin("204 No", b"", counted=False, last=True))
+            assert b"Connection: close" in busy.rest()
+            closing.result(10)
+
+
+def gone(client):
+    """Whether the other side closes, with or without a reset."""
+    try:
+        return closed(client)
+    except ConnectionResetError:
+        return True
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -131,6 +131,42 @@ def test_an_engine_that_breaks_before_its_head_is_whole_is_an_error_for_the_call
         assert client.received() == b""
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+        OK + b"Content-Length: 2\n\n{}",
+        b"HTTP/2 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"{}\r\n",
+        OK + b"X: y\r\n folded\r\nContent-Length: 2\r\n\r\n{}",
+        OK + b"X: \0\r\nContent-Length: 2\r\n\r\n{}",
+        OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        OK + b"Content-Length: +2\r\n\r\n{}",
+        OK + b"Content-Length: \r\n\r\n{}",
+        OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        OK + b"X: y\r\n" * 200 + b"Content-Length: 2\r\n\r\n{}",
+        OK + b"X: " + b"y" * 70_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+        OK + b"X: " + b"y" * 70_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 30,
+    ],
+)
+def test_a_head_that_is_none_or_ambiguous_is_refused_and_not_waited_for(server, head):
+    def script(peer):
+        peer.request()
+        peer.send(head)
+        peer.until_closed()
+
+    with Engine(script) as engine, Client(server) as client:
+        with pytest.raises(UpstreamFailed):
+            relay(engine, client)
+        assert engine.closed.wait(10)
+        assert not client.stream.begun
+
+
 def test_an_engine_that_switches_protocols_is_refused(server):
     switches = answers(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
     with Engine(switches) as engine, Client(server) as client, pytest.raises(UpstreamFailed, match="protocol"):
@@ -194,6 +230,20 @@ def test_any_other_body_that_breaks_breaks_the_clients_connection(server, head, 
     def script(peer):
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + (chunk(b"abc") if b"chunked" in head else b"abc"))
+
+    with Engine(script) as engine, Client(server, modern=modern) as client:
+        outcome = relay(engine, client)
+        with pytest.raises(ConnectionResetError):
+            raise AssertionError(client.received())
+    assert outcome.how is How.UPSTREAM_FAILED
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_body_that_ends_with_its_connection_is_not_whole_if_that_is_reset(server, modern):
+    def script(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        reset_after(client, b"abc\r\n" if modern else b"abc", peer)
 
     with Engine(script) as engine, Client(server, modern=modern) as client:
         outcome = relay(engine, client)

@@ -78,6 +78,7 @@ def test_a_body_that_ends_with_its_connection_becomes_chunked(server):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", "HEAD"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", "POST"),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "POST"),
         (b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", "GET"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "POST"),
     ],
@@ -93,6 +94,7 @@ def test_answers_without_a_body_end_with_their_head_and_keep_both_connections(se
         assert engine.connections == 1
     assert body == b""
     assert not any(line.startswith(("Transfer-Encoding", "Connection")) for line in lines)
+    assert " 204 " not in lines[0] or not any(line.startswith("Content-Length") for line in lines)
 
 
 def test_interim_answers_are_skipped_wherever_they_are_cut(server):
@@ -132,6 +134,29 @@ def test_a_client_that_wants_to_close_is_told_so(server):
     with Engine(answers(sized(b"{}"))) as engine, Client(server, close=True) as client:
         relay(engine, client)
         assert "Connection: close" in client.answer()[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body", "connections_"),
+    [
+        (sized(b"{}"), 200, b"{}", 1),
+        (sized(b"{}", b"Connection: close\r\n"), 200, b"{}", 3),
+        (b"HTTP/1.1 103 Early\r\nContent-Length: 3\r\n\r\n" + sized(b"{}"), 200, b"{}", 1),
+        (sized(b"2\r\n{}\r\n0\r\n\r\n", b"Transfer-Encoding: chunked\r\n"), 200, b"2\r\n{}\r\n0\r\n\r\n", 3),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", 304, b"", 1),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", 204, b"", 1),
+    ],
+)
+def test_an_answer_whose_head_came_before_means_the_same(server, answer, status, body, connections_):
+    """A head that is known is not parsed again, so none may be kept whose body is not what its length says."""
+    with Engine(answers(answer)) as engine:
+        connections = Connections(server.owner)
+        for _ in range(3):
+            with Client(server) as client:
+                assert relay(engine, client, connections).status == status
+                assert client.answer()[1] == body
+        assert engine.connections == connections_
+        connections.close()
 
 
 def test_gzip_passes_as_it_is(server):

@@ -3,7 +3,7 @@
 import pytest
 
 from hotseat.core.errors import Unavailable, UpstreamFailed
-from hotseat.gateway.relay import How
+from hotseat.gateway.relay import Connections, How
 from tests.unit.gateway.relay.fake_engine import Client, Engine, Exchanging, answers, relay, sized
 
 ASKED = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Key", b"k")]
@@ -32,6 +32,21 @@ def test_both_sides_talk_until_one_closes(server):
         client.sock.close()
         assert running.result().how is How.CLIENT_GONE
         assert b"Connection: Upgrade\r\nUpgrade: websocket\r\n" in engine.requests[0]
+
+
+def test_an_engine_may_switch_in_the_same_words_again(server):
+    def switches(peer):
+        peer.request()
+        peer.send(SWITCH[:-2] + b"Content-Length: 2\r\n\r\nhi")
+
+    with Engine(switches) as engine:
+        connections = Connections(server.owner)
+        for _ in range(2):
+            with Client(server, upgrade=True) as client:
+                running = Exchanging(engine, client, connections, **UPGRADE | {"method": "POST"})
+                assert client.rest().endswith(b"\r\n\r\nhi")
+                assert running.result().status == 101
+        connections.close()
 
 
 def test_the_end_of_the_engine_is_the_end(server):
