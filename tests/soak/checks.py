@@ -151,7 +151,7 @@ def together(rows: list[dict[str, Any]]) -> str | None:
     return None
 
 
-MORE_THREADS = 3
+MORE_THREADS = 3 + 8  # the pool for followers keeps 8 idle threads, of which some are not there at first
 MORE_FILES = 6
 MORE_MEMORY = 24 * 2**20  # while histories, and metrics of each pair of models, still fill
 FILLED = 16  # looks after which they are about full
