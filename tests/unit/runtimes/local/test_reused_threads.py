@@ -27,6 +27,8 @@ def test_jobs_one_after_another_share_a_thread_and_one_that_hangs_holds_up_no_ot
     assert second is not first
     wait_idle()
     hang.set()
-    first.join(10)
-    assert not first.is_alive(), "one idle thread is enough"
-    assert run() is second
+    end = time.monotonic() + 10
+    while first.is_alive() and second.is_alive():  # one idle thread is enough
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    assert run() in (first, second)
