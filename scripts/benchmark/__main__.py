@@ -33,7 +33,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"parts to measure: {', '.join(PARTS)}; all by default"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs: about one minute for everything")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter runs: about four minutes for everything"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
     parser.add_argument("--litellm", metavar="PROGRAM", default=shutil.which("litellm"),

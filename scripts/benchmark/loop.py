@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from benchmark.client import HOST, TIMEOUT, Client, Unexpected, post, request_for
+from benchmark.client import HOST, TIMEOUT, Client, Unexpected, post, request_for, running
 from benchmark.report import Row, median, percentile
 from benchmark.servers import Server, external, hotseat, model
 
@@ -63,6 +63,8 @@ def measure_stalled(folder: Path, files: int, rounds: int, seconds: float) -> li
             alone.append(_chats(client, seconds, _nothing))
             with Stalled(server.port) as stalled:
                 _wait(SETTLED, stalled.step)
+                if (unread := sum(row["in_flight"] for row in running(server.port)["running"])) != DEAF:
+                    raise Unexpected(f"{unread} of {DEAF} answers that are not read are in flight")
                 beside.append(_chats(client, seconds, stalled.step))
             time.sleep(1)  # their connections are closed
     what = f"{IDLE:,} idle connections, {SLOW:,} that send a byte each {BYTE_EVERY:g} s, {DEAF} that do not read"

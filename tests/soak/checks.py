@@ -78,6 +78,11 @@ def _explained(world: World, code: str, begin: float, end: float, model: str) ->
 
 EXPECTED = [  # what a line of the log says, and the faults that explain it
     (r"Worker \(pid:\d+\) was sent SIG", ("kill worker",)),
+    # A new worker reads documents that are being written: the message, and the lines of each problem.
+    (
+        r"^the documents from the start of hotseat stay in use:|models\.yaml:\d+:\d+: |^    (found|allowed): ",
+        ("kill worker",),
+    ),
     (r"cannot (write|be written|start).*No space left on device", ("disk",)),
 ]
 
@@ -151,7 +156,7 @@ def together(rows: list[dict[str, Any]]) -> str | None:
     return None
 
 
-MORE_THREADS = 3
+MORE_THREADS = 3 + 8  # the pool for followers keeps 8 idle threads, of which some are not there at first
 MORE_FILES = 6
 MORE_MEMORY = 24 * 2**20  # while histories, and metrics of each pair of models, still fill
 FILLED = 16  # looks after which they are about full

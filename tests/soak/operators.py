@@ -22,6 +22,7 @@ from .world import RELOAD, World
 ORDERS = ("load", "load", "unload", "pin", "unpin", "unpin")
 WAITS = ("false", "false", "0.5s", "3s")
 READINGS = ("/running", "/api/queue", "/api/switches", "/v1/models", "/metrics", "/api/events?follow=false")
+PINNED = 60.0  # seconds; a pin holds until it is undone, at the latest after the round
 HEALTHY = 5.0  # seconds in which hotseat says that it lives
 
 
@@ -126,7 +127,7 @@ class Operator:
             return
         finally:
             if fault is not None:
-                world.ended(fault, after=10.0 if order == "pin" else 1.0)
+                world.ended(fault, after=PINNED if order == "pin" else 1.0)
         allowed = answer.status in (200, 202) or (answer.status == 503 and method == "POST")
         gone = answer.status == 404 and name is not None and world.was_absent(name, begin, time.monotonic())
         if not (allowed or gone):

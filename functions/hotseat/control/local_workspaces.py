@@ -150,6 +150,11 @@ def _without_host_memory(workspaces: Iterable[Workspace]) -> int:
     return sum(workspace.spec.capacity.host_memory is None for workspace in workspaces)
 
 
+def _without_active_model(workspace: Workspace) -> Workspace:
+    """Return a deleted Workspace, whose Models are gone."""
+    return workspace.model_copy(update={"spec": workspace.spec.model_copy(update={"active_model": None})})
+
+
 def _demand_event(demand: Demand) -> Emit:
     waiting = {model: {"count": w.count, "priority": w.priority} for model, w in demand.waiting.items()}
     data = {"router": demand.router, "seq": demand.seq, "waiting": waiting, "in_flight": dict(demand.in_flight)}
@@ -235,9 +240,8 @@ class LocalWorkspaces(ModelRegistry):
         problem: Exception | None = None
         for name, handle in self._handles.items():
             try:
-                handle.apply_config(
-                    named.get(name, handle.workspace), mine[name], share, self._away(handle), policies.get(name)
-                )
+                workspace = named.get(name) or _without_active_model(handle.workspace)
+                handle.apply_config(workspace, mine[name], share, self._away(handle), policies.get(name))
             except Exception as error:
                 log.exception("cannot apply the documents of Workspace %s", name)
                 problem = problem or error

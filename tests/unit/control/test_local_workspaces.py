@@ -239,3 +239,11 @@ def test_the_scheduler_takes_the_newest_demand_whichever_thread_saw_it(
     for name in ("a", "b"):  # the second finds a snapshot of the first, or a poll that is pending
         held(registry, name)
     eventually(lambda: set(handle.scheduler.queue()) == {"a", "b"})
+
+
+def test_a_deleted_workspace_is_not_said_to_name_a_model_that_it_lacks(
+    registry: LocalWorkspaces, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.apply([workspace("w", activeModel="a")], [model("a", "w")])
+    registry.apply([workspace("other")], [model("a", "other")])
+    assert "activeModel" not in caplog.text

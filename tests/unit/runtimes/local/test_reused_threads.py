@@ -1,20 +1,34 @@
 """Threads for short jobs that may hang."""
 
 import threading
+import time
 from queue import SimpleQueue
 
 from hotseat.runtimes.local.reused_threads import ReusedThreads
 
 
 def test_jobs_one_after_another_share_a_thread_and_one_that_hangs_holds_up_no_other() -> None:
-    threads, ran, hang = ReusedThreads("check"), SimpleQueue[int](), threading.Event()
+    threads, ran, hang = ReusedThreads("check"), SimpleQueue[threading.Thread](), threading.Event()
 
-    def run() -> int:
-        threads.run(lambda: ran.put(threading.get_ident()))
+    def run() -> threading.Thread:
+        threads.run(lambda: ran.put(threading.current_thread()))
         return ran.get(timeout=10)
 
-    seen = {run() for _ in range(20)}
-    assert len(seen) < 20, "a thread is idle a moment after its job"
+    def wait_idle() -> None:
+        while not threads._idle:
+            time.sleep(0.001)
+
+    first = run()
+    wait_idle()
+    assert run() is first
+    wait_idle()
     threads.run(lambda: hang.wait() and None)
-    run()
+    second = run()
+    assert second is not first
+    wait_idle()
     hang.set()
+    end = time.monotonic() + 10
+    while first.is_alive() and second.is_alive():  # one idle thread is enough
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    assert run() in (first, second)
