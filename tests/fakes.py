@@ -19,7 +19,12 @@ from hotseat.core.messages import (
     InstanceUnproven,
     Observation,
     Park,
+    PromptCommand,
+    PromptsRestored,
+    PromptsSaved,
+    RestorePrompts,
     RuntimeCommand,
+    SavePrompts,
     SleepFailed,
     Start,
     Stop,
@@ -147,6 +152,13 @@ class FakeRuntime:
         elif order.model in self.sleepless:
             done = SleepFailed(self._clock(), order.instance, order.epoch, order.turn, "a test says so")
         self._tell(done)
+
+    def handle_prompts(self, order: PromptCommand) -> None:
+        self.commands.append(order)
+        if isinstance(order, SavePrompts):
+            self._tell(PromptsSaved(self._clock(), order.instance, order.epoch, 100, 1000))
+        elif isinstance(order, RestorePrompts):
+            self._tell(PromptsRestored(self._clock(), order.instance, order.epoch, 100, 1000))
 
     def logs(self, model: str) -> ModelLog | None:
         return self._logs.get(model) if model in self._models else None

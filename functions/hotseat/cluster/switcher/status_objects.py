@@ -48,6 +48,8 @@ PHASES: Mapping[str, str] = {
     InstanceState.PARKING.value: "Parking",
     InstanceState.PARKED.value: "Parked",
     InstanceState.WAKING.value: "Waking",
+    InstanceState.SAVING.value: "Saving",
+    InstanceState.RESTORING.value: "Restoring",
 }
 
 

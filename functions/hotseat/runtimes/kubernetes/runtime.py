@@ -23,6 +23,11 @@ from hotseat.core.messages import (
     InstanceUnproven,
     Observation,
     Park,
+    PromptCommand,
+    PromptsRestored,
+    PromptsSaved,
+    RestorePrompts,
+    SavePrompts,
     SleepFailed,
     Start,
     Stop,
@@ -188,6 +193,14 @@ class PodRuntime:
             self._report(SleepFailed(self._clock(), command.instance, command.epoch, command.turn, message))
         else:
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
+
+    def handle_prompts(self, command: PromptCommand) -> None:
+        """Report that nothing was saved or restored: the prompt cache of a pod ends with it."""
+        match command:
+            case SavePrompts():
+                self._report(PromptsSaved(self._clock(), command.instance, command.epoch))
+            case RestorePrompts():
+                self._report(PromptsRestored(self._clock(), command.instance, command.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Return the output of a model's engine; None for an unknown model."""
