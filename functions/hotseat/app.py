@@ -138,6 +138,7 @@ class App:
             concurrency=settings.concurrency,
             request_log=self._request_log,
             admin_port=settings.admin_port,
+            caches=self.runtime,
         )
 
     def begin(self) -> None:

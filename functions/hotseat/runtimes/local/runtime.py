@@ -1,5 +1,6 @@
 """Runtime of one machine: engines as child processes, each below a supervisor that proves its end."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -235,6 +236,20 @@ class LocalRuntime:
     def clear_prompts(self, model: str | None = None) -> list[SavedSlot]:
         """Delete the saved slots of a Model, or of all, and return them. Engines keep what they have in memory."""
         return self._prompts.drop([each for each in self._prompts.all() if model in (None, each.model)])
+
+    def cached_weights(self) -> dict[str, tuple[str, int]]:
+        """Return the path and the bytes of the weights of each Model that hotseat has fetched."""
+        with self._lock:
+            models = dict(self._models)
+        found: dict[str, tuple[str, int]] = {}
+        for name, model in models.items():
+            with contextlib.suppress(SourceError, OSError):
+                source = model.spec.source
+                path = cached(source, self._cache_dir) if source is not None and is_remote(source) else None
+                if path is not None:
+                    files = path.rglob("*") if path.is_dir() else (path,)
+                    found[name] = (str(path), sum(file.stat().st_size for file in files if file.is_file()))
+        return found
 
     def _put(self, command: Park | Wake | SavePrompts | RestorePrompts) -> None:
         with self._lock:
