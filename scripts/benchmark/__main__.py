@@ -15,6 +15,7 @@ from benchmark.client import Unexpected
 from benchmark.holding import measure_held
 from benchmark.machine import Cores, Missing, check_tools, compile_helper, describe, find_cores
 from benchmark.many import measure_many
+from benchmark.prompts import measure_prompts
 from benchmark.relaying import Plan, measure_chunks, measure_relay
 from benchmark.report import Row, table, write_json
 from benchmark.scheduling import measure_scheduling
@@ -52,6 +53,7 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
     "starvation": lambda folder, _, o: measure_starvation(folder, *((6, 2, 0.3) if o.quick else (18, 5, 1.0))),
     "scheduling": lambda folder, _, o: measure_scheduling(folder, 300 if o.quick else 1500),
     "held": lambda folder, *_: measure_held(folder),
+    "prompts": lambda folder, _, o: measure_prompts(folder, *(((500,), 1) if o.quick else ((2000, 6000), 3))),
     "many": lambda folder, _, o: measure_many(folder, 2 if o.quick else 5),
 }
 
