@@ -17,12 +17,12 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceReleased,
     InstanceUnproven,
+    LimitPrompts,
     Observation,
     Park,
     PromptCommand,
     PromptsRestored,
     PromptsSaved,
-    RestorePrompts,
     RuntimeCommand,
     SavePrompts,
     SleepFailed,
@@ -155,9 +155,13 @@ class FakeRuntime:
 
     def handle_prompts(self, order: PromptCommand) -> None:
         self.commands.append(order)
-        if isinstance(order, SavePrompts):
+        if isinstance(order, LimitPrompts):
+            return
+        if order.instance not in self.instances:
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
+        elif isinstance(order, SavePrompts):
             self._tell(PromptsSaved(self._clock(), order.instance, order.epoch, 100, 1000))
-        elif isinstance(order, RestorePrompts):
+        else:
             self._tell(PromptsRestored(self._clock(), order.instance, order.epoch, 100, 1000))
 
     def logs(self, model: str) -> ModelLog | None:

@@ -21,12 +21,12 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceReleased,
     InstanceUnproven,
+    LimitPrompts,
     Observation,
     Park,
     PromptCommand,
     PromptsRestored,
     PromptsSaved,
-    RestorePrompts,
     SavePrompts,
     SleepFailed,
     Start,
@@ -196,11 +196,11 @@ class PodRuntime:
 
     def handle_prompts(self, command: PromptCommand) -> None:
         """Report that nothing was saved or restored: the prompt cache of a pod ends with it."""
-        match command:
-            case SavePrompts():
-                self._report(PromptsSaved(self._clock(), command.instance, command.epoch))
-            case RestorePrompts():
-                self._report(PromptsRestored(self._clock(), command.instance, command.epoch))
+        if isinstance(command, LimitPrompts):
+            return
+        kind = PromptsSaved if isinstance(command, SavePrompts) else PromptsRestored
+        answer = kind if command.instance in self._instances else InstanceReleased
+        self._report(answer(self._clock(), command.instance, command.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Return the output of a model's engine; None for an unknown model."""

@@ -78,6 +78,8 @@ class PromptStore:
         self._lock = threading.RLock()
         self._settings: Mapping[str, PromptSettings] = {}  # by Workspace; those that keep none are missing
         self._limits: dict[str, int] = {}  # by Workspace, in bytes
+        self._models: Mapping[str, str] = {}  # the Workspace of each Model
+        self._begun = False
         self._slots: list[SavedSlot] = []
         self._timer: threading.Timer | None = None  # deletes what is too old
         self.rates: dict[str, Rates] = {}  # by Model
@@ -87,6 +89,7 @@ class PromptStore:
     def begin(self) -> None:
         """Take over what an earlier process kept, and delete all else that it left. Its lock must be held."""
         with self._lock:
+            self._begun = True
             self._slots = [each for each in self._read() if self._outlives(each)]
             self._delete_unknown()
             self._changed()
@@ -95,12 +98,13 @@ class PromptStore:
         """Set how the prompts of each Workspace are kept. What was kept in another way is deleted."""
         with self._lock:
             self._settings = dict(settings)
-            self._drop(each for each in self._slots if self._misplaced(each))
+            self._drop([each for each in self._slots if self._misplaced(each)])
 
     def keep_models(self, models: Mapping[str, str]) -> None:
         """Delete what belongs to no Model any more. `models`: the Workspace of each Model."""
         with self._lock:
-            self._drop(each for each in self._slots if models.get(each.model) != each.workspace)
+            self._models = dict(models)
+            self._drop([each for each in self._slots if self._misplaced(each)])
             for model in self.rates.keys() - models.keys():
                 del self.rates[model]
 
@@ -158,8 +162,11 @@ class PromptStore:
 
     def add(self, new: SavedSlot) -> list[SavedSlot]:
         """Add a file that was written, instead of the last one of its slot. Return what was deleted to keep the limit."""
-        Path(new.file).chmod(0o600)
         with self._lock:
+            if self._misplaced(new):  # the documents have changed since its engine was started
+                Path(new.file).unlink(missing_ok=True)
+                return []
+            Path(new.file).chmod(0o600)
             self._drop([each for each in self._slots if (each.model, each.slot) == (new.model, new.slot)])
             self._slots.append(new)
             dropped = self._trim(new.workspace)
@@ -200,6 +207,8 @@ class PromptStore:
     def close(self) -> None:
         """Delete what does not outlive this process."""
         with self._lock:
+            if not self._begun:
+                return  # the files may be those of another hotseat with this state directory
             self._drop([each for each in self._slots if not self._outlives(each)])
             self._delete_unknown()
             if self._timer is not None:
@@ -222,7 +231,9 @@ class PromptStore:
 
     def _misplaced(self, each: SavedSlot) -> bool:
         settings = self._settings.get(each.workspace)
-        return settings is None or not Path(each.file).is_relative_to(self._roots[settings.on_disk])
+        if settings is None or self._models.get(each.model) != each.workspace:
+            return True
+        return not Path(each.file).is_relative_to(self._roots[settings.on_disk])
 
     def _too_old(self, each: SavedSlot) -> bool:
         return self._clock() >= each.used_at + self._settings[each.workspace].keep

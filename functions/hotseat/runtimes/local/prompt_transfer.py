@@ -175,6 +175,7 @@ def instance_prompts(
     """Return the prompts of a new instance. None: they are not kept."""
     saver, directory = prompt_saver(engine, model), store.directory(model.spec.workspace, model.name)
     if saver is None or directory is None:
+        store.drop(store.of(model.name))
         return None
     try:
         identity = saver.prompt_identity(model, weights)

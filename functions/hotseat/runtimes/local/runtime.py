@@ -31,11 +31,19 @@ from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof
-from hotseat.runtimes.local.launch import CannotStart, PortReservations, WeightsMissing, base_environment, check_start
+from hotseat.runtimes.local.launch import (
+    CannotStart,
+    PortReservations,
+    WeightsMissing,
+    base_environment,
+    check_start,
+    weights_of,
+)
 from hotseat.runtimes.local.logs import ModelLog
 from hotseat.runtimes.local.memory import MemorySampler
 from hotseat.runtimes.local.orphans import STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.prompt_store import PromptSettings, PromptStore, SavedSlot
+from hotseat.runtimes.local.prompt_transfer import instance_prompts
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.weights import WeightsFetch
 from hotseat.sources.base import SourceError, cached
@@ -109,9 +117,11 @@ class LocalRuntime:
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
         """Kill what an earlier hotseat left, and start. Raise StateDirInUse if another hotseat runs."""
+        models = list(models)
         self._state_dir.lock()
         if left := self._state_dir.clean_up():
             log.error("processes of an earlier run cannot be killed: %s", left)
+        self._prompts.keep_models({model.name: model.spec.workspace for model in models})
         self._prompts.begin()
         self._observe = observe
         if self._log_dir is not None:
@@ -145,8 +155,18 @@ class LocalRuntime:
             for name in documents.keys() - self._logs.keys():
                 self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
             unfetched = [model for model in changed if not self._is_fetching(model.name)]  # a fetch reports by itself
+        for model in changed:
+            self._drop_unfit_prompts(model)
         for state in [self._cache_state(model) for model in unfetched]:  # all together, so that they make one decision
             self._report(state)
+
+    def _drop_unfit_prompts(self, model: Model) -> None:
+        """Delete the saved prompts of a Model that an engine with its new document could not restore."""
+        engine = self._engines.get(model.spec.engine)
+        if engine is None or not self._prompts.of(model.name):
+            return
+        with contextlib.suppress(CannotStart):  # its weights are missing, so that it is looked at when it is loaded
+            instance_prompts(self._prompts, model, engine, weights_of(model, engine, self._cache_dir), 0)
 
     def fetch(self, command: Fetch) -> None:
         """Check whether a load could begin, and fetch the weights if they are missing.

@@ -22,6 +22,7 @@ class Shelf:
         (folder / "state").mkdir(exist_ok=True)
         self.store = PromptStore(folder / "state", folder / "shm", lambda: self.now)
         self.store.configure({"w": settings})
+        self.store.keep_models(dict.fromkeys("abc", "w"))
         self.store.begin()
         self.store.set_limit("w", limit)
 
@@ -124,6 +125,25 @@ def test_they_go_when_their_workspace_keeps_none_or_elsewhere(shelf: Shelf) -> N
         shelf.store.configure(settings)
         assert shelf.files() == []
         shelf.store.configure({"w": MEMORY})
+
+
+def test_one_that_comes_after_its_model_or_its_place_is_gone_is_deleted(shelf: Shelf) -> None:
+    shelf.store.keep_models({})
+    shelf.save()
+    shelf.store.keep_models({"a": "w"})
+    folder = shelf.store.directory("w", "a")
+    assert folder is not None
+    shelf.store.configure({"w": DISK})
+    (folder / "2000-0").write_bytes(b"p")
+    shelf.store.add(SavedSlot("w", "a", 0, str(folder / "2000-0"), "x", 1, 1, 2000.0))
+    assert (shelf.held(), shelf.files()) == ([], [])
+
+
+def test_a_store_that_has_not_begun_deletes_nothing(shelf: Shelf, tmp_path: Path) -> None:
+    """Another hotseat, which was refused because of the lock of the state directory."""
+    shelf.save()
+    PromptStore(tmp_path / "state", tmp_path / "shm").close()
+    assert len(shelf.files()) == 1
 
 
 def test_what_was_not_added_is_swept_away(shelf: Shelf) -> None:

@@ -26,6 +26,7 @@ class Desk:
         (folder / "shm").mkdir()
         self.store = PromptStore(folder / "state", folder / "shm")
         self.store.configure({"w": PromptSettings(False, 1000.0, False)})
+        self.store.keep_models({"a": "w"})
         self.store.set_limit("w", limit)
         self.epoch = 0
         self.prompts = self.start()
