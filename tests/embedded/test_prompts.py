@@ -136,7 +136,8 @@ def test_a_prompt_that_is_cheaper_to_process_again_is_not_kept(up: Up) -> None:
     slow = ("--save-time", "0.3", "--restore-time", "0.3")
     documents = [keeping(name, *slow) for name in "ab"]
     for document in documents:
-        document["spec"]["args"] = [a.replace("100", "2000") if a == "100" else a for a in document["spec"]["args"]]
+        faster = {"100": "2000", "1000": "10000"}  # tokens per second, and bytes for a token
+        document["spec"]["args"] = [faster.get(arg, arg) for arg in document["spec"]["args"]]
     hotseat = up(*documents)
     cached(hotseat, "a")
     cached(hotseat, "b")
@@ -194,6 +195,25 @@ def test_what_is_kept_at_exit_is_there_at_the_next_start(up: Up, tmp_path: Path,
     Hotseat(tmp_path, [workspace(promptCache={"storage": "Off"}), keeping("a")]).close()
     assert not list(tmp_path.rglob("state/prompts/**/*-*"))
     assert not shelf(hotseat).exists()
+
+
+def test_what_is_kept_is_listed_and_cleared(up: Up) -> None:
+    hotseat = up(*(keeping(name, names=[f"The {name}"]) for name in "abc"))
+    for name in "abc":
+        cached(hotseat, name)
+    rows = hotseat.get("/api/cache").json()["prompts"]
+    assert [(row["model"], row["slots"], row["tokens"], row["bytes"]) for row in rows] == [
+        ("The a", 1, 200, 200_000),
+        ("The b", 1, 200, 200_000),
+    ]
+    assert hotseat.get("/running").json()["prompts"] == rows
+    switches = hotseat.get("/api/switches").json()["switches"]
+    assert [(row["saved"], row["restored"]) for row in switches] == [(0, 0), (200_000, 0), (200_000, 0)]
+    assert hotseat.post("/api/cache/clear?model=The%20a").json()["prompts"] == rows[:1]
+    assert files(hotseat).keys() == {"b"}
+    assert hotseat.post("/api/cache/clear?model=nobody").status == 404
+    assert hotseat.post("/api/cache/clear").json()["prompts"] == rows[1:]
+    assert (files(hotseat), cached(hotseat, "a")) == ({}, 0)
 
 
 def test_no_client_can_save_restore_or_erase(up: Up) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
@@ -82,11 +83,13 @@ class LlamaCpp(LlamaCppSlots):
         return next((f"args has {flag}: {_UNSAVED[flag]}" for flag in flags if flag in _UNSAVED), "")
 
     def prompt_identity(self, model: Model, weights: str | None) -> str:
-        """Return the args and variables, and what identifies the program and the weights."""
+        """Return the args and the variables of llama-server, and what identifies the program and the weights."""
         program = _program()
         version = _file(Path(program[0])) if len(program) == 1 else importlib.metadata.version("xllamacpp")
         file = _file(gguf(Path(weights))) if weights else ""
-        return json.dumps([version, file, model.spec.args, [[each.name, each.value] for each in model.spec.env]])
+        own = {each.name: each.value for each in model.spec.env}
+        inherited = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")}
+        return json.dumps([version, file, model.spec.args, sorted((inherited | own).items())])
 
 
 def _file(path: Path) -> str:

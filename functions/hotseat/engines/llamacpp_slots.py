@@ -17,11 +17,19 @@ class LlamaCppSlots:
     prompt_rate_path = "/metrics"  # counts the tokens of prompts and the seconds for them
 
     def read_slots(self, body: bytes) -> list[Slot]:
-        """Return the slots in a response. Those that no request has used have no task."""
+        """Return the slots in a response. Those that no request has used have no task.
+
+        Earlier versions do not tell: there, each slot may have been used.
+        """
         try:
             rows = json.loads(body)
             return [
-                Slot(row["id"], "id_task" in row, row.get("n_prompt_tokens"), row.get("n_prompt_tokens_cache", 0))
+                Slot(
+                    row["id"],
+                    "id_task" in row and (row["id_task"] != -1 or "n_prompt_tokens" not in row),
+                    row.get("n_prompt_tokens"),
+                    row.get("n_prompt_tokens_cache", 0),
+                )
                 for row in rows
             ]
         except (TypeError, KeyError, AttributeError) as problem:

@@ -73,12 +73,15 @@ def test_a_cache_is_of_one_program_one_file_and_one_set_of_args(
     others.append(
         engine.prompt_identity(llama("-c", "1", env=[{"name": "LLAMA_ARG_CACHE_TYPE_K", "value": "q8_0"}]), weights)
     )
+    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "4096")
+    others.append(engine.prompt_identity(llama("-c", "1"), weights))
+    monkeypatch.delenv("LLAMA_ARG_CTX_SIZE")
     program.write_text("22")
     others.append(engine.prompt_identity(llama("-c", "1"), weights))
     program.write_text("1")
     os.utime(weights, ns=(1, 1))
     others.append(engine.prompt_identity(llama("-c", "1"), weights))
-    assert len({first, *others}) == 5
+    assert len({first, *others}) == 6
     program.unlink()
     with pytest.raises(OSError, match="No such file"):
         engine.prompt_identity(llama(), weights)
@@ -92,6 +95,8 @@ def test_requests_and_answers() -> None:
     assert engine.read_transfer(b'{"n_restored": 5, "n_read": 70}') == (5, 70)
     rows = [{"id": 0}, {"id": 1, "id_task": 7, "n_prompt_tokens": 40, "n_prompt_tokens_cache": 30}]
     assert engine.read_slots(json.dumps(rows).encode()) == [Slot(0, False), Slot(1, True, 40, 30)]
+    assert engine.read_slots(b'[{"id": 0, "id_task": -1, "prompt": "a"}]') == [Slot(0, True)]  # of an earlier version
+    assert engine.read_slots(b'[{"id": 0, "id_task": -1, "n_prompt_tokens": 0}]') == [Slot(0, False, 0)]
     assert (
         engine.read_prompt_rate(b"# HELP\nllamacpp:prompt_tokens_total 300\nllamacpp:prompt_seconds_total 1.5\n") == 200
     )

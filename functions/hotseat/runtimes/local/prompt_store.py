@@ -26,6 +26,9 @@ from hotseat.private_files import make_directory, opener
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory that every Linux has
 MEMORY_SHARE = 2  # no file is written to memory that would take more than this part (1/n) of what is available
 
+LEAST_MEASURED = 2**20  # bytes from which on a transfer says something about its rate
+HOPE = 1.5  # a rate may be so much higher than it was measured last
+
 log = logging.getLogger(__name__)
 
 
@@ -60,11 +63,28 @@ class Rates:
     save: float = 0.0
     restore: float = 0.0
 
+    def record_save(self, tokens: int, size: int, seconds: float) -> None:
+        """Record that so many tokens were saved to so many bytes."""
+        self.per_token, self.save = size / tokens, _rate(self.save, size, seconds)
+
+    def record_restore(self, size: int, seconds: float) -> None:
+        """Record that so many bytes were restored."""
+        self.restore = _rate(self.restore, size, seconds)
+
     def seconds(self, tokens: int) -> float:
         """Return the seconds that saving and restoring so many tokens take. 0: not known."""
         if not self.save:
             return 0.0
         return tokens * self.per_token * (1 / self.save + 1 / (self.restore or self.save))
+
+    def doubt(self) -> None:
+        """Take both to be faster than measured: what is not done because it would be slow is not measured again."""
+        self.save, self.restore = HOPE * self.save, HOPE * self.restore
+
+
+def _rate(before: float, size: int, seconds: float) -> float:
+    """Return a rate after one more measurement. One that is slow by chance counts little, one of few bytes nothing."""
+    return before if size < LEAST_MEASURED else max(size / max(seconds, 1e-6), before / HOPE)
 
 
 class PromptStore:

@@ -85,7 +85,7 @@ class InstancePrompts:
             except (EngineRefused, ValueError) as problem:
                 moved.drop("RestoreFailed", str(problem), self._store.drop([each]))
                 continue
-            rates.restore = size / max(time.monotonic() - began, 1e-6)
+            rates.record_restore(size, time.monotonic() - began)
             self._restored[each.slot] = tokens
             self._store.touch(each)
             moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
@@ -138,7 +138,7 @@ class InstancePrompts:
             return
         if not tokens or not size:
             return
-        rates.save, rates.per_token = size / max(time.monotonic() - began, 1e-6), size / tokens
+        rates.record_save(tokens, size, time.monotonic() - began)
         new = SavedSlot(
             workspace, self._model.name, slot.id, str(self.directory / name), self._identity, tokens, size, time.time()
         )
@@ -154,6 +154,7 @@ class InstancePrompts:
         if not slot.tokens:
             return ("Empty", "")
         if rate and slot.tokens / rate < seconds:
+            rates.doubt()
             message = (
                 f"saving and restoring take {seconds:.2f} s, processing the prompt again {slot.tokens / rate:.2f} s"
             )
