@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from hotseat.api.types import Document
+from hotseat.api.types import VARIABLE_PATTERN, Document
 
 
 class ToolCallParser(StrEnum):
@@ -41,7 +41,7 @@ class Dtype(StrEnum):
 class KvConnector(Document):
     """A connector that keeps copies of vLLM's KV cache outside of the GPU, for prompts that come again."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)] = Field(
+    name: Annotated[str, Field(pattern=VARIABLE_PATTERN, max_length=100)] = Field(
         description="Name of the connector, such as OffloadingConnector or LMCacheConnectorV1."
     )
     extra_config: dict[str, Any] = Field(
