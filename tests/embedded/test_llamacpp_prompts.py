@@ -6,6 +6,7 @@ Gemma 3 has layers with a sliding window, of which only the last part is kept, s
 import json
 from typing import Any
 
+import pytest
 import requests
 
 from .conftest import Up
@@ -93,8 +94,9 @@ def test_a_conversation_that_goes_on_elsewhere_is_answered_as_if_nothing_had_bee
     assert hotseat.events("model.prompts_restored", "a")
 
 
-def test_each_conversation_finds_its_own_slot(up: Up) -> None:
-    hotseat = up(patient(), gemma("a", "--parallel", "2", "-c", "8192"), gemma("b"))
+@pytest.mark.parametrize("slots", [(), ("--parallel", "2")])  # four that share a context, and two with one each
+def test_each_conversation_finds_its_own_slot(up: Up, slots: tuple[str, ...]) -> None:
+    hotseat = up(patient(), gemma("a", *slots), gemma("b"))
     talks = [Talk(hotseat, "a", topic) for topic in ("Harbours.", "Quite another matter, which is about ships:")]
     for talk in talks:
         talk.turn()

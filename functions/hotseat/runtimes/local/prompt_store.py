@@ -184,7 +184,7 @@ class PromptStore:
         """Add a file that was written, instead of the last one of its slot. Return what was deleted to keep the limit."""
         with self._lock:
             if self._misplaced(new):  # the documents have changed since its engine was started
-                Path(new.file).unlink(missing_ok=True)
+                _delete(Path(new.file))
                 return []
             Path(new.file).chmod(0o600)
             self._drop([each for each in self._slots if (each.model, each.slot) == (new.model, new.slot)])
@@ -216,7 +216,7 @@ class PromptStore:
             for root in self._roots.values():
                 for path in (root / workspace / model).glob(f"{prefix}*"):
                     if str(path) not in known:
-                        path.unlink(missing_ok=True)
+                        _delete(path)
 
     def all(self) -> list[SavedSlot]:
         """Return all saved slots."""
@@ -243,7 +243,7 @@ class PromptStore:
     def _delete_unknown(self) -> None:
         known = {each.file for each in self._slots}
         for path in [path for root in self._roots.values() for path in _files(root) if str(path) not in known]:
-            path.unlink(missing_ok=True)
+            _delete(path)
 
     def _outlives(self, each: SavedSlot) -> bool:
         settings = self._settings.get(each.workspace)
@@ -275,7 +275,7 @@ class PromptStore:
         gone = [each for each in slots if each in self._slots]
         for each in gone:
             self._slots.remove(each)
-            Path(each.file).unlink(missing_ok=True)
+            _delete(Path(each.file))
         if gone:
             self._changed()
         return gone
@@ -293,7 +293,7 @@ class PromptStore:
                 self._timer.start()
         rows = [asdict(each) for each in self._slots if self._settings[each.workspace].at_exit]
         if not rows:
-            self._index.unlink(missing_ok=True)
+            _delete(self._index)
             return
         new = self._index.with_suffix(".new")
         try:
@@ -321,6 +321,14 @@ def memory_room() -> int:
     if not os.path.ismount(SHARED_MEMORY) or not os.access(SHARED_MEMORY, os.W_OK):
         return 0
     return shutil.disk_usage(SHARED_MEMORY).total
+
+
+def _delete(path: Path) -> None:
+    """Delete a file. That is tried again at the next start, if it cannot be done now."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as problem:
+        log.warning("a saved prompt cache cannot be deleted: %s", problem)
 
 
 def _files(root: Path) -> Iterator[Path]:

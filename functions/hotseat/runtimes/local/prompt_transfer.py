@@ -261,6 +261,9 @@ class PromptTransfer:
                 self._request = EngineRequest(self._address, [call], now)
         except StopIteration:
             self.close()
+        except OSError as problem:  # of the files
+            self.moved.dropped.append((f"{self._phase}Failed", str(problem), 0, 0, ""))
+            self.close()
         return True
 
     def observations(self, now: float) -> list[Observation]:

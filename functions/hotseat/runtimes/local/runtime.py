@@ -245,7 +245,8 @@ class LocalRuntime:
         """Whether the engine of a Model can save its prompt cache."""
         with self._lock:
             if model.spec.engine not in self._engines:
-                self._add_engine(model.spec.engine)
+                with contextlib.suppress(Exception):  # `update` logs what is wrong
+                    self._engines[model.spec.engine] = self._load_engine(model.spec.engine)
             engine = self._engines.get(model.spec.engine)
         return engine is not None and prompt_saver(engine, model) is not None
 

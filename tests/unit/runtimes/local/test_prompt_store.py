@@ -186,6 +186,19 @@ def test_a_list_that_cannot_be_read_keeps_nothing(tmp_path: Path, text: str) -> 
     assert again.files() == []
 
 
+def test_a_file_that_cannot_be_deleted_is_no_error(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.save()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", _refuse)
+        shelf.store.sweep("w", "a", "")
+        assert names(shelf.store.drop(shelf.store.all())) == ["a0"]
+    assert (shelf.held(), len(shelf.files())) == ([], 1)
+
+
+def _refuse(_path: Path, *, missing_ok: bool = False) -> None:
+    raise PermissionError
+
+
 def test_the_list_has_no_prompts(tmp_path: Path) -> None:
     Shelf(tmp_path, KEPT).save()
     (row,) = json.loads((tmp_path / "state" / "prompts.json").read_text())
