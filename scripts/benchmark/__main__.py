@@ -53,7 +53,7 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
     "starvation": lambda folder, _, o: measure_starvation(folder, *((6, 2, 0.3) if o.quick else (18, 5, 1.0))),
     "scheduling": lambda folder, _, o: measure_scheduling(folder, 300 if o.quick else 1500),
     "held": lambda folder, *_: measure_held(folder),
-    "prompts": lambda folder, _, o: measure_prompts(folder, *(((500,), 1) if o.quick else ((2000, 6000), 3))),
+    "prompts": lambda folder, _, o: measure_prompts(folder, *(((500,), 1) if o.quick else ((2000, 6000), 1))),
     "many": lambda folder, _, o: measure_many(folder, 2 if o.quick else 5),
 }
 

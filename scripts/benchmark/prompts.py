@@ -1,6 +1,7 @@
 """Part `prompts`: what a conversation pays when it returns after a switch, with its prompt cache kept and without. Real llama.cpp.
 
-Two models take turns, one conversation each. They are the same weights, so what is measured of one counts for the other.
+Two models take turns, one conversation each. They are the same weights, so what is measured of one counts for the other. They
+compute with one thread: with more than there are idle cores, those that compute wait for those that cannot.
 """
 
 import importlib
@@ -80,7 +81,7 @@ def _returns(folder: Path, weights: Path, tokens: int, rounds: int, *, kept: boo
     storage = "Memory" if kept else "Off"
     spec = {"promptCache": {"storage": storage, "timeout": "30s"}}
     documents = [{"apiVersion": "hotseat.dev/v1alpha1", "kind": "Workspace", "metadata": {"name": "w"}, "spec": spec}]
-    engine = {"engine": "llamacpp", "source": str(weights), "args": ["-c", str(2 * tokens + 1024)]}
+    engine = {"engine": "llamacpp", "source": str(weights), "args": ["-t", "1", "-c", str(2 * tokens + 1024)]}
     for name in ("a", "b"):
         documents.append(documents[0] | {"kind": "Model", "metadata": {"name": name}, "spec": engine})
     prompts = {name: f"This is conversation {name}. {_prompt(tokens)}" for name in ("a", "b")}
