@@ -17,9 +17,14 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceReleased,
     InstanceUnproven,
+    LimitPrompts,
     Observation,
     Park,
+    PromptCommand,
+    PromptsRestored,
+    PromptsSaved,
     RuntimeCommand,
+    SavePrompts,
     SleepFailed,
     Start,
     Stop,
@@ -147,6 +152,17 @@ class FakeRuntime:
         elif order.model in self.sleepless:
             done = SleepFailed(self._clock(), order.instance, order.epoch, order.turn, "a test says so")
         self._tell(done)
+
+    def handle_prompts(self, order: PromptCommand) -> None:
+        self.commands.append(order)
+        if isinstance(order, LimitPrompts):
+            return
+        if order.instance not in self.instances:
+            self._tell(InstanceReleased(self._clock(), order.instance, order.epoch))
+        elif isinstance(order, SavePrompts):
+            self._tell(PromptsSaved(self._clock(), order.instance, order.epoch, 100, 1000))
+        else:
+            self._tell(PromptsRestored(self._clock(), order.instance, order.epoch, 100, 1000))
 
     def logs(self, model: str) -> ModelLog | None:
         return self._logs.get(model) if model in self._models else None

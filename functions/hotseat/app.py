@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.control.event_log import EventLog, HttpSink, Listener
 from hotseat.control.host_resources import port_conflicts
 from hotseat.control.local_workspaces import LocalWorkspaces
 from hotseat.control.owner import LoopOwner
+from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
@@ -28,6 +30,7 @@ from hotseat.manifests.problems import ManifestErrors
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.gpus import GpuLocks, find_accelerators, find_gpus
 from hotseat.runtimes.local.memory import machine_memory
+from hotseat.runtimes.local.prompt_store import PromptSettings, memory_room
 from hotseat.runtimes.local.runtime import LocalRuntime
 from hotseat.telemetry.logs import RequestLog
 from hotseat.telemetry.metrics import Metrics, Reading
@@ -111,6 +114,8 @@ class App:
             host_memory=share,
             stats_file=self._stats_file,
             owner=owner,
+            saves_prompts=self.runtime.saves_prompts,
+            prompt_room=memory_room(),
         )
         self.metrics = Metrics(lambda: gauges.with_shown_names(self._read(), self.bus.shown_name))
         self.bus.subscribe(self.metrics.event)
@@ -134,6 +139,7 @@ class App:
             concurrency=settings.concurrency,
             request_log=self._request_log,
             admin_port=settings.admin_port,
+            caches=self.runtime,
         )
 
     def begin(self) -> None:
@@ -199,6 +205,7 @@ class App:
     def _apply(self, manifest: Manifest) -> None:
         self._on_shutdown_time(shutdown_time(manifest))
         self._on_apply(manifest)
+        self.runtime.configure_prompts({w.name: settings for w in manifest.workspaces if (settings := _prompts(w))})
         self.registry.apply(manifest.workspaces, manifest.models)
         for conflict in port_conflicts(manifest.models, manifest.workspaces):
             self._report(f"WARNING: {conflict}.")
@@ -230,6 +237,13 @@ class App:
             if each is not None:
                 each.close()
 
+    def _prompt_sizes(self) -> dict[tuple[str, str], int]:
+        sizes: dict[tuple[str, str], int] = {}
+        for each in self.runtime.saved_prompts():
+            key = (each.workspace, each.model)
+            sizes[key] = sizes.get(key, 0) + each.size
+        return sizes
+
     def _read(self) -> Iterator[Reading]:
         """Yield the gauges for a scrape."""
         yield from gauges.of_requests(self.registry)
@@ -238,13 +252,23 @@ class App:
             yield from gauges.of_instances(handle.workspace, handle.gate.residency.residents, handle.effective_max_wait)
             mine = [route.model.name for route in self.registry.routes().values() if route.handle is handle]
             yield from gauges.of_pins(handle.workspace, map(handle.status, mine))
+        yield from gauges.of_prompts(self._prompt_sizes())
         yield Reading("hotseat_events_undelivered", {}, self._sink.dropped if self._sink else 0)
+
+
+def _prompts(workspace: Workspace) -> PromptSettings | None:
+    """Return how the prompts of a Workspace are kept; None if they are not."""
+    stated = workspace.spec.prompt_cache
+    if not prompt_budget(workspace, workspace.spec.capacity.host_memory, memory_room()):
+        return None
+    return PromptSettings(stated.storage is PromptStorage.DISK, stated.keep, stated.keep_at_exit)
 
 
 def shutdown_time(manifest: Manifest) -> float:
     """Return the seconds that a graceful shutdown may take."""
     times = [m.spec.lifecycle.drain_timeout + m.spec.lifecycle.stop_timeout for m in manifest.models]
-    return max(times, default=0.0) + SHUTDOWN_MARGIN
+    saves = [w.spec.prompt_cache.timeout for w in manifest.workspaces if w.spec.prompt_cache.keep_at_exit]
+    return max(times, default=0.0) + max(saves, default=0.0) + SHUTDOWN_MARGIN
 
 
 def _difference(old: Manifest, new: Manifest) -> str:

@@ -16,6 +16,7 @@ from benchmark.holding import measure_held
 from benchmark.loop import measure_bodies, measure_idle, measure_stalled
 from benchmark.machine import Cores, Missing, check_tools, compile_helper, describe, find_cores
 from benchmark.many import measure_many
+from benchmark.prompts import measure_prompts
 from benchmark.relaying import Plan, measure_chunks, measure_relay
 from benchmark.report import Row, table, write_json
 from benchmark.scheduling import measure_scheduling
@@ -58,6 +59,7 @@ PARTS: dict[str, Callable[[Path, Cores, argparse.Namespace], list[Row]]] = {
     "idle": lambda folder, _, o: measure_idle(folder, 10 if o.quick else 60),
     "stalled": lambda folder, _, o: measure_stalled(folder, _files(), *((1, 2.0) if o.quick else (5, 4.0))),
     "bodies": lambda folder, _, o: measure_bodies(folder, 1 if o.quick else 3),
+    "prompts": lambda folder, _, o: measure_prompts(folder, *(((500,), 1) if o.quick else ((2000, 6000), 1))),
     "many": lambda folder, _, o: measure_many(folder, 2 if o.quick else 5),
 }
 

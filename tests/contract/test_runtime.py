@@ -16,7 +16,12 @@ from hotseat.core.messages import (
     InstanceParked,
     InstanceReady,
     InstanceReleased,
+    LimitPrompts,
     Park,
+    PromptsRestored,
+    PromptsSaved,
+    RestorePrompts,
+    SavePrompts,
     SleepFailed,
     Start,
     Stop,
@@ -172,6 +177,22 @@ def test_a_parked_instance_is_released_by_a_stop(runtime: Runtime, told: Observa
     runtime.stop(Stop("quick", "quick@1", 1, grace=5))
     told.await_one(InstanceReleased, "quick@1")
     assert told.of_instance("quick@1") == ["InstanceReady", "InstanceParked", "InstanceReleased"]
+
+
+def test_an_instance_answers_that_it_has_saved_or_restored_if_there_is_nothing(
+    runtime: Runtime, told: Observations
+) -> None:
+    runtime.handle_prompts(LimitPrompts("w", 1000))
+    runtime.start(Start("quick", "quick@1", 1))
+    told.await_one(InstanceReady, "quick@1")
+    runtime.handle_prompts(RestorePrompts("quick", "quick@1", 1, 5.0))
+    assert told.await_one(PromptsRestored, "quick@1").epoch == 1
+    runtime.handle_prompts(SavePrompts("quick", "quick@1", 1, 5.0))
+    assert told.await_one(PromptsSaved, "quick@1").epoch == 1
+    runtime.stop(Stop("quick", "quick@1", 1, grace=5))
+    told.await_one(InstanceReleased, "quick@1")
+    runtime.handle_prompts(SavePrompts("quick", "unheard-of@1", 1, 5.0))
+    told.await_one(InstanceReleased, "unheard-of@1")
 
 
 def test_one_that_does_not_fall_asleep_says_so_and_is_still_there(runtime: Runtime, told: Observations) -> None:

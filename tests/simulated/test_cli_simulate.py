@@ -74,7 +74,7 @@ def test_json_has_the_options_and_every_figure():
         "models": 2, "given": {}, "files": [], "workspace": None, "trace": None, "load": 0.8, "requests": 200, "duration": None,
         "shape": "poisson", "gpus": 1, "slots": 8, "load_time": 0.5, "stop_time": 1.0, "service_time": 2.0, "max_wait": "Auto",
         "min_residency": 0.0, "drain_timeout": 120.0, "service_spread": 0.0, "load_spread": 0.0, "routers": 1, "patience": None,
-        "retry_after": 1.0, "seed": 1,
+        "retry_after": 1.0, "seed": 1, "prompt_share": 0.0, "save_time": 0.1, "restore_time": 0.1,
     }  # fmt: skip
     assert [each["policy"] for each in told["results"]] == ["batch", "fifo"]
     waits = {"count", "mean", "p50", "p99", "max"}

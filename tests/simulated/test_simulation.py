@@ -312,3 +312,27 @@ def test_a_budget_of_host_memory_stops_sleepers_in_the_simulation_too() -> None:
     record = it.run([SimRequest(20.0 * n, "abcabc"[n], 0.1) for n in range(6)])
     assert record.answered == 6
     assert record.loads == {"a": 2, "b": 2, "c": 2}  # each was stopped for the next
+
+
+# Prompt caches --------------------------------------------------------------------------------------------------------
+
+
+def keeping(share: float) -> World:
+    spec = SchedulingSpec(prompt_timeout=10.0)
+    engine = SimulatedEngine(3.0, 0.5, 1, spec, prompt_share=share, save=0.2, restore=0.1)
+    return World(Batch(), dict.fromkeys("ab", engine), capacity=Capacity(1, prompts=1))
+
+
+def test_a_share_of_the_service_is_spared_after_a_switch_back() -> None:
+    record = keeping(0.75).run([SimRequest(at, name, 4.0) for at, name in ((0.0, "a"), (10.0, "b"), (20.0, "a"))])
+    assert [interval.model for interval in record.intervals] == ["a", "b", "a"]
+    assert record.intervals[0].stopped == pytest.approx(10.2, abs=0.1)  # it is saved before
+    assert record.last_answer == pytest.approx(20.0 + 0.2 + 0.5 + 3.0 + 0.1 + 1.0, abs=0.1)
+    assert record.waits["a"][1] == pytest.approx(3.8, abs=0.1)
+
+
+def test_with_prompts_kept_policies_can_be_compared() -> None:
+    plan = WorkloadPlan([Stream(name, seconds=1.0) for name in "ab"], 0.7, requests=400, seed=3)
+    kept, cold = (told(keeping(share).run(poisson(plan))) for share in (0.75, 0.0))
+    assert kept.answered == cold.answered == 400
+    assert kept.waits.mean < cold.waits.mean

@@ -1,11 +1,11 @@
 """The typed settings of engine vllm, a part of the Model document."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from hotseat.api.types import Document
+from hotseat.api.types import VARIABLE_PATTERN, Document
 
 
 class ToolCallParser(StrEnum):
@@ -36,6 +36,17 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
     FLOAT = "float"
     FLOAT32 = "float32"
+
+
+class KvConnector(Document):
+    """A connector that keeps copies of vLLM's KV cache outside of the GPU, for prompts that come again."""
+
+    name: Annotated[str, Field(pattern=VARIABLE_PATTERN, max_length=100)] = Field(
+        description="Name of the connector, such as OffloadingConnector or LMCacheConnectorV1."
+    )
+    extra_config: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the connector (`kv_connector_extra_config`)."
+    )
 
 
 class VllmSettings(Document):
@@ -75,6 +86,11 @@ class VllmSettings(Document):
         default=None, description="Let the model choose when to call tools. Needs toolCallParser."
     )
 
+    kv_connector: KvConnector | None = Field(
+        default=None,
+        description="Connector that keeps copies of the KV cache in host memory, for as long as the process lives: also "
+        "while the Model is parked, where the connector allows it.",
+    )
     sleep_level: Literal[1, 2] | None = Field(
         default=None,
         description="Sleep level with `lifecycle.release: Park`. 1 (default): weights move to host memory. 2: "

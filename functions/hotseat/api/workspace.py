@@ -173,6 +173,43 @@ class Tenants(Document):
         return header
 
 
+class PromptStorage(StrEnum):
+    """Where prompt caches are kept."""
+
+    OFF = "Off"
+    MEMORY = "Memory"
+    DISK = "Disk"
+
+
+class PromptCache(Document):
+    """What is kept of the prompt caches of engines that are stopped, so that conversations go on after the next load."""
+
+    storage: PromptStorage | None = Field(
+        default=None,
+        description="Off: nothing is kept. Memory: in host memory (/dev/shm). Disk: in the state directory. Unset: Memory, "
+        "if there is room. One machine only: on a cluster nothing is kept.",
+    )
+    budget: Bytes | None = Field(
+        default=None,
+        description="Maximum size. The least recently used prompts are deleted to make room. In memory, parked Models come "
+        "first: prompts get at most what they leave of capacity.hostMemory. Unset: 10Gi on disk; in memory a quarter of the "
+        "memory limit for parked Models, at most 8Gi.",
+    )
+    keep: Duration = Field(
+        default=86400.0,
+        description="Time after which prompts are deleted if they were neither saved nor restored again.",
+    )
+    keep_at_exit: bool = Field(
+        default=False,
+        description="Whether prompts are kept when hotseat ends, for its next start. false: they are deleted.",
+    )
+    timeout: Duration = Field(
+        default=5.0,
+        description="Maximum time to save prompts before an engine is stopped, and to restore them after it has loaded. "
+        "What takes longer is dropped. Switches wait no longer than that.",
+    )
+
+
 class ModelGroup(Document):
     """Models that evict each other, or Models of other groups, when they are loaded. For Models without a group, capacity alone decides."""
 
@@ -213,6 +250,7 @@ class WorkspaceSpec(Document):
     queue: QueueSpec = QueueSpec()
     policy: PolicySpec = PolicySpec()
     tenants: Tenants = Tenants()
+    prompt_cache: PromptCache = PromptCache()
     return_to_default: Duration = Field(
         default=0.0,
         description="Load defaultModel again after this time without requests for any Model. `0s`: never. It "

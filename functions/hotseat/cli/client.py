@@ -121,6 +121,12 @@ class Client:
         """Send a command by POST, and return the response. With `wait` it returns when the command is done."""
         return self._json("POST", path, None if wait else self._answer_timeout, {"wait": wait})
 
+    def clear_prompts(self, model: str | None) -> Any:
+        """Delete the saved prompt caches of a model, or of all models."""
+        query = {} if model is None else {"model": model}
+        with self.near_miss(model or ""):
+            return self._json("POST", "/api/cache/clear", self._answer_timeout, query)
+
     def load(self, model: str, *, wait: bool = True) -> Any:
         """Load a model."""
         with self.near_miss(model):

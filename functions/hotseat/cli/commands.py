@@ -75,7 +75,7 @@ def _model_row(model: Row) -> list[str]:
 def ps(ctx: click.Context, output: str) -> None:
     """Show resident models and queues.
 
-    With -o wide also the last transitions of each instance: age, states and trigger.
+    With -o wide also saved prompt caches, and the last transitions of each instance: age, states and trigger.
     """
     body = connect(ctx).get("/running", "running")
     text = table(
@@ -83,6 +83,8 @@ def ps(ctx: click.Context, output: str) -> None:
     )
     if output == "wide":
         text += "\n\n" + table(["INSTANCE", "AGE", "FROM", "TO", "WHY"], _transition_rows(body))
+    if output == "wide" and body.get("prompts"):
+        text += "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
     if body.get("parked"):
         text += "\n\n" + table(["PARKED", "WORKSPACE", "MEMORY", "AGE"], _parked_rows(body))
     if body.get("waiting"):
@@ -129,6 +131,31 @@ def _transition_rows(body: Row) -> list[list[str]]:
     ]
 
 
+PROMPT_HEADERS = ["PROMPTS", "WORKSPACE", "SLOTS", "TOKENS", "SIZE", "AGE"]
+
+
+def _prompt_rows(prompts: Sequence[Row]) -> list[list[str]]:
+    """Return a row for each model with saved prompts."""
+    return [
+        [
+            row["model"],
+            row["workspace"],
+            str(row["slots"]),
+            str(row["tokens"]),
+            _bytes(row["bytes"]),
+            _since(row["used_at"]),
+        ]
+        for row in prompts
+    ]
+
+
+def _bytes(size: int | None) -> str:
+    """Return a size with a unit, and nothing for 0."""
+    from hotseat.api.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
+
+    return format_bytes(size) if size else ""
+
+
 def _parked_rows(body: Row) -> list[list[str]]:
     """Return a row for each parked model."""
     from hotseat.api.units import format_bytes  # noqa: PLC0415 - its import takes longer than most commands
@@ -149,21 +176,61 @@ def _parked_rows(body: Row) -> list[list[str]]:
 @server_options(top=False)
 @click.pass_context
 def switches(ctx: click.Context, output: str) -> None:
-    """List recent switches and the duration of each phase, newest last."""
+    """List recent switches and the duration of each phase, newest last.
+
+    SAVED and RESTORED are the sizes of the prompt caches that were saved and restored. They and their phases are shown if
+    there were any.
+    """
     body = connect(ctx).get("/api/switches", "switches")
+    kept = any(row.get("saved") or row.get("restored") for row in body["switches"])
+    phases = [phase for phase in PHASES if kept or phase not in ("save", "restore")]
     rows = [
         [
             ",".join(models_of(row.get("from"))),
             ",".join(models_of(row.get("to"))),
             str(row.get("reason") or ""),
             row["outcome"],
-            *(took((row.get("phases") or {}).get(phase)) for phase in PHASES),
+            *(took((row.get("phases") or {}).get(phase)) for phase in phases),
+            *([_bytes(row.get("saved")), _bytes(row.get("restored"))] if kept else []),
             _since(row.get("started_at")),
         ]
         for row in body["switches"]
     ]
-    headers = ["FROM", "TO", "REASON", "OUTCOME", *(phase.upper() for phase in PHASES), "AGE"]
+    headers = [
+        "FROM",
+        "TO",
+        "REASON",
+        "OUTCOME",
+        *(phase.upper() for phase in phases),
+        *(("SAVED", "RESTORED") if kept else ()),
+        "AGE",
+    ]
     _print(output, body, [row["id"] for row in body["switches"]], table(headers, rows))
+
+
+@click.command(cls=Command, examples=["hotseat cache", "hotseat cache --clear", "hotseat cache --clear gemma"])
+@click.argument("model", required=False, shell_complete=complete_model)
+@click.option("--clear", is_flag=True, help="Delete the saved prompt caches of a model, or of all models.")
+@output_option("table", "json", "name")
+@server_options(top=False)
+@click.pass_context
+def cache(ctx: click.Context, model: str | None, clear: bool, output: str) -> None:
+    """List the fetched weights and the saved prompt caches.
+
+    With --clear, prompt caches are deleted. What an engine has in memory is not deleted. It is saved again when its model is unloaded.
+    """
+    if model is not None and not clear:
+        raise click.UsageError("a model can be named with --clear only", ctx)
+    client = connect(ctx)
+    if clear:
+        body = client.clear_prompts(model)
+        size = sum(row["bytes"] for row in body["prompts"])
+        _print(output, body, [row["model"] for row in body["prompts"]], f"deleted {_bytes(size) or 'nothing'}")
+        return
+    body = client.get("/api/cache", "prompts")
+    weights = [[row["model"], _bytes(row["bytes"]), row["path"]] for row in body["weights"]]
+    text = table(["WEIGHTS", "SIZE", "PATH"], weights) + "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
+    _print(output, body, [row["model"] for row in body["prompts"]], text)
 
 
 @click.command(cls=Command, examples=["hotseat load gemma", "hotseat load gemma --no-wait"])

@@ -19,7 +19,7 @@ from hotseat.cli.terminal import REDRAW, LiveLine, escape_controls, is_live, pri
 from hotseat.core.events import PREFIX, shown_model_of
 
 NEGLIGIBLE = 0.005  # seconds that are printed as 0.00s
-PHASES = ("wait", "drain", "release", "load", "total")
+PHASES = ("wait", "drain", "save", "release", "load", "restore", "total")
 
 Event = Mapping[str, Any]
 Data = Mapping[str, Any]

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "logs": ("hotseat.cli.commands", "Print the log of a model's engine."),
     "events": ("hotseat.cli.commands", "Print events, one per line."),
     "switches": ("hotseat.cli.commands", "List recent switches and the duration of each phase."),
+    "cache": ("hotseat.cli.commands", "List the fetched weights and the saved prompt caches."),
     "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),
     "import": ("hotseat.cli.documents", "Convert the configuration of llama-swap or llmsnap."),

@@ -119,6 +119,8 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
     ("--load-time", "10s", "Time from the start of an engine until it is ready."),
     ("--stop-time", "1s", "Time from stopping an engine until it is gone."),
     ("--service-time", "2s", "Time from the dispatch of a request until its answer is complete."),
+    ("--save-time", "0.1s", "Time to save the prompt cache of an engine before it is stopped. See --prompt-share."),
+    ("--restore-time", "0.1s", "Time to restore it once the engine has loaded again."),
     ("--min-residency", "0s", "minResidency of the Workspace."),
     ("--drain-timeout", "120s", "drainTimeout of the Models. Requests that take longer to drain are cut off."),
 )
@@ -130,6 +132,11 @@ def _durations(*options: tuple[str, str, str]) -> Callable[[AnyCommand], AnyComm
     show_default=True,
     help="maxWait of the Workspace.",
 )
+@click.option(
+    "--prompt-share", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
+    help="Share of the service time of a request that is spared after a switch, because the prompt cache of its model was "
+        "saved and restored. 0: prompt caches are not kept.",
+)  # fmt: skip
 @click.option(
     "--service-spread", type=click.FloatRange(0, 10), default=0.0, show_default=True,
     help="Variation of service times: standard deviation divided by mean (lognormal).",

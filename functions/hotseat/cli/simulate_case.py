@@ -39,6 +39,7 @@ from hotseat.simulation.workload import (
 from hotseat.simulation.world import World
 
 WRONG = 2  # exit code
+_PROMPTS = 1  # byte: there is room for all that is kept, as nothing in a simulation has a size
 NEVER = 1e9  # seconds: loads of generated models do not time out
 
 
@@ -55,6 +56,24 @@ class Times:
     priority: int | None = None
     max_wait: float | None = None
     min_residency: float | None = None
+    prompt_share: float = 0.0
+    save_time: float = 0.0
+    restore_time: float = 0.0
+
+    def engine(self, spec: SchedulingSpec, limit: int | None = None, max_waiting: int | None = None) -> SimulatedEngine:
+        """Return the engine of a model."""
+        spec = replace(spec, prompt_timeout=NEVER if self.prompt_share else 0.0)
+        return SimulatedEngine(
+            self.load_time,
+            self.stop_time,
+            self.slots,
+            spec,
+            limit,
+            max_waiting,
+            prompt_share=self.prompt_share,
+            save=self.save_time,
+            restore=self.restore_time,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +106,8 @@ def generated_models(models: Mapping[str, Times], spec: SchedulingSpec, gpus: in
         )
         for name, it in models.items()
     }
-    engines = {name: SimulatedEngine(it.load_time, it.stop_time, it.slots, mine[name]) for name, it in models.items()}
-    return ModelSet(engines, _streams(engines, models), Capacity(gpus))
+    engines = {name: it.engine(mine[name]) for name, it in models.items()}
+    return ModelSet(engines, _streams(engines, models), Capacity(gpus, prompts=_PROMPTS))
 
 
 def documented_models(
@@ -111,7 +130,7 @@ def documented_models(
     times = {it.name: replace(common, **own.get(it.name, {})) for it in models}
     engines = {it.name: _engine(it, workspace_, times[it.name]) for it in models}
     names = tuple(map(str, range(workspace_.spec.capacity.gpus)))  # as on one machine
-    capacity, policy = capacity_of(workspace_, names), workspace_.spec.policy.name
+    capacity, policy = replace(capacity_of(workspace_, names), prompts=_PROMPTS), workspace_.spec.policy.name
     return ModelSet(
         engines, _streams(engines, times), capacity, policy, workspace_.spec.queue.max_waiting, groups_of(workspace_)
     )
@@ -141,7 +160,7 @@ def _engine(model: Model, workspace_: Workspace, times: Times) -> SimulatedEngin
         max_wait=found.max_wait if times.max_wait is None else times.max_wait,
         min_residency=found.min_residency if times.min_residency is None else times.min_residency,
     )
-    return SimulatedEngine(times.load_time, times.stop_time, times.slots, spec, limits.concurrency, limits.max_waiting)
+    return times.engine(spec, limits.concurrency, limits.max_waiting)
 
 
 def _streams(engines: Mapping[str, SimulatedEngine], times: Mapping[str, Times]) -> tuple[Stream, ...]:
@@ -255,6 +274,9 @@ class Case:
     load_time: float
     stop_time: float
     service_time: float
+    prompt_share: float
+    save_time: float
+    restore_time: float
     max_wait: float | None
     min_residency: float
     drain_timeout: float
@@ -308,7 +330,16 @@ class Case:
 
     def model_set(self, log: Trace | None) -> ModelSet:
         """Return the models. Raise click.UsageError if they cannot be simulated."""
-        common = Times(1.0, self.load_time, self.stop_time, self.service_time, self.slots)
+        common = Times(
+            1.0,
+            self.load_time,
+            self.stop_time,
+            self.service_time,
+            self.slots,
+            prompt_share=self.prompt_share,
+            save_time=self.save_time,
+            restore_time=self.restore_time,
+        )
         if self.files:
             model_set = documented_models(self.files, self.workspace, common, self.given)
             if log and (unknown := [name for name in log.models if name not in model_set.engines]):

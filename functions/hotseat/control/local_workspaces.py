@@ -73,8 +73,11 @@ class LocalWorkspace(WorkspaceController):
         """
         models = list(models)
         self.gate.apply_limits(limits_changed(self._clock(), models, workspace))
-        specs = {m.name: scheduling_spec_of(m, workspace) for m in models}
-        capacity = replace(capacity_of(workspace, self.devices, host_memory=host_memory), away=away)
+        saves = self._registry.saves_prompts
+        specs = {m.name: scheduling_spec_of(m, workspace, saves_prompts=saves is not None and saves(m)) for m in models}
+        room = self._registry.prompt_room if saves is not None else None
+        capacity = capacity_of(workspace, self.devices, host_memory=host_memory, prompt_room=room)
+        capacity = replace(capacity, away=away)
         self._configure(workspace, models, specs, capacity, policy, retry_failed=True)
 
     def extend_limits(self, workspace: Workspace, models: Iterable[Model]) -> None:
@@ -170,7 +173,9 @@ class LocalWorkspaces(ModelRegistry):
 
     `forget` is called with the address of each instance that has ended. `devices` are the names of this machine's GPUs. None:
     they are not known, and numbers are used. `device_ids` are their UUIDs by name, where known. `host_memory` is the limit for
-    parked Models in bytes, shared evenly by the Workspaces that set none. None: no limit.
+    parked Models in bytes, shared evenly by the Workspaces that set none. None: no limit. `saves_prompts` returns whether the
+    prompt cache of a Model can be kept. None: no prompts are kept. `prompt_room` is the size of the file system in memory for
+    them, in bytes.
     """
 
     _handles: Mapping[str, LocalWorkspace]
@@ -187,8 +192,11 @@ class LocalWorkspaces(ModelRegistry):
         host_memory: int | None = None,
         stats_file: StatsFile | None = None,
         owner: LoopOwner | None = None,
+        saves_prompts: Callable[[Model], bool] | None = None,
+        prompt_room: int = 0,
     ) -> None:
         super().__init__(owner)
+        self.saves_prompts, self.prompt_room = saves_prompts, prompt_room
         self.runtime, self.events, self.clock, self.forget, self.stats_file = runtime, events, clock, forget, stats_file
         self.router = uuid.uuid4().hex[:8]
         self._devices, self._device_ids, self._host_memory = devices, device_ids, host_memory

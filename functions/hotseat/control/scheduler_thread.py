@@ -19,8 +19,13 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceReleased,
     InstanceState,
+    LimitPrompts,
     Park,
+    PromptsRestored,
+    PromptsSaved,
     Residency,
+    RestorePrompts,
+    SavePrompts,
     Start,
     Stop,
     Wake,
@@ -54,7 +59,15 @@ SOON = 0.05  # seconds between a change of demand that is not urgent and the ste
 NO_RESIDENCY = Residency()
 
 # Stimuli after which the statistics of models may have changed.
-_CHANGES_STATS = InstanceReady | InstanceReleased | InstanceParked | InstanceMeasured | ConfigChanged
+_CHANGES_STATS = (
+    InstanceReady
+    | InstanceReleased
+    | InstanceParked
+    | InstanceMeasured
+    | PromptsSaved
+    | PromptsRestored
+    | ConfigChanged
+)
 
 
 def _order(command: SchedulerCommand) -> int:
@@ -396,6 +409,8 @@ class SchedulerThread:
                 self._runtime.wake(command)
             case Fetch():
                 self._runtime.fetch(command)
+            case SavePrompts() | RestorePrompts() | LimitPrompts():
+                self._runtime.handle_prompts(command)
 
     def _log_illegal(self, message: str) -> None:
         """Log an illegal transition, a bug. The scheduler goes on, because what caused it has happened."""

@@ -1,9 +1,10 @@
 """Translates documents for the admission machine and the scheduler."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from hotseat.api.model import PINNED, Model, OnIdle, WhileAbsent
-from hotseat.api.workspace import Workspace
+from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.core.admission.fair_queue import Sharing
 from hotseat.core.admission.messages import Limits, LimitsChanged
 from hotseat.core.policy.api import Capacity, Claim
@@ -34,6 +35,11 @@ _SOFT_PARTS = {
 }
 
 
+PROMPTS_ON_DISK = 10 * 2**30  # bytes for prompt caches that are kept on disk, by default
+PROMPTS_IN_MEMORY = 8 * 2**30  # the most for those in memory, by default
+LEAST_PROMPTS = 64 * 2**20  # where there is less room, none are kept by default
+
+
 def scheduling_spec_of(
     model: Model,
     workspace: Workspace,
@@ -41,13 +47,15 @@ def scheduling_spec_of(
     *,
     fetch_ahead: bool = False,
     may_park: bool = True,
+    saves_prompts: bool = False,
     pods: int = 1,
     problem: str = "",
 ) -> SchedulingSpec:
     """Return the SchedulingSpec of a Model. Fields that it leaves open come from its Workspace's policy.
 
     KNOWN_FINGERPRINT replaces the fingerprint of the document. FETCH_AHEAD: weights are fetched before the first request, and
-    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines. PODS: how many
+    until then requests are refused, unless the Model sets otherwise. MAY_PARK: whether the runtime can park engines. SAVES_PROMPTS: whether
+    the engine can save its prompt cache, and the runtime keep it. PODS: how many
     pods an instance may have, all of which it claims accelerators for. PROBLEM: why the Model cannot be loaded.
     """
     spec, policy = model.spec, workspace.spec.policy
@@ -78,6 +86,8 @@ def scheduling_spec_of(
         pods=pods,
         park=may_park and lifecycle.release is OnIdle.PARK,
         host_memory=resources.memory,
+        prompt_timeout=workspace.spec.prompt_cache.timeout if saves_prompts else 0.0,
+        prompts_at_exit=workspace.spec.prompt_cache.keep_at_exit,
     )
 
 
@@ -111,14 +121,43 @@ def limits_changed(now: float, models: Iterable[Model], workspace: Workspace, ro
 
 
 def capacity_of(
-    workspace: Workspace, devices: tuple[str, ...] | None = None, *, host_memory: int | None = None
+    workspace: Workspace,
+    devices: tuple[str, ...] | None = None,
+    *,
+    host_memory: int | None = None,
+    prompt_room: int | None = None,
 ) -> Capacity:
     """Return the capacity of a Workspace. DEVICES are the GPUs that are assigned to it. None: GPUs are not assigned.
 
-    HOST_MEMORY is the limit for parked Models in bytes if the Workspace sets none. None: no limit.
+    HOST_MEMORY is the limit for parked Models in bytes if the Workspace sets none. None: no limit. PROMPT_ROOM is the size of
+    the file system in memory in bytes. None: prompts are not kept at all.
     """
     stated = workspace.spec.capacity
     parked = host_memory if stated.host_memory is None else stated.host_memory
+    prompts = 0 if prompt_room is None else prompt_budget(workspace, parked, prompt_room)
+    capacity = _accelerators(workspace, devices, parked)
+    in_memory = workspace.spec.prompt_cache.storage is not PromptStorage.DISK
+    return replace(capacity, prompts=prompts, prompts_in_memory=in_memory) if prompts else capacity
+
+
+def prompt_budget(workspace: Workspace, host_memory: int | None, room: int) -> int:
+    """Return the bytes for prompt caches. HOST_MEMORY is the limit for parked Models, ROOM the size of the file system in memory.
+
+    None of the two is exceeded in memory, and by default half of ROOM is left.
+    """
+    stated = workspace.spec.prompt_cache
+    if stated.storage is PromptStorage.OFF:
+        return 0
+    if stated.storage is PromptStorage.DISK:
+        return PROMPTS_ON_DISK if stated.budget is None else stated.budget
+    if stated.budget is not None:
+        return min(stated.budget, room)
+    budget = min(PROMPTS_IN_MEMORY, room // 2, PROMPTS_IN_MEMORY if host_memory is None else host_memory // 4)
+    return budget if budget >= LEAST_PROMPTS or stated.storage is PromptStorage.MEMORY else 0
+
+
+def _accelerators(workspace: Workspace, devices: tuple[str, ...] | None, parked: int | None) -> Capacity:
+    stated = workspace.spec.capacity
     if not stated.counted:
         return Capacity(None, None, host_memory=parked)
     if devices is None or len(devices) >= stated.gpus:

@@ -26,8 +26,8 @@ _SWITCH = {
     "reason": "reason",
 }
 _PHASES = {
-    "phases": "duration in seconds of wait (oldest request until the decision), drain, release, load and total "
-    "(decision until ready)"
+    "phases": "duration in seconds of wait (oldest request until the decision), drain, save, release, load, restore and "
+    "total (decision until ready); without save and restore if no prompt cache was saved or restored"
 }
 _ENDED = {"phase": "drain, release or load", "code": "reason in CamelCase", "message": "description"}
 
@@ -109,6 +109,39 @@ EVENT_TYPES: Mapping[str, EventType] = {
             "model.woken",
             "A parked engine is back on the accelerator and answers.",
             {"instance": "ID of the instance", "seconds": "time from the request to wake until the engine answered"},
+        ),
+        EventType(
+            "model.prompts_saved",
+            "The prompt cache was saved before the engine is stopped.",
+            {
+                "instance": "ID of the instance",
+                "seconds": "time that it took",
+                "tokens": "tokens that were saved; unchanged slots are not saved again",
+                "bytes": "bytes that were saved",
+                "hits": "restored slots in which a conversation went on",
+                "spared": "tokens of their prompts that were not processed again",
+            },
+        ),
+        EventType(
+            "model.prompts_restored",
+            "The prompt cache was restored before the first request.",
+            {
+                "instance": "ID of the instance",
+                "seconds": "time that it took",
+                "tokens": "tokens that were restored",
+                "bytes": "bytes that were restored",
+            },
+        ),
+        EventType(
+            "model.prompts_dropped",
+            "A part of the prompt cache is not kept. The switch goes on without it.",
+            {
+                "instance": "ID of the instance",
+                "reason": "reason in CamelCase",
+                "message": "description",
+                "tokens": "tokens, or 0 if not known",
+                "bytes": "bytes, or 0 if not known",
+            },
         ),
         EventType(
             "demand.reported",

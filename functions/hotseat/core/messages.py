@@ -54,6 +54,8 @@ class InstanceState(StrEnum):
     PARKING = "parking"  # told to sleep; not yet proven off the accelerator
     PARKED = "parked"  # its process is kept, and holds host memory only
     WAKING = "waking"  # told to return to the accelerator
+    SAVING = "saving"  # drained, and saves its prompt cache before it stops
+    RESTORING = "restoring"  # loaded, and restores its prompt cache before it is ready
 
 
 class CacheState(StrEnum):
@@ -227,7 +229,39 @@ class Wake:
     turn: int
 
 
-RuntimeCommand = Fetch | Start | Stop | Park | Wake
+@dataclass(frozen=True, slots=True)
+class SavePrompts:
+    """Save the prompt cache of a drained engine. Answered by PromptsSaved, unless the engine ends or is stopped before.
+
+    `timeout` is the bound, in seconds. What is not saved by then is dropped.
+    """
+
+    model: str
+    instance: str
+    epoch: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePrompts:
+    """Restore the prompt cache of an engine that has loaded. Answered by PromptsRestored, in the same way."""
+
+    model: str
+    instance: str
+    epoch: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPrompts:
+    """Keep at most so many bytes of prompt caches of a Workspace from now on, the least recently used first. 0 at first."""
+
+    workspace: str
+    size: int
+
+
+PromptCommand = SavePrompts | RestorePrompts | LimitPrompts
+RuntimeCommand = Fetch | Start | Stop | Park | Wake | PromptCommand
 
 
 # What a runtime observes ----------------------------------------------------------------------------------------------
@@ -273,6 +307,7 @@ class InstanceReady:
     epoch: int
     address: str
     turn: int = 0  # of the Wake that it answers; 0: it has loaded
+    prompts: int = 0  # bytes of prompt caches that can be restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +405,47 @@ class SleepFailed:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class PromptsSaved:
+    """An engine has saved what is kept of its prompt cache; nothing, if `size` is 0. It answers SavePrompts."""
+
+    now: float
+    instance: str
+    epoch: int
+    tokens: int = 0
+    size: int = 0  # bytes
+    hits: int = 0  # restored slots in which a conversation went on
+    spared: int = 0  # tokens of their prompts that were not processed again
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsRestored:
+    """An engine has restored what could be restored of its prompt cache. It answers RestorePrompts."""
+
+    now: float
+    instance: str
+    epoch: int
+    tokens: int = 0
+    size: int = 0  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsDropped:
+    """A part of the prompt cache of an instance, or of another `model` that makes room for it, is not kept.
+
+    It may come at any time.
+    """
+
+    now: float
+    instance: str
+    epoch: int
+    reason: str  # CamelCase
+    message: str
+    tokens: int = 0
+    size: int = 0  # bytes
+    model: str = ""  # empty: that of the instance
+
+
 # Observations of a known instance.
 InstanceObservation = (
     InstancePending
@@ -381,5 +457,8 @@ InstanceObservation = (
     | InstanceMeasured
     | InstanceParked
     | SleepFailed
+    | PromptsSaved
+    | PromptsRestored
+    | PromptsDropped
 )
 Observation = CacheObserved | InstanceAdopted | InstanceObservation

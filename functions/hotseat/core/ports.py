@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hotseat.api.model import Model
-from hotseat.core.messages import CacheObserved, Fetch, Observation, Park, Start, Stop, Wake
+from hotseat.core.messages import CacheObserved, Fetch, Observation, Park, PromptCommand, Start, Stop, Wake
 
 Observe = Callable[[Observation], None]
 
@@ -24,6 +24,10 @@ class Runtime(Protocol):
     Each Park is answered by InstanceParked or SleepFailed, each Wake by InstanceReady or
     SleepFailed, of the same turn, unless the instance ends or is stopped before. A runtime that
     cannot park answers SleepFailed. For an instance that is gone: InstanceReleased.
+
+    Each SavePrompts is answered by PromptsSaved, each RestorePrompts by PromptsRestored, unless the
+    instance ends or is stopped before. A failure is reported by PromptsDropped before the answer. A
+    runtime that keeps no prompt caches answers at once. For an instance that is gone: InstanceReleased.
 
     Nothing is raised for failures of engines or of the environment. ValueError is for mistakes of
     the caller.
@@ -55,6 +59,9 @@ class Runtime(Protocol):
 
     def wake(self, order: Wake) -> None:
         """Let a parked engine serve again."""
+
+    def handle_prompts(self, order: PromptCommand) -> None:
+        """Save or restore the prompt cache of an engine, or limit what is kept of a Workspace."""
 
     def logs(self, model: str) -> "LogView | None":
         """Return the output of the engine, or None for an unknown model."""

@@ -31,6 +31,7 @@ class Placement:
     host: str
     port: int
     weights: str | None = None  # local path; None if the engine fetches them itself or needs none
+    prompts: str | None = None  # existing directory for saved prompt caches; None if the engine saves none
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,16 @@ class Sleep:
     sleep: tuple[EngineCall, ...]
     wake: tuple[EngineCall, ...]
     state_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What an engine reports of one of its slots, each of which holds the prompt cache of one conversation."""
+
+    id: int
+    used: bool  # a request has used it since the engine started
+    tokens: int | None = None  # in its cache, after its last request; None: not known
+    reused: int = 0  # tokens of the prompt of its last request that it took from its cache
 
 
 class EngineError(ValueError):
@@ -89,6 +100,43 @@ class TellsMemory(Protocol):
 
     def read_memory(self, body: bytes) -> int | None:
         """Return the bytes in a response; None if it has none. Raise ValueError if the response cannot be read."""
+
+
+@runtime_checkable
+class SavesPrompts(Protocol):
+    """An engine that saves the prompt cache of a slot to a file of Placement.prompts, and restores it."""
+
+    slots_path: str  # whose GET reports the slots
+    prompt_rate_path: str  # whose GET reports how fast prompts are processed
+
+    def cannot_save_prompts(self, model: Model) -> str:
+        """Return why the Model's prompt cache cannot be saved, or an empty string."""
+
+    def prompt_identity(self, model: Model, weights: str | None) -> str:
+        """Return a text that changes when a saved cache cannot be restored any more. Raise OSError for a missing file.
+
+        It has the weights, the engine's version, and the settings of its cache.
+        """
+
+    def read_slots(self, body: bytes) -> list[Slot]:
+        """Return the slots in a response of that path. Raise ValueError if it cannot be read."""
+
+    def read_prompt_rate(self, body: bytes) -> float | None:
+        """Return the tokens per second in a response of that path; None if it has none."""
+
+    def save(self, slot: int, file: str) -> EngineCall:
+        """Return the request that saves a slot to a file with this name."""
+
+    def restore(self, slot: int, file: str) -> EngineCall:
+        """Return the request that restores a slot from a file with this name."""
+
+    def read_transfer(self, body: bytes) -> tuple[int, int]:
+        """Return the tokens and bytes in a response to one of these requests. Raise ValueError if it cannot be read."""
+
+
+def prompt_saver(engine: Engine, model: Model) -> SavesPrompts | None:
+    """Return the engine if it can save the prompt cache of the Model, else None."""
+    return engine if isinstance(engine, SavesPrompts) and not engine.cannot_save_prompts(model) else None
 
 
 def is_remote(source: str | None) -> bool:

@@ -1,6 +1,9 @@
 """Engine llamacpp: `llama-server` from the PATH, else the same server from the wheel `xllamacpp`."""
 
+import importlib.metadata
 import importlib.util
+import json
+import os
 import re
 import shutil
 import sys
@@ -8,12 +11,23 @@ from pathlib import Path
 
 from hotseat.api.model import Capability, Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote
+from hotseat.engines.llamacpp_slots import LlamaCppSlots
 
 _FIRST_OF_SPLIT = re.compile(r"-0*1-of-\d+\.gguf$")
 _OURS = ("-m", "--model", "--host", "--port")
+# Flags with which slots are not saved, with the reasons.
+_UNSAVED = {
+    "--no-slots": "its slots are not reported",
+    "--slot-save-path": "its slots are saved by someone else",
+    "--mmproj": "most versions of llama-server do not save prompts with images or audio",
+    "-mm": "most versions of llama-server do not save prompts with images or audio",
+}
+# Without the first, llama-server clears idle slots when another request begins, and keeps them in its own memory, from which
+# they cannot be saved. These are variables, because versions that do not know a flag would not start.
+_SAVED_ENV = {"LLAMA_ARG_CACHE_IDLE_SLOTS": "0", "LLAMA_ARG_ENDPOINT_METRICS": "1"}
 
 
-class LlamaCpp:
+class LlamaCpp(LlamaCppSlots):
     """Engine for GGUF files."""
 
     name = "llamacpp"
@@ -44,7 +58,9 @@ class LlamaCpp:
             argv.append("--embeddings")
         if Capability.RERANK in model.spec.capabilities:
             argv.append("--reranking")
-        return Launch((*argv, *model.spec.args))
+        if placement.prompts is None:
+            return Launch((*argv, *model.spec.args))
+        return Launch((*argv, "--slot-save-path", placement.prompts, *model.spec.args), _SAVED_ENV)
 
     def health_path(self, model: Model) -> str:
         """Return the path of the health check, which answers 503 while the model loads."""
@@ -53,6 +69,33 @@ class LlamaCpp:
     def fetches(self, model: Model) -> bool:
         """Whether the source is remote."""
         return is_remote(model.spec.source)
+
+    # Prompt caches ----------------------------------------------------------------------------------------------------
+
+    def cannot_save_prompts(self, model: Model) -> str:
+        """Return why slots cannot be saved, or an empty string."""
+        spec = model.spec
+        if spec.command:
+            return "command is set, and its program may not have the directory for saved prompts"
+        if {Capability.EMBEDDING, Capability.RERANK} & {*spec.capabilities}:
+            return "it serves embeddings or reranking, which have no conversations"
+        flags = [arg.partition("=")[0] for arg in spec.args]
+        return next((f"args has {flag}: {_UNSAVED[flag]}" for flag in flags if flag in _UNSAVED), "")
+
+    def prompt_identity(self, model: Model, weights: str | None) -> str:
+        """Return the args and the variables of llama-server, and what identifies the program and the weights."""
+        program = _program()
+        version = _file(Path(program[0])) if len(program) == 1 else importlib.metadata.version("xllamacpp")
+        file = _file(gguf(Path(weights))) if weights else ""
+        own = {each.name: each.value for each in model.spec.env}
+        inherited = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")}
+        return json.dumps([version, file, model.spec.args, sorted((inherited | own).items())])
+
+
+def _file(path: Path) -> str:
+    """Return what identifies a version of a file without reading it."""
+    status = path.resolve().stat()
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
 
 
 def gguf(weights: Path) -> Path:

@@ -101,6 +101,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--mlock", action="store_true", default=False)
     parser.add_argument("--no-mmap", action="store_true", default=False)
     parser.add_argument("-to", "--timeout", type=int, default=None)
+    parser.add_argument("--slot-save-path", default="")
+    parser.add_argument(
+        "--cache-idle-slots", action=argparse.BooleanOptionalAction, default=_enabled("CACHE_IDLE_SLOTS")
+    )
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001
@@ -137,7 +141,19 @@ def parameters(options: argparse.Namespace, wheel: Any) -> Any:
         params.load_mode = _member(wheel.llama_load_mode, "LLAMA_LOAD_MODE_", mode)
     if options.timeout is not None:
         params.timeout_read = params.timeout_write = options.timeout
+    if options.slot_save_path:
+        params.slot_save_path = f"{options.slot_save_path.rstrip('/')}/"  # the server adds the name of the file
+    if options.cache_idle_slots is not None:
+        params.cache_idle_slots = options.cache_idle_slots
+    if _enabled("ENDPOINT_METRICS"):
+        params.endpoint_metrics = True
     return params
+
+
+def _enabled(variable: str) -> bool | None:
+    """Return the value of a variable of llama-server. None: not set."""
+    text = os.environ.get(f"LLAMA_ARG_{variable}")
+    return None if text is None else text.lower() in ("1", "on", "true", "enabled")
 
 
 def _fields(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:

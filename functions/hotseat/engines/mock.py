@@ -11,12 +11,13 @@ from hotseat.api.model import Model, OnIdle
 from hotseat.api.types import EngineCall
 from hotseat.api.units import parse_quantity
 from hotseat.engines.base import Launch, Placement, Sleep
+from hotseat.engines.llamacpp_slots import LlamaCppSlots
 from hotseat.engines.mock_server import options_problem
 
 _ROOT = Path(__file__).parents[2]  # the directory with the package
 
 
-class Mock:
+class Mock(LlamaCppSlots):
     """Engine without a model."""
 
     name = "mock"
@@ -31,6 +32,7 @@ class Mock:
         argv = [sys.executable, "-S", "-P", "-m", "hotseat.engines.mock_server"]
         argv += ["--name", model.name, "--host", placement.host, "--port", str(placement.port)]
         argv += ["--sleep"] if model.spec.lifecycle.release is OnIdle.PARK else []
+        argv += ["--slot-save-path", placement.prompts] if placement.prompts is not None else []
         argv += ["--gpus", str(model.spec.resources.gpus), *model.spec.args]
         return Launch(tuple(argv), {"PYTHONPATH": str(_ROOT)})
 
@@ -53,3 +55,12 @@ class Mock:
     def sleep(self, model: Model) -> Sleep:  # noqa: ARG002
         """Return the requests for sleep, which are those of vLLM."""
         return Sleep((EngineCall(path="/sleep?level=1"),), (EngineCall(path="/wake_up"),), "/is_sleeping")
+
+    def cannot_save_prompts(self, model: Model) -> str:
+        """Return that it has no slots, or an empty string."""
+        slots = any(arg.partition("=")[0] == "--slots" for arg in model.spec.args)
+        return "" if slots else "args has no --slots"
+
+    def prompt_identity(self, model: Model, weights: str | None) -> str:  # noqa: ARG002
+        """Return what its caches depend on."""
+        return json.dumps([model.name, model.spec.args])

@@ -40,7 +40,7 @@ class MockAnswer:
         self.chat = chat
         content = last_content(body)
         self.tokens = words(name, content, count)
-        self.usage = {
+        self.usage: dict[str, Any] = {
             "prompt_tokens": len(content.split()),
             "completion_tokens": len(self.tokens),
             "total_tokens": len(content.split()) + len(self.tokens),
@@ -141,7 +141,7 @@ class MockRequest:
 
     def __init__(self, method: str, target: str, headers: dict[str, str], body: bytes) -> None:
         self.method, self.headers, self.body = method, headers, body
-        self.path = target.partition("?")[0]
+        self.path, _, self.query = target.partition("?")
 
     def json(self) -> Any:
         """Return the body as JSON; an empty object if there is none. Raise ValueError if it is malformed."""
@@ -231,6 +231,10 @@ class MockConnection:
         """Send a JSON response."""
         payload = json.dumps(body).encode()
         self.send(_head(status, "application/json", f"Content-Length: {len(payload)}") + payload)
+
+    def reply_text(self, payload: bytes) -> None:
+        """Send a response of plain text."""
+        self.send(_head(200, "text/plain", f"Content-Length: {len(payload)}") + payload)
 
     def open_stream(self) -> None:
         """Begin a response of server-sent events."""

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from hotseat.engines import mock_http as answers
 from hotseat.engines.mock_http import Disconnected, DropConnection, MockConnection, MockRequest
+from hotseat.engines.mock_slots import MockSlots, SlotProblem
 
 SEAT_TAKEN = 86  # exit status
 HOLD_STEP = 0.05  # seconds between checks whether a held request is released
@@ -29,6 +30,7 @@ FAULTS = (
     "never-ready", "exit-loading", "die-midstream", "cut-midstream", "hang-stop", "error-500", "hang", "garbage", "no-health",
     "busy-health",
     "sleep-fails", "sleep-hangs", "sleep-lies", "die-asleep", "wake-fails", "wake-hangs", "die-waking",
+    "save-fails", "save-hangs", "die-saving", "restore-fails", "restore-hangs", "die-restoring",
 )  # fmt: skip
 INFERENCE = {
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/audio/transcriptions",
@@ -63,6 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--sleep", action="store_true", help="has /sleep, /wake_up, /is_sleeping")
     add("--sleep-time", type=float, default=0.0, metavar="S")
     add("--wake-time", type=float, default=0.0, metavar="S")
+    add("--slots", type=int, default=0, metavar="N", help="prompt caches that can be saved, a word being a token")
+    add("--slot-save-path", default="", metavar="DIR", help="where they are saved")
+    add(
+        "--prompt-rate",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="tokens of prompts per second; 0: as fast as it goes",
+    )
+    add("--token-bytes", type=int, default=0, metavar="N", help="size of a saved token")
+    add("--save-time", type=float, default=0.0, metavar="S", help="time to save a slot")
+    add("--restore-time", type=float, default=0.0, metavar="S", help="time to restore a slot")
     add("--fault", type=_fault, action="append", default=[], metavar="FAULT", help=", ".join(FAULTS))
     add("--child", action="store_true", help="fork a child that ignores SIGTERM and holds the seat too")
     add("--log", metavar="FILE", help="append JSON lines: start, ready, request, done, sleep, wake, term, exit")
@@ -141,6 +155,10 @@ class MockServer:
         self.ready = False
         self.sleeping = False
         self.released = threading.Event()  # requests that were to be held are answered
+        mark = f"{options.name} {options.token_bytes}"
+        self.slots = (
+            MockSlots(options.slots, options.slot_save_path, options.token_bytes, mark) if options.slots else None
+        )
         self.lock = threading.Lock()  # guards the two attributes below
         self.counts = {"requests": 0, "open": 0, "cancelled": 0}
         self.last: dict[str, Any] = {"body": None, "headers": None, "path": None}
@@ -215,6 +233,8 @@ class MockServer:
             for request in connection.requests():
                 if request.path in INFERENCE and request.method == "POST":
                     self._inference(connection, request)
+                elif self.slots and request.path == "/metrics":
+                    connection.reply_text(self.slots.metrics())
                 else:
                     connection.reply(*self._respond(request))
         except (Disconnected, DropConnection):
@@ -222,7 +242,7 @@ class MockServer:
         finally:
             connection.close()
 
-    def _respond(self, request: MockRequest) -> tuple[int, Any]:
+    def _respond(self, request: MockRequest) -> tuple[int, Any]:  # noqa: PLR0911 — one a route
         """Return the status and the body for all routes except inference."""
         match request.method, request.path:
             case _, "/echo":
@@ -257,7 +277,27 @@ class MockServer:
                     }
             case ("POST", "/sleep") | ("POST", "/wake_up") | ("GET", "/is_sleeping") if self.options.sleep:
                 return self._sleep(request.path)
+            case method, path if self.slots and path.startswith("/slots"):
+                return (200, self.slots.rows()) if method == "GET" else self._transfer(self.slots, request)
         return 404, answers.problem(f"no route {request.method} {request.path}", "not_found", "invalid_request_error")
+
+    def _transfer(self, slots: MockSlots, request: MockRequest) -> tuple[int, Any]:
+        """Save or restore a slot."""
+        what = "save" if request.query == "action=save" else "restore"
+        if f"{what}-hangs" in self.faults:
+            time.sleep(float("1e6"))
+        time.sleep(self.options.save_time if what == "save" else self.options.restore_time)
+        if f"die-{what.removesuffix('e')}ing" in self.faults:
+            self._exit(1)
+        if f"{what}-fails" in self.faults:
+            return 500, answers.problem(f"{self.options.name} was told not to {what}", "mock")
+        try:
+            move = slots.save if what == "save" else slots.restore
+            done = move(int(request.path.rpartition("/")[2]), request.json()["filename"])
+        except SlotProblem as problem:
+            return 500, answers.problem(str(problem), "mock")
+        self.log(what, **done)
+        return 200, done
 
     def _sleep(self, path: str) -> tuple[int, Any]:
         what = {"/sleep": "sleep", "/wake_up": "wake"}.get(path)
@@ -360,6 +400,10 @@ class MockServer:
         rate = preferences.get("tokens_per_second", self.options.tokens_per_second)
         begin = time.monotonic() + preferences.get("first_token", self.options.first_token)
         answer = answers.MockAnswer(self.options.name, body, number, count, chat=chat)
+        if self.slots:
+            cached, seconds = self.slots.take(body, self.options.prompt_rate)
+            answer.usage["prompt_tokens_details"] = {"cached_tokens": cached}
+            begin += seconds
         streamed = bool(body.get("stream"))
         if streamed:
             connection.open_stream()

@@ -1,5 +1,6 @@
 """Engine vllm: `vllm serve`, with the typed settings of a Model as its flags."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -100,7 +101,9 @@ def _weights(model: Model, placement: Placement) -> tuple[str, ...]:
 def _settings(model: Model) -> Iterator[str]:
     """Yield the flags of the typed settings. An unset setting has no flag, so that vLLM's own default applies."""
     settings = model.spec.vllm
-    values = settings.model_dump(mode="json", exclude_none=True, exclude={"sleep_level"}) if settings else {}
+    values = (
+        settings.model_dump(mode="json", exclude_none=True, exclude={"sleep_level", "kv_connector"}) if settings else {}
+    )
     gpus = model.spec.resources.gpus
     if gpus > 1 and not any(_PARALLEL.match(arg.replace("_", "-")) for arg in model.spec.args):
         values.setdefault("tensor_parallel_size", gpus)
@@ -112,6 +115,10 @@ def _settings(model: Model) -> Iterator[str]:
             yield from _off(flag)
         elif value != "":
             yield from (f"--{flag}", str(value))
+    if settings and (connector := settings.kv_connector):
+        transfer = {"kv_connector": connector.name, "kv_role": "kv_both"}
+        more = {"kv_connector_extra_config": connector.extra_config} if connector.extra_config else {}
+        yield from ("--kv-transfer-config", json.dumps(transfer | more))
 
 
 def _off(flag: str) -> Iterator[str]:

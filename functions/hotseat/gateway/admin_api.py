@@ -18,6 +18,7 @@ from hotseat.core.events import shown_replica_name
 from hotseat.core.messages import InstanceState, Resident
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
+from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
@@ -31,17 +32,23 @@ _NO_LIMIT = 1_000_000
 
 
 def admin_blueprint(
-    registry: ModelRegistry, bus: EventLog, metrics: Metrics, concurrency: ConcurrencyLimit
+    registry: ModelRegistry,
+    bus: EventLog,
+    metrics: Metrics,
+    concurrency: ConcurrencyLimit,
+    caches: Caches | None = None,
 ) -> Blueprint:
-    """Return the routes that belong to no API family."""
+    """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster."""
     blueprint = Blueprint(ADMIN, __name__)
-    _add_queries(blueprint, registry, metrics)
+    _add_queries(blueprint, registry, metrics, caches)
+    if caches is not None:
+        add_cache_routes(blueprint, registry, caches)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
     return blueprint
 
 
-def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics) -> None:
+def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics, caches: Caches | None) -> None:
     @blueprint.get("/health")
     def health() -> Response:
         return jsonify(status="ok")
@@ -59,6 +66,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
             running=[row for handle in handles for row in _running(handle, registry)],
             parked=[row for handle in handles for row in _parked(handle, registry)],
             waiting=[row for handle in handles for row in _waiting(handle, registry)],
+            prompts=[] if caches is None else list(prompt_rows(caches.saved_prompts(), registry)),
             workspaces=[_workspace(handle) for handle in handles],
         )
 
@@ -239,6 +247,8 @@ def _switch(switch: Switch, registry: ModelRegistry) -> dict[str, Any]:
         "started_at": rfc3339(switch.decided),
         "waiting": switch.waiting,
         "phases": switch.phases(),
+        "saved": sum(each.saved for each in switch.leaving.values()),
+        "restored": switch.restored,
         "message": switch.message,
     }
 

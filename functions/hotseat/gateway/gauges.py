@@ -60,6 +60,12 @@ def of_instances(
         yield Reading("hotseat_effective_max_wait_seconds", {"workspace": workspace.name}, bound)
 
 
+def of_prompts(sizes: Mapping[tuple[str, str], int]) -> Iterator[Reading]:
+    """Yield the sizes of saved prompt caches, in bytes, by Workspace and Model."""
+    for (workspace, model), size in sizes.items():
+        yield Reading("hotseat_prompt_cache_bytes", {"workspace": workspace, "model": model}, size)
+
+
 def bound_in_force(workspace: Workspace, effective_max_wait: float | None) -> float | None:
     """Return the bound on waiting of a Workspace, in seconds: the scheduler's, else the document's; None: its policy has none."""
     return workspace.spec.policy.max_wait if effective_max_wait is None else effective_max_wait

@@ -75,6 +75,7 @@ _LLAMA_SERVER: Mapping[str, str] = {
     "fetching": "loading",
     InstanceState.LOADING: "loading",
     InstanceState.WAKING: "loading",
+    InstanceState.RESTORING: "loading",
     InstanceState.READY: "loaded",
     InstanceState.QUIESCING: "loaded",
     InstanceState.DRAINING: "loaded",

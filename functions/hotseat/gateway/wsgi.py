@@ -12,6 +12,7 @@ from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
+from hotseat.gateway.cache_api import Caches
 from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body, internal_error
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
@@ -90,12 +91,13 @@ def create_gateway(
     request_log: RequestLog | None = None,
     admin_port: int | None = None,
     hosts: frozenset[str] = frozenset(),
+    caches: Caches | None = None,
 ) -> Gateway:
     """Build the application.
 
     `max_body` is in bytes. `cors` has the origins whose web pages may send requests, and `hosts` the names of this
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
-    None: each port has them.
+    None: each port has them. `caches`: what is kept on this machine. None: it is a cluster.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -110,7 +112,7 @@ def create_gateway(
     )
     app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
     app.register_blueprint(openai_blueprint(registry, time.time()))
-    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency))
+    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
     return app
 
 

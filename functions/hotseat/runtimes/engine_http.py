@@ -28,6 +28,10 @@ class EngineRefused(Exception):
     """The engine did not do what was requested; the message has its response."""
 
 
+class EngineUnreachable(EngineRefused):
+    """The engine closed the connection, or accepts none: it may be ending."""
+
+
 def get(
     host: str, path: str, timeout: float, headers: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[int, bytes] | None:
@@ -115,6 +119,7 @@ class EngineRequest(_Connection):
         self._state_call = EngineCall(path=state_path, method=Method.GET) if state_path else None
         self._sleeping = sleeping
         self._call: EngineCall | None = None
+        self.body = b""  # of the last response
         self._deadline = math.inf  # of the request that is under way
         self._next = now  # when the next request begins
 
@@ -128,7 +133,7 @@ class EngineRequest(_Connection):
         try:
             return self._step(now)
         except OSError as problem:
-            raise EngineRefused(f"{self._subject()}: {problem.strerror or problem}") from problem
+            raise EngineUnreachable(f"{self._subject()}: {problem.strerror or problem}") from problem
 
     def close(self) -> None:
         """Close the connection and abandon the request."""
@@ -157,6 +162,7 @@ class EngineRequest(_Connection):
         if data and not response.complete:
             return False
         self._check(response)
+        self.body = response.body
         if self._calls or (self._state_call is not None and self._call is not self._state_call):
             self._next = now
             done = False
@@ -169,7 +175,7 @@ class EngineRequest(_Connection):
     def _check(self, response: "_Response") -> None:
         """Raise EngineRefused unless the status is 2xx."""
         if not self._received:
-            raise EngineRefused(f"{self._subject()} got no response: the connection was closed")
+            raise EngineUnreachable(f"{self._subject()} got no response: the connection was closed")
         if not self._received.startswith(b"HTTP/") or not response.status.isdigit():
             raise EngineRefused(f"{self._subject()} got a response that is not HTTP")
         if not response.status.startswith("2"):

@@ -22,7 +22,8 @@ class SimulatedEngine:
 
     `slots` is the number of requests that it serves at a time. Further requests wait in the engine. `limit` is
     the number of requests that a router dispatches to it at most: 0 for no limit, None for `slots`. `park` and
-    `wake` apply if `spec` say that the model parks. None means the same as `stop` and `load`.
+    `wake` apply if `spec` say that the model parks. None means the same as `stop` and `load`. `save` and `restore` apply if
+    `spec` say that its prompts are kept. After a load with them, each request takes less by `prompt_share` of its service.
     """
 
     load: float
@@ -33,6 +34,9 @@ class SimulatedEngine:
     max_waiting: int | None = None  # limit on queued requests, over all routers
     park: float | None = None
     wake: float | None = None
+    prompt_share: float = 0.0
+    save: float = 0.0
+    restore: float = 0.0
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class _Instance:
     engine: SimulatedEngine
     interval: ResidentInterval
     switching: bool = True  # loading or stopping
+    restored: bool = False  # its prompts
     busy: int = 0
     inside: deque[int] = field(default_factory=deque)
 
@@ -143,7 +148,8 @@ class Simulator:
         if not state.busy and not state.switching:
             self._serving += state.gpus
         state.busy += 1
-        self.at(self.now + asked.seconds, self._finish, request)
+        spared = state.engine.prompt_share if state.restored else 0.0
+        self.at(self.now + (1 - spared) * asked.seconds, self._finish, request)
 
     def _finish(self, request: int) -> None:
         if request not in self._dispatched:
@@ -213,6 +219,20 @@ class Simulator:
         state.switching = False
         self._switching -= state.gpus
         ready(instance)
+
+    def save(self, model: str, instance: str, saved: Callable[[str], None]) -> None:
+        """Save the prompts of an instance. Call `saved(instance)` then."""
+        self.at(self.now + self.engines[model].save, saved, instance)
+
+    def restore(self, model: str, instance: str, restored: Callable[[str], None]) -> None:
+        """Restore the prompts of an instance that has loaded. Call `restored(instance)` then, unless it is stopped before."""
+        self.at(self.now + self.engines[model].restore, self._get_restored, (instance, restored))
+
+    def _get_restored(self, what: tuple[str, Callable[[str], None]]) -> None:
+        instance, restored = what
+        if (state := self._instances.get(instance)) is not None and state.interval.stopped is None:
+            state.restored = True
+            restored(instance)
 
     def stop(self, model: str, instance: str, released: Callable[[str], None]) -> None:
         """Stop an instance. Call `released(instance)` once it is gone."""

@@ -30,7 +30,11 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceReleased,
     Park,
+    PromptsRestored,
+    PromptsSaved,
     Residency,
+    RestorePrompts,
+    SavePrompts,
     Start,
     Stop,
     Wake,
@@ -115,6 +119,7 @@ class World:
         self._delay = delay
         self._impatience = impatience
         self._tick_at: float | None = None
+        self._kept: set[str] = set()  # models whose prompts are saved
         names = [f"router-{number}" for number in range(1, routers + 1)]
         self.routers = [_Router(name, self.simulator, self._receive, delay) for name in names]
         self._step(RoutersEnrolled(0.0, tuple(names)))
@@ -171,6 +176,10 @@ class World:
                     simulator.wake(model, instance, partial(self._get_ready, command))
                 case Park(model, instance):
                     simulator.park(model, instance, partial(self._sleep, command))
+                case SavePrompts(model, instance):
+                    simulator.save(model, instance, partial(self._save, command))
+                case RestorePrompts(model, instance):
+                    simulator.restore(model, instance, partial(self._restore, command))
                 case Stop(model, instance):
                     simulator.stop(model, instance, partial(self._release, command))
         bound = self.scheduler.effective_max_wait
@@ -185,7 +194,15 @@ class World:
         queues = [router.machine.waiting_by_model().get(order.model) for router in self.routers]
         self.simulator.record_turn(order.model, min((queue.oldest for queue in queues if queue), default=None))
         turn = order.turn if isinstance(order, Wake) else 0
-        self._step(InstanceReady(self.simulator.now, instance, order.epoch, "http://simulated", turn))
+        prompts = int(order.model in self._kept)
+        self._step(InstanceReady(self.simulator.now, instance, order.epoch, "http://simulated", turn, prompts))
+
+    def _save(self, order: SavePrompts, instance: str) -> None:
+        self._kept.add(order.model)
+        self._step(PromptsSaved(self.simulator.now, instance, order.epoch))
+
+    def _restore(self, order: RestorePrompts, instance: str) -> None:
+        self._step(PromptsRestored(self.simulator.now, instance, order.epoch))
 
     def _sleep(self, order: Park, instance: str) -> None:
         self._step(InstanceParked(self.simulator.now, instance, order.epoch, order.turn))

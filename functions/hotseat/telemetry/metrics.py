@@ -50,6 +50,15 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_fallbacks": ("Requests that were routed to a fallback.", ("model", "fallback", "reason")),
     "hotseat_model_failures": ("Failures to fetch, load, keep, park, wake or release a model.", ("model", "reason")),
     "hotseat_parks": ("Attempts to put an engine to sleep, by outcome.", ("model", "outcome")),
+    "hotseat_prompt_cache_dropped": ("Prompt caches that were not kept, by reason.", ("model", "reason")),
+    "hotseat_prompt_cache_hits": (
+        "Restored slots in which a conversation went on. Counted when their prompts are saved again.",
+        ("model",),
+    ),
+    "hotseat_prompt_cache_tokens_spared": (
+        "Tokens of prompts that were not processed again because their slot was restored. Counted with the hits.",
+        ("model",),
+    ),
     "hotseat_wakes": ("Attempts to wake a parked engine, by outcome.", ("model", "outcome")),
 }
 _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -76,6 +85,7 @@ _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("workspace", "model"),
     ),
     "hotseat_parked_memory_bytes": ("Host memory that a parked model was measured to hold.", ("workspace", "model")),
+    "hotseat_prompt_cache_bytes": ("Size of the saved prompt caches of a model.", ("workspace", "model")),
     "hotseat_effective_max_wait_seconds": (
         "Bound on waiting in force. Above maxWait if it had to be widened.",
         ("workspace",),
@@ -115,6 +125,9 @@ class Metrics:
         self._switches = counters["hotseat_switches"]
         self._fallbacks = counters["hotseat_fallbacks"]
         self._failures = counters["hotseat_model_failures"]
+        self._dropped_prompts = counters["hotseat_prompt_cache_dropped"]
+        self._prompt_hits = counters["hotseat_prompt_cache_hits"]
+        self._spared_tokens = counters["hotseat_prompt_cache_tokens_spared"]
         self._wait = histograms["hotseat_wait_seconds"]
         self._phases = histograms["hotseat_switch_phase_seconds"]
         self._loads = histograms["hotseat_load_seconds"]
@@ -157,6 +170,11 @@ class Metrics:
             self._failures.labels(model=subject, reason=data["reason"]).inc()
             if data["reason"] in _SLEEP_FAILURES:
                 self._sleep_metrics[data["reason"][:4]][0].labels(model=subject, outcome="failed").inc()
+        elif kind == event_type("model.prompts_dropped"):
+            self._dropped_prompts.labels(model=subject, reason=data["reason"]).inc()
+        elif kind == event_type("model.prompts_saved"):
+            self._prompt_hits.labels(model=subject).inc(data["hits"])
+            self._spared_tokens.labels(model=subject).inc(data["spared"])
         elif kind in _SLEEP_EVENTS:
             count, seconds = self._sleep_metrics[_SLEEP_EVENTS[kind]]
             count.labels(model=subject, outcome="completed").inc()

@@ -159,6 +159,46 @@ def test_switches_show_their_phases(fake, hotseat):
     assert hotseat("switches", "-o", "name").stdout == "default/6\ndefault/7\n"
 
 
+def test_switches_show_prompt_caches_if_there_are_any(fake, hotseat):
+    phases = {"wait": 0, "drain": 0.01, "save": 0.04, "release": 0.1, "load": 1.3, "restore": 0.02, "total": 1.5}
+    row = {"id": "w/1", "from": ["qwen"], "to": "gemma", "reason": "demand", "outcome": "completed", "phases": phases}
+    more = {"started_at": ago(seconds=40), "saved": 48 * 2**20, "restored": 0}
+    fake.answers["GET /api/switches"] = {"switches": [row | more]}
+    assert rows(hotseat("switches").stdout) == [
+        ["FROM", "TO", "REASON", "OUTCOME", "WAIT", "DRAIN", "SAVE", "RELEASE", "LOAD", "RESTORE", "TOTAL", "SAVED", "RESTORED", "AGE"],
+        ["qwen", "gemma", "demand", "completed", "0.00s", "0.01s", "0.04s", "0.10s", "1.30s", "0.02s", "1.50s", "48Mi", "-", "40s"],
+    ]  # fmt: skip
+
+
+PROMPTS = {"model": "gemma", "workspace": "w", "slots": 2, "tokens": 6024, "bytes": 48 * 2**20}
+
+
+def test_cache_lists_weights_and_prompts_and_clears_prompts(fake, hotseat):
+    prompts = [PROMPTS | {"used_at": ago(seconds=70)}]
+    weights = [{"model": "qwen", "path": "/cache/qwen", "bytes": 2**30}]
+    fake.answers["GET /api/cache"] = {"weights": weights, "prompts": prompts}
+    assert rows(hotseat("cache").stdout) == [
+        ["WEIGHTS", "SIZE", "PATH"],
+        ["qwen", "1Gi", "/cache/qwen"],
+        [""],
+        ["PROMPTS", "WORKSPACE", "SLOTS", "TOKENS", "SIZE", "AGE"],
+        ["gemma", "w", "2", "6024", "48Mi", "1m10s"],
+    ]
+    fake.answers["POST /api/cache/clear"] = {"prompts": prompts}
+    assert hotseat("cache", "--clear", "gemma").stdout == "deleted 48Mi\n"
+    assert fake.last.query == {"model": "gemma"}
+    fake.answers["POST /api/cache/clear"] = {"prompts": []}
+    assert hotseat("cache", "--clear").stdout == "deleted nothing\n"
+    assert fake.last.query == {}
+    assert "--clear only" in hotseat("cache", "gemma").stderr
+
+
+def test_ps_wide_shows_saved_prompts(fake, hotseat, running):
+    fake.answers["GET /running"]["prompts"] = [PROMPTS | {"used_at": ago(seconds=70)}]
+    assert ["gemma", "w", "2", "6024", "48Mi", "1m10s"] in rows(hotseat("ps", "-o", "wide").stdout)
+    assert "PROMPTS" not in hotseat("ps").stdout
+
+
 def test_load_waits_until_it_is_done(fake, hotseat):
     fake.answers["POST /api/models/gpt-4o/load"] = {"model": "gemma", "state": "ready"}
     assert hotseat("load", "gpt-4o").stdout == "gemma ready\n"

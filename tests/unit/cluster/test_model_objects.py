@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from hotseat.api.model import Model
 from hotseat.api.types import Json
-from hotseat.api.workspace import ClusterRuntime
+from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.switcher import status_objects as statuses
 from hotseat.cluster.switcher.model_objects import ModelObjects, read
 from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Residency, Resident
@@ -227,6 +229,16 @@ def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
     parkable = conditions("Park")["Parkable"]
     assert (parkable["status"], parkable["reason"]) == ("False", "ParkingNeedsSharedGPUs")
     assert "Parkable" not in conditions("Stop")
+
+
+@pytest.mark.parametrize(("storage", "said"), [("Memory", 1), ("Disk", 1), ("Off", 0), (None, 0)])
+def test_a_workspace_that_shall_keep_prompts_says_why_it_does_not(storage: str | None, said: int) -> None:
+    spec = {"promptCache": {"storage": storage}} if storage else {}
+    workspace = Workspace.model_validate({"metadata": {"name": "w"}, "spec": spec})
+    found = statuses.prompt_cache_condition(workspace, 1)
+    assert [(each["type"], each["status"], each["reason"]) for each in found] == [
+        ("PromptCacheKept", "False", "NotOnACluster")
+    ] * said
 
 
 def test_parked_models_are_named_apart() -> None:

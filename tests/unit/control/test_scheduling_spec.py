@@ -4,7 +4,7 @@ import pytest
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
-from hotseat.control.scheduling_spec import capacity_of, fingerprint, scheduling_spec_of
+from hotseat.control.scheduling_spec import capacity_of, fingerprint, prompt_budget, scheduling_spec_of
 from hotseat.core.policy.api import NOTHING, Claim
 
 SPEC = {"engine": "mock", "source": "https://example.com/a.gguf"}
@@ -77,3 +77,39 @@ def test_host_memory_is_what_the_workspace_states_else_its_share() -> None:
     assert capacity_of(stated, host_memory=100).host_memory == 0
     assert capacity_of(WORKSPACE, host_memory=100).host_memory == 100
     assert capacity_of(WORKSPACE).host_memory is None
+
+
+GI = 2**30
+
+
+@pytest.mark.parametrize(
+    ("stated", "host_memory", "room", "budget"),
+    [
+        ({}, 64 * GI, 64 * GI, 8 * GI),
+        ({}, 8 * GI, 64 * GI, 2 * GI),
+        ({}, 64 * GI, 2 * GI, GI),
+        ({}, None, 64 * GI, 8 * GI),
+        ({}, 64 * GI, 2**26, 0),  # as in a container
+        ({}, 64 * GI, 0, 0),
+        ({}, 0, 64 * GI, 0),
+        ({"storage": "Memory"}, 64 * GI, 2**26, 2**25),
+        ({"budget": "4Gi"}, 8 * GI, 64 * GI, 4 * GI),
+        ({"budget": "4Gi"}, 8 * GI, GI, GI),
+        ({"storage": "Disk"}, 0, 0, 10 * GI),
+        ({"storage": "Disk", "budget": "1Gi"}, 0, 0, GI),
+        ({"storage": "Off", "budget": "1Gi"}, 64 * GI, 64 * GI, 0),
+    ],
+)
+def test_the_budget_of_prompts(stated: dict[str, str], host_memory: int | None, room: int, budget: int) -> None:
+    document = Workspace.model_validate({"metadata": {"name": "w"}, "spec": {"promptCache": stated}})
+    assert prompt_budget(document, host_memory, room) == budget
+    capacity = capacity_of(document, host_memory=host_memory, prompt_room=room)
+    assert (capacity.prompts, capacity.prompts_in_memory) == (budget, stated.get("storage") != "Disk")
+    assert capacity_of(document, host_memory=host_memory).prompts == 0
+
+
+def test_only_an_engine_that_can_save_has_a_bound_for_it() -> None:
+    document = Workspace.model_validate({"metadata": {"name": "w"}, "spec": {"promptCache": {"timeout": "3s"}}})
+    model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock"}})
+    assert scheduling_spec_of(model, document).prompt_timeout == 0.0
+    assert scheduling_spec_of(model, document, saves_prompts=True).prompt_timeout == 3.0

@@ -196,3 +196,40 @@ def sleepy(chance: random.Random) -> World:
     capacity = Capacity(1 + chance.randrange(2), host_memory=chance.choice((None, 4, 10, 20)))
     world.apply(terms, {}, capacity, cache_first=False)
     return world
+
+
+MOVING = (InstanceState.SAVING, InstanceState.RESTORING)
+
+
+def test_engines_that_save_their_prompts_break_nothing() -> None:
+    """Models whose prompts are all kept, requests that want them by turns, and trouble; some never answer, and are given up."""
+    saves = restores = late = 0
+    for seed in range(30):
+        chance = random.Random(seed)
+        world = begin(chance.randrange)
+        terms = {
+            name: each
+            if each.external
+            else replace(each, prompt_timeout=chance.choice((0.5, 3.0)), drain_timeout=1000.0)
+            for name, each in world.terms.items()
+        }
+        world.apply(terms, {}, Capacity(1 + chance.randrange(2), host_memory=20, prompts=100), cache_first=False)
+        for _ in range(25):
+            world.arrive(chance.randrange)
+            world.arrive(chance.randrange)
+            for name in [
+                *chance.choices(ROUND, k=12),
+                chance.choice((*TROUBLE, "hang")),
+                *chance.choices(ROUND, k=6),
+            ]:
+                getattr(world, name)(chance.randrange)
+                world.check()
+                if not chance.randrange(4) and any(h.state in MOVING for h in world.switching.instances.values()):
+                    world.tick(lambda _: 1)  # to the time at which the scheduler wants to decide again
+            if chance.randrange(2):
+                world.calm(chance.randrange)
+        world.all_ends_well()
+        saves, restores, late = saves + world.saves, restores + world.restores, late + world.late_prompts
+    assert saves > 80, (saves, restores, late)  # else they told of nothing
+    assert restores > 30, (saves, restores, late)
+    assert late > 5, (saves, restores, late)

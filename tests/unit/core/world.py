@@ -75,6 +75,8 @@ class World(RandomActions):
                 self._gone(body)
             elif body.state in ("parking", "waking"):
                 self._turned(body, 3)
+            elif body.state in ("saving", "restoring"):
+                self._moved(body)
             elif body.state == "loading" and not body.told:
                 self._ready(body)
             while body.news:

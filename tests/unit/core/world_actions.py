@@ -20,6 +20,8 @@ from hotseat.core.messages import (
     InstanceState,
     InstanceUnproven,
     Observation,
+    PromptsRestored,
+    PromptsSaved,
     SleepFailed,
 )
 from hotseat.core.policy.api import Capacity, Claim
@@ -204,19 +206,30 @@ class RandomActions(CheckedWorld):
     def _ready(self, body: Body) -> None:
         body.state = "ready"
         body.sleeps = False
-        body.news.append(InstanceReady(self.now, body.instance, body.epoch, body.address, body.turn))
+        prompts = 10 if body.model in self.kept else 0
+        body.news.append(InstanceReady(self.now, body.instance, body.epoch, body.address, body.turn, prompts))
 
     def turn(self, pick: Pick) -> None:
-        """What was told to sleep or to wake does so, or does not."""
-        bodies = [b for b in self._bodies("parking", "waking") if not b.told]
+        """What was told to sleep, to wake, to save or to restore does so, or does not."""
+        bodies = [b for b in self._bodies("parking", "waking", "saving", "restoring") if not b.told]
         if bodies:
             body = bodies[pick(len(bodies))]
-            if pick(4) == 0:
+            if body.state in ("saving", "restoring"):
+                self._moved(body)
+            elif pick(4) == 0:
                 body.state = "ready"
                 body.news.append(SleepFailed(self.now, body.instance, body.epoch, body.turn, "it was told to fail"))
             else:
                 self._turned(body, (0, 3, 8, None)[pick(4)])
             self._maybe_tell(pick)
+
+    def _moved(self, body: Body) -> None:
+        """It has saved or restored its prompts."""
+        done = PromptsSaved if body.state == "saving" else PromptsRestored
+        if body.state == "saving":
+            self.kept.add(body.model)
+        body.state = "ready"
+        body.news.append(done(self.now, body.instance, body.epoch, 1, 10))
 
     def _turned(self, body: Body, memory: int | None) -> None:
         if body.state == "waking":
@@ -251,7 +264,7 @@ class RandomActions(CheckedWorld):
 
     def hang(self, pick: Pick) -> None:
         """An engine that was ready answers no longer: it is given up while its processes live, whatever it was told meanwhile."""
-        bodies = [b for b in self._bodies("ready", "parking") if not b.told and not b.news]
+        bodies = [b for b in self._bodies("ready", "parking", "saving", "restoring") if not b.told and not b.news]
         if bodies:
             body = bodies[pick(len(bodies))]
             body.forced = True
@@ -544,7 +557,7 @@ class RandomActions(CheckedWorld):
             body.told_news.clear()
             body.news.clear()
         self.tell(ConfigChanged(self.now, self.terms, self.capacity, self.groups))
-        for body in self._bodies("parking", "parked", "waking"):
+        for body in self._bodies("parking", "parked", "waking", "saving", "restoring"):
             body.state, body.forced = "gone", True  # no runtime adopts them
         for body in self._bodies("loading", "ready", "dead", "stuck"):
             self._adopt(body, described=(body.model, body.fingerprint) in described)

@@ -8,12 +8,26 @@ from hotseat.core.admission import messages as intake
 from hotseat.core.admission.machine import AdmissionMachine
 from hotseat.core.admission.messages import AbortRequest, Dispatch, Limits, Queued, Reject, ReportDemand
 from hotseat.core.events import EVENT_TYPES, Emit
-from hotseat.core.messages import CacheState, Fetch, InstanceReleased, InstanceState, Park, Residency, Start, Stop, Wake
+from hotseat.core.messages import (
+    CacheState,
+    Fetch,
+    InstanceReleased,
+    InstanceState,
+    LimitPrompts,
+    Park,
+    Residency,
+    RestorePrompts,
+    SavePrompts,
+    Start,
+    Stop,
+    Wake,
+)
 from hotseat.core.policy.api import NOTHING
 from hotseat.core.scheduler import messages as seats
 from hotseat.core.scheduler.lifecycle import ROUTER_SYNC_TIMEOUT
 from hotseat.core.scheduler.machine import Scheduler
 from hotseat.core.scheduler.messages import Publish, Tick
+from hotseat.core.scheduler.prompts import deadline
 from tests.unit.core.world_state import (
     EXTERNAL,
     MODELS,
@@ -33,7 +47,7 @@ class CheckedWorld(WorldState):
     # The machines ----------------------------------------------------------------------------------------------------
 
     @with_stories
-    def tell(self, stimulus: seats.SchedulerStimulus) -> None:
+    def tell(self, stimulus: seats.SchedulerStimulus) -> None:  # noqa: C901 — one arm a command
         """Let the switcher hear something and do what it says."""
         before = {h.id: h.state for h in self.switching.instances.values()}
         commands = self.switching.step(stimulus)
@@ -48,6 +62,12 @@ class CheckedWorld(WorldState):
                     self.park(command)
                 case Wake():
                     self.wake(command)
+                case SavePrompts():
+                    self.save(command)
+                case RestorePrompts():
+                    self.restore(command)
+                case LimitPrompts():
+                    self.prompt_limit = command.size
                 case Fetch(model):
                     assert model in self.terms
                     self.fetching.add(model)
@@ -57,6 +77,9 @@ class CheckedWorld(WorldState):
                     assert kind in EVENT_TYPES
                     assert set(data) == set(EVENT_TYPES[kind].data), (kind, data)
                     self.outgrown += kind == "model.outgrown"
+                    self.late_prompts += kind == "model.prompts_dropped" and data["reason"].endswith("Timeout")
+        late = [h for h in self.switching.instances.values() if (deadline(h) or self.now + 1) <= self.now]
+        assert not late, f"{late} should not save or restore any longer"
         assert self.switching.wake_at is None or self.switching.wake_at > self.now
 
     def hold_against_preferences(self, before: Mapping[str, InstanceState]) -> None:
@@ -86,7 +109,7 @@ class CheckedWorld(WorldState):
         left = [b for b in self.bodies.values() if b.state != "gone"]
         if mates := [b for b in left if b.model == order.model]:
             assert len(mates) < terms.replicas, f"{order} beside {mates}"
-            busy = ("loading", "stuck", "parking", "parked", "waking")
+            busy = ("loading", "stuck", "parking", "parked", "waking", "saving", "restoring")
             heard = [b for b in mates if not b.news]  # what is on its way to the switcher it cannot go by
             assert not [b for b in heard if b.told or b.state in busy], f"{order} beside {mates}"
             assert not self.hungry(), f"{order} while {self.hungry()} wait for a seat"
@@ -153,6 +176,29 @@ class CheckedWorld(WorldState):
         self.before_change.discard(body.instance)
         self.wakes += 1
 
+    def save(self, order: SavePrompts) -> None:
+        body = self._told_of_prompts(order)
+        self._assert_drained(order)
+        if body.state == "ready":
+            body.state = "saving"
+        self.saves += 1
+
+    def restore(self, order: RestorePrompts) -> None:
+        body = self._told_of_prompts(order)
+        assert order.model in self.kept
+        assert not [r for r in self.requests.values() if r.instance == order.instance], "it has requests already"
+        if body.state == "ready":
+            body.state = "restoring"
+        self.restores += 1
+
+    def _told_of_prompts(self, order: SavePrompts | RestorePrompts) -> Body:
+        body = self.bodies[order.instance]
+        assert (body.model, body.epoch) == (order.model, order.epoch)
+        assert not body.told
+        assert order.timeout == self.switching.instances[order.instance].spec.prompt_timeout > 0
+        assert self.prompt_limit > 0
+        return body
+
     def _told_to_turn(self, order: Park | Wake) -> Body:
         body = self.bodies[order.instance]
         assert (body.model, body.epoch, body.turn + 1) == (order.model, order.epoch, order.turn)
@@ -161,7 +207,7 @@ class CheckedWorld(WorldState):
         body.turn = order.turn
         return body
 
-    def _assert_drained(self, order: Stop | Park) -> None:
+    def _assert_drained(self, order: Stop | Park | SavePrompts) -> None:
         busy = {n: r.machine.in_flight(order.instance) for n, r in self.routers.items()}
         assert not any(busy.values()), f"{order} while in flight: {busy}"
         owed = [i for i, r in self.requests.items() if r.instance is None and i <= self._batch(r, order.instance)]
@@ -258,13 +304,14 @@ class CheckedWorld(WorldState):
         if body.forced:
             return  # it was stopped after its deadline, and this router cannot have heard of it
         # One that is dead is fair as long as the news of it has not come round.
-        assert body.state in ("ready", "dead", "stuck", "gone"), f"dispatched to {body}"
+        assert body.state in ("ready", "restoring", "dead", "stuck", "gone"), f"dispatched to {body}"
         assert not body.told, f"dispatched to {body}, which was told to stop"
         known = self.switching.instances.get(body.instance)
         unaware = known is not None and self.routers[request.router].machine.residency.epoch < known.drain_epoch
         if known is not None and known.state is InstanceState.DRAINING and unaware:
             return  # it drains without quiescing before; it is not stopped before this router has seen that
-        if known is not None and known.state in (InstanceState.LOADING, InstanceState.DRAINING):
+        unready = (InstanceState.LOADING, InstanceState.RESTORING, InstanceState.DRAINING, InstanceState.SAVING)
+        if known is not None and known.state in unready:
             raise AssertionError(f"dispatched to an instance that is {known.state}")
 
     def check_turn(self, id_: int, instance: str) -> None:

@@ -35,7 +35,7 @@ CAPACITIES = (
     Capacity(None), Capacity(None, host_memory=10),
 )  # fmt: skip
 MEMORIES = (None, None, 0, 3, 7, 12)  # bytes of host memory that a Model states; None: it is measured
-ALIVE = ("loading", "ready", "parking", "parked", "waking")
+ALIVE = ("loading", "ready", "parking", "parked", "waking", "saving", "restoring")
 TENANTS = ("", "", "x", "y", "z")
 WEIGHTS = {"x": 3.0, "y": 0.5}
 GROUPINGS = (
@@ -188,6 +188,9 @@ class WorldState:
         self.pins: set[str] = set()  # what people pinned, as far as the machine took it
         self.unpins: set[str] = set()  # what they unpinned although its document pins it
         self.left_for_preferences = 0
+        self.kept: set[str] = set()  # models of which prompts are kept
+        self.prompt_limit = 0
+        self.saves = self.restores = self.late_prompts = 0
 
     def stories(self) -> list[str]:
         """One line for each instance that the switching machine knows, or knew lately."""

@@ -73,3 +73,13 @@ def test_an_unknown_flag_says_what_may_be_meant(capsys: pytest.CaptureFixture[st
         parse(["--model", "/a", "--ctx-siz", "1"])
     assert "unknown argument --ctx-siz; did you mean --ctx-size?" in capsys.readouterr().err
     assert isinstance(parse(["--model", "/a"]), argparse.Namespace)
+
+
+def test_slots_are_saved_by_flags_and_the_variables_of_llama_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (read().slot_save_path, read().cache_idle_slots, read().endpoint_metrics) == ("", True, False)
+    assert read("--slot-save-path", "/a").slot_save_path == "/a/"
+    assert read("--slot-save-path", "/a/").slot_save_path == "/a/"
+    monkeypatch.setenv("LLAMA_ARG_CACHE_IDLE_SLOTS", "0")
+    monkeypatch.setenv("LLAMA_ARG_ENDPOINT_METRICS", "1")
+    assert (read().cache_idle_slots, read().endpoint_metrics) == (False, True)
+    assert read("--cache-idle-slots").cache_idle_slots is True

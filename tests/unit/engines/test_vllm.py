@@ -1,5 +1,6 @@
 """Engine vllm: a Model's source and typed settings become a command line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,23 @@ def test_weights_are_a_path_once_fetched_and_a_repository_before() -> None:
 )
 def test_a_setting_is_a_flag(field: str, value: object, flags: list[str]) -> None:
     assert arguments(vllm={field: value}) == ["org/repo", "chat", *flags]
+
+
+def test_a_connector_is_a_transfer_config_of_one_instance() -> None:
+    """As vLLM's KVTransferConfig has it (0.11): a role is required, and unknown keys are refused."""
+    *_, flag, text = arguments(
+        vllm={"kvConnector": {"name": "OffloadingConnector", "extraConfig": {"num_cpu_blocks": 8192}}}
+    )
+    assert flag == "--kv-transfer-config"
+    assert json.loads(text) == {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"num_cpu_blocks": 8192},
+    }
+    assert json.loads(arguments(vllm={"kvConnector": {"name": "LMCacheConnectorV1"}})[-1]) == {
+        "kv_connector": "LMCacheConnectorV1",
+        "kv_role": "kv_both",
+    }
 
 
 def test_tool_choice_comes_with_its_parser() -> None:

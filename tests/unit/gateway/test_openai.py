@@ -17,6 +17,8 @@ WORDS = {
     "parking": "sleeping",
     "parked": "sleeping",
     "waking": "loading",
+    "saving": "unloaded",
+    "restoring": "loading",
     "releasing": "unloaded",
     "unproven": "unloaded",
 }

@@ -12,7 +12,20 @@ from hotseat.api.model import Model
 from hotseat.api.types import Json
 from hotseat.api.workspace import ClusterRuntime, Workspace
 from hotseat.cluster.switcher.external_scaler import ExternalScaler
-from hotseat.core.messages import CacheObserved, Fetch, InstanceReleased, Park, Residency, Start, Stop, Wake
+from hotseat.core.messages import (
+    CacheObserved,
+    Fetch,
+    InstanceReleased,
+    LimitPrompts,
+    Park,
+    PromptCommand,
+    Residency,
+    RestorePrompts,
+    SavePrompts,
+    Start,
+    Stop,
+    Wake,
+)
 from hotseat.core.ports import LogView, Observe, WeightsFetcher
 from hotseat.kube.client import NOT_FOUND, Change, Kube, KubeError, Watcher
 from hotseat.kube.constants import (
@@ -295,7 +308,16 @@ class ClusterRuntimes:
         else:
             self._report_released(command)
 
-    def _report_released(self, command: Stop | Park | Wake) -> None:
+    def handle_prompts(self, command: PromptCommand) -> None:
+        """Save or restore the prompt cache of an instance. Nothing is kept on a cluster, so there is nothing to limit."""
+        if isinstance(command, LimitPrompts):
+            return
+        if holder := self._holder(command.instance, command.model):
+            holder.handle_prompts(command)
+        else:
+            self._report_released(command)
+
+    def _report_released(self, command: Stop | Park | Wake | SavePrompts | RestorePrompts) -> None:
         if self._observe is not None:
             self._observe(InstanceReleased(time.monotonic(), command.instance, command.epoch))
 

@@ -9,7 +9,7 @@ from typing import Any
 from hotseat.api.model import Model, OnIdle
 from hotseat.api.types import Json
 from hotseat.api.units import format_time
-from hotseat.api.workspace import Workspace
+from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.control.active_model import ActiveModelState
 from hotseat.control.codec import switch_to_json, to_rfc3339
 from hotseat.control.scheduling_spec import groups_of
@@ -48,6 +48,8 @@ PHASES: Mapping[str, str] = {
     InstanceState.PARKING.value: "Parking",
     InstanceState.PARKED.value: "Parked",
     InstanceState.WAKING.value: "Waking",
+    InstanceState.SAVING.value: "Saving",
+    InstanceState.RESTORING.value: "Restoring",
 }
 
 
@@ -170,6 +172,14 @@ def workspace_conditions(
         else "DemandCameDirectly"
     )
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
+
+
+def prompt_cache_condition(workspace: Workspace, generation: int) -> list[Json]:
+    """Return the condition of a Workspace that states where prompt caches are kept, why none are."""
+    if workspace.spec.prompt_cache.storage in (None, PromptStorage.OFF):
+        return []
+    message = "the prompt cache of a pod ends with it; promptCache has an effect on one machine only"
+    return [condition("PromptCacheKept", False, "NotOnACluster", message, generation)]
 
 
 def active_model_condition(

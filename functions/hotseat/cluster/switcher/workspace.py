@@ -237,6 +237,7 @@ class ClusterWorkspace(WorkspaceController):
         new += statuses.active_model_condition(
             self.workspace, self._active_model.state, self._last_conditions, generation
         )
+        new += statuses.prompt_cache_condition(self.workspace, generation)
         self._last_conditions = statuses.keep_transition_times(new, self._last_conditions)
         return self._last_conditions
 

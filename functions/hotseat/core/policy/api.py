@@ -68,6 +68,8 @@ class Capacity:
         str, ...
     ] = ()  # those of the devices that another Workspace has not given back yet: nothing starts there
     missing: int = 0  # GPUs that its document states beyond these, and that are not there for it
+    prompts: int = 0  # bytes for prompt caches
+    prompts_in_memory: bool = True  # they are within what parked processes leave of `host_memory`
 
     @property
     def each(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from hotseat.core.events import Emit
 
 KEPT = 100
-STEPS = ("load", "drain", "stop", "park", "wake")
+STEPS = ("load", "drain", "stop", "park", "wake", "save", "restore")
 SOON = 600.0  # seconds for which a cancelled load is remembered
 _WEIGHT = 0.3  # of the newest measurement in a moving average
 
@@ -22,6 +22,8 @@ class Eviction:
     draining: float | None = None
     stopping: float | None = None
     released: float | None = None
+    saving: float | None = None  # only where it saves its prompt cache
+    saved: int = 0  # bytes of that
 
 
 @dataclass(slots=True)
@@ -40,17 +42,29 @@ class Switch:
     ended: float | None = None
     outcome: str = "running"
     message: str = ""
+    restoring: float | None = None  # only where it restores its prompt cache
+    restored: int = 0  # bytes of that
 
     def phases(self) -> dict[str, float]:
-        """Return the seconds of each phase that has ended: wait, drain, release, load, total."""
+        """Return the seconds of each phase that has ended: wait, drain, save, release, load, restore, total.
+
+        Save and restore are missing where no prompt cache was saved or restored.
+        """
         result = {"wait": self.decided - self.requested}
         gone = self.leaving.values()
-        drains = [d.stopping - d.draining for d in gone if d.stopping is not None and d.draining is not None]
+        drained = [(d, d.stopping if d.saving is None else d.saving) for d in gone]
+        drains = [until - d.draining for d, until in drained if until is not None and d.draining is not None]
+        saves = [d.stopping - d.saving for d in gone if d.stopping is not None and d.saving is not None]
         releases = [d.released - d.stopping for d in gone if d.released is not None and d.stopping is not None]
         result["drain"] = max(drains, default=0.0)
+        if saves:
+            result["save"] = max(saves)
         result["release"] = max(releases, default=0.0)
-        if self.started is not None and self.ended is not None:
-            result["load"] = self.ended - self.started
+        loaded = self.ended if self.restoring is None else self.restoring
+        if self.started is not None and loaded is not None:
+            result["load"] = loaded - self.started
+        if self.restoring is not None and self.ended is not None:
+            result["restore"] = self.ended - self.restoring
         if self.ended is not None:
             result["total"] = self.ended - self.decided
         return {phase: round(seconds, 4) for phase, seconds in result.items()}
@@ -91,6 +105,8 @@ class StepDurations:
     stop: dict[str, Estimate] = field(default_factory=dict)
     park: dict[str, Estimate] = field(default_factory=dict)
     wake: dict[str, Estimate] = field(default_factory=dict)
+    save: dict[str, Estimate] = field(default_factory=dict)
+    restore: dict[str, Estimate] = field(default_factory=dict)
 
     def record_load(self, model: str, seconds: float) -> None:
         """Record a load."""
@@ -112,6 +128,10 @@ class StepDurations:
         """Record a wake."""
         _record(self.wake, model, seconds)
 
+    def record_prompts(self, model: str, phase: str, seconds: float) -> None:
+        """Record a `save` or a `restore` of a prompt cache."""
+        _record(self._steps()[phase], model, seconds)
+
     def known(self, model: str) -> dict[str, Estimate]:
         """Return the estimates of a model, by step."""
         return {step: models[model] for step, models in self._steps().items() if model in models}
@@ -120,8 +140,8 @@ class StepDurations:
         """Return the models with an estimate."""
         return set().union(*self._steps().values())
 
-    def restore(self, model: str, known: Mapping[str, Estimate]) -> None:
-        """Restore the estimates of a model, by step."""
+    def apply_known(self, model: str, known: Mapping[str, Estimate]) -> None:
+        """Apply the estimates of a model that an earlier run learned, by step."""
         steps = self._steps()
         for step, estimate in known.items():
             steps[step][model] = estimate
@@ -132,12 +152,12 @@ class StepDurations:
             models.pop(model, None)
 
     def _steps(self) -> dict[str, dict[str, Estimate]]:
-        return dict(zip(STEPS, (self.load, self.drain, self.stop, self.park, self.wake), strict=True))
+        each = (self.load, self.drain, self.stop, self.park, self.wake, self.save, self.restore)
+        return dict(zip(STEPS, each, strict=True))
 
     def of(self, model: str, *, parks: bool = False) -> float:
-        """Return the seconds that a load and a stop take, 0 while unknown. `parks`: wake and park instead."""
-        come, go = self._come_and_go(model, parks)
-        return come.mean + go.mean
+        """Return the seconds that a load and a stop take, 0 while unknown, with its prompt cache. `parks`: wake and park instead."""
+        return sum(each.mean for each in self._come_and_go(model, parks))
 
     def whole(self, model: str, *, parks: bool = False) -> float:
         """Return the seconds that a load and a stop take, with the drain, in which throughput falls."""
@@ -145,13 +165,14 @@ class StepDurations:
 
     def uncertainty(self, model: str, *, parks: bool = False) -> float:
         """Return the seconds by which that varies."""
-        come, go = self._come_and_go(model, parks)
-        return come.spread + go.spread
+        return sum(each.spread for each in self._come_and_go(model, parks))
 
-    def _come_and_go(self, model: str, parks: bool) -> tuple[Estimate, Estimate]:
+    def _come_and_go(self, model: str, parks: bool) -> tuple[Estimate, ...]:
         """Return the estimates of a load and a stop, or of a wake and a park where they are known."""
         come, go = self.load.get(model, UNKNOWN), self.stop.get(model, UNKNOWN)
-        return (self.wake.get(model, come), self.park.get(model, go)) if parks else (come, go)
+        if parks:
+            return (self.wake.get(model, come), self.park.get(model, go))
+        return (come, go, self.save.get(model, UNKNOWN), self.restore.get(model, UNKNOWN))
 
     def draining(self, model: str) -> float:
         """Return the seconds that a drain mostly takes at most."""
@@ -185,6 +206,22 @@ class SwitchHistory:
         self._evictions.pop(model, None)
         for switch in self._running.values():
             switch.leaving.pop(model, None)
+
+    def save_started(self, model: str, now: float) -> None:
+        """Record that a model saves its prompt cache."""
+        self._evictions.setdefault(model, Eviction(model, draining=now)).saving = now
+
+    def restore_started(self, model: str, now: float) -> None:
+        """Record that a model has loaded, and restores its prompt cache."""
+        if model in self._running:
+            self._running[model].restoring = now
+
+    def prompts_moved(self, model: str, phase: str, size: int) -> None:
+        """Record the bytes of a prompt cache that was saved or restored (`phase`)."""
+        if phase == "save" and model in self._evictions:
+            self._evictions[model].saved = size
+        elif phase == "restore" and model in self._running:
+            self._running[model].restored = size
 
     def stop_started(self, model: str, now: float) -> None:
         """Record that a model is being stopped."""
@@ -228,9 +265,9 @@ class SwitchHistory:
             self._running[model].started = now
 
     def load_restarted(self, model: str) -> None:
-        """Record that a model did not wake: its switch waits for its release, and then for a load."""
+        """Record that a model did not wake, or ended while it restored: its switch waits for its release, and then for a load."""
         if model in self._running:
-            self._running[model].started = None
+            self._running[model].started = self._running[model].restoring = None
 
     def ready(self, model: str, now: float) -> list[Emit]:
         """Record that a model is ready."""

@@ -20,6 +20,8 @@ SLEEP_STATES = (InstanceState.PARKING, InstanceState.PARKED, InstanceState.WAKIN
 # Neither told to stop nor unproven.
 ACTIVE_STATES = (
     InstanceState.LOADING,
+    InstanceState.RESTORING,
+    InstanceState.SAVING,
     InstanceState.READY,
     *DRAINING_STATES,
     *SLEEP_STATES,
@@ -39,10 +41,12 @@ class Trigger(StrEnum):
     FOUND_READY = "found ready"
     FOUND_RELEASING = "found releasing"
     READY = "ready"
+    RESTORE = "restore"
     QUIESCE = "quiesce"
     CUT_OFF = "cut off"
     KEPT = "kept"
     BATCH_SERVED = "batch served"
+    SAVE = "save"
     PARK = "park"
     PARKED = "parked"
     WAKE = "wake"
@@ -75,7 +79,14 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     Trigger.FOUND_RELEASING: Edge(
         InstanceState.RELEASING, (None,), "An engine is found that an earlier run had told to stop."
     ),
-    Trigger.READY: Edge(InstanceState.READY, (InstanceState.LOADING, InstanceState.WAKING), "The engine answers."),
+    Trigger.READY: Edge(
+        InstanceState.READY,
+        (InstanceState.LOADING, InstanceState.RESTORING, InstanceState.WAKING),
+        "The engine answers, and its prompt cache is restored as far as that is possible in time.",
+    ),
+    Trigger.RESTORE: Edge(
+        InstanceState.RESTORING, (InstanceState.LOADING,), "The engine answers, and a prompt cache is kept for it."
+    ),
     Trigger.QUIESCE: Edge(
         InstanceState.QUIESCING,
         (InstanceState.READY,),
@@ -92,6 +103,11 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
         (InstanceState.QUIESCING,),
         "All routers have seen that it leaves, and the requests that were queued then are served.",
     ),
+    Trigger.SAVE: Edge(
+        InstanceState.SAVING,
+        DRAINING_STATES,
+        "Nothing is in flight, and its prompt cache is kept: it is told to save it.",
+    ),
     Trigger.PARK: Edge(
         InstanceState.PARKING, DRAINING_STATES, "Nothing is in flight, and its Model parks: it is told to sleep."
     ),
@@ -103,8 +119,8 @@ TRANSITIONS: Mapping[Trigger, Edge] = {
     ),
     Trigger.STOP: Edge(
         InstanceState.RELEASING,
-        (InstanceState.LOADING, *DRAINING_STATES, *SLEEP_STATES),
-        "Nothing is in flight, the drain deadline has passed, or a load is given up: it is told to stop.",
+        (InstanceState.LOADING, InstanceState.RESTORING, *DRAINING_STATES, InstanceState.SAVING, *SLEEP_STATES),
+        "Nothing is in flight, the drain deadline has passed, its prompts are saved, or a load is given up: it is told to stop.",
     ),
     Trigger.FAILED: Edge(
         InstanceState.RELEASING,
@@ -157,6 +173,7 @@ class Instance:
         None  # when it was told to sleep; None: it is awake, and its host memory does not count
     )
     memory: int | None = None  # bytes of host memory that were measured while it slept
+    load_seconds: float = 0.0  # that it took until it answered, while it restores its prompt cache
     adopted_midway: bool = False  # it was found loading or stopping: its durations are not measured
     story: deque[Transition] = field(default_factory=lambda: deque(maxlen=STORY))  # its last transitions, oldest first
 

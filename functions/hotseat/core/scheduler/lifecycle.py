@@ -4,8 +4,8 @@ A switch is recorded, and once its model fits an engine is started, or woken. A 
 where it fits beside all instances that are not proven gone, and no earlier instance of it is left,
 except replicas.
 
-READY → QUIESCING (serves its batch) → DRAINING (finishes what is in flight) → RELEASING, or
-PARKING. Before the drain deadline an instance goes on from there only when every router has seen
+READY → QUIESCING (serves its batch) → DRAINING (finishes what is in flight) → RELEASING, maybe
+after SAVING (prompts.py), or PARKING. Before the drain deadline an instance goes on from there only when every router has seen
 that it quiesces and reports nothing in flight.
 """
 
@@ -33,7 +33,7 @@ class InstanceLifecycle:
         if instance.state not in ACTIVE_STATES or (instance.state in SLEEP_STATES and not instance.leaving):
             return
         if instance.leaving or not wanted or self._idle_timed_out(instance, now):
-            if instance.state in (InstanceState.LOADING, *SLEEP_STATES):
+            if instance.state in (InstanceState.LOADING, InstanceState.RESTORING, *SLEEP_STATES):
                 code = (instance.leaving or "abandoned").capitalize()
                 message = f"the load of {instance.model} was cancelled after {now - instance.since:.1f} s"
                 self.parts.effects.add(*self.parts.history.cancelled(instance.name, now, "load", code, message))
@@ -69,7 +69,12 @@ class InstanceLifecycle:
             self.parts.effects.add(*self.parts.sleep.park(instance, now))
             self.parts.effects.wake_at(now + instance.spec.stop_timeout)
         elif now >= until or (drained and parks is False):
-            self.stop(instance, now, "idle" if idle else "evicted")
+            why = "idle" if idle else "evicted"
+            if drained and self.parts.prompts.may_save(instance, now):
+                self.parts.effects.add(*self.parts.prompts.save(instance, now, why))
+                self.parts.effects.wake_at(now + instance.spec.prompt_timeout)
+            else:
+                self.stop(instance, now, why)
         elif served and instance.state is InstanceState.QUIESCING:
             self.parts.state.transition(instance, Trigger.BATCH_SERVED, now)
 
@@ -133,7 +138,15 @@ class InstanceLifecycle:
         devices = self.parts.state.place(model, asleep)
         free = devices is not None
         gone = (
-            () if free else (*DRAINING_STATES, InstanceState.PARKING, InstanceState.RELEASING, InstanceState.UNPROVEN)
+            ()
+            if free
+            else (
+                *DRAINING_STATES,
+                InstanceState.SAVING,
+                InstanceState.PARKING,
+                InstanceState.RELEASING,
+                InstanceState.UNPROVEN,
+            )
         )
         leaving = [h.name for h in self.parts.state.instances.values() if h.state in gone and not h.asleep]
         if not free and not leaving:

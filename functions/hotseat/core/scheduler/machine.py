@@ -11,12 +11,14 @@ and moves each instance one step towards what the policy wants. Invariants
 - before the drain deadline, an instance is stopped only when nothing is in flight on it and no router will dispatch more to it;
 - an observation of another epoch than the instance's changes nothing;
 - a model that is wanted and can be loaded is eventually loaded;
+- an instance saves its prompt cache only when nothing is in flight on it, and restores it before its first request, each
+  within a bound (see prompts.py);
 - a parked instance holds host memory only (see sleep.py), and parks only when nothing is in flight on it.
 
 Its state lies in parts (parts.py), each of which owns a piece of it: state.py models and instances,
 instance.py the table of an instance's states, demand.py demand, availability.py failures and
-refusals, preferences.py pins and schedules, sleep.py parked engines, history.py switches, stats.py
-statistics. On these work runtime_events.py (observations), policy_view.py (what a policy is shown)
+refusals, preferences.py pins and schedules, sleep.py parked engines, prompts.py prompt caches,
+history.py switches, stats.py statistics. On these work runtime_events.py (observations), policy_view.py (what a policy is shown)
 and lifecycle.py (starting and stopping). parts.py collects the commands.
 """
 
@@ -210,6 +212,7 @@ class Scheduler:
         if not unserved(view) - present:
             self._lifecycle.add_replicas(now, decision.effective_max_wait)
 
+        effects.add(*parts.prompts.update_limit())
         effects.add(*parts.history.cancel_unwanted(present.union(decision.resident), now))
         parts.publish_changes(now, decision.effective_max_wait)
         if decision.wake_at is not None:

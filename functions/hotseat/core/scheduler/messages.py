@@ -38,6 +38,8 @@ class SchedulingSpec:
     pods: int = 1  # maximum of pods of one instance, which its claim is for
     park: bool = False  # it parks instead of stopping, where it can
     host_memory: int | None = None  # bytes that it holds while parked; None: what is measured then
+    prompt_timeout: float = 0.0  # bound on saving, and on restoring, its prompt cache; 0: that is not kept
+    prompts_at_exit: bool = False  # it is also saved in a shutdown
 
 
 # Stimuli beside Demand and Observation --------------------------------------------------------------------------------

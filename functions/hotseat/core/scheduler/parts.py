@@ -8,6 +8,7 @@ from hotseat.core.scheduler.demand import DemandState
 from hotseat.core.scheduler.history import SwitchHistory
 from hotseat.core.scheduler.messages import Publish, SchedulerCommand
 from hotseat.core.scheduler.preferences import Preferences
+from hotseat.core.scheduler.prompts import PromptCaches
 from hotseat.core.scheduler.replicas import Replicas
 from hotseat.core.scheduler.sleep import SleepManager
 from hotseat.core.scheduler.state import SchedulerState
@@ -48,6 +49,7 @@ class Parts:
     preferences: Preferences  # pins, schedules, the default
     history: SwitchHistory  # switches, and how long their steps take
     sleep: SleepManager
+    prompts: PromptCaches
     replicas: Replicas
     effects: Effects
 
@@ -57,7 +59,8 @@ class Parts:
         state, availability = SchedulerState(workspace, epoch), ModelAvailability()
         history = SwitchHistory(workspace, epoch)  # each switch is an epoch at least
         demand, sleep = DemandState(state, availability), SleepManager(state, history)
-        return cls(state, demand, availability, Preferences(), history, sleep, Replicas(), Effects())
+        prompts = PromptCaches(state, history, sleep)
+        return cls(state, demand, availability, Preferences(), history, sleep, prompts, Replicas(), Effects())
 
     def publish(self, now: float, effective_max_wait: float | None) -> None:
         """Publish a residency with a new epoch, and the bound on waiting in force, in seconds."""

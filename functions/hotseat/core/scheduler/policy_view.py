@@ -10,7 +10,7 @@ from hotseat.core.scheduler.availability import SHORTAGE_RETRY
 from hotseat.core.scheduler.parts import Parts
 from hotseat.core.scheduler.prewarm import load_request
 from hotseat.core.scheduler.replicas import replica_views
-from hotseat.core.scheduler.status import model_view
+from hotseat.core.scheduler.status import model_view, seen_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class PolicyViewBuilder:
             if instance.name not in seen or not (instance.can_stay or main.get(instance.model) is instance):
                 claim = instance.occupied(capacity)
                 views.append(
-                    ModelView(instance.name, claim, state=instance.state, leaving=True, asleep=instance.asleep)
+                    ModelView(instance.name, claim, state=seen_state(instance), leaving=True, asleep=instance.asleep)
                 )
         return View(now, capacity, tuple(views), state.groups, auto)
 

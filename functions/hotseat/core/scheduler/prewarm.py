@@ -63,7 +63,7 @@ def may_evict_at(
 
 
 def _evictable_at(instance: Instance, since: float, max_wait: float, reload: float, idle: bool) -> float:
-    if instance.state in (*DRAINING_STATES, InstanceState.RELEASING, InstanceState.PARKING):
+    if instance.state in (*DRAINING_STATES, InstanceState.SAVING, InstanceState.RELEASING, InstanceState.PARKING):
         return -inf
     if instance.state is not InstanceState.READY or instance.ready_since is None:
         return inf  # a loading one serves its batch first, and an unproven one cannot be evicted

@@ -21,6 +21,9 @@ from hotseat.core.messages import (
     InstanceReleased,
     InstanceState,
     InstanceUnproven,
+    PromptsDropped,
+    PromptsRestored,
+    PromptsSaved,
     SleepFailed,
     Stop,
 )
@@ -28,6 +31,8 @@ from hotseat.core.scheduler.instance import ACTIVE_STATES, SLEEP_STATES, Instanc
 from hotseat.core.scheduler.lifecycle import InstanceLifecycle
 from hotseat.core.scheduler.messages import CachesObserved, SchedulingSpec
 from hotseat.core.scheduler.parts import Parts
+from hotseat.core.scheduler.prompts import PHASES, dropped_by_runtime
+from hotseat.core.scheduler.prompts import deadline as prompt_deadline
 from hotseat.core.scheduler.replicas import next_number
 from hotseat.core.scheduler.sleep import deadline
 
@@ -92,7 +97,7 @@ class RuntimeEvents:
             instance.replica = next_number(twins)
             instance.leaving = "duplicate" if len(twins) >= replicas else None
 
-    def handle(self, s: InstanceObservation) -> None:  # noqa: C901 — one arm an observation
+    def handle(self, s: InstanceObservation) -> None:  # noqa: C901, PLR0912 — one arm an observation
         """Handle an observation of an instance."""
         instance = self.parts.state.instances.get(s.instance)
         if instance is None or instance.epoch != s.epoch:
@@ -101,12 +106,24 @@ class RuntimeEvents:
             case InstancePending():
                 instance.pending_detail = s.message
             case InstanceReady():
-                if instance.state in (InstanceState.LOADING, InstanceState.WAKING) and instance.turn == s.turn:
-                    self._become_ready(instance, s)
+                if self.parts.prompts.may_restore(instance, s):
+                    self.parts.effects.add(*self.parts.prompts.restore(instance, s))
+                    self.parts.effects.wake_at(s.now + instance.spec.prompt_timeout)
+                elif instance.state in (InstanceState.LOADING, InstanceState.WAKING) and instance.turn == s.turn:
+                    instance.load_seconds, instance.address = s.now - instance.since, s.address
+                    self._become_ready(instance, s.now)
             case EndpointsChanged():
                 self.parts.state.set_endpoints(instance, s.addresses)
             case InstanceParked() | SleepFailed():
                 self.parts.effects.add(*self.parts.sleep.handle(instance, s))
+            case PromptsSaved() if instance.state is InstanceState.SAVING:
+                self.parts.effects.add(*self.parts.prompts.record(instance, s))
+                self.lifecycle.stop(instance, s.now)
+            case PromptsRestored() if instance.state is InstanceState.RESTORING:
+                self.parts.effects.add(*self.parts.prompts.record(instance, s))
+                self._become_ready(instance, s.now)
+            case PromptsDropped():
+                self.parts.effects.add(dropped_by_runtime(instance, s))
             case InstanceFailed():
                 self._handle_failure(instance, s.now, s.reason, s.message, lives=s.lives, exit_code=s.exit_code)
             case InstanceReleased():
@@ -119,7 +136,7 @@ class RuntimeEvents:
                 self.parts.effects.add(*self.parts.state.measure(instance, s.memory))
 
     def check_deadline(self, instance: Instance, now: float) -> None:
-        """Stop an instance that should have loaded, woken or parked by now."""
+        """Stop an instance that should have loaded, woken or parked by now. Go on where prompts are late."""
         if instance.state is InstanceState.LOADING:
             until = instance.since + instance.spec.start_timeout
             self.parts.effects.wake_at(until)
@@ -128,17 +145,25 @@ class RuntimeEvents:
                 reason = f"not ready within {instance.spec.start_timeout:g} s (lifecycle.startTimeout)"
                 reason += f": {instance.pending_detail}" if instance.pending_detail else ""
                 self._record_failure(now, instance.model, instance.id, "StartTimeout", reason)
+        elif due := prompt_deadline(instance):
+            self.parts.effects.wake_at(due)
+            if now >= due:
+                self.parts.effects.add(*self.parts.prompts.drop_late(instance))
+                if instance.state is InstanceState.SAVING:
+                    self.lifecycle.stop(instance, now)
+                else:
+                    self._become_ready(instance, now)
         elif due := deadline(instance):
             self.parts.effects.wake_at(due)
             self.parts.effects.add(*(self.parts.sleep.give_up(instance, now) if now >= due else []))
 
     # Instances --------------------------------------------------------------------------------------------------------
 
-    def _become_ready(self, instance: Instance, s: InstanceReady) -> None:
-        seconds, woken = s.now - instance.since, instance.state is InstanceState.WAKING
-        instance.address, instance.last_used = s.address, s.now
-        instance.ready_since, instance.ready_epoch = s.now, self.parts.state.next_epoch
-        self.parts.state.transition(instance, Trigger.READY, s.now)
+    def _become_ready(self, instance: Instance, now: float) -> None:
+        seconds, woken = instance.load_seconds, instance.state is InstanceState.WAKING
+        instance.last_used = instance.ready_since = now
+        instance.ready_epoch = self.parts.state.next_epoch
+        self.parts.state.transition(instance, Trigger.READY, now)
         self.parts.availability.mark_ready(instance.model)
         self.parts.replicas.succeeded(instance.model)
         if woken:
@@ -150,7 +175,7 @@ class RuntimeEvents:
             self.parts.effects.add(
                 Emit("model.ready", instance.model, {"instance": instance.id, "seconds": round(seconds, 4)})
             )
-        self.parts.effects.add(*self.parts.history.ready(instance.name, s.now))
+        self.parts.effects.add(*self.parts.history.ready(instance.name, now))
 
     def _handle_failure(
         self,
@@ -168,6 +193,10 @@ class RuntimeEvents:
             self.parts.effects.add(*self.parts.sleep.fail(instance, now, reason, message))
             if lives:
                 self.parts.effects.add(Stop(instance.model, instance.id, instance.epoch, instance.spec.stop_timeout))
+            return
+        if instance.state in PHASES:
+            self.parts.effects.add(*self.parts.prompts.drop_failed(instance, now, reason, message))
+            self.lifecycle.fail(instance, now, reason, lives=lives)
             return
         was_ready = instance.ready_since is not None
         self.lifecycle.fail(instance, now, reason, lives=lives)

@@ -80,7 +80,15 @@ class SleepManager:
         """Return the bytes that parked engines hold beyond the budget. Negative where there is space."""
         if self.budget is None:
             return float("-inf")
-        return sum(self.memory_of(h) for h in instances if h.parked_since is not None) - self.budget
+        return self._sum(instances) - self.budget
+
+    @property
+    def held(self) -> int:
+        """Return the bytes that parked engines hold."""
+        return self._sum(self.state.instances.values())
+
+    def _sum(self, instances: Iterable[Instance]) -> int:
+        return sum(self.memory_of(h) for h in instances if h.parked_since is not None)
 
     def _victims(
         self,

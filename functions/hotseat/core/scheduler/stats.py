@@ -145,7 +145,7 @@ class StatsArchive:
             stats = self.kept.get(model)
             if stats is None or stats.mark != spec_hash(spec):
                 continue
-            self.durations.restore(model, stats.times)
+            self.durations.apply_known(model, stats.times)
             if stats.memory is not None:
                 self.memory.learned[model] = stats.memory
             if stats.parked_memory is not None:

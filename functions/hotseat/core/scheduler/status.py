@@ -21,7 +21,7 @@ from hotseat.core.scheduler.stats import ArrivalRates
 
 LEAST = 0.5  # of the mean of a step: it may be so much faster than it ever was
 DOUBT = 3.0  # times its spread: it may be so much shorter than its mean
-_AWAY = frozenset({InstanceState.RELEASING, InstanceState.PARKING})
+_AWAY = frozenset({InstanceState.SAVING, InstanceState.RELEASING, InstanceState.PARKING})
 _COMES = frozenset({InstanceState.LOADING, InstanceState.WAKING})
 _LEAVES = frozenset({InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING, *_AWAY, *_COMES})
 
@@ -93,11 +93,18 @@ def _least(learned: Estimate) -> float:
 
 
 SHOWN = 8  # transitions of an instance that routers and people are shown
-# Policies see PARKING as RELEASING and WAKING as LOADING. Parked instances are hidden from them.
+# Policies see PARKING and SAVING as RELEASING, WAKING and RESTORING as LOADING. Parked instances are hidden from them.
 _SEEN: Mapping[InstanceState, InstanceState] = {
+    InstanceState.SAVING: InstanceState.RELEASING,
+    InstanceState.RESTORING: InstanceState.LOADING,
     InstanceState.PARKING: InstanceState.RELEASING,
     InstanceState.WAKING: InstanceState.LOADING,
 }
+
+
+def seen_state(instance: Instance) -> InstanceState:
+    """Return the state of an instance as policies see it."""
+    return _SEEN.get(instance.state, instance.state)
 
 
 def model_view(
@@ -123,7 +130,7 @@ def model_view(
     """
     count, oldest = waiting
     may_evict = True
-    state = _SEEN.get(instance.state, instance.state) if instance else None
+    state = seen_state(instance) if instance else None
     if request and (state is None or (state is InstanceState.LOADING and request.may_evict)):
         may_evict = request.may_evict or count > 0
         count, oldest = count + 1, min(oldest, request.since) if count else request.since
@@ -167,6 +174,8 @@ def _kept_until(instance: Instance, expected_until: float, history: SwitchHistor
     """
     if instance.state is InstanceState.READY:
         return expected_until if instance.dispatched < (instance.ready_since or 0.0) else 0.0
+    if instance.state is InstanceState.RESTORING:
+        return max(expected_until, instance.since + instance.spec.prompt_timeout)
     if instance.state not in (InstanceState.LOADING, InstanceState.WAKING):
         return 0.0
     times = history.durations.wake if instance.state is InstanceState.WAKING else history.durations.load

@@ -23,9 +23,14 @@ from hotseat.core.messages import (
     InstanceReleased,
     InstanceState,
     InstanceUnproven,
+    LimitPrompts,
     Observation,
     Park,
+    PromptCommand,
+    PromptsRestored,
+    PromptsSaved,
     Residency,
+    SavePrompts,
     SleepFailed,
     Start,
     Stop,
@@ -196,6 +201,14 @@ class PodRuntime:
             self._report(SleepFailed(self._clock(), command.instance, command.epoch, command.turn, message))
         else:
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
+
+    def handle_prompts(self, command: PromptCommand) -> None:
+        """Report that nothing was saved or restored: the prompt cache of a pod ends with it."""
+        if isinstance(command, LimitPrompts):
+            return
+        kind = PromptsSaved if isinstance(command, SavePrompts) else PromptsRestored
+        answer = kind if command.instance in self._instances else InstanceReleased
+        self._report(answer(self._clock(), command.instance, command.epoch))
 
     def logs(self, model: str) -> LogView | None:
         """Return the output of a model's engine; None for an unknown model."""

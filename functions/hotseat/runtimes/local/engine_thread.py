@@ -26,6 +26,8 @@ from hotseat.core.messages import (
     InstanceReleased,
     InstanceUnproven,
     Park,
+    RestorePrompts,
+    SavePrompts,
     SleepFailed,
     Start,
     Wake,
@@ -42,6 +44,7 @@ from hotseat.runtimes.local.launch import (
     PortReservations,
     WeightsMissing,
     make_plan,
+    weights_of,
     wrap_os_errors,
 )
 from hotseat.runtimes.local.logs import Lines, ModelLog
@@ -54,6 +57,8 @@ from hotseat.runtimes.local.orphans import (
     session_members,
     wait_for_end,
 )
+from hotseat.runtimes.local.prompt_store import PromptStore
+from hotseat.runtimes.local.prompt_transfer import InstancePrompts, PromptTransfer, instance_prompts
 from hotseat.runtimes.local.sleep_wake import SleepTransition
 from hotseat.runtimes.local.supervisor import descendants
 from hotseat.runtimes.local.supervisor_client import SupervisorPool, SupervisorProcess, read_ready
@@ -129,12 +134,16 @@ class CommandMailbox:
         self.grace: float | None = None  # seconds, of its Stop; None: it was not stopped
         self.transition: Park | Wake | None = None
         self._passed_on = threading.Event()  # the supervisor knows of the Start, and of the newest Stop
+        self.transfer: SavePrompts | RestorePrompts | None = None
 
-    def put(self, command: Park | Wake) -> bool:
-        """Leave a Park or a Wake; return False if the instance has ended."""
+    def put(self, command: Park | Wake | SavePrompts | RestorePrompts) -> bool:
+        """Leave a command; return False if the instance has ended."""
         with self._lock:
             if self._open:
-                self.transition = command
+                if isinstance(command, Park | Wake):
+                    self.transition = command
+                else:
+                    self.transfer = command
                 os.write(self._writer, b".")
             return self._open
 
@@ -196,6 +205,7 @@ class RuntimeContext:
     gpus: Gpus
     sampler: MemorySampler
     last_received: Callable[[str], float]
+    prompts: PromptStore
     closing: threading.Event = field(default_factory=threading.Event)
 
 
@@ -221,6 +231,9 @@ class EngineThread(threading.Thread):
         self._probe: HealthProbe | None = None  # while it loads
         self._transition: SleepTransition | None = None  # while it falls asleep or wakes
         self._liveness: Liveness | None = None  # while it is ready
+        self._prompts: InstancePrompts | None = None  # None: they are not kept
+        self._transfer: PromptTransfer | None = None  # while it saves or restores prompts
+        self._last_transfer: SavePrompts | RestorePrompts | None = None
         self._last_turn = 0  # `turn` of the last transition
         self._baseline: MemoryBaseline | None = None
         self._lines = Lines()
@@ -269,7 +282,12 @@ class EngineThread(threading.Thread):
         port = stack.enter_context(self._context.ports.reserve(spec.port, self.model.name))
         marks = {**self._context.marks, INSTANCE_VARIABLE: self._process_mark}
         gpus = self._context.gpus.environment(self.model, self._devices)
-        plan = make_plan(self.model, self._engine, port, self._context.cache_dir, marks, gpus=gpus)
+        cache_dir, weights = self._context.cache_dir, weights_of(self.model, self._engine, self._context.cache_dir)
+        self._prompts = instance_prompts(self._context.prompts, self.model, self._engine, weights, self._epoch)
+        if self._prompts is not None and (unfit := self._prompts.report_unfit(self._context.clock(), self.instance)):
+            self._context.observe(unfit)
+        prompts = None if self._prompts is None else str(self._prompts.directory)
+        plan = make_plan(self.model, self._engine, port, cache_dir, marks, gpus=gpus, prompts=prompts)
         if self._devices and (names := overridden(self._context.gpus.vendor, self.model)):
             self._warn(
                 f"env sets {names[0]}, so hotseat does not set it to the assigned GPUs ({','.join(self._devices)})"
@@ -338,6 +356,7 @@ class EngineThread(threading.Thread):
             self._step_probe()
             self._step_liveness()
             self._step_transition(self._supervisor)
+            self._step_transfer()
             if not self._unproven and self._proof_deadline is not None and time.monotonic() >= self._proof_deadline:
                 self._report_unproven(f"processes are still running: {_listed(descendants(self._supervisor.pid))}")
 
@@ -348,7 +367,7 @@ class EngineThread(threading.Thread):
         if self._engine_pid:  # not before, so that the log line about the start comes first
             poll.register(supervisor.log, select.POLLIN)
         times = [] if self._proof_deadline is None or self._unproven else [self._proof_deadline]
-        for request in (self._probe, self._transition, self._liveness):
+        for request in (self._probe, self._transition, self._liveness, self._transfer):
             if request is not None:
                 times.append(request.due)
                 if (at := request.fd) is not None:
@@ -402,6 +421,10 @@ class EngineThread(threading.Thread):
         if command is not None and command.turn != self._last_turn and grace is None:
             self._last_turn = command.turn
             self._begin_transition(command, supervisor)
+        transfer = self.mailbox.transfer
+        if transfer is not None and transfer is not self._last_transfer and grace is None:
+            self._last_transfer = transfer
+            self._transfer = PromptTransfer(transfer, self._prompts, self._endpoint, time.monotonic())
         if grace is None or grace == self._sent_grace:
             self.mailbox.passed_on()
             return
@@ -424,7 +447,9 @@ class EngineThread(threading.Thread):
         self._start_liveness()
         if self._baseline is not None:
             self._baseline.update(loaded=True)  # first: from now on other models may be loaded
-        self._context.observe(InstanceReady(self._context.clock(), self.instance, self._epoch, self._address))
+        kept = 0 if self._prompts is None else self._prompts.kept
+        now = self._context.clock()
+        self._context.observe(InstanceReady(now, self.instance, self._epoch, self._address, prompts=kept))
         self._record_processes(self._supervisor)
         if self.model.spec.resources.gpus or self.model.spec.resources.accelerator_memory:
             engine = SampledEngine(
@@ -487,6 +512,14 @@ class EngineThread(threading.Thread):
             self._start_liveness()
             self._context.observe(InstanceReady(self._context.clock(), instance, epoch, self._address, command.turn))
 
+    def _step_transfer(self) -> None:
+        """Continue to save or restore prompts, and report the result."""
+        if self._transfer is None or not self._transfer.step(time.monotonic()):
+            return
+        for observation in self._transfer.observations(self._context.clock()):
+            self._context.observe(observation)
+        self._transfer = None
+
     def _report_sleep_failed(self, command: Park | Wake, why: str) -> None:
         self._context.observe(SleepFailed(self._context.clock(), self.instance, self._epoch, command.turn, why))
 
@@ -528,6 +561,8 @@ class EngineThread(threading.Thread):
         self._context.sampler.remove(self.instance)
         if self.model.spec.stop_command:
             self._context.state_dir.delete_stop_command(self.instance)
+        if self._prompts is not None:
+            self._prompts.sweep()
         self._context.on_end(self)
         self.mailbox.close()
         self._context.observe(InstanceReleased(self._context.clock(), self.instance, self._epoch))
@@ -548,13 +583,15 @@ class EngineThread(threading.Thread):
 
     def _close_requests(self) -> None:
         """Abandon all requests to the engine."""
-        for request in (self._probe, self._transition, self._liveness):
+        for request in (self._probe, self._transition, self._liveness, self._transfer):
             if request is not None:
                 request.close()
-        self._probe = self._transition = self._liveness = None
+        self._probe = self._transition = self._liveness = self._transfer = None
 
     def _fail(self, reason: str, message: str, *, lives: bool = False, exit_code: int | None = None) -> None:
         """Report, once, that the engine ended by itself or (`lives`) must be stopped; not after a Stop."""
+        if self._transfer is not None and self.mailbox.grace is None:
+            self._transfer.fail()
         self._close_requests()
         if not self._failed and self.mailbox.grace is None:
             self._failed = True

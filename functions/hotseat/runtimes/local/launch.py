@@ -89,13 +89,14 @@ def make_plan(
     marks: Mapping[str, str],
     *,
     gpus: Mapping[str, str | None] = MappingProxyType({}),
+    prompts: str | None = None,
 ) -> LaunchPlan:
     """Return what to run. Raise CannotStart if that is not possible.
 
     `marks`: variables by which orphaned processes are found; `gpus`: variables that select its GPUs
-    (None: unset).
+    (None: unset); `prompts`: the directory for its saved prompts, if they are kept.
     """
-    placement = Placement(HOST, port, _weights(model, engine, cache_dir))
+    placement = Placement(HOST, port, weights_of(model, engine, cache_dir), prompts)
     try:
         launch = engine.launch(model, placement)
         stop_command = _fill(model, model.spec.stop_command, placement)
@@ -130,7 +131,8 @@ def base_environment() -> dict[str, str]:
     }
 
 
-def _weights(model: Model, engine: Engine, cache_dir: Path) -> str | None:
+def weights_of(model: Model, engine: Engine, cache_dir: Path) -> str | None:
+    """Return the path of the weights of a Model; None if its engine needs none. Raise CannotStart if they are missing."""
     source = model.spec.source
     if source is None or (is_remote(source) and not engine.fetches(model)):
         return None

@@ -1,10 +1,11 @@
 """Runtime of one machine: engines as child processes, each below a supervisor that proves its end."""
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from pathlib import Path
 
@@ -15,21 +16,34 @@ from hotseat.core.messages import (
     Fetch,
     InstanceFailed,
     InstanceReleased,
+    LimitPrompts,
     Observation,
     Park,
+    PromptCommand,
+    RestorePrompts,
+    SavePrompts,
     Start,
     Stop,
     Wake,
 )
 from hotseat.core.ports import LogView, Observe
-from hotseat.engines.base import Engine, is_remote, load_engine
+from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof
-from hotseat.runtimes.local.launch import CannotStart, PortReservations, WeightsMissing, base_environment, check_start
+from hotseat.runtimes.local.launch import (
+    CannotStart,
+    PortReservations,
+    WeightsMissing,
+    base_environment,
+    check_start,
+    weights_of,
+)
 from hotseat.runtimes.local.logs import ModelLog
 from hotseat.runtimes.local.memory import MemorySampler
 from hotseat.runtimes.local.orphans import STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
+from hotseat.runtimes.local.prompt_store import PromptSettings, PromptStore, SavedSlot
+from hotseat.runtimes.local.prompt_transfer import instance_prompts
 from hotseat.runtimes.local.reused_threads import ReusedThreads
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.weights import WeightsFetch
@@ -83,6 +97,7 @@ class LocalRuntime:
         self._threads: set[threading.Thread] = set()
         self._checks = ReusedThreads("check")
         self._state_dir = StateDir(state_dir)
+        self._prompts = PromptStore(self._state_dir.path)
         marks = {STATE_VARIABLE: str(self._state_dir.path)}
         self._child_env = base_environment() | marks
         self._supervisors = SupervisorPool(self._child_env | {SUPERVISOR_VARIABLE: str(os.getpid())})
@@ -99,13 +114,17 @@ class LocalRuntime:
             gpus or Gpus(),
             MemorySampler(self._report, clock, accelerators),
             last_received,
+            self._prompts,
         )
 
     def begin(self, models: Iterable[Model], observe: Observe) -> None:
         """Kill what an earlier hotseat left, and start. Raise StateDirInUse if another hotseat runs."""
+        models = list(models)
         self._state_dir.lock()
         if left := self._state_dir.clean_up():
             log.error("processes of an earlier run cannot be killed: %s", left)
+        self._prompts.keep_models({model.name: model.spec.workspace for model in models})
+        self._prompts.begin()
         self._observe = observe
         if self._log_dir is not None:
             make_directory(self._log_dir)
@@ -126,6 +145,7 @@ class LocalRuntime:
                 if self._models.get(name) != model or name in self._unavailable
             ]
             self._models = documents
+            self._prompts.keep_models({name: model.spec.workspace for name, model in documents.items()})
             self._unavailable &= documents.keys()
             for name in {model.spec.engine for model in changed} - self._engines.keys():
                 self._add_engine(name)
@@ -137,8 +157,18 @@ class LocalRuntime:
             for name in documents.keys() - self._logs.keys():
                 self._logs[name] = ModelLog(self._log_dir / f"{name}.log" if self._log_dir else None)
             unfetched = [model for model in changed if not self._is_fetching(model.name)]  # a fetch reports by itself
+        for model in changed:
+            self._drop_unfit_prompts(model)
         for state in [self._cache_state(model) for model in unfetched]:  # all together, so that they make one decision
             self._report(state)
+
+    def _drop_unfit_prompts(self, model: Model) -> None:
+        """Delete the saved prompts of a Model that an engine with its new document could not restore."""
+        engine = self._engines.get(model.spec.engine)
+        if engine is None or not self._prompts.of(model.name):
+            return
+        with contextlib.suppress(CannotStart):  # its weights are missing, so that it is looked at when it is loaded
+            instance_prompts(self._prompts, model, engine, weights_of(model, engine, self._cache_dir), 0)
 
     def fetch(self, command: Fetch) -> None:
         """Check whether a load could begin, and fetch the weights if they are missing.
@@ -202,7 +232,50 @@ class LocalRuntime:
         """Wake a parked engine."""
         self._put(command)
 
-    def _put(self, command: Park | Wake) -> None:
+    def handle_prompts(self, command: PromptCommand) -> None:
+        """Save or restore the prompt cache of an engine, or limit what is kept of a Workspace."""
+        if not isinstance(command, LimitPrompts):
+            self._put(command)
+        elif dropped := self._prompts.set_limit(command.workspace, command.size):
+            size = sum(each.size for each in dropped)
+            log.info("deleted %d bytes of saved prompts of %s: the limit is %d", size, command.workspace, command.size)
+
+    def configure_prompts(self, settings: Mapping[str, PromptSettings]) -> None:
+        """Set how the prompts of each Workspace are kept. Those that are missing keep none."""
+        self._prompts.configure(settings)
+
+    def saves_prompts(self, model: Model) -> bool:
+        """Whether the engine of a Model can save its prompt cache."""
+        with self._lock:
+            if model.spec.engine not in self._engines:
+                with contextlib.suppress(Exception):  # `update` logs what is wrong
+                    self._engines[model.spec.engine] = self._load_engine(model.spec.engine)
+            engine = self._engines.get(model.spec.engine)
+        return engine is not None and prompt_saver(engine, model) is not None
+
+    def saved_prompts(self) -> list[SavedSlot]:
+        """Return the saved slots of all Models."""
+        return self._prompts.all()
+
+    def clear_prompts(self, model: str | None = None) -> list[SavedSlot]:
+        """Delete the saved slots of a Model, or of all, and return them. Engines keep what they have in memory."""
+        return self._prompts.drop([each for each in self._prompts.all() if model in (None, each.model)])
+
+    def cached_weights(self) -> dict[str, tuple[str, int]]:
+        """Return the path and the bytes of the weights of each Model that hotseat has fetched."""
+        with self._lock:
+            models = dict(self._models)
+        found: dict[str, tuple[str, int]] = {}
+        for name, model in models.items():
+            with contextlib.suppress(SourceError, OSError):
+                source = model.spec.source
+                path = cached(source, self._cache_dir) if source is not None and is_remote(source) else None
+                if path is not None:
+                    files = path.rglob("*") if path.is_dir() else (path,)
+                    found[name] = (str(path), sum(file.stat().st_size for file in files if file.is_file()))
+        return found
+
+    def _put(self, command: Park | Wake | SavePrompts | RestorePrompts) -> None:
         with self._lock:
             instance = self._instances.get(command.instance)
         if instance is None or not instance.mailbox.put(command):
@@ -234,6 +307,7 @@ class LocalRuntime:
                 log.error("thread %s did not end in time", thread.name)
         for model_log in self._logs.values():
             model_log.close()
+        self._prompts.close()
         self._state_dir.unlock()
 
     def _model(self, name: str) -> Model:

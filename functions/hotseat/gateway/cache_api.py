@@ -1,0 +1,59 @@
+"""Admin routes for what is kept on this machine: weights, and saved prompt caches."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from flask import Blueprint, Response, jsonify, request
+
+from hotseat.control.registry import ModelRegistry
+from hotseat.gateway.clock import rfc3339
+from hotseat.runtimes.local.prompt_store import SavedSlot
+
+
+class Caches(Protocol):
+    """What a runtime keeps of its Models."""
+
+    def saved_prompts(self) -> list[SavedSlot]:
+        """Return the saved slots of all Models."""
+
+    def clear_prompts(self, model: str | None = None) -> list[SavedSlot]:
+        """Delete the saved slots of a Model, or of all, and return them."""
+
+    def cached_weights(self) -> dict[str, tuple[str, int]]:
+        """Return the path and the bytes of the weights of each Model that hotseat has fetched."""
+
+
+def add_cache_routes(blueprint: Blueprint, registry: ModelRegistry, caches: Caches) -> None:
+    """Add the routes that list and clear caches."""
+
+    @blueprint.get("/api/cache")
+    def cache() -> Response:
+        weights = [
+            {"model": registry.shown_name(model), "path": path, "bytes": size}
+            for model, (path, size) in caches.cached_weights().items()
+        ]
+        return jsonify(weights=weights, prompts=list(prompt_rows(caches.saved_prompts(), registry)))
+
+    @blueprint.post("/api/cache/clear")
+    def clear() -> Response:
+        name = request.args.get("model")
+        gone = caches.clear_prompts(None if name is None else registry.find(name).model.name)
+        return jsonify(prompts=list(prompt_rows(gone, registry)))
+
+
+def prompt_rows(slots: Iterable[SavedSlot], registry: ModelRegistry) -> Iterator[dict[str, Any]]:
+    """Yield a row for each Model with saved slots."""
+    by_model: dict[tuple[str, str], list[SavedSlot]] = {}
+    for each in slots:
+        by_model.setdefault((each.workspace, each.model), []).append(each)
+    offset = time.time() - time.monotonic()
+    for (workspace, model), mine in sorted(by_model.items()):
+        yield {
+            "model": registry.shown_name(model),
+            "workspace": workspace,
+            "slots": len(mine),
+            "tokens": sum(each.tokens for each in mine),
+            "bytes": sum(each.size for each in mine),
+            "used_at": rfc3339(max(each.used_at for each in mine) - offset),
+        }

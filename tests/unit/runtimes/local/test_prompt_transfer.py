@@ -1,0 +1,211 @@
+"""Which slots are saved and restored, what an engine is asked for that, and what becomes of its refusals."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hotseat.api.model import Model
+from hotseat.core.messages import PromptsDropped, PromptsRestored, PromptsSaved, RestorePrompts, SavePrompts
+from hotseat.engines.mock import Mock
+from hotseat.runtimes.engine_http import EngineRefused
+from hotseat.runtimes.local.prompt_store import PromptSettings, PromptStore
+from hotseat.runtimes.local.prompt_transfer import InstancePrompts, Moved, PromptTransfer, instance_prompts
+
+MODEL = Model.model_validate(
+    {"metadata": {"name": "a"}, "spec": {"engine": "mock", "workspace": "w", "args": ["--slots", "4"]}}
+)
+MI = 2**20
+
+
+class Desk:
+    """A store, and an engine whose answers a test gives."""
+
+    def __init__(self, folder: Path, limit: int = 100 * MI) -> None:
+        (folder / "shm").mkdir()
+        self.store = PromptStore(folder / "state", folder / "shm")
+        self.store.configure({"w": PromptSettings(False, 1000.0, False)})
+        self.store.keep_models({"a": "w"})
+        self.store.set_limit("w", limit)
+        self.epoch = 0
+        self.prompts = self.start()
+        self.rate: float | None = 100.0
+        self.refuses: tuple[str, ...] = ()
+
+    def start(self) -> InstancePrompts:
+        self.epoch += 1
+        found = instance_prompts(self.store, MODEL, Mock(), None, self.epoch)
+        assert found is not None
+        self.prompts = found
+        return found
+
+    def save(self, *slots: dict[str, int], size: int = 1000) -> Moved:
+        """Save; `size` is that of each file."""
+        moved, calls = Moved(), []
+        steps = self.prompts.save(moved)
+        answer: bytes | None = None
+        while True:
+            try:
+                call = steps.send(answer) if answer is not None or not calls else steps.throw(EngineRefused("no"))
+            except StopIteration:
+                self.calls = calls
+                return moved
+            calls.append(call.path)
+            answer = self._answer(call.path, call.body, slots, size)
+
+    def _answer(self, path: str, body: str, slots: tuple[dict[str, int], ...], size: int) -> bytes | None:
+        if path.startswith(self.refuses or "-"):
+            return None
+        if path == "/slots":
+            return json.dumps(slots).encode()
+        if path == "/metrics":
+            return f"llamacpp:prompt_tokens_total {self.rate or 0}\nllamacpp:prompt_seconds_total 1\n".encode()
+        name, tokens = json.loads(body)["filename"], slots[int(path.split("/")[2][0])]["n_prompt_tokens"]
+        self.prompts.directory.joinpath(name).write_bytes(b"p" * size)
+        return json.dumps({"n_saved": tokens, "n_written": size}).encode()
+
+    def restore(self) -> Moved:
+        moved, calls = Moved(), []
+        steps = self.prompts.restore(moved)
+        answer: bytes | None = None
+        while True:
+            try:
+                call = steps.send(answer) if answer is not None or not calls else steps.throw(EngineRefused("no"))
+            except StopIteration:
+                self.calls = calls
+                return moved
+            calls.append(call.path)
+            refused = call.path.startswith(self.refuses or "-")
+            answer = None if refused else b'{"n_restored": 50, "n_read": 1000}'
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.store.close()
+
+
+def used(number: int, tokens: int = 50, reused: int = 0) -> dict[str, int]:
+    return {"id": number, "id_task": 7, "n_prompt_tokens": tokens, "n_prompt_tokens_cache": reused}
+
+
+def test_slots_that_were_used_are_saved_the_longest_first(desk: Desk) -> None:
+    moved = desk.save({"id": 0}, used(1, 40), used(2, 60), used(3, 0))
+    assert desk.calls == ["/slots", "/metrics", "/slots/2?action=save", "/slots/1?action=save"]
+    assert (moved.tokens, moved.size, moved.dropped) == (100, 2000, [])
+    assert [each.slot for each in desk.store.of("a")] == [1, 2]
+    assert desk.prompts.kept == 2000
+    desk.prompts.sweep()
+    assert desk.prompts.kept == 2000
+
+
+def test_what_was_not_used_since_it_was_restored_is_not_saved_again(desk: Desk) -> None:
+    desk.save(used(0), used(1))
+    desk.start()
+    assert desk.restore().tokens == 100
+    moved = desk.save({"id": 0}, {"id": 1})
+    assert desk.calls == ["/slots"]
+    assert (moved.size, desk.prompts.kept) == (0, 2000)
+    moved = desk.save({"id": 0}, used(1, 80, reused=50))
+    assert desk.calls == ["/slots", "/metrics", "/slots/1?action=save"]
+    assert (moved.hits, moved.spared, desk.prompts.kept) == (1, 50, 2000)
+    moved = desk.save(used(0, 80, reused=3), {"id": 1})  # another conversation took the slot
+    assert (moved.hits, moved.spared) == (0, 3)
+
+
+def test_a_slot_that_is_empty_now_is_deleted(desk: Desk) -> None:
+    desk.save(used(0), used(1))
+    moved = desk.save(used(0, 0), used(1))
+    assert [each.slot for each in desk.store.of("a")] == [1]
+    assert moved.dropped == []
+
+
+def test_a_prompt_that_is_quicker_to_process_again_is_not_saved(desk: Desk) -> None:
+    desk.store.rates["a"] = rates = desk.prompts._rates()
+    rates.per_token, rates.save = 100.0, 5000.0  # 50 tokens: 1 s to save, 1 s to restore
+    desk.rate = 20.0
+    assert desk.save(used(0)).size == 1000
+    rates.per_token, rates.save = 100.0, 5000.0
+    desk.rate = 30.0
+    (dropped,) = desk.save(used(0)).dropped
+    assert dropped == ("TooCostly", "saving and restoring take 2.00 s, processing the prompt again 1.67 s", 50, 0, "")
+    assert desk.store.of("a") == []
+    desk.rate = None
+    assert desk.save(used(0)).size == 1000  # not known, so it is saved
+
+
+def test_one_that_would_exceed_the_limit_is_not_even_written(desk: Desk) -> None:
+    desk.save(used(0), size=1000)
+    desk.store.set_limit("w", 1500)
+    desk.prompts._rates().per_token = 20.0
+    moved = desk.save({"id": 0}, used(1, 100))
+    assert [row[0] for row in moved.dropped] == ["BudgetExceeded"]
+    assert desk.calls == ["/slots", "/metrics"]
+    moved = desk.save({"id": 0}, used(1, 70))
+    assert moved.dropped == [("BudgetExceeded", "the least recently used prompts make room for others", 50, 1000, "a")]
+    assert [each.slot for each in desk.store.of("a")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("refuses", "reason"), [("/slots", "SaveFailed"), ("/slots/0", "SaveFailed"), ("/metrics", None)]
+)
+def test_a_refusal_drops_what_it_concerns(desk: Desk, refuses: str, reason: str | None) -> None:
+    desk.refuses = (refuses,)
+    moved = desk.save(used(0), used(1))
+    assert [row[0] for row in moved.dropped] == ([reason] if reason else [])
+    assert moved.size == {"/slots": 0, "/slots/0": 1000, "/metrics": 2000}[refuses]
+
+
+def test_what_cannot_be_restored_is_deleted(desk: Desk) -> None:
+    desk.save(used(0), used(1))
+    desk.start()
+    desk.refuses = ("/slots/0",)
+    moved = desk.restore()
+    assert moved.dropped == [("RestoreFailed", "no", 50, 1000, "a")]
+    assert [each.slot for each in desk.store.of("a")] == [1]
+    assert len(list(desk.prompts.directory.iterdir())) == 1
+    desk.prompts.forget()
+    assert desk.prompts.kept == 0
+
+
+def test_what_another_engine_has_saved_is_deleted_and_reported(desk: Desk) -> None:
+    desk.save(used(0))
+    assert desk.prompts.report_unfit(1.0, "i") is None
+    changed = MODEL.model_copy(update={"spec": MODEL.spec.model_copy(update={"args": ("--slots", "8")})})
+    found = instance_prompts(desk.store, changed, Mock(), None, 9)
+    assert found is not None
+    assert found.kept == 0
+    dropped = found.report_unfit(1.0, "i")
+    assert dropped is not None
+    assert (dropped.reason, dropped.tokens, dropped.size) == ("Mismatch", 50, 1000)
+
+
+def test_an_engine_that_saves_none_is_answered_for_at_once() -> None:
+    transfer = PromptTransfer(SavePrompts("a", "i", 1, 2.0), None, ("127.0.0.1", 1), 0.0)
+    assert transfer.due < 0.0
+    assert transfer.step(0.0)
+    assert transfer.observations(5.0) == [PromptsSaved(5.0, "i", 1)]
+    transfer = PromptTransfer(RestorePrompts("a", "i", 1, 2.0), None, ("127.0.0.1", 1), 0.0)
+    assert transfer.step(0.0)
+    assert transfer.observations(5.0) == [PromptsRestored(5.0, "i", 1)]
+
+
+def test_it_is_given_up_before_the_bound(desk: Desk) -> None:
+    transfer = PromptTransfer(SavePrompts("a", "i", 1, 2.0), desk.prompts, ("127.0.0.1", 9), 10.0)
+    assert transfer.step(11.8)
+    dropped, saved = transfer.observations(11.8)
+    assert isinstance(dropped, PromptsDropped)
+    assert dropped.message == "not done within 1.8 s (promptCache.timeout of the Workspace)"
+    assert saved == PromptsSaved(11.8, "i", 1)
+
+
+def test_an_engine_that_does_not_answer_saves_nothing(desk: Desk) -> None:
+    transfer = PromptTransfer(SavePrompts("a", "i", 1, 2.0), desk.prompts, ("127.0.0.1", 9), 10.0)
+    times = iter((10.1, 10.2, 10.3, 10.4, 10.5))
+    while not transfer.step(next(times)):  # it may have ended, which its supervisor would say soon
+        assert transfer.due <= 11.8
+    dropped, _ = transfer.observations(10.1)
+    assert isinstance(dropped, PromptsDropped)
+    assert dropped.reason == "SaveFailed"
