@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
+import resource
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -480,6 +483,49 @@ def test_a_client_that_vanishes_without_a_word_is_noticed_by_the_kernel(server):
             (socket.IPPROTO_TCP, socket.TCP_NODELAY),
         ):
             assert connection._sock.getsockopt(level, option)
+
+
+@contextlib.contextmanager
+def no_descriptors():
+    """Take all file descriptors below the highest one in use, and allow no other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd.name) for fd in Path("/proc/self/fd").iterdir()) + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in taken:
+            os.close(each)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_without_descriptors_one_is_refused_with_an_answer_and_an_idle_one_makes_room(loop, caplog):
+    with serving(loop=loop) as server, contextlib.ExitStack() as clients:
+        busy = clients.enter_context(Client(server, GET))
+        response, _ = server.next_response()
+        idle = clients.enter_context(Client(server))
+        eventually(lambda: server.call(lambda: len(server.http._waiting)) == 1)
+        refused, served = [clients.enter_context(socket.socket()) for _ in range(2)]
+        with no_descriptors():
+            refused.settimeout(10)
+            refused.connect(server.address)
+            answer = b""
+            while piece := refused.recv(65536):
+                answer += piece
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert code(answer.partition(b"\r\n\r\n")[2]) == "overloaded"
+            assert gone(idle)
+            served.connect(server.address)
+            served.sendall(GET)
+            other, _ = server.next_response()
+            for each in (response, other):
+                server.call(lambda each=each: each.begin("204 No", b"", counted=False, last=True))
+            assert busy.head().startswith("HTTP/1.1 204 ")
+    assert caplog.text.count("cannot accept connections: Too many open files") == 1
 
 
 @pytest.mark.parametrize("loop", LOOPS)
