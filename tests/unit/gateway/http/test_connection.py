@@ -303,6 +303,8 @@ def test_a_refused_request_does_not_end_its_connection(server):
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 5000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 5000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 128 + b"\r\n", 431),
+        (b"\r\n\r\n\0", 400),
     ],
 )
 def test_what_is_not_http_or_ambiguous_is_refused_and_nothing_after_it_is_served(server, request_, status):
