@@ -489,10 +489,15 @@ class ClientConnection(Protocol):
         else:
             self._abort_transport()
 
-    def close_idle(self) -> None:
-        """Close, unless a request is served."""
-        if self._state is not _State.SERVED and self._state is not _State.TUNNEL:
+    def close_idle(self, *, cut: bool) -> None:
+        """Close, unless a request is served. `cut`: also if the client has not taken all of its last answer."""
+        if self._state is _State.SERVED or self._state is _State.TUNNEL:
+            return
+        transport = self._transport
+        if cut or transport is None or not transport.get_write_buffer_size():
             self._abort_transport()
+        else:
+            transport.close()
 
     def abort(self) -> None:
         """Reset the connection."""

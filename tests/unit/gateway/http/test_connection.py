@@ -554,6 +554,21 @@ def test_at_the_end_those_without_a_request_are_closed_at_once_and_the_last_answ
             closing.result(10)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+def test_at_the_end_an_answer_that_its_client_still_reads_is_not_cut(loop, more):
+    body = b"x" * 20_000_000
+    with serving(loop=loop) as server, Client(server, GET[:-2] + more + b"\r\n") as client:
+        response, _ = server.next_response()
+        fields = b"Content-Length: %d\r\n" % len(body)
+        server.call(lambda: response.begin("200 OK", fields, body, counted=True, last=True))
+        closing = asyncio.run_coroutine_threadsafe(server.http.close(), server.loop)
+        server.call(lambda: None)
+        assert client.answer() == (200, body)
+        assert closed(client)
+        closing.result(10)
+
+
 def gone(client):
     """Whether the other side closes, with or without a reset."""
     try:
