@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,14 @@ def test_a_fifo_that_nobody_reads_yet_holds_nothing_up(up: Up, tmp_path: Path) -
     assert hotseat.ask("a").by == "a"
     with fifo.open() as reader:
         assert json.loads(reader.readline())["model"] == "a", "and its lines wait for a reader"
+
+
+def test_what_the_end_sends_away_is_logged(up: Up, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    hotseat = up(model("a", "--load-time", "60"), options=("--request-log", str(path)))
+    calls = [hotseat.send("a") for _ in range(300)]
+    eventually(lambda: sum(row["count"] for row in hotseat.get("/running").json()["waiting"]) == 300)
+    hotseat.signal(signal.SIGTERM)
+    assert [call.answer().status for call in calls] == [503] * 300
+    assert hotseat.ended() == 0
+    assert [json.loads(row)["status"] for row in path.read_text().splitlines()] == [503] * 300

@@ -327,9 +327,7 @@ class AdmissionMachine:
             commands += self._serve(now, model)
         for model in list(self._queues):
             commands += self._reject_late(now, model)
-        # Where nothing is queued and nothing drains, the scheduler does not wait for this router, and a ready engine's first answer is
-        # not held up by a decision.
-        return [*commands, *self._abort(), ReportDemand(urgent=first or self._edges_matter())]
+        return [*commands, *self._abort(), ReportDemand(urgent=True)]
 
     def _refuse_waiters(self, now: float, refused: list[str], *, first: bool) -> list[AdmissionCommand]:
         """Reject the queued requests of newly refused models.

@@ -20,6 +20,7 @@ from hotseat.gateway.limits import no_more
 
 log = logging.getLogger(__name__)
 
+MAX_FIELDS = 128  # headers of a request, as of an engine's response
 DRAINED = 65536  # bytes of the body of a refused request that are read, so that the connection can be kept
 JOINED = (
     262_144  # bytes of a body that are joined at its end; a larger one grows, which takes no moment that others notice
@@ -289,6 +290,8 @@ class ClientConnection(Protocol):
             upgrade = True
         if not self._head_done or not is_http_1(head):
             raise BadRequest("The request is not valid HTTP: the version must be HTTP/1.0 or HTTP/1.1.")
+        if len(self._fields) > MAX_FIELDS:
+            raise HeadTooLarge(f"The request has more than {MAX_FIELDS} headers.")
         minor = int(parser.get_http_version()[-1])
         method, fields = parser.get_method().decode(), tuple(self._fields)
         request = Request(method, self._target, fields, minor=minor, listener=self._listener)
@@ -491,10 +494,15 @@ class ClientConnection(Protocol):
         else:
             self._abort_transport()
 
-    def close_idle(self) -> None:
-        """Close, unless a request is served."""
-        if self._state is not _State.SERVED and self._state is not _State.TUNNEL:
+    def close_idle(self, *, cut: bool) -> None:
+        """Close, unless a request is served. `cut`: also if the client has not taken all of its last answer."""
+        if self._state is _State.SERVED or self._state is _State.TUNNEL:
+            return
+        transport = self._transport
+        if cut or transport is None or not transport.get_write_buffer_size():
             self._abort_transport()
+        else:
+            transport.close()
 
     def abort(self) -> None:
         """Reset the connection."""

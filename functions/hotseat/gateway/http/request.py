@@ -59,7 +59,8 @@ class Request:
 
     `fields` are the headers in order. `headers` has them by lower-case name, as Latin-1, repeated ones joined by commas.
     `length` is its Content-Length, None if it has none. `listener` is where it came. `extra` are headers for its response. `accepted`
-    is for the service: what it has found by the head alone. Requests with the same head share it, and `fields` and `headers`.
+    is for the service: what it has found by the head alone. Requests with the same head share it, and `fields` and `headers`, in which
+    Content-Length is that of the first of them.
     """
 
     __slots__ = (

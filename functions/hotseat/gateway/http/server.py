@@ -53,7 +53,7 @@ class HttpServer:
         self.stop_listening()
         self.closing = True
         for connection in list(self._waiting):
-            connection.close_idle()
+            connection.close_idle(cut=False)
         while self._all or self._opening:
             self._empty.clear()
             await self._empty.wait()
@@ -160,7 +160,7 @@ class HttpServer:
             connection = next(iter(self._waiting))
             self._waiting.pop(connection)
             self._all.discard(connection)
-            connection.close_idle()
+            connection.close_idle(cut=True)
 
     def _sweep(self) -> None:
         self._sweeper = None

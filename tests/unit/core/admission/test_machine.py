@@ -78,7 +78,7 @@ def test_what_waited_is_dispatched_when_its_model_is_ready_in_order_of_arrival()
     for request in (1, 2, 3):
         gate.step(RequestArrived(1.0, request, "a"))
     assert gate.step(seen(1, resident("a", LOADING))) == [AT_ONCE]
-    assert gate.step(seen(2, resident("a"))) == [to(1, "a"), to(2, "a"), to(3, "a"), LATER]
+    assert gate.step(seen(2, resident("a"))) == [to(1, "a"), to(2, "a"), to(3, "a"), AT_ONCE]
     assert gate.waiting() == 0
     assert gate.demand().served == {"a@1": 3}
 
@@ -310,23 +310,13 @@ def pods(*addresses: str, state: InstanceState = READY) -> Resident:
     return Resident("a", "a@1", state, 1, 0.0, addresses[0], more=addresses[1:])
 
 
-def test_a_new_residency_is_confirmed_at_once_where_the_scheduler_waits_for_that() -> None:
-    gate = router()
-    assert gate.step(seen(1)) == [AT_ONCE], "the first"
-    assert gate.step(seen(2, resident("a"))) == [LATER]
-    assert gate.step(seen(3, resident("a", QUIESCING))) == [AT_ONCE]
-    assert gate.step(seen(4, resident("a", RELEASING))) == [LATER]
-    gate.step(RequestArrived(1.0, 1, "b"))
-    assert gate.step(seen(5, resident("b", LOADING))) == [AT_ONCE], "a request is queued"
-
-
 def test_each_pod_of_an_instance_takes_its_share_and_what_was_at_one_that_left_goes_on() -> None:
     gate = router(a=Limits(concurrency=1))
     gate.step(seen(1, pods("http://x")))
     assert gate.step(RequestArrived(1.0, 1, "a"))[0] == Dispatch(1, "a@1", "http://x")
     assert gate.step(RequestArrived(1.1, 2, "a")) == [Queued(2), AT_ONCE]
     assert gate.demand().busy_pods == {}, "there is only one"
-    assert gate.step(seen(2, pods("http://x", "http://y"))) == [Dispatch(2, "a@1", "http://y"), LATER]
+    assert gate.step(seen(2, pods("http://x", "http://y"))) == [Dispatch(2, "a@1", "http://y"), AT_ONCE]
     assert gate.in_flight("a@1") == 2
     assert gate.demand().busy_pods == {"a@1": 2}
     gate.step(RequestFinished(2.0, 1))
@@ -335,7 +325,7 @@ def test_each_pod_of_an_instance_takes_its_share_and_what_was_at_one_that_left_g
     assert gate.demand().busy_pods == {"a@1": 0}
     assert gate.step(RequestArrived(3.0, 3, "a"))[0] == Dispatch(3, "a@1", "http://x")
     assert gate.demand().busy_pods == {"a@1": 1}
-    assert gate.step(seen(3, pods("http://y", "http://z"))) == [LATER], "it is not aborted"
+    assert gate.step(seen(3, pods("http://y", "http://z"))) == [AT_ONCE], "it is not aborted"
     assert [gate.step(RequestArrived(4.0, n, "a"))[0] for n in (4, 5)] == [
         Dispatch(4, "a@1", "http://y"),
         Dispatch(5, "a@1", "http://z"),
@@ -488,7 +478,7 @@ def test_a_quiescing_model_serves_the_batch_it_had_and_holds_what_comes_later() 
     assert gate.demand().quiescing == {}
     assert gate.step(RequestFinished(3.0, 3)) == [AT_ONCE]
     assert gate.demand().waiting == {"a": QueuedDemand(1, 2.0, 9)}
-    assert gate.step(seen(3, resident("a", READY))) == [to(4, "a"), LATER]  # taken back after all
+    assert gate.step(seen(3, resident("a", READY))) == [to(4, "a"), AT_ONCE]  # taken back after all
 
 
 def test_a_batch_does_not_grow_with_later_news_of_the_same_quiescing() -> None:
@@ -538,8 +528,8 @@ def test_what_is_in_flight_on_an_instance_that_is_stopped_is_cut_once(now: Resid
     gate = router()
     gate.step(seen(1, resident("a")))
     gate.step(RequestArrived(1.0, 1, "a"))
-    assert gate.step(seen(2, now)) == [AbortRequest(1, message), LATER]
-    assert gate.step(seen(3, now)) == [LATER]
+    assert gate.step(seen(2, now)) == [AbortRequest(1, message), AT_ONCE]
+    assert gate.step(seen(3, now)) == [AT_ONCE]
     assert gate.in_flight("a@1") == 1  # until it finishes
     assert gate.step(RequestFinished(2.0, 1)) == [LATER]
 
@@ -548,7 +538,7 @@ def test_a_request_to_a_server_outside_is_never_cut() -> None:
     gate = router()
     gate.step(seen(1, resident("a", of=0)))
     gate.step(RequestArrived(1.0, 1, "a"))
-    assert gate.step(seen(2)) == [LATER]  # its document was removed
+    assert gate.step(seen(2)) == [AT_ONCE]  # its document was removed
 
 
 def test_what_was_served_is_counted_as_long_as_the_instance_is_there() -> None:
@@ -585,7 +575,7 @@ def test_a_refusal_without_a_time_is_for_those_who_wait_only() -> None:
     gate.step(seen(1))
     gate.step(RequestArrived(1.0, 1, "a"))
     refusal = {"a": Refusal(2, "unloaded", "a was unloaded")}
-    assert gate.step(seen(2, refuse=refusal)) == [Reject(1, Unavailable, "unloaded", "a was unloaded"), LATER]
+    assert gate.step(seen(2, refuse=refusal)) == [Reject(1, Unavailable, "unloaded", "a was unloaded"), AT_ONCE]
     assert gate.step(RequestArrived(2.0, 2, "a")) == [Queued(2), AT_ONCE]
 
 

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
+import resource
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -314,6 +317,8 @@ def test_a_refused_request_does_not_end_its_connection(server):
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 5000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 5000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 128 + b"\r\n", 431),
+        (b"\r\n\r\n\0", 400),
     ],
 )
 def test_what_is_not_http_or_ambiguous_is_refused_and_nothing_after_it_is_served(server, request_, status):
@@ -496,6 +501,49 @@ def test_a_client_that_vanishes_without_a_word_is_noticed_by_the_kernel(server):
             assert connection._sock.getsockopt(level, option)
 
 
+@contextlib.contextmanager
+def no_descriptors():
+    """Take all file descriptors below the highest one in use, and allow no other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd.name) for fd in Path("/proc/self/fd").iterdir()) + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in taken:
+            os.close(each)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_without_descriptors_one_is_refused_with_an_answer_and_an_idle_one_makes_room(loop, caplog):
+    with serving(loop=loop) as server, contextlib.ExitStack() as clients:
+        busy = clients.enter_context(Client(server, GET))
+        response, _ = server.next_response()
+        idle = clients.enter_context(Client(server))
+        eventually(lambda: server.call(lambda: len(server.http._waiting)) == 1)
+        refused, served = [clients.enter_context(socket.socket()) for _ in range(2)]
+        with no_descriptors():
+            refused.settimeout(10)
+            refused.connect(server.address)
+            answer = b""
+            while piece := refused.recv(65536):
+                answer += piece
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert code(answer.partition(b"\r\n\r\n")[2]) == "overloaded"
+            assert gone(idle)
+            served.connect(server.address)
+            served.sendall(GET)
+            other, _ = server.next_response()
+            for each in (response, other):
+                server.call(lambda each=each: each.begin("204 No", b"", counted=False, last=True))
+            assert busy.head().startswith("HTTP/1.1 204 ")
+    assert caplog.text.count("cannot accept connections: Too many open files") == 1
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_at_the_end_those_without_a_request_are_closed_at_once_and_the_last_answers_sent(loop):
     with serving(loop=loop) as server:
@@ -518,6 +566,21 @@ def test_at_the_end_those_without_a_request_are_closed_at_once_and_the_last_answ
             server.call(lambda: last.begin("204 No", b"", counted=False, last=True))
             assert b"Connection: close" in busy.rest()
             closing.result(10)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+def test_at_the_end_an_answer_that_its_client_still_reads_is_not_cut(loop, more):
+    body = b"x" * 20_000_000
+    with serving(loop=loop) as server, Client(server, GET[:-2] + more + b"\r\n") as client:
+        response, _ = server.next_response()
+        fields = b"Content-Length: %d\r\n" % len(body)
+        server.call(lambda: response.begin("200 OK", fields, body, counted=True, last=True))
+        closing = asyncio.run_coroutine_threadsafe(server.http.close(), server.loop)
+        server.call(lambda: None)
+        assert client.answer() == (200, body)
+        assert closed(client)
+        closing.result(10)
 
 
 def gone(client):
