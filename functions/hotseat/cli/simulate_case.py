@@ -107,7 +107,7 @@ def generated_models(models: Mapping[str, Times], spec: SchedulingSpec, gpus: in
         for name, it in models.items()
     }
     engines = {name: it.engine(mine[name]) for name, it in models.items()}
-    return ModelSet(engines, _streams(engines, models), Capacity(gpus, prompts=_PROMPTS))
+    return ModelSet(engines, _streams(engines, models), Capacity(gpus, prompts=_PROMPTS, prompts_in_memory=False))
 
 
 def documented_models(
@@ -130,7 +130,10 @@ def documented_models(
     times = {it.name: replace(common, **own.get(it.name, {})) for it in models}
     engines = {it.name: _engine(it, workspace_, times[it.name]) for it in models}
     names = tuple(map(str, range(workspace_.spec.capacity.gpus)))  # as on one machine
-    capacity, policy = replace(capacity_of(workspace_, names), prompts=_PROMPTS), workspace_.spec.policy.name
+    capacity, policy = (
+        replace(capacity_of(workspace_, names), prompts=_PROMPTS, prompts_in_memory=False),
+        workspace_.spec.policy.name,
+    )
     return ModelSet(
         engines, _streams(engines, times), capacity, policy, workspace_.spec.queue.max_waiting, groups_of(workspace_)
     )

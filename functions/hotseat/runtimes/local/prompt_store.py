@@ -233,10 +233,6 @@ class PromptStore:
             self._delete_unknown()
             if self._timer is not None:
                 self._timer.cancel()
-            for root in self._roots.values():
-                for path, _, _ in os.walk(root, topdown=False):
-                    with suppress(OSError):  # it is not empty
-                        Path(path).rmdir()
 
     # Under the lock ---------------------------------------------------------------------------------------------------
 
@@ -244,6 +240,9 @@ class PromptStore:
         known = {each.file for each in self._slots}
         for path in [path for root in self._roots.values() for path in _files(root) if str(path) not in known]:
             _delete(path)
+        for folder in [path for root in self._roots.values() for path, _, _ in os.walk(root, topdown=False)]:
+            with suppress(OSError):  # it is not empty
+                Path(folder).rmdir()
 
     def _outlives(self, each: SavedSlot) -> bool:
         settings = self._settings.get(each.workspace)

@@ -158,6 +158,7 @@ def test_what_was_not_added_is_swept_away(shelf: Shelf) -> None:
 def test_nothing_is_left_after_a_kill_unless_it_is_kept(tmp_path: Path) -> None:
     Shelf(tmp_path).save()  # and it is never closed
     assert len(Shelf(tmp_path).files()) == 0
+    assert not list((tmp_path / "shm").iterdir())
 
 
 def test_what_is_kept_at_exit_is_there_after_a_restart_or_a_kill(tmp_path: Path) -> None:
