@@ -330,7 +330,10 @@ class Exchange:
             connection.home.stalled.discard(self)
         if keep and not connection.unsent:
             connection.set_reading(on=True)
-            self._connections.put(connection)
+            if self._parser is not None and self._parser.head is not None and self._parser.head.event_stream:
+                self._connections.put_later(connection)
+            else:
+                self._connections.put(connection)
         else:
             connection.close()
 

@@ -23,6 +23,9 @@ from hotseat.gateway.limits import shortage
 from hotseat.gateway.relay.response_parser import KnownHeads, ResponseParser
 
 WRITE_BUFFER = 262_144
+# Seconds after a stream of events in which a connection is not used. llama.cpp closes it then, within a millisecond, and a
+# request that was sent meanwhile would be lost.
+SETTLE_TIME = 0.05
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)  # an operation on flags takes longer than the call
 _ACKED = 120  # offset of tcpi_bytes_acked in Linux's struct tcp_info
 _OPTIONS = (
@@ -284,6 +287,11 @@ class Connections:
             lookup = self._lookups[host, port] = asyncio.ensure_future(_look_up(host, port))
             lookup.add_done_callback(lambda _: self._lookups.pop((host, port)))
         return await asyncio.shield(lookup)
+
+    def put_later(self, connection: EngineConnection) -> None:
+        """Return a connection after SETTLE_TIME: an engine may close it although its answer said nothing of that."""
+        connection.user = None
+        asyncio.get_running_loop().call_later(SETTLE_TIME, self.put, connection)
 
     def put(self, connection: EngineConnection) -> None:
         """Return a connection whose answer was read completely."""

@@ -67,6 +67,8 @@ class Engine:
         self.kept = True
         self.user = None
 
+    put_later = put
+
     def close(self) -> None:
         self.closed = True
         self.user = None

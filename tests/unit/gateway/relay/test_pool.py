@@ -10,7 +10,7 @@ import pytest
 from hotseat.core.errors import UpstreamFailed
 from hotseat.gateway.relay import Connections
 from tests.unit.gateway.http.running import eventually
-from tests.unit.gateway.relay.fake_engine import Client, Engine, answers, relay, sized
+from tests.unit.gateway.relay.fake_engine import SSE, Client, Engine, answers, chunk, relay, sized
 
 
 class Clock:
@@ -200,4 +200,34 @@ def test_surplus_bytes_of_an_answer_reach_nobody(server):
                 relay(engine, client, connections)
                 assert client.answer()[1] == b"1"
         assert engine.connections == 3
+        connections.close()
+
+
+def test_an_engine_may_close_after_a_stream_though_it_did_not_say_so(server):
+    """A bug once, with llama.cpp: the next request went to a connection that was about to be closed, and was lost."""
+
+    def streams_once(peer):
+        peer.request()
+        peer.send(SSE + chunk(b"data: 1\n\n") + b"0\r\n\r\n")
+        peer.request()  # it is dropped
+        peer.reset()
+
+    with Engine(streams_once) as engine:
+        connections = Connections(server.owner)
+        for _ in range(3):
+            with Client(server) as client:
+                relay(engine, client, connections)
+        assert engine.connections == 3
+        connections.close()
+
+
+def test_a_connection_is_used_again_some_time_after_a_stream(server, monkeypatch):
+    monkeypatch.setattr("hotseat.gateway.relay.pool.SETTLE_TIME", 0.0)
+    with Engine(answers(SSE + chunk(b"data: 1\n\n") + b"0\r\n\r\n")) as engine:
+        connections = Connections(server.owner)
+        for _ in range(3):
+            with Client(server) as client:
+                relay(engine, client, connections)
+            eventually(lambda: server.call(lambda: len(connections._buckets[engine.address].idle)) == 1)
+        assert engine.connections == 1
         connections.close()
