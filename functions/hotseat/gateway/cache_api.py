@@ -1,13 +1,12 @@
 """Admin routes for what is kept on this machine: weights, and saved prompt caches."""
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, jsonify, request
 
+from hotseat.api.units import format_time
 from hotseat.control.registry import ModelRegistry
-from hotseat.gateway.clock import rfc3339
 from hotseat.runtimes.local.prompt_store import SavedSlot
 
 
@@ -47,7 +46,6 @@ def prompt_rows(slots: Iterable[SavedSlot], registry: ModelRegistry) -> Iterator
     by_model: dict[tuple[str, str], list[SavedSlot]] = {}
     for each in slots:
         by_model.setdefault((each.workspace, each.model), []).append(each)
-    offset = time.time() - time.monotonic()
     for (workspace, model), mine in sorted(by_model.items()):
         yield {
             "model": registry.shown_name(model),
@@ -55,5 +53,5 @@ def prompt_rows(slots: Iterable[SavedSlot], registry: ModelRegistry) -> Iterator
             "slots": len(mine),
             "tokens": sum(each.tokens for each in mine),
             "bytes": sum(each.size for each in mine),
-            "used_at": rfc3339(max(each.used_at for each in mine) - offset),
+            "used_at": format_time(max(each.used_at for each in mine)),
         }

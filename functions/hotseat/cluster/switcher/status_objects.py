@@ -175,7 +175,7 @@ def workspace_conditions(
 
 
 def prompt_cache_condition(workspace: Workspace, generation: int) -> list[Json]:
-    """Return the condition of a Workspace that states where prompt caches are kept, why none are."""
+    """Return the condition of a Workspace that says that no prompt caches are kept, if its document asks for them."""
     if workspace.spec.prompt_cache.storage in (None, PromptStorage.OFF):
         return []
     message = "the prompt cache of a pod ends with it; promptCache has an effect on one machine only"

@@ -5,6 +5,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from hotseat.core.errors import BadRequest, NotImplementedByServer, shortened
+from hotseat.gateway.known_heads import KnownHeads
 
 HOST = re.compile(r"(\[[0-9A-Za-z:.%_~-]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")  # without a comma: there is one
 _VERSION = re.compile(rb"[^\r\n]* HTTP/1\.[01]\r\n")
@@ -13,8 +14,6 @@ _TARGET = re.compile(rb"[\x21-\x7e]*")
 # Names of Models in paths may have consecutive slashes.
 _NAMED = re.compile(r"/+(v1|api)/+models/")
 _SLASHES = re.compile(r"//+")
-
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
 
 CACHED = 256  # bytes of a target whose parts are kept
 KNOWN_HEADS = 256  # heads that are kept
@@ -31,27 +30,20 @@ class Listener:
 
     def __init__(self, address: str, port: int) -> None:
         self.address, self.port = address, port
-        self._known: dict[bytes, Request] = {}
+        self._heads = KnownHeads[Request](KNOWN_HEADS, KNOWN_HEAD)
 
     def find(self, head: bytes) -> "Request | None":
         """Return a request with this head, if it is known."""
-        if len(head) > KNOWN_HEAD or (length := _LENGTH.search(head)) is None:
+        if (found := self._heads.find(head)) is None:
             return None
-        known = self._known.get(head[: length.start(1)] + head[length.end(1) :])
-        return None if known is None else known.again(int(length[1]))
+        _, length, _, known = found
+        return None if known is None else known.again(int(length))
 
     def keep(self, head: bytes, request: "Request") -> None:
         """Keep a head that has been parsed and accepted."""
-        if (
-            len(head) > KNOWN_HEAD
-            or request.upgrade
-            or request.expects_continue
-            or (length := _LENGTH.search(head)) is None
-        ):
-            return
-        while len(self._known) >= KNOWN_HEADS:
-            del self._known[next(iter(self._known))]
-        self._known[head[: length.start(1)] + head[length.end(1) :]] = request.again(0)
+        found = self._heads.find(head)
+        if found is not None and not request.upgrade and not request.expects_continue:
+            self._heads.keep(found[0], request.again(0))
 
 
 class Request:

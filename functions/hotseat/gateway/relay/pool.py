@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from hotseat.control.owner import LoopOwner
 from hotseat.core.errors import HotseatError, Unreachable, UpstreamFailed
 from hotseat.gateway.limits import shortage
-from hotseat.gateway.relay.response_parser import KnownHeads, ResponseParser
+from hotseat.gateway.relay.response_parser import ResponseParser, response_heads
 
 WRITE_BUFFER = 262_144
 # Seconds after a stream of events in which a connection is not used. llama.cpp closes it then, within a millisecond, and a
@@ -193,7 +193,7 @@ class Bucket:
     def __init__(self, address: str) -> None:
         self.address = address
         self.idle: deque[EngineConnection] = deque()
-        self.heads: KnownHeads = {}  # of its responses, for the parsers of its connections
+        self.heads = response_heads()  # of its responses, for the parsers of its connections
         self.last = -inf  # monotonic: when bytes were last received
         self.stalled: set[object] = set()  # exchanges whose client reads too slowly; the engine may have to wait
 

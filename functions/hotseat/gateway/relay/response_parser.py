@@ -1,21 +1,23 @@
 """Parse the responses that come on one connection to an engine, one after another, with llhttp."""
 
-import re
-
 import httptools
 
 from hotseat.core.errors import HotseatError, UpstreamFailed
+from hotseat.gateway.known_heads import KnownHeads
 from hotseat.gateway.relay.heads import ResponseHead, read_response
 
 MAX_HEAD = 65536  # bytes of a response's head
 MAX_INTERIM = 20  # interim responses (1xx) to one request
 KNOWN_HEADS = 64  # heads that are kept of an engine
 KNOWN_HEAD = 1024  # bytes of such a head
-KnownHeads = dict[bytes, ResponseHead]
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})(?=\r\n)")
 _OK = 200
 _SWITCHING = 101
 _BODILESS = (_SWITCHING, 204, 304)
+
+
+def response_heads() -> KnownHeads[ResponseHead]:
+    """Return the place for the heads of one engine."""
+    return KnownHeads(KNOWN_HEADS, KNOWN_HEAD)
 
 
 class ResponseParser:
@@ -46,8 +48,8 @@ class ResponseParser:
         "surplus",
     )
 
-    def __init__(self, heads: KnownHeads | None = None) -> None:
-        self._heads = {} if heads is None else heads
+    def __init__(self, heads: KnownHeads[ResponseHead] | None = None) -> None:
+        self._heads = response_heads() if heads is None else heads
         self._llhttp: httptools.HttpResponseParser | None = None
         self._method = ""
         self.begin("")
@@ -107,15 +109,14 @@ class ResponseParser:
 
     def _read_known(self, data: bytes) -> bytes | None:
         """Read a response whose head is known, and return None. Else return the key of its head, b"" if it cannot be kept."""
-        end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD)
-        if end < 0 or (length := _LENGTH.search(data, 0, end + 2)) is None:
+        found = self._heads.find(data)
+        if found is None:
             return b""
-        key = data[: length.start(1)] + data[length.end(1) : end]
-        head = self._heads.get(key)
+        key, length, end, head = found
         if head is None:
             return key
-        self.head, self.length = head, length[1]
-        self._rest = int(length[1])
+        self.head, self.length = head, length
+        self._rest = int(length)
         self._count(data[end + 4 :])
         return None
 
@@ -132,9 +133,7 @@ class ResponseParser:
 
     def _keep(self, key: bytes) -> None:
         if self.head is not None and self.head.keep_alive and not self._interim and self.head.code not in _BODILESS:
-            while len(self._heads) >= KNOWN_HEADS:
-                del self._heads[next(iter(self._heads))]
-            self._heads[key] = self.head
+            self._heads.keep(key, self.head)
 
     # httptools --------------------------------------------------------------------------------------------------------
 

@@ -210,7 +210,10 @@ class PromptTransfer:
         self._phase = "Save" if isinstance(command, SavePrompts) else "Restore"
         self._allowed = MARGIN * command.timeout
         self._deadline = now + self._allowed
-        self._steps = _none() if prompts is None else getattr(prompts, self._phase.lower())(self.moved)
+        if prompts is None:
+            self._steps = _none()
+        else:
+            self._steps = prompts.save(self.moved) if self._phase == "Save" else prompts.restore(self.moved)
         self._request: EngineRequest | None = None
         self._begun = False
         self._problem: EngineUnreachable | None = None  # waits until `_resume_at`, for the end of the engine

@@ -7,9 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotseat.gateway.known_heads import KnownHeads
 from hotseat.gateway.relay import Call, Exchange, How, Outcome
 from hotseat.gateway.relay.heads import ResponseHead
-from hotseat.gateway.relay.response_parser import ResponseParser
+from hotseat.gateway.relay.response_parser import ResponseParser, response_heads
 from tests.fuzzing import examples
 from tests.unit.gateway.http.test_fuzz import Wire
 from tests.unit.gateway.relay.fake_engine import SSE, chunk, sized
@@ -54,7 +55,7 @@ class Engine:
 
     host, reused = b"h", False
 
-    def __init__(self, heads: dict[bytes, ResponseHead] | None = None) -> None:
+    def __init__(self, heads: KnownHeads[ResponseHead] | None = None) -> None:
         self.user: Any = None
         self.home, self.stalled = self, set()
         self.parser = ResponseParser(heads)
@@ -83,7 +84,7 @@ class Engine:
 
 
 def relayed(
-    pieces: list[bytes], *, clean: bool, modern: bool = True, heads: dict[bytes, ResponseHead] | None = None
+    pieces: list[bytes], *, clean: bool, modern: bool = True, heads: KnownHeads[ResponseHead] | None = None
 ) -> tuple[bytes, bool, Outcome, Engine]:
     """What the client got, whether its connection was broken, the outcome, and the engine."""
 
@@ -132,7 +133,7 @@ def test_a_part_of_an_answer_never_looks_whole(answer: bytes, data: st.DataObjec
     cuts = sorted(data.draw(st.sets(st.integers(0, end), max_size=4)))
     pieces = [answer[a:b] for a, b in zip([0, *cuts], [*cuts, end], strict=True) if a < b]
     sent, closed, outcome, engine = relayed(pieces, clean=clean, modern=modern)
-    heads: dict[bytes, ResponseHead] = {}  # heads that are known are parsed once
+    heads = response_heads()  # heads that are known are parsed once
     relayed([answer], clean=True, heads=heads)
     again = relayed(pieces, clean=clean, modern=modern, heads=heads)
     assert (dateless(again[0]), again[1], again[3].kept) == (dateless(sent), closed, engine.kept)
