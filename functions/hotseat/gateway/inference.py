@@ -1,6 +1,7 @@
 """An inference request, from arrival to end: admit, queue, relay and count. All of it runs on the event loop."""
 
 import logging
+import re
 import time
 from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
@@ -9,18 +10,20 @@ from dataclasses import dataclass
 from math import inf
 from typing import TypeVar
 
-from hotseat.api.model import Capability
+from hotseat.api.model import Api, Capability
 from hotseat.api.workspace import Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
+from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
-from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, error_event, internal_error
+from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.http.request import Request
+from hotseat.gateway.http.request import Fields, Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_comments import LoadingComments
+from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
@@ -34,23 +37,41 @@ END_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 CLIENT_LEFT = 499
+_OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An inference route: its path, its label in metrics, and the capability that it needs. The routes are in openai.py."""
+    """An inference route: its path, its label in metrics, and the capability that it needs. The routes are in apis/.
+
+    `translate` makes the request for an engine that does not have `api`: from the body, the name of the model to the engine, and the name
+    that the client sent. It raises BadRequest. None: the request is passed on in any case. Comments are for streams of events only.
+    """
 
     path: str
     label: str
     capability: Capability
+    api: Api = Api.OPENAI
+    translate: Callable[[bytes, str, str], Translation] | None = None
+    events: bool = True  # its streams are streams of events
 
 
 class AcceptedHead:
     """What the head of a request says. Requests with the same head share it (`http.request.Listener`)."""
 
-    __slots__ = ("_options", "_tenants", "comments", "encoded", "key", "route", "target")
+    __slots__ = (
+        "_options",
+        "_tenants",
+        "comments",
+        "encoded",
+        "key",
+        "route",
+        "target",
+        "translated",
+        "translated_fields",
+    )
 
     def __init__(self, request: Request, route: Route, key: str) -> None:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the body is compressed."""
@@ -59,6 +80,12 @@ class AcceptedHead:
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.comments = request.headers.get("x-hotseat-loading", "").lower() == "comments"
         self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
+        # As engines get it that do not have the API: by path, then by Host.
+        self.translated: dict[str, dict[bytes, bytes]] = {}
+        self.translated_fields: Fields = ()
+        if route.translate is not None:
+            kept = (field for field in request.fields if not _OF_ITS_API.match(field[0]))
+            self.translated_fields = (*kept, (b"Content-Type", b"application/json"))
         self._tenants: Tenants | None = None
         self._options = NO_LIMITS
 
@@ -125,6 +152,7 @@ class InferenceRequest:
         "_sent",
         "_started",
         "_timer",
+        "_translation",
         "_waits",
         "max_body",
     )
@@ -139,6 +167,7 @@ class InferenceRequest:
         self._timer: TimerHandle | None = None
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._comments: LoadingComments | None = None
+        self._translation: Translation | None = None
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
@@ -202,7 +231,7 @@ class InferenceRequest:
         routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
         self._routed = routed
         routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
-        if body.stream and self._head.comments:
+        if body.stream and self._head.comments and self._route.events:
             self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
         self._advance()
 
@@ -268,27 +297,51 @@ class InferenceRequest:
             name = routed.requested_name
         if self._comments is not None:
             self._comments.tell_fallback()
-        if name == body.model:
+        translate, self._translation = self._route.translate, None
+        if translate is not None and not has_api(routed.route.model, self._route.api):
+            self._translate(translate, routed, body, name)
+        elif name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
             self._send(routed, rename_model(body, name))
         else:
             self._run(lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
 
+    def _translate(
+        self, translate: Callable[[bytes, str, str], Translation], routed: RoutedRequest, body: Body, name: str
+    ) -> None:
+        """Send the request in the terms of OpenAI's API."""
+
+        def send(translation: Translation) -> None:
+            self._translation = translation
+            self._send(routed, translation.body)
+
+        asked = body.model or routed.route.model.shown_name
+        if len(body.raw) <= LARGE:
+            send(translate(body.raw, name, asked))
+        else:
+            self._run(lambda: translate(body.raw, name, asked), send)
+
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
         self._sent = raw
-        head, plain = self._head, self._comments is not None
+        head, translation, response = self._head, self._translation, self._response
+        plain = self._comments is not None or translation is not None
+        target, fields, encoded = head.target, self._request.fields, None if plain else head.encoded
+        if translation is not None:
+            target, fields = translation.path.encode(), head.translated_fields
+            encoded = head.translated.setdefault(translation.path, {})
         call = relay.Call(
             routed.pending_request.address,
             "POST",
-            head.target,
-            self._request.fields,
+            target,
+            fields,
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             plain=plain,
-            encoded=None if plain else head.encoded,
+            encoded=encoded,
         )
-        exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
+        sink = response if translation is None else TranslatedResponse(response, translation)
+        exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
@@ -420,7 +473,8 @@ class InferenceRequest:
     def _fail(self, error: HotseatError) -> None:
         response = self._response
         if self._comments is not None and response.begun and not response.ended:
-            response.end(error_event(error_body(error)))
+            shape = response.error_shape
+            response.end(shape.event(error_body(error, shape)))
         else:
             response.fail_or_abort(error)
         self._end(api_kind(error).status)
