@@ -20,6 +20,19 @@ ensure_venv() {
     fi
 }
 
+# ensure_clients: a venv for clients whose dependencies are not those of hotseat, which HOTSEAT_TEST_CLIENTS names then. Call it after
+# ensure_venv.
+ensure_clients() {
+    local wanted=tests/clients/requirements.txt stamp=.venv-clients/.installed
+    export HOTSEAT_TEST_CLIENTS=$PWD/.venv-clients/bin/python
+    if [ ! -f "$stamp" ] || [ "$wanted" -nt "$stamp" ]; then
+        echo "installing $wanted into .venv-clients …" >&2
+        python -m venv .venv-clients
+        "$HOTSEAT_TEST_CLIENTS" -m pip install --quiet --disable-pip-version-check --requirement "$wanted"
+        touch "$stamp"
+    fi
+}
+
 find_python() {
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11; do

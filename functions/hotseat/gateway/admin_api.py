@@ -22,6 +22,7 @@ from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.openapi import documented
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
@@ -29,6 +30,14 @@ ADMIN = "admin"  # name of the blueprint
 _POLL = 1.0  # seconds between checks for a disconnected client
 _KEEP_ALIVE = 15.0  # seconds between comments in a silent stream
 _NO_LIMIT = 1_000_000
+_WAIT = {
+    "type": "string",
+    "pattern": "^(true|false|[0-9]{1,6}(ms|s|m|h))$",
+    "description": "true, false, or a duration: how long to wait for the result",
+    "examples": ["true", "5s"],
+}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
+_BOOLEAN = {"type": "string", "enum": ["true", "false"]}
 
 
 def admin_blueprint(
@@ -50,16 +59,19 @@ def admin_blueprint(
 
 def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics, caches: Caches | None) -> None:
     @blueprint.get("/health")
+    @documented("Answer while the process runs; no key is required", keyless=True)
     def health() -> Response:
         return jsonify(status="ok")
 
     @blueprint.get("/ready")
+    @documented("Answer 200 if requests are accepted")
     def ready() -> Response:
         if not registry.ready:
             raise Unavailable("hotseat is starting or shutting down", code="not_ready", retry_after=1.0)
         return jsonify(status="ready")
 
     @blueprint.get("/running")
+    @documented("List instances, parked ones, queues, saved prompts and Workspaces")
     def running() -> Response:
         handles = registry.handles
         return jsonify(
@@ -71,23 +83,27 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, metrics: Metrics
         )
 
     @blueprint.get("/api/queue")
+    @documented("List the queue of each Model")
     def queue() -> Response:
         rows = [row for handle in registry.handles for row in _queue(handle, registry)]
         # Numbers by metadata.name for autoscalers, such as KEDA's metrics-api: no shown name, which can have any character.
         return jsonify(queue=rows, requests={row["metadata_name"]: row["waiting"] + row["in_flight"] for row in rows})
 
     @blueprint.get("/api/switches")
+    @documented("List the last switches, oldest first")
     def switches() -> Response:
         known = [switch for handle in registry.handles for switch in handle.switches()]
         return jsonify(switches=[_switch(s, registry) for s in sorted(known, key=lambda s: s.decided)])
 
     @blueprint.get("/metrics")
+    @documented("Return metrics in the text format of Prometheus", content=["text/plain"])
     def prometheus() -> Response:
         return Response(metrics.expose(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
     @blueprint.post("/api/models/<model:name>/<any(load, unload, pin):what>")
+    @documented("Load, unload, or pin a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
     def command(name: str, what: str) -> tuple[Response, int]:
         route, wait = registry.loadable(name), _wait()
         with concurrency.in_thread:
@@ -96,6 +112,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         return jsonify(model=route.model.shown_name, state=state, **more), _done(wait)
 
     @blueprint.post("/api/models/<model:name>/unpin")
+    @documented("Allow a Model to be evicted again", 404, 409)
     def unpin(name: str) -> Response:
         route = registry.loadable(name)
         with concurrency.in_thread:
@@ -103,6 +120,7 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
         return jsonify(model=route.model.shown_name, state=status.state, pinned=status.pinned)
 
     @blueprint.post("/api/models/unload")
+    @documented("Unload all Models", ok=(200, 202), query={"wait": _WAIT})
     def unload_all() -> tuple[Response, int]:
         wait = _wait()
         own = [p for p in registry.routes().values() if p.model.spec.engine != "external"]
@@ -115,6 +133,12 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
 
 def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, concurrency: ConcurrencyLimit) -> None:
     @blueprint.get("/api/models/<model:name>/logs")
+    @documented(
+        "The log of a Model's engine; with `follow`, as events",
+        404,
+        content=["text/plain", "text/event-stream"],
+        query={"lines": _NUMBER, "follow": _BOOLEAN},
+    )
     def logs(name: str) -> Response:
         model = registry.find(name).model
         view = registry.logs(model.name)
@@ -126,6 +150,11 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
 
     @blueprint.get("/api/events")
+    @documented(
+        "Follow events, as server-sent events",
+        content=["text/event-stream"],
+        query={"history": _NUMBER, "follow": _BOOLEAN},
+    )
     def events() -> Response:
         history = _count("history", _NO_LIMIT)
         last = request.headers.get("Last-Event-ID", "")

@@ -6,11 +6,12 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
+import hotseat
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
-from hotseat.gateway.apis import inference_blueprint
+from hotseat.gateway.apis import ROUTES, inference_blueprint
 from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
@@ -26,6 +27,7 @@ from hotseat.gateway.errors import (
 )
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
+from hotseat.gateway.openapi import describe_gateway, documented
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.service import GatewayService
 from hotseat.gateway.wsgi_threads import WsgiThreads
@@ -56,7 +58,7 @@ class Gateway(Flask):
         browsers: BrowserRules,
         admin_port: int | None = None,
     ) -> None:
-        super().__init__("hotseat")
+        super().__init__("hotseat", static_folder=None)
         self.json.sort_keys = False  # type: ignore[attr-defined]
         self.url_map.merge_slashes = False  # names of Models may have consecutive slashes
         self.url_map.converters["model"] = _AnyName
@@ -121,6 +123,12 @@ def create_gateway(
     )
     app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
     app.register_blueprint(inference_blueprint())
+
+    @app.get("/openapi.json")
+    @documented("Return this description")
+    def openapi() -> Response:
+        return jsonify(describe_gateway(app, ROUTES, hotseat.__version__, keys=bool(keys)))
+
     app.register_blueprint(openai_blueprint(registry, time.time()))
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
     return app

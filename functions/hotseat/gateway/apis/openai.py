@@ -12,6 +12,7 @@ from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.inference import Route
+from hotseat.gateway.openapi import documented
 
 ROUTES = {
     path: Route(path, label, capability)
@@ -28,11 +29,13 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     blueprint = Blueprint("openai", __name__)
 
     @blueprint.get("/v1/models")
+    @documented("List the Models")
     def models() -> Response:
         listed = [describe(route, started) for route in registry.routes().values() if not route.model.spec.unlisted]
         return jsonify(object="list", data=sorted(listed, key=lambda model: model["id"]))
 
     @blueprint.get("/v1/models/<model:name>")
+    @documented("Return a Model, by any of its names", 404)
     def model(name: str) -> Response:
         try:
             return jsonify(describe(registry.find(name), started))

@@ -1,0 +1,149 @@
+"""The OpenAPI description of the gateway, made from its routes: `GET /openapi.json`."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from flask import Flask
+from werkzeug.routing import Rule
+
+from hotseat.gateway.errors import ANTHROPIC, OLLAMA, OPENAI, ErrorShape, shape_of
+from hotseat.gateway.inference import Route
+
+View = TypeVar("View", bound=Callable[..., Any])
+JSON = "application/json"
+# What any request can be answered with: by the rules of HTTP, for its key or its origin, and for the state of the server. There is no
+# 500: that is a bug.
+COMMON_ERRORS = (400, 401, 403, 408, 413, 429, 431, 501, 503)
+INFERENCE_ERRORS = (404, 415, 502, 504)
+_ATTRIBUTE = "openapi_operation"
+_SHAPES: Mapping[str, ErrorShape] = {"OpenAIError": OPENAI, "AnthropicError": ANTHROPIC, "OllamaError": OLLAMA}
+_TEXT: Mapping[str, Any] = {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route does, and how it can answer. `query` has the JSON Schema of each parameter."""
+
+    summary: str
+    ok: tuple[int, ...] = (200,)
+    errors: tuple[int, ...] = ()
+    content: tuple[str, ...] = (JSON,)
+    query: Mapping[str, Mapping[str, Any]] | None = None
+    body: Mapping[str, Any] | None = None  # JSON Schema
+    open_errors: bool = False  # the engine answers, with any status
+    keyless: bool = False
+
+
+def documented(
+    summary: str,
+    *errors: int,
+    ok: Iterable[int] = (200,),
+    content: Iterable[str] = (JSON,),
+    query: Mapping[str, Mapping[str, Any]] | None = None,
+    body: Mapping[str, Any] | None = None,
+    keyless: bool = False,
+) -> Callable[[View], View]:
+    """Describe a view of Flask. `errors` are statuses beside those that any request can be answered with."""
+
+    def describe(view: View) -> View:
+        setattr(view, _ATTRIBUTE, Operation(summary, tuple(ok), errors, tuple(content), query, body, keyless=keyless))
+        return view
+
+    return describe
+
+
+def describe_gateway(app: Flask, routes: Mapping[str, Route], version: str, *, keys: bool) -> dict[str, Any]:
+    """Return the description of all routes. `routes` are those for inference, by path. `keys`: most routes require a key."""
+    paths: dict[str, dict[str, Any]] = {}
+    for rule in app.url_map.iter_rules():
+        route = routes.get(rule.rule)
+        operation = getattr(app.view_functions[rule.endpoint], _ATTRIBUTE, None) if route is None else _inference(route)
+        if operation is None:
+            continue
+        for path, names in _paths(rule):
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                paths.setdefault(path, {})[method.lower()] = _operation(operation, path, names)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "hotseat", "version": version, "license": {"name": "Apache-2.0"}},
+        "security": [{"bearer": []}, {"header": []}] if keys else [],
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+            "schemas": {
+                "OpenAIError": _object(error=_object(message=_TEXT, type=_TEXT, code=_TEXT)),
+                "AnthropicError": _object(type=_TEXT, error=_object(type=_TEXT, message=_TEXT)),
+                "OllamaError": _object(error=_TEXT),
+            },
+        },
+    }
+
+
+def undocumented(app: Flask, routes: Mapping[str, Route]) -> list[str]:
+    """Return the rules of Flask that have no description."""
+    return sorted(
+        rule.rule
+        for rule in app.url_map.iter_rules()
+        if rule.rule not in routes and not hasattr(app.view_functions[rule.endpoint], _ATTRIBUTE)
+    )
+
+
+def _inference(route: Route) -> Operation:
+    body = {
+        "type": "object",
+        "required": ["model"],
+        "properties": {"model": {**_TEXT, "minLength": 1}, "stream": {"type": "boolean"}},
+    }
+    return Operation(
+        f"Send a request of the kind `{route.capability}` to a model",
+        (200,),
+        INFERENCE_ERRORS,
+        body=body,
+        open_errors=True,
+    )
+
+
+def _paths(rule: Rule) -> Iterator[tuple[str, list[str]]]:
+    """Yield the paths of a rule in OpenAPI's notation, with the names of their parameters."""
+    choice = re.search(r"<any\(([^)]*)\):\w+>", rule.rule)
+    texts = [rule.rule]
+    if choice is not None:
+        texts = [rule.rule.replace(choice[0], each.strip()) for each in choice[1].split(",")]
+    for text in texts:
+        path = re.sub(r"<(?:[^:<>]*:)?(\w+)>", r"{\1}", text)
+        yield path, re.findall(r"\{(\w+)\}", path)
+
+
+def _operation(operation: Operation, path: str, names: list[str]) -> dict[str, Any]:
+    shape = next(name for name, shape in _SHAPES.items() if shape is shape_of(path))
+    error = {"content": {JSON: {"schema": {"$ref": f"#/components/schemas/{shape}"}}}}
+    responses: dict[str, Any] = {}
+    for status in operation.ok:
+        responses[str(status)] = {"description": HTTPStatus(status).phrase}
+        if status != HTTPStatus.NO_CONTENT and not operation.open_errors:
+            responses[str(status)]["content"] = {content: {} for content in operation.content}
+    for status in sorted({*COMMON_ERRORS, *operation.errors, *([404] if names else [])}):
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, **error}
+    if operation.open_errors:
+        responses["default"] = {"description": "The engine's own answer"}
+    described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
+    if operation.keyless:
+        described["security"] = []
+    query = (operation.query or {}).items()
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}} for name in names]
+    parameters += [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in query]
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": operation.body}}}
+    return described
+
+
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
