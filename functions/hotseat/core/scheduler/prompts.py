@@ -12,7 +12,6 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceState,
     LimitPrompts,
-    PromptsDropped,
     PromptsRestored,
     PromptsSaved,
     RestorePrompts,
@@ -120,8 +119,3 @@ def dropped(instance: Instance, reason: str, message: str, *, tokens: int = 0, s
     """Return the event that prompts of an instance, or of another model that makes room for it, are not kept."""
     data = {"instance": instance.id, "reason": reason, "message": message, "tokens": tokens, "bytes": size}
     return Emit("model.prompts_dropped", model or instance.model, data)
-
-
-def dropped_by_runtime(instance: Instance, s: PromptsDropped) -> Emit:
-    """Return the event that the runtime keeps prompts no longer."""
-    return dropped(instance, s.reason, s.message, tokens=s.tokens, size=s.size, model=s.model)
