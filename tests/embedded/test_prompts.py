@@ -122,6 +122,17 @@ def test_a_late_cache_is_dropped_within_the_bound(up: Up) -> None:
     assert files(hotseat) == {}
 
 
+def test_one_that_still_writes_is_not_waited_for(up: Up) -> None:
+    """As llama-server, which does not notice a SIGTERM before the file is written."""
+    busy = keeping("a", "--fault", "save-hangs", "--stop-time", "60", lifecycle={"stopTimeout": "60s"})
+    hotseat = up(workspace(promptCache={"timeout": "400ms"}), busy, keeping("b"))
+    cached(hotseat, "a", "one two")
+    cached(hotseat, "b", "one two")
+    hotseat.wait_event("switch.completed", count=2)
+    assert 0.4 < hotseat.events("switch.completed")[1]["data"]["phases"]["release"] < 20
+    assert reasons(hotseat) == ["SaveTimeout"]
+
+
 def test_the_budget_of_a_workspace(up: Up) -> None:
     hotseat = up(workspace(promptCache={"budget": "300k"}), *(keeping(name) for name in "ab"))
     cached(hotseat, "a")
