@@ -50,15 +50,19 @@ class PromptCaches:
 
     def may_save(self, instance: Instance, now: float) -> bool:
         """Whether a drained instance saves its prompts before it stops: it was used, and may be loaded again."""
-        spec, ready_since = instance.spec, instance.ready_since
+        ready_since = instance.ready_since
         return (
             self._keeps(instance, now)
             and ready_since is not None
             and instance.dispatched >= ready_since
-            and self.state.runs_current_spec(instance)
             and instance.leaving not in ("duplicate", "surplus")
-            and (not self.state.down or spec.prompts_at_exit)
+            and self.can_use(instance)
         )
+
+    def can_use(self, instance: Instance) -> bool:
+        """Whether what an instance saves can be restored later: its document has not changed, and hotseat does not end."""
+        kept = not self.state.down or instance.spec.prompts_at_exit
+        return kept and self.state.runs_current_spec(instance)
 
     def save(self, instance: Instance, now: float, why: str) -> list[SchedulerCommand]:
         """Tell a drained instance to save its prompts. `why` is the reason for its stop where none was given before."""

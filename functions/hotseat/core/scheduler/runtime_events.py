@@ -148,7 +148,9 @@ class RuntimeEvents:
                 self._record_failure(now, instance.model, instance.id, "StartTimeout", reason)
         elif due := prompt_deadline(instance):
             self.parts.effects.wake_at(due)
-            if now >= due:
+            if instance.state is InstanceState.SAVING and not self.parts.prompts.can_use(instance):
+                self.lifecycle.stop(instance, now)
+            elif now >= due:
                 self.parts.effects.add(*self.parts.prompts.drop_late(instance))
                 if instance.state is InstanceState.SAVING:
                     self.lifecycle.stop(instance, now)

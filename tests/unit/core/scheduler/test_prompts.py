@@ -220,6 +220,22 @@ def test_an_unload_saves_and_a_shutdown_only_if_it_is_set() -> None:
         assert isinstance(command, SavePrompts if at_exit else Stop)
 
 
+@pytest.mark.parametrize("end", ["shutdown", "shutdown, kept", "changed", "deleted"])
+def test_a_save_that_has_become_useless_is_not_waited_for(end: str) -> None:
+    spec = replace(KEPT, prompts_at_exit="kept" in end)
+    story = Library(a=spec, b=spec)
+    a = story.use(10.0)
+    story.want(20.0, "b")
+    assert story.states()["a"] == "saving"
+    if "shutdown" in end:
+        said = story.machine.step(ShutdownOrdered(20.5))
+    else:
+        said = story.change(20.5, a=replace(spec, fingerprint="2") if end == "changed" else None)
+    stops = [each for each in commands(said) if isinstance(each, Stop)]
+    assert stops == ([] if "kept" in end else [Stop("a", f"w/a@{a}", a, 10.0)])
+    assert not emitted(said, "model.prompts_dropped")
+
+
 def test_a_load_that_is_cancelled_while_it_restores_is_stopped() -> None:
     story = Library()
     story.demand(10.0, {"a": 1})
