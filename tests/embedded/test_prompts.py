@@ -203,6 +203,11 @@ def test_what_is_kept_at_exit_is_there_at_the_next_start(up: Up, tmp_path: Path,
     assert cached(again, "b", f"{LONG} x") == 200  # it was saved in the shutdown
     assert cached(again, "a", f"{LONG} x") == 200
     again.close()
+    third = up(*documents, folder=tmp_path)  # its epochs, too, begin anew
+    assert cached(third, "a", f"{LONG} x y") == 201
+    assert cached(third, "b", f"{LONG} x y") == 201
+    assert reasons(third) == []
+    third.close()
     Hotseat(tmp_path, [workspace(promptCache={"storage": "Off"}), keeping("a")]).close()
     assert not list(tmp_path.rglob("state/prompts/**/*-*"))
     assert not shelf(hotseat).exists()

@@ -190,7 +190,8 @@ class InstancePrompts:
         rates.record_save(tokens, size, time.monotonic() - began)
         new = SavedSlot(workspace, self._model.name, slot.id, str(path), self._identity, tokens, size, now)
         self._drop_for_room(moved, self._store.add(new))
-        moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
+        if new in self._store.of(self._model.name):
+            moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
 
     def _read_saved(self, body: bytes, path: Path) -> tuple[int, int]:
         """Return the tokens and bytes that were saved. Raise ValueError if the file is not whole, such as on a full disk."""

@@ -233,6 +233,12 @@ def test_a_later_hotseat_does_not_write_to_a_file_of_an_earlier_one(desk: Desk) 
     assert [(each.tokens, Path(each.file)) for each in desk.store.of("a")] == [(80, desk.file())]
 
 
+def test_what_is_deleted_at_once_was_not_saved(desk: Desk) -> None:
+    desk.store.keep_models({})  # its document is gone
+    moved = desk.save(used(0))
+    assert (moved.tokens, moved.size, list(desk.prompts.directory.iterdir())) == (0, 0, [])
+
+
 def test_only_its_own_are_restored(desk: Desk) -> None:
     """One with other weights may have saved since this one was started."""
     desk.save(used(0))
@@ -269,6 +275,7 @@ class Writing(Desk):
 @pytest.fixture
 def writing(tmp_path: Path) -> Iterator[Writing]:
     desk = Writing(tmp_path, limit=10 * MI)
+    desk.rate = None  # nothing is too costly, however slow this machine writes
     yield desk
     desk.store.close()
 
@@ -310,7 +317,7 @@ def test_what_was_too_slow_once_is_not_tried_each_time(writing: Writing) -> None
     writing.prompts.cut_off(moved, "SaveTimeout", "late")
     writing.steps.close()
     assert moved.dropped == [("SaveTimeout", "late", 50, 0, "")]
-    writing.rate, writing.prompts._rates().save = None, 2 * MI  # bytes per second
+    writing.prompts._rates().save = 2 * MI  # bytes per second
     assert [row[0] for row in writing.save({"id": 0}, used(1), left=3.9).dropped] == ["TooCostly"]
     assert writing.calls == ["/slots", "/metrics"]
     assert writing.save({"id": 0}, used(1, 20), left=3.9).size == 1000  # a shorter one is
