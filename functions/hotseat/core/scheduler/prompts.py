@@ -37,6 +37,12 @@ class PromptCaches:
     limit: int = 0  # bytes, as the runtime was told
     _not_before: dict[str, float] = field(default_factory=dict)  # by model: until when it does neither
 
+    def apply_config(self) -> None:
+        """Forget what it costs where no prompts are kept any more."""
+        for model, spec in self.state.specs.items():
+            if not (spec.prompt_timeout and self.state.capacity.prompts):
+                self.history.durations.forget_prompts(model)
+
     def update_limit(self) -> list[SchedulerCommand]:
         """Tell the runtime the limit if it has changed. In host memory, parked engines come first."""
         capacity = self.state.capacity

@@ -1,6 +1,7 @@
 """Prompt caches that are saved before a stop and restored after a load: what the scheduler hears, and what it says."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,27 @@ def test_both_are_learned_and_count_as_the_cost_of_a_switch() -> None:
     durations.record_load("a", 4.0)
     assert durations.of("a") - durations.of("a", parks=True) == pytest.approx(0.75)
     assert durations.known("a").keys() == {"load", "save", "restore"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a": replace(KEPT, fingerprint="2")},  # another document may save less
+        {"a": replace(KEPT, prompt_timeout=0.0)},
+        {"capacity": replace(ROOM, prompts=0)},
+    ],
+)
+def test_they_cost_nothing_where_they_are_kept_no_longer(change: dict[str, Any]) -> None:
+    story = Library()
+    durations = story.machine.parts.history.durations
+    for phase in ("save", "restore"):
+        durations.record_prompts("a", phase, 0.5)
+    durations.record_prompts("b", "save", 0.5)
+    story.change(20.0, capacity=ROOM)
+    assert durations.of("a") == 1.0
+    story.change(21.0, **({"capacity": ROOM} | change))
+    assert durations.of("a") == 0.0
+    assert durations.of("b") == (0.0 if "capacity" in change else 0.5)
 
 
 @pytest.mark.parametrize("answer", ["late", "dead"])
