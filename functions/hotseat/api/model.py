@@ -282,6 +282,13 @@ class Health(Document):
     )
 
 
+class ResponseModelName(StrEnum):
+    """What `model` is in answers."""
+
+    ENGINE = "Engine"
+    CLIENT = "Client"
+
+
 class ModelSpec(Document):
     """What to serve, with which engine, and how it takes turns."""
 
@@ -302,6 +309,11 @@ class ModelSpec(Document):
     engine_model_name: str | None = Field(
         default=None,
         description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
+    )
+    response_model_name: ResponseModelName = Field(
+        default=ResponseModelName.ENGINE,
+        description="What `model` is in the answers of the engine. Engine: what the engine writes there. Client: the name that the "
+        "client sent. Compressed answers are not changed.",
     )
     url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
         default=None,

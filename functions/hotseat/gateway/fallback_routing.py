@@ -64,6 +64,11 @@ class RoutedRequest:
         return self._pending_request
 
     @property
+    def requested_model(self) -> Model:
+        """The Model that the client named, whether or not a fallback answers."""
+        return self.route.model if self.fallback_used is None else self.fallback_used.wanted
+
+    @property
     def waited(self) -> float | None:
         """Return the seconds from arrival to dispatch.
 

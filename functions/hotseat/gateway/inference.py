@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from hotseat.api.model import Capability
+from hotseat.api.model import Capability, ResponseModelName
 from hotseat.api.workspace import Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
@@ -21,6 +21,7 @@ from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_comments import LoadingComments
+from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
@@ -276,6 +277,7 @@ class InferenceRequest:
             self._run(lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
+        assert self._body is not None  # noqa: S101
         self._sent = raw
         head, plain = self._head, self._comments is not None
         call = relay.Call(
@@ -288,7 +290,10 @@ class InferenceRequest:
             plain=plain,
             encoded=None if plain else head.encoded,
         )
-        exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
+        response = self._response
+        if routed.requested_model.spec.response_model_name is not ResponseModelName.ENGINE and self._body.model:
+            response = cast("Response", RenamedResponse(response, self._body.model))
+        exchange = relay.Exchange(self._inference.connections, call, response, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
