@@ -28,7 +28,7 @@ from hotseat.api.types import (
 )
 from hotseat.api.units import Bytes, Cores, Duration
 from hotseat.api.vllm import VllmSettings
-from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Loading, Workspace
 
 
 class Reason(StrEnum):
@@ -373,6 +373,11 @@ class ModelSpec(Document):
         default_factory=dict, description="Free-form data that is shown in the list of models."
     )
     unlisted: bool = Field(default=False, description="Serve the Model, but leave it out of the list of models.")
+    loading: Loading | None = Field(
+        default=None,
+        description="What a client gets while the Model is not ready: Hold, Comments, Reasoning or Refuse. Unset: `loading` of the "
+        "Workspace.",
+    )
     fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
 
     @field_validator("source")

@@ -10,7 +10,7 @@ from math import inf
 from typing import TypeVar, cast
 
 from hotseat.api.model import Capability, ResponseModelName
-from hotseat.api.workspace import Tenants
+from hotseat.api.workspace import Loading, Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.gateway import relay
@@ -20,9 +20,9 @@ from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
-from hotseat.gateway.loading_comments import LoadingComments
+from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
 from hotseat.gateway.response_model import RenamedResponse
-from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
+from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -51,14 +51,14 @@ class Route:
 class AcceptedHead:
     """What the head of a request says. Requests with the same head share it (`http.request.Listener`)."""
 
-    __slots__ = ("_options", "_tenants", "comments", "encoded", "key", "route", "target")
+    __slots__ = ("_options", "_tenants", "encoded", "key", "loading", "route", "target")
 
     def __init__(self, request: Request, route: Route, key: str) -> None:
-        """`key` is the name of the request's key. Raise the HotseatError for the client if the body is compressed."""
+        """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
         check_encoding(request.headers)
         self.route, self.key = route, key
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
-        self.comments = request.headers.get("x-hotseat-loading", "").lower() == "comments"
+        self.loading = loading_option(request.headers)
         self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
         self._tenants: Tenants | None = None
         self._options = NO_LIMITS
@@ -112,12 +112,12 @@ class InferenceRequest:
     __slots__ = (
         "_body",
         "_body_bytes",
-        "_comments",
         "_exchange",
         "_head",
         "_inference",
         "_leave",
         "_model",
+        "_news",
         "_over",
         "_request",
         "_response",
@@ -139,7 +139,7 @@ class InferenceRequest:
         self._exchange: relay.Exchange | None = None
         self._timer: TimerHandle | None = None
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
-        self._comments: LoadingComments | None = None
+        self._news: LoadingNews | None = None
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
@@ -202,9 +202,12 @@ class InferenceRequest:
         self._model = target.model.shown_name
         routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
         self._routed = routed
+        loading = loading_of(self._head.loading, target)
+        routed.refuses = loading is Loading.REFUSE
         routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
-        if body.stream and self._head.comments:
-            self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
+        if body.stream and loading is not Loading.HOLD:
+            shown_name = inference.registry.shown_name
+            self._news = loading_news(loading, self._route.path, self._response, routed, shown_name)
         self._advance()
 
     def _model_route(self, body: Body) -> ModelRoute:
@@ -235,8 +238,8 @@ class InferenceRequest:
                 routed.route.handle.gate.expire(pending)
                 continue
             rest = inf if limit is None else limit - elapsed
-            if self._comments is not None:
-                rest = min(rest, self._comments.tell(elapsed))
+            if self._news is not None:
+                rest = min(rest, self._news.tell(elapsed))
             next_check = routed.check_fallback(limit)
             if routed.pending_request is not pending or pending.settled:
                 continue
@@ -267,8 +270,8 @@ class InferenceRequest:
         name = routed.route.model.engine_model_name
         if spec.url and routed.requested_name and not spec.engine_model_name:
             name = routed.requested_name
-        if self._comments is not None:
-            self._comments.tell_fallback()
+        if self._news is not None:
+            self._news.end()
         if name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
@@ -279,7 +282,7 @@ class InferenceRequest:
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
         assert self._body is not None  # noqa: S101
         self._sent = raw
-        head, plain = self._head, self._comments is not None
+        head, plain = self._head, self._response.begun
         call = relay.Call(
             routed.pending_request.address,
             "POST",
@@ -424,7 +427,7 @@ class InferenceRequest:
 
     def _fail(self, error: HotseatError) -> None:
         response = self._response
-        if self._comments is not None and response.begun and not response.ended:
+        if self._news is not None and response.begun and not response.ended:
             response.end(error_event(error_body(error)))
         else:
             response.fail_or_abort(error)
