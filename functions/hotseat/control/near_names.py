@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 LONGEST = 200  # characters of a name that is compared
-_CANDIDATES = 32  # names whose distance is computed
+_CANDIDATES = 16  # names whose distance is computed
 _SHARE = 3  # a name may differ in one of so many characters, and in two at most
 _MOST = 2
 _BITS = 64
@@ -58,16 +58,17 @@ def _row(name: str) -> tuple[str, int]:
 
 @lru_cache(maxsize=1024)
 def _distance(one: str, other: str, most: int) -> int:
-    """Return the number of inserted, deleted, replaced and swapped characters between two texts. Above `most`: any larger number."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
+    """Return the number of inserted, deleted, replaced and swapped characters between two texts. Above `most`: `most` + 1."""
+    far, size = most + 1, len(other)
+    row = [min(j, far) for j in range(size + 1)]
+    before = [far] * (size + 1)
     for i, mine in enumerate(one, 1):
-        earlier, before, row = before, row, [i]
-        for j, its in enumerate(other, 1):
-            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (mine != its))
+        earlier, before, row = before, row, [far] * (size + 1)
+        row[0] = min(i, far)
+        for j in range(max(1, i - most), min(size, i + most) + 1):  # others are further away
+            its = other[j - 1]
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (mine != its), far)
             if i > 1 and j > 1 and mine == other[j - 2] and one[i - 2] == its:
                 cost = min(cost, earlier[j - 2] + 1)
-            row.append(cost)
-        if min(row) > most and (not before or min(before) > most):
-            return most + 1
+            row[j] = cost
     return row[-1]
