@@ -13,6 +13,7 @@ are in messages.py, its queues in queues.py, its endpoints in endpoints.py. Inva
 """
 
 from dataclasses import replace
+from math import ceil
 
 from hotseat.core.admission.endpoints import EndpointSet
 from hotseat.core.admission.fair_queue import QueuedRequest
@@ -188,7 +189,7 @@ class AdmissionMachine:
         """Refuse a request that is not to be held. Its model is to be loaded, for the next try of its client."""
         seconds = max(retry_after, self._ready_in(s.model, s.now))
         self._retries.add(s.model, s.now, seconds)
-        message = f"{s.model} is not ready; it is being loaded: send the request again in {seconds:.0f} s"
+        message = f"{s.model} is not ready, and its load is requested: send the request again in {ceil(seconds)} s"
         refused = Reject(s.request, ModelLoading, "model_switching_in_progress", message, seconds)
         return [refused, *(self._request_prewarm(s.now, s.model, s.now) or [ReportDemand(urgent=False)])]
 

@@ -26,7 +26,7 @@ LOADING, QUIESCING = InstanceState.LOADING, InstanceState.QUIESCING
 
 
 def refused(request: int, seconds: float, model: str = "a") -> Reject:
-    message = f"{model} is not ready; it is being loaded: send the request again in {seconds:.0f} s"
+    message = f"{model} is not ready, and its load is requested: send the request again in {seconds:.0f} s"
     return Reject(request, ModelLoading, "model_switching_in_progress", message, seconds)
 
 
