@@ -76,6 +76,14 @@ class Capability(StrEnum):
     IMAGE = "image"
 
 
+class Api(StrEnum):
+    """API of a server for inference."""
+
+    OPENAI = "OpenAI"
+    ANTHROPIC = "Anthropic"
+    OLLAMA = "Ollama"
+
+
 class EnvVar(Document):
     """One environment variable of an engine."""
 
@@ -338,6 +346,11 @@ class ModelSpec(Document):
     cache: Cache = Cache()
     capabilities: tuple[Capability, ...] = Field(
         default=(), description="Kinds of requests that the Model serves. Empty: what the engine supports."
+    )
+    apis: tuple[Api, ...] = Field(
+        default=(),
+        description="APIs that the engine has itself. Requests of these are passed to it unchanged. Requests of Anthropic's and Ollama's "
+        "API are translated to OpenAI's for other engines. Empty: what the engine is known to have.",
     )
     lifecycle: Lifecycle = Lifecycle()
     scheduling: Scheduling = Scheduling()

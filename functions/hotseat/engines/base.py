@@ -5,14 +5,17 @@ They only describe; runtimes start and stop processes.
 """
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
-from hotseat.api.model import Model
+from hotseat.api.model import Api, Model
 from hotseat.api.types import EngineCall
 
 ENTRY_POINTS = "hotseat.engines"
+_OPENAI = frozenset({Api.OPENAI})
 SECRET_PREFIX = "HOTSEAT_API_KEY"  # noqa: S105 - prefix of variables that engines must not see
 
 
@@ -78,6 +81,7 @@ class Engine(Protocol):
     def fetches(self, model: Model) -> bool:
         """Whether hotseat must fetch the weights before a start."""
 
+    # An engine that has other APIs than OpenAI's says which: `apis: Set[Api]`.
     # An engine that can sleep also has `sleep(model) -> Sleep`; other engines may say why not in
     # `cannot_sleep: str`.
 
@@ -150,3 +154,17 @@ def load_engine(name: str) -> Engine:
         engine: Engine = point.load()()
         return engine
     raise KeyError(name)
+
+
+def has_api(model: Model, api: Api) -> bool:
+    """Whether the engine of a Model has this API itself. An engine that is not installed here is assumed to have OpenAI's only."""
+    return api in (model.spec.apis or _apis(model.spec.engine))
+
+
+@lru_cache(maxsize=64)
+def _apis(engine: str) -> AbstractSet[Api]:
+    try:
+        apis: AbstractSet[Api] = getattr(load_engine(engine), "apis", _OPENAI)
+    except KeyError:
+        return _OPENAI
+    return apis

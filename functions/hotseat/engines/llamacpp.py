@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hotseat.api.model import Capability, Model
+from hotseat.api.model import Api, Capability, Model
 from hotseat.engines.base import EngineError, Launch, Placement, is_remote
 from hotseat.engines.llamacpp_slots import LlamaCppSlots
 
@@ -31,6 +31,7 @@ class LlamaCpp(LlamaCppSlots):
     """Engine for GGUF files."""
 
     name = "llamacpp"
+    apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
     # --sleep-idle-seconds uses the server's own clock, and any request ends the sleep by a full load. A proxy in front of it that
     # unloads on request can be used by lifecycle.sleep.
     cannot_sleep = "llama-server has no request for sleep"

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 
-from hotseat.api.model import FetchBy, Model, OnIdle
+from hotseat.api.model import Api, FetchBy, Model, OnIdle
 from hotseat.api.types import EngineCall
 from hotseat.engines.base import EngineError, Launch, Placement, Sleep, is_remote
 
@@ -21,6 +21,7 @@ class Vllm:
     """Engine for models in the format of Hugging Face repositories."""
 
     name = "vllm"
+    apis = frozenset({Api.OPENAI, Api.ANTHROPIC})
 
     def check(self, model: Model) -> list[str]:
         """Return sources that vLLM cannot read, missing GPUs, and args that hotseat sets itself."""

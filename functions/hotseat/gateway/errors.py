@@ -1,9 +1,9 @@
-"""What clients get for each kind of error: the HTTP status, the code, and OpenAI's JSON body."""
+"""What clients get for each kind of error: the HTTP status, the code, and the JSON body in the shape of their API."""
 
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hotseat.core import errors
 from hotseat.core.errors import HotseatError
@@ -56,20 +56,95 @@ def internal_error() -> HotseatError:
     return HotseatError("Internal error in hotseat. Its log has the details.")
 
 
-def error_body(error: HotseatError) -> dict[str, Any]:
+class ErrorShape(Protocol):
+    """How an API reports errors."""
+
+    def body(self, kind: ApiKind, message: str, param: str | None = None) -> dict[str, Any]:
+        """Return the JSON body of an error."""
+
+    def event(self, body: Mapping[str, Any]) -> bytes:
+        """Return a JSON body as the last part of a stream that has begun."""
+
+
+class _OpenAi:
+    def body(self, kind: ApiKind, message: str, param: str | None = None) -> dict[str, Any]:
+        return {"error": {"message": message, "type": kind.type, "param": param, "code": kind.code}}
+
+    def event(self, body: Mapping[str, Any]) -> bytes:
+        return b"data: " + _compact(body) + b"\n\n"
+
+
+class _Anthropic:
+    _TYPES: Mapping[int, str] = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+        529: "overloaded_error",
+    }
+
+    def body(self, kind: ApiKind, message: str, param: str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        client = kind.status < INTERNAL
+        type_ = self._TYPES.get(kind.status, "invalid_request_error" if client else "api_error")
+        return {"type": "error", "error": {"type": type_, "message": message, "code": kind.code}}
+
+    def event(self, body: Mapping[str, Any]) -> bytes:
+        return b"event: error\ndata: " + _compact(body) + b"\n\n"
+
+
+class _Ollama:
+    def body(self, kind: ApiKind, message: str, param: str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        return {"error": message, "code": kind.code}
+
+    def event(self, body: Mapping[str, Any]) -> bytes:
+        return _compact(body) + b"\n"
+
+
+def _compact(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+OPENAI: ErrorShape = _OpenAi()
+ANTHROPIC: ErrorShape = _Anthropic()
+OLLAMA: ErrorShape = _Ollama()
+_OLLAMA_PATHS = frozenset(
+    f"/api/{name}"
+    for name in (
+        "chat",
+        "generate",
+        "embed",
+        "embeddings",
+        "tags",
+        "show",
+        "ps",
+        "version",
+        "pull",
+        "create",
+        "delete",
+        "push",
+        "copy",
+    )
+)
+
+
+def shape_of(path: str) -> ErrorShape:
+    """Return how errors of a path are reported. OpenAI's shape is that of all paths that no other API claims."""
+    if path in _OLLAMA_PATHS:
+        return OLLAMA
+    return ANTHROPIC if path == "/v1/messages" or path.startswith("/v1/messages/") else OPENAI
+
+
+def error_body(error: HotseatError, shape: ErrorShape = OPENAI) -> dict[str, Any]:
     """Return the JSON body of an error."""
-    kind = api_kind(error)
-    return openai_error(error.message, kind.type, kind.code, error.param)
+    return shape.body(api_kind(error), error.message, error.param)
 
 
-def http_error_body(reason: str, message: str) -> dict[str, Any]:
+def http_error_body(status: int, reason: str, message: str, shape: ErrorShape) -> dict[str, Any]:
     """Return the JSON body for a request that HTTP itself rules out. `reason` is the phrase of its status."""
-    return openai_error(message, _INVALID, reason.lower().replace(" ", "_"))
-
-
-def openai_error(message: str, type_: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """Return a JSON body in OpenAI's shape."""
-    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+    return shape.body(ApiKind(status, reason.lower().replace(" ", "_"), _INVALID), message)
 
 
 def error_headers(error: HotseatError) -> dict[str, str]:
@@ -80,8 +155,3 @@ def error_headers(error: HotseatError) -> dict[str, str]:
     if isinstance(error, errors.UnsupportedEncoding):
         headers["Accept-Encoding"] = "identity"
     return headers
-
-
-def error_event(body: Mapping[str, Any]) -> bytes:
-    """Return a JSON body as an event of OpenAI's streams."""
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"

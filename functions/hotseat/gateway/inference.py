@@ -1,27 +1,30 @@
 """An inference request, from arrival to end: admit, queue, relay and count. All of it runs on the event loop."""
 
 import logging
+import re
 import time
 from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from hotseat.api.model import Capability, ResponseModelName
+from hotseat.api.model import Api, Capability, ResponseModelName
 from hotseat.api.workspace import Loading, Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
+from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
-from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, error_event, internal_error
+from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.http.request import Request
-from hotseat.gateway.http.response import Response
+from hotseat.gateway.http.request import Fields, Request
+from hotseat.gateway.http.response import Response, ResponseSink
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
 from hotseat.gateway.response_model import RenamedResponse
+from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
@@ -35,23 +38,41 @@ END_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 CLIENT_LEFT = 499
+_OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An inference route: its path, its label in metrics, and the capability that it needs. The routes are in openai.py."""
+    """An inference route: its path, its label in metrics, and the capability that it needs. The routes are in apis/.
+
+    `translate` makes the request for an engine that does not have `api`: from the body, the name of the model to the engine, and the name
+    that the client sent. It raises BadRequest. None: the request is passed on in any case. Comments are for streams of events only.
+    """
 
     path: str
     label: str
     capability: Capability
+    api: Api = Api.OPENAI
+    translate: Callable[[bytes, str, str], Translation] | None = None
+    events: bool = True  # its streams are streams of events
 
 
 class AcceptedHead:
     """What the head of a request says. Requests with the same head share it (`http.request.Listener`)."""
 
-    __slots__ = ("_options", "_tenants", "encoded", "key", "loading", "route", "target")
+    __slots__ = (
+        "_options",
+        "_tenants",
+        "encoded",
+        "key",
+        "loading",
+        "route",
+        "target",
+        "translated",
+        "translated_fields",
+    )
 
     def __init__(self, request: Request, route: Route, key: str) -> None:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
@@ -60,6 +81,12 @@ class AcceptedHead:
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
         self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
+        # As engines get it that do not have the API: by path, then by Host.
+        self.translated: dict[str, dict[bytes, bytes]] = {}
+        self.translated_fields: Fields = ()
+        if route.translate is not None:
+            kept = (field for field in request.fields if not _OF_ITS_API.match(field[0]))
+            self.translated_fields = (*kept, (b"Content-Type", b"application/json"))
         self._tenants: Tenants | None = None
         self._options = NO_LIMITS
 
@@ -126,6 +153,7 @@ class InferenceRequest:
         "_sent",
         "_started",
         "_timer",
+        "_translation",
         "_waits",
         "max_body",
     )
@@ -140,6 +168,7 @@ class InferenceRequest:
         self._timer: TimerHandle | None = None
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._news: LoadingNews | None = None
+        self._translation: Translation | None = None
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
@@ -205,7 +234,7 @@ class InferenceRequest:
         loading = loading_of(self._head.loading, target)
         routed.refuses = loading is Loading.REFUSE
         routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
-        if body.stream and loading is not Loading.HOLD:
+        if body.stream and loading is not Loading.HOLD and self._route.events:
             shown_name = inference.registry.shown_name
             self._news = loading_news(loading, self._route.path, self._response, routed, shown_name)
         self._advance()
@@ -272,34 +301,62 @@ class InferenceRequest:
             name = routed.requested_name
         if self._news is not None:
             self._news.end()
-        if name == body.model:
+        translate, self._translation = self._route.translate, None
+        if translate is not None and not has_api(routed.route.model, self._route.api):
+            self._translate(translate, routed, body, name)
+        elif name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
             self._send(routed, rename_model(body, name))
         else:
             self._run(lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
 
+    def _translate(
+        self, translate: Callable[[bytes, str, str], Translation], routed: RoutedRequest, body: Body, name: str
+    ) -> None:
+        """Send the request in the terms of OpenAI's API."""
+
+        def send(translation: Translation) -> None:
+            self._translation = translation
+            self._send(routed, translation.body)
+
+        asked = body.model or routed.route.model.shown_name
+        if len(body.raw) <= LARGE:
+            send(translate(body.raw, name, asked))
+        else:
+            self._run(lambda: translate(body.raw, name, asked), send)
+
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
-        assert self._body is not None  # noqa: S101
         self._sent = raw
-        head, plain = self._head, self._response.begun
+        head, translation, response = self._head, self._translation, self._response
+        plain = response.begun or translation is not None
+        target, fields, encoded = head.target, self._request.fields, None if plain else head.encoded
+        if translation is not None:
+            target, fields = translation.path.encode(), head.translated_fields
+            encoded = head.translated.setdefault(translation.path, {})
         call = relay.Call(
             routed.pending_request.address,
             "POST",
-            head.target,
-            self._request.fields,
+            target,
+            fields,
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             plain=plain,
-            encoded=None if plain else head.encoded,
+            encoded=encoded,
         )
-        response = self._response
-        if routed.requested_model.spec.response_model_name is not ResponseModelName.ENGINE and self._body.model:
-            response = cast("Response", RenamedResponse(response, self._body.model))
-        exchange = relay.Exchange(self._inference.connections, call, response, self._relayed, routed.headers)
+        exchange = relay.Exchange(self._inference.connections, call, self._sink(routed), self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
+
+    def _sink(self, routed: RoutedRequest) -> ResponseSink:
+        """Return where the engine's answer is written: to the client, maybe in other terms, or with the name that the client sent."""
+        if self._translation is not None:
+            return TranslatedResponse(self._response, self._translation)
+        asked = None if self._body is None else self._body.model
+        if routed.requested_model.spec.response_model_name is ResponseModelName.ENGINE or not asked:
+            return self._response
+        return RenamedResponse(self._response, asked)
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""
@@ -428,7 +485,8 @@ class InferenceRequest:
     def _fail(self, error: HotseatError) -> None:
         response = self._response
         if self._news is not None and response.begun and not response.ended:
-            response.end(error_event(error_body(error)))
+            shape = response.error_shape
+            response.end(shape.event(error_body(error, shape)))
         else:
             response.fail_or_abort(error)
         self._end(api_kind(error).status)

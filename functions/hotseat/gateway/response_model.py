@@ -8,7 +8,8 @@ import json
 import re
 from typing import Protocol
 
-from hotseat.gateway.http.response import Response, ResponseWriter
+from hotseat.gateway.errors import ErrorShape
+from hotseat.gateway.http.response import ResponseSink, ResponseWriter
 
 _QUOTE, _OPEN = ord('"'), b"{["
 _NEXT = re.compile(rb'["{}\[\]]')
@@ -183,18 +184,19 @@ class RenamedResponse:
     Answers that are neither JSON nor events, compressed answers, and errors pass unchanged.
     """
 
-    __slots__ = ("_renamer", "_response", "_value")
+    __slots__ = ("_renamer", "_response", "_value", "begun")
 
-    def __init__(self, response: Response, name: str) -> None:
+    def __init__(self, response: ResponseSink, name: str) -> None:
         """Take a response. One that has already begun is a stream of events."""
         self._response = response
+        self.begun = response.begun
         self._value = json.dumps(name).encode()
         self._renamer: _Renamer | None = EventRenamer(self._value) if response.begun else None
 
     @property
-    def begun(self) -> bool:
-        """Whether the head has been sent."""
-        return self._response.begun
+    def error_shape(self) -> ErrorShape:
+        """How errors within the response are reported."""
+        return self._response.error_shape
 
     @property
     def ended(self) -> bool:
@@ -227,6 +229,7 @@ class RenamedResponse:
 
     def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:
         """Send the head and the first bytes of the body, or all of it with `last`."""
+        self.begun = True
         self._renamer = _renamer(status, fields, self._value)
         if self._renamer is not None:
             data = self._renamer.feed(data)

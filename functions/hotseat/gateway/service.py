@@ -1,6 +1,7 @@
 """What the gateway serves on the event loop: who may send a request, and what handles it."""
 
 from hotseat.core.errors import HotseatError
+from hotseat.gateway.apis import ROUTES
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.errors import api_kind
@@ -8,7 +9,6 @@ from hotseat.gateway.http.interfaces import Handler
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.inference import AcceptedHead, Inference
-from hotseat.gateway.openai import ROUTES
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
 OPEN_PATHS = frozenset({"/health"})  # without a key

@@ -10,13 +10,22 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
+from hotseat.gateway.apis import inference_blueprint
+from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.cache_api import Caches
-from hotseat.gateway.errors import INTERNAL, api_kind, error_body, error_headers, http_error_body, internal_error
+from hotseat.gateway.errors import (
+    INTERNAL,
+    api_kind,
+    error_body,
+    error_headers,
+    http_error_body,
+    internal_error,
+    shape_of,
+)
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
-from hotseat.gateway.openai import openai_blueprint
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.service import GatewayService
 from hotseat.gateway.wsgi_threads import WsgiThreads
@@ -111,15 +120,18 @@ def create_gateway(
         request_log=request_log,
     )
     app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
+    app.register_blueprint(inference_blueprint())
     app.register_blueprint(openai_blueprint(registry, time.time()))
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
     return app
 
 
 def _error_response(error: HotseatError) -> tuple[Response, int, dict[str, str]]:
-    return jsonify(error_body(error)), api_kind(error).status, error_headers(error)
+    return jsonify(error_body(error, shape_of(request.path))), api_kind(error).status, error_headers(error)
 
 
 def _http_error_response(error: HTTPException) -> tuple[Response, int, list[tuple[str, str]]]:
     kept = [(name, value) for name, value in error.get_headers() if name == "Allow"]
-    return jsonify(http_error_body(error.name, error.description or "")), error.code or INTERNAL, kept
+    status = error.code or INTERNAL
+    body = http_error_body(status, error.name, error.description or "", shape_of(request.path))
+    return jsonify(body), status, kept

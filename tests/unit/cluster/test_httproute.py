@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hotseat.gateway.openai import ROUTES
+from hotseat.gateway.apis import ROUTES
 from hotseat.kube.checks import MAX_REQUEST_TIME
 
 KNATIVE = Path(__file__).parents[3] / "knative"

@@ -6,7 +6,7 @@ import pytest
 
 from hotseat.core import errors
 from hotseat.core.errors import HotseatError, ModelLoading
-from hotseat.gateway.errors import api_kind, error_body, error_event, error_headers
+from hotseat.gateway.errors import OPENAI, api_kind, error_body, error_headers, shape_of
 
 
 def kinds(base: type[HotseatError] = HotseatError) -> list[type[HotseatError]]:
@@ -37,7 +37,7 @@ def test_an_errors_own_code_replaces_that_of_its_kind() -> None:
     error = errors.QueueFull("no", code="too_many_bytes", param="model")
     expected = {"message": "no", "type": "rate_limit_error", "param": "model", "code": "too_many_bytes"}
     assert error_body(error) == {"error": expected}
-    assert json.loads(error_event(error_body(error)).removeprefix(b"data: ")) == {"error": expected}
+    assert json.loads(OPENAI.event(error_body(error)).removeprefix(b"data: ")) == {"error": expected}
 
 
 def test_headers_of_an_error() -> None:
@@ -51,3 +51,25 @@ def test_headers_of_an_error() -> None:
 def test_a_long_text_of_a_client_is_cut_in_messages() -> None:
     assert errors.shortened("a" * 200) == "a" * 200
     assert errors.shortened("a" * 10**6) == "a" * 200 + "… (1000000 characters)"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "event"),
+    [
+        (
+            "/v1/messages",
+            {"type": "error", "error": {"type": "not_found_error", "message": "no", "code": "model_not_found"}},
+            b'event: error\ndata: {"type":"error",',
+        ),
+        ("/api/chat", {"error": "no", "code": "model_not_found"}, b'{"error":"no",'),
+        (
+            "/api/models",
+            {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": "model_not_found"}},
+            b'data: {"error":',
+        ),
+    ],
+)
+def test_errors_have_the_shape_of_the_api_by_which_the_request_came(path: str, body: object, event: bytes) -> None:
+    made = error_body(errors.UnknownModel("no"), shape_of(path))
+    assert made == body
+    assert shape_of(path).event(made).startswith(event)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.errors import api_kind, error_body, error_headers
+from hotseat.gateway.errors import OPENAI, ErrorShape, api_kind, error_body, error_headers, shape_of
 
 if TYPE_CHECKING:
     from hotseat.gateway.http.connection import ClientConnection
@@ -28,6 +28,45 @@ class ResponseWriter(Protocol):
 
     def resume(self) -> None:
         """Write again."""
+
+
+class ResponseSink(Protocol):
+    """Where the answer of an engine is written: a Response, or what changes the answer and writes to one."""
+
+    begun: bool
+    writer: ResponseWriter | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole response has been sent."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client reads too slowly."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body that have been sent."""
+
+    @property
+    def error_shape(self) -> ErrorShape:
+        """How errors within the response are reported."""
+
+    def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:
+        """Send the head and the first bytes of the body, or all of it with `last`."""
+
+    def write(self, data: bytes) -> None:
+        """Send more of the body."""
+
+    def end(self, data: bytes = b"") -> None:
+        """Send the last bytes and the end of the body."""
+
+    def abort(self) -> None:
+        """Break off a response that cannot be completed."""
 
 
 _date = (0, b"")
@@ -70,9 +109,9 @@ _encode_cached = lru_cache(maxsize=256)(_encode)  # most responses of a Model ha
 class ErrorPage:
     """An error as the body of a response."""
 
-    def __init__(self, error: HotseatError) -> None:
+    def __init__(self, error: HotseatError, shape: ErrorShape = OPENAI) -> None:
         self.status = status_line(api_kind(error).status)
-        self.body = json.dumps(error_body(error)).encode() + b"\n"
+        self.body = json.dumps(error_body(error, shape)).encode() + b"\n"
         headers = error_headers(error).items()
         fields = [("Content-Type", "application/json"), *headers, ("Content-Length", str(len(self.body)))]
         self.fields = encode_fields(fields)
@@ -95,6 +134,7 @@ class Response:
         "_extra",
         "_keep",
         "_modern",
+        "_path",
         "begun",
         "ended",
         "sent",
@@ -114,6 +154,12 @@ class Response:
         self._modern = request is None or request.minor > 0
         self._keep = request is not None and request.keep_alive
         self._extra = () if request is None else request.extra
+        self._path = "" if request is None else request.path
+
+    @property
+    def error_shape(self) -> ErrorShape:
+        """How the API of the request reports errors."""
+        return shape_of(self._path)
 
     @property
     def paused(self) -> bool:
@@ -170,7 +216,7 @@ class Response:
 
     def fail(self, error: HotseatError) -> None:
         """Send an error as the whole response."""
-        page = ErrorPage(error)
+        page = ErrorPage(error, self.error_shape)
         self.begin(page.status, page.fields, page.body, counted=True, last=True)
 
     def fail_or_abort(self, error: HotseatError) -> None:

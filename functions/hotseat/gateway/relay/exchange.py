@@ -12,8 +12,8 @@ from typing import Any
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.core.messages import message
-from hotseat.gateway.errors import error_body, error_event
-from hotseat.gateway.http.response import Response, encode_fields
+from hotseat.gateway.errors import error_body
+from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request
 from hotseat.gateway.relay.pool import Connections, EngineConnection
 from hotseat.gateway.relay.response_parser import ResponseParser
@@ -78,7 +78,7 @@ class Exchange:
         self,
         connections: Connections,
         call: Call,
-        response: Response,
+        response: ResponseSink,
         done: Callable[[Outcome], None],
         extra: tuple[tuple[str, str], ...] = (),
     ) -> None:
@@ -96,7 +96,7 @@ class Exchange:
         self._passing = False  # the engine's answer has been passed on, at least its head
         self._over = False
         self._cancelled: HotseatError | None = None
-        self._tunnel = False
+        self._tunnel: Response | None = None  # after an upgrade
         self._last = b""  # what the client got last
         self._parser: ResponseParser | None = None  # of the connection
 
@@ -194,13 +194,13 @@ class Exchange:
 
     def engine_paused(self, *, paused: bool) -> None:
         """Read no more from the client, after an upgrade."""
-        if self._tunnel:
-            self._response.read_tunnel(on=not paused)
+        if self._tunnel is not None:
+            self._tunnel.read_tunnel(on=not paused)
 
     def engine_sent(self, data: bytes) -> None:
         """Handle bytes of the engine."""
-        if self._tunnel:
-            self._response.write_tunnel(data)
+        if self._tunnel is not None:
+            self._tunnel.write_tunnel(data)
             return
         if self._timer is not None:
             self._stop_timer()
@@ -208,13 +208,12 @@ class Exchange:
         assert parser is not None  # noqa: S101
         try:
             rest = parser.feed(data)
+            if rest is not None:
+                self._switch(parser.head, rest)
+            elif parser.head is not None:
+                self._forward(parser, parser.head)
         except HotseatError as error:
             self._fail(error)
-            return
-        if rest is not None:
-            self._switch(parser.head, rest)
-        elif parser.head is not None:
-            self._forward(parser, parser.head)
 
     def engine_gone(self, *, clean: bool, closed_first: bool) -> None:
         """Handle the end of the connection."""
@@ -223,8 +222,8 @@ class Exchange:
             connection.home.stalled.discard(self)
         if self._over:
             return
-        if self._tunnel:
-            self._response.end_tunnel()
+        if self._tunnel is not None:
+            self._tunnel.end_tunnel()
             self._finish(Outcome(How.COMPLETED, _SWITCHING, 0))
             return
         parser = self._parser
@@ -233,7 +232,10 @@ class Exchange:
         if head is not None:
             if head.until_close and clean:
                 parser.complete = True
-                self._forward(parser, head)
+                try:
+                    self._forward(parser, head)
+                except HotseatError as error:
+                    self._fail(error)
             else:
                 self._fail(UpstreamFailed("The engine closed the connection before the end of its response."))
         elif parser.began:
@@ -294,13 +296,14 @@ class Exchange:
 
     def _switch(self, head: ResponseHead | None, rest: bytes) -> None:
         """Pass bytes on as they are, both ways."""
-        if head is None or not self._call.upgrade or self._response.begun:
+        response = self._response
+        if head is None or not self._call.upgrade or response.begun or not isinstance(response, Response):
             self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
             return
-        self._tunnel = True
-        self._response.begin_tunnel(head.fields + self._extra, self)
+        self._tunnel = response
+        response.begin_tunnel(head.fields + self._extra, self)
         if rest:
-            self._response.write_tunnel(rest)
+            response.write_tunnel(rest)
 
     def _fail(self, error: HotseatError, how: How = How.UPSTREAM_FAILED) -> None:
         """End with an error. If the response has begun, send it as an event, or break the connection."""
@@ -310,11 +313,12 @@ class Exchange:
         status = self._status
         self._settle(keep=False)
         if response.begun and not response.ended:
-            if self._tunnel:
-                response.end_tunnel()
+            if self._tunnel is not None:
+                self._tunnel.end_tunnel()
             elif self._in_events:
                 given = error.given if isinstance(error, EngineRefusedError) else None
-                event = error_event(given or error_body(error))
+                shape = response.error_shape
+                event = shape.event(given or error_body(error, shape))
                 whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
                 response.end(event if whole else b"\n\n" + event)
             else:

@@ -26,9 +26,6 @@ ROUTES = {
 def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
     """Return the routes under /v1. `started` (Unix time) is `created` of every model."""
     blueprint = Blueprint("openai", __name__)
-    for path, route in ROUTES.items():
-        # The event loop serves these without Flask (service.py). The rules make Flask answer other methods with 405 and Allow.
-        blueprint.add_url_rule(path, route.label, _never, methods=["POST"])
 
     @blueprint.get("/v1/models")
     def models() -> Response:
@@ -44,10 +41,6 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
             raise
 
     return blueprint
-
-
-def _never() -> Response:
-    raise AssertionError("the gateway serves inference before Flask routes it")
 
 
 def describe(route: ModelRoute, started: float) -> dict[str, Any]:

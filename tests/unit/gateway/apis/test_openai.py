@@ -4,7 +4,7 @@ import pytest
 
 from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
-from hotseat.gateway.openai import describe_status
+from hotseat.gateway.apis.openai import describe_status
 
 WORDS = {
     "unloaded": "unloaded",

@@ -1,0 +1,153 @@
+"""Translation of a request of another API to OpenAI's, and of the answer back, for engines that do not speak that API."""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from hotseat.core.errors import UpstreamFailed
+from hotseat.gateway.errors import OPENAI
+from hotseat.gateway.http.response import Response, ResponseWriter, status_line
+
+log = logging.getLogger(__name__)
+
+MAX_ANSWER = 256 * 2**20  # bytes of an answer that is not a stream
+_OK = 200
+# Headers of the engine that describe its body, and would be wrong for ours.
+_OF_THE_BODY = (
+    b"content-type:",
+    b"content-length:",
+    b"content-encoding:",
+    b"etag:",
+    b"x-accel-buffering:",
+    b"cache-control:",
+)
+
+
+class Translation(Protocol):
+    """One translated request, and its answer.
+
+    `path` and `body` are those of the request that the engine gets. The answer of the engine comes in one of three ways: as a stream of
+    events (`stream`, more than once, then `end`), as JSON (`answer`), or as an error (`error`). They raise LookupError, TypeError,
+    ValueError or AttributeError for an answer that is not as OpenAI's API has it.
+    """
+
+    path: str
+    body: bytes
+    stream_type: str  # Content-Type of a stream to the client
+
+    def stream(self, data: bytes) -> bytes:
+        """Translate bytes of OpenAI's stream of events, which may end within an event, as far as they are complete."""
+
+    def end(self) -> bytes:
+        """Return what is still to be sent at the end of the stream."""
+
+    def answer(self, body: bytes) -> bytes:
+        """Translate a whole answer, which is JSON."""
+
+    def error(self, status: int, body: bytes) -> bytes:
+        """Translate an error of the engine to a JSON body."""
+
+
+class TranslatedResponse:
+    """What an Exchange writes to instead of `response`: it translates, and writes the translation to `response`."""
+
+    error_shape = OPENAI  # of errors that the Exchange writes, which are translated too
+
+    def __init__(self, response: Response, translation: Translation) -> None:
+        self._response, self._translation = response, translation
+        self.begun = response.begun
+        self._streams = response.begun
+        self._status = _OK
+        self._head = b""
+        self._collected = bytearray()
+        self._failure: UpstreamFailed | None = None
+
+    @property
+    def writer(self) -> ResponseWriter | None:
+        """Who writes the response."""
+        return self._response.writer
+
+    @writer.setter
+    def writer(self, writer: ResponseWriter | None) -> None:
+        self._response.writer = writer
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._response.paused
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self._response.gone
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole response has been sent."""
+        return self._response.ended
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body that have been sent."""
+        return self._response.sent
+
+    def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:  # noqa: ARG002
+        """Handle the head and the first bytes of the answer."""
+        self.begun = True
+        self._status = int(status[:3])
+        lines = fields.split(b"\r\n")
+        self._head = b"".join(line + b"\r\n" for line in lines if line and not line.lower().startswith(_OF_THE_BODY))
+        self._streams = self._status == _OK and b"text/event-stream" in fields.lower()
+        if self._streams:
+            head = (
+                b"Content-Type: %b\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+                % self._translation.stream_type.encode()
+            )
+            self._response.begin("200 OK", head + self._head, counted=False)
+        if last:
+            self.end(data)
+        else:
+            self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Handle more of the answer. Raise UpstreamFailed if it cannot be translated."""
+        if self._streams:
+            self._response.write(self._translated(self._translation.stream, data))
+        else:
+            self._collected += data
+            if len(self._collected) > MAX_ANSWER:
+                self._failure = UpstreamFailed(
+                    f"The engine's answer is larger than {MAX_ANSWER} bytes, the limit of a translation."
+                )
+                raise self._failure
+
+    def end(self, data: bytes = b"") -> None:
+        """Handle the last bytes of the answer. Raise UpstreamFailed if it cannot be translated."""
+        self.write(data)
+        if self._streams:
+            self._response.end(self._translated(lambda _: self._translation.end(), b""))
+            return
+        body = self._translated(self._whole, bytes(self._collected))
+        head = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        self._response.begin(status_line(self._status), head + self._head, body, counted=True, last=True)
+
+    def abort(self) -> None:
+        """Handle an answer that breaks off. If it has begun for the client, reset the connection."""
+        if self._response.begun:
+            self._response.abort()
+        else:
+            message = "The engine closed the connection before the end of its response."
+            self._response.fail(self._failure or UpstreamFailed(message))
+
+    def _whole(self, body: bytes) -> bytes:
+        return self._translation.answer(body) if self._status == _OK else self._translation.error(self._status, body)
+
+    def _translated(self, translate: Callable[[bytes], bytes], data: bytes) -> bytes:
+        try:
+            return translate(data)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            log.warning("an engine's answer could not be translated", exc_info=error)
+            self._failure = UpstreamFailed(
+                "The engine's answer is not in the shape of OpenAI's API, so it cannot be translated."
+            )
+            raise self._failure from error
