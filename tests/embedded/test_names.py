@@ -48,6 +48,17 @@ def test_the_oddest_names_are_served_and_can_be_operated(hotseat: Hotseat, name:
     assert any("mock odd" in line for line in client.log_lines(name, 100, follow=False))
 
 
+@pytest.mark.parametrize(
+    "name", ["qwen/qwen3-8B", "Qwen-3-30B-A3B", "LLAMA3.1_8b", "modele", "no-good", "Claude Opus 4 8 1M"]
+)
+def test_an_unknown_name_gets_a_near_one_and_nothing_is_guessed(hotseat: Hotseat, name: str) -> None:
+    loads = len(hotseat.get("/api/switches").json()["switches"])
+    for answer in (hotseat.ask(name), hotseat.get(f"/v1/models/{quote(name)}")):
+        assert (answer.status, answer.code) == (404, "model_not_found")
+        assert any(f"Did you mean `{near}`?" in answer.json()["error"]["message"] for near in [*NAMES, "no good"])
+    assert len(hotseat.get("/api/switches").json()["switches"]) == loads
+
+
 def test_the_list_events_metrics_and_operations_show_the_first_name(hotseat: Hotseat) -> None:
     hotseat.ask("b")
     hotseat.ask("a")

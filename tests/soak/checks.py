@@ -51,6 +51,8 @@ def unexpected(world: World, outcome: "Outcome") -> str | None:
     code = "upstream_failed" if outcome.kind == "broken" else outcome.code
     if code in ("wait_timeout", "deadline_unreachable"):
         fine = ask is not None and ask.headers.keys() & {"X-Hotseat-Max-Wait", "X-Request-Timeout"}
+    elif code == "model_switching_in_progress":
+        fine = ask is not None and ask.headers.get("X-Hotseat-Loading") == "refuse"
     elif code == "model_not_found":
         fine = world.was_absent(outcome.name, begin, end)
     else:

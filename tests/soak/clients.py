@@ -19,7 +19,7 @@ from .documents import LONGEST_ANSWER
 from .world import World
 
 FAULTS = ("die-midstream:2", "cut-midstream:2", "error-500", "garbage", "hang")
-LOADING = {"X-Hotseat-Loading": "comments"}
+LOADING = ("comments", "comments", "reasoning", "refuse")
 NO_LINGER = struct.pack("ii", 1, 0)  # a close that resets
 
 
@@ -72,7 +72,7 @@ def draw(rng: Random, said: str, *, impatient: float, faulty: bool) -> Ask:
         headers["X-Request-Timeout"] = f"{wait:.2f}"
     stream = rng.random() < 0.5
     if rng.random() < 0.3:
-        headers |= LOADING
+        headers["X-Hotseat-Loading"] = rng.choice(LOADING)
     if rng.random() < 0.2:
         headers |= {"X-Priority": str(rng.randint(-2, 5)), "X-Tenant": f"t{rng.randint(0, 3)}"}
     gives_up, patience = rng.random() < impatient, rng.choice((0.1, 0.3, 0.6, 1.0, 2.0))

@@ -28,7 +28,7 @@ from hotseat.api.types import (
 )
 from hotseat.api.units import Bytes, Cores, Duration
 from hotseat.api.vllm import VllmSettings
-from hotseat.api.workspace import DEFAULT_WORKSPACE, Workspace
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Loading, Workspace
 
 
 class Reason(StrEnum):
@@ -290,6 +290,13 @@ class Health(Document):
     )
 
 
+class ResponseModelName(StrEnum):
+    """What `model` is in answers."""
+
+    ENGINE = "Engine"
+    CLIENT = "Client"
+
+
 class ModelSpec(Document):
     """What to serve, with which engine, and how it takes turns."""
 
@@ -310,6 +317,11 @@ class ModelSpec(Document):
     engine_model_name: str | None = Field(
         default=None,
         description="Name of the model to the engine: what `model` is in the requests that it gets. Default: metadata.name.",
+    )
+    response_model_name: ResponseModelName = Field(
+        default=ResponseModelName.ENGINE,
+        description="What `model` is in the answers of the engine. Engine: what the engine writes there. Client: the name that the "
+        "client sent. Compressed answers are not changed.",
     )
     url: Annotated[str, Field(pattern=URL_PATTERN)] | None = Field(
         default=None,
@@ -374,6 +386,11 @@ class ModelSpec(Document):
         default_factory=dict, description="Free-form data that is shown in the list of models."
     )
     unlisted: bool = Field(default=False, description="Serve the Model, but leave it out of the list of models.")
+    loading: Loading | None = Field(
+        default=None,
+        description="What a client gets while the Model is not ready: Hold, Comments, Reasoning or Refuse. Unset: `loading` of the "
+        "Workspace.",
+    )
     fallback: Fallback | None = Field(default=None, description="Another Model that answers while this Model cannot.")
 
     @field_validator("source")

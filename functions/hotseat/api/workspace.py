@@ -227,6 +227,15 @@ class ModelGroup(Document):
     )
 
 
+class Loading(StrEnum):
+    """What a client gets while the Model of its request is not ready."""
+
+    HOLD = "Hold"
+    COMMENTS = "Comments"
+    REASONING = "Reasoning"
+    REFUSE = "Refuse"
+
+
 class WorkspaceSpec(Document):
     """Accelerators, and how they are shared."""
 
@@ -249,6 +258,13 @@ class WorkspaceSpec(Document):
     )
     queue: QueueSpec = QueueSpec()
     policy: PolicySpec = PolicySpec()
+    loading: Loading = Field(
+        default=Loading.HOLD,
+        description="What a client gets while the Model of its request is not ready. Hold: nothing until the answer begins. "
+        "Comments: a stream of events begins at once, with comments. Reasoning: a stream of a chat begins at once, with text in "
+        "`reasoning_content`; other streams get comments. Refuse: 503 at once with Retry-After, and the Model is loaded. A request "
+        "that is not streamed is held with Comments and Reasoning. Clients can ask for another with the header X-Hotseat-Loading.",
+    )
     tenants: Tenants = Tenants()
     prompt_cache: PromptCache = PromptCache()
     return_to_default: Duration = Field(

@@ -63,7 +63,8 @@ def demand_to_json(workspace: str, demand: Demand) -> Json:
         "served": dict(demand.served),
         "quiescing": dict(demand.quiescing),
         "requested": list(demand.requested),
-        "wanted": {model: to_rfc3339(since) for model, since in demand.wanted.items()},
+        "wanted": _times_to_json(demand.wanted),
+        **({"retries": _times_to_json(demand.retries)} if demand.retries else {}),
         **({"busy_pods": dict(demand.busy_pods)} if demand.busy_pods else {}),
     }
 
@@ -90,14 +91,21 @@ def demand_from_json(data: Any) -> tuple[str, Demand]:
             _counts(data["served"]),
             _counts(data["quiescing"] if "quiescing" in data else data["closing"]),
             tuple(str(model) for model in data["requested"]),
-            {
-                str(model): from_rfc3339(since) for model, since in (data.get("wanted") or {}).items()
-            },  # older routers do not send it
+            _times(data.get("wanted") or {}),  # older routers do not send it, nor what follows
             _counts(data.get("busy_pods") or {}),
+            _times(data.get("retries") or {}),
         )
         return str(data["workspace"]), demand
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a demand snapshot: {error!r}") from error
+
+
+def _times_to_json(times: Mapping[str, float]) -> Json:
+    return {model: to_rfc3339(at) for model, at in times.items()}
+
+
+def _times(data: Mapping[str, Any]) -> dict[str, float]:
+    return {str(model): from_rfc3339(at) for model, at in data.items()}
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, int]:

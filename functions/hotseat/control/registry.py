@@ -6,6 +6,7 @@ from typing import Protocol
 
 from hotseat.api.model import Model
 from hotseat.api.workspace import Workspace
+from hotseat.control.near_names import NearNames
 from hotseat.control.owner import LoopOwner
 from hotseat.control.request_gate import RequestGate
 from hotseat.core.errors import Conflict, Unavailable, UnknownModel, shortened
@@ -13,6 +14,8 @@ from hotseat.core.policy.api import Capacity
 from hotseat.core.ports import LogView
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import ModelStatus
+
+NEAR = 3  # Models that are suggested for an unknown name
 
 
 class WorkspaceHandle(Protocol):
@@ -80,6 +83,7 @@ class ModelRegistry:
         self.owner = LoopOwner() if owner is None else owner
         self._handles: Mapping[str, WorkspaceHandle] = {}
         self._routes: Mapping[str, ModelRoute] = {}
+        self._near: tuple[Mapping[str, ModelRoute], NearNames] | None = None  # names of these routes
         self._begun = False
         self._closing = False
 
@@ -92,11 +96,24 @@ class ModelRegistry:
         """Return the route of NAME. Raise UnknownModel if no Model has it."""
         route = self._routes.get(name)
         if route is None:
+            near = ", ".join(f"`{shortened(each)}`" for each in self._near_names(name))
+            meant = f" Did you mean {near}?" if near else ""
             raise UnknownModel(
-                f"The model `{shortened(name)}` does not exist; GET /v1/models lists the available models.",
+                f"The model `{shortened(name)}` does not exist.{meant} GET /v1/models lists the available models.",
                 param="model",
             )
         return route
+
+    def _near_names(self, name: str) -> list[str]:
+        """Return names that are similar to an unknown one, of as many listed Models, the most similar first."""
+        routes, known = self._routes, self._near
+        if known is None or known[0] is not routes:
+            listed = (each for each, route in routes.items() if not route.model.spec.unlisted)
+            known = self._near = (routes, NearNames(listed))
+        found: dict[str, str] = {}
+        for each in known[1].find(name):
+            found.setdefault(routes[each].model.name, each)
+        return list(found.values())[:NEAR]
 
     def default(self) -> ModelRoute | None:
         """Return the Model for requests that name none, if a Workspace has one."""

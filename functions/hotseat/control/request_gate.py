@@ -131,18 +131,23 @@ class RequestGate:
         timeout: float | None = None,
         size: int = 0,
         since: float | None = None,
+        retry_after: float | None = None,
     ) -> PendingRequest:
         """Submit a request. It is dispatched (`dispatched` is set) or queued (use `on_settled`).
 
         Raise the HotseatError for the client if it is refused. With `at_once`, raise NotResident instead of
         queueing. `timeout` is the time in seconds after which the client has no use for an answer: a request
         that cannot meet it is refused immediately. `size` is the size of its body in bytes. `since` is the
-        time at which it was first queued, if it comes from another Workspace.
+        time at which it was first queued, if it comes from another Workspace. With `retry_after`, raise
+        ModelLoading if the model is not ready, and have it loaded: its client is told to try again after so
+        many seconds at least.
         """
         now = self._clock()
         deadline = None if timeout is None else now + timeout
         pending_request = PendingRequest(next(self._ids))
-        arrival = RequestArrived(now, pending_request.request, model, priority, at_once, tenant, deadline, size, since)
+        arrival = RequestArrived(
+            now, pending_request.request, model, priority, at_once, tenant, deadline, size, since, retry_after
+        )
         try:
             self._pending_requests[pending_request.request] = pending_request
             self._step(arrival)

@@ -84,6 +84,10 @@ class Unavailable(HotseatError):
     """
 
 
+class ModelLoading(Unavailable):
+    """The model is not ready, and the request is not held. Its client is told when to send it again."""
+
+
 class NotResident(Unavailable):
     """The request would have to be queued, but it must not wait."""
 

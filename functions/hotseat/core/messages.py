@@ -167,6 +167,8 @@ class Demand:
     wanted: Mapping[str, float] = field(default_factory=dict)
     # By instance with several pods: how many it must keep, the oldest, so that no pod with a request in flight ends.
     busy_pods: Mapping[str, int] = field(default_factory=dict)
+    # By model: until when clients that were refused because it was not ready are expected again (admission/retries.py).
+    retries: Mapping[str, float] = field(default_factory=dict)
 
 
 # Commands of the scheduler to a runtime -------------------------------------------------------------------------------

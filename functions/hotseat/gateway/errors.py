@@ -37,6 +37,7 @@ _KINDS: Mapping[type[HotseatError], ApiKind] = {
     errors.NotImplementedByServer: ApiKind(501, "not_implemented", _INVALID),
     errors.UpstreamFailed: ApiKind(502, "upstream_failed", _SERVER),
     errors.Unavailable: ApiKind(503, "model_unavailable", _SERVER),
+    errors.ModelLoading: ApiKind(503, "model_switching_in_progress", "model_loading"),
     errors.NotResident: ApiKind(503, "not_resident", _SERVER),
     errors.UpstreamTimeout: ApiKind(504, "upstream_timeout", _SERVER),
 }

@@ -16,6 +16,8 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions
 
 HEADER = "X-Hotseat-Fallback"
+RETRY_AFTER = 30.0  # seconds until the next try of a refused client, while nothing is known of the Model's load
+SOONEST = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class RoutedRequest:
         self._registry = registry
         self._capability, self._size = capability, size
         self.options = NO_LIMITS
+        self.refuses = False  # it is not held: while no Model is ready for it, it is refused, and its Model is loaded
         self._visited: tuple[str, ...] = (route.model.name,)  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
         self._held = False
@@ -62,6 +65,11 @@ class RoutedRequest:
         """The queued or dispatched request, after `submit`."""
         assert self._pending_request is not None  # noqa: S101
         return self._pending_request
+
+    @property
+    def requested_model(self) -> Model:
+        """The Model that the client named, whether or not a fallback answers."""
+        return self.route.model if self.fallback_used is None else self.fallback_used.wanted
 
     @property
     def waited(self) -> float | None:
@@ -109,7 +117,7 @@ class RoutedRequest:
             if self.route.model.spec.fallback is not None:
                 with suppress(NotResident):
                     return self._accept(self._submit_to(self.route, at_once=True))
-                reason = self._fallback_reason(self.options.limit)
+                reason = self._fallback_reason(0.0 if self.refuses else self.options.limit)
                 if reason is not None and self._answered_immediately(reason):
                     return None
             return self._accept(self._submit_to(self.route))
@@ -272,7 +280,14 @@ class RoutedRequest:
             rest = max(0.0, its.timeout - (time.monotonic() - self.began))
         gate, name = route.handle.gate, route.model.name
         return gate.submit(
-            name, its.priority, at_once=at_once, tenant=its.tenant, timeout=rest, size=self._size, since=since
+            name,
+            its.priority,
+            at_once=at_once,
+            tenant=its.tenant,
+            timeout=rest,
+            size=self._size,
+            since=since,
+            retry_after=retry_after(route) if self.refuses else None,
         )
 
 
@@ -286,11 +301,29 @@ def expected_in(handle: WorkspaceHandle, status: ModelStatus, now: float) -> flo
     """
     if status.state in ("ready", "parked", "waking"):
         return None
-    last = next((s for s in reversed(handle.switches()) if s.to == status.name and s.outcome == "completed"), None)
-    load = None if last is None else last.phases().get("load")
+    load = _last_load(handle, status.name)
     if load is None or status.state != "loading" or status.since is None:
         return load
     return max(0.0, load - (now - status.since))
+
+
+def retry_after(route: ModelRoute) -> float:
+    """Return the seconds after which a client is told to ask again for a Model that is not ready.
+
+    That is the rest of its load, by the last one, or RETRY_AFTER if it was never loaded.
+    """
+    status = route.handle.status(route.model.name)
+    load = None if status.state == "ready" else _last_load(route.handle, status.name)
+    if load is None:
+        return RETRY_AFTER
+    began = status.since if status.state in ("loading", "waking") else None
+    return max(SOONEST, load if began is None else load - (time.monotonic() - began))
+
+
+def _last_load(handle: WorkspaceHandle, model: str) -> float | None:
+    """Return the seconds that the last load of a model has taken, if it is known."""
+    last = next((s for s in reversed(handle.switches()) if s.to == model and s.outcome == "completed"), None)
+    return None if last is None else last.phases().get("load")
 
 
 def _needs_no_accelerator(route: ModelRoute) -> bool:

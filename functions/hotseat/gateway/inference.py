@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TypeVar
 
-from hotseat.api.model import Api, Capability
-from hotseat.api.workspace import Tenants
+from hotseat.api.model import Api, Capability, ResponseModelName
+from hotseat.api.workspace import Loading, Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.engines.base import has_api
@@ -20,11 +20,12 @@ from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.http.request import Fields, Request
-from hotseat.gateway.http.response import Response
+from hotseat.gateway.http.response import Response, ResponseSink
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
-from hotseat.gateway.loading_comments import LoadingComments
+from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
+from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
-from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
+from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
 
@@ -65,9 +66,9 @@ class AcceptedHead:
     __slots__ = (
         "_options",
         "_tenants",
-        "comments",
         "encoded",
         "key",
+        "loading",
         "route",
         "target",
         "translated",
@@ -75,11 +76,11 @@ class AcceptedHead:
     )
 
     def __init__(self, request: Request, route: Route, key: str) -> None:
-        """`key` is the name of the request's key. Raise the HotseatError for the client if the body is compressed."""
+        """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
         check_encoding(request.headers)
         self.route, self.key = route, key
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
-        self.comments = request.headers.get("x-hotseat-loading", "").lower() == "comments"
+        self.loading = loading_option(request.headers)
         self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
         # As engines get it that do not have the API: by path, then by Host.
         self.translated: dict[str, dict[bytes, bytes]] = {}
@@ -139,12 +140,12 @@ class InferenceRequest:
     __slots__ = (
         "_body",
         "_body_bytes",
-        "_comments",
         "_exchange",
         "_head",
         "_inference",
         "_leave",
         "_model",
+        "_news",
         "_over",
         "_ready",
         "_request",
@@ -168,7 +169,7 @@ class InferenceRequest:
         self._exchange: relay.Exchange | None = None
         self._timer: TimerHandle | None = None
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
-        self._comments: LoadingComments | None = None
+        self._news: LoadingNews | None = None
         self._translation: Translation | None = None
         self._ready: tuple[str, str, Translation] | None = (
             None  # made before the request was submitted, for these names
@@ -235,22 +236,25 @@ class InferenceRequest:
         self._model = target.model.shown_name
         routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
         self._routed = routed
+        loading = loading_of(self._head.loading, target)
+        routed.refuses = loading is Loading.REFUSE
         translate = self._translator(routed)
         if translate is None:
-            self._submit(routed, body)
+            self._submit(routed, body, loading)
             return
         name, asked = _engine_name(routed), _asked(routed, body)
 
         def submit(translation: Translation) -> None:
             self._ready = (name, asked, translation)
-            self._submit(routed, body)
+            self._submit(routed, body, loading)
 
         self._translate(translate, body, name, asked, submit)
 
-    def _submit(self, routed: RoutedRequest, body: Body) -> None:
+    def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
-        if body.stream and self._head.comments and self._route.events:
-            self._comments = LoadingComments(self._response, routed, self._inference.registry.shown_name)
+        if body.stream and loading is not Loading.HOLD and self._route.events:
+            shown_name = self._inference.registry.shown_name
+            self._news = loading_news(loading, self._route.path, self._response, routed, shown_name)
         self._advance()
 
     def _model_route(self, body: Body) -> ModelRoute:
@@ -281,8 +285,8 @@ class InferenceRequest:
                 routed.route.handle.gate.expire(pending)
                 continue
             rest = inf if limit is None else limit - elapsed
-            if self._comments is not None:
-                rest = min(rest, self._comments.tell(elapsed))
+            if self._news is not None:
+                rest = min(rest, self._news.tell(elapsed))
             next_check = routed.check_fallback(limit)
             if routed.pending_request is not pending or pending.settled:
                 continue
@@ -311,8 +315,8 @@ class InferenceRequest:
         body = self._body
         assert body is not None  # noqa: S101
         name = _engine_name(routed)
-        if self._comments is not None:
-            self._comments.tell_fallback()
+        if self._news is not None:
+            self._news.end()
         ready, self._ready, self._translation = self._ready, None, None
         translate = self._translator(routed)
         if translate is not None:
@@ -348,7 +352,7 @@ class InferenceRequest:
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
         self._sent = raw
         head, translation, response = self._head, self._translation, self._response
-        plain = self._comments is not None or translation is not None
+        plain = response.begun or translation is not None
         target, fields, encoded = head.target, self._request.fields, None if plain else head.encoded
         if translation is not None:
             target, fields = translation.path.encode(), head.translated_fields
@@ -363,11 +367,19 @@ class InferenceRequest:
             plain=plain,
             encoded=encoded,
         )
-        sink = response if translation is None else TranslatedResponse(response, translation)
-        exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
+        exchange = relay.Exchange(self._inference.connections, call, self._sink(routed), self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
+
+    def _sink(self, routed: RoutedRequest) -> ResponseSink:
+        """Return where the engine's answer is written: to the client, maybe in other terms, or with the name that the client sent."""
+        if self._translation is not None:
+            return TranslatedResponse(self._response, self._translation)
+        asked = None if self._body is None else self._body.model
+        if routed.requested_model.spec.response_model_name is ResponseModelName.ENGINE or not asked:
+            return self._response
+        return RenamedResponse(self._response, asked)
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""
@@ -495,7 +507,7 @@ class InferenceRequest:
 
     def _fail(self, error: HotseatError) -> None:
         response = self._response
-        if self._comments is not None and response.begun and not response.ended:
+        if self._news is not None and response.begun and not response.ended:
             response.end_with_error(error)
         else:
             response.fail_or_abort(error)

@@ -1,16 +1,17 @@
-"""Request headers that control waiting: tenant, priority and time limits."""
+"""Request headers that control waiting: tenant, priority, time limits, and what is told meanwhile."""
 
 import re
 from collections.abc import Mapping
 
 from hotseat.api.units import parse_duration
-from hotseat.api.workspace import Tenants
+from hotseat.api.workspace import Loading, Tenants
 from hotseat.core.errors import BadRequest, shortened
 from hotseat.core.messages import message
 
 PRIORITY = "X-Priority"
 TIMEOUT = "X-Request-Timeout"
 MAX_WAIT = "X-Hotseat-Max-Wait"
+LOADING = "X-Hotseat-Loading"
 LEAST, MOST = -1000, 1000  # priorities, as in documents
 _DIGITS = len(str(MOST))  # a longer number is beyond the bound by its first digits alone
 _LONGEST_TENANT = 100  # characters
@@ -44,6 +45,18 @@ def wait_options(headers: Mapping[str, str], tenants: Tenants, key: str) -> Wait
     return WaitOptions(
         _tenant(headers, tenants, key), _priority(headers), _seconds(headers, MAX_WAIT), _seconds(headers, TIMEOUT)
     )
+
+
+def loading_option(headers: Mapping[str, str]) -> Loading | None:
+    """Return what the client wants while its Model is not ready. None: it does not say. Raise BadRequest if that is invalid."""
+    text = _header(headers, LOADING)
+    if text is None:
+        return None
+    for each in Loading:
+        if text.strip().lower() == each.lower():
+            return each
+    allowed = ", ".join(each.lower() for each in Loading)
+    raise BadRequest(f"The header {LOADING} is {shortened(text)!r}; allowed: {allowed}.")
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from hotseat.api.types import API_VERSION, Json
-from hotseat.api.workspace import DEFAULT_WORKSPACE
+from hotseat.api.workspace import DEFAULT_WORKSPACE, Loading
 from hotseat.importing.commands import Macros
 from hotseat.importing.groups import ResidencyRules, residency_rules
 from hotseat.importing.models import Common, ModelImport, external_models, labels
@@ -32,9 +32,12 @@ def convert(content: str, file: str, environ: Mapping[str, str]) -> Imported:
     notes = [*rules.notes, *_top_notes(reader), *peer_notes, *_preload_notes(common, rules)]
     if reader.problems:
         raise ManifestErrors(sorted(dict.fromkeys(reader.problems), key=lambda it: (it.line or 0, it.column or 0)))
+    spec = rules.spec | (
+        {"loading": Loading.REASONING.value} if reader.flag(("sendLoadingState",), default=False) else {}
+    )
     space: Json = {"apiVersion": API_VERSION, "kind": "Workspace", "metadata": {"name": DEFAULT_WORKSPACE}}
     workspace = Draft(
-        {**space, "spec": rules.spec}, "Which models can be resident together, and settings for all models", notes
+        {**space, "spec": spec}, "Which models can be resident together, and settings for all models", notes
     )
     head = (f"Made by `hotseat import` from {file}.", *HEAD, "")
     return write(head, [workspace, *models, *peers])

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hotseat.api.types import API_VERSION, NAME_PATTERN, VARIABLE_PATTERN, Json, Method
+from hotseat.api.workspace import Loading
 from hotseat.importing import commands
 from hotseat.importing.commands import ENVIRONMENT, EngineMapping, Macros, engine_of, unknown
 from hotseat.importing.reader import MODEL_KEYS, MODEL_LOST, PEER_KEYS, Reader
@@ -196,6 +197,7 @@ class ModelImport:
             "concurrency": self._concurrency(),
             "description": self._fill("description"),
             "metadata": self._metadata(),
+            "loading": self._loading(),
             "unlisted": self.reader.flag(self._at("unlisted"), default=False),
         }
         self._filters()
@@ -389,6 +391,12 @@ class ModelImport:
     def _engine_model_name(self, name: str) -> str:
         """Return the name that the engine gets: as in llama-swap, at least for the id of the model."""
         return self._fill("useModelName") or ("" if name == self.id else self.id)
+
+    def _loading(self) -> str | None:
+        """Return what clients get while the model loads, if it differs from the rest."""
+        common = self.reader.flag(("sendLoadingState",), default=False)
+        own = self.reader.flag(self._at("sendLoadingState"), default=common)
+        return None if own == common else Loading.REASONING.value if own else Loading.HOLD.value
 
     def _metadata(self) -> Json:
         found: Json = self.macros.fill_all(self.reader.mapping(self._at("metadata")))

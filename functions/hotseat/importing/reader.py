@@ -11,17 +11,17 @@ MODEL_KEYS = frozenset({
     "cmd", "cmdStop", "proxy", "aliases", "env", "checkEndpoint", "ttl", "unloadTimeout", "unlisted", "useModelName", "name",
     "description", "concurrencyLimit", "filters", "macros", "metadata", "sleepMode", "sleepEndpoints", "wakeEndpoints",
     "sleepEndpoint", "sleepMethod", "sleepBody", "sleepTimeout", "wakeEndpoint", "wakeMethod", "wakeBody", "wakeTimeout",
+    "sendLoadingState",
 })  # fmt: skip
 TOP_KEYS = frozenset({
     "models", "macros", "groups", "matrix", "routing", "hooks", "peers", "apiKeys", "profiles", "healthCheckTimeout", "globalTTL",
-    "unloadTimeout", "sleepMode",
+    "unloadTimeout", "sleepMode", "sendLoadingState",
 })  # fmt: skip
 GROUP_KEYS = frozenset({"swap", "exclusive", "persistent", "members"})
 PEER_KEYS = frozenset({"proxy", "models", "apiKey"})
 
 # No equivalent, and what to do instead.
 MODEL_LOST: Mapping[str, str] = {
-    "sendLoadingState": "clients that want progress while they wait send the header X-Hotseat-Loading: comments",
     "timeouts": "hotseat has its own connect timeout, and waits for an answer as long as the client does",
     "capabilities": "hotseat has spec.capabilities for the kinds of requests that a Model serves",
 }
@@ -35,7 +35,6 @@ TOP_LOST: Mapping[str, str] = {
     "performance": "hotseat does not monitor the accelerator",
     "ui": "use hotseat ps, switches and events instead",
     "startPort": "a free port is chosen at each start",
-    "sendLoadingState": MODEL_LOST["sendLoadingState"],
     "includeAliasesInList": "GET /v1/models lists a Model once, with all its names",
     "upstream": "GET below /upstream loads nothing",
 }

@@ -24,7 +24,9 @@ KEY = b"0123456789abcdef"
 def test_a_snapshot_survives_the_journey() -> None:
     now = round(time.monotonic(), 3)
     waiting = {"a": QueuedDemand(2, now, 5, {"key-1": 2}, now + 9), "b": QueuedDemand(1, now)}
-    sent = Demand("r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now}, {"w/b@2": 1})
+    sent = Demand(
+        "r1", 7, 3, waiting, {"w/b@2": 1}, {"w/b@2": 4}, {"b": 1}, ("a",), {"c": now}, {"w/b@2": 1}, {"c": now + 5}
+    )
     workspace, read = demand_from_json(json.loads(json.dumps(demand_to_json("w", sent))))
     assert workspace == "w"
     assert read.waiting["a"].oldest == pytest.approx(now, abs=0.002)
@@ -40,13 +42,14 @@ def test_a_snapshot_survives_the_journey() -> None:
     )
     assert read.wanted == {"c": pytest.approx(now, abs=0.002)}
     assert read.busy_pods == {"w/b@2": 1}
+    assert read.retries == {"c": pytest.approx(now + 5, abs=0.002)}
 
 
 def test_a_router_of_an_earlier_release_wants_nothing_beside_what_waits() -> None:
     written = demand_to_json("w", Demand("r1", 7, 3))
     del written["wanted"]
     read = demand_from_json(written)[1]
-    assert (read.wanted, read.busy_pods) == ({}, {})
+    assert (read.wanted, read.busy_pods, read.retries) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("broken", [None, [], {}, {"router": "r"}, {"waiting": []}])

@@ -44,6 +44,23 @@ def test_names_come_from_the_status(registry: RemoteWorkspaces) -> None:
         registry.find("b")
 
 
+def test_a_name_that_is_unknown_gets_near_ones_of_listed_models(registry: RemoteWorkspaces) -> None:
+    specs = {"a": {"names": ["author/model:F16"]}, "b": {"names": ["Secret-1"], "unlisted": True}}
+    models = [
+        Model.model_validate({"metadata": {"name": n}, "spec": {"engine": "mock", **s}}) for n, s in specs.items()
+    ]
+    registry.apply(document(None, models=model_rows(models, [])))
+    with pytest.raises(
+        UnknownModel, match=r"`Author/Model:f16` does not exist\. Did you mean `author/model:F16`\? GET /v1"
+    ):
+        registry.find("Author/Model:f16")
+    with pytest.raises(UnknownModel, match=r"`secret-1` does not exist\. GET /v1"):
+        registry.find("secret-1")
+    registry.apply(document(None, epoch=3, models=model_rows(models[1:], [])))
+    with pytest.raises(UnknownModel, match=r"does not exist\. GET /v1"):
+        registry.find("Author/Model:f16")
+
+
 def test_why_one_failed_comes_from_the_status_with_its_exit_code(registry: RemoteWorkspaces) -> None:
     model = Model.model_validate({"metadata": {"name": "a"}, "spec": {"engine": "mock", "names": ["A 1"]}})
     registry.apply(document(None, models=model_rows([model], [ModelStatus("a", "failed", exit_code=137)])))

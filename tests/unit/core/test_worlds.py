@@ -112,7 +112,7 @@ def test_crowds_bring_replicas_and_models_outgrow_their_claims() -> None:
     replicas = outgrown = left_for_preferences = 0
     names = list(ACTIONS)
     weights = [weight * {"crowd": 5, "measure": 4}.get(name, 1) for name, weight in ACTIONS.items()]
-    for seed in range(40):
+    for seed in range(60):
         chance = random.Random(seed)
         world = begin(chance.randrange)
         capacity = CAPACITIES[-1 - seed % 2]

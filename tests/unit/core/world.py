@@ -130,7 +130,7 @@ class World(RandomActions):
 
 
 ACTIONS: Mapping[str, int] = {  # with how often they come beside each other
-    "divert": 2, "want": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 3, "retry": 3, "expire": 1, "deliver_demand": 14,
+    "divert": 2, "want": 1, "refuse": 1, "arrive": 12, "crowd": 3, "finish": 6, "leave": 3, "retry": 3, "expire": 1, "deliver_demand": 14,
     "lose_demand": 1, "sign_of_life": 1, "repeat_demand": 1, "deliver_residency": 14, "repeat_residency": 1,
     "become_ready": 8, "turn": 8, "measure": 4, "fail": 2, "hang": 1, "release": 8,
     "settle": 2, "observe": 4, "repeat_observation": 1, "stale_observation": 2, "fetch": 3, "order_load": 1,

@@ -69,6 +69,18 @@ class RandomActions(CheckedWorld):
         patience = (None, None, None, 0.0, 1.0, 30.0)[pick(6)]
         self.submit(name, model, priority=(0, 0, 5)[pick(3)], tenant=TENANTS[pick(5)], patience=patience)
 
+    def refuse(self, pick: Pick) -> None:
+        """A request comes that is not to be held: it is dispatched, queued where its model is full, or refused and its model wanted."""
+        if not self.routers:
+            return
+        name = sorted(self.routers)[pick(len(self.routers))]
+        machine, model = self.routers[name].machine, (*MODELS, "external")[pick(6)]
+        request = self.submit(name, model, retry_after=(1.0, 30.0)[pick(2)])
+        if request.end == "model_switching_in_progress":
+            assert not request.held
+            assert machine._retries.snapshot()[model] > self.now
+            self._is_wanted(name, model)
+
     def crowd(self, pick: Pick) -> None:
         """Several come at once for a model that is ready, and the switcher hears of it when some have waited."""
         for name, router in sorted(self.routers.items()):
@@ -82,7 +94,14 @@ class RandomActions(CheckedWorld):
                 return
 
     def submit(
-        self, router: str, model: str, priority: int = 0, tenant: str = "", patience: float | None = None
+        self,
+        router: str,
+        model: str,
+        priority: int = 0,
+        tenant: str = "",
+        *,
+        patience: float | None = None,
+        retry_after: float | None = None,
     ) -> Request:
         self.count += 1
         request = self.requests[self.count] = Request(
@@ -92,7 +111,14 @@ class RandomActions(CheckedWorld):
         self.at(
             router,
             intake.RequestArrived(
-                self.now, self.count, model, priority, tenant=tenant, deadline=deadline, size=request.size
+                self.now,
+                self.count,
+                model,
+                priority,
+                tenant=tenant,
+                deadline=deadline,
+                size=request.size,
+                retry_after=retry_after,
             ),
         )
         return request

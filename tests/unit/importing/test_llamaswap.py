@@ -172,6 +172,27 @@ def test_what_clients_could_send_they_still_can() -> None:
 # Times, groups, sets --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("top", "own", "workspace", "model"),
+    [
+        (True, None, "Reasoning", None),
+        (True, False, "Reasoning", "Hold"),
+        (False, True, "Hold", "Reasoning"),
+        (None, True, "Hold", "Reasoning"),
+        (None, False, "Hold", None),
+    ],
+)
+def test_news_of_loading_are_told_in_the_same_field(
+    top: bool | None, own: bool | None, workspace: str, model: str | None
+) -> None:
+    def line(value: bool | None, indent: str = "") -> str:
+        return "" if value is None else f"{indent}sendLoadingState: {str(value).lower()}\n"
+
+    manifest, made = importing(f"{line(top)}models:\n  m:\n    cmd: serve --port ${{PORT}}\n{line(own, '    ')}")
+    assert (manifest.workspaces[0].spec.loading, manifest.models[0].spec.loading) == (workspace, model)
+    assert "sendLoadingState" not in str(made.notes)
+
+
 def test_times_limits_and_preload() -> None:
     models = {m.name: m.spec for m in sample("house")[0].models}
     lifecycle = models["chat"].lifecycle
@@ -252,7 +273,7 @@ def test_whatever_has_no_equal_is_told() -> None:
     _, made = sample("house")
     told = {note.field for _, note in made.notes if note.kind == "no equivalent"}
     assert told == {
-        "logLevel", "startPort", "sendLoadingState", "logColours", "profiles.coding", "peers.cloud",
+        "logLevel", "startPort", "logColours", "profiles.coding", "peers.cloud",
         "filters.stripParams", "filters.setParams", "filters.setParamsByID", "timeouts", "checkEndpoint", "cmdStop",
         "sleepMode", "sleepEndpoints", "notYetKnown", "peers.box.filters",
     }  # fmt: skip

@@ -56,6 +56,7 @@ _REFUSALS = {
     "too_large": Reason.FAILED,
     "release_unproven": Reason.FAILED,
     "weights_not_cached": Reason.LOADING,
+    "model_switching_in_progress": Reason.LOADING,
     "queue_full": Reason.WAITING,
     "deadline_unreachable": Reason.WAITING,
     "pinned": Reason.WAITING,

@@ -13,6 +13,7 @@ are in messages.py, its queues in queues.py, its endpoints in endpoints.py. Inva
 """
 
 from dataclasses import replace
+from math import ceil
 
 from hotseat.core.admission.endpoints import EndpointSet
 from hotseat.core.admission.fair_queue import QueuedRequest
@@ -37,8 +38,9 @@ from hotseat.core.admission.messages import (
     WaitTimedOut,
 )
 from hotseat.core.admission.queues import QueueLimits, RequestQueue, RequestQueues, per_router
+from hotseat.core.admission.retries import ExpectedRetries
 from hotseat.core.admission.service_rate import clamp_retry_after
-from hotseat.core.errors import NotResident, QueueFull, Unavailable, UnknownModel
+from hotseat.core.errors import ModelLoading, NotResident, QueueFull, Unavailable, UnknownModel
 from hotseat.core.messages import EXTERNAL_EPOCH, Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident
 from hotseat.core.scheduler.status import ready_in
 
@@ -57,6 +59,7 @@ class AdmissionMachine:
         self._refused: dict[str, int] = {}  # by model: epoch of the newest refusal that was applied
         self._announce: list[str] = []
         self._prewarm = PrewarmRequests()
+        self._retries = ExpectedRetries()
         self._order = 0
         self._seq = 0
         self._closed = False
@@ -106,6 +109,7 @@ class AdmissionMachine:
             requested,
             self._prewarm.snapshot(),
             self._endpoints.busy_pods(),
+            self._retries.snapshot(),
         )
 
     def waiting_by_model(self) -> dict[str, QueuedDemand]:
@@ -171,7 +175,23 @@ class AdmissionMachine:
             if self._endpoints.in_flight[instance.instance] > 1:
                 return [dispatch]
             return [dispatch, ReportDemand(urgent=self._edges_matter())]
-        return [_not_resident(s)] if s.at_once else self._enqueue(s.now, s.request, request, limits)
+        return self._hold(s, request, limits)
+
+    def _hold(self, s: RequestArrived, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
+        """Queue a request that cannot be dispatched now, or refuse it if it is not to be held."""
+        if s.at_once:
+            return [_not_resident(s)]
+        if s.retry_after is not None and not self._endpoints.is_ready(s.model):
+            return self._refuse_to_wait(s, s.retry_after)
+        return self._enqueue(s.now, s.request, request, limits)
+
+    def _refuse_to_wait(self, s: RequestArrived, retry_after: float) -> list[AdmissionCommand]:
+        """Refuse a request that is not to be held. Its model is to be loaded, for the next try of its client."""
+        seconds = max(retry_after, self._ready_in(s.model, s.now))
+        self._retries.add(s.model, s.now, seconds)
+        message = f"{s.model} is not ready, and its load is requested: send the request again in {ceil(seconds)} s"
+        refused = Reject(s.request, ModelLoading, "model_switching_in_progress", message, seconds)
+        return [refused, *(self._request_prewarm(s.now, s.model, s.now) or [ReportDemand(urgent=False)])]
 
     def _enqueue(self, now: float, id_: int, request: QueuedRequest, limits: Limits) -> list[AdmissionCommand]:
         """Queue a request, if no limit is reached and its deadline can be met."""
@@ -224,6 +244,7 @@ class AdmissionMachine:
         assert instance.address is not None  # noqa: S101 — only those with an address are open
         request.instance = instance
         self._endpoints.acquire(instance)
+        self._retries.end(request.model)
         return Dispatch(id_, instance.instance, instance.address)
 
     def _edges_matter(self) -> bool:
@@ -323,6 +344,7 @@ class AdmissionMachine:
         refused = [model for model, each in residency.refusals.items() if each.epoch > self._refused.get(model, -1)]
         commands = self._refuse_waiters(now, refused, first=first)
         self._prewarm.remove([*refused, *filter(self._endpoints.is_ready, self._endpoints.open)])
+        self._retries.remove(refused)
         for model in self._endpoints.open:
             commands += self._serve(now, model)
         for model in list(self._queues):
@@ -378,6 +400,7 @@ class AdmissionMachine:
             for model, limits in s.models.items()
         }
         self._prewarm.retain(s.models)
+        self._retries.retain(s.models)
         commands: list[AdmissionCommand] = []
         for model in [m for m in self._queues if m not in s.models]:
             message = f"model {model} was removed while this request was queued"
@@ -393,6 +416,7 @@ class AdmissionMachine:
     def _close(self, now: float) -> list[AdmissionCommand]:
         self._closed = True
         self._prewarm.retain(())
+        self._retries.retain(())
         commands: list[AdmissionCommand] = []
         for model in list(self._queues):
             commands += [_shutting_down(id_) for id_ in self._dismiss(now, model)]

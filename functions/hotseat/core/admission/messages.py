@@ -32,6 +32,8 @@ class RequestArrived:
     deadline: float | None = None  # when its client gives up; rejected at once where that cannot be met
     size: int = 0  # bytes of its body
     since: float | None = None  # when it began to wait, if that was elsewhere
+    # Seconds after which its client is told to ask again, if its model is not ready. None: it may wait.
+    retry_after: float | None = None
 
 
 @message

@@ -154,6 +154,12 @@ class RouterSnapshots:
         rows = [d.wanted[model] for d in self._newest.values() if model in d.wanted and d.seen_epoch >= since_epoch]
         return min(rows, default=None)
 
+    def retries_until(self, model: str, since_epoch: int = -1) -> float:
+        """Return until when refused clients are expected again, by routers that have seen an epoch. 0: none are."""
+        return max(
+            (d.retries.get(model, 0.0) for d in self._newest.values() if d.seen_epoch >= since_epoch), default=0.0
+        )
+
     def in_flight(self, instance: str) -> int:
         """Return the number of requests in flight at an instance."""
         return sum(d.in_flight.get(instance, 0) for d in self._newest.values())
@@ -264,6 +270,18 @@ class DemandState:
     def wanted(self, model: str) -> float | None:
         """Return since when a model is to be prewarmed. None: it is not."""
         return self.snapshots.wanted(model, self.availability.refusal_epoch(model))
+
+    def retries_until(self, model: str) -> float:
+        """Return until when clients that were refused because a model was not ready are expected again. 0: none are."""
+        return self.snapshots.retries_until(model, self.availability.refusal_epoch(model))
+
+    def expected_until(self, model: str) -> float:
+        """Return until when clients of a model are expected again that gave up, or were refused. 0: none are."""
+        return max(self.abandonment.expected_until(model), self.retries_until(model))
+
+    def is_asked_for(self, model: str, now: float) -> bool:
+        """Whether requests are queued for a model that were not refused, or refused clients are expected again."""
+        return self.waiting(model)[0] > 0 or self.retries_until(model) > now
 
     def unused(self, instance: Instance) -> bool:
         """Whether an instance has no queued requests and none in flight.

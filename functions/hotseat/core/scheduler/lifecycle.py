@@ -117,6 +117,8 @@ class InstanceLifecycle:
     def _idle_timed_out(self, instance: Instance, now: float) -> bool:
         """Whether the idle timeout of an instance has passed."""
         until = instance.idle_until
+        if until is not None:
+            until = max(until, self.parts.demand.retries_until(instance.model))
         if (
             until is None
             or not self.parts.demand.unused(instance)

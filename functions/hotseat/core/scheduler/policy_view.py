@@ -69,7 +69,7 @@ class PolicyViewBuilder:
                 request=request,
                 in_flight=in_flight,
                 preference=preference,
-                expected_until=demand.abandonment.expected_until(name),
+                expected_until=demand.expected_until(name),
             )
             if (view.waiting or preference) and not (mine and mine.can_stay) and not self._loadable(name, now):
                 view = replace(view, waiting=0, preference=Preference.NONE)
@@ -123,15 +123,15 @@ class PolicyViewBuilder:
             self.parts.effects.wake_at(retry_at)
             return False
         if refusal := self.unplaceable(model, now):
-            if self.parts.availability.load_requests.pop(model, None) or self.parts.demand.waiting(model)[0]:
+            if self.parts.availability.load_requests.pop(model, None) or self.parts.demand.is_asked_for(model, now):
                 self.parts.availability.refuse(model, refusal)
             return False
         if problem := self.parts.state.specs[model].problem:
-            if self.parts.availability.load_requests.pop(model, None) or self.parts.demand.waiting(model)[0]:
+            if self.parts.availability.load_requests.pop(model, None) or self.parts.demand.is_asked_for(model, now):
                 self.parts.availability.refuse(model, _not_loadable(problem, now, self.parts.state.next_epoch))
             return False
         self.parts.effects.add(*self.parts.availability.fetch(model))
-        if self.parts.state.specs[model].refuse_uncached and self.parts.demand.waiting(model)[0]:
+        if self.parts.state.specs[model].refuse_uncached and self.parts.demand.is_asked_for(model, now):
             self.parts.availability.refuse_uncached(model, now, self.parts.state.next_epoch)
         return self.parts.availability.cached(model) and self._checked(model, now)
 

@@ -2,7 +2,8 @@
 
 Routers report such models as `wanted` (admission/fallback.py). Each counts as a load request, which
 may evict a resident only from `may_evict_at` on: otherwise two such models would evict each other
-forever.
+forever. While refused clients of a model are expected again (admission/retries.py), it may do so as a
+queued request may.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ def load_request(parts: Parts, model: str, instance: Instance | None, now: float
     request, since = parts.availability.load_requests.get(model), parts.demand.wanted(model)
     if since is None or (request and request.may_evict):
         return request
-    if instance is not None or parts.history.promised(model):
+    if instance is not None or parts.history.promised(model) or parts.demand.retries_until(model) > now:
         return LoadRequest(since, may_evict=True)
     state = parts.state
     at = may_evict_at(
