@@ -46,6 +46,9 @@ class WorkspaceHandle(Protocol):
         Raise Unavailable with the reason. timeout 0: do not wait.
         """
 
+    def fetch(self, model: str) -> ModelStatus:
+        """Fetch the weights of a model without a load, and do not wait. Return its state after the order."""
+
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
         """Unload a model and wait until it is verified to be gone.
 
