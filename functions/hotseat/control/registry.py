@@ -108,6 +108,13 @@ class ModelRegistry:
                 return self._routes.get(handle.workspace.spec.default_model)
         return None
 
+    def known_name(self, name: str, tag: str) -> str:
+        """Return the name that a Model has: NAME itself, else NAME without or with TAG at its end. NAME, if no Model has either."""
+        if tag and name not in self._routes:
+            other = name.removesuffix(tag) if name.endswith(tag) else name + tag
+            return other if other in self._routes else name
+        return name
+
     def routes(self) -> Mapping[str, ModelRoute]:
         """Return the routes by metadata.name, sorted, without other names."""
         return {name: route for name, route in sorted(self._routes.items()) if name == route.model.name}

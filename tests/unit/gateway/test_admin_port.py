@@ -22,6 +22,9 @@ PUBLIC = {
     "/v1/models/<model:name>",
     "/health",
     "/ready",
+    "/",
+    *(f"/api/{name}" for name in ("chat", "generate", "embed", "embeddings", "tags", "show", "ps", "version", "pull")),
+    *(f"/api/{name}" for name in ("create", "push", "copy", "delete")),
 }
 
 
@@ -51,7 +54,7 @@ def routes(app: Gateway) -> Iterator[tuple[str, str, str]]:
     """Give method, rule and a path of all routes."""
     for rule in app.url_map.iter_rules():
         if rule.endpoint != "static":
-            method = next(each for each in ("GET", "POST") if each in (rule.methods or ()))
+            method = next(each for each in ("GET", "POST", "DELETE") if each in (rule.methods or ()))
             yield (
                 method,
                 rule.rule,
