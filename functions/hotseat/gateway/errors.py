@@ -50,6 +50,18 @@ def api_kind(error: HotseatError) -> ApiKind:
     return kind if error.code is None else kind._replace(code=error.code)
 
 
+class EngineRefused(errors.UpstreamFailed):
+    """The engine's own error, or another answer than a stream of events, for a client whose response has started.
+
+    `status` is that of the engine. `given` is its body, if it is an error object.
+    """
+
+    def __init__(self, message: str, status: int, given: Any) -> None:
+        super().__init__(message, code="upstream_error")
+        self.status = status
+        self.given: Mapping[str, Any] | None = given if isinstance(given, dict) and "error" in given else None
+
+
 def internal_error() -> HotseatError:
     """Return the error for the client after an exception that is a bug of hotseat. The caller logs the exception."""
     return HotseatError("Internal error in hotseat. Its log has the details.")

@@ -13,17 +13,18 @@ from typing import TypeVar
 from hotseat.api.model import Api, Capability
 from hotseat.api.workspace import Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import BadRequest, Conflict, Forbidden, HotseatError, Unreachable
+from hotseat.core.errors import BadRequest, HotseatError, Unreachable
 from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
-from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, error_body, internal_error
+from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.http.request import Fields, Request
 from hotseat.gateway.http.response import Response, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_comments import LoadingComments
 from hotseat.gateway.translation import TranslatedResponse, Translation
+from hotseat.gateway.unloading import unload_command
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
@@ -40,6 +41,7 @@ OK, CLIENT_LEFT = 200, 499
 _OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
 T = TypeVar("T")
+Translate = Callable[[bytes, str, str], Translation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Route:
     label: str
     capability: Capability
     api: Api = Api.OPENAI
-    translate: Callable[[bytes, str, str], Translation] | None = None
+    translate: Translate | None = None
     events: bool = True  # its streams are streams of events
     tag: str = ""
     unloads: Callable[[bytes], bool] | None = None
@@ -150,6 +152,7 @@ class InferenceRequest:
         "_leave",
         "_model",
         "_over",
+        "_ready",
         "_request",
         "_response",
         "_route",
@@ -173,6 +176,9 @@ class InferenceRequest:
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._comments: LoadingComments | None = None
         self._translation: Translation | None = None
+        self._ready: tuple[str, str, Translation] | None = (
+            None  # made before the request was submitted, for these names
+        )
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
@@ -228,20 +234,33 @@ class InferenceRequest:
             self._guarded(lambda: then(work()))
 
     def _parsed(self, body: Body) -> None:
-        """Find the Model, and submit the request to it."""
+        """Find the Model. A request that cannot be translated for it is refused before it loads anything."""
         inference = self._inference
         self._body = body
-        name = body.model and inference.registry.known_name(body.model, self._route.tag)
-        target = self._model_route(name)
+        requested = body.model and inference.registry.known_name(body.model, self._route.tag)
+        target = self._model_route(requested)
         self._model = target.model.shown_name
         if self._unloads(target, body):
             self._unload(target, body)
             return
-        routed = RoutedRequest(inference.registry, target, name, self._route.capability, len(body.raw))
+        routed = RoutedRequest(inference.registry, target, requested, self._route.capability, len(body.raw))
         self._routed = routed
+        translate = self._translator(routed)
+        if translate is None:
+            self._submit(routed, body)
+            return
+        name, asked = _engine_name(routed), _asked(routed, body)
+
+        def submit(translation: Translation) -> None:
+            self._ready = (name, asked, translation)
+            self._submit(routed, body)
+
+        self._translate(translate, body, name, asked, submit)
+
+    def _submit(self, routed: RoutedRequest, body: Body) -> None:
         routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
         if body.stream and self._head.comments and self._route.events:
-            self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
+            self._comments = LoadingComments(self._response, routed, self._inference.registry.shown_name)
         self._advance()
 
     def _model_route(self, name: str | None) -> ModelRoute:
@@ -258,19 +277,15 @@ class InferenceRequest:
         return unloads is not None and not external and unloads(body.raw)
 
     def _unload(self, target: ModelRoute, body: Body) -> None:
-        inference, handle, model = self._inference, target.handle, target.model
-        if inference.admin_port not in (None, self._request.listener.port):
-            raise Forbidden("Models are unloaded on the admin port only.", code="admin_port_only")
-        inference.registry.loadable(model.name)
-        if handle.gate.queues([model.name])[model.name][0] is not None:
-            raise Conflict(f"The model `{model.shown_name}` is not unloaded: other requests wait for it.")
-        assert self._route.translate is not None  # noqa: S101
-        answer = self._route.translate(body.raw, model.engine_model_name, body.model or model.shown_name).answer(b"")
-        self._run(lambda: handle.unload(model.name, 0), lambda _: self._answer(answer))
+        inference, model, translate = self._inference, target.model, self._route.translate
+        assert translate is not None  # noqa: S101
+        unload = unload_command(inference.registry, target, self._request.listener.port, inference.admin_port)
+        answer = translate(body.raw, model.engine_model_name, body.model or model.shown_name).answer(b"")
+        self._run(unload, lambda _: self._answer(answer))
 
     def _answer(self, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """Answer without the engine."""
-        fields = (("Content-Type", "application/json"), *headers, ("Content-Length", str(len(body))))
+        fields = [("Content-Type", "application/json"), *headers, ("Content-Length", str(len(body)))]
         self._response.begin("200 OK", encode_fields(fields), body, counted=True, last=True)
         self._end(OK)
 
@@ -305,6 +320,7 @@ class InferenceRequest:
 
     def _wait(self, routed: RoutedRequest, seconds: float) -> None:
         self._waits = True
+        self._ready = None  # a held request keeps one body in memory, which a fallback may need in its own API
         routed.pending_request.on_settled(self._settled)
         if seconds < LONGEST_WAIT:
             self._timer = get_running_loop().call_later(max(0.0, seconds), self._woken)
@@ -321,17 +337,19 @@ class InferenceRequest:
     # The answer -------------------------------------------------------------------------------------------------------
 
     def _relay(self, routed: RoutedRequest) -> None:
-        body, spec = self._body, routed.route.model.spec
+        body = self._body
         assert body is not None  # noqa: S101
-        # An engine of hotseat has one name for its model. An external server gets the name that the client sent.
-        name = routed.route.model.engine_model_name
-        if spec.url and routed.requested_name and not spec.engine_model_name:
-            name = routed.requested_name
+        name = _engine_name(routed)
         if self._comments is not None:
             self._comments.tell_fallback()
-        translate, self._translation = self._route.translate, None
-        if translate is not None and not has_api(routed.route.model, self._route.api):
-            self._translate(translate, routed, body, name)
+        ready, self._ready, self._translation = self._ready, None, None
+        translate = self._translator(routed)
+        if translate is not None:
+            asked = _asked(routed, body)
+            if ready is not None and ready[:2] == (name, asked):
+                self._send_translated(routed, ready[2])
+            else:
+                self._translate(translate, body, name, asked, lambda made: self._send_translated(routed, made))
         elif name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
@@ -339,23 +357,25 @@ class InferenceRequest:
         else:
             self._run(lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
 
+    def _translator(self, routed: RoutedRequest) -> Translate | None:
+        """Return what translates the request for the engine of its Model. None: it has the API itself."""
+        translate = self._route.translate
+        return None if translate is None or has_api(routed.route.model, self._route.api) else translate
+
     def _translate(
-        self, translate: Callable[[bytes, str, str], Translation], routed: RoutedRequest, body: Body, name: str
+        self, translate: Translate, body: Body, name: str, asked: str, then: Callable[[Translation], None]
     ) -> None:
-        """Send the request in the terms of OpenAI's API."""
-
-        def send(translation: Translation) -> None:
-            if not translation.path:
-                self._answer(translation.answer(b""), routed.headers)
-                return
-            self._translation = translation
-            self._send(routed, translation.body)
-
-        asked = body.model or routed.route.model.shown_name
         if len(body.raw) <= LARGE:
-            send(translate(body.raw, name, asked))
+            then(translate(body.raw, name, asked))
         else:
-            self._run(lambda: translate(body.raw, name, asked), send)
+            self._run(lambda: translate(body.raw, name, asked), then)
+
+    def _send_translated(self, routed: RoutedRequest, translation: Translation) -> None:
+        if not translation.path:
+            self._answer(translation.answer(b""), routed.headers)
+            return
+        self._translation = translation
+        self._send(routed, translation.body)
 
     def _send(self, routed: RoutedRequest, raw: bytes) -> None:
         self._sent = raw
@@ -508,8 +528,7 @@ class InferenceRequest:
     def _fail(self, error: HotseatError) -> None:
         response = self._response
         if self._comments is not None and response.begun and not response.ended:
-            shape = response.error_shape
-            response.end(shape.event(error_body(error, shape)))
+            response.end_with_error(error)
         else:
             response.fail_or_abort(error)
         self._end(api_kind(error).status)
@@ -542,6 +561,17 @@ class InferenceRequest:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         if inference.request_log is not None:
             inference.request_log.write(_log_entry(routed, self._route, status, seconds))
+
+
+def _engine_name(routed: RoutedRequest) -> str:
+    """Return the name of the model to its engine: one name, but an external server gets the name that the client sent."""
+    model, asked = routed.route.model, routed.requested_name
+    return asked if model.spec.url and asked and not model.spec.engine_model_name else model.engine_model_name
+
+
+def _asked(routed: RoutedRequest, body: Body) -> str:
+    """Return the name of the model to the client."""
+    return body.model or routed.route.model.shown_name
 
 
 def _raise(error: Exception) -> None:

@@ -1,11 +1,12 @@
 """Translation of a request of another API to OpenAI's, and of the answer back, for engines that do not speak that API."""
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from hotseat.core.errors import UpstreamFailed
-from hotseat.gateway.errors import OPENAI
+from hotseat.core.errors import HotseatError, UpstreamFailed
+from hotseat.gateway.errors import EngineRefused
 from hotseat.gateway.http.response import Response, ResponseWriter, status_line
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,6 @@ class Translation(Protocol):
 
 class TranslatedResponse:
     """What an Exchange writes to instead of `response`: it translates, and writes the translation to `response`."""
-
-    error_shape = OPENAI  # of errors that the Exchange writes, which are translated too
 
     def __init__(self, response: Response, translation: Translation) -> None:
         self._response, self._translation = response, translation
@@ -104,7 +103,10 @@ class TranslatedResponse:
                 b"Content-Type: %b\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
                 % self._translation.stream_type.encode()
             )
-            self._response.begin("200 OK", head + self._head, counted=False)
+            # If the translation fails, the client gets a plain error.
+            events = self._translated(self._translation.stream, data)
+            self._response.begin("200 OK", head + self._head, events, counted=False)
+            data = b""
         if last:
             self.end(data)
         else:
@@ -131,6 +133,16 @@ class TranslatedResponse:
         body = self._translated(self._whole, bytes(self._collected))
         head = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         self._response.begin(status_line(self._status), head + self._head, body, counted=True, last=True)
+
+    def end_with_error(self, error: HotseatError, *, within_event: bool = False) -> None:  # noqa: ARG002 — events are whole
+        """Handle a stream that ends with an error."""
+        if not self._response.begun:
+            self._response.fail(error)
+            return
+        if isinstance(error, EngineRefused) and error.given is not None:
+            own = self._translation.error(error.status, json.dumps(error.given).encode())
+            error = EngineRefused(error.message, error.status, json.loads(own))
+        self._response.end_with_error(error)
 
     def abort(self) -> None:
         """Handle an answer that breaks off. If it has begun for the client, reset the connection."""

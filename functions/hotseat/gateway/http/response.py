@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.errors import OPENAI, ErrorShape, api_kind, error_body, error_headers, shape_of
+from hotseat.gateway.errors import OPENAI, EngineRefused, ErrorShape, api_kind, error_body, error_headers, shape_of
 
 if TYPE_CHECKING:
     from hotseat.gateway.http.connection import ClientConnection
@@ -52,10 +52,6 @@ class ResponseSink(Protocol):
     def sent(self) -> int:
         """Bytes of the body that have been sent."""
 
-    @property
-    def error_shape(self) -> ErrorShape:
-        """How errors within the response are reported."""
-
     def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:
         """Send the head and the first bytes of the body, or all of it with `last`."""
 
@@ -64,6 +60,9 @@ class ResponseSink(Protocol):
 
     def end(self, data: bytes = b"") -> None:
         """Send the last bytes and the end of the body."""
+
+    def end_with_error(self, error: HotseatError, *, within_event: bool = False) -> None:
+        """End a stream of events with an error. `within_event`: what was sent last is not a whole event."""
 
     def abort(self) -> None:
         """Break off a response that cannot be completed."""
@@ -207,6 +206,13 @@ class Response:
     def end(self, data: bytes = b"") -> None:
         """Send the last bytes and the end of the body."""
         self._send([], data, last=True)
+
+    def end_with_error(self, error: HotseatError, *, within_event: bool = False) -> None:
+        """End a stream of events with an error. `within_event`: what was sent last is not a whole event."""
+        shape = self.error_shape
+        given = error.given if isinstance(error, EngineRefused) else None
+        event = shape.event(given or error_body(error, shape))
+        self.end(b"\n\n" + event if within_event else event)
 
     def abort(self) -> None:
         """Reset the connection, so that the client does not take the answer for complete."""

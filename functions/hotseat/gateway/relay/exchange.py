@@ -8,11 +8,10 @@ import json
 from asyncio import TimerHandle
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.core.messages import message
-from hotseat.gateway.errors import error_body
+from hotseat.gateway.errors import EngineRefused
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request
 from hotseat.gateway.relay.pool import Connections, EngineConnection
@@ -40,17 +39,6 @@ class Outcome:
     status: int | None  # the engine's; None if it never came to that
     sent: int  # bytes to the client
     error: HotseatError | None = None
-
-
-class EngineRefusedError(UpstreamFailed):
-    """The engine's own error, or another answer than a stream of events, for a client whose response has started.
-
-    `given` is its body, if it is an error object.
-    """
-
-    def __init__(self, head: ResponseHead, given: Any) -> None:
-        self.given = given if isinstance(given, dict) and "error" in given else None
-        super().__init__(head.problem(), code="upstream_error")
 
 
 class Exchange:
@@ -292,7 +280,7 @@ class Exchange:
             given = json.loads(b"".join(parser.pieces))
         except (ValueError, RecursionError):
             given = None
-        self._fail(EngineRefusedError(head, given))
+        self._fail(EngineRefused(head.problem(), head.code, given))
 
     def _switch(self, head: ResponseHead | None, rest: bytes) -> None:
         """Pass bytes on as they are, both ways."""
@@ -316,11 +304,8 @@ class Exchange:
             if self._tunnel is not None:
                 self._tunnel.end_tunnel()
             elif self._in_events:
-                given = error.given if isinstance(error, EngineRefusedError) else None
-                shape = response.error_shape
-                event = shape.event(given or error_body(error, shape))
                 whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
-                response.end(event if whole else b"\n\n" + event)
+                response.end_with_error(error, within_event=not whole)
             else:
                 response.abort()
         self._finish(Outcome(how, status, response.sent, error))
