@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from hotseat.core.errors import HotseatError, UpstreamFailed
+from hotseat.core.errors import HotseatError, UpstreamFailed, shortened
 from hotseat.gateway.errors import EngineRefused
 from hotseat.gateway.http.response import Response, ResponseWriter, status_line
 
@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 MAX_ANSWER = 256 * 2**20  # bytes of an answer that is not a stream
 _OK = 200
+_UPSTREAM_ERROR = "upstream_error"
 # Headers of the engine that describe its body, and would be wrong for ours.
 _OF_THE_BODY = (
     b"content-type:",
@@ -164,3 +165,19 @@ class TranslatedResponse:
                 "The engine's answer is not in the shape of OpenAI's API, so it cannot be translated."
             )
             raise self._failure from error
+
+
+def engine_error(body: bytes) -> tuple[str, str]:
+    """Return the message and the code of an engine's error."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        given = body.decode(errors="replace").strip()
+    error = given.get("error", given) if isinstance(given, dict) else given
+    if not isinstance(error, dict):
+        return shortened(str(error)) if error else "The engine gave no reason.", _UPSTREAM_ERROR
+    message = next(
+        (error[name] for name in ("message", "detail") if isinstance(error.get(name), str)), json.dumps(error)
+    )
+    code = error.get("code")
+    return message, code if isinstance(code, str) else _UPSTREAM_ERROR
