@@ -50,7 +50,7 @@ def api_kind(error: HotseatError) -> ApiKind:
     return kind if error.code is None else kind._replace(code=error.code)
 
 
-class EngineRefused(errors.UpstreamFailed):
+class UpstreamRefused(errors.UpstreamFailed):
     """The engine's own error, or another answer than a stream of events, for a client whose response has started.
 
     `status` is that of the engine. `given` is its body, if it is an error object.

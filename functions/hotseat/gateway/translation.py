@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, shortened
-from hotseat.gateway.errors import EngineRefused
+from hotseat.gateway.errors import UpstreamRefused
 from hotseat.gateway.http.response import Response, ResponseWriter, status_line
 
 log = logging.getLogger(__name__)
@@ -140,9 +140,9 @@ class TranslatedResponse:
         if not self._response.begun:
             self._response.fail(error)
             return
-        if isinstance(error, EngineRefused) and error.given is not None:
+        if isinstance(error, UpstreamRefused) and error.given is not None:
             own = self._translation.error(error.status, json.dumps(error.given).encode())
-            error = EngineRefused(error.message, error.status, json.loads(own))
+            error = UpstreamRefused(error.message, error.status, json.loads(own))
         self._response.end_with_error(error)
 
     def abort(self) -> None:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.errors import OPENAI, EngineRefused, ErrorShape, api_kind, error_body, error_headers, shape_of
+from hotseat.gateway.errors import OPENAI, UpstreamRefused, ErrorShape, api_kind, error_body, error_headers, shape_of
 
 if TYPE_CHECKING:
     from hotseat.gateway.http.connection import ClientConnection
@@ -210,7 +210,7 @@ class Response:
     def end_with_error(self, error: HotseatError, *, within_event: bool = False) -> None:
         """End a stream of events with an error. `within_event`: what was sent last is not a whole event."""
         shape = self.error_shape
-        given = error.given if isinstance(error, EngineRefused) else None
+        given = error.given if isinstance(error, UpstreamRefused) else None
         event = shape.event(given or error_body(error, shape))
         self.end(b"\n\n" + event if within_event else event)
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, UpstreamTimeout
 from hotseat.core.messages import message
-from hotseat.gateway.errors import EngineRefused
+from hotseat.gateway.errors import UpstreamRefused
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request
 from hotseat.gateway.relay.pool import Connections, EngineConnection
@@ -280,7 +280,7 @@ class Exchange:
             given = json.loads(b"".join(parser.pieces))
         except (ValueError, RecursionError):
             given = None
-        self._fail(EngineRefused(head.problem(), head.code, given))
+        self._fail(UpstreamRefused(head.problem(), head.code, given))
 
     def _switch(self, head: ResponseHead | None, rest: bytes) -> None:
         """Pass bytes on as they are, both ways."""
