@@ -1,6 +1,5 @@
 """Ollama's API for inference: chats, completions of prompts, and embeddings, for engines that have OpenAI's API only."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ from hotseat.api.units import format_time
 from hotseat.gateway.apis import ollama_requests as requests
 from hotseat.gateway.apis.sse import EventReader
 from hotseat.gateway.inference import Route
-from hotseat.gateway.translation import Translation
+from hotseat.gateway.translation import Translation, engine_error
 
 LATEST = ":latest"  # the tag of a name without one
 NDJSON = "application/x-ndjson"
@@ -110,13 +109,9 @@ class _Translation:
         """Return nothing."""
         return b""
 
-    def error(self, status: int, body: bytes) -> bytes:
+    def error(self, status: int, body: bytes) -> bytes:  # noqa: ARG002
         """Translate an error of the engine."""
-        try:
-            return _encode(_error(json.loads(body)))
-        except (ValueError, RecursionError):
-            text = body.decode(errors="replace").strip()
-            return _encode({"error": text or f"The engine answered with status {status}."})
+        return _encode({"error": engine_error(body)[0]})
 
     def _since_start(self) -> int:
         return _nanoseconds(time.monotonic() - self._began)
@@ -169,7 +164,7 @@ class _Completion(_Translation):
         given = _ANSWERS.decode(event)
         if given.error is not None:
             self._over = True
-            yield _encode(_error({"error": given.error})) + b"\n"
+            yield self.error(0, event) + b"\n"
             return
         self._note(given)
         for choice in (given.choices or ())[:1]:
@@ -295,15 +290,6 @@ class _EmbeddingsTranslation(_Translation):
         if self._empty:
             return _encode({"embedding": []})
         return _encode({"embedding": _EMBEDDINGS.decode(body).data[0].embedding})
-
-
-def _error(given: Any) -> dict[str, Any]:
-    """Return an error of an engine: of OpenAI's shape, or of another that is widespread."""
-    error = given
-    if isinstance(given, dict):
-        error = next((given[key] for key in ("error", "message", "detail") if given.get(key)), given)
-    message = error.get("message") if isinstance(error, dict) else error
-    return {"error": message if message and isinstance(message, str) else json.dumps(error)}
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.errors import OPENAI, UpstreamRefused, ErrorShape, api_kind, error_body, error_headers, shape_of
+from hotseat.gateway.errors import OPENAI, ErrorShape, UpstreamRefused, api_kind, error_body, error_headers, shape_of
 
 if TYPE_CHECKING:
     from hotseat.gateway.http.connection import ClientConnection

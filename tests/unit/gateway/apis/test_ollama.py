@@ -413,12 +413,12 @@ def test_embeddings_keep_the_digits_of_the_engine() -> None:
         (b'{"error": "out of memory"}', "out of memory"),
         (b'{"object": "error", "message": "too long", "code": 400}', "too long"),
         (b'{"detail": "Not Found"}', "Not Found"),
-        (b'{"detail": [{"loc": ["body"]}]}', '[{"loc": ["body"]}]'),
+        (b'{"detail": [{"loc": ["body"]}]}', '{"detail": [{"loc": ["body"]}]}'),
         (b"{}", "{}"),
         (b"[1]", "[1]"),
         (b"Bad gateway\n", "Bad gateway"),
         (b"\xff", "\ufffd"),
-        (b"", "The engine answered with status 500."),
+        (b"", "The engine gave no reason."),
     ],
 )
 def test_errors_of_engines(body: bytes, told: str) -> None:
