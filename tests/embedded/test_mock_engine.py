@@ -117,6 +117,31 @@ class TestAnswers:
         pieces = events(a.post("/v1/completions", {"prompt": "hi", "max_tokens": 2, "stream": True}))
         assert [piece["choices"][0]["text"] for piece in pieces] == ["a:", " hi", ""]
 
+    def test_a_tool_is_called_by_its_name_or_by_choice(self, mock: Callable[..., Process]) -> None:
+        a = mock()
+        tools = [
+            {"type": "function", "function": {"name": name, "parameters": {"properties": {"text": {}}}}}
+            for name in ("one", "two")
+        ]
+        asked = {"messages": [{"role": "user", "content": "call two"}], "tools": tools}
+        function = {"name": "two", "arguments": '{"text": "call two"}'}
+        choice = a.post(CHAT, asked).json()["choices"][0]
+        assert (choice["message"]["tool_calls"][0]["function"], choice["finish_reason"]) == (function, "tool_calls")
+        for tool_choice in ("required", {"type": "function", "function": {"name": "one"}}):
+            message = a.post(CHAT, {**asked, "tool_choice": tool_choice}).json()["choices"][0]["message"]
+            assert message["tool_calls"][0]["function"]["name"] == "one"
+        pieces = [piece["choices"][0] for piece in events(a.post(CHAT, {**asked, "stream": True}))]
+        parts = [call["function"] for piece in pieces for call in piece["delta"].get("tool_calls", [])]
+        assert {"name": parts[0]["name"], "arguments": "".join(part["arguments"] for part in parts)} == function
+        assert pieces[-1]["finish_reason"] == "tool_calls"
+        result = {"role": "tool", "tool_call_id": "call-1", "content": "done"}
+        for body in (
+            {**asked, "tool_choice": "none"},
+            {**asked, "tools": tools[:1]},
+            {**asked, "messages": [*asked["messages"], result]},
+        ):
+            assert a.post(CHAT, body).json()["choices"][0]["message"]["content"].startswith("a: call two")
+
     def test_embeddings_depend_on_the_text_alone(self, mock: Callable[..., Process]) -> None:
         a = mock()
         one, two, again = (

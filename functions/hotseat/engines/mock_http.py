@@ -33,13 +33,29 @@ def last_content(body: dict[str, Any]) -> str:
     return " ".join(map(str, prompt)) if isinstance(prompt, list) else str(prompt)
 
 
+def tool_call(body: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """Return the call of a tool that the choice of tools requires, or that the user's words name. Its arguments are these words."""
+    tools = [tool["function"] for tool in body.get("tools") or []]
+    choice, content = body.get("tool_choice", "auto"), last_content(body)
+    if isinstance(choice, dict):
+        tools = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
+    elif choice != "required":
+        tools = [tool for tool in tools if choice == "auto" and tool["name"] in content.split()]
+    if not tools or (body.get("messages") or [{}])[-1].get("role") == "tool":
+        return None
+    arguments = dict.fromkeys(tools[0].get("parameters", {}).get("properties", {}), content)
+    function = {"name": tools[0]["name"], "arguments": json.dumps(arguments)}
+    return {"id": f"call-{number}", "type": "function", "function": function}
+
+
 class MockAnswer:
     """One chat or text completion, as one body or as chunks."""
 
     def __init__(self, name: str, body: dict[str, Any], number: int, count: int, *, chat: bool) -> None:
         self.chat = chat
         content = last_content(body)
-        self.tokens = words(name, content, count)
+        self.call = tool_call(body, number) if chat else None
+        self.tokens = words(name, content, count) if self.call is None else []
         self.usage: dict[str, Any] = {
             "prompt_tokens": len(content.split()),
             "completion_tokens": len(self.tokens),
@@ -54,10 +70,31 @@ class MockAnswer:
     def complete(self) -> dict[str, Any]:
         """Return the body of an answer that is not streamed."""
         text = "".join(self.tokens)
-        content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         kind = "chat.completion" if self.chat else "text_completion"
-        choice = {"index": 0, **content, "finish_reason": "stop", "logprobs": None}
+        if self.call is not None:
+            content = {"message": {"role": "assistant", "content": None, "tool_calls": [self.call]}}
+        choice = {"index": 0, **content, "finish_reason": self._finish, "logprobs": None}
         return {**self._common, "object": kind, "choices": [choice], "usage": self.usage}
+
+    @property
+    def _finish(self) -> str:
+        return "stop" if self.call is None else "tool_calls"
+
+    def call_chunks(self) -> list[dict[str, Any]]:
+        """Return the events of the call of a tool: its begin, and its arguments in two parts. Empty: there is none."""
+        if self.call is None:
+            return []
+        function = self.call["function"]
+        arguments = function["arguments"]
+        half = len(arguments) // 2
+        begin = {"index": 0, **self.call, "function": {"name": function["name"], "arguments": ""}}
+        rest = [{"index": 0, "function": {"arguments": part}} for part in (arguments[:half], arguments[half:])]
+        chunk = self.chunk("")
+        return [
+            {**chunk, "choices": [{"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": None}]}
+            for part in (begin, *rest)
+        ]
 
     def chunk(self, token: str | None, *, first: bool = False) -> dict[str, Any]:
         """Return the event of one token; None: the last event."""
@@ -67,7 +104,7 @@ class MockAnswer:
         else:
             content = text or {"text": ""}
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        choice = {"index": 0, **content, "finish_reason": "stop" if token is None else None}
+        choice = {"index": 0, **content, "finish_reason": self._finish if token is None else None}
         return {**self._common, "object": kind, "choices": [choice]}
 
     def usage_chunk(self) -> dict[str, Any]:

@@ -414,6 +414,8 @@ class MockServer:
                 connection.event(answer.chunk(token, first=index == 0))
         if not streamed:
             return connection.reply(200, answer.complete())
+        for chunk in answer.call_chunks():
+            connection.event(chunk)
         connection.event(answer.chunk(None))
         if (body.get("stream_options") or {}).get("include_usage"):
             connection.event(answer.usage_chunk())
