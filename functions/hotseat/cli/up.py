@@ -89,7 +89,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
     help="Port to listen on. 0 picks a free port.",
 )
 @click.option("--admin-port", type=click.IntRange(1, 65535), metavar="PORT",
-              help="Port on 127.0.0.1 for admin routes: all routes but inference, /v1/models, /health and /ready. --port "
+              help="Port on 127.0.0.1 for admin routes: all routes but inference, lists of models, /health and /ready. --port "
                   "then does not serve them.")  # fmt: skip
 @click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
               help="API key that clients must send on every route but /health. Can be repeated.  [env var: "

@@ -91,7 +91,7 @@ VARIABLES = {
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
     "PORT": "Port to listen on (default 8080).",
-    "HOTSEAT_ADMIN_PORT": "Port of the router for admin routes: all routes but inference, /v1/models, /health and /ready "
+    "HOTSEAT_ADMIN_PORT": "Port of the router for admin routes: all routes but inference, lists of models, /health and /ready "
     "(default 8081). Empty: they are on PORT.",
 }
 

@@ -49,6 +49,9 @@ class WorkspaceHandle(Protocol):
         Raise Unavailable with the reason. timeout 0: do not wait.
         """
 
+    def fetch(self, model: str) -> ModelStatus:
+        """Fetch the weights of a model without a load, and do not wait. Return its state after the order."""
+
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
         """Unload a model and wait until it is verified to be gone.
 
@@ -121,6 +124,13 @@ class ModelRegistry:
             if not handle.retired and handle.workspace.spec.default_model:
                 return self._routes.get(handle.workspace.spec.default_model)
         return None
+
+    def known_name(self, name: str, tag: str) -> str:
+        """Return the name that a Model has: NAME itself, else NAME without or with TAG at its end. NAME, if no Model has either."""
+        if tag and name not in self._routes:
+            other = name.removesuffix(tag) if name.endswith(tag) else name + tag
+            return other if other in self._routes else name
+        return name
 
     def routes(self) -> Mapping[str, ModelRoute]:
         """Return the routes by metadata.name, sorted, without other names."""

@@ -20,6 +20,7 @@ from hotseat.core.policy.api import Capacity, Policy
 from hotseat.core.ports import Runtime
 from hotseat.core.scheduler.history import Switch
 from hotseat.core.scheduler.messages import (
+    FetchOrdered,
     LoadOrdered,
     ModelStatus,
     PinOrdered,
@@ -73,6 +74,13 @@ class ModelCommands:
             self.scheduler.send(command)
             return before
         return self._until_ready(command, model, timeout)
+
+    def fetch(self, model: str) -> ModelStatus:
+        """Fetch the weights of a model without a load, and do not wait. The status is that after the order."""
+        status = self.scheduler.execute(FetchOrdered(self._clock(), model), lambda: self.status(model), STEP_TIMEOUT)
+        if status is None:
+            raise Unavailable(f"the scheduler has not answered yet for {model}", code="busy", retry_after=5.0)
+        return status
 
     def pin(self, model: str, timeout: float | None) -> ModelStatus:
         """Pin a model and wait as `load` does. Raise Unavailable `pinned` if it can never fit beside other pinned models.

@@ -20,11 +20,12 @@ from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
 from hotseat.gateway.http.request import Fields, Request
-from hotseat.gateway.http.response import Response, ResponseSink
+from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
+from hotseat.gateway.unloading import unload_command
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
@@ -37,7 +38,7 @@ ENDS_WITHIN = 1.0  # seconds in which the end of an engine that refuses connecti
 END_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
-CLIENT_LEFT = 499
+OK, CLIENT_LEFT = 200, 499
 _OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Route:
 
     `translate` makes the request for an engine that does not have `api`: from the body, the name of the model to the engine, and the name
     that the client sent. It raises BadRequest. None: the request is passed on in any case. Comments are for streams of events only.
+    `tag` is an end that names may have in this API. `unloads` says of a body whether it asks to unload its Model.
     """
 
     path: str
@@ -58,6 +60,8 @@ class Route:
     api: Api = Api.OPENAI
     translate: Translate | None = None
     events: bool = True  # its streams are streams of events
+    tag: str = ""
+    unloads: Callable[[bytes], bool] | None = None
 
 
 class AcceptedHead:
@@ -99,7 +103,7 @@ class AcceptedHead:
 
 
 class Inference:
-    """Handles inference requests. `max_body` is in bytes.
+    """Handles inference requests. `max_body` is in bytes. `admin_port` is the only port on which a request may unload a Model (None: each).
 
     Every request is counted. Requests that reach a Model are written to `request_log`, if there is one.
     """
@@ -114,6 +118,7 @@ class Inference:
         concurrency: ConcurrencyLimit,
         body_budget: BodyBudget,
         request_log: RequestLog | None = None,
+        admin_port: int | None = None,
     ) -> None:
         self.registry = registry
         self.connections = connections
@@ -122,6 +127,7 @@ class Inference:
         self.concurrency = concurrency
         self.body_budget = body_budget
         self.request_log = request_log
+        self.admin_port = admin_port
         self.reconnector = relay.Reconnector(connections)
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="body")
 
@@ -232,9 +238,13 @@ class InferenceRequest:
         """Find the Model. A request that cannot be translated for it is refused before it loads anything."""
         inference = self._inference
         self._body = body
-        target = self._model_route(body)
+        requested = body.model and inference.registry.known_name(body.model, self._route.tag)
+        target = self._model_route(requested)
         self._model = target.model.shown_name
-        routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
+        if self._unloads(target, body):
+            self._unload(target, body)
+            return
+        routed = RoutedRequest(inference.registry, target, requested, self._route.capability, len(body.raw))
         self._routed = routed
         loading = loading_of(self._head.loading, target)
         routed.refuses = loading is Loading.REFUSE
@@ -257,12 +267,31 @@ class InferenceRequest:
             self._news = loading_news(loading, self._route.path, self._response, routed, shown_name)
         self._advance()
 
-    def _model_route(self, body: Body) -> ModelRoute:
+    def _model_route(self, name: str | None) -> ModelRoute:
         registry = self._inference.registry
-        target = registry.default() if body.model is None else registry.find(body.model)
+        target = registry.default() if name is None else registry.find(name)
         if target is None:
             raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
         return target
+
+    def _unloads(self, target: ModelRoute, body: Body) -> bool:
+        """Whether hotseat is to unload the Model. A server of its own that has the API may be told so itself."""
+        unloads = self._route.unloads
+        external = target.model.spec.engine == "external" and has_api(target.model, self._route.api)
+        return unloads is not None and not external and unloads(body.raw)
+
+    def _unload(self, target: ModelRoute, body: Body) -> None:
+        inference, model, translate = self._inference, target.model, self._route.translate
+        assert translate is not None  # noqa: S101
+        unload = unload_command(inference.registry, target, self._request.listener.port, inference.admin_port)
+        answer = translate(body.raw, model.engine_model_name, body.model or model.shown_name).answer(b"")
+        self._run(unload, lambda _: self._answer(answer))
+
+    def _answer(self, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Answer without the engine."""
+        fields = [("Content-Type", "application/json"), *headers, ("Content-Length", str(len(body)))]
+        self._response.begin("200 OK", encode_fields(fields), body, counted=True, last=True)
+        self._end(OK)
 
     # The queue --------------------------------------------------------------------------------------------------------
 
@@ -346,6 +375,9 @@ class InferenceRequest:
             self._run(lambda: translate(body.raw, name, asked), then)
 
     def _send_translated(self, routed: RoutedRequest, translation: Translation) -> None:
+        if not translation.path:
+            self._answer(translation.answer(b""), routed.headers)
+            return
         self._translation = translation
         self._send(routed, translation.body)
 

@@ -12,7 +12,7 @@ from hotseat.gateway.inference import AcceptedHead, Inference
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
 OPEN_PATHS = frozenset({"/health"})  # without a key
-FLASK_BODY = 65536  # bytes of a body; the routes in Flask use none
+FLASK_BODY = 65536  # bytes of a body; the routes in Flask use little
 
 
 class GatewayService:

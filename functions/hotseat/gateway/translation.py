@@ -28,7 +28,8 @@ _OF_THE_BODY = (
 class Translation(Protocol):
     """One translated request, and its answer.
 
-    `path` and `body` are those of the request that the engine gets. The answer of the engine comes in one of three ways: as a stream of
+    `path` and `body` are those of the request that the engine gets. If `path` is empty, the engine is not asked once it is ready, and
+    `answer` gets no bytes. The answer of the engine comes in one of three ways: as a stream of
     events (`stream`, more than once, then `end`), as JSON (`answer`), or as an error (`error`). They raise LookupError, TypeError,
     ValueError or AttributeError for an answer that is not as OpenAI's API has it.
     """

@@ -12,6 +12,7 @@ from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.apis import ROUTES, inference_blueprint
+from hotseat.gateway.apis.ollama_models import ollama_blueprint
 from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
@@ -120,6 +121,7 @@ def create_gateway(
         concurrency=concurrency,
         body_budget=body_budget,
         request_log=request_log,
+        admin_port=admin_port,
     )
     app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
     app.register_blueprint(inference_blueprint())
@@ -130,6 +132,7 @@ def create_gateway(
         return jsonify(describe_gateway(app, ROUTES, hotseat.__version__, keys=bool(keys)))
 
     app.register_blueprint(openai_blueprint(registry, time.time()))
+    app.register_blueprint(ollama_blueprint(registry, time.time(), concurrency, caches))
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
     return app
 

@@ -91,6 +91,10 @@ def test_a_pin_that_waits_answers_when_the_model_is_there(orders: RemoteCommands
     assert orders.execute(order("pin", wait=5.0))["state"] == "ready"
 
 
+def test_weights_can_be_fetched_without_a_load(orders: RemoteCommands) -> None:
+    assert orders.execute(order("fetch", "b")) == {"state": "unloaded", "message": "", "pinned": False}
+
+
 def test_a_pin_that_cannot_be_kept_is_none(orders: RemoteCommands, controller: ClusterWorkspace, api: Api) -> None:
     api.refuses = True
     with pytest.raises(Unavailable, match=r"cannot write the annotation hotseat\.dev/pinned of a") as told:
@@ -108,7 +112,7 @@ def test_a_pin_without_space_is_refused_before_anything_is_written(orders: Remot
 
 
 def test_an_order_that_an_older_switcher_would_not_know_is_named(orders: RemoteCommands) -> None:
-    with pytest.raises(BadRequest, match="allowed: load, unload, pin, unpin, goodbye"):
+    with pytest.raises(BadRequest, match="allowed: load, fetch, unload, pin, unpin, goodbye"):
         orders.execute(order("park"))
 
 

@@ -8,6 +8,7 @@ from hotseat.control.workspace_controller import ModelCommands
 from hotseat.core.errors import Unavailable
 from hotseat.core.messages import InstanceState, Refusal, Residency
 from hotseat.core.scheduler.messages import (
+    FetchOrdered,
     LoadOrdered,
     ModelStatus,
     PinOrdered,
@@ -107,6 +108,12 @@ def test_a_pin_waits_as_a_load_does_and_an_unpin_for_its_step_only() -> None:
     assert operator(steps).pin("a", None).state == "ready"
     assert operator(steps).unpin("a").state == "ready"
     assert steps.told == [PinOrdered(1.0, "a"), UnpinOrdered(1.0, "a")]
+
+
+def test_a_fetch_waits_for_its_step_only() -> None:
+    steps = Steps(("fetching", {}), GONE)
+    assert operator(steps).fetch("a").state == "fetching"
+    assert steps.told == [FetchOrdered(1.0, "a")]
 
 
 @pytest.mark.parametrize("timeout", [0, 5])

@@ -391,6 +391,9 @@ class RandomActions(CheckedWorld):
     def order_load(self, pick: Pick) -> None:
         self.tell(seats.LoadOrdered(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
 
+    def order_fetch(self, pick: Pick) -> None:
+        self.tell(seats.FetchOrdered(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
+
     def order_unload(self, pick: Pick) -> None:
         self.tell(seats.UnloadOrdered(self.now, (*MODELS, "external", "unheard-of")[pick(7)]))
 

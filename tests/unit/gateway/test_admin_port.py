@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
+from hotseat.gateway.apis import ROUTES
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -15,13 +16,14 @@ from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.telemetry.metrics import Metrics
 
 PUBLIC = {
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
+    *ROUTES,
     "/v1/models",
     "/v1/models/<model:name>",
     "/health",
     "/ready",
+    "/",
+    *(f"/api/{name}" for name in ("tags", "show", "ps", "version", "pull")),
+    *(f"/api/{name}" for name in ("create", "push", "copy", "delete")),
 }
 
 
@@ -51,7 +53,7 @@ def routes(app: Gateway) -> Iterator[tuple[str, str, str]]:
     """Give method, rule and a path of all routes."""
     for rule in app.url_map.iter_rules():
         if rule.endpoint != "static":
-            method = next(each for each in ("GET", "POST") if each in (rule.methods or ()))
+            method = next(each for each in ("GET", "POST", "DELETE") if each in (rule.methods or ()))
             yield (
                 method,
                 rule.rule,

@@ -105,6 +105,10 @@ class RemoteWorkspace(WorkspaceHandle):
         """
         return self._send_command("load", model, timeout)
 
+    def fetch(self, model: str) -> ModelStatus:
+        """Fetch the weights of a model without a load, and do not wait."""
+        return self._send_command("fetch", model, 0)
+
     def unload(self, model: str, timeout: float | None) -> ModelStatus:
         """Unload a model and wait until it is verified to be gone.
 

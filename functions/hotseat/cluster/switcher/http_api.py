@@ -50,6 +50,7 @@ class RemoteCommands:
             raise UnknownModel(f"model {model} does not exist")
         known: dict[str, Callable[[ModelCommands, str, float | None], ModelStatus]] = {
             "load": ModelCommands.load,
+            "fetch": lambda controller, model, _: controller.fetch(model),
             "unload": ModelCommands.unload,
             "pin": self._pin,
             "unpin": self._unpin,

@@ -121,6 +121,14 @@ class ModelAvailability:
         self.cache[model] = replace(cache, state=CacheState.FETCHING, message="requested", reason=FETCH_FAILED)
         return [Fetch(model)]
 
+    def order_fetch(self, model: str) -> list[Fetch]:
+        """Return the command to fetch the weights of a model, as `fetch` does. A fetch that failed before is forgotten."""
+        fetches = self.fetch(model)
+        if fetches:
+            self.failures.pop(model, None)
+            self._retract_refusal(model)
+        return fetches
+
     def fetch_successor(self, model: str, now: float) -> tuple[list[Fetch], float]:
         """Return the command to fetch what an outdated instance waits for, and when to fetch again after a failure."""
         cache = self.cache.get(model)

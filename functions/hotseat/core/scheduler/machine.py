@@ -33,6 +33,7 @@ from hotseat.core.scheduler.messages import (
     CachesObserved,
     ConfigChanged,
     DemandReported,
+    FetchOrdered,
     LoadOrdered,
     ModelStatus,
     PinOrdered,
@@ -73,7 +74,7 @@ class Scheduler:
         self._lifecycle = InstanceLifecycle(parts)
         self._runtime_events = RuntimeEvents(parts, self._lifecycle)
 
-    def step(self, stimulus: SchedulerStimulus) -> list[SchedulerCommand]:  # noqa: C901 — one arm a stimulus
+    def step(self, stimulus: SchedulerStimulus) -> list[SchedulerCommand]:  # noqa: C901, PLR0912 — one arm a stimulus
         """Apply a stimulus, then decide."""
         now, effects = stimulus.now, self.parts.effects
         effects.begin()
@@ -90,6 +91,8 @@ class Scheduler:
                 self._execute_load(stimulus)
             case UnpinOrdered():
                 self.parts.preferences.unpin(stimulus.model, self.parts.state.specs.get(stimulus.model))
+            case FetchOrdered():
+                self._order_fetch(stimulus.model)
             case UnloadOrdered():
                 self._order_unload(stimulus.model)
             case ShutdownOrdered():
@@ -132,6 +135,11 @@ class Scheduler:
         if isinstance(s, LoadOrdered) and s.replaces:
             self.parts.availability.load_requests.pop(s.replaces, None)
         self._order_load(s.now, s.model, pin=isinstance(s, PinOrdered))
+
+    def _order_fetch(self, model: str) -> None:
+        spec = self.parts.state.specs.get(model)
+        if spec is not None and not spec.external and not self.parts.state.down:
+            self.parts.effects.add(*self.parts.availability.order_fetch(model))
 
     def _replace_outdated(self, now: float) -> None:
         """Let instances that a changed document needs restarted leave, once the document's own can be loaded."""

@@ -93,6 +93,14 @@ class LoadOrdered:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchOrdered:
+    """A client wants the weights of a model fetched, without a load."""
+
+    now: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class UnloadOrdered:
     """An operator wants a model unloaded: requests in flight may finish, queued ones are refused."""
 
@@ -144,6 +152,7 @@ SchedulerStimulus = (
     | RouterLeft
     | ConfigChanged
     | LoadOrdered
+    | FetchOrdered
     | UnloadOrdered
     | PinOrdered
     | UnpinOrdered

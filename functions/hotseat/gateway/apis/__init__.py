@@ -2,10 +2,10 @@
 
 from flask import Blueprint, Response
 
-from hotseat.gateway.apis import anthropic, openai
+from hotseat.gateway.apis import anthropic, ollama, openai
 from hotseat.gateway.inference import Route
 
-ROUTES: dict[str, Route] = {**openai.ROUTES, **anthropic.ROUTES}  # by path
+ROUTES: dict[str, Route] = {**openai.ROUTES, **anthropic.ROUTES, **ollama.ROUTES}  # by path
 
 
 def inference_blueprint() -> Blueprint:

@@ -6,7 +6,7 @@ from hotseat.core.policy.api import Capacity
 from hotseat.core.policy.batch import Batch
 from hotseat.core.scheduler.availability import CHECK_TIME
 from hotseat.core.scheduler.machine import Scheduler
-from hotseat.core.scheduler.messages import ConfigChanged, ModelStatus, SchedulingSpec, Tick
+from hotseat.core.scheduler.messages import ConfigChanged, FetchOrdered, ModelStatus, SchedulingSpec, Tick
 from tests.unit.core.scheduler.story import (
     ABSENT,
     CACHED,
@@ -145,6 +145,33 @@ def test_a_fetch_that_fails_is_told_to_those_who_wait_and_tried_again_after_a_gr
         assert story.demand(now, {"a": 1}) == []  # somebody came in that moment: not yet
         assert story.machine.wake_at == now + pause
         assert story.tick(now + pause) == [Fetch("a")]
+
+
+def test_weights_are_fetched_on_request_without_a_load() -> None:
+    story = Story()
+    story.machine.step(CacheObserved(1.0, "b", ABSENT))
+    assert story.machine.step(FetchOrdered(2.0, "b")) == [Fetch("b")]
+    assert story.states()["b"] == "fetching"
+    assert story.machine.step(FetchOrdered(3.0, "b")) == []
+    assert story.machine.step(CacheObserved(4.0, "b", CACHED)) == [Emit("model.cached", "b", {})]
+    assert story.states() == {"a": "unloaded", "b": "unloaded"}
+    assert story.machine.step(FetchOrdered(5.0, "b")) == []
+
+
+def test_a_fetch_on_request_is_tried_again_on_request() -> None:
+    story = Story()
+    story.machine.step(CacheObserved(1.0, "b", ABSENT))
+    story.machine.step(FetchOrdered(2.0, "b"))
+    story.machine.step(CacheObserved(3.0, "b", FAILED, "no space left"))
+    assert story.machine.status()[1].message == "FetchFailed: no space left"
+    assert Fetch("b") in story.machine.step(FetchOrdered(4.0, "b"))
+    assert story.states()["b"] == "fetching"
+
+
+def test_what_has_no_weights_of_ours_is_not_fetched() -> None:
+    story = Story(x=SchedulingSpec(external=SERVER))
+    assert story.machine.step(FetchOrdered(2.0, "x")) == []
+    assert story.machine.step(FetchOrdered(2.0, "unheard-of")) == []
 
 
 def test_a_fetch_that_fails_unasked_is_no_failure_yet() -> None:
