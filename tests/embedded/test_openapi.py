@@ -12,7 +12,6 @@ CHECKS = (
     "status_code_conformance",
     "content_type_conformance",
     "response_schema_conformance",
-    "positive_data_acceptance",
     "unsupported_method",
     "ignored_auth",
 )

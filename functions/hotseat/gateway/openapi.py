@@ -21,6 +21,11 @@ INFERENCE_ERRORS = (404, 415, 502, 504)
 _ATTRIBUTE = "openapi_operation"
 _SHAPES: Mapping[str, ErrorShape] = {"OpenAIError": OPENAI, "AnthropicError": ANTHROPIC, "OllamaError": OLLAMA}
 _TEXT: Mapping[str, Any] = {"type": "string"}
+NAMED: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["model"],
+    "properties": {"model": {**_TEXT, "minLength": 1}, "stream": {"type": "boolean"}},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +100,8 @@ def undocumented(app: Flask, routes: Mapping[str, Route]) -> list[str]:
 
 
 def _inference(route: Route) -> Operation:
-    body = {
-        "type": "object",
-        "required": ["model"],
-        "properties": {"model": {**_TEXT, "minLength": 1}, "stream": {"type": "boolean"}},
-    }
-    return Operation(
-        f"Send a request of the kind `{route.capability}` to a model",
-        (200,),
-        INFERENCE_ERRORS,
-        body=body,
-        open_errors=True,
-    )
+    summary = f"Send a request of the kind `{route.capability}` to a model"
+    return Operation(summary, (200,), INFERENCE_ERRORS, body=NAMED, open_errors=True)
 
 
 def _paths(rule: Rule) -> Iterator[tuple[str, list[str]]]:

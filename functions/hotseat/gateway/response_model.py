@@ -8,8 +8,8 @@ import json
 import re
 from typing import Protocol
 
-from hotseat.gateway.errors import ErrorShape
-from hotseat.gateway.http.response import ResponseSink, ResponseWriter
+from hotseat.core.errors import HotseatError
+from hotseat.gateway.http.response import ResponseFilter, ResponseSink
 
 _QUOTE, _OPEN = ord('"'), b"{["
 _NEXT = re.compile(rb'["{}\[\]]')
@@ -178,54 +178,17 @@ class EventRenamer:
         return held
 
 
-class RenamedResponse:
-    """A response in which the engine's name of the model is replaced by `name`. It has what an Exchange uses of a Response.
+class RenamedResponse(ResponseFilter):
+    """A response in which the engine's name of the model is replaced by `name`.
 
     Answers that are neither JSON nor events, compressed answers, and errors pass unchanged.
     """
 
-    __slots__ = ("_renamer", "_response", "_value", "begun")
-
     def __init__(self, response: ResponseSink, name: str) -> None:
         """Take a response. One that has already begun is a stream of events."""
-        self._response = response
-        self.begun = response.begun
+        super().__init__(response)
         self._value = json.dumps(name).encode()
         self._renamer: _Renamer | None = EventRenamer(self._value) if response.begun else None
-
-    @property
-    def error_shape(self) -> ErrorShape:
-        """How errors within the response are reported."""
-        return self._response.error_shape
-
-    @property
-    def ended(self) -> bool:
-        """Whether the whole body has been sent."""
-        return self._response.ended
-
-    @property
-    def sent(self) -> int:
-        """The bytes of the body that have been sent."""
-        return self._response.sent
-
-    @property
-    def paused(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._response.paused
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client has left."""
-        return self._response.gone
-
-    @property
-    def writer(self) -> ResponseWriter | None:
-        """Who writes the response."""
-        return self._response.writer
-
-    @writer.setter
-    def writer(self, writer: ResponseWriter | None) -> None:
-        self._response.writer = writer
 
     def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:
         """Send the head and the first bytes of the body, or all of it with `last`."""
@@ -248,9 +211,11 @@ class RenamedResponse:
         """Send the last bytes and the end of the body."""
         self._response.end(data if self._renamer is None else self._renamer.feed(data) + self._renamer.flush())
 
-    def abort(self) -> None:
-        """Reset the connection."""
-        self._response.abort()
+    def end_with_error(self, error: HotseatError, *, within_event: bool = False) -> None:
+        """End a stream of events with an error."""
+        if self._renamer is not None:
+            self._response.write(self._renamer.flush())
+        self._response.end_with_error(error, within_event=within_event)
 
 
 def _renamer(status: str, fields: bytes, value: bytes) -> _Renamer | None:

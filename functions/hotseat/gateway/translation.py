@@ -7,7 +7,7 @@ from typing import Protocol
 
 from hotseat.core.errors import HotseatError, UpstreamFailed, shortened
 from hotseat.gateway.errors import UpstreamRefused
-from hotseat.gateway.http.response import Response, ResponseWriter, status_line
+from hotseat.gateway.http.response import Response, ResponseFilter, status_line
 
 log = logging.getLogger(__name__)
 
@@ -51,46 +51,19 @@ class Translation(Protocol):
         """Translate an error of the engine to a JSON body."""
 
 
-class TranslatedResponse:
+class TranslatedResponse(ResponseFilter):
     """What an Exchange writes to instead of `response`: it translates, and writes the translation to `response`."""
 
+    _response: Response
+
     def __init__(self, response: Response, translation: Translation) -> None:
-        self._response, self._translation = response, translation
-        self.begun = response.begun
+        super().__init__(response)
+        self._translation = translation
         self._streams = response.begun
         self._status = _OK
         self._head = b""
         self._collected = bytearray()
         self._failure: UpstreamFailed | None = None
-
-    @property
-    def writer(self) -> ResponseWriter | None:
-        """Who writes the response."""
-        return self._response.writer
-
-    @writer.setter
-    def writer(self, writer: ResponseWriter | None) -> None:
-        self._response.writer = writer
-
-    @property
-    def paused(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._response.paused
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client has left."""
-        return self._response.gone
-
-    @property
-    def ended(self) -> bool:
-        """Whether the whole response has been sent."""
-        return self._response.ended
-
-    @property
-    def sent(self) -> int:
-        """Bytes of the body that have been sent."""
-        return self._response.sent
 
     def begin(self, status: str, fields: bytes, data: bytes = b"", *, counted: bool, last: bool = False) -> None:  # noqa: ARG002
         """Handle the head and the first bytes of the answer."""

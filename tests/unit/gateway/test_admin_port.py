@@ -23,6 +23,7 @@ PUBLIC = {
     "/ready",
     "/",
     *(f"/api/{name}" for name in ("tags", "show", "ps", "version", "pull")),
+    "/openapi.json",
     *(f"/api/{name}" for name in ("create", "push", "copy", "delete")),
 }
 
@@ -52,13 +53,9 @@ def gateway(admin_port: int | None) -> Gateway:
 def routes(app: Gateway) -> Iterator[tuple[str, str, str]]:
     """Give method, rule and a path of all routes."""
     for rule in app.url_map.iter_rules():
-        if rule.endpoint != "static":
-            method = next(each for each in ("GET", "POST", "DELETE") if each in (rule.methods or ()))
-            yield (
-                method,
-                rule.rule,
-                rule.rule.replace("<model:name>", "a").replace("<any(load, unload, pin):what>", "load"),
-            )
+        method = next(each for each in ("GET", "POST", "DELETE") if each in (rule.methods or ()))
+        path = rule.rule.replace("<model:name>", "a").replace("<any(load, unload, pin):what>", "load")
+        yield method, rule.rule, path
 
 
 def said(client: FlaskClient, method: str, path: str, port: int) -> str:

@@ -18,6 +18,7 @@ from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.apis.ollama import LATEST, NDJSON
 from hotseat.gateway.cache_api import Caches
 from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.openapi import JSON, NAMED, documented
 from hotseat.gateway.wsgi_threads import DEPARTED
 
 VERSION = "0.12.6"  # of Ollama, whose API this is: clients refuse older ones
@@ -40,14 +41,17 @@ def ollama_blueprint(
 
 def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, caches: Caches | None) -> None:
     @blueprint.get("/")
+    @documented("Answer as Ollama does, which its clients look for", content=["text/plain"])
     def root() -> Response:
         return Response("Ollama is running", mimetype="text/plain")  # what clients look for
 
     @blueprint.get("/api/version")
+    @documented("Return the versions of Ollama's API and of hotseat")
     def version() -> Response:
         return jsonify(version=VERSION, hotseat=__version__)
 
     @blueprint.get("/api/tags")
+    @documented("List the Models")
     def tags() -> Response:
         sizes = {} if caches is None else {name: size for name, (_, size) in caches.cached_weights().items()}
         listed = [route.model for route in registry.routes().values() if not route.model.spec.unlisted]
@@ -59,6 +63,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
         return jsonify(models=sorted(rows, key=lambda row: row["name"]))
 
     @blueprint.get("/api/ps")
+    @documented("List the loaded Models")
     def ps() -> Response:
         routes, rows = registry.routes(), {}
         for resident in (each for handle in registry.handles for each in handle.gate.residency.residents):
@@ -74,6 +79,7 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
         return jsonify(models=list(rows.values()))
 
     @blueprint.post("/api/show")
+    @documented("Describe a Model", 404, body=NAMED)
     def show() -> Response:
         model = _find(registry, _read_body()).model
         return jsonify(
@@ -90,6 +96,13 @@ def _add_queries(blueprint: Blueprint, registry: ModelRegistry, started: float, 
 
 def _add_pull(blueprint: Blueprint, registry: ModelRegistry, concurrency: ConcurrencyLimit) -> None:
     @blueprint.post("/api/pull")
+    @documented(
+        "Fetch the weights of a Model, and report the progress",
+        404,
+        502,
+        content=[JSON, "application/x-ndjson"],
+        body=NAMED,
+    )
     def pull() -> Response:
         body = _read_body()
         route = _find(registry, body)
@@ -116,6 +129,7 @@ def _add_refusals(blueprint: Blueprint) -> None:
         "the file of `hotseat up`, or an object of a cluster."
     )
 
+    @documented("Refuse: documents say which Models there are", 405, ok=())
     def refuse() -> Response:
         raise MethodNotAllowed(valid_methods=["OPTIONS"], description=message)
 

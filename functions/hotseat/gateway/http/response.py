@@ -68,6 +68,47 @@ class ResponseSink(Protocol):
         """Break off a response that cannot be completed."""
 
 
+class ResponseFilter:
+    """What changes an answer on its way to `response`. A subclass has `begin`, `write` and `end`, and overrides what else it needs."""
+
+    def __init__(self, response: ResponseSink) -> None:
+        self._response = response
+        self.begun = response.begun
+
+    @property
+    def writer(self) -> ResponseWriter | None:
+        """Who writes the response."""
+        return self._response.writer
+
+    @writer.setter
+    def writer(self, writer: ResponseWriter | None) -> None:
+        self._response.writer = writer
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._response.paused
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self._response.gone
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole response has been sent."""
+        return self._response.ended
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body that have been sent."""
+        return self._response.sent
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._response.abort()
+
+
 _date = (0, b"")
 
 
