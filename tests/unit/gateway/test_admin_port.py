@@ -18,6 +18,8 @@ PUBLIC = {
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
     "/v1/models",
     "/v1/models/<model:name>",
     "/health",
