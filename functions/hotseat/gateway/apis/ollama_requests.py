@@ -134,7 +134,13 @@ Kind = TypeVar("Kind", OllamaChat, OllamaGenerate, OllamaEmbed, OllamaEmbeddings
 def read(kind: type[Kind], body: bytes) -> Kind:
     """Return the request in a body. Raise BadRequest if it is invalid."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # what Python reads beyond JSON: a byte order mark, and half of a surrogate pair
+            text = json.dumps(json.loads(body), ensure_ascii=False)
+            return msgspec.json.decode(text.encode("utf-8", "replace"), type=kind)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The request body is not a request of Ollama's API: {error}") from None
 

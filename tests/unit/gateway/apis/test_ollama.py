@@ -263,6 +263,20 @@ def test_texts_are_embedded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "a"}]}', "a"),
+        (b'{"messages": [{"role": "user", "content": "\\ud83d!"}]}', "?!"),
+        (b'{"messages": [{"role": "user", "content": "\\ud83d\\ude00"}]}', "\U0001f600"),
+    ],
+)
+def test_what_other_routes_read_is_read(raw: bytes, said: str) -> None:
+    make = ROUTES["/api/chat"].translate
+    assert make is not None
+    assert json.loads(make(raw, ENGINE, NAME).body)["messages"][0]["content"] == said
+
+
+@pytest.mark.parametrize(
     ("path", "request_", "told"),
     [
         ("/api/chat", {"messages": "hello"}, r"Expected `array \| null`, got `str` - at `\$\.messages`"),
@@ -576,3 +590,77 @@ def test_where_the_stream_is_cut_makes_no_difference(deltas: list[dict[str, Any]
     assert "".join(line["message"]["content"] for line in told(stream)) == "".join(
         delta.get("content", "") for delta in deltas
     )
+
+
+def test_figures_of_tokens_are_passed_on() -> None:
+    token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    choice = {"delta": {"content": "a"}, "logprobs": {"content": [token]}}
+    made = translate("/api/chat", {"messages": [SKY], "logprobs": True})
+    first, _ = lines(made, b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode())
+    assert first["logprobs"] == [token]
+
+
+# Whatever clients send ------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FUNCTIONS = st.fixed_dictionaries({}, optional={"name": st.text() | VALUES, "arguments": VALUES})
+CALLS = st.fixed_dictionaries({}, optional={"id": VALUES, "function": FUNCTIONS})
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "x"])},
+    optional={
+        "content": st.text() | VALUES,
+        "images": st.lists(st.text(), max_size=2) | VALUES,
+        "tool_calls": st.lists(CALLS, max_size=2) | VALUES,
+        "tool_name": st.none() | st.text(),
+    },
+)
+OPTIONS = st.dictionaries(st.sampled_from(["stop", "num_predict", "repeat_penalty", "seed"]), VALUES)
+REQUESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": st.lists(MESSAGES, max_size=4) | VALUES,
+        "prompt": st.text() | VALUES,
+        "input": st.text() | st.lists(st.text(), max_size=2) | VALUES,
+        "tools": VALUES,
+        "options": OPTIONS | VALUES,
+        "format": VALUES,
+        "think": VALUES,
+        "keep_alive": VALUES,
+        "raw": st.booleans(),
+        "stream": VALUES,
+    },
+)
+
+
+@given(st.sampled_from(sorted(ROUTES)), REQUESTS)
+def test_each_request_is_translated_to_json_or_refused(path: str, request_: dict[str, Any]) -> None:
+    unloads = ROUTES[path].unloads
+    assert unloads is not None
+    try:
+        made = translate(path, request_)
+    except BadRequest:
+        assert unloads(json.dumps(request_).encode()) is False
+        return
+    if made.path:
+        assert json.loads(made.body)["model"] == ENGINE
+    else:
+        assert json.loads(made.answer(b""))
+
+
+ANSWERS = st.fixed_dictionaries({}, optional={"choices": VALUES, "usage": VALUES, "error": VALUES, "data": VALUES})
+
+
+@given(st.sampled_from(sorted(ROUTES)), ANSWERS | VALUES, st.booleans())
+def test_each_answer_is_translated_to_json_or_known_to_be_none(path: str, answer: Any, streamed: bool) -> None:
+    made = translate(path, {"messages": [SKY], "prompt": "a", "input": "a"})
+    data = json.dumps(answer).encode()
+    assert json.loads(made.error(500, data))["error"]
+    try:
+        out = made.stream(b"data: %b\n\n" % data) + made.end() if streamed else made.answer(data)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return
+    assert all(map(json.loads, out.splitlines()))
