@@ -15,7 +15,8 @@ from hotseat.gateway.inference import Route
 from tests.unit.gateway.http.running import LOOPS, eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, dechunk, sized
-from tests.unit.gateway.test_inference import Router, post
+from tests.unit.gateway.test_fallback_routing import model
+from tests.unit.gateway.test_inference import Router, post, resident
 
 PATH = "/v1/shouted"
 COMMENTS = "X-Hotseat-Loading: comments"
@@ -105,6 +106,31 @@ def test_a_request_that_waits_is_translated_too(router: Router, more: str) -> No
         router.ready("a", engine.address)
         assert client.answer() == (200, b'{"a": "HI"}')
         assert json.loads(engine.requests[0].partition(b"\r\n\r\n")[2]) == {"model": "a"}
+        router.connections.close()
+
+
+def test_a_request_whose_engine_has_ended_is_translated_again(router: Router) -> None:
+    with Engine(answers(b"")) as gone:
+        pass
+    router.ready("a", gone.address)
+    with Engine(answers(sized(b'{"said": "hi"}'))) as engine, Client(router, shout()) as client:
+        router.ready("a", "")
+        eventually(lambda: router.world.handles[0].gate.waiting() == 1)
+        router.ready("a", engine.address)
+        assert client.answer() == (200, b'{"a": "HI"}')
+        router.connections.close()
+
+
+@pytest.mark.parametrize(("apis", "path"), [([], b"/v1/chat/completions"), (["Anthropic"], b"/v1/shouted")])
+def test_a_fallback_gets_what_its_engine_speaks(router: Router, apis: list[str], path: bytes) -> None:
+    with Engine(answers(sized(b'{"said": "hi"}'))) as engine:
+        both = model("a", fallback={"model": "small"}), model("small", apis=apis)
+        router.world.tell("w", *both, residents=resident("small", engine.address))
+        with Client(router, shout()) as client:
+            status, body = client.answer()
+        assert (status, body) == (200, b'{"said": "hi"}' if apis else b'{"a": "HI"}')
+        assert engine.requests[0].startswith(b"POST " + path + b" ")
+        assert json.loads(engine.requests[0].partition(b"\r\n\r\n")[2])["model"] == "small"
         router.connections.close()
 
 

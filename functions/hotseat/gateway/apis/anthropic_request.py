@@ -8,13 +8,16 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Raw, Struct
 
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, TooLarge
 
 # Claude Code begins its system prompt with a block that differs in each request. It is for Anthropic's accounting, and no
 # prompt cache would match after it.
 _BILLING = "x-anthropic-billing-header"
 # OpenAI's API has no flag for a tool that failed.
 _FAILED = "Error: "
+# Of a large body. They are handled one by one, which delays other requests.
+_MOST_BLOCKS = 100_000
+_LARGE = 2**20  # bytes
 _EFFORTS = {"xhigh": "high", "max": "high"}  # other values are the same in both APIs
 
 
@@ -110,7 +113,9 @@ _REQUEST = msgspec.json.Decoder(MessagesRequest)
 
 
 def read_request(raw: bytes) -> MessagesRequest:
-    """Read a request. Raise BadRequest if it is invalid, with the field."""
+    """Read a request. Raise BadRequest if it is invalid, with the field, or TooLarge."""
+    if len(raw) > _LARGE and raw.count(b'"type"') + raw.count(b'"role"') > _MOST_BLOCKS:
+        raise TooLarge(f"The request has more than {_MOST_BLOCKS} messages and content blocks.")
     try:
         try:
             return _REQUEST.decode(raw)

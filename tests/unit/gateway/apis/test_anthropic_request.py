@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, TooLarge
 from hotseat.gateway.apis.anthropic import ROUTES
 from hotseat.gateway.errors import ANTHROPIC, error_body
 
@@ -276,6 +276,12 @@ def test_what_is_no_json_is_refused(raw: bytes) -> None:
     with pytest.raises(BadRequest) as refused:
         translate(raw)
     assert error_body(refused.value)["error"]["code"] == "invalid_json"
+
+
+def test_a_request_of_too_many_blocks_is_refused() -> None:
+    assert len(chat(messages=[user(*[text("x" * 20)] * 30_000)])["messages"]) == 1
+    with pytest.raises(TooLarge, match="more than 100000"):
+        chat(messages=[user(*[text("x" * 20)] * 100_000)])
 
 
 def test_numbers_of_schemas_and_arguments_are_not_changed() -> None:
