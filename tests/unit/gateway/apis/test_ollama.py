@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, TooLarge
 from hotseat.gateway.apis.ollama import ROUTES
 from hotseat.gateway.translation import Translation
 
@@ -227,6 +227,11 @@ def test_thinking_is_asked_for(think: Any, made: dict[str, Any]) -> None:
     assert chat(SKY, think=think) == {"messages": [SKY], **made}
 
 
+@pytest.mark.parametrize("tools", [[], None])
+def test_no_tools_are_left_out(tools: Any) -> None:
+    assert chat(SKY, tools=tools) == {"messages": [SKY]}
+
+
 def test_earlier_thoughts_and_figures_of_tokens_are_passed_on() -> None:
     body = chat({"role": "assistant", "content": "a", "thinking": "b"}, logprobs=True, top_logprobs=2)
     assert body == {
@@ -282,16 +287,24 @@ def test_what_other_routes_read_is_read(raw: bytes, said: str) -> None:
         ("/api/chat", {"messages": "hello"}, r"Expected `array \| null`, got `str` - at `\$\.messages`"),
         ("/api/chat", {"messages": [{"content": "a"}]}, "missing required field `role`"),
         ("/api/chat", {"messages": [SKY], "format": "xml"}, "`format` must be `json` or a JSON schema"),
-        ("/api/chat", {"messages": [SKY], "options": []}, "options"),
+        ("/api/chat", {"messages": [SKY], "options": []}, "`options` must be an object"),
+        ("/api/chat", {"messages": [SKY], "options": {"stop": "x" * 66_000}}, "of at most 65536 bytes"),
+        ("/api/chat", {"messages": [SKY], "tools": {}}, "`tools` must be a list"),
+        ("/api/chat", {"messages": [SKY | {"images": [""] * 1001}]}, "length <= 1000"),
         ("/api/generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "`template` is not supported"),
         ("/api/generate", {"prompt": "a", "raw": True, "images": ["eA=="]}, "`images` are not supported"),
-        ("/api/embed", {"input": [1]}, r"\$\.input"),
+        ("/api/embed", {"input": 1}, "`input` must be a text or a list"),
         ("/api/embeddings", {"prompt": []}, r"\$\.prompt"),
     ],
 )
 def test_what_cannot_be_translated_is_refused(path: str, request_: dict[str, Any], told: str) -> None:
     with pytest.raises(BadRequest, match=told):
         translate(path, request_)
+
+
+def test_requests_of_very_many_messages_are_refused() -> None:
+    with pytest.raises(TooLarge, match="more than 100000 messages"):
+        chat(*[SKY] * 100_001)
 
 
 # Loading and unloading ------------------------------------------------------------------------------------------------
