@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 MAX_ANSWER = 256 * 2**20  # bytes of an answer that is not a stream
 _OK = 200
+_ERROR = 400  # and above
 _UPSTREAM_ERROR = "upstream_error"
 # Headers of the engine that describe its body, and would be wrong for ours.
 _OF_THE_BODY = (
@@ -154,7 +155,11 @@ class TranslatedResponse:
             self._response.fail(self._failure or UpstreamFailed(message))
 
     def _whole(self, body: bytes) -> bytes:
-        return self._translation.answer(body) if self._status == _OK else self._translation.error(self._status, body)
+        if self._status == _OK:
+            return self._translation.answer(body)
+        if self._status < _ERROR:
+            raise ValueError(f"status {self._status}")
+        return self._translation.error(self._status, body)
 
     def _translated(self, translate: Callable[[bytes], bytes], data: bytes) -> bytes:
         try:

@@ -19,7 +19,7 @@ from tests.fuzzing import examples
 from tests.unit.gateway.http import test_fuzz as heads
 from tests.unit.gateway.http.running import eventually
 from tests.unit.gateway.relay import test_fuzz as answers
-from tests.unit.gateway.relay.fake_engine import Engine, Peer
+from tests.unit.gateway.relay.fake_engine import SSE, Engine, Peer, chunk, sized
 from tests.unit.gateway.test_body import values
 from tests.unit.gateway.test_fallback_routing import model
 from tests.unit.gateway.test_inference import Router, post, resident
@@ -29,6 +29,9 @@ BODIES = [
     b'{"model": "a"}',
     b'{"model": "a", "stream": true}',
     b'\xef\xbb\xbf{"model": "a", "messages": [{"role": "user", "content": "\\ud83d\\ude00"}]}',
+    b'{"model": "a", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}',
+    b'{"model": "a", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "stream": true}',
+    b'{"model": "a", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "document"}]}]}',
     b'{"model": "nobody"}',
     b'{"model": ["a"]}',
     b'{"model": 1e999}',
@@ -66,6 +69,8 @@ FIELDS = [
 PATHS = [
     "/v1/chat/completions",
     "//v1/completions?x=%20",
+    "/v1/messages",
+    "/v1/messages/count_tokens?beta=true",
     "/v1/embeddings",
     "/v1/models/a",
     "/v1/models/%2e%2e/%00",
@@ -84,7 +89,7 @@ def requests(draw: st.DrawFn) -> bytes:
     head, _, _ = post(
         b"",
         *draw(st.lists(st.sampled_from(FIELDS), max_size=2)),
-        path=draw(st.sampled_from(PATHS[:2]) | st.sampled_from(PATHS)),
+        path=draw(st.sampled_from(PATHS[:4]) | st.sampled_from(PATHS)),
         key=draw(st.sampled_from(["k", "k", "k", "other"])),
     ).rpartition(b"Content-Length: 0\r\n\r\n")
     body = draw(bodies)
@@ -105,8 +110,20 @@ def streams(draw: st.DrawFn) -> bytes:
     return stream[:at] + draw(st.binary(max_size=2)) + stream[at + size :] if size else stream[:at]
 
 
+TOKEN = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
+LAST = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}\n\n'
+COMPLETION = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}'
 PARTS = [part for part in answers.PARTS if b"500" not in part]
+PARTS += [
+    SSE,
+    chunk(TOKEN),
+    chunk(TOKEN[:20]),
+    chunk(TOKEN[20:]),
+    chunk(LAST),
+    chunk(b'data: {"error": {"code": 9}}\n\n'),
+]
 WHOLE = [answer for answer in answers.WHOLE if b"500" not in answer]
+WHOLE += [sized(COMPLETION), SSE + chunk(TOKEN) + chunk(LAST) + b"0\r\n\r\n"]
 pieces = st.lists(st.sampled_from(PARTS) | st.sampled_from(WHOLE) | st.binary(max_size=5), max_size=5)
 
 

@@ -145,6 +145,16 @@ def test_an_error_of_the_engine_keeps_its_status(router: Router) -> None:
     eventually(lambda: router.counts() == {"418": 1})
 
 
+@pytest.mark.parametrize("status", [b"204 No Content", b"302 Found", b"206 Partial Content"])
+def test_a_status_that_is_neither_200_nor_an_error_is_502(router: Router, status: bytes) -> None:
+    with Engine(answers(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)) as engine:
+        router.ready("a", engine.address)
+        with Client(router, shout()) as client:
+            answer, given = client.answer()
+        assert (answer, code(given)) == (502, "upstream_failed")
+        router.connections.close()
+
+
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"no JSON", b'{"said": 1}'])
 def test_an_answer_in_another_shape_is_502(router: Router, body: bytes) -> None:
     with Engine(answers(sized(body))) as engine:
