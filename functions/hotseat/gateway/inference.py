@@ -549,7 +549,7 @@ class InferenceRequest:
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()
         inference.body_budget.give_back(self._body_bytes)
-        self._body = None
+        self._body = self._translation = self._ready = None
         self._sent = b""
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)

@@ -266,7 +266,7 @@ def _tools(request: MessagesRequest) -> dict[str, Any]:
     choice = request.tool_choice
     if choice is None:
         return {"tools": tools}
-    parallel = None if choice.disable_parallel_tool_use is None else not choice.disable_parallel_tool_use
+    parallel = False if choice.disable_parallel_tool_use else None
     return {"tools": tools, "tool_choice": _tool_choice(choice), "parallel_tool_calls": parallel}
 
 
