@@ -311,7 +311,7 @@ def _generate(body: bytes, model: str, name: str) -> Translation:
 
 def _embed(body: bytes, model: str, name: str) -> Translation:
     request = requests.read(requests.OllamaEmbed, body)
-    translated = requests.embed(request.input or "", model, request.dimensions)
+    translated = requests.embed(request.input, model, request.dimensions)
     return _EmbedTranslation("/v1/embeddings", translated, name, _why_empty(request))
 
 

@@ -2,13 +2,18 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Raw
 
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, TooLarge
 
+# Messages and calls of tools in a large body. They are handled one by one, which delays other requests.
+MOST = 100_000
+_LARGE = 2**20  # bytes
+_MOST_IMAGES = 1000  # of a message
 SMALL = 65536  # bytes of a request that can be one to unload a Model
 _NOTHING = re.compile(r"[-+]?0+(\.0*)?(ns|us|µs|ms|s|m|h)?")  # a duration of zero
 _MEDIA = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}  # how images begin in Base64; all others count as PNG
@@ -30,9 +35,13 @@ _SAME_OPTIONS = (
 )
 
 
+_NONE = Raw(b"null")
+_Images = Annotated[list[str], msgspec.Meta(max_length=_MOST_IMAGES)]
+
+
 class _Function(msgspec.Struct):
     name: str
-    arguments: Any = None
+    arguments: Raw = _NONE
 
 
 class _ToolCall(msgspec.Struct):
@@ -44,16 +53,16 @@ class _Message(msgspec.Struct):
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: list[str] | None = None
+    images: _Images | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
 
 class OllamaRequest(msgspec.Struct):
-    """What all requests have."""
+    """What all requests have. What is passed on as it is, or rarely given, stays JSON."""
 
-    options: dict[str, Any] | None = None
+    options: Raw = _NONE
     keep_alive: Any = None
 
     @property
@@ -71,7 +80,7 @@ class OllamaCompletion(OllamaRequest):
     """What chats and completions of prompts have."""
 
     stream: bool | None = None
-    format: Any = None
+    format: Raw = _NONE
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -81,7 +90,7 @@ class OllamaChat(OllamaCompletion):
     """POST /api/chat."""
 
     messages: list[_Message] | None = None
-    tools: list[Any] | None = None
+    tools: Raw = _NONE
 
     @property
     def is_empty(self) -> bool:
@@ -97,7 +106,7 @@ class OllamaGenerate(OllamaCompletion):
     system: str | None = None
     template: str | None = None
     raw: bool | None = None
-    images: list[str] | None = None
+    images: _Images | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -108,13 +117,13 @@ class OllamaGenerate(OllamaCompletion):
 class OllamaEmbed(OllamaRequest):
     """POST /api/embed."""
 
-    input: str | list[str] | None = None
+    input: Raw = _NONE
     dimensions: int | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether it has no text."""
-        return not self.input
+        return _is_empty(bytes(self.input))
 
 
 class OllamaEmbeddings(OllamaRequest):
@@ -132,11 +141,24 @@ Kind = TypeVar("Kind", OllamaChat, OllamaGenerate, OllamaEmbed, OllamaEmbeddings
 
 
 def read(kind: type[Kind], body: bytes) -> Kind:
-    """Return the request in a body. Raise BadRequest if it is invalid."""
+    """Return the request in a body. Raise BadRequest if it is invalid, or TooLarge."""
+    if len(body) > _LARGE and body.count(b'"role"') + body.count(b'"function"') > MOST:
+        raise TooLarge(f"The request has more than {MOST} messages and calls of tools.")
     try:
-        return msgspec.json.decode(body, type=kind)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # what Python reads beyond JSON: a byte order mark, and half of a surrogate pair
+            text = json.dumps(json.loads(body), ensure_ascii=False)
+            return msgspec.json.decode(text.encode("utf-8", "replace"), type=kind)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The request body is not a request of Ollama's API: {error}") from None
+
+
+def _is_empty(value: bytes) -> bool:
+    """Whether a value is null, an empty text, or a list of nothing."""
+    return value.strip(b"[] \t\r\n") in (b"", b'""', b"null")
 
 
 def _is_zero(keep_alive: Any) -> bool:
@@ -162,7 +184,10 @@ def unloads(kind: type[Kind]) -> Callable[[bytes], bool]:
 def chat(request: OllamaChat, model: str) -> dict[str, Any]:
     """Return the body for /v1/chat/completions."""
     body = {"model": model, "messages": _messages(request.messages or ()), **_common(request), **_of_chats(request)}
-    if request.tools:
+    tools = bytes(request.tools)
+    if not tools.startswith((b"[", b"null")):
+        raise BadRequest("`tools` must be a list.", param="tools")
+    if not _is_empty(tools):  # Ollama's own client always sends a list, which some engines refuse if it is empty
         body["tools"] = request.tools
     return body
 
@@ -188,8 +213,10 @@ def generate(request: OllamaGenerate, model: str) -> tuple[str, dict[str, Any]]:
     return "/v1/chat/completions", {"model": model, "messages": messages, **_common(request), **_of_chats(request)}
 
 
-def embed(texts: str | list[str], model: str, dimensions: int | None = None) -> dict[str, Any]:
-    """Return the body for /v1/embeddings."""
+def embed(texts: str | Raw, model: str, dimensions: int | None = None) -> dict[str, Any]:
+    """Return the body for /v1/embeddings. Raise BadRequest if there are no texts in `texts`."""
+    if isinstance(texts, Raw) and not bytes(texts).startswith((b"[", b'"', b"null")):
+        raise BadRequest("`input` must be a text or a list of texts.", param="input")
     return {"model": model, "input": texts, **({} if dimensions is None else {"dimensions": dimensions})}
 
 
@@ -243,9 +270,13 @@ def _data_url(image: str) -> str:
     return image if image.startswith("data:") else f"data:image/{_MEDIA.get(image[:4], 'png')};base64,{image}"
 
 
-def _text(arguments: Any) -> str:
-    """Return the arguments of a call as JSON."""
-    return arguments if isinstance(arguments, str) else json.dumps({} if arguments is None else arguments)
+def _text(arguments: Raw) -> str:
+    """Return the arguments of a call, an object, as JSON in a text. Some clients send the text itself."""
+    given = bytes(arguments)
+    if given.startswith(b'"'):
+        text: str = msgspec.json.decode(given)
+        return text
+    return "{}" if given == b"null" else given.decode()
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
@@ -257,10 +288,15 @@ def _common(request: OllamaCompletion) -> dict[str, Any]:
     fields: dict[str, Any] = {"stream": streamed}
     if streamed:
         fields["stream_options"] = {"include_usage": True}
-    return fields | _sampling(request.options or {})
+    return fields | _sampling(request.options)
 
 
-def _sampling(options: Mapping[str, Any]) -> dict[str, Any]:
+def _sampling(given: Raw) -> dict[str, Any]:
+    options: Any = {} if given == _NONE else None
+    if options is None and len(memoryview(given)) <= SMALL:
+        options = msgspec.json.decode(given)
+    if not isinstance(options, dict):
+        raise BadRequest(f"`options` must be an object of at most {SMALL} bytes.", param="options")
     fields = {name: options[name] for name in _SAME_OPTIONS if options.get(name) is not None}
     if isinstance(limit := options.get("num_predict"), int) and limit >= 0:  # negative: no limit
         fields["max_tokens"] = limit
@@ -272,12 +308,13 @@ def _sampling(options: Mapping[str, Any]) -> dict[str, Any]:
 def _of_chats(request: OllamaCompletion) -> dict[str, Any]:
     """Return the fields that chats alone have."""
     fields: dict[str, Any] = {}
-    if request.format == "json":
+    form = bytes(request.format)
+    if form == b'"json"':
         fields["response_format"] = {"type": "json_object"}
-    elif isinstance(request.format, dict):
+    elif form.startswith(b"{"):
         schema = {"name": "response", "schema": request.format, "strict": True}
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif request.format not in (None, ""):
+    elif form not in (b"null", b'""'):
         raise BadRequest("`format` must be `json` or a JSON schema.", param="format")
     if request.think is not None:
         fields["chat_template_kwargs"] = {"enable_thinking": bool(request.think)}

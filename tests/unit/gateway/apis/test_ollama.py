@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotseat.core.errors import BadRequest
+from hotseat.core.errors import BadRequest, TooLarge
 from hotseat.gateway.apis.ollama import ROUTES
 from hotseat.gateway.translation import Translation
 
@@ -227,6 +227,11 @@ def test_thinking_is_asked_for(think: Any, made: dict[str, Any]) -> None:
     assert chat(SKY, think=think) == {"messages": [SKY], **made}
 
 
+@pytest.mark.parametrize("tools", [[], None])
+def test_no_tools_are_left_out(tools: Any) -> None:
+    assert chat(SKY, tools=tools) == {"messages": [SKY]}
+
+
 def test_earlier_thoughts_and_figures_of_tokens_are_passed_on() -> None:
     body = chat({"role": "assistant", "content": "a", "thinking": "b"}, logprobs=True, top_logprobs=2)
     assert body == {
@@ -263,21 +268,43 @@ def test_texts_are_embedded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'\xef\xbb\xbf{"messages": [{"role": "user", "content": "a"}]}', "a"),
+        (b'{"messages": [{"role": "user", "content": "\\ud83d!"}]}', "?!"),
+        (b'{"messages": [{"role": "user", "content": "\\ud83d\\ude00"}]}', "\U0001f600"),
+    ],
+)
+def test_what_other_routes_read_is_read(raw: bytes, said: str) -> None:
+    make = ROUTES["/api/chat"].translate
+    assert make is not None
+    assert json.loads(make(raw, ENGINE, NAME).body)["messages"][0]["content"] == said
+
+
+@pytest.mark.parametrize(
     ("path", "request_", "told"),
     [
         ("/api/chat", {"messages": "hello"}, r"Expected `array \| null`, got `str` - at `\$\.messages`"),
         ("/api/chat", {"messages": [{"content": "a"}]}, "missing required field `role`"),
         ("/api/chat", {"messages": [SKY], "format": "xml"}, "`format` must be `json` or a JSON schema"),
-        ("/api/chat", {"messages": [SKY], "options": []}, "options"),
+        ("/api/chat", {"messages": [SKY], "options": []}, "`options` must be an object"),
+        ("/api/chat", {"messages": [SKY], "options": {"stop": "x" * 66_000}}, "of at most 65536 bytes"),
+        ("/api/chat", {"messages": [SKY], "tools": {}}, "`tools` must be a list"),
+        ("/api/chat", {"messages": [SKY | {"images": [""] * 1001}]}, "length <= 1000"),
         ("/api/generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "`template` is not supported"),
         ("/api/generate", {"prompt": "a", "raw": True, "images": ["eA=="]}, "`images` are not supported"),
-        ("/api/embed", {"input": [1]}, r"\$\.input"),
+        ("/api/embed", {"input": 1}, "`input` must be a text or a list"),
         ("/api/embeddings", {"prompt": []}, r"\$\.prompt"),
     ],
 )
 def test_what_cannot_be_translated_is_refused(path: str, request_: dict[str, Any], told: str) -> None:
     with pytest.raises(BadRequest, match=told):
         translate(path, request_)
+
+
+def test_requests_of_very_many_messages_are_refused() -> None:
+    with pytest.raises(TooLarge, match="more than 100000 messages"):
+        chat(*[SKY] * 100_001)
 
 
 # Loading and unloading ------------------------------------------------------------------------------------------------
@@ -576,3 +603,77 @@ def test_where_the_stream_is_cut_makes_no_difference(deltas: list[dict[str, Any]
     assert "".join(line["message"]["content"] for line in told(stream)) == "".join(
         delta.get("content", "") for delta in deltas
     )
+
+
+def test_figures_of_tokens_are_passed_on() -> None:
+    token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    choice = {"delta": {"content": "a"}, "logprobs": {"content": [token]}}
+    made = translate("/api/chat", {"messages": [SKY], "logprobs": True})
+    first, _ = lines(made, b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode())
+    assert first["logprobs"] == [token]
+
+
+# Whatever clients send ------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FUNCTIONS = st.fixed_dictionaries({}, optional={"name": st.text() | VALUES, "arguments": VALUES})
+CALLS = st.fixed_dictionaries({}, optional={"id": VALUES, "function": FUNCTIONS})
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "x"])},
+    optional={
+        "content": st.text() | VALUES,
+        "images": st.lists(st.text(), max_size=2) | VALUES,
+        "tool_calls": st.lists(CALLS, max_size=2) | VALUES,
+        "tool_name": st.none() | st.text(),
+    },
+)
+OPTIONS = st.dictionaries(st.sampled_from(["stop", "num_predict", "repeat_penalty", "seed"]), VALUES)
+REQUESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": st.lists(MESSAGES, max_size=4) | VALUES,
+        "prompt": st.text() | VALUES,
+        "input": st.text() | st.lists(st.text(), max_size=2) | VALUES,
+        "tools": VALUES,
+        "options": OPTIONS | VALUES,
+        "format": VALUES,
+        "think": VALUES,
+        "keep_alive": VALUES,
+        "raw": st.booleans(),
+        "stream": VALUES,
+    },
+)
+
+
+@given(st.sampled_from(sorted(ROUTES)), REQUESTS)
+def test_each_request_is_translated_to_json_or_refused(path: str, request_: dict[str, Any]) -> None:
+    unloads = ROUTES[path].unloads
+    assert unloads is not None
+    try:
+        made = translate(path, request_)
+    except BadRequest:
+        assert unloads(json.dumps(request_).encode()) is False
+        return
+    if made.path:
+        assert json.loads(made.body)["model"] == ENGINE
+    else:
+        assert json.loads(made.answer(b""))
+
+
+ANSWERS = st.fixed_dictionaries({}, optional={"choices": VALUES, "usage": VALUES, "error": VALUES, "data": VALUES})
+
+
+@given(st.sampled_from(sorted(ROUTES)), ANSWERS | VALUES, st.booleans())
+def test_each_answer_is_translated_to_json_or_known_to_be_none(path: str, answer: Any, streamed: bool) -> None:
+    made = translate(path, {"messages": [SKY], "prompt": "a", "input": "a"})
+    data = json.dumps(answer).encode()
+    assert json.loads(made.error(500, data))["error"]
+    try:
+        out = made.stream(b"data: %b\n\n" % data) + made.end() if streamed else made.answer(data)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return
+    assert all(map(json.loads, out.splitlines()))
