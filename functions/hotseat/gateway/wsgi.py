@@ -11,6 +11,7 @@ from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.apis import inference_blueprint
+from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
 from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
@@ -122,6 +123,7 @@ def create_gateway(
     app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
     app.register_blueprint(inference_blueprint())
     app.register_blueprint(openai_blueprint(registry, time.time()))
+    app.register_blueprint(llamacpp_blueprint())
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
     return app
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hotseat.gateway.apis import ROUTES
+from hotseat.gateway.apis import GET_ROUTES, ROUTES
 from hotseat.kube.checks import MAX_REQUEST_TIME
 
 KNATIVE = Path(__file__).parents[3] / "knative"
@@ -29,20 +29,24 @@ def test_it_leads_to_the_routers_service(route: dict[str, Any]) -> None:
     deployed = yaml.safe_load_all((KNATIVE / "overlays/deployments/router.yaml").read_text())
     (service,) = [each for each in deployed if each["kind"] == "Service"]
     ports = [port["port"] for port in service["spec"]["ports"]]
-    (rule,) = route["spec"]["rules"]
-    (backend,) = rule["backendRefs"]
-    assert backend["name"] == service["metadata"]["name"]
-    assert backend["port"] in ports
+    for rule in route["spec"]["rules"]:
+        (backend,) = rule["backendRefs"]
+        assert backend["name"] == service["metadata"]["name"]
+        assert backend["port"] in ports
     assert (route["apiVersion"], route["kind"]) == ("gateway.networking.k8s.io/v1", "HTTPRoute")
 
 
 def test_its_timeout_is_not_shorter_than_the_routers(route: dict[str, Any]) -> None:
-    timeouts = route["spec"]["rules"][0]["timeouts"]
-    assert seconds(timeouts["request"]) >= MAX_REQUEST_TIME
-    assert MAX_REQUEST_TIME <= seconds(timeouts["backendRequest"]) <= seconds(timeouts["request"])
+    for rule in route["spec"]["rules"]:
+        timeouts = rule["timeouts"]
+        assert seconds(timeouts["request"]) >= MAX_REQUEST_TIME
+        assert MAX_REQUEST_TIME <= seconds(timeouts["backendRequest"]) <= seconds(timeouts["request"])
 
 
 def test_it_shows_the_inference_api_and_no_operations(route: dict[str, Any]) -> None:
-    (match,) = route["spec"]["rules"][0]["matches"]
-    assert match == {"path": {"type": "PathPrefix", "value": "/v1"}}
-    assert all(path.startswith("/v1/") for path in ROUTES)
+    matches = [match for rule in route["spec"]["rules"] for match in rule["matches"]]
+    assert all(len(rule["matches"]) <= 8 for rule in route["spec"]["rules"])
+    prefixes = {match["path"]["value"] for match in matches if match["path"]["type"] == "PathPrefix"}
+    assert len(prefixes) == len(matches)
+    inference = {*ROUTES, *GET_ROUTES}
+    assert prefixes == {"/v1" if path.startswith("/v1/") else path for path in inference}

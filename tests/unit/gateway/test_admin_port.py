@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
+from hotseat.gateway.apis import GET_ROUTES, ROUTES
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -15,11 +16,12 @@ from hotseat.gateway.wsgi import Gateway, create_gateway
 from hotseat.telemetry.metrics import Metrics
 
 PUBLIC = {
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
+    *ROUTES,
+    *GET_ROUTES,
+    "/slots/<slot>",
     "/v1/models",
     "/v1/models/<model:name>",
+    "/v1/responses/<path:name>",
     "/health",
     "/ready",
 }
