@@ -26,6 +26,7 @@ def test_the_gateway_answers_as_its_description_says(up: Up) -> None:
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"http://{hotseat.address}/openapi.json"),
         *("-H", "Authorization: Bearer k", "--checks", ",".join(CHECKS), "--max-examples", EXAMPLES),
+        *("--exclude-path-regex", "^/logs/stream"),  # these follow for ever
         *("--request-timeout", "30", "--no-color", "--phases", "examples,coverage,fuzzing"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=hotseat.folder)

@@ -74,6 +74,8 @@ class Capability(StrEnum):
     TRANSCRIPTION = "transcription"
     SPEECH = "speech"
     IMAGE = "image"
+    MODERATION = "moderation"
+    REALTIME = "realtime"
 
 
 class Api(StrEnum):

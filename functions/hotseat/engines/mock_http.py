@@ -144,8 +144,51 @@ def rerank(name: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"model": body.get("model", name), "results": results[: body.get("top_n") or None]}
 
 
+def response(name: str, body: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the body for /v1/responses."""
+    text = f"{name}: {body.get('input', '')}"
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    message = {"type": "message", "id": f"msg_{number}", "status": "completed", "role": "assistant", "content": content}
+    common = {"id": f"resp_{number}", "object": "response", "created_at": int(time.time()), "status": "completed"}
+    usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
+    more = {"parallel_tool_calls": False, "tool_choice": "auto", "tools": []}
+    return {**common, "model": body.get("model", name), "output": [message], "usage": usage, **more}
+
+
+def response_events(whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of a response that is streamed."""
+    message = whole["output"][0]
+    at = {"item_id": message["id"], "output_index": 0, "content_index": 0, "logprobs": []}
+    delta = {"type": "response.output_text.delta", "delta": message["content"][0]["text"], **at}
+    first = {**whole, "status": "in_progress", "output": []}
+    events = [{"type": "response.created", "response": first}, delta, {"type": "response.completed", "response": whole}]
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
+
+
+def image(name: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body for /v1/images: no image, but the name of the mock in its place."""
+    encoded = binascii.b2a_base64(name.encode(), newline=False).decode()
+    return {"created": int(time.time()), "data": [{"b64_json": encoded}] * int(body.get("n") or 1)}
+
+
+def moderation(name: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body for /v1/moderations: text with the word `bad` is flagged."""
+    texts = [body["input"]] if isinstance(body.get("input"), str) else body.get("input") or []
+    flagged = ["bad" in str(text) for text in texts]
+    results = [{"flagged": each, "categories": {}, "category_scores": {}} for each in flagged]
+    return {"id": "modr-1", "model": body.get("model", name), "results": results}
+
+
+def speech(name: str, body: dict[str, Any]) -> bytes:
+    """Return the body for /v1/audio/speech: a WAV file whose samples are the mock's name and the text."""
+    samples = f"{name}: {body.get('input', '')}".encode()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8)
+    data = b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", 4 + len(form) + len(data)) + b"WAVE" + form + data
+
+
 def transcription(name: str, body: bytes) -> dict[str, Any]:
-    """Return the body for /v1/audio/transcriptions; `model` is the field of the form as received."""
+    """Return the body for a form, as of /v1/audio/transcriptions; `model` is its field as received."""
     field = re.search(rb'name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n(.*?)\r\n--', body, re.DOTALL)
     return {"text": f"{name}: heard {len(body)} bytes", "model": field[1].decode() if field else None}
 
@@ -269,9 +312,9 @@ class MockConnection:
         payload = json.dumps(body).encode()
         self.send(_head(status, "application/json", f"Content-Length: {len(payload)}") + payload)
 
-    def reply_text(self, payload: bytes) -> None:
-        """Send a response of plain text."""
-        self.send(_head(200, "text/plain", f"Content-Length: {len(payload)}") + payload)
+    def reply_bytes(self, payload: bytes, kind: str = "text/plain") -> None:
+        """Send a response that is not JSON."""
+        self.send(_head(200, kind, f"Content-Length: {len(payload)}") + payload)
 
     def open_stream(self) -> None:
         """Begin a response of server-sent events."""

@@ -33,7 +33,10 @@ FAULTS = (
     "save-fails", "save-hangs", "die-saving", "restore-fails", "restore-hangs", "die-restoring",
 )  # fmt: skip
 INFERENCE = {
-    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/audio/transcriptions",
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/reranking", "/v1/responses", "/v1/moderations",
+    "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech",
+    "/v1/images/generations", "/v1/images/edits", "/v1/images/variations",
+    "/rerank", "/reranking", "/infill", "/tokenize",
 }  # fmt: skip
 
 
@@ -234,7 +237,7 @@ class MockServer:
                 if request.path in INFERENCE and request.method == "POST":
                     self._inference(connection, request)
                 elif self.slots and request.path == "/metrics":
-                    connection.reply_text(self.slots.metrics())
+                    connection.reply_bytes(self.slots.metrics())
                 else:
                     connection.reply(*self._respond(request))
         except (Disconnected, DropConnection):
@@ -258,6 +261,10 @@ class MockServer:
                     if self.ready and not busy
                     else (503, {"status": "busy" if self.ready else "loading"})
                 )
+            case "GET", "/props":
+                return 200, {"model_alias": self.options.name}
+            case "GET", "/v1/audio/voices":
+                return 200, {"voices": [self.options.name]}
             case "GET", "/v1/models":
                 return 200, {
                     "object": "list",
@@ -378,14 +385,34 @@ class MockServer:
         if request.path.endswith("/completions"):
             return self._complete(connection, body, number, faults, chat="chat" in request.path)
         connection.wait_until(time.monotonic() + preferences.get("first_token", self.options.first_token))
-        return connection.reply(200, self._body(request, body))
+        return self._reply(connection, request, body, number)
 
-    def _body(self, request: MockRequest, body: dict[str, Any]) -> dict[str, Any]:
-        if request.path == "/v1/embeddings":
-            return answers.embeddings(self.options.name, body)
-        if request.path == "/v1/rerank":
-            return answers.rerank(self.options.name, body)
-        return answers.transcription(self.options.name, request.body)
+    def _reply(self, connection: MockConnection, request: MockRequest, body: dict[str, Any], number: int) -> None:
+        if request.path == "/v1/audio/speech":
+            return connection.reply_bytes(answers.speech(self.options.name, body), "audio/wav")
+        whole = self._body(request, body, number)
+        if request.path == "/v1/responses" and body.get("stream"):
+            connection.open_stream()
+            for event in answers.response_events(whole):
+                connection.event(event)
+            return connection.close_stream()
+        return connection.reply(200, whole)
+
+    def _body(self, request: MockRequest, body: dict[str, Any], number: int) -> dict[str, Any]:  # noqa: PLR0911 — one a kind
+        name, path = self.options.name, request.path
+        if path == "/v1/embeddings":
+            return answers.embeddings(name, body)
+        if "rerank" in path:
+            return answers.rerank(name, body)
+        if path == "/v1/responses":
+            return answers.response(name, body, number)
+        if path == "/v1/moderations":
+            return answers.moderation(name, body)
+        if path.startswith("/v1/images/"):
+            return answers.image(name, body)
+        if path.startswith("/v1/audio/"):
+            return answers.transcription(name, request.body)
+        return {"content": name, "tokens": list(request.body)}
 
     def _complete(
         self, connection: MockConnection, body: dict[str, Any], number: int, faults: dict[str, str], *, chat: bool

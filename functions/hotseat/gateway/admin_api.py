@@ -22,6 +22,7 @@ from hotseat.gateway.cache_api import Caches, add_cache_routes, prompt_rows
 from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
+from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import documented
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
@@ -54,6 +55,7 @@ def admin_blueprint(
         add_cache_routes(blueprint, registry, caches)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
+    add_llmsnap_routes(blueprint, registry, concurrency)
     return blueprint
 
 
@@ -110,6 +112,11 @@ def _add_commands(blueprint: Blueprint, registry: ModelRegistry, concurrency: Co
             state = getattr(route.handle, what)(route.model.name, wait).state
         more = {"pinned": True} if what == "pin" else {}
         return jsonify(model=route.model.shown_name, state=state, **more), _done(wait)
+
+    @blueprint.post("/api/models/unload/<model:name>")  # llama-swap's
+    @documented("Unload a Model", 404, 409, ok=(200, 202), query={"wait": _WAIT})
+    def unload(name: str) -> tuple[Response, int]:
+        return command(name, "unload")
 
     @blueprint.post("/api/models/<model:name>/unpin")
     @documented("Allow a Model to be evicted again", 404, 409)

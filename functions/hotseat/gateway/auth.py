@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from hotseat.core.errors import Unauthorized
 
+# Browsers cannot set headers of a WebSocket's handshake. OpenAI's clients send the key as a subprotocol then.
+SUBPROTOCOL_KEY = "openai-insecure-api-key."
+
 
 class Keys:
     """A set of API keys. An empty set accepts every request."""
@@ -19,7 +22,7 @@ class Keys:
     def check(self, headers: Mapping[str, str]) -> str:
         """Raise Unauthorized unless the headers, by lower-case name, have a valid key.
 
-        It can be Bearer, Basic (as the password) or x-api-key.
+        It can be Bearer, Basic (as the password), x-api-key, or the subprotocol of a WebSocket that OpenAI's clients use.
         Return a name for the key that does not reveal it, such as `key-1` for the first key. Without keys,
         return an empty name.
         """
@@ -49,4 +52,7 @@ def _given(headers: Mapping[str, str]) -> bytes | None:
         except ValueError:  # binascii.Error among them
             return None
     key = headers.get("x-api-key")
+    if not key:
+        offered = (each.strip() for each in headers.get("sec-websocket-protocol", "").split(","))
+        key = next((each.removeprefix(SUBPROTOCOL_KEY) for each in offered if each.startswith(SUBPROTOCOL_KEY)), None)
     return key.encode("latin-1") if key else None

@@ -28,7 +28,7 @@ class BrowserRules:
     def check(self, headers: Mapping[str, str], method: str, address: str) -> None:
         """Raise Forbidden if the request may come from a web page that is not allowed. For servers without keys.
 
-        `headers` are by lower-case name. `address` is the one on which hotseat listens.
+        `headers` are by lower-case name. `method`: POST also for a WebSocket. `address` is the one on which hotseat listens.
         Any web page in a browser on this machine could use the accelerator, and read logs. A page whose domain name
         resolves to a loopback address (DNS rebinding) is of the same origin for the browser, but Host has its name.
         """

@@ -11,7 +11,8 @@ from hotseat.api.model import Capability, Model, Reason
 from hotseat.control.registry import ModelRegistry, ModelRoute, WorkspaceHandle
 from hotseat.control.request_gate import PendingRequest
 from hotseat.core.admission.fallback import NOT_LOADING, fallback_reason, next_check, reason_after_refusal, supports
-from hotseat.core.errors import BadRequest, HotseatError, NotResident, UnknownModel
+from hotseat.core.errors import BadRequest, Conflict, HotseatError, NotResident, Unavailable, UnknownModel
+from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions
 
@@ -44,9 +45,9 @@ class RoutedRequest:
     """
 
     def __init__(
-        self, registry: ModelRegistry, route: ModelRoute, name: str | None, capability: Capability, size: int = 0
+        self, registry: ModelRegistry, route: ModelRoute, name: str | None, capability: Capability | None, size: int = 0
     ) -> None:
-        """Raise BadRequest if neither the Model nor a fallback supports the request."""
+        """`capability`: None if every Model has it. Raise BadRequest if neither the Model nor a fallback supports the request."""
         self.route, self.requested_name = route, name
         self.fallback_used: FallbackUsed | None = None
         self.began = time.monotonic()
@@ -54,10 +55,11 @@ class RoutedRequest:
         self._capability, self._size = capability, size
         self.options = NO_LIMITS
         self.refuses = False  # it is not held: while no Model is ready for it, it is refused, and its Model is loaded
+        self.may_wait = True
         self._visited: tuple[str, ...] = (route.model.name,)  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
         self._held = False
-        if route.model.spec.capabilities and capability not in route.model.spec.capabilities:
+        if capability is not None and route.model.spec.capabilities and capability not in route.model.spec.capabilities:
             self._route_by_capability()
 
     @property
@@ -125,6 +127,19 @@ class RoutedRequest:
             if not self.fail_over(error):
                 raise
 
+    def submit_if_ready(self, options: WaitOptions) -> None:
+        """Dispatch the request, which must neither load a Model nor wait for one. Raise Conflict or Unavailable otherwise."""
+        self.options, self.may_wait = options, False
+        model = self.route.model
+        try:
+            self._accept(self._submit_to(self.route, at_once=True))
+        except NotResident:
+            residents = self.route.handle.gate.residency.residents
+            if any(each.model == model.name and each.state is InstanceState.READY for each in residents):
+                busy = f"{model.shown_name} is busy (concurrency), and this request does not wait"
+                raise Unavailable(busy, code="busy", retry_after=1.0) from None
+            raise not_loaded(model.shown_name, named=self.requested_name is not None) from None
+
     def check_fallback(self, limit: float | None) -> float | None:
         """Move the request to a fallback if it has waited long enough and the fallback can answer immediately.
 
@@ -139,7 +154,7 @@ class RoutedRequest:
             if self._answered_immediately(reason):
                 return None
             for route, _ in self._fallbacks():
-                if _needs_no_accelerator(route):  # it may be ready before the requested Model
+                if needs_no_accelerator(route):  # it may be ready before the requested Model
                     route.handle.gate.prewarm(route.model.name)
                     break
         return next_check(fallback, time.monotonic() - self.began, limit)
@@ -157,7 +172,7 @@ class RoutedRequest:
             return False
         if self._answered_immediately(reason):
             return True
-        without_accelerator = ((route, name) for route, name in self._fallbacks() if _needs_no_accelerator(route))
+        without_accelerator = ((route, name) for route, name in self._fallbacks() if needs_no_accelerator(route))
         return any(self._move_to(route, name, reason, at_once=False) for route, name in without_accelerator)
 
     @property
@@ -218,7 +233,7 @@ class RoutedRequest:
             if route.model.name in visited:
                 return
             visited.add(route.model.name)
-            if supports(route.model.spec.capabilities, self._capability):
+            if self._capability is None or supports(route.model.spec.capabilities, self._capability):
                 yield route, fallback.model
             fallback = route.model.spec.fallback
 
@@ -291,6 +306,12 @@ class RoutedRequest:
         )
 
 
+def not_loaded(model: str, *, named: bool) -> Conflict:
+    """Return the error for a request that loads no Model, if its Model is not ready. `named`: the client has named it."""
+    why = "a GET loads no model" if named else "a request without `model` loads none; name a model in `model`"
+    return Conflict(f"{model} is not loaded, and {why}.", code="not_loaded", param="model")
+
+
 def expected_in(handle: WorkspaceHandle, status: ModelStatus, now: float) -> float | None:
     """Return the expected seconds until a model is ready, from the last load. None if unknown.
 
@@ -326,7 +347,7 @@ def _last_load(handle: WorkspaceHandle, model: str) -> float | None:
     return None if last is None else last.phases().get("load")
 
 
-def _needs_no_accelerator(route: ModelRoute) -> bool:
+def needs_no_accelerator(route: ModelRoute) -> bool:
     """Whether the model needs no accelerator, so that it can be loaded beside any other."""
     wanted = route.model.spec.resources
     return not wanted.gpus and not wanted.accelerator_memory

@@ -7,6 +7,7 @@ from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TypeVar
 
@@ -19,10 +20,13 @@ from hotseat.gateway import relay
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
 from hotseat.gateway.fallback_routing import RoutedRequest
+from hotseat.gateway.form import boundary_of, is_form, parse_form, rename_form
 from hotseat.gateway.http.request import Fields, Request
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
+from hotseat.gateway.query import parse_query, rename_query, without_key
+from hotseat.gateway.resident import resident_model
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
@@ -52,16 +56,21 @@ class Route:
     `translate` makes the request for an engine that does not have `api`: from the body, the name of the model to the engine, and the name
     that the client sent. It raises BadRequest. None: the request is passed on in any case. Comments are for streams of events only.
     `tag` is an end that names may have in this API. `unloads` says of a body whether it asks to unload its Model.
+
+    A GET names its model in the query. It never loads a Model, unless it is for a change of the protocol (`upgrade`).
     """
 
     path: str
     label: str
-    capability: Capability
+    capability: Capability | None  # None: every Model has it
     api: Api = Api.OPENAI
     translate: Translate | None = None
     events: bool = True  # its streams are streams of events
     tag: str = ""
     unloads: Callable[[bytes], bool] | None = None
+    form: bool = False  # the body may be a form (multipart/form-data)
+    resident: bool = False  # a request without a `model` is for the Model that is resident, and loads none
+    upgrade: bool = False  # it must ask for an upgrade, such as to a WebSocket
 
 
 class AcceptedHead:
@@ -71,8 +80,13 @@ class AcceptedHead:
         "_options",
         "_tenants",
         "encoded",
+        "in_query",
         "key",
         "loading",
+        "loads",
+        "method",
+        "parse",
+        "rename",
         "route",
         "target",
         "translated",
@@ -82,9 +96,22 @@ class AcceptedHead:
     def __init__(self, request: Request, route: Route, key: str) -> None:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
         check_encoding(request.headers)
-        self.route, self.key = route, key
+        self.route, self.key, self.method = route, key, request.method
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
+        self.parse: Callable[[bytes], Body] = parse_body
+        self.rename: Callable[[Body, str], bytes] = rename_model
+        self.in_query = request.method != "POST"
+        self.loads = not self.in_query or route.upgrade
+        if self.in_query:
+            self.parse, self.rename = partial(parse_query, request.query), rename_query
+        elif route.form and is_form(kind := request.headers.get("content-type", "")):
+            boundary = boundary_of(kind)
+            self.parse, self.rename = partial(parse_form, boundary=boundary), partial(rename_form, boundary=boundary)
+        if route.upgrade:
+            if not request.upgrade:
+                raise BadRequest(f"{route.path} is for WebSockets: the request must ask for an upgrade.")
+            request.fields = without_key(request.fields)
         self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
         # As engines get it that do not have the API: by path, then by Host.
         self.translated: dict[str, dict[bytes, bytes]] = {}
@@ -211,10 +238,10 @@ class InferenceRequest:
         if len(raw) <= LARGE:
             self._guarded(self._parse, raw)
         else:
-            self._run(lambda: parse_body(raw), self._parsed)
+            self._run(lambda: self._head.parse(raw), self._parsed)
 
     def _parse(self, raw: bytes) -> None:
-        self._parsed(parse_body(raw))
+        self._parsed(self._head.parse(raw))
 
     def _run(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
         """Do work with a large body in a thread, and call `then` with the result."""
@@ -261,7 +288,11 @@ class InferenceRequest:
         self._translate(translate, body, name, asked, submit)
 
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
-        routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
+        options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
+        if not self._head.loads or (body.model is None and self._route.resident):
+            routed.submit_if_ready(options)
+        else:
+            routed.submit(options)
         if body.stream and loading is not Loading.HOLD and self._route.events:
             shown_name = self._inference.registry.shown_name
             self._news = loading_news(loading, self._route.path, self._response, routed, shown_name)
@@ -269,9 +300,16 @@ class InferenceRequest:
 
     def _model_route(self, name: str | None) -> ModelRoute:
         registry = self._inference.registry
-        target = registry.default() if name is None else registry.find(name)
+        if name is not None:
+            return registry.find(name)
+        target = registry.default()
         if target is None:
-            raise BadRequest("The request body has no `model`, and the Workspace has no defaultModel.", param="model")
+            if self._route.resident:
+                return resident_model(registry, self._route.capability)
+            where = "query" if self._head.in_query else "body"
+            raise BadRequest(
+                f"The request {where} has no `model`, and the Workspace has no defaultModel.", param="model"
+            )
         return target
 
     def _unloads(self, target: ModelRoute, body: Body) -> bool:
@@ -357,9 +395,9 @@ class InferenceRequest:
         elif name == body.model:
             self._send(routed, body.raw)
         elif len(body.raw) <= LARGE:
-            self._send(routed, rename_model(body, name))
+            self._send(routed, self._head.rename(body, name))
         else:
-            self._run(lambda: rename_model(body, name), lambda raw: self._send(routed, raw))
+            self._run(lambda: self._head.rename(body, name), lambda raw: self._send(routed, raw))
 
     def _translator(self, routed: RoutedRequest) -> Translate | None:
         """Return what translates the request for the engine of its Model. None: it has the API itself."""
@@ -389,13 +427,17 @@ class InferenceRequest:
         if translation is not None:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
+        elif head.in_query:
+            path = self._route.path.encode()
+            target, raw, encoded = b"%b?%b" % (path, raw) if raw else path, b"", None
         call = relay.Call(
             routed.pending_request.address,
-            "POST",
+            head.method,
             target,
             fields,
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
+            upgrade=self._route.upgrade,
             plain=plain,
             encoded=encoded,
         )
@@ -432,7 +474,7 @@ class InferenceRequest:
         assert routed is not None  # noqa: S101
         # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
         unreachable = error if isinstance(error, Unreachable) else error.__cause__
-        if not isinstance(unreachable, Unreachable):
+        if not isinstance(unreachable, Unreachable) or not routed.may_wait:
             raise error
         if routed.fail_over(unreachable):
             self._stop_holding()

@@ -12,6 +12,7 @@ from werkzeug.routing import Rule
 from hotseat.gateway.errors import ANTHROPIC, OLLAMA, OPENAI, ErrorShape, shape_of
 from hotseat.gateway.inference import Route
 
+FindRoute = Callable[[str, str], Route | None]  # by method and path
 View = TypeVar("View", bound=Callable[..., Any])
 JSON = "application/json"
 # What any request can be answered with: by the rules of HTTP, for its key or its origin, and for the state of the server. There is no
@@ -60,17 +61,15 @@ def documented(
     return describe
 
 
-def describe_gateway(app: Flask, routes: Mapping[str, Route], version: str, *, keys: bool) -> dict[str, Any]:
-    """Return the description of all routes. `routes` are those for inference, by path. `keys`: most routes require a key."""
+def describe_gateway(app: Flask, find_route: FindRoute, version: str, *, keys: bool) -> dict[str, Any]:
+    """Return the description of all routes. `find_route` finds those for inference. `keys`: most routes require a key."""
     paths: dict[str, dict[str, Any]] = {}
     for rule in app.url_map.iter_rules():
-        route = routes.get(rule.rule)
-        operation = getattr(app.view_functions[rule.endpoint], _ATTRIBUTE, None) if route is None else _inference(route)
-        if operation is None:
-            continue
         for path, names in _paths(rule):
-            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                paths.setdefault(path, {})[method.lower()] = _operation(operation, path, names)
+            for method in _methods(rule):
+                operation = _find(app, rule, method, find_route)
+                if operation is not None:
+                    paths.setdefault(path, {})[method.lower()] = _operation(operation, path, names)
     return {
         "openapi": "3.1.0",
         "info": {"title": "hotseat", "version": version, "license": {"name": "Apache-2.0"}},
@@ -90,18 +89,29 @@ def describe_gateway(app: Flask, routes: Mapping[str, Route], version: str, *, k
     }
 
 
-def undocumented(app: Flask, routes: Mapping[str, Route]) -> list[str]:
+def undocumented(app: Flask, find_route: FindRoute) -> list[str]:
     """Return the rules of Flask that have no description."""
     return sorted(
-        rule.rule
+        f"{method} {rule.rule}"
         for rule in app.url_map.iter_rules()
-        if rule.rule not in routes and not hasattr(app.view_functions[rule.endpoint], _ATTRIBUTE)
+        for method in _methods(rule)
+        if _find(app, rule, method, find_route) is None
     )
 
 
-def _inference(route: Route) -> Operation:
-    summary = f"Send a request of the kind `{route.capability}` to a model"
-    return Operation(summary, (200,), INFERENCE_ERRORS, body=NAMED, open_errors=True)
+def _methods(rule: Rule) -> list[str]:
+    return sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+
+
+def _find(app: Flask, rule: Rule, method: str, find_route: FindRoute) -> Operation | None:
+    route = find_route(method, rule.rule)
+    if route is None:
+        operation: Operation | None = getattr(app.view_functions[rule.endpoint], _ATTRIBUTE, None)
+        return operation
+    summary = f"Send a request of the kind `{route.label}` to a model"
+    if method == "GET":
+        return Operation(summary, (200,), (*INFERENCE_ERRORS, 409), query={"model": _TEXT}, open_errors=True)
+    return Operation(summary, (200,), (*INFERENCE_ERRORS, 409), body=NAMED, open_errors=True)
 
 
 def _paths(rule: Rule) -> Iterator[tuple[str, list[str]]]:

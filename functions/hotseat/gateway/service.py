@@ -1,7 +1,7 @@
 """What the gateway serves on the event loop: who may send a request, and what handles it."""
 
 from hotseat.core.errors import HotseatError
-from hotseat.gateway.apis import ROUTES
+from hotseat.gateway.apis import find_route
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.errors import api_kind
@@ -30,7 +30,7 @@ class GatewayService:
             if request.extra and request.method == "OPTIONS":
                 return _Preflight()
         key = "" if request.path in OPEN_PATHS else self._authenticate(request)
-        route = ROUTES.get(request.path) if request.method == "POST" else None
+        route = find_route(request.method, request.path)
         if route is None:
             return self._flask.handler(request, FLASK_BODY)
         head = AcceptedHead(request, route, key)
@@ -40,7 +40,7 @@ class GatewayService:
 
     def refused(self, request: Request | None, error: HotseatError) -> None:
         """Count a request that was refused by its head, if it was for inference."""
-        route = None if request is None or request.method != "POST" else ROUTES.get(request.path)
+        route = None if request is None else find_route(request.method, request.path)
         if route is not None:
             self._inference.refused(route, api_kind(error).status)
 
@@ -48,7 +48,9 @@ class GatewayService:
         """Authenticate the request, and return the name of its key."""
         key = self._keys.check(request.headers)
         if not self._keys:
-            self._browsers.check(request.headers, request.method, request.listener.address)
+            # CORS does not hold for WebSockets: a page can send to any server, and read what it answers.
+            method = "POST" if request.upgrade else request.method
+            self._browsers.check(request.headers, method, request.listener.address)
         return key
 
 

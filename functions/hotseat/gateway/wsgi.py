@@ -11,7 +11,8 @@ from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import HotseatError, NotFound, shortened
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
-from hotseat.gateway.apis import ROUTES, inference_blueprint
+from hotseat.gateway.apis import find_route, inference_blueprint
+from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
 from hotseat.gateway.apis.ollama_models import ollama_blueprint
 from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
@@ -129,10 +130,11 @@ def create_gateway(
     @app.get("/openapi.json")
     @documented("Return this description")
     def openapi() -> Response:
-        return jsonify(describe_gateway(app, ROUTES, hotseat.__version__, keys=bool(keys)))
+        return jsonify(describe_gateway(app, find_route, hotseat.__version__, keys=bool(keys)))
 
     app.register_blueprint(openai_blueprint(registry, time.time()))
     app.register_blueprint(ollama_blueprint(registry, time.time(), concurrency, caches))
+    app.register_blueprint(llamacpp_blueprint())
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
     return app
 

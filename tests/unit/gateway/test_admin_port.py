@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from hotseat.cluster.router.demand_reporter import SwitcherClient
 from hotseat.cluster.router.workspaces import RemoteWorkspaces
 from hotseat.control.event_log import EventLog
-from hotseat.gateway.apis import ROUTES
+from hotseat.gateway.apis import GET_ROUTES, ROUTES
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.relay import Connections
@@ -17,8 +17,11 @@ from hotseat.telemetry.metrics import Metrics
 
 PUBLIC = {
     *ROUTES,
+    *GET_ROUTES,
+    "/slots/<slot>",
     "/v1/models",
     "/v1/models/<model:name>",
+    "/v1/responses/<path:name>",
     "/health",
     "/ready",
     "/",
@@ -61,6 +64,9 @@ def routes(app: Gateway) -> Iterator[tuple[str, str, str]]:
 def said(client: FlaskClient, method: str, path: str, port: int) -> str:
     query = "?follow=false" if path == "/api/events" else ""
     answer = client.open(path + query, method=method, json={}, environ_overrides={"SERVER_PORT": str(port)})
+    if path.startswith("/logs/stream") and answer.status_code == 200:  # it does not end
+        answer.close()
+        return ""
     return answer.get_data(as_text=True)
 
 

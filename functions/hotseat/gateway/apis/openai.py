@@ -1,4 +1,4 @@
-"""OpenAI's API: completions of all kinds, and the list of models."""
+"""OpenAI's API: routes for inference, and the list of models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from flask import Blueprint, Response, jsonify
 
 from hotseat.api.model import Capability
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import UnknownModel
+from hotseat.core.errors import NotFound, UnknownModel, shortened
 from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.clock import rfc3339
@@ -15,12 +15,26 @@ from hotseat.gateway.inference import Route
 from hotseat.gateway.openapi import documented
 
 ROUTES = {
-    path: Route(path, label, capability)
-    for path, label, capability in (
-        ("/v1/chat/completions", "chat", Capability.CHAT),
-        ("/v1/completions", "completion", Capability.COMPLETION),
-        ("/v1/embeddings", "embedding", Capability.EMBEDDING),
+    path: Route(path, label, capability, form=form)
+    for path, label, capability, form in (
+        ("/v1/chat/completions", "chat", Capability.CHAT, False),
+        ("/v1/completions", "completion", Capability.COMPLETION, False),
+        ("/v1/responses", "response", Capability.CHAT, False),
+        ("/v1/embeddings", "embedding", Capability.EMBEDDING, False),
+        ("/v1/rerank", "rerank", Capability.RERANK, False),
+        ("/v1/reranking", "rerank", Capability.RERANK, False),
+        ("/v1/moderations", "moderation", Capability.MODERATION, False),
+        ("/v1/images/generations", "image", Capability.IMAGE, False),
+        ("/v1/images/edits", "image", Capability.IMAGE, True),
+        ("/v1/images/variations", "image", Capability.IMAGE, True),
+        ("/v1/audio/speech", "speech", Capability.SPEECH, False),
+        ("/v1/audio/transcriptions", "transcription", Capability.TRANSCRIPTION, True),
+        ("/v1/audio/translations", "translation", Capability.TRANSCRIPTION, True),
     )
+}
+GET_ROUTES = {
+    "/v1/audio/voices": Route("/v1/audio/voices", "voices", Capability.SPEECH, resident=True),
+    "/v1/realtime": Route("/v1/realtime", "realtime", Capability.REALTIME, upgrade=True),
 }
 
 
@@ -42,6 +56,13 @@ def openai_blueprint(registry: ModelRegistry, started: float) -> Blueprint:
         except UnknownModel as error:
             error.param = None
             raise
+
+    @blueprint.route("/v1/responses/<path:name>", methods=["GET", "DELETE", "POST"])
+    @documented("Refuse: hotseat keeps no responses", 404, ok=())
+    def response(name: str) -> Response:
+        raise NotFound(
+            f"There is no response {shortened(name)}: hotseat keeps none. Send the whole conversation in `input` of each request."
+        )
 
     return blueprint
 

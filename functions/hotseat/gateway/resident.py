@@ -1,0 +1,35 @@
+"""The Model of a request that names none, and must not load one."""
+
+from hotseat.api.model import Capability
+from hotseat.control.registry import ModelRegistry, ModelRoute
+from hotseat.core.errors import Conflict
+from hotseat.core.messages import InstanceState
+from hotseat.gateway.fallback_routing import needs_no_accelerator
+
+
+def resident_model(registry: ModelRegistry, capability: Capability | None) -> ModelRoute:
+    """Return the Model that is ready on an accelerator and supports `capability` (None: any does).
+
+    Raise Conflict if there is none, or more than one: which of them is meant is not known.
+    """
+    found: dict[str, ModelRoute] = {}
+    for handle in registry.handles:
+        for resident in handle.gate.residency.residents:
+            if resident.state is not InstanceState.READY or not resident.on_accelerator:
+                continue
+            route = registry.routes().get(resident.model)
+            if route is not None and not needs_no_accelerator(route) and _supports(route, capability):
+                found[resident.model] = route
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        names = ", ".join(sorted(route.model.shown_name for route in found.values()))
+        message = f"The request has no `model`, and several models are loaded: {names}. Name one in `model`."
+        raise Conflict(message, code="ambiguous_model", param="model")
+    message = "No model is loaded that the request can be for, and a request without `model` loads none; name a model in `model`."
+    raise Conflict(message, code="not_loaded", param="model")
+
+
+def _supports(route: ModelRoute, capability: Capability | None) -> bool:
+    stated = route.model.spec.capabilities
+    return capability is None or not stated or capability in stated
