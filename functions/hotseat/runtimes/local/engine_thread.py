@@ -37,6 +37,7 @@ from hotseat.engines.base import Engine, sleep_of
 from hotseat.runtimes.engine_http import EngineRefused, HealthProbe
 from hotseat.runtimes.local.gpus import Gpus, MemoryBaseline, MemoryProof, overridden, take_baseline
 from hotseat.runtimes.local.health import Liveness
+from hotseat.runtimes.local.instance_prompts import InstancePrompts, instance_prompts
 from hotseat.runtimes.local.launch import (
     HOST,
     CannotStart,
@@ -58,10 +59,10 @@ from hotseat.runtimes.local.orphans import (
     wait_for_end,
 )
 from hotseat.runtimes.local.prompt_store import PromptStore
-from hotseat.runtimes.local.prompt_transfer import InstancePrompts, PromptTransfer, instance_prompts
 from hotseat.runtimes.local.sleep_wake import SleepTransition
 from hotseat.runtimes.local.supervisor import descendants
 from hotseat.runtimes.local.supervisor_client import SupervisorPool, SupervisorProcess, read_ready
+from hotseat.runtimes.prompt_transfer import PromptTransfer
 
 log = logging.getLogger(__name__)
 
