@@ -163,6 +163,8 @@ class Switched(Document):
     started_at: Time = Field(default="", description="Time of the decision.")
     ended_at: Time = Field(default="", description="Time at which the switch ended.")
     phases: dict[str, float] = Field(default_factory=dict, description="Duration of each phase, in seconds.")
+    saved: int = Field(default=0, description="Size of the prompt caches that were saved, in bytes.")
+    restored: int = Field(default=0, description="Size of the prompt caches that were restored, in bytes.")
 
 
 class QueuedSchema(Document):

@@ -259,6 +259,11 @@ class PromptTransfer:
         return None if self._request is None or self._problem else self._request.fd
 
     @property
+    def unreachable(self) -> bool:
+        """Whether the engine closed its last connection, or accepted none, and nothing came after that."""
+        return self._problem is not None
+
+    @property
     def events(self) -> int:
         """Events to poll the socket for."""
         return 0 if self._request is None else self._request.events
