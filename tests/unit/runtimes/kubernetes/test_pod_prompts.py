@@ -37,9 +37,9 @@ KEEP = {"name": PROMPTS_VARIABLE, "value": '{"keep":100,"model":"1"}'}
 TEN = " ".join("abcdefghij")
 
 
-def pod(fingerprint: str = "1", *env: Json) -> Json:
+def pod(fingerprint: str = "1", *env: Json, uid: str = "u") -> Json:
     return {
-        "metadata": {"name": "p", "annotations": {FINGERPRINT: fingerprint}},
+        "metadata": {"name": "p", "uid": uid, "annotations": {FINGERPRINT: fingerprint}},
         "spec": {"containers": [{"name": "engine", "env": [*(env or (KEEP,))]}]},
     }
 
@@ -48,7 +48,7 @@ class Desk:
     """The files of a Model on a claim, and one engine of it after another. Each finds only those of its mark."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.now = folder, 1000.0
+        self.folder, self.now, self.pods = folder, 1000.0, 0
         self.files = PromptFiles(lambda: self.now)
         self.files.set_limit("default", 10_000)
         self.start()
@@ -57,9 +57,15 @@ class Desk:
         folder = self.folder / mark
         folder.mkdir(exist_ok=True)
         self.slots = MockSlots(3, str(folder), 100, mark)
-        prompts = pod_prompts(self.files, MODEL, pod(fingerprint))
+        self.pods += 1
+        self.pod = pod(fingerprint, uid=f"u{self.pods}")
+        return self.prompts
+
+    @property
+    def prompts(self) -> PodPrompts:
+        """What a transfer has of them."""
+        prompts = pod_prompts(self.files, MODEL, self.pod)
         assert prompts is not None
-        self.prompts = prompts
         return prompts
 
     def save(self) -> Moved:
@@ -118,9 +124,13 @@ def test_a_slot_has_one_file_which_the_next_engine_restores(desk: Desk) -> None:
     assert desk.slots.take({"prompt": f"{TEN} k"}, 0)[0] == 10
     moved = desk.save()
     assert (moved.hits, moved.spared, moved.dropped) == (1, 10, [])
+    desk.start()
+    desk.slots.take({"prompt": TEN}, 0)
+    desk.slots.take({"prompt": TEN}, 0)
+    assert desk.save().hits == 0, "nothing was restored into this pod"
     assert [path.name for path in (desk.folder / "m").iterdir()] == ["0"]
-    assert desk.known() == {0: 1100}
-    assert desk.files.sizes() == {"a": 1100}
+    assert desk.known() == {0: 1000}
+    assert desk.files.sizes() == {"a": 1000}
 
 
 def test_another_switcher_tries_each_slot(desk: Desk) -> None:
