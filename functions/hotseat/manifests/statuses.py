@@ -203,6 +203,8 @@ class Learned(Document):
     stop: Seconds | None = Field(default=None, description="Time from the stop until the release is verified.")
     park: Seconds | None = Field(default=None, description="Time until the engine sleeps.")
     wake: Seconds | None = Field(default=None, description="Time until the engine is awake.")
+    save: Seconds | None = Field(default=None, description="Time to save the prompt cache.")
+    restore: Seconds | None = Field(default=None, description="Time to restore the prompt cache.")
     memory: int | None = Field(
         default=None, description="Accelerator memory that the Model uses, in bytes, if it is more than it claims."
     )
