@@ -3,11 +3,13 @@
 Gemma 3 has layers with a sliding window, of which only the last part is kept, so this also tests those.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from . import tiny_models
 from .conftest import Up
 from .harness import Document, Hotseat, workspace
 from .test_llamacpp import MODELS, weights
@@ -19,6 +21,10 @@ def gemma(name: str, *args: str) -> Document:
     path = MODELS / weights.MODEL_NAME
     if not path.exists():
         weights.assemble(path)
+    return llama(name, path, *args)
+
+
+def llama(name: str, path: Path, *args: str) -> Document:
     spec: dict[str, Any] = {"engine": "llamacpp", "source": str(path), "args": ["-t", "1", "-c", "8192", *args]}
     spec |= {"lifecycle": {"startTimeout": "5m"}, "health": {"period": "0s"}}
     return {"apiVersion": "hotseat.dev/v1alpha1", "kind": "Model", "metadata": {"name": name}, "spec": spec}
@@ -90,6 +96,29 @@ def test_a_conversation_that_goes_on_elsewhere_is_answered_as_if_nothing_had_bee
     assert fresh.turn() == restored.turn()
     assert hotseat.catch_up()
     assert hotseat.events("model.prompts_restored", "a")
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "lfm2"])
+def test_a_recurrent_state_is_that_of_an_uninterrupted_conversation(up: Up, tmp_path: Path, architecture: str) -> None:
+    """A state that cannot go back by some tokens. Of LFM2, one layer has attention."""
+    path = tmp_path / "model.gguf"
+    tiny_models.write(architecture, path)
+    hotseat = up(patient(), llama("a", path), llama("b", path))
+    talk, uninterrupted = Talk(hotseat, "a"), Talk(hotseat, "b")
+    first = talk.turn()
+    whole = talk.processed
+    assert uninterrupted.turn() == first
+    second = uninterrupted.turn("And then?")
+    assert talk.turn("And then?") == second
+    assert talk.cached > 0.9 * whole
+    other = talk.again("a")
+    other.messages[0]["content"] = str(other.messages[0]["content"]).replace("boat", "house").replace("sail", "door")
+    answer = other.turn("Go on.")
+    assert answer != talk.turn("Go on.")  # all that was read counts
+    other.messages.pop()
+    assert other.again("b").turn() == answer  # as if nothing had been kept
+    hotseat.catch_up()
+    assert not hotseat.events("model.prompts_dropped")
 
 
 @pytest.mark.parametrize("slots", [(), ("--parallel", "2")])  # four that share a context, and two with one each

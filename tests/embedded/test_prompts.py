@@ -122,6 +122,17 @@ def test_a_late_cache_is_dropped_within_the_bound(up: Up) -> None:
     assert files(hotseat) == {}
 
 
+def test_one_that_still_writes_is_not_waited_for(up: Up) -> None:
+    """As llama-server, which does not notice a SIGTERM before the file is written."""
+    busy = keeping("a", "--fault", "save-hangs", "--stop-time", "60", lifecycle={"stopTimeout": "60s"})
+    hotseat = up(workspace(promptCache={"timeout": "400ms"}), busy, keeping("b"))
+    cached(hotseat, "a", "one two")
+    cached(hotseat, "b", "one two")
+    hotseat.wait_event("switch.completed", count=2)
+    assert 0.4 < hotseat.events("switch.completed")[1]["data"]["phases"]["release"] < 20
+    assert reasons(hotseat) == ["SaveTimeout"]
+
+
 def test_the_budget_of_a_workspace(up: Up) -> None:
     hotseat = up(workspace(promptCache={"budget": "300k"}), *(keeping(name) for name in "ab"))
     cached(hotseat, "a")
@@ -192,6 +203,11 @@ def test_what_is_kept_at_exit_is_there_at_the_next_start(up: Up, tmp_path: Path,
     assert cached(again, "b", f"{LONG} x") == 200  # it was saved in the shutdown
     assert cached(again, "a", f"{LONG} x") == 200
     again.close()
+    third = up(*documents, folder=tmp_path)  # its epochs, too, begin anew
+    assert cached(third, "a", f"{LONG} x y") == 201
+    assert cached(third, "b", f"{LONG} x y") == 201
+    assert reasons(third) == []
+    third.close()
     Hotseat(tmp_path, [workspace(promptCache={"storage": "Off"}), keeping("a")]).close()
     assert not list(tmp_path.rglob("state/prompts/**/*-*"))
     assert not shelf(hotseat).exists()

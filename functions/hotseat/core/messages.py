@@ -230,11 +230,8 @@ class Wake:
 
 
 @dataclass(frozen=True, slots=True)
-class SavePrompts:
-    """Save the prompt cache of a drained engine. Answered by PromptsSaved, unless the engine ends or is stopped before.
-
-    `timeout` is the bound, in seconds. What is not saved by then is dropped.
-    """
+class _TransferPrompts:
+    """`timeout` is the bound, in seconds. What is not done by then is dropped."""
 
     model: str
     instance: str
@@ -242,14 +239,16 @@ class SavePrompts:
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class RestorePrompts:
+class SavePrompts(_TransferPrompts):
+    """Save the prompt cache of a drained engine. Answered by PromptsSaved, unless the engine ends or is stopped before."""
+
+    __slots__ = ()
+
+
+class RestorePrompts(_TransferPrompts):
     """Restore the prompt cache of an engine that has loaded. Answered by PromptsRestored, in the same way."""
 
-    model: str
-    instance: str
-    epoch: int
-    timeout: float
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class SavesPrompts(Protocol):
     def prompt_identity(self, model: Model, weights: str | None) -> str:
         """Return a text that changes when a saved cache cannot be restored any more. Raise OSError for a missing file.
 
-        It has the weights, the engine's version, and the settings of its cache.
+        It has the weights and other files that the engine computes with, its version, and the settings of its cache.
         """
 
     def read_slots(self, body: bytes) -> list[Slot]:

@@ -1,5 +1,6 @@
 """Engine llamacpp: `llama-server` from the PATH, else the same server from the wheel `xllamacpp`."""
 
+import glob
 import importlib.metadata
 import importlib.util
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from hotseat.api.model import Capability, Model
@@ -19,8 +21,11 @@ _OURS = ("-m", "--model", "--host", "--port")
 _UNSAVED = {
     "--no-slots": "its slots are not reported",
     "--slot-save-path": "its slots are saved by someone else",
-    "--mmproj": "most versions of llama-server do not save prompts with images or audio",
-    "-mm": "most versions of llama-server do not save prompts with images or audio",
+    "--lora": "a request can change its scale, which a saved slot does not have",
+    "--lora-scaled": "a request can change its scale, which a saved slot does not have",
+    **dict.fromkeys(
+        ("--mmproj", "-mm", "--mmproj-url", "-mmu"), "most versions of llama-server do not save slots if there is one"
+    ),
 }
 # Without the first, llama-server clears idle slots when another request begins, and keeps them in its own memory, from which
 # they cannot be saved. These are variables, because versions that do not know a flag would not start.
@@ -83,19 +88,35 @@ class LlamaCpp(LlamaCppSlots):
         return next((f"args has {flag}: {_UNSAVED[flag]}" for flag in flags if flag in _UNSAVED), "")
 
     def prompt_identity(self, model: Model, weights: str | None) -> str:
-        """Return the args and the variables of llama-server, and what identifies the program and the weights."""
+        """Return the args and the variables of llama-server, and what identifies the program, the weights and other files."""
         program = _program()
         version = _file(Path(program[0])) if len(program) == 1 else importlib.metadata.version("xllamacpp")
-        file = _file(gguf(Path(weights))) if weights else ""
+        files = [_file(part) for part in _parts(gguf(Path(weights)))] if weights else []
         own = {each.name: each.value for each in model.spec.env}
-        inherited = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")}
-        return json.dumps([version, file, model.spec.args, sorted((inherited | own).items())])
+        variables = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")} | own
+        files += [_file(path) for path in _named((*model.spec.args, *variables.values()))]
+        return json.dumps([version, files, model.spec.args, sorted(variables.items())])
 
 
 def _file(path: Path) -> str:
-    """Return what identifies a version of a file without reading it."""
+    """Return what identifies a version of a file without reading it. Who replaces it can keep all but the time of the change."""
     status = path.resolve().stat()
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _named(values: Iterable[str]) -> list[Path]:
+    """Return the files that are named in args or variables, such as FILE, --control-vector=FILE and FILE:0.5,FILE."""
+    words = (word for value in values for word in {value, *re.split("[=,:]", value)})
+    return sorted({Path(word) for word in words if os.path.isfile(word)})  # noqa: PTH113 - a Path refuses long words
+
+
+def _parts(file: Path) -> list[Path]:
+    """Return the files of a model of which this is the first or only one."""
+    first = _FIRST_OF_SPLIT.search(file.name)
+    if first is None:
+        return [file]
+    count = first[0].rpartition("-of-")[2]
+    return sorted(file.parent.glob(f"{glob.escape(file.name[: first.start()])}-*-of-{count}"))
 
 
 def gguf(weights: Path) -> Path:

@@ -25,14 +25,14 @@ class LlamaCppSlots:
             rows = json.loads(body)
             return [
                 Slot(
-                    row["id"],
+                    int(row["id"]),
                     "id_task" in row and (row["id_task"] != -1 or "n_prompt_tokens" not in row),
-                    row.get("n_prompt_tokens"),
-                    row.get("n_prompt_tokens_cache", 0),
+                    int(row["n_prompt_tokens"]) if "n_prompt_tokens" in row else None,
+                    int(row.get("n_prompt_tokens_cache", 0)),
                 )
                 for row in rows
             ]
-        except (TypeError, KeyError, AttributeError) as problem:
+        except (TypeError, KeyError, AttributeError, OverflowError) as problem:
             raise ValueError(f"not a list of slots: {problem!r}") from problem
 
     def read_prompt_rate(self, body: bytes) -> float | None:
@@ -54,5 +54,5 @@ class LlamaCppSlots:
             row = json.loads(body)
             tokens, size = ("n_saved", "n_written") if "n_saved" in row else ("n_restored", "n_read")
             return int(row[tokens]), int(row[size])
-        except (TypeError, KeyError) as problem:
+        except (TypeError, KeyError, OverflowError) as problem:
             raise ValueError(f"no tokens and bytes: {problem!r}") from problem

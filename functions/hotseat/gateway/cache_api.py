@@ -1,22 +1,45 @@
 """Admin routes for what is kept on this machine: weights, and saved prompt caches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from flask import Blueprint, Response, jsonify, request
 
 from hotseat.api.units import format_time
 from hotseat.control.registry import ModelRegistry
-from hotseat.runtimes.local.prompt_store import SavedSlot
+
+
+class SavedSlot(Protocol):
+    """A slot of an engine that was saved."""
+
+    @property
+    def workspace(self) -> str:
+        """Name of the Workspace."""
+
+    @property
+    def model(self) -> str:
+        """Name of the Model."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its file."""
+
+    @property
+    def used_at(self) -> float:
+        """When it was saved or restored last, in seconds since 1970."""
 
 
 class Caches(Protocol):
     """What a runtime keeps of its Models."""
 
-    def saved_prompts(self) -> list[SavedSlot]:
+    def saved_prompts(self) -> Sequence[SavedSlot]:
         """Return the saved slots of all Models."""
 
-    def clear_prompts(self, model: str | None = None) -> list[SavedSlot]:
+    def clear_prompts(self, model: str | None = None) -> Sequence[SavedSlot]:
         """Delete the saved slots of a Model, or of all, and return them."""
 
     def cached_weights(self) -> dict[str, tuple[str, int]]:

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -19,11 +19,13 @@ from hotseat.engines.base import SavesPrompts, Slot
 from hotseat.runtimes.engine_http import EngineRefused, EngineRequest, EngineUnreachable
 
 MARGIN = 0.9  # of the timeout: the answer has to be there by then
+WATCH_PAUSE = 0.02  # seconds between two looks at the size of a file that is being written
 END_TIME = 0.25  # seconds in which the end of an engine that closed its connection is reported by its supervisor
 TRUE_HIT = 2  # a conversation went on if at least this part (1/n) of a restored slot was used
 
 LEAST_MEASURED = 2**20  # bytes from which on a transfer says something about its rate
-HOPE = 1.5  # a rate may be so much higher than it was measured last
+HOPE = 1.5  # a rate may be so much higher than it was measured last, and a token so much smaller
+UNFINISHED = 2  # a file that was not finished would have been so many times as large, if nothing else is known
 
 
 @dataclass(slots=True)
@@ -42,6 +44,16 @@ class Rates:
         """Record that so many bytes were restored."""
         self.restore = _rate(self.restore, size, seconds)
 
+    def record_cut_off(self, tokens: int | None, written: int, seconds: float) -> None:
+        """Record that of a slot with so many tokens no more than `written` bytes were saved, when it was given up."""
+        self.save = _rate(self.save, written, seconds)
+        if tokens:
+            self.per_token = max(self.per_token, UNFINISHED * written / tokens)
+
+    def record_late(self, tokens: int | None, seconds: float) -> None:
+        """Record that so many tokens were not saved in so many seconds, of which nothing else is known."""
+        self.save = _rate(self.save, int((tokens or 0) * self.per_token), seconds)
+
     def seconds(self, tokens: int) -> float:
         """Return the seconds that saving and restoring so many tokens take. 0: not known."""
         if not self.save:
@@ -51,6 +63,10 @@ class Rates:
     def doubt(self) -> None:
         """Take both to be faster than measured: what is not done because it would be slow is not measured again."""
         self.save, self.restore = HOPE * self.save, HOPE * self.restore
+
+    def doubt_size(self) -> None:
+        """Take a token to be smaller than measured, for the same reason. With a sliding window, it is in a longer prompt."""
+        self.per_token /= HOPE
 
 
 def _rate(before: float, size: int, seconds: float) -> float:
@@ -73,16 +89,38 @@ class Moved:
         self.dropped.append((reason, message, tokens, size, model))
 
 
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """A slot that the engine is saving."""
+
+    slot: int
+    tokens: int | None
+    most: int  # bytes that the file may have
+    began: float  # monotonic seconds
+
+
 Steps = Generator[EngineCall, bytes, None]
 KeptSlots = Generator[EngineCall, bytes, list[tuple[int, str]]]
 
 
 class EnginePrompts(ABC):
-    """The prompts of one instance: which of its slots are saved and restored. Subclasses say where the files are kept."""
+    """The prompts of one instance: which of its slots are saved and restored. Subclasses say where the files are kept.
 
-    def __init__(self, engine: SavesPrompts) -> None:
-        self._engine = engine
+    `clock` returns seconds since 1970.
+    """
+
+    sees_files = True  # the size of a file is known while it is written
+
+    def __init__(self, engine: SavesPrompts, clock: Callable[[], float] = time.time) -> None:
+        self._engine, self._clock = engine, clock
         self._restored: dict[int, int] = {}  # tokens by slot
+        self._restoring: int | None = None
+        self._writing: _Writing | None = None
+
+    @property
+    def writing(self) -> bool:
+        """Whether the engine is writing a file that can be looked at."""
+        return self.sees_files and self._writing is not None
 
     # Of a subclass ----------------------------------------------------------------------------------------------------
 
@@ -103,11 +141,11 @@ class EnginePrompts(ABC):
         """Return the name of the file to which a slot is saved."""
 
     @abstractmethod
-    def _mark_restored(self, slot: int, tokens: int, size: int) -> None:
-        """Record that a slot was restored."""
+    def _mark_restored(self, slot: int, tokens: int, size: int, now: float) -> None:
+        """Record that a slot was restored. NOW is the same for all that are restored together."""
 
     @abstractmethod
-    def _drop_refused(self, slot: int, problem: Exception, moved: Moved) -> None:
+    def _drop_unrestored(self, slot: int, reason: str, message: str, moved: Moved) -> None:
         """Keep a slot no longer that could not be restored."""
 
     @abstractmethod
@@ -119,12 +157,19 @@ class EnginePrompts(ABC):
         """Make room for the file of a slot, which will have some EXPECTED bytes."""
 
     @abstractmethod
-    def _size(self, slot: int, written: int) -> int:
-        """Return the bytes of a new file. WRITTEN is what the engine says. Raise OSError or ValueError if it was not written."""
+    def _written(self, slot: int) -> int | None:
+        """Return the bytes of a file that is being written; None if they are not known."""
+
+    def _trim(self, written: int, moved: Moved) -> None:  # noqa: B027 - where they are not known
+        """Delete what exceeds the limit beside a file that is being written."""
 
     @abstractmethod
-    def _add(self, slot: int, tokens: int, size: int, moved: Moved) -> None:
-        """Keep a file that was written."""
+    def _size(self, slot: int, written: int) -> int:
+        """Return the bytes of a new file. WRITTEN is what the engine says. Raise OSError or ValueError if it is not whole."""
+
+    @abstractmethod
+    def _add(self, slot: int, tokens: int, size: int, now: float, moved: Moved) -> bool:
+        """Keep a file that was written; return False if it is not kept after all."""
 
     @abstractmethod
     def _discard(self, slot: int) -> None:
@@ -134,22 +179,26 @@ class EnginePrompts(ABC):
 
     def restore(self, moved: Moved) -> Steps:
         """Yield the requests that restore what is kept, the newest first. What the engine refuses is deleted."""
-        rates = self._rates()
+        rates, now = self._rates(), self._clock()
         for slot, name in (yield from self._kept()):
-            began = time.monotonic()
+            began, self._restoring = time.monotonic(), slot
             try:
                 body = yield self._engine.restore(slot, name)
                 tokens, size = self._engine.read_transfer(body)
             except (EngineRefused, ValueError) as problem:
-                self._drop_refused(slot, problem, moved)
+                self._drop_unrestored(slot, "RestoreFailed", str(problem), moved)
                 continue
             rates.record_restore(size, time.monotonic() - began)
             self._restored[slot] = tokens
-            self._mark_restored(slot, tokens, size)
+            self._mark_restored(slot, tokens, size, now)
             moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
+        self._restoring = None
 
-    def save(self, moved: Moved) -> Steps:
-        """Yield the requests that save the slots that were used, those with the most tokens first."""
+    def save(self, moved: Moved, until: float = inf) -> Steps:
+        """Yield the requests that save the slots that were used, those with the most tokens first.
+
+        `until`: when to be done, in monotonic seconds.
+        """
         try:
             slots = self._engine.read_slots((yield EngineCall(path=self._engine.slots_path, method=Method.GET)))
         except (EngineRefused, ValueError) as problem:
@@ -163,35 +212,64 @@ class EnginePrompts(ABC):
                 rate = self._engine.read_prompt_rate((yield call))
             except (EngineRefused, ValueError):
                 rate = None
+        now = self._clock()
         for slot in sorted(used, key=lambda each: -(each.tokens or 0)):
             if slot.id in self._restored and slot.reused:
                 moved.hits += TRUE_HIT * slot.reused >= self._restored[slot.id]
                 moved.spared += min(slot.reused, self._restored[slot.id])
-            if reason := self._unworthy(slot, rate):
+            if reason := self._unworthy(slot, rate, until - time.monotonic()):
                 self._discard(slot.id)
                 moved.dropped += [(*reason, slot.tokens or 0, 0, "")] if slot.tokens else []
                 continue
-            yield from self._save_slot(slot, moved)
+            yield from self._save_slot(slot, moved, now)
 
-    def _save_slot(self, slot: Slot, moved: Moved) -> Steps:
+    def check_size(self, moved: Moved) -> str:
+        """Make room for a file that grows beyond what was expected. Return why it must not grow any more, or an empty string."""
+        if self._writing is None or not (size := self._written(self._writing.slot)):
+            return ""
+        if size > self._writing.most:
+            return f"it takes more than {self._writing.most / 2**20:.0f} MiB"
+        self._trim(size, moved)
+        return ""
+
+    def cut_off(self, moved: Moved, reason: str, message: str) -> None:
+        """Record that what is being saved or restored is given up."""
+        if self._restoring is not None:  # another try would take as long
+            self._drop_unrestored(self._restoring, reason, message, moved)
+            return
+        tokens = 0
+        if (writing := self._writing) is not None:
+            tokens, seconds = writing.tokens or 0, time.monotonic() - writing.began
+            if (written := self._written(writing.slot)) is None:
+                self._rates().record_late(tokens, seconds)
+            else:
+                self._rates().record_cut_off(tokens, written, seconds)
+        moved.drop(reason, message, tokens)
+
+    def _save_slot(self, slot: Slot, moved: Moved, now: float) -> Steps:
         rates = self._rates()
         self._prepare(slot.id, int((slot.tokens or 0) * rates.per_token), moved)
         began = time.monotonic()
+        self._writing = _Writing(slot.id, slot.tokens, self._room(slot.id), began)
         try:
-            body = yield self._engine.save(slot.id, self._name(slot.id))
-            tokens, written = self._engine.read_transfer(body)
-            size = self._size(slot.id, written)
+            tokens, written = self._engine.read_transfer((yield self._engine.save(slot.id, self._name(slot.id))))
+            size = self._size(slot.id, written) if tokens else 0
         except (EngineRefused, ValueError, OSError) as problem:
             moved.drop("SaveFailed", str(problem), slot.tokens or 0)
             return
-        if not tokens or not size:
+        finally:
+            self._writing = None
+        if not size:
             return
         rates.record_save(tokens, size, time.monotonic() - began)
-        self._add(slot.id, tokens, size, moved)
-        moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
+        if self._add(slot.id, tokens, size, now, moved):
+            moved.tokens, moved.size = moved.tokens + tokens, moved.size + size
 
-    def _unworthy(self, slot: Slot, rate: float | None) -> tuple[str, str] | None:
-        """Return why a slot is not saved: it is empty, too large, or quicker to process again. None: it is saved."""
+    def _unworthy(self, slot: Slot, rate: float | None, left: float) -> tuple[str, str] | None:
+        """Return why a slot is not saved: it is empty, too large, too slow, or quicker to process again. None: it is saved.
+
+        `left`: seconds.
+        """
         if slot.tokens is None:
             return None
         rates = self._rates()
@@ -204,7 +282,11 @@ class EnginePrompts(ABC):
                 f"saving and restoring take {seconds:.2f} s, processing the prompt again {slot.tokens / rate:.2f} s"
             )
             return ("TooCostly", message)
+        if rates.save and (saving := size / rates.save) > left:
+            rates.doubt()
+            return ("TooCostly", f"saving takes {saving:.2f} s of {left:.2f} s (promptCache.timeout of the Workspace)")
         if size > (room := self._room(slot.id)):
+            rates.doubt_size()
             return ("BudgetExceeded", f"it would take {size / 2**20:.0f} MiB of {room / 2**20:.0f} MiB")
         return None
 
@@ -218,7 +300,7 @@ class PromptTransfer:
 
     The owner polls `fd` for `events` until `due`, and calls step() until it returns True. That is within the timeout of the
     command. `prompts` None: the engine saves none. `end_time` is how long, in seconds, the end of an engine that is not reached
-    may take to be reported by others.
+    may take to be reported by others. `cut_off`: the engine was not done, and may still be busy.
     """
 
     def __init__(
@@ -240,18 +322,21 @@ class PromptTransfer:
         if prompts is None:
             self._steps = _none()
         else:
-            self._steps = prompts.save(self.moved) if self._phase == "Save" else prompts.restore(self.moved)
+            saves = self._phase == "Save"
+            self._steps = prompts.save(self.moved, self._deadline) if saves else prompts.restore(self.moved)
         self._request: EngineRequest | None = None
-        self._begun = False
+        self._begun = self.cut_off = False
         self._problem: EngineUnreachable | None = None  # waits until `_resume_at`, for the end of the engine
         self._resume_at = inf
+        self._look_at = inf  # when to check the size of the file
 
     @property
     def due(self) -> float:
         """When to call step() even if nothing happened."""
         if not self._begun:
             return -inf
-        return min(self._deadline, self._request.due if self._request and not self._problem else self._resume_at)
+        due = self._request.due if self._request and not self._problem else self._resume_at
+        return min(self._deadline, self._look_at, due)
 
     @property
     def fd(self) -> int | None:
@@ -275,9 +360,9 @@ class PromptTransfer:
                 self._begun = True
                 self._request = EngineRequest(self._address, [next(self._steps)], now)
             while self._request is not None:
-                if now >= self._deadline:
-                    message = f"not done within {self._allowed:.3g} s (promptCache.timeout of the Workspace)"
-                    self.moved.drop(f"{self._phase}Timeout", message)
+                if self._prompts is not None and (why := self._why_cut_off(self._prompts, now)):
+                    self._prompts.cut_off(self.moved, *why)
+                    self.cut_off = True
                     self.close()
                     return True
                 try:
@@ -300,6 +385,15 @@ class PromptTransfer:
             self.moved.drop(f"{self._phase}Failed", str(problem))
             self.close()
         return True
+
+    def _why_cut_off(self, prompts: EnginePrompts, now: float) -> tuple[str, str] | None:
+        """Return a reason and a message if the engine is not awaited any longer."""
+        if now >= self._deadline:
+            message = f"not done within {self._allowed:.3g} s (promptCache.timeout of the Workspace)"
+            return f"{self._phase}Timeout", message
+        too_large = prompts.check_size(self.moved)
+        self._look_at = now + WATCH_PAUSE if prompts.writing else inf
+        return ("BudgetExceeded", too_large) if too_large else None
 
     def observations(self, now: float) -> list[Observation]:
         """Return what was dropped, and the answer to the command."""

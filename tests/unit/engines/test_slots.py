@@ -31,7 +31,9 @@ def llama(*args: str, **spec: object) -> Model:
     [
         (llama("--parallel", "4"), ""),
         (llama("--no-slots"), "args has --no-slots: its slots are not reported"),
-        (llama("--mmproj=/x"), "args has --mmproj: most versions of llama-server do not save prompts with images or audio"),
+        (llama("--mmproj=/x"), "args has --mmproj: most versions of llama-server do not save slots if there is one"),
+        (llama("-mmu", "/x"), "args has -mmu: most versions of llama-server do not save slots if there is one"),
+        (llama("--lora", "/x"), "args has --lora: a request can change its scale, which a saved slot does not have"),
         (llama("--slot-save-path", "/x"), "args has --slot-save-path: its slots are saved by someone else"),
         (llama(capabilities=["embedding"]), "it serves embeddings or reranking, which have no conversations"),
         (llama(command=["docker", "run"]), "command is set, and its program may not have the directory for saved prompts"),
@@ -87,6 +89,31 @@ def test_a_cache_is_of_one_program_one_file_and_one_set_of_args(
         engine.prompt_identity(llama(), weights)
 
 
+def test_a_cache_is_of_all_files_that_an_engine_computes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, vector = tmp_path / "llama-server", tmp_path / "vector.gguf"
+    first, second = (tmp_path / f"a[1]-0000{number}-of-00002.gguf" for number in (1, 2))
+    for file in (program, vector, first, second):
+        file.write_text("1")
+    monkeypatch.setattr("shutil.which", lambda _: str(program))
+    own = {"env": [{"name": "LLAMA_ARG_CONTROL_VECTOR", "value": str(vector)}]}
+    seen = set()
+    args = (
+        ["--control-vector", str(vector)],
+        [f"--control-vector={vector}"],
+        ["--control-vector-scaled", f"x:1,{vector}:0.5"],
+    )
+    for document in (*(llama("--json-schema", "{" * 5000, *each) for each in args), llama(**own)):
+        for file in (program, second, vector):
+            before = LlamaCpp().prompt_identity(document, str(first))
+            assert LlamaCpp().prompt_identity(document, str(first)) == before
+            at = file.stat()
+            file.write_text("2")
+            os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))  # as cp --preserve leaves it
+            assert LlamaCpp().prompt_identity(document, str(first)) != before
+            seen.add(before)
+    assert len(seen) == 12
+
+
 def test_requests_and_answers() -> None:
     engine = LlamaCpp()
     assert (engine.save(3, "a").path, engine.save(3, "a").body) == ("/slots/3?action=save", '{"filename": "a"}')
@@ -104,7 +131,14 @@ def test_requests_and_answers() -> None:
     assert engine.read_prompt_rate(b"not found") is None
 
 
-@pytest.mark.parametrize("body", [b"", b"x", b"7", b"[7]", b"[{}]", b'{"error": 1}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"x", b"7", b"[7]", b"[{}]", b'{"error": 1}'),
+        b'[{"id": 0, "n_prompt_tokens": "many"}]',
+        b'{"n_saved": Infinity, "n_written": 1}',
+    ],
+)
 def test_answers_that_cannot_be_read(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         LlamaCpp().read_slots(body)

@@ -148,7 +148,12 @@ class StepDurations:
 
     def forget(self, model: str) -> None:
         """Forget a model."""
-        for models in (self.load, self.drain, self.stop, self.park, self.wake):
+        for models in self._steps().values():
+            models.pop(model, None)
+
+    def forget_prompts(self, model: str) -> None:
+        """Forget how long a model saves and restores its prompt cache."""
+        for models in (self.save, self.restore):
             models.pop(model, None)
 
     def _steps(self) -> dict[str, dict[str, Estimate]]:

@@ -123,6 +123,7 @@ class Scheduler:
                 parts.availability.request_load(name, s.now, may_evict=False)
         parts.availability.apply_config(s.now, changed, gone, refetch, retry=s.afresh)
         parts.sleep.apply_config(s.capacity.host_memory, {*changed, *gone})
+        parts.prompts.apply_config()
         parts.demand.forget(gone)
         for name in parts.preferences.apply_config(old, s.models):
             self._order_load(s.now, name)

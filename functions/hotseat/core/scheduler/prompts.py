@@ -12,7 +12,6 @@ from hotseat.core.messages import (
     InstanceReady,
     InstanceState,
     LimitPrompts,
-    PromptsDropped,
     PromptsRestored,
     PromptsSaved,
     RestorePrompts,
@@ -38,6 +37,12 @@ class PromptCaches:
     limit: int = 0  # bytes, as the runtime was told
     _not_before: dict[str, float] = field(default_factory=dict)  # by model: until when it does neither
 
+    def apply_config(self) -> None:
+        """Forget what it costs where no prompts are kept any more."""
+        for model, spec in self.state.specs.items():
+            if not (spec.prompt_timeout and self.state.capacity.prompts):
+                self.history.durations.forget_prompts(model)
+
     def update_limit(self) -> list[SchedulerCommand]:
         """Tell the runtime the limit if it has changed. In host memory, parked engines come first."""
         capacity = self.state.capacity
@@ -51,15 +56,19 @@ class PromptCaches:
 
     def may_save(self, instance: Instance, now: float) -> bool:
         """Whether a drained instance saves its prompts before it stops: it was used, and may be loaded again."""
-        spec, ready_since = instance.spec, instance.ready_since
+        ready_since = instance.ready_since
         return (
             self._keeps(instance, now)
             and ready_since is not None
             and instance.dispatched >= ready_since
-            and self.state.runs_current_spec(instance)
             and instance.leaving not in ("duplicate", "surplus")
-            and (not self.state.down or spec.prompts_at_exit)
+            and self.can_use(instance)
         )
+
+    def can_use(self, instance: Instance) -> bool:
+        """Whether what an instance saves can be restored later: its document has not changed, and hotseat does not end."""
+        kept = not self.state.down or instance.spec.prompts_at_exit
+        return kept and self.state.runs_current_spec(instance)
 
     def save(self, instance: Instance, now: float, why: str) -> list[SchedulerCommand]:
         """Tell a drained instance to save its prompts. `why` is the reason for its stop where none was given before."""
@@ -120,8 +129,3 @@ def dropped(instance: Instance, reason: str, message: str, *, tokens: int = 0, s
     """Return the event that prompts of an instance, or of another model that makes room for it, are not kept."""
     data = {"instance": instance.id, "reason": reason, "message": message, "tokens": tokens, "bytes": size}
     return Emit("model.prompts_dropped", model or instance.model, data)
-
-
-def dropped_by_runtime(instance: Instance, s: PromptsDropped) -> Emit:
-    """Return the event that the runtime keeps prompts no longer."""
-    return dropped(instance, s.reason, s.message, tokens=s.tokens, size=s.size, model=s.model)

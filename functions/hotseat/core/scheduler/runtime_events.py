@@ -31,7 +31,7 @@ from hotseat.core.scheduler.instance import ACTIVE_STATES, SLEEP_STATES, Instanc
 from hotseat.core.scheduler.lifecycle import InstanceLifecycle
 from hotseat.core.scheduler.messages import CachesObserved, SchedulingSpec
 from hotseat.core.scheduler.parts import Parts
-from hotseat.core.scheduler.prompts import PHASES, dropped_by_runtime
+from hotseat.core.scheduler.prompts import PHASES, dropped
 from hotseat.core.scheduler.prompts import deadline as prompt_deadline
 from hotseat.core.scheduler.replicas import next_number
 from hotseat.core.scheduler.sleep import deadline
@@ -123,7 +123,8 @@ class RuntimeEvents:
                 self.parts.effects.add(*self.parts.prompts.record(instance, s))
                 self._become_ready(instance, s.now)
             case PromptsDropped():
-                self.parts.effects.add(dropped_by_runtime(instance, s))
+                event = dropped(instance, s.reason, s.message, tokens=s.tokens, size=s.size, model=s.model)
+                self.parts.effects.add(event)
             case InstanceFailed():
                 self._handle_failure(instance, s.now, s.reason, s.message, lives=s.lives, exit_code=s.exit_code)
             case InstanceReleased():
@@ -147,7 +148,9 @@ class RuntimeEvents:
                 self._record_failure(now, instance.model, instance.id, "StartTimeout", reason)
         elif due := prompt_deadline(instance):
             self.parts.effects.wake_at(due)
-            if now >= due:
+            if instance.state is InstanceState.SAVING and not self.parts.prompts.can_use(instance):
+                self.lifecycle.stop(instance, now)
+            elif now >= due:
                 self.parts.effects.add(*self.parts.prompts.drop_late(instance))
                 if instance.state is InstanceState.SAVING:
                     self.lifecycle.stop(instance, now)

@@ -92,8 +92,10 @@ class PromptFiles:
 class PodPrompts(EnginePrompts):
     """The prompts of the engine of a pod."""
 
+    sees_files = False
+
     def __init__(self, files: PromptFiles, model: Model, engine: SavesPrompts, pod: Json, keep: float) -> None:
-        super().__init__(engine)
+        super().__init__(engine, files.clock)
         self._files, self._model, self._keep = files, model, keep
         self._fingerprint = annotations(pod).get(FINGERPRINT, "")
         if self._known.pod != pods.uid(pod):
@@ -127,19 +129,18 @@ class PodPrompts(EnginePrompts):
     def _name(self, slot: int) -> str:
         return str(slot)
 
-    def _mark_restored(self, slot: int, tokens: int, size: int) -> None:
+    def _mark_restored(self, slot: int, tokens: int, size: int, now: float) -> None:
         before = self._known.slots.get(slot) or SlotFile(tokens, size, 0.0, self._fingerprint)
-        self._known.slots[slot] = replace(before, used_at=self._files.clock(), fingerprint=self._fingerprint)
+        self._known.slots[slot] = replace(before, used_at=now, fingerprint=self._fingerprint)
 
-    def _drop_refused(self, slot: int, problem: Exception, moved: Moved) -> None:
+    def _drop_unrestored(self, slot: int, reason: str, message: str, moved: Moved) -> None:
         gone = self._known.slots.pop(slot, None)
-        if gone is None:
+        if gone is None and reason == "RestoreFailed":
             return  # there was none, as far as is known
-        if gone.fingerprint == self._fingerprint:
-            moved.drop("RestoreFailed", str(problem), gone.tokens, gone.size)
-        else:
+        if gone is not None and gone.fingerprint != self._fingerprint and reason == "RestoreFailed":
+            reason = "Mismatch"
             message = "it was saved by another version of the engine, with other weights or other settings"
-            moved.drop("Mismatch", message, gone.tokens, gone.size)
+        moved.drop(reason, message, gone.tokens if gone else 0, gone.size if gone else 0)
 
     def _room(self, slot: int) -> int:
         others = sum(each.size for number, each in self._known.slots.items() if number != slot)
@@ -148,13 +149,17 @@ class PodPrompts(EnginePrompts):
     def _prepare(self, slot: int, expected: int, moved: Moved) -> None:  # noqa: ARG002 - no file can be deleted
         self._known.slots.pop(slot, None)  # it is being overwritten
 
+    def _written(self, slot: int) -> None:  # noqa: ARG002
+        return None
+
     def _size(self, slot: int, written: int) -> int:
         if not written:
             raise ValueError(f"the engine wrote nothing to the file of slot {slot}; the volume may be full")
         return written
 
-    def _add(self, slot: int, tokens: int, size: int, moved: Moved) -> None:  # noqa: ARG002
-        self._known.slots[slot] = SlotFile(tokens, size, self._files.clock(), self._fingerprint)
+    def _add(self, slot: int, tokens: int, size: int, now: float, moved: Moved) -> bool:  # noqa: ARG002
+        self._known.slots[slot] = SlotFile(tokens, size, now, self._fingerprint)
+        return True
 
     def _discard(self, slot: int) -> None:
         """Do nothing: the file has an earlier state of a conversation, which can be restored as well."""

@@ -2,13 +2,11 @@
 
 import logging
 import os
-import re
 import secrets
 import select
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +33,7 @@ from hotseat.core.messages import (
 from hotseat.core.ports import Observe
 from hotseat.engines.base import Engine, sleep_of
 from hotseat.runtimes.engine_http import EngineRefused, HealthProbe
+from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills, with_output
 from hotseat.runtimes.local.gpus import Gpus, MemoryBaseline, MemoryProof, overridden, take_baseline
 from hotseat.runtimes.local.health import Liveness
 from hotseat.runtimes.local.instance_prompts import InstancePrompts, instance_prompts
@@ -65,61 +64,6 @@ from hotseat.runtimes.local.supervisor_client import SupervisorPool, SupervisorP
 from hotseat.runtimes.prompt_transfer import PromptTransfer
 
 log = logging.getLogger(__name__)
-
-
-SHOWN_LINES = 5
-READ_LINES = 30  # last lines that are searched for a lack of memory: a traceback may follow it
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|outofmemory|cudaMalloc failed|unable to allocate .*buffer|std::bad_alloc", re.IGNORECASE
-)
-SIGNAL_REASONS: dict[int, str] = {
-    signal.SIGKILL: "Killed",
-    signal.SIGSEGV: "Segfault",
-    signal.SIGABRT: "Aborted",
-    signal.SIGTERM: "Terminated",
-}
-
-
-def oom_kills() -> int:
-    """Return how many processes the kernel has killed for lack of memory since boot; 0 if unknown."""
-    try:
-        fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(fields.get("oom_kill", 0))
-
-
-def explain_exit(code: int, output: Sequence[str], *, ready: bool, oom_killed: bool) -> tuple[str, str]:
-    """Return the reason and the message for an engine that ended by itself.
-
-    `code` is negative for a signal. `output`: the last lines of this run.
-    """
-    how = f"the engine exited with code {code}" if code >= 0 else f"the engine was ended by {_signal_name(-code)}"
-    if not ready:
-        how += " while it was loading"
-    if code == 0 and not ready:
-        how += " (if the command started a server that keeps running elsewhere, use engine external with its url)"
-    if code == -signal.SIGKILL and oom_killed:
-        return "OutOfMemory", with_output(f"{how}: the kernel reports out of memory", output)
-    if code != 0 and any(OUT_OF_MEMORY.search(line) for line in output[-READ_LINES:]):
-        return "OutOfMemory", with_output(f"{how}: out of memory", output)
-    if not ready:
-        return "ExitedWhileLoading", with_output(how, output)
-    return "Exited" if code >= 0 else SIGNAL_REASONS.get(-code, "Signal"), with_output(how, output)
-
-
-def with_output(message: str, output: Sequence[str]) -> str:
-    """Return the message with the last lines of the log, if there are any."""
-    shown = [line for line in output if line.strip()][-SHOWN_LINES:]
-    return "\n".join([f"{message}. Its last output:", *shown]) if shown else message
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
 
 GIVE_WAY = 0.005  # seconds; see CommandMailbox.give_way
 
@@ -177,6 +121,9 @@ class CommandMailbox:
             self.fd = self._writer = -1  # the numbers may be reused from now on
 
 
+BUSY_GRACE = (
+    0.5  # seconds that an engine has to end if it still saves or restores: it might not notice before it is done
+)
 PROOF_TIME = 10.0  # seconds beyond all graces; an instance that is not proven gone by then is reported as unproven
 PROOF_PAUSE = 0.02  # seconds between queries of the driver, which cannot be polled
 UNPROVEN_PAUSE = 1.0  # seconds between queries once the instance is unproven
@@ -235,6 +182,7 @@ class EngineThread(threading.Thread):
         self._prompts: InstancePrompts | None = None  # None: they are not kept
         self._transfer: PromptTransfer | None = None  # while it saves or restores prompts
         self._last_transfer: SavePrompts | RestorePrompts | None = None
+        self._busy = False  # it was not done when a save was given up
         self._last_turn = 0  # `turn` of the last transition
         self._baseline: MemoryBaseline | None = None
         self._lines = Lines()
@@ -426,6 +374,8 @@ class EngineThread(threading.Thread):
         if transfer is not None and transfer is not self._last_transfer and grace is None:
             self._last_transfer = transfer
             self._transfer = PromptTransfer(transfer, self._prompts, self._endpoint, time.monotonic())
+        if grace is not None and (self._busy or self._transfer is not None) and not self.model.spec.stop_command:
+            self._busy, grace = True, min(grace, BUSY_GRACE)  # nothing is in flight on it
         if grace is None or grace == self._sent_grace:
             self.mailbox.passed_on()
             return
@@ -519,6 +469,7 @@ class EngineThread(threading.Thread):
             return
         for observation in self._transfer.observations(self._context.clock()):
             self._context.observe(observation)
+        self._busy = self._transfer.cut_off and isinstance(self._transfer.command, SavePrompts)
         self._transfer = None
 
     def _report_sleep_failed(self, command: Park | Wake, why: str) -> None:
@@ -562,8 +513,6 @@ class EngineThread(threading.Thread):
         self._context.sampler.remove(self.instance)
         if self.model.spec.stop_command:
             self._context.state_dir.delete_stop_command(self.instance)
-        if self._prompts is not None:
-            self._prompts.sweep()
         self._context.on_end(self)
         self.mailbox.close()
         self._context.observe(InstanceReleased(self._context.clock(), self.instance, self._epoch))
@@ -572,6 +521,8 @@ class EngineThread(threading.Thread):
             self._read_output(self._supervisor)
             self._supervisor.close()
         self._output.write(self._lines.rest())
+        if self._prompts is not None:
+            self._prompts.sweep()
 
     def _limit_proof(self, grace: float) -> None:
         """Set the deadline for the proof that the instance is gone; a later call may only shorten it."""

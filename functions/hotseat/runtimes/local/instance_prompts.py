@@ -2,14 +2,14 @@
 
 import hashlib
 import logging
-import time
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from hotseat.api.model import Model
 from hotseat.core.messages import PromptsDropped
 from hotseat.engines.base import Engine, EngineError, SavesPrompts, prompt_saver
-from hotseat.runtimes.local.prompt_store import PromptStore, SavedSlot
+from hotseat.runtimes.local.prompt_store import PromptStore, SavedSlot, size_of
 from hotseat.runtimes.prompt_transfer import EnginePrompts, KeptSlots, Moved, Rates
 
 log = logging.getLogger(__name__)
@@ -24,15 +24,17 @@ class InstancePrompts(EnginePrompts):
         super().__init__(engine)
         self.directory = directory
         self._store, self._model = store, model
-        self._prefix = f"{epoch}-"
+        self._prefix = f"{epoch}-{secrets.token_hex(4)}-"  # epochs begin anew with hotseat, files may outlive it
         self._identity = hashlib.sha256(identity.encode()).hexdigest()
         self._epoch = epoch
-        self._unfit = store.others(model.name, self._identity)
+        self._unfit = store.drop_others(model.name, self._identity)
+        if self._unfit:
+            store.rates.pop(model.name, None)
 
     @property
     def kept(self) -> int:
         """Bytes that can be restored."""
-        return sum(each.size for each in self._store.of(self._model.name))
+        return sum(each.size for each in self._own())
 
     def report_unfit(self, now: float, instance: str) -> PromptsDropped | None:
         """Return what was deleted because this instance cannot restore it."""
@@ -55,35 +57,53 @@ class InstancePrompts(EnginePrompts):
 
     def _kept(self) -> KeptSlots:
         yield from ()
-        return [(each.slot, Path(each.file).name) for each in self._store.of(self._model.name)]
+        return [(each.slot, Path(each.file).name) for each in self._own()]
+
+    def _own(self) -> list[SavedSlot]:
+        return [each for each in self._store.of(self._model.name) if each.identity == self._identity]
 
     def _of(self, slot: int) -> list[SavedSlot]:
         return [each for each in self._store.of(self._model.name) if each.slot == slot]
 
+    def _path(self, slot: int) -> Path:
+        return self.directory / self._name(slot)
+
     def _name(self, slot: int) -> str:
         return f"{self._prefix}{slot}"
 
-    def _mark_restored(self, slot: int, tokens: int, size: int) -> None:  # noqa: ARG002 - the store knows
+    def _mark_restored(self, slot: int, tokens: int, size: int, now: float) -> None:  # noqa: ARG002 - the store knows
         for each in self._of(slot):
-            self._store.touch(each)
+            self._store.touch(each, now)
 
-    def _drop_refused(self, slot: int, problem: Exception, moved: Moved) -> None:
+    def _drop_unrestored(self, slot: int, reason: str, message: str, moved: Moved) -> None:
         for each in self._store.drop(self._of(slot)):
-            moved.drop("RestoreFailed", str(problem), each.tokens, each.size, each.model)
+            moved.drop(reason, message, each.tokens, each.size, each.model)
 
     def _room(self, slot: int) -> int:  # noqa: ARG002 - others are deleted for it
         return self._store.room(self._model.spec.workspace)
 
-    def _prepare(self, slot: int, expected: int, moved: Moved) -> None:  # noqa: ARG002
-        self._drop_for_room(moved, self._store.make_room(self._model.spec.workspace, expected))
+    def _prepare(self, slot: int, expected: int, moved: Moved) -> None:
+        before = next(iter(self._of(slot)), None)
+        self._drop_for_room(moved, self._store.make_room(self._model.spec.workspace, expected, before))
 
-    def _size(self, slot: int, written: int) -> int:  # noqa: ARG002 - the file system knows
-        return (self.directory / self._name(slot)).stat().st_size
+    def _written(self, slot: int) -> int:
+        return size_of(self._path(slot)) or 0
 
-    def _add(self, slot: int, tokens: int, size: int, moved: Moved) -> None:
-        model, file = self._model, str(self.directory / self._name(slot))
-        new = SavedSlot(model.spec.workspace, model.name, slot, file, self._identity, tokens, size, time.time())
+    def _trim(self, written: int, moved: Moved) -> None:
+        self._drop_for_room(moved, self._store.trim(self._model.spec.workspace, written))
+
+    def _size(self, slot: int, written: int) -> int:
+        if written != (size := self._path(slot).stat().st_size):  # such as on a full disk
+            raise ValueError(f"the engine reports {written} bytes, but its file has {size}")
+        return size
+
+    def _add(self, slot: int, tokens: int, size: int, now: float, moved: Moved) -> bool:
+        model = self._model
+        new = SavedSlot(
+            model.spec.workspace, model.name, slot, str(self._path(slot)), self._identity, tokens, size, now
+        )
         self._drop_for_room(moved, self._store.add(new))
+        return new in self._store.of(model.name)
 
     def _discard(self, slot: int) -> None:
         self._store.drop(self._of(slot))

@@ -85,6 +85,9 @@ class PromptStore:
         with self._lock:
             self._settings = dict(settings)
             self._drop([each for each in self._slots if self._misplaced(each)])
+            self._expire()
+            if self._begun:  # else it could be the list of another hotseat
+                self._changed()
 
     def keep_models(self, models: Mapping[str, str]) -> None:
         """Delete what belongs to no Model any more. `models`: the Workspace of each Model."""
@@ -98,7 +101,7 @@ class PromptStore:
         """Keep at most so many bytes of a Workspace. Return what was deleted for that."""
         with self._lock:
             self._limits[workspace] = size
-            return self._trim(workspace)
+            return self.trim(workspace)
 
     def directory(self, workspace: str, model: str) -> Path | None:
         """Return the directory for the files of a Model, which exists then. None: its prompts are not kept."""
@@ -109,10 +112,9 @@ class PromptStore:
         path = self._roots[settings.on_disk]
         try:
             make_directory(path)
+            if not _is_own(path) or path.stat().st_mode & 0o077:
+                raise PermissionError(f"{path} is not a directory that only its owner can read")
             for part in (workspace, model):
-                status = path.lstat()  # /dev/shm is everyone's
-                if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-                    raise PermissionError(f"{path} is not a directory that only its owner can read")
                 path /= part
                 make_directory(path)
         except OSError as problem:
@@ -127,28 +129,19 @@ class PromptStore:
     # Slots ------------------------------------------------------------------------------------------------------------
 
     def of(self, model: str) -> list[SavedSlot]:
-        """Return the saved slots of a Model, the newest first."""
+        """Return the saved slots of a Model, the newest first, and of those the longest."""
         with self._lock:
             self._expire()
-            return sorted((each for each in self._slots if each.model == model), key=lambda each: -each.used_at)
+            return sorted((each for each in self._slots if each.model == model), key=_last_to_go, reverse=True)
 
-    def others(self, model: str, identity: str) -> list[SavedSlot]:
+    def drop_others(self, model: str, identity: str) -> list[SavedSlot]:
         """Delete the slots of a Model that another engine, or one with other weights, has saved. Return them."""
         return self.drop(each for each in self.of(model) if each.identity != identity)
 
     def room(self, workspace: str) -> int:
         """Return how many bytes a file of a Workspace may have: all others are deleted before for it if necessary."""
         with self._lock:
-            settings, limit = self._settings.get(workspace), self._limits.get(workspace, 0)
-            if settings is None:
-                return 0
-            root = self._roots[settings.on_disk]
-            held = sum(each.size for each in self._slots if each.workspace == workspace)
-            with suppress(OSError):
-                limit = min(limit, shutil.disk_usage(root).free + held)
-            if not settings.on_disk:
-                limit = min(limit, psutil.virtual_memory().available // MEMORY_SHARE + held)
-            return limit
+            return self._free(workspace) + self._held(workspace) if workspace in self._settings else 0
 
     def add(self, new: SavedSlot) -> list[SavedSlot]:
         """Add a file that was written, instead of the last one of its slot. Return what was deleted to keep the limit."""
@@ -159,20 +152,30 @@ class PromptStore:
             Path(new.file).chmod(0o600)
             self._drop([each for each in self._slots if (each.model, each.slot) == (new.model, new.slot)])
             self._slots.append(new)
-            dropped = self._trim(new.workspace)
+            dropped = self.trim(new.workspace)
             self._changed()
             return dropped
 
-    def touch(self, used: SavedSlot) -> None:
-        """Record that a slot was restored."""
+    def touch(self, used: SavedSlot, now: float) -> None:
+        """Record that a slot was restored. `now`: seconds since 1970, the same for all that are restored together."""
         with self._lock:
-            self._slots = [replace(each, used_at=self._clock()) if each == used else each for each in self._slots]
+            self._slots = [replace(each, used_at=now) if each == used else each for each in self._slots]
             self._changed()
 
-    def make_room(self, workspace: str, size: int) -> list[SavedSlot]:
-        """Delete the least recently used slots of a Workspace until a file of this size fits. Return them."""
+    def make_room(self, workspace: str, size: int, replaced: SavedSlot | None = None) -> list[SavedSlot]:
+        """Delete the least recently used slots of a Workspace until a file of this size fits. Return them.
+
+        The slot that the file replaces goes before them, and is not returned.
+        """
         with self._lock:
-            return self._trim(workspace, size)
+            if replaced is not None and size > self._free(workspace):
+                self._drop([replaced])
+            return self._delete_oldest(workspace, size - self._free(workspace))
+
+    def trim(self, workspace: str, written: int = 0) -> list[SavedSlot]:
+        """Delete what exceeds the limit of a Workspace beside a file that is being written. Return it."""
+        with self._lock:
+            return self._delete_oldest(workspace, self._held(workspace) + written - self._limits.get(workspace, 0))
 
     def drop(self, slots: Iterable[SavedSlot]) -> list[SavedSlot]:
         """Delete these slots, and return those that were there."""
@@ -183,7 +186,7 @@ class PromptStore:
         """Delete the files of a Model that were not added, such as those of an engine that was ended while it wrote."""
         with self._lock:
             known = {each.file for each in self._slots}
-            for root in self._roots.values():
+            for root in filter(_is_own, self._roots.values()):
                 for path in (root / workspace / model).glob(f"{prefix}*"):
                     if str(path) not in known:
                         _delete(path)
@@ -207,10 +210,10 @@ class PromptStore:
     # Under the lock ---------------------------------------------------------------------------------------------------
 
     def _delete_unknown(self) -> None:
-        known = {each.file for each in self._slots}
-        for path in [path for root in self._roots.values() for path in _files(root) if str(path) not in known]:
+        known, roots = {each.file for each in self._slots}, [*filter(_is_own, self._roots.values())]
+        for path in [path for root in roots for path in _files(root) if str(path) not in known]:
             _delete(path)
-        for folder in [path for root in self._roots.values() for path, _, _ in os.walk(root, topdown=False)]:
+        for folder in [path for root in roots for path, _, _ in os.walk(root, topdown=False)]:
             with suppress(OSError):  # it is not empty
                 Path(folder).rmdir()
 
@@ -227,11 +230,20 @@ class PromptStore:
     def _too_old(self, each: SavedSlot) -> bool:
         return self._clock() >= each.used_at + self._settings[each.workspace].keep
 
-    def _trim(self, workspace: str, more: int = 0) -> list[SavedSlot]:
-        mine = sorted((each for each in self._slots if each.workspace == workspace), key=lambda each: each.used_at)
-        over = sum(each.size for each in mine) + more - self._limits.get(workspace, 0)
+    def _held(self, workspace: str) -> int:
+        return sum(each.size for each in self._slots if each.workspace == workspace)
+
+    def _free(self, workspace: str) -> int:
+        """Return how many bytes can be written beside those that are held. Less than 0: too many are."""
+        settings, free = self._settings[workspace], self._limits.get(workspace, 0) - self._held(workspace)
+        with suppress(OSError):
+            free = min(free, shutil.disk_usage(self._roots[settings.on_disk]).free)
+        return free if settings.on_disk else min(free, psutil.virtual_memory().available // MEMORY_SHARE)
+
+    def _delete_oldest(self, workspace: str, over: int) -> list[SavedSlot]:
+        """Delete the least recently used slots of a Workspace that have so many bytes together."""
         victims: list[SavedSlot] = []
-        for each in mine:
+        for each in sorted((each for each in self._slots if each.workspace == workspace), key=_last_to_go):
             if over > 0:
                 victims.append(each)
                 over -= each.size
@@ -249,17 +261,26 @@ class PromptStore:
             self._changed()
         return gone
 
-    def _changed(self) -> None:
-        """Write the index, and set the timer for the oldest slot."""
+    def _end_of_time(self) -> None:
+        with self._lock:
+            self._expire()
+            self._set_timer()  # again where the clock was set back
+
+    def _set_timer(self) -> None:
+        """Set the timer for the oldest slot."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._slots:
             until = min(each.used_at + self._settings[each.workspace].keep for each in self._slots)
-            self._timer = threading.Timer(max(0.0, until - self._clock()) + 1.0, self.all)
+            self._timer = threading.Timer(max(0.0, until - self._clock()) + 1.0, self._end_of_time)
             self._timer.daemon = True
             with suppress(RuntimeError):  # no thread can be started now; the next change tries again
                 self._timer.start()
+
+    def _changed(self) -> None:
+        """Write the index, and set the timer."""
+        self._set_timer()
         rows = [asdict(each) for each in self._slots if self._settings[each.workspace].at_exit]
         if not rows:
             _delete(self._index)
@@ -277,7 +298,7 @@ class PromptStore:
     def _read(self) -> list[SavedSlot]:
         try:
             rows = [SavedSlot(**row) for row in json.loads(self._index.read_bytes())]
-            return [each for each in rows if Path(each.file).stat().st_size == each.size]
+            return [each for each in rows if size_of(Path(each.file)) == each.size]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError) as problem:
@@ -290,6 +311,27 @@ def memory_room() -> int:
     if not os.path.ismount(SHARED_MEMORY) or not os.access(SHARED_MEMORY, os.W_OK):
         return 0
     return shutil.disk_usage(SHARED_MEMORY).total
+
+
+def _last_to_go(each: SavedSlot) -> tuple[float, int]:
+    return each.used_at, each.tokens
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a path is a directory of this user, and not a link to one. In /dev/shm, anyone could have put it there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def size_of(path: Path) -> int | None:
+    """Return the bytes of a file; None if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _delete(path: Path) -> None:

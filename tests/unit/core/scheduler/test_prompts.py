@@ -1,6 +1,7 @@
 """Prompt caches that are saved before a stop and restored after a load: what the scheduler hears, and what it says."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,27 @@ def test_both_are_learned_and_count_as_the_cost_of_a_switch() -> None:
     assert durations.known("a").keys() == {"load", "save", "restore"}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a": replace(KEPT, fingerprint="2")},  # another document may save less
+        {"a": replace(KEPT, prompt_timeout=0.0)},
+        {"capacity": replace(ROOM, prompts=0)},
+    ],
+)
+def test_they_cost_nothing_where_they_are_kept_no_longer(change: dict[str, Any]) -> None:
+    story = Library()
+    durations = story.machine.parts.history.durations
+    for phase in ("save", "restore"):
+        durations.record_prompts("a", phase, 0.5)
+    durations.record_prompts("b", "save", 0.5)
+    story.change(20.0, capacity=ROOM)
+    assert durations.of("a") == 1.0
+    story.change(21.0, **({"capacity": ROOM} | change))
+    assert durations.of("a") == 0.0
+    assert durations.of("b") == (0.0 if "capacity" in change else 0.5)
+
+
 @pytest.mark.parametrize("answer", ["late", "dead"])
 def test_what_does_not_save_in_time_or_ends_is_stopped_without(answer: str) -> None:
     story = Library()
@@ -218,6 +240,22 @@ def test_an_unload_saves_and_a_shutdown_only_if_it_is_set() -> None:
         story.machine.step(ShutdownOrdered(20.0))
         (command,) = commands(story.demand(20.0))
         assert isinstance(command, SavePrompts if at_exit else Stop)
+
+
+@pytest.mark.parametrize("end", ["shutdown", "shutdown, kept", "changed", "deleted"])
+def test_a_save_that_has_become_useless_is_not_waited_for(end: str) -> None:
+    spec = replace(KEPT, prompts_at_exit="kept" in end)
+    story = Library(a=spec, b=spec)
+    a = story.use(10.0)
+    story.want(20.0, "b")
+    assert story.states()["a"] == "saving"
+    if "shutdown" in end:
+        said = story.machine.step(ShutdownOrdered(20.5))
+    else:
+        said = story.change(20.5, a=replace(spec, fingerprint="2") if end == "changed" else None)
+    stops = [each for each in commands(said) if isinstance(each, Stop)]
+    assert stops == ([] if "kept" in end else [Stop("a", f"w/a@{a}", a, 10.0)])
+    assert not emitted(said, "model.prompts_dropped")
 
 
 def test_a_load_that_is_cancelled_while_it_restores_is_stopped() -> None:

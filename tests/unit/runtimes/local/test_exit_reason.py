@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from hotseat.runtimes.local.engine_thread import explain_exit, oom_kills
+from hotseat.runtimes.local.exits import explain_exit, oom_kills
 
 
 @pytest.mark.parametrize(

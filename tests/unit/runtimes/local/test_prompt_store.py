@@ -1,8 +1,11 @@
 """The files of saved prompts: how much they may take, who can read them, and when they go."""
 
 import json
+import shutil
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +86,7 @@ def test_the_least_recently_used_goes_first(shelf: Shelf) -> None:
     for slot in range(3):
         shelf.save(slot=slot, size=300)
     shelf.now += 1
-    shelf.store.touch(shelf.store.all()[0])
+    shelf.store.touch(shelf.store.all()[0], shelf.now)
     assert shelf.save("b", size=400) == ["a1"]
     assert shelf.save("b", size=400) == []  # instead of the last one of this slot
     assert shelf.held() == ["a0", "a2", "b0"]
@@ -103,7 +106,7 @@ def test_they_go_after_a_time_unless_they_are_used(shelf: Shelf) -> None:
     shelf.save("a")
     shelf.save("b")
     shelf.now += 60
-    shelf.store.touch(shelf.store.of("b")[0])
+    shelf.store.touch(shelf.store.of("b")[0], shelf.now)
     shelf.now += 60
     assert shelf.held() == ["b0"]
     assert len(shelf.files()) == 1
@@ -114,8 +117,8 @@ def test_they_go_with_their_model_and_at_another_identity(shelf: Shelf) -> None:
         shelf.save(model)
     shelf.store.keep_models({"a": "w", "b": "other"})
     assert shelf.held() == ["a0"]
-    assert names(shelf.store.others("a", "x")) == []
-    assert names(shelf.store.others("a", "y")) == ["a0"]
+    assert names(shelf.store.drop_others("a", "x")) == []
+    assert names(shelf.store.drop_others("a", "y")) == ["a0"]
     assert shelf.files() == []
 
 
@@ -204,3 +207,97 @@ def test_the_list_has_no_prompts(tmp_path: Path) -> None:
     Shelf(tmp_path, KEPT).save()
     (row,) = json.loads((tmp_path / "state" / "prompts.json").read_text())
     assert row.keys() == {"workspace", "model", "slot", "file", "identity", "tokens", "size", "used_at"}
+
+
+@pytest.mark.parametrize("ends", ["begin", "close", "sweep"])
+def test_nothing_is_deleted_through_a_link_that_someone_else_put_there(tmp_path: Path, ends: str) -> None:
+    """The file system in memory is everyone's, and the name of the directory is no secret."""
+    shelf = Shelf(tmp_path)
+    folder = shelf.store.directory("w", "a")
+    assert folder is not None
+    root = folder.parents[1]
+    theirs = tmp_path / "theirs" / "w" / "a" / "1-0"
+    theirs.parent.mkdir(parents=True, mode=0o700)
+    (tmp_path / "theirs").chmod(0o700)
+    theirs.write_bytes(b"important")
+    shelf.store.close()
+    if ends == "close":
+        shelf = Shelf(tmp_path)
+    root.symlink_to(tmp_path / "theirs")
+    if ends == "close":
+        shelf.store.close()
+    elif ends == "begin":
+        Shelf(tmp_path)
+    else:
+        shelf.store.sweep("w", "a", "1-")
+    assert theirs.exists()
+
+
+def test_a_file_that_is_gone_costs_only_itself(tmp_path: Path) -> None:
+    """As after a reboot, for one Workspace that keeps them in memory and one that keeps them on disk."""
+    shelf = Shelf(tmp_path, KEPT)
+    shelf.save("a")
+    shelf.save("b")
+    shelf.files()[0].unlink()
+    assert Shelf(tmp_path, KEPT).held() == ["b0"]
+
+
+def test_a_document_that_changes_how_they_are_kept_counts_at_once(tmp_path: Path) -> None:
+    first = Shelf(tmp_path, DISK)
+    first.save("a")
+    first.store.configure({"w": KEPT})
+    first.store.close()
+    second = Shelf(tmp_path, KEPT)
+    assert second.held() == ["a0"]
+    second.now += 50
+    second.store.configure({"w": replace(KEPT, keep=10.0)})
+    assert second.files() == []
+
+
+def test_of_a_file_that_is_replaced_no_other_has_to_make_room(shelf: Shelf) -> None:
+    shelf.save("b", size=400)
+    shelf.save("a", size=400)
+    (old,) = shelf.store.of("a")
+    assert names(shelf.store.make_room("w", 150, old)) == []
+    assert shelf.held() == ["b0", "a0"]
+    assert names(shelf.store.make_room("w", 450, old)) == []
+    assert shelf.held() == ["b0"]
+    assert names(shelf.store.make_room("w", 700)) == ["b0"]
+
+
+def test_room_is_made_on_a_disk_that_others_fill(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.save("a", size=300)
+    shelf.save("b", size=300)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    assert shelf.store.room("w") == 700
+    assert names(shelf.store.make_room("w", 350)) == ["a0"]
+
+
+def test_the_longest_of_those_that_were_used_at_the_same_time_stays(shelf: Shelf) -> None:
+    for slot, size in enumerate((300, 200, 100)):
+        shelf.save(slot=slot, size=size)
+    shelf.now += 10
+    for each in shelf.store.of("a"):
+        shelf.store.touch(each, shelf.now)
+    assert names(shelf.store.of("a")) == ["a0", "a1", "a2"]
+    assert names(shelf.store.make_room("w", 500)) == ["a2"]
+
+
+def test_they_go_after_their_time_though_the_clock_was_set_back(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Callable[[], object]] = []
+
+    class Timer:
+        def __init__(self, _seconds: float, function: Callable[[], object]) -> None:
+            timers.append(function)
+
+        def start(self) -> None: ...
+
+        def cancel(self) -> None: ...
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    shelf.save()
+    timers.pop()()  # too early
+    shelf.now += 200
+    timers.pop()()
+    assert shelf.files() == []
