@@ -77,7 +77,7 @@ def _prompts(model: Model, engine: Engine, cache: Path, weights: str | None, sta
         return None
     try:
         kept = json.loads(stated)
-        identity = json.dumps([kept["model"], saver.prompt_identity(model, weights)])
+        identity = json.dumps([kept["model"], saver.prompt_identity(model, weights, in_pod=True)])
         folder = root / hashlib.sha256(identity.encode()).hexdigest()
         make_directory(root)
         make_directory(folder)

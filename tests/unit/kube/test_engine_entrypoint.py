@@ -132,3 +132,18 @@ def test_what_the_engine_writes_is_for_nobody_else(tmp_path: Path) -> None:
             check=True,
         )
         assert done.stdout.strip() == umask
+
+
+def test_a_volume_that_is_mounted_again_has_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet changes the group and the mode of its files. It does not change their content, nor the time of that."""
+    monkeypatch.setattr("hotseat.engines.llamacpp._program", lambda: ("/bin/true",))
+    weights = tmp_path / "a.gguf"
+    weights.write_bytes(b"w")
+    spec = {"engine": "llamacpp", "source": str(weights), "args": []}
+    keeping = replace(SETTINGS, keep_prompts=60.0)
+    first = start(tmp_path, keeping, **spec)
+    assert first is not None
+    weights.chmod(0o660)
+    assert start(tmp_path, keeping, **spec) == first
+    weights.write_bytes(b"other")
+    assert start(tmp_path, keeping, **spec) not in (None, first)
