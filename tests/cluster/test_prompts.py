@@ -1,7 +1,6 @@
 """A conversation that goes on where it was after a switch, by files on a claim, under each runtime and a new switcher."""
 
 import http.client
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +79,7 @@ def test_a_conversation_goes_on_where_it_was(hotseat: Hotseat, guard: Guard) -> 
     switch = wait_until(last, 10, "four switches")
     assert set(switch["phases"]) == {"wait", "drain", "save", "release", "load", "restore", "total"}
     assert (switch["saved"], switch["restored"]) == (201_000, 200_000)
-    shown = hotseat.request("GET", "/api/switches").body["switches"][0]
+    shown = hotseat.request("GET", "/api/switches").body["switches"][-1]
     assert (shown["saved"], shown["restored"]) == (201_000, 200_000)
     found = of_switcher(hotseat)
     assert found['hotseat_prompt_cache_hits_total{model="a"}'] == 1
@@ -167,4 +166,3 @@ def test_a_conversation_with_a_real_model(hotseat: Hotseat, guard: Guard, weight
     second = ask(hotseat, "gemma", talk, temperature=0)
     assert second["timings"]["cache_n"] > 0.9 * first["timings"]["prompt_n"] > 200
     hotseat.delete("model", "gemma")
-    print(json.dumps([first["timings"], second["timings"], hotseat.status("workspace", "default")["switches"][-3:]]))  # noqa: T201 - figures

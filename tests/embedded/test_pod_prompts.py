@@ -66,7 +66,7 @@ class Pod:
         done, seen = threading.Event(), []
         prompts = pod_prompts(self._files, self._model, self._template)
         assert prompts is not None
-        transfer(command, prompts, self._url, time.monotonic, lambda found: (seen.extend(found), done.set()))
+        transfer(command, prompts, self._url, lambda it: (seen.extend(it.observations(0.0)), done.set()))
         assert done.wait(PATIENCE)
         *dropped, answer = seen
         self.dropped = [each.reason for each in dropped if isinstance(each, PromptsDropped)]

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from hotseat.api.model import Model
 from hotseat.api.types import EngineCall, Json, Method
-from hotseat.core.messages import Observation, RestorePrompts, SavePrompts
+from hotseat.core.messages import RestorePrompts, SavePrompts
 from hotseat.engines.base import SavesPrompts, load_engine, prompt_saver
 from hotseat.kube import pods
 from hotseat.kube.constants import FINGERPRINT
@@ -190,10 +190,9 @@ def transfer(
     command: SavePrompts | RestorePrompts,
     prompts: PodPrompts | None,
     address: str,
-    clock: Callable[[], float],
-    report: Callable[[list[Observation]], None],
+    done: Callable[[PromptTransfer], None],
 ) -> None:
-    """Carry a command out in a thread, and report what came of it within its timeout. `address` is that of the pod.
+    """Carry a command out in a thread, and call `done` within its timeout. `address` is that of the pod.
 
     An engine that cannot be reached while it restores has probably ended, which its pod's status says within some seconds. So
     the answer, after which it would count as ready, is not given before the bound.
@@ -211,6 +210,6 @@ def transfer(
             poll.poll(max(0.0, it.due - time.monotonic()) * 1000)
         if it.unreachable:
             it.fail()
-        report(it.observations(clock()))
+        done(it)
 
     threading.Thread(target=run, name=f"prompts-{command.instance}", daemon=True).start()

@@ -58,6 +58,7 @@ from hotseat.runtimes.kubernetes.pod_prompts import PromptFiles, pod_prompts, re
 from hotseat.runtimes.kubernetes.scale_down import UNPROVEN_PAUSE, ScaleDown
 from hotseat.runtimes.kubernetes.scale_up import NODE_CHECK_PAUSE, ReadinessProbe, ScaleUp
 from hotseat.runtimes.kubernetes.writes import FencedWriter, SupersededError
+from hotseat.runtimes.prompt_transfer import PromptTransfer
 
 SLOW_SCALE = 3.0  # seconds in which another controller should have scaled a Deployment
 RETRY = 0.25  # seconds after an error of the API server
@@ -366,16 +367,18 @@ class PodRuntime:
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
             return
 
-        def report(observations: list[Observation]) -> None:
+        def done(it: PromptTransfer) -> None:
+            instance.saving = it.cut_off and isinstance(command, SavePrompts)
             if instance.id in self._instances and not instance.stopping:
-                for each in observations:
+                for each in it.observations(self._clock()):
                     self._report(each)
 
         main = instance.main
         address = self._adapter.address(main.latest) if main else None
         model = self._models.get(command.model)
         prompts = pod_prompts(self._prompts, model, main.latest) if main and address else None
-        transfer(command, prompts, address or "", self._clock, report)
+        instance.saving = isinstance(command, SavePrompts) and prompts is not None
+        transfer(command, prompts, address or "", done)
 
     def _fail(self, instance: PodInstance, failure: pods.PodFailure) -> None:
         """Report a failure at once, and stop the instance."""

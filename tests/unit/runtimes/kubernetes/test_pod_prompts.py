@@ -299,8 +299,8 @@ class Home:
         self.runtime.stop(Stop("a", instance, int(instance[-1]), 1.0))
         path = PODS.path(NS, self.pod["metadata"]["name"])
         with self.kube.changed:
-            while path in self.kube.objects and "deletionTimestamp" not in self.kube.objects[path]["metadata"]:
-                assert self.kube.changed.wait(30)
+            while ("delete", path) not in self.kube.calls:
+                self.kube.changed.wait(1.0)
         self.kube.end(self.pod)
         self.told.await_one(InstanceReleased, instance)
 
@@ -356,3 +356,42 @@ def test_what_comes_of_it_after_a_stop_is_not_told(home: Home) -> None:
     home.release(A)
     transfer.join(30)
     assert home.told.of_instance(A) == ["InstanceReady", "InstanceReleased"]
+
+
+def test_an_engine_that_is_busy_with_a_late_save_has_little_time_to_end(home: Home) -> None:
+    graces: list[int | None] = []
+    end_of, home.kube.end_of = home.kube.end_of, lambda path, grace: (graces.append(grace), end_of(path, grace))[1]
+    home.load(A)
+    go_on = threading.Event()
+    home.engine.slots.rows = lambda: (go_on.wait(30), [])[1]
+    home.runtime.handle_prompts(SavePrompts("a", A, 1, 0.5))
+    assert home.told.await_one(PromptsDropped, A).reason == "SaveTimeout"
+    home.told.await_one(PromptsSaved, A)
+    home.release(A)
+    assert graces[-1] == 1
+    go_on.set()
+    del home.engine.slots.rows
+    home.load(B)
+    home.runtime.handle_prompts(SavePrompts("a", B, 2, 30.0))
+    home.told.await_one(PromptsSaved, B)
+    home.release(B)
+    assert graces[-1] is None, "that of the pod"
+
+
+def test_what_was_too_slow_once_is_not_tried_each_time(desk: Desk) -> None:
+    desk.slots.take({"prompt": TEN}, 0)
+    desk.prompts._rates().per_token = 2.0**20
+    desk.files.set_limit("default", 2**30)
+    moved = Moved()
+    prompts = desk.prompts
+    steps = prompts.save(moved)
+    call = next(steps)
+    while not call.path.endswith("save"):
+        call = steps.send(answer_of(desk.slots, call.path, call.body) or b"")
+    assert not prompts.writing, "nothing can be looked at"
+    assert prompts.check_size(moved) == ""
+    prompts.cut_off(moved, "SaveTimeout", "late")
+    steps.close()
+    assert [row[0] for row in moved.dropped] == ["SaveTimeout"]
+    assert prompts._rates().save > 0.0
+    assert desk.known() == {}, "its file is not whole"
