@@ -12,7 +12,13 @@ from xdist.scheduler import LoadScopeScheduling
 from .harness import Guard, Hotseat, deploy, destroy, open_workspace
 
 # Files that run one after the other, because one of them takes KEDA's operator away for a while.
-WITH_KEDA = {"test_adopted_deployment.py", "test_keda_autoscaling.py", "test_keda_runtime.py", "test_runtimes.py"}
+WITH_KEDA = {
+    "test_adopted_deployment.py",
+    "test_keda_autoscaling.py",
+    "test_keda_runtime.py",
+    "test_prompts.py",
+    "test_runtimes.py",
+}
 
 
 # Those that take longest come first, so that no worker is left with one of them at the end. Files with KEDA before all.

@@ -21,6 +21,7 @@ from tests.contract.test_runtime import (  # noqa: F401 - pytest collects them h
     test_a_stop_for_an_instance_that_is_gone_is_answered_again,
     test_a_stop_for_an_instance_that_never_was_is_answered,
     test_a_stop_while_loading_releases_without_a_failure,
+    test_an_instance_answers_that_it_has_saved_or_restored_if_there_is_nothing,
     test_an_instance_gets_ready_and_is_released_by_a_stop,
     test_an_update_tells_of_what_changed_and_leaves_instances_alone,
     test_callers_mistakes_are_errors,

@@ -5,6 +5,7 @@ looks for that, for errors in hotseat's own log and for engines that are left, s
 """
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -246,6 +247,12 @@ class Hotseat:
     def ask(self, model: str, said: str = "hi", **more: Any) -> Answer:
         """Send a chat and wait for the answer."""
         return self.send(model, said, **more).answer()
+
+    @property
+    def shelf(self) -> Path:
+        """The directory for prompts in memory."""
+        mark = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
+        return Path(f"/dev/shm/hotseat-{os.geteuid()}-{mark}")
 
     def fresh(self) -> "Hotseat":
         """Unload everything and forget what was before, for the next test that shares it."""

@@ -1,6 +1,5 @@
 """Prompt caches over a switch, with real processes: mocks, each of which ends at once if it restores a cache of another."""
 
-import hashlib
 import os
 import signal
 from pathlib import Path
@@ -24,15 +23,9 @@ def cached(hotseat: Hotseat, name: str, said: str = LONG) -> int:
     return hotseat.ask(name, said).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
-def shelf(hotseat: Hotseat) -> Path:
-    """The directory in memory of this hotseat."""
-    mark = hashlib.sha256(str(hotseat.state).encode()).hexdigest()[:12]
-    return Path(f"/dev/shm/hotseat-{os.geteuid()}-{mark}")
-
-
 def files(hotseat: Hotseat) -> dict[str, int]:
     """Saved files by Model, with their sizes."""
-    return {path.parent.name: path.stat().st_size for path in shelf(hotseat).rglob("*-*") if path.is_file()}
+    return {path.parent.name: path.stat().st_size for path in hotseat.shelf.rglob("*-*") if path.is_file()}
 
 
 def reasons(hotseat: Hotseat) -> list[str]:
@@ -57,7 +50,7 @@ def test_a_conversation_goes_on_where_it_was(up: Up) -> None:
     assert list(phases) == ["wait", "drain", "save", "release", "load", "restore", "total"]
     assert reasons(hotseat) == []
     hotseat.close()
-    assert not shelf(hotseat).exists()
+    assert not hotseat.shelf.exists()
 
 
 def test_each_of_two_conversations_finds_its_own_slot(up: Up) -> None:
@@ -162,7 +155,7 @@ def test_nothing_is_kept_when_it_is_off(up: Up) -> None:
     cached(hotseat, "a", "one two")
     cached(hotseat, "b", "one two")
     assert cached(hotseat, "a", "one two") == 0
-    assert not shelf(hotseat).exists()
+    assert not hotseat.shelf.exists()
     assert not hotseat.events("model.prompts_saved")
 
 
@@ -210,7 +203,7 @@ def test_what_is_kept_at_exit_is_there_at_the_next_start(up: Up, tmp_path: Path,
     third.close()
     Hotseat(tmp_path, [workspace(promptCache={"storage": "Off"}), keeping("a")]).close()
     assert not list(tmp_path.rglob("state/prompts/**/*-*"))
-    assert not shelf(hotseat).exists()
+    assert not hotseat.shelf.exists()
 
 
 def test_what_is_kept_is_listed_and_cleared(up: Up) -> None:

@@ -20,6 +20,8 @@ FAULTS = (
     "never-ready", "exit-loading", "hang-stop", "sleep-fails", "sleep-hangs", "sleep-lies", "die-asleep",
     "wake-fails", "wake-hangs", "die-waking",
 )  # fmt: skip
+PROMPT_FAULTS = ("save-fails", "save-hangs", "die-saving", "restore-fails", "restore-hangs", "die-restoring")
+PROMPT_TIME = 0.4  # seconds, the bound on saving and on restoring
 REST = [model("rest-a"), model("rest-b")]  # what is served while everything is looked at
 BEFORE_REST = [
     model("rest-a", description="soon"),
@@ -76,7 +78,7 @@ class Cast:
         for spec in self.models.values():
             life = spec["lifecycle"]
             times = [life["startTimeout"], life["drainTimeout"], life["stopTimeout"], life["stopTimeout"]]
-            total += sum(map(_duration, times)) + LONGEST_ANSWER
+            total += sum(map(_duration, times)) + LONGEST_ANSWER + 2 * PROMPT_TIME
             total += _duration(spec.get("scheduling", {}).get("minResidency", "0ms"))
         waits = [spec["policy"]["maxWait"] for spec in self.workspaces.values()]
         waits += [spec.get("scheduling", {}).get("maxWait", "0ms") for spec in self.models.values()]
@@ -148,6 +150,12 @@ def random_workspace(rng: Random, gpus: int) -> Spec:
         spec |= {"returnToDefault": _seconds(rng.uniform(0.5, 2)), "defaultModel": rng.choice(NAMES)}
     if rng.random() < 0.2:
         spec["activeModel"] = rng.choice(NAMES)
+    prompts: Spec = {"timeout": _seconds(PROMPT_TIME), "keepAtExit": rng.random() < 0.3}
+    if rng.random() < 0.7:
+        prompts["storage"] = rng.choice(("Off", "Memory", "Memory", "Disk", "Disk"))
+    if rng.random() < 0.6:
+        prompts["budget"] = rng.choice(("20k", "200k", "5M"))
+    spec["promptCache"] = prompts
     return spec
 
 
@@ -164,6 +172,10 @@ def random_model(rng: Random, name: str, cast: Cast, *, faulty: bool) -> Spec:
     args += ["--child"] if rng.random() < 0.15 else []
     args += ["--listen-late"] if rng.random() < 0.2 else []
     args += ["--fault", rng.choice(FAULTS)] if faulty and rng.random() < 0.2 else []
+    if rng.random() < 0.7:
+        args += ["--slots", f"{rng.choice((1, 2, 4))}", "--token-bytes", f"{rng.choice((100, 100_000))}"]
+        args += ["--save-time", f"{rng.choice((0, 0, 0.1, 0.5))}", "--restore-time", f"{rng.choice((0, 0.1))}"]
+        args += ["--fault", rng.choice(PROMPT_FAULTS)] if faulty and rng.random() < 0.3 else []
     lifecycle = {
         "idleTimeout": _seconds(rng.choice((0, 0, 0, 0.5, 2))),
         "release": "Park" if park else "Stop",

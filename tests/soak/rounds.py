@@ -161,6 +161,7 @@ class Soak:
             hotseat.post("/api/models/unload")
             self.must("nothing runs, is parked or waits", lambda: not self._left())
             self.must("metrics count nothing", lambda: not self._counted())
+        self.must("no prompts are kept", lambda: not self._prompts())
         burst = [hotseat.send("rest-a", tokens=4) for _ in range(BURST)]
         for call in burst:
             if (answer := call.answer()).status != 200:
@@ -200,6 +201,12 @@ class Soak:
         found = self.hotseat.get("/running").json()
         return found["running"] + found["parked"] + found["waiting"]
 
+    def _prompts(self) -> list[Any]:
+        """Files of saved prompts, and what hotseat says of them."""
+        folders = (self.world.state / "prompts", self.hotseat.shelf)
+        files = [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return files + self.hotseat.get("/api/cache").json()["prompts"]
+
     def _counted(self) -> dict[tuple[str, ...], float]:
         gauges = ("hotseat_requests_in_flight", "hotseat_requests_waiting", "hotseat_requests_waiting_bytes",
                   "hotseat_residents", "hotseat_parked", "hotseat_pinned", "hotseat_oldest_wait_seconds")  # fmt: skip
@@ -232,6 +239,8 @@ class Soak:
             eventually(lambda: not hotseat._is_left() and not hotseat.engines(), 3)
         except AssertionError:
             world.violate(f"processes are left after the end: {hotseat.engines()}")
+        if hotseat.shelf.exists():
+            world.violate(f"prompts are left after the end: {[*hotseat.shelf.rglob('*')]}")
         world.ended(fault)
         self.log.look()
         hotseat._kill()

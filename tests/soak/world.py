@@ -14,7 +14,7 @@ from .documents import GPUS, Cast
 
 RELOAD = 5.0  # seconds within which an edit is taken in
 EVENTS = ("switch.started", "switch.completed", "switch.failed", "switch.cancelled", "model.ready", "model.failed", "model.parked",
-          "model.woken")  # fmt: skip
+          "model.woken", "model.prompts_saved", "model.prompts_restored", "model.prompts_dropped")  # fmt: skip
 LAST = 60  # actions that a report shows
 
 

@@ -186,14 +186,14 @@ class PromptCache(Document):
 
     storage: PromptStorage | None = Field(
         default=None,
-        description="Off: nothing is kept. Memory: in host memory (/dev/shm). Disk: in the state directory. Unset: Memory, "
-        "if there is room. One machine only: on a cluster nothing is kept.",
+        description="Off: nothing is kept. Memory: in host memory (/dev/shm). Disk: in the state directory; "
+        "on a cluster, on the claim of the Model's cache. Unset: Memory, if there is room. On a cluster, nothing is kept but with Disk.",
     )
     budget: Bytes | None = Field(
         default=None,
         description="Maximum size. The least recently used prompts are deleted to make room. In memory, parked Models come "
         "first: prompts get at most what they leave of capacity.hostMemory. Unset: 10Gi on disk; in memory a quarter of the "
-        "memory limit for parked Models, at most 8Gi.",
+        "memory limit for parked Models, at most 8Gi. On a cluster it is for each Model, and what exceeds it is not saved.",
     )
     keep: Duration = Field(
         default=86400.0,
@@ -201,7 +201,8 @@ class PromptCache(Document):
     )
     keep_at_exit: bool = Field(
         default=False,
-        description="Whether prompts are kept when hotseat ends, for its next start. false: they are deleted.",
+        description="Whether prompts are kept when hotseat ends, for its next start. false: they are deleted. No meaning on a "
+        "cluster.",
     )
     timeout: Duration = Field(
         default=5.0,

@@ -248,6 +248,8 @@ def switch_to_json(switch: Switch) -> Json:
         "startedAt": to_rfc3339(switch.decided),
         **({"endedAt": to_rfc3339(switch.ended)} if switch.ended is not None else {}),
         "phases": switch.phases(),
+        **({"saved": saved} if (saved := sum(each.saved for each in switch.leaving.values())) else {}),
+        **({"restored": switch.restored} if switch.restored else {}),
     }
 
 
@@ -266,7 +268,9 @@ def switch_from_json(workspace: str, data: Mapping[str, Any]) -> Switch:
         outcome=data["outcome"],
         message=data.get("message", ""),
     )
-    switch.recorded = dict(data["phases"])
+    switch.recorded, switch.restored = dict(data["phases"]), data.get("restored", 0)
+    for each in [*switch.leaving.values()][:1]:
+        each.saved = data.get("saved", 0)  # of all
     return switch
 
 

@@ -116,10 +116,11 @@ class SavesPrompts(Protocol):
     def cannot_save_prompts(self, model: Model) -> str:
         """Return why the Model's prompt cache cannot be saved, or an empty string."""
 
-    def prompt_identity(self, model: Model, weights: str | None) -> str:
+    def prompt_identity(self, model: Model, weights: str | None, *, in_pod: bool = False) -> str:
         """Return a text that changes when a saved cache cannot be restored any more. Raise OSError for a missing file.
 
-        It has the weights and other files that the engine computes with, its version, and the settings of its cache.
+        It has the weights and other files that the engine computes with, its version, and the settings of its cache. `in_pod`: the
+        time of the last change of a file is left out. It is that of an image's unpacking, or of a volume's mounting.
         """
 
     def read_slots(self, body: bytes) -> list[Slot]:

@@ -88,21 +88,22 @@ class LlamaCpp(LlamaCppSlots):
         flags = [arg.partition("=")[0] for arg in spec.args]
         return next((f"args has {flag}: {_UNSAVED[flag]}" for flag in flags if flag in _UNSAVED), "")
 
-    def prompt_identity(self, model: Model, weights: str | None) -> str:
+    def prompt_identity(self, model: Model, weights: str | None, *, in_pod: bool = False) -> str:
         """Return the args and the variables of llama-server, and what identifies the program, the weights and other files."""
         program = _program()
-        version = _file(Path(program[0])) if len(program) == 1 else importlib.metadata.version("xllamacpp")
-        files = [_file(part) for part in _parts(gguf(Path(weights)))] if weights else []
+        version = _file(Path(program[0]), in_pod) if len(program) == 1 else importlib.metadata.version("xllamacpp")
+        files = [_file(part, in_pod) for part in _parts(gguf(Path(weights)))] if weights else []
         own = {each.name: each.value for each in model.spec.env}
         variables = {name: value for name, value in os.environ.items() if name.startswith("LLAMA_")} | own
-        files += [_file(path) for path in _named((*model.spec.args, *variables.values()))]
+        files += [_file(path, in_pod) for path in _named((*model.spec.args, *variables.values()))]
         return json.dumps([version, files, model.spec.args, sorted(variables.items())])
 
 
-def _file(path: Path) -> str:
+def _file(path: Path, in_pod: bool) -> str:
     """Return what identifies a version of a file without reading it. Who replaces it can keep all but the time of the change."""
     status = path.resolve().stat()
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    changed = 0 if in_pod else status.st_ctime_ns
+    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {changed}"
 
 
 def _named(values: Iterable[str]) -> list[Path]:

@@ -61,6 +61,6 @@ class Mock(LlamaCppSlots):
         slots = any(arg.partition("=")[0] == "--slots" for arg in model.spec.args)
         return "" if slots else "args has no --slots"
 
-    def prompt_identity(self, model: Model, weights: str | None) -> str:  # noqa: ARG002
+    def prompt_identity(self, model: Model, weights: str | None, *, in_pod: bool = False) -> str:  # noqa: ARG002
         """Return what its caches depend on."""
         return json.dumps([model.name, model.spec.args])

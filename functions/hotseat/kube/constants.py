@@ -85,6 +85,7 @@ BROKERS: Final = Resource("eventing.knative.dev/v1", "Broker", "brokers")
 
 
 CACHE: Final = "/cache"  # mount path of the cache in each container
+PROMPTS: Final = ".hotseat-prompts"  # directory in the cache for saved prompt caches, with one for each Model
 WEIGHTS: Final = "/weights"  # mount path of the volume of a pvc:// source
 TERMINATION_LOG: Final = "/dev/termination-log"
 USER: Final = 65532  # user and group of all our containers, so that the engine owns the files of the fetch Job
@@ -94,6 +95,7 @@ PORT: Final = 8080  # of an engine, unless its Model sets another
 MODEL_VARIABLE: Final = "HOTSEAT_MODEL"
 CACHE_VARIABLE: Final = "HOTSEAT_CACHE_DIR"
 WEIGHTS_VARIABLE: Final = "HOTSEAT_WEIGHTS"  # path of weights outside of the cache
+PROMPTS_VARIABLE: Final = "HOTSEAT_PROMPTS"  # how prompt caches are kept in the cache; not set: none are
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +115,5 @@ class ClusterSettings:
     service_accounts: tuple[str, ...] = ()  # that a podTemplate may name, beside default
     scaler_address: str = SCALER_ADDRESS  # at which KEDA calls the switcher
     scaler_tls: bool = False  # whether KEDA calls it by TLS
+    keep_prompts: float | None = None  # seconds for which prompt caches are kept without use; None: none are
     scaler_authentication: str = ""  # TriggerAuthentication with the certificates that KEDA uses; "": none

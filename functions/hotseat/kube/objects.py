@@ -4,12 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from hotseat.api.model import Model, OnDelete
 from hotseat.api.types import Json
 from hotseat.api.units import Unreadable, parse_quantity
-from hotseat.engines.base import is_remote
+from hotseat.engines.base import is_remote, prompt_saver
 from hotseat.kube.constants import (
     AUTOSCALING_CLASS,
     CACHE,
@@ -24,6 +25,7 @@ from hotseat.kube.constants import (
     MODEL,
     MODELS,
     PORT,
+    PROMPTS_VARIABLE,
     SCALED_BY,
     SCALED_OBJECTS,
     SERVICES,
@@ -39,6 +41,7 @@ from hotseat.kube.containers import (
     bytes_quantity,
     concurrency_of,
     container_of,
+    engine_of,
     program_of,
 )
 from hotseat.kube.placement import placement_fields, tolerate_gpu_taint
@@ -181,6 +184,27 @@ def claim_of(model: Model, settings: ClusterSettings, uid: str) -> Json | None:
     return {**claim, "spec": spec}
 
 
+def unkept_prompts(model: Model, settings: ClusterSettings) -> str | None:
+    """Return why the pods of a Model keep no prompt caches, or "" if they do.
+
+    None: its Workspace does not ask for that, or its engine saves none. Raise CannotMake if the Model is invalid.
+    """
+    if settings.keep_prompts is None or model.spec.url is not None or prompt_saver(engine_of(model), model) is None:
+        return None
+    if not (program := program_of(model, settings, None)).own:
+        return f"its image {program.image} is not hotseat's, whose entry point prepares the directory for them"
+    return "" if claim_name(model) else "it has no claim for its cache (set cache.size)"
+
+
+def _program(model: Model, settings: ClusterSettings, uid: str, weights: str | None) -> Program:
+    program = program_of(model, settings, weights)
+    if unkept_prompts(model, settings) != "":
+        return program
+    # A Model that is created again under its name does not get the prompts of the former one.
+    kept = json.dumps({"keep": settings.keep_prompts, "model": uid}, separators=(",", ":"))
+    return replace(program, env={**program.env, PROMPTS_VARIABLE: kept})
+
+
 def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str | None = None) -> Json | None:
     """Return the Knative Service of a Model; None for a server that runs elsewhere (engine external).
 
@@ -189,7 +213,7 @@ def service_of(model: Model, settings: ClusterSettings, uid: str, weights: str |
     """
     if model.spec.url is not None:
         return None
-    program = program_of(model, settings, weights)
+    program = _program(model, settings, uid, weights)
     if program.port in SIDECAR_PORTS:
         raise CannotMake(f"port is {program.port}, which Knative's sidecar uses; choose another")
     template = _template(model, settings, program)
@@ -212,7 +236,7 @@ def deployment_of(
     """
     if model.spec.url is not None:
         return None
-    template = _pod_template(model, settings, program_of(model, settings, weights))
+    template = _pod_template(model, settings, _program(model, settings, uid, weights))
     scaler = {SCALED_BY: scaled_by} if scaled_by else {}
     template["metadata"]["labels"].pop(SCALED_BY, None)  # of a podTemplate
     template["metadata"]["labels"] |= scaler

@@ -1,10 +1,10 @@
-"""Where the pods of Models may run: the placement of their Workspace, for engines and fetch Jobs alike. No I/O."""
+"""Settings of a Workspace for the pods of its Models: where they may run, engines and fetch Jobs alike. No I/O."""
 
 from dataclasses import replace
 
 from hotseat.api.model import Model
 from hotseat.api.types import Json
-from hotseat.api.workspace import Workspace
+from hotseat.api.workspace import PromptStorage, Workspace
 from hotseat.kube.constants import ClusterSettings
 
 
@@ -12,8 +12,13 @@ def in_workspace(settings: ClusterSettings, workspace: Workspace | None) -> Clus
     """Return the settings for the Models of a Workspace; None: it does not exist."""
     if workspace is None:
         return settings
-    placement = workspace.spec.placement
-    return replace(settings, placement=placement, gpu_resource=placement.resource_name or settings.gpu_resource)
+    placement, prompts = workspace.spec.placement, workspace.spec.prompt_cache
+    return replace(
+        settings,
+        placement=placement,
+        gpu_resource=placement.resource_name or settings.gpu_resource,
+        keep_prompts=prompts.keep if prompts.storage is PromptStorage.DISK else None,
+    )
 
 
 def placement_fields(settings: ClusterSettings) -> Json:

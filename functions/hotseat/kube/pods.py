@@ -6,12 +6,14 @@ No I/O. A pod that was bound to a node occupies its devices until its status sho
 no proof either: it may have been deleted by force while its processes run on.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Final
 
 from hotseat.api.types import Json
 from hotseat.api.units import parse_quantity
+from hotseat.kube.constants import PROMPTS_VARIABLE
 
 TERMINAL_PHASES: Final = ("Succeeded", "Failed")
 OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"  # taint by which a user states that a node is off
@@ -109,6 +111,16 @@ def engine_of(pod: Json) -> Json:
     """Return the engine's container of a pod or of a pod template; empty if it has none."""
     name = engine_container(pod)
     return next((each for each in pod["spec"].get("containers", []) if each["name"] == name), {})
+
+
+def keeps_prompts(pod: Json) -> float | None:
+    """Return the seconds for which a pod keeps saved prompt caches without use; None if it keeps none."""
+    variables = engine_of(pod).get("env") or ()
+    stated = next((each.get("value") for each in variables if each["name"] == PROMPTS_VARIABLE), None)
+    try:
+        return None if stated is None else float(json.loads(stated)["keep"])
+    except (ValueError, TypeError, KeyError):  # somebody else has set it
+        return None
 
 
 def unschedulable(pod: Json) -> str | None:

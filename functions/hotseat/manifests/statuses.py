@@ -163,6 +163,8 @@ class Switched(Document):
     started_at: Time = Field(default="", description="Time of the decision.")
     ended_at: Time = Field(default="", description="Time at which the switch ended.")
     phases: dict[str, float] = Field(default_factory=dict, description="Duration of each phase, in seconds.")
+    saved: int = Field(default=0, description="Size of the prompt caches that were saved, in bytes.")
+    restored: int = Field(default=0, description="Size of the prompt caches that were restored, in bytes.")
 
 
 class QueuedSchema(Document):
@@ -201,6 +203,8 @@ class Learned(Document):
     stop: Seconds | None = Field(default=None, description="Time from the stop until the release is verified.")
     park: Seconds | None = Field(default=None, description="Time until the engine sleeps.")
     wake: Seconds | None = Field(default=None, description="Time until the engine is awake.")
+    save: Seconds | None = Field(default=None, description="Time to save the prompt cache.")
+    restore: Seconds | None = Field(default=None, description="Time to restore the prompt cache.")
     memory: int | None = Field(
         default=None, description="Accelerator memory that the Model uses, in bytes, if it is more than it claims."
     )

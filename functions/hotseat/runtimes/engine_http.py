@@ -71,14 +71,15 @@ class _Connection:
     def _begin(self, method: str, path: str, body: str = "", *, close: bool) -> None:
         """Begin a request, on the open connection if there is one."""
         host, port = self._address
+        family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
         content = body.encode()
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", "Accept: */*", "User-Agent: hotseat"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {shown}:{port}", "Accept: */*", "User-Agent: hotseat"]
         lines += ["Content-Type: application/json"] if content else []
         lines += [f"Content-Length: {len(content)}"] if content or method != Method.GET else []
         lines += ["Connection: close"] if close else []
         self._unsent, self._received = "\r\n".join([*lines, "", ""]).encode() + content, b""
         if self._socket is None:
-            self._socket = socket.socket()
+            self._socket = socket.socket(family)
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.connect_ex(self._address)

@@ -231,14 +231,27 @@ def test_a_model_that_shall_park_says_why_it_is_stopped_instead() -> None:
     assert "Parkable" not in conditions("Stop")
 
 
-@pytest.mark.parametrize(("storage", "said"), [("Memory", 1), ("Disk", 1), ("Off", 0), (None, 0)])
-def test_a_workspace_that_shall_keep_prompts_says_why_it_does_not(storage: str | None, said: int) -> None:
+@pytest.mark.parametrize(
+    ("storage", "unkept", "said"),
+    [
+        (None, {"a": ""}, None),
+        ("Off", {"a": ""}, None),
+        ("Memory", {"a": ""}, ("False", "MemoryOfPods", "set it to Disk, for Models with a claim")),
+        ("Disk", {}, ("Unknown", "NoModel", "no Model has an engine that saves prompt caches")),
+        ("Disk", {"a": "", "b": ""}, ("True", "OnClaims", "")),
+        ("Disk", {"a": "", "b": "it has no claim"}, ("False", "NotOfAllModels", "b: it has no claim")),
+    ],
+)
+def test_a_workspace_that_shall_keep_prompts_says_whether_it_does(
+    storage: str | None, unkept: dict[str, str], said: tuple[str, str, str] | None
+) -> None:
     spec = {"promptCache": {"storage": storage}} if storage else {}
     workspace = Workspace.model_validate({"metadata": {"name": "w"}, "spec": spec})
-    found = statuses.prompt_cache_condition(workspace, 1)
-    assert [(each["type"], each["status"], each["reason"]) for each in found] == [
-        ("PromptCacheKept", "False", "NotOnACluster")
-    ] * said
+    found = statuses.prompt_cache_condition(workspace, unkept, 1)
+    assert [(each["type"], each["status"], each["reason"]) for each in found] == (
+        [("PromptCacheKept", *said[:2])] if said else []
+    )
+    assert not said or said[2] in found[0]["message"]
 
 
 def test_parked_models_are_named_apart() -> None:

@@ -99,7 +99,7 @@ def test_none_is_forgotten(read, tmp_path):
     ).objects
     default = ClusterSettings("", "")
     same = {each.name for each in fields(ClusterSettings) if getattr(changed, each.name) == getattr(default, each.name)}
-    assert same == {"namespace", "placement"}
+    assert same == {"namespace", "placement", "keep_prompts"}
 
 
 def test_a_model_overrides_them(read, monkeypatch):

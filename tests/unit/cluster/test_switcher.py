@@ -241,3 +241,23 @@ def test_a_model_that_drains_is_prepared_for_its_release(home: Home) -> None:
     assert home.residents() == [("a", "quiescing")], "a request is in flight"
     home.until(lambda: home.ask("b") or ("b", "ready") in home.residents())
     assert not held()
+
+
+def test_prompts_are_kept_of_models_with_a_claim(home: Home) -> None:
+    home.write_workspace({"capacity": {"gpus": 1}, "promptCache": {"storage": "Memory"}})
+    home.condition("default", "MemoryOfPods", "PromptCacheKept", WORKSPACES)
+    home.write_workspace({"capacity": {"gpus": 1}, "promptCache": {"storage": "Disk"}})
+    home.condition("default", "NoModel", "PromptCacheKept", WORKSPACES)
+    home.write("a", args=["--slots", "2"], cache={"size": "1Gi"})
+    home.write("c")
+    home.condition("default", "OnClaims", "PromptCacheKept", WORKSPACES)
+    home.write("b", args=["--slots", "2"])
+    said = home.condition("default", "NotOfAllModels", "PromptCacheKept", WORKSPACES)
+    assert said["message"] == "b: it has no claim for its cache (set cache.size)"
+
+    def variables(model: str) -> set[str]:
+        (engine,) = home.kube.objects[SERVICES.path(NS, model)]["spec"]["template"]["spec"]["containers"]
+        return {each["name"] for each in engine["env"]}
+
+    home.until(lambda: home.kube.objects.get(SERVICES.path(NS, "b")))
+    assert ["HOTSEAT_PROMPTS" in variables(model) for model in "abc"] == [True, False, False]

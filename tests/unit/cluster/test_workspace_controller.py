@@ -212,3 +212,25 @@ def merged(kube: Writes) -> dict[str, Any]:
     for each in kube.statuses:
         whole |= each
     return whole
+
+
+def test_prompts_are_kept_on_disk_only_and_of_models_that_can() -> None:
+    runtime = FakeRuntime()
+    models = [Model.model_validate({"metadata": {"name": name}, "spec": {"engine": "mock"}}) for name in "abc"]
+
+    def keeping(storage: str) -> Workspace:
+        spec = {"promptCache": {"storage": storage, "budget": "1Ki", "timeout": "3s"}}
+        return Workspace.model_validate({"metadata": {"name": "default"}, "spec": spec})
+
+    controller = ClusterWorkspace(
+        keeping("Disk"), {}, runtime=runtime, events=EventLog(), kube=Writes(), namespace="test"
+    )
+    applied: list[Any] = []
+    controller._timer.configure = lambda _models, specs, *_, **__: applied.append(specs)
+    controller.apply_config(keeping("Disk"), 1, models, {}, prompts={"a": "", "b": "it has no claim"})
+    assert [applied[-1][name].prompt_timeout for name in "abc"] == [3.0, 0.0, 0.0]
+    assert (controller.capacity.prompts, controller.capacity.prompts_in_memory) == (1024, False)
+    conditions = {each["type"]: each for each in controller.build_status()["conditions"]}
+    assert conditions["PromptCacheKept"]["message"] == "b: it has no claim"
+    controller.apply_config(keeping("Memory"), 2, models, {})
+    assert controller.capacity.prompts == 0

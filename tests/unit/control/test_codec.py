@@ -14,9 +14,12 @@ from hotseat.control.codec import (
     residency_to_status,
     sign,
     signed,
+    switch_from_json,
+    switch_to_json,
     to_rfc3339,
 )
 from hotseat.core.messages import Demand, InstanceState, QueuedDemand, Refusal, Residency, Resident, Transition
+from hotseat.core.scheduler.history import Eviction, Switch
 
 KEY = b"0123456789abcdef"
 
@@ -122,3 +125,14 @@ def test_a_signature_holds_however_the_json_is_spelt_and_for_nothing_else() -> N
     assert signed(KEY, respelt, sign(KEY, data))
     assert not signed(KEY, data | {"seq": 2}, sign(KEY, data))
     assert not signed(b"another key 1234", data, sign(KEY, data))
+
+
+def test_a_switch_tells_how_much_was_saved_and_restored() -> None:
+    leaving = {"a": Eviction("a", saved=100), "b": Eviction("b", saved=20)}
+    switch = Switch("w/1", "w", "c", "demand", 0.0, 0.0, 1, leaving, ended=2.0, restored=7)
+    written = switch_to_json(switch)
+    read = switch_from_json("w", written)
+    assert (sum(each.saved for each in read.leaving.values()), read.restored) == (120, 7)
+    assert read.phases() == switch.phases()
+    read = switch_from_json("w", {key: value for key, value in written.items() if key not in ("saved", "restored")})
+    assert (sum(each.saved for each in read.leaving.values()), read.restored) == (0, 0)

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from hotseat.api.model import DOCUMENTS, Model, ModelSpec
+from hotseat.api.types import Document
 from hotseat.cluster.switcher.status_objects import model_rows, model_status, queue_rows, resident_names, switch_rows
-from hotseat.control.codec import residency_to_status
+from hotseat.control.codec import residency_to_status, stats_to_json, switch_to_json
 from hotseat.core.messages import CacheObserved, CacheState, InstanceState, Refusal, Residency, Resident
-from hotseat.core.scheduler.history import Switch
+from hotseat.core.scheduler.history import STEPS, Estimate, Eviction, Switch
 from hotseat.core.scheduler.messages import ModelStatus as Known
+from hotseat.core.scheduler.stats import ModelStats
 from hotseat.manifests import ManifestErrors, load
 from hotseat.manifests.crd import QUANTITY, RULES, definition
 from hotseat.manifests.schema import walk
-from hotseat.manifests.statuses import ModelStatusSchema, WorkspaceStatus
+from hotseat.manifests.statuses import Learned, ModelStatusSchema, Switched, WorkspaceStatus
 from tests.bad_documents import BAD, GOOD, model, workspace
 
 ROOT = Path(__file__).parents[3]
@@ -125,3 +127,16 @@ def test_the_schema_knows_every_field_of_the_statuses_that_are_written():
     ModelStatusSchema.model_validate(
         model_status(known, model=document, generation=1, resident=resident, cache=cache, switches=[switch], problem="")
     )
+
+
+def test_nothing_that_is_written_of_a_switch_or_a_model_is_pruned() -> None:
+    """The API server drops fields that the schema does not have, without an error."""
+    switch = Switch("w/1", "w", "b", "demand", 0.0, 0.0, 1, {"a": Eviction("a", saved=1)}, ended=1.0, restored=1)
+    times = {step: Estimate(1.0, 0.1) for step in STEPS}
+    [learned] = stats_to_json({"a": ModelStats("m", times, 1, 1)})
+
+    def fields(document: type[Document]) -> set[str]:
+        return {field.alias or name for name, field in document.model_fields.items()}
+
+    assert switch_to_json(switch).keys() - fields(Switched) == set()
+    assert learned.keys() - fields(Learned) == set()

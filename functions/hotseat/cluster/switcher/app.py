@@ -34,7 +34,7 @@ from hotseat.core.messages import (
     workspace_of,
 )
 from hotseat.core.scheduler.messages import ModelStatus
-from hotseat.gateway.gauges import of_instances, of_pins, with_shown_names
+from hotseat.gateway.gauges import of_instances, of_pins, of_prompts, with_shown_names
 from hotseat.kube import pods
 from hotseat.kube.adoption import NAME_CONFLICT
 from hotseat.kube.client import Change, Kube, KubeError, Watcher
@@ -259,6 +259,7 @@ class SwitcherApp:
                 pods={r.model.name: r.most_pods for r in mine},
                 problem=problem,
                 refusals={r.model.name: str(it) for r in mine if (it := self._refusals.get(r.model.name))},
+                prompts={r.model.name: r.unkept_prompts for r in mine if r.unkept_prompts is not None},
                 origins={r.model.name: statuses.origin(r.in_force, r.created) for r in mine},
             )
             if name not in self._controllers:
@@ -466,6 +467,7 @@ class SwitcherApp:
                 controller.workspace, controller.scheduler.residency.residents, controller.effective_max_wait
             )
             yield from of_pins(controller.workspace, controller.scheduler.status())
+        yield from of_prompts(self._runtime.prompt_sizes())
         yield Reading("hotseat_events_undelivered", {}, sum(sink.dropped for sink in self._sinks))
 
 

@@ -39,6 +39,7 @@ from hotseat.kube.objects import (
     headless_service_of,
     scaled_object_of,
     service_of,
+    unkept_prompts,
 )
 from hotseat.kube.placement import in_workspace
 from hotseat.manifests import schedule_windows as windows
@@ -79,6 +80,7 @@ class ModelObject:
     names_conflict: str = ""  # which names other Models claim as well
     adopted_as: str = ""  # name of the adopted object
     adopted_from: str = ""  # its uid
+    unkept_prompts: str | None = None  # why its pods keep no prompt caches; "": they do; None: its engine has none
     declared: Model | None = None  # MODEL with the names that older Models have, where there are such
 
     @property
@@ -269,7 +271,7 @@ class _ModelReader:
         runtime, unusable = self.runtimes.get(model.spec.workspace, (ClusterRuntime.KNATIVE, ""))
         uid, path = meta["uid"], self.paths.get(job_name(model))
         objects: tuple[Json, ...] = ()
-        problems, fingerprint = _account_problems(model, settings), ""
+        problems, fingerprint, unkept = _account_problems(model, settings), "", None
         try:
             if runtime is ClusterRuntime.DEPLOYMENT:
                 served_by = [deployment_of(model, settings, uid, path), headless_service_of(model, settings, uid)]
@@ -285,6 +287,7 @@ class _ModelReader:
             made = [claim_of(model, settings, uid), *served_by]
             objects = () if unusable else tuple(each for each in made if each is not None)
             fingerprint = served_by[0]["metadata"]["annotations"][FINGERPRINT] if served_by[0] else ""
+            unkept = unkept_prompts(model, settings)
         except (CannotMake, MergeError) as error:
             problems.append(str(error))
         problems += [f"lifecycle.schedule[{n}].{field} {why}" for n, field, why in _schedule(model)]
@@ -300,6 +303,7 @@ class _ModelReader:
             unusable,
             in_force=meta["generation"],
             created=meta.get("creationTimestamp", ""),
+            unkept_prompts=unkept,
         )
 
     def _last_good(self, document: Json) -> ModelObject | None:

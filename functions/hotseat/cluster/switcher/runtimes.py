@@ -41,6 +41,7 @@ from hotseat.kube.constants import (
 from hotseat.runtimes.deployment.runtime import DeploymentRuntime
 from hotseat.runtimes.keda.runtime import KedaRuntime
 from hotseat.runtimes.knative.runtime import KnativeRuntime
+from hotseat.runtimes.kubernetes.pod_prompts import PromptFiles
 from hotseat.runtimes.kubernetes.runtime import PodRuntime
 
 log = logging.getLogger(__name__)
@@ -104,12 +105,14 @@ class ClusterRuntimes:
         self._namespace = namespace
         self._fetcher = fetcher
         self._runtime_of = runtime_of
-        shared = _Started(fetcher)
+        shared, self._prompts = _Started(fetcher), PromptFiles()
         self._fingerprint_of = fingerprint
 
         def make(runtime_type: Callable[..., Made], name: ClusterRuntime) -> Made:
             fingerprint_of = partial(self._fingerprint, name)
-            return runtime_type(kube, namespace, shared, identity=identity, fingerprint=fingerprint_of)
+            return runtime_type(
+                kube, namespace, shared, identity=identity, fingerprint=fingerprint_of, prompts=self._prompts
+            )
 
         self._keda = make(KedaRuntime, ClusterRuntime.KEDA)
         self._runtimes: dict[ClusterRuntime, PodRuntime] = {
@@ -252,6 +255,7 @@ class ClusterRuntimes:
     def update(self, models: Iterable[Model]) -> None:
         """Replace the documents. A model that moves is known to both runtimes meanwhile, as a command may come for either."""
         self._models = tuple(models)
+        self._prompts.keep_models({each.name for each in self._models})
         before, after = self._by_model, self._runtimes_of_models()
         moved = {name for name, runtime in after.items() if before.get(name, runtime) is not runtime}
         if moved:
@@ -309,13 +313,18 @@ class ClusterRuntimes:
             self._report_released(command)
 
     def handle_prompts(self, command: PromptCommand) -> None:
-        """Save or restore the prompt cache of an instance. Nothing is kept on a cluster, so there is nothing to limit."""
+        """Save or restore the prompt cache of an instance, or limit what is kept of a Model."""
         if isinstance(command, LimitPrompts):
-            return
-        if holder := self._holder(command.instance, command.model):
+            self._prompts.set_limit(command.workspace, command.size)
+        elif holder := self._holder(command.instance, command.model):
             holder.handle_prompts(command)
         else:
             self._report_released(command)
+
+    def prompt_sizes(self) -> dict[tuple[str, str], int]:
+        """Return the known bytes of saved prompt caches, by Workspace and Model."""
+        sizes = self._prompts.sizes()
+        return {(each.spec.workspace, each.name): sizes[each.name] for each in self._models if each.name in sizes}
 
     def _report_released(self, command: Stop | Park | Wake | SavePrompts | RestorePrompts) -> None:
         if self._observe is not None:

@@ -174,12 +174,24 @@ def workspace_conditions(
     return [ready, condition("EventsDelivered", broker_ok, reason, "", generation)]
 
 
-def prompt_cache_condition(workspace: Workspace, generation: int) -> list[Json]:
-    """Return the condition of a Workspace that says that no prompt caches are kept, if its document asks for them."""
-    if workspace.spec.prompt_cache.storage in (None, PromptStorage.OFF):
+def prompt_cache_condition(workspace: Workspace, unkept: Mapping[str, str], generation: int) -> list[Json]:
+    """Return the condition of a Workspace that says whether prompt caches are kept, if its document asks for them.
+
+    UNKEPT says why those of a Model are not kept; "" if they are. Models whose engine has none are missing.
+    """
+    kind, storage = "PromptCacheKept", workspace.spec.prompt_cache.storage
+    if storage in (None, PromptStorage.OFF):
         return []
-    message = "the prompt cache of a pod ends with it; promptCache has an effect on one machine only"
-    return [condition("PromptCacheKept", False, "NotOnACluster", message, generation)]
+    if storage is PromptStorage.MEMORY:
+        message = (
+            "promptCache.storage is Memory, and the memory of a pod ends with it; set it to Disk, for Models with a claim "
+            "for their cache (cache.size)"
+        )
+        return [condition(kind, False, "MemoryOfPods", message, generation)]
+    if not unkept:
+        return [condition(kind, None, "NoModel", "no Model has an engine that saves prompt caches", generation)]
+    problems = "; ".join(f"{model}: {why}" for model, why in sorted(unkept.items()) if why)
+    return [condition(kind, not problems, "NotOfAllModels" if problems else "OnClaims", problems, generation)]
 
 
 def active_model_condition(

@@ -35,6 +35,7 @@ ECHO_DELAY = 0.1  # seconds; a router goes another way after 0.5
 STATUS_DELAY = 0.2
 CATCH_UP = 5.0  # seconds for the scheduler to handle what the runtime found at the start
 REMEMBERED = 1000  # routers that have left
+NO_MEMORY = 0  # bytes for prompt caches in memory: that of a pod ends with it
 _SERVING = (InstanceState.READY, InstanceState.QUIESCING, InstanceState.DRAINING)  # with requests in flight
 
 
@@ -101,6 +102,7 @@ class ClusterWorkspace(WorkspaceController):
         self._earlier_switches = [statuses.interrupted(row) for row in status.get("switches") or ()]
         self._group_problem = self._spec_problem = ""
         self._origins: Mapping[str, Json] = {}
+        self._prompts: Mapping[str, str] = {}
         self.scheduler.send(RoutersEnrolled(time.monotonic(), tuple(self._routers)))
         path = WORKSPACES.path(namespace, workspace.name, "status")
         self._status_writer = StatusWriter(
@@ -135,18 +137,20 @@ class ClusterWorkspace(WorkspaceController):
         pods: Mapping[str, int] = MappingProxyType({}),
         problem: str = "",
         refusals: Mapping[str, str] = MappingProxyType({}),
+        prompts: Mapping[str, str] = MappingProxyType({}),
         origins: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
         """Apply changed documents. PROBLEM is that of the Workspace's document, by which WORKSPACE is an earlier version of it.
 
         By model: FINGERPRINTS where the document alone does not make the fingerprint, PODS how many an instance may have where
-        that is more than one, REFUSALS why it cannot be loaded, and ORIGINS what its row says of its document.
+        that is more than one, REFUSALS why it cannot be loaded, PROMPTS why its pods keep no prompt caches ("" if they do; not
+        there if its engine has none), and ORIGINS what its row says of its document.
         """
         policy = None
         if workspace.spec.policy.name != self.workspace.spec.policy.name:
             policy, self._policy_problem = _load_policy(workspace)
         models = tuple(models)
-        self._spec_problem, self._origins = problem, origins
+        self._spec_problem, self._origins, self._prompts = problem, origins, prompts
         self._events.add_shown_names({m.name: m.shown_name for m in models})
         self._group_problem = statuses.group_problem(workspace, models)
         specs = {
@@ -156,12 +160,13 @@ class ClusterWorkspace(WorkspaceController):
                 fingerprints.get(m.name),
                 fetch_ahead=True,
                 may_park=False,
+                saves_prompts=prompts.get(m.name) == "",
                 pods=pods.get(m.name, 1),
                 problem=_refusal(m.name, refusals),
             )
             for m in models
         }
-        self._configure(workspace, models, specs, capacity_of(workspace), policy)
+        self._configure(workspace, models, specs, capacity_of(workspace, prompt_room=NO_MEMORY), policy)
         self.generation = generation  # only now: no status may claim to be about a document that is not applied yet
         self._status_writer.mark()
 
@@ -237,7 +242,7 @@ class ClusterWorkspace(WorkspaceController):
         new += statuses.active_model_condition(
             self.workspace, self._active_model.state, self._last_conditions, generation
         )
-        new += statuses.prompt_cache_condition(self.workspace, generation)
+        new += statuses.prompt_cache_condition(self.workspace, self._prompts, generation)
         self._last_conditions = statuses.keep_transition_times(new, self._last_conditions)
         return self._last_conditions
 

@@ -71,6 +71,7 @@ class PodInstance:
     scaled: bool = False
     ready: bool = False
     stopping: bool = False
+    saving: bool = False  # its engine saves prompts, or did so when that was given up
     unproven: bool = False
     recorded: bool = False  # an annotation tells the next switcher that it is unproven
     suspended: bool = False  # its ReplicaSets are suspended: they create no pods

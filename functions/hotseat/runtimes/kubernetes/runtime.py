@@ -27,9 +27,8 @@ from hotseat.core.messages import (
     Observation,
     Park,
     PromptCommand,
-    PromptsRestored,
-    PromptsSaved,
     Residency,
+    RestorePrompts,
     SavePrompts,
     SleepFailed,
     Start,
@@ -55,9 +54,11 @@ from hotseat.runtimes.kubernetes.instance import (
     scaled_up,
 )
 from hotseat.runtimes.kubernetes.logs import PodLog
+from hotseat.runtimes.kubernetes.pod_prompts import PromptFiles, pod_prompts, restorable, transfer
 from hotseat.runtimes.kubernetes.scale_down import UNPROVEN_PAUSE, ScaleDown
 from hotseat.runtimes.kubernetes.scale_up import NODE_CHECK_PAUSE, ReadinessProbe, ScaleUp
 from hotseat.runtimes.kubernetes.writes import FencedWriter, SupersededError
+from hotseat.runtimes.prompt_transfer import PromptTransfer
 
 SLOW_SCALE = 3.0  # seconds in which another controller should have scaled a Deployment
 RETRY = 0.25  # seconds after an error of the API server
@@ -90,12 +91,14 @@ class PodRuntime:
         fingerprint: Fingerprint = unknown,
         clock: Callable[[], float] = time.monotonic,
         probe: Probe | None = None,
+        prompts: PromptFiles | None = None,
     ) -> None:
         adapter = self.adapter_type(kube, namespace, probe, fingerprint)
         self._kube = kube
         self._namespace = namespace
         self._fetcher = fetcher
         self._clock = clock
+        self._prompts = prompts or PromptFiles()
         self._writer = FencedWriter(kube, namespace, identity)
         self._adapter = adapter
         adapter.open(self._handle_change)
@@ -203,12 +206,11 @@ class PodRuntime:
             self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
 
     def handle_prompts(self, command: PromptCommand) -> None:
-        """Report that nothing was saved or restored: the prompt cache of a pod ends with it."""
+        """Save or restore the prompt cache of an instance's pod, or limit what is kept of a Model."""
         if isinstance(command, LimitPrompts):
-            return
-        kind = PromptsSaved if isinstance(command, SavePrompts) else PromptsRestored
-        answer = kind if command.instance in self._instances else InstanceReleased
-        self._report(answer(self._clock(), command.instance, command.epoch))
+            self._prompts.set_limit(command.workspace, command.size)
+        else:
+            self._jobs.put(partial(self._transfer_prompts, command))
 
     def logs(self, model: str) -> LogView | None:
         """Return the output of a model's engine; None for an unknown model."""
@@ -355,7 +357,28 @@ class PodRuntime:
         instance.step_by(instance.next_node_check)
         if (probe := self._probes.get(instance.id)) is not None:
             probe.cancel()
-        self._report(InstanceReady(self._clock(), instance.id, instance.epoch, address))
+        kept = restorable(self._prompts, instance.model, main.latest)
+        self._report(InstanceReady(self._clock(), instance.id, instance.epoch, address, prompts=kept))
+
+    def _transfer_prompts(self, command: SavePrompts | RestorePrompts) -> None:
+        """Begin to save or restore the prompts of the pod that serves or will serve."""
+        instance = self._instances.get(command.instance)
+        if instance is None:
+            self._report(InstanceReleased(self._clock(), command.instance, command.epoch))
+            return
+
+        def done(it: PromptTransfer) -> None:
+            instance.saving = it.cut_off and isinstance(command, SavePrompts)
+            if instance.id in self._instances and not instance.stopping:
+                for each in it.observations(self._clock()):
+                    self._report(each)
+
+        main = instance.main
+        address = self._adapter.address(main.latest) if main else None
+        model = self._models.get(command.model)
+        prompts = pod_prompts(self._prompts, model, main.latest) if main and address else None
+        instance.saving = isinstance(command, SavePrompts) and prompts is not None
+        transfer(command, prompts, address or "", done)
 
     def _fail(self, instance: PodInstance, failure: pods.PodFailure) -> None:
         """Report a failure at once, and stop the instance."""
@@ -491,7 +514,7 @@ class PodRuntime:
     def _set_draining(self, residency: Residency, now: float) -> None:
         for each in residency.residents:
             if (instance := self._instances.get(each.instance)) is not None:
-                drains = each.state in (InstanceState.QUIESCING, InstanceState.DRAINING)
+                drains = each.state in (InstanceState.QUIESCING, InstanceState.DRAINING, InstanceState.SAVING)
                 instance.draining_since = (instance.draining_since or now) if drains else None
 
     def _mark_gone(self, uids: frozenset[str]) -> None:

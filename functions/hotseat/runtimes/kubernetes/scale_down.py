@@ -15,6 +15,7 @@ SUSPEND_TIME = 2.0  # seconds to wait for that
 RESUME_PAUSE = 0.1  # seconds between attempts to resume the ReplicaSets
 SCALE_PAUSE = 1.0  # seconds between checks whether another controller has scaled a Deployment; its watch says so before
 HOLD_TIME = 3.0  # seconds of a drain in which its ReplicaSets are held: whoever removes hotseat would meet finalizers
+BUSY_GRACE = 1  # seconds for an engine that still saves prompts: it might not notice its end before it is done
 UNPROVEN_PAUSE = 2.0  # seconds between checks of the node of a pod that is not proven gone
 
 
@@ -91,9 +92,10 @@ class ScaleDown:
 
     def _delete_pods(self, instance: PodInstance) -> None:
         """Delete the pods: no requests are in flight any more."""
+        grace = BUSY_GRACE if instance.saving else self._adapter.grace()
         for pod in instance.pods.values():
             if pod.present and not pod.proven and not pod.deleted:
-                pod.deleted = self._writer.delete_pod(pod.latest, self._adapter.grace())
+                pod.deleted = self._writer.delete_pod(pod.latest, grace)
 
     def _restart_if_scaled_up(self, instance: PodInstance) -> None:
         """Begin again if another client has scaled the Deployment up again."""

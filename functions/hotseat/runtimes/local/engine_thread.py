@@ -36,6 +36,7 @@ from hotseat.runtimes.engine_http import EngineRefused, HealthProbe
 from hotseat.runtimes.local.exits import READ_LINES, explain_exit, oom_kills, with_output
 from hotseat.runtimes.local.gpus import Gpus, MemoryBaseline, MemoryProof, overridden, take_baseline
 from hotseat.runtimes.local.health import Liveness
+from hotseat.runtimes.local.instance_prompts import InstancePrompts, instance_prompts
 from hotseat.runtimes.local.launch import (
     HOST,
     CannotStart,
@@ -57,10 +58,10 @@ from hotseat.runtimes.local.orphans import (
     wait_for_end,
 )
 from hotseat.runtimes.local.prompt_store import PromptStore
-from hotseat.runtimes.local.prompt_transfer import InstancePrompts, PromptTransfer, instance_prompts
 from hotseat.runtimes.local.sleep_wake import SleepTransition
 from hotseat.runtimes.local.supervisor import descendants
 from hotseat.runtimes.local.supervisor_client import SupervisorPool, SupervisorProcess, read_ready
+from hotseat.runtimes.prompt_transfer import PromptTransfer
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,10 @@ from pathlib import Path
 import psutil
 
 from hotseat.private_files import make_directory, opener
+from hotseat.runtimes.prompt_transfer import Rates
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory that every Linux has
 MEMORY_SHARE = 2  # no file is written to memory that would take more than this part (1/n) of what is available
-
-LEAST_MEASURED = 2**20  # bytes from which on a transfer says something about its rate
-HOPE = 1.5  # a rate may be so much higher than it was measured last, and a token so much smaller
-UNFINISHED = 2  # a file that was not finished would have been so many times as large, if nothing else is known
 
 log = logging.getLogger(__name__)
 
@@ -54,48 +51,6 @@ class SavedSlot:
     tokens: int
     size: int  # bytes
     used_at: float  # when it was saved or restored last, in seconds since 1970
-
-
-@dataclass(slots=True)
-class Rates:
-    """What was measured of one model: bytes for a token, and bytes per second. 0: not known."""
-
-    per_token: float = 0.0
-    save: float = 0.0
-    restore: float = 0.0
-
-    def record_save(self, tokens: int, size: int, seconds: float) -> None:
-        """Record that so many tokens were saved to so many bytes."""
-        self.per_token, self.save = size / tokens, _rate(self.save, size, seconds)
-
-    def record_restore(self, size: int, seconds: float) -> None:
-        """Record that so many bytes were restored."""
-        self.restore = _rate(self.restore, size, seconds)
-
-    def record_cut_off(self, tokens: int | None, written: int, seconds: float) -> None:
-        """Record that of a slot with so many tokens no more than `written` bytes were saved, when it was given up."""
-        self.save = _rate(self.save, written, seconds)
-        if tokens:
-            self.per_token = max(self.per_token, UNFINISHED * written / tokens)
-
-    def seconds(self, tokens: int) -> float:
-        """Return the seconds that saving and restoring so many tokens take. 0: not known."""
-        if not self.save:
-            return 0.0
-        return tokens * self.per_token * (1 / self.save + 1 / (self.restore or self.save))
-
-    def doubt(self) -> None:
-        """Take both to be faster than measured: what is not done because it would be slow is not measured again."""
-        self.save, self.restore = HOPE * self.save, HOPE * self.restore
-
-    def doubt_size(self) -> None:
-        """Take a token to be smaller than measured, for the same reason. With a sliding window, it is in a longer prompt."""
-        self.per_token /= HOPE
-
-
-def _rate(before: float, size: int, seconds: float) -> float:
-    """Return a rate after one more measurement. One that is slow by chance counts little, one of few bytes nothing."""
-    return before if size < LEAST_MEASURED else max(size / max(seconds, 1e-6), before / HOPE)
 
 
 class PromptStore:
@@ -166,6 +121,10 @@ class PromptStore:
             log.warning("the prompt cache of %s cannot be kept: %s", model, problem)
             return None
         return path
+
+    def rates_of(self, model: str) -> Rates:
+        """Return what was measured of a Model."""
+        return self.rates.setdefault(model, Rates())
 
     # Slots ------------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from hotseat.engines.base import Engine, is_remote, load_engine, prompt_saver
 from hotseat.private_files import make_directory
 from hotseat.runtimes.local.engine_thread import PROOF_TIME, EngineThread, RuntimeContext
 from hotseat.runtimes.local.gpus import Gpus, MemoryProof
+from hotseat.runtimes.local.instance_prompts import instance_prompts
 from hotseat.runtimes.local.launch import (
     CannotStart,
     PortReservations,
@@ -43,7 +44,6 @@ from hotseat.runtimes.local.logs import ModelLog
 from hotseat.runtimes.local.memory import MemorySampler
 from hotseat.runtimes.local.orphans import STATE_VARIABLE, SUPERVISOR_VARIABLE, StateDir
 from hotseat.runtimes.local.prompt_store import PromptSettings, PromptStore, SavedSlot
-from hotseat.runtimes.local.prompt_transfer import instance_prompts
 from hotseat.runtimes.local.reused_threads import ReusedThreads
 from hotseat.runtimes.local.supervisor_client import SupervisorPool
 from hotseat.runtimes.local.weights import WeightsFetch

@@ -13,8 +13,9 @@ from hotseat.api.types import EngineCall
 from hotseat.core.messages import PromptsDropped, PromptsRestored, PromptsSaved, RestorePrompts, SavePrompts
 from hotseat.engines.mock import Mock
 from hotseat.runtimes.engine_http import EngineRefused
+from hotseat.runtimes.local.instance_prompts import InstancePrompts, instance_prompts
 from hotseat.runtimes.local.prompt_store import PromptSettings, PromptStore
-from hotseat.runtimes.local.prompt_transfer import InstancePrompts, Moved, PromptTransfer, Steps, instance_prompts
+from hotseat.runtimes.prompt_transfer import Moved, PromptTransfer, Steps
 
 MODEL = Model.model_validate(
     {"metadata": {"name": "a"}, "spec": {"engine": "mock", "workspace": "w", "args": ["--slots", "4"]}}
