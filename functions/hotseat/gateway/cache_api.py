@@ -9,7 +9,7 @@ from hotseat.api.units import format_time
 from hotseat.control.registry import ModelRegistry
 
 
-class SavedSlot(Protocol):
+class ShownSlot(Protocol):
     """A slot of an engine that was saved."""
 
     @property
@@ -36,10 +36,10 @@ class SavedSlot(Protocol):
 class Caches(Protocol):
     """What a runtime keeps of its Models."""
 
-    def saved_prompts(self) -> Sequence[SavedSlot]:
+    def saved_prompts(self) -> Sequence[ShownSlot]:
         """Return the saved slots of all Models."""
 
-    def clear_prompts(self, model: str | None = None) -> Sequence[SavedSlot]:
+    def clear_prompts(self, model: str | None = None) -> Sequence[ShownSlot]:
         """Delete the saved slots of a Model, or of all, and return them."""
 
     def cached_weights(self) -> dict[str, tuple[str, int]]:
@@ -64,9 +64,9 @@ def add_cache_routes(blueprint: Blueprint, registry: ModelRegistry, caches: Cach
         return jsonify(prompts=list(prompt_rows(gone, registry)))
 
 
-def prompt_rows(slots: Iterable[SavedSlot], registry: ModelRegistry) -> Iterator[dict[str, Any]]:
+def prompt_rows(slots: Iterable[ShownSlot], registry: ModelRegistry) -> Iterator[dict[str, Any]]:
     """Yield a row for each Model with saved slots."""
-    by_model: dict[tuple[str, str], list[SavedSlot]] = {}
+    by_model: dict[tuple[str, str], list[ShownSlot]] = {}
     for each in slots:
         by_model.setdefault((each.workspace, each.model), []).append(each)
     for (workspace, model), mine in sorted(by_model.items()):
