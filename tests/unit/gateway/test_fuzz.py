@@ -32,6 +32,9 @@ BODIES = [
     b'{"model": "a", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}',
     b'{"model": "a", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "stream": true}',
     b'{"model": "a", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "document"}]}]}',
+    b'{"model": "a:latest", "messages": [], "keep_alive": 0}',
+    b'{"model": "a", "prompt": "hi", "input": ["hi"], "raw": true}',
+    b'{"model": "a", "prompt": "hi", "options": {"num_predict": 1}, "stream": false}',
     b'{"model": "nobody"}',
     b'{"model": ["a"]}',
     b'{"model": 1e999}',
@@ -74,6 +77,9 @@ PATHS = [
     "//v1/completions?x=%20",
     "/v1/messages",
     "/v1/messages/count_tokens?beta=true",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
     "/v1/embeddings",
     "/v1/models/a",
     "/v1/models/%2e%2e/%00",
@@ -92,7 +98,7 @@ def requests(draw: st.DrawFn) -> bytes:
     head, _, _ = post(
         b"",
         *draw(st.lists(st.sampled_from(FIELDS), max_size=2)),
-        path=draw(st.sampled_from(PATHS[:4]) | st.sampled_from(PATHS)),
+        path=draw(st.sampled_from(PATHS[:7]) | st.sampled_from(PATHS)),
         key=draw(st.sampled_from(["k", "k", "k", "other"])),
     ).rpartition(b"Content-Length: 0\r\n\r\n")
     body = draw(bodies)

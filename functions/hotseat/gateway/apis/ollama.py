@@ -41,10 +41,6 @@ class _Message(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Logprobs(msgspec.Struct):
-    content: list[Any] | None = None
-
-
 class _Choice(msgspec.Struct):
     delta: _Message | None = None
     message: _Message | None = None
@@ -136,7 +132,9 @@ class _Completion(_Translation):
         return b"".join(line for event in self._reader.feed(data) for line in self._lines(event))
 
     def end(self) -> bytes:
-        """Return the last object, if the stream ended without its mark."""
+        """Return the last object, if the stream ended without its mark. Raise ValueError if it was not the end of the answer."""
+        if self._reason is None and not self._over:
+            raise ValueError("a stream that ends within the answer")
         return b"".join(self._last_lines())
 
     def answer(self, body: bytes) -> bytes:
@@ -167,6 +165,8 @@ class _Completion(_Translation):
             yield self.error(0, event) + b"\n"
             return
         self._note(given)
+        if self._first is None and given.choices:
+            self._first = time.monotonic()
         for choice in (given.choices or ())[:1]:
             part = choice.delta or _Message(choice.text)
             self._calls.add(part.tool_calls or ())
@@ -189,8 +189,6 @@ class _Completion(_Translation):
 
     def _note(self, given: _Answer) -> None:
         """Keep the figures of an event."""
-        if self._first is None and given.choices:
-            self._first = time.monotonic()
         self._usage = given.usage or self._usage
         self._timings = given.timings or self._timings
         for choice in given.choices or ():

@@ -423,6 +423,9 @@ def test_a_whole_text_and_the_times_of_the_engine() -> None:
     said = json.loads(made.answer(json.dumps(body).encode()))
     assert (said["response"], said["done_reason"]) == (" b", "length")
     assert (said["prompt_eval_duration"], said["eval_duration"]) == (130079000, 4232710000)
+    made = translate("/api/generate", {"prompt": "a"})
+    said = json.loads(made.answer(whole({"content": "b"})))
+    assert (said["prompt_eval_duration"], said["eval_duration"]) == (0, said["total_duration"])
 
 
 def test_embeddings_keep_the_digits_of_the_engine() -> None:
@@ -583,6 +586,13 @@ def test_a_stream_without_its_mark_ends_all_the_same() -> None:
     assert lines(made, events({"content": "a"}, done=False))[-1]["done"] is True
 
 
+def test_a_stream_that_ends_within_the_answer_is_not_taken_for_a_whole_one() -> None:
+    made = translate("/api/chat", {"messages": [SKY]})
+    made.stream(b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+    with pytest.raises(ValueError, match="within the answer"):
+        made.end()
+
+
 DELTAS = st.one_of(
     st.builds(lambda text: {"content": text}, st.text(st.characters(codec="utf-8"), min_size=1)),
     st.builds(lambda text: {"reasoning_content": text}, st.text(st.characters(codec="utf-8"), min_size=1)),
@@ -609,7 +619,7 @@ def test_figures_of_tokens_are_passed_on() -> None:
     token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
     choice = {"delta": {"content": "a"}, "logprobs": {"content": [token]}}
     made = translate("/api/chat", {"messages": [SKY], "logprobs": True})
-    first, _ = lines(made, b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode())
+    first, _ = lines(made, b"data: %b\n\ndata: [DONE]\n\n" % json.dumps({"choices": [choice]}).encode())
     assert first["logprobs"] == [token]
 
 
