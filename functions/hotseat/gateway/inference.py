@@ -77,8 +77,6 @@ class AcceptedHead:
         "encoded",
         "in_query",
         "key",
-        "loads",
-        "method",
         "parse",
         "rename",
         "route",
@@ -90,12 +88,11 @@ class AcceptedHead:
     def __init__(self, request: Request, route: Route, key: str) -> None:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not valid for the route."""
         check_encoding(request.headers)
-        self.route, self.key, self.method = route, key, request.method
+        self.route, self.key = route, key
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.parse: Callable[[bytes], Body] = parse_body
         self.rename: Callable[[Body, str], bytes] = rename_model
         self.in_query = request.method != "POST"
-        self.loads = not self.in_query or route.upgrade
         if self.in_query:
             self.parse, self.rename = partial(parse_query, request.query), rename_query
         elif route.form and is_form(kind := request.headers.get("content-type", "")):
@@ -258,13 +255,19 @@ class InferenceRequest:
         routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
         self._routed = routed
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
-        if not self._head.loads or (body.model is None and self._route.resident):
+        if (body.model is None or self._head.in_query) and not self._loads(body):
             routed.submit_if_ready(options)
         else:
             routed.submit(options)
         if body.stream and self._head.comments and self._route.events:
             self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
         self._advance()
+
+    def _loads(self, body: Body) -> bool:
+        """Whether the request may load its Model."""
+        if self._head.in_query:
+            return self._route.upgrade
+        return body.model is not None or not self._route.resident
 
     def _model_route(self, body: Body) -> ModelRoute:
         registry = self._inference.registry
@@ -368,25 +371,29 @@ class InferenceRequest:
         if translation is not None:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
-        elif head.in_query:
-            path = self._route.path.encode()
-            target, raw, encoded = b"%b?%b" % (path, raw) if raw else path, b"", None
         call = relay.Call(
             routed.pending_request.address,
-            head.method,
+            "POST",
             target,
             fields,
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
-            upgrade=self._route.upgrade,
             plain=plain,
             encoded=encoded,
         )
+        if head.in_query:
+            self._put_into_query(call)
         sink = response if translation is None else TranslatedResponse(response, translation)
         exchange = relay.Exchange(self._inference.connections, call, sink, self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
         exchange.start()
+
+    def _put_into_query(self, call: relay.Call) -> None:
+        """Make the call of a request without a body, which has been parsed and renamed in its place."""
+        path = self._route.path.encode()
+        call.method, call.upgrade = self._request.method, self._route.upgrade
+        call.target, call.body, call.encoded = b"%b?%b" % (path, call.body) if call.body else path, b"", None
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""
