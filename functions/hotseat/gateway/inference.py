@@ -83,8 +83,6 @@ class AcceptedHead:
         "in_query",
         "key",
         "loading",
-        "loads",
-        "method",
         "parse",
         "rename",
         "route",
@@ -96,13 +94,12 @@ class AcceptedHead:
     def __init__(self, request: Request, route: Route, key: str) -> None:
         """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
         check_encoding(request.headers)
-        self.route, self.key, self.method = route, key, request.method
+        self.route, self.key = route, key
         self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
         self.loading = loading_option(request.headers)
         self.parse: Callable[[bytes], Body] = parse_body
         self.rename: Callable[[Body, str], bytes] = rename_model
         self.in_query = request.method != "POST"
-        self.loads = not self.in_query or route.upgrade
         if self.in_query:
             self.parse, self.rename = partial(parse_query, request.query), rename_query
         elif route.form and is_form(kind := request.headers.get("content-type", "")):
@@ -287,7 +284,7 @@ class InferenceRequest:
 
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
-        if not self._head.loads or (body.model is None and self._route.resident):
+        if (body.model is None or self._head.in_query) and not self._loads(body):
             routed.submit_if_ready(options)
         else:
             routed.submit(options)
@@ -295,6 +292,12 @@ class InferenceRequest:
             shown_name = self._inference.registry.shown_name
             self._news = loading_news(loading, self._route.path, self._response, routed, shown_name)
         self._advance()
+
+    def _loads(self, body: Body) -> bool:
+        """Whether the request may load its Model."""
+        if self._head.in_query:
+            return self._route.upgrade
+        return body.model is not None or not self._route.resident
 
     def _model_route(self, name: str | None) -> ModelRoute:
         registry = self._inference.registry
@@ -425,20 +428,18 @@ class InferenceRequest:
         if translation is not None:
             target, fields = translation.path.encode(), head.translated_fields
             encoded = head.translated.setdefault(translation.path, {})
-        elif head.in_query:
-            path = self._route.path.encode()
-            target, raw, encoded = b"%b?%b" % (path, raw) if raw else path, b"", None
         call = relay.Call(
             routed.pending_request.address,
-            head.method,
+            "POST",
             target,
             fields,
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
-            upgrade=self._route.upgrade,
             plain=plain,
             encoded=encoded,
         )
+        if head.in_query:
+            self._put_into_query(call)
         exchange = relay.Exchange(self._inference.connections, call, self._sink(routed), self._relayed, routed.headers)
         self._exchange = exchange
         routed.pending_request.on_abort(exchange.cancel)
@@ -449,9 +450,15 @@ class InferenceRequest:
         if self._translation is not None:
             return TranslatedResponse(self._response, self._translation)
         asked = None if self._body is None else self._body.model
-        if routed.requested_model.spec.response_model_name is ResponseModelName.ENGINE or not asked:
+        if routed.requested_model.spec.response_model_name is ResponseModelName.ENGINE or not asked or self._route.upgrade:
             return self._response
         return RenamedResponse(self._response, asked)
+
+    def _put_into_query(self, call: relay.Call) -> None:
+        """Make the call of a request without a body, which has been parsed and renamed in its place."""
+        path = self._route.path.encode()
+        call.method, call.upgrade = self._request.method, self._route.upgrade
+        call.target, call.body, call.encoded = b"%b?%b" % (path, call.body) if call.body else path, b"", None
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""

@@ -52,6 +52,18 @@ BODIES = [
     b'{"model": "b", "x": "\n"}',
     '{"model": "b"}'.encode("utf-16"),
 ]
+PART = b'--a\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+FORMS = [
+    PART % b"a" + b"--a--\r\n",
+    b'--a\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n\0\r\n-\r\n' + PART % b"a" + b"--a--",
+    b'--a\r\nContent-Disposition: form-data; name="file"\r\n\r\n\r\n--a--\r\n',
+    PART % b"b",
+    PART % b"b" + b"--a--\r\n after the end",
+    b"before the start " + PART % b"b" + b"--a--\r\n",
+    (PART % b"b" + b"--a--\r\n").replace(b"\r", b""),
+    PART % b"a" * 3 + b"--a--",
+    b"--a\r\nX: " + b"y" * 9000 + b"\r\n\r\nb\r\n--a--",
+]
 FIELDS = [
     "X-Priority: 1",
     "X-Priority: high",
@@ -63,6 +75,7 @@ FIELDS = [
     "X-Hotseat-Loading: \xff",
     "Content-Encoding: gzip",
     "Content-Type: multipart/form-data; boundary=a",
+    "Content-Type: multipart/form-data",
     "Origin: https://app.example",
     "Origin: null",
     "Expect: 100-continue",
@@ -87,9 +100,22 @@ PATHS = [
     "/api/models/nobody/load",
     "/nowhere",
     "*",
+    "/v1/audio/transcriptions",
+    "/v1/images/edits",
+    "/v1/realtime?model=a",
+    "/infill",
+    "/props?model=b",
+    "/slots?model=a&model=b",
+    "/slots",
+    "/slots/0?action=erase",
 ]
 
-bodies = st.sampled_from(BODIES) | st.binary(max_size=30) | values.map(lambda value: json.dumps(value).encode())
+bodies = (
+    st.sampled_from(BODIES)
+    | st.sampled_from(FORMS)
+    | st.binary(max_size=30)
+    | values.map(lambda value: json.dumps(value).encode())
+)
 
 
 @st.composite
@@ -101,6 +127,7 @@ def requests(draw: st.DrawFn) -> bytes:
         path=draw(st.sampled_from(PATHS[:7]) | st.sampled_from(PATHS)),
         key=draw(st.sampled_from(["k", "k", "k", "other"])),
     ).rpartition(b"Content-Length: 0\r\n\r\n")
+    head = head.replace(b"POST", draw(st.sampled_from([b"POST", b"POST", b"POST", b"GET", b"HEAD"])), 1)
     body = draw(bodies)
     if draw(st.booleans()):
         return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -109,10 +136,15 @@ def requests(draw: st.DrawFn) -> bytes:
     return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
 
 
+forms = st.sampled_from(FORMS).map(
+    lambda form: post(form, "Content-Type: multipart/form-data; boundary=a", path="/v1/audio/transcriptions")
+)
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
     """What a client sends: requests, and what is none."""
-    stream = b"".join(draw(st.lists(requests() | requests() | heads.streams, min_size=1, max_size=4)))
+    stream = b"".join(draw(st.lists(requests() | requests() | forms | heads.streams, min_size=1, max_size=4)))
     if draw(st.booleans()):
         return stream
     at, size = draw(st.integers(0, len(stream))), draw(st.integers(0, 3))
