@@ -450,7 +450,11 @@ class InferenceRequest:
         if self._translation is not None:
             return TranslatedResponse(self._response, self._translation)
         asked = None if self._body is None else self._body.model
-        if routed.requested_model.spec.response_model_name is ResponseModelName.ENGINE or not asked or self._route.upgrade:
+        if (
+            routed.requested_model.spec.response_model_name is ResponseModelName.ENGINE
+            or not asked
+            or self._route.upgrade
+        ):
             return self._response
         return RenamedResponse(self._response, asked)
 
