@@ -17,6 +17,7 @@ from hotseat.api.units import parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
+from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
@@ -131,6 +132,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
               help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
                   "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--capture", type=click.Choice([mode.value for mode in CaptureMode]), envvar="HOTSEAT_CAPTURE",
+              help="Capture the bodies of requests and answers in memory, for GET /api/captures/{id}. With `redacted`, texts become "
+                  "their lengths. Without this option, no bodies are kept.  [env var: HOTSEAT_CAPTURE]")  # fmt: skip
 @click.option("--no-watch", is_flag=True, help="Do not reload when a file changes. SIGHUP still reloads.")
 @click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
               help="Log level of hotseat's own log, which goes to standard error.")  # fmt: skip
@@ -156,6 +160,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     state_dir: Path | None,
     cache_dir: Path | None,
     request_log: Path | None,
+    capture: str | None,
     no_watch: bool,
     log_level: str,
     json_lines: bool | None,
@@ -195,6 +200,7 @@ def up(  # noqa: PLR0917 — one parameter an option
         watch=not no_watch,
         request_log=request_log and request_log.absolute(),
         admin_port=admin_port,
+        capture=None if capture is None else CaptureMode(capture),
     )
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     _serve(settings, limits, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))

@@ -49,6 +49,10 @@ class Conflict(HotseatError):
     """The operation is not possible in the current state."""
 
 
+class Cancelled(HotseatError):
+    """An operator has cancelled the request. Clients must not retry."""
+
+
 class TooSlow(HotseatError):
     """The request did not arrive in time."""
 

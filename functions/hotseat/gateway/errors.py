@@ -30,6 +30,7 @@ _KINDS: Mapping[type[HotseatError], ApiKind] = {
     errors.NotFound: ApiKind(404, "not_found", _INVALID),
     errors.TooSlow: ApiKind(408, "request_timeout", _INVALID),
     errors.Conflict: ApiKind(409, "conflict", _INVALID),
+    errors.Cancelled: ApiKind(410, "request_cancelled", _INVALID),  # clients repeat what gets 409, 429 or 5xx
     errors.TooLarge: ApiKind(413, "request_too_large", _INVALID),
     errors.UnsupportedEncoding: ApiKind(415, "unsupported_encoding", _INVALID),
     errors.QueueFull: ApiKind(429, "queue_full", "rate_limit_error"),

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hotseat.api.model import Api, Capability
 from hotseat.api.workspace import Tenants
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import BadRequest, HotseatError, Unreachable
+from hotseat.core.errors import BadRequest, Cancelled, HotseatError, Unreachable
 from hotseat.engines.base import has_api
 from hotseat.gateway import relay
 from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
@@ -23,10 +23,14 @@ from hotseat.gateway.http.request import Fields, Request
 from hotseat.gateway.http.response import Response
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_comments import LoadingComments
+from hotseat.gateway.request_records import RequestRecords, request_record
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from hotseat.telemetry.answer_figures import AnswerSample
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +103,7 @@ class AcceptedHead:
 class Inference:
     """Handles inference requests. `max_body` is in bytes.
 
-    Every request is counted. Requests that reach a Model are written to `request_log`, if there is one.
+    Every request is counted. Requests that reach a Model are added to `records`, and written to `request_log`, if there is one.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class Inference:
         max_body: int,
         concurrency: ConcurrencyLimit,
         body_budget: BodyBudget,
+        records: RequestRecords,
         request_log: RequestLog | None = None,
     ) -> None:
         self.registry = registry
@@ -119,6 +124,7 @@ class Inference:
         self.max_body = max_body
         self.concurrency = concurrency
         self.body_budget = body_budget
+        self.records = records
         self.request_log = request_log
         self.reconnector = relay.Reconnector(connections)
         self.parsers = ThreadPoolExecutor(PARSERS, thread_name_prefix="body")
@@ -144,11 +150,13 @@ class InferenceRequest:
         "_inference",
         "_leave",
         "_model",
+        "_number",
         "_over",
         "_request",
         "_response",
         "_route",
         "_routed",
+        "_sample",
         "_sent",
         "_started",
         "_timer",
@@ -168,6 +176,8 @@ class InferenceRequest:
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._comments: LoadingComments | None = None
         self._translation: Translation | None = None
+        self._sample: AnswerSample | None = None
+        self._number = 0  # in the records
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
@@ -230,6 +240,9 @@ class InferenceRequest:
         self._model = target.model.shown_name
         routed = RoutedRequest(inference.registry, target, body.model, self._route.capability, len(body.raw))
         self._routed = routed
+        self._number = inference.records.begin(self)
+        if inference.records.captures is not None:
+            self._response.capture = bytearray()
         routed.submit(self._head.options(self._request, routed.route.handle.workspace.spec.tenants))
         if body.stream and self._head.comments and self._route.events:
             self._comments = LoadingComments(self._response, routed, inference.registry.shown_name)
@@ -348,7 +361,8 @@ class InferenceRequest:
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""
-        self._exchange = None
+        assert self._exchange is not None  # noqa: S101
+        self._sample, self._exchange = self._exchange.sample, None
         if outcome.how is relay.How.CLIENT_GONE:
             self._end(CLIENT_LEFT)
         elif outcome.error is None:
@@ -363,6 +377,8 @@ class InferenceRequest:
     def _retry(self, error: HotseatError) -> None:
         routed = self._routed
         assert routed is not None  # noqa: S101
+        if isinstance(error, Cancelled):
+            raise error
         # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
         unreachable = error if isinstance(error, Unreachable) else error.__cause__
         if not isinstance(unreachable, Unreachable):
@@ -495,7 +511,7 @@ class InferenceRequest:
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()
         inference.body_budget.give_back(self._body_bytes)
-        self._body = None
+        body, self._body = self._body, None
         self._sent = b""
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)
@@ -505,25 +521,34 @@ class InferenceRequest:
         inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
+        record = self.record(status)
+        inference.records.end(self._number, record)
         if inference.request_log is not None:
-            inference.request_log.write(_log_entry(routed, self._route, status, seconds))
+            inference.request_log.write(record)
+        if body is not None and self._response.capture is not None:
+            inference.records.keep(self._number, self._request.path, body.raw, bytes(self._response.capture))
+
+    # Operators --------------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str:
+        """The Model that answers, or should."""
+        assert self._routed is not None  # noqa: S101
+        return self._routed.route.model.name
+
+    def record(self, status: int) -> RequestRecord:
+        """Return the record of the request if it ended now with this status. 0: it goes on, so its tokens are not known yet."""
+        assert self._routed is not None  # noqa: S101
+        sample = self._sample if self._exchange is None else self._exchange.sample
+        return request_record(self._routed, self._route.label, self._started, status, sample)
+
+    def cancel(self, error: HotseatError) -> None:
+        """End the request. The client gets `error`."""
+        if self._exchange is not None:
+            self._exchange.stop(error)
+        else:
+            self._guarded(_raise, error)
 
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def _log_entry(routed: RoutedRequest, route: Route, status: int, seconds: float) -> RequestRecord:
-    """Return the line for the request log. The request has taken `seconds`."""
-    model, begun = routed.route.model, routed.dispatched
-    return RequestRecord(
-        time.time() - seconds,
-        model.name,
-        route.label,
-        None if begun is None else max(0.0, seconds - (time.monotonic() - begun)),
-        seconds,
-        status,
-        routed.options.priority,
-        routed.options.tenant or None,
-        wanted=None if routed.fallback_used is None else routed.fallback_used.wanted.name,
-    )

@@ -15,6 +15,7 @@ from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.cache_api import Caches
+from hotseat.gateway.captures import CaptureMode, Captures
 from hotseat.gateway.errors import (
     INTERNAL,
     api_kind,
@@ -27,6 +28,7 @@ from hotseat.gateway.errors import (
 from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.relay import Connections
+from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.service import GatewayService
 from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.runtimes.local.memory import machine_memory
@@ -101,15 +103,18 @@ def create_gateway(
     admin_port: int | None = None,
     hosts: frozenset[str] = frozenset(),
     caches: Caches | None = None,
+    capture: CaptureMode | None = None,
 ) -> Gateway:
     """Build the application.
 
     `max_body` is in bytes. `cors` has the origins whose web pages may send requests, and `hosts` the names of this
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
-    None: each port has them. `caches`: what is kept on this machine. None: it is a cluster.
+    None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
+    bodies are captured. None: they are not.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
+    records = RequestRecords(registry.owner, None if capture is None else Captures(capture))
     inference = Inference(
         registry,
         connections,
@@ -117,12 +122,13 @@ def create_gateway(
         max_body=max_body,
         concurrency=concurrency,
         body_budget=body_budget,
+        records=records,
         request_log=request_log,
     )
     app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
     app.register_blueprint(inference_blueprint())
     app.register_blueprint(openai_blueprint(registry, time.time()))
-    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
+    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches))
     return app
 
 
