@@ -1,6 +1,7 @@
 """What the gateway serves on the event loop: who may send a request, and what handles it."""
 
-from hotseat.core.errors import HotseatError
+from hotseat.core.errors import HotseatError, NotFound, shortened
+from hotseat.gateway import upstream
 from hotseat.gateway.apis import ROUTES
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
@@ -18,8 +19,16 @@ FLASK_BODY = 65536  # bytes of a body; the routes in Flask use none
 class GatewayService:
     """Authenticates each request by its head. Inference is handled on the loop, everything else by `flask`."""
 
-    def __init__(self, flask: WsgiThreads, keys: Keys, inference: Inference, browsers: BrowserRules) -> None:
+    def __init__(
+        self,
+        flask: WsgiThreads,
+        keys: Keys,
+        inference: Inference,
+        browsers: BrowserRules,
+        admin_port: int | None = None,
+    ) -> None:
         self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
+        self._admin_port = admin_port
 
     def accept(self, request: Request) -> Handler:
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
@@ -31,6 +40,9 @@ class GatewayService:
                 return _Preflight()
         key = "" if request.path in OPEN_PATHS else self._authenticate(request)
         route = ROUTES.get(request.path) if request.method == "POST" else None
+        if route is None and request.path.startswith(upstream.PREFIX):
+            check_admin_port(request.path, request.listener.port, self._admin_port)
+            return upstream.handler(self._inference, request, key)
         if route is None:
             return self._flask.handler(request, FLASK_BODY)
         head = AcceptedHead(request, route, key)
@@ -48,8 +60,16 @@ class GatewayService:
         """Authenticate the request, and return the name of its key."""
         key = self._keys.check(request.headers)
         if not self._keys:
-            self._browsers.check(request.headers, request.method, request.listener.address)
+            # A page of any origin may open a WebSocket, and read it.
+            method = "POST" if request.upgrade else request.method
+            self._browsers.check(request.headers, method, request.listener.address)
         return key
+
+
+def check_admin_port(path: str, port: int, admin_port: int | None) -> None:
+    """Refuse an admin route on another port than the one for them, if there is one."""
+    if admin_port is not None and port != admin_port:
+        raise NotFound(f"{shortened(path)} is an admin route, and is served on the admin port only.")
 
 
 class PlainService:

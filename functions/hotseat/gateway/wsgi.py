@@ -8,7 +8,7 @@ from werkzeug.routing import BaseConverter
 
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import HotseatError, NotFound, shortened
+from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.apis import inference_blueprint
 from hotseat.gateway.apis.openai import openai_blueprint
@@ -29,7 +29,7 @@ from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.request_records import RequestRecords
-from hotseat.gateway.service import GatewayService
+from hotseat.gateway.service import GatewayService, check_admin_port
 from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.logs import RequestLog
@@ -72,14 +72,12 @@ class Gateway(Flask):
 
     def service(self, flask: WsgiThreads) -> GatewayService:
         """Return what is served on the event loop. `flask` runs this application in threads."""
-        return GatewayService(flask, self._keys, self._inference, self._browsers)
+        return GatewayService(flask, self._keys, self._inference, self._browsers, self._admin_port)
 
     def _check_port(self) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
-        if request.blueprint != ADMIN or request.path in PROBE_PATHS or self._admin_port is None:
-            return
-        if request.environ["SERVER_PORT"] != str(self._admin_port):
-            raise NotFound(f"{shortened(request.path)} is an admin route, and is served on the admin port only.")
+        if request.blueprint == ADMIN and request.path not in PROBE_PATHS:
+            check_admin_port(request.path, int(request.environ["SERVER_PORT"]), self._admin_port)
 
     def _internal_error(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
         if (short := shortage(error)) is not None:

@@ -286,7 +286,8 @@ class Exchange:
             self._in_events = head.event_stream and not head.encoded and head.length is None
             length = parser.length
             counted = b"" if length is None else b"Content-Length: %b\r\n" % length
-            fields = head.fields + counted + self._extra
+            own = head.fields if self._call.rewrite is None else self._call.rewrite(head.fields)
+            fields = own + counted + self._extra
             response.begin(head.status, fields, data, counted=length is not None, last=complete)
         if complete:
             self._finish(Outcome(How.COMPLETED, head.code, response.sent))
@@ -307,7 +308,8 @@ class Exchange:
             self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
             return
         self._tunnel = response
-        response.begin_tunnel(head.fields + self._extra, self)
+        own = head.fields if self._call.rewrite is None else self._call.rewrite(head.fields)
+        response.begin_tunnel(own + self._extra, self)
         if rest:
             response.write_tunnel(rest)
 
