@@ -28,6 +28,7 @@ def test_a_stream_that_caused_a_switch_tells_times_and_tokens_in_the_log_and_at_
         assert told["ttft"] < told["seconds"]
         assert told["tokens_per_second"] > 0
     assert "word" not in path.read_text()
+    assert hotseat.metrics()["hotseat_tokens_total", "completion", "a"] == 21
     again = hotseat.ask("a", "three word prompt")
     assert again.json()["usage"]["prompt_tokens"] == rows(hotseat)[0]["prompt_tokens"]
     assert rows(hotseat)[0]["switch_seconds"] is None

@@ -53,7 +53,7 @@ class RoutedRequest:
         self.options = NO_LIMITS
         self._visited: tuple[str, ...] = (route.model.name,)  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
-        self._held = False
+        self.held = False  # whether it was queued
         if route.model.spec.capabilities and capability not in route.model.spec.capabilities:
             self._route_by_capability()
 
@@ -69,7 +69,7 @@ class RoutedRequest:
 
         None if the request was not queued, or not dispatched.
         """
-        return self.dispatched - self.began if self._held and self.dispatched is not None else None
+        return self.dispatched - self.began if self.held and self.dispatched is not None else None
 
     @property
     def dispatched(self) -> float | None:
@@ -264,7 +264,7 @@ class RoutedRequest:
 
     def _accept(self, pending_request: PendingRequest) -> None:
         self._pending_request = pending_request
-        self._held = self._held or pending_request.queued
+        self.held = self.held or pending_request.queued
 
     def _submit_to(self, route: ModelRoute, *, at_once: bool = False, since: float | None = None) -> PendingRequest:
         its, rest = self.options, None

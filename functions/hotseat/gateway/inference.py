@@ -522,7 +522,7 @@ class InferenceRequest:
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
         record = self.record(status)
-        inference.records.end(self._number, record)
+        inference.records.end(record)
         if inference.request_log is not None:
             inference.request_log.write(record)
         if body is not None and self._response.capture is not None:
@@ -540,7 +540,7 @@ class InferenceRequest:
         """Return the record of the request if it ended now with this status. 0: it goes on, so its tokens are not known yet."""
         assert self._routed is not None  # noqa: S101
         sample = self._sample if self._exchange is None else self._exchange.sample
-        return request_record(self._routed, self._route.label, self._started, status, sample)
+        return request_record(self._number, self._routed, self._route.label, self._started, status, sample)
 
     def cancel(self, error: HotseatError) -> None:
         """End the request. The client gets `error`."""

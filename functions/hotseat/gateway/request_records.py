@@ -1,9 +1,10 @@
 """Requests in flight and the last ones that ended, for operators: what they took, and how one is cancelled."""
 
 import secrets
+import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any, Protocol
 
@@ -44,8 +45,13 @@ class RequestRecords:
         self.captures = captures
         self._owner = owner
         self._running: dict[int, RunningRequest] = {}
-        self._ended: deque[tuple[int, RequestRecord]] = deque(maxlen=KEPT)
+        self._ended: deque[RequestRecord] = deque(maxlen=KEPT)
         self._numbers = count(1)
+        self._uncounted: deque[RequestRecord] | None = (
+            None  # whose tokens are to be counted; None: nobody wants to know yet
+        )
+        self._tokens: Counter[tuple[str, str]] = Counter()  # by model and kind
+        self._lock = threading.Lock()  # over the tokens
         self._process = secrets.token_hex(3)  # so that an id means no request of another process
 
     def begin(self, request: RunningRequest) -> int:
@@ -54,10 +60,14 @@ class RequestRecords:
         self._running[number] = request
         return number
 
-    def end(self, number: int, record: RequestRecord) -> None:
+    def end(self, record: RequestRecord) -> None:
         """Note the end of a request."""
-        self._running.pop(number, None)
-        self._ended.append((number, record))
+        del self._running[record.number]
+        self._ended.append(record)
+        if self._uncounted is not None:
+            self._uncounted.append(record)
+            if len(self._uncounted) > KEPT:
+                self._count(self._uncounted.popleft())
 
     def keep(self, number: int, path: str, request: bytes, answer: bytes) -> None:
         """Capture the bodies of a request that has ended."""
@@ -69,12 +79,36 @@ class RequestRecords:
     def rows(self, registry: ModelRegistry, model: str | None, limit: int) -> list[dict[str, Any]]:
         """Return requests, of one Model or of all: first those that have not ended, then those that have, each newest first."""
 
-        def read() -> list[tuple[int, RequestRecord, bool]]:
-            running = ((n, r.record(0), True) for n, r in reversed(self._running.items()) if model in (None, r.model))
-            ended = ((n, r, False) for n, r in reversed(self._ended) if model in (None, r.model))
+        def read() -> list[RequestRecord]:
+            running = (each.record(0) for each in reversed(self._running.values()) if model in (None, each.model))
+            ended = (each for each in reversed(self._ended) if model in (None, each.model))
             return list(islice(chain(running, ended), limit))
 
-        return [self._row(registry, *each) for each in self._owner.call(read)]
+        return [self._row(registry, each) for each in self._owner.call(read)]
+
+    def tokens(self) -> Mapping[tuple[str, str], int]:
+        """Return the tokens so far, by metadata.name and kind.
+
+        They are counted when somebody wants to know, off the event loop, because to read the figures of an answer takes longer than
+        all else that is noted of a request.
+        """
+
+        def take() -> list[RequestRecord]:
+            taken = list(self._ended if self._uncounted is None else self._uncounted)
+            self._uncounted = deque()
+            return taken
+
+        for record in self._owner.call(take):
+            self._count(record)
+        with self._lock:
+            return self._tokens.copy()
+
+    def _count(self, record: RequestRecord) -> None:
+        measured = record.measured()
+        with self._lock:
+            for kind in ("prompt", "cached", "completion"):
+                if found := measured[f"{kind}_tokens"]:
+                    self._tokens[record.model, kind] += int(found)
 
     def cancel(self, name: str) -> None:
         """Cancel a request. Raise NotFound if none has this id, or if it has ended."""
@@ -110,10 +144,10 @@ class RequestRecords:
         known = process == self._process and number.isascii() and number.isdecimal() and len(number) < 19  # noqa: PLR2004
         return int(number) if known else 0
 
-    def _row(self, registry: ModelRegistry, number: int, record: RequestRecord, running: bool) -> dict[str, Any]:
-        state = "ended" if not running else "waiting" if record.waited is None else "in_flight"
+    def _row(self, registry: ModelRegistry, record: RequestRecord) -> dict[str, Any]:
+        state = "ended" if record.status else "waiting" if record.waited is None else "in_flight"
         return {
-            "id": f"{self._process}-{number}",
+            "id": f"{self._process}-{record.number}",
             "state": state,
             "model": registry.shown_name(record.model),
             "wanted": None if record.wanted is None else registry.shown_name(record.wanted),
@@ -125,17 +159,17 @@ class RequestRecords:
             "seconds": round(record.seconds, 4),
             "waited": None if record.waited is None else round(record.waited, 4),
             **record.measured(),
-            "captured": self.captures is not None and self.captures.has(number),
+            "captured": self.captures is not None and self.captures.has(record.number),
         }
 
 
-def request_record(
-    routed: RoutedRequest, route: str, started: float, status: int, sample: AnswerSample | None
+def request_record(  # noqa: PLR0917 — called once for each request
+    number: int, routed: RoutedRequest, route: str, started: float, status: int, sample: AnswerSample | None
 ) -> RequestRecord:
     """Return the record of a request that began at `started`, if it ended now. Status 0: it goes on."""
     now, model, begun, used = time.monotonic(), routed.route.model.name, routed.dispatched, routed.fallback_used
-    switch = None
-    if begun is None or routed.waited is not None:
+    options, switch = routed.options, None
+    if begun is None or routed.held:
         switch = switch_seconds(routed.route.handle.switches(), model, routed.began, now if begun is None else begun)
     return RequestRecord(
         time.time() - (now - started),
@@ -144,12 +178,13 @@ def request_record(
         None if begun is None else max(0.0, begun - started),
         now - started,
         status,
-        routed.options.priority,
-        routed.options.tenant or None,
+        options.priority,
+        options.tenant or None,
         None if used is None else used.wanted.name,
         switch,
         sample.began - started if sample is not None and sample.stream else None,
         sample if status else None,
+        number,
     )
 
 

@@ -113,6 +113,9 @@ def create_gateway(
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
     records = RequestRecords(registry.owner, None if capture is None else Captures(capture))
+    metrics.read_tokens(
+        lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
+    )
     inference = Inference(
         registry,
         connections,

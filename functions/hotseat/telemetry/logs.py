@@ -68,6 +68,7 @@ class RequestRecord:
     switch: float | None = None  # seconds of `waited` in which its Model was switched to; None: it did not wait
     ttft: float | None = None  # seconds from its arrival until the first bytes of a stream; None: it is none
     sample: AnswerSample | None = None  # None: no engine has answered
+    number: int = 0  # of the request, in this process
 
     def measured(self) -> dict[str, int | float | None]:
         """Return the times and tokens of its answer, by their names in the log. Call it off the event loop."""

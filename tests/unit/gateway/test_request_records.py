@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hotseat.core.scheduler.history import Switch
+from hotseat.gateway import request_records
 from hotseat.gateway.request_records import switch_seconds
 from tests.unit.gateway.http.running import eventually
 from tests.unit.gateway.http.test_connection import Client, code
@@ -155,6 +156,32 @@ def test_an_unknown_id_is_not_found(router: Router, id_: str) -> None:
     assert get(router, f"/api/requests/{id_.format(process)}/cancel", "POST")[0] == 404
     status, body = get(router, f"/api/captures/{id_.format(process)}")
     assert (status, "--capture" in body["error"]["message"]) == (404, True)
+
+
+def test_tokens_are_counted_when_somebody_wants_to_know(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted() -> dict[str, float]:
+        samples = [
+            s
+            for family in router.metrics.registry.collect()
+            for s in family.samples
+            if s.name == "hotseat_tokens_total"
+        ]
+        assert {sample.labels["model"] for sample in samples} <= {"shown"}
+        return {sample.labels["kind"]: sample.value for sample in samples}
+
+    def settled(tokens: dict[str, float]) -> None:
+        eventually(lambda: counted() == tokens)
+        assert counted() == tokens, "none is counted twice"
+
+    monkeypatch.setattr(request_records, "KEPT", 3)
+    with Engine(answers(sized(USAGE))) as engine:
+        router.ready("a", engine.address, names=["shown"])
+        for times, requests in ((1, 1), (0, 1), (7, 8)):
+            with Client(router, post(CHAT) * times) as client:
+                for _ in range(times):
+                    client.answer()
+            settled({"prompt": 3 * requests, "completion": 2 * requests})
+        router.connections.close()
 
 
 def test_refused_requests_are_not_listed(router: Router) -> None:
