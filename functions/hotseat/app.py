@@ -59,6 +59,7 @@ class Settings:
     watch: bool = True
     request_log: Path | None = None  # file to append a line to for each finished request
     admin_port: int | None = None  # the only port with admin routes; None: each port has them
+    upstream_port: int | None = None  # that serves engines' own pages and nothing else
     capture: CaptureMode | None = None  # how bodies are captured; None: they are not
 
 
@@ -143,6 +144,7 @@ class App:
             admin_port=settings.admin_port,
             caches=self.runtime,
             capture=settings.capture,
+            upstream_port=settings.upstream_port,
         )
 
     def begin(self) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .conftest import Up
-from .harness import Document, eventually, model
+from .harness import Answer, Call, Document, eventually, model
 
 PAGES = str(Path(__file__).with_name("page_engine.py"))
 PAGE = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Site": "none", "Sec_Fetch_User": "?1", "Accept": "text/html"}
@@ -75,8 +75,34 @@ def test_a_websocket_of_an_engine_talks_until_its_client_leaves(up: Up) -> None:
     eventually(lambda: [r["state"] for r in hotseat.get("/api/requests").json()["requests"]] == ["ended"])
 
 
-def test_engines_are_behind_the_admin_port(up: Up) -> None:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def test_pages_on_a_port_of_their_own_have_an_origin_of_their_own(up: Up) -> None:
+    port = free_port()
+    hotseat = up(pages("a"), options=("--upstream-port", str(port), "--api-key", "k", "--admin-port", str(free_port())))
+    address = f"127.0.0.1:{port}"
+    basic = {"Authorization": "Basic " + base64.b64encode(b"anyone:k").decode()}
+
+    def call(method: str, path: str, **headers: str) -> Answer:
+        return Call(address, method, path, headers={k.replace("_", "-"): v for k, v in headers.items()}).answer()
+
+    asked = call("GET", "/upstream/a/", **PAGE)
+    assert (asked.status, asked.headers["WWW-Authenticate"]) == (401, 'Basic realm="hotseat"')
+    page = call("GET", "/upstream/a/", **PAGE, **basic)
+    assert (page.status, page.headers["Content-Security-Policy"], page.headers["Set-Cookie"]) == (200, None, None)
+    own = call("POST", "/upstream/a/x", Origin=f"http://{address}", **basic)
+    assert (own.status, "Authorization" in own.json()["headers"]) == (200, False)
+    for origin in ("null", "https://elsewhere.example", f"http://{hotseat.address}"):
+        assert call("POST", "/upstream/a/x", Origin=origin, **basic).code == "origin_not_allowed"
+    for path in ("/v1/models", "/api/requests", "/upstream", "/health", "/upstream/../api/requests"):
+        assert call("GET", path, **basic).status == 404
+    assert call("POST", "/v1/chat/completions", **basic).status == 404
+
+
+def test_engines_are_behind_the_admin_port(up: Up) -> None:
+    port = free_port()
     hotseat = up(model("a"), options=("--admin-port", str(port)))
     assert hotseat.post("/upstream/a/v1/chat/completions", {"messages": []}).status == 404

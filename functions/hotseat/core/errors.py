@@ -30,7 +30,9 @@ class BadRequest(HotseatError):
 
 
 class Unauthorized(HotseatError):
-    """The API key is missing or not valid."""
+    """The API key is missing or not valid. `asks_browser`: a browser is to ask a person for it."""
+
+    asks_browser = False
 
 
 class Forbidden(HotseatError):

@@ -151,7 +151,8 @@ def error_headers(error: HotseatError) -> dict[str, str]:
     """Return the headers of an error response. Retry-After is in whole seconds, rounded up."""
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, errors.Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="hotseat"'
+        scheme = "Basic" if error.asks_browser else "Bearer"
+        headers["WWW-Authenticate"] = f'{scheme} realm="hotseat"'
     if isinstance(error, errors.UnsupportedEncoding):
         headers["Accept-Encoding"] = "identity"
     return headers

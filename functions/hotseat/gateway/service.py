@@ -1,6 +1,6 @@
 """What the gateway serves on the event loop: who may send a request, and what handles it."""
 
-from hotseat.core.errors import HotseatError, NotFound, shortened
+from hotseat.core.errors import HotseatError, NotFound, Unauthorized, shortened
 from hotseat.gateway import upstream
 from hotseat.gateway.apis import ROUTES
 from hotseat.gateway.auth import Keys
@@ -25,10 +25,12 @@ class GatewayService:
         keys: Keys,
         inference: Inference,
         browsers: BrowserRules,
+        *,
         admin_port: int | None = None,
+        upstream_port: int | None = None,
     ) -> None:
         self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
-        self._admin_port = admin_port
+        self._admin_port, self._upstream_port = admin_port, upstream_port
 
     def accept(self, request: Request) -> Handler:
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
@@ -38,11 +40,15 @@ class GatewayService:
             request.extra = self._browsers.headers(request.headers, request.method)
             if request.extra and request.method == "OPTIONS":
                 return _Preflight()
-        key = "" if request.path in OPEN_PATHS else self._authenticate(request)
+        own_origin = request.listener.port == self._upstream_port
+        if own_origin and not request.path.startswith(upstream.PREFIX):
+            raise NotFound(f"Port {self._upstream_port} serves paths below {upstream.PREFIX} only.")
+        key = "" if request.path in OPEN_PATHS else self._authenticate(request, own_origin=own_origin)
         route = ROUTES.get(request.path) if request.method == "POST" else None
         if route is None and request.path.startswith(upstream.PREFIX):
-            check_admin_port(request.path, request.listener.port, self._admin_port)
-            return upstream.handler(self._inference, request, key)
+            if not own_origin:
+                check_admin_port(request.path, request.listener.port, self._admin_port)
+            return upstream.handler(self._inference, request, key, sandboxed=not own_origin)
         if route is None:
             return self._flask.handler(request, FLASK_BODY)
         head = AcceptedHead(request, route, key)
@@ -56,10 +62,17 @@ class GatewayService:
         if route is not None:
             self._inference.refused(route, api_kind(error).status)
 
-    def _authenticate(self, request: Request) -> str:
-        """Authenticate the request, and return the name of its key."""
-        key = self._keys.check(request.headers)
-        if not self._keys:
+    def _authenticate(self, request: Request, *, own_origin: bool) -> str:
+        """Authenticate the request, and return the name of its key. `own_origin`: it is for pages that nothing else shares an origin with.
+
+        There, browsers ask people for the key, and send it with requests of any page.
+        """
+        try:
+            key = self._keys.check(request.headers)
+        except Unauthorized as error:
+            error.asks_browser = own_origin
+            raise
+        if not self._keys or own_origin:
             # A page of any origin may open a WebSocket, and read it.
             method = "POST" if request.upgrade else request.method
             self._browsers.check(request.headers, method, request.listener.address)

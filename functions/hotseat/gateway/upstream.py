@@ -1,7 +1,8 @@
 """`/upstream/{model}/…`: any path of an engine, with its own pages and WebSockets, for operators.
 
-A page of an engine comes from the same origin as hotseat's own. So that its scripts can read nothing that hotseat keeps in the browser, all
-answers are sandboxed: they have an origin of their own, and no cookies.
+A page of an engine comes from the same origin as hotseat's own. So that its scripts can read nothing that hotseat keeps in the browser,
+all answers are sandboxed: they have an origin of their own. On a port that serves nothing else they have one anyway. Cookies are dropped,
+because browsers share them between ports.
 """
 
 import re
@@ -38,21 +39,21 @@ _SEPARATORS = re.compile(r"[/\\;]")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-def handler(inference: Inference, request: Request, key: str) -> "UpstreamRequest":
+def handler(inference: Inference, request: Request, key: str, *, sandboxed: bool) -> "UpstreamRequest":
     """Return the handler of a request. `key`: the name of its key. Raise the HotseatError for the client if it is not accepted."""
-    return UpstreamRequest(inference, request, UpstreamHead(request, key, inference.registry))
+    return UpstreamRequest(inference, request, UpstreamHead(request, key, inference.registry, sandboxed=sandboxed))
 
 
 class UpstreamHead(AcceptedHead):
     """What the head of a request says: the Model, and the path of its engine."""
 
-    __slots__ = ("at_once", "name", "path", "prefix")
+    __slots__ = ("at_once", "name", "path", "prefix", "sandboxed")
 
-    def __init__(self, request: Request, key: str, registry: ModelRegistry) -> None:
+    def __init__(self, request: Request, key: str, registry: ModelRegistry, *, sandboxed: bool) -> None:
         """Raise the HotseatError for the client if the request is not accepted."""
         if request.method not in _METHODS:
             raise NotImplementedByServer(f"The method {shortened(request.method)} is not supported below {PREFIX}.")
-        self.route, self.key = ROUTE, key
+        self.route, self.key, self.sandboxed = ROUTE, key, sandboxed
         self._tenants, self._options = None, NO_LIMITS
         self.name, self.prefix, path = find_model(request.raw_path, registry)
         self.path = quote_from_bytes(path, safe=_PRINTABLE).encode()
@@ -127,7 +128,7 @@ class UpstreamRequest(InferenceRequest):
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             upgrade=request.upgrade,
-            rewrite=lambda fields: rewritten(fields, head.prefix, address),
+            rewrite=lambda fields: rewritten(fields, head.prefix, address, sandboxed=head.sandboxed),
         )
         exchange = relay.Exchange(self._inference.connections, call, self._response, self._relayed, routed.headers)
         self._exchange = exchange
@@ -208,9 +209,9 @@ def _prefers_html(accept: str) -> bool:
     return html > 0 and html >= max(qualities.values())
 
 
-def rewritten(fields: bytes, prefix: bytes, address: str) -> bytes:
+def rewritten(fields: bytes, prefix: bytes, address: str, *, sandboxed: bool = True) -> bytes:
     """Return the headers of an engine's answer for a client that reaches its paths below `prefix`. `address` is the engine's."""
-    return b"".join(_rewritten(fields.split(b"\r\n"), prefix, address)) + _HEADERS
+    return b"".join(_rewritten(fields.split(b"\r\n"), prefix, address)) + (_HEADERS if sandboxed else b"")
 
 
 def _rewritten(lines: Iterable[bytes], prefix: bytes, address: str) -> Iterator[bytes]:

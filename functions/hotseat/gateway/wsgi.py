@@ -56,7 +56,9 @@ class Gateway(Flask):
         keys: Keys,
         inference: Inference,
         browsers: BrowserRules,
+        *,
         admin_port: int | None = None,
+        upstream_port: int | None = None,
     ) -> None:
         super().__init__("hotseat")
         self.json.sort_keys = False  # type: ignore[attr-defined]
@@ -64,7 +66,7 @@ class Gateway(Flask):
         self.url_map.converters["model"] = _AnyName
         self.owner = registry.owner
         self._keys, self._inference, self._browsers = keys, inference, browsers
-        self._admin_port = admin_port
+        self._admin_port, self._upstream_port = admin_port, upstream_port
         self.before_request(self._check_port)
         self.register_error_handler(HotseatError, _error_response)
         self.register_error_handler(HTTPException, _http_error_response)
@@ -72,7 +74,8 @@ class Gateway(Flask):
 
     def service(self, flask: WsgiThreads) -> GatewayService:
         """Return what is served on the event loop. `flask` runs this application in threads."""
-        return GatewayService(flask, self._keys, self._inference, self._browsers, self._admin_port)
+        ports = {"admin_port": self._admin_port, "upstream_port": self._upstream_port}
+        return GatewayService(flask, self._keys, self._inference, self._browsers, **ports)
 
     def _check_port(self) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
@@ -102,13 +105,14 @@ def create_gateway(
     hosts: frozenset[str] = frozenset(),
     caches: Caches | None = None,
     capture: CaptureMode | None = None,
+    upstream_port: int | None = None,
 ) -> Gateway:
     """Build the application.
 
     `max_body` is in bytes. `cors` has the origins whose web pages may send requests, and `hosts` the names of this
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
     None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
-    bodies are captured. None: they are not.
+    bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
@@ -126,7 +130,9 @@ def create_gateway(
         records=records,
         request_log=request_log,
     )
-    app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
+    app = Gateway(
+        registry, keys, inference, BrowserRules(cors, hosts), admin_port=admin_port, upstream_port=upstream_port
+    )
     app.register_blueprint(inference_blueprint())
     app.register_blueprint(openai_blueprint(registry, time.time()))
     app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches))

@@ -152,6 +152,7 @@ def test_a_page_gets_an_origin_of_its_own_and_keeps_nothing_in_the_browser() -> 
         + f"Content-Security-Policy: {SANDBOX}\r\n".encode()
     )
     assert "allow-same-origin" not in SANDBOX
+    assert rewritten(engine, b"/upstream/a", ADDRESS, sandboxed=False).count(b"\r\n") == 2
 
 
 def test_a_page_is_relayed_with_its_query_and_without_keys_and_cookies(router: Router) -> None:
