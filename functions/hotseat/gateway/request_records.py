@@ -62,7 +62,7 @@ class RequestRecords:
 
     def end(self, record: RequestRecord) -> None:
         """Note the end of a request."""
-        del self._running[record.number]
+        self._running.pop(record.number, None)
         self._ended.append(record)
         if self._uncounted is not None:
             self._uncounted.append(record)
