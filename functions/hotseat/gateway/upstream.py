@@ -55,8 +55,8 @@ class UpstreamHead(AcceptedHead):
             raise NotImplementedByServer(f"The method {shortened(request.method)} is not supported below {PREFIX}.")
         self.route, self.key, self.sandboxed = ROUTE, key, sandboxed
         self._tenants, self._options = None, NO_LIMITS
-        self.name, self.prefix, path = find_model(request.raw_path, registry)
-        self.path = quote_from_bytes(path, safe=_PRINTABLE).encode()
+        self.name, prefix, path = find_model(request.raw_path, registry)
+        self.prefix, self.path = (quote_from_bytes(each, safe=_PRINTABLE).encode() for each in (prefix, path))
         self.target = self.path + (f"?{request.query}".encode() if request.query else b"")
         if controls_engine(request.method, path, request.query):
             raise Forbidden(
@@ -124,7 +124,9 @@ class UpstreamRequest(InferenceRequest):
             address,
             request.method,
             head.target or b"/",
-            request.fields,
+            [
+                field for field in request.fields if field[0].lower() != b"cookie"
+            ],  # engines set none: it is another server's
             raw,
             routed.route.model.spec.lifecycle.response_start_timeout or None,
             upgrade=request.upgrade,

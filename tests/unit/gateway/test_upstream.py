@@ -159,13 +159,14 @@ def test_a_page_is_relayed_with_its_query_and_without_keys_and_cookies(router: R
     page = sized(b"<html>", b"Set-Cookie: a=b\r\n")
     with Engine(answers(page)) as engine:
         router.ready("a", engine.address, names=["org/a"])
-        with Client(router, get("/upstream/org/a/x%2Fy//z?q=%20", "Authorization: Bearer k")) as client:
+        with Client(router, get("/upstream/org/a/x%2Fy//z?q=%20", "Authorization: Bearer k", "Cookie: s=1")) as client:
             head = client.head()
             assert head.startswith("HTTP/1.1 200 OK\r\n")
             assert f"Content-Security-Policy: {SANDBOX}\r\n" in head
             assert "Set-Cookie" not in head
         assert engine.requests[0].startswith(b"GET /x%2Fy//z?q=%20 HTTP/1.1\r\n")
         assert b"Bearer" not in engine.requests[0]
+        assert b"Cookie" not in engine.requests[0]
         router.connections.close()
     eventually(lambda: router.counts() == {"200": 1})
 
@@ -225,11 +226,13 @@ def test_a_fallback_answers_no_request_for_an_engine(router: Router) -> None:
 
 
 def test_a_slash_is_added_so_that_links_stay_below_the_model(router: Router) -> None:
-    router.ready("a", "", names=["org/a"])
+    router.ready("a", "", names=["org/a", "\ufffd"])
     with Client(router, get("/upstream/org%2Fa?x=1", HTML)) as client:
         head = client.head()
         assert head.startswith("HTTP/1.1 307 ")
         assert "Location: /upstream/org%2Fa/?x=1\r\n" in head
+    with Client(router, get("/upstream/X", HTML).replace(b"X", b"\xff", 1)) as client:
+        assert client.head().partition(" ")[2][:3] in ("400", "307"), "no error of ours"
 
 
 @pytest.mark.parametrize(
