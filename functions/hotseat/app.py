@@ -21,6 +21,7 @@ from hotseat.control.scheduling_spec import prompt_budget
 from hotseat.control.stats_file import StatsFile
 from hotseat.gateway import gauges
 from hotseat.gateway.auth import Keys
+from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit
 from hotseat.gateway.relay import Connections
 from hotseat.gateway.wsgi import Gateway, create_gateway
@@ -58,6 +59,8 @@ class Settings:
     watch: bool = True
     request_log: Path | None = None  # file to append a line to for each finished request
     admin_port: int | None = None  # the only port with admin routes; None: each port has them
+    upstream_port: int | None = None  # that serves engines' own pages and nothing else
+    capture: CaptureMode | None = None  # how bodies are captured; None: they are not
 
 
 def _nothing(_manifest: Manifest) -> None:
@@ -140,6 +143,8 @@ class App:
             request_log=self._request_log,
             admin_port=settings.admin_port,
             caches=self.runtime,
+            capture=settings.capture,
+            upstream_port=settings.upstream_port,
         )
 
     def begin(self) -> None:

@@ -211,6 +211,17 @@ class PromptCache(Document):
     )
 
 
+class Upstream(Document):
+    """Requests for the engines' own paths, below `/upstream/{model}/`."""
+
+    no_load_paths: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        default=(),
+        max_length=100,
+        description="Paths of engines that load no Model, whoever requests them, such as `*.js` or `/metrics`: shell patterns, in "
+        "which `*` is any text. If the Model is not ready, such a request gets 409.",
+    )
+
+
 class ModelGroup(Document):
     """Models that evict each other, or Models of other groups, when they are loaded. For Models without a group, capacity alone decides."""
 
@@ -268,6 +279,7 @@ class WorkspaceSpec(Document):
     )
     tenants: Tenants = Tenants()
     prompt_cache: PromptCache = PromptCache()
+    upstream: Upstream = Upstream()
     return_to_default: Duration = Field(
         default=0.0,
         description="Load defaultModel again after this time without requests for any Model. `0s`: never. It "

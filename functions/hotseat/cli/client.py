@@ -110,9 +110,9 @@ class Client:
         self._pool = urllib3.PoolManager(retries=False)
         self._answer_timeout = answer_timeout
 
-    def get(self, path: str, part: str) -> dict[str, Any]:
+    def get(self, path: str, part: str, query: Query | None = None) -> dict[str, Any]:
         """Return the JSON object that a GET returns. Raise ClientError if it has no field `part`."""
-        body = self._json("GET", path, self._answer_timeout)
+        body = self._json("GET", path, self._answer_timeout, query)
         if not isinstance(body, dict) or part not in body:
             raise ClientError(f"the server at {self.url} is not hotseat: {path} has no {part!r}")
         return body
@@ -126,6 +126,10 @@ class Client:
         query = {} if model is None else {"model": model}
         with self.near_miss(model or ""):
             return self._json("POST", "/api/cache/clear", self._answer_timeout, query)
+
+    def cancel(self, request: str) -> Any:
+        """Cancel a request by its id."""
+        return self._json("POST", f"/api/requests/{quote(request, safe='')}/cancel", self._answer_timeout)
 
     def load(self, model: str, *, wait: bool = True) -> Any:
         """Load a model."""
@@ -223,7 +227,13 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send a request, and yield the response without its body. Raise ApiError unless it is 2xx."""
-        sent = urlencode({key: str(value).lower() for key, value in (query or {}).items() if value is not None})
+        sent = urlencode(
+            {
+                key: str(value).lower() if isinstance(value, bool) else value
+                for key, value in (query or {}).items()
+                if value is not None
+            }
+        )
         with self._explained():
             response = self._pool.request(
                 method,

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 
-def _since(moment: str | None) -> str:
+def since(moment: str | None) -> str:
     """Return the age of an RFC 3339 time."""
     return age((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) if moment else ""
 
 
-def _print(output: str, raw: Any, names: Sequence[str], text: str) -> None:
+def print_as(output: str, raw: Any, names: Sequence[str], text: str) -> None:
     """Print in the requested format: the server's response, names only, or a table."""
     if output == "json":
         click.echo(for_stdout(json.dumps(raw, indent=2, ensure_ascii=False)))
@@ -48,7 +48,7 @@ def models(ctx: click.Context, output: str) -> None:
     body = connect(ctx).get("/v1/models", "data")
     listed = body["data"]
     headers = ["NAME", "ENGINE", "STATE", "AGE", "WORKSPACE", "OTHER-NAMES", "DESCRIPTION"]
-    _print(output, body, [model["id"] for model in listed], table(headers, [_model_row(model) for model in listed]))
+    print_as(output, body, [model["id"] for model in listed], table(headers, [_model_row(model) for model in listed]))
 
 
 def _model_row(model: Row) -> list[str]:
@@ -61,7 +61,7 @@ def _model_row(model: Row) -> list[str]:
         model["id"],
         str(model.get("engine") or ""),
         state,
-        _since(status.get("since")),
+        since(status.get("since")),
         str(model.get("workspace") or ""),
         ",".join(name for name in model.get("names") or () if name != model["id"]),
         str(model.get("description") or ""),
@@ -91,7 +91,7 @@ def ps(ctx: click.Context, output: str) -> None:
         text += "\n\n" + table(
             ["WAITING", "COUNT", "OLDEST", "RATE", "TENANTS"], [_queue_row(row) for row in body["waiting"]]
         )
-    _print(output, body, [row["model"] for row in body["running"]], text)
+    print_as(output, body, [row["model"] for row in body["running"]], text)
 
 
 def _queue_row(row: Row) -> list[str]:
@@ -113,7 +113,7 @@ def _resident_rows(body: Row) -> list[list[str]]:
             f"{'-' if row['gpus'] is None else row['gpus']}/{spaces.get(row['workspace'], '?')}",
             ",".join(row.get("devices") or ()) or "-",
             str(row["in_flight"]),
-            _since(row.get("since")),
+            since(row.get("since")),
             row.get("address") or "",
         ]
         for row in body["running"]
@@ -125,7 +125,7 @@ def _resident_rows(body: Row) -> list[list[str]]:
 def _transition_rows(body: Row) -> list[list[str]]:
     """Return a row for each transition of each instance, oldest first. Servers of earlier versions send none."""
     return [
-        [row["instance"], _since(step["at"]), step["from"] or "-", step["to"] or "-", step["why"]]
+        [row["instance"], since(step["at"]), step["from"] or "-", step["to"] or "-", step["why"]]
         for row in (*body["running"], *(body.get("parked") or ()))
         for step in row.get("story") or ()
     ]
@@ -143,7 +143,7 @@ def _prompt_rows(prompts: Sequence[Row]) -> list[list[str]]:
             str(row["slots"]),
             str(row["tokens"]),
             _bytes(row["bytes"]),
-            _since(row["used_at"]),
+            since(row["used_at"]),
         ]
         for row in prompts
     ]
@@ -165,7 +165,7 @@ def _parked_rows(body: Row) -> list[list[str]]:
             row["model"],
             row["workspace"],
             "" if row.get("memory") is None else format_bytes(row["memory"]),
-            _since(row.get("since")),
+            since(row.get("since")),
         ]
         for row in body["parked"]
     ]
@@ -192,7 +192,7 @@ def switches(ctx: click.Context, output: str) -> None:
             row["outcome"],
             *(took((row.get("phases") or {}).get(phase)) for phase in phases),
             *([_bytes(row.get("saved")), _bytes(row.get("restored"))] if kept else []),
-            _since(row.get("started_at")),
+            since(row.get("started_at")),
         ]
         for row in body["switches"]
     ]
@@ -205,7 +205,7 @@ def switches(ctx: click.Context, output: str) -> None:
         *(("SAVED", "RESTORED") if kept else ()),
         "AGE",
     ]
-    _print(output, body, [row["id"] for row in body["switches"]], table(headers, rows))
+    print_as(output, body, [row["id"] for row in body["switches"]], table(headers, rows))
 
 
 @click.command(cls=Command, examples=["hotseat cache", "hotseat cache --clear", "hotseat cache --clear gemma"])
@@ -225,12 +225,12 @@ def cache(ctx: click.Context, model: str | None, clear: bool, output: str) -> No
     if clear:
         body = client.clear_prompts(model)
         size = sum(row["bytes"] for row in body["prompts"])
-        _print(output, body, [row["model"] for row in body["prompts"]], f"deleted {_bytes(size) or 'nothing'}")
+        print_as(output, body, [row["model"] for row in body["prompts"]], f"deleted {_bytes(size) or 'nothing'}")
         return
     body = client.get("/api/cache", "prompts")
     weights = [[row["model"], _bytes(row["bytes"]), row["path"]] for row in body["weights"]]
     text = table(["WEIGHTS", "SIZE", "PATH"], weights) + "\n\n" + table(PROMPT_HEADERS, _prompt_rows(body["prompts"]))
-    _print(output, body, [row["model"] for row in body["prompts"]], text)
+    print_as(output, body, [row["model"] for row in body["prompts"]], text)
 
 
 @click.command(cls=Command, examples=["hotseat load gemma", "hotseat load gemma --no-wait"])
@@ -244,7 +244,7 @@ def load(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     client = connect(ctx)
     with _watching(client, f"{model}  waiting", wanted=wait):
         answer = client.load(model, wait=wait)
-    _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
+    print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
 
 @click.command(cls=Command, examples=["hotseat unload gemma", "hotseat unload --all"])
@@ -264,7 +264,7 @@ def unload(ctx: click.Context, model: str | None, everything: bool, wait: bool, 
     with _watching(client, f"{model or 'all'}  unloading", wanted=wait):
         answer = client.unload(model, wait=wait) if model else client.act("/api/models/unload", wait=wait)
     done = "unloaded" if wait else "unloading"
-    _print(output, answer, [], f"{printable(answer['model'])} {answer['state']}" if model else f"all models {done}")
+    print_as(output, answer, [], f"{printable(answer['model'])} {answer['state']}" if model else f"all models {done}")
 
 
 @click.command(cls=Command, examples=["hotseat pin gemma", "hotseat pin gemma --no-wait"])
@@ -282,7 +282,7 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
     client = connect(ctx)
     with _watching(client, f"{model}  waiting", wanted=wait):
         answer = client.pin(model, wait=wait)
-    _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}, pinned")
+    print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}, pinned")
 
 
 @click.command(cls=Command, examples=["hotseat unpin gemma"])
@@ -293,7 +293,7 @@ def pin(ctx: click.Context, model: str, wait: bool, output: str) -> None:
 def unpin(ctx: click.Context, model: str, output: str) -> None:
     """Allow a pinned model to be evicted again, whether it was pinned by `pin`, its document or its schedule."""
     answer = connect(ctx).unpin(model)
-    _print(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
+    print_as(output, answer, [answer["model"]], f"{printable(answer['model'])} {answer['state']}")
 
 
 @contextmanager
@@ -355,4 +355,4 @@ def events(ctx: click.Context, follow: bool, history: int, output: str) -> None:
 @output_option("table", "json")
 def version(output: str) -> None:
     """Print the version of this program."""
-    _print(output, {"version": __version__, "python": sys.version.split()[0]}, [], f"hotseat {__version__}")
+    print_as(output, {"version": __version__, "python": sys.version.split()[0]}, [], f"hotseat {__version__}")

@@ -34,6 +34,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "logs": ("hotseat.cli.commands", "Print the log of a model's engine."),
     "events": ("hotseat.cli.commands", "Print events, one per line."),
     "switches": ("hotseat.cli.commands", "List recent switches and the duration of each phase."),
+    "requests": (
+        "hotseat.cli.requests",
+        "List requests in flight and the last ones that ended, or cancel requests by their ids.",
+    ),
     "cache": ("hotseat.cli.commands", "List the fetched weights and the saved prompt caches."),
     "validate": ("hotseat.cli.documents", "Validate documents without serving them."),
     "schema": ("hotseat.cli.documents", "Print the JSON Schema of the documents, for editors."),

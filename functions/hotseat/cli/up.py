@@ -17,6 +17,7 @@ from hotseat.api.units import parse_duration, parse_quantity
 from hotseat.app import App, Settings, shutdown_time
 from hotseat.cli.events import Console, chat_hints, embedding_hints
 from hotseat.cli.options import Command
+from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Server
@@ -91,6 +92,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option("--admin-port", type=click.IntRange(1, 65535), metavar="PORT",
               help="Port on 127.0.0.1 for admin routes: all routes but inference, lists of models, /health and /ready. --port "
                   "then does not serve them.")  # fmt: skip
+@click.option("--upstream-port", type=click.IntRange(1, 65535), metavar="PORT",
+              help="Port on 127.0.0.1 that serves the engines' own pages (/upstream/MODEL/) and nothing else. There they have an origin of "
+                  "their own, so they are not sandboxed.")  # fmt: skip
 @click.option("--api-key", "keys", multiple=True, metavar="KEY", envvar="HOTSEAT_API_KEY",
               help="API key that clients must send on every route but /health. Can be repeated.  [env var: "
                   "HOTSEAT_API_KEY]")  # fmt: skip
@@ -131,6 +135,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
 @click.option("--request-log", type=click.Path(path_type=Path, dir_okay=False), callback=_writable, envvar="HOTSEAT_REQUEST_LOG",
               help="Append a JSON line for each finished request, for `hotseat simulate --trace`. The log contains "
                   "no prompts or answers.  [env var: HOTSEAT_REQUEST_LOG]")  # fmt: skip
+@click.option("--capture", type=click.Choice([mode.value for mode in CaptureMode]), envvar="HOTSEAT_CAPTURE",
+              help="Capture the bodies of requests and answers in memory, for GET /api/captures/{id}. With `redacted`, texts become "
+                  "their lengths. Without this option, no bodies are kept.  [env var: HOTSEAT_CAPTURE]")  # fmt: skip
 @click.option("--no-watch", is_flag=True, help="Do not reload when a file changes. SIGHUP still reloads.")
 @click.option("--log-level", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
               help="Log level of hotseat's own log, which goes to standard error.")  # fmt: skip
@@ -142,6 +149,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     host: str,
     port: int,
     admin_port: int | None,
+    upstream_port: int | None,
     keys: tuple[str, ...],
     api_key_file: Path | None,
     no_auth: bool,
@@ -156,6 +164,7 @@ def up(  # noqa: PLR0917 — one parameter an option
     state_dir: Path | None,
     cache_dir: Path | None,
     request_log: Path | None,
+    capture: str | None,
     no_watch: bool,
     log_level: str,
     json_lines: bool | None,
@@ -178,11 +187,12 @@ def up(  # noqa: PLR0917 — one parameter an option
         raise click.UsageError(f"--host {host} is not loopback: use --api-key, --api-key-file or --no-auth")
     home = _home("XDG_STATE_HOME", ".local/state")
     port = _check_port(host, port, state_dir or home / f"port-{port}")
-    if (
-        admin_port is not None
-        and _check_port(LOOPBACK, admin_port, state_dir or home / f"port-{port}", "--admin-port") == port
-    ):
-        raise click.UsageError(f"--admin-port is {admin_port}, which is --port; choose another")
+    used = {port: "--port"}
+    for option, other in (("--admin-port", admin_port), ("--upstream-port", upstream_port)):
+        if other is not None:
+            if _check_port(LOOPBACK, other, state_dir or home / f"port-{port}", option) in used:
+                raise click.UsageError(f"{option} is {other}, which is {used[other]}; choose another")
+            used[other] = option
     settings = Settings(
         files=() if Path("-") in files else files,
         state_dir=(state_dir or home / f"port-{port}").absolute(),
@@ -195,6 +205,8 @@ def up(  # noqa: PLR0917 — one parameter an option
         watch=not no_watch,
         request_log=request_log and request_log.absolute(),
         admin_port=admin_port,
+        upstream_port=upstream_port,
+        capture=None if capture is None else CaptureMode(capture),
     )
     limits = HttpLimits(max_header, header_timeout, body_timeout, keepalive_timeout)
     _serve(settings, limits, manifest, host, port, Console(sys.stdout, json_lines, color=sys.stdout.isatty()))
@@ -245,7 +257,8 @@ def _serve(  # noqa: PLR0917 — what the options say
         return make(url, capable[0], with_key=bool(settings.keys)) if capable else []
 
     bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-    bind += [] if settings.admin_port is None else [f"{LOOPBACK}:{settings.admin_port}"]
+    more = (settings.admin_port, settings.upstream_port)
+    bind += [f"{LOOPBACK}:{each}" for each in more if each is not None]
     limits = replace(limits, connections=bounds.connections)
     Server(create, is_up, bind=bind, threads=threads, limits=limits, graceful=lambda: end.value).run()
 

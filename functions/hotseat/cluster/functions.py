@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hotseat.api.units import Unreadable, parse_bytes, parse_duration
+from hotseat.gateway.captures import CaptureMode
 from hotseat.gateway.http.interfaces import HttpLimits
 from hotseat.gateway.limits import MAX_BODY, ConcurrencyLimit, thread_cap
 from hotseat.gateway.server import Bounds, Served, Server
@@ -42,6 +43,7 @@ class FunctionSettings:
     limits: HttpLimits = field(default_factory=HttpLimits)
     sink: str = ""  # URL to which all events are sent, beside the Broker
     request_log: str = ""
+    capture: CaptureMode | None = None  # of the router: how bodies are captured; None: they are not
     scaler_port: int = 0  # of the switcher, for KEDA; 0: any
     scaler_tls: Path | None = None  # directory with its certificate; None: no TLS
 
@@ -90,6 +92,8 @@ VARIABLES = {
     "HOTSEAT_KEEPALIVE_TIMEOUT": "Time after which a connection without a request is closed (default 75s).",
     "HOTSEAT_REQUEST_LOG": "File to which the router appends a line for each finished request, or - for the "
     "pod's log (default: none).",
+    "HOTSEAT_CAPTURE": "Capture the bodies of requests and answers in the router's memory, for GET /api/captures/{id}: redacted "
+    "(texts become their lengths) or full (default: not captured).",
     "PORT": "Port to listen on (default 8080).",
     "HOTSEAT_ADMIN_PORT": "Port of the router for admin routes: all routes but inference, lists of models, /health and /ready "
     "(default 8081). Empty: they are on PORT.",
@@ -145,6 +149,7 @@ def read_settings() -> FunctionSettings:
             _read("HOTSEAT_KEEPALIVE_TIMEOUT", "75s", parse_duration),
         ),
         request_log=env.get("HOTSEAT_REQUEST_LOG", ""),
+        capture=_read("HOTSEAT_CAPTURE", "", _capture_mode),
         scaler_port=_read("HOTSEAT_SCALER_PORT", str(SCALER_PORT), _port),
         scaler_tls=scaler_tls,
     )
@@ -169,6 +174,13 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):  # noqa: PLR2004
         raise Unreadable("a port from 1 to 65535")
     return int(text)
+
+
+def _capture_mode(text: str) -> CaptureMode | None:
+    try:
+        return CaptureMode(text) if text else None
+    except ValueError:
+        raise Unreadable("redacted or full") from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -118,6 +118,10 @@ class ModelRegistry:
             found.setdefault(routes[each].model.name, each)
         return list(found.values())[:NEAR]
 
+    def knows(self, name: str) -> bool:
+        """Whether a Model has this name."""
+        return name in self._routes
+
     def default(self) -> ModelRoute | None:
         """Return the Model for requests that name none, if a Workspace has one."""
         for handle in self.handles:

@@ -30,7 +30,9 @@ class BadRequest(HotseatError):
 
 
 class Unauthorized(HotseatError):
-    """The API key is missing or not valid."""
+    """The API key is missing or not valid. `asks_browser`: a browser is to ask a person for it."""
+
+    asks_browser = False
 
 
 class Forbidden(HotseatError):
@@ -47,6 +49,10 @@ class NotFound(HotseatError):
 
 class Conflict(HotseatError):
     """The operation is not possible in the current state."""
+
+
+class Cancelled(HotseatError):
+    """An operator has cancelled the request. Clients must not retry."""
 
 
 class TooSlow(HotseatError):

@@ -24,6 +24,8 @@ from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
 from hotseat.gateway.openapi import documented
+from hotseat.gateway.request_records import RequestRecords
+from hotseat.gateway.requests_api import add_request_routes, count_parameter
 from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.telemetry.metrics import Metrics
 
@@ -46,6 +48,8 @@ def admin_blueprint(
     bus: EventLog,
     metrics: Metrics,
     concurrency: ConcurrencyLimit,
+    records: RequestRecords,
+    *,
     caches: Caches | None = None,
 ) -> Blueprint:
     """Return the routes that belong to no API family. `caches`: what is kept on this machine; None: it is a cluster."""
@@ -53,6 +57,7 @@ def admin_blueprint(
     _add_queries(blueprint, registry, metrics, caches)
     if caches is not None:
         add_cache_routes(blueprint, registry, caches)
+    add_request_routes(blueprint, registry, records)
     _add_commands(blueprint, registry, concurrency)
     _add_streams(blueprint, registry, bus, concurrency)
     add_llmsnap_routes(blueprint, registry, concurrency)
@@ -151,7 +156,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         view = registry.logs(model.name)
         if view is None:
             raise NotFound(f"{model.name} has no log: its engine is {model.spec.engine}, which hotseat does not run")
-        lines = _count("lines", 100)
+        lines = count_parameter("lines", 100)
         if request.args.get("follow", "false") == "true" or request.accept_mimetypes.best == "text/event-stream":
             return _events(_follow_log(view, lines, registry), concurrency)
         return Response("".join(line + "\n" for line in view.tail(lines)), mimetype="text/plain")
@@ -163,7 +168,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         query={"history": _NUMBER, "follow": _BOOLEAN},
     )
     def events() -> Response:
-        history = _count("history", _NO_LIMIT)
+        history = count_parameter("history", _NO_LIMIT)
         last = request.headers.get("Last-Event-ID", "")
         # An unknown ID is from before a restart: all events are new then.
         known = last.isascii() and last.isdecimal() and len(last) < 19 and int(last) <= bus.count  # noqa: PLR2004
@@ -305,13 +310,6 @@ def _wait() -> float | None:
 
 def _done(wait: float | None) -> int:
     return 202 if wait == 0 else 200
-
-
-def _count(name: str, default: int) -> int:
-    text = request.args.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
-        raise BadRequest(f"The parameter {name} is {shortened(text)!r}; allowed: an integer of at least 0.")
-    return int(text)
 
 
 # Streams of events ----------------------------------------------------------------------------------------------------

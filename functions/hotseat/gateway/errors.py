@@ -30,6 +30,7 @@ _KINDS: Mapping[type[HotseatError], ApiKind] = {
     errors.NotFound: ApiKind(404, "not_found", _INVALID),
     errors.TooSlow: ApiKind(408, "request_timeout", _INVALID),
     errors.Conflict: ApiKind(409, "conflict", _INVALID),
+    errors.Cancelled: ApiKind(410, "request_cancelled", _INVALID),  # clients repeat what gets 409, 429 or 5xx
     errors.TooLarge: ApiKind(413, "request_too_large", _INVALID),
     errors.UnsupportedEncoding: ApiKind(415, "unsupported_encoding", _INVALID),
     errors.QueueFull: ApiKind(429, "queue_full", "rate_limit_error"),
@@ -163,7 +164,8 @@ def error_headers(error: HotseatError) -> dict[str, str]:
     """Return the headers of an error response. Retry-After is in whole seconds, rounded up."""
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, errors.Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="hotseat"'
+        scheme = "Basic" if error.asks_browser else "Bearer"
+        headers["WWW-Authenticate"] = f'{scheme} realm="hotseat"'
     if isinstance(error, errors.UnsupportedEncoding):
         headers["Accept-Encoding"] = "identity"
     return headers

@@ -58,7 +58,7 @@ class RoutedRequest:
         self.may_wait = True
         self._visited: tuple[str, ...] = (route.model.name,)  # Models that are not tried again
         self._pending_request: PendingRequest | None = None
-        self._held = False
+        self.held = False  # whether it was queued
         if capability is not None and route.model.spec.capabilities and capability not in route.model.spec.capabilities:
             self._route_by_capability()
 
@@ -79,7 +79,7 @@ class RoutedRequest:
 
         None if the request was not queued, or not dispatched.
         """
-        return self.dispatched - self.began if self._held and self.dispatched is not None else None
+        return self.dispatched - self.began if self.held and self.dispatched is not None else None
 
     @property
     def dispatched(self) -> float | None:
@@ -127,8 +127,8 @@ class RoutedRequest:
             if not self.fail_over(error):
                 raise
 
-    def submit_if_ready(self, options: WaitOptions) -> None:
-        """Dispatch the request, which must neither load a Model nor wait for one. Raise Conflict or Unavailable otherwise."""
+    def submit_if_ready(self, options: WaitOptions, why: str) -> None:
+        """Dispatch the request, which must neither load a Model nor wait for one. Raise Conflict with WHY, or Unavailable."""
         self.options, self.may_wait = options, False
         model = self.route.model
         try:
@@ -138,7 +138,7 @@ class RoutedRequest:
             if any(each.model == model.name and each.state is InstanceState.READY for each in residents):
                 busy = f"{model.shown_name} is busy (concurrency), and this request does not wait"
                 raise Unavailable(busy, code="busy", retry_after=1.0) from None
-            raise not_loaded(model.shown_name, named=self.requested_name is not None) from None
+            raise not_loaded(model.shown_name, why) from None
 
     def check_fallback(self, limit: float | None) -> float | None:
         """Move the request to a fallback if it has waited long enough and the fallback can answer immediately.
@@ -287,7 +287,7 @@ class RoutedRequest:
 
     def _accept(self, pending_request: PendingRequest) -> None:
         self._pending_request = pending_request
-        self._held = self._held or pending_request.queued
+        self.held = self.held or pending_request.queued
 
     def _submit_to(self, route: ModelRoute, *, at_once: bool = False, since: float | None = None) -> PendingRequest:
         its, rest = self.options, None
@@ -306,9 +306,12 @@ class RoutedRequest:
         )
 
 
-def not_loaded(model: str, *, named: bool) -> Conflict:
-    """Return the error for a request that loads no Model, if its Model is not ready. `named`: the client has named it."""
-    why = "a GET loads no model" if named else "a request without `model` loads none; name a model in `model`"
+GET_LOADS_NOTHING = "a GET loads no model"
+UNNAMED_LOADS_NOTHING = "a request without `model` loads none; name a model in `model`"
+
+
+def not_loaded(model: str, why: str) -> Conflict:
+    """Return the error for a request that loads no Model, if its Model is not ready."""
     return Conflict(f"{model} is not loaded, and {why}.", code="not_loaded", param="model")
 
 

@@ -1,38 +1,37 @@
 """An inference request, from arrival to end: admit, queue, relay and count. All of it runs on the event loop."""
 
 import logging
-import re
 import time
 from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from math import inf
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from hotseat.api.model import Api, Capability, ResponseModelName
-from hotseat.api.workspace import Loading, Tenants
+from hotseat.api.model import ResponseModelName
+from hotseat.api.workspace import Loading
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import BadRequest, HotseatError, Unreachable
+from hotseat.core.errors import BadRequest, Cancelled, HotseatError, Unreachable
 from hotseat.engines.base import has_api
 from hotseat.gateway import relay
-from hotseat.gateway.body import Body, check_encoding, parse_body, rename_model
+from hotseat.gateway.accepted_head import AcceptedHead, Route, Translate
+from hotseat.gateway.body import Body
 from hotseat.gateway.errors import UPSTREAM_FAILED, api_kind, internal_error
-from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.form import boundary_of, is_form, parse_form, rename_form
-from hotseat.gateway.http.request import Fields, Request
+from hotseat.gateway.fallback_routing import GET_LOADS_NOTHING, UNNAMED_LOADS_NOTHING, RoutedRequest
+from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.loading_news import LoadingNews, loading_news, loading_of
-from hotseat.gateway.query import parse_query, rename_query, without_key
+from hotseat.gateway.request_records import RequestRecords, request_record
 from hotseat.gateway.resident import resident_model
 from hotseat.gateway.response_model import RenamedResponse
 from hotseat.gateway.translation import TranslatedResponse, Translation
 from hotseat.gateway.unloading import unload_command
-from hotseat.gateway.wait_headers import NO_LIMITS, WaitOptions, loading_option, wait_options
 from hotseat.telemetry.logs import RequestLog, RequestRecord
 from hotseat.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from hotseat.telemetry.answer_figures import AnswerSample
 
 log = logging.getLogger(__name__)
 
@@ -43,93 +42,14 @@ END_LOOK = 0.05  # seconds between looks whether one of several pods has ended
 LOOK = 1.0  # seconds after which a fallback for an external server that refuses connections is looked for again
 LONGEST_WAIT = 3600.0  # seconds until a request that waits is looked at again
 OK, CLIENT_LEFT = 200, 499
-_OF_ITS_API = re.compile(rb"(?i)content-type$|accept$|anthropic-")  # headers that a translated request does not have
 
 T = TypeVar("T")
-Translate = Callable[[bytes, str, str], Translation]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An inference route: its path, its label in metrics, and the capability that it needs. The routes are in apis/.
-
-    `translate` makes the request for an engine that does not have `api`: from the body, the name of the model to the engine, and the name
-    that the client sent. It raises BadRequest. None: the request is passed on in any case. Comments are for streams of events only.
-    `tag` is an end that names may have in this API. `unloads` says of a body whether it asks to unload its Model.
-
-    A GET names its model in the query. It never loads a Model, unless it is for a change of the protocol (`upgrade`).
-    """
-
-    path: str
-    label: str
-    capability: Capability | None  # None: every Model has it
-    api: Api = Api.OPENAI
-    translate: Translate | None = None
-    events: bool = True  # its streams are streams of events
-    tag: str = ""
-    unloads: Callable[[bytes], bool] | None = None
-    form: bool = False  # the body may be a form (multipart/form-data)
-    resident: bool = False  # a request without a `model` is for the Model that is resident, and loads none
-    upgrade: bool = False  # it must ask for an upgrade, such as to a WebSocket
-
-
-class AcceptedHead:
-    """What the head of a request says. Requests with the same head share it (`http.request.Listener`)."""
-
-    __slots__ = (
-        "_options",
-        "_tenants",
-        "encoded",
-        "in_query",
-        "key",
-        "loading",
-        "parse",
-        "rename",
-        "route",
-        "target",
-        "translated",
-        "translated_fields",
-    )
-
-    def __init__(self, request: Request, route: Route, key: str) -> None:
-        """`key` is the name of the request's key. Raise the HotseatError for the client if the head is not acceptable."""
-        check_encoding(request.headers)
-        self.route, self.key = route, key
-        self.target = f"{route.path}?{request.query}".encode() if request.query else route.path.encode()
-        self.loading = loading_option(request.headers)
-        self.parse: Callable[[bytes], Body] = parse_body
-        self.rename: Callable[[Body, str], bytes] = rename_model
-        self.in_query = request.method != "POST"
-        if self.in_query:
-            self.parse, self.rename = partial(parse_query, request.query), rename_query
-        elif route.form and is_form(kind := request.headers.get("content-type", "")):
-            boundary = boundary_of(kind)
-            self.parse, self.rename = partial(parse_form, boundary=boundary), partial(rename_form, boundary=boundary)
-        if route.upgrade:
-            if not request.upgrade:
-                raise BadRequest(f"{route.path} is for WebSockets: the request must ask for an upgrade.")
-            request.fields = without_key(request.fields)
-        self.encoded: dict[bytes, bytes] = {}  # as engines get it, by Host
-        # As engines get it that do not have the API: by path, then by Host.
-        self.translated: dict[str, dict[bytes, bytes]] = {}
-        self.translated_fields: Fields = ()
-        if route.translate is not None:
-            kept = (field for field in request.fields if not _OF_ITS_API.match(field[0]))
-            self.translated_fields = (*kept, (b"Content-Type", b"application/json"))
-        self._tenants: Tenants | None = None
-        self._options = NO_LIMITS
-
-    def options(self, request: Request, tenants: Tenants) -> WaitOptions:
-        """Return the wait options of the request. Raise BadRequest if a header is invalid."""
-        if tenants is not self._tenants:
-            self._options, self._tenants = wait_options(request.headers, tenants, self.key), tenants
-        return self._options
 
 
 class Inference:
     """Handles inference requests. `max_body` is in bytes. `admin_port` is the only port on which a request may unload a Model (None: each).
 
-    Every request is counted. Requests that reach a Model are written to `request_log`, if there is one.
+    Every request is counted. Requests that reach a Model are added to `records`, and written to `request_log`, if there is one.
     """
 
     def __init__(
@@ -141,6 +61,7 @@ class Inference:
         max_body: int,
         concurrency: ConcurrencyLimit,
         body_budget: BodyBudget,
+        records: RequestRecords,
         request_log: RequestLog | None = None,
         admin_port: int | None = None,
     ) -> None:
@@ -150,6 +71,7 @@ class Inference:
         self.max_body = max_body
         self.concurrency = concurrency
         self.body_budget = body_budget
+        self.records = records
         self.request_log = request_log
         self.admin_port = admin_port
         self.reconnector = relay.Reconnector(connections)
@@ -176,12 +98,14 @@ class InferenceRequest:
         "_leave",
         "_model",
         "_news",
+        "_number",
         "_over",
         "_ready",
         "_request",
         "_response",
         "_route",
         "_routed",
+        "_sample",
         "_sent",
         "_started",
         "_timer",
@@ -202,6 +126,8 @@ class InferenceRequest:
         self._news: LoadingNews | None = None
         self._translation: Translation | None = None
         self._ready: tuple[str, str, Translation] | None = None  # made before `submit`, for these names
+        self._sample: AnswerSample | None = None
+        self._number = 0  # in the records
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
@@ -268,6 +194,9 @@ class InferenceRequest:
             return
         routed = RoutedRequest(inference.registry, target, requested, self._route.capability, len(body.raw))
         self._routed = routed
+        self._number = inference.records.begin(self)
+        if inference.records.captures is not None:
+            self._response.capture = bytearray()
         loading = loading_of(self._head.loading, target)
         routed.refuses = loading is Loading.REFUSE
         translate = self._translator(routed)
@@ -285,7 +214,8 @@ class InferenceRequest:
     def _submit(self, routed: RoutedRequest, body: Body, loading: Loading) -> None:
         options = self._head.options(self._request, routed.route.handle.workspace.spec.tenants)
         if (body.model is None or self._head.in_query) and not self._loads(body):
-            routed.submit_if_ready(options)
+            why = UNNAMED_LOADS_NOTHING if routed.requested_name is None else GET_LOADS_NOTHING
+            routed.submit_if_ready(options, why)
         else:
             routed.submit(options)
         if body.stream and loading is not Loading.HOLD and self._route.events:
@@ -466,7 +396,8 @@ class InferenceRequest:
 
     def _relayed(self, outcome: relay.Outcome) -> None:
         """End the request, or try again if no engine has accepted it."""
-        self._exchange = None
+        assert self._exchange is not None  # noqa: S101
+        self._sample, self._exchange = self._exchange.sample, None
         if outcome.how is relay.How.CLIENT_GONE:
             self._end(CLIENT_LEFT)
         elif outcome.error is None:
@@ -481,6 +412,8 @@ class InferenceRequest:
     def _retry(self, error: HotseatError) -> None:
         routed = self._routed
         assert routed is not None  # noqa: S101
+        if isinstance(error, Cancelled):
+            raise error
         # If the engine has ended meanwhile, `error` says so, and its cause is Unreachable.
         unreachable = error if isinstance(error, Unreachable) else error.__cause__
         if not isinstance(unreachable, Unreachable) or not routed.may_wait:
@@ -612,7 +545,8 @@ class InferenceRequest:
         seconds = time.monotonic() - self._started
         inference.concurrency.give_back()
         inference.body_budget.give_back(self._body_bytes)
-        self._body = self._translation = self._ready = None
+        body, self._body = self._body, None
+        self._translation = self._ready = None
         self._sent = b""
         if routed is None:
             inference.metrics.refused(self._model, self._route.label, status)
@@ -622,8 +556,33 @@ class InferenceRequest:
         inference.metrics.request(name, self._route.label, status, seconds, routed.waited)
         if routed.fallback_used is not None:
             inference.metrics.fallback(routed.fallback_used.wanted.shown_name, name, routed.fallback_used.reason)
+        record = self.record(status)
+        inference.records.end(record)
         if inference.request_log is not None:
-            inference.request_log.write(_log_entry(routed, self._route, status, seconds))
+            inference.request_log.write(record)
+        if body is not None and self._response.capture is not None:
+            inference.records.keep(self._number, self._request.path, body.raw, bytes(self._response.capture))
+
+    # Operators --------------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str:
+        """The Model that answers, or should."""
+        assert self._routed is not None  # noqa: S101
+        return self._routed.route.model.name
+
+    def record(self, status: int) -> RequestRecord:
+        """Return the record of the request if it ended now with this status. 0: it goes on, so its tokens are not known yet."""
+        assert self._routed is not None  # noqa: S101
+        sample = self._sample if self._exchange is None else self._exchange.sample
+        return request_record(self._number, self._routed, self._route.label, self._started, status, sample)
+
+    def cancel(self, error: HotseatError) -> None:
+        """End the request. The client gets `error`."""
+        if self._exchange is not None:
+            self._exchange.stop(error)
+        else:
+            self._guarded(_raise, error)
 
 
 def _engine_name(routed: RoutedRequest) -> str:
@@ -639,19 +598,3 @@ def _asked(routed: RoutedRequest, body: Body) -> str:
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def _log_entry(routed: RoutedRequest, route: Route, status: int, seconds: float) -> RequestRecord:
-    """Return the line for the request log. The request has taken `seconds`."""
-    model, begun = routed.route.model, routed.dispatched
-    return RequestRecord(
-        time.time() - seconds,
-        model.name,
-        route.label,
-        None if begun is None else max(0.0, seconds - (time.monotonic() - begun)),
-        seconds,
-        status,
-        routed.options.priority,
-        routed.options.tenant or None,
-        wanted=None if routed.fallback_used is None else routed.fallback_used.wanted.name,
-    )

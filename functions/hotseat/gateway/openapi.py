@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from flask import Flask
 from werkzeug.routing import Rule
 
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.errors import ANTHROPIC, OLLAMA, OPENAI, ErrorShape, shape_of
-from hotseat.gateway.inference import Route
 
 FindRoute = Callable[[str, str], Route | None]  # by method and path
 View = TypeVar("View", bound=Callable[..., Any])

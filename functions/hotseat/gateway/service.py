@@ -1,6 +1,8 @@
 """What the gateway serves on the event loop: who may send a request, and what handles it."""
 
-from hotseat.core.errors import HotseatError
+from hotseat.core.errors import HotseatError, NotFound, Unauthorized, shortened
+from hotseat.gateway import upstream
+from hotseat.gateway.accepted_head import AcceptedHead
 from hotseat.gateway.apis import find_route
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
@@ -8,7 +10,7 @@ from hotseat.gateway.errors import api_kind
 from hotseat.gateway.http.interfaces import Handler
 from hotseat.gateway.http.request import Request
 from hotseat.gateway.http.response import Response
-from hotseat.gateway.inference import AcceptedHead, Inference
+from hotseat.gateway.inference import Inference
 from hotseat.gateway.wsgi_threads import WsgiThreads
 
 OPEN_PATHS = frozenset({"/health"})  # without a key
@@ -18,8 +20,18 @@ FLASK_BODY = 65536  # bytes of a body; the routes in Flask use little
 class GatewayService:
     """Authenticates each request by its head. Inference is handled on the loop, everything else by `flask`."""
 
-    def __init__(self, flask: WsgiThreads, keys: Keys, inference: Inference, browsers: BrowserRules) -> None:
+    def __init__(
+        self,
+        flask: WsgiThreads,
+        keys: Keys,
+        inference: Inference,
+        browsers: BrowserRules,
+        *,
+        admin_port: int | None = None,
+        upstream_port: int | None = None,
+    ) -> None:
         self._flask, self._keys, self._inference, self._browsers = flask, keys, inference, browsers
+        self._admin_port, self._upstream_port = admin_port, upstream_port
 
     def accept(self, request: Request) -> Handler:
         """Return the handler of a request. Raise the HotseatError for the client if it is not accepted."""
@@ -29,8 +41,15 @@ class GatewayService:
             request.extra = self._browsers.headers(request.headers, request.method)
             if request.extra and request.method == "OPTIONS":
                 return _Preflight()
-        key = "" if request.path in OPEN_PATHS else self._authenticate(request)
+        own_origin = request.listener.port == self._upstream_port
+        if own_origin and not request.path.startswith(upstream.PREFIX):
+            raise NotFound(f"Port {self._upstream_port} serves paths below {upstream.PREFIX} only.")
+        key = "" if request.path in OPEN_PATHS else self._authenticate(request, own_origin=own_origin)
         route = find_route(request.method, request.path)
+        if route is None and request.path.startswith(upstream.PREFIX):
+            if not own_origin:
+                check_admin_port(request.path, request.listener.port, self._admin_port)
+            return upstream.handler(self._inference, request, key, sandboxed=not own_origin)
         if route is None:
             return self._flask.handler(request, FLASK_BODY)
         head = AcceptedHead(request, route, key)
@@ -44,14 +63,27 @@ class GatewayService:
         if route is not None:
             self._inference.refused(route, api_kind(error).status)
 
-    def _authenticate(self, request: Request) -> str:
-        """Authenticate the request, and return the name of its key."""
-        key = self._keys.check(request.headers)
-        if not self._keys:
-            # CORS does not hold for WebSockets: a page can send to any server, and read what it answers.
+    def _authenticate(self, request: Request, *, own_origin: bool) -> str:
+        """Authenticate the request, and return the name of its key. `own_origin`: it is for pages that nothing else shares an origin with.
+
+        There, browsers ask people for the key, and send it with requests of any page.
+        """
+        try:
+            key = self._keys.check(request.headers)
+        except Unauthorized as error:
+            error.asks_browser = own_origin
+            raise
+        if not self._keys or own_origin:
+            # A page of any origin may open a WebSocket, and read it.
             method = "POST" if request.upgrade else request.method
             self._browsers.check(request.headers, method, request.listener.address)
         return key
+
+
+def check_admin_port(path: str, port: int, admin_port: int | None) -> None:
+    """Refuse an admin route on another port than the one for them, if there is one."""
+    if admin_port is not None and port != admin_port:
+        raise NotFound(f"{shortened(path)} is an admin route, and is served on the admin port only.")
 
 
 class PlainService:

@@ -9,7 +9,7 @@ from werkzeug.routing import BaseConverter
 import hotseat
 from hotseat.control.event_log import EventLog
 from hotseat.control.registry import ModelRegistry
-from hotseat.core.errors import HotseatError, NotFound, shortened
+from hotseat.core.errors import HotseatError
 from hotseat.gateway.admin_api import ADMIN, admin_blueprint
 from hotseat.gateway.apis import find_route, inference_blueprint
 from hotseat.gateway.apis.llamacpp import llamacpp_blueprint
@@ -18,6 +18,7 @@ from hotseat.gateway.apis.openai import openai_blueprint
 from hotseat.gateway.auth import Keys
 from hotseat.gateway.browsers import BrowserRules
 from hotseat.gateway.cache_api import Caches
+from hotseat.gateway.captures import CaptureMode, Captures
 from hotseat.gateway.errors import (
     INTERNAL,
     api_kind,
@@ -31,7 +32,8 @@ from hotseat.gateway.inference import Inference
 from hotseat.gateway.limits import BodyBudget, ConcurrencyLimit, shortage
 from hotseat.gateway.openapi import describe_gateway, documented
 from hotseat.gateway.relay import Connections
-from hotseat.gateway.service import GatewayService
+from hotseat.gateway.request_records import RequestRecords
+from hotseat.gateway.service import GatewayService, check_admin_port
 from hotseat.gateway.wsgi_threads import WsgiThreads
 from hotseat.runtimes.local.memory import machine_memory
 from hotseat.telemetry.logs import RequestLog
@@ -58,7 +60,9 @@ class Gateway(Flask):
         keys: Keys,
         inference: Inference,
         browsers: BrowserRules,
+        *,
         admin_port: int | None = None,
+        upstream_port: int | None = None,
     ) -> None:
         super().__init__("hotseat", static_folder=None)
         self.json.sort_keys = False  # type: ignore[attr-defined]
@@ -66,7 +70,7 @@ class Gateway(Flask):
         self.url_map.converters["model"] = _AnyName
         self.owner = registry.owner
         self._keys, self._inference, self._browsers = keys, inference, browsers
-        self._admin_port = admin_port
+        self._admin_port, self._upstream_port = admin_port, upstream_port
         self.before_request(self._check_port)
         self.register_error_handler(HotseatError, _error_response)
         self.register_error_handler(HTTPException, _http_error_response)
@@ -74,14 +78,13 @@ class Gateway(Flask):
 
     def service(self, flask: WsgiThreads) -> GatewayService:
         """Return what is served on the event loop. `flask` runs this application in threads."""
-        return GatewayService(flask, self._keys, self._inference, self._browsers)
+        ports = {"admin_port": self._admin_port, "upstream_port": self._upstream_port}
+        return GatewayService(flask, self._keys, self._inference, self._browsers, **ports)
 
     def _check_port(self) -> None:
         """Refuse an admin route on another port than the one for them, if there is one."""
-        if request.blueprint != ADMIN or request.path in PROBE_PATHS or self._admin_port is None:
-            return
-        if request.environ["SERVER_PORT"] != str(self._admin_port):
-            raise NotFound(f"{shortened(request.path)} is an admin route, and is served on the admin port only.")
+        if request.blueprint == ADMIN and request.path not in PROBE_PATHS:
+            check_admin_port(request.path, int(request.environ["SERVER_PORT"]), self._admin_port)
 
     def _internal_error(self, error: Exception) -> tuple[Response, int, dict[str, str]]:
         if (short := shortage(error)) is not None:
@@ -105,15 +108,22 @@ def create_gateway(
     admin_port: int | None = None,
     hosts: frozenset[str] = frozenset(),
     caches: Caches | None = None,
+    capture: CaptureMode | None = None,
+    upstream_port: int | None = None,
 ) -> Gateway:
     """Build the application.
 
     `max_body` is in bytes. `cors` has the origins whose web pages may send requests, and `hosts` the names of this
     server (`BrowserRules`). `concurrency` limits long requests. `admin_port` is the only port with admin routes.
-    None: each port has them. `caches`: what is kept on this machine. None: it is a cluster.
+    None: each port has them. `caches`: what is kept on this machine. None: it is a cluster. `capture`: how
+    bodies are captured. None: they are not. `upstream_port`: the port for pages of engines alone.
     """
     # A body can be in memory twice: as received, and as sent to the engine.
     body_budget = BodyBudget(max(max_body, machine_memory() // BODY_SHARE))
+    records = RequestRecords(registry.owner, None if capture is None else Captures(capture))
+    metrics.read_tokens(
+        lambda: {(registry.shown_name(model), kind): count for (model, kind), count in records.tokens().items()}
+    )
     inference = Inference(
         registry,
         connections,
@@ -121,10 +131,13 @@ def create_gateway(
         max_body=max_body,
         concurrency=concurrency,
         body_budget=body_budget,
+        records=records,
         request_log=request_log,
         admin_port=admin_port,
     )
-    app = Gateway(registry, keys, inference, BrowserRules(cors, hosts), admin_port)
+    app = Gateway(
+        registry, keys, inference, BrowserRules(cors, hosts), admin_port=admin_port, upstream_port=upstream_port
+    )
     app.register_blueprint(inference_blueprint())
 
     @app.get("/openapi.json")
@@ -135,7 +148,7 @@ def create_gateway(
     app.register_blueprint(openai_blueprint(registry, time.time()))
     app.register_blueprint(ollama_blueprint(registry, time.time(), concurrency, caches))
     app.register_blueprint(llamacpp_blueprint())
-    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, caches))
+    app.register_blueprint(admin_blueprint(registry, bus, metrics, concurrency, records, caches=caches))
     return app
 
 

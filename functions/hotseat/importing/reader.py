@@ -29,14 +29,14 @@ TOP_LOST: Mapping[str, str] = {
     "logLevel": "hotseat up --log-level debug|info|warning|error",
     "logTimeFormat": "times in hotseat's log are RFC 3339",
     "logToStdout": "hotseat's own log is on standard error; hotseat logs MODEL prints an engine's",
-    "metricsMaxInMemory": "hotseat up --request-log FILE keeps a line for each request; GET /metrics is for Prometheus",
-    "captureBuffer": "hotseat records no bodies",
+    "metricsMaxInMemory": "GET /api/requests has the last 1000 requests, and hotseat up --request-log FILE keeps a line for each",
+    "captureBuffer": "hotseat up --capture redacted|full keeps bodies, 64 MiB of them",
     "store": "hotseat up --request-log FILE keeps a line for each request",
     "performance": "hotseat does not monitor the accelerator",
     "ui": "use hotseat ps, switches and events instead",
     "startPort": "a free port is chosen at each start",
     "includeAliasesInList": "GET /v1/models lists a Model once, with all its names",
-    "upstream": "GET below /upstream loads nothing",
+    "upstream": "a GET below /upstream loads a model only if a person opens the page; see spec.upstream.noLoadPaths of a Workspace",
 }
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from hotseat.api.units import format_time
 from hotseat.core.messages import message
 from hotseat.private_files import opener
+from hotseat.telemetry.answer_figures import NO_FIGURES, AnswerSample
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,32 @@ class RequestRecord:
     priority: int = 0
     tenant: str | None = None
     wanted: str | None = None  # the requested Model, if another Model answered
+    switch: float | None = None  # seconds of `waited` in which its Model was switched to; None: it did not wait
+    ttft: float | None = None  # seconds from its arrival until the first bytes of a stream; None: it is none
+    sample: AnswerSample | None = None  # None: no engine has answered
+    number: int = 0  # of the request, in this process
+
+    def measured(self) -> dict[str, int | float | None]:
+        """Return the times and tokens of its answer, by their names in the log. Call it off the event loop."""
+        figures = NO_FIGURES if self.sample is None else self.sample.figures
+        speed, tokens = figures.per_second, figures.completion
+        if speed is None and self.ttft is not None and tokens is not None and tokens > 1 and self.seconds > self.ttft:
+            speed = (tokens - 1) / (self.seconds - self.ttft)
+        return {
+            "switch_seconds": None if self.switch is None else round(self.switch, 4),
+            "ttft": None if self.ttft is None else round(self.ttft, 4),
+            "prompt_tokens": figures.prompt,
+            "cached_tokens": figures.cached,
+            "completion_tokens": tokens,
+            "tokens_per_second": None if speed is None else round(speed, 2),
+        }
 
     def line(self) -> str:
         """Return the line of the log: a JSON object."""
         waited = "null" if self.waited is None else round(self.waited, 4)
         more = "" if self.tenant is None else f', "tenant": {_quoted(self.tenant)}'
         more += "" if self.wanted is None else f', "wanted": {_quoted(self.wanted)}'
+        more += "".join([f', "{name}": {value}' for name, value in self.measured().items() if value is not None])
         second = int(self.arrived)
         return (
             f'{{"time": "{_second(second)}.{int(1000 * (self.arrived - second)):03}Z", '
@@ -102,7 +123,7 @@ class RequestLog:
 
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
-        self._lines: list[str] = []  # that wait to be written
+        self._records: list[RequestRecord] = []  # that wait to be written
         self._news = threading.Event()
         self._closed = False
         self._lock = threading.Lock()
@@ -113,10 +134,10 @@ class RequestLog:
 
     def write(self, record: RequestRecord) -> None:
         """Queue a line; returns at once and never raises."""
-        if len(self._lines) >= MAX_QUEUED:
+        if len(self._records) >= MAX_QUEUED:
             self._lost += 1
             return
-        self._lines.append(record.line())
+        self._records.append(record)
         if not self._news.is_set():
             self._news.set()
         if self._thread is None:
@@ -146,10 +167,10 @@ class RequestLog:
                 time.sleep(GATHER)
             self._news.clear()  # what comes from now on sets it again
             over = self._closed
-            lines = self._lines[:]
-            del self._lines[: len(lines)]
+            records = self._records[:]
+            del self._records[: len(records)]
             try:
-                self._append("".join(lines).encode())
+                self._append("".join([record.line() for record in records]).encode())
                 failed = False
             except OSError as error:
                 if not failed:

@@ -46,6 +46,10 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Requests that were answered, by the model that answered, or refused. Without a model if refused before it was known.",
         ("model", "route", "status"),
     ),
+    "hotseat_tokens": (
+        "Tokens that engines report (kind: prompt, cached, completion). Counted from the first scrape on, with the last 1000 requests.",
+        ("model", "kind"),
+    ),
     "hotseat_switches": ("Switches that ended.", ("from_model", "to_model", "outcome")),
     "hotseat_fallbacks": ("Requests that were routed to a fallback.", ("model", "fallback", "reason")),
     "hotseat_model_failures": ("Failures to fetch, load, keep, park, wake or release a model.", ("model", "reason")),
@@ -72,7 +76,7 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_park_seconds": ("Time from the request to sleep until the engine was verified to sleep.", ("model",)),
     "hotseat_wake_seconds": ("Time from the request to wake until the engine answered.", ("model",)),
 }
-_REQUESTS, _REQUEST_SECONDS = "hotseat_requests", "hotseat_request_seconds"
+_REQUESTS, _REQUEST_SECONDS, _TOKENS = "hotseat_requests", "hotseat_request_seconds", "hotseat_tokens"
 _GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hotseat_requests_in_flight": ("Requests in flight: an engine is answering them.", ("model",)),
     "hotseat_requests_waiting": ("Requests in the queue of a model.", ("model",)),
@@ -115,7 +119,9 @@ class Metrics:
         self._requests = _RequestCollector()
         registry.register(self._requests)
         counters = {
-            n: Counter(n, text, labels, registry=registry) for n, (text, labels) in _COUNTERS.items() if n != _REQUESTS
+            n: Counter(n, text, labels, registry=registry)
+            for n, (text, labels) in _COUNTERS.items()
+            if n not in {_REQUESTS, _TOKENS}
         }
         histograms = {
             n: Histogram(n, text, labels, registry=registry, buckets=_SECONDS)
@@ -149,6 +155,10 @@ class Metrics:
     def refused(self, model: str, route: str, status: int) -> None:
         """Count a request that was refused at once. An empty model: its model is unknown."""
         self._requests.add(model, route, status)
+
+    def read_tokens(self, tokens: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        """Set the function that returns the tokens so far, by model and kind. It is called at each scrape."""
+        self._requests.tokens = tokens
 
     def fallback(self, model: str, fallback: str, reason: str) -> None:
         """Count a request for a model that was routed to a fallback."""
@@ -197,6 +207,7 @@ class _RequestCollector(Collector):
         self._counts: dict[tuple[str, str, int], int] = {}
         self._seconds: dict[str, list[int]] = {}  # by model: how many were in each bucket, and above all
         self._sums: dict[str, float] = {}
+        self.tokens: Callable[[], Mapping[tuple[str, str], int]] = dict
 
     def add(self, model: str, route: str, status: int) -> None:
         """Count a request."""
@@ -215,22 +226,25 @@ class _RequestCollector(Collector):
     def describe(self) -> Iterable[Metric]:
         return self._families()
 
-    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily]:
+    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily, CounterMetricFamily]:
         text, labels = _COUNTERS[_REQUESTS]
         seconds, by = _HISTOGRAMS[_REQUEST_SECONDS]
         return (
             CounterMetricFamily(_REQUESTS, text, labels=labels),
             HistogramMetricFamily(_REQUEST_SECONDS, seconds, labels=by),
+            CounterMetricFamily(_TOKENS, _COUNTERS[_TOKENS][0], labels=_COUNTERS[_TOKENS][1]),
         )
 
     def collect(self) -> Iterable[Metric]:
-        requests, times = self._families()
+        requests, times, tokens = self._families()
         for (model, route, status), count in self._counts.copy().items():
             requests.add_metric([model, route, str(status)], count)
         for model, row in self._seconds.copy().items():
             bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
             times.add_metric([model], list(zip(bounds, accumulate(row), strict=True)), self._sums[model])
-        return requests, times
+        for labels, count in self.tokens().items():
+            tokens.add_metric(labels, count)
+        return requests, times, tokens
 
 
 class _GaugeCollector(Collector):

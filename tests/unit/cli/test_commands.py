@@ -185,8 +185,8 @@ def test_cache_lists_weights_and_prompts_and_clears_prompts(fake, hotseat):
         ["gemma", "w", "2", "6024", "48Mi", "1m10s"],
     ]
     fake.answers["POST /api/cache/clear"] = {"prompts": prompts}
-    assert hotseat("cache", "--clear", "gemma").stdout == "deleted 48Mi\n"
-    assert fake.last.query == {"model": "gemma"}
+    assert hotseat("cache", "--clear", "Gemma").stdout == "deleted 48Mi\n"
+    assert fake.last.query == {"model": "Gemma"}
     fake.answers["POST /api/cache/clear"] = {"prompts": []}
     assert hotseat("cache", "--clear").stdout == "deleted nothing\n"
     assert fake.last.query == {}

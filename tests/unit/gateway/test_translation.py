@@ -10,8 +10,8 @@ import pytest
 from hotseat.api.model import Api, Capability
 from hotseat.core.errors import BadRequest
 from hotseat.gateway import service
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.fallback_routing import RoutedRequest
-from hotseat.gateway.inference import Route
 from tests.unit.gateway.http.running import LOOPS, eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import SSE, Engine, answers, chunk, dechunk, sized

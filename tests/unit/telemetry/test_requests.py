@@ -123,7 +123,7 @@ def test_lines_that_pile_up_are_lost_and_not_kept(tmp_path: Path, monkeypatch) -
     log._thread = object()  # it never writes
     for number in range(10):
         log.write(record(number))
-    assert len(log._lines) == 3
+    assert len(log._records) == 3
     assert log._lost == 7
 
 

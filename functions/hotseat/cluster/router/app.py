@@ -56,6 +56,7 @@ class RouterApp:
             concurrency=concurrency,
             request_log=self._request_log,
             admin_port=settings.admin_port,
+            capture=settings.capture,
         )
 
     def begin(self) -> None:

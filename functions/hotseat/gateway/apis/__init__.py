@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response
 
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.apis import anthropic, llamacpp, ollama, openai
-from hotseat.gateway.inference import Route
 
 ROUTES: dict[str, Route] = {**openai.ROUTES, **anthropic.ROUTES, **ollama.ROUTES, **llamacpp.ROUTES}  # by path
 GET_ROUTES: dict[str, Route] = {**openai.GET_ROUTES, **llamacpp.GET_ROUTES}

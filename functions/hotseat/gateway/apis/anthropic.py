@@ -8,10 +8,10 @@ from msgspec import Raw, Struct
 
 from hotseat.api.model import Api, Capability
 from hotseat.core.errors import BadRequest
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.apis.anthropic_request import chat_request, read_request
 from hotseat.gateway.apis.sse import EventReader
 from hotseat.gateway.errors import ANTHROPIC, ApiKind
-from hotseat.gateway.inference import Route
 from hotseat.gateway.translation import engine_error
 
 _CHAT = "/v1/chat/completions"

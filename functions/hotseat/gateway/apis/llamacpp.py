@@ -4,7 +4,7 @@ from flask import Blueprint, Response
 
 from hotseat.api.model import Capability
 from hotseat.core.errors import Forbidden
-from hotseat.gateway.inference import Route
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.openapi import documented
 
 ROUTES = {

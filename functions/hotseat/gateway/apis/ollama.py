@@ -8,9 +8,9 @@ import msgspec
 
 from hotseat.api.model import Api, Capability
 from hotseat.api.units import format_time
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.apis import ollama_requests as requests
 from hotseat.gateway.apis.sse import EventReader
-from hotseat.gateway.inference import Route
 from hotseat.gateway.translation import Translation, engine_error
 
 LATEST = ":latest"  # the tag of a name without one

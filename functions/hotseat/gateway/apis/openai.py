@@ -10,8 +10,8 @@ from hotseat.control.registry import ModelRegistry, ModelRoute
 from hotseat.core.errors import NotFound, UnknownModel, shortened
 from hotseat.core.messages import InstanceState
 from hotseat.core.scheduler.messages import ModelStatus
+from hotseat.gateway.accepted_head import Route
 from hotseat.gateway.clock import rfc3339
-from hotseat.gateway.inference import Route
 from hotseat.gateway.openapi import documented
 
 ROUTES = {

@@ -49,6 +49,7 @@ class Listener:
 class Request:
     """One request.
 
+    `path` is decoded and has single slashes, `raw_path` is as it was sent.
     `fields` are the headers in order. `headers` has them by lower-case name, as Latin-1, repeated ones joined by commas.
     `length` is its Content-Length, None if it has none. `listener` is where it came. `extra` are headers for its response. `accepted`
     is for the service: what it has found by the head alone. Requests with the same head share it, and `fields` and `headers`, in which
@@ -69,6 +70,7 @@ class Request:
         "minor",
         "path",
         "query",
+        "raw_path",
         "upgrade",
     )
 
@@ -84,7 +86,8 @@ class Request:
         for raw_name, raw_value in fields:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        self.path, self.query = (_split_target if len(target) < CACHED else _split_target.__wrapped__)(target)
+        split = _split_target if len(target) < CACHED else _split_target.__wrapped__
+        self.path, self.query, self.raw_path = split(target)
         self.keep_alive = self._keep_alive()
         self.length, self.chunked = self._framing()
         host = headers.get("host")
@@ -97,6 +100,7 @@ class Request:
         """Return a new request with the same head, but for its Content-Length."""
         new = Request.__new__(Request)
         new.method, new.fields, new.minor, new.headers = self.method, self.fields, self.minor, self.headers
+        new.raw_path = self.raw_path
         new.path, new.query, new.keep_alive, new.chunked = self.path, self.query, self.keep_alive, False
         new.listener, new.accepted = self.listener, self.accepted
         new.extra, new.body, new.upgrade, new.length = (), b"", False, length
@@ -139,8 +143,8 @@ def is_http_1(head: bytes) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _split_target(target: bytes) -> tuple[str, str]:
-    """Return the path, decoded, and the query of a request target."""
+def _split_target(target: bytes) -> tuple[str, str, bytes]:
+    """Return the path, decoded, the query, and the path as it was sent, of a request target."""
     if not target.startswith((b"/", b"*")):  # absolute form
         scheme, found, rest = target.partition(b"://")
         if not found or scheme.lower() not in (b"http", b"https"):
@@ -153,7 +157,7 @@ def _split_target(target: bytes) -> tuple[str, str]:
     path = single_slashes(unquote_to_bytes(raw).decode("latin-1"))
     if not _TARGET.fullmatch(query):
         query = quote(query, safe=_AS_IS).encode()
-    return path, query.decode()
+    return path, query.decode(), raw
 
 
 def single_slashes(path: str) -> str:

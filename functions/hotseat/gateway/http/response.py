@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from hotseat.gateway.http.request import Request
 
 
+MAX_CAPTURE = 2**20  # bytes of a body
+
+
 class ResponseWriter(Protocol):
     """Who writes a response, and is told about its client. The methods are called on the loop."""
 
@@ -164,7 +167,8 @@ class ErrorPage:
 class Response:
     """One response. `begin`, `write` and `end` never wait; a `writer` is told to pause while the client reads too slowly.
 
-    After `begun`, errors can only be sent in the body, after `ended` not at all. `sent` counts bytes of the body.
+    After `begun`, errors can only be sent in the body, after `ended` not at all. `sent` counts bytes of the body. `capture`, if it is
+    set, gets their first MAX_CAPTURE.
     """
 
     __slots__ = (
@@ -176,6 +180,7 @@ class Response:
         "_modern",
         "_path",
         "begun",
+        "capture",
         "ended",
         "sent",
         "status",
@@ -187,6 +192,7 @@ class Response:
         self.ended = False
         self.sent = 0
         self.status = 0
+        self.capture: bytearray | None = None
         self.writer: ResponseWriter | None = None
         self._connection = connection
         self._chunked = False
@@ -300,6 +306,8 @@ class Response:
     def _send(self, pieces: list[bytes], data: bytes, *, last: bool) -> None:
         if data and not self._bodiless:
             self.sent += len(data)
+            if self.capture is not None:
+                self.capture += data[: MAX_CAPTURE - len(self.capture)]
             pieces += [b"%x\r\n" % len(data), data, b"\r\n"] if self._chunked else [data]
         if last and self._chunked and not self._bodiless:
             pieces.append(b"0\r\n\r\n")

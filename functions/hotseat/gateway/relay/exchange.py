@@ -16,9 +16,9 @@ from hotseat.gateway.http.response import Response, ResponseSink, encode_fields
 from hotseat.gateway.relay.heads import Call, ResponseHead, encode_request
 from hotseat.gateway.relay.pool import Connections, EngineConnection
 from hotseat.gateway.relay.response_parser import ResponseParser
+from hotseat.telemetry.answer_figures import AnswerSample
 
 _MAX_ERROR_BODY = 65536  # bytes of an engine's error that become an event
-_TAIL = 4  # bytes that tell whether an event is complete
 _SWITCHING = 101
 
 
@@ -52,7 +52,6 @@ class Exchange:
         "_done",
         "_extra",
         "_in_events",
-        "_last",
         "_over",
         "_parser",
         "_passing",
@@ -60,6 +59,7 @@ class Exchange:
         "_task",
         "_timer",
         "_tunnel",
+        "sample",
     )
 
     def __init__(
@@ -85,7 +85,7 @@ class Exchange:
         self._over = False
         self._cancelled: HotseatError | None = None
         self._tunnel: Response | None = None  # after an upgrade
-        self._last = b""  # what the client got last
+        self.sample: AnswerSample | None = None  # of what the engine has sent of its answer
         self._parser: ResponseParser | None = None  # of the connection
 
     def start(self) -> None:
@@ -109,6 +109,10 @@ class Exchange:
             self._cancelled = self._cancelled or error
         else:
             self._fail(error, How.CANCELLED)
+
+    def stop(self, error: HotseatError) -> None:
+        """Abort the exchange at once, connected or not. The client gets `error`. No effect once the answer is complete."""
+        self._fail(error, How.CANCELLED)
 
     def _connect(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._open())
@@ -252,6 +256,10 @@ class Exchange:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if pieces:
             parser.pieces = []
+            if self.sample is None:
+                self.sample = AnswerSample(data, stream=head.event_stream)
+            else:
+                self.sample.add(data)
         if complete:
             # Before the client hears of it: its next request may then have this connection.
             self._settle(keep=head.keep_alive and not parser.surplus)
@@ -266,12 +274,11 @@ class Exchange:
             self._in_events = head.event_stream and not head.encoded and head.length is None
             length = parser.length
             counted = b"" if length is None else b"Content-Length: %b\r\n" % length
-            fields = head.fields + counted + self._extra
+            own = head.fields if self._call.rewrite is None else self._call.rewrite(head.fields)
+            fields = own + counted + self._extra
             response.begin(head.status, fields, data, counted=length is not None, last=complete)
         if complete:
             self._finish(Outcome(How.COMPLETED, head.code, response.sent))
-        elif data and self._in_events:
-            self._last = data[-_TAIL:] if len(data) >= _TAIL else (self._last + data)[-_TAIL:]
 
     def _collect_error(self, parser: ResponseParser, head: ResponseHead) -> None:
         if not parser.complete and sum(map(len, parser.pieces)) < _MAX_ERROR_BODY and not head.event_stream:
@@ -289,7 +296,8 @@ class Exchange:
             self._fail(UpstreamFailed("The engine switched protocols, but the request did not ask for an upgrade."))
             return
         self._tunnel = response
-        response.begin_tunnel(head.fields + self._extra, self)
+        own = head.fields if self._call.rewrite is None else self._call.rewrite(head.fields)
+        response.begin_tunnel(own + self._extra, self)
         if rest:
             response.write_tunnel(rest)
 
@@ -304,7 +312,7 @@ class Exchange:
             if self._tunnel is not None:
                 self._tunnel.end_tunnel()
             elif self._in_events:
-                whole = not self._last or self._last.endswith((b"\n\n", b"\r\n\r\n"))
+                whole = self.sample is None or self.sample.end.endswith((b"\n\n", b"\r\n\r\n"))
                 response.end_with_error(error, within_event=not whole)
             else:
                 response.abort()

@@ -1,7 +1,7 @@
 """Heads of HTTP/1.1 messages on their way through: what is passed on, and what is not (RFC 9110, 7.6.1)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class Call:
     """A request for an engine. `target` is path and query. `fields` are the client's headers, and are filtered.
 
     `patience` is the time in seconds until the response must have started, or None for no limit. With `upgrade`, the engine
-    may switch to the protocol that the client asks for.
+    may switch to the protocol that the client asks for. `rewrite` changes the headers of the response, encoded, for the client.
     """
 
     address: str  # http://host:port
@@ -56,6 +56,7 @@ class Call:
     encoded: dict[bytes, bytes] | None = (
         None  # by Host: the head without its Content-Length, for all calls that share this
     )
+    rewrite: Callable[[bytes], bytes] | None = None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,35 @@
+"""Admin routes for single requests: which there are, what they took, their captured bodies, and how one is cancelled."""
+
+from flask import Blueprint, Response, jsonify, request
+
+from hotseat.control.registry import ModelRegistry
+from hotseat.core.errors import BadRequest, shortened
+from hotseat.gateway.request_records import KEPT, RequestRecords
+
+
+def add_request_routes(blueprint: Blueprint, registry: ModelRegistry, records: RequestRecords) -> None:
+    """Add the routes."""
+
+    @blueprint.get("/api/requests")
+    def requests() -> Response:
+        name = request.args.get("model")
+        model = None if name is None else registry.find(name).model.name
+        return jsonify(requests=records.rows(registry, model, min(KEPT, count_parameter("limit", 100))))
+
+    @blueprint.post("/api/requests/<id_>/cancel")
+    @blueprint.post("/api/inflight/<id_>/cancel", endpoint="cancel_inflight")  # llama-swap's
+    def cancel(id_: str) -> Response:
+        records.cancel(id_)
+        return jsonify(id=id_, state="cancelled")
+
+    @blueprint.get("/api/captures/<id_>")
+    def capture(id_: str) -> Response:
+        return jsonify(records.capture(id_))
+
+
+def count_parameter(name: str, default: int) -> int:
+    """Return a count of the query. Raise BadRequest if it is none."""
+    text = request.args.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):  # noqa: PLR2004
+        raise BadRequest(f"The parameter {name} is {shortened(text)!r}; allowed: an integer of at least 0.")
+    return int(text)
