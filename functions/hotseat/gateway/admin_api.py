@@ -23,7 +23,7 @@ from hotseat.gateway.clock import rfc3339
 from hotseat.gateway.gauges import bound_in_force
 from hotseat.gateway.limits import ConcurrencyLimit
 from hotseat.gateway.llmsnap_api import add_llmsnap_routes
-from hotseat.gateway.openapi import documented
+from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.request_records import RequestRecords
 from hotseat.gateway.requests_api import add_request_routes, count_parameter
 from hotseat.gateway.wsgi_threads import DEPARTED
@@ -39,7 +39,6 @@ _WAIT = {
     "description": "true, false, or a duration: how long to wait for the result",
     "examples": ["true", "5s"],
 }
-_NUMBER = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
 _BOOLEAN = {"type": "string", "enum": ["true", "false"]}
 
 
@@ -149,7 +148,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
         "The log of a Model's engine; with `follow`, as events",
         404,
         content=["text/plain", "text/event-stream"],
-        query={"lines": _NUMBER, "follow": _BOOLEAN},
+        query={"lines": NUMBER, "follow": _BOOLEAN},
     )
     def logs(name: str) -> Response:
         model = registry.find(name).model
@@ -165,7 +164,7 @@ def _add_streams(blueprint: Blueprint, registry: ModelRegistry, bus: EventLog, c
     @documented(
         "Follow events, as server-sent events",
         content=["text/event-stream"],
-        query={"history": _NUMBER, "follow": _BOOLEAN},
+        query={"history": NUMBER, "follow": _BOOLEAN},
     )
     def events() -> Response:
         history = count_parameter("history", _NO_LIMIT)

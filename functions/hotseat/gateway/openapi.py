@@ -22,6 +22,7 @@ INFERENCE_ERRORS = (404, 415, 502, 504)
 _ATTRIBUTE = "openapi_operation"
 _SHAPES: Mapping[str, ErrorShape] = {"OpenAIError": OPENAI, "AnthropicError": ANTHROPIC, "OllamaError": OLLAMA}
 _TEXT: Mapping[str, Any] = {"type": "string"}
+NUMBER: Mapping[str, Any] = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
 NAMED: Mapping[str, Any] = {
     "type": "object",
     "required": ["model"],

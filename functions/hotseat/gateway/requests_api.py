@@ -4,6 +4,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from hotseat.control.registry import ModelRegistry
 from hotseat.core.errors import BadRequest, shortened
+from hotseat.gateway.openapi import NUMBER, documented
 from hotseat.gateway.request_records import KEPT, RequestRecords
 
 
@@ -11,6 +12,7 @@ def add_request_routes(blueprint: Blueprint, registry: ModelRegistry, records: R
     """Add the routes."""
 
     @blueprint.get("/api/requests")
+    @documented("List requests, newest first", 404, query={"model": {"type": "string"}, "limit": NUMBER})
     def requests() -> Response:
         name = request.args.get("model")
         model = None if name is None else registry.find(name).model.name
@@ -18,11 +20,13 @@ def add_request_routes(blueprint: Blueprint, registry: ModelRegistry, records: R
 
     @blueprint.post("/api/requests/<id_>/cancel")
     @blueprint.post("/api/inflight/<id_>/cancel", endpoint="cancel_inflight")  # llama-swap's
+    @documented("Cancel a request", 404)
     def cancel(id_: str) -> Response:
         records.cancel(id_)
         return jsonify(id=id_, state="cancelled")
 
     @blueprint.get("/api/captures/<id_>")
+    @documented("Return the captured bodies of a request", 404)
     def capture(id_: str) -> Response:
         return jsonify(records.capture(id_))
 
