@@ -176,9 +176,7 @@ class InferenceRequest:
         self._leave: Callable[[], None] | None = None  # ends the wait for an external server
         self._comments: LoadingComments | None = None
         self._translation: Translation | None = None
-        self._ready: tuple[str, str, Translation] | None = (
-            None  # made before the request was submitted, for these names
-        )
+        self._ready: tuple[str, str, Translation] | None = None  # made before `submit`, for these names
         self._model = ""
         self._sent = b""  # the body as the engine gets it
         self._waits = self._over = False
