@@ -271,8 +271,9 @@ class InferenceRequest:
     def _unloads(self, target: ModelRoute, body: Body) -> bool:
         """Whether hotseat is to unload the Model. A server of its own that has the API may be told so itself."""
         unloads = self._route.unloads
-        external = target.model.spec.engine == "external" and has_api(target.model, self._route.api)
-        return unloads is not None and not external and unloads(body.raw)
+        if unloads is None or not unloads(body.raw):
+            return False
+        return target.model.spec.engine != "external" or not has_api(target.model, self._route.api)
 
     def _unload(self, target: ModelRoute, body: Body) -> None:
         inference, model, translate = self._inference, target.model, self._route.translate
