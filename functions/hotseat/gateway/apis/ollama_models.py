@@ -13,7 +13,7 @@ from hotseat import __version__
 from hotseat.api.model import Capability, Model
 from hotseat.api.units import format_time
 from hotseat.control.registry import ModelRegistry, ModelRoute
-from hotseat.core.errors import BadRequest, Unavailable, UnknownModel, shortened
+from hotseat.core.errors import BadRequest, Unavailable, UnknownModel
 from hotseat.core.scheduler.messages import ModelStatus
 from hotseat.gateway.apis.ollama import LATEST, NDJSON
 from hotseat.gateway.cache_api import Caches
@@ -158,8 +158,7 @@ def _find(registry: ModelRegistry, body: dict[str, Any]) -> ModelRoute:
     try:
         return registry.find(registry.known_name(name, LATEST))
     except UnknownModel as error:
-        message = f"The model `{shortened(name)}` does not exist. hotseat has the models of its documents, and fetches no other ones."
-        raise UnknownModel(message, param="model") from error
+        raise UnknownModel(f"{error.message} hotseat fetches no other ones.", param="model") from None
 
 
 # Models ---------------------------------------------------------------------------------------------------------------

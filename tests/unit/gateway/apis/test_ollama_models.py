@@ -153,7 +153,7 @@ def test_a_model_can_do_what_it_states(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "told"),
     [
-        (b'{"model": "gpt"}', 404, "The model `gpt` does not exist. hotseat has the models of its documents"),
+        (b'{"model": "gpt"}', 404, "hotseat fetches no other ones."),
         (b'{"model": 1}', 400, "`model` must be a string"),
         (b"{}", 400, "`model` must be a string"),
         (b"", 400, "`model` must be a string"),
