@@ -11,7 +11,9 @@ from .test_llamacpp_prompts import gemma
 
 @pytest.fixture(scope="module")
 def hotseat(shared_up: Up) -> Hotseat:
-    up = shared_up(gemma("gemma", "--embeddings", "--pooling", "mean"))
+    ranks = gemma("ranks")
+    ranks["spec"]["capabilities"] = ["rerank"]
+    up = shared_up(gemma("gemma", "--embeddings", "--pooling", "mean"), ranks)
     assert up.post("/tokenize", {"model": "gemma", "content": "hello"}).status == 200
     return up
 
@@ -61,3 +63,12 @@ def test_what_the_model_cannot_is_said_by_the_engine(hotseat: Hotseat, path: str
     """Gemma has no tokens to fill in text, and ranks nothing."""
     answer = hotseat.post(path, body)
     assert (answer.status, answer.json()["error"]["type"]) == (501, "not_supported_error"), json.dumps(answer.json())
+
+
+def test_documents_are_ranked(hotseat: Hotseat) -> None:
+    """By all spellings. Gemma is not trained for it, so the order means nothing. This test is the last one: it switches."""
+    body = {"model": "ranks", "query": "a cat", "documents": ["a dog", "a cat sat", "no"]}
+    answers = [hotseat.post(path, body).json() for path in ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")]
+    assert all(sorted(each["index"] for each in answer["results"]) == [0, 1, 2] for answer in answers)
+    assert hotseat.post("/rerank", {"query": "a", "documents": ["b"]}).status == 200
+    assert hotseat.post("/v1/chat/completions", body).code == "unsupported"

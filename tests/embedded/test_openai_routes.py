@@ -1,6 +1,7 @@
 """OpenAI's routes with OpenAI's own client, and those of llama.cpp beside them: each loads the model that it names, and no other does."""
 
 import io
+import signal
 import sys
 import threading
 import wave
@@ -172,3 +173,17 @@ def test_a_websocket_is_closed_when_its_model_has_to_leave(client: openai.OpenAI
         assert hotseat.ask("a").by == "a"
         assert closed.wait(30)
         thread.join()
+
+
+@pytest.mark.filterwarnings(OF_THE_CLIENT)
+def test_a_shutdown_waits_for_a_websocket_until_its_models_drain_deadline(up: Up) -> None:
+    hotseat = up(realtime("live", lifecycle={"drainTimeout": "300ms"}))
+    with (
+        openai.OpenAI(base_url=f"{hotseat.url}/v1", api_key="unused") as client,
+        client.realtime.connect(model="live") as live,
+    ):
+        live.recv()
+        hotseat.signal(signal.SIGTERM)
+        with pytest.raises(Exception, match="close"):
+            live.recv()
+        assert hotseat.ended() == 0
