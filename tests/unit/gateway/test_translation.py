@@ -51,7 +51,7 @@ class Shouted:
 @pytest.fixture(params=LOOPS)
 def router(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Router]:
     route = Route(PATH, "shouted", Capability.CHAT, Api.ANTHROPIC, Shouted)
-    monkeypatch.setattr(service, "ROUTES", {PATH: route})
+    monkeypatch.setattr(service, "find_route", lambda _method, path: route if path == PATH else None)
     made = Router(request.param)
     yield made
     made.close()

@@ -118,7 +118,8 @@ def instance_prompts(
     store: PromptStore, model: Model, engine: Engine, weights: str | None, epoch: int
 ) -> InstancePrompts | None:
     """Return the prompts of a new instance. None: they are not kept."""
-    saver, directory = prompt_saver(engine, model), store.directory(model.spec.workspace, model.name)
+    saver = prompt_saver(engine, model)
+    directory = None if saver is None else store.directory(model.spec.workspace, model.name)
     if saver is None or directory is None:
         store.drop(store.of(model.name))
         return None

@@ -187,6 +187,13 @@ def test_what_another_engine_has_saved_is_deleted_and_reported(desk: Desk) -> No
     assert (dropped.reason, dropped.tokens, dropped.size) == ("Mismatch", 50, 1000)
 
 
+def test_an_engine_that_saves_none_has_no_directory(desk: Desk) -> None:
+    none = MODEL.model_copy(update={"spec": MODEL.spec.model_copy(update={"args": ()})})
+    desk.prompts.directory.rmdir()
+    assert instance_prompts(desk.store, none, Mock(), None, 1) is None
+    assert not desk.prompts.directory.exists()
+
+
 def test_an_engine_that_saves_none_is_answered_for_at_once() -> None:
     transfer = PromptTransfer(SavePrompts("a", "i", 1, 2.0), None, ("127.0.0.1", 1), 0.0)
     assert transfer.due < 0.0
