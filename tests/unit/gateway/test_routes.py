@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hotseat.gateway.errors import OPENAI, shape_of
 from hotseat.gateway.apis import GET_ROUTES, ROUTES
+from hotseat.gateway.errors import OPENAI, shape_of
 from tests.unit.gateway.http.running import LOOPS, eventually
 from tests.unit.gateway.http.test_connection import Client, code
 from tests.unit.gateway.relay.fake_engine import Engine, answers, sized
@@ -55,7 +55,11 @@ def test_each_route_passes_its_request_on(router: Router) -> None:
 def test_a_route_needs_the_capability_that_it_is_for(router: Router) -> None:
     with Engine(answers(sized(b"{}"))) as engine:
         router.ready("a", engine.address, capabilities=["rerank"])
-        served = [path for path in ROUTES if shape_of(path) is OPENAI and asked(router, post({"model": "a"}, path=path))[0] == 200]
+        served = [
+            path
+            for path in ROUTES
+            if shape_of(path) is OPENAI and asked(router, post({"model": "a"}, path=path))[0] == 200
+        ]
         assert served == [
             "/v1/rerank",
             "/v1/reranking",
