@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Protocol
 
 from flask import Blueprint, Response, request
@@ -16,6 +17,7 @@ from hotseat.gateway.wsgi_threads import DEPARTED
 from hotseat.runtimes.local.logs import ModelLog
 
 POLL = 0.5  # seconds between looks for new lines
+ALL_EACH = 10  # looks, of which one is for the logs of models that are not loaded too
 LINES = 100  # of each log that are sent first
 PROXY = "hotseat"  # the name of hotseat's own log
 
@@ -24,7 +26,7 @@ class Views(Protocol):
     """Returns logs by name."""
 
     def __call__(self, *, loaded: bool) -> dict[str, LogView]:
-        """With `loaded`: only those that can have news, because the others cost a request each on a cluster."""
+        """With `loaded`: only those of loaded models, because each costs a request on a cluster."""
 
 
 class OwnLog(logging.Handler):
@@ -134,18 +136,19 @@ def _text(lines: Iterator[str] | list[str]) -> Response:
 def _follow(views: Views, *, named: bool, history: bool, registry: ModelRegistry) -> Iterator[bytes]:
     """Yield the lines of logs as they come; with `named`, each after the name of its log. Empty pieces are looks without news."""
     known: dict[str, tuple[LogView, int]] = {}
-    first = True
     yield b"\n"  # so that the client gets the head of the response
-    while first or registry.ready:
-        news = []
-        for name, found in views(loaded=not first).items():
+    for number in count():
+        first, news = number == 0, []
+        if not first and not registry.ready:
+            return
+        # An engine can start and end between two looks.
+        for name, found in views(loaded=number % ALL_EACH != 0).items():
             view, position = known.get(name, (found, 0))
             position, lines = view.read_after(position, 0.0)
             known[name] = view, position
             if first:
                 lines = lines[-LINES:] if history else []
             news += [f"{name}: {line}\n" if named else f"{line}\n" for line in lines]
-        first = False
         yield "".join(news).encode()
         if not news:
             time.sleep(POLL)
