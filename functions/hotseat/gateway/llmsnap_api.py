@@ -136,7 +136,6 @@ def _text(lines: Iterator[str] | list[str]) -> Response:
 def _follow(views: Views, *, named: bool, history: bool, registry: ModelRegistry) -> Iterator[bytes]:
     """Yield the lines of logs as they come; with `named`, each after the name of its log. Empty pieces are looks without news."""
     known: dict[str, tuple[LogView, int]] = {}
-    yield b"\n"  # so that the client gets the head of the response
     for number in count():
         first, news = number == 0, []
         if not first and not registry.ready:
@@ -149,7 +148,8 @@ def _follow(views: Views, *, named: bool, history: bool, registry: ModelRegistry
             if first:
                 lines = lines[-LINES:] if history else []
             news += [f"{name}: {line}\n" if named else f"{line}\n" for line in lines]
-        yield "".join(news).encode()
+        # The first byte brings the head of the response: after it, no line is missed.
+        yield ("\n" * first + "".join(news)).encode()
         if not news:
             time.sleep(POLL)
 
